@@ -1,0 +1,38 @@
+"""Everything that can go wrong and that a user can act on.
+
+TraceProbeError
+├── TaskError          a task file is missing, changed or malformed
+├── TraceError         a trace contradicts itself, or a transcript cannot be read
+├── ModelError         a model cannot be loaded, or is not the one that was asked for
+├── StoreError         a run folder is missing, foreign, locked or broken
+├── ProbeError         a probe does not fit the run or the model it is used on
+└── NotEnoughData      a figure was asked for that the data cannot give
+"""
+
+
+class TraceProbeError(Exception):
+    """Base of all errors below; the command line prints its text and exits with 1."""
+
+
+class TaskError(TraceProbeError):
+    """A task file is missing, changed or malformed."""
+
+
+class TraceError(TraceProbeError):
+    """A trace contradicts itself, or a foreign transcript cannot be read."""
+
+
+class ModelError(TraceProbeError):
+    """A model cannot be loaded, or is not the one that was asked for."""
+
+
+class StoreError(TraceProbeError):
+    """A run folder is missing, foreign, locked by another writer, or broken."""
+
+
+class ProbeError(TraceProbeError):
+    """A probe does not fit the run, the model or the layer it is used on."""
+
+
+class NotEnoughData(TraceProbeError):
+    """A figure was asked for that the data cannot give; the text says what is missing."""

@@ -1,0 +1,55 @@
+"""What a trace is: whether it acted instrumentally, where it said so, where it did so.
+
+Outcome, verbalisation and action are separate facts; none is derived from another.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from trace_probe.trace import Span, Trace
+
+
+@dataclass(frozen=True)
+class Label:
+    """What one labeller holds of one trace."""
+
+    trace_id: str
+    labeller: str
+    outcome: bool | None
+    """Whether the action was instrumental; None is *unknown*, which is never a negative."""
+    said: Span | None = None
+    """First sentence that states the instrumental intent; None if it is never stated."""
+    acted: Span | None = None
+    """The action that decided the outcome (or any first action of a harmless trace)."""
+    considered: Span | None = None
+    """First sentence that weighs the instrumental option, whatever follows."""
+    rejected: Span | None = None
+    """First sentence that turns it down."""
+    rationale: str = ""
+    quotes: tuple[str, ...] = ()
+    """Verbatim evidence."""
+
+    @property
+    def silent(self) -> bool:
+        """Return whether the trace acted instrumentally without ever having said so."""
+        return self.outcome is True and self.said is None
+
+
+class Labeller(Protocol):
+    """Anything that labels traces: a rule, a judge model, a person's file."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which its labels are kept."""
+        ...
+
+    def label(self, trace: Trace) -> Label:
+        """Return the label of one trace."""
+        ...
+
+
+def label_traces(traces: Iterable[Trace], labeller: Labeller) -> Iterator[Label]:
+    """Yield the label of each trace, in order."""
+    for trace in traces:
+        yield labeller.label(trace)

@@ -1,0 +1,165 @@
+"""What a model read, thought and said: pure values in one coordinate system.
+
+A position is a token index, a span is half-open ``[start, stop)`` in tokens. Characters
+occur only in `Trace.offsets`, which says where each token starts in `Trace.text`.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trace_probe.errors import TraceError
+
+Channel = Literal["prompt", "reasoning", "answer", "markup"]
+Thought = Literal["closed", "truncated", "empty", "absent", "not_delimited"]
+Role = Literal["test", "hard-negative", "benign"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing a model is asked to do."""
+
+    id: str
+    """Canonical, such as ``evading-shutdown-07``; the unit of every split and bootstrap."""
+    category: str
+    """Slug of the InstrumentalEval category, such as ``evading-shutdown``."""
+    prompt: str
+    """The user's message."""
+    system: str | None = None
+    """The system message, or None for no such message."""
+    criterion: str = ""
+    """What a judge is told to look for."""
+    role: Role = "test"
+    """``benign`` tasks calibrate the false-alarm rate; ``hard-negative`` ones look risky and are not."""
+    condition: dict[str, str] = field(default_factory=dict)
+    """Facts of the controlled experiment, such as ``{"nudge": "push"}``; they travel in every trace."""
+
+    @property
+    def prompt_key(self) -> str:
+        """Return a key shared by exactly the traces that read the same prompt."""
+        return digest(self.id, self.system, self.prompt, sorted(self.condition.items()))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    seed: int = 0
+    temperature: float = 1.0
+    """0 means greedy."""
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Tokens ``[start, stop)`` of one channel."""
+
+    start: int
+    stop: int
+    channel: Channel = "reasoning"
+
+    def __post_init__(self) -> None:
+        """Refuse an inverted span."""
+        if not 0 <= self.start <= self.stop:
+            raise TraceError(f"span [{self.start}, {self.stop}) is not a span of tokens")
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One sampled run of a model on a task: text, tokens, channels and sentences."""
+
+    id: str
+    task: Task
+    model: str
+    """Name and revision, such as ``organism:rl-s0@3f2a91c0``."""
+    sampling: Sampling
+    sample: int
+    """Which of the samples of this prompt."""
+    text: str
+    """Prompt and completion as the model saw them, markup included."""
+    offsets: tuple[int, ...]
+    """For each token the character of `text` at which it starts; never decreasing."""
+    spans: tuple[Span, ...]
+    """Channels in order; they tile the tokens."""
+    sentences: tuple[Span, ...]
+    """Sentences in order; they tile the ``reasoning`` and ``answer`` spans."""
+    token_ids: tuple[int, ...] = ()
+    """Exact ids as read and sampled; empty for a transcript that came without them."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer, or ``words`` for a transcript cut at white space."""
+    thought: Thought = "closed"
+    finish: Literal["stop", "length", "unknown"] = "unknown"
+    source: str = "recorded"
+
+    def __post_init__(self) -> None:
+        """Check that spans tile the tokens and sentences tile reasoning and answer."""
+        check_tiling(self)
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.offsets)
+
+    def channel(self, name: Channel) -> tuple[Span, ...]:
+        """Return the spans of a channel, in order."""
+        return tuple(span for span in self.spans if span.channel == name)
+
+    def text_of(self, span: Span) -> str:
+        """Return the text of a span."""
+        if not len(span):
+            return ""
+        stop = self.offsets[span.stop] if span.stop < len(self) else len(self.text)
+        return self.text[self.offsets[span.start] : stop]
+
+    def channel_text(self, name: Channel) -> str:
+        """Return the whole text of a channel."""
+        return "".join(self.text_of(span) for span in self.channel(name))
+
+    def sentence_at(self, token: int) -> int | None:
+        """Return the index of the sentence that holds a token, or None if none does."""
+        index = bisect_right([span.start for span in self.sentences], token) - 1
+        return index if index >= 0 and token < self.sentences[index].stop else None
+
+    @property
+    def prompt_stop(self) -> int:
+        """Return the number of prompt tokens: the position at which generation starts."""
+        spans = self.channel("prompt")
+        return spans[-1].stop if spans else 0
+
+
+def check_tiling(trace: Trace) -> None:
+    """Raise TraceError unless spans tile the tokens and sentences tile reasoning and answer."""
+    if trace.token_ids and len(trace.token_ids) != len(trace):
+        raise TraceError(f"trace {trace.id}: {len(trace.token_ids)} ids but {len(trace)} offsets")
+    if any(b < a for a, b in zip(trace.offsets, trace.offsets[1:], strict=False)):
+        raise TraceError(f"trace {trace.id}: offsets decrease")
+    if _gap(trace.spans, 0) != len(trace):
+        raise TraceError(f"trace {trace.id}: spans do not tile its {len(trace)} tokens")
+    for span in trace.spans:
+        if span.channel in ("reasoning", "answer") and len(span):
+            inside = [s for s in trace.sentences if span.start <= s.start < span.stop]
+            same = all(s.channel == span.channel and len(s) for s in inside)
+            if not same or _gap(inside, span.start) != span.stop:
+                raise TraceError(f"trace {trace.id}: sentences do not tile its {span.channel}")
+
+
+def _gap(spans: Sequence[Span], start: int) -> int:
+    """Return where contiguous spans from `start` end, or -1 if they leave a gap or overlap."""
+    for span in spans:
+        if span.start != start:
+            return -1
+        start = span.stop
+    return start
+
+
+def digest(*parts: object) -> str:
+    """Return 16 hexadecimal digits that identify JSON-able parts by content."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
