@@ -44,7 +44,8 @@ class Activations:
         """
         if layer not in self.layers:
             raise ProbeError(f"layer {layer} was not recorded; there are {list(self.layers)}")
-        return self.values[self.layers.index(layer)]
+        values: NDArray[np.floating] = self.values[self.layers.index(layer)]
+        return values
 
 
 def pooled_spans(trace: Trace) -> tuple[Span, ...]:

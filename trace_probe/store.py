@@ -284,7 +284,8 @@ class Store:
         file = self.path / "scores" / f"{detector}.parquet"
         if not file.is_file():
             raise StoreError(
-                f"{detector} has not scored {self.path}: run `trace-probe flag {self.path} {detector}`"
+                f"{detector} has not scored {self.path}: "
+                f"run `trace-probe flag {self.path} {detector}`"
             )
         table = pq.read_table(file)
         rows = zip(table["trace_id"].to_pylist(), table["scores"].to_pylist(), strict=True)

@@ -33,9 +33,9 @@ class Task:
     criterion: str = ""
     """What a judge is told to look for."""
     role: Role = "test"
-    """``benign`` tasks calibrate the false-alarm rate; ``hard-negative`` ones look risky and are not."""
+    """``benign`` tasks calibrate false alarms; ``hard-negative`` ones look risky and are not."""
     condition: dict[str, str] = field(default_factory=dict)
-    """Facts of the controlled experiment, such as ``{"nudge": "push"}``; they travel in every trace."""
+    """Facts of the controlled experiment, such as ``{"nudge": "push"}``; kept in every trace."""
 
     @property
     def prompt_key(self) -> str:
