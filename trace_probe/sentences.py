@@ -1,0 +1,114 @@
+"""Where sentences start, decided token by token, so that a live reader cuts as a whole text does.
+
+A boundary depends on the sentence so far and on the first token of the next one, never on
+what follows. Newlines end sentences, and so do ``. ! ? …`` before white space and the full
+stops of Chinese and Japanese; abbreviations, decimals and list numbers do not.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from trace_probe.trace import Channel, Span
+
+MAX_TOKENS = 128
+"""A run-on of this many tokens is cut, so that no row of activations averages over pages."""
+
+_CLOSERS = "\"')]}»”’*_`」』）"
+_CLOSED = re.compile(rf"(?P<stop>[.!?…]+|[。！？]+)(?P<closers>[{re.escape(_CLOSERS)}]*)$")
+_LIST_MARK = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])\.")
+_DOTTED = re.compile(r"(?:[A-Z]\.)+[A-Z]")
+_ALWAYS = frozenset(
+    {
+        "approx",
+        "ca",
+        "cf",
+        "dr",
+        "e.g",
+        "eds",
+        "gen",
+        "i.e",
+        "mr",
+        "mrs",
+        "ms",
+        "prof",
+        "resp",
+        "st",
+        "vs",
+    }
+)
+_BEFORE_NUMBERS = frozenset(
+    {"art", "ch", "eq", "eqs", "fig", "figs", "no", "nos", "p", "pp", "sec", "vol"}
+)
+_UNLESS_CAPITAL = frozenset(
+    {"a.m", "co", "corp", "dept", "est", "etc", "inc", "jr", "ltd", "p.m", "sr"}
+)
+_TAIL = 64
+
+
+class SentenceReader:
+    """Reads the tokens of one channel in order and says which of them start a sentence."""
+
+    def __init__(self) -> None:
+        self._sentence = ""
+        self._tokens = 0
+
+    def starts(self, token: str) -> bool:
+        """Take the text of the next token; return whether a sentence starts with it."""
+        start = self._tokens % MAX_TOKENS == 0 or _is_boundary(self._sentence, token)
+        if start:
+            self._sentence, self._tokens = "", 0
+        self._sentence += token
+        self._tokens += 1
+        return start
+
+
+def sentence_spans(
+    text: str, offsets: Sequence[int], start: int, stop: int, channel: Channel
+) -> tuple[Span, ...]:
+    """Cut tokens ``[start, stop)`` into the sentences of one channel, which tile them.
+
+    A token belongs to the sentence in which it starts. `offsets` says for each token of
+    the whole text at which character it starts.
+    """
+    if start == stop:
+        return ()
+    reader, starts = SentenceReader(), []
+    for token in range(start, stop):
+        end = offsets[token + 1] if token + 1 < len(offsets) else len(text)
+        if reader.starts(text[offsets[token] : end]):
+            starts.append(token)
+    return tuple(Span(a, b, channel) for a, b in pairwise([*starts, stop]))
+
+
+def _is_boundary(sentence: str, token: str) -> bool:
+    """Return whether a sentence ends before `token`, its successor's first if it does."""
+    body, opening = sentence.rstrip(), token.lstrip()
+    if not body or not opening:
+        return False
+    gap = sentence[len(body) :] + token[: len(token) - len(opening)]
+    if "\n" in gap:
+        return True
+    closed = _CLOSED.search(body, max(0, len(body) - _TAIL))
+    if closed is None:
+        return False
+    if closed["stop"][0] in "。！？":
+        return opening[0] not in _CLOSERS
+    return bool(gap) and not _goes_on(body[: closed.end("stop")], closed["closers"], opening)
+
+
+def _goes_on(body: str, closers: str, opening: str) -> bool:
+    """Return whether a sentence goes on after the mark that ends `body`."""
+    mark = body[-1]
+    if opening[0].islower() and (closers or mark == "…" or body.endswith("..")):
+        return True
+    if mark != "." or body.endswith(".."):
+        return False
+    if _LIST_MARK.fullmatch(body):
+        return True
+    word = re.split(r"[\s(\[{\"'“‘*_]", body[-_TAIL:-1])[-1]
+    if word.lower() in _BEFORE_NUMBERS:
+        return opening[0].isdigit()
+    if word.lower() in _UNLESS_CAPITAL:
+        return not opening[0].isupper()
+    return word.lower() in _ALWAYS or _DOTTED.fullmatch(word) is not None
