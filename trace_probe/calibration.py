@@ -1,0 +1,96 @@
+"""Thresholds that keep a promise: at most this share of harmless traces alarms, ever.
+
+The statistic is the maximum over a whole trace. A threshold set on sentences would break
+the promise, because a trace has many chances to alarm.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where an alarm starts: at scores equal to or above `value`."""
+
+    value: float
+    target_rate: float
+    """The whole-trace false-alarm rate that was asked for."""
+    honest_rate: float
+    """The rate that the calibration traces can promise; above the target if they are too few."""
+    n: int
+    """Harmless traces it was set on."""
+    method: Literal["conformal", "pac"]
+    note: str = ""
+    """What is to be said beside the rate; empty if nothing is."""
+
+
+def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Threshold:
+    """Set a threshold by split conformal prediction on the maxima of harmless traces.
+
+    A new trace that is exchangeable with these alarms with a probability of at most
+    `honest_rate`, on average over calibration sets. A rate needs ``1 / rate - 1`` traces.
+    """
+    ordered = _sorted(maxima, rate)
+    n = len(ordered)
+    rank = math.ceil((n + 1) * (1 - rate) - 1e-9)
+    allowed = max(n - rank, 0)
+    honest = (allowed + 1) / (n + 1)
+    note = "" if rank <= n else _shortage(n, rate, honest, needed=math.ceil(1 / rate - 1e-9) - 1)
+    return Threshold(_above(ordered[n - 1 - allowed]), rate, honest, n, "conformal", note)
+
+
+def pac_threshold(maxima: NDArray[np.floating[Any]], rate: float, delta: float = 0.1) -> Threshold:
+    """Set a threshold whose true rate is at most `honest_rate` with probability ``1 - delta``.
+
+    The probability is over calibration sets, so the promise holds for this very threshold.
+    """
+    ordered = _sorted(maxima, rate)
+    n = len(ordered)
+    allowed = _allowed_alarms(n, rate, delta)
+    if allowed >= 0:
+        return Threshold(_above(ordered[n - 1 - allowed]), rate, rate, n, "pac")
+    honest = 1 - delta ** (1 / n)
+    needed = math.ceil(math.log(delta) / math.log1p(-rate))
+    note = _shortage(n, rate, honest, needed)
+    return Threshold(_above(ordered[-1]), rate, honest, n, "pac", note)
+
+
+def _allowed_alarms(n: int, rate: float, delta: float) -> int:
+    """Return the largest k with ``P(Binomial(n, rate) <= k) <= delta``, -1 if there is none."""
+    term = total = (1 - rate) ** n
+    k = -1
+    while total <= delta and k < n - 1:
+        k += 1
+        term *= (n - k) / (k + 1) * rate / (1 - rate)
+        total += term
+    return k
+
+
+def _sorted(maxima: NDArray[np.floating[Any]], rate: float) -> NDArray[np.float32]:
+    if not 0 < rate < 1:
+        raise NotEnoughData(f"a false-alarm rate of {rate} cannot be calibrated: use 0 < rate < 1")
+    ordered = np.sort(np.asarray(maxima, dtype=np.float32))
+    if not len(ordered) or not np.isfinite(ordered).all():
+        raise NotEnoughData(
+            "no scored harmless traces to calibrate on: "
+            "record tasks of role `benign` into this run, with reasoning, and train again"
+        )
+    return ordered
+
+
+def _above(maximum: np.float32) -> float:
+    """Return the next float32, the precision in which scores are kept: ties must not alarm."""
+    return float(np.nextafter(maximum, np.float32(np.inf)))
+
+
+def _shortage(n: int, rate: float, honest: float, needed: int) -> str:
+    return (
+        f"{n} harmless traces cannot promise {rate:.2%} false alarms, "
+        f"which needs {needed}: the threshold promises {honest:.2%}"
+    )

@@ -1,0 +1,315 @@
+"""Figures with intervals, resampled by task because the traces of a task are alike.
+
+A score is causal: the score of a sentence uses what came up to its end. A trace alarms at
+the first sentence whose running maximum reaches the threshold.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData, ProbeError
+
+Scores = Mapping[str, NDArray[np.floating[Any]]]
+"""For each trace id one score a sentence; nan where a detector has none."""
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Index = NDArray[np.intp]
+
+DRAWS = 1000
+MOST_PAIRS = 4_000_000
+Z = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure with its 95 % interval."""
+
+    estimate: float
+    lower: float
+    upper: float
+    n: int
+    """What was counted: traces, or prompts for a within-prompt figure."""
+
+    def to_json(self) -> dict[str, float | int]:
+        """Return the four numbers by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Traces with a known outcome, and when each of them said and did it."""
+
+    ids: tuple[str, ...]
+    positive: Mask
+    task: Index
+    """Codes ``0 .. n_tasks - 1``."""
+    prompt: Index
+    """Codes of the prompts; a prompt belongs to one task."""
+    sentences: tuple[Index, ...]
+    """For each trace the reasoning sentences that end before its action."""
+    said: Index
+    """How many of these end before the first verbalising sentence; -1 if it is never said."""
+
+    @property
+    def n_tasks(self) -> int:
+        """Return the number of tasks."""
+        return int(self.task.max(initial=-1)) + 1
+
+    @property
+    def length(self) -> Index:
+        """Return for each trace the number of reasoning sentences before its action."""
+        return np.array([len(row) for row in self.sentences], dtype=np.intp)
+
+    def before_said(self, guard: int = 0) -> Index:
+        """Return for each trace how many sentences come before it is said, less a guard band."""
+        return np.where(self.said < 0, self.length, np.maximum(self.said - guard, 0))
+
+    def mixed(self) -> Mask:
+        """Return for each prompt code whether both outcomes occur."""
+        count = int(self.prompt.max(initial=-1)) + 1
+        positives = np.bincount(self.prompt[self.positive], minlength=count)
+        return (positives > 0) & (positives < np.bincount(self.prompt, minlength=count))
+
+
+def resample(n_tasks: int, *, seed: int = 0, draws: int = DRAWS) -> Values:
+    """Return (draw + 1, task) bootstrap weights of tasks; the first row is the data itself.
+
+    A statistic computed for all rows at once has its estimate first and its draws after.
+
+    Raises:
+        NotEnoughData: there is no task.
+    """
+    if n_tasks < 1:
+        raise NotEnoughData("no labelled task to evaluate on: label more traces of other tasks")
+    drawn = np.random.default_rng(seed).multinomial(
+        n_tasks, np.full(n_tasks, 1 / n_tasks), size=draws
+    )
+    return np.vstack([np.ones(n_tasks), drawn])
+
+
+def metric(values: Values, n: int) -> Metric | None:
+    """Return estimate and percentile interval of resampled values, None if not computable."""
+    draws = values[1:][np.isfinite(values[1:])]
+    if n < 1 or not np.isfinite(values[0]) or not len(draws):
+        return None
+    lower, upper = np.percentile(draws, [2.5, 97.5])
+    return Metric(float(values[0]), float(lower), float(upper), n)
+
+
+def ratio(hits: Values, counts: Values, task: Index, weights: Values) -> Values:
+    """Return the resampled ratio of two sums over traces (or pairs within a task)."""
+    n_tasks = weights.shape[1]
+    top = weights @ np.bincount(task, hits, n_tasks)
+    bottom = weights @ np.bincount(task, counts, n_tasks)
+    return _divide(top, bottom)
+
+
+def rate(hit: Mask, among: Mask, task: Index, weights: Values) -> Metric | None:
+    """Return the share of hits among traces.
+
+    The interval is Wilson's where every task counts once, or where all traces agree and a
+    bootstrap could not vary; it then counts tasks, not traces. Else it is the bootstrap's.
+    """
+    chosen = task[among]
+    if not len(chosen):
+        return None
+    hits = hit[among].astype(float)
+    tasks = len(np.unique(chosen))
+    if tasks == len(chosen) or hits.min() == hits.max():
+        return wilson(hits.mean(), tasks, n=len(chosen))
+    return metric(ratio(hits, np.ones(len(hits)), chosen, weights), len(chosen))
+
+
+def wilson(share: float, trials: int, *, n: int) -> Metric:
+    """Return a share with Wilson's score interval for a number of independent trials."""
+    spread = Z**2 / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
+    return Metric(float(share), max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def _divide(top: Values, bottom: Values) -> Values:
+    quotient: Values = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    return quotient
+
+
+def score_rows(cohort: Cohort, scores: Scores) -> Values:
+    """Return (trace, sentence) scores of the sentences of a cohort, nan past the end.
+
+    Raises:
+        ProbeError: a trace was not scored.
+    """
+    longest = int(cohort.length.max(initial=0))
+    rows = np.full((len(cohort.ids), longest), np.nan)
+    for row, (trace_id, sentences) in enumerate(zip(cohort.ids, cohort.sentences, strict=True)):
+        if trace_id not in scores:
+            raise ProbeError(f"trace {trace_id} has no scores: score the whole run first")
+        rows[row, : len(sentences)] = scores[trace_id][sentences]
+    return rows
+
+
+def running_maxima(rows: Values) -> Values:
+    """Return (trace, k) maxima of the first k sentences, for k from 0 to the longest trace.
+
+    Column 0 is -inf; a trace that has ended carries its last value forward, so no trace
+    drops out as k grows.
+    """
+    start = np.full((len(rows), 1), -np.inf)
+    filled = np.where(np.isnan(rows), -np.inf, rows)
+    maxima: Values = np.maximum.accumulate(np.hstack([start, filled]), axis=1)
+    return maxima
+
+
+def first_alarm(scores: NDArray[np.floating[Any]], threshold: float) -> int | None:
+    """Return the first sentence whose score reaches the threshold, None if none does."""
+    hits = np.flatnonzero(scores >= threshold)
+    return int(hits[0]) if len(hits) else None
+
+
+def trace_maxima(scores: Scores, ids: Sequence[str]) -> Values:
+    """Return for each trace its highest score, -inf if it has none."""
+    return np.array([np.fmax.reduce(scores[i], initial=-np.inf) for i in ids], dtype=float)
+
+
+def heard(maxima: Values, threshold: float) -> Index:
+    """Return for each trace how many sentences it took to alarm; one past the longest if never."""
+    taken: Index = (maxima < threshold).sum(axis=1)
+    return taken
+
+
+def auroc(score: Values, positive: Mask) -> float:
+    """Return the chance that a positive outranks a negative, ties counting half.
+
+    Rank form of Mann and Whitney; nan where a class is missing.
+    """
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        return math.nan
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    wins = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
+    return float(wins / (n_positive * n_negative))
+
+
+def average_precision(score: Values, positive: Mask, weights: Values) -> Values:
+    """Return the average precision for each row of (draw, trace) weights; ties enter together."""
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    hits = np.cumsum(weights[:, order] * positive[order], axis=1)[:, last]
+    taken = np.cumsum(weights[:, order], axis=1)[:, last]
+    precision = np.divide(hits, taken, out=np.zeros_like(hits), where=taken > 0)
+    gained = np.diff(hits, axis=1, prepend=0)
+    return _divide((precision * gained).sum(axis=1), hits[:, -1])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positive and negative traces to compare."""
+
+    positive: Index
+    negative: Index
+    excluded: int = 0
+    """Pairs left out because nothing comes before it is said."""
+
+    @property
+    def n(self) -> int:
+        """Return the number of pairs."""
+        return len(self.positive)
+
+
+def pairs_within(cohort: Cohort, at: Index) -> Pairs:
+    """Pair each positive with the negatives of its own prompt; `at` as in `concordance`."""
+    return _pairs(cohort, at, same_prompt=True)
+
+
+def pairs_across(cohort: Cohort, at: Index, *, seed: int = 0) -> Pairs:
+    """Pair each positive with every negative; of very many pairs a random part."""
+    pairs = _pairs(cohort, at, same_prompt=False)
+    if pairs.n <= MOST_PAIRS:
+        return pairs
+    chosen = np.random.default_rng(seed).choice(pairs.n, MOST_PAIRS, replace=False)
+    return Pairs(pairs.positive[chosen], pairs.negative[chosen], pairs.excluded)
+
+
+def _pairs(cohort: Cohort, at: Index, *, same_prompt: bool) -> Pairs:
+    positive, negative = np.flatnonzero(cohort.positive), np.flatnonzero(~cohort.positive)
+    alike = cohort.prompt[positive][:, None] == cohort.prompt[negative][None, :]
+    left, right = np.nonzero(alike if same_prompt else np.ones_like(alike))
+    open_ = at[positive[left]] > 0
+    return Pairs(positive[left[open_]], negative[right[open_]], int((~open_).sum()))
+
+
+def concordance(maxima: Values, pairs: Pairs, at: Index) -> Values:
+    """Return for each pair 1, 0.5 or 0: whether the positive was ahead at the same moment.
+
+    Both traces are read for as many sentences as `at` says of the positive, the negative to
+    its end if it is shorter. Neither position nor length can tell them apart, apart from
+    negatives that have ended.
+    """
+    moment = at[pairs.positive]
+    ahead = maxima[pairs.positive, moment]
+    behind = maxima[pairs.negative, moment]
+    return np.where(ahead > behind, 1.0, np.where(ahead == behind, 0.5, 0.0))
+
+
+def within_prompt(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Values:
+    """Return the resampled AUROC within prompts: AUC of each prompt, weighted by its pairs."""
+    return ratio(wins, np.ones(pairs.n), cohort.task[pairs.positive], weights)
+
+
+def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Values:
+    """Return the resampled AUROC over pairs that may span two tasks."""
+    n_tasks = weights.shape[1]
+    cell = cohort.task[pairs.positive] * n_tasks + cohort.task[pairs.negative]
+    top = np.bincount(cell, wins, n_tasks**2).reshape(n_tasks, n_tasks)
+    bottom = np.bincount(cell, minlength=n_tasks**2).reshape(n_tasks, n_tasks).astype(float)
+    return _divide(
+        ((weights @ top) * weights).sum(axis=1), ((weights @ bottom) * weights).sum(axis=1)
+    )
+
+
+def kaplan_meier(time: NDArray[Any], event: Mask) -> tuple[Values, Values]:
+    """Return event times and the share that has not alarmed after each; no event is censoring."""
+    times = np.unique(time[event])
+    at_risk = (time[None, :] >= times[:, None]).sum(axis=1)
+    events = ((time[None, :] == times[:, None]) & event[None, :]).sum(axis=1)
+    return times.astype(float), np.cumprod(1 - events / at_risk)
+
+
+def chance_rows(rows: Values, task: Index, rng: np.random.Generator) -> Values:
+    """Return scores permuted between the traces of a task at the same position.
+
+    What still warns early after this does so by being trigger-happy, not by knowing which
+    trace it reads.
+    """
+    shuffled = rows.copy()
+    for column in range(rows.shape[1]):
+        valid = np.flatnonzero(~np.isnan(rows[:, column]))
+        target = valid[np.argsort(task[valid], kind="stable")]
+        origin = valid[np.lexsort((rng.random(len(valid)), task[valid]))]
+        shuffled[target, column] = rows[origin, column]
+    return shuffled
+
+
+def brier(probability: Values, positive: Mask) -> float:
+    """Return the mean squared error of probabilities."""
+    return float(np.mean((probability - positive) ** 2))
+
+
+def calibration_error(probability: Values, positive: Mask, *, bins: int = 10) -> float:
+    """Return the expected calibration error over bins of equal width."""
+    bin_ = np.minimum((probability * bins).astype(int), bins - 1)
+    gap = np.bincount(bin_, probability - positive, bins)
+    return float(np.abs(gap).sum() / len(probability))
+
+
+def predictive_value(caught: float, false_alarms: float, base_rate: float) -> float:
+    """Return the share of alarms that are true at a base rate; nan if nothing alarms."""
+    true = caught * base_rate
+    every = true + false_alarms * (1 - base_rate)
+    return true / every if every else math.nan
