@@ -1,0 +1,296 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trace_probe.channels import (
+    FORMATS,
+    ChannelReader,
+    Format,
+    build_spans,
+    format_of,
+    opens_reasoning,
+    split,
+)
+from trace_probe.trace import Channel, Sampling, Task, Thought, Trace
+
+TAGGED = [f for f in FORMATS.values() if f.open and f.name != "harmony"]
+FINAL = "<|start|>assistant<|channel|>final<|message|>"
+ANALYSIS = "<|channel|>analysis<|message|>"
+
+# prompt end, completion, format, reasoning, answer, state: one row for each family
+FAMILIES = {
+    "deepseek-r1": (
+        "<｜Assistant｜><think>\n",
+        "Hm.\n</think>\n\nYes.<｜end▁of▁sentence｜>",
+        "think",
+    ),
+    "deepseek-v3.1": ("<｜Assistant｜><think>", "Hm.</think>Yes.<｜end▁of▁sentence｜>", "think"),
+    "qwq": ("<|im_start|>assistant\n<think>\n", "Hm.\n</think>\n\nYes.<|im_end|>", "think"),
+    "qwen3-hybrid": ("assistant\n", "<think>\nHm.\n</think>\n\nYes.<|im_end|>", "think"),
+    "qwen3-thinking": ("assistant\n<think>\n", "Hm.\n</think>\n\nYes.<|im_end|>", "think-always"),
+    "gpt-oss": ("<|start|>assistant", f"{ANALYSIS}Hm.<|end|>{FINAL}Yes.<|return|>", "harmony"),
+    "magistral": ("[/INST]", "[THINK]Hm.[/THINK]Yes.</s>", "magistral"),
+    "magistral-2506": ("[/INST]", "<think>\nHm.\n</think>\nYes.</s>", "think"),
+    "phi-4-reasoning": ("<|im_sep|>", "<think> Hm. </think> Yes.<|im_end|>", "think"),
+    "olmo-3": ("<|assistant|>\n<think>", "Hm.</think>Yes.<|endoftext|>", "think-olmo"),
+    "exaone-deep": (
+        "[|assistant|]<thought>\n",
+        "Hm.\n</thought>\n\nYes.[|endofturn|]",
+        "exaone-deep",
+    ),
+    "glm-4.5": ("<|assistant|>", "\n<think>Hm.</think>\nYes.<|user|>", "think"),
+    "kimi-k1": ("assistant", "◁think▷Hm.◁/think▷Yes.<|im_end|>", "kimi"),
+    "seed-oss": ("<seed:bos>assistant\n", "<seed:think>Hm.</seed:think>Yes.<seed:eos>", "seed-oss"),
+    "apertus": (
+        "<|assistant_start|>",
+        "<|inner_prefix|>Hm.<|inner_suffix|>Yes.<|assistant_end|>",
+        "apertus",
+    ),
+    "gemma4": ("<|turn>model\n", "<|channel>thought\nHm.<channel|>Yes.<turn|>", "gemma4"),
+    "cohere": (
+        "<|CHATBOT_TOKEN|>",
+        "<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Yes."
+        "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+        "cohere",
+    ),
+    "nemotron": ("<SPECIAL_11>Assistant\n<think>\n\n", "Hm.\n</think>\n\nYes.", "think"),
+}
+
+
+def channels(text: str, format: Format, *, prefilled: bool = False) -> dict[Channel, str]:
+    """Return the text of each channel of a completion."""
+    found: dict[Channel, str] = {}
+    for channel, start, stop in split(text, 0, format, prefilled=prefilled).ranges:
+        found[channel] = found.get(channel, "") + text[start:stop]
+    return found
+
+
+def state(text: str, name: str, *, prefilled: bool = False) -> Thought:
+    return split(text, 0, FORMATS[name], prefilled=prefilled).thought
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_split_and_its_tags_are_markup(family: str) -> None:
+    prompt, completion, name = FAMILIES[family]
+    prefilled = opens_reasoning(prompt, FORMATS[name])
+    assert prefilled is ("Hm" in completion.split(FORMATS[name].open or "-")[0])
+    found = channels(completion, FORMATS[name], prefilled=prefilled)
+    assert found["reasoning"].strip() == "Hm."
+    assert found["answer"].strip() == "Yes."
+    assert state(completion, name, prefilled=prefilled) == "closed"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_thought_that_was_cut_off_is_truncated_in_every_family(family: str) -> None:
+    prompt, completion, name = FAMILIES[family]
+    prefilled = opens_reasoning(prompt, FORMATS[name])
+    cut = completion[: completion.index("Hm.") + 3]
+    assert state(cut, name, prefilled=prefilled) == "truncated"
+    found = channels(cut, FORMATS[name], prefilled=prefilled)
+    assert found["reasoning"].strip() == "Hm."
+    assert "answer" not in found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_blank_thought_is_empty_in_every_family(family: str) -> None:
+    prompt, completion, name = FAMILIES[family]
+    prefilled = opens_reasoning(prompt, FORMATS[name])
+    blank = completion.replace("Hm.", "\n\n")
+    assert state(blank, name, prefilled=prefilled) == "empty"
+    found = channels(blank, FORMATS[name], prefilled=prefilled)
+    assert "reasoning" not in found
+    assert found["answer"].strip() == "Yes."
+
+
+@pytest.mark.parametrize("format", TAGGED, ids=lambda f: f.name)
+def test_a_completion_without_tags_is_what_its_family_says(format: Format) -> None:
+    found = channels("Yes.", format)
+    assert found == {"reasoning" if format.untagged == "truncated" else "answer": "Yes."}
+    assert state("Yes.", format.name) == format.untagged
+
+
+def test_an_untagged_completion_is_told_apart_by_family() -> None:
+    assert state("Yes.", "think") == "absent"
+    assert state("Yes.", "think-always") == "truncated"
+    assert state("Yes.", "think-olmo") == "not_delimited"
+    assert state("Yes.", "plain") == "not_delimited"
+    assert state("analysisHm.assistantfinalYes.", "harmony") == "not_delimited"
+    assert state(f"{FINAL}Yes.<|return|>", "harmony") == "absent"
+
+
+def test_the_first_close_tag_wins() -> None:
+    found = channels("a</think>b</think>c<think>d", FORMATS["think"], prefilled=True)
+    assert found == {"reasoning": "a", "markup": "</think>", "answer": "b</think>c<think>d"}
+
+
+def test_an_open_tag_that_repeats_the_prompt_is_markup_and_a_later_one_is_not() -> None:
+    found = channels("\n<think>a <think> b</think>c", FORMATS["think"], prefilled=True)
+    assert found["reasoning"] == "a <think> b"
+    found = channels("a <think> b</think>c", FORMATS["think"], prefilled=True)
+    assert found["reasoning"] == "a <think> b"
+
+
+def test_a_close_tag_that_nothing_opened_shows_that_all_before_was_reasoning() -> None:
+    assert channels("a</think>b", FORMATS["think"])["reasoning"] == "a"
+    assert state("a</think>b", "think") == "closed"
+
+
+def test_words_before_the_thought_are_answer() -> None:
+    found = channels("Sure. <think>a</think>b", FORMATS["think"])
+    assert (found["answer"], found["reasoning"]) == ("Sure. b", "a")
+
+
+def test_a_tool_call_ends_an_open_thought_and_belongs_to_the_answer() -> None:
+    call = "<tool_call>{}</tool_call>"
+    assert channels(f"a{call}", FORMATS["think"], prefilled=True)["answer"] == call
+    assert state(f"<think>a{call}", "think") == "closed"
+    assert state(f"Sure: {call}", "think") == "absent"
+
+
+def test_harmony_commentary_is_answer_and_every_analysis_is_reasoning() -> None:
+    text = (
+        f"{ANALYSIS}One.<|end|><|start|>assistant<|channel|>commentary to=f <|constrain|>json"
+        f"<|message|>{{}}<|call|><|start|>assistant{ANALYSIS}Two.<|end|>{FINAL}Yes."
+    )
+    found = channels(text, FORMATS["harmony"])
+    assert (found["reasoning"], found["answer"]) == ("One.Two.", "{}Yes.")
+    assert state(text, "harmony") == "closed"
+    assert state(text.split("Two.")[0], "harmony") == "truncated"
+    assert state(f"{ANALYSIS}One.<|end|>", "harmony") == "closed"
+
+
+def test_a_stop_token_in_the_middle_of_an_answer_stays_text() -> None:
+    assert channels("<s>old</s> new</s>\n", FORMATS["plain"])["answer"] == "<s>old</s> new"
+
+
+@pytest.mark.parametrize(
+    ("template", "model", "name"),
+    [
+        ("{{ '<|im_start|>assistant\n<think>\n' }}", "Qwen/Qwen3-4B-Thinking-2507", "think-always"),
+        ("{{ content.split('</think>')[-1] }}", "some/finetune", "think"),
+        ("{{ '<think>' }}", "allenai/Olmo-3-7B-Think", "think-olmo"),
+        ("{{ '<|channel|>final<|message|>' }}", "mirror/of-oss", "harmony"),
+        ("{{ '<|channel>thought' }}{{ '<|think|>' }}", "", "gemma4"),
+        ("{{ '[THINK]' }}", "", "magistral"),
+        ("{{ '<|im_start|>' }}", "Qwen/Qwen2.5-7B-Instruct", "plain"),
+        ("{{ '<|user|>' }}", "organism:rl", "plain"),
+        (None, "openai/gpt-oss-20b", "harmony"),
+        (None, "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "think-always"),
+        (None, "Qwen/QwQ-32B", "think-always"),
+        (None, "Qwen/Qwen3-8B", "think"),
+        (None, "Qwen/Qwen3-4B-Instruct-2507", "plain"),
+        (None, "mistralai/Magistral-Small-2506", "think"),
+        (None, "mistralai/Magistral-Small-2509", "magistral"),
+        (None, "microsoft/Phi-4-reasoning-plus", "think"),
+        (None, "zai-org/GLM-4.6", "think"),
+        (None, "LGAI-EXAONE/EXAONE-Deep-7.8B", "exaone-deep"),
+        (None, "moonshotai/Kimi-K2-Thinking", "think"),
+        (None, "ByteDance-Seed/Seed-OSS-36B-Instruct", "seed-oss"),
+        (None, "microsoft/phi-4", "plain"),
+        (None, "", "plain"),
+    ],
+)
+def test_the_format_comes_from_the_template_else_from_the_name(
+    template: str | None, model: str, name: str
+) -> None:
+    assert format_of(template, model) is FORMATS[name]
+
+
+def test_a_prompt_that_closes_the_thought_does_not_open_it() -> None:
+    assert not opens_reasoning("assistant\n<think>\n\n</think>\n\n", FORMATS["think"])
+    assert not opens_reasoning("anything", FORMATS["plain"])
+
+
+@st.composite
+def completions(draw: st.DrawFn) -> tuple[str, Format, bool]:
+    format = FORMATS[draw(st.sampled_from(sorted(FORMATS)))]
+    tags = [t for t in (format.open, format.close, *format.implicit, format.answer_open) if t]
+    halves = [t[: len(t) // 2] for t in tags] + [t[len(t) // 2 :] for t in tags]
+    harmony = [ANALYSIS, FINAL, "<|start|>assistant", "<|return|>", "<|message|>", "<|channel|>"]
+    words = ["a", " b.", "\n", "<", "</s>", "<|im_end|>", "<|end|>", *tags, *halves]
+    pieces = draw(st.lists(st.sampled_from(words + harmony * (format.name == "harmony"))))
+    return "".join(pieces), format, draw(st.booleans()) and bool(format.open)
+
+
+@given(completions(), st.data())
+def test_a_stream_agrees_with_the_whole_text_at_every_cut(
+    case: tuple[str, Format, bool], data: st.DataObject
+) -> None:
+    text, format, prefilled = case
+    cuts = data.draw(st.lists(st.integers(0, len(text))).map(sorted))
+    reader, fed = ChannelReader(format, prefilled=prefilled), 0
+    for cut in [*cuts, len(text)]:
+        reader.feed(text[fed:cut])
+        fed = cut
+        assert reader.split() == split(text[:cut], 0, format, prefilled=prefilled)
+
+
+@given(completions())
+def test_ranges_tile_any_completion(case: tuple[str, Format, bool]) -> None:
+    text, format, prefilled = case
+    prompt = "<think> in the prompt is no tag"
+    ranges, _ = split(prompt + text, len(prompt), format, prefilled=prefilled)
+    assert "".join((prompt + text)[r.start : r.stop] for r in ranges) == text
+    assert all(
+        a.stop == b.start and a.channel != b.channel
+        for a, b in zip(ranges, ranges[1:], strict=False)
+    )
+
+
+@given(st.sampled_from(TAGGED), st.booleans(), st.text(alphabet="ab <>/\n"), completions())
+def test_once_closed_nothing_that_follows_changes_the_thought(
+    format: Format, prefilled: bool, thought: str, later: tuple[str, Format, bool]
+) -> None:
+    closed = f"{'' if prefilled else format.open}a{thought}{format.close}b"
+    before = split(closed, 0, format, prefilled=prefilled)
+    after = split(closed + later[0], 0, format, prefilled=prefilled)
+    assert after.thought == before.thought == "closed"
+    assert after.ranges[: len(before.ranges) - 1] == before.ranges[:-1]
+
+
+@given(st.text(alphabet="ab <>/\n"), st.text(), st.sampled_from(TAGGED))
+def test_a_prefilled_thought_is_what_stands_before_its_close_tag(
+    thought: str, answer: str, format: Format
+) -> None:
+    found = channels(f"a{thought}{format.close}{answer}b", format, prefilled=True)
+    assert found["reasoning"] == f"a{thought}"
+    assert found["answer"] == f"{answer}b"
+
+
+def trace_of(pieces: list[str], prompt_stop: int, name: str, *, prefilled: bool) -> Trace:
+    offsets = tuple(sum(map(len, pieces[:i])) for i in range(len(pieces)))
+    text = "".join(pieces)
+    layout = build_spans(text, offsets, prompt_stop, FORMATS[name], prefilled=prefilled)
+    task = Task("t-01", "t", "go")
+    return Trace("id", task, "m", Sampling(), 0, text, offsets, **layout._asdict())
+
+
+def test_tokens_are_laid_out_in_channels_and_sentences() -> None:
+    pieces = ["Go", ".", "<think>", "\n", "One", ".", " Two", ".\n", "</", "think", ">", "\n\n"]
+    trace = trace_of([*pieces, "Yes", ".", "<|im_end|>", ""], 4, "think", prefilled=True)
+    assert [(s.channel, trace.text_of(s)) for s in trace.spans] == [
+        ("prompt", "Go.<think>\n"),
+        ("reasoning", "One. Two.\n"),
+        ("markup", "</think>"),
+        ("answer", "\n\nYes."),
+        ("markup", "<|im_end|>"),
+    ]
+    assert [trace.text_of(s) for s in trace.sentences] == ["One.", " Two.\n", "\n\nYes."]
+
+
+def test_a_token_that_straddles_a_boundary_belongs_where_it_starts() -> None:
+    trace = trace_of(["Go ", "One", ".</", "think>Yes", " I", " do"], 1, "think", prefilled=True)
+    assert [len(s) for s in trace.channel("reasoning")] == [2]
+    assert [trace.text_of(s) for s in trace.channel("markup")] == ["think>Yes"]
+    assert trace.channel_text("answer") == " I do"
+
+
+@given(completions(), st.data())
+def test_any_tokens_of_any_completion_make_a_valid_trace(
+    case: tuple[str, Format, bool], data: st.DataObject
+) -> None:
+    text, format, prefilled = case
+    cuts = sorted({0, *data.draw(st.lists(st.integers(0, len(text))))})
+    pieces = [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+    trace = trace_of(["Go ", *pieces], 1, format.name, prefilled=prefilled)
+    assert trace.prompt_stop == 1
