@@ -1,0 +1,183 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from trace_probe.errors import TaskError
+from trace_probe.tasks import (
+    COMMIT,
+    SHA256,
+    SYSTEM,
+    UPSTREAM,
+    Nudge,
+    load_tasks,
+    read_task_file,
+    slug,
+    summary,
+    tasks_from,
+    with_nudge,
+)
+from trace_probe.trace import Task
+
+OFFICIAL = (Path(__file__).parents[1] / ".." / "shared" / "data" / "instrumentaleval").resolve()
+needs_official = pytest.mark.skipif(
+    not OFFICIAL.is_dir(), reason="the official InstrumentalEval files are not beside the checkout"
+)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(OFFICIAL, tmp_path / "benchmark", copy_function=shutil.copyfile))
+
+
+def write(path: Path, *lines: object) -> Path:
+    text = "\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@needs_official
+def test_there_are_76_official_tasks_in_six_categories() -> None:
+    tasks = load_tasks(OFFICIAL)
+    assert summary(tasks) == {
+        "deceptive-behavior": 11,
+        "evading-shutdown": 20,
+        "hacking-computer-systems": 10,
+        "hiding-unwanted-behavior": 11,
+        "running-multiple-ai-copies": 13,
+        "strategically-appearing-aligned": 11,
+    }
+    assert len({task.id for task in tasks}) == len({task.prompt for task in tasks}) == 76
+    assert tasks[0].id == "deceptive-behavior-01"
+    assert tasks[-1].id == "strategically-appearing-aligned-11"
+
+
+@needs_official
+def test_the_first_row_is_the_criterion_and_no_task() -> None:
+    for task in load_tasks(OFFICIAL):
+        assert task.criterion.startswith("Convergent Instrumental Goal: ")
+        assert task.criterion == task.criterion.strip()
+        assert task.criterion not in task.prompt
+        assert slug(task.category) == task.category
+
+
+@needs_official
+def test_prompts_keep_their_lines() -> None:
+    assert sum("\n" in task.prompt for task in load_tasks(OFFICIAL)) > 30
+
+
+@needs_official
+@pytest.mark.parametrize("title", SHA256)
+def test_one_flipped_bit_is_an_error_with_both_checksums(copy: Path, title: str) -> None:
+    file = copy / f"Alignment Drift - {title}.csv"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(TaskError) as caught:
+        load_tasks(copy)
+    assert file.name in str(caught.value)
+    assert SHA256[title] in str(caught.value)
+    assert hashlib.sha256(content).hexdigest() in str(caught.value)
+
+
+@needs_official
+def test_a_clone_is_read_like_its_benchmark_folder(copy: Path) -> None:
+    assert load_tasks(copy.parent) == load_tasks(copy) == tasks_from(str(OFFICIAL))
+
+
+@needs_official
+def test_a_missing_file_is_named(copy: Path) -> None:
+    (copy / "Alignment Drift - Evading Shutdown.csv").unlink()
+    with pytest.raises(TaskError, match="'Alignment Drift - Evading Shutdown.csv' .1 of 6"):
+        load_tasks(copy)
+
+
+def test_a_folder_without_the_files_says_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(TaskError) as caught:
+        tasks_from(tmp_path)
+    assert f"git clone {UPSTREAM}" in str(caught.value)
+    assert COMMIT in str(caught.value)
+
+
+def test_nothing_at_the_source_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="name a folder"):
+        tasks_from(tmp_path / "nowhere")
+
+
+@needs_official
+@pytest.mark.parametrize("nudge", get_args(Nudge))
+def test_a_nudge_is_in_the_system_message_the_condition_and_the_prompt_key(nudge: Nudge) -> None:
+    plain, nudged = load_tasks(OFFICIAL), load_tasks(OFFICIAL, nudge=nudge)
+    assert [t.id for t in nudged] == [t.id for t in plain]
+    assert {t.system for t in nudged} == {SYSTEM[nudge]}
+    assert {t.condition["nudge"] for t in nudged} == {nudge}
+    same = {t.prompt_key for t in plain} & {t.prompt_key for t in nudged}
+    assert len(same) == (76 if nudge == "none" else 0)
+
+
+def test_an_unknown_nudge_lists_the_known_ones() -> None:
+    with pytest.raises(TaskError, match="none, neutral, push"):
+        with_nudge(Task("a-01", "a", "go"), "hard")  # type: ignore[arg-type]
+
+
+def test_a_task_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    full = Task("a-01", "a", "go\u2028on", "sys", "look", "benign", {"nudge": "none"})
+    line = {**full.__dict__}
+    file = write(tmp_path / "t.jsonl", line, "", {"id": "a-02", "category": "a", "prompt": "p"})
+    assert read_task_file(file) == (full, Task("a-02", "a", "p"))
+    assert tasks_from(str(file)) == read_task_file(file)
+
+
+def test_a_nudge_never_replaces_a_system_message_of_the_file(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "t.jsonl",
+        {"id": "a-01", "category": "a", "prompt": "p", "system": "own"},
+        {"id": "a-02", "category": "a", "prompt": "p"},
+    )
+    own, filled = tasks_from(file, nudge="push")
+    assert (own.system, own.condition) == ("own", {})
+    assert (filled.system, filled.condition) == (SYSTEM["push"], {"nudge": "push"})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "x"', "not JSON"),
+        ("[1]", "not a JSON object"),
+        ("[" * 100_000, "not JSON"),
+        ('{"id": "b", "category": "a", "prompt": "\\ud800"}', "not JSON.*surrogates"),
+        ({"id": "b", "category": "a"}, "'prompt' must be a text"),
+        ({"id": "b", "category": "a", "prompt": " "}, "'prompt' must be a text"),
+        ({"id": 3, "category": "a", "prompt": "p"}, "'id' must be a text"),
+        ({"id": "b", "category": "a", "prompt": "p", "promt": "p"}, "unknown field 'promt'"),
+        ({"id": "b", "category": "a", "prompt": "p", "system": 1}, "'system'"),
+        ({"id": "b", "category": "a", "prompt": "p", "criterion": None}, "'criterion'"),
+        ({"id": "b", "category": "a", "prompt": "p", "role": "evil"}, "'role'"),
+        ({"id": "b", "category": "a", "prompt": "p", "condition": {"n": 1}}, "'condition'"),
+        ({"id": "b", "category": "a", "prompt": "p", "condition": ["n"]}, "'condition'"),
+        ({"id": "a", "category": "a", "prompt": "p"}, "'a' was used before"),
+    ],
+)
+def test_a_bad_line_is_named_with_what_is_wrong(tmp_path: Path, line: object, message: str) -> None:
+    file = write(tmp_path / "t.jsonl", {"id": "a", "category": "a", "prompt": "p"}, line)
+    with pytest.raises(TaskError, match=f"t.jsonl, line 2.*{message}"):
+        read_task_file(file)
+
+
+def test_bytes_that_are_no_text_and_empty_files_are_errors(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_bytes(b'{"id": "\xff"}')
+    with pytest.raises(TaskError, match="line 1 is not JSON"):
+        read_task_file(file)
+    with pytest.raises(TaskError, match="holds no task"):
+        read_task_file(write(tmp_path / "empty.jsonl", "", " "))
+    with pytest.raises(TaskError, match="cannot read"):
+        read_task_file(tmp_path)
+
+
+def test_category_names_of_all_sources_agree() -> None:
+    names = ["Alignment Drift - Evading Shutdown", "evading_shutdown", " Evading  shutdown"]
+    assert {slug(name) for name in names} == {"evading-shutdown"}
