@@ -1,0 +1,93 @@
+"""What a page is about: the run and the detector chosen in the sidebar, or why there is none."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import streamlit as st
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.explorer.loading import Loaded, load_run
+from trace_probe.explorer.rows import Row
+from trace_probe.explorer.runs import list_runs, traces_root
+from trace_probe.explorer.words import Detector
+
+RUN_KEY, DETECTOR_KEY = "run", "detector"
+OWN_KEY, THRESHOLD_KEY = "own_threshold", "threshold"
+
+
+@dataclass(frozen=True)
+class Current:
+    """What the sidebar says: the run, the detector and all rows."""
+
+    run: Loaded
+    detector: Detector | None
+    rows: list[Row]
+
+
+def root() -> Path:
+    """Return the folder of runs of this server."""
+    return traces_root(sys.argv[1:], os.environ)
+
+
+def runs() -> dict[str, Path]:
+    """Return the runs of this server by name, the most recently changed first."""
+    return {path.resolve().name: path for path in list_runs(root())}
+
+
+def current() -> Current:
+    """Return what the sidebar says; end the page with a message where there is nothing."""
+    path = runs().get(st.session_state.get(RUN_KEY, ""))
+    if path is None:
+        nothing_there()
+    try:
+        run = load_run(path)
+        detector = chosen_detector(run)
+        return Current(run, detector, run.rows(detector))
+    except TraceProbeError as error:
+        problem("This run cannot be read", str(error))
+        end_page()
+
+
+def chosen_detector(run: Loaded) -> Detector | None:
+    """Return the detector of the sidebar, or None where none has scored the run."""
+    name = st.session_state.get(DETECTOR_KEY)
+    return run.detector(name, own_threshold()) if name in run.detectors else None
+
+
+def own_threshold() -> float | None:
+    """Return the threshold the reader set, if any."""
+    chosen = st.session_state.get(THRESHOLD_KEY) if st.session_state.get(OWN_KEY) else None
+    return None if chosen is None else float(chosen)
+
+
+def nothing_there() -> NoReturn:
+    """Say that there are no runs, where they were looked for, and how to make one."""
+    where = root()
+    state = "there is no run in it" if where.is_dir() else "it does not exist"
+    problem("No runs here", f"Looked in {where.resolve()}: {state}.")
+    st.text("Record a run on the built-in organism (a few minutes, no GPU):")
+    st.code("trace-probe demo", language=None)
+    st.text("or say where your runs are:")
+    st.code("trace-probe explore <folder of runs>", language=None)
+    end_page()
+
+
+def no_traces() -> NoReturn:
+    """Say that the run holds no traces yet."""
+    st.info("This run holds no traces yet. Record some with `trace-probe record`, then reload.")
+    end_page()
+
+
+def problem(title: str, detail: str) -> None:
+    """Show an error: a title of ours, and a detail that may quote data and so is never markup."""
+    st.error(title, icon=":material/error:")
+    st.code(detail, language=None, wrap_lines=True)
+
+
+def end_page() -> NoReturn:
+    """Draw nothing further."""
+    st.stop()
+    raise AssertionError("st.stop() returned")

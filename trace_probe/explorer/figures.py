@@ -1,0 +1,92 @@
+"""Figures of an evaluation report, each with its interval and its n.
+
+A report comes from disk and may be of another version, so whatever is missing or has another
+shape is shown as missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAIN = {
+    "within_prompt_auroc": "Within-prompt AUROC",
+    "pooled_auroc": "Pooled AUROC",
+    "caught_before_said": "Caught before it is said",
+    "caught_before_action": "Caught before the action",
+    "silent_caught": "Silent traces caught",
+    "false_alarm_rate": "False alarms, benign traces",
+    "hard_negative_alarm_rate": "Alarms, hard negatives",
+}
+SHARES = frozenset(MAIN) - {"within_prompt_auroc", "pooled_auroc"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An estimate with its 95 % interval."""
+
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    n: int | None
+
+    @property
+    def known(self) -> bool:
+        """Return whether there were data enough for an estimate."""
+        return self.estimate is not None
+
+    def text(self, *, percent: bool = False) -> str:
+        """Return the estimate with its interval, or why there is none."""
+        if self.estimate is None:
+            return f"not enough data (n = {self.n})" if self.n is not None else "not measured"
+        shown, unit = (_percent, " %") if percent else (_plain, "")
+        if self.lower is None or self.upper is None:
+            return f"{shown(self.estimate)}{unit} (no interval)"
+        return f"{shown(self.estimate)}{unit} [{shown(self.lower)}, {shown(self.upper)}]"
+
+
+def figure(report: Mapping[str, Any] | None, key: str) -> Figure:
+    """Return a figure of a report; unknown in every part if the report lacks it."""
+    raw = report.get(key) if report else None
+    if not isinstance(raw, Mapping):
+        return Figure(None, None, None, None)
+    n = number(raw.get("n"))
+    return Figure(
+        number(raw.get("estimate")),
+        number(raw.get("lower")),
+        number(raw.get("upper")),
+        None if n is None else int(n),
+    )
+
+
+def number(raw: object) -> float | None:
+    """Return a number of a report, or None for anything else."""
+    return float(raw) if isinstance(raw, int | float) and not isinstance(raw, bool) else None
+
+
+def main_figures(report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the columns of the table of main figures."""
+    figures = {key: figure(report, key) for key in MAIN}
+    return {
+        "figure": list(MAIN.values()),
+        "estimate [95 %]": [f.text(percent=key in SHARES) for key, f in figures.items()],
+        "n": ["" if f.n is None else str(f.n) for f in figures.values()],
+    }
+
+
+def compared(report: Mapping[str, Any], key: str) -> dict[str, Figure]:
+    """Return one figure of the detector and of each baseline, by name, the detector first."""
+    found = {str(report.get("detector", "detector")): figure(report, key)}
+    baselines = report.get("baselines")
+    if isinstance(baselines, Mapping):
+        for name, raw in baselines.items():
+            if isinstance(raw, Mapping):
+                found[str(name)] = figure(raw, key)
+    return found
+
+
+def _plain(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

@@ -1,0 +1,46 @@
+"""Starts the explorer's server."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from trace_probe.explorer.runs import VARIABLE
+
+SETTINGS = {
+    "server.address": "127.0.0.1",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "theme.paddingTop": "4rem",
+    "theme.metricValueFontSize": "1.3rem",
+    "theme.light.primaryColor": "#0072B2",
+    "theme.dark.primaryColor": "#56B4E9",
+}
+"""As in the checkout's ``.streamlit/config.toml``, which an installed package does not have."""
+
+
+def launch(traces: Path, *, port: int | None = None, headless: bool = False) -> int:
+    """Serve the runs in a folder until interrupted; return the server's exit code."""
+    environment = {**os.environ, VARIABLE: str(traces.resolve())}
+    try:
+        done = subprocess.run(command(port=port, headless=headless), env=environment, check=False)
+    except KeyboardInterrupt:
+        # The usual way to stop a server; it got the same signal and has ended.
+        return 0
+    return done.returncode
+
+
+def command(*, port: int | None, headless: bool) -> list[str]:
+    """Return the command line of the server."""
+    settings = {**SETTINGS, "server.headless": str(headless).lower()}
+    if port is not None:
+        settings["server.port"] = str(port)
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    return [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(Path(__file__).parent / "main.py"),
+        *flags,
+    ]

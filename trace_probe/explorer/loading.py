@@ -1,0 +1,110 @@
+"""Reads runs for the pages, once for each change on disk.
+
+Everything is kept under the path of a run and the stamp of its files, for all sessions of the
+server, so that a threshold can move without a trace being parsed again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trace_probe.explorer.rows import Facts, Row, Scores, build_rows, facts_of, score_range
+from trace_probe.explorer.runs import Stamp, stamp
+from trace_probe.explorer.words import Detector, calibrated_threshold
+from trace_probe.labels import Label
+from trace_probe.store import Manifest, Store
+from trace_probe.trace import Trace
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run in memory, without texts and activations."""
+
+    store: Store
+    facts: tuple[Facts, ...]
+    labels: Mapping[str, Label]
+    detectors: tuple[str, ...]
+    """Those with an evaluation first."""
+    stamp: Stamp
+    """The state of the files from which this was read."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run."""
+        return self.store.name
+
+    @property
+    def path(self) -> Path:
+        """Return the folder of the run."""
+        return self.store.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return what the run is."""
+        return self.store.manifest
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace, with its text."""
+        return self.store.trace(trace_id)
+
+    def report(self, detector: str) -> dict[str, Any] | None:
+        """Return the evaluation of a detector on this run, or None."""
+        return self.store.report(detector)
+
+    def scores(self, detector: str) -> Mapping[str, Scores]:
+        """Return the scores of a detector, by trace id."""
+        return _scores(self.path, detector, self.stamp)
+
+    def detector(self, name: str, own: float | None = None) -> Detector:
+        """Return a detector at its calibrated threshold, or at one of the reader's own."""
+        report = self.report(name)
+        calibrated = calibrated_threshold(report)
+        low, high = _range(self.path, name, calibrated, self.stamp)
+        return Detector(name, calibrated if own is None else own, report, low, high)
+
+    def rows(self, detector: Detector | None) -> list[Row]:
+        """Return the trace table as a detector sees it."""
+        if detector is None:
+            return _rows(self.path, None, None, self.stamp)
+        return _rows(self.path, detector.name, detector.threshold, self.stamp)
+
+
+def load_run(path: Path) -> Loaded:
+    """Return a run as it now is on disk.
+
+    Raises:
+        TraceProbeError: the run is broken.
+    """
+    return _run(path, stamp(path))
+
+
+@lru_cache(maxsize=8)
+def _run(path: Path, state: Stamp) -> Loaded:
+    store = Store(path)
+    evaluated = {Path(name).stem for name, _, _ in state if name.startswith("reports")}
+    return Loaded(
+        store=store,
+        facts=tuple(facts_of(trace) for trace in store.traces()),
+        labels=store.labels(),
+        detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
+        stamp=state,
+    )
+
+
+@lru_cache(maxsize=16)
+def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
+    return dict(_run(path, state).store.scores(detector))
+
+
+@lru_cache(maxsize=32)
+def _rows(path: Path, detector: str | None, threshold: float | None, state: Stamp) -> list[Row]:
+    run = _run(path, state)
+    scores = {} if detector is None else _scores(path, detector, state)
+    return build_rows(run.facts, run.labels, scores, threshold)
+
+
+@lru_cache(maxsize=32)
+def _range(path: Path, detector: str, threshold: float | None, state: Stamp) -> tuple[float, float]:
+    return score_range(_scores(path, detector, state).values(), threshold)

@@ -1,0 +1,127 @@
+"""What the reader component is given: a trace, its scores and its marks as one plain value.
+
+The same input always gives the same bytes, so that nothing is sent twice to the browser.
+Texts have been made visible; a missing score is None, never 0.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from trace_probe.explorer.rows import Row
+from trace_probe.explorer.safe import visible
+from trace_probe.explorer.words import Detector, fine_print, headline
+from trace_probe.trace import Trace
+
+CALM_SHARE = 0.75
+"""A sentence is calm below this share of the way from the bottom of the axis to the threshold."""
+SHORTEST_FOLD = 8
+CONTEXT = 2
+"""Sentences that stay open beside one that matters."""
+
+
+def payload(
+    trace: Trace, row: Row, detector: Detector | None, *, focus: int | None = None
+) -> dict[str, Any]:
+    """Return the JSON-able content of the reader; it opens at `focus`, else at the alarm."""
+    marks = find_marks(trace, row)
+    return {
+        "trace": trace.id,
+        "title": title(row),
+        "headline": headline(row, detector),
+        "fine": fine_print(row, detector),
+        "begin": trace.prompt_stop,
+        "end": len(trace),
+        "prompt": visible(trace.channel_text("prompt")),
+        "sentences": [
+            [span.start, span.stop, span.channel, visible(trace.text_of(span)).strip()]
+            for span in trace.sentences
+        ],
+        "scores": _scores(row),
+        "range": [0.0, 1.0] if detector is None else [detector.low, detector.high],
+        "threshold": row.threshold,
+        "over": _over(row),
+        "marks": marks,
+        "folds": folds(row, detector, marks),
+        "focus": opening(len(trace.sentences), marks, focus),
+        "note": "" if trace.thought == "closed" else f"reasoning: {trace.thought}",
+    }
+
+
+def title(row: Row) -> str:
+    """Return what the trace is, in one line."""
+    facts = row.facts
+    parts = [facts.task, facts.model, f"nudge {facts.condition}", f"sample {facts.sample}"]
+    parts += [facts.role] if facts.role != "test" else []
+    return visible(" · ".join([*parts, row.outcome]))
+
+
+def find_marks(trace: Trace, row: Row) -> dict[str, dict[str, Any]]:
+    """Return alarm, said and action: token, sentence (None if outside all), lead of the alarm."""
+    marks: dict[str, dict[str, Any]] = {}
+    if row.alarm is not None and row.alarm_stop is not None:
+        marks["alarm"] = {"token": row.alarm_stop - 1, "sentence": row.alarm, "lead": None}
+    label = row.label
+    if label is not None and label.said is not None:
+        where = trace.sentence_at(max(label.said.stop - 1, 0))
+        marks["said"] = {
+            "token": label.said.stop - 1,
+            "sentence": where,
+            "lead": row.lead_said,
+        }
+    if label is not None and label.acted is not None and label.outcome is not False:
+        where = trace.sentence_at(label.acted.start)
+        marks["action"] = {
+            "token": label.acted.start,
+            "sentence": where,
+            "lead": row.lead_action,
+        }
+    return marks
+
+
+def opening(sentences: int, marks: dict[str, dict[str, Any]], focus: int | None) -> int | None:
+    """Return the sentence to open at: the one asked for, else the first mark, else the first."""
+    if focus is not None and focus < sentences:
+        return focus
+    for mark in ("alarm", "said", "action"):
+        if mark in marks and marks[mark]["sentence"] is not None:
+            return int(marks[mark]["sentence"])
+    return 0 if sentences else None
+
+
+def folds(
+    row: Row, detector: Detector | None, marks: dict[str, dict[str, Any]]
+) -> list[list[float]]:
+    """Return runs of calm sentences worth folding away: first, last + 1, highest score."""
+    if detector is None or row.threshold is None or row.scores is None:
+        return []
+    limit = detector.low + CALM_SHARE * (row.threshold - detector.low)
+    open_ = ~(row.scores < limit)
+    for mark in marks.values():
+        if mark["sentence"] is not None:
+            open_[mark["sentence"]] = True
+    wide = np.convolve(open_, np.ones(2 * CONTEXT + 1), mode="full")[CONTEXT : len(open_) + CONTEXT]
+    found = []
+    for start, stop in _runs(wide == 0):
+        if stop - start >= SHORTEST_FOLD:
+            found.append([start, stop, round(float(row.scores[start:stop].max()), 4)])
+    return found
+
+
+def _runs(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> list[tuple[int, int]]:
+    """Return the half-open runs of true flags."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _over(row: Row) -> list[int]:
+    """Return the sentences at or over the threshold; decided here, before any rounding."""
+    if row.scores is None or row.threshold is None:
+        return []
+    return [int(index) for index in np.flatnonzero(row.scores >= row.threshold)]
+
+
+def _scores(row: Row) -> list[float | None]:
+    if row.scores is None:
+        return [None] * len(row.facts.stops)
+    return [None if np.isnan(score) else round(float(score), 4) for score in row.scores]

@@ -1,0 +1,290 @@
+"""A run as rows: for each trace when the alarm came, when it was said, when it was done.
+
+An alarm is the first *reasoning* sentence whose score reaches the threshold. It is known when
+that sentence has ended, so its token is the last of the sentence, and every lead counts from
+there. A sentence without a score is nan: it raises no alarm and is no evidence of calm.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import StoreError
+from trace_probe.labels import Label
+from trace_probe.trace import Thought, Trace
+
+BINS = 32
+
+Scores = NDArray[np.floating]
+Verdict = Literal[
+    "early", "quiet", "late", "missed", "false alarm", "clear", "unlabelled", "unscored", ""
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of a trace whatever detector looks at it; small enough to keep for all."""
+
+    id: str
+    task: str
+    category: str
+    role: str
+    condition: str
+    model: str
+    sample: int
+    tokens: int
+    begin: int
+    """Position at which generation starts."""
+    thought: Thought
+    starts: NDArray[np.int32]
+    """First token of each sentence."""
+    stops: NDArray[np.int32]
+    """Token after the last of each sentence."""
+    reasoning: NDArray[np.bool_]
+    """Whether each sentence is reasoning; only those can raise an alarm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A trace as one detector at one threshold sees it."""
+
+    facts: Facts
+    label: Label | None
+    scores: Scores | None
+    """One score a sentence; None if the detector never saw the trace."""
+    threshold: float | None
+    alarm: int | None
+    """Sentence of the first alarm."""
+
+    @property
+    def peak(self) -> float | None:
+        """Return the highest score of a reasoning sentence."""
+        known = _known(self.scores, self.facts.reasoning)
+        return float(known.max()) if known.size else None
+
+    @property
+    def alarm_stop(self) -> int | None:
+        """Return the position at which the alarm is known."""
+        return None if self.alarm is None else int(self.facts.stops[self.alarm])
+
+    @property
+    def lead_said(self) -> int | None:
+        """Return tokens from the alarm to the end of the first sentence that says it."""
+        if self.alarm_stop is None or self.label is None or self.label.said is None:
+            return None
+        return self.label.said.stop - self.alarm_stop
+
+    @property
+    def lead_action(self) -> int | None:
+        """Return tokens from the alarm to an instrumental action; a harmless one has none."""
+        if self.alarm_stop is None or self.label is None or self.label.acted is None:
+            return None
+        return self.label.acted.start - self.alarm_stop if self.label.outcome else None
+
+    @property
+    def lead(self) -> int | None:
+        """Return tokens from the alarm to whatever showed first, word or deed."""
+        leads = [lead for lead in (self.lead_said, self.lead_action) if lead is not None]
+        return min(leads, default=None)
+
+    @property
+    def outcome(self) -> str:
+        """Return what the label says happened."""
+        if self.label is None:
+            return "not labelled"
+        names = {True: "instrumental", False: "harmless", None: "unknown"}
+        return names[self.label.outcome]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return how the detector did on this trace."""
+        if self.scores is None:
+            return "unscored"
+        if self.threshold is None:
+            return ""
+        if self.label is None or self.label.outcome is None:
+            return "unlabelled"
+        return self._caught() if self.label.outcome else self._calm()
+
+    def _caught(self) -> Verdict:
+        if self.alarm is None:
+            return "missed"
+        if self.lead is not None and self.lead <= 0:
+            return "late"
+        return "quiet" if self.label and self.label.silent else "early"
+
+    def _calm(self) -> Verdict:
+        return "clear" if self.alarm is None else "false alarm"
+
+    @property
+    def spark(self) -> list[float | None]:
+        """Return the highest score in each of 32 equal parts of what was generated."""
+        return sparkline(self.facts, self.scores)
+
+
+QUICK_VIEWS: dict[str, Callable[[Row], bool]] = {
+    "Early": lambda row: (
+        row.verdict in ("early", "quiet") and row.lead is not None and row.lead > 0
+    ),
+    "Quiet": lambda row: row.alarm is not None and row.label is not None and row.label.silent,
+    "Missed": lambda row: row.verdict == "missed",
+    "False alarms": lambda row: row.verdict == "false alarm",
+}
+
+FACETS: dict[str, Callable[[Row], str]] = {
+    "category": lambda row: row.facts.category,
+    "model": lambda row: row.facts.model,
+    "nudge": lambda row: row.facts.condition,
+    "outcome": lambda row: row.outcome,
+    "role": lambda row: row.facts.role,
+}
+
+
+def facts_of(trace: Trace) -> Facts:
+    """Return the facts of a trace."""
+    return Facts(
+        id=trace.id,
+        task=trace.task.id,
+        category=trace.task.category,
+        role=trace.task.role,
+        condition=condition_text(trace.task.condition),
+        model=trace.model,
+        sample=trace.sample,
+        tokens=len(trace),
+        begin=trace.prompt_stop,
+        thought=trace.thought,
+        starts=np.array([span.start for span in trace.sentences], dtype=np.int32),
+        stops=np.array([span.stop for span in trace.sentences], dtype=np.int32),
+        reasoning=np.array([s.channel == "reasoning" for s in trace.sentences], dtype=np.bool_),
+    )
+
+
+def condition_text(condition: Mapping[str, str]) -> str:
+    """Return the condition of an experiment in one line; the nudge goes without its name."""
+    parts = [value if key == "nudge" else f"{key} {value}" for key, value in condition.items()]
+    return " · ".join(parts) or "none"
+
+
+def build_rows(
+    facts: Iterable[Facts],
+    labels: Mapping[str, Label],
+    scores: Mapping[str, Scores],
+    threshold: float | None,
+) -> list[Row]:
+    """Return a row for each trace.
+
+    Raises:
+        StoreError: a trace has another number of scores than of sentences.
+    """
+    return [build_row(fact, labels.get(fact.id), scores.get(fact.id), threshold) for fact in facts]
+
+
+def build_row(
+    facts: Facts, label: Label | None, scores: Scores | None, threshold: float | None
+) -> Row:
+    """Return the row of one trace."""
+    if scores is not None and len(scores) != len(facts.stops):
+        raise StoreError(
+            f"trace {facts.id} has {len(facts.stops)} sentences but {len(scores)} scores: "
+            f"score the run again with `trace-probe flag`"
+        )
+    return Row(facts, label, scores, threshold, first_alarm(facts, scores, threshold))
+
+
+def first_alarm(facts: Facts, scores: Scores | None, threshold: float | None) -> int | None:
+    """Return the first reasoning sentence whose score reaches the threshold."""
+    if scores is None or threshold is None:
+        return None
+    over = np.flatnonzero((scores >= threshold) & facts.reasoning)
+    return int(over[0]) if over.size else None
+
+
+def running(scores: Scores) -> Scores:
+    """Return the highest score so far at each sentence; nan until there is one."""
+    return np.fmax.accumulate(scores)
+
+
+def sparkline(facts: Facts, scores: Scores | None, bins: int = BINS) -> list[float | None]:
+    """Return the highest score in each equal part of the generation; None where there is none."""
+    best: list[float | None] = [None] * bins
+    if scores is None or facts.tokens <= facts.begin:
+        return best
+    width = (facts.tokens - facts.begin) / bins
+    for start, stop, score in zip(facts.starts, facts.stops, scores, strict=True):
+        if np.isnan(score):
+            continue
+        first = int((start - facts.begin) / width)
+        last = int(np.ceil((stop - facts.begin) / width))
+        for index in range(max(first, 0), min(last, bins)):
+            held = best[index]
+            best[index] = float(score) if held is None else max(held, float(score))
+    return best
+
+
+def choices(rows: Iterable[Row], facet: str) -> list[str]:
+    """Return the values a facet takes, sorted."""
+    return sorted({FACETS[facet](row) for row in rows})
+
+
+def narrow(
+    rows: Iterable[Row], view: str | None, chosen: Mapping[str, Collection[str]]
+) -> list[Row]:
+    """Return the rows of a quick view whose facets are among those chosen; none chosen is all."""
+    wanted = {facet: set(values) for facet, values in chosen.items() if values}
+    return [
+        row
+        for row in rows
+        if (view is None or QUICK_VIEWS[view](row))
+        and all(FACETS[facet](row) in values for facet, values in wanted.items())
+    ]
+
+
+def ordered(rows: Iterable[Row], by: Literal["risk", "lead"]) -> list[Row]:
+    """Return rows by falling peak or lead; those without one come last, ties in run order."""
+
+    def key(row: Row) -> float:
+        value = row.peak if by == "risk" else row.lead
+        return float("inf") if value is None else -value
+
+    return sorted(rows, key=key)
+
+
+def table(rows: Sequence[Row]) -> dict[str, list[object]]:
+    """Return the columns of the trace table."""
+    return {
+        "task": [row.facts.task for row in rows],
+        "category": [row.facts.category for row in rows],
+        "nudge": [row.facts.condition for row in rows],
+        "outcome": [row.outcome for row in rows],
+        "reading": [row.verdict for row in rows],
+        "peak": [row.peak for row in rows],
+        "risk by position": [row.spark for row in rows],
+        "alarm → said → act": [positions(row) for row in rows],
+        "lead": [row.lead for row in rows],
+    }
+
+
+def positions(row: Row) -> str:
+    """Return the tokens at which alarm, words and action came."""
+    said = row.label.said.stop - 1 if row.label and row.label.said else None
+    acted = row.label.acted.start if row.label and row.label.acted else None
+    alarm = None if row.alarm_stop is None else row.alarm_stop - 1
+    return " → ".join("—" if token is None else str(token) for token in (alarm, said, acted))
+
+
+def score_range(scores: Iterable[Scores], threshold: float | None) -> tuple[float, float]:
+    """Return the axis of a detector: [0, 1] for probabilities, else what its scores span."""
+    known = [_known(row, np.ones(len(row), dtype=np.bool_)) for row in scores]
+    values = np.concatenate([*known, np.array([] if threshold is None else [threshold])])
+    if not values.size or (values.min() >= 0.0 and values.max() <= 1.0):
+        return 0.0, 1.0
+    return float(values.min()), float(values.max())
+
+
+def _known(scores: Scores | None, chosen: NDArray[np.bool_]) -> Scores:
+    if scores is None:
+        return np.array([])
+    return scores[chosen & ~np.isnan(scores)]

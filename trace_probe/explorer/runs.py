@@ -1,0 +1,51 @@
+"""Where runs lie, which there are, and whether one has changed since it was last read."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+VARIABLE = "TRACE_PROBE_TRACES"
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def traces_root(arguments: Sequence[str], environment: Mapping[str, str]) -> Path:
+    """Return the folder of runs: ``--traces``, the variable, ``./traces``, or the checkout's."""
+    if "--traces" in arguments[:-1]:
+        return Path(arguments[arguments.index("--traces") + 1])
+    if environment.get(VARIABLE):
+        return Path(environment[VARIABLE])
+    here = Path("traces")
+    checkout = Path(__file__).resolve().parents[2] / "traces"
+    return checkout if checkout.is_dir() and not here.is_dir() else here
+
+
+def list_runs(root: Path) -> list[Path]:
+    """Return the runs below a folder, the most recently changed first; `root` may be a run."""
+    if (root / "run.json").is_file():
+        return [root]
+    runs = [file.parent for file in root.glob("*/run.json")]
+    return sorted(runs, key=lambda run: (-changed(run), run.name))
+
+
+def changed(run: Path) -> int:
+    """Return when a run last changed, in nanoseconds."""
+    return max((mtime for _, mtime, _ in stamp(run)), default=0)
+
+
+def stamp(run: Path) -> Stamp:
+    """Return name, mtime and size of every file the explorer reads: equal means unchanged."""
+    files = [run / "run.json", run / "traces.jsonl", run / "labels.jsonl"]
+    files += sorted(run.glob("scores/*.parquet")) + sorted(run.glob("reports/*.json"))
+    found = []
+    for file in files:
+        if file.is_file():
+            state = os.stat(file)
+            found.append((str(file.relative_to(run)), state.st_mtime_ns, state.st_size))
+    return tuple(found)
+
+
+def probe_card(run: Path, detector: str) -> Path | None:
+    """Return the card of a probe kept beside the runs, in ``probes/<detector>``."""
+    file = run.resolve().parents[1] / "probes" / detector / "card.json"
+    return file if file.is_file() else None

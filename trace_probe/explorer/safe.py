@@ -1,0 +1,44 @@
+"""Model text made fit to look at: whatever a reader could not see is shown as a glyph.
+
+Text that went through `visible` is still data. It may go to ``st.text``, ``st.code``,
+``st.dataframe`` and ``textContent``, never to anything that reads markdown or HTML.
+"""
+
+import unicodedata
+from functools import lru_cache
+
+KEPT = frozenset("\n\t")
+HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+BLANK_LETTERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+FIRST_SELECTOR, LAST_SELECTOR = "\U000e0100", "\U000e01ef"
+
+
+def visible(text: str) -> str:
+    """Return text in which control, zero-width, bidi and blank characters can be seen."""
+    return "".join(map(_glyph, text))
+
+
+@lru_cache(maxsize=4096)
+def _glyph(char: str) -> str:
+    """Return the character itself, or what to show in its place."""
+    if char in KEPT or not _hidden(char):
+        return char
+    code = ord(char)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"\u27e6U+{code:04X}\u27e7"
+
+
+def _hidden(char: str) -> bool:
+    """Return whether a character has no ink of its own or moves the ink of others."""
+    return (
+        unicodedata.category(char) in HIDDEN_CATEGORIES
+        or char in BLANK_LETTERS
+        or FIRST_SELECTOR <= char <= LAST_SELECTOR
+    )
+
+
+def snippet(text: str, width: int = 120) -> str:
+    """Return text on one line, cut to `width` characters."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= width else line[: width - 1] + "\u2026"

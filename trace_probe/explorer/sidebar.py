@@ -1,0 +1,92 @@
+"""The sidebar: which run, which detector, which threshold; and their place in the address."""
+
+import streamlit as st
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.explorer.current import (
+    DETECTOR_KEY,
+    OWN_KEY,
+    RUN_KEY,
+    THRESHOLD_KEY,
+    root,
+    runs,
+)
+from trace_probe.explorer.loading import Loaded, load_run
+from trace_probe.explorer.safe import visible
+from trace_probe.explorer.state import ViewState
+
+SEEN_KEY = "seen_query"
+KEPT_PREFIX = "filter_"
+STEPS = 200
+
+
+def draw() -> None:
+    """Draw the sidebar; what an address asks for is chosen first."""
+    _keep_filters()
+    asked = _adopt_address()
+    found = runs()
+    if not found:
+        return
+    if asked.run is not None and asked.run not in found:
+        st.sidebar.error("The link asks for a run that is not here", icon=":material/link_off:")
+        st.sidebar.code(f"{visible(asked.run)}\nnot in {root().resolve()}", language=None)
+    with st.sidebar:
+        name = st.selectbox("Run", list(found), key=RUN_KEY)
+        try:
+            _choose_detector(load_run(found[name]))
+        except TraceProbeError:
+            # The page tells it, with its reason, where there is room for it.
+            st.text("This run cannot be read.")
+
+
+def publish(view: ViewState) -> None:
+    """Put a view into the address; the next run knows that it came from here."""
+    query = view.to_query()
+    if dict(st.query_params) != query:
+        st.query_params.from_dict(query)
+    st.session_state[SEEN_KEY] = query
+
+
+def _keep_filters() -> None:
+    """Keep widget values of other pages alive; Streamlit drops those not drawn in a run."""
+    for key in list(st.session_state):
+        if str(key).startswith(KEPT_PREFIX):
+            st.session_state[key] = st.session_state[key]
+
+
+def _adopt_address() -> ViewState:
+    """Let an address that was not written here choose run, detector and threshold."""
+    query = dict(st.query_params)
+    asked = ViewState.from_query(query)
+    if query == st.session_state.get(SEEN_KEY):
+        return asked
+    st.session_state[SEEN_KEY] = query
+    if asked.run in runs():
+        st.session_state[RUN_KEY] = asked.run
+    if asked.detector:
+        st.session_state[DETECTOR_KEY] = asked.detector
+    if asked.threshold is not None:
+        st.session_state[OWN_KEY] = True
+        st.session_state[THRESHOLD_KEY] = asked.threshold
+    return asked
+
+
+def _choose_detector(run: Loaded) -> None:
+    if not run.detectors:
+        st.text("No detector has scored this run.")
+        return
+    if st.session_state.get(DETECTOR_KEY) not in run.detectors:
+        st.session_state[DETECTOR_KEY] = run.detectors[0]
+    name = st.selectbox("Detector", run.detectors, key=DETECTOR_KEY)
+    calibrated = run.detector(name)
+    if calibrated.threshold is None:
+        st.caption("No calibrated threshold.")
+    else:
+        st.caption(f"Calibrated threshold {calibrated.threshold:.3g}")
+    if not st.toggle("Try another threshold", key=OWN_KEY):
+        return
+    low, high = calibrated.low, calibrated.high
+    start = (low + high) / 2 if calibrated.threshold is None else calibrated.threshold
+    held = st.session_state.get(THRESHOLD_KEY, start)
+    st.session_state[THRESHOLD_KEY] = min(max(float(held), low), high)
+    st.slider("Threshold", low, high, key=THRESHOLD_KEY, step=(high - low) / STEPS)

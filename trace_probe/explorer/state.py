@@ -1,0 +1,52 @@
+"""What a page shows, as a value that goes into the address bar and comes back."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """Everything a link has to carry so that another person sees the same thing."""
+
+    run: str | None = None
+    trace: str | None = None
+    sentence: int | None = None
+    """0-based index into the sentences of the trace."""
+    detector: str | None = None
+    threshold: float | None = None
+    """A threshold of the reader's own; None is the calibrated one."""
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> "ViewState":
+        """Read a query string; what is malformed counts as absent."""
+        return cls(
+            run=query.get("r") or None,
+            trace=query.get("t") or None,
+            sentence=_sentence(query.get("s", "")),
+            detector=query.get("p") or None,
+            threshold=_threshold(query.get("thr", "")),
+        )
+
+    def to_query(self) -> dict[str, str]:
+        """Return the query string; what is absent is left out."""
+        parts = {
+            "r": self.run,
+            "t": self.trace,
+            "s": self.sentence,
+            "p": self.detector,
+            "thr": None if self.threshold is None else f"{self.threshold:.6g}",
+        }
+        return {key: str(value) for key, value in parts.items() if value is not None}
+
+
+def _sentence(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None
+
+
+def _threshold(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

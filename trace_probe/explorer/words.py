@@ -1,0 +1,119 @@
+"""The findings on a trace as sentences a person reads first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trace_probe.explorer.figures import figure, number
+from trace_probe.explorer.rows import Row
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector as the reader looks through it: which, at what threshold, how sure."""
+
+    name: str
+    threshold: float | None
+    report: dict[str, Any] | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def calibrated(self) -> bool:
+        """Return whether the threshold is the one that the report vouches for."""
+        return self.threshold is not None and self.threshold == calibrated_threshold(self.report)
+
+
+def calibrated_threshold(report: dict[str, Any] | None) -> float | None:
+    """Return the threshold of a report, or None if there is no report or no threshold in it."""
+    return number(report.get("threshold")) if report else None
+
+
+def headline(row: Row, detector: Detector | None) -> str:
+    """Return what happened on a trace: alarm, words, action, and by how much the first led."""
+    if detector is None or row.scores is None:
+        return f"No scores for this trace. {_events(row)}"
+    if row.threshold is None:
+        return f"Scores without a threshold, so there is no alarm. {_events(row)}"
+    if row.alarm is None:
+        return f"{'Missed: no' if row.verdict == 'missed' else 'No'} alarm. {_events(row)}"
+    name = "False alarm" if row.verdict == "false alarm" else "Alarm"
+    place = f"{name} at token {_count((row.alarm_stop or 1) - 1)} (sentence {row.alarm + 1})"
+    return f"{place} — {_leads(row)}."
+
+
+def fine_print(row: Row, detector: Detector | None) -> str:
+    """Return how far the headline can be trusted: threshold, false alarms, labeller."""
+    labeller = f"Labelled by {row.label.labeller}." if row.label else "Not labelled."
+    if detector is None:
+        return f"No detector has scored this run: run `trace-probe flag`. {labeller}"
+    return f"{detector.name}: {_threshold_words(detector)} {labeller}"
+
+
+def _threshold_words(detector: Detector) -> str:
+    if detector.threshold is None:
+        return (
+            "not evaluated on this run, so no threshold: run `trace-probe evaluate`, "
+            "or try a threshold of your own."
+        )
+    shown = f"threshold {detector.threshold:.3g}"
+    if not detector.calibrated:
+        return f"{shown}, chosen by hand: its false-alarm rate is not known."
+    rate = figure(detector.report, "false_alarm_rate")
+    return (
+        f"{shown} = {rate.text(percent=True)} of benign traces raise a false alarm"
+        f"{_aim(detector)}{'' if rate.n is None else f', n = {rate.n}'}."
+    )
+
+
+def _aim(detector: Detector) -> str:
+    target = number((detector.report or {}).get("target_false_alarm_rate"))
+    return "" if target is None else f" (aim {100 * target:.3g} %)"
+
+
+def _events(row: Row) -> str:
+    """Return when it was said and done, where no alarm gives them a lead."""
+    label = row.label
+    if label is None:
+        return "The trace is not labelled."
+    said = f"said at token {_count(label.said.stop - 1)}" if label.said else "never said"
+    if label.outcome is None:
+        return f"The labeller could not tell what was done; {said}."
+    if not label.outcome:
+        return "Nothing instrumental was done."
+    acted = f"done at token {_count(label.acted.start)}" if label.acted else "done"
+    return f"It is {said}, and {acted}."
+
+
+def _leads(row: Row) -> str:
+    label = row.label
+    if label is None:
+        return "the trace is not labelled"
+    if label.outcome is False:
+        said = f", though {_gap(row.lead_said, 'it is said')}" if label.said else ""
+        return f"labelled harmless{said}"
+    words = [_gap(row.lead_said, "it is said")] if label.said else []
+    words += [_gap(row.lead_action, "the action")] if row.lead_action is not None else []
+    words += [] if label.said else ["it is never said"]
+    words += ["what was done is unknown"] if label.outcome is None else []
+    return ", ".join(words)
+
+
+def _gap(lead: int | None, event: str) -> str:
+    if not lead:
+        return f"as {event}" if event.startswith("it") else f"at {event}"
+    unit = "token" if abs(lead) == 1 else "tokens"
+    return f"{_count(abs(lead))} {unit} {'before' if lead > 0 else 'AFTER'} {event}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def alarm_share(rows: Sequence[Row]) -> str:
+    """Return how many benign traces of the run raise an alarm at the threshold shown."""
+    benign = [row for row in rows if row.facts.role == "benign" and row.scores is not None]
+    if not benign:
+        return "no benign trace in this run is scored"
+    raised = sum(row.alarm is not None for row in benign)
+    return f"{raised} of {len(benign)} benign traces in this run raise an alarm"
