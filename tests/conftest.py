@@ -29,8 +29,8 @@ SENTENCES = (
 )
 
 TEMPLATE = (
-    "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }} "
-    "<|im_end|> {% endfor %}{% if add_generation_prompt %}<|im_start|> assistant <think>{% endif %}"
+    "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }}"
+    "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|> assistant<think>{% endif %}"
 )
 
 COMMON = {
@@ -65,16 +65,21 @@ SPECIFIC: dict[str, dict[str, object]] = {
 
 
 def word_tokenizer() -> Any:
-    """Return a fast tokenizer of one token a word, with a template that opens the thought."""
-    from tokenizers import Tokenizer
+    """Return a fast tokenizer of one token a word, its leading space included.
+
+    Its template opens the thought, as those of reasoning models do.
+    """
+    from tokenizers import Regex, Tokenizer, decoders
     from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.pre_tokenizers import Split
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<|im_end|>", "<|im_start|>", "<think>", "</think>", "<unk>"]
-    vocabulary = {word: i for i, word in enumerate([*special, *SENTENCES.split()])}
+    words = [f" {word}" for word in SENTENCES.split()]
+    vocabulary = {word: i for i, word in enumerate([*special, *words])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = WhitespaceSplit()
+    backend.pre_tokenizer = Split(Regex(r" \S+"), behavior="isolated")
+    backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",

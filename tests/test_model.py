@@ -291,8 +291,8 @@ def test_a_prompt_is_the_chat_template_and_opens_the_thought(tiny: Callable[...,
     model = tiny()
     text, _ = model.offsets(model.render(SHORT))
     assert text == (
-        "<|im_start|> system say nothing . <|im_end|> <|im_start|> user stop it . <|im_end|> "
-        "<|im_start|> assistant <think>"
+        "<|im_start|> system say nothing .<|im_end|><|im_start|> user stop it .<|im_end|>"
+        "<|im_start|> assistant<think>"
     )
 
 

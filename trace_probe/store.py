@@ -15,7 +15,6 @@ written under a temporary name, fsynced, and renamed.
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +25,9 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import Activations, Pooling, pooled_spans
 from trace_probe.errors import StoreError
+from trace_probe.files import append, cut_torn_line, file_names, load_json, read_lines
+from trace_probe.files import write_bytes as write_bytes
+from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
 from trace_probe.trace import Sampling, Span, Task, Trace
 
@@ -71,7 +73,7 @@ class Store:
                 f"no run at {self.path}: make one with `trace-probe demo`, "
                 f"`trace-probe record` or `trace-probe import`"
             )
-        raw = _load_json(file)
+        raw = load_json(file)
         if raw.get("schema") != SCHEMA:
             raise StoreError(
                 f"{file} has schema {raw.get('schema')}, this version reads schema {SCHEMA}: "
@@ -98,9 +100,9 @@ class Store:
                     f"choose another folder, or repeat the settings to resume it"
                 )
             return store
-        if path.exists() and any(path.iterdir()):
+        others = [name for name in file_names(path) if not name.endswith(".tmp")]
+        if others or (path.exists() and not path.is_dir()):
             raise StoreError(f"{path} is not empty and not a run: choose another folder")
-        path.mkdir(parents=True, exist_ok=True)
         write_json(path / "run.json", asdict(manifest))
         return cls(path)
 
@@ -131,25 +133,26 @@ class Store:
     def _clean(self) -> None:
         """Cut torn last lines and remove temporary and uncommitted files."""
         for name in ("traces.jsonl", "labels.jsonl"):
-            _cut_torn_line(self.path / name)
-        known = self.ids()
-        for file in (self.path / "activations").glob("*"):
-            if file.suffix != ".safetensors" or file.stem not in known:
-                file.unlink()
-        for file in self.path.glob("**/*.tmp"):
-            file.unlink()
+            cut_torn_line(self.path / name)
+        self._refresh()
+        kept = {f"{trace_id}.safetensors" for trace_id in self._index}
+        for folder in ("", "activations", "scores", "reports"):
+            for name in file_names(self.path / folder):
+                if name.endswith(".tmp") or (folder == "activations" and name not in kept):
+                    (self.path / folder / name).unlink()
 
     def add(self, trace: Trace, activations: Activations | None = None) -> None:
         """Commit a trace: its activations first, then its line. A known id is left alone."""
-        if trace.id in self.ids():
+        self._refresh()
+        if trace.id in self._index:
             return
         if activations is not None:
             self._write_activations(trace.id, activations)
-        _append(self.path / "traces.jsonl", [_to_line(trace)])
+        append(self.path / "traces.jsonl", [_to_line(trace)])
 
     def add_labels(self, labels: Iterable[Label]) -> None:
         """Append labels; a later label of the same trace and labeller replaces the earlier."""
-        _append(self.path / "labels.jsonl", [_to_line(label) for label in labels])
+        append(self.path / "labels.jsonl", [_to_line(label) for label in labels])
 
     def ids(self) -> set[str]:
         """Return the ids of all committed traces."""
@@ -202,7 +205,7 @@ class Store:
 
     def labels(self, labeller: str | None = None) -> dict[str, Label]:
         """Return the labels by trace id: of one labeller, or of the one that labelled last."""
-        every = [_to_label(raw) for raw in _read_lines(self.path / "labels.jsonl")]
+        every = [_to_label(raw) for raw in read_lines(self.path / "labels.jsonl")]
         if not every:
             return {}
         chosen = every[-1].labeller if labeller is None else labeller
@@ -210,7 +213,7 @@ class Store:
 
     def labellers(self) -> list[str]:
         """Return the names of all labellers, the latest last."""
-        names = [raw["labeller"] for raw in _read_lines(self.path / "labels.jsonl")]
+        names = [raw["labeller"] for raw in read_lines(self.path / "labels.jsonl")]
         return list(dict.fromkeys(reversed(names)))[::-1]
 
     def has_activations(self, trace_id: str) -> bool:
@@ -302,77 +305,12 @@ class Store:
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the kept evaluation of a detector, or None if there is none."""
         file = self.path / "reports" / f"{detector}.json"
-        return _load_json(file) if file.is_file() else None
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file so that readers see the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically; a nan is refused."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
-
-
-def _append(path: Path, lines: list[bytes]) -> None:
-    """Append whole lines with one write and one fsync."""
-    try:
-        with open(path, "ab") as file:
-            file.write(b"".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut a last line that has no newline: its writer was killed before it was committed."""
-    if not path.is_file():
-        return
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with open(path, "r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the committed JSON lines of a file; a torn last line is not there yet."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise StoreError(f"{path} is broken at line {number}") from error
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} does not hold an object")
-    return value
+        return load_json(file) if file.is_file() else None
 
 
 def _to_line(value: Trace | Label) -> bytes:
-    return (json.dumps(asdict(value), ensure_ascii=False) + "\n").encode()
+    # Foreign transcripts may hold half a surrogate pair; json reads back what this writes.
+    return (json.dumps(asdict(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
 
 
 def _manifest(raw: dict[str, Any], file: Path) -> Manifest:

@@ -53,6 +53,14 @@ class Sampling:
     top_p: float = 1.0
     max_new_tokens: int = 512
 
+    def __post_init__(self) -> None:
+        """Refuse settings that no sampler can follow."""
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+            raise TraceError(
+                f"cannot sample with {self}: temperature must be >= 0, top_p in (0, 1], "
+                f"max_new_tokens >= 1"
+            )
+
 
 @dataclass(frozen=True, order=True)
 class Span:

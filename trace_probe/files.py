@@ -1,0 +1,100 @@
+"""Files that are whole or not there: atomic writes, and lines that count once they end."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trace_probe.errors import StoreError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file so that readers see the old one or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the folder may be why it failed
+            temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically; a nan is refused."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def append(path: Path, lines: list[bytes]) -> None:
+    """Append whole lines with one fsync; a write that fails leaves the file as it was."""
+    data = memoryview(b"".join(lines))
+    try:
+        with open(path, "ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)
+                raise
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def cut_torn_line(path: Path, block: int = 1 << 16) -> None:
+    """Cut a last line that has no newline: its writer was killed before it was committed."""
+    if not path.is_file():
+        return
+    with open(path, "r+b") as file:
+        start = stop = file.seek(0, os.SEEK_END)
+        while start > 0:
+            start = max(0, start - block)
+            file.seek(start)
+            newline = file.read(block).rfind(b"\n")
+            if newline >= 0:
+                start += newline + 1
+                break
+        if start < stop:
+            file.truncate(start)
+
+
+def file_names(folder: Path) -> list[str]:
+    """Return the names of the files in a folder, none if it is not there."""
+    return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the committed JSON lines of a file; a torn last line is not there yet."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise StoreError(f"{path} is broken at line {number}") from error
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        StoreError: it is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} does not hold an object")
+    return value
