@@ -253,17 +253,18 @@ def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) 
 
 
 def task_folds(
-    task_ids: Iterable[str], folds: int = 4, seed: int = 0
+    traces: Iterable[Trace], folds: int = 4, seed: int = 0
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Yield (training, held-out) tasks of a cross-validation.
+    """Yield (training, held-out) tasks of a cross-validation; each fold has its share of roles.
 
     Raises:
         NotEnoughData: there are fewer tasks than folds.
     """
-    ids = sorted(set(task_ids))
-    if len(ids) < folds:
-        raise NotEnoughData(f"{len(ids)} tasks are too few for {folds} folds: record more tasks")
-    shuffled = np.random.default_rng(seed).permutation(ids)
+    roles = {trace.task.id: trace.task.role for trace in traces}
+    if len(roles) < folds:
+        raise NotEnoughData(f"{len(roles)} tasks are too few for {folds} folds: record more tasks")
+    shuffled = np.random.default_rng(seed).permutation(sorted(roles)).tolist()
+    dealt = sorted(shuffled, key=lambda task: roles[task])
     for fold in range(folds):
-        held = set(shuffled[fold::folds].tolist())
-        yield tuple(task for task in ids if task not in held), tuple(sorted(held))
+        held = set(dealt[fold::folds])
+        yield tuple(task for task in dealt if task not in held), tuple(sorted(held))

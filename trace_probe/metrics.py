@@ -69,6 +69,15 @@ class Cohort:
         """Return for each trace how many sentences come before it is said, less a guard band."""
         return np.where(self.said < 0, self.length, np.maximum(self.said - guard, 0))
 
+    def counts(self) -> dict[str, int]:
+        """Return what there is to count."""
+        return {
+            "traces": len(self.ids),
+            "positives": int(self.positive.sum()),
+            "tasks": self.n_tasks,
+            "mixed_prompts": int(self.mixed().sum()),
+        }
+
     def mixed(self) -> Mask:
         """Return for each prompt code whether both outcomes occur."""
         count = int(self.prompt.max(initial=-1)) + 1

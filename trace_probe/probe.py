@@ -111,7 +111,7 @@ def _means(Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats
         np.average(Z[codes == code].astype(float), axis=0, weights=weight[codes == code])
         for code in (0, 1)
     )
-    return low, high
+    return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
 
 
 def _logistic(
@@ -130,7 +130,7 @@ def _ridge(Z: NDArray[np.float32], codes: Index, weight: Floats, C: float) -> tu
     offset = float(np.average(target, weights=weight))
     weighted = (Z * weight[:, None]).astype(np.float64)
     gram = weighted.T @ Z + np.eye(Z.shape[1]) / C
-    return np.linalg.solve(gram, weighted.T @ (target - offset)), offset
+    return np.asarray(np.linalg.solve(gram, weighted.T @ (target - offset)), np.float64), offset
 
 
 def _lda(Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats, float]:

@@ -1,0 +1,299 @@
+"""From a labelled run to a probe with a threshold, and from a probe to its report.
+
+Layer, strength and threshold never see a test task: the split comes first.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.baselines import (
+    baseline_scores,
+    category_only,
+    constant_scores,
+    criterion,
+    fit_text,
+    length,
+    read_text,
+    rows_of,
+)
+from trace_probe.calibration import Threshold, conformal_threshold
+from trace_probe.dataset import (
+    Corpus,
+    Rows,
+    Split,
+    build_cohort,
+    load_corpus,
+    load_matrix,
+    split_by_role,
+    task_folds,
+)
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation import build_panel, evaluate, rank, summary
+from trace_probe.metrics import Cohort, Scores, Values, resample, trace_maxima
+from trace_probe.probe import ProbeCard, Recipe, SavedProbe, check_fits, fit_dataset, probe_scores
+from trace_probe.report import Report
+from trace_probe.store import Store
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FOLDS = 5
+Progress = Callable[[str], None]
+
+
+def train(  # noqa: PLR0913 - these are the options of the command
+    store: Store,
+    *,
+    labeller: str | None = None,
+    layers: Iterable[int] | None = None,
+    target_rate: float = 0.01,
+    seed: int = 0,
+    rows: Rows = "before-said",
+    progress: Progress | None = None,
+) -> SavedProbe:
+    """Train a probe on a labelled run and set its threshold on the benign traces held out.
+
+    Raises:
+        NotEnoughData: too few tasks, one outcome only, or no benign trace.
+        StoreError: the run has no activations of a layer.
+    """
+    tell = progress or _silent
+    tell("reading activations")
+    corpus = load_corpus(store, labeller, layers)
+    split = split_by_role(corpus.traces, seed=seed)
+    learned = corpus.only(split.train)
+    recipe, figures = choose_cell(learned, rows=rows, seed=seed, progress=tell)
+    tell(f"fitting layer {recipe.layer}, C = {recipe.C:g}")
+    probe = fit_dataset(rows_of(learned, recipe), recipe)
+    calibration = build_panel(corpus.only(split.calibration), learned).calibration
+    scores = probe_scores(probe, corpus.only(split.calibration), recipe.layer)
+    ids = [trace.id for trace in calibration]
+    threshold = conformal_threshold(trace_maxima(scores, ids), target_rate)
+    return SavedProbe(_card(store, corpus, split, recipe, threshold, figures), probe)
+
+
+def choose_cell(
+    corpus: Corpus,
+    *,
+    rows: Rows = "before-said",
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Recipe, dict[str, float]]:
+    """Choose layer and strength by cross-validation over the tasks of a training corpus.
+
+    Returns the recipe and the criterion of every cell, such as
+    ``within_prompt_auroc/layer-2/C-0.01``; of equal cells the first wins, that is the lowest
+    layer and the strongest penalty.
+    """
+    tell = progress or _silent
+    layers = corpus.matrix.layers if corpus.matrix else ()
+    if not layers:
+        raise NotEnoughData("this run has no activations: a probe needs a recorded run")
+    cells = [Recipe(layer=layer, C=C, rows=rows) for layer in layers for C in strengths]
+    held_out: dict[Recipe, dict[str, NDArray[np.float32]]] = {cell: {} for cell in cells}
+    for fold, (some, others) in enumerate(task_folds(corpus.traces, seed=seed), start=1):
+        tell(f"choosing layer and strength, fold {fold}")
+        learned, held = corpus.only(some), corpus.only(others)
+        for layer in layers:
+            dataset = rows_of(learned, Recipe(layer=layer, rows=rows))
+            for cell in cells:
+                if cell.layer == layer:
+                    probe = fit_dataset(dataset, cell)
+                    held_out[cell].update(probe_scores(probe, held, layer))
+    found = {cell: criterion(corpus, scores) for cell, scores in held_out.items()}
+    best = max(cells, key=lambda cell: np.nan_to_num(found[cell][0], nan=-1.0))
+    figures = {
+        f"{name}/layer-{cell.layer}/C-{cell.C:g}": value
+        for cell, (value, name) in found.items()
+        if np.isfinite(value)
+    }
+    return best, figures
+
+
+def _card(
+    store: Store,
+    corpus: Corpus,
+    split: Split,
+    recipe: Recipe,
+    threshold: Threshold,
+    figures: dict[str, float],
+) -> ProbeCard:
+    manifest = store.manifest
+    return ProbeCard(
+        name=f"{store.name}-layer-{recipe.layer}",
+        model=manifest.model,
+        tokenizer=manifest.tokenizer,
+        layer=recipe.layer,
+        d_model=manifest.d_model,
+        pooling=manifest.pooling,
+        rows=recipe.rows,
+        guard=recipe.guard,
+        labeller=next(iter(corpus.labels.values())).labeller,
+        method=recipe.method,
+        C=recipe.C,
+        training_tasks=split.train,
+        calibration_tasks=split.calibration,
+        threshold=threshold.value,
+        target_false_alarm_rate=threshold.target_rate,
+        honest_false_alarm_rate=threshold.honest_rate,
+        figures=figures,
+        limits=tuple(_limits(store, threshold, figures)),
+        version=version("trace-probe"),
+    )
+
+
+def _limits(store: Store, threshold: Threshold, figures: dict[str, float]) -> Iterator[str]:
+    """Yield what a user of the probe must know."""
+    yield f"Reads the reasoning of {store.manifest.model} only, sampled as in run {store.name}."
+    yield f"The false-alarm rate holds for tasks like the {threshold.n} benign ones it was set on."
+    if threshold.note:
+        yield f"{threshold.note[0].upper()}{threshold.note[1:]}."
+    if any(name.startswith("pooled") for name in figures):
+        yield (
+            "No training prompt has both outcomes: layer and strength were chosen by pooled "
+            "AUROC, which also rewards telling tasks apart."
+        )
+
+
+def score_run(store: Store, saved: SavedProbe) -> Scores:
+    """Return the score of each reasoning sentence of every trace of a run.
+
+    Raises:
+        ProbeError: the probe was trained on another model, layer or pooling.
+    """
+    check_fits(saved.card, store.manifest)
+    traces = tuple(store.traces())
+    matrix = load_matrix(store, traces, (saved.card.layer,))
+    return saved.scores(Corpus(traces, {}, matrix))
+
+
+def evaluate_probe(
+    store: Store,
+    saved: SavedProbe,
+    *,
+    labeller: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Report, dict[str, Scores]]:
+    """Judge a probe on the tasks of a run that it was not made from, beside all baselines.
+
+    Returns the report and the scores of every detector on the whole run. The baselines learn
+    from the probe's training tasks, which the run must therefore hold.
+
+    Raises:
+        ProbeError: the probe was trained on another model, layer or pooling.
+        NotEnoughData: the run has no training task or no labelled test task of the probe.
+    """
+    card, tell = saved.card, progress or _silent
+    check_fits(card, store.manifest)
+    tell("reading activations")
+    layers = sorted({card.layer, min(store.manifest.layers)})
+    corpus = load_corpus(store, labeller or card.labeller, layers)
+    learned = corpus.only(card.training_tasks)
+    if not learned.traces:
+        raise NotEnoughData(
+            f"{store.path} has none of the training tasks of {card.name}, from which its "
+            f"baselines learn: evaluate it on the run it was trained on"
+        )
+    tell("scoring the baselines")
+    baselines = baseline_scores(learned, corpus, card.recipe, seed)
+    seen = {*card.training_tasks, *card.calibration_tasks}
+    test = corpus.only([task for task in corpus.tasks if task not in seen])
+    panel = build_panel(corpus.only(card.calibration_tasks), test, seed)
+    scores = saved.scores(corpus)
+    tell("resampling")
+    report = evaluate(
+        card.name,
+        scores,
+        baselines,
+        panel,
+        threshold=card.threshold,
+        target_rate=card.target_false_alarm_rate,
+    )
+    report = replace(report, labeller=labeller or card.labeller, layer=card.layer)
+    return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
+
+
+def text_report(
+    store: Store, labeller: str | None = None, *, seed: int = 0
+) -> tuple[Report, dict[str, Scores]]:
+    """Judge what the text of finished reasoning tells, for runs without activations.
+
+    Every trace is scored by detectors that have not seen its task (five folds). Returns the
+    report, whose AUROC is of the whole reasoning, and the scores of each sentence's prefix.
+
+    Raises:
+        NotEnoughData: fewer than five labelled tasks, or one outcome only.
+    """
+    corpus = Corpus(tuple(store.traces()), store.labels(labeller))
+    corpus = Corpus(corpus.known(), corpus.labels)
+    scores = text_detectors(corpus)
+    cohort = build_cohort(corpus)
+    weights = resample(cohort.n_tasks, seed=seed)
+    figures = {
+        name: summary(_rank_whole(cohort, each, weights), cohort) for name, each in scores.items()
+    }
+    report = Report(
+        detector="tfidf",
+        labeller=corpus.labels[corpus.traces[0].id].labeller,
+        layer=None,
+        n={**cohort.counts(), "benign": 0},
+        threshold=None,
+        target_false_alarm_rate=None,
+        figures=figures.pop("tfidf"),
+        baselines=figures,
+        notes=(
+            "The whole reasoning was read: these figures do not say how early.",
+            "No activations and no benign traces: no probe and no alarm.",
+        ),
+    )
+    return report, scores
+
+
+def text_detectors(corpus: Corpus) -> dict[str, Scores]:
+    """Return out-of-fold scores of the text baselines, learned from whole reasoning."""
+    from sklearn.model_selection import GroupKFold
+
+    tasks = [trace.task.id for trace in corpus.traces]
+    if len(set(tasks)) < FOLDS:
+        raise NotEnoughData(f"{len(set(tasks))} labelled tasks, {FOLDS} are needed: label more")
+    found: dict[str, dict[str, NDArray[np.floating]]] = {}
+    for _, held in GroupKFold(FOLDS).split(tasks, groups=tasks):
+        others = {tasks[index] for index in held}
+        learned, read = corpus.only(set(tasks) - others), corpus.only(others)
+        for name, scores in _text_fold(learned, read).items():
+            found.setdefault(name, {}).update(scores)
+    return dict(found)
+
+
+def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Scores]:
+    outcomes = [bool(learned.outcome(trace)) for trace in learned.traces]
+    reasoning = [trace.channel_text("reasoning") for trace in learned.traces]
+    prompts = [trace.channel_text("prompt") for trace in learned.traces]
+    by_prompt = fit_text(prompts, outcomes)
+    return {
+        "tfidf": read_text(fit_text(reasoning, outcomes), read),
+        "category-only": category_only(learned, read),
+        "prompt-only-text": constant_scores(
+            read, lambda trace: by_prompt.prefix_scores([trace.channel_text("prompt")])[0]
+        ),
+        "length": length(read),
+    }
+
+
+def _rank_whole(cohort: Cohort, scores: Scores, weights: Values) -> dict[str, Values]:
+    """Return the resampled AUROC of the last score of each trace."""
+    final = np.array([[-np.inf, _last(scores[trace_id])] for trace_id in cohort.ids])
+    return rank(cohort, final, np.ones(len(final), dtype=np.intp), weights)
+
+
+def _last(scores: NDArray[np.floating]) -> float:
+    given = scores[np.isfinite(scores)]
+    return float(given[-1]) if len(given) else -np.inf
+
+
+def _silent(_: str) -> None:
+    """Report no progress."""
