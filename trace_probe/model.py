@@ -108,7 +108,7 @@ class Model:
         # A hub model's own generation config (repetition penalty, top-k, ...) would change the
         # distribution that `Sampling` states, so none of it is kept.
         network.generation_config = GenerationConfig(
-            eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad_id
+            eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad_id, do_sample=False
         )
 
     def render(self, task: Task) -> list[int]:
@@ -121,9 +121,8 @@ class Model:
         if task.system is not None:
             messages.insert(0, {"role": "system", "content": task.system})
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
+            template = self._tokenizer.apply_chat_template
+            text = template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise ModelError(
                 f"the chat template of {self.name} refuses task {task.id} ({error}): "
@@ -162,10 +161,9 @@ class Model:
         self._check_room(max(map(len, prompts)), sampling)
         ids, mask = self._padded(prompts, "left")
         written = self._network.generate(
-            input_ids=ids,
+            ids,
             attention_mask=mask,
             max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,
             logits_processor=_processors(sampling, seeds),
         )
         return [self._completion(row) for row in written[:, ids.shape[1] :].tolist()]
@@ -275,12 +273,8 @@ class Model:
             held[layer] = hidden[0, -1].float().cpu()
 
         with self._tapped(layers, keep):
-            output = self._network(
-                input_ids=torch.tensor([ids], device=self._network.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            read = torch.tensor([ids], device=self._network.device)
+            output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
         activation = torch.stack([held[layer] for layer in layers]).numpy()
         return activation, output.logits[:, -1].float()
 
@@ -300,8 +294,7 @@ class Model:
 
         with contextlib.ExitStack() as hooks:
             for layer in layers:
-                handle = self._blocks[layer].register_forward_hook(tap(layer))
-                hooks.callback(handle.remove)
+                hooks.callback(self._blocks[layer].register_forward_hook(tap(layer)).remove)
             yield
 
     def _padded(

@@ -1,0 +1,176 @@
+"""Data flows one way, heavy packages have one home, and nothing grows past reading."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "trace_probe"
+
+PIPELINE = (
+    "errors",
+    "trace",
+    "activations",
+    "labels",
+    "files",
+    "store",
+    "tasks",
+    "channels",
+    "model",
+    "record",
+    "dataset",
+    "probe",
+    "baselines",
+    "evaluation",
+    "monitor",
+    "cli",
+)
+"""Each imports only from those before it; modules not named here need only form no cycle."""
+
+HOMES = {
+    "torch": ("model", "organism"),
+    "transformers": ("model", "organism"),
+    "trl": ("organism",),
+    "transformer_lens": (),
+    "openai": ("judge",),
+    "typer": ("cli",),
+    "streamlit": ("explorer",),
+}
+"""Where a heavy package, or one that reaches the network or a screen, may be imported."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return every module of the package by dotted name, without ``trace_probe.``."""
+    files = {file.relative_to(PACKAGE): file for file in PACKAGE.rglob("*.py")}
+    return {
+        ".".join(path.with_suffix("").parts): file
+        for path, file in files.items()
+        if path.name != "__init__.py"
+    }
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of everything imported anywhere in a tree, lazily or not."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(tree: ast.AST) -> set[str]:
+    """Return the modules of the package that a tree imports."""
+    found = set()
+    for name in imported(tree):
+        parts = name.split(".")[1:] if name.startswith("trace_probe.") else []
+        fits = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        found |= set([name for name in fits if name in modules()][:1])
+    return found
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(file.read_text("utf-8")) for name, file in modules().items()}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {name: ours(tree) for name, tree in trees().items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+def test_data_flows_one_way() -> None:
+    against = [
+        f"{name} imports {other}"
+        for name in PIPELINE
+        if name in modules()
+        for other in ours(trees()[name])
+        if other in PIPELINE and PIPELINE.index(other) >= PIPELINE.index(name)
+    ]
+    assert not against
+
+
+def test_heavy_packages_are_imported_at_home_only() -> None:
+    strays = [
+        f"{name} imports {package}"
+        for name, tree in trees().items()
+        for package in {dotted.split(".")[0] for dotted in imported(tree)} & set(HOMES)
+        if name.split(".")[0] not in HOMES[package]
+    ]
+    assert not strays
+
+
+def reaches_model(name: str) -> bool:
+    """Return whether importing a module imports trace_probe.model: not from inside a function."""
+    top = ast.Module([n for n in trees()[name].body if not isinstance(n, ast.FunctionDef)], [])
+    return name == "model" or any(reaches_model(other) for other in ours(top))
+
+
+def test_all_but_what_runs_a_model_can_be_imported_without_torch() -> None:
+    pages = "explorer.views"  # scripts that Streamlit runs
+    light = sorted(n for n in modules() if not reaches_model(n) and not n.startswith(pages))
+    assert {"store", "channels", "probe", "cli"} <= set(light)
+    code = "\n".join(
+        (
+            "import sys, time",
+            "start = time.perf_counter()",
+            "import trace_probe",
+            "assert time.perf_counter() - start < 0.1",
+            *(f"import trace_probe.{name}" for name in light),
+            "heavy = {'torch', 'transformers', 'trl', 'openai'} & set(sys.modules)",
+            "assert not heavy, heavy",
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_and_functions_can_be_read_at_once() -> None:
+    long = [
+        f"{name}: {lines} lines"
+        for name, file in modules().items()
+        if (lines := len(file.read_text("utf-8").splitlines())) > 400
+    ]
+    for name, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[ast.get_docstring(node) is not None :] or node.body
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
+                long += [f"{name}.{node.name}: {lines} lines"] if lines > 40 else []
+    assert not long
+
+
+def test_every_module_says_what_it_is_for_and_has_a_subject() -> None:
+    vague = {"utils", "util", "common", "helpers", "base", "misc", "manager", "interfaces"}
+    assert not [name for name in modules() if name.split(".")[-1] in vague]
+    assert not [name for name, tree in trees().items() if not ast.get_docstring(tree)]
+
+
+def test_no_file_names_a_machine() -> None:
+    """A home folder or a workplace in a committed file would be wrong everywhere else."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md", "*.toml", "*.json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if tracked.returncode:
+        pytest.skip("not a git checkout: no list of committed files")
+    places = tuple(f"/{folder}/" for folder in ("home", "root", "Users", "work"))
+    named = [
+        f"{file}: {place}"
+        for file in tracked.stdout.split()
+        if (ROOT / file).is_file()
+        for place in places
+        if place in (ROOT / file).read_text("utf-8")
+    ]
+    assert not named
