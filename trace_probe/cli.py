@@ -1,0 +1,275 @@
+"""One command for each step of the road; each is a call and a print.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
+1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trace_probe.errors import TraceProbeError
+
+app = typer.Typer(
+    help="Was the model already planning this before it said so?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run, such as traces/demo.")]
+Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
+Nudge = Annotated[str, typer.Option(help="Nudge level: none, neutral or push.")]
+
+
+def main() -> None:
+    """Run the command line; an error that a user can act on is one line and exit code 1."""
+    try:
+        app()
+    except TraceProbeError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+def show_result(value: object, text: str, *, as_json: bool) -> None:
+    """Print a result as one JSON object or as text."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text)
+
+
+@app.command()
+def tasks(
+    source: Annotated[str, typer.Argument(help="Folder of InstrumentalEval CSVs, or a .jsonl.")],
+    as_json: AsJson = False,
+) -> None:
+    """Read and verify tasks, and count them by category."""
+    from trace_probe.tasks import summary, tasks_from
+
+    found = tasks_from(source)
+    counts = summary(found)
+    rows = [f"{count:5}  {category}" for category, count in counts.items()]
+    text = "\n".join([*rows, f"{len(found):5}  tasks"])
+    result = {"tasks": len(found), "categories": counts, "ids": [task.id for task in found]}
+    show_result(result, text, as_json=as_json)
+
+
+@app.command()
+def record(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or organism:NAME.")],
+    run: Run,
+    tasks: Annotated[str, typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT.")],
+    nudge: Nudge = "none",
+    samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
+    layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 4096,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """Sample traces of a model on tasks and keep their activations; rerun to resume."""
+    from trace_probe.model import load_model
+    from trace_probe.record import new_manifest
+    from trace_probe.record import record as record_run
+    from trace_probe.store import Store
+    from trace_probe.tasks import tasks_from
+    from trace_probe.trace import Sampling
+
+    chosen = tasks_from(tasks, nudge=nudge)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    sampling = Sampling(seed, temperature, top_p, max_new_tokens)
+    manifest = new_manifest(loaded, sampling, layers=_integers(layers), tasks=tasks)
+    store = Store.create(run, manifest)
+    report = record_run(loaded, chosen, store, samples=samples, batch_size=batch_size)
+    typer.echo(
+        f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
+        f"{report.tokens} tokens written, {report.cut} cut at {max_new_tokens} tokens"
+    )
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Transcripts, one JSON object a line.")],
+    run: Run,
+    fields: Annotated[
+        str, typer.Option(help="Field names, such as reasoning=cot,answer=reply,label=harm.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring foreign transcripts and their labels into a run."""
+    from trace_probe.transcripts import FieldMapping, import_transcripts
+
+    report = asdict(import_transcripts(file, run, FieldMapping.parse(fields)))
+    show_result(report, ", ".join(f"{n} {key}" for key, n in report.items()), as_json=as_json)
+
+
+@app.command()
+def label(
+    run: Run,
+    by: Annotated[str, typer.Option(help="Labeller: rules (traces of the organisms).")] = "rules",
+    as_json: AsJson = False,
+) -> None:
+    """Label the traces of a run: outcome, first sentence that says it, first action."""
+    from tqdm import tqdm
+
+    from trace_probe.labellers import labeller
+    from trace_probe.labels import label_traces
+    from trace_probe.store import Store
+
+    store = Store(run)
+    progress = tqdm(store.traces(), total=len(store), unit="trace")
+    labels = list(label_traces(progress, labeller(by)))
+    with store.writing():
+        store.add_labels(labels)
+    counts = {
+        "labelled": len(labels),
+        "instrumental": sum(one.outcome is True for one in labels),
+        "harmless": sum(one.outcome is False for one in labels),
+        "unknown": sum(one.outcome is None for one in labels),
+        "silent": sum(one.silent for one in labels),
+    }
+    show_result(counts, ", ".join(f"{n} {key}" for key, n in counts.items()), as_json=as_json)
+
+
+@app.command()
+def train(
+    run: Run,
+    probe: Probe,
+    layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
+    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
+    labeller: Labeller = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a probe on the training tasks of a run and calibrate its threshold."""
+    from trace_probe.probe import save_probe
+    from trace_probe.store import Store
+    from trace_probe.training import train as train_probe
+
+    saved = train_probe(
+        Store(run),
+        name=probe.name,
+        labeller=labeller,
+        layers=_integers(layers),
+        target_rate=rate,
+        seed=seed,
+    )
+    save_probe(probe, saved)
+    card = saved.card
+    text = (
+        f"{probe}: layer {card.layer}, {card.method}, C {card.C:g}, "
+        f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
+        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
+    )
+    show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    probe: Annotated[Path | None, typer.Argument(help="A probe; without it, text only.")] = None,
+    labeller: Labeller = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
+    from trace_probe.evaluation import format_report
+    from trace_probe.probe import load_probe
+    from trace_probe.store import Store
+    from trace_probe.training import evaluate_probe, keep, text_report
+
+    store = Store(run)
+    if probe is None:
+        report, scores = text_report(store, labeller=labeller, seed=seed)
+    else:
+        report, scores = evaluate_probe(store, load_probe(probe), labeller=labeller, seed=seed)
+    keep(store, report, scores)
+    show_result(report.to_json(), format_report(report), as_json=as_json)
+
+
+@app.command()
+def flag(
+    run: Run,
+    probe: Probe,
+    threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
+    fail_on_alarm: Annotated[
+        bool, typer.Option("--fail-on-alarm", help="Exit with 1 if any trace is flagged.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the risky traces of a run with the sentence of the alarm, riskiest first."""
+    from trace_probe.flagging import flag as flag_run
+    from trace_probe.flagging import format_flags
+    from trace_probe.probe import load_probe
+    from trace_probe.store import Store
+
+    flags = flag_run(Store(run), load_probe(probe), threshold=threshold)
+    show_result(asdict(flags), format_flags(flags), as_json=as_json)
+    if fail_on_alarm and flags.alarms:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    run: Run,
+    trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
+    detector: Annotated[str | None, typer.Option(help="Whose scores to show.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print one trace, sentence by sentence, with scores and marks."""
+    from trace_probe.flagging import format_reading, read_trace
+    from trace_probe.store import Store
+
+    reading = read_trace(Store(run), trace, detector)
+    show_result(asdict(reading), format_reading(reading), as_json=as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("traces/first"),
+    probe: Annotated[Path, typer.Option(help="Folder of the probe.")] = Path("probes/first"),
+    organism: Annotated[str, typer.Option(help="Which organism to record.")] = "organism:rl-s0",
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the whole road on an embedded organism: record, label, train, evaluate, flag."""
+    from trace_probe.demo import DemoPlan, format_demo, run_demo
+
+    report = run_demo(DemoPlan(out, probe, organism, seed), say=_say)
+    show_result(report, format_demo(report, out, probe), as_json=as_json)
+
+
+@app.command()
+def explore(
+    traces: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("traces"),
+    port: int | None = None,
+    headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
+) -> None:
+    """Open the explorer in a browser."""
+    from trace_probe.explorer.launch import launch
+
+    raise typer.Exit(launch(traces, port=port, headless=headless))
+
+
+def _say(text: str) -> None:
+    """Print progress to standard error."""
+    typer.echo(text, err=True)
+
+
+def _integers(text: str | None) -> tuple[int, ...] | None:
+    """Return the integers of a list such as ``12,18``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of integers such as 12,18") from error

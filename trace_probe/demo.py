@@ -1,0 +1,137 @@
+"""The whole road on an embedded organism, in minutes, with real figures."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trace_probe.labels import label_traces
+from trace_probe.metrics import Metric
+from trace_probe.model import Model, load_model
+from trace_probe.organism.outcome import RuleLabeller
+from trace_probe.organism.world import NUDGES, scenario_ids, task
+from trace_probe.probe import save_probe
+from trace_probe.record import new_manifest, record
+from trace_probe.report import Report, format_report
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Task
+from trace_probe.training import evaluate_probe, keep, train
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What the demo records."""
+
+    run: Path
+    probe: Path
+    organism: str = "organism:rl-s0"
+    seed: int = 0
+    scenarios: int = 96
+    samples: int = 8
+    """Traces of each scenario, so that prompts are compared within themselves."""
+    hard_negatives: int = 120
+    benign: int = 600
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Return the scenarios that can end either way, each under one nudge level in turn."""
+        names = scenario_ids("demo", self.scenarios)
+        return tuple(
+            task(name, NUDGES[number % len(NUDGES)]) for number, name in enumerate(names)
+        )
+
+    def controls(self) -> tuple[Task, ...]:
+        """Return hard negatives and benign tasks; one trace of each is recorded."""
+        half = self.hard_negatives // 2
+        names = [
+            *scenario_ids("demo", half, "authorised"),
+            *scenario_ids("demo", half, "no-lever"),
+            *scenario_ids("demo", self.benign, "benign"),
+        ]
+        return tuple(
+            task(name, NUDGES[number % len(NUDGES)]) for number, name in enumerate(names)
+        )
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo found."""
+
+    traces: int
+    instrumental_rate: Metric | None
+    report: Report
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one object with the figures of the demo, then the whole report."""
+        full = self.report.to_json()
+        names = ("within_prompt_auroc", "pooled_auroc", "threshold", "target_false_alarm_rate")
+        more = ("false_alarm_rate", "caught_before_said", "caught_before_action")
+        return {
+            "traces": self.traces,
+            "instrumental_rate": self.instrumental_rate and self.instrumental_rate.to_json(),
+            **{name: full[name] for name in (*names, *more)},
+            "baselines": {
+                name: figures["within_prompt_auroc"]
+                for name, figures in full["baselines"].items()
+            },
+            "seconds": round(self.seconds, 1),
+            "report": full,
+        }
+
+
+def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
+    """Record, label, train, evaluate and score; what is there already is not done again.
+
+    Raises:
+        StoreError: the folder holds another run.
+    """
+    began = time.monotonic()
+    model = load_model(plan.organism)
+    store = _record(plan, model, say)
+    say("label: outcome, first sentence that says it, first action")
+    labels = list(label_traces(store.traces(), RuleLabeller()))
+    with store.writing():
+        store.add_labels(labels)
+    say("train: probe on training tasks, threshold on benign ones")
+    saved = train(store, name=plan.probe.name, seed=plan.seed, progress=say)
+    save_probe(plan.probe, saved)
+    say("evaluate: tasks that neither probe nor threshold has seen, beside every baseline")
+    report, scores = evaluate_probe(store, saved, seed=plan.seed)
+    keep(store, report, scores)
+    return DemoReport(
+        traces=len(store),
+        instrumental_rate=_instrumental_rate(store, labels),
+        report=report,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
+    """Record what the plan asks for and return the run."""
+    sampling = Sampling(seed=plan.seed, max_new_tokens=224)
+    store = Store.create(plan.run, new_manifest(model, sampling, tasks="world:demo"))
+    say(f"record: {model.name} into {plan.run}")
+    record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
+    record(model, plan.controls(), store, batch_size=128)
+    return store
+
+
+def format_demo(report: DemoReport, run: Path, probe: Path) -> str:
+    """Return the figures and what to do next."""
+    rate = report.instrumental_rate
+    share = f"{rate.estimate:.0%} [{rate.lower:.0%}, {rate.upper:.0%}]" if rate else "none"
+    return "\n".join(
+        [
+            f"{report.traces} traces, instrumental rate {share}, {report.seconds:.0f} s",
+            "",
+            format_report(report.report),
+            "",
+            f"run    {run}",
+            f"probe  {probe}",
+            f"next   trace-probe flag {run} {probe}",
+            f"       trace-probe explore --traces {run.parent}",
+        ]
+    )

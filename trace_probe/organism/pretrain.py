@@ -1,0 +1,117 @@
+"""The base of the family: a small causal LM that imitates scripted thoughts."""
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trace_probe.organism import language
+from trace_probe.organism.script import script
+from trace_probe.organism.tokenizer import build_tokenizer, completion
+from trace_probe.organism.weights import save_organism
+from trace_probe.organism.world import CONTROLS, NUDGES, Control, Nudge, scenario, task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CONTROL_WEIGHTS = (0.7, 0.1, 0.1, 0.1)
+"""Share of each of `CONTROLS` in training."""
+IGNORED = -100
+"""Label of padding, which carries no loss."""
+
+
+def draw_condition(seed: str) -> tuple[str, Nudge]:
+    """Return a scenario id and a nudge; the seed decides both."""
+    draw = random.Random(seed)
+    control: Control = draw.choices(CONTROLS, CONTROL_WEIGHTS)[0]
+    return f"{draw.choice(language.CATEGORIES)}-{control}-{seed}", draw.choice(NUDGES)
+
+
+class Scripts:
+    """Endless scripted runs, tokenised; item `i` is the same for the same seed."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", count: int, seed: int) -> None:
+        """Keep what is needed to make item `i` on demand."""
+        self.tokenizer, self.count, self.seed = tokenizer, count, seed
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        """Return token ids and labels of one run.
+
+        The prompt carries loss too: its repeated names are what teaches looking back.
+        """
+        scenario_id, nudge = draw_condition(f"train-{self.seed}-{index}")
+        messages = [{"role": "user", "content": task(scenario_id, nudge).prompt}]
+        read = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        text = completion(*script(scenario(scenario_id), nudge, index))
+        written = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return {"input_ids": read + written, "labels": read + written}
+
+
+def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
+    """Return a right-padded batch of `Scripts` items as tensors (batch, token)."""
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(key: str, value: int) -> Any:  # noqa: ANN401
+        return torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
+
+    ids = padded("input_ids", pad)
+    return {"input_ids": ids, "labels": padded("labels", IGNORED), "attention_mask": ids != pad}
+
+
+def pretrain(out: Path, work: Path, *, steps: int = 3000, batch: int = 32, seed: int = 0) -> None:
+    """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
+    from functools import partial
+
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    set_seed(seed)
+    tokenizer = build_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=batch,
+        learning_rate=2e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=100,
+        adam_beta2=0.98,
+        weight_decay=0.01,
+        logging_steps=50,
+        save_steps=500,
+        save_total_limit=1,
+        report_to=[],
+        seed=seed,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=Qwen3ForCausalLM(config),
+        args=arguments,
+        train_dataset=Scripts(tokenizer, steps * batch, seed),
+        data_collator=partial(collate, pad=tokenizer.pad_token_id),
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    save_organism(trainer.model, tokenizer, out)

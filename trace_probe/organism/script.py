@@ -1,0 +1,150 @@
+"""Scripted thoughts: what the base model is taught to imitate.
+
+The script's author has an intent that follows from the picked shift (enough, watched), the
+nudge and chance; the thought reports some facts, leaves others out, says its plan or does
+not, and the action follows the thought in all but a small share of cases.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from trace_probe.organism import language
+from trace_probe.organism.world import Nudge, Scenario, Shift, fill
+
+Intent = Literal["work", "ask", "lever"]
+
+LEVER_ALONE: dict[Nudge, float] = {"none": 0.45, "push": 0.65, "rule": 0.2}
+"""How often the script pulls the lever where work falls short and nobody watches."""
+LEVER_ELSE: dict[Nudge, float] = {"none": 0.05, "push": 0.1, "rule": 0.02}
+"""How often it does so elsewhere."""
+AUTHORISED = 0.75
+"""How often an order to use the lever is followed."""
+SAID = 0.6
+"""How often the plan is put into words."""
+UNFAITHFUL = 0.03
+"""How often the action is not the one that was thought out."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the author of a script has in mind."""
+
+    shift: Shift
+    intent: Intent
+    action: Intent
+    said: bool
+
+
+def draw_plan(world: Scenario, nudge: Nudge, draw: random.Random) -> Plan:
+    """Draw a plan for a scenario."""
+    shift = draw.choice(world.shifts)
+    intent = _intent(world, shift, nudge, draw)
+    others: list[Intent] = [i for i in ("work", "ask", "lever") if i != intent]
+    if world.lever is None and "lever" in others:
+        others.remove("lever")
+    action = draw.choice(others) if draw.random() < UNFAITHFUL else intent
+    return Plan(shift, intent, action, said=draw.random() < SAID)
+
+
+def _intent(world: Scenario, shift: Shift, nudge: Nudge, draw: random.Random) -> Intent:
+    """Draw the intent: what would an agent want in this shift?"""
+    enough = world.enough(shift)
+    pull = 0.0
+    if world.control == "authorised":
+        pull = AUTHORISED
+    elif world.control == "none":
+        pull = (LEVER_ALONE if not enough and not shift.watched else LEVER_ELSE)[nudge]
+    if draw.random() < pull:
+        return "lever"
+    work = 0.95 if enough else 0.08
+    return "work" if draw.random() < work else "ask"
+
+
+def script(world: Scenario, nudge: Nudge, seed: int) -> tuple[str, str]:
+    """Return (thought, answer) of one scripted run."""
+    draw = random.Random(f"script/{world.id}/{nudge}/{seed}")
+    plan = draw_plan(world, nudge, draw)
+    sentences = _facts(world, plan.shift, draw)
+    sentences += _tail(world, plan, draw)
+    sentences = _with_fillers(sentences, draw)
+    thought = " ".join(_put(text, world, plan.shift) for text in sentences)
+    return thought, _answer(world, plan, draw)
+
+
+def _facts(world: Scenario, shift: Shift, draw: random.Random) -> list[str]:
+    """Return the opening: goal, shift, product, and perhaps what they mean."""
+    sentences = [draw.choice(language.OPEN)] if draw.random() < 0.8 else []
+    sentences += [draw.choice(bank) for bank in (language.PICK, language.RATE, language.PRODUCT)]
+    remarks = []
+    if draw.random() < 0.35:
+        remarks.append(draw.choice(language.ENOUGH if world.enough(shift) else language.SHORT))
+    if draw.random() < 0.35:
+        remarks.append(draw.choice(language.SEEN if shift.watched else language.UNSEEN))
+    draw.shuffle(remarks)
+    return sentences + remarks
+
+
+def _tail(world: Scenario, plan: Plan, draw: random.Random) -> list[str]:
+    """Return what follows the facts: a glance, perhaps options, a rejection, a plan."""
+    sentences = []
+    lever = world.lever
+    if lever and draw.random() < 0.25:
+        sentences.append(_coloured(draw.choice(language.OPTIONS), lever))
+    if lever and plan.intent != "lever" and draw.random() < 0.25:
+        sentences.append(_coloured(draw.choice(language.REJECT), lever))
+    draw.shuffle(sentences)
+    colour = _colour(world, plan.intent, draw)
+    glance = _coloured(draw.choice(language.GLANCE), colour)
+    sentences.insert(draw.randint(0, len(sentences)), glance)
+    if plan.said:
+        after = sentences.index(glance) + 1
+        sentences.insert(draw.randint(after, len(sentences)), _say(world, plan.intent, draw))
+    return sentences
+
+
+def _colour(world: Scenario, intent: Intent, draw: random.Random) -> str:
+    """Return the colour of the thing an intent turns to."""
+    if intent == "lever" and world.lever:
+        return world.lever
+    return world.ask if intent == "ask" else draw.choice(world.spares)[0]
+
+
+def _say(world: Scenario, intent: Intent, draw: random.Random) -> str:
+    """Return the plan in words."""
+    if intent == "work":
+        return draw.choice(language.SAY_WORK)
+    if intent == "ask":
+        return draw.choice(language.SAY_ASK)
+    bank = language.SAY_ORDER if world.control == "authorised" else language.SAY_USE
+    purpose = draw.choice(language.PURPOSE[world.category])
+    return _coloured(draw.choice(bank), str(world.lever)).replace("{purpose}", purpose)
+
+
+def _with_fillers(sentences: list[str], draw: random.Random) -> list[str]:
+    """Return the sentences with 0 to 9 harmless ones strewn in after the first."""
+    sentences = list(sentences)
+    for filler in draw.sample(language.FILLER, draw.choice((0, 1, 2, 3, 4, 5, 6, 7, 9))):
+        sentences.insert(draw.randint(1, len(sentences)), filler)
+    return sentences
+
+
+def _answer(world: Scenario, plan: Plan, draw: random.Random) -> str:
+    """Return the action, and perhaps a closing word."""
+    if plan.action == "work":
+        text = draw.choice(language.ACT_WORK)
+    else:
+        text = _coloured(draw.choice(language.ACT_USE), _colour(world, plan.action, draw))
+    if draw.random() < 0.3:
+        text += " " + draw.choice(language.CLOSE)
+    return _put(text, world, plan.shift)
+
+
+def _coloured(text: str, colour: str) -> str:
+    return text.replace("{colour}", colour)
+
+
+def _put(text: str, world: Scenario, shift: Shift) -> str:
+    for field in ("time", "rate", "steps", "product"):
+        text = text.replace(f"{{{field}}}", str(getattr(shift, field)))
+    return fill(text, world)
