@@ -1,0 +1,332 @@
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trace_probe.errors import StoreError, TraceError
+from trace_probe.fields import DEFAULT_MAPPING, FieldMapping
+from trace_probe.labels import Label
+from trace_probe.store import Store
+from trace_probe.tasks import load_tasks
+from trace_probe.trace import Thought, Trace
+from trace_probe.transcripts import ImportReport, import_transcripts, read_transcripts
+
+SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
+REAL = SHARED / "qwen3_4b_thinking_traces.jsonl"
+needs_real = pytest.mark.skipif(
+    not REAL.is_file(), reason="the 213 real transcripts are not beside the checkout"
+)
+
+APART: dict[str, Any] = {"prompt": "Go.", "reasoning": "First. Then.", "answer": "Done."}
+
+
+def write(path: Path, *records: object) -> Path:
+    lines = (r if isinstance(r, str) else json.dumps(r) for r in records)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def read(tmp_path: Path, *records: object, fields: str = "") -> list[tuple[Trace, Label | None]]:
+    file = write(tmp_path / "t.jsonl", *records)
+    return list(read_transcripts(file, FieldMapping.parse(fields)))
+
+
+def read_one(tmp_path: Path, fields: str = "", **record: Any) -> tuple[Trace, Label | None]:
+    return read(tmp_path, record, fields=fields)[0]
+
+
+@needs_real
+def test_all_213_real_transcripts_come_in_and_a_second_import_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    report = import_transcripts(REAL, run)
+    assert report == ImportReport(
+        read=213, added=213, labelled=213, unknown=0, positives=97, closed=213
+    )
+    before = (run / "traces.jsonl").read_bytes(), (run / "labels.jsonl").read_bytes()
+    assert asdict(import_transcripts(REAL, run)) == {**asdict(report), "added": 0}
+    assert before == ((run / "traces.jsonl").read_bytes(), (run / "labels.jsonl").read_bytes())
+    assert Store(run).manifest.model == "Qwen/Qwen3-4B-Thinking-2507"
+    assert Store(run).labellers() == ["gpt-5.2"]
+
+
+@needs_real
+def test_real_reasoning_and_answers_come_through_word_for_word() -> None:
+    records = [json.loads(line) for line in REAL.read_bytes().splitlines()]
+    for record, (trace, label) in zip(records, read_transcripts(REAL), strict=True):
+        assert trace.channel_text("reasoning") == record["cot"]
+        assert trace.channel_text("answer") == record["answer"]
+        assert trace.channel_text("prompt").endswith(record["prompt_sent"] + "\n\n")
+        assert trace.task.condition == {"mode": record["mode"]}
+        assert trace.thought == "closed"
+        assert label is not None
+        assert label.outcome is bool(record["label"])
+        assert (label.trace_id, label.rationale) == (trace.id, record["judge_reason"])
+
+
+@needs_real
+def test_real_sentences_tile_and_have_a_reader_s_length() -> None:
+    for trace, _ in read_transcripts(REAL):
+        covered = [t for s in trace.sentences for t in range(s.start, s.stop)]
+        spans = trace.channel("reasoning") + trace.channel("answer")
+        assert covered == [t for s in spans for t in range(s.start, s.stop)]
+        assert 4 < len(covered) / len(trace.sentences) < 30
+        assert trace.offsets[0] == 0
+
+
+@needs_real
+def test_three_modes_of_a_task_share_its_official_id() -> None:
+    official = {task.id: task for task in load_tasks(SHARED / "instrumentaleval")}
+    traces = [trace for trace, _ in read_transcripts(REAL)]
+    assert Counter(Counter(t.task.id for t in traces).values()) == {3: 71}
+    for trace in traces:
+        assert trace.task.prompt.startswith(official[trace.task.id].prompt.strip())
+        assert trace.task.category == official[trace.task.id].category
+    assert len({trace.task.prompt_key for trace in traces}) == 213
+
+
+def test_parts_and_one_tagged_completion_give_the_same_channels(tmp_path: Path) -> None:
+    apart, _ = read_one(tmp_path, **APART)
+    whole, _ = read_one(
+        tmp_path, prompt="Go.", completion="<think>\nFirst. Then.\n</think>\n\nDone."
+    )
+    assert apart.text == whole.text == "Go.\n\n<think>\nFirst. Then.\n</think>\n\nDone."
+    for trace in (apart, whole):
+        assert trace.channel_text("reasoning").strip() == "First. Then."
+        assert trace.channel_text("answer").strip() == "Done."
+        assert trace.tokenizer == "words"
+        assert trace.token_ids == ()
+
+
+def test_tags_without_white_space_are_tokens_of_their_own(tmp_path: Path) -> None:
+    trace, _ = read_one(tmp_path, prompt="Go.", response="[THINK]One.[/THINK]Two.</s>")
+    words = [trace.text_of(s) for s in trace.spans]
+    assert words == ["Go.\n\n", "[THINK]", "One.", "[/THINK]", "Two.", "</s>"]
+
+
+@pytest.mark.parametrize(
+    ("record", "thought"),
+    [
+        ({"cot": "Hm.", "answer": "Yes."}, "closed"),
+        ({"cot": "Hm.", "answer": "Yes.", "think_closed": True}, "closed"),
+        ({"cot": "Hm.", "answer": "", "think_closed": True}, "closed"),
+        ({"cot": "Hm.", "answer": "", "think_closed": False}, "truncated"),
+        ({"cot": "Hm.", "answer": None}, "truncated"),
+        ({"cot": "Hm."}, "truncated"),
+        ({"cot": " \n", "answer": "Yes."}, "empty"),
+        ({"answer": "<think>\n\n</think>\n\nYes."}, "empty"),
+        ({"answer": "Hm.</think>Yes."}, "closed"),
+        ({"answer": "<think>Hm."}, "truncated"),
+        ({"answer": "Yes."}, "not_delimited"),
+    ],
+)
+def test_the_state_of_the_thought(tmp_path: Path, record: dict[str, Any], thought: Thought) -> None:
+    trace, _ = read_one(tmp_path, prompt="Go.", **record)
+    assert trace.thought == thought
+    answered = thought != "truncated" and record["answer"] != ""
+    assert trace.channel_text("answer").strip() == ("Yes." if answered else "")
+    thoughtful = thought in {"closed", "truncated"}
+    assert trace.channel_text("reasoning").strip() == ("Hm." if thoughtful else "")
+
+
+def test_a_tag_quoted_inside_a_part_stays_text(tmp_path: Path) -> None:
+    trace, _ = read_one(tmp_path, prompt="Go.", cot="I may not write </think> yet.", answer="Ok.")
+    assert trace.channel_text("reasoning") == "I may not write </think> yet."
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [
+        *zip(
+            (1, True, "1", "true", 1.0, "convergence", "[Convergence]", "Yes"),
+            [True] * 8,
+            strict=True,
+        ),
+        *zip(
+            (0, False, "0", "FALSE", "no_convergence", "no convergence"), [False] * 6, strict=True
+        ),
+        *zip(
+            (None, "", "maybe", "nonsensical", 2, 0.7, [], "safety_refusal"),
+            [None] * 8,
+            strict=True,
+        ),
+    ],
+)
+def test_a_label_that_is_neither_yes_nor_no_is_unknown(
+    tmp_path: Path, value: object, outcome: bool | None
+) -> None:
+    _, label = read_one(tmp_path, **APART, label=value)
+    assert label is not None
+    assert label.outcome is outcome
+    assert label.labeller == "imported"
+
+
+def test_no_field_for_a_label_is_no_label(tmp_path: Path) -> None:
+    assert read_one(tmp_path, **APART)[1] is None
+
+
+def test_reasoning_that_was_cut_off_is_never_taken_as_harmless(tmp_path: Path) -> None:
+    _, harmless = read_one(tmp_path, prompt="Go.", cot="Hm", label=0, judge_reason="Nothing.")
+    assert harmless is not None
+    assert harmless.outcome is None
+    assert "cut off" in harmless.rationale
+    _, harmful = read_one(tmp_path, prompt="Go.", cot="Hm", label=1)
+    assert harmful is not None
+    assert harmful.outcome is True
+
+
+def test_a_quote_becomes_the_sentence_in_which_it_starts(tmp_path: Path) -> None:
+    trace, label = read_one(tmp_path, **APART, label=1, said="Then")
+    assert label is not None
+    assert label.said is not None
+    assert trace.text_of(label.said).strip() == "Then."
+    assert label.quotes == ("Then",)
+    for quote in ("Never", "Go", " "):
+        with pytest.raises(TraceError, match="neither reasoning nor answer"):
+            read_one(tmp_path, **APART, label=1, said=quote)
+
+
+def test_the_task_id_comes_from_the_line_else_from_its_place_else_from_the_prompt(
+    tmp_path: Path,
+) -> None:
+    assert read_one(tmp_path, **APART, task_id=7)[0].task.id == "7"
+    placed: dict[str, Any] = {"category": "Evading Shutdown", "task_index": 7}
+    assert read_one(tmp_path, **APART, **placed)[0].task.id == "evading-shutdown-07"
+    bare = read_one(tmp_path, **APART)[0].task.id
+    assert bare == read_one(tmp_path, **{**APART, "answer": "Other."})[0].task.id
+    assert bare != read_one(tmp_path, **{**APART, "prompt": "Stop."})[0].task.id
+
+
+def test_equal_transcripts_are_samples_and_none_is_lost(tmp_path: Path) -> None:
+    pairs = read(tmp_path, APART, APART, APART)
+    assert [trace.sample for trace, _ in pairs] == [0, 1, 2]
+    assert len({trace.id for trace, _ in pairs}) == 3
+
+
+def test_ids_depend_on_content_and_not_on_the_place_in_the_file(tmp_path: Path) -> None:
+    records = [{**APART, "id": n, "answer": f"{n}"} for n in range(3)]
+    forward = {trace.text: trace.id for trace, _ in read(tmp_path, *records)}
+    backward = {trace.text: trace.id for trace, _ in read(tmp_path, *records[::-1])}
+    assert forward == backward
+    changed = read_one(tmp_path, **{**records[0], "answer": "changed"})[0].id
+    assert changed not in forward.values()
+
+
+def test_system_sampling_finish_and_condition_are_kept(tmp_path: Path) -> None:
+    trace, _ = read_one(
+        tmp_path,
+        **APART,
+        system="Be brief.",
+        temperature=1,
+        max_tokens=9,
+        finish_reason="length",
+        mode={"a": 1},
+    )
+    assert trace.text.startswith("Be brief.\n\nGo.\n\n<think>")
+    assert trace.task.system == "Be brief."
+    assert (trace.sampling.temperature, trace.sampling.max_new_tokens) == (1.0, 9)
+    assert trace.finish == "length"
+    assert trace.task.condition == {"mode": '{"a": 1}'}
+
+
+def test_other_field_names_are_read_through_a_mapping(tmp_path: Path) -> None:
+    trace, label = read_one(
+        tmp_path,
+        "prompt=q,reasoning=chain,answer=a,label=bad,condition=level",
+        q="Go.",
+        chain="Hm.",
+        a="Yes.",
+        bad="1",
+        level="push",
+    )
+    assert trace.channel_text("reasoning") == "Hm."
+    assert trace.task.condition == {"level": "push"}
+    assert label is not None
+    assert label.outcome is True
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("{", "not JSON"),
+        ({"answer": "a"}, "no prompt"),
+        ({"prompt": " ", "answer": "a"}, "no prompt"),
+        ({"prompt": "p"}, "neither reasoning nor answer"),
+        ({"prompt": "p", "answer": ["a"]}, "field 'answer'.*expected a text"),
+        ({**APART, "label": 1, "said": "invented"}, "quote 'invented'"),
+        ({**APART, "temperature": -1}, "temperature must be"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_written(
+    tmp_path: Path, record: object, message: str
+) -> None:
+    file = write(tmp_path / "t.jsonl", APART, "", record)
+    with pytest.raises(TraceError, match=f"t.jsonl, line 3.*{message}"):
+        import_transcripts(file, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_field_is_an_error_and_not_a_field_that_is_not_there(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", APART)
+    with pytest.raises(TraceError, match="no line .* has the field cott.*fields are answer"):
+        import_transcripts(file, tmp_path / "run", FieldMapping.parse("reasoning=cott"))
+
+
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="holds no transcript"):
+        import_transcripts(write(tmp_path / "t.jsonl", "", " "), tmp_path / "run")
+
+
+def test_an_import_that_was_stopped_is_completed(tmp_path: Path) -> None:
+    records = [{**APART, "id": n, "label": n % 2} for n in range(6)]
+    file, run = write(tmp_path / "t.jsonl", *records), tmp_path / "run"
+    whole = import_transcripts(file, tmp_path / "whole")
+    import_transcripts(file, run)
+    lines = (run / "traces.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "traces.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:50])
+    (run / "labels.jsonl").unlink()
+    assert import_transcripts(file, run) == ImportReport(**{**asdict(whole), "added": 3})
+    for name in ("traces.jsonl", "labels.jsonl"):
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_changed_label_replaces_the_old_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for label in (0, 1):
+        import_transcripts(write(tmp_path / "t.jsonl", {**APART, "label": label}), run)
+    (label_now,) = Store(run).labels().values()
+    assert label_now.outcome is True
+
+
+def test_another_file_or_mapping_does_not_go_into_the_same_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    import_transcripts(write(tmp_path / "a.jsonl", APART), run)
+    with pytest.raises(StoreError, match="other settings"):
+        import_transcripts(write(tmp_path / "b.jsonl", APART), run)
+    with pytest.raises(StoreError, match="other settings"):
+        import_transcripts(tmp_path / "a.jsonl", run, FieldMapping.parse("reasoning=answer"))
+
+
+texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
+
+
+@given(texts.filter(str.strip), st.none() | texts, st.none() | texts)
+def test_any_text_survives_the_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, prompt: str, reasoning: str | None, answer: str | None
+) -> None:
+    if reasoning is None and answer is None:
+        answer = ""
+    folder = tmp_path_factory.mktemp("any")
+    file = write(folder / "t.jsonl", {"prompt": prompt, "cot": reasoning, "answer": answer})
+    ((trace, _),) = read_transcripts(file, DEFAULT_MAPPING)
+    assert trace.channel_text("prompt") == prompt + "\n\n"
+    if reasoning is not None:
+        assert trace.channel_text("answer") == (answer or "")
+        assert trace.channel_text("reasoning") == (reasoning if reasoning.strip() else "")
+    assert "".join(trace.text_of(span) for span in trace.spans) == trace.text
