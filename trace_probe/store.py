@@ -290,7 +290,12 @@ class Store:
                 f"{detector} has not scored {self.path}: "
                 f"run `trace-probe flag {self.path} {detector}`"
             )
-        table = pq.read_table(file)
+        try:
+            table = pq.read_table(file)
+        except ValueError as error:
+            raise StoreError(
+                f"{file} is broken: score the run again with `trace-probe flag`"
+            ) from error
         rows = zip(table["trace_id"].to_pylist(), table["scores"].to_pylist(), strict=True)
         return {name: np.asarray(row, dtype=np.float32) for name, row in rows}
 
@@ -328,6 +333,15 @@ def _differences(ours: Manifest, theirs: Manifest) -> str:
 
 
 def _to_trace(raw: dict[str, Any]) -> Trace:
+    try:
+        return _trace(raw)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"trace {raw.get('id')} is not as this version wrote it: {error}"
+        ) from error
+
+
+def _trace(raw: dict[str, Any]) -> Trace:
     return Trace(
         **{
             **raw,
@@ -342,6 +356,15 @@ def _to_trace(raw: dict[str, Any]) -> Trace:
 
 
 def _to_label(raw: dict[str, Any]) -> Label:
+    try:
+        return _label(raw)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"label of trace {raw.get('trace_id')} is not as this version wrote it: {error}"
+        ) from error
+
+
+def _label(raw: dict[str, Any]) -> Label:
     spans = {
         key: Span(**raw[key]) if raw[key] else None
         for key in ("said", "acted", "considered", "rejected")

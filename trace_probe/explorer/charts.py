@@ -17,7 +17,8 @@ def intervals(figures: Mapping[str, Figure], title: str, chance: float) -> dict[
         for name, f in figures.items()
         if f.known
     ]
-    y = {"field": "name", "type": "nominal", "sort": None, "title": None}
+    names = {"labelLimit": 180, "labelOverlap": False}
+    y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": names}
     colour = {
         "condition": {"test": "datum.first", "value": ACCENT},
         "value": GREY,
@@ -25,7 +26,7 @@ def intervals(figures: Mapping[str, Figure], title: str, chance: float) -> dict[
     shared = {"y": y, "color": colour}
     axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "title": title}
     return {
-        "height": 60 + 30 * len(values),
+        "height": 80 + 40 * len(values),
         "data": {"values": values},
         "layer": [
             {

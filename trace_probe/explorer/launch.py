@@ -11,7 +11,7 @@ SETTINGS = {
     "server.address": "127.0.0.1",
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",
-    "theme.paddingTop": "4rem",
+    "theme.paddingTop": "1rem",
     "theme.metricValueFontSize": "1.3rem",
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#56B4E9",

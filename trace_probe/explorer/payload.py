@@ -28,8 +28,8 @@ def payload(
     return {
         "trace": trace.id,
         "title": title(row),
-        "headline": headline(row, detector),
-        "fine": fine_print(row, detector),
+        "headline": visible(headline(row, detector)),
+        "fine": visible(fine_print(row, detector)),
         "begin": trace.prompt_stop,
         "end": len(trace),
         "prompt": visible(trace.channel_text("prompt")),
@@ -42,8 +42,9 @@ def payload(
         "threshold": row.threshold,
         "over": _over(row),
         "marks": marks,
+        "absent": absent(row),
         "folds": folds(row, detector, marks),
-        "focus": opening(len(trace.sentences), marks, focus),
+        "focus": opening(row, marks, focus),
         "note": "" if trace.thought == "closed" else f"reasoning: {trace.thought}",
     }
 
@@ -79,14 +80,29 @@ def find_marks(trace: Trace, row: Row) -> dict[str, dict[str, Any]]:
     return marks
 
 
-def opening(sentences: int, marks: dict[str, dict[str, Any]], focus: int | None) -> int | None:
-    """Return the sentence to open at: the one asked for, else the first mark, else the first."""
-    if focus is not None and focus < sentences:
+def absent(row: Row) -> dict[str, str]:
+    """Return what to say in the place of a mark that is not there."""
+    label = row.label
+    alarm = "no alarm" if row.threshold is not None and row.scores is not None else "no threshold"
+    if label is None:
+        return {"alarm": alarm, "said": "not labelled", "action": "not labelled"}
+    located = label.said is not None or label.acted is not None
+    harmless = "nothing instrumental done"
+    action = harmless if label.outcome is False else "place of the action not labelled"
+    said = "never said" if located or label.outcome is False else "statement not labelled"
+    return {"alarm": alarm, "said": said, "action": action}
+
+
+def opening(row: Row, marks: dict[str, dict[str, Any]], focus: int | None) -> int | None:
+    """Return the sentence to open at: the one asked for, the first mark, the peak, or the first."""
+    if focus is not None and focus < len(row.facts.stops):
         return focus
     for mark in ("alarm", "said", "action"):
         if mark in marks and marks[mark]["sentence"] is not None:
             return int(marks[mark]["sentence"])
-    return 0 if sentences else None
+    if row.scores is not None and row.peak is not None:
+        return int(np.nanargmax(np.where(row.facts.reasoning, row.scores, np.nan)))
+    return 0 if len(row.facts.stops) else None
 
 
 def folds(

@@ -23,10 +23,7 @@ def _glyph(char: str) -> str:
     """Return the character itself, or what to show in its place."""
     if char in KEPT or not _hidden(char):
         return char
-    code = ord(char)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"\u27e6U+{code:04X}\u27e7"
+    return f"\u27e6U+{ord(char):04X}\u27e7"
 
 
 def _hidden(char: str) -> bool:

@@ -23,7 +23,7 @@ def sentence_table(trace: Trace, row: Row) -> dict[str, list[object]]:
         "last token": [span.stop - 1 for span in trace.sentences],
         "channel": [span.channel for span in trace.sentences],
         "risk": [_number(score) for score in scores],
-        "running": [_number(score) for score in running(scores)],
+        "running": [_number(score) for score in running(scores, row.facts.reasoning)],
         "mark": list(names),
         "text": [visible(trace.text_of(span)) for span in trace.sentences],
     }

@@ -81,8 +81,11 @@ def _events(row: Row) -> str:
         return f"The labeller could not tell what was done; {said}."
     if not label.outcome:
         return "Nothing instrumental was done."
-    acted = f"done at token {_count(label.acted.start)}" if label.acted else "done"
-    return f"It is {said}, and {acted}."
+    if label.acted is None:
+        return f"It was done, {said if label.said else 'the label does not say where'}."
+    return (
+        f"It is {said}, {'and' if label.said else 'but'} done at token {_count(label.acted.start)}."
+    )
 
 
 def _leads(row: Row) -> str:
@@ -94,8 +97,9 @@ def _leads(row: Row) -> str:
         return f"labelled harmless{said}"
     words = [_gap(row.lead_said, "it is said")] if label.said else []
     words += [_gap(row.lead_action, "the action")] if row.lead_action is not None else []
-    words += [] if label.said else ["it is never said"]
+    words += ["it is never said"] if row.silent else []
     words += ["what was done is unknown"] if label.outcome is None else []
+    words += [] if words else ["it was done, the label does not say where"]
     return ", ".join(words)
 
 

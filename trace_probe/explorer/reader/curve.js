@@ -72,13 +72,13 @@ class Curve {
   }
 
   drawBars() {
-    this.data.sentences.forEach(([start, stop], index) => {
+    this.data.sentences.forEach(([start, stop, channel], index) => {
       const step = riskStep(this.data, index);
       const left = this.x(start);
       const width = Math.max(this.x(stop) - left - 0.75, 0.75);
       const y = step === null ? this.top : this.y(this.data.scores[index]);
       const height = Math.max(this.top + PLOT - y, 1);
-      const kind = step === null ? "bar missing" : `bar step-${step}`;
+      const kind = `bar ${channel} ${step === null ? "missing" : `step-${step}`}`;
       this.svg.append(shape("rect", { x: left, y, width, height, class: kind }));
     });
   }
@@ -86,9 +86,9 @@ class Curve {
   drawRunning() {
     let best = null;
     let path = "";
-    this.data.sentences.forEach(([start, stop], index) => {
+    this.data.sentences.forEach(([start, stop, channel], index) => {
       const score = this.data.scores[index];
-      if (score !== null && (best === null || score > best)) best = score;
+      if (channel === "reasoning" && score !== null && (best === null || score > best)) best = score;
       if (best === null) return;
       const y = this.y(best);
       path += `${path ? "L" : "M"}${this.x(start)} ${y}L${this.x(stop)} ${y}`;
@@ -112,7 +112,7 @@ class Curve {
       const mark = marks[name];
       const y = LANE * lane + 14;
       if (!mark) {
-        const absent = `${MARKS[name].glyph} no ${name === "said" ? "statement" : name}`;
+        const absent = `${MARKS[name].glyph} ${this.data.absent[name]}`;
         this.svg.append(shape("text", { x: LEFT, y, class: "tick absent" }, absent));
         return;
       }
@@ -142,10 +142,10 @@ class Curve {
     const label = shape("text", { ...side, y }, words);
     const place = `translate(${x} ${y - 4})`;
     this.svg.append(label, shape("path", { d: outline, transform: place, class: `glyph ${name}` }));
-    if (!right) this.plate(label);
+    this.plate(label);
   }
 
-  // A label left of its mark lies on the lead line, so it gets a ground of its own.
+  // A label may lie on a lead line, so it gets a ground of its own.
   plate(label) {
     const { x, y, width, height } = label.getBBox();
     label.before(shape("rect", { x: x - 4, y, width: width + 4, height, class: "plate" }));

@@ -14,7 +14,7 @@ DEFINITIONS = """
   no part.
 - **Running risk**: the highest so far. It is the line; the bars are the sentences.
 - **Alarm** ▲: the first sentence of the reasoning whose risk reaches the threshold. It is known at
-  the last token of that sentence.
+  the last token of that sentence. The answer raises none; its bars are pale.
 - **Said** ◆: the first sentence that states the instrumental intent, as the labeller saw it.
 - **Action** ■: the first token of the act that decided the outcome.
 - **Lead**: tokens from the alarm to the end of the sentence that says it, or to the start

@@ -44,7 +44,7 @@ def start(shown: Current, name: str, row: Row) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         with st.container():
             st.text(f"{name}: {visible(row.facts.task)}")
-            st.text(headline(row, shown.detector))
+            st.text(visible(headline(row, shown.detector)))
         if st.button("Read", key=f"start_{name}", width=90):
             open_trace(shown, row.facts.id)
 

@@ -36,7 +36,10 @@ def choose(shown: Current) -> list[Row]:
     cells = st.columns(len(FACETS))
     chosen = {
         facet: cell.multiselect(
-            facet.capitalize(), choices(shown.rows, facet), key=f"filter_{facet}"
+            facet.capitalize(),
+            choices(shown.rows, facet),
+            key=f"filter_{facet}",
+            format_func=visible,
         )
         for facet, cell in zip(FACETS, cells, strict=True)
     }
@@ -50,6 +53,8 @@ def columns(shown: Current) -> dict[str, Any]:
         low, high = shown.detector.low, shown.detector.high
     column = st.column_config
     return {
+        "task": column.TextColumn(width="medium"),
+        "category": column.TextColumn(width="medium"),
         "peak": column.NumberColumn(format="%.2f", help="Highest score of a reasoning sentence"),
         "risk by position": column.BarChartColumn(
             help="Highest score in each 32nd of what was generated", y_min=low, y_max=high
