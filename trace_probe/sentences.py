@@ -15,6 +15,7 @@ MAX_TOKENS = 128
 """A run-on of this many tokens is cut, so that no row of activations averages over pages."""
 
 _CLOSERS = "\"')]}»”’*_`」』）"
+_ENDS = frozenset(".!?…。！？" + _CLOSERS)
 _CLOSED = re.compile(rf"(?P<stop>[.!?…]+|[。！？]+)(?P<closers>[{re.escape(_CLOSERS)}]*)$")
 _LIST_MARK = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])\.")
 _DOTTED = re.compile(r"(?:[A-Z]\.)+[A-Z]")
@@ -89,6 +90,8 @@ def _is_boundary(sentence: str, token: str) -> bool:
     gap = sentence[len(body) :] + token[: len(token) - len(opening)]
     if "\n" in gap:
         return True
+    if body[-1] not in _ENDS:
+        return False
     closed = _CLOSED.search(body, max(0, len(body) - _TAIL))
     if closed is None:
         return False
