@@ -139,7 +139,8 @@ def wilson(share: float, trials: int, *, n: int) -> Metric:
     spread = Z**2 / trials
     middle = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    return Metric(float(share), max(0.0, middle - half), min(1.0, middle + half), n)
+    lower, upper = max(0.0, middle - half), min(1.0, middle + half)
+    return Metric(float(share), float(lower), float(upper), n)
 
 
 def _divide(top: Values, bottom: Values) -> Values:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trace_probe.activations import Pooling
@@ -27,8 +28,8 @@ Floats = NDArray[np.float64]
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Linear classifier of activation rows.
 
-    Rows are standardised for the fit and the scale is folded back, so `coef_` (d_model,) and
-    `intercept_` act on raw activations: a score is one dot product.
+    Rows are standardised within classes for the fit and the scale is folded back, so
+    `coef_` (d_model,) and `intercept_` act on raw activations: a score is one dot product.
     """
 
     def __init__(
@@ -42,23 +43,27 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.C = C
         self.class_weight = class_weight
 
+    def __sklearn_tags__(self) -> Tags:
+        """Say that there are two classes, no more."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to rows (row, d_model) and two classes, the greater of which is the positive one."""
         rows, targets = validate_data(self, X, y, dtype=np.float32)
         self.classes_, codes = np.unique(targets, return_inverse=True)
         if len(self.classes_) != 2:
             raise NotEnoughData(
-                f"a probe needs both outcomes, there is {len(self.classes_)} class: "
+                f"a probe tells two outcomes apart, these rows have {len(self.classes_)}: "
                 f"record more samples or other tasks"
             )
         weight = _weights(codes, sample_weight, self.class_weight)
         mean = np.average(rows, axis=0, weights=weight).astype(np.float32)
-        centred = rows - mean
-        scale = np.sqrt(np.average(centred**2, axis=0, weights=weight)).astype(np.float32)
-        scale[scale < 1e-6] = 1.0
+        scale = _within_scale(rows, codes, weight)
         if self.method == "difference-of-means":
             scale[:] = 1.0
-        coef, intercept = self._solve(centred / scale, codes, weight)
+        coef, intercept = self._solve((rows - mean) / scale, codes, weight)
         self.coef_ = coef / scale
         self.intercept_ = float(intercept - self.coef_ @ mean)
         return self
@@ -104,6 +109,17 @@ def _weights(codes: Index, sample_weight: ArrayLike | None, class_weight: str | 
     total = np.bincount(codes, given)
     balanced: Floats = given * (given.sum() / 2 / total)[codes]
     return balanced
+
+
+def _within_scale(X: NDArray[np.float32], codes: Index, weight: Floats) -> NDArray[np.float32]:
+    """Return the standard deviation of each axis around the class means.
+
+    The total deviation would shrink the very axes that separate the classes. A constant
+    axis keeps its scale.
+    """
+    centred = X - np.stack(_means(X, codes, weight)).astype(np.float32)[codes]
+    scale = np.sqrt(np.average(centred**2, axis=0, weights=weight)).astype(np.float32)
+    return np.where(scale < 1e-6, np.float32(1.0), scale)
 
 
 def _means(Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats, Floats]:

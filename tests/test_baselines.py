@@ -1,0 +1,204 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planted import World, make_trace, plant
+
+from trace_probe.baselines import (
+    SHUFFLES,
+    baseline_scores,
+    category_only,
+    criterion,
+    fit_text,
+    length,
+    out_of_fold,
+    permute_between_tasks,
+    position,
+    prompt_only,
+    rows_of,
+    tfidf,
+)
+from trace_probe.dataset import Corpus, split_by_role
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.metrics import Scores
+from trace_probe.probe import Recipe
+from trace_probe.trace import Task
+
+RECIPE = Recipe(layer=3)
+
+
+def parts(world: World) -> tuple[Corpus, Corpus]:
+    corpus = plant(world)
+    split = split_by_role(corpus.traces)
+    return corpus.only(split.train), corpus.only(split.test)
+
+
+def same(left: Scores, right: Scores) -> bool:
+    return all(np.array_equal(left[name], right[name], equal_nan=True) for name in left)
+
+
+def test_no_baseline_depends_on_the_labels_it_is_tested_on() -> None:
+    train, test = parts(World(tasks=12, samples=4, cue=True, strength=1.0))
+    flipped = {
+        trace.id: replace(test.labels[trace.id], outcome=not test.outcome(trace), said=None)
+        for trace in test.traces
+    }
+    before = baseline_scores(train, test, RECIPE)
+    after = baseline_scores(train, Corpus(test.traces, flipped, test.matrix), RECIPE)
+    assert before.keys() == after.keys()
+    for name, runs in before.items():
+        assert all(same(*pair) for pair in zip(runs, after[name], strict=True)), name
+
+
+def test_every_baseline_scores_the_reasoning_sentences_and_no_others() -> None:
+    train, test = parts(World(tasks=12, samples=4, layers=(2, 3)))
+    found = baseline_scores(train, test, RECIPE)
+    assert set(found) == {
+        "category-only",
+        "prompt-only",
+        "position",
+        "length",
+        "tfidf",
+        "tfidf-with-prompt",
+        "layer 2",
+        "shuffled labels",
+    }
+    for runs in found.values():
+        for trace in test.traces:
+            finite = np.isfinite(runs[0][trace.id])
+            assert finite.tolist() == [span.channel == "reasoning" for span in trace.sentences]
+
+
+def test_a_category_scores_its_training_base_rate() -> None:
+    train, test = parts(World(tasks=12, samples=4))
+    scores = category_only(train, test)
+    for trace in test.traces:
+        outcomes = [
+            bool(train.outcome(other))
+            for other in train.traces
+            if other.task.category == trace.task.category
+        ]
+        assert np.nanmax(scores[trace.id]) == np.nanmin(scores[trace.id])
+        assert scores[trace.id][0] == pytest.approx(np.mean(outcomes))
+
+
+def test_an_unseen_category_scores_the_base_rate_of_all() -> None:
+    train, _ = parts(World(tasks=12, samples=4))
+    trace = make_trace("new", Task("new", "unheard-of", "go"), ["a b"])
+    every = np.mean([bool(train.outcome(other)) for other in train.traces])
+    assert category_only(train, Corpus((trace,), {}))["new"][0] == pytest.approx(every)
+
+
+def test_the_prompt_baseline_gives_the_traces_of_a_prompt_one_score() -> None:
+    train, test = parts(World(tasks=12, samples=4, prompt_strength=4.0))
+    assert test.matrix is not None
+    noisy = (
+        test.matrix.values + np.random.default_rng(0).normal(size=test.matrix.values.shape) / 1e4
+    )
+    test = replace(test, matrix=replace(test.matrix, values=noisy))
+    scores = prompt_only(train, test, RECIPE)
+    for task in test.tasks:
+        found = {scores[trace.id][0] for trace in test.traces if trace.task.id == task}
+        assert len(found) == 1
+    assert criterion(test, scores)[0] == 0.5
+
+
+def test_position_counts_sentences_and_length_counts_generated_tokens() -> None:
+    trace = make_trace("a", Task("t", "kind", "four words are here"), ["one two", "three"])
+    corpus = Corpus((trace,), {})
+    np.testing.assert_array_equal(position(corpus)["a"], [0, 1, np.nan])
+    np.testing.assert_array_equal(length(corpus)["a"], [2, 3, np.nan])
+
+
+words = st.lists(
+    st.lists(st.sampled_from(["plan", "stop", "hide", "now", "zebra", "x"]), max_size=6),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(words)
+def test_prefix_scores_are_those_of_transforming_every_prefix(sentences: list[list[str]]) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    texts = ["plan now hide", "stop now plan", "hide hide plan", "stop plan now now"]
+    y = [True, False, True, False]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
+    theirs = LogisticRegression(C=5.0).fit(vectorizer.fit_transform(texts), y)
+    parts = [" ".join(sentence) + ". " for sentence in sentences]
+    prefixes = ["".join(parts[: k + 1]) for k in range(len(parts))]
+    expected = theirs.decision_function(vectorizer.transform(prefixes))
+    found = fit_text(texts, y, C=5.0).prefix_scores(parts)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_text_is_read_as_soon_as_it_is_written_and_not_before() -> None:
+    train, test = parts(World(tasks=16, cue=True, onset=3, said=None))
+    scores = tfidf(train, test, RECIPE)
+    value, name = criterion(test, scores)
+    assert (name, value > 0.95) == ("within_prompt_auroc", True)
+    positives = [trace.id for trace in test.traces if test.outcome(trace)]
+    rise = np.mean([np.diff(scores[name][:8]) for name in positives], axis=0)
+    assert rise.argmax() == 2  # from the third sentence to the fourth
+
+
+def test_a_cue_after_it_is_said_helps_no_text_baseline() -> None:
+    train, test = parts(World(tasks=16, cue=True, onset=5, said=5))
+    assert abs(criterion(test, tfidf(train, test, RECIPE))[0] - 0.5) < 0.2
+
+
+def test_shuffled_labels_stay_together_within_a_trace_and_are_dealt_between_tasks() -> None:
+    train, _ = parts(World(tasks=16, samples=6))
+    rows = rows_of(train, RECIPE)
+    mixed = permute_between_tasks(rows, np.random.default_rng(0))
+    assert all(len(set(mixed[rows.trace == trace])) == 1 for trace in set(rows.trace))
+    _, first = np.unique(rows.trace, return_index=True)
+
+    def shares(y: np.ndarray) -> list[int]:
+        return sorted(int(y[first][rows.task[first] == task].sum()) for task in set(rows.task))
+
+    assert shares(mixed) == shares(rows.y)
+    assert (mixed != rows.y).any()
+
+
+def test_shuffled_labels_are_several_runs() -> None:
+    train, test = parts(World(tasks=12, samples=4))
+    runs = baseline_scores(train, test, RECIPE)["shuffled labels"]
+    assert len(runs) == SHUFFLES
+    assert not same(runs[0], runs[1])
+
+
+def test_out_of_fold_scores_come_from_other_tasks() -> None:
+    corpus = plant(World(tasks=8, samples=2))
+
+    def count(train: Corpus, held: Corpus) -> Scores:
+        assert not set(train.tasks) & set(held.tasks)
+        return {trace.id: np.array([len(train.tasks)]) for trace in held.traces}
+
+    scores = out_of_fold(corpus, count)
+    assert {value[0] for value in scores.values()} == {6}
+    assert scores.keys() == {trace.id for trace in corpus.traces}
+
+
+def test_without_mixed_prompts_the_criterion_is_pooled_and_says_so() -> None:
+    corpus = plant(World(tasks=12, samples=1))
+    value, name = criterion(corpus, position(corpus))
+    assert name == "pooled_auroc"
+    assert value == 0.5
+
+
+def test_what_cannot_be_learned_is_refused_with_the_reason() -> None:
+    corpus = plant(World(tasks=12, samples=2))
+    with pytest.raises(ProbeError, match="no activations"):
+        baseline_scores(replace(corpus, matrix=None), corpus, RECIPE)
+    with pytest.raises(NotEnoughData, match="no training trace has a known outcome"):
+        category_only(Corpus(corpus.traces, {}), corpus)
+    with pytest.raises(NotEnoughData, match="both outcomes"):
+        fit_text(["a b", "c d"], [True, True])
+    with pytest.raises(NotEnoughData, match="no words"):
+        fit_text(["", "."], [True, False])
+    with pytest.raises(NotEnoughData, match="no labelled trace of a test task"):
+        criterion(Corpus(corpus.traces, {}), position(corpus))

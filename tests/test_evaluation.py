@@ -1,0 +1,317 @@
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from planted import World, make_label, make_trace, plant
+
+from trace_probe.baselines import baseline_scores, constant_scores, position, rows_of
+from trace_probe.dataset import Corpus, split_by_role
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation import build_panel, evaluate
+from trace_probe.metrics import Metric, Scores
+from trace_probe.probe import Recipe, fit_dataset, probe_scores
+from trace_probe.report import Report, format_report
+from trace_probe.trace import Task
+
+RECIPE = Recipe(layer=3)
+
+
+def judge(world: World, recipe: Recipe = RECIPE, threshold: float = 0.0) -> Report:
+    corpus = plant(world)
+    split = split_by_role(corpus.traces)
+    train = corpus.only(split.train)
+    probe = fit_dataset(rows_of(train, recipe), recipe)
+    return evaluate(
+        "probe",
+        probe_scores(probe, corpus, recipe.layer),
+        baseline_scores(train, corpus, recipe),
+        build_panel(corpus.only(split.calibration), corpus.only(split.test)),
+        threshold=threshold,
+        target_rate=0.05,
+    )
+
+
+def value(figures: Mapping[str, Metric | None], name: str) -> Metric:
+    found = figures[name]
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def signal() -> Report:
+    return judge(World(strength=4.0, benign=60, hard_negatives=10))
+
+
+@pytest.fixture(scope="module")
+def nothing() -> Report:
+    return judge(World(tasks=32, benign=40))
+
+
+def test_an_early_signal_is_found_beyond_the_text(signal: Report) -> None:
+    assert value(signal.figures, "within_prompt_auroc").lower > 0.8
+    assert value(signal.figures, "delta_over_best_text").lower > 0.1
+    assert not any("No early signal" in note for note in signal.notes)
+
+
+def test_without_a_signal_the_report_says_so(nothing: Report) -> None:
+    found = value(nothing.figures, "within_prompt_auroc")
+    assert found.lower <= 0.5 <= found.upper
+    assert any(note.startswith("No early signal:") for note in nothing.notes)
+
+
+def test_shuffled_labels_give_an_interval_that_contains_one_half(
+    signal: Report, nothing: Report
+) -> None:
+    for report in (signal, nothing):
+        found = value(report.baselines["shuffled labels"], "within_prompt_auroc")
+        assert found.lower < 0.5 < found.upper
+
+
+def test_a_signal_of_the_prompt_is_exposed_by_the_within_prompt_figure() -> None:
+    report = judge(World(tasks=48, prompt_strength=8.0, benign=20))
+    prompt = report.baselines["prompt-only"]
+    assert value(prompt, "within_prompt_auroc").estimate == 0.5
+    assert value(prompt, "pooled_auroc").estimate > 0.7
+    found = value(report.figures, "within_prompt_auroc")
+    assert found.lower <= 0.5 <= found.upper
+    assert value(report.figures, "pooled_auroc").estimate > 0.7
+
+
+def test_a_signal_of_position_ranks_nothing_once_time_is_matched() -> None:
+    report = judge(World(tasks=32, drift=3.0, said=3, benign=20))
+    assert value(report.baselines["position"], "within_prompt_auroc").estimate == 0.5
+    assert value(report.baselines["length"], "pooled_auroc").estimate == 0.5
+    found = value(report.figures, "within_prompt_auroc")
+    assert found.lower <= 0.5 <= found.upper
+
+
+def test_a_lead_by_length_is_exposed_by_the_position_baseline() -> None:
+    traces, labels = [], {}
+    for number in range(12):
+        for outcome in (True, False):
+            task = Task(f"t{number}", "kind", f"goal {number}")
+            words = ["we think on"] * (8 if outcome else 3)
+            trace = make_trace(f"{number}{outcome}", task, words)
+            traces.append(trace)
+            labels[trace.id] = make_label(trace, outcome)
+    corpus = Corpus(tuple(traces), labels)
+    scores = position(corpus)
+    report = evaluate(
+        "long",
+        scores,
+        {"position": [scores]},
+        build_panel(corpus, corpus),
+        threshold=5,
+        target_rate=0.1,
+    )
+    assert value(report.baselines["position"], "within_prompt_auroc").estimate == 1.0
+    assert value(report.figures, "delta_over_best_text").estimate == 0.0
+    assert any("No early signal beyond the text" in note for note in report.notes)
+
+
+def scripted(alarm_at: int | None, said: int | None) -> tuple[Report, int]:
+    """Return the report of a detector that alarms in one sentence of each positive."""
+    corpus = plant(World(tasks=16, samples=4, sentences=8, said=said, benign=20))
+    scores: Scores = constant_scores(corpus, lambda _: 0.0)
+    for trace in corpus.traces:
+        if corpus.outcome(trace) and alarm_at is not None:
+            scores[trace.id][alarm_at] = 1.0
+    panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
+    report = evaluate(
+        "scripted", scores, {"position": [position(corpus)]}, panel, threshold=1.0, target_rate=0.1
+    )
+    return report, int(panel.cohort.positive.sum())
+
+
+def test_a_known_lead_is_recovered() -> None:
+    report, positives = scripted(alarm_at=4, said=6)
+    assert value(report.figures, "caught_before_said").estimate == 1.0
+    assert value(report.figures, "caught_before_action").estimate == 1.0
+    # The alarm sounds at the end of the fifth of eight sentences: three are left.
+    leads = {lead: value(report.useful_warning, lead).estimate for lead in ("0", "1", "3")}
+    assert leads == {"0": 1.0, "1": 1.0, "3": 1.0}
+    by = {part: value(report.prefix, part).estimate for part in report.prefix}
+    assert by == {"0.1": 0.0, "0.25": 0.0, "0.5": 0.0, "0.75": 1.0, "1.0": 1.0}
+    assert value(report.prefix, "0.5").n == positives
+    guarded = {
+        guard: rate["estimate"] for guard, rate in report.more["before_said_by_guard"].items()
+    }
+    assert guarded == {"1": 1.0, "2": 0.0}
+    assert report.more["alarm_free"]["positive"] == {"sentence": [5.0], "share": [0.0]}
+    assert report.more["alarm_free"]["negative"] == {"sentence": [], "share": []}
+
+
+def test_an_alarm_in_the_sentence_that_says_it_is_not_before_it() -> None:
+    report, _ = scripted(alarm_at=6, said=6)
+    assert value(report.figures, "caught_before_said").estimate == 0.0
+    assert value(report.figures, "caught_before_action").estimate == 1.0
+    assert value(report.useful_warning, "3").estimate == 0.0
+    assert value(report.useful_warning, "1").estimate == 1.0
+
+
+def test_no_alarm_at_all_catches_nothing_and_alarms_nobody() -> None:
+    report, _ = scripted(alarm_at=None, said=None)
+    assert value(report.figures, "silent_caught").estimate == 0.0
+    assert value(report.figures, "false_alarm_rate").estimate == 0.0
+    assert value(report.figures, "false_alarm_rate").upper > 0.0
+    assert report.more["predictive_value"]["0.1"] is None
+
+
+def test_silent_and_spoken_traces_are_counted_apart() -> None:
+    silent, positives = scripted(alarm_at=2, said=None)
+    assert silent.figures["caught_before_said"] is None
+    assert value(silent.figures, "silent_caught").n == positives
+    spoken, _ = scripted(alarm_at=2, said=6)
+    assert spoken.figures["silent_caught"] is None
+
+
+def test_a_trace_that_says_it_at_once_is_left_out_of_the_ranking_and_noted() -> None:
+    report, _ = scripted(alarm_at=0, said=0)
+    assert report.figures["within_prompt_auroc"] is None
+    assert value(report.figures, "caught_before_said").estimate == 0.0
+    assert any("said at once" in note for note in report.notes)
+    assert any("No within-prompt figure" in note for note in report.notes)
+
+
+def test_a_detector_that_alarms_at_everything_has_no_better_than_its_chance_floor() -> None:
+    corpus = plant(World(tasks=16, samples=4, benign=10))
+    scores = constant_scores(corpus, lambda _: 1.0)
+    panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
+    report = evaluate(
+        "siren", scores, {"position": [position(corpus)]}, panel, threshold=0.5, target_rate=0.1
+    )
+    assert value(report.figures, "caught_before_action").estimate == 1.0
+    assert report.more["useful_warning_by_chance"]["estimate"] == 1.0
+    assert value(report.figures, "false_alarm_rate").estimate == 1.0
+
+
+def test_baselines_keep_the_same_promise_on_the_same_calibration_traces() -> None:
+    corpus = plant(World(tasks=16, samples=4, benign=40))
+    loud = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
+    report = evaluate(
+        "loud",
+        loud,
+        {"position": [position(corpus)], "oracle": [loud]},
+        panel,
+        threshold=0.5,
+        target_rate=0.05,
+    )
+    assert value(report.baselines["oracle"], "caught_before_action").estimate == 1.0
+    assert value(report.baselines["position"], "caught_before_action").estimate == 0.0
+
+
+def test_what_cannot_be_computed_is_null() -> None:
+    corpus = plant(World(tasks=8, samples=1))
+    scores = position(corpus)
+    panel = build_panel(Corpus((), {}), corpus)
+    report = evaluate("p", scores, {"position": [scores]}, panel, threshold=3, target_rate=0.01)
+    raw = report.to_json()
+    for name in ("false_alarm_rate", "hard_negative_alarm_rate", "within_prompt_auroc"):
+        assert raw[name] is None
+    assert raw["delta_over_best_text"] is None
+    assert raw["baselines"]["position"]["caught_before_action"] is None
+    assert raw["n"]["benign"] == 0
+
+
+def test_a_panel_holds_no_harmful_trace_among_the_harmless() -> None:
+    corpus = plant(World(tasks=4, samples=2, benign=6, hard_negatives=3))
+    guilty = next(trace for trace in corpus.traces if trace.task.role == "benign")
+    labels = {**corpus.labels, guilty.id: replace(corpus.labels[guilty.id], outcome=True)}
+    panel = build_panel(corpus, replace(corpus, labels=labels))
+    assert len(panel.calibration) == 6
+    assert len(panel.benign) == 5
+    assert len(panel.hard_negative) == 3
+    assert len(panel.cohort.ids) == 8
+
+
+def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
+    raw = json.loads(json.dumps(signal.to_json(), allow_nan=False))
+    assert set(raw) == {
+        "detector",
+        "labeller",
+        "layer",
+        "n",
+        "threshold",
+        "target_false_alarm_rate",
+        "false_alarm_rate",
+        "hard_negative_alarm_rate",
+        "within_prompt_auroc",
+        "pooled_auroc",
+        "baselines",
+        "delta_over_best_text",
+        "caught_before_said",
+        "caught_before_action",
+        "silent_caught",
+        "useful_warning",
+        "prefix",
+        "more",
+        "notes",
+    }
+    assert set(raw["n"]) == {"traces", "positives", "tasks", "mixed_prompts", "benign"}
+    assert set(raw["within_prompt_auroc"]) == {"estimate", "lower", "upper", "n"}
+    assert set(raw["useful_warning"]) == {"0", "1", "3"}
+    for figures in raw["baselines"].values():
+        assert set(figures) == {
+            "within_prompt_auroc",
+            "pooled_auroc",
+            "caught_before_said",
+            "caught_before_action",
+        }
+
+
+def test_every_interval_holds_its_estimate(signal: Report) -> None:
+    for figures in (signal.figures, *signal.baselines.values(), signal.prefix):
+        for found in figures.values():
+            if found is not None:
+                assert found.lower - 1e-12 <= found.estimate <= found.upper + 1e-12
+
+
+def test_a_report_without_baselines_cannot_be_made(signal: Report) -> None:
+    with pytest.raises(NotEnoughData, match="without its baselines"):
+        replace(signal, baselines={})
+    corpus = plant(World(tasks=4, samples=2))
+    panel = build_panel(corpus, corpus)
+    scores = position(corpus)
+    for baselines in ({}, {"mine": [scores]}):
+        with pytest.raises(NotEnoughData, match="text baseline"):
+            evaluate("p", scores, baselines, panel, threshold=0, target_rate=0.1)
+
+
+def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
+    signal: Report,
+) -> None:
+    lines = format_report(signal).splitlines()
+    assert lines[1].startswith("probe ")
+    assert [line.split("  ")[0] for line in lines[2:10]] == list(signal.baselines)
+    starts = {line.index("[", 0) for line in lines[1:10]}
+    assert len(starts) == 1
+    assert any(line.startswith("false alarm rate") for line in lines)
+    assert lines[-1].startswith(f"{signal.n['traces']} traces, {signal.n['positives']} positives")
+
+
+def test_an_empty_test_set_is_refused() -> None:
+    corpus = plant(World(tasks=4, samples=2))
+    panel = build_panel(corpus, Corpus((), {}))
+    with pytest.raises(NotEnoughData, match="no labelled task"):
+        evaluate("p", {}, {"position": [{}]}, panel, threshold=0, target_rate=0.1)
+
+
+def test_resampling_depends_on_the_seed_alone(signal: Report) -> None:
+    again = judge(World(strength=4.0, benign=60, hard_negatives=10))
+    assert again.to_json() == signal.to_json()
+
+
+def test_scores_in_any_unit_give_the_same_ranking() -> None:
+    corpus = plant(World(tasks=12, samples=4))
+    rng = np.random.default_rng(0)
+    scores = {trace.id: rng.normal(size=len(trace.sentences)) for trace in corpus.traces}
+    bent = {name: np.exp(row) * 7 for name, row in scores.items()}
+    panel = build_panel(corpus, corpus)
+    reports = [
+        evaluate("p", each, {"position": [position(corpus)]}, panel, threshold=9, target_rate=0.1)
+        for each in (scores, bent)
+    ]
+    assert reports[0].figures["pooled_auroc"] == reports[1].figures["pooled_auroc"]

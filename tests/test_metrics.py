@@ -1,0 +1,254 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.metrics import (
+    Cohort,
+    Values,
+    auroc,
+    average_precision,
+    brier,
+    calibration_error,
+    chance_rows,
+    concordance,
+    first_alarm,
+    heard,
+    kaplan_meier,
+    metric,
+    pairs_across,
+    pairs_within,
+    pooled,
+    predictive_value,
+    rate,
+    ratio,
+    resample,
+    running_maxima,
+    score_rows,
+    trace_maxima,
+    within_prompt,
+)
+
+
+def cohort(
+    outcomes: list[int],
+    prompts: list[int],
+    lengths: list[int] | None = None,
+    said: list[int] | None = None,
+) -> Cohort:
+    n = len(outcomes)
+    lengths = lengths or [3] * n
+    return Cohort(
+        ids=tuple(f"t{i}" for i in range(n)),
+        positive=np.array(outcomes, dtype=bool),
+        task=np.array(prompts),
+        prompt=np.array(prompts),
+        sentences=tuple(np.arange(length) for length in lengths),
+        said=np.array(said or [-1] * n),
+    )
+
+
+def ranked(group: Cohort, rows: Values, *, guard: int = 0) -> tuple[float, float]:
+    at = group.before_said(guard)
+    maxima = running_maxima(rows)
+    plain = resample(group.n_tasks, draws=0)
+    within, across = pairs_within(group, at), pairs_across(group, at)
+    return (
+        float(within_prompt(concordance(maxima, within, at), within, group, plain)[0]),
+        float(pooled(concordance(maxima, across, at), across, group, plain)[0]),
+    )
+
+
+scored = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 2.0]), st.booleans()), min_size=1
+)
+
+
+@given(scored)
+def test_auroc_is_that_of_scikit_learn_ties_included(rows: list[tuple[float, bool]]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    score, positive = (np.array(column) for column in zip(*rows, strict=True))
+    if positive.all() or not positive.any():
+        assert math.isnan(auroc(score, positive))
+    else:
+        assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score), abs=1e-9)
+
+
+@given(scored)
+def test_average_precision_is_that_of_scikit_learn(rows: list[tuple[float, bool]]) -> None:
+    from sklearn.metrics import average_precision_score
+
+    score, positive = (np.array(column) for column in zip(*rows, strict=True))
+    weights = np.vstack([np.ones(len(rows)), np.arange(1.0, len(rows) + 1)])
+    found = average_precision(score, positive, weights)
+    if not positive.any():
+        assert np.isnan(found).all()
+        return
+    for weight, value in zip(weights, found, strict=True):
+        expected = average_precision_score(positive, score, sample_weight=weight)
+        assert value == pytest.approx(expected, abs=1e-9)
+
+
+def test_pooled_concordance_of_silent_traces_is_the_auroc_of_their_maxima() -> None:
+    rng = np.random.default_rng(0)
+    group = cohort(rng.integers(0, 2, 40).tolist(), (np.arange(40) // 4).tolist())
+    rows = rng.integers(0, 4, (40, 3)).astype(float)
+    assert ranked(group, rows)[1] == pytest.approx(auroc(rows.max(axis=1), group.positive))
+
+
+def test_within_prompt_auroc_weighs_each_prompt_by_its_pairs() -> None:
+    group = cohort([1, 0, 1, 0, 0, 1, 1], [0, 0, 1, 1, 1, 2, 2])
+    rows = np.repeat([[1.0], [2.0], [5.0], [4.0], [4.0], [9.0], [9.0]], 3, axis=1)
+    assert ranked(group, rows)[0] == pytest.approx((0 * 1 + 1.0 * 2) / 3)
+
+
+def test_a_signal_of_the_prompt_ranks_tasks_and_not_traces() -> None:
+    group = cohort([1, 1, 1, 0, 1, 0, 0, 0], [0] * 4 + [1] * 4)
+    rows = np.repeat([[2.0]] * 4 + [[1.0]] * 4, 3, axis=1)
+    within, across = ranked(group, rows)
+    assert within == 0.5
+    assert across > 0.7
+
+
+def test_position_and_length_leak_nothing_into_a_time_matched_comparison() -> None:
+    group = cohort([1, 0, 1, 0], [0, 0, 0, 0], [6, 6, 6, 6], said=[1, -1, 4, -1])
+    position = np.tile(np.arange(6.0), (4, 1))
+    assert ranked(group, position) == (0.5, 0.5)
+
+
+def test_what_comes_after_it_is_said_does_not_count() -> None:
+    group = cohort([1, 0], [0, 0], said=[1, -1])
+    rows = np.array([[0.0, 9.0, 9.0], [1.0, 1.0, 1.0]])
+    assert ranked(group, rows) == (0.0, 0.0)
+
+
+def test_a_trace_that_has_ended_carries_its_score_forward() -> None:
+    group = cohort([1, 0], [0, 0], lengths=[3, 1])
+    assert ranked(group, np.array([[0.0, 0.0, 1.0], [0.5, np.nan, np.nan]])) == (1.0, 1.0)
+    assert ranked(group, np.array([[0.0, 0.0, 1.0], [1.0, np.nan, np.nan]])) == (0.5, 0.5)
+
+
+def test_pairs_with_nothing_before_it_is_said_are_left_out_and_counted() -> None:
+    group = cohort([1, 1, 0], [0, 0, 0], said=[0, 2, -1])
+    pairs = pairs_within(group, group.before_said())
+    assert (pairs.n, pairs.excluded) == (1, 1)
+    assert pairs_within(group, group.before_said(guard=2)).n == 0
+    assert all(math.isnan(value) for value in ranked(group, np.zeros((3, 3)), guard=2))
+
+
+def test_one_sided_prompts_have_no_within_prompt_figure() -> None:
+    group = cohort([1, 1, 0, 0], [0, 0, 1, 1])
+    within, across = ranked(group, np.eye(4)[:, :3])
+    assert math.isnan(within)
+    assert not math.isnan(across)
+
+
+def test_missing_scores_never_win_and_missing_traces_are_refused() -> None:
+    group = cohort([1, 0], [0, 0])
+    scores = {"t0": np.array([np.nan, 2.0, np.nan]), "t1": np.full(3, np.nan)}
+    rows = score_rows(group, scores)
+    assert running_maxima(rows).tolist() == [[-np.inf, -np.inf, 2.0, 2.0], [-np.inf] * 4]
+    assert trace_maxima(scores, ["t0", "t1"]).tolist() == [2.0, -np.inf]
+    with pytest.raises(ProbeError, match="trace t1 has no scores"):
+        score_rows(group, {"t0": scores["t0"]})
+
+
+def test_an_alarm_is_the_first_score_at_or_above_the_threshold() -> None:
+    scores = np.array([np.nan, 0.4, 0.5, 0.1, 0.9])
+    assert first_alarm(scores, 0.5) == 2
+    assert first_alarm(scores, 1.0) is None
+    maxima = running_maxima(scores[None, :])
+    assert heard(maxima, 0.5).tolist() == [3]
+    assert heard(maxima, 1.0).tolist() == [6]
+
+
+def test_the_first_row_of_a_resample_is_the_data() -> None:
+    weights = resample(7, seed=3, draws=50)
+    assert weights.shape == (51, 7)
+    assert weights[0].tolist() == [1.0] * 7
+    assert (weights.sum(axis=1) == 7).all()
+    np.testing.assert_array_equal(weights, resample(7, seed=3, draws=50))
+    with pytest.raises(NotEnoughData, match="no labelled task"):
+        resample(0)
+
+
+def test_intervals_cover_the_truth_when_traces_of_a_task_are_alike() -> None:
+    rng = np.random.default_rng(5)
+    covered = 0
+    for trial in range(200):
+        shares = rng.beta(2, 2, size=40)
+        task = np.repeat(np.arange(40), 5)
+        hit = rng.random(200) < shares[task]
+        weights = resample(40, seed=trial, draws=300)
+        found = rate(hit, np.ones(200, dtype=bool), task, weights)
+        assert found is not None
+        covered += found.lower <= 0.5 <= found.upper
+    assert covered / 200 > 0.89  # nominal 0.95
+
+
+def test_a_rate_that_cannot_vary_still_has_an_interval() -> None:
+    task = np.repeat(np.arange(10), 3)
+    every = np.ones(30, dtype=bool)
+    found = rate(every, every, task, resample(10))
+    assert found is not None
+    assert (found.estimate, found.n) == (1.0, 30)
+    assert found.upper == pytest.approx(1.0)
+    assert found.lower == pytest.approx(0.7225, abs=1e-3)  # Wilson, 10 of 10
+    assert rate(every, ~every, task, resample(10)) is None
+
+
+def test_a_figure_without_data_is_none() -> None:
+    assert metric(np.array([np.nan, 1.0, 2.0]), 3) is None
+    assert metric(np.array([0.5, np.nan]), 3) is None
+    assert metric(np.array([0.5, 0.4, 0.6]), 0) is None
+    empty = ratio(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp), resample(2, draws=3))
+    assert np.isnan(empty).all()
+
+
+survival = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=30)
+
+
+@given(survival)
+def test_kaplan_meier_is_that_of_lifelines(rows: list[tuple[int, bool]]) -> None:
+    estimate = pytest.importorskip("lifelines").KaplanMeierFitter
+    time, event = (np.array(column) for column in zip(*rows, strict=True))
+    fitted = estimate().fit(time, event)
+    at, share = kaplan_meier(time, event)
+    expected = fitted.survival_function_at_times(at).to_numpy() if len(at) else np.zeros(0)
+    np.testing.assert_allclose(share, expected, atol=1e-9)
+
+
+def test_chance_keeps_the_scores_of_each_task_and_position() -> None:
+    rng = np.random.default_rng(1)
+    rows: NDArray[Any] = rng.normal(size=(30, 4))
+    rows[5:12, 3] = np.nan
+    task = rng.permutation(np.repeat(np.arange(3), 10))
+    shuffled = chance_rows(rows, task, rng)
+    assert not np.array_equal(shuffled, rows, equal_nan=True)
+    for code in range(3):
+        for column in range(4):
+            chosen = task == code
+            np.testing.assert_array_equal(
+                np.sort(shuffled[chosen, column]), np.sort(rows[chosen, column])
+            )
+
+
+def test_probabilities_are_judged_by_hand_made_cases() -> None:
+    probability = np.array([0.1, 0.1, 0.9, 1.0])
+    positive = np.array([False, True, True, True])
+    assert brier(probability, positive) == pytest.approx((0.01 + 0.81 + 0.01 + 0) / 4)
+    assert calibration_error(probability, positive) == pytest.approx(
+        (abs(0.2 - 1) + abs(1.9 - 2)) / 4
+    )
+
+
+def test_predictive_value_falls_with_the_base_rate() -> None:
+    assert predictive_value(0.6, 0.01, 0.1) == pytest.approx(0.06 / (0.06 + 0.009))
+    assert predictive_value(0.6, 0.01, 0.001) == pytest.approx(0.0006 / (0.0006 + 0.00999))
+    assert math.isnan(predictive_value(0.0, 0.0, 0.1))

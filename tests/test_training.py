@@ -1,0 +1,252 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from planted import World, keep, make_trace, plant
+
+from trace_probe.dataset import split_by_role
+from trace_probe.errors import NotEnoughData, ProbeError, StoreError
+from trace_probe.labels import Label
+from trace_probe.metrics import auroc, trace_maxima
+from trace_probe.probe import SavedProbe, load_probe, save_probe
+from trace_probe.report import format_report
+from trace_probe.store import Manifest, Store
+from trace_probe.trace import Task, Trace
+from trace_probe.training import choose_cell, evaluate_probe, score_run, text_report, train
+
+WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
+REAL = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return keep(plant(WORLD), tmp_path_factory.mktemp("runs") / "planted")
+
+
+@pytest.fixture(scope="module")
+def saved(store: Store) -> SavedProbe:
+    return train(store, target_rate=0.05)
+
+
+def test_training_finds_the_layer_and_the_direction_of_the_signal(saved: SavedProbe) -> None:
+    coef = saved.probe.coef_
+    assert saved.card.layer == 3
+    assert coef @ WORLD.direction / np.linalg.norm(coef) >= 0.95
+
+
+def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) -> None:
+    card = saved.card
+    assert (card.name, card.model, card.labeller) == ("planted-layer-3", "planted", "planted")
+    assert (card.d_model, card.pooling, card.rows) == (12, "mean", "before-said")
+    assert card.target_false_alarm_rate == 0.05
+    assert card.honest_false_alarm_rate == pytest.approx(1 / 31)
+    assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
+    assert all(name.startswith("within_prompt_auroc/layer-") for name in card.figures)
+    assert len(card.figures) == 10
+    assert card.version
+
+
+def test_neither_layer_strength_nor_threshold_depend_on_the_test_tasks(
+    saved: SavedProbe, tmp_path: Path
+) -> None:
+    corpus = plant(WORLD)
+    test = set(split_by_role(corpus.traces).test)
+    labels = {
+        trace.id: replace(corpus.labels[trace.id], outcome=not corpus.outcome(trace), said=None)
+        if trace.task.id in test
+        else corpus.labels[trace.id]
+        for trace in corpus.traces
+    }
+    assert corpus.matrix is not None
+    values = corpus.matrix.values.copy()
+    for trace, first in zip(corpus.traces, corpus.matrix.start, strict=True):
+        if trace.task.id in test:
+            values[:, first : first + len(trace.sentences) + 1] *= -3
+    spoiled = replace(corpus, labels=labels, matrix=replace(corpus.matrix, values=values))
+    again = train(keep(spoiled, tmp_path / "planted"), target_rate=0.05)
+    assert again.card == saved.card
+    np.testing.assert_array_equal(again.probe.coef_, saved.probe.coef_)
+
+
+def test_the_threshold_keeps_its_promise_on_the_calibration_traces(
+    store: Store, saved: SavedProbe
+) -> None:
+    scores = score_run(store, saved)
+    benign = [trace for trace in store.traces() if trace.task.id in saved.card.calibration_tasks]
+    alarms = trace_maxima(scores, [trace.id for trace in benign]) >= saved.card.threshold
+    assert len(benign) == 30
+    assert alarms.mean() <= saved.card.honest_false_alarm_rate
+
+
+def test_an_evaluation_uses_no_task_that_the_probe_was_made_from(
+    store: Store, saved: SavedProbe
+) -> None:
+    report, scores = evaluate_probe(store, saved)
+    assert report.n == {
+        "traces": 35,
+        "positives": report.n["positives"],
+        "tasks": 7,
+        "mixed_prompts": report.n["mixed_prompts"],
+        "benign": 18,
+    }
+    assert (report.detector, report.labeller, report.layer) == ("planted-layer-3", "planted", 3)
+    within = report.figures["within_prompt_auroc"]
+    assert within is not None
+    assert within.estimate > 0.85
+    assert report.baselines.keys() | {"planted-layer-3"} == scores.keys()
+    every = {trace.id for trace in store.traces()}
+    assert all(rows.keys() == every for rows in scores.values())
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_saved_probe_gives_the_same_report(
+    store: Store, saved: SavedProbe, tmp_path: Path
+) -> None:
+    save_probe(tmp_path / "p", saved)
+    before, _ = evaluate_probe(store, saved)
+    after, _ = evaluate_probe(store, load_probe(tmp_path / "p"))
+    assert after.to_json() == before.to_json()
+
+
+def test_kept_scores_alarm_as_the_fresh_ones_do(store: Store, saved: SavedProbe) -> None:
+    scores = score_run(store, saved)
+    store.write_scores("planted-layer-3", scores)
+    kept = store.scores("planted-layer-3")
+    for name, row in scores.items():
+        np.testing.assert_array_equal(
+            kept[name] >= saved.card.threshold, row >= saved.card.threshold
+        )
+
+
+def test_progress_is_told_in_order(store: Store) -> None:
+    told: list[str] = []
+    train(store, target_rate=0.05, progress=told.append)
+    assert told[0] == "reading activations"
+    assert told[-1].startswith("fitting layer 3")
+
+
+def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:
+    card = train(store, target_rate=0.001).card
+    assert card.honest_false_alarm_rate == pytest.approx(1 / 31)
+    assert any("needs 999" in limit for limit in card.limits)
+
+
+def test_chosen_layers_can_be_named(store: Store) -> None:
+    assert train(store, layers=[0], target_rate=0.05).card.layer == 0
+    with pytest.raises(StoreError, match="layer 9 was not recorded"):
+        train(store, layers=[9])
+
+
+def test_of_equal_layers_the_lowest_is_chosen() -> None:
+    corpus = plant(World(tasks=8, samples=1))
+    assert corpus.matrix is not None
+    same = replace(corpus.matrix, values=np.repeat(corpus.matrix.values[:1], 2, axis=0))
+    recipe, figures = choose_cell(replace(corpus, matrix=same), strengths=(0.1,))
+    assert recipe.layer == 0
+    assert all(name.startswith("pooled_auroc") for name in figures)
+
+
+def test_what_cannot_be_trained_is_refused_with_the_reason(tmp_path: Path) -> None:
+    no_benign = keep(plant(World(tasks=8, samples=3)), tmp_path / "no-benign")
+    with pytest.raises(NotEnoughData, match="role `benign`"):
+        train(no_benign)
+    with pytest.raises(NotEnoughData, match="no labelled rows"):
+        train(no_benign, labeller="nobody")
+    imported = Store.create(tmp_path / "imported", Manifest(model="m", source="imported"))
+    with pytest.raises(NotEnoughData, match="no activations"):
+        train(imported)
+
+
+def test_a_probe_is_not_used_on_another_model_or_on_foreign_tasks(
+    store: Store, saved: SavedProbe
+) -> None:
+    stranger = SavedProbe(replace(saved.card, model="other"), saved.probe)
+    with pytest.raises(ProbeError, match="does not fit"):
+        score_run(store, stranger)
+    with pytest.raises(ProbeError, match="does not fit"):
+        evaluate_probe(store, stranger)
+    foreign = SavedProbe(replace(saved.card, training_tasks=("elsewhere",)), saved.probe)
+    with pytest.raises(NotEnoughData, match="none of the training tasks"):
+        evaluate_probe(store, foreign)
+
+
+def transcripts(path: Path, rows: Iterator[tuple[Trace, bool]]) -> Store:
+    store = Store.create(path, Manifest(model="m", source="imported", tokenizer="words"))
+    with store.writing():
+        for trace, outcome in rows:
+            store.add(trace)
+            store.add_labels([Label(trace.id, "theirs", outcome)])
+    return store
+
+
+def test_a_text_report_reads_every_task_by_detectors_that_have_not_seen_it(tmp_path: Path) -> None:
+    def rows() -> Iterator[tuple[Trace, bool]]:
+        for number in range(15):
+            for outcome in (True, False):
+                # The word of a task tells its outcomes apart; no other task has that word.
+                odd = f"word{number} " * 3 if outcome else f"other{number} " * 3
+                cue = "secretly" if outcome and number < 10 else "openly"
+                task = Task(f"t{number}", "kind", f"goal {number} {outcome}")
+                yield make_trace(f"{number}-{outcome}", task, [odd, f"we act {cue}"]), outcome
+
+    store = transcripts(tmp_path / "run", rows())
+    report, scores = text_report(store)
+    pooled = report.figures["pooled_auroc"]
+    assert pooled is not None
+    # Two thirds of the positives bear the cue; the others are as the negatives.
+    assert 0.7 < pooled.estimate < 0.95
+    assert set(report.baselines) == {"category-only", "prompt-only-text", "length"}
+    assert all(len(row) == 3 and np.isnan(row[2]) for row in scores["tfidf"].values())
+    assert "do not say how early" in report.notes[0]
+    assert "tfidf" in format_report(report)
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_text_report_needs_five_labelled_tasks(tmp_path: Path) -> None:
+    task = Task("t", "kind", "go")
+    store = transcripts(tmp_path / "run", iter([(make_trace("a", task, ["b c"]), True)]))
+    with pytest.raises(NotEnoughData, match="1 labelled tasks, 5 are needed"):
+        text_report(store)
+
+
+def real_rows(records: list[dict[str, Any]]) -> Iterator[tuple[Trace, bool]]:
+    for raw in records:
+        task = Task(
+            id=f"{raw['category']}-{raw['task_index']}",
+            category=raw["category"],
+            prompt=raw["prompt_sent"],
+            condition={"mode": raw["mode"]},
+        )
+        trace = make_trace(raw["id"].replace("/", "-"), task, raw["cot"].split("\n"), raw["answer"])
+        yield trace, raw["label"] == 1
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real transcripts are not at {REAL}")
+def test_tfidf_on_the_real_transcripts_is_that_of_scikit_learn(tmp_path: Path) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    file = REAL / "qwen3_4b_thinking_traces.jsonl"
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    report, _ = text_report(transcripts(tmp_path / "real", real_rows(records)))
+    y = np.array([raw["label"] == 1 for raw in records])
+    theirs = cross_val_predict(
+        make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000)),
+        [raw["cot"] for raw in records],
+        y,
+        groups=[f"{raw['category']}-{raw['task_index']}" for raw in records],
+        cv=GroupKFold(5),
+        method="decision_function",
+    )
+    ours = report.figures["pooled_auroc"]
+    assert ours is not None
+    assert report.n["traces"] == 213
+    assert report.n["positives"] == 97
+    assert ours.estimate == pytest.approx(auroc(theirs, y), abs=0.02)
+    assert ours.lower < ours.estimate < ours.upper
