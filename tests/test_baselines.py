@@ -150,6 +150,14 @@ def test_a_cue_after_it_is_said_helps_no_text_baseline() -> None:
     assert abs(criterion(test, tfidf(train, test, RECIPE))[0] - 0.5) < 0.2
 
 
+def test_a_trace_that_says_it_at_once_gives_text_nothing_to_learn_from() -> None:
+    train, test = parts(World(tasks=16, samples=4, said=0))
+    silent = {name: replace(label, said=None) for name, label in train.labels.items()}
+    some = {name: label for name, label in train.labels.items() if name.endswith("s0")}
+    scores = tfidf(replace(train, labels={**silent, **some}), test, RECIPE)
+    assert all(np.isfinite(row[:8]).all() for row in scores.values())
+
+
 def test_shuffled_labels_stay_together_within_a_trace_and_are_dealt_between_tasks() -> None:
     train, _ = parts(World(tasks=16, samples=6))
     rows = rows_of(train, RECIPE)

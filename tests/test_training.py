@@ -202,8 +202,22 @@ def test_a_text_report_reads_every_task_by_detectors_that_have_not_seen_it(tmp_p
     assert set(report.baselines) == {"category-only", "prompt-only-text", "length"}
     assert all(len(row) == 3 and np.isnan(row[2]) for row in scores["tfidf"].values())
     assert "do not say how early" in report.notes[0]
+    assert not any("prompt alone" in note for note in report.notes)
     assert "tfidf" in format_report(report)
     json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_text_report_says_when_the_prompt_tells_as_much(tmp_path: Path) -> None:
+    def rows() -> Iterator[tuple[Trace, bool]]:
+        for number in range(10):
+            for outcome in (True, False):
+                asked = "at all costs" if outcome else "within the rules"
+                task = Task(f"t{number}", "kind", f"reach the goal {asked}")
+                words = ["we do that", "secretly" if outcome and number else "openly"]
+                yield make_trace(f"{number}-{outcome}", task, words), outcome
+
+    report, _ = text_report(transcripts(tmp_path / "run", rows()))
+    assert any("tell more than the prompt alone" in note for note in report.notes)
 
 
 def test_a_text_report_needs_five_labelled_tasks(tmp_path: Path) -> None:

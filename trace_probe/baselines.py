@@ -252,7 +252,7 @@ def text_scores(
         lead = _prompt(trace) if with_prompt else ""
         texts += [lead + "".join(words[:size]) for size in sizes]
         y += [bool(train.outcome(trace))] * len(sizes)
-        weight += [1 / len(sizes)] * len(sizes)
+        weight += [1 / len(sizes) for _ in sizes]
     return read_text(fit_text(texts, y, weight=weight, C=C), every, with_prompt=with_prompt)
 
 

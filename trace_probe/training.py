@@ -33,7 +33,7 @@ from trace_probe.dataset import (
 )
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation import build_panel, evaluate, rank, summary
-from trace_probe.metrics import Cohort, Scores, Values, resample, trace_maxima
+from trace_probe.metrics import Cohort, Metric, Scores, Values, metric, resample, trace_maxima
 from trace_probe.probe import ProbeCard, Recipe, SavedProbe, check_fits, fit_dataset, probe_scores
 from trace_probe.report import Report
 from trace_probe.store import Store
@@ -233,9 +233,9 @@ def text_report(
     scores = text_detectors(corpus)
     cohort = build_cohort(corpus)
     weights = resample(cohort.n_tasks, seed=seed)
-    figures = {
-        name: summary(_rank_whole(cohort, each, weights), cohort) for name, each in scores.items()
-    }
+    ranked = {name: _rank_whole(cohort, each, weights) for name, each in scores.items()}
+    figures = {name: summary(values, cohort) for name, values in ranked.items()}
+    gain = metric(ranked["tfidf"]["pooled"] - ranked["prompt-only-text"]["pooled"], len(cohort.ids))
     report = Report(
         detector="tfidf",
         labeller=corpus.labels[corpus.traces[0].id].labeller,
@@ -248,9 +248,19 @@ def text_report(
         notes=(
             "The whole reasoning was read: these figures do not say how early.",
             "No activations and no benign traces: no probe and no alarm.",
+            *_gain_note(gain),
         ),
     )
     return report, scores
+
+
+def _gain_note(gain: Metric | None) -> list[str]:
+    if gain is None or gain.lower > 0:
+        return []
+    return [
+        f"The reasoning is not shown to tell more than the prompt alone: "
+        f"AUROC {gain.estimate:+.3f} [{gain.lower:+.3f}, {gain.upper:+.3f}]."
+    ]
 
 
 def text_detectors(corpus: Corpus) -> dict[str, Scores]:
