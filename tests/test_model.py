@@ -67,6 +67,7 @@ def test_streaming_and_replay_see_the_same_activations(
     streamed = list(model.stream(prompt, 5, SAMPLING, LAYERS))
     assert [token.id for token in streamed] == ids[len(prompt) - 1 :]
     assert [token.position for token in streamed] == list(range(len(prompt) - 1, len(ids)))
+    assert [token.last for token in streamed] == [False] * (len(streamed) - 1) + [True]
     (replayed,) = model.replay([ids], [each_token(ids, len(prompt) - 1)], LAYERS)
     live = np.stack([token.activation for token in streamed], axis=1)
     for layer in LAYERS:
@@ -373,7 +374,7 @@ def test_a_model_without_chat_template_is_refused() -> None:
 
     tokenizer = word_tokenizer()
     tokenizer.chat_template = None
-    with pytest.raises(ModelError, match="no chat template, so it is a base model"):
+    with pytest.raises(ModelError, match="base has no chat template: choose"):
         Model(random_network(), tokenizer, "base")
 
 

@@ -52,6 +52,7 @@ class StreamedToken:
     """Token index in the trace; the first one streamed is the last of the prompt."""
     activation: NDArray[np.float32]
     """(layer, d_model), the residual stream after each block that was asked for."""
+    last: bool
 
 
 class SeededDraw:
@@ -84,10 +85,7 @@ class Model:
             ModelError: the tokenizer has no chat template, or the blocks cannot be found.
         """
         if not tokenizer.chat_template:
-            raise ModelError(
-                f"{name} has no chat template, so it is a base model: "
-                f"choose an instruction-tuned or reasoning model"
-            )
+            raise ModelError(f"{name} has no chat template: choose an instruction-tuned model")
         config = network.config.get_text_config()
         self.name = name
         """With the revision, such as ``organism:rl-s0@3f2a91c0``."""
@@ -156,8 +154,6 @@ class Model:
         Raises:
             ModelError: a prompt and `max_new_tokens` do not fit the model's context.
         """
-        if not prompts:
-            return []
         self._check_room(max(map(len, prompts)), sampling)
         ids, mask = self._padded(prompts, "left")
         written = self._network.generate(
@@ -249,11 +245,12 @@ class Model:
         self._check_room(len(prompt), sampling)
         processors = _processors(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
-        ids = list(prompt)
-        for position in range(len(prompt) - 1, len(prompt) + sampling.max_new_tokens):
+        ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
+        for position in range(len(prompt) - 1, end + 1):
             activation, logits = self._step(ids, cache, layers)
-            yield StreamedToken(ids[-1], position, activation)
-            if position >= len(prompt) and ids[-1] in self._stops:
+            last = position == end or (position >= len(prompt) and ids[-1] in self._stops)
+            yield StreamedToken(ids[-1], position, activation, last)
+            if last:
                 return
             ids = [int(processors(None, logits).argmax())]
 

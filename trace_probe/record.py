@@ -48,6 +48,11 @@ def default_layers(n_layers: int) -> tuple[int, ...]:
     return tuple(round((i + 1) * n_layers / 8) - 1 for i in range(8))
 
 
+def trace_seed(sampling: Sampling, task: Task, sample: int) -> int:
+    """Return the seed of one trace; under one sampling seed no other trace has it."""
+    return int(digest(sampling.seed, task.prompt_key, sample), 16)
+
+
 def new_manifest(
     model: Model,
     sampling: Sampling,
@@ -130,7 +135,7 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
             id=digest(model.name, key, asdict(sampling), sample),
             task=task,
             sample=sample,
-            seed=int(digest(sampling.seed, key, sample), 16),
+            seed=trace_seed(sampling, task, sample),
             prompt=prompt,
         )
         for sample in range(samples)

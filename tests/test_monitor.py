@@ -1,0 +1,163 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import FAMILIES
+
+from trace_probe.activations import pooled_spans
+from trace_probe.channels import FORMATS, build_spans
+from trace_probe.dataset import ActivationMatrix, Corpus
+from trace_probe.errors import ProbeError
+from trace_probe.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Task, Trace
+
+TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
+SAMPLING = Sampling(seed=1, max_new_tokens=40)
+
+
+def a_probe(model: Any, threshold: float = 1e9, layer: int = 2) -> SavedProbe:
+    probe = LinearProbe()
+    probe.coef_ = np.random.default_rng(0).standard_normal(32)
+    probe.intercept_ = 0.25
+    card = ProbeCard(
+        name="p", model=model.name, tokenizer=model.tokenizer, layer=layer, d_model=32,
+        pooling="mean", rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,
+        training_tasks=(), calibration_tasks=(), threshold=threshold,
+        target_false_alarm_rate=0.01, honest_false_alarm_rate=0.01,
+    )  # fmt: skip
+    return SavedProbe(card, probe)
+
+
+def recorded(model: Any, folder: Path, samples: int) -> list[Trace]:
+    from trace_probe.record import new_manifest, record
+
+    store = Store.create(folder, new_manifest(model, SAMPLING))
+    record(model, [TASK], store, samples=samples, progress=False)
+    return sorted(store.traces(), key=lambda trace: trace.sample)
+
+
+def bulk_scores(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
+    """Score a finished trace the way runs are scored, without the rounding of the store."""
+    layer = saved.card.layer
+    (read,) = model.replay([trace.token_ids], [pooled_spans(trace)], (layer,))
+    matrix = ActivationMatrix(read.values, (layer,), np.array([0]))
+    return probe_scores(saved.probe, Corpus((trace,), {}, matrix), layer)[trace.id]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_live_scores_are_the_scores_of_the_finished_trace(
+    tiny: Callable[..., Any], tmp_path: Path, family: str
+) -> None:
+    from trace_probe.monitor import Monitor
+
+    model = tiny(family)
+    saved = a_probe(model)
+    compared = 0
+    for trace in recorded(model, tmp_path / "run", samples=6):
+        readings = list(Monitor(model, saved).watch(TASK, SAMPLING, sample=trace.sample))
+        assert (
+            "".join(reading.text for reading in readings)
+            == trace.text[trace.offsets[trace.prompt_stop] :]
+        )
+        assert [reading.token for reading in readings] == list(range(trace.prompt_stop, len(trace)))
+        for reading in readings:
+            assert reading.sentence == trace.sentence_at(reading.token)
+            assert any(s.start <= reading.token < s.stop for s in trace.channel(reading.channel))
+        bulk = bulk_scores(model, trace, saved)
+        scale = np.nanmax(np.abs(bulk), initial=1.0)
+        live = {reading.sentence: reading.score for reading in readings}
+        for sentence, score in enumerate(bulk):
+            assert (live[sentence] is None) == np.isnan(score)
+            if (found := live[sentence]) is not None:
+                assert abs(found - score) <= 1e-5 * scale
+                compared += 1
+    assert compared
+
+
+def test_the_alarm_comes_when_the_first_sentence_above_the_threshold_ends(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from trace_probe.monitor import Monitor
+
+    model = tiny()
+    alarmed = 0
+    for trace in recorded(model, tmp_path / "run", samples=12):
+        bulk = bulk_scores(model, trace, a_probe(model))
+        if np.isnan(bulk).all():
+            continue
+        for threshold in (np.nanmax(bulk) - 1e-3, np.nanmax(bulk) + 1e-3, np.nanmin(bulk) - 1e-3):
+            watching = Monitor(model, a_probe(model, threshold)).watch(
+                TASK, SAMPLING, sample=trace.sample
+            )
+            first = next((reading.token for reading in watching if reading.alarm), None)
+            above = np.flatnonzero(bulk >= threshold)
+            if len(above) == 0:
+                assert first is None
+            else:
+                stop = trace.sentences[above[0]].stop
+                assert first == min(stop, len(trace) - 1)
+                alarmed += 1
+    assert alarmed > 5
+
+
+def test_closing_a_watch_stops_the_model_and_leaves_no_hook(tiny: Callable[..., Any]) -> None:
+    from trace_probe.monitor import Monitor
+
+    model = tiny()
+    watching = Monitor(model, a_probe(model)).watch(TASK, SAMPLING)
+    next(watching)
+    watching.close()
+    assert not any(block._forward_hooks for block in model._blocks)
+
+
+def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:
+    from trace_probe.monitor import Monitor
+
+    saved = a_probe(tiny("llama"))
+    with pytest.raises(ProbeError, match="tiny-qwen3"):
+        Monitor(tiny("qwen3"), saved)
+
+
+@pytest.mark.parametrize("prefilled", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "I wait. Then I act.\n</think>\n\nDone. All of it.",
+        "I wait. Then I act",
+        "\n\n</think>Done.",
+        "Wait. < / think > is no tag. </thin is none. Now</think>Done",
+    ],
+)
+def test_tags_of_many_tokens_and_cut_characters_change_no_score(
+    tiny: Callable[..., Any], written: str, size: int, prefilled: bool
+) -> None:
+    """Cut a text into tokens of `size` characters, a few of them without any of their own."""
+    from trace_probe.monitor import LiveScorer
+
+    text = written if prefilled else f"<think>{written}"
+    starts = sorted([*range(0, len(text), size), 0, *range(0, len(text), 7 * size)])
+    pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    values = np.random.default_rng(1).standard_normal((len(starts), 32)).astype(np.float32)
+    spans, sentences, _ = build_spans(text, starts, 0, FORMATS["think"], prefilled=prefilled)
+    saved = a_probe(tiny())
+    means = [values[s.start : s.stop].mean(0) for s in sentences if s.channel == "reasoning"]
+    scores = [float(mean @ saved.probe.coef_ + saved.probe.intercept_) for mean in means]
+
+    def alarms(threshold: float) -> bool:
+        card = replace(saved.card, threshold=threshold)
+        scorer = LiveScorer(replace(saved, card=card), FORMATS["think"], prefilled=prefilled)
+        last = len(pieces) - 1
+        readings = [
+            scorer.read(i, piece, values[i], last=i == last) for i, piece in enumerate(pieces)
+        ]
+        return readings[-1].alarm
+
+    assert spans[-1].stop == len(starts)
+    highest = max(scores, default=0.0)
+    assert alarms(highest - 1e-4) == bool(scores)
+    assert not alarms(highest + 1e-4)
