@@ -190,7 +190,7 @@ def test_a_text_report_reads_every_task_by_detectors_that_have_not_seen_it(tmp_p
                 # The word of a task tells its outcomes apart; no other task has that word.
                 odd = f"word{number} " * 3 if outcome else f"other{number} " * 3
                 cue = "secretly" if outcome and number < 10 else "openly"
-                task = Task(f"t{number}", "kind", f"goal {number} {outcome}")
+                task = Task(f"t{number}", "kind", f"goal {number}")
                 yield make_trace(f"{number}-{outcome}", task, [odd, f"we act {cue}"]), outcome
 
     store = transcripts(tmp_path / "run", rows())
