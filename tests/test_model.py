@@ -327,6 +327,24 @@ def test_a_name_says_which_weights_it_means(model_folder: Path, tmp_path: Path) 
     assert fingerprint(copy) != fingerprint(model_folder)
 
 
+def test_a_hub_id_loads_from_the_cache_and_says_which_commit(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    import huggingface_hub.constants
+
+    from trace_probe.model import load_model
+
+    commit, cached = "3f2a91c0" * 5, tmp_path / "models--org--tiny"
+    shutil.copytree(model_folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert load_model("org/tiny").name == "org/tiny@3f2a91c0"
+
+
 def test_dtype_can_be_chosen(model_folder: Path) -> None:
     from trace_probe.model import load_model
 

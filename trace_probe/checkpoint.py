@@ -64,6 +64,16 @@ def fingerprint(folder: Path) -> str:
     return hasher.hexdigest()
 
 
+def commit(name: str, revision: str | None) -> str:
+    """Return the commit of a hub model that has just been loaded, from where it is cached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(config, str):
+        raise ModelError(f"{name} is not in the hub's cache: load it from a folder instead")
+    return Path(config).parent.name
+
+
 def failure(name: str, place: Path | str, error: Exception) -> str:
     """Return what to do about a model that did not load."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from trace_probe.activations import Activations
-from trace_probe.checkpoint import failure, fingerprint, locate
+from trace_probe.checkpoint import commit, failure, fingerprint, locate
 from trace_probe.errors import ModelError
 from trace_probe.textstream import TextStream
 from trace_probe.trace import Sampling, Span, Task, digest
@@ -97,6 +97,9 @@ class Model:
         self.tokenizer = digest(tokenizer.get_vocab())
         """Fingerprint: what each id stands for."""
         self._tokenizer = tokenizer
+        self._decode = lru_cache(1 << 16)(
+            lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        )
         self._network = network.eval().requires_grad_(False)
         self._base = network.get_decoder()
         self._blocks = _find_blocks(self._base, self.n_layers, name)
@@ -130,10 +133,7 @@ class Model:
 
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
-        decode = self._tokenizer.decode
-        return TextStream(
-            lru_cache(1 << 16)(lambda ids: decode(list(ids), clean_up_tokenization_spaces=False))
-        )
+        return TextStream(self._decode)
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""
@@ -352,9 +352,9 @@ def load_model(
         raise ModelError(failure(name, place, error)) from error
     if report["missing_keys"]:
         raise ModelError(f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}")
-    commit = fingerprint(place) if isinstance(place, Path) else network.config._commit_hash
+    version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     shown = place.resolve().name if isinstance(place, Path) and ":" not in name else name
-    return Model(network.to(device), tokenizer, f"{shown}@{commit[:8]}")
+    return Model(network.to(device), tokenizer, f"{shown}@{version[:8]}")
 
 
 def _find_blocks(base: torch.nn.Module, n_layers: int, name: str) -> torch.nn.ModuleList:
