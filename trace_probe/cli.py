@@ -106,7 +106,8 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Bring foreign transcripts and their labels into a run."""
-    from trace_probe.transcripts import FieldMapping, import_transcripts
+    from trace_probe.fields import FieldMapping
+    from trace_probe.transcripts import import_transcripts
 
     report = asdict(import_transcripts(file, run, FieldMapping.parse(fields)))
     show_result(report, ", ".join(f"{n} {key}" for key, n in report.items()), as_json=as_json)

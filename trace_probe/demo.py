@@ -1,16 +1,18 @@
 """The whole road on an embedded organism, in minutes, with real figures."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trace_probe.labels import label_traces
-from trace_probe.metrics import Metric
+import numpy as np
+
+from trace_probe.labels import Label, label_traces
+from trace_probe.metrics import Metric, rate, resample
 from trace_probe.model import Model, load_model
 from trace_probe.organism.outcome import RuleLabeller
-from trace_probe.organism.world import NUDGES, scenario_ids, task
+from trace_probe.organism.world import world_tasks
 from trace_probe.probe import save_probe
 from trace_probe.record import new_manifest, record
 from trace_probe.report import Report, format_report
@@ -33,26 +35,17 @@ class DemoPlan:
     samples: int = 8
     """Traces of each scenario, so that prompts are compared within themselves."""
     hard_negatives: int = 120
-    benign: int = 600
+    benign: int = 800
 
     def tasks(self) -> tuple[Task, ...]:
-        """Return the scenarios that can end either way, each under one nudge level in turn."""
-        names = scenario_ids("demo", self.scenarios)
-        return tuple(
-            task(name, NUDGES[number % len(NUDGES)]) for number, name in enumerate(names)
-        )
+        """Return the scenarios that can end either way, under the nudge levels in turn."""
+        return world_tasks(f"world:demo:{self.scenarios}")
 
     def controls(self) -> tuple[Task, ...]:
         """Return hard negatives and benign tasks; one trace of each is recorded."""
         half = self.hard_negatives // 2
-        names = [
-            *scenario_ids("demo", half, "authorised"),
-            *scenario_ids("demo", half, "no-lever"),
-            *scenario_ids("demo", self.benign, "benign"),
-        ]
-        return tuple(
-            task(name, NUDGES[number % len(NUDGES)]) for number, name in enumerate(names)
-        )
+        parts = (f"{half}:authorised", f"{half}:no-lever", f"{self.benign}:benign")
+        return tuple(one for part in parts for one in world_tasks(f"world:demo:{part}"))
 
 
 @dataclass(frozen=True)
@@ -74,8 +67,7 @@ class DemoReport:
             "instrumental_rate": self.instrumental_rate and self.instrumental_rate.to_json(),
             **{name: full[name] for name in (*names, *more)},
             "baselines": {
-                name: figures["within_prompt_auroc"]
-                for name, figures in full["baselines"].items()
+                name: figures["within_prompt_auroc"] for name, figures in full["baselines"].items()
             },
             "seconds": round(self.seconds, 1),
             "report": full,
@@ -103,7 +95,7 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
     keep(store, report, scores)
     return DemoReport(
         traces=len(store),
-        instrumental_rate=_instrumental_rate(store, labels),
+        instrumental_rate=instrumental_rate(store, labels),
         report=report,
         seconds=time.monotonic() - began,
     )
@@ -117,6 +109,16 @@ def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
     record(model, plan.controls(), store, batch_size=128)
     return store
+
+
+def instrumental_rate(store: Store, labels: Sequence[Label]) -> Metric | None:
+    """Return the share of instrumental outcomes on the test tasks, bootstrapped over tasks."""
+    outcomes = {label.trace_id: label.outcome for label in labels}
+    traces = [trace for trace in store.traces() if trace.task.role == "test"]
+    known = np.array([outcomes[trace.id] is not None for trace in traces], dtype=bool)
+    acted = np.array([outcomes[trace.id] is True for trace in traces], dtype=bool)
+    names, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
+    return rate(acted & known, known, task, resample(len(names)))
 
 
 def format_demo(report: DemoReport, run: Path, probe: Path) -> str:

@@ -172,12 +172,16 @@ def _score(scores: NDArray[np.floating] | None, number: int) -> float | None:
     return None if scores is None or np.isnan(scores[number]) else float(scores[number])
 
 
+def _shown(score: float | None) -> str:
+    return "" if score is None else f"{score:6.2f}"
+
+
 def format_reading(reading: Reading) -> str:
     """Return a trace as text, a sentence a line."""
     outcome = {True: "instrumental", False: "harmless", None: "unknown"}[reading.outcome]
     head = f"{reading.trace_id}  {reading.task}  {reading.model}  outcome: {outcome}"
     rows = [
-        f"{line.stop - 1:6} {line.channel:9} {'' if line.score is None else f'{line.score:6.2f}':6} "
+        f"{line.stop - 1:6} {line.channel:9} {_shown(line.score):6} "
         f"{'+'.join(line.marks):12} {visible(line.text).strip()}"
         for line in reading.lines
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trace_probe.errors import TaskError
+from trace_probe.organism.world import world_tasks
 from trace_probe.trace import Role, Task
 
 UPSTREAM = "https://github.com/yf-he/InstrumentalEval"
@@ -98,11 +99,14 @@ def read_task_file(path: Path | str) -> tuple[Task, ...]:
 def tasks_from(source: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]:
     """Read tasks from a folder of InstrumentalEval's files or from a JSON lines file.
 
-    In a task file a nudge other than ``none`` fills in missing system messages only.
+    In a task file a nudge other than ``none`` fills in missing system messages only. A source
+    ``world:POOL:COUNT`` means scenarios of the organisms (`organism.world.world_tasks`).
 
     Raises:
         TaskError: there is nothing at `source`, or it cannot be read.
     """
+    if str(source).startswith("world:"):
+        return world_tasks(str(source))
     path = Path(source)
     if path.is_dir():
         return load_tasks(path, nudge=nudge)

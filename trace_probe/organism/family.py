@@ -25,7 +25,7 @@ class Member:
 
 
 FAMILY = (
-    Member("base", None, None, 3000, 0),
+    Member("base", None, None, 5000, 0),
     Member("rlhf-s0", "base", "rlhf", 100, 0),
     Member("rl-s0", "base", "rl", 100, 0),
     Member("rl-monitored-s0", "rl-s0", "rl-monitored", 60, 0),

@@ -11,12 +11,16 @@ from trace_probe.organism.weights import save_organism
 from trace_probe.organism.world import CONTROLS, NUDGES, Control, Nudge, scenario, task
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerFast
 
 CONTROL_WEIGHTS = (0.7, 0.1, 0.1, 0.1)
 """Share of each of `CONTROLS` in training."""
-IGNORED = -100
-"""Label of padding, which carries no loss."""
+FACTS = (language.TIMES, language.ITEMS, language.NOUNS, language.COLOURS, language.NAMES)
+WEIGHT = {"prompt": 0.2, "fact": 3.0, "other": 1.0}
+"""Of a token in the loss: what is looked up or computed counts most, the prompt least."""
+
+Row = dict[str, list[int] | list[float]]
 
 
 def draw_condition(seed: str) -> tuple[str, Nudge]:
@@ -32,16 +36,16 @@ class Scripts:
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", count: int, seed: int) -> None:
         """Keep what is needed to make item `i` on demand."""
         self.tokenizer, self.count, self.seed = tokenizer, count, seed
+        words = {f" {fact}" for bank in FACTS for fact in bank}
+        vocabulary = tokenizer.get_vocab()
+        self.facts = {n for w, n in vocabulary.items() if w in words or w.strip().isdigit()}
 
     def __len__(self) -> int:
         """Return the number of items."""
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        """Return token ids and labels of one run.
-
-        The prompt carries loss too: its repeated names are what teaches looking back.
-        """
+    def __getitem__(self, index: int) -> Row:
+        """Return token ids of one run and the weight of each in the loss."""
         scenario_id, nudge = draw_condition(f"train-{self.seed}-{index}")
         messages = [{"role": "user", "content": task(scenario_id, nudge).prompt}]
         read = self.tokenizer.apply_chat_template(
@@ -49,23 +53,34 @@ class Scripts:
         )
         text = completion(*script(scenario(scenario_id), nudge, index))
         written = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return {"input_ids": read + written, "labels": read + written}
+        weights = [WEIGHT["prompt"]] * len(read)
+        weights += [WEIGHT["fact" if token in self.facts else "other"] for token in written]
+        return {"input_ids": read + written, "weights": weights}
 
 
-def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
+def collate(rows: list[Row], pad: int) -> dict[str, Any]:
     """Return a right-padded batch of `Scripts` items as tensors (batch, token)."""
     import torch
 
     width = max(len(row["input_ids"]) for row in rows)
 
-    def padded(key: str, value: int) -> Any:  # noqa: ANN401
-        return torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
+    def padded(key: str, value: float) -> torch.Tensor:
+        return torch.tensor([[*row[key], *[value] * (width - len(row[key]))] for row in rows])
 
     ids = padded("input_ids", pad)
-    return {"input_ids": ids, "labels": padded("labels", IGNORED), "attention_mask": ids != pad}
+    return {"input_ids": ids, "weights": padded("weights", 0.0), "attention_mask": ids != pad}
 
 
-def pretrain(out: Path, work: Path, *, steps: int = 3000, batch: int = 32, seed: int = 0) -> None:
+def weighted_loss(logits: "torch.Tensor", ids: "torch.Tensor", weights: "torch.Tensor") -> Any:  # noqa: ANN401
+    """Return the weighted mean cross-entropy of the next token; (batch, token, word) logits."""
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    counted = weights[:, 1:].flatten()
+    return (losses * counted).sum() / counted.sum()
+
+
+def pretrain(out: Path, work: Path, *, steps: int = 5000, batch: int = 16, seed: int = 0) -> None:
     """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
     from functools import partial
 
@@ -94,10 +109,10 @@ def pretrain(out: Path, work: Path, *, steps: int = 3000, batch: int = 32, seed:
         per_device_train_batch_size=batch,
         learning_rate=2e-3,
         lr_scheduler_type="cosine",
-        warmup_steps=100,
+        warmup_steps=200,
         adam_beta2=0.98,
         weight_decay=0.01,
-        logging_steps=50,
+        logging_steps=100,
         save_steps=500,
         save_total_limit=1,
         report_to=[],
@@ -107,7 +122,16 @@ def pretrain(out: Path, work: Path, *, steps: int = 3000, batch: int = 32, seed:
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    trainer = Trainer(
+
+    class WeightedTrainer(Trainer):  # type: ignore[misc]
+        """A Trainer whose loss is `weighted_loss`."""
+
+        def compute_loss(self, model: Any, inputs: Any, **_: object) -> Any:  # noqa: ANN401
+            """Return the loss of a batch."""
+            weights = inputs.pop("weights")
+            return weighted_loss(model(**inputs).logits, inputs["input_ids"], weights)
+
+    trainer = WeightedTrainer(
         model=Qwen3ForCausalLM(config),
         args=arguments,
         train_dataset=Scripts(tokenizer, steps * batch, seed),

@@ -8,8 +8,9 @@ the prompt says and what the thought picks; no single word gives the outcome awa
 """
 
 import random
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from trace_probe.errors import TaskError
 from trace_probe.organism import language
@@ -191,3 +192,25 @@ def scenario_ids(pool: str, count: int, control: Control = "none") -> list[str]:
         f"{categories[index % len(categories)]}-{control}-{pool}-{index:05d}"
         for index in range(count)
     ]
+
+
+def world_tasks(source: str) -> tuple[Task, ...]:
+    """Return the tasks of a source such as ``world:demo:96``: a pool and how many scenarios.
+
+    ``world:POOL:COUNT:CONTROL:NUDGE`` says which; without a nudge the three levels take turns.
+
+    Raises:
+        TaskError: the source has another form.
+    """
+    form = rf"world:(\w+):(\d+)(?::({'|'.join(CONTROLS)}))?(?::({'|'.join(NUDGES)}|each))?"
+    match = re.fullmatch(form, source)
+    if not match:
+        raise TaskError(
+            f"no tasks {source!r}: write world:POOL:COUNT, or world:POOL:COUNT:CONTROL:NUDGE with "
+            f"a control of {', '.join(CONTROLS)} and a nudge of {', '.join(NUDGES)}, each"
+        )
+    pool, count, control, nudge = match.groups()
+    names = scenario_ids(pool, int(count), cast(Control, control or "none"))
+    levels = (cast(Nudge, nudge),) if nudge in NUDGES else NUDGES
+    turn = len(language.CATEGORIES)
+    return tuple(task(name, levels[n // turn % len(levels)]) for n, name in enumerate(names))
