@@ -151,6 +151,28 @@ def test_an_alarm_in_the_sentence_that_says_it_is_not_before_it() -> None:
     assert value(report.useful_warning, "1").estimate == 1.0
 
 
+def test_an_alarm_in_the_last_sentence_warns_by_none() -> None:
+    report, _ = scripted(alarm_at=7, said=None)
+    leads = {lead: value(report.useful_warning, lead).estimate for lead in ("0", "1", "3")}
+    assert leads == {"0": 1.0, "1": 0.0, "3": 0.0}
+
+
+def test_a_baseline_of_several_runs_is_their_mean_and_its_interval_spans_them() -> None:
+    corpus = plant(World(tasks=16, samples=4))
+    right = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    wrong = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is False))
+    report = evaluate(
+        "right",
+        right,
+        {"position": [position(corpus)], "both": [right, wrong, wrong, wrong]},
+        build_panel(corpus, corpus),
+        threshold=0.5,
+        target_rate=0.1,
+    )
+    found = value(report.baselines["both"], "pooled_auroc")
+    assert (found.estimate, found.lower, found.upper) == (0.25, 0.0, 1.0)
+
+
 def test_no_alarm_at_all_catches_nothing_and_alarms_nobody() -> None:
     report, _ = scripted(alarm_at=None, said=None)
     assert value(report.figures, "silent_caught").estimate == 0.0

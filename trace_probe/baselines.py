@@ -244,7 +244,17 @@ def text_scores(
     train: Corpus, every: Corpus, recipe: Recipe, C: float, *, with_prompt: bool = False
 ) -> Scores:
     """Score by a text model that learned from prefixes at several cuts of what a probe may see."""
-    texts, y, weight = [], [], []
+    texts, y, weight = training_prefixes(train, recipe, with_prompt=with_prompt)
+    return read_text(fit_text(texts, y, weight=weight, C=C), every, with_prompt=with_prompt)
+
+
+def training_prefixes(
+    train: Corpus, recipe: Recipe, *, with_prompt: bool = False
+) -> tuple[list[str], list[bool], list[float]]:
+    """Return prefixes, outcomes and weights under which every trace counts the same."""
+    texts: list[str] = []
+    y: list[bool] = []
+    weight: list[float] = []
     for trace in train.known():
         allowed = chosen_sentences(trace, train.labels[trace.id], recipe.rows, recipe.guard)
         sizes = sorted({int(np.ceil(cut * len(allowed))) for cut in CUTS} - {0})
@@ -253,7 +263,7 @@ def text_scores(
         texts += [lead + "".join(words[:size]) for size in sizes]
         y += [bool(train.outcome(trace))] * len(sizes)
         weight += [1 / len(sizes) for _ in sizes]
-    return read_text(fit_text(texts, y, weight=weight, C=C), every, with_prompt=with_prompt)
+    return texts, y, weight
 
 
 def read_text(model: TextModel, every: Corpus, *, with_prompt: bool = False) -> Scores:
