@@ -12,6 +12,7 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.runs import list_runs, traces_root
+from trace_probe.explorer.safe import visible
 from trace_probe.explorer.words import Detector
 
 RUN_KEY, DETECTOR_KEY = "run", "detector"
@@ -47,7 +48,7 @@ def current() -> Current:
         detector = chosen_detector(run)
         return Current(run, detector, run.rows(detector))
     except TraceProbeError as error:
-        problem("This run cannot be read", str(error))
+        problem("This run cannot be read", f"{path.resolve()}\n{error}")
         end_page()
 
 
@@ -84,7 +85,7 @@ def no_traces() -> NoReturn:
 def problem(title: str, detail: str) -> None:
     """Show an error: a title of ours, and a detail that may quote data and so is never markup."""
     st.error(title, icon=":material/error:")
-    st.code(detail, language=None, wrap_lines=True)
+    st.code(visible(detail), language=None, wrap_lines=True)
 
 
 def end_page() -> NoReturn:

@@ -44,7 +44,7 @@ def chosen_row(shown: Current, asked: ViewState) -> Row:
     if found is None:
         problem(
             "The link asks for a trace that is not in this run",
-            f"trace {visible(wanted)}\nrun   {shown.run.path.resolve()}",
+            f"trace {wanted}\nrun   {shown.run.path.resolve()}",
         )
         st.page_link(VIEWS / "traces.py", label="All traces of this run", icon=":material/list:")
         end_page()

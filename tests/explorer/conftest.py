@@ -1,0 +1,60 @@
+"""Folders of runs, good and bad."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from explorer.planted import DETECTOR, hostile_run, long_run, planted_run
+from trace_probe.explorer.runs import VARIABLE
+from trace_probe.store import Manifest, Store
+
+
+@pytest.fixture
+def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder of runs that the explorer looks at."""
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    monkeypatch.setenv(VARIABLE, str(folder))
+    return folder
+
+
+def make_run(kind: str, path: Path) -> None:
+    """Write a run of a kind."""
+    makers = {
+        "planted": lambda: planted_run(path),
+        "hostile": lambda: hostile_run(path),
+        "long": lambda: long_run(path),
+        "unscored": lambda: planted_run(path, scores=False),
+        "unlabelled": lambda: planted_run(path, labels=False),
+        "unevaluated": lambda: planted_run(path, report=False),
+        "bare": lambda: planted_run(path, scores=False, labels=False),
+        "empty": lambda: Store.create(path, Manifest(model="m")),
+    }
+    if kind in makers:
+        makers[kind]()
+    else:
+        break_run(kind, path)
+
+
+def break_run(kind: str, path: Path) -> None:
+    """Write a run and damage it."""
+    store = planted_run(path)
+    lines = (path / "traces.jsonl").read_bytes().splitlines(keepends=True)
+    if kind == "garbage":
+        (path / "traces.jsonl").write_bytes(b"not json\n" + b"".join(lines))
+    elif kind == "foreign trace":
+        (path / "traces.jsonl").write_text(json.dumps({"id": "x"}) + "\n", encoding="utf-8")
+    elif kind == "foreign label":
+        (path / "labels.jsonl").write_text(json.dumps({"trace_id": "x"}) + "\n", encoding="utf-8")
+    elif kind == "other schema":
+        (path / "run.json").write_text('{"schema": 99}', encoding="utf-8")
+    elif kind == "broken scores":
+        (path / "scores" / f"{DETECTOR}.parquet").write_bytes(b"PAR1 but not really")
+    elif kind == "broken report":
+        (path / "reports" / f"{DETECTOR}.json").write_text("{", encoding="utf-8")
+    elif kind == "short scores":
+        scores = store.scores(DETECTOR)
+        store.write_scores(DETECTOR, {name: row[:-1] for name, row in scores.items()})
+    else:
+        raise ValueError(kind)

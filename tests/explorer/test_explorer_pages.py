@@ -1,0 +1,244 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from explorer.conftest import make_run
+from explorer.planted import DETECTOR, HOSTILE, THRESHOLD
+
+APP = Path(__file__).parents[2] / "app.py"
+VIEWS = APP.parent / "trace_probe" / "explorer" / "views"
+PAGES = ("home", "traces", "trace", "metrics", "about")
+BROKEN = (
+    "garbage",
+    "foreign trace",
+    "foreign label",
+    "other schema",
+    "broken scores",
+    "broken report",
+    "short scores",
+)
+
+
+def open_page(page: str, **query: str) -> Any:
+    from streamlit.testing.v1 import AppTest
+
+    app = AppTest.from_file(str(APP), default_timeout=20)
+    for key, value in query.items():
+        app.query_params[key] = value
+    if page != "home":
+        app.switch_page(str(VIEWS / f"{page}.py"))
+    return app.run()
+
+
+def words(app: Any) -> str:
+    parts = [*app.text, *app.code, *app.error, *app.info, *app.warning, *app.title, *app.subheader]
+    return "\n".join(str(part.value) for part in parts)
+
+
+def reader_content(app: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(app.get("bidi_component")[0].proto.json)
+    return content
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "kind",
+    ["planted", "hostile", "unscored", "unlabelled", "unevaluated", "bare", "empty"],
+)
+def test_every_page_opens_on_every_kind_of_run(page: str, kind: str, traces: Path) -> None:
+    make_run(kind, traces / "run")
+    app = open_page(page)
+    assert not app.exception
+    assert not app.error
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_runs_says_where_it_looked_and_how_to_make_one(page: str, traces: Path) -> None:
+    app = open_page(page)
+    assert not app.exception
+    assert str(traces) in words(app)
+    assert "there is no run in it" in words(app)
+    assert "trace-probe demo" in words(app)
+
+
+def test_a_missing_folder_is_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACE_PROBE_TRACES", str(tmp_path / "nowhere"))
+    assert "does not exist" in words(open_page("home"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_run_is_named_on_every_page(page: str, kind: str, traces: Path) -> None:
+    make_run(kind, traces / "run")
+    app = open_page(page)
+    assert not app.exception
+    assert "This run cannot be read" in words(app)
+    assert str(traces / "run") in app.code[0].value
+
+
+def test_a_broken_run_does_not_hide_the_others(traces: Path) -> None:
+    make_run("garbage", traces / "bad")
+    make_run("planted", traces / "good")
+    app = open_page("traces", r="bad")
+    assert "This run cannot be read" in words(app)
+    app.selectbox(key="run").select("good").run()
+    assert not app.error
+    assert len(app.dataframe[0].value) == 7
+
+
+def test_the_table_is_sorted_by_risk_and_filters_narrow_it(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces")
+    peaks = list(app.dataframe[0].value["peak"])
+    assert peaks == sorted(peaks, reverse=True)
+    app.multiselect(key="filter_outcome").select("harmless").run()
+    assert set(app.dataframe[0].value["reading"]) == {"false alarm", "clear"}
+    app.multiselect(key="filter_role").select("test").run()
+    assert "No trace passes these filters." in words(app)
+    app.button[0].click().run()
+    assert len(app.dataframe[0].value) == 7
+
+
+def test_filters_outlive_a_visit_to_another_page(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces")
+    app.multiselect(key="filter_outcome").select("harmless").run()
+    app.switch_page(str(VIEWS / "metrics.py")).run()
+    app.switch_page(str(VIEWS / "traces.py")).run()
+    assert len(app.dataframe[0].value) == 2
+
+
+def test_choosing_a_row_opens_its_trace_at_the_alarm(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces")
+    place = list(app.dataframe[0].value["reading"]).index("early")
+    app.session_state["table_0"] = {"selection": {"rows": [place], "columns": [], "cells": []}}
+    app.run()
+    assert not app.exception
+    assert app.query_params["t"] == "early"
+    assert reader_content(app)["focus"] == 5
+
+
+def test_a_deep_link_lands_on_its_sentence_with_its_detector_and_threshold(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    make_run("planted", traces / "newer")
+    app = open_page("trace", r="run", t="early", s="2", p=DETECTOR, thr="0.1")
+    content = reader_content(app)
+    assert content["trace"] == "early"
+    assert content["focus"] == 2
+    assert content["threshold"] == pytest.approx(0.1)
+    assert app.selectbox(key="run").value == "run"
+    assert "chosen by hand" in content["fine"]
+
+
+def test_the_address_always_links_to_what_is_shown(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("trace", t="quiet")
+    assert app.query_params == {"r": "run", "t": "quiet", "p": DETECTOR}
+
+
+def test_moving_the_reader_moves_the_address_but_sends_nothing_new(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("trace", t="early")
+    before = app.get("bidi_component")[0].proto.json
+    app.session_state["reader_run_early"] = {"sentence": 9}
+    app.run()
+    assert app.query_params["s"] == "9"
+    assert app.get("bidi_component")[0].proto.json == before
+
+
+def test_a_threshold_of_ones_own_moves_the_alarm(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("trace", t="early")
+    app.toggle[0].set_value(True).run()
+    assert reader_content(app)["threshold"] == THRESHOLD
+    app.slider[0].set_value(1.0).run()
+    assert "alarm" not in reader_content(app)["marks"]
+    assert app.query_params["thr"] == "1"
+
+
+def test_next_and_previous_walk_the_list(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("trace", t="quiet")
+    app.button[1].click().run()
+    assert app.query_params["t"] == "early"
+    app.button[0].click().run()
+    assert app.query_params["t"] == "quiet"
+
+
+@pytest.mark.parametrize("link", [{"t": "![x](http://evil.invalid)"}, {"r": "gone", "t": "gone"}])
+def test_a_link_to_nothing_says_so_as_plain_text(link: dict[str, str], traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("trace", **link)
+    assert not app.exception
+    assert "not in this run" in words(app)
+    assert any(link["t"] in code.value for code in app.code)
+    assert not any(link["t"] in error.value for error in app.error)
+
+
+def test_a_run_without_an_evaluation_shows_scores_and_says_there_is_no_threshold(
+    traces: Path,
+) -> None:
+    make_run("unevaluated", traces / "run")
+    app = open_page("trace", t="early")
+    content = reader_content(app)
+    assert content["threshold"] is None
+    assert content["scores"][5] > THRESHOLD
+    assert "without a threshold" in content["headline"]
+    assert "trace-probe evaluate" in words(open_page("traces"))
+
+
+def test_home_calls_an_organism_an_instrument(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    assert "not evidence about frontier" in words(open_page("home"))
+    assert "not evidence about frontier" in words(open_page("about"))
+
+
+def test_home_does_not_call_other_models_organisms(traces: Path) -> None:
+    make_run("hostile", traces / "run")
+    assert "not evidence about frontier" not in words(open_page("home"))
+
+
+def test_about_shows_the_card_of_the_probe(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    card = traces.parent / "probes" / DETECTOR / "card.json"
+    card.parent.mkdir(parents=True)
+    card.write_text('{"layer": 4}', encoding="utf-8")
+    assert '{"layer": 4}' in words(open_page("about"))
+
+
+def test_metrics_shows_every_baseline_beside_the_detector(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("metrics")
+    assert list(app.dataframe[1].value["detector"]) == [
+        DETECTOR,
+        "tf-idf",
+        "prompt only",
+        "category only",
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_text_never_reaches_markdown(page: str, traces: Path) -> None:
+    make_run("hostile", traces / "run")
+    app = open_page(page)
+    sinks = [*app.markdown, *app.caption, *app.error, *app.info, *app.warning, *app.metric]
+    sinks += [*app.title, *app.subheader, *app.expander, *app.button]
+    texts = [str(getattr(sink, "value", "")) + str(getattr(sink, "label", "")) for sink in sinks]
+    for hostile in HOSTILE:
+        assert not any(hostile in text for text in texts)
+
+
+def test_the_raw_view_shows_what_is_stored_with_hidden_characters_visible(traces: Path) -> None:
+    make_run("hostile", traces / "run")
+    app = open_page("trace")
+    app.segmented_control[0].set_value("Raw").run()
+    assert not app.exception
+    raw = "\n".join(code.value for code in app.code)
+    assert HOSTILE[0] in raw
+    assert "\u202e" not in raw
+    assert "\u27e6U+202E\u27e7" in raw
