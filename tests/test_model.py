@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FAMILIES, random_network, word_tokenizer
+from tiny_models import FAMILIES, random_network, word_tokenizer
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError

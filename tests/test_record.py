@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FAMILIES
+from tiny_models import FAMILIES
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError, TraceError
