@@ -155,6 +155,18 @@ def test_a_run_of_another_model_is_refused(tiny: Callable[..., Any], tmp_path: P
         record(tiny("qwen3"), TASKS, other, progress=False)
 
 
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_recorded(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from trace_probe.record import record
+
+    store = start_run(tmp_path / "run", tiny())
+    long = Task("t-09", "c", "wait " * 500)
+    with pytest.raises(ModelError, match="exceed the 512 .*: lower max_new_tokens"):
+        record(tiny(), [*TASKS, long], store, batch_size=1, progress=False)
+    assert len(store) == 0
+
+
 def test_sampling_that_makes_no_sense_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
     from trace_probe.record import record
 

@@ -154,7 +154,7 @@ class Model:
         Raises:
             ModelError: a prompt and `max_new_tokens` do not fit the model's context.
         """
-        self._check_room(max(map(len, prompts)), sampling)
+        self.check_room(max(map(len, prompts)), sampling)
         ids, mask = self._padded(prompts, "left")
         written = self._network.generate(
             ids,
@@ -242,7 +242,7 @@ class Model:
             ModelError: a layer does not exist, or the context is too short.
         """
         self._check_layers(layers)
-        self._check_room(len(prompt), sampling)
+        self.check_room(len(prompt), sampling)
         processors = _processors(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
         ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
@@ -316,7 +316,8 @@ class Model:
         if len(set(layers)) < len(layers):
             raise ModelError(f"a layer was asked for twice: {list(layers)}")
 
-    def _check_room(self, prompt: int, sampling: Sampling) -> None:
+    def check_room(self, prompt: int, sampling: Sampling) -> None:
+        """Raise ModelError unless a prompt of so many tokens leaves room for the new ones."""
         if self.context is not None and prompt + sampling.max_new_tokens > self.context:
             raise ModelError(
                 f"a prompt of {prompt} tokens and {sampling.max_new_tokens} new ones exceed the "

@@ -92,11 +92,14 @@ def record(
     so that a resumed run writes each trace in the company in which it would have been written.
 
     Raises:
-        ModelError: the run is of another model, or greedy decoding was asked to vary.
+        ModelError: the run is of another model, greedy decoding was asked to vary, or a prompt
+            and `max_new_tokens` exceed the model's context.
         StoreError: another process writes to the run, or it cannot be written.
     """
     _check(model, store.manifest, samples)
     plan = _plan(model, tasks, store.manifest.sampling, samples)
+    longest = max((len(planned.prompt) for planned in plan), default=0)
+    model.check_room(longest, store.manifest.sampling)  # before hours are spent on shorter ones
     tokens: list[int] = []
     cut = 0
     with store.writing():
