@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from planted import World, keep, make_trace, plant
 
+from trace_probe import training
 from trace_probe.dataset import split_by_role
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.labels import Label
@@ -112,6 +113,18 @@ def test_a_saved_probe_gives_the_same_report(
     assert after.to_json() == before.to_json()
 
 
+def test_a_kept_report_comes_back_with_the_scores_of_every_detector(
+    saved: SavedProbe, tmp_path: Path
+) -> None:
+    own = keep(plant(WORLD), tmp_path / "planted")
+    report, scores = evaluate_probe(own, saved)
+    training.keep(own, report, scores)
+    assert own.report("planted-layer-3") == json.loads(json.dumps(report.to_json()))
+    assert own.detectors() == sorted(scores)
+    name = next(own.traces()).id
+    np.testing.assert_allclose(own.scores("tfidf")[name], scores["tfidf"][name], rtol=1e-5)
+
+
 def test_kept_scores_alarm_as_the_fresh_ones_do(store: Store, saved: SavedProbe) -> None:
     scores = score_run(store, saved)
     store.write_scores("planted-layer-3", scores)
@@ -136,7 +149,8 @@ def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:
 
 
 def test_chosen_layers_can_be_named(store: Store) -> None:
-    assert train(store, layers=[0], target_rate=0.05).card.layer == 0
+    card = train(store, name="mine", layers=[0], target_rate=0.05).card
+    assert (card.name, card.layer) == ("mine", 0)
     with pytest.raises(StoreError, match="layer 9 was not recorded"):
         train(store, layers=[9])
 

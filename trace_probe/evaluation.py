@@ -134,15 +134,19 @@ def evaluate(
     cohort = panel.cohort
     weights = resample(cohort.n_tasks, seed=panel.seed)
     ranked = {name: _ranking(runs, panel, weights) for name, runs in baselines.items()}
+    best, its = best_text(ranked)
     own = _ranking([scores], panel, weights)
     alarms = _alarms(scores, threshold, panel, weights)
-    prompts = int(cohort.mixed().sum())
     figures: dict[str, Metric | None] = {
         "false_alarm_rate": _alarm_rate(scores, threshold, panel.benign),
         "hard_negative_alarm_rate": _alarm_rate(scores, threshold, panel.hard_negative),
         **summary(own, cohort),
         **alarms.figures(),
-        "delta_over_best_text": metric(own["within"] - best_text(ranked)[1]["within"], prompts),
+        "delta_over_best_text": metric(own["within"] - its["within"], int(cohort.mixed().sum())),
+    }
+    beside = {
+        name: {**summary(ranked[name], cohort), **_caught(runs, panel, weights, target_rate)}
+        for name, runs in baselines.items()
     }
     return Report(
         detector=detector,
@@ -152,17 +156,11 @@ def evaluate(
         threshold=threshold,
         target_false_alarm_rate=target_rate,
         figures=figures,
-        baselines={
-            name: {
-                **summary(ranked[name], cohort),
-                **_baseline_alarms(runs, panel, weights, target_rate),
-            }
-            for name, runs in baselines.items()
-        },
+        baselines=beside,
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),
         more=_more(scores, threshold, panel, alarms),
-        notes=tuple(_notes(figures, cohort, best_text(ranked)[0])),
+        notes=tuple(_notes(figures, cohort, best)),
     )
 
 
@@ -221,7 +219,7 @@ def _alarms(scores: Scores, threshold: float, panel: Panel, weights: Values) -> 
     return Alarms(panel.cohort, heard(maxima, threshold), weights)
 
 
-def _baseline_alarms(
+def _caught(
     runs: Sequence[Scores], panel: Panel, weights: Values, target_rate: float
 ) -> dict[str, Metric | None]:
     """Return what a baseline catches at its own threshold of the same target rate.

@@ -3,7 +3,7 @@
 Layer, strength and threshold never see a test task: the split comes first.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -32,7 +32,7 @@ from trace_probe.dataset import (
     task_folds,
 )
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation import build_panel, evaluate, rank, summary
+from trace_probe.evaluation import Panel, build_panel, evaluate, rank, summary
 from trace_probe.metrics import Cohort, Metric, Scores, Values, metric, resample, trace_maxima
 from trace_probe.probe import ProbeCard, Recipe, SavedProbe, check_fits, fit_dataset, probe_scores
 from trace_probe.report import Report
@@ -46,6 +46,7 @@ Progress = Callable[[str], None]
 def train(  # noqa: PLR0913 - these are the options of the command
     store: Store,
     *,
+    name: str | None = None,
     labeller: str | None = None,
     layers: Iterable[int] | None = None,
     target_rate: float = 0.01,
@@ -54,6 +55,8 @@ def train(  # noqa: PLR0913 - these are the options of the command
     progress: Progress | None = None,
 ) -> SavedProbe:
     """Train a probe on a labelled run and set its threshold on the benign traces held out.
+
+    Without a name it is called after the run and the layer.
 
     Raises:
         NotEnoughData: too few tasks, one outcome only, or no benign trace.
@@ -71,7 +74,8 @@ def train(  # noqa: PLR0913 - these are the options of the command
     scores = probe_scores(probe, corpus.only(split.calibration), recipe.layer)
     ids = [trace.id for trace in calibration]
     threshold = conformal_threshold(trace_maxima(scores, ids), target_rate)
-    return SavedProbe(_card(store, corpus, split, recipe, threshold, figures), probe)
+    card = _card(store, corpus, split, recipe, threshold, figures)
+    return SavedProbe(replace(card, name=name or card.name), probe)
 
 
 def choose_cell(
@@ -192,29 +196,43 @@ def evaluate_probe(
     tell("reading activations")
     layers = sorted({card.layer, min(store.manifest.layers)})
     corpus = load_corpus(store, labeller or card.labeller, layers)
+    tell("scoring the baselines")
+    baselines = baseline_scores(_learned(corpus, card, store), corpus, card.recipe, seed)
+    tell("resampling")
+    scores = saved.scores(corpus)
+    report = evaluate(
+        card.name,
+        scores,
+        baselines,
+        _held_out(corpus, card, seed),
+        threshold=card.threshold,
+        target_rate=card.target_false_alarm_rate,
+    )
+    report = replace(report, labeller=labeller or card.labeller, layer=card.layer)
+    return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
+
+
+def _learned(corpus: Corpus, card: ProbeCard, store: Store) -> Corpus:
     learned = corpus.only(card.training_tasks)
     if not learned.traces:
         raise NotEnoughData(
             f"{store.path} has none of the training tasks of {card.name}, from which its "
             f"baselines learn: evaluate it on the run it was trained on"
         )
-    tell("scoring the baselines")
-    baselines = baseline_scores(learned, corpus, card.recipe, seed)
+    return learned
+
+
+def _held_out(corpus: Corpus, card: ProbeCard, seed: int) -> Panel:
     seen = {*card.training_tasks, *card.calibration_tasks}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
-    panel = build_panel(corpus.only(card.calibration_tasks), test, seed)
-    scores = saved.scores(corpus)
-    tell("resampling")
-    report = evaluate(
-        card.name,
-        scores,
-        baselines,
-        panel,
-        threshold=card.threshold,
-        target_rate=card.target_false_alarm_rate,
-    )
-    report = replace(report, labeller=labeller or card.labeller, layer=card.layer)
-    return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
+    return build_panel(corpus.only(card.calibration_tasks), test, seed)
+
+
+def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:
+    """Keep a report and the scores of its detector and baselines in the run."""
+    for detector, each in scores.items():
+        store.write_scores(detector, each)
+    store.write_report(report.detector, report.to_json())
 
 
 def text_report(
