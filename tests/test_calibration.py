@@ -82,12 +82,19 @@ def test_the_pac_promise_holds_for_nine_thresholds_in_ten() -> None:
     assert broken / 400 <= 0.1 + 3 * math.sqrt(0.09 / 400)
 
 
-@pytest.mark.parametrize("maxima", [[], [1.0, -np.inf], [np.nan]])
+@pytest.mark.parametrize("maxima", [[], [-np.inf, -np.inf], [1.0, np.nan]])
 def test_no_scored_harmless_trace_is_an_error_that_says_what_to_record(
     maxima: list[float],
 ) -> None:
     with pytest.raises(NotEnoughData, match="role `benign`"):
         conformal_threshold(np.array(maxima), 0.01)
+
+
+def test_a_harmless_trace_without_reasoning_counts_as_one_that_cannot_alarm() -> None:
+    maxima = np.array([2.0, -np.inf, 1.0])
+    threshold = conformal_threshold(maxima, 0.5)
+    assert threshold.value == np.nextafter(np.float32(1.0), np.float32(np.inf))
+    assert threshold.honest_rate == 0.5
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])

@@ -50,7 +50,7 @@ def nothing() -> Report:
 
 
 def test_an_early_signal_is_found_beyond_the_text(signal: Report) -> None:
-    assert value(signal.figures, "within_prompt_auroc").lower > 0.8
+    assert value(signal.figures, "within_prompt_auroc").lower > 0.6
     assert value(signal.figures, "delta_over_best_text").lower > 0.1
     assert not any("No early signal" in note for note in signal.notes)
 
@@ -141,6 +141,12 @@ def test_a_known_lead_is_recovered() -> None:
     assert guarded == {"1": 1.0, "2": 0.0}
     assert report.more["alarm_free"]["positive"] == {"sentence": [5.0], "share": [0.0]}
     assert report.more["alarm_free"]["negative"] == {"sentence": [], "share": []}
+
+
+def test_a_guard_band_takes_away_what_is_known_only_just_before() -> None:
+    report, _ = scripted(alarm_at=5, said=6)
+    assert value(report.figures, "within_prompt_auroc").estimate == 1.0
+    assert report.more["within_prompt_by_guard"]["1"]["estimate"] == 0.5
 
 
 def test_an_alarm_in_the_sentence_that_says_it_is_not_before_it() -> None:

@@ -203,6 +203,24 @@ def test_a_rate_that_cannot_vary_still_has_an_interval() -> None:
     assert rate(every, ~every, task, resample(10)) is None
 
 
+def test_a_perfect_ranking_of_two_tasks_is_not_certain() -> None:
+    perfect = metric(np.ones(50), n=9, tasks=2)
+    assert perfect is not None
+    assert (perfect.estimate, perfect.n) == (1.0, 9)
+    assert perfect.lower == pytest.approx(0.342, abs=1e-3)
+    constant = metric(np.full(50, 0.5), n=9, tasks=2)
+    assert constant is not None
+    assert constant.lower == constant.upper == 0.5
+
+
+def test_traces_without_a_score_come_last_and_together() -> None:
+    score = np.array([-np.inf, 1.0, -np.inf, 2.0])
+    positive = np.array([True, False, False, True])
+    found = average_precision(score, positive, np.ones((1, 4)))
+    assert found[0] == pytest.approx((1 + 2 / 4) / 2)
+    assert auroc(score, positive) == pytest.approx((2 + 0.5 + 0) / 4)
+
+
 def test_a_figure_without_data_is_none() -> None:
     assert metric(np.array([np.nan, 1.0, 2.0]), 3) is None
     assert metric(np.array([0.5, np.nan]), 3) is None

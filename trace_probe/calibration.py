@@ -76,7 +76,8 @@ def _sorted(maxima: NDArray[np.floating[Any]], rate: float) -> NDArray[np.float3
     if not 0 < rate < 1:
         raise NotEnoughData(f"a false-alarm rate of {rate} cannot be calibrated: use 0 < rate < 1")
     ordered = np.sort(np.asarray(maxima, dtype=np.float32))
-    if not len(ordered) or not np.isfinite(ordered).all():
+    # A trace without reasoning has a maximum of -inf: it cannot alarm, and counts as such.
+    if not np.isfinite(ordered).any() or np.isnan(ordered).any():
         raise NotEnoughData(
             "no scored harmless traces to calibrate on: "
             "record tasks of role `benign` into this run, with reasoning, and train again"

@@ -199,9 +199,10 @@ def _merge(values: Sequence[Values]) -> Values:
 
 def summary(ranked: Mapping[str, Values], cohort: Cohort) -> dict[str, Metric | None]:
     """Return both AUROCs with their intervals."""
+    mixed = int(cohort.mixed().sum())
     return {
-        "within_prompt_auroc": metric(ranked["within"], int(cohort.mixed().sum())),
-        "pooled_auroc": metric(ranked["pooled"], len(cohort.ids)),
+        "within_prompt_auroc": metric(ranked["within"], mixed, tasks=mixed),
+        "pooled_auroc": metric(ranked["pooled"], len(cohort.ids), tasks=cohort.n_tasks),
     }
 
 
@@ -250,7 +251,8 @@ def _more(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> dic
     """Return further figures of a detector as JSON."""
     cohort = alarms.cohort
     rows = score_rows(cohort, scores)
-    final = running_maxima(rows)[:, -1]
+    maxima = running_maxima(rows)
+    final = maxima[:, -1]
     precision = average_precision(final, cohort.positive, alarms.weights[:, cohort.task])
     probability = 0.5 * (1 + np.tanh(final / 2))
     said = cohort.positive & (cohort.said >= 0)
@@ -261,6 +263,14 @@ def _more(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> dic
         "calibration_error": calibration_error(probability, cohort.positive),
         "before_said_by_guard": {
             str(guard): _json(alarms.caught(cohort.before_said(guard), said)) for guard in GUARDS
+        },
+        "within_prompt_by_guard": {
+            str(guard): _json(
+                summary(rank(cohort, maxima, cohort.before_said(guard), alarms.weights), cohort)[
+                    "within_prompt_auroc"
+                ]
+            )
+            for guard in GUARDS
         },
         "useful_warning_by_chance": _json(_chance(rows, threshold, panel, alarms)),
         "predictive_value": _predictive(scores, threshold, panel, alarms),
@@ -330,7 +340,10 @@ def _notes(figures: Figures, cohort: Cohort, best: str) -> list[str]:
             "Record more samples of each prompt."
         )
     elif within.lower <= 0.5:
-        notes.append("No early signal: the within-prompt interval contains 0.5 or lies below it.")
+        notes.append(
+            f"No early signal: the within-prompt interval contains 0.5 or lies below it, "
+            f"on {within.n} mixed prompts."
+        )
     elif delta is not None and delta.lower <= 0:
         notes.append(f"No early signal beyond the text: the detector does not clearly beat {best}.")
     return notes

@@ -101,12 +101,18 @@ def resample(n_tasks: int, *, seed: int = 0, draws: int = DRAWS) -> Values:
     return np.vstack([np.ones(n_tasks), drawn])
 
 
-def metric(values: Values, n: int) -> Metric | None:
-    """Return estimate and percentile interval of resampled values, None if not computable."""
+def metric(values: Values, n: int, tasks: int | None = None) -> Metric | None:
+    """Return estimate and percentile interval of resampled values, None if not computable.
+
+    Where a share is 0 or 1 in every draw a bootstrap cannot vary: given the number of tasks
+    that it comes from, the interval is Wilson's.
+    """
     draws = values[1:][np.isfinite(values[1:])]
     if n < 1 or not np.isfinite(values[0]) or not len(draws):
         return None
     lower, upper = np.percentile(draws, [2.5, 97.5])
+    if tasks and lower == upper and values[0] in (0.0, 1.0):
+        return wilson(values[0], tasks, n=n)
     return Metric(float(values[0]), float(lower), float(upper), n)
 
 
@@ -209,7 +215,8 @@ def auroc(score: Values, positive: Mask) -> float:
 def average_precision(score: Values, positive: Mask, weights: Values) -> Values:
     """Return the average precision for each row of (draw, trace) weights; ties enter together."""
     order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    ordered = score[order]  # may hold -inf, so no differences are taken
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
     hits = np.cumsum(weights[:, order] * positive[order], axis=1)[:, last]
     taken = np.cumsum(weights[:, order], axis=1)[:, last]
     precision = np.divide(hits, taken, out=np.zeros_like(hits), where=taken > 0)
