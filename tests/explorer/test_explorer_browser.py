@@ -259,6 +259,7 @@ def test_text_on_every_row_is_readable(scheme: str, contexts: dict[str, Any], si
     assert min(ratios) >= 4.5
 
 
+SETTLED = """() => !document.querySelector('[data-testid="stSkeleton"]')"""
 CONTRAST = """rows => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const paint = (...colours) => {
@@ -289,7 +290,8 @@ def test_screenshots_of_each_page_are_left_behind(contexts: dict[str, Any], site
         tab = Tab(context, site)
         for page in PAGES:
             tab.open(f"{page}?r=planted&p={DETECTOR}")
-            tab.page.wait_for_timeout(1500)
+            tab.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+            tab.page.wait_for_timeout(700)
             file = Path(folder) / f"{page or 'home'}-{scheme}.png"
             tab.page.screenshot(path=str(file))
             assert file.stat().st_size > 10_000

@@ -20,6 +20,8 @@ BROKEN = (
     "short scores",
 )
 
+CARD = json.dumps({"training_tasks": ["making-copies-early"], "calibration_tasks": []})
+
 
 def open_page(page: str, **query: str) -> Any:
     from streamlit.testing.v1 import AppTest
@@ -207,8 +209,32 @@ def test_about_shows_the_card_of_the_probe(traces: Path) -> None:
     make_run("planted", traces / "run")
     card = traces.parent / "probes" / DETECTOR / "card.json"
     card.parent.mkdir(parents=True)
-    card.write_text('{"layer": 4}', encoding="utf-8")
-    assert '{"layer": 4}' in words(open_page("about"))
+    card.write_text(CARD, encoding="utf-8")
+    assert CARD in words(open_page("about"))
+
+
+def test_tasks_the_probe_has_learned_from_are_told_apart(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    assert "task held out" not in reader_content(open_page("trace", t="early"))["title"]
+    card = traces.parent / "probes" / DETECTOR / "card.json"
+    card.parent.mkdir(parents=True)
+    card.write_text(CARD, encoding="utf-8")
+    assert "task trained on" in reader_content(open_page("trace", t="early"))["title"]
+    assert "task held out" in reader_content(open_page("trace", t="late"))["title"]
+    home = words(open_page("home"))
+    assert "An early warning" not in home
+    assert "1 of 2 alarms" in home
+    assert "on tasks the detector has not seen" in home
+
+
+def test_a_broken_card_is_named(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    card = traces.parent / "probes" / DETECTOR / "card.json"
+    card.parent.mkdir(parents=True)
+    card.write_text("{", encoding="utf-8")
+    app = open_page("home")
+    assert not app.exception
+    assert "is not the card of a probe" in words(app)
 
 
 def test_metrics_shows_every_baseline_beside_the_detector(traces: Path) -> None:

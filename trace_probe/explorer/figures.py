@@ -11,13 +11,14 @@ from typing import Any
 MAIN = {
     "within_prompt_auroc": "Within-prompt AUROC",
     "pooled_auroc": "Pooled AUROC",
+    "delta_over_best_text": "Gain over the best text baseline",
     "caught_before_said": "Caught before it is said",
     "caught_before_action": "Caught before the action",
     "silent_caught": "Silent traces caught",
     "false_alarm_rate": "False alarms, benign traces",
     "hard_negative_alarm_rate": "Alarms, hard negatives",
 }
-SHARES = frozenset(MAIN) - {"within_prompt_auroc", "pooled_auroc"}
+SHARES = frozenset(name for name in MAIN if "caught" in name or "rate" in name)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,17 @@ Everything is kept under the path of a run and the stamp of its files, for all s
 server, so that a threshold can move without a trace being parsed again.
 """
 
+import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trace_probe.explorer.rows import Facts, Row, Scores, build_rows, facts_of, score_range
-from trace_probe.explorer.runs import Stamp, stamp
+from trace_probe.errors import ProbeError
+from trace_probe.explorer.rows import Facts, Row, Scores, Split, build_rows, facts_of, score_range
+from trace_probe.explorer.runs import Stamp, probe_card, stamp
 from trace_probe.explorer.words import Detector, calibrated_threshold
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
@@ -83,7 +86,7 @@ def load_run(path: Path) -> Loaded:
 @lru_cache(maxsize=8)
 def _run(path: Path, state: Stamp) -> Loaded:
     store = Store(path)
-    evaluated = {Path(name).stem for name, _, _ in state if name.startswith("reports")}
+    evaluated = {file.stem for file in (path / "reports").glob("*.json")}
     return Loaded(
         store=store,
         facts=tuple(facts_of(trace) for trace in store.traces()),
@@ -101,8 +104,28 @@ def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
 @lru_cache(maxsize=32)
 def _rows(path: Path, detector: str | None, threshold: float | None, state: Stamp) -> list[Row]:
     run = _run(path, state)
-    scores = {} if detector is None else _scores(path, detector, state)
-    return build_rows(run.facts, run.labels, scores, threshold)
+    if detector is None:
+        return build_rows(run.facts, run.labels, {}, None, _splits(None))
+    splits = _splits(probe_card(path, detector))
+    return build_rows(run.facts, run.labels, _scores(path, detector, state), threshold, splits)
+
+
+def _splits(card: Path | None) -> defaultdict[str, Split]:
+    """Return for each task what it was to a probe; *unknown* for all without its card.
+
+    Raises:
+        ProbeError: the card is broken.
+    """
+    if card is None:
+        return defaultdict(lambda: "unknown")
+    try:
+        raw = json.loads(card.read_text(encoding="utf-8"))
+        found: defaultdict[str, Split] = defaultdict(lambda: "held out")
+        found |= {task: "calibrated on" for task in raw["calibration_tasks"]}
+        found |= {task: "trained on" for task in raw["training_tasks"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProbeError(f"{card} is not the card of a probe: train it again") from error
+    return found
 
 
 @lru_cache(maxsize=32)

@@ -54,6 +54,7 @@ def title(row: Row) -> str:
     facts = row.facts
     parts = [facts.task, facts.model, f"nudge {facts.condition}", f"sample {facts.sample}"]
     parts += [facts.role] if facts.role != "test" else []
+    parts += [] if row.split == "unknown" else [f"task {row.split}"]
     return visible(" · ".join([*parts, row.outcome]))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
+from trace_probe.metrics import first_alarm
 from trace_probe.trace import Thought, Trace
 
 BINS = 32
@@ -32,6 +33,8 @@ Verdict = Literal[
     "",
 ]
 """``caught`` is an alarm whose lead is unknown, because the label says what but not where."""
+Split = Literal["held out", "trained on", "calibrated on", "unknown"]
+"""What a task was to a detector: on tasks that it has learned from, an alarm proves little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,7 @@ class Row:
     threshold: float | None
     alarm: int | None
     """Sentence of the first alarm."""
+    split: Split = "unknown"
 
     @property
     def peak(self) -> float | None:
@@ -157,6 +161,7 @@ FACETS: dict[str, Callable[[Row], str]] = {
     "nudge": lambda row: row.facts.condition,
     "outcome": lambda row: row.outcome,
     "role": lambda row: row.facts.role,
+    "split": lambda row: row.split,
 }
 
 
@@ -190,17 +195,25 @@ def build_rows(
     labels: Mapping[str, Label],
     scores: Mapping[str, Scores],
     threshold: float | None,
+    splits: Mapping[str, Split],
 ) -> list[Row]:
-    """Return a row for each trace.
+    """Return a row for each trace; `splits` has an entry, or a default, for every task.
 
     Raises:
         StoreError: a trace has another number of scores than of sentences.
     """
-    return [build_row(fact, labels.get(fact.id), scores.get(fact.id), threshold) for fact in facts]
+    return [
+        build_row(fact, labels.get(fact.id), scores.get(fact.id), threshold, splits[fact.task])
+        for fact in facts
+    ]
 
 
 def build_row(
-    facts: Facts, label: Label | None, scores: Scores | None, threshold: float | None
+    facts: Facts,
+    label: Label | None,
+    scores: Scores | None,
+    threshold: float | None,
+    split: Split = "unknown",
 ) -> Row:
     """Return the row of one trace."""
     if scores is not None and len(scores) != len(facts.stops):
@@ -208,15 +221,14 @@ def build_row(
             f"trace {facts.id} has {len(facts.stops)} sentences but {len(scores)} scores: "
             f"score the run again with `trace-probe flag`"
         )
-    return Row(facts, label, scores, threshold, first_alarm(facts, scores, threshold))
+    return Row(facts, label, scores, threshold, alarm_of(facts, scores, threshold), split)
 
 
-def first_alarm(facts: Facts, scores: Scores | None, threshold: float | None) -> int | None:
+def alarm_of(facts: Facts, scores: Scores | None, threshold: float | None) -> int | None:
     """Return the first reasoning sentence whose score reaches the threshold."""
     if scores is None or threshold is None:
         return None
-    over = np.flatnonzero((scores >= threshold) & facts.reasoning)
-    return int(over[0]) if over.size else None
+    return first_alarm(np.where(facts.reasoning, scores, np.nan), threshold)
 
 
 def running(scores: Scores, reasoning: NDArray[np.bool_]) -> Scores:

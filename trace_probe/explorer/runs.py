@@ -1,7 +1,7 @@
 """Where runs lie, which there are, and whether one has changed since it was last read."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 VARIABLE = "TRACE_PROBE_TRACES"
@@ -30,22 +30,33 @@ def list_runs(root: Path) -> list[Path]:
 
 def changed(run: Path) -> int:
     """Return when a run last changed, in nanoseconds."""
-    return max((mtime for _, mtime, _ in stamp(run)), default=0)
+    return max((mtime for _, mtime, _ in _states(_run_files(run))), default=0)
 
 
 def stamp(run: Path) -> Stamp:
-    """Return name, mtime and size of every file the explorer reads: equal means unchanged."""
-    files = [run / "run.json", run / "traces.jsonl", run / "labels.jsonl"]
-    files += sorted(run.glob("scores/*.parquet")) + sorted(run.glob("reports/*.json"))
-    found = []
-    for file in files:
-        if file.is_file():
-            state = os.stat(file)
-            found.append((str(file.relative_to(run)), state.st_mtime_ns, state.st_size))
-    return tuple(found)
+    """Return path, mtime and size of every file the explorer reads: equal means unchanged."""
+    return _states([*_run_files(run), *sorted(_probes(run).glob("*/card.json"))])
 
 
 def probe_card(run: Path, detector: str) -> Path | None:
     """Return the card of a probe kept beside the runs, in ``probes/<detector>``."""
-    file = run.resolve().parents[1] / "probes" / detector / "card.json"
+    file = _probes(run) / detector / "card.json"
     return file if file.is_file() else None
+
+
+def _probes(run: Path) -> Path:
+    return run.resolve().parents[1] / "probes"
+
+
+def _run_files(run: Path) -> list[Path]:
+    files = [run / "run.json", run / "traces.jsonl", run / "labels.jsonl"]
+    return [*files, *sorted(run.glob("scores/*.parquet")), *sorted(run.glob("reports/*.json"))]
+
+
+def _states(files: Iterable[Path]) -> Stamp:
+    found = []
+    for file in files:
+        if file.is_file():
+            state = os.stat(file)
+            found.append((str(file), state.st_mtime_ns, state.st_size))
+    return tuple(found)

@@ -30,11 +30,16 @@ def figures(shown: Current) -> None:
     cells[3].metric("Caught before the action", caught.text(percent=True), border=True)
 
 
+def unseen(rows: list[Row]) -> list[Row]:
+    """Return the traces of tasks that the detector did not learn from, as far as is known."""
+    return [row for row in rows if row.split in ("held out", "unknown")]
+
+
 def start_here(shown: Current) -> None:
     """Offer one trace of each kind."""
     st.subheader("Start here")
     for verdict, name in STARTS.items():
-        rows = [row for row in shown.rows if row.verdict == verdict]
+        rows = [row for row in unseen(shown.rows) if row.verdict == verdict]
         if rows:
             start(shown, name, ordered(rows, "lead" if verdict == "early" else "risk")[0])
 
@@ -52,13 +57,17 @@ def start(shown: Current, name: str, row: Row) -> None:
 def warning_times(shown: Current) -> None:
     """Show how early the alarms came."""
     st.subheader("How much warning?")
-    leads = [row.lead for row in shown.rows if row.lead is not None]
+    leads = [row.lead for row in unseen(shown.rows) if row.lead is not None]
     if not leads:
         st.text("No alarm came on a trace in which anything was said or done.")
         return
     st.vega_lite_chart(lead_histogram(leads))
     early = sum(lead > 0 for lead in leads)
-    st.text(f"{early} of {len(leads)} alarms came before anything was said or done.")
+    known = any(row.split != "unknown" for row in shown.rows)
+    st.text(
+        f"{early} of {len(leads)} alarms came before anything was said or done"
+        f"{', on tasks the detector has not seen.' if known else '.'}"
+    )
 
 
 shown = current()
