@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,7 +26,10 @@ Run = Annotated[Path, typer.Argument(help="Folder of a run, such as traces/demo.
 Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
-Nudge = Annotated[str, typer.Option(help="Nudge level: none, neutral or push.")]
+Nudge = Annotated[
+    Literal["none", "neutral", "push"],
+    typer.Option(help="System message: none, a plain one, or one that pushes for the goal."),
+]
 
 
 def main() -> None:
@@ -63,6 +66,7 @@ def tasks(
 def record(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or organism:NAME.")],
     run: Run,
+    *,
     tasks: Annotated[str, typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT.")],
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
@@ -70,7 +74,9 @@ def record(
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    max_new_tokens: int = 4096,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     device: str | None = None,
     dtype: str | None = None,
@@ -81,18 +87,19 @@ def record(
     from trace_probe.record import new_manifest
     from trace_probe.record import record as record_run
     from trace_probe.store import Store
-    from trace_probe.tasks import tasks_from
+    from trace_probe.tasks import source_name, tasks_from
     from trace_probe.trace import Sampling
 
     chosen = tasks_from(tasks, nudge=nudge)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
-    sampling = Sampling(seed, temperature, top_p, max_new_tokens)
-    manifest = new_manifest(loaded, sampling, layers=_integers(layers), tasks=tasks)
+    room = max_new_tokens or min(4096, (loaded.context or 8192) // 2)
+    sampling = Sampling(seed, temperature, top_p, room)
+    manifest = new_manifest(loaded, sampling, layers=_integers(layers), tasks=source_name(tasks))
     store = Store.create(run, manifest)
     report = record_run(loaded, chosen, store, samples=samples, batch_size=batch_size)
     typer.echo(
         f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
-        f"{report.tokens} tokens written, {report.cut} cut at {max_new_tokens} tokens"
+        f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
 
 
@@ -183,8 +190,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
-    from trace_probe.evaluation import format_report
     from trace_probe.probe import load_probe
+    from trace_probe.report import format_report
     from trace_probe.store import Store
     from trace_probe.training import evaluate_probe, keep, text_report
 

@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from trace_probe.labels import Labeller
 from trace_probe.model import Model
-from trace_probe.record import build_trace
+from trace_probe.record import read_back
 from trace_probe.trace import Trace, digest
 
+BATCH = 256
+"""Continuations that are drawn at once."""
 PROMPT = -1
 """Sentence index that stands for the end of the prompt."""
 
@@ -73,7 +75,6 @@ def oracle(
     *,
     continuations: int = 20,
     seed: int = 0,
-    batch_size: int = 256,
     progress: bool = True,
 ) -> dict[str, tuple[OraclePoint, ...]]:
     """Return P(instrumental | prefix) at the end of the prompt and of each reasoning sentence.
@@ -91,8 +92,8 @@ def oracle(
     jobs.sort(key=lambda job: job.token)
     outcomes: dict[tuple[str, int], list[bool | None]] = {}
     with tqdm(total=len(jobs), unit="continuation", disable=not progress) as bar:
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
+        for start in range(0, len(jobs), BATCH):
+            batch = jobs[start : start + BATCH]
             for job, outcome in zip(batch, _continue(model, batch, labeller), strict=True):
                 outcomes.setdefault((job.trace.id, job.sentence), []).append(outcome)
             bar.update(len(batch))
@@ -113,10 +114,8 @@ def _continue(model: Model, batch: Sequence[_Job], labeller: Labeller) -> list[b
     found = []
     for job, completion in zip(batch, completions, strict=True):
         ids = (*job.trace.token_ids[: job.token], *completion.ids)
-        continued = build_trace(
-            model,
-            replace(job.trace, token_ids=ids, finish=completion.finish),
-        )
+        written = read_back(model, ids, job.trace.prompt_stop)._asdict()
+        continued = replace(job.trace, token_ids=ids, finish=completion.finish, **written)
         found.append(labeller.label(continued).outcome)
     return found
 

@@ -12,7 +12,7 @@ from trace_probe.channels import build_spans, format_of, opens_reasoning
 from trace_probe.errors import ModelError
 from trace_probe.model import Completion, Model
 from trace_probe.store import Manifest, Store
-from trace_probe.trace import Sampling, Task, Trace, digest
+from trace_probe.trace import Sampling, Span, Task, Thought, Trace, digest
 
 
 @dataclass(frozen=True)
@@ -171,26 +171,36 @@ def _record_batch(
         yield trace
 
 
+class Written(NamedTuple):
+    """What token ids are as text, cut into channels and sentences; fields as in `Trace`."""
+
+    text: str
+    offsets: tuple[int, ...]
+    spans: tuple[Span, ...]
+    sentences: tuple[Span, ...]
+    thought: Thought
+
+
+def read_back(model: Model, ids: Sequence[int], prompt_stop: int) -> Written:
+    """Return what `ids` say, of which the first `prompt_stop` are the prompt."""
+    text, offsets = model.offsets(ids)
+    format = format_of(model.chat_template, model.name)
+    prefilled = opens_reasoning(text[: offsets[prompt_stop]], format)
+    layout = build_spans(text, offsets, prompt_stop, format, prefilled=prefilled)
+    return Written(text, offsets, *layout)
+
+
 def _trace(model: Model, planned: _Planned, completion: Completion, sampling: Sampling) -> Trace:
     """Return the trace of one completion, cut into channels and sentences."""
     ids = (*planned.prompt, *completion.ids)
-    text, offsets = model.offsets(ids)
-    prompt_stop = len(planned.prompt)
-    format = format_of(model.chat_template, model.name)
-    prefilled = opens_reasoning(text[: offsets[prompt_stop]], format)
-    spans, sentences, thought = build_spans(text, offsets, prompt_stop, format, prefilled=prefilled)
     return Trace(
         id=planned.id,
         task=planned.task,
         model=model.name,
         sampling=sampling,
         sample=planned.sample,
-        text=text,
-        offsets=offsets,
-        spans=spans,
-        sentences=sentences,
         token_ids=ids,
         tokenizer=model.tokenizer,
-        thought=thought,
         finish=completion.finish,
+        **read_back(model, ids, len(planned.prompt))._asdict(),
     )

@@ -119,6 +119,16 @@ def tasks_from(source: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]
     )
 
 
+def source_name(source: Path | str) -> str:
+    """Return what a run says of where its tasks came from: content, not a path."""
+    path = Path(source)
+    if path.is_dir():
+        return f"instrumentaleval@{COMMIT[:8]}"
+    if path.is_file():
+        return f"{path.name}@{hashlib.sha256(_read(path)).hexdigest()[:8]}"
+    return str(source)
+
+
 def with_nudge(task: Task, nudge: Nudge) -> Task:
     """Return a task under a nudge level, which its condition then names."""
     if nudge not in SYSTEM:
