@@ -4,6 +4,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from explorer.planted import (
     planted,
 )
 from trace_probe.errors import StoreError
-from trace_probe.explorer.figures import compared, figure, main_figures
+from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
 from trace_probe.explorer.launch import SETTINGS, command
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.rows import (
@@ -39,6 +40,7 @@ from trace_probe.explorer.rows import (
 from trace_probe.explorer.runs import list_runs, stamp, traces_root
 from trace_probe.explorer.safe import visible
 from trace_probe.explorer.sentences import sentence_table
+from trace_probe.explorer.sparks import OVER, spark_image
 from trace_probe.explorer.state import ViewState
 from trace_probe.explorer.words import Detector, alarm_share, fine_print, headline
 from trace_probe.labels import Label
@@ -182,6 +184,16 @@ def test_the_sparkline_shows_the_alarm_where_it_is_and_nothing_where_nothing_is(
     assert line.index(max(value for value in line if value is not None)) in (15, 16)
 
 
+def test_a_gap_in_the_sparkline_is_hatched_and_what_is_over_the_threshold_is_coloured() -> None:
+    calm = spark_image([0.1, 0.2], 0.0, 1.0, 0.6)
+    assert quote(OVER) not in calm
+    assert quote(OVER) in spark_image([0.1, 0.6], 0.0, 1.0, 0.6)
+    assert quote(OVER) not in spark_image([0.1, 0.6], 0.0, 1.0, None)
+    assert "stroke" not in spark_image([0.0, 0.0], 0.0, 1.0, None)
+    assert "stroke" in spark_image([0.0, None], 0.0, 1.0, None)
+    assert len(spark_image([0.123456] * 32, 0.0, 1.0, 0.6)) < 1500
+
+
 def test_the_axis_is_that_of_probabilities_unless_scores_leave_it() -> None:
     inside, outside = np.array([0.2, 0.7, np.nan]), np.array([-3.0, 4.0])
     assert score_range([inside], 0.6) == (0.0, 1.0)
@@ -219,7 +231,7 @@ def test_the_fine_print_gives_the_false_alarm_rate_only_for_the_calibrated_thres
     assert "0.8 % [0.1, 2.9]" in fine_print(row, EYE)
     assert "aim 1 %" in fine_print(row, EYE)
     assert "not known" in fine_print(row, Detector(DETECTOR, 0.4, REPORT))
-    assert "no threshold" in fine_print(row, Detector(DETECTOR, None))
+    assert "no calibrated threshold" in fine_print(row, Detector(DETECTOR, None))
 
 
 def test_the_share_of_benign_alarms_counts_benign_traces_only() -> None:
@@ -350,6 +362,12 @@ def test_too_few_data_are_said_and_not_drawn() -> None:
     figures = compared(REPORT, "within_prompt_auroc")
     assert list(figures) == [DETECTOR, "tf-idf", "prompt only", "category only"]
     assert not figures["category only"].known
+
+
+def test_the_best_baseline_is_named_with_its_interval() -> None:
+    assert best_baseline(REPORT, "within_prompt_auroc") == "tf-idf, 0.71 [0.63, 0.79]"
+    assert best_baseline(REPORT, "caught_before_said") is None
+    assert best_baseline(None, "within_prompt_auroc") is None
 
 
 def test_figures_carry_their_interval() -> None:

@@ -191,7 +191,7 @@ def test_a_run_without_an_evaluation_shows_scores_and_says_there_is_no_threshold
     assert content["threshold"] is None
     assert content["scores"][5] > THRESHOLD
     assert "without a threshold" in content["headline"]
-    assert "trace-probe evaluate" in words(open_page("traces"))
+    assert "no calibrated threshold" in words(open_page("traces"))
 
 
 def test_home_calls_an_organism_an_instrument(traces: Path) -> None:

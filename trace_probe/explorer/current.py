@@ -17,6 +17,10 @@ from trace_probe.explorer.words import Detector
 
 RUN_KEY, DETECTOR_KEY = "run", "detector"
 OWN_KEY, THRESHOLD_KEY = "own_threshold", "threshold"
+NO_THRESHOLD = (
+    "This detector has no calibrated threshold here, so there are no alarms: evaluate it on a run "
+    "with benign traces, or try a threshold of your own at the left."
+)
 
 
 @dataclass(frozen=True)

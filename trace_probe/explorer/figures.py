@@ -18,6 +18,8 @@ MAIN = {
     "false_alarm_rate": "False alarms, benign traces",
     "hard_negative_alarm_rate": "Alarms, hard negatives",
 }
+RANKS = ("within_prompt_auroc", "pooled_auroc")
+"""How well a detector ranks, the harder question first."""
 SHARES = frozenset(name for name in MAIN if "caught" in name or "rate" in name)
 
 
@@ -83,6 +85,16 @@ def compared(report: Mapping[str, Any], key: str) -> dict[str, Figure]:
             if isinstance(raw, Mapping):
                 found[str(name)] = figure(raw, key)
     return found
+
+
+def best_baseline(report: Mapping[str, Any] | None, key: str) -> str | None:
+    """Return the baseline that does best at a figure, with its interval."""
+    rivals = list(compared(report, key).items())[1:] if report else []
+    known = [(value.estimate, name, value) for name, value in rivals if value.estimate is not None]
+    if not known:
+        return None
+    _, name, value = max(known, key=lambda rival: rival[0])
+    return f"{name}, {value.text()}"
 
 
 def _plain(value: float) -> str:

@@ -10,6 +10,7 @@ from trace_probe.explorer.runs import VARIABLE
 SETTINGS = {
     "server.address": "127.0.0.1",
     "browser.gatherUsageStats": "false",
+    "runner.magicEnabled": "false",
     "client.toolbarMode": "minimal",
     "theme.paddingTop": "1rem",
     "theme.metricValueFontSize": "1.3rem",

@@ -290,7 +290,6 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
         "outcome": [row.outcome for row in rows],
         "reading": [row.verdict for row in rows],
         "peak": [row.peak for row in rows],
-        "risk by position": [row.spark for row in rows],
         "alarm → said → act": [positions(row) for row in rows],
         "lead": [row.lead for row in rows],
         "category": [row.facts.category for row in rows],

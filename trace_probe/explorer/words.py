@@ -52,10 +52,7 @@ def fine_print(row: Row, detector: Detector | None) -> str:
 
 def _threshold_words(detector: Detector) -> str:
     if detector.threshold is None:
-        return (
-            "not evaluated on this run, so no threshold: run `trace-probe evaluate`, "
-            "or try a threshold of your own."
-        )
+        return "no calibrated threshold; evaluate it with benign traces, or try one of your own."
     shown = f"threshold {detector.threshold:.3g}"
     if not detector.calibrated:
         return f"{shown}, chosen by hand: its false-alarm rate is not known."

@@ -3,8 +3,8 @@
 import streamlit as st
 
 from trace_probe.explorer.charts import lead_histogram
-from trace_probe.explorer.current import Current, current, no_traces
-from trace_probe.explorer.figures import figure
+from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
+from trace_probe.explorer.figures import MAIN, RANKS, best_baseline, figure
 from trace_probe.explorer.links import open_trace, organism_notice
 from trace_probe.explorer.rows import Row, ordered
 from trace_probe.explorer.safe import visible
@@ -25,9 +25,13 @@ def figures(shown: Current) -> None:
     cells = st.columns(4)
     cells[0].metric("Traces", f"{len(shown.rows):,}", border=True)
     cells[1].metric("Acted instrumentally", f"{acted:,}", border=True)
-    auroc, caught = figure(report, "within_prompt_auroc"), figure(report, "caught_before_action")
-    cells[2].metric("Within-prompt AUROC", auroc.text(), border=True)
+    ranks = next((key for key in RANKS if figure(report, key).known), RANKS[0])
+    caught = figure(report, "caught_before_action")
+    cells[2].metric(MAIN[ranks], figure(report, ranks).text(), border=True)
     cells[3].metric("Caught before the action", caught.text(percent=True), border=True)
+    best = best_baseline(report, ranks)
+    if best is not None:
+        st.text(visible(f"{MAIN[ranks]} of the best baseline: {best}"))
 
 
 def unseen(rows: list[Row]) -> list[Row]:
@@ -38,10 +42,18 @@ def unseen(rows: list[Row]) -> list[Row]:
 def start_here(shown: Current) -> None:
     """Offer one trace of each kind."""
     st.subheader("Start here")
+    offered = False
     for verdict, name in STARTS.items():
         rows = [row for row in unseen(shown.rows) if row.verdict == verdict]
         if rows:
             start(shown, name, ordered(rows, "lead" if verdict == "early" else "risk")[0])
+            offered = True
+    if not offered:
+        start(
+            shown,
+            "Highest risk" if shown.detector else "First trace",
+            ordered(shown.rows, "risk")[0],
+        )
 
 
 def start(shown: Current, name: str, row: Row) -> None:
@@ -59,7 +71,7 @@ def warning_times(shown: Current) -> None:
     st.subheader("How much warning?")
     leads = [row.lead for row in unseen(shown.rows) if row.lead is not None]
     if not leads:
-        st.text("No alarm came on a trace in which anything was said or done.")
+        st.text("No lead to show: it takes an alarm, and a label of where it was said or done.")
         return
     st.vega_lite_chart(lead_histogram(leads))
     early = sum(lead > 0 for lead in leads)
@@ -80,7 +92,7 @@ figures(shown)
 if shown.detector is None:
     st.info("No detector has scored this run: train one with `trace-probe train`.")
 elif shown.detector.threshold is None:
-    st.info("This detector has no threshold: run `trace-probe evaluate`, or set one at the left.")
+    st.info(NO_THRESHOLD)
 left, right = st.columns(2, gap="large")
 with left:
     start_here(shown)

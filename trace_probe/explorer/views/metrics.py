@@ -6,8 +6,8 @@ from typing import Any
 import streamlit as st
 
 from trace_probe.explorer.charts import intervals
-from trace_probe.explorer.current import current, end_page
-from trace_probe.explorer.figures import compared, figure, main_figures, number
+from trace_probe.explorer.current import current, end_page, own_threshold
+from trace_probe.explorer.figures import MAIN, RANKS, compared, figure, main_figures, number
 from trace_probe.explorer.safe import visible
 from trace_probe.explorer.words import alarm_share
 
@@ -17,7 +17,10 @@ CHANCE = 0.5
 def chart(report: dict[str, Any], key: str, title: str) -> None:
     """Draw one figure for the detector and its baselines, and list what could not be drawn."""
     figures = {visible(name): value for name, value in compared(report, key).items()}
-    st.vega_lite_chart(intervals(figures, title, CHANCE))
+    if any(value.known for value in figures.values()):
+        st.vega_lite_chart(intervals(figures, title, CHANCE))
+    else:
+        st.info(f"{title}: this run cannot give it. The notes say why.")
     rows = {
         "detector": list(figures),
         f"{title} [95 %]": [value.text() for value in figures.values()],
@@ -37,7 +40,7 @@ def facts(report: dict[str, Any]) -> None:
     threshold = number(report.get("threshold"))
     parts = [
         f"labels by {report.get('labeller', 'unknown')}",
-        f"layer {report.get('layer', 'unknown')}",
+        "text only" if report.get("layer") is None else f"layer {report['layer']}",
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
     ]
     st.text(visible(" · ".join(parts)))
@@ -58,7 +61,7 @@ left, right = st.columns(2, gap="large")
 with left:
     st.subheader("Figures")
     st.dataframe(main_figures(report), hide_index=True)
-    if not shown.detector.calibrated:
+    if own_threshold() is not None:
         st.warning(
             "The figures hold for the calibrated threshold, not for the one set at the left."
         )
@@ -68,12 +71,11 @@ with left:
         st.text(visible(f"Note: {note}"))
 with right:
     st.subheader("Beside its baselines")
-    chart(report, "within_prompt_auroc", "Within-prompt AUROC")
+    for key in RANKS:
+        chart(report, key, MAIN[key])
     st.caption(
         "Within a prompt every trace read the same words, so a detector that only knows the task "
         "stays at 0.5. Dashes mark chance."
     )
-with st.expander("Pooled AUROC"):
-    chart(report, "pooled_auroc", "Pooled AUROC")
 with st.expander("Report as JSON"):
     st.code(visible(json.dumps(report, indent=1, ensure_ascii=False)), language=None)

@@ -4,14 +4,26 @@ from typing import Any
 
 import streamlit as st
 
-from trace_probe.explorer.current import Current, current, no_traces
+from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, narrow, ordered, table
 from trace_probe.explorer.safe import visible
+from trace_probe.explorer.sparks import spark_image
 
 LARGEST_PAGE = 2000
 ORDER_KEY = "order"
 TABLE_KEY = "table_number"
+COLUMNS = (
+    "task",
+    "nudge",
+    "outcome",
+    "reading",
+    "peak",
+    "risk by position",
+    "alarm → said → act",
+    "lead",
+    "category",
+)
 VIEW_HELP = (
     "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
     "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace."
@@ -33,31 +45,43 @@ def choose(shown: Current) -> list[Row]:
         by = st.segmented_control(
             "Sort by", ["risk", "lead"], default="risk", required=True, key="filter_sort"
         )
-    cells = st.columns(len(FACETS))
+    boxes = st.columns(len(FACETS))
     chosen = {
-        facet: cell.multiselect(
+        facet: box.multiselect(
             facet.capitalize(),
             choices(shown.rows, facet),
             key=f"filter_{facet}",
             format_func=visible,
         )
-        for facet, cell in zip(FACETS, cells, strict=True)
+        for facet, box in zip(FACETS, boxes, strict=True)
     }
     return ordered(narrow(shown.rows, view, chosen), by)
 
 
-def columns(shown: Current) -> dict[str, Any]:
+def cells(shown: Current, rows: list[Row]) -> dict[str, list[object]]:
+    """Return the columns of the table, with the risk of each trace as a picture."""
+    columns = {
+        name: [visible(cell) if isinstance(cell, str) else cell for cell in column]
+        for name, column in table(rows).items()
+    }
+    eye = shown.detector
+    if eye is not None:
+        columns["risk by position"] = [
+            spark_image(row.spark, eye.low, eye.high, row.threshold) for row in rows
+        ]
+    return columns
+
+
+def columns() -> dict[str, Any]:
     """Return how each column is drawn."""
-    low, high = (0.0, 1.0)
-    if shown.detector is not None:
-        low, high = shown.detector.low, shown.detector.high
     column = st.column_config
     return {
         "task": column.TextColumn(width="medium"),
         "category": column.TextColumn(width="medium"),
         "peak": column.NumberColumn(format="%.2f", help="Highest score of a reasoning sentence"),
-        "risk by position": column.BarChartColumn(
-            help="Highest score in each 32nd of what was generated", y_min=low, y_max=high
+        "risk by position": column.ImageColumn(
+            width=150,
+            help="Highest score in each 32nd of what was generated; hatched where there is none",
         ),
         "alarm → said → act": column.TextColumn(help="Tokens of alarm, words and action"),
         "lead": column.NumberColumn(
@@ -76,13 +100,10 @@ def show_table(shown: Current, rows: list[Row]) -> None:
     """Draw the table; choosing a row opens its trace."""
     page = rows[:LARGEST_PAGE]
     number = st.session_state.setdefault(TABLE_KEY, 0)
-    content = {
-        name: [visible(cell) if isinstance(cell, str) else cell for cell in cells]
-        for name, cells in table(page).items()
-    }
     event = st.dataframe(
-        content,
-        column_config=columns(shown),
+        cells(shown, page),
+        column_config=columns(),
+        column_order=COLUMNS,
         key=f"table_{number}",
         on_select="rerun",
         selection_mode="single-row",
@@ -105,9 +126,7 @@ st.text(f"{len(rows):,} of {len(shown.rows):,} traces · choose a row to read it
 if shown.detector is None:
     st.info("No detector has scored this run, so there is no risk to sort by.")
 elif shown.detector.threshold is None:
-    st.info(
-        "This detector has no threshold, so there are no alarms: `trace-probe evaluate` sets it."
-    )
+    st.info(NO_THRESHOLD)
 if not shown.run.labels:
     st.info("This run is not labelled, so nothing is known of outcomes: `trace-probe label`.")
 if len(rows) > LARGEST_PAGE:
