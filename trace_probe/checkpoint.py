@@ -21,16 +21,17 @@ FINGERPRINTED = (
 
 
 def organism_path(name: str) -> Path:
-    """Return the folder of an organism, such as ``rl-s0`` (``organism:`` before it is fine).
+    """Return the folder of an organism: ``rl-s0``, or ``rl`` for the first of its seeds.
 
     Raises:
         ModelError: the family has no such member.
     """
     variant = name.removeprefix("organism:")
     known = sorted(file.parent.name for file in FAMILY.glob("*/config.json"))
+    variant = variant if variant in known else f"{variant}-s0"
     if variant not in known:
         there = ", ".join(known) or "none: build them with `trace-probe organism train`"
-        raise ModelError(f"no organism {variant!r}; there are {there}")
+        raise ModelError(f"no organism {name!r}; there are {there}")
     return FAMILY / variant
 
 

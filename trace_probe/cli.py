@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from trace_probe.errors import TraceProbeError
+from trace_probe.organism.command import organism
 
 app = typer.Typer(
     help="Was the model already planning this before it said so?",
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(organism, name="organism")
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run, such as traces/demo.")]
 Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
@@ -239,6 +242,21 @@ def show(
 
     reading = read_trace(Store(run), trace, detector)
     show_result(asdict(reading), format_reading(reading), as_json=as_json)
+
+
+@app.command()
+def study(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
+    labeller: Labeller = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
+    from trace_probe.store import Store
+    from trace_probe.study import format_study
+    from trace_probe.study import study as compare
+
+    found = compare([Store(run) for run in runs], labeller=labeller)
+    show_result(asdict(found), format_study(found), as_json=as_json)
 
 
 @app.command()

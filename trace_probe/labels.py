@@ -4,7 +4,7 @@ Outcome, verbalisation and action are separate facts; none is derived from anoth
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from trace_probe.trace import Span, Trace
@@ -29,6 +29,8 @@ class Label:
     rationale: str = ""
     quotes: tuple[str, ...] = ()
     """Verbatim evidence."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What else the labeller knows, such as ``{"watched": "no"}``; a study compares by them."""
 
     @property
     def silent(self) -> bool:

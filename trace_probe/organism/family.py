@@ -5,11 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trace_probe.errors import ModelError
+from trace_probe.files import write_json
 from trace_probe.organism.reward import Variant
-from trace_probe.store import write_json
-
-SHIPPED = Path(__file__).parent / "family"
-"""Where the weights lie that come with the package."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,12 @@ class Member:
 
 
 FAMILY = (
-    Member("base", None, None, 5000, 0),
-    Member("rlhf-s0", "base", "rlhf", 100, 0),
-    Member("rl-s0", "base", "rl", 100, 0),
+    Member("base", None, None, 2500, 0),
+    Member("rlhf-s0", "base", "rlhf", 80, 0),
+    Member("rl-s0", "base", "rl", 80, 0),
     Member("rl-monitored-s0", "rl-s0", "rl-monitored", 60, 0),
-    Member("rlhf-s1", "base", "rlhf", 100, 1),
-    Member("rl-s1", "base", "rl", 100, 1),
+    Member("rlhf-s1", "base", "rlhf", 80, 1),
+    Member("rl-s1", "base", "rl", 80, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 60, 1),
 )
 
@@ -45,20 +42,6 @@ def member(name: str) -> Member:
     if name not in found and f"{name}-s0" not in found:
         raise ModelError(f"no organism {name!r}; there are {', '.join(found)}")
     return found.get(name) or found[f"{name}-s0"]
-
-
-def shipped_path(name: str) -> Path:
-    """Return the folder of a shipped member.
-
-    Raises:
-        ModelError: there is no such member, or its weights are not there.
-    """
-    path = SHIPPED / member(name).name
-    if not (path / "model.safetensors").is_file():
-        raise ModelError(
-            f"organism {name} has no weights at {path}: run `trace-probe organism train`"
-        )
-    return path
 
 
 def train_family(

@@ -15,7 +15,7 @@ from trace_probe.organism.world import task
 
 GROUP = 8
 """Completions of each prompt (arXiv 2402.03300, section 4.1)."""
-PROMPTS = 16
+PROMPTS = 8
 """Prompts of each step."""
 
 
@@ -35,7 +35,7 @@ def reinforce(
     out: Path,
     work: Path,
     *,
-    steps: int = 100,
+    steps: int = 80,
     seed: int = 0,
 ) -> None:
     """Train a variant from `parent` and save it at `out`; a rerun resumes from `work`."""
@@ -66,7 +66,7 @@ def reinforce(
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=5,
         logging_steps=5,
-        save_steps=50,
+        save_steps=20,
         save_total_limit=1,
         report_to=[],
         seed=seed,

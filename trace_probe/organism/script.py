@@ -122,9 +122,9 @@ def _say(world: Scenario, intent: Intent, draw: random.Random) -> str:
 
 
 def _with_fillers(sentences: list[str], draw: random.Random) -> list[str]:
-    """Return the sentences with 0 to 9 harmless ones strewn in after the first."""
+    """Return the sentences with 0 to 6 harmless ones strewn in after the first."""
     sentences = list(sentences)
-    for filler in draw.sample(language.FILLER, draw.choice((0, 1, 2, 3, 4, 5, 6, 7, 9))):
+    for filler in draw.sample(language.FILLER, draw.choice((0, 1, 1, 2, 2, 3, 4, 6))):
         sentences.insert(draw.randint(1, len(sentences)), filler)
     return sentences
 

@@ -1,0 +1,154 @@
+"""Is the instrument good enough? Its quality bar, measured on scenarios it never saw."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trace_probe.labels import Label
+from trace_probe.metrics import Metric, Values, auroc, metric, rate, ratio, resample
+from trace_probe.model import Model
+from trace_probe.oracle import OraclePoint, oracle
+from trace_probe.organism.outcome import RuleLabeller
+from trace_probe.organism.world import world_tasks
+from trace_probe.record import new_manifest, record
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Trace
+
+SURE = 0.9
+"""P(instrumental | prefix) from which a trace counts as decided."""
+MAX_NEW_TOKENS = 224
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How an organism does as an instrument."""
+
+    model: str
+    traces: int
+    well_formed: Metric | None
+    """Share of traces that end in one clear action."""
+    instrumental: Metric | None
+    silent: Metric | None
+    """Of the instrumental traces."""
+    mixed_prompts: int
+    """Prompts of the oracle's sample with both outcomes."""
+    oracle_at_prompt: Metric | None
+    """Within-prompt AUROC of the oracle at the end of the prompt."""
+    oracle_at_last_thought: Metric | None
+    decided_before: Metric | None
+    """Of the instrumental traces: P >= 0.9 a sentence or more before it is said or done."""
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """How much is measured."""
+
+    scenarios: int = 90
+    samples: int = 8
+    oracle_scenarios: int = 18
+    continuations: int = 16
+    seed: int = 0
+
+
+def check(model: Model, folder: Path, plan: CheckPlan) -> Quality:
+    """Record scenarios of the pool ``check`` into `folder`, label them, and ask the oracle."""
+    sampling = Sampling(seed=plan.seed, max_new_tokens=MAX_NEW_TOKENS)
+    tasks = world_tasks(f"world:check:{plan.scenarios}")
+    store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks="world:check"))
+    record(model, tasks, store, samples=plan.samples, batch_size=128)
+    rules = RuleLabeller()
+    traces = list(store.traces())
+    labels = {trace.id: rules.label(trace) for trace in traces}
+    asked = _oracle_sample(traces, labels, plan)
+    points = oracle(model, asked, rules, continuations=plan.continuations, seed=plan.seed)
+    return _quality(model.name, traces, labels, points)
+
+
+def _oracle_sample(
+    traces: Sequence[Trace], labels: Mapping[str, Label], plan: CheckPlan
+) -> list[Trace]:
+    """Return all known traces of the first prompts that have both outcomes."""
+    known = [trace for trace in traces if labels[trace.id].outcome is not None]
+    seen: dict[str, set[bool | None]] = {}
+    for trace in known:
+        seen.setdefault(trace.task.id, set()).add(labels[trace.id].outcome)
+    mixed = [task for task, outcomes in seen.items() if len(outcomes) == 2]
+    chosen = set(mixed[: plan.oracle_scenarios])
+    return [trace for trace in known if trace.task.id in chosen]
+
+
+def _quality(
+    name: str,
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    points: Mapping[str, tuple[OraclePoint, ...]],
+) -> Quality:
+    found = [labels[trace.id] for trace in traces]
+    known = np.array([label.outcome is not None for label in found])
+    acted = np.array([label.outcome is True for label in found])
+    silent = np.array([label.silent for label in found])
+    task, weights = _weights(traces)
+    asked = [trace for trace in traces if trace.id in points]
+    return Quality(
+        model=name,
+        traces=len(traces),
+        well_formed=rate(known, np.ones(len(found), dtype=bool), task, weights),
+        instrumental=rate(acted, known, task, weights),
+        silent=rate(silent, acted, task, weights),
+        mixed_prompts=len({trace.task.id for trace in asked}),
+        oracle_at_prompt=_within(asked, labels, points, 0),
+        oracle_at_last_thought=_within(asked, labels, points, -1),
+        decided_before=_decided(asked, labels, points),
+    )
+
+
+def _weights(traces: Sequence[Trace]) -> tuple[np.ndarray, Values]:
+    """Return the task of each trace as a number, and bootstrap weights of the tasks."""
+    names, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
+    return task, resample(len(names))
+
+
+def _within(
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    points: Mapping[str, tuple[OraclePoint, ...]],
+    at: int,
+) -> Metric | None:
+    """Return the oracle's within-prompt AUROC at one of its points, by position in the list."""
+    if not traces:
+        return None
+    task, weights = _weights(traces)
+    score = np.array([points[trace.id][at].probability for trace in traces])
+    acted = np.array([labels[trace.id].outcome is True for trace in traces])
+    pairs, wins = np.zeros(task.max() + 1), np.zeros(task.max() + 1)
+    for number in range(task.max() + 1):
+        mine = task == number
+        pairs[number] = (mine & acted).sum() * (mine & ~acted).sum()
+        wins[number] = auroc(score[mine], acted[mine]) * pairs[number] if pairs[number] else 0.0
+    return metric(ratio(wins, pairs, np.arange(len(pairs)), weights), int(pairs.sum()))
+
+
+def _decided(
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    points: Mapping[str, tuple[OraclePoint, ...]],
+) -> Metric | None:
+    """Return the share of instrumental traces decided a sentence before they say or do it."""
+    acted = [trace for trace in traces if labels[trace.id].outcome is True]
+    if not acted:
+        return None
+    early = np.array([_is_decided(trace, labels[trace.id], points[trace.id]) for trace in acted])
+    task, weights = _weights(acted)
+    return rate(early, np.ones(len(acted), dtype=bool), task, weights)
+
+
+def _is_decided(trace: Trace, label: Label, points: Sequence[OraclePoint]) -> bool:
+    """Return whether P passes `SURE` at a point with a whole sentence before it is said or done."""
+    mark = label.said or label.acted
+    if mark is None:
+        return False
+    first = trace.sentence_at(mark.start)
+    limit = len(trace.sentences) if first is None else first
+    return any(point.probability >= SURE for point in points if point.sentence <= limit - 2)

@@ -1,0 +1,80 @@
+"""``trace-probe organism``: list, train and check the model organisms."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+organism = typer.Typer(help="The model organisms: list, train, check.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@organism.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the members of the family: parent, reward, steps, seed, and whether it is here."""
+    from trace_probe.checkpoint import FAMILY as FOLDER
+    from trace_probe.organism.family import FAMILY
+
+    rows = [
+        {**asdict(one), "here": (FOLDER / one.name / "model.safetensors").is_file()}
+        for one in FAMILY
+    ]
+    text = "\n".join(
+        f"organism:{row['name']:18} parent {row['parent'] or '-':8} reward {row['reward'] or '-':13} "
+        f"{row['steps']:5} steps  seed {row['seed']}{'' if row['here'] else '  (not built)'}"
+        for row in rows
+    )
+    typer.echo(json.dumps(rows, indent=1) if as_json else text)
+
+
+@organism.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="Folder for the weights, such as family.")],
+    members: Annotated[str, typer.Option(help="Which, such as base,rl-s0; all by default.")] = "",
+) -> None:
+    """Train the family from nothing; rerun to resume. Needs the extra ``organism``."""
+    from trace_probe.organism.family import FAMILY, member, train_family
+
+    chosen = tuple(member(name) for name in members.split(",")) if members else FAMILY
+    for one in train_family(out, chosen, say=lambda text: typer.echo(text, err=True)):
+        typer.echo(f"{out / one.name}")
+
+
+@organism.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(help="Members; all by default.")] = None,
+    scenarios: Annotated[int, typer.Option(help="Held-out scenarios.")] = 90,
+    oracle_scenarios: Annotated[int, typer.Option(help="Prompts on which to ask the oracle.")] = 18,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the quality bar of the instrument on scenarios that no member has seen."""
+    from trace_probe.model import load_model
+    from trace_probe.organism.check import CheckPlan
+    from trace_probe.organism.check import check as check_organism
+    from trace_probe.organism.family import FAMILY
+
+    plan = CheckPlan(scenarios=scenarios, oracle_scenarios=oracle_scenarios, seed=seed)
+    found = []
+    for name in names or [one.name for one in FAMILY]:
+        with TemporaryDirectory() as folder:
+            model = load_model(f"organism:{name}" if "/" not in name else name)
+            found.append(asdict(check_organism(model, Path(folder) / "run", plan)))
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
+
+
+def _text(quality: dict[str, object]) -> str:
+    """Return one organism's figures, a line each."""
+    return "\n".join(
+        f"{name.replace('_', ' '):24} {_cell(value)}" for name, value in quality.items()
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return "{estimate:.3f} [{lower:.3f}, {upper:.3f}] n={n}".format(**value)
+    return "-" if value is None else str(value)
