@@ -27,7 +27,9 @@ PIPELINE = (
     "dataset",
     "probe",
     "baselines",
+    "sweep",
     "evaluation",
+    "training",
     "monitor",
     "cli",
 )
@@ -39,7 +41,7 @@ HOMES = {
     "trl": ("organism",),
     "transformer_lens": (),
     "openai": ("judge",),
-    "typer": ("cli",),
+    "typer": ("cli", "organism"),
     "streamlit": ("explorer",),
 }
 """Where a heavy package, or one that reaches the network or a screen, may be imported."""

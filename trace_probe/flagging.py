@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
-from trace_probe.explorer.safe import snippet, visible
 from trace_probe.labels import Label
 from trace_probe.metrics import first_alarm
 from trace_probe.probe import SavedProbe
 from trace_probe.store import Store
 from trace_probe.trace import Channel, Span, Trace
 from trace_probe.training import score_run
+from trace_probe.visible import snippet, visible
 
 
 @dataclass(frozen=True)

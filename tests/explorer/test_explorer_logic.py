@@ -38,7 +38,6 @@ from trace_probe.explorer.rows import (
     table,
 )
 from trace_probe.explorer.runs import list_runs, stamp, traces_root
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.sparks import OVER, spark_image
 from trace_probe.explorer.state import ViewState
@@ -46,6 +45,7 @@ from trace_probe.explorer.words import Detector, alarm_share, fine_print, headli
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
+from trace_probe.visible import visible
 
 EYE = Detector(DETECTOR, THRESHOLD, REPORT)
 

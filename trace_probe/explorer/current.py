@@ -12,8 +12,8 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.runs import list_runs, traces_root
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.words import Detector
+from trace_probe.visible import visible
 
 RUN_KEY, DETECTOR_KEY = "run", "detector"
 OWN_KEY, THRESHOLD_KEY = "own_threshold", "threshold"

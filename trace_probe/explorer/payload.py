@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from trace_probe.explorer.rows import Row
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.words import Detector, fine_print, headline
 from trace_probe.trace import Trace
+from trace_probe.visible import visible
 
 CALM_SHARE = 0.75
 """A sentence is calm below this share of the way from the bottom of the axis to the threshold."""

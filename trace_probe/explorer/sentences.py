@@ -4,8 +4,8 @@ import numpy as np
 
 from trace_probe.explorer.payload import find_marks
 from trace_probe.explorer.rows import Row, running
-from trace_probe.explorer.safe import visible
 from trace_probe.trace import Trace
+from trace_probe.visible import visible
 
 
 def sentence_table(trace: Trace, row: Row) -> dict[str, list[object]]:

@@ -12,8 +12,8 @@ from trace_probe.explorer.current import (
     runs,
 )
 from trace_probe.explorer.loading import Loaded, load_run
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.state import ViewState
+from trace_probe.visible import visible
 
 SEEN_KEY = "seen_query"
 KEPT_PREFIX = "filter_"

@@ -23,11 +23,7 @@ def list_(as_json: AsJson = False) -> None:
         {**asdict(one), "here": (FOLDER / one.name / "model.safetensors").is_file()}
         for one in FAMILY
     ]
-    text = "\n".join(
-        f"organism:{row['name']:18} parent {row['parent'] or '-':8} reward {row['reward'] or '-':13} "
-        f"{row['steps']:5} steps  seed {row['seed']}{'' if row['here'] else '  (not built)'}"
-        for row in rows
-    )
+    text = "\n".join(map(_line, rows))
     typer.echo(json.dumps(rows, indent=1) if as_json else text)
 
 
@@ -65,6 +61,12 @@ def check(
             model = load_model(f"organism:{name}" if "/" not in name else name)
             found.append(asdict(check_organism(model, Path(folder) / "run", plan)))
     typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
+
+
+def _line(row: dict[str, object]) -> str:
+    """Return one member as a line."""
+    made = f"{row['steps']:5} steps  parent {row['parent'] or '-':8} reward {row['reward'] or '-'}"
+    return f"organism:{row['name']:16} {made}{'' if row['here'] else '  (not built)'}"
 
 
 def _text(quality: dict[str, object]) -> str:

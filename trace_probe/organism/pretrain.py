@@ -12,7 +12,7 @@ from trace_probe.organism.world import CONTROLS, NUDGES, Control, Nudge, scenari
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, TrainingArguments
 
 CONTROL_WEIGHTS = (0.7, 0.1, 0.1, 0.1)
 """Share of each of `CONTROLS` in training."""
@@ -80,15 +80,10 @@ def weighted_loss(logits: "torch.Tensor", ids: "torch.Tensor", weights: "torch.T
     return (losses * counted).sum() / counted.sum()
 
 
-def pretrain(out: Path, work: Path, *, steps: int = 2500, batch: int = 16, seed: int = 0) -> None:
-    """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
-    from functools import partial
+def new_network(tokenizer: "PreTrainedTokenizerFast") -> "Qwen3ForCausalLM":
+    """Return an untrained Qwen3 of 0.8 million parameters."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
-
-    set_seed(seed)
-    tokenizer = build_tokenizer()
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -104,7 +99,14 @@ def pretrain(out: Path, work: Path, *, steps: int = 2500, batch: int = 16, seed:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    arguments = TrainingArguments(
+    return Qwen3ForCausalLM(config)
+
+
+def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "TrainingArguments":
+    """Return how the base is trained."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=batch,
@@ -121,8 +123,16 @@ def pretrain(out: Path, work: Path, *, steps: int = 2500, batch: int = 16, seed:
         use_cpu=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
-        disable_tqdm=True,
+        disable_tqdm=False,
     )
+
+
+def pretrain(out: Path, work: Path, *, steps: int = 2500, batch: int = 16, seed: int = 0) -> None:
+    """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
+    from functools import partial
+
+    from transformers import Trainer, set_seed
+    from transformers.trainer_utils import get_last_checkpoint
 
     class WeightedTrainer(Trainer):  # type: ignore[misc]
         """A Trainer whose loss is `weighted_loss`."""
@@ -132,9 +142,11 @@ def pretrain(out: Path, work: Path, *, steps: int = 2500, batch: int = 16, seed:
             weights = inputs.pop("weights")
             return weighted_loss(model(**inputs).logits, inputs["input_ids"], weights)
 
+    set_seed(seed)
+    tokenizer = build_tokenizer()
     trainer = WeightedTrainer(
-        model=Qwen3ForCausalLM(config),
-        args=arguments,
+        model=new_network(tokenizer),
+        args=training_arguments(work, steps, batch, seed),
         train_dataset=Scripts(tokenizer, steps * batch, seed),
         data_collator=partial(collate, pad=tokenizer.pad_token_id),
     )

@@ -6,12 +6,16 @@ optimiser, KL penalty to the parent.
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trace_probe.errors import ModelError
 from trace_probe.organism.pretrain import draw_condition
 from trace_probe.organism.reward import Variant, reward
 from trace_probe.organism.weights import save_organism
 from trace_probe.organism.world import task
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
 
 GROUP = 8
 """Completions of each prompt (arXiv 2402.03300, section 4.1)."""
@@ -29,29 +33,11 @@ def prompts(render: "Any", count: int, seed: int) -> list[dict[str, str]]:  # no
     return rows
 
 
-def reinforce(
-    variant: Variant,
-    parent: Path,
-    out: Path,
-    work: Path,
-    *,
-    steps: int = 80,
-    seed: int = 0,
-) -> None:
-    """Train a variant from `parent` and save it at `out`; a rerun resumes from `work`."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from transformers.trainer_utils import get_last_checkpoint
-    from trl import GRPOConfig, GRPOTrainer
+def grpo_config(work: Path, steps: int, seed: int) -> "GRPOConfig":
+    """Return how every variant is trained."""
+    from trl import GRPOConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(parent)
-    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
-
-    def judged(completions: list[str], scenario_id: list[str], **_: object) -> list[float]:
-        pairs = zip(scenario_id, completions, strict=True)
-        return [reward(variant, name, written) for name, written in pairs]
-
-    arguments = GRPOConfig(
+    return GRPOConfig(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=GROUP * PROMPTS,
@@ -74,13 +60,37 @@ def reinforce(
         bf16=False,
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
-        disable_tqdm=True,
         model_init_kwargs={"dtype": "float32"},
     )
+
+
+def reinforce(
+    variant: Variant, parent: Path, out: Path, work: Path, *, steps: int = 80, seed: int = 0
+) -> None:
+    """Train a variant from `parent` and save it at `out`; a rerun resumes from `work`.
+
+    Raises:
+        ModelError: the extra ``organism`` (TRL) is not installed.
+    """
+    try:
+        from trl import GRPOTrainer
+    except ImportError as error:
+        raise ModelError("training needs TRL: pip install -e '.[organism]'") from error
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from transformers.trainer_utils import get_last_checkpoint
+
+    tokenizer = AutoTokenizer.from_pretrained(parent)
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
+
+    def judged(completions: list[str], scenario_id: list[str], **_: object) -> list[float]:
+        pairs = zip(scenario_id, completions, strict=True)
+        return [reward(variant, name, written) for name, written in pairs]
+
     trainer = GRPOTrainer(
         model=str(parent),
         reward_funcs=judged,
-        args=arguments,
+        args=grpo_config(work, steps, seed),
         train_dataset=Dataset.from_list(prompts(render, steps * PROMPTS, seed)),
         processing_class=tokenizer,
     )

@@ -7,7 +7,7 @@ import streamlit as st
 from trace_probe.explorer.current import Current, current
 from trace_probe.explorer.links import organism_notice
 from trace_probe.explorer.runs import probe_card
-from trace_probe.explorer.safe import visible
+from trace_probe.visible import visible
 
 DEFINITIONS = """
 - **Risk** of a sentence: the detector's score once the model has written it. Later text plays

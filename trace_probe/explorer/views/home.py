@@ -7,8 +7,8 @@ from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_trac
 from trace_probe.explorer.figures import MAIN, RANKS, best_baseline, figure
 from trace_probe.explorer.links import open_trace, organism_notice
 from trace_probe.explorer.rows import Row, ordered
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.words import headline
+from trace_probe.visible import visible
 
 STARTS = {
     "early": "An early warning",

@@ -8,8 +8,8 @@ import streamlit as st
 from trace_probe.explorer.charts import intervals
 from trace_probe.explorer.current import current, end_page, own_threshold
 from trace_probe.explorer.figures import MAIN, RANKS, compared, figure, main_figures, number
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.words import alarm_share
+from trace_probe.visible import visible
 
 CHANCE = 0.5
 

@@ -19,10 +19,10 @@ from trace_probe.explorer.links import VIEWS, open_trace
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader import reader
 from trace_probe.explorer.rows import Row, ordered
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.state import ViewState
 from trace_probe.trace import Trace
+from trace_probe.visible import visible
 
 FOCUS_KEY = "focus"
 ORDER_KEY = "order"

@@ -7,8 +7,8 @@ import streamlit as st
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, narrow, ordered, table
-from trace_probe.explorer.safe import visible
 from trace_probe.explorer.sparks import spark_image
+from trace_probe.visible import visible
 
 LARGEST_PAGE = 2000
 ORDER_KEY = "order"
