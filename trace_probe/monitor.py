@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from trace_probe.channels import ChannelReader, Format, format_of, opens_reasoning
 from trace_probe.model import Model
+from trace_probe.plan import trace_seed
 from trace_probe.probe import SavedProbe, check_fits
-from trace_probe.record import new_manifest, trace_seed
+from trace_probe.record import new_manifest
 from trace_probe.sentences import SentenceReader
 from trace_probe.trace import Channel, Sampling, Task
 

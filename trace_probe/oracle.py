@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from trace_probe.labels import Labeller
 from trace_probe.model import Model
-from trace_probe.record import read_back
 from trace_probe.trace import Trace, digest
+from trace_probe.written import read_back
 
 BATCH = 256
 """Continuations that are drawn at once."""

@@ -1,31 +1,18 @@
 """Tasks to traces: sample, split, read the activations, commit; stop at any moment and resume."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from trace_probe.activations import pooled_spans
-from trace_probe.channels import build_spans, format_of, opens_reasoning
 from trace_probe.errors import ModelError
 from trace_probe.model import Completion, Model
+from trace_probe.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
-from trace_probe.trace import Sampling, Span, Task, Thought, Trace, digest
-
-
-@dataclass(frozen=True)
-class RecordReport:
-    """What a call of `record` did."""
-
-    recorded: int
-    resumed: int
-    """Traces that were in the run before."""
-    tokens: int
-    """Tokens written by the model."""
-    cut: int
-    """Recorded traces that reached `max_new_tokens` before they ended."""
+from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.written import read_back
 
 
 class _Planned(NamedTuple):
@@ -46,11 +33,6 @@ def default_layers(n_layers: int) -> tuple[int, ...]:
     if n_layers <= 8:
         return tuple(range(n_layers))
     return tuple(round((i + 1) * n_layers / 8) - 1 for i in range(8))
-
-
-def trace_seed(sampling: Sampling, task: Task, sample: int) -> int:
-    """Return the seed of one trace; under one sampling seed no other trace has it."""
-    return int(digest(sampling.seed, task.prompt_key, sample), 16)
 
 
 def new_manifest(
@@ -135,7 +117,7 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
     in_order = sorted(prompts.items(), key=lambda item: (len(item[1][1]), item[0]))
     return [
         _Planned(
-            id=digest(model.name, key, asdict(sampling), sample),
+            id=trace_id(model.name, task, sampling, sample),
             task=task,
             sample=sample,
             seed=trace_seed(sampling, task, sample),
@@ -169,25 +151,6 @@ def _record_batch(
     for trace, activations in zip(traces, read, strict=True):
         store.add(trace, activations)
         yield trace
-
-
-class Written(NamedTuple):
-    """What token ids are as text, cut into channels and sentences; fields as in `Trace`."""
-
-    text: str
-    offsets: tuple[int, ...]
-    spans: tuple[Span, ...]
-    sentences: tuple[Span, ...]
-    thought: Thought
-
-
-def read_back(model: Model, ids: Sequence[int], prompt_stop: int) -> Written:
-    """Return what `ids` say, of which the first `prompt_stop` are the prompt."""
-    text, offsets = model.offsets(ids)
-    format = format_of(model.chat_template, model.name)
-    prefilled = opens_reasoning(text[: offsets[prompt_stop]], format)
-    layout = build_spans(text, offsets, prompt_stop, format, prefilled=prefilled)
-    return Written(text, offsets, *layout)
 
 
 def _trace(model: Model, planned: _Planned, completion: Completion, sampling: Sampling) -> Trace:

@@ -1,0 +1,28 @@
+"""What a recording will hold: for each trace an id that says what it is, and a seed."""
+
+from dataclasses import asdict, dataclass
+
+from trace_probe.trace import Sampling, Task, digest
+
+
+@dataclass(frozen=True)
+class RecordReport:
+    """What a call of `record` did."""
+
+    recorded: int
+    resumed: int
+    """Traces that were in the run before."""
+    tokens: int
+    """Tokens written by the model."""
+    cut: int
+    """Recorded traces that reached `max_new_tokens` before they ended."""
+
+
+def trace_id(model: str, task: Task, sampling: Sampling, sample: int) -> str:
+    """Return the id that the trace of a model has before it is made."""
+    return digest(model, task.prompt_key, asdict(sampling), sample)
+
+
+def trace_seed(sampling: Sampling, task: Task, sample: int) -> int:
+    """Return the seed of one trace; under one sampling seed no other trace has it."""
+    return int(digest(sampling.seed, task.prompt_key, sample), 16)
