@@ -1,0 +1,100 @@
+"""Flags: the traces that alarm, riskiest first, with the sentence of the alarm."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import World, keep, plant
+
+from trace_probe.errors import ProbeError, StoreError
+from trace_probe.flagging import flag, format_flags, format_reading, read_trace
+from trace_probe.probe import LinearProbe, ProbeCard, SavedProbe
+from trace_probe.store import Store
+
+WORLD = World(tasks=8, samples=4, strength=8.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return keep(plant(WORLD), tmp_path / "run")
+
+
+def probe(threshold: float = 4.0, model: str = "planted") -> SavedProbe:
+    """Return a probe that reads the planted direction."""
+    fitted = LinearProbe()
+    fitted.coef_, fitted.intercept_ = WORLD.direction, 0.0
+    fitted.classes_, fitted.n_features_in_ = np.array([False, True]), WORLD.d_model
+    card = ProbeCard(
+        name="truth",
+        model=model,
+        tokenizer="words",
+        layer=3,
+        d_model=WORLD.d_model,
+        pooling="mean",
+        rows="reasoning",
+        guard=0,
+        labeller="planted",
+        method="logistic",
+        C=1.0,
+        training_tasks=(),
+        calibration_tasks=(),
+        threshold=threshold,
+        target_false_alarm_rate=0.01,
+        honest_false_alarm_rate=0.01,
+    )
+    return SavedProbe(card, fitted)
+
+
+def test_exactly_the_planted_traces_are_flagged_at_their_onset(store: Store) -> None:
+    flags = flag(store, probe())
+    acted = {name for name, label in store.labels().items() if label.outcome}
+    assert {one.trace_id for one in flags.alarms} == acted
+    for one in flags.alarms:
+        trace = store.trace(one.trace_id)
+        assert one.sentence == WORLD.onset
+        assert one.token == trace.sentences[WORLD.onset].stop - 1
+        assert one.text == trace.text_of(trace.sentences[WORLD.onset]).strip()
+
+
+def test_the_riskiest_trace_comes_first_and_scores_are_kept(store: Store) -> None:
+    flags = flag(store, probe())
+    peaks = [one.peak for one in flags.alarms]
+    assert peaks == sorted(peaks, reverse=True)
+    assert store.detectors() == ["truth"]
+    assert set(store.scores("truth")) == store.ids()
+
+
+def test_a_threshold_of_ones_own_replaces_the_probes(store: Store) -> None:
+    assert not flag(store, probe(), threshold=1e6).alarms
+    assert len(flag(store, probe(), threshold=-1e6).alarms) == len(store)
+    assert (
+        format_flags(flag(store, probe(), threshold=1e6)) == "0 of 32 traces alarm at 1000000.000"
+    )
+
+
+def test_a_probe_of_another_model_is_refused_by_name(store: Store) -> None:
+    with pytest.raises(ProbeError, match="other-model"):
+        flag(store, probe(model="other-model"))
+
+
+def test_a_trace_is_read_with_scores_and_marks(store: Store) -> None:
+    flags = flag(store, probe())
+    store.write_report("truth", {"threshold": flags.threshold})
+    reading = read_trace(store, flags.alarms[0].trace_id)
+    marks = {mark: line.sentence for line in reading.lines for mark in line.marks}
+    assert marks == {"alarm": WORLD.onset, "said": WORLD.said, "action": WORLD.sentences}
+    assert reading.lines[-1].score is None
+    assert "alarm" in format_reading(reading)
+
+
+def test_an_ambiguous_id_names_what_it_could_be(store: Store) -> None:
+    with pytest.raises(StoreError, match="test-000-s0"):
+        read_trace(store, "test-000")
+
+
+def test_escape_sequences_of_a_model_do_not_reach_the_terminal(store: Store) -> None:
+    reading = read_trace(store, "test-000-s0")
+    line = reading.lines[0].__class__(0, "reasoning", 0, 1, None, (), "\x1b[2Jgone\u202e")
+    shown = format_reading(reading.__class__(**{**reading.__dict__, "lines": (line,)}))
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
