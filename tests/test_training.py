@@ -16,8 +16,9 @@ from trace_probe.metrics import auroc, trace_maxima
 from trace_probe.probe import SavedProbe, load_probe, save_probe
 from trace_probe.report import format_report
 from trace_probe.store import Manifest, Store
+from trace_probe.sweep import choose_cell
 from trace_probe.trace import Task, Trace
-from trace_probe.training import choose_cell, evaluate_probe, score_run, text_report, train
+from trace_probe.training import evaluate_probe, score_run, text_report, train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
 REAL = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()

@@ -3,7 +3,7 @@
 Layer, strength and threshold never see a test task: the split comes first.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -14,7 +14,6 @@ from trace_probe.baselines import (
     baseline_scores,
     category_only,
     constant_scores,
-    criterion,
     fit_text,
     length,
     read_text,
@@ -29,7 +28,6 @@ from trace_probe.dataset import (
     load_corpus,
     load_matrix,
     split_by_role,
-    task_folds,
 )
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation import Panel, build_panel, evaluate, rank, summary
@@ -37,8 +35,8 @@ from trace_probe.metrics import Cohort, Metric, Scores, Values, metric, resample
 from trace_probe.probe import ProbeCard, Recipe, SavedProbe, check_fits, fit_dataset, probe_scores
 from trace_probe.report import Report
 from trace_probe.store import Store
+from trace_probe.sweep import choose_cell
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 5
 Progress = Callable[[str], None]
 
@@ -76,45 +74,6 @@ def train(  # noqa: PLR0913 - these are the options of the command
     threshold = conformal_threshold(trace_maxima(scores, ids), target_rate)
     card = _card(store, corpus, split, recipe, threshold, figures)
     return SavedProbe(replace(card, name=name or card.name), probe)
-
-
-def choose_cell(
-    corpus: Corpus,
-    *,
-    rows: Rows = "before-said",
-    strengths: Sequence[float] = STRENGTHS,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> tuple[Recipe, dict[str, float]]:
-    """Choose layer and strength by cross-validation over the tasks of a training corpus.
-
-    Returns the recipe and the criterion of every cell, such as
-    ``within_prompt_auroc/layer-2/C-0.01``; of equal cells the first wins, that is the lowest
-    layer and the strongest penalty.
-    """
-    tell = progress or _silent
-    layers = corpus.matrix.layers if corpus.matrix else ()
-    if not layers:
-        raise NotEnoughData("this run has no activations: a probe needs a recorded run")
-    cells = [Recipe(layer=layer, C=C, rows=rows) for layer in layers for C in strengths]
-    held_out: dict[Recipe, dict[str, NDArray[np.float32]]] = {cell: {} for cell in cells}
-    for fold, (some, others) in enumerate(task_folds(corpus.traces, seed=seed), start=1):
-        tell(f"choosing layer and strength, fold {fold}")
-        learned, held = corpus.only(some), corpus.only(others)
-        for layer in layers:
-            dataset = rows_of(learned, Recipe(layer=layer, rows=rows))
-            for cell in cells:
-                if cell.layer == layer:
-                    probe = fit_dataset(dataset, cell)
-                    held_out[cell].update(probe_scores(probe, held, layer))
-    found = {cell: criterion(corpus, scores) for cell, scores in held_out.items()}
-    best = max(cells, key=lambda cell: np.nan_to_num(found[cell][0], nan=-1.0))
-    figures = {
-        f"{name}/layer-{cell.layer}/C-{cell.C:g}": value
-        for cell, (value, name) in found.items()
-        if np.isfinite(value)
-    }
-    return best, figures
 
 
 def _card(
