@@ -10,7 +10,6 @@ completion as it stands where reasoning and answer come in one. Labels that come
 kept, unreadable ones as unknown.
 """
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -19,16 +18,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from trace_probe.channels import Layout, Range, Split, format_of, lay_out, split
+from trace_probe.channels import Split, format_of, split
 from trace_probe.errors import TraceError
 from trace_probe.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
 from trace_probe.labels import Label
+from trace_probe.parts import after_prompt, cut_words, join_parts
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks import slug, task_id
-from trace_probe.trace import Channel, Sampling, Span, Task, Trace, digest
+from trace_probe.trace import Sampling, Span, Task, Trace, digest
 
-OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
-_WORD = re.compile(r"\S+")
 _FINISH: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 _POSITIVE = frozenset({"1", "1.0", "true", "yes", "convergence"})
 _NEGATIVE = frozenset({"0", "0.0", "false", "no", "no_convergence"})
@@ -129,7 +127,7 @@ def _trace(line: Line, samples: Counter[str]) -> Trace:
     task, own = _task(line), line.key("id")
     model = line.text("model") or "unknown"
     text, cut = _text(line, task)
-    offsets, layout = _words(text, cut)
+    offsets, layout = cut_words(text, cut)
     place = digest(model, task.prompt_key)
     sample, samples[place] = samples[place], samples[place] + 1
     return Trace(
@@ -183,40 +181,8 @@ def _text(line: Line, task: Task) -> tuple[str, Split]:
         cut = split(completion, 0, format_of(completion), prefilled=False)
     else:
         ended = bool(answer.strip()) if closed is None else closed
-        completion, cut = _join(reasoning, answer, closed=ended)
-    start = len(prompt)
-    ranges = [Range(channel, a + start, b + start) for channel, a, b in cut.ranges]
-    return prompt + completion, Split([Range("prompt", 0, start), *ranges], cut.thought)
-
-
-def _join(reasoning: str, answer: str, *, closed: bool) -> tuple[str, Split]:
-    """Return a completion put together from its parts; tags inside the parts stay text."""
-    close = CLOSE if closed else "\n\n" if answer else ""
-    parts: list[tuple[Channel, str]] = [("answer", answer)]
-    if reasoning.strip():
-        parts[:0] = [("markup", OPEN), ("reasoning", reasoning), ("markup", close)]
-    ranges: list[Range] = []
-    stop = 0
-    for channel, part in parts:
-        start, stop = stop, stop + len(part)
-        if part:
-            ranges.append(Range(channel, start, stop))
-    text = "".join(part for _, part in parts)
-    if not closed:
-        return text, Split(ranges, "truncated")
-    return text, Split(ranges, "closed" if reasoning.strip() else "empty")
-
-
-def _words(text: str, cut: Split) -> tuple[tuple[int, ...], Layout]:
-    """Cut a text into words that tile it, none across channels; return offsets and layout."""
-    offsets: list[int] = []
-    prompt_stop = 0
-    for channel, start, stop in cut.ranges:
-        words = [word.start() for word in _WORD.finditer(text, start, stop)]
-        offsets += [start, *words[1:]]
-        if channel == "prompt":
-            prompt_stop = len(offsets)
-    return tuple(offsets), lay_out(text, offsets, prompt_stop, cut)
+        completion, cut = join_parts(reasoning, answer, closed=ended)
+    return prompt + completion, after_prompt(prompt, cut)
 
 
 def _label(line: Line, trace: Trace) -> Label | None:
