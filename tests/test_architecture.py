@@ -40,8 +40,8 @@ HOMES = {
     "transformers": ("model", "organism"),
     "trl": ("organism",),
     "transformer_lens": (),
-    "openai": ("judge",),
-    "typer": ("cli", "organism"),
+    "openai": ("endpoint",),
+    "typer": ("cli", "organism", "bench"),
     "streamlit": ("explorer",),
 }
 """Where a heavy package, or one that reaches the network or a screen, may be imported."""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from trace_probe.bench.command import bench
 from trace_probe.errors import TraceProbeError
 from trace_probe.organism.command import organism
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 app.add_typer(organism, name="organism")
+app.add_typer(bench, name="bench")
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run, such as traces/demo.")]
 Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
