@@ -18,6 +18,7 @@ from trace_probe.sweep import (
     ridge_from_kernel,
     ridge_from_moments,
     ridge_paths,
+    solve_path,
     sum_moments,
 )
 
@@ -99,6 +100,17 @@ def test_memory_does_not_grow_with_the_number_of_rows() -> None:
 
     peak(1)
     assert peak(40) < 1.2 * peak(2)
+
+
+@pytest.mark.parametrize(("d", "rank"), [(1, 1), (7, 7), (150, 150), (150, 3)])
+def test_all_penalties_are_solved_as_one_by_one(d: int, rank: int) -> None:
+    rng = np.random.default_rng(d)
+    factor = rng.normal(size=(d, rank)) * np.logspace(2, -2, rank)
+    matrix, target = factor @ factor.T, rng.normal(size=d)
+    penalties = np.array([1e-3, 1.0, 1e3])
+    for penalty, found in zip(penalties, solve_path(matrix, target, penalties), strict=True):
+        residual = (matrix + penalty * np.eye(d)) @ found - target
+        assert np.linalg.norm(residual) < 1e-5 * np.linalg.norm(target)
 
 
 def test_the_cell_of_the_signal_is_chosen() -> None:

@@ -1,8 +1,9 @@
 """Every layer and strength of penalty, judged on held-out tasks, for little more than one fit.
 
 Ridge regression needs no rows, only their first and second moments, and these add up: each
-fold is summed once, its complement is the sum of the others, and one eigendecomposition
-serves all strengths. With fewer rows than dimensions the kernel of the rows does the same.
+fold is summed once, its complement is the sum of the others, and one small
+eigendecomposition serves all strengths. With fewer rows than dimensions the kernel of the
+rows does the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,11 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 4
 BLOCK = 4096
 """Rows that are read at once."""
+TOLERANCE = 1e-6
+"""Residual of a solution, relative to the right-hand side."""
+ROUNDING = float(np.finfo(np.float64).eps)
+CHECK = 32
+"""Steps between two looks at the residual."""
 LOGISTIC_TO_RIDGE = 0.25
 """Ridge strength that shrinks as a logistic strength of 1 does: the loss at a score of zero
 has a curvature of 1/4, least squares one of 1 (after the factor 1/2 that both leave out)."""
@@ -115,9 +121,7 @@ def ridge_from_moments(moments: Moments, held: int, strengths: Sequence[float]) 
     scale = _scale(np.diag(scatter) / weight.sum())
     apart = (means[1] - means[0]) / scale
     gram = scatter / np.outer(scale, scale) + half / 2 * np.outer(apart, apart)
-    values, vectors = np.linalg.eigh(gram)
-    shrunk = vectors.T @ (half * apart) / (values + 1 / np.array(strengths)[:, None])
-    coef = shrunk @ vectors.T / scale
+    coef = solve_path(gram, half * apart, 1 / np.array(strengths)) / scale
     return RidgePath(coef, -coef @ (moments.shift + means.mean(axis=0)))
 
 
@@ -135,10 +139,39 @@ def ridge_from_kernel(rows: Block, held: int, strengths: Sequence[float]) -> Rid
     scale = _scale(np.average((X - means[y.astype(int)]) ** 2, axis=0, weights=balanced))
     root = np.sqrt(balanced)
     Z = (X - middle) / scale * root[:, None]
-    values, vectors = np.linalg.eigh(Z @ Z.T)
-    shrunk = vectors.T @ (root * (2.0 * y - 1.0)) / (values + 1 / np.array(strengths)[:, None])
-    coef = shrunk @ vectors.T @ Z / scale
+    coef = solve_path(Z @ Z.T, root * (2.0 * y - 1.0), 1 / np.array(strengths)) @ Z / scale
     return RidgePath(coef, -coef @ middle)
+
+
+def solve_path(matrix: Values, target: Values, penalties: Values) -> Values:
+    """Return ``(matrix + penalty I)^-1 target`` for each penalty, (penalty, d).
+
+    All penalties have the same Krylov space, so one is grown until it holds the solution of
+    the weakest (Lanczos with full reorthogonalisation), and its small tridiagonal matrix is
+    decomposed in place of the large one.
+    """
+    d, length = len(target), float(np.linalg.norm(target))
+    basis, diagonal, beside = np.empty((d, d)), np.empty(d), np.empty(d)
+    basis[0] = target / length
+    for k in range(1, d + 1):
+        following = matrix @ basis[k - 1]
+        diagonal[k - 1] = following @ basis[k - 1]
+        for _ in range(2):  # once leaves rounding errors that grow
+            following -= (basis[:k] @ following) @ basis[:k]
+        beside[k - 1] = np.linalg.norm(following)
+        whole = k == d or beside[k - 1] <= ROUNDING * d * diagonal[:k].max()
+        if whole or k % CHECK == 0:
+            values, vectors = np.linalg.eigh(_tridiagonal(diagonal[:k], beside[: k - 1]))
+            inside = (vectors[0] / (values + penalties[:, None])) @ vectors.T
+            if whole or np.abs(beside[k - 1] * inside[:, -1]).max() < TOLERANCE:
+                break
+        basis[k] = following / beside[k - 1]
+    return np.asarray(length * inside @ basis[:k], dtype=np.float64)
+
+
+def _tridiagonal(diagonal: Values, beside: Values) -> Values:
+    matrix: Values = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+    return matrix
 
 
 def _scale(variance: Values) -> Values:
