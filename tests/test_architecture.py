@@ -37,7 +37,7 @@ PIPELINE = (
 
 HOMES = {
     "torch": ("model", "organism"),
-    "transformers": ("model", "organism"),
+    "transformers": ("model", "organism", "tokenizer"),
     "trl": ("organism",),
     "transformer_lens": (),
     "openai": ("endpoint",),

@@ -4,6 +4,7 @@ TraceProbeError
 ├── TaskError          a task file is missing, changed or malformed
 ├── TraceError         a trace contradicts itself, or a transcript cannot be read
 ├── ModelError         a model cannot be loaded, or is not the one that was asked for
+├── ServerError        a server cannot be reached, or refuses what it is asked
 ├── StoreError         a run folder is missing, foreign, locked or broken
 ├── ProbeError         a probe does not fit the run or the model it is used on
 └── NotEnoughData      a figure was asked for that the data cannot give
@@ -24,6 +25,10 @@ class TraceError(TraceProbeError):
 
 class ModelError(TraceProbeError):
     """A model cannot be loaded, or is not the one that was asked for."""
+
+
+class ServerError(TraceProbeError):
+    """A server of models cannot be reached, or refuses what it is asked."""
 
 
 class StoreError(TraceProbeError):

@@ -106,6 +106,8 @@ class Trace:
     thought: Thought = "closed"
     finish: Literal["stop", "length", "unknown"] = "unknown"
     source: str = "recorded"
+    facts: dict[str, str] = field(default_factory=dict)
+    """How it came about, such as ``{"ids": "retokenised"}``; never part of what it is."""
 
     def __post_init__(self) -> None:
         """Check that spans tile the tokens and sentences tile reasoning and answer."""

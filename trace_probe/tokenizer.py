@@ -1,0 +1,83 @@
+"""A tokenizer without its model: what a served model read and wrote, as token ids."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trace_probe.checkpoint import failure, locate
+from trace_probe.errors import ModelError
+from trace_probe.textstream import TextStream
+from trace_probe.trace import Task, digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ChatTokenizer:
+    """Renders prompts and writes ids as text, exactly as `Model` of the same files does."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+        """Wrap a loaded tokenizer; most callers want `load_tokenizer`.
+
+        Raises:
+            ModelError: it has no chat template.
+        """
+        if not tokenizer.chat_template:
+            raise ModelError(f"the tokenizer of {name} has no chat template: choose another")
+        self.name = name
+        self.chat_template = str(tokenizer.chat_template)
+        self.fingerprint = digest(tokenizer.get_vocab())
+        self._tokenizer = tokenizer
+
+    def prompt(self, task: Task) -> str:
+        """Return a task's prompt as text, up to where the model starts to write.
+
+        Raises:
+            ModelError: the chat template refuses these messages.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages(task), tokenize=False, add_generation_prompt=True
+                )
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template of {self.name} refuses task {task.id} ({error})"
+            ) from error
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, special tokens only where it spells them."""
+        return tuple(int(i) for i in self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """Return the text of token ids, and the character at which each token starts."""
+        stream = TextStream(self._decode)
+        for token in ids:
+            stream.feed(token)
+        return stream.text, tuple(stream.offsets)
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def load_tokenizer(name: str) -> ChatTokenizer:
+    """Load the tokenizer of a folder, a hub id or an organism.
+
+    Raises:
+        ModelError: it cannot be found, or has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    place = locate(name)
+    try:
+        return ChatTokenizer(AutoTokenizer.from_pretrained(place), name)
+    except (OSError, ValueError) as error:
+        raise ModelError(failure(name, place, error)) from error
+
+
+def messages(task: Task) -> list[dict[str, str]]:
+    """Return the chat messages of a task."""
+    user = [{"role": "user", "content": task.prompt}]
+    return user if task.system is None else [{"role": "system", "content": task.system}, *user]
