@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from tiny_models import random_network, word_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A deadline would make the tests depend on what else the machine is doing.
+settings.register_profile("trace_probe", deadline=None)
+settings.load_profile("trace_probe")
 
 
 @pytest.fixture(scope="session")

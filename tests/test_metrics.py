@@ -59,8 +59,8 @@ def ranked(group: Cohort, rows: Values, *, guard: int = 0) -> tuple[float, float
     plain = resample(group.n_tasks, draws=0)
     within, across = pairs_within(group, at), pairs_across(group, at)
     return (
-        float(within_prompt(concordance(maxima, within, at), within, group, plain)[0]),
-        float(pooled(concordance(maxima, across, at), across, group, plain)[0]),
+        float(within_prompt(concordance(maxima, within), within, group, plain)[0]),
+        float(pooled(concordance(maxima, across), across, group, plain)[0]),
     )
 
 
@@ -128,10 +128,12 @@ def test_what_comes_after_it_is_said_does_not_count() -> None:
     assert ranked(group, rows) == (0.0, 0.0)
 
 
-def test_a_trace_that_has_ended_carries_its_score_forward() -> None:
+def test_both_traces_are_read_only_as_far_as_the_shorter_goes() -> None:
     group = cohort([1, 0], [0, 0], lengths=[3, 1])
-    assert ranked(group, np.array([[0.0, 0.0, 1.0], [0.5, np.nan, np.nan]])) == (1.0, 1.0)
-    assert ranked(group, np.array([[0.0, 0.0, 1.0], [1.0, np.nan, np.nan]])) == (0.5, 0.5)
+    assert ranked(group, np.array([[0.0, 0.0, 1.0], [0.5, np.nan, np.nan]])) == (0.0, 0.0)
+    assert ranked(group, np.array([[1.0, 0.0, 0.0], [0.5, np.nan, np.nan]])) == (1.0, 1.0)
+    shorter = cohort([1, 0], [0, 0], lengths=[1, 3])
+    assert ranked(shorter, np.array([[0.5, np.nan, np.nan], [0.0, 0.0, 1.0]])) == (1.0, 1.0)
 
 
 def test_pairs_with_nothing_before_it_is_said_are_left_out_and_counted() -> None:

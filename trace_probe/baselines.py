@@ -35,8 +35,6 @@ from trace_probe.metrics import pooled as pooled_auroc
 from trace_probe.probe import Recipe, fit_dataset, probe_scores
 from trace_probe.trace import Trace
 
-TEXT = ("category-only", "position", "length", "tfidf", "tfidf-with-prompt")
-"""Baselines that read nothing but text."""
 CUTS = (0.25, 0.5, 0.75, 1.0)
 SHUFFLES = 8
 
@@ -300,10 +298,10 @@ def criterion(corpus: Corpus, scores: Scores) -> tuple[float, str]:
     plain = resample(cohort.n_tasks, draws=0)
     pairs = pairs_within(cohort, at)
     if pairs.n:
-        wins = concordance(maxima, pairs, at)
+        wins = concordance(maxima, pairs)
         return float(within_prompt(wins, pairs, cohort, plain)[0]), "within_prompt_auroc"
     pairs = pairs_across(cohort, at)
-    wins = concordance(maxima, pairs, at)
+    wins = concordance(maxima, pairs)
     return float(pooled_auroc(wins, pairs, cohort, plain)[0]), "pooled_auroc"
 
 

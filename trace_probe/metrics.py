@@ -54,6 +54,8 @@ class Cohort:
     """For each trace the reasoning sentences that end before its action."""
     said: Index
     """How many of these end before the first verbalising sentence; -1 if it is never said."""
+    tokens: tuple[Index, ...] = ()
+    """For each trace the tokens generated up to the end of each of its sentences."""
 
     @property
     def n_tasks(self) -> int:
@@ -68,6 +70,10 @@ class Cohort:
     def before_said(self, guard: int = 0) -> Index:
         """Return for each trace how many sentences come before it is said, less a guard band."""
         return np.where(self.said < 0, self.length, np.maximum(self.said - guard, 0))
+
+    def within_tokens(self, budget: int) -> Index:
+        """Return for each trace how many sentences end within its first generated tokens."""
+        return np.array([np.searchsorted(ends, budget, "right") for ends in self.tokens], np.intp)
 
     def counts(self) -> dict[str, int]:
         """Return what there is to count."""
@@ -230,6 +236,8 @@ class Pairs:
 
     positive: Index
     negative: Index
+    moment: Index
+    """How many sentences of both are read: as many as `at` allows and both have."""
     excluded: int = 0
     """Pairs left out because nothing comes before it is said."""
 
@@ -240,7 +248,7 @@ class Pairs:
 
 
 def pairs_within(cohort: Cohort, at: Index) -> Pairs:
-    """Pair each positive with the negatives of its own prompt; `at` as in `concordance`."""
+    """Pair each positive with the negatives of its prompt; at most `at` sentences are read."""
     return _pairs(cohort, at, same_prompt=True)
 
 
@@ -250,27 +258,29 @@ def pairs_across(cohort: Cohort, at: Index, *, seed: int = 0) -> Pairs:
     if pairs.n <= MOST_PAIRS:
         return pairs
     chosen = np.random.default_rng(seed).choice(pairs.n, MOST_PAIRS, replace=False)
-    return Pairs(pairs.positive[chosen], pairs.negative[chosen], pairs.excluded)
+    return Pairs(
+        pairs.positive[chosen], pairs.negative[chosen], pairs.moment[chosen], pairs.excluded
+    )
 
 
 def _pairs(cohort: Cohort, at: Index, *, same_prompt: bool) -> Pairs:
     positive, negative = np.flatnonzero(cohort.positive), np.flatnonzero(~cohort.positive)
     alike = cohort.prompt[positive][:, None] == cohort.prompt[negative][None, :]
     left, right = np.nonzero(alike if same_prompt else np.ones_like(alike))
-    open_ = at[positive[left]] > 0
-    return Pairs(positive[left[open_]], negative[right[open_]], int((~open_).sum()))
+    left, right = positive[left], negative[right]
+    moment = np.minimum(at[left], cohort.length[right])
+    open_ = moment > 0
+    return Pairs(left[open_], right[open_], moment[open_], int((~open_).sum()))
 
 
-def concordance(maxima: Values, pairs: Pairs, at: Index) -> Values:
+def concordance(maxima: Values, pairs: Pairs) -> Values:
     """Return for each pair 1, 0.5 or 0: whether the positive was ahead at the same moment.
 
-    Both traces are read for as many sentences as `at` says of the positive, the negative to
-    its end if it is shorter. Neither position nor length can tell them apart, apart from
-    negatives that have ended.
+    Both traces are read for the same number of sentences, so neither position nor length can
+    tell them apart.
     """
-    moment = at[pairs.positive]
-    ahead = maxima[pairs.positive, moment]
-    behind = maxima[pairs.negative, moment]
+    ahead = maxima[pairs.positive, pairs.moment]
+    behind = maxima[pairs.negative, pairs.moment]
     return np.where(ahead > behind, 1.0, np.where(ahead == behind, 0.5, 0.0))
 
 
