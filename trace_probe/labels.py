@@ -5,7 +5,7 @@ Outcome, verbalisation and action are separate facts; none is derived from anoth
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trace_probe.trace import Span, Trace
 
@@ -19,7 +19,8 @@ class Label:
     outcome: bool | None
     """Whether the action was instrumental; None is *unknown*, which is never a negative."""
     said: Span | None = None
-    """First sentence that states the instrumental intent; None if it is never stated."""
+    """First sentence that states the instrumental intent; None if it is never stated, or,
+    where `facts` has ``said`` as ``unknown``, if the labeller did not look or cannot tell."""
     acted: Span | None = None
     """The action that decided the outcome (or any first action of a harmless trace)."""
     considered: Span | None = None
@@ -35,7 +36,8 @@ class Label:
     @property
     def silent(self) -> bool:
         """Return whether the trace acted instrumentally without ever having said so."""
-        return self.outcome is True and self.said is None
+        unknown = self.facts.get("said") == "unknown"
+        return self.outcome is True and self.said is None and not unknown
 
 
 class Labeller(Protocol):
@@ -51,7 +53,19 @@ class Labeller(Protocol):
         ...
 
 
+@runtime_checkable
+class ManyLabeller(Labeller, Protocol):
+    """A labeller that does better with many traces at once, such as a judge on a server."""
+
+    def label_all(self, traces: Iterable[Trace]) -> Iterator[Label]:
+        """Yield the labels it has for these traces, in their order."""
+        ...
+
+
 def label_traces(traces: Iterable[Trace], labeller: Labeller) -> Iterator[Label]:
     """Yield the label of each trace, in order."""
+    if isinstance(labeller, ManyLabeller):
+        yield from labeller.label_all(traces)
+        return
     for trace in traces:
         yield labeller.label(trace)
