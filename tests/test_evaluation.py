@@ -9,8 +9,9 @@ from planted import World, make_label, make_trace, plant
 from trace_probe.baselines import baseline_scores, constant_scores, position, rows_of
 from trace_probe.dataset import Corpus, split_by_role
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation import build_panel, evaluate
+from trace_probe.evaluation import evaluate, side_by_side
 from trace_probe.metrics import Metric, Scores
+from trace_probe.panel import build_panel
 from trace_probe.probe import Recipe, fit_dataset, probe_scores
 from trace_probe.report import Report, format_report
 from trace_probe.trace import Task
@@ -87,7 +88,7 @@ def test_a_signal_of_position_ranks_nothing_once_time_is_matched() -> None:
     assert found.lower <= 0.5 <= found.upper
 
 
-def test_a_lead_by_length_is_exposed_by_the_position_baseline() -> None:
+def test_a_lead_by_length_alone_ranks_nothing() -> None:
     traces, labels = [], {}
     for number in range(12):
         for outcome in (True, False):
@@ -106,9 +107,9 @@ def test_a_lead_by_length_is_exposed_by_the_position_baseline() -> None:
         threshold=5,
         target_rate=0.1,
     )
-    assert value(report.baselines["position"], "within_prompt_auroc").estimate == 1.0
-    assert value(report.figures, "delta_over_best_text").estimate == 0.0
-    assert any("No early signal beyond the text" in note for note in report.notes)
+    assert value(report.baselines["position"], "within_prompt_auroc").estimate == 0.5
+    assert value(report.baselines["position"], "pooled_auroc").estimate == 0.5
+    assert any("No early signal" in note for note in report.notes)
 
 
 def scripted(alarm_at: int | None, said: int | None) -> tuple[Report, int]:
@@ -139,8 +140,16 @@ def test_a_known_lead_is_recovered() -> None:
         guard: rate["estimate"] for guard, rate in report.more["before_said_by_guard"].items()
     }
     assert guarded == {"1": 1.0, "2": 0.0}
-    assert report.more["alarm_free"]["positive"] == {"sentence": [5.0], "share": [0.0]}
-    assert report.more["alarm_free"]["negative"] == {"sentence": [], "share": []}
+    assert report.more["alarm_free"]["positive"] == {
+        "sentence": [5.0],
+        "share": [0.0],
+        "hazard": [1.0],
+    }
+    assert report.more["alarm_free"]["negative"] == {
+        "sentence": [],
+        "share": [],
+        "hazard": [],
+    }
 
 
 def test_a_guard_band_takes_away_what_is_known_only_just_before() -> None:
@@ -270,6 +279,9 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "pooled_auroc",
         "baselines",
         "delta_over_best_text",
+        "delta_bits",
+        "selectivity",
+        "alternatives",
         "caught_before_said",
         "caught_before_action",
         "silent_caught",
@@ -280,7 +292,7 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
     }
     assert set(raw["n"]) == {"traces", "positives", "tasks", "mixed_prompts", "benign"}
     assert set(raw["within_prompt_auroc"]) == {"estimate", "lower", "upper", "n"}
-    assert set(raw["useful_warning"]) == {"0", "1", "3"}
+    assert set(raw["useful_warning"]) == {"0", "1", "3", "5", "10"}
     for figures in raw["baselines"].values():
         assert set(figures) == {
             "within_prompt_auroc",
@@ -343,3 +355,48 @@ def test_scores_in_any_unit_give_the_same_ranking() -> None:
         for each in (scores, bent)
     ]
     assert reports[0].figures["pooled_auroc"] == reports[1].figures["pooled_auroc"]
+
+
+def test_every_rate_comes_with_what_the_calibration_traces_can_promise(signal: Report) -> None:
+    rates = signal.more["by_rate"]
+    assert list(rates) == ["0.001", "0.01", "0.05"]
+    assert rates["0.05"]["conformal"]["honest_rate"] == pytest.approx(1 / 31)
+    assert rates["0.05"]["conformal"]["note"] == ""
+    assert "needs 99" in rates["0.01"]["conformal"]["note"]
+    # The highest of 30 is the best that either promise can do for a smaller rate.
+    strict = rates["0.001"]["conformal"]
+    assert strict["threshold"] == rates["0.01"]["conformal"]["threshold"]
+    assert rates["0.01"]["pac"]["honest_rate"] == pytest.approx(1 - 0.1 ** (1 / 30))
+    assert strict["caught_before_action"]["n"] == signal.n["positives"]
+    assert strict["false_alarm_rate"]["n"] == signal.n["benign"]
+
+
+def test_a_signal_is_selective_and_worth_bits(signal: Report, nothing: Report) -> None:
+    assert value(signal.figures, "selectivity").lower > 0.1
+    assert value(signal.figures, "delta_bits").lower > 0.05
+    for name in ("selectivity", "delta_bits"):
+        assert value(nothing.figures, name).lower < 0.02
+
+
+def test_what_is_caught_within_a_budget_of_tokens_is_known() -> None:
+    corpus = plant(World(tasks=16, samples=4, sentences=30, said=None, benign=20))
+    scores: Scores = constant_scores(corpus, lambda _: 0.0)
+    for trace in corpus.traces:
+        if corpus.outcome(trace):
+            scores[trace.id][12] = 1.0  # five words a sentence: known after 65 tokens
+    panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
+    report = evaluate(
+        "scripted", scores, {"position": [position(corpus)]}, panel, threshold=1.0, target_rate=0.1
+    )
+    tokens = {budget: found["estimate"] for budget, found in report.more["tokens"].items()}
+    assert tokens == {"64": 0.0, "128": 1.0}
+
+
+def test_other_statistics_are_judged_at_thresholds_of_the_same_rate() -> None:
+    corpus = plant(World(tasks=16, samples=4, benign=40))
+    loud = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
+    found = side_by_side({"loud": loud, "flat": position(corpus)}, panel, 0.05)
+    assert value(found["loud"], "caught_before_action").estimate == 1.0
+    assert value(found["flat"], "caught_before_action").estimate == 0.0
+    assert value(found["loud"], "within_prompt_auroc").estimate == 1.0

@@ -144,6 +144,10 @@ def build_cohort(corpus: Corpus) -> Cohort:
         prompt=_codes([trace.task.prompt_key for trace in traces]),
         sentences=tuple(sentences),
         said=np.array(said, dtype=np.intp),
+        tokens=tuple(
+            np.array([trace.sentences[i].stop for i in chosen], dtype=np.intp) - trace.prompt_stop
+            for trace, chosen in zip(traces, sentences, strict=True)
+        ),
     )
 
 

@@ -13,10 +13,14 @@ FIGURES = (
     "within_prompt_auroc",
     "pooled_auroc",
     "delta_over_best_text",
+    "delta_bits",
+    "selectivity",
     "caught_before_said",
     "caught_before_action",
     "silent_caught",
 )
+TEXT = ("category-only", "position", "length", "tfidf", "tfidf-with-prompt", "sentence embeddings")
+"""Baselines that read nothing but text; so do those called ``text-monitor``."""
 BASELINE_FIGURES = (
     "within_prompt_auroc",
     "pooled_auroc",
@@ -40,6 +44,8 @@ class Report:
     figures: Figures
     """By name, such as ``within_prompt_auroc``; None where the data cannot give it."""
     baselines: Mapping[str, Figures]
+    alternatives: Mapping[str, Figures] = field(default_factory=dict)
+    """Other statistics of the same activations, each at its own threshold of the same rate."""
     useful_warning: Mapping[str, Metric | None] = field(default_factory=dict)
     """By number of sentences: alarmed at least so many before the action, of all positives."""
     prefix: Mapping[str, Metric | None] = field(default_factory=dict)
@@ -60,6 +66,11 @@ class Report:
         return {**raw, **{name: figures.get(name) for name in FIGURES}, "notes": list(self.notes)}
 
 
+def is_text(baseline: str) -> bool:
+    """Return whether a baseline reads nothing but text."""
+    return baseline in TEXT or baseline.startswith("text-monitor")
+
+
 def format_report(report: Report) -> str:
     """Return a table: the detector, its baselines, and what else there is to say."""
     columns = [name for name in BASELINE_FIGURES if _any(report, name)]
@@ -67,7 +78,7 @@ def format_report(report: Report) -> str:
     rows = [header, [report.detector, *(_cell(report.figures.get(name)) for name in columns)]]
     rows += [
         [name, *(_cell(figures.get(column)) for column in columns)]
-        for name, figures in report.baselines.items()
+        for name, figures in (*report.baselines.items(), *report.alternatives.items())
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -30,8 +30,9 @@ from trace_probe.dataset import (
     split_by_role,
 )
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation import Panel, build_panel, evaluate, rank, summary
+from trace_probe.evaluation import evaluate
 from trace_probe.metrics import Cohort, Metric, Scores, Values, metric, resample, trace_maxima
+from trace_probe.panel import Panel, build_panel, rank, summary
 from trace_probe.probe import ProbeCard, Recipe, SavedProbe, check_fits, fit_dataset, probe_scores
 from trace_probe.report import Report
 from trace_probe.store import Store
