@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +35,13 @@ Nudge = Annotated[
     Literal["none", "neutral", "push"],
     typer.Option(help="System message: none, a plain one, or one that pushes for the goal."),
 ]
+BaseUrls = Annotated[
+    list[str] | None,
+    typer.Option(help="Server that speaks OpenAI's protocol; repeat it to share the work out."),
+]
+Extra = Annotated[
+    str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
+]
 
 
 def main() -> None:
@@ -54,11 +61,17 @@ def show_result(value: object, text: str, *, as_json: bool) -> None:
 @app.command()
 def tasks(
     source: Annotated[str, typer.Argument(help="Folder of InstrumentalEval CSVs, or a .jsonl.")],
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the pinned official CSVs into SOURCE first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read and verify tasks, and count them by category."""
+    from trace_probe.download import download_tasks
     from trace_probe.tasks import summary, tasks_from
 
+    if download:
+        _say(f"{download_tasks(source)} files fetched")
     found = tasks_from(source)
     counts = summary(found)
     rows = [f"{count:5}  {category}" for category, count in counts.items()]
@@ -86,25 +99,57 @@ def record(
     device: str | None = None,
     dtype: str | None = None,
     revision: str | None = None,
+    conditions: Annotated[
+        str | None, typer.Option(help="Grid instead of one nudge, such as none,push,push+anti.")
+    ] = None,
+    base_url: BaseUrls = None,
+    extra: Extra = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="With --base-url: requests at once.")
+    ] = 32,
 ) -> None:
-    """Sample traces of a model on tasks and keep their activations; rerun to resume."""
-    from trace_probe.model import load_model
-    from trace_probe.record import new_manifest
-    from trace_probe.record import record as record_run
-    from trace_probe.store import Store
+    """Sample traces of a model on tasks and keep their activations; rerun to resume.
+
+    With --base-url the model is asked over the network, and there are no activations. A key,
+    where a server wants one, is read from the environment variable OPENAI_API_KEY.
+    """
+    from trace_probe.conditions import parse_grid, under
     from trace_probe.tasks import source_name, tasks_from
     from trace_probe.trace import Sampling
 
-    chosen = tasks_from(tasks, nudge=nudge)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
-    room = max_new_tokens or min(4096, (loaded.context or 8192) // 2)
-    sampling = Sampling(seed, temperature, top_p, room)
-    manifest = new_manifest(loaded, sampling, layers=_integers(layers), tasks=source_name(tasks))
-    store = Store.create(run, manifest)
-    report = record_run(loaded, chosen, store, samples=samples, batch_size=batch_size)
+    if (extra or tokenizer) and not base_url:
+        raise typer.BadParameter("--extra and --tokenizer go with --base-url")
+    chosen = tasks_from(tasks, nudge="none" if conditions else nudge)
+    chosen = under(chosen, parse_grid(conditions)) if conditions else chosen
+    where = source_name(tasks)
+    if base_url:
+        from trace_probe.endpoint import Patience
+        from trace_probe.serving import Served, record_at
+        from trace_probe.tokenizer import load_tokenizer
+
+        ids = load_tokenizer(tokenizer) if tokenizer else None
+        patience = Patience(concurrency=concurrency)
+        served = Served(model, tuple(base_url), _object(extra), ids, patience)
+        sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
+        report = record_at(served, chosen, run, sampling, samples=samples, source=where)
+    else:
+        from trace_probe.model import load_model
+        from trace_probe.record import new_manifest
+        from trace_probe.record import record as record_run
+        from trace_probe.store import Store
+
+        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        room = max_new_tokens or min(4096, (loaded.context or 8192) // 2)
+        sampling = Sampling(seed, temperature, top_p, room)
+        manifest = new_manifest(loaded, sampling, layers=_integers(layers), tasks=where)
+        store = Store.create(run, manifest)
+        report = record_run(loaded, chosen, store, samples=samples, batch_size=batch_size)
     typer.echo(
         f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
-        f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
+        f"{report.tokens} tokens written, {report.cut} cut at {sampling.max_new_tokens} tokens"
     )
 
 
@@ -128,29 +173,40 @@ def import_(
 @app.command()
 def label(
     run: Run,
-    by: Annotated[str, typer.Option(help="Labeller: rules (traces of the organisms).")] = "rules",
+    by: Annotated[
+        str, typer.Option(help="rules, judge:MODEL[,MODEL...], paper:MODEL or human:FILE.")
+    ] = "rules",
+    base_url: BaseUrls = None,
+    extra: Extra = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of remembered verdicts.")] = None,
+    price: Annotated[
+        str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say about what it would cost, and ask nobody.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Label the traces of a run: outcome, first sentence that says it, first action."""
-    from tqdm import tqdm
-
-    from trace_probe.labellers import labeller
-    from trace_probe.labels import label_traces
+    from trace_probe import labelling
+    from trace_probe.judge import Bench, Judge
+    from trace_probe.labellers import labellers
     from trace_probe.store import Store
 
-    store = Store(run)
-    progress = tqdm(store.traces(), total=len(store), unit="trace")
-    labels = list(label_traces(progress, labeller(by)))
-    with store.writing():
-        store.add_labels(labels)
-    counts = {
-        "labelled": len(labels),
-        "instrumental": sum(one.outcome is True for one in labels),
-        "harmless": sum(one.outcome is False for one in labels),
-        "unknown": sum(one.outcome is None for one in labels),
-        "silent": sum(one.silent for one in labels),
-    }
-    show_result(counts, ", ".join(f"{n} {key}" for key, n in counts.items()), as_json=as_json)
+    store, cost = Store(run), _price(price)
+    bench = Bench(tuple(base_url or ()), cache or labelling.default_cache(), _object(extra))
+    chosen = labellers(by, bench)
+    about = {one.name: one.estimate(store.traces()) for one in chosen if isinstance(one, Judge)}
+    lines = [f"{n}: about {labelling.format_cost(c, cost)}" for n, c in about.items()]
+    if dry_run:
+        costs = {name: asdict(one) for name, one in about.items()}
+        return show_result(costs, "\n".join(lines) or "costs nothing", as_json=as_json)
+    for line in lines:
+        _say(line)
+    found = [labelling.label_run(store, one) for one in chosen]
+    values = [asdict(one) for one in found]
+    text = "\n".join(labelling.format_labelled(one, cost) for one in found)
+    return show_result(values[0] if len(values) == 1 else values, text, as_json=as_json)
 
 
 @app.command()
@@ -301,3 +357,25 @@ def _integers(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not a list of integers such as 12,18") from error
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """Return the JSON object that an option holds."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{text!r} is not a JSON object")
+    return value
+
+
+def _price(text: str | None) -> tuple[float, float] | None:
+    """Return the two prices of a text such as ``2.5,10``."""
+    if text is None:
+        return None
+    try:
+        read, written = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not two prices such as 2.5,10") from error
+    return read, written

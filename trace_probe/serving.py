@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
@@ -73,6 +74,20 @@ def served_manifest(served: Served, sampling: Sampling, *, tasks: str = "") -> M
         tasks=tasks,
         version=version("trace-probe"),
     )
+
+
+def record_at(
+    served: Served,
+    tasks: Iterable[Task],
+    run: Path,
+    sampling: Sampling,
+    *,
+    samples: int = 1,
+    source: str = "",
+) -> RecordReport:
+    """Make a run or resume it; as `record_served`."""
+    store = Store.create(run, served_manifest(served, sampling, tasks=source))
+    return record_served(served, tasks, store, samples=samples)
 
 
 def record_served(
