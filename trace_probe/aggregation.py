@@ -5,7 +5,7 @@ scores again, so thresholds and figures need not know which rule made them. The 
 the rule "max", since a trace alarms when its running maximum reaches the threshold.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,14 +66,14 @@ def _aggregate(row: NDArray[np.floating[Any]], rule: Aggregation) -> Values:
     return found
 
 
-def ensemble(members: Sequence[Scores], reference: Collection[str]) -> Scores:
-    """Return the mean of several detectors, each in deviations of its scores on given traces."""
-    means = []
-    for scores in members:
-        known = np.concatenate([scores[name][np.isfinite(scores[name])] for name in reference])
-        centre, spread = float(known.mean()), float(known.std()) or 1.0
-        means.append({name: (row - centre) / spread for name, row in scores.items()})
+def ensemble(members: Sequence[Scores], reference: Sequence[Scores]) -> Scores:
+    """Return the mean of several detectors, each in deviations of its scores on known traces."""
+    scaled = []
+    for scores, known in zip(members, reference, strict=True):
+        given = np.concatenate([row[np.isfinite(row)] for row in known.values()])
+        centre, spread = float(given.mean()), float(given.std()) or 1.0
+        scaled.append({name: (row - centre) / spread for name, row in scores.items()})
     return {
-        name: np.mean([each[name] for each in means], axis=0, dtype=np.float64)
+        name: np.mean([each[name] for each in scaled], axis=0, dtype=np.float64)
         for name in members[0]
     }

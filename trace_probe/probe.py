@@ -298,7 +298,19 @@ def check_fits(card: ProbeCard, manifest: Manifest) -> None:
     Raises:
         ProbeError: it was trained on another model, tokenizer, width, pooling or layer.
     """
-    facts = ("model", "tokenizer", "d_model", "pooling")
+    _check(card, manifest, ("model", "tokenizer", "d_model", "pooling"))
+
+
+def check_shape(card: ProbeCard, manifest: Manifest) -> None:
+    """Refuse a probe on activations that it cannot read; they may be of another model.
+
+    Raises:
+        ProbeError: it was trained on another width, pooling or layer.
+    """
+    _check(card, manifest, ("d_model", "pooling"))
+
+
+def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
     differing = [
         f"{fact} {getattr(manifest, fact)!r}, not {getattr(card, fact)!r}"
         for fact in facts
