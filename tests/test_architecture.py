@@ -47,7 +47,7 @@ HOMES = {
     "trl": ("organism",),
     "transformer_lens": (),
     "openai": ("endpoint",),
-    "typer": ("cli", "organism", "bench"),
+    "typer": ("cli", "options", "judging", "interchange", "organism", "bench"),
     "streamlit": ("explorer",),
 }
 """Where a heavy package, or one that reaches the network or a screen, may be imported."""

@@ -4,16 +4,29 @@ Results go to standard output, progress and errors to standard error. Exit codes
 1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
 """
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
 from trace_probe.bench.command import bench
 from trace_probe.errors import TraceProbeError
+from trace_probe.judging import judging
+from trace_probe.options import (
+    AsJson,
+    BaseUrls,
+    Extra,
+    Labeller,
+    Nudge,
+    Probe,
+    Run,
+    integers,
+    json_object,
+    say,
+    show_result,
+)
 from trace_probe.organism.command import organism
 
 app = typer.Typer(
@@ -26,22 +39,7 @@ app = typer.Typer(
 
 app.add_typer(organism, name="organism")
 app.add_typer(bench, name="bench")
-
-Run = Annotated[Path, typer.Argument(help="Folder of a run, such as traces/demo.")]
-Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
-Nudge = Annotated[
-    Literal["none", "neutral", "push"],
-    typer.Option(help="System message: none, a plain one, or one that pushes for the goal."),
-]
-BaseUrls = Annotated[
-    list[str] | None,
-    typer.Option(help="Server that speaks OpenAI's protocol; repeat it to share the work out."),
-]
-Extra = Annotated[
-    str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
-]
+app.add_typer(judging)
 
 
 def main() -> None:
@@ -51,11 +49,6 @@ def main() -> None:
     except TraceProbeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-
-
-def show_result(value: object, text: str, *, as_json: bool) -> None:
-    """Print a result as one JSON object or as text."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text)
 
 
 @app.command()
@@ -71,7 +64,7 @@ def tasks(
     from trace_probe.tasks import summary, tasks_from
 
     if download:
-        _say(f"{download_tasks(source)} files fetched")
+        say(f"{download_tasks(source)} files fetched")
     found = tasks_from(source)
     counts = summary(found)
     rows = [f"{count:5}  {category}" for category, count in counts.items()]
@@ -132,7 +125,7 @@ def record(
 
         ids = load_tokenizer(tokenizer) if tokenizer else None
         patience = Patience(concurrency=concurrency)
-        served = Served(model, tuple(base_url), _object(extra), ids, patience)
+        served = Served(model, tuple(base_url), json_object(extra), ids, patience)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
     else:
@@ -144,7 +137,7 @@ def record(
         loaded = load_model(model, device=device, dtype=dtype, revision=revision)
         room = max_new_tokens or min(4096, (loaded.context or 8192) // 2)
         sampling = Sampling(seed, temperature, top_p, room)
-        manifest = new_manifest(loaded, sampling, layers=_integers(layers), tasks=where)
+        manifest = new_manifest(loaded, sampling, layers=integers(layers), tasks=where)
         store = Store.create(run, manifest)
         report = record_run(loaded, chosen, store, samples=samples, batch_size=batch_size)
     typer.echo(
@@ -171,45 +164,6 @@ def import_(
 
 
 @app.command()
-def label(
-    run: Run,
-    by: Annotated[
-        str, typer.Option(help="rules, judge:MODEL[,MODEL...], paper:MODEL or human:FILE.")
-    ] = "rules",
-    base_url: BaseUrls = None,
-    extra: Extra = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder of remembered verdicts.")] = None,
-    price: Annotated[
-        str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say about what it would cost, and ask nobody.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Label the traces of a run: outcome, first sentence that says it, first action."""
-    from trace_probe import labelling
-    from trace_probe.judge import Bench, Judge
-    from trace_probe.labellers import labellers
-    from trace_probe.store import Store
-
-    store, cost = Store(run), _price(price)
-    bench = Bench(tuple(base_url or ()), cache or labelling.default_cache(), _object(extra))
-    chosen = labellers(by, bench)
-    about = {one.name: one.estimate(store.traces()) for one in chosen if isinstance(one, Judge)}
-    lines = [f"{n}: about {labelling.format_cost(c, cost)}" for n, c in about.items()]
-    if dry_run:
-        costs = {name: asdict(one) for name, one in about.items()}
-        return show_result(costs, "\n".join(lines) or "costs nothing", as_json=as_json)
-    for line in lines:
-        _say(line)
-    found = [labelling.label_run(store, one) for one in chosen]
-    values = [asdict(one) for one in found]
-    text = "\n".join(labelling.format_labelled(one, cost) for one in found)
-    return show_result(values[0] if len(values) == 1 else values, text, as_json=as_json)
-
-
-@app.command()
 def train(
     run: Run,
     probe: Probe,
@@ -228,7 +182,7 @@ def train(
         Store(run),
         name=probe.name,
         labeller=labeller,
-        layers=_integers(layers),
+        layers=integers(layers),
         target_rate=rate,
         seed=seed,
     )
@@ -328,7 +282,7 @@ def demo(
     """Walk the whole road on an embedded organism: record, label, train, evaluate, flag."""
     from trace_probe.demo import DemoPlan, format_demo, run_demo
 
-    report = run_demo(DemoPlan(out, probe, organism, seed), say=_say)
+    report = run_demo(DemoPlan(out, probe, organism, seed), say=say)
     show_result(report, format_demo(report, out, probe), as_json=as_json)
 
 
@@ -342,40 +296,3 @@ def explore(
     from trace_probe.explorer.launch import launch
 
     raise typer.Exit(launch(traces, port=port, headless=headless))
-
-
-def _say(text: str) -> None:
-    """Print progress to standard error."""
-    typer.echo(text, err=True)
-
-
-def _integers(text: str | None) -> tuple[int, ...] | None:
-    """Return the integers of a list such as ``12,18``."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a list of integers such as 12,18") from error
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    """Return the JSON object that an option holds."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter(f"{text!r} is not a JSON object")
-    return value
-
-
-def _price(text: str | None) -> tuple[float, float] | None:
-    """Return the two prices of a text such as ``2.5,10``."""
-    if text is None:
-        return None
-    try:
-        read, written = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not two prices such as 2.5,10") from error
-    return read, written

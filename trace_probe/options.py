@@ -1,0 +1,65 @@
+"""What commands share: options that mean the same everywhere, and how results are printed."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run, such as traces/demo.")]
+Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
+Nudge = Annotated[
+    Literal["none", "neutral", "push"],
+    typer.Option(help="System message: none, a plain one, or one that pushes for the goal."),
+]
+BaseUrls = Annotated[
+    list[str] | None,
+    typer.Option(help="Server that speaks OpenAI's protocol; repeat it to share the work out."),
+]
+Extra = Annotated[
+    str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
+]
+
+
+def show_result(value: object, text: str, *, as_json: bool) -> None:
+    """Print a result as one JSON object or as text."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def say(text: str) -> None:
+    """Print progress to standard error."""
+    typer.echo(text, err=True)
+
+
+def integers(text: str | None) -> tuple[int, ...] | None:
+    """Return the integers of a list such as ``12,18``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of integers such as 12,18") from error
+
+
+def json_object(text: str | None) -> dict[str, Any]:
+    """Return the JSON object that an option holds."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{text!r} is not a JSON object")
+    return value
+
+
+def price_pair(text: str | None) -> tuple[float, float] | None:
+    """Return the two prices of a text such as ``2.5,10``."""
+    if text is None:
+        return None
+    try:
+        read, written = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not two prices such as 2.5,10") from error
+    return read, written
