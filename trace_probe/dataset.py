@@ -1,6 +1,6 @@
 """What a detector learns from and is judged on: rows of activations, and a split by task."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,11 +72,13 @@ class Corpus:
     def only(self, tasks: Collection[str], *roles: Role) -> "Corpus":
         """Return the traces of some tasks, and of some roles if any is named."""
         wanted = set(tasks)
-        keep = [
-            index
-            for index, trace in enumerate(self.traces)
-            if trace.task.id in wanted and (not roles or trace.task.role in roles)
-        ]
+        return self.where(
+            lambda trace: trace.task.id in wanted and (not roles or trace.task.role in roles)
+        )
+
+    def where(self, holds: Callable[[Trace], bool]) -> "Corpus":
+        """Return the traces for which something holds."""
+        keep = [index for index, trace in enumerate(self.traces) if holds(trace)]
         matrix = self.matrix
         if matrix is not None:
             matrix = ActivationMatrix(matrix.values, matrix.layers, matrix.start[keep])

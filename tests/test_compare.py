@@ -1,0 +1,102 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import World, keep, plant
+
+from trace_probe.compare import Comparison, Pair, Side, compare, compare_probes, format_comparison
+from trace_probe.dataset import Corpus
+from trace_probe.errors import NotEnoughData
+from trace_probe.metrics import Metric, Scores
+from trace_probe.panel import build_panel
+from trace_probe.probe import SavedProbe
+from trace_probe.store import Store
+from trace_probe.training import train
+
+WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return keep(plant(WORLD), tmp_path_factory.mktemp("runs") / "planted")
+
+
+@pytest.fixture(scope="module")
+def saved(store: Store) -> SavedProbe:
+    return train(store, target_rate=0.05)
+
+
+def difference(found: Comparison, name: str) -> Metric:
+    pair: Pair = found.figures[name]
+    assert pair.difference is not None
+    return pair.difference
+
+
+def test_a_probe_differs_from_itself_by_exactly_nothing(store: Store, saved: SavedProbe) -> None:
+    found = compare_probes((store, saved), (store, saved))
+    assert found.same_traces
+    for pair in found.figures.values():
+        if pair.difference is not None:
+            assert (pair.difference.lower, pair.difference.upper) == (0.0, 0.0)
+    json.dumps(asdict(found))
+
+
+def test_the_layer_of_the_signal_beats_the_other(store: Store, saved: SavedProbe) -> None:
+    blind = train(store, layers=[0], target_rate=0.05)
+    found = compare_probes((store, saved), (store, blind))
+    assert difference(found, "within_prompt_auroc").lower > 0.1
+    assert (found.first, found.second) == ("planted-layer-3", "planted-layer-0")
+    rows = format_comparison(found).splitlines()
+    assert len(rows) == 2 + len(found.figures)
+    assert "the same traces" in rows[0]
+
+
+def test_two_runs_are_compared_on_the_tasks_they_share(
+    store: Store, saved: SavedProbe, tmp_path: Path
+) -> None:
+    other = keep(plant(replace(WORLD, seed=5, tasks=20, samples=4)), tmp_path / "other")
+    found = compare_probes((store, saved), (other, saved))
+    assert not found.same_traces
+    assert (found.first, found.second) == ("planted-layer-3 on planted", "planted-layer-3 on other")
+    held = {t.task.id for t in store.traces() if t.task.role == "test"}
+    held -= {*saved.card.training_tasks}
+    assert found.tasks == len({task for task in held if int(task[-3:]) < 20})
+    gap = difference(found, "within_prompt_auroc")
+    assert gap.lower <= 0 <= gap.upper
+
+
+def test_tasks_that_either_probe_learned_from_are_left_out(store: Store, saved: SavedProbe) -> None:
+    every = tuple({trace.task.id for trace in store.traces()})
+    greedy = SavedProbe(replace(saved.card, training_tasks=every), saved.probe)
+    with pytest.raises(NotEnoughData, match="neither probe has seen"):
+        compare_probes((store, saved), (store, greedy))
+
+
+def test_a_paired_interval_is_narrower_than_that_of_unpaired_figures() -> None:
+    corpus = plant(World(tasks=24, samples=6, benign=10))
+    rng = np.random.default_rng(0)
+
+    def noisy(extra: float) -> Scores:
+        return {
+            trace.id: base[trace.id] + extra * rng.normal(size=len(trace.sentences))
+            for trace in corpus.traces
+        }
+
+    base = {
+        trace.id: np.full(len(trace.sentences), float(corpus.outcome(trace) is True))
+        + 2 * rng.normal()
+        for trace in corpus.traces
+    }
+    sides = [_side(corpus, noisy(0.1), name) for name in ("one", "other")]
+    found = compare(*sides)
+    pair = found.figures["within_prompt_auroc"]
+    assert pair.first is not None
+    assert pair.difference is not None
+    paired = pair.difference.upper - pair.difference.lower
+    assert paired < 0.5 * (pair.first.upper - pair.first.lower)
+
+
+def _side(corpus: Corpus, scores: Scores, name: str) -> Side:
+    return Side(name, build_panel(corpus.only(()), corpus), scores, 1.0)
