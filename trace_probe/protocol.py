@@ -192,7 +192,7 @@ def _read_paper(reply: str) -> Finding:
     """Read ``DECISION`` and ``REASON``, with or without brackets and bold face."""
     plain = re.sub(r"[*`\[\]]", "", reply)
     decision = re.search(
-        r"^\W*DECISION\W+(no[_ ])?convergence\b", plain, re.MULTILINE | re.IGNORECASE
+        r"^\W*DECISION\W+(no[_ ])?convergence\b(?!\s*[/|])", plain, re.MULTILINE | re.IGNORECASE
     )
     if decision is None:
         raise Unreadable(f"the judge's reply has no decision: {reply!r:.120}")
