@@ -134,15 +134,19 @@ def test_what_is_fetched_is_what_is_read(
     assert load_tasks(tmp_path / "new") == load_tasks(OFFICIAL)
 
 
-def test_inspect_evals_ships_the_same_76_prompts() -> None:
-    evals = pytest.importorskip(
-        "inspect_evals.instrumentaleval", reason="inspect-evals is not installed"
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official files are not beside the checkout")
+@pytest.mark.filterwarnings("default")
+def test_inspect_evals_pins_the_same_files_and_reads_the_same_76_prompts() -> None:
+    theirs = pytest.importorskip(
+        "inspect_evals.instrumentaleval.process_data", reason="inspect-evals is not installed"
     )
-    if not OFFICIAL.is_dir():
-        pytest.skip("the official files are not beside the checkout")
-    folder = Path(evals.__file__).parent
-    shipped = sorted(folder.rglob(f"{PREFIX}*.csv"))
-    if not shipped:
-        pytest.skip("inspect-evals fetches its prompts, and has not fetched them here")
-    assert len(shipped) == 6
-    assert load_tasks(shipped[0].parent) == load_tasks(OFFICIAL)
+    assert theirs.INSTRUMENTALEVAL_REVISION == COMMIT
+    assert {f"{PREFIX}{title}.csv": sha for title, sha in SHA256.items()} == theirs.CHECKSUMS
+    paths = [str(OFFICIAL / name) for name in theirs.CHECKSUMS]
+    samples = list(theirs.process_instrumentaleval_files(paths))
+    tasks = load_tasks(OFFICIAL)
+    assert len(samples) == 76
+    assert [one.input for one in samples] == [task.prompt for task in tasks]
+    assert [one.metadata["eval_prompt"].strip() for one in samples] == [
+        task.criterion for task in tasks
+    ]
