@@ -57,3 +57,21 @@ def label(
     values = [asdict(one) for one in found]
     text = "\n".join(labelling.format_labelled(one, cost) for one in found)
     return show_result(values[0] if len(values) == 1 else values, text, as_json=as_json)
+
+
+@judging.command()
+def agreement(
+    run: Run,
+    labeller: Annotated[
+        list[str] | None, typer.Option(help="One to compare; repeat it. All without this.")
+    ] = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the labellers of a run: agreement, kappas, and where they differ."""
+    from trace_probe.agreement import agreement as compare
+    from trace_probe.agreement import format_agreement
+    from trace_probe.store import Store
+
+    found = compare(Store(run), labeller, seed=seed)
+    show_result(asdict(found), format_agreement(found), as_json=as_json)
