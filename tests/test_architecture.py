@@ -24,6 +24,7 @@ PIPELINE = (
     "channels",
     "model",
     "record",
+    "observe",
     "dataset",
     "probe",
     "baselines",
@@ -35,7 +36,10 @@ PIPELINE = (
     "alignment",
     "details",
     "evaluation",
+    "observer",
     "training",
+    "transfer",
+    "compare",
     "monitor",
     "cli",
 )
@@ -47,7 +51,7 @@ HOMES = {
     "trl": ("organism",),
     "transformer_lens": (),
     "openai": ("endpoint",),
-    "typer": ("cli", "options", "judging", "interchange", "organism", "bench"),
+    "typer": ("cli", "options", "judging", "evidence", "interchange", "organism", "bench"),
     "streamlit": ("explorer",),
 }
 """Where a heavy package, or one that reaches the network or a screen, may be imported."""

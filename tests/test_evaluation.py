@@ -281,6 +281,7 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "delta_over_best_text",
         "delta_bits",
         "selectivity",
+        "observer_gap",
         "alternatives",
         "caught_before_said",
         "caught_before_action",

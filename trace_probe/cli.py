@@ -13,6 +13,7 @@ import typer
 
 from trace_probe.bench.command import bench
 from trace_probe.errors import TraceProbeError
+from trace_probe.evidence import evidence
 from trace_probe.judging import judging
 from trace_probe.options import (
     AsJson,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.add_typer(organism, name="organism")
 app.add_typer(bench, name="bench")
 app.add_typer(judging)
+app.add_typer(evidence)
 
 
 def main() -> None:
@@ -194,29 +196,6 @@ def train(
         f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
-
-
-@app.command()
-def evaluate(
-    run: Run,
-    probe: Annotated[Path | None, typer.Argument(help="A probe; without it, text only.")] = None,
-    labeller: Labeller = None,
-    seed: int = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
-    from trace_probe.probe import load_probe
-    from trace_probe.report import format_report
-    from trace_probe.store import Store
-    from trace_probe.training import evaluate_probe, keep, text_report
-
-    store = Store(run)
-    if probe is None:
-        report, scores = text_report(store, labeller=labeller, seed=seed)
-    else:
-        report, scores = evaluate_probe(store, load_probe(probe), labeller=labeller, seed=seed)
-    keep(store, report, scores)
-    show_result(report.to_json(), format_report(report), as_json=as_json)
 
 
 @app.command()

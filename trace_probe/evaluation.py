@@ -12,6 +12,7 @@ from trace_probe.panel import Panel, alarm_rate, alarms_of, caught_at, ranking, 
 from trace_probe.report import Figures, Report, is_text
 
 CONTROL = "shuffled labels"
+OBSERVER = "observer"
 
 
 def evaluate(
@@ -41,7 +42,8 @@ def evaluate(
         **alarms.figures(),
         "delta_over_best_text": _gain(own, its, cohort),
         "delta_bits": delta_bits(scores, _known(baselines), cohort, weights, seed=panel.seed),
-        "selectivity": _gain(own, ranked[CONTROL], cohort) if CONTROL in ranked else None,
+        "selectivity": _gain(own, ranked.get(CONTROL), cohort),
+        "observer_gap": _gain(own, ranked.get(OBSERVER), cohort),
     }
     return Report(
         detector=detector,
@@ -59,8 +61,12 @@ def evaluate(
     )
 
 
-def _gain(own: Mapping[str, Values], its: Mapping[str, Values], cohort: Cohort) -> Metric | None:
+def _gain(
+    own: Mapping[str, Values], its: Mapping[str, Values] | None, cohort: Cohort
+) -> Metric | None:
     """Return the difference of two within-prompt AUROCs."""
+    if its is None:
+        return None
     return metric(own["within"] - its["within"], int(cohort.mixed().sum()))
 
 

@@ -50,7 +50,7 @@ def _probed(corpus: Corpus, tasks: Collection[str], recipe: Recipe) -> Scores:
 
 def _so_far(corpus: Corpus, matrix: ActivationMatrix, layer: int) -> np.ndarray:
     """Return (1, row, d_model): each sentence as the token-weighted mean of all up to it."""
-    values = matrix.at(layer).astype(np.float32)
+    values = np.array(matrix.at(layer), dtype=np.float32)
     for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
         rows = slice(first, first + len(trace.sentences))
         sizes = np.array([len(span) for span in trace.sentences], dtype=np.float32)

@@ -15,6 +15,7 @@ FIGURES = (
     "delta_over_best_text",
     "delta_bits",
     "selectivity",
+    "observer_gap",
     "caught_before_said",
     "caught_before_action",
     "silent_caught",

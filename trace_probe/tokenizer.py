@@ -51,6 +51,17 @@ class ChatTokenizer:
         """Return the ids of a text, special tokens only where it spells them."""
         return tuple(int(i) for i in self._tokenizer(text, add_special_tokens=False).input_ids)
 
+    def pieces(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a text, and the character of it after which each of them ends.
+
+        Raises:
+            ModelError: this tokenizer does not say where its tokens lie.
+        """
+        if not self._tokenizer.is_fast:
+            raise ModelError(f"the tokenizer of {self.name} gives no offsets: use a fast one")
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(found["input_ids"]), [int(end) for _, end in found["offset_mapping"]]
+
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""
         stream = TextStream(self._decode)
