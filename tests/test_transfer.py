@@ -5,6 +5,7 @@ import pytest
 from planted import World, plant
 
 from trace_probe.dataset import Corpus, split_by_role
+from trace_probe.errors import ProbeError
 from trace_probe.metrics import Metric
 from trace_probe.probe import Recipe
 from trace_probe.transfer import (
@@ -113,3 +114,9 @@ def test_a_kind_with_one_outcome_has_no_figure() -> None:
     assert found.cells["both"]["both"]["within_prompt_auroc"] == pytest.approx(
         within(found, "both", "both")
     )
+
+
+def test_runs_of_different_widths_are_refused() -> None:
+    kinds = {"one": plant(World(tasks=4)), "other": plant(World(tasks=4, d_model=5))}
+    with pytest.raises(ProbeError, match=r"widths \[5, 12\]"):
+        transfer_matrix("run", kinds, RECIPE)

@@ -108,7 +108,22 @@ def _tail(report: Report) -> list[str]:
     if report.threshold is not None:
         lines.append(f"threshold {report.threshold:.4g} for {report.target_false_alarm_rate:.1%}")
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
-    return [*lines, counts, *report.notes]
+    return [*lines, *_rates(report), counts, *report.notes]
+
+
+def _rates(report: Report) -> list[str]:
+    """Return a line for each false-alarm rate, with the rate that can honestly be promised."""
+    lines = []
+    for target, promises in report.more.get("by_rate", {}).items():
+        found = promises["conformal"]
+        shares = [
+            f"{name.replace('_', ' ')} {found[name]['estimate']:.3f}"
+            for name in ("caught_before_said", "caught_before_action", "silent_caught")
+            if found[name] is not None
+        ]
+        honest = f"{found['honest_rate']:.2%} promised by {found['n']} harmless traces"
+        lines.append(f"at {float(target):.1%} ({honest}): {', '.join(shares)}")
+    return lines
 
 
 def _cell(value: Metric | None) -> str:

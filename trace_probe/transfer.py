@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from trace_probe.baselines import rows_of
 from trace_probe.dataset import Corpus, build_cohort, split_by_role
+from trace_probe.errors import ProbeError
 from trace_probe.metrics import Metric, resample, running_maxima, score_rows
 from trace_probe.panel import rank, summary
 from trace_probe.probe import LinearProbe, Recipe, fit_dataset, probe_scores
@@ -35,7 +36,16 @@ def transfer_matrix(
 
     A task is held out from all kinds or from none. Figures are None where the traces of a
     kind have one outcome.
+
+    Raises:
+        ProbeError: the kinds were recorded at different widths.
     """
+    widths = {c.matrix.values.shape[2] for c in kinds.values() if c.matrix is not None}
+    if len(widths) > 1:
+        raise ProbeError(
+            f"activations of widths {sorted(widths)}: a probe of one model cannot read another "
+            f"of a different width"
+        )
     split = split_by_role([t for corpus in kinds.values() for t in corpus.traces], seed=seed)
     cells = {}
     for source, corpus in kinds.items():
