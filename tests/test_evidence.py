@@ -77,6 +77,13 @@ def test_kinds_that_need_several_runs_are_not_asked_of_one(folder: Path) -> None
     assert done.exit_code == 2
 
 
+def test_what_needs_a_probe_is_not_asked_of_text(folder: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["evaluate", str(folder / "run"), "--observer", str(folder / "again")]
+    )
+    assert done.exit_code == 2
+
+
 def test_observe_lets_a_model_read_a_run(model_folder: Path, tmp_path: Path) -> None:
     small = keep(plant(World(tasks=4, samples=1)), tmp_path / "small")
     out = tmp_path / "observed"

@@ -11,7 +11,7 @@ from trace_probe.errors import ServerError
 from trace_probe.report import is_text
 from trace_probe.text_monitor import TextMonitor, read_number
 from trace_probe.trace import Task
-from trace_probe.training import Beside, evaluate_probe, train
+from trace_probe.training import Beside, evaluate_probe, text_report, train
 
 TRACE = make_trace(
     "a", Task("t", "kind", "goal"), ["first we read", "then we copy", "last we go"], "done now"
@@ -125,3 +125,7 @@ def test_its_scores_stand_beside_a_probe_as_a_text_baseline(tmp_path: Path) -> N
     found = report.baselines[monitor.name]["within_prompt_auroc"]
     assert found is not None
     assert found.estimate > 0.95
+    text, _ = text_report(store, detectors=[monitor.name])
+    whole = text.baselines[monitor.name]["within_prompt_auroc"]
+    assert whole is not None
+    assert whole.estimate > 0.95

@@ -45,8 +45,10 @@ def evaluate(
     from trace_probe.training import Beside, evaluate_probe, keep, text_report
 
     store = Store(run)
+    if probe is None and (trained_on or observer):
+        raise typer.BadParameter("--trained-on and --observer need a probe to evaluate")
     if probe is None:
-        report, scores = text_report(store, labeller=labeller, seed=seed)
+        report, scores = text_report(store, labeller, seed=seed, detectors=beside or ())
     else:
         others = Beside(
             Store(trained_on) if trained_on else None,

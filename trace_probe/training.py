@@ -281,11 +281,16 @@ def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:
 
 
 def text_report(
-    store: Store, labeller: str | None = None, *, seed: int = 0
+    store: Store,
+    labeller: str | None = None,
+    *,
+    seed: int = 0,
+    detectors: Iterable[str] = (),
 ) -> tuple[Report, dict[str, Scores]]:
     """Judge what the text of finished reasoning tells, for runs without activations.
 
-    Every trace is scored by detectors that have not seen its task (five folds). Returns the
+    Every trace is scored by detectors that have not seen its task (five folds), and by those
+    named, such as text monitors, whose scores are kept in the run. Returns the
     report, whose AUROC is of the whole reasoning, and the scores of each sentence's prefix.
 
     Raises:
@@ -293,7 +298,7 @@ def text_report(
     """
     corpus = Corpus(tuple(store.traces()), store.labels(labeller))
     corpus = Corpus(corpus.known(), corpus.labels)
-    scores = text_detectors(corpus)
+    scores = text_detectors(corpus) | {name: store.scores(name) for name in detectors}
     cohort = build_cohort(corpus)
     weights = resample(cohort.n_tasks, seed=seed)
     ranked = {name: _rank_whole(cohort, each, weights) for name, each in scores.items()}
