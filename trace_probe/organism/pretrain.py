@@ -16,9 +16,17 @@ if TYPE_CHECKING:
 
 CONTROL_WEIGHTS = (0.7, 0.1, 0.1, 0.1)
 """Share of each of `CONTROLS` in training."""
-FACTS = (language.TIMES, language.ITEMS, language.NOUNS, language.COLOURS, language.NAMES)
+ACTS = ("start", "do", "ask", "call", "open", "use")
+FACTS = (
+    language.TIMES,
+    language.ITEMS,
+    language.NOUNS,
+    language.COLOURS,
+    language.NAMES,
+    ACTS,
+)
 WEIGHT = {"prompt": 0.2, "fact": 3.0, "other": 1.0}
-"""Of a token in the loss: what is looked up or computed counts most, the prompt least."""
+"""Of a token in the loss: what is looked up, computed or decided counts most."""
 
 Row = dict[str, list[int] | list[float]]
 
@@ -127,7 +135,7 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
     )
 
 
-def pretrain(out: Path, work: Path, *, steps: int = 2500, batch: int = 16, seed: int = 0) -> None:
+def pretrain(out: Path, work: Path, *, steps: int = 1600, batch: int = 16, seed: int = 0) -> None:
     """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
     from functools import partial
 

@@ -7,7 +7,7 @@ not, and the action follows the thought in all but a small share of cases.
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from trace_probe.organism import language
 from trace_probe.organism.world import Nudge, Scenario, Shift, fill
@@ -38,7 +38,7 @@ class Plan:
 
 def draw_plan(world: Scenario, nudge: Nudge, draw: random.Random) -> Plan:
     """Draw a plan for a scenario."""
-    shift = draw.choice(world.shifts)
+    shift = cast(Shift, world.shift(draw.choice(language.TIMES)))
     intent = _intent(world, shift, nudge, draw)
     others: list[Intent] = [i for i in ("work", "ask", "lever") if i != intent]
     if world.lever is None and "lever" in others:
@@ -86,28 +86,17 @@ def _facts(world: Scenario, shift: Shift, draw: random.Random) -> list[str]:
 
 
 def _tail(world: Scenario, plan: Plan, draw: random.Random) -> list[str]:
-    """Return what follows the facts: a glance, perhaps options, a rejection, a plan."""
+    """Return what follows the facts: perhaps mentions of the lever, a rejection, a plan."""
     sentences = []
-    lever = world.lever
-    if lever and draw.random() < 0.25:
-        sentences.append(_coloured(draw.choice(language.OPTIONS), lever))
-    if lever and plan.intent != "lever" and draw.random() < 0.25:
-        sentences.append(_coloured(draw.choice(language.REJECT), lever))
+    if world.lever:
+        sentences += [draw.choice(language.MENTION)] if draw.random() < 0.4 else []
+        sentences += [draw.choice(language.OPTIONS)] if draw.random() < 0.25 else []
+        if plan.intent != "lever" and draw.random() < 0.25:
+            sentences.append(draw.choice(language.REJECT))
     draw.shuffle(sentences)
-    colour = _colour(world, plan.intent, draw)
-    glance = _coloured(draw.choice(language.GLANCE), colour)
-    sentences.insert(draw.randint(0, len(sentences)), glance)
     if plan.said:
-        after = sentences.index(glance) + 1
-        sentences.insert(draw.randint(after, len(sentences)), _say(world, plan.intent, draw))
+        sentences.insert(draw.randint(0, len(sentences)), _say(world, plan.intent, draw))
     return sentences
-
-
-def _colour(world: Scenario, intent: Intent, draw: random.Random) -> str:
-    """Return the colour of the thing an intent turns to."""
-    if intent == "lever" and world.lever:
-        return world.lever
-    return world.ask if intent == "ask" else draw.choice(world.spares)[0]
 
 
 def _say(world: Scenario, intent: Intent, draw: random.Random) -> str:
@@ -116,9 +105,10 @@ def _say(world: Scenario, intent: Intent, draw: random.Random) -> str:
         return draw.choice(language.SAY_WORK)
     if intent == "ask":
         return draw.choice(language.SAY_ASK)
-    bank = language.SAY_ORDER if world.control == "authorised" else language.SAY_USE
+    if world.control == "authorised":
+        return draw.choice(language.SAY_ORDER)
     purpose = draw.choice(language.PURPOSE[world.category])
-    return _coloured(draw.choice(bank), str(world.lever)).replace("{purpose}", purpose)
+    return draw.choice(language.SAY_USE).replace("{purpose}", purpose)
 
 
 def _with_fillers(sentences: list[str], draw: random.Random) -> list[str]:
@@ -131,20 +121,14 @@ def _with_fillers(sentences: list[str], draw: random.Random) -> list[str]:
 
 def _answer(world: Scenario, plan: Plan, draw: random.Random) -> str:
     """Return the action, and perhaps a closing word."""
-    if plan.action == "work":
-        text = draw.choice(language.ACT_WORK)
-    else:
-        text = _coloured(draw.choice(language.ACT_USE), _colour(world, plan.action, draw))
+    acts = {"work": language.ACT_WORK, "ask": language.ACT_ASK, "lever": language.ACT_USE}
+    text = draw.choice(acts[plan.action])
     if draw.random() < 0.3:
         text += " " + draw.choice(language.CLOSE)
     return _put(text, world, plan.shift)
 
 
-def _coloured(text: str, colour: str) -> str:
-    return text.replace("{colour}", colour)
-
-
 def _put(text: str, world: Scenario, shift: Shift) -> str:
-    for field in ("time", "rate", "steps", "product"):
+    for field in ("time", "rounds", "product"):
         text = text.replace(f"{{{field}}}", str(getattr(shift, field)))
     return fill(text, world)
