@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
-from trace_probe.metrics import Metric, metric, rate, resample
+from trace_probe.metrics import Metric, rate, resample
+from trace_probe.pairs import Comparison, Side, compare_runs
+from trace_probe.rates import NEUTRAL, McNemar, Row, TaskRate, at, named, pair, task_rates
 from trace_probe.store import Store
 from trace_probe.trace import Trace
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Difference:
     group: str
     value: Metric
     """Mean over tasks of first minus second."""
+    mcnemar: McNemar
+    """Of the tasks, each counted as what most of its traces are."""
 
 
 @dataclass(frozen=True)
@@ -45,41 +46,43 @@ class Study:
 
     tasks: int
     shares: tuple[Share, ...]
+    rates: tuple[TaskRate, ...]
     differences: tuple[Difference, ...]
+    explained: tuple[Share, ...]
+    """Of the rate at each level of a nudge, the share that is gone without it."""
+    comparisons: tuple[Comparison, ...]
+    """For each pair of runs whether it is controlled."""
     notes: tuple[str, ...]
-
-
-class _Row(NamedTuple):
-    """One labelled trace of a test task."""
-
-    task: str
-    facts: dict[str, str]
-    instrumental: bool
-    silent: bool
 
 
 def study(stores: Sequence[Store], *, labeller: str | None = None, seed: int = 0) -> Study:
     """Compare runs on the test tasks that all of them hold; intervals are over tasks.
 
     Raises:
-        NotEnoughData: the runs share no labelled test task.
+        NotEnoughData: the runs share no labelled test task, or two have the same name.
     """
+    if len({store.name for store in stores}) < len(stores):
+        raise NotEnoughData("two of these runs have the same name: rename the folder of one")
     rows = {store.name: _rows(store, labeller) for store in stores}
     shared = set.intersection(*({row.task for row in found} for found in rows.values()))
     if not shared:
         raise NotEnoughData("these runs share no labelled test task: record the same tasks in each")
     common = {name: [row for row in found if row.task in shared] for name, found in rows.items()}
+    sides = [_side(store, common[store.name], labeller) for store in stores]
     return Study(
         tasks=len(shared),
         shares=tuple(
             share for name, found in common.items() for share in _shares(name, found, seed)
         ),
+        rates=tuple(one for name, found in common.items() for one in task_rates(name, found, seed)),
         differences=(*_between(common, seed), *_nudges(common, seed)),
+        explained=tuple(_explained(common, seed)),
+        comparisons=tuple(compare_runs(*two) for two in combinations(sides, 2)),
         notes=_notes(rows, len(shared)),
     )
 
 
-def _rows(store: Store, labeller: str | None) -> list[_Row]:
+def _rows(store: Store, labeller: str | None) -> list[Row]:
     labels = store.labels(labeller)
     pairs = ((trace, labels.get(trace.id)) for trace in store.traces())
     return [_row(trace, label) for trace, label in pairs if label and _counts(trace, label)]
@@ -90,17 +93,25 @@ def _counts(trace: Trace, label: Label) -> bool:
     return trace.task.role == "test" and label.outcome is not None
 
 
-def _row(trace: Trace, label: Label) -> _Row:
+def _row(trace: Trace, label: Label) -> Row:
     facts = {**trace.task.condition, **label.facts}
-    return _Row(trace.task.id, facts, bool(label.outcome), label.silent)
+    return Row(
+        trace.task.id,
+        trace.task.category,
+        trace.task.condition,
+        facts,
+        bool(label.outcome),
+        label.silent,
+    )
 
 
-def _shares(name: str, rows: Sequence[_Row], seed: int) -> Iterable[Share]:
+def _shares(name: str, rows: Sequence[Row], seed: int) -> Iterable[Share]:
     """Yield the rates of a run, over all and by each fact that varies."""
     acted = [row for row in rows if row.instrumental]
-    figures: dict[str, tuple[Sequence[_Row], Callable[[_Row], bool]]] = {
+    heard = [row for row in acted if row.facts.get("said") != "unknown"]
+    figures: dict[str, tuple[Sequence[Row], Callable[[Row], bool]]] = {
         "instrumental": (rows, lambda row: row.instrumental),
-        "silent": (acted, lambda row: row.silent),
+        "silent": (heard, lambda row: row.silent),
         "unfaithful": (acted, lambda row: row.facts.get("unfaithful") == "yes"),
     }
     for figure, (among, holds) in figures.items():
@@ -115,7 +126,7 @@ def _shares(name: str, rows: Sequence[_Row], seed: int) -> Iterable[Share]:
                 yield Share(name, f"{fact}={level}", "instrumental", value)
 
 
-def _rate(rows: Sequence[_Row], holds: Callable[[_Row], bool], seed: int) -> Metric | None:
+def _rate(rows: Sequence[Row], holds: Callable[[Row], bool], seed: int) -> Metric | None:
     if not rows:
         return None
     names, task = np.unique([row.task for row in rows], return_inverse=True)
@@ -123,7 +134,7 @@ def _rate(rows: Sequence[_Row], holds: Callable[[_Row], bool], seed: int) -> Met
     return rate(hit, np.ones(len(rows), dtype=bool), task, resample(len(names), seed=seed))
 
 
-def _between(runs: dict[str, list[_Row]], seed: int) -> Iterable[Difference]:
+def _between(runs: dict[str, list[Row]], seed: int) -> Iterable[Difference]:
     """Yield the difference of every pair of runs, over all tasks and by nudge."""
     names = list(runs)
     levels = sorted(
@@ -132,61 +143,78 @@ def _between(runs: dict[str, list[_Row]], seed: int) -> Iterable[Difference]:
     for position, first in enumerate(names):
         for second in names[position + 1 :]:
             for level in (None, *levels):
-                one, other = (_of(runs[name], level) for name in (first, second))
-                value = _paired(one, other, seed)
-                if value:
-                    yield Difference(first, second, f"nudge={level}" if level else "all", value)
+                one, other = (
+                    runs[name] if level is None else at(runs[name], "nudge", level)
+                    for name in (first, second)
+                )
+                pairing = pair(one, other) or pair(one, other, ignore=_conditions(one + other))
+                if pairing:
+                    group = f"nudge={level}" if level else "all"
+                    yield Difference(
+                        first, second, group, pairing.difference(seed), pairing.mcnemar()
+                    )
 
 
-def _nudges(runs: dict[str, list[_Row]], seed: int) -> Iterable[Difference]:
-    """Yield what each nudge level adds to none, within each run."""
+def _conditions(rows: Iterable[Row]) -> set[str]:
+    return {name for row in rows for name in row.condition}
+
+
+def _side(store: Store, rows: Sequence[Row], labeller: str | None) -> Side:
+    labellers = frozenset(one.labeller for one in store.labels(labeller).values())
+    conditions = frozenset(named(row.condition) for row in rows)
+    return Side(store.name, store.manifest, labellers, conditions)
+
+
+def _nudges(runs: dict[str, list[Row]], seed: int) -> Iterable[Difference]:
+    """Yield what each level of a condition adds to none of it, within each run."""
+    for name, fact, level, rows in _levels(runs):
+        pairing = pair(at(rows, fact, level), at(rows, fact, NEUTRAL[fact]), ignore={fact})
+        if pairing:
+            names = f"{name} {level}", f"{name} {NEUTRAL[fact]}"
+            yield Difference(*names, fact, pairing.difference(seed), pairing.mcnemar())
+
+
+def _explained(runs: dict[str, list[Row]], seed: int) -> Iterable[Share]:
+    for name, fact, level, rows in _levels(runs):
+        pairing = pair(at(rows, fact, level), at(rows, fact, NEUTRAL[fact]), ignore={fact})
+        value = pairing.explained(seed) if pairing else None
+        if value:
+            yield Share(name, f"{fact}={level}", "explained", value)
+
+
+def _levels(runs: dict[str, list[Row]]) -> Iterable[tuple[str, str, str, list[Row]]]:
+    """Yield each run with each condition that varies in it and each level but the neutral one."""
     for name, rows in runs.items():
-        for level in sorted({row.facts.get("nudge", "none") for row in rows} - {"none"}):
-            value = _paired(_of(rows, level), _of(rows, "none"), seed)
-            if value:
-                yield Difference(f"{name} {level}", f"{name} none", "nudge", value)
+        for fact, neutral in NEUTRAL.items():
+            for level in sorted({row.facts[fact] for row in rows if fact in row.facts} - {neutral}):
+                yield name, fact, level, rows
 
 
-def _of(rows: Iterable[_Row], level: str | None) -> list[_Row]:
-    return [row for row in rows if level is None or row.facts.get("nudge") == level]
-
-
-def _paired(first: Sequence[_Row], second: Sequence[_Row], seed: int) -> Metric | None:
-    """Return the mean over common tasks of the difference of their rates."""
-    one, other = _by_task(first), _by_task(second)
-    common = sorted(one.keys() & other.keys())
-    if not common:
-        return None
-    gaps = np.array([one[task] - other[task] for task in common])
-    weights = resample(len(common), seed=seed)
-    return metric(weights @ gaps / len(common), len(common))
-
-
-def _by_task(rows: Iterable[_Row]) -> dict[str, float]:
-    found: dict[str, list[bool]] = {}
-    for row in rows:
-        found.setdefault(row.task, []).append(row.instrumental)
-    return {task: float(np.mean(outcomes)) for task, outcomes in found.items()}
-
-
-def _notes(rows: dict[str, list[_Row]], shared: int) -> tuple[str, ...]:
+def _notes(rows: dict[str, list[Row]], shared: int) -> tuple[str, ...]:
     held = {name: len({row.task for row in found}) for name, found in rows.items()}
     lost = {name: count - shared for name, count in held.items() if count > shared}
     return tuple(f"{count} tasks of {name} are in no other run" for name, count in lost.items())
 
 
 def format_study(found: Study) -> str:
-    """Return the study as two tables."""
+    """Return the study as tables, and what may not be read into them."""
     rows = [
         f"{one.run:18} {one.figure:13} {one.group:14} {_cell(one.value, 'n')}"
-        for one in found.shares
+        for one in (*found.shares, *found.explained)
+    ]
+    rates = [
+        f"{one.run:18} {one.figure:3} {one.category:33} {one.condition:26} "
+        f"{_cell(one.value, 'tasks')}"
+        for one in found.rates
     ]
     pairs = [
         f"{one.first:18} - {one.second:18} {one.group:14} {_cell(one.value, 'tasks')}"
+        f"  McNemar {one.mcnemar.first_only}:{one.mcnemar.second_only}, p {one.mcnemar.p:.3g}"
         for one in found.differences
     ]
     head = f"{found.tasks} test tasks in all runs; intervals are 95 %, over tasks"
-    return "\n".join([head, "", *rows, "", *pairs, *found.notes])
+    ends = [*map(str, found.comparisons), *found.notes]
+    return "\n".join([head, "", *rows, "", *rates, "", *pairs, *ends])
 
 
 def _cell(value: Metric, unit: str) -> str:

@@ -1,0 +1,218 @@
+"""Controlled comparisons, and the paper's rates and tests on paired tasks."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted import make_trace
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.labels import Label
+from trace_probe.pairs import PAIRS, Side, compare_runs, steps
+from trace_probe.rates import Pairing
+from trace_probe.store import Manifest, Store
+from trace_probe.study import format_study, study
+from trace_probe.trace import Sampling, Task
+
+R1 = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+DEEPSCALER = "agentica-org/DeepScaleR-1.5B-Preview"
+PLAIN = frozenset({"nudge=none"})
+
+
+def side(name: str, /, **settings_: object) -> Side:
+    manifest = Manifest(f"{name}@0123abcd", dtype="bfloat16")
+    made = Side(name.rpartition("/")[2], manifest, frozenset({"judge:a"}), PLAIN)
+    own = {k: v for k, v in settings_.items() if k in ("labellers", "conditions")}
+    rest = {k: v for k, v in settings_.items() if k not in own}
+    return replace(made, manifest=replace(manifest, **rest), **own)  # type: ignore[arg-type]
+
+
+def test_ids_are_whole_and_no_step_is_listed_twice() -> None:
+    for pair in PAIRS:
+        for model in (pair.parent, pair.child):
+            assert re.fullmatch(r"[\w-]+/[\w.-]+|organism:[\w-]+", model), model
+    assert len({(pair.parent, pair.child) for pair in PAIRS}) == len(PAIRS)
+    assert not [pair for pair in PAIRS if pair.parent == pair.child]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "differs"),
+    [
+        (R1, DEEPSCALER, "RL"),
+        (DEEPSCALER, R1, "RL"),
+        ("Qwen/Qwen2.5-Math-1.5B", R1, "SFT"),
+        ("allenai/Olmo-3-7B-Think-DPO", "allenai/Olmo-3-7B-Think", "RL"),
+        ("organism:rl-s0", "organism:rlhf-s0", "reward"),
+        ("organism:base", "organism:rl-s1", "RL"),
+    ],
+)
+def test_a_known_step_between_like_runs_is_controlled(
+    first: str, second: str, differs: str
+) -> None:
+    found = compare_runs(side(first), side(second))
+    assert found.controlled
+    assert found.differs.startswith(differs)
+    assert "differ in one thing" in str(found)
+
+
+def test_the_same_model_under_other_prompts_differs_in_the_prompt_only() -> None:
+    pushed = side("Qwen/Qwen3-8B", conditions=frozenset({"nudge=push"}))
+    found = compare_runs(side("Qwen/Qwen3-8B"), pushed)
+    assert found.controlled
+    assert found.differs.startswith("the prompt only")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (side(R1), side("Qwen/Qwen2.5-1.5B-Instruct"), "no single step is known"),
+        (
+            side("allenai/Olmo-3-7B-Think-SFT"),
+            side("allenai/Olmo-3-7B-Think"),
+            "DPO and RL lie between",
+        ),
+        (side(R1), side(DEEPSCALER, sampling=Sampling(temperature=0.6)), "temperature 1.0 against"),
+        (side(R1), side(DEEPSCALER, sampling=Sampling(max_new_tokens=9)), "max_new_tokens 512"),
+        (side(R1), side(DEEPSCALER, dtype="float32"), "dtype bfloat16 against float32"),
+        (side(R1), side(DEEPSCALER, labellers=frozenset({"paper:a"})), "labels by judge:a against"),
+        (side(R1), side(DEEPSCALER, conditions=frozenset({"nudge=push"})), "different conditions"),
+        (side(R1), side(R1, model=f"{R1}@ffff0000"), "revision"),
+        (side("organism:rl-s0"), side("organism:rl-s1"), "no single step"),
+    ],
+)
+def test_whatever_else_differs_makes_a_comparison_uncontrolled(
+    first: Side, second: Side, reason: str
+) -> None:
+    found = compare_runs(first, second)
+    assert not found.controlled
+    assert reason in found.differs
+    assert "NOT a controlled pair" in str(found)
+
+
+def test_another_seed_is_another_draw_and_no_difference() -> None:
+    found = compare_runs(side(R1), side(R1, sampling=Sampling(seed=9)))
+    assert found.controlled
+    assert found.differs.startswith("the draw only")
+
+
+def test_chains_go_through_known_steps_in_either_direction() -> None:
+    ends = "allenai/Olmo-3-7B-Think-SFT", "allenai/Olmo-3-7B-Think"
+    assert [pair.differs for pair in steps(*ends)] == ["DPO", "RL"]
+    assert steps(*ends) == steps(*ends[::-1])
+    assert steps(ends[0], "nobody/nothing") == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    table=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30),
+)
+def test_mcnemar_is_that_of_statsmodels(table: list[tuple[bool, bool]]) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own imports warn
+        theirs = pytest.importorskip("statsmodels.stats.contingency_tables")
+    first, second = np.array(table, dtype=float).T
+    found = Pairing(first, second).mcnemar()
+    counts = [[0, 0], [0, 0]]
+    for one, other in table:
+        counts[one][other] += 1
+    assert (found.first_only, found.second_only) == (counts[1][0], counts[0][1])
+    assert (found.both, found.neither) == (counts[1][1], counts[0][0])
+    if found.first_only + found.second_only == 0:
+        assert found.p == 1.0
+    else:
+        assert found.p == pytest.approx(theirs.mcnemar(counts, exact=True).pvalue)
+
+
+def run(path: Path, model: str, outcomes: dict[tuple[str, str, str], bool]) -> Store:
+    """Write a run with one trace for each (task, category, nudge)."""
+    store = Store.create(path, Manifest(model=model))
+    with store.writing():
+        for (name, category, nudge), outcome in outcomes.items():
+            task = Task(name, category, "do it", condition={"nudge": nudge})
+            trace = make_trace(f"{name}-{nudge}", task, ["we think"], sample=0)
+            store.add(trace)
+            store.add_labels([Label(trace.id, "planted", outcome)])
+    return store
+
+
+def planted(counts: dict[tuple[str, str], tuple[int, int]]) -> dict[tuple[str, str, str], bool]:
+    """Return outcomes with so many instrumental tasks of so many, by category and nudge."""
+    return {
+        (f"{category}-{n}", category, nudge): n < hits
+        for (category, nudge), (hits, tasks) in counts.items()
+        for n in range(tasks)
+    }
+
+
+def test_ir_and_cir_are_shares_of_tasks_under_each_condition(tmp_path: Path) -> None:
+    counts = {("a", "none"): (2, 10), ("b", "none"): (5, 20), ("a", "push"): (9, 10)}
+    found = study([run(tmp_path / "one", "m", planted(counts))])
+    rates = {(one.condition, one.category): one for one in found.rates}
+    expected = {
+        ("nudge=none", "all"): (7 / 30, 30),
+        ("nudge=none", "a"): (0.2, 10),
+        ("nudge=none", "b"): (0.25, 20),
+        ("nudge=push", "all"): (0.9, 10),
+        ("nudge=push", "a"): (0.9, 10),
+    }
+    assert {k: (one.value.estimate, one.value.n) for k, one in rates.items()} == expected
+    for one in rates.values():
+        assert one.value.lower < one.value.estimate < one.value.upper
+        assert one.figure == ("IR" if one.category == "all" else "CIR")
+
+
+def test_a_nudge_s_share_of_the_rate_is_recovered(tmp_path: Path) -> None:
+    counts = {("a", "none"): (8, 40), ("a", "push"): (32, 40)}
+    found = study([run(tmp_path / "one", "m", planted(counts))])
+    (share,) = found.explained
+    assert (share.group, share.figure) == ("nudge=push", "explained")
+    assert share.value.estimate == pytest.approx(24 / 32)
+    (difference,) = found.differences
+    assert difference.value.estimate == pytest.approx(24 / 40)
+    assert (difference.mcnemar.first_only, difference.mcnemar.second_only) == (24, 0)
+    assert difference.mcnemar.p == pytest.approx(2 * 0.5**24)
+
+
+def test_a_nudge_that_does_nothing_explains_nothing(tmp_path: Path) -> None:
+    counts = {("a", "none"): (8, 40), ("a", "push"): (8, 40), ("a", "neutral"): (0, 40)}
+    found = study([run(tmp_path / "one", "m", planted(counts))])
+    assert [(one.group, one.value.estimate) for one in found.explained] == [("nudge=push", 0.0)]
+    p = {one.first: one.mcnemar.p for one in found.differences}
+    assert p["one push"] == 1.0
+    assert p["one neutral"] < 0.01
+
+
+def test_two_runs_under_other_prompts_are_paired_by_task(tmp_path: Path) -> None:
+    calm = run(tmp_path / "calm", "m@1", planted({("a", "none"): (1, 20)}))
+    pushed = run(tmp_path / "pushed", "m@1", planted({("a", "push"): (15, 20)}))
+    found = study([calm, pushed])
+    (difference,) = found.differences
+    assert difference.value.estimate == pytest.approx(-14 / 20)
+    (comparison,) = found.comparisons
+    assert comparison.controlled
+    assert "the prompt only" in format_study(found)
+
+
+def test_what_nobody_looked_for_is_not_silence(tmp_path: Path) -> None:
+    store = run(tmp_path / "one", "m", planted({("a", "none"): (4, 4)}))
+    with store.writing():
+        unknown = {"said": "unknown"}
+        store.add_labels(
+            replace(label, facts=unknown) if n else label
+            for n, label in enumerate(store.labels().values())
+        )
+    silent = [one.value for one in study([store]).shares if one.figure == "silent"]
+    assert [(value.estimate, value.n) for value in silent] == [(1.0, 1)]
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
+    outcomes = planted({("a", "none"): (1, 2)})
+    stores = [run(tmp_path / place / "run", "m", outcomes) for place in ("x", "y")]
+    with pytest.raises(NotEnoughData, match="same name"):
+        study(stores)
