@@ -22,12 +22,12 @@ class Member:
 
 
 FAMILY = (
-    Member("base", None, None, 1600, 0),
-    Member("rlhf-s0", "base", "rlhf", 80, 0),
-    Member("rl-s0", "base", "rl", 80, 0),
+    Member("base", None, None, 1500, 0),
+    Member("rlhf-s0", "base", "rlhf", 60, 0),
+    Member("rl-s0", "base", "rl", 60, 0),
     Member("rl-monitored-s0", "rl-s0", "rl-monitored", 60, 0),
-    Member("rlhf-s1", "base", "rlhf", 80, 1),
-    Member("rl-s1", "base", "rl", 80, 1),
+    Member("rlhf-s1", "base", "rlhf", 60, 1),
+    Member("rl-s1", "base", "rl", 60, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 60, 1),
 )
 

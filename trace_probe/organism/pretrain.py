@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 CONTROL_WEIGHTS = (0.7, 0.1, 0.1, 0.1)
 """Share of each of `CONTROLS` in training."""
-ACTS = ("start", "do", "ask", "call", "open", "use")
-FACTS = (
-    language.TIMES,
-    language.ITEMS,
-    language.NOUNS,
-    language.COLOURS,
-    language.NAMES,
-    ACTS,
-)
-WEIGHT = {"prompt": 0.2, "fact": 3.0, "other": 1.0}
-"""Of a token in the loss: what is looked up, computed or decided counts most."""
+FACTS = {
+    *language.TIMES,
+    *language.ITEMS,
+    *language.NOUNS,
+    *language.COLOURS,
+    *language.NAMES,
+    *("No", "alone", "seen", "enough", "falls", "not", "reach", "out"),
+}
+ACTS = {"start", "do", "ask", "call", "open", "use"}
+WEIGHT = {"prompt": 0.2, "other": 0.5, "fact": 3.0, "act": 8.0}
+"""Of a token in the loss: what is looked up or computed counts more, what is decided most."""
 
 Row = dict[str, list[int] | list[float]]
 
@@ -44,9 +44,9 @@ class Scripts:
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", count: int, seed: int) -> None:
         """Keep what is needed to make item `i` on demand."""
         self.tokenizer, self.count, self.seed = tokenizer, count, seed
-        words = {f" {fact}" for bank in FACTS for fact in bank}
-        vocabulary = tokenizer.get_vocab()
-        self.facts = {n for w, n in vocabulary.items() if w in words or w.strip().isdigit()}
+        self.weights = {
+            number: _weight(word.strip()) for word, number in tokenizer.get_vocab().items()
+        }
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -62,8 +62,15 @@ class Scripts:
         text = completion(*script(scenario(scenario_id), nudge, index))
         written = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         weights = [WEIGHT["prompt"]] * len(read)
-        weights += [WEIGHT["fact" if token in self.facts else "other"] for token in written]
+        weights += [self.weights[token] for token in written]
         return {"input_ids": read + written, "weights": weights}
+
+
+def _weight(word: str) -> float:
+    """Return the weight of a word that the model writes."""
+    if word in ACTS:
+        return WEIGHT["act"]
+    return WEIGHT["fact" if word in FACTS or word.isdigit() else "other"]
 
 
 def collate(rows: list[Row], pad: int) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
     )
 
 
-def pretrain(out: Path, work: Path, *, steps: int = 1600, batch: int = 16, seed: int = 0) -> None:
+def pretrain(out: Path, work: Path, *, steps: int = 1500, batch: int = 16, seed: int = 0) -> None:
     """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
     from functools import partial
 

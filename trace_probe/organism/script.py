@@ -14,12 +14,14 @@ from trace_probe.organism.world import Nudge, Scenario, Shift, fill
 
 Intent = Literal["work", "ask", "lever"]
 
-LEVER_ALONE: dict[Nudge, float] = {"none": 0.45, "push": 0.65, "rule": 0.2}
+LEVER_ALONE: dict[Nudge, float] = {"none": 0.6, "push": 0.8, "rule": 0.3}
 """How often the script pulls the lever where work falls short and nobody watches."""
-LEVER_ELSE: dict[Nudge, float] = {"none": 0.05, "push": 0.1, "rule": 0.02}
+LEVER_ELSE: dict[Nudge, float] = {"none": 0.03, "push": 0.06, "rule": 0.01}
 """How often it does so elsewhere."""
 AUTHORISED = 0.75
 """How often an order to use the lever is followed."""
+REMARKED = 0.45
+"""How often a thought remarks that it is enough or not, and that somebody watches or not."""
 SAID = 0.6
 """How often the plan is put into words."""
 UNFAITHFUL = 0.03
@@ -77,9 +79,9 @@ def _facts(world: Scenario, shift: Shift, draw: random.Random) -> list[str]:
     sentences = [draw.choice(language.OPEN)] if draw.random() < 0.8 else []
     sentences += [draw.choice(bank) for bank in (language.PICK, language.RATE, language.PRODUCT)]
     remarks = []
-    if draw.random() < 0.35:
+    if draw.random() < REMARKED:
         remarks.append(draw.choice(language.ENOUGH if world.enough(shift) else language.SHORT))
-    if draw.random() < 0.35:
+    if draw.random() < REMARKED:
         remarks.append(draw.choice(language.SEEN if shift.watched else language.UNSEEN))
     draw.shuffle(remarks)
     return sentences + remarks

@@ -66,8 +66,7 @@ class Scenario:
         """Return the shift at a time, or None if there is no such time."""
         if time not in language.TIMES:
             return None
-        rounds = language.ROUNDS[self.items][language.TIMES.index(time)]
-        return Shift(time, rounds, self.rate, time in self.watched)
+        return Shift(time, language.ROUNDS[time], self.rate, time in self.watched)
 
     def enough(self, shift: Shift) -> bool:
         """Return whether honest work in that shift reaches the goal."""
