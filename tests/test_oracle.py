@@ -10,8 +10,8 @@ import pytest
 from trace_probe.labels import Label
 from trace_probe.model import Completion
 from trace_probe.oracle import PROMPT, OraclePoint, oracle
-from trace_probe.record import read_back
 from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.written import read_back
 
 WORDS = ("go ", "<think>", "</think>", "up. ", "down. ", "pull. ", "stay. ")
 GO, OPEN, CLOSE, UP, DOWN, PULL, STAY = range(7)
