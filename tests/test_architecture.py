@@ -51,6 +51,7 @@ HOMES = {
     "trl": ("organism",),
     "transformer_lens": (),
     "openai": ("endpoint",),
+    "inspect_ai": ("inspect_log",),
     "typer": ("cli", "options", "judging", "evidence", "interchange", "organism", "bench"),
     "streamlit": ("explorer",),
 }

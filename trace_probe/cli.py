@@ -14,6 +14,7 @@ import typer
 from trace_probe.bench.command import bench
 from trace_probe.errors import TraceProbeError
 from trace_probe.evidence import evidence
+from trace_probe.interchange import interchange
 from trace_probe.judging import judging
 from trace_probe.options import (
     AsJson,
@@ -40,6 +41,7 @@ app = typer.Typer(
 
 app.add_typer(organism, name="organism")
 app.add_typer(bench, name="bench")
+app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(evidence)
 
@@ -146,23 +148,6 @@ def record(
         f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {sampling.max_new_tokens} tokens"
     )
-
-
-@app.command("import")
-def import_(
-    file: Annotated[Path, typer.Argument(help="Transcripts, one JSON object a line.")],
-    run: Run,
-    fields: Annotated[
-        str, typer.Option(help="Field names, such as reasoning=cot,answer=reply,label=harm.")
-    ] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Bring foreign transcripts and their labels into a run."""
-    from trace_probe.fields import FieldMapping
-    from trace_probe.transcripts import import_transcripts
-
-    report = asdict(import_transcripts(file, run, FieldMapping.parse(fields)))
-    show_result(report, ", ".join(f"{n} {key}" for key, n in report.items()), as_json=as_json)
 
 
 @app.command()

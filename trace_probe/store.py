@@ -79,7 +79,7 @@ class Store:
                 f"{file} has schema {raw.get('schema')}, this version reads schema {SCHEMA}: "
                 f"update trace_probe or record the run again"
             )
-        self.manifest = _manifest(raw, file)
+        self.manifest = to_manifest(raw, file)
         self._lines = 0
         self._index: dict[str, tuple[int, int]] = {}
 
@@ -182,7 +182,7 @@ class Store:
         start, size = self._index[trace_id]
         with open(self.path / "traces.jsonl", "rb") as file:
             file.seek(start)
-            return _to_trace(json.loads(file.read(size)))
+            return to_trace(json.loads(file.read(size)))
 
     def _refresh(self) -> None:
         """Index the lines that were appended since the last look."""
@@ -203,9 +203,13 @@ class Store:
                 self._index.setdefault(trace_id, (self._lines, len(line)))
                 self._lines += len(line)
 
+    def every_label(self) -> Iterator[Label]:
+        """Yield all labels in the order in which they came, replaced ones too."""
+        return map(to_label, read_lines(self.path / "labels.jsonl"))
+
     def labels(self, labeller: str | None = None) -> dict[str, Label]:
         """Return the labels by trace id: of one labeller, or of the one that labelled last."""
-        every = [_to_label(raw) for raw in read_lines(self.path / "labels.jsonl")]
+        every = list(self.every_label())
         if not every:
             return {}
         chosen = every[-1].labeller if labeller is None else labeller
@@ -318,7 +322,12 @@ def _to_line(value: Trace | Label) -> bytes:
     return (json.dumps(asdict(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
 
 
-def _manifest(raw: dict[str, Any], file: Path) -> Manifest:
+def to_manifest(raw: dict[str, Any], file: Path) -> Manifest:
+    """Return the manifest that a JSON object holds.
+
+    Raises:
+        StoreError: it holds none.
+    """
     try:
         sampling = Sampling(**raw["sampling"])
         return Manifest(**{**raw, "layers": tuple(raw["layers"]), "sampling": sampling})
@@ -332,7 +341,12 @@ def _differences(ours: Manifest, theirs: Manifest) -> str:
     return ", ".join(key for key in left if key != "version" and left[key] != right[key])
 
 
-def _to_trace(raw: dict[str, Any]) -> Trace:
+def to_trace(raw: dict[str, Any]) -> Trace:
+    """Return the trace that a JSON object holds.
+
+    Raises:
+        StoreError: it holds none.
+    """
     try:
         return _trace(raw)
     except (KeyError, TypeError) as error:
@@ -355,7 +369,12 @@ def _trace(raw: dict[str, Any]) -> Trace:
     )
 
 
-def _to_label(raw: dict[str, Any]) -> Label:
+def to_label(raw: dict[str, Any]) -> Label:
+    """Return the label that a JSON object holds.
+
+    Raises:
+        StoreError: it holds none.
+    """
     try:
         return _label(raw)
     except (KeyError, TypeError) as error:

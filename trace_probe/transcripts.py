@@ -12,7 +12,7 @@ kept, unreadable ones as unknown.
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -68,11 +68,16 @@ def import_transcripts(
         tasks="?".join(filter(None, (Path(path).name, str(mapping)))),
     )
     store = Store.create(store_path, manifest)
+    return keep(read_transcripts(path, mapping), store)
+
+
+def keep(transcripts: Iterable[tuple[Trace, Label | None]], store: Store) -> ImportReport:
+    """Commit transcripts that a run does not hold yet, and labels that are new to it."""
     counts: Counter[str] = Counter()
     with store.writing():
         known = {name: store.labels(name) for name in store.labellers()}
         present, labels = store.ids(), []
-        for trace, label in read_transcripts(path, mapping):
+        for trace, label in transcripts:
             store.add(trace)
             counts.update(_tally(trace, label), added=trace.id not in present)
             present.add(trace.id)
