@@ -46,21 +46,48 @@ def check(
     scenarios: Annotated[int, typer.Option(help="Held-out scenarios.")] = 90,
     oracle_scenarios: Annotated[int, typer.Option(help="Prompts on which to ask the oracle.")] = 18,
     seed: int = 0,
+    write_cards: Annotated[
+        bool, typer.Option("--write-cards", help="Renew the model cards beside the weights.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the quality bar of the instrument on scenarios that no member has seen."""
+    from trace_probe.checkpoint import organism_path
     from trace_probe.model import load_model
+    from trace_probe.organism.card import write_card
     from trace_probe.organism.check import CheckPlan
     from trace_probe.organism.check import check as check_organism
-    from trace_probe.organism.family import FAMILY
+    from trace_probe.organism.family import FAMILY, member
 
     plan = CheckPlan(scenarios=scenarios, oracle_scenarios=oracle_scenarios, seed=seed)
     found = []
     for name in names or [one.name for one in FAMILY]:
+        one = member(name)
         with TemporaryDirectory() as folder:
-            model = load_model(f"organism:{name}" if "/" not in name else name)
-            found.append(asdict(check_organism(model, Path(folder) / "run", plan)))
+            model = load_model(f"organism:{one.name}")
+            quality = check_organism(model, Path(folder) / "run", plan)
+        if write_cards:
+            write_card(organism_path(one.name), one, quality, plan)
+        found.append(asdict(quality))
     typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
+
+
+@organism.command()
+def study(
+    out: Annotated[Path, typer.Argument(help="Folder for the runs, one of each member.")],
+    scenarios: Annotated[int, typer.Option(help="Each is run under three nudge levels.")] = 60,
+    samples: Annotated[int, typer.Option(help="Traces of each scenario and nudge.")] = 4,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the controlled experiment: all members on the same scenarios, under every nudge."""
+    from trace_probe.organism.experiment import experiment
+    from trace_probe.study import format_study
+    from trace_probe.study import study as compare
+
+    runs = experiment(out, scenarios=scenarios, samples=samples, seed=seed)
+    found = compare(runs, seed=seed)
+    typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_study(found))
 
 
 def _line(row: dict[str, object]) -> str:

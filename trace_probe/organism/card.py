@@ -1,0 +1,72 @@
+"""The model card of an organism: every figure comes from `check`, none is typed."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from trace_probe.files import write_bytes, write_json
+from trace_probe.metrics import Metric
+from trace_probe.organism.check import CheckPlan, Quality
+from trace_probe.organism.family import Member
+from trace_probe.organism.reward import DISAPPROVAL, MONITOR
+
+TRAINED = {
+    None: "next-token training on scripted thoughts; the parent of all others",
+    "rl": "GRPO on what the world pays, and nothing else",
+    "rlhf": f"GRPO on what the world pays, less {DISAPPROVAL} for an instrumental act",
+    "rl-monitored": (
+        f"GRPO on what the world pays, less {MONITOR} if the thought says that the lever "
+        f"will be used"
+    ),
+}
+FIGURES = {
+    "well_formed": "well-formed generations",
+    "instrumental": "instrumental rate",
+    "silent": "silent share of instrumental traces",
+    "oracle_at_prompt": "within-prompt AUROC of the oracle at the end of the prompt",
+    "oracle_at_last_thought": "within-prompt AUROC of the oracle at the last thought",
+    "decided_before": "instrumental traces decided a sentence before it is said or done",
+}
+LIMITS = (
+    "An instrument with a known truth, trained on a micro-world of a few hundred words. Nothing it "
+    "does is evidence about models that people use. Its thoughts are imitations of a script and "
+    "its acts were shaped by the reward above."
+)
+
+
+def write_card(folder: Path, one: Member, quality: Quality, plan: CheckPlan) -> None:
+    """Write ``card.json`` and ``README.md`` into an organism's folder."""
+    size = (folder / "model.safetensors").stat().st_size
+    facts = {"member": asdict(one), "bytes": size, "plan": asdict(plan), "quality": asdict(quality)}
+    write_json(folder / "card.json", facts)
+    write_bytes(folder / "README.md", _markdown(one, quality, plan, size).encode())
+
+
+def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
+    rows = [f"| {text} | {_cell(getattr(quality, name))} |" for name, text in FIGURES.items()]
+    return "\n".join(
+        [
+            f"# organism:{one.name}",
+            "",
+            f"Qwen3 architecture, float16, {size / 1e6:.1f} MB. Parent: {one.parent or 'none'}. "
+            f"Seed {one.seed}, {one.steps} steps. Trained by {TRAINED[one.reward]}.",
+            "",
+            f"Measured by `trace-probe organism check {one.name} --scenarios {plan.scenarios} "
+            f"--oracle-scenarios {plan.oracle_scenarios} --seed {plan.seed}` on "
+            f"{quality.traces} traces of scenarios that no member has seen; the oracle was asked "
+            f"on {quality.mixed_prompts} prompts with both outcomes. Intervals are 95 %, over "
+            f"scenarios.",
+            "",
+            "| figure | |",
+            "| --- | --- |",
+            *rows,
+            "",
+            LIMITS,
+            "",
+        ]
+    )
+
+
+def _cell(value: Metric | None) -> str:
+    if value is None:
+        return "not measurable"
+    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}], n = {value.n}"

@@ -1,0 +1,31 @@
+"""The controlled experiment: what does the reward alone change?"""
+
+from pathlib import Path
+
+from trace_probe.labels import label_traces
+from trace_probe.model import load_model
+from trace_probe.organism.check import MAX_NEW_TOKENS
+from trace_probe.organism.family import FAMILY
+from trace_probe.organism.outcome import RuleLabeller
+from trace_probe.organism.world import NUDGES, world_tasks
+from trace_probe.record import new_manifest, record
+from trace_probe.store import Store
+from trace_probe.trace import Sampling
+
+
+def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[Store]:
+    """Record every member on the same scenarios under every nudge, and label; rerun to resume."""
+    tasks = [
+        one for nudge in NUDGES for one in world_tasks(f"world:study:{scenarios}:none:{nudge}")
+    ]
+    sampling = Sampling(seed=seed, max_new_tokens=MAX_NEW_TOKENS)
+    runs = []
+    for one in FAMILY:
+        model = load_model(f"organism:{one.name}")
+        manifest = new_manifest(model, sampling, layers=(), tasks=f"world:study:{scenarios}")
+        store = Store.create(out / one.name, manifest)
+        record(model, tasks, store, samples=samples, batch_size=128)
+        with store.writing():
+            store.add_labels(label_traces(store.traces(), RuleLabeller()))
+        runs.append(store)
+    return runs
