@@ -27,6 +27,8 @@ from trace_probe.store import Manifest, Store
 from trace_probe.tasks import slug, task_id
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
 
+UNHEARD = {"said": "unknown"}
+"""Facts of a label that comes without a word on what was said."""
 _FINISH: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 _POSITIVE = frozenset({"1", "1.0", "true", "yes", "convergence"})
 _NEGATIVE = frozenset({"0", "0.0", "false", "no", "no_convergence"})
@@ -207,6 +209,7 @@ def _label(line: Line, trace: Trace) -> Label | None:
         said=None if quote is None else _sentence_of(quote, trace),
         rationale=rationale,
         quotes=() if quote is None else (quote,),
+        facts={} if any(name in line.record for name in line.names("said")) else UNHEARD,
     )
 
 
