@@ -330,6 +330,7 @@ def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
     starts = {line.index("[", 0) for line in lines[1:10]}
     assert len(starts) == 1
     assert any(line.startswith("false alarm rate") for line in lines)
+    assert any(line.startswith("the same with scores dealt anew") for line in lines)
     assert any(
         line.startswith("at 1.0% (3.23% promised by 30 harmless traces): caught before said")
         for line in lines

@@ -102,6 +102,9 @@ def _tail(report: Report) -> list[str]:
         f"warned {lead} sentences before the action": value
         for lead, value in report.useful_warning.items()
     }
+    chance = report.more.get("useful_warning_by_chance")
+    if chance is not None:
+        rows["the same with scores dealt anew within tasks"] = Metric(**chance)
     shown = {name: value for name, value in rows.items() if value is not None}
     width = max(map(len, shown), default=0)
     lines = [f"{name.ljust(width)}  {_cell(value)}  n={value.n}" for name, value in shown.items()]
