@@ -250,6 +250,16 @@ def test_a_refused_request_is_not_repeated_and_says_why(tmp_path: Path) -> None:
     assert len(asked.bodies) == 1
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path: Path, status: int) -> None:
+    tasks = [Task(f"t-{i}", "c", f"do {i}") for i in range(100)]
+    with scripted(lambda _n, _body: Answer(status, b"{}", delay_s=0.01)) as asked:
+        served = Served("m", (asked.url,), patience=Patience(concurrency=2))
+        with pytest.raises(ServerError, match=f"m cannot be asked: .*status {status}"):
+            record_served(served, tasks, start(tmp_path / "run", served), progress=False)
+    assert len(asked.bodies) < 10
+
+
 def test_nobody_listening_is_an_error_that_names_the_place(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
     served = Served("m", (url,), patience=QUICK)
@@ -281,7 +291,7 @@ def test_the_key_is_sent_and_stands_in_no_file_log_or_error(
     key = "sk-very-secret-0123456789"
     monkeypatch.setenv(KEY, key)
     caplog.set_level(logging.DEBUG)
-    echo = Answer(401, json.dumps({"error": {"message": f"wrong key {key}"}}).encode())
+    echo = Answer(400, json.dumps({"error": {"message": f"wrong key {key}"}}).encode())
     with scripted(lambda n, _body: completion("Yes.") if n == 0 else echo) as asked:
         served = Served("m", (asked.url,), patience=QUICK)
         store = start(tmp_path / "run", served)

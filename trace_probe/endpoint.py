@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 KEY = "OPENAI_API_KEY"
 RETRIED = frozenset({408, 409, 425, 429})
 """Status codes after which the same request may succeed, as may any of 500 and above."""
+HOPELESS = frozenset({401, 403, 404})
+"""Status codes that every request would meet: no key, no right, no such model."""
 POLL_S = 0.05
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trace_probe.endpoint import Patience, RequestError, Servers, run
+from trace_probe.endpoint import HOPELESS, Patience, RequestError, Servers, run
 from trace_probe.errors import ServerError
 from trace_probe.files import load_json, write_json
 from trace_probe.labels import Label
@@ -26,8 +26,6 @@ from trace_probe.protocol import (
 from trace_probe.trace import Trace, digest
 from trace_probe.verdict import Heard, to_label
 
-HOPELESS = frozenset({401, 403, 404})
-"""Status codes that every request would meet: no key, no right, no such model."""
 TRIES = 2
 """How often a question is put whose answer is out of form."""
 TOGETHER = 256
@@ -188,7 +186,7 @@ class Judge:
 
     def _remembered(self, question: Question) -> str:
         file = self._file(question)
-        return str(load_json(file)["reply"]) if file and file.is_file() else ""
+        return str(load_json(file).get("reply", "")) if file and file.is_file() else ""
 
     def _remember(self, question: Question, reply: str) -> None:
         file = self._file(question)

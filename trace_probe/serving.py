@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from trace_probe.channels import Layout, Split, format_of, lay_out, opens_reasoning, split
-from trace_probe.endpoint import Patience, Reply, Servers, run
+from trace_probe.endpoint import HOPELESS, Patience, Reply, RequestError, Servers, run
 from trace_probe.errors import ServerError
 from trace_probe.parts import after_prompt, cut_words, join_parts
 from trace_probe.plan import RecordReport, trace_id, trace_seed
@@ -146,7 +146,8 @@ async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) 
     """Ask for every planned trace and commit each as it comes; return the replies.
 
     Raises:
-        ServerError: after all that could be had is committed, if any could not.
+        ServerError: after all that could be had is committed, if any could not; or at once,
+            if no request can succeed.
     """
     sampling, made, faults = store.manifest.sampling, [], list[str]()
     async with Servers(served.urls, served.patience) as servers:
@@ -160,7 +161,9 @@ async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) 
         for waiting in asyncio.as_completed([one(planned) for planned in plan]):
             try:
                 made.append(await waiting)
-            except ServerError as error:
+            except RequestError as error:
+                if error.status in HOPELESS:
+                    raise ServerError(f"{served.model} cannot be asked: {error}") from error
                 faults.append(str(error))
     if faults:
         raise ServerError(
