@@ -13,7 +13,7 @@ from trace_probe.metrics import Metric, Scores
 from trace_probe.panel import build_panel
 from trace_probe.probe import SavedProbe
 from trace_probe.store import Store
-from trace_probe.training import train
+from trace_probe.training import evaluate_probe, train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
 
@@ -72,6 +72,22 @@ def test_tasks_that_either_probe_learned_from_are_left_out(store: Store, saved: 
     greedy = SavedProbe(replace(saved.card, training_tasks=every), saved.probe)
     with pytest.raises(NotEnoughData, match="neither probe has seen"):
         compare_probes((store, saved), (store, greedy))
+
+
+def test_false_alarms_are_those_of_an_evaluation(store: Store, saved: SavedProbe) -> None:
+    unsure = {trace.id for trace in store.traces() if trace.task.id.startswith("benign-00")}
+    labels = [
+        replace(label, labeller="unsure", outcome=None if name in unsure else label.outcome)
+        for name, label in store.labels("planted").items()
+    ]
+    with store.writing():
+        store.add_labels(labels)
+    report, _ = evaluate_probe(store, saved, labeller="unsure")
+    found = compare_probes((store, saved), (store, saved), labeller="unsure")
+    pair, alone = found.figures["false_alarm_rate"].first, report.figures["false_alarm_rate"]
+    assert pair is not None
+    assert alone is not None
+    assert (pair.estimate, pair.n) == (alone.estimate, alone.n)
 
 
 def test_a_paired_interval_is_narrower_than_that_of_unpaired_figures() -> None:

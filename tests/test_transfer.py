@@ -53,7 +53,7 @@ def test_a_shared_signal_transfers_and_a_reversed_one_does_not() -> None:
     assert within(found, "here", "turned").upper < 0.5
     assert within(found, "turned", "turned").lower > 0.6
     json.dumps(asdict(found))
-    assert len(format_transfer(found).splitlines()) == 10
+    assert len(format_transfer(found).splitlines()) == 11
 
 
 def test_no_task_is_learned_from_under_one_nudge_and_judged_under_another() -> None:

@@ -89,12 +89,21 @@ def compare_probes(
         for _, saved in (first, second)
         for task in (*saved.card.training_tasks, *saved.card.calibration_tasks)
     }
-    shared = set.intersection(*({t.task.id for t in corpus.known()} for corpus in corpora)) - seen
+    shared = set.intersection(*(_judged(corpus) for corpus in corpora)) - seen
     sides = [
         _side(_name(store, saved, first, second), saved, corpus.only(shared), seed)
         for (store, saved), corpus in zip((first, second), corpora, strict=True)
     ]
     return compare(*sides)
+
+
+def _judged(corpus: Corpus) -> set[str]:
+    """Return the tasks that a corpus says something on: harmless ones need no known outcome."""
+    return {
+        trace.task.id
+        for trace in corpus.traces
+        if trace.task.role != "test" or corpus.outcome(trace) is not None
+    }
 
 
 def _name(store: Store, saved: SavedProbe, *both: tuple[Store, SavedProbe]) -> str:

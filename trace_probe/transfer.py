@@ -116,14 +116,15 @@ def judge(
 
 
 def format_transfer(transfer: Transfer) -> str:
-    """Return a line for each pair of kinds."""
+    """Return a table with a line for each pair of kinds."""
+    rows = [["learned from", "judged on", "within prompts", "pooled"]]
+    for source, row in transfer.cells.items():
+        for target, found in row.items():
+            figures = (_cell(found["within_prompt_auroc"]), _cell(found["pooled_auroc"]))
+            rows.append([source, target, *figures])
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     head = f"across {transfer.across}, layer {transfer.recipe.layer}: AUROC before it is said"
-    lines = [
-        f"{source:28} -> {target:24} within prompts {_cell(found['within_prompt_auroc']):22} "
-        f"pooled {_cell(found['pooled_auroc'])}"
-        for source, row in transfer.cells.items()
-        for target, found in row.items()
-    ]
     return "\n".join([head, *lines])
 
 
