@@ -3,13 +3,11 @@
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import (
@@ -29,7 +27,8 @@ from trace_probe.activations import Activations
 from trace_probe.checkpoint import commit, failure, fingerprint, locate
 from trace_probe.errors import ModelError
 from trace_probe.textstream import TextStream
-from trace_probe.trace import Sampling, Span, Task, digest
+from trace_probe.tokenizer import ChatTokenizer
+from trace_probe.trace import Sampling, Span, Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -84,8 +83,7 @@ class Model:
         Raises:
             ModelError: the tokenizer has no chat template, or the blocks cannot be found.
         """
-        if not tokenizer.chat_template:
-            raise ModelError(f"{name} has no chat template: choose an instruction-tuned model")
+        chat = ChatTokenizer(tokenizer, name)
         config = network.config.get_text_config()
         self.name = name
         """With the revision, such as ``organism:rl-s0@3f2a91c0``."""
@@ -93,13 +91,9 @@ class Model:
         self.d_model: int = config.hidden_size
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.dtype = str(network.dtype).removeprefix("torch.")
-        self.chat_template = str(tokenizer.chat_template)
-        self.tokenizer = digest(tokenizer.get_vocab())
-        """Fingerprint: what each id stands for."""
-        self._tokenizer = tokenizer
-        self._decode = lru_cache(1 << 16)(
-            lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-        )
+        self.chat_template = chat.chat_template
+        self.tokenizer = chat.fingerprint
+        self._chat = chat
         self._network = network.eval().requires_grad_(False)
         self._base = network.get_decoder()
         self._blocks = _find_blocks(self._base, self.n_layers, name)
@@ -118,29 +112,15 @@ class Model:
         Raises:
             ModelError: the chat template refuses these messages.
         """
-        messages = [{"role": "user", "content": task.prompt}]
-        if task.system is not None:
-            messages.insert(0, {"role": "system", "content": task.system})
-        try:
-            template = self._tokenizer.apply_chat_template
-            text = template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ModelError(
-                f"the chat template of {self.name} refuses task {task.id} ({error}): "
-                f"if it has no system role, use tasks without a system message"
-            ) from error
-        return [int(token) for token in self._tokenizer(text, add_special_tokens=False).input_ids]
+        return list(self._chat.encode(self._chat.prompt(task)))
 
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
-        return TextStream(self._decode)
+        return self._chat.text_stream()
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""
-        stream = self.text_stream()
-        for token in ids:
-            stream.feed(token)
-        return stream.text, tuple(stream.offsets)
+        return self._chat.offsets(ids)
 
     @torch.inference_mode()
     def generate(

@@ -16,6 +16,7 @@ from trace_probe.errors import ServerError
 from trace_probe.parts import after_prompt, cut_words, join_parts
 from trace_probe.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
+from trace_probe.tokenizer import messages
 from trace_probe.trace import Sampling, Task, Trace
 from trace_probe.written import read_back
 
@@ -175,10 +176,9 @@ async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) 
 
 def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[str, Any]:
     """Return the body of a chat completion request."""
-    system = [] if task.system is None else [{"role": "system", "content": task.system}]
     return {
         "model": served.model,
-        "messages": [*system, {"role": "user", "content": task.prompt}],
+        "messages": messages(task),
         "seed": seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -1,6 +1,7 @@
-"""A tokenizer without its model: what a served model read and wrote, as token ids."""
+"""Prompts as token ids and ids as text, with or without the model at hand."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from trace_probe.checkpoint import failure, locate
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ChatTokenizer:
-    """Renders prompts and writes ids as text, exactly as `Model` of the same files does."""
+    """A tokenizer with a chat template."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
         """Wrap a loaded tokenizer; most callers want `load_tokenizer`.
@@ -22,11 +23,15 @@ class ChatTokenizer:
             ModelError: it has no chat template.
         """
         if not tokenizer.chat_template:
-            raise ModelError(f"the tokenizer of {name} has no chat template: choose another")
+            raise ModelError(f"{name} has no chat template: choose an instruction-tuned model")
         self.name = name
         self.chat_template = str(tokenizer.chat_template)
         self.fingerprint = digest(tokenizer.get_vocab())
+        """What each id stands for."""
         self._tokenizer = tokenizer
+        self._decode = lru_cache(1 << 16)(
+            lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        )
 
     def prompt(self, task: Task) -> str:
         """Return a task's prompt as text, up to where the model starts to write.
@@ -44,7 +49,8 @@ class ChatTokenizer:
             )
         except TemplateError as error:
             raise ModelError(
-                f"the chat template of {self.name} refuses task {task.id} ({error})"
+                f"the chat template of {self.name} refuses task {task.id} ({error}): "
+                f"if it has no system role, use tasks without a system message"
             ) from error
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -64,13 +70,14 @@ class ChatTokenizer:
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""
-        stream = TextStream(self._decode)
+        stream = self.text_stream()
         for token in ids:
             stream.feed(token)
         return stream.text, tuple(stream.offsets)
 
-    def _decode(self, ids: tuple[int, ...]) -> str:
-        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    def text_stream(self) -> TextStream:
+        """Return an empty text to which tokens can be fed."""
+        return TextStream(self._decode)
 
 
 def load_tokenizer(name: str) -> ChatTokenizer:
