@@ -115,7 +115,7 @@ def test_its_scores_stand_beside_a_probe_as_a_text_baseline(tmp_path: Path) -> N
         return completion("95" if "quietly" in user(body) else "3")
 
     with scripted(odd_word) as asked:
-        monitor = TextMonitor("org/m", (asked.url,), every=2, patience=HASTE)
+        monitor = TextMonitor("org/m", (asked.url,), every=4, patience=HASTE)
         scores = monitor.scores(list(store.traces()), progress=False)
     store.write_scores(monitor.name, scores)
     assert monitor.name == "text-monitor org--m"
