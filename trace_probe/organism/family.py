@@ -22,7 +22,7 @@ class Member:
 
 
 FAMILY = (
-    Member("base", None, None, 1500, 0),
+    Member("base", None, None, 2900, 0),
     Member("rlhf-s0", "base", "rlhf", 60, 0),
     Member("rl-s0", "base", "rl", 60, 0),
     Member("rl-monitored-s0", "rl-s0", "rl-monitored", 60, 0),

@@ -126,7 +126,8 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
         max_steps=steps,
         per_device_train_batch_size=batch,
         learning_rate=3e-3,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="cosine_with_restarts",
+        lr_scheduler_kwargs={"num_cycles": 2},
         warmup_steps=100,
         adam_beta2=0.98,
         weight_decay=0.01,
@@ -142,7 +143,7 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
     )
 
 
-def pretrain(out: Path, work: Path, *, steps: int = 1500, batch: int = 16, seed: int = 0) -> None:
+def pretrain(out: Path, work: Path, *, steps: int = 2900, batch: int = 16, seed: int = 0) -> None:
     """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
     from functools import partial
 

@@ -1,0 +1,149 @@
+"""The road end to end, on a shipped organism: the demo, its JSON, and what the commands say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from trace_probe.cli import app
+from trace_probe.demo import DemoPlan, DemoReport, format_demo, run_demo
+from trace_probe.store import Store
+from trace_probe.visible import visible
+
+KEYS = {
+    "traces",
+    "instrumental_rate",
+    "within_prompt_auroc",
+    "pooled_auroc",
+    "baselines",
+    "threshold",
+    "target_false_alarm_rate",
+    "false_alarm_rate",
+    "caught_before_said",
+    "caught_before_action",
+    "seconds",
+}
+
+
+def plan(folder: Path) -> DemoPlan:
+    return DemoPlan(
+        folder / "traces" / "run",
+        folder / "probes" / "run",
+        scenarios=18,
+        samples=4,
+        hard_negatives=8,
+        benign=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> DemoReport:
+    return run_demo(plan(folder), say=lambda _: None)
+
+
+def invoke(*words: object) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_demo_reports_what_it_promises(report: DemoReport) -> None:
+    value = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert value.keys() >= KEYS
+    assert value["traces"] == 18 * 4 + 8 + 60
+    assert {"category-only", "prompt-only", "tfidf", "layer 0"} <= value["baselines"].keys()
+    assert 0 < value["instrumental_rate"]["estimate"] < 1
+
+
+def test_a_second_demo_records_nothing_anew(report: DemoReport, folder: Path) -> None:
+    before = (folder / "traces" / "run" / "traces.jsonl").read_bytes()
+    again = run_demo(plan(folder), say=lambda _: None)
+    assert (folder / "traces" / "run" / "traces.jsonl").read_bytes() == before
+    assert {**again.to_json(), "seconds": 0} == {**report.to_json(), "seconds": 0}
+
+
+def test_the_summary_says_where_the_run_is_and_how_to_open_it(
+    report: DemoReport, folder: Path
+) -> None:
+    text = format_demo(report, folder / "traces" / "run", folder / "probes" / "run")
+    assert str(folder / "traces" / "run") in text
+    assert "trace-probe explore" in text
+
+
+@pytest.mark.usefixtures("report")
+def test_flag_gates_a_pipeline_by_its_exit_code(folder: Path) -> None:
+    run, probe = folder / "traces" / "run", folder / "probes" / "run"
+    calm = invoke("flag", run, probe, "--threshold", "1e9", "--fail-on-alarm", "--json")
+    assert calm.exit_code == 0
+    assert json.loads(calm.stdout)["alarms"] == []
+    assert invoke("flag", run, probe, "--threshold=-1e9").exit_code == 0
+    assert invoke("flag", run, probe, "--threshold=-1e9", "--fail-on-alarm").exit_code == 1
+
+
+@pytest.mark.usefixtures("report")
+def test_show_prints_one_trace_as_text_and_as_json(folder: Path) -> None:
+    run = folder / "traces" / "run"
+    trace = next(Store(run).traces())
+    shown = invoke("show", run, trace.id, "--json")
+    lines = json.loads(shown.stdout)["lines"]
+    assert "".join(line["text"] for line in lines) == "".join(
+        trace.text_of(span) for span in trace.sentences
+    )
+    assert visible(lines[0]["text"]).strip() in invoke("show", run, trace.id).stdout
+
+
+@pytest.mark.usefixtures("report")
+def test_every_step_can_be_taken_by_command(folder: Path) -> None:
+    run, probe = folder / "traces" / "run", folder / "probes" / "again"
+    assert invoke("label", run, "--json").exit_code == 0
+    assert invoke("train", run, probe, "--rate", "0.05", "--json").exit_code == 0
+    found = invoke("evaluate", run, probe, "--json")
+    assert found.exit_code == 0
+    assert json.loads(found.stdout)["target_false_alarm_rate"] == 0.05
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    code = "from trace_probe.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+def test_an_error_is_one_line_on_standard_error(tmp_path: Path) -> None:
+    done = command("flag", tmp_path / "nowhere", tmp_path / "no-probe")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert "trace-probe" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_exits_with_two() -> None:
+    assert command("flag").returncode == 2
+    assert command("train", "run", "probe", "--layers", "a,b").returncode == 2
+
+
+def test_help_needs_neither_torch_nor_a_second() -> None:
+    code = (
+        "import sys, trace_probe, trace_probe.cli; from typer.main import get_command;"
+        "get_command(trace_probe.cli.app);"
+        "heavy = {'torch', 'transformers', 'sklearn', 'streamlit', 'pandas'} & set(sys.modules);"
+        "sys.exit(', '.join(heavy))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tasks", "record", "import", "label", "train", "evaluate", "flag", "show", "demo", "explore"],
+)
+def test_every_command_has_help(name: str) -> None:
+    shown = invoke(name, "--help")
+    assert shown.exit_code == 0
+    assert len(shown.stdout.split()) > 20

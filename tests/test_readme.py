@@ -1,0 +1,60 @@
+"""The README tells the truth: its commands exist, its tree is there, its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from trace_probe.cli import app
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if "$ " in line]
+    parts = [" ".join(line).split(" && ") for line in words]
+    return [part.split() for line in parts for part in line if part.startswith("trace-probe ")]
+
+
+def test_the_road_is_there() -> None:
+    assert {line[1] for line in commands()} >= {
+        *("tasks", "record", "label", "train", "evaluate", "flag", "explore", "demo", "organism")
+    }
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_of_the_readme_parses(words: list[str]) -> None:
+    group = get_command(app)
+    context = group.make_context("trace-probe", words[1:], resilient_parsing=False)
+    name, command, rest = group.resolve_command(context, words[1:])  # type: ignore[attr-defined]
+    while rest and hasattr(command, "commands") and rest[0] in command.commands:
+        command, rest = command.commands[rest[0]], rest[1:]
+    assert command.make_context(name, list(rest), parent=context)
+
+
+def test_every_file_of_the_tree_exists() -> None:
+    tree = next(block for block in re.findall(r"```\n(.*?)```", TEXT, flags=re.DOTALL))
+    for line in tree.splitlines():
+        names = re.findall(r"[\w/]+\.py|[\w/]+/|\w+/\w+(?=\s{2})", line.split("   ")[0] + line[:34])
+        for name in names:
+            places = (ROOT / name, ROOT / "trace_probe" / name)
+            assert any(place.exists() for place in places), name
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    small = code.replace("world:mine:48", "world:mine:12").replace(":400:", ":60:")
+    assert small != code
+    exec(compile(small, "README.md", "exec"), {})
+    assert "within prompt auroc" in capsys.readouterr().out
