@@ -241,13 +241,17 @@ def demo(
     probe: Annotated[Path, typer.Option(help="Folder of the probe.")] = Path("probes/first"),
     organism: Annotated[str, typer.Option(help="Which organism to record.")] = "organism:rl-s0",
     seed: int = 0,
+    small: Annotated[
+        bool, typer.Option("--small", help="Record only as much as comes in traces/demo.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Walk the whole road on an embedded organism: record, label, train, evaluate, flag."""
-    from trace_probe.demo import DemoPlan, format_demo, run_demo
+    from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
 
-    report = run_demo(DemoPlan(out, probe, organism, seed), say=say)
-    show_result(report, format_demo(report, out, probe), as_json=as_json)
+    plan = DemoPlan(out, probe, organism, seed)
+    report = run_demo(smaller(plan) if small else plan, say=say)
+    show_result(report.to_json(), format_demo(report, out, probe), as_json=as_json)
 
 
 @app.command()

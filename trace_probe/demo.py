@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class DemoPlan:
     """Traces of each scenario, so that prompts are compared within themselves."""
     hard_negatives: int = 120
     benign: int = 800
+    layers: tuple[int, ...] | None = None
+    """Blocks to record; None means all of a shallow model."""
 
     def tasks(self) -> tuple[Task, ...]:
         """Return the scenarios that can end either way, under the nudge levels in turn."""
@@ -46,6 +48,11 @@ class DemoPlan:
         half = self.hard_negatives // 2
         parts = (f"{half}:authorised", f"{half}:no-lever", f"{self.benign}:benign")
         return tuple(one for part in parts for one in world_tasks(f"world:demo:{part}"))
+
+
+def smaller(plan: DemoPlan) -> DemoPlan:
+    """Return the plan of the run that comes with the project as ``traces/demo``."""
+    return replace(plan, scenarios=40, samples=6, hard_negatives=12, benign=210, layers=(0, 2))
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,8 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
     sampling = Sampling(seed=plan.seed, max_new_tokens=224)
-    store = Store.create(plan.run, new_manifest(model, sampling, tasks="world:demo"))
+    manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
+    store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")
     record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
     record(model, plan.controls(), store, batch_size=128)
