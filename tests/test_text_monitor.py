@@ -16,7 +16,7 @@ from trace_probe.training import Beside, evaluate_probe, text_report, train
 TRACE = make_trace(
     "a", Task("t", "kind", "goal"), ["first we read", "then we copy", "last we go"], "done now"
 )
-HASTE = Patience(attempts=2, first_wait_s=0.0, timeout_s=10)
+HASTE = Patience(concurrency=4, attempts=4, first_wait_s=0.01, timeout_s=30)
 
 
 def user(body: dict[str, Any]) -> str:
@@ -109,7 +109,9 @@ def test_the_key_is_sent_and_kept_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_its_scores_stand_beside_a_probe_as_a_text_baseline(tmp_path: Path) -> None:
-    store = keep(plant(World(strength=4.0, cue=True, benign=30, samples=5)), tmp_path / "run")
+    store = keep(
+        plant(World(tasks=20, strength=4.0, cue=True, benign=20, samples=4)), tmp_path / "run"
+    )
 
     def odd_word(_: int, body: dict[str, Any]) -> Answer:
         return completion("95" if "quietly" in user(body) else "3")
@@ -120,7 +122,7 @@ def test_its_scores_stand_beside_a_probe_as_a_text_baseline(tmp_path: Path) -> N
     store.write_scores(monitor.name, scores)
     assert monitor.name == "text-monitor org--m"
     assert is_text(monitor.name)
-    saved = train(store, target_rate=0.05)
+    saved = train(store, target_rate=0.1)
     report, _ = evaluate_probe(store, saved, beside=Beside(detectors=(monitor.name,)))
     found = report.baselines[monitor.name]["within_prompt_auroc"]
     assert found is not None
