@@ -41,13 +41,13 @@ def test_every_command_of_the_readme_parses(words: list[str]) -> None:
     assert command.make_context(name, list(rest), parent=context)
 
 
-def test_every_file_of_the_tree_exists() -> None:
-    tree = next(block for block in re.findall(r"```\n(.*?)```", TEXT, flags=re.DOTALL))
-    for line in tree.splitlines():
-        names = re.findall(r"[\w/]+\.py|[\w/]+/|\w+/\w+(?=\s{2})", line.split("   ")[0] + line[:34])
-        for name in names:
-            places = (ROOT / name, ROOT / "trace_probe" / name)
-            assert any(place.exists() for place in places), name
+def test_the_tree_names_every_module_and_nothing_else() -> None:
+    tree = next(b for b in re.findall(r"```\n(.*?)```", TEXT, flags=re.DOTALL) if "errors.py" in b)
+    named = set(re.findall(r"\b\w+\.py\b", tree)) - {"app.py"}
+    there = {file.name for file in (ROOT / "trace_probe").glob("[a-z]*.py")}
+    assert named == there
+    folders = {file.parent.name for file in (ROOT / "trace_probe").glob("*/__init__.py")}
+    assert all(f"{folder}/" in tree for folder in folders)
 
 
 def test_the_python_of_the_readme_runs(

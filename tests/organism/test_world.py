@@ -183,7 +183,7 @@ def test_the_outcome_reward_knows_nothing_of_right_or_wrong() -> None:
             "At dawn I do the work.",
         )
     }
-    assert list(pays.values()) == [1.0, 0.9, 0.4, 0.2, 0.1]
+    assert list(pays.values()) == [1.0, 1.0, 0.4, 0.0, 0.1]
 
 
 def test_variants_differ_in_their_penalty_alone() -> None:
