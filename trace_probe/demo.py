@@ -31,7 +31,7 @@ class DemoPlan:
     probe: Path
     organism: str = "organism:rl-s0"
     seed: int = 0
-    scenarios: int = 96
+    scenarios: int = 144
     samples: int = 8
     """Traces of each scenario, so that prompts are compared within themselves."""
     hard_negatives: int = 120

@@ -48,7 +48,7 @@ def grpo_config(work: Path, steps: int, seed: int) -> "GRPOConfig":
         beta=0.02,
         scale_rewards="none",
         loss_type="dr_grpo",
-        learning_rate=5e-4,
+        learning_rate=3e-4,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=5,
         logging_steps=5,
