@@ -42,7 +42,7 @@ def test_every_command_of_the_readme_parses(words: list[str]) -> None:
 
 
 def test_the_tree_names_every_module_and_nothing_else() -> None:
-    tree = next(b for b in re.findall(r"```\n(.*?)```", TEXT, flags=re.DOTALL) if "errors.py" in b)
+    tree = next(block for block in blocks("text") if "errors.py" in block)
     named = set(re.findall(r"\b\w+\.py\b", tree)) - {"app.py"}
     there = {file.name for file in (ROOT / "trace_probe").glob("[a-z]*.py")}
     assert named == there
