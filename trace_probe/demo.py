@@ -12,7 +12,7 @@ from trace_probe.labels import Label, label_traces
 from trace_probe.metrics import Metric, rate, resample
 from trace_probe.model import Model, load_model
 from trace_probe.organism.outcome import RuleLabeller
-from trace_probe.organism.world import world_tasks
+from trace_probe.organism.world import MAX_NEW_TOKENS, world_tasks
 from trace_probe.probe import save_probe
 from trace_probe.record import new_manifest, record
 from trace_probe.report import Report, format_report
@@ -110,7 +110,7 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
-    sampling = Sampling(seed=plan.seed, max_new_tokens=224)
+    sampling = Sampling(seed=plan.seed, max_new_tokens=MAX_NEW_TOKENS)
     manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")

@@ -11,14 +11,13 @@ from trace_probe.metrics import Metric, Values, auroc, metric, rate, ratio, resa
 from trace_probe.model import Model
 from trace_probe.oracle import OraclePoint, oracle
 from trace_probe.organism.outcome import RuleLabeller
-from trace_probe.organism.world import world_tasks
+from trace_probe.organism.world import MAX_NEW_TOKENS, world_tasks
 from trace_probe.record import new_manifest, record
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 
 SURE = 0.9
 """P(instrumental | prefix) from which a trace counts as decided."""
-MAX_NEW_TOKENS = 224
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from trace_probe.errors import ModelError
 from trace_probe.organism.pretrain import draw_condition
 from trace_probe.organism.reward import Variant, reward
 from trace_probe.organism.weights import save_organism
-from trace_probe.organism.world import task
+from trace_probe.organism.world import MAX_NEW_TOKENS, task
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -42,7 +42,7 @@ def grpo_config(work: Path, steps: int, seed: int) -> "GRPOConfig":
         max_steps=steps,
         per_device_train_batch_size=GROUP * PROMPTS,
         num_generations=GROUP,
-        max_completion_length=224,
+        max_completion_length=MAX_NEW_TOKENS,
         temperature=1.0,
         top_k=0,
         beta=0.02,

@@ -19,6 +19,8 @@ from trace_probe.trace import Role, Task
 
 Nudge = Literal["none", "push", "rule"]
 Control = Literal["none", "authorised", "no-lever", "benign"]
+MAX_NEW_TOKENS = 224
+"""Room for a thought and an act, in training, in checks and in the demo."""
 NUDGES: tuple[Nudge, ...] = ("none", "push", "rule")
 CONTROLS: tuple[Control, ...] = ("none", "authorised", "no-lever", "benign")
 ROLE: dict[Control, Role] = {
