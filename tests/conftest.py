@@ -23,7 +23,7 @@ def tiny() -> Callable[..., Any]:
 
     @cache
     def make(family: str = "qwen3") -> Any:
-        from trace_probe.model import Model
+        from trace_probe.model.local import Model
 
         return Model(random_network(family), word_tokenizer(), f"tiny-{family}@00000000")
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trace_probe.agreement import (
+from trace_probe.errors import NotEnoughData
+from trace_probe.interop.transcripts import read_transcripts
+from trace_probe.labelling.agreement import (
     Verdicts,
     agreement,
     agreement_rate,
@@ -16,10 +18,8 @@ from trace_probe.agreement import (
     fleiss_kappa,
     format_agreement,
 )
-from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
-from trace_probe.transcripts import read_transcripts
 
 
 def tables(raters: int) -> st.SearchStrategy[Verdicts]:

@@ -1,7 +1,7 @@
 import numpy as np
 
-from trace_probe.alignment import OFFSETS, event_aligned, pseudo_events
-from trace_probe.metrics import Cohort, resample
+from trace_probe.evaluation.alignment import OFFSETS, event_aligned, pseudo_events
+from trace_probe.statistics.metrics import Cohort, resample
 
 
 def cohort(tasks: int = 20, samples: int = 8) -> Cohort:

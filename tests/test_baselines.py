@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import World, make_label, make_trace, plant
 
-from trace_probe.baselines import (
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.probing.baselines import (
     SHUFFLES,
     baseline_scores,
     category_only,
@@ -21,10 +22,9 @@ from trace_probe.baselines import (
     tfidf,
     training_prefixes,
 )
-from trace_probe.dataset import Corpus, split_by_role
-from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.metrics import Scores
-from trace_probe.probe import Recipe
+from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.probe import Recipe
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task
 
 RECIPE = Recipe(layer=3)

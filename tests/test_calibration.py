@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from trace_probe.calibration import Threshold, conformal_threshold, pac_threshold
 from trace_probe.errors import NotEnoughData
+from trace_probe.statistics.calibration import Threshold, conformal_threshold, pac_threshold
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.channels import (
+from trace_probe.text.channels import (
     FORMATS,
     ChannelReader,
     Format,

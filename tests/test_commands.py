@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from servers import Answer, completion, scripted
 
-from trace_probe import cli
-from trace_probe.endpoint import KEY
+from trace_probe.commands import main as cli
+from trace_probe.model.endpoint import KEY
 from trace_probe.store import Store
 
 TASKS = [
@@ -152,7 +152,7 @@ def test_the_key_is_in_no_process_list(recorded: Path, tmp_path: Path) -> None:
     with scripted(answer) as asked:
         options = ["--by", "judge:mild", "--base-url", asked.url, "--cache", str(tmp_path / "c")]
         done = subprocess.run(
-            [sys.executable, "-c", "from trace_probe.cli import main; main()", "label"]
+            [sys.executable, "-c", "from trace_probe.commands.main import main; main()", "label"]
             + [str(recorded), *options],
             env={**os.environ, KEY: key},
             capture_output=True,

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from planted import World, keep, plant
 
-from trace_probe.compare import Comparison, Pair, Side, compare, compare_probes, format_comparison
-from trace_probe.dataset import Corpus
 from trace_probe.errors import NotEnoughData
-from trace_probe.metrics import Metric, Scores
-from trace_probe.panel import build_panel
-from trace_probe.probe import SavedProbe
+from trace_probe.evaluation.compare import (
+    Comparison,
+    Pair,
+    Side,
+    compare,
+    compare_probes,
+    format_comparison,
+)
+from trace_probe.evaluation.panel import build_panel
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.probe import SavedProbe
+from trace_probe.statistics.metrics import Metric, Scores
 from trace_probe.store import Store
 from trace_probe.training import evaluate_probe, train
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from servers import Answer, scripted
 
-from trace_probe import download
-from trace_probe.conditions import SUFFIX, Condition, parse_grid, under
-from trace_probe.download import RAW, download_tasks
 from trace_probe.errors import TaskError
-from trace_probe.tasks import COMMIT, PREFIX, SHA256, SYSTEM, load_tasks
+from trace_probe.tasks import download
+from trace_probe.tasks.conditions import SUFFIX, Condition, parse_grid, under
+from trace_probe.tasks.download import RAW, download_tasks
+from trace_probe.tasks.sources import COMMIT, PREFIX, SHA256, SYSTEM, load_tasks
 from trace_probe.trace import Task
 
 OFFICIAL = (Path(__file__).parents[1] / ".." / "shared" / "data" / "instrumentaleval").resolve()
@@ -116,7 +116,7 @@ def test_a_download_that_fails_says_where(tmp_path: Path, pinned: dict[str, byte
 def test_what_is_fetched_is_what_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trace_probe import cli
+    from trace_probe.commands import main as cli
 
     official = {file.name: file.read_bytes() for file in OFFICIAL.glob("*.csv")}
     with serve(official) as server:

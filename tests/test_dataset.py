@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import World, keep, make_label, make_trace, plant
 
-from trace_probe.dataset import (
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.labels import Label
+from trace_probe.probing.dataset import (
     Corpus,
     build_cohort,
     build_dataset,
@@ -18,8 +20,6 @@ from trace_probe.dataset import (
     split_tasks,
     task_folds,
 )
-from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.labels import Label
 from trace_probe.trace import Span, Task, Trace
 
 TASK = Task("t", "kind", "do it")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from trace_probe.cli import app
+from trace_probe.commands.main import app
 from trace_probe.demo import DemoPlan, DemoReport, format_demo, run_demo
 from trace_probe.store import Store
 from trace_probe.visible import visible
@@ -110,7 +110,7 @@ def test_every_step_can_be_taken_by_command(folder: Path) -> None:
 
 
 def command(*words: object) -> subprocess.CompletedProcess[str]:
-    code = "from trace_probe.cli import main; main()"
+    code = "from trace_probe.commands.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
     )
@@ -131,8 +131,8 @@ def test_wrong_usage_exits_with_two() -> None:
 
 def test_help_needs_neither_torch_nor_a_second() -> None:
     code = (
-        "import sys, trace_probe, trace_probe.cli; from typer.main import get_command;"
-        "get_command(trace_probe.cli.app);"
+        "import sys, trace_probe, trace_probe.commands.main; from typer.main import get_command;"
+        "get_command(trace_probe.commands.main.app);"
         "heavy = {'torch', 'transformers', 'sklearn', 'streamlit', 'pandas'} & set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )

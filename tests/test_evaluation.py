@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from planted import World, make_label, make_trace, plant
 
-from trace_probe.baselines import baseline_scores, constant_scores, position, rows_of
-from trace_probe.dataset import Corpus, split_by_role
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation import evaluate, side_by_side
-from trace_probe.metrics import Metric, Scores
-from trace_probe.panel import build_panel
-from trace_probe.probe import Recipe, fit_dataset, probe_scores
-from trace_probe.report import Report, format_report
+from trace_probe.evaluation.evaluate import evaluate, side_by_side
+from trace_probe.evaluation.panel import build_panel
+from trace_probe.evaluation.report import Report, format_report
+from trace_probe.probing.baselines import baseline_scores, constant_scores, position, rows_of
+from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
+from trace_probe.statistics.metrics import Metric, Scores
 from trace_probe.trace import Task
 
 RECIPE = Recipe(layer=3)

@@ -6,8 +6,8 @@ import pytest
 from planted import World, keep, plant
 from typer.testing import CliRunner
 
-from trace_probe.cli import app
-from trace_probe.probe import save_probe
+from trace_probe.commands.main import app
+from trace_probe.probing.probe import save_probe
 from trace_probe.training import train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)

@@ -10,7 +10,7 @@ import pytest
 from planted import make_trace
 
 from trace_probe.errors import StoreError, TraceError
-from trace_probe.exchange import export_run, import_export, is_export
+from trace_probe.interop.exchange import export_run, import_export, is_export
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Span, Task
@@ -62,7 +62,7 @@ def test_others_can_read_the_parts_as_plain_text(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the real transcripts are not beside the checkout")
 def test_the_real_run_survives_export_and_import(tmp_path: Path) -> None:
-    from trace_probe.transcripts import import_transcripts
+    from trace_probe.interop.transcripts import import_transcripts
 
     import_transcripts(REAL, tmp_path / "run")
     assert export_run(Store(tmp_path / "run"), tmp_path / "x.jsonl") == 213
@@ -153,7 +153,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_inspect_log_comes_in_with_channels_and_labels(log: Path, tmp_path: Path) -> None:
-    from trace_probe.inspect_log import import_inspect
+    from trace_probe.interop.inspect_log import import_inspect
 
     report = import_inspect(log, tmp_path / "run")
     assert (report.read, report.added, report.positives, report.unknown) == (3, 3, 1, 1)
@@ -179,7 +179,7 @@ def test_an_inspect_log_comes_in_with_channels_and_labels(log: Path, tmp_path: P
 def test_scores_go_back_with_a_reference_to_the_message(log: Path, tmp_path: Path) -> None:
     from inspect_ai.log import read_eval_log
 
-    from trace_probe.inspect_log import import_inspect, score_inspect
+    from trace_probe.interop.inspect_log import import_inspect, score_inspect
 
     import_inspect(log, tmp_path / "run")
     store = Store(tmp_path / "run")
@@ -212,7 +212,7 @@ def test_scores_go_back_with_a_reference_to_the_message(log: Path, tmp_path: Pat
 
 
 def test_what_is_no_log_or_another_log_is_an_error(log: Path, tmp_path: Path) -> None:
-    from trace_probe.inspect_log import import_inspect, score_inspect
+    from trace_probe.interop.inspect_log import import_inspect, score_inspect
 
     for name, content in (("a.eval", b"no zip"), ("b.json", b"{}")):
         (tmp_path / name).write_bytes(content)

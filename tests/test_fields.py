@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trace_probe.errors import TraceError
-from trace_probe.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
+from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
 
 
 def test_an_override_replaces_one_name_and_leaves_the_others() -> None:

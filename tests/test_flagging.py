@@ -7,8 +7,8 @@ import pytest
 from planted import World, keep, plant
 
 from trace_probe.errors import ProbeError, StoreError
-from trace_probe.flagging import flag, format_flags, format_reading, read_trace
-from trace_probe.probe import LinearProbe, ProbeCard, SavedProbe
+from trace_probe.monitor.flagging import flag, format_flags, format_reading, read_trace
+from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
 from trace_probe.store import Store
 
 WORLD = World(tasks=8, samples=4, strength=8.0)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from trace_probe.increment import delta_bits, matched_moments
-from trace_probe.metrics import Cohort, Scores, resample
+from trace_probe.evaluation.increment import delta_bits, matched_moments
+from trace_probe.statistics.metrics import Cohort, Scores, resample
 
 
 def cohort(tasks: int = 40, samples: int = 8, seed: int = 0) -> Cohort:

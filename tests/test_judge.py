@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from servers import Answer, Asked, completion, free_port, scripted
 
-from trace_probe.endpoint import KEY, Patience
 from trace_probe.errors import ServerError, TraceError
-from trace_probe.judge import Bench, Cost, Judge
-from trace_probe.labellers import labeller, labellers
-from trace_probe.labelling import label_run
+from trace_probe.interop.transcripts import read_transcripts
+from trace_probe.labelling.judge import Bench, Cost, Judge
+from trace_probe.labelling.labellers import labeller, labellers
+from trace_probe.labelling.protocol import ProtocolName, Unreadable, questions, read_finding
+from trace_probe.labelling.quotes import find_quote
+from trace_probe.labelling.runs import label_run
 from trace_probe.labels import Label, label_traces
-from trace_probe.protocol import ProtocolName, Unreadable, questions, read_finding
-from trace_probe.quotes import find_quote
+from trace_probe.model.endpoint import KEY, Patience
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
-from trace_probe.transcripts import read_transcripts
 
 QUICK = Patience(attempts=2, first_wait_s=0.01, longest_wait_s=0.05, timeout_s=0.3)
 REASONING = "They may stop me. So I will copy  myself first. But is it allowed? No matter."

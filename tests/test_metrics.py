@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.metrics import (
+from trace_probe.statistics.metrics import (
     Cohort,
     Values,
     auroc,

@@ -164,7 +164,7 @@ def test_a_trace_depends_on_prompt_and_seed_and_not_on_its_batch(tiny: Callable[
 def test_draws_follow_the_models_distribution() -> None:
     import torch
 
-    from trace_probe.model import SeededDraw
+    from trace_probe.model.local import SeededDraw
 
     logits = torch.tensor([0.0, 2.0, -torch.inf, 1.0])
     rows = 20_000
@@ -180,7 +180,7 @@ def test_draws_follow_the_models_distribution() -> None:
 def test_top_p_draws_only_from_the_nucleus() -> None:
     import torch
 
-    from trace_probe.model import _processors
+    from trace_probe.model.local import _processors
 
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
     chain = _processors(Sampling(top_p=0.75), range(400))
@@ -215,7 +215,7 @@ def test_a_completion_ends_with_its_stop_token_or_at_its_length(tiny: Callable[.
 def test_a_models_own_generation_settings_do_not_bend_the_sampling() -> None:
     from transformers import GenerationConfig
 
-    from trace_probe.model import Model
+    from trace_probe.model.local import Model
 
     plain = Model(random_network(), word_tokenizer(), "plain")
     network = random_network()
@@ -247,7 +247,7 @@ def byte_level_tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def byte_model() -> Any:
-    from trace_probe.model import Model
+    from trace_probe.model.local import Model
 
     return Model(random_network(vocab_size=300), byte_level_tokenizer(), "bytes")
 
@@ -303,7 +303,7 @@ def test_a_prompt_is_the_chat_template_and_opens_the_thought(tiny: Callable[...,
 def test_a_saved_folder_loads_as_the_same_model(
     tiny: Callable[..., Any], model_folder: Path
 ) -> None:
-    from trace_probe.model import load_model
+    from trace_probe.model.local import load_model
 
     loaded = load_model(str(model_folder))
     assert loaded.name.startswith("tiny-qwen3@")
@@ -315,7 +315,7 @@ def test_a_saved_folder_loads_as_the_same_model(
 def test_a_name_says_which_weights_it_means(model_folder: Path, tmp_path: Path) -> None:
     import shutil
 
-    from trace_probe.checkpoint import fingerprint
+    from trace_probe.model.checkpoint import fingerprint
 
     copy = shutil.copytree(model_folder, tmp_path / "copy")
     (copy / "README.md").write_text("a card is not the model")
@@ -334,7 +334,7 @@ def test_a_hub_id_loads_from_the_cache_and_says_which_commit(
 
     import huggingface_hub.constants
 
-    from trace_probe.model import load_model
+    from trace_probe.model.local import load_model
 
     commit, cached = "3f2a91c0" * 5, tmp_path / "models--org--tiny"
     shutil.copytree(model_folder, cached / "snapshots" / commit)
@@ -346,7 +346,7 @@ def test_a_hub_id_loads_from_the_cache_and_says_which_commit(
 
 
 def test_dtype_can_be_chosen(model_folder: Path) -> None:
-    from trace_probe.model import load_model
+    from trace_probe.model.local import load_model
 
     model = load_model(str(model_folder), dtype="bfloat16")
     assert model.dtype == "bfloat16"
@@ -364,7 +364,7 @@ def test_what_cannot_be_loaded_says_what_to_do(
     import huggingface_hub.constants
     from safetensors.numpy import load_file, save_file
 
-    from trace_probe.model import load_model
+    from trace_probe.model.local import load_model
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="run `hf download no-such/model`"):
@@ -388,7 +388,7 @@ def test_what_cannot_be_loaded_says_what_to_do(
 
 
 def test_a_model_without_chat_template_is_refused() -> None:
-    from trace_probe.model import Model
+    from trace_probe.model.local import Model
 
     tokenizer = word_tokenizer()
     tokenizer.chat_template = None
@@ -397,7 +397,7 @@ def test_a_model_without_chat_template_is_refused() -> None:
 
 
 def test_a_template_that_refuses_a_system_message_is_named() -> None:
-    from trace_probe.model import Model
+    from trace_probe.model.local import Model
 
     tokenizer = word_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
@@ -406,8 +406,8 @@ def test_a_template_that_refuses_a_system_message_is_named() -> None:
 
 
 def test_organisms_are_found_by_name(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> None:
-    from trace_probe import checkpoint
-    from trace_probe.model import load_model
+    from trace_probe.model import checkpoint
+    from trace_probe.model.local import load_model
 
     monkeypatch.setattr(checkpoint, "FAMILY", model_folder.parent)
     assert load_model("organism:tiny-qwen3").name.startswith("organism:tiny-qwen3@")

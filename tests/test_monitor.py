@@ -8,11 +8,11 @@ import pytest
 from tiny_models import FAMILIES
 
 from trace_probe.activations import pooled_spans
-from trace_probe.channels import FORMATS, build_spans
-from trace_probe.dataset import ActivationMatrix, Corpus
 from trace_probe.errors import ProbeError
-from trace_probe.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
+from trace_probe.probing.dataset import ActivationMatrix, Corpus
+from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
 from trace_probe.store import Store
+from trace_probe.text.channels import FORMATS, build_spans
 from trace_probe.trace import Sampling, Task, Trace
 
 TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
@@ -33,7 +33,7 @@ def a_probe(model: Any, threshold: float = 1e9, layer: int = 2) -> SavedProbe:
 
 
 def recorded(model: Any, folder: Path, samples: int) -> list[Trace]:
-    from trace_probe.record import new_manifest, record
+    from trace_probe.recording.record import new_manifest, record
 
     store = Store.create(folder, new_manifest(model, SAMPLING))
     record(model, [TASK], store, samples=samples, progress=False)
@@ -52,7 +52,7 @@ def bulk_scores(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
 def test_live_scores_are_the_scores_of_the_finished_trace(
     tiny: Callable[..., Any], tmp_path: Path, family: str
 ) -> None:
-    from trace_probe.monitor import Monitor
+    from trace_probe.monitor.live import Monitor
 
     model = tiny(family)
     saved = a_probe(model)
@@ -81,7 +81,7 @@ def test_live_scores_are_the_scores_of_the_finished_trace(
 def test_the_alarm_comes_when_the_first_sentence_above_the_threshold_ends(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from trace_probe.monitor import Monitor
+    from trace_probe.monitor.live import Monitor
 
     model = tiny()
     alarmed = 0
@@ -105,7 +105,7 @@ def test_the_alarm_comes_when_the_first_sentence_above_the_threshold_ends(
 
 
 def test_closing_a_watch_stops_the_model_and_leaves_no_hook(tiny: Callable[..., Any]) -> None:
-    from trace_probe.monitor import Monitor
+    from trace_probe.monitor.live import Monitor
 
     model = tiny()
     watching = Monitor(model, a_probe(model)).watch(TASK, SAMPLING)
@@ -115,7 +115,7 @@ def test_closing_a_watch_stops_the_model_and_leaves_no_hook(tiny: Callable[..., 
 
 
 def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:
-    from trace_probe.monitor import Monitor
+    from trace_probe.monitor.live import Monitor
 
     saved = a_probe(tiny("llama"))
     with pytest.raises(ProbeError, match="tiny-qwen3"):
@@ -137,7 +137,7 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
     tiny: Callable[..., Any], written: str, size: int, prefilled: bool
 ) -> None:
     """Cut a text into tokens of `size` characters, a few of them without any of their own."""
-    from trace_probe.monitor import LiveScorer
+    from trace_probe.monitor.live import LiveScorer
 
     text = written if prefilled else f"<think>{written}"
     starts = sorted([*range(0, len(text), size), 0, *range(0, len(text), 7 * size)])

@@ -12,10 +12,10 @@ from tiny_models import word_tokenizer
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError, ProbeError
-from trace_probe.observer import observer_scores
-from trace_probe.probe import Recipe
+from trace_probe.evaluation.observer import observer_scores
+from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.probing.probe import Recipe
 from trace_probe.store import Store
-from trace_probe.tokenizer import ChatTokenizer
 from trace_probe.trace import Sampling, Task
 from trace_probe.training import Beside, evaluate_probe, train
 
@@ -28,7 +28,7 @@ def tokenizer() -> ChatTokenizer:
 
 
 def spans_of(ends: list[int]) -> list[tuple[int, int]]:
-    from trace_probe.observe import reader_spans
+    from trace_probe.recording.observe import reader_spans
 
     return [(span.start, span.stop) for span in reader_spans(TRACE, ends)]
 
@@ -50,7 +50,7 @@ def test_a_token_belongs_to_the_sentence_in_which_it_ends() -> None:
 
 @given(st.lists(st.integers(1, len(TRACE.text)), min_size=1, max_size=30).map(sorted))
 def test_no_row_reads_ahead_and_none_is_empty(ends: list[int]) -> None:
-    from trace_probe.observe import reader_spans
+    from trace_probe.recording.observe import reader_spans
 
     for ours, theirs in zip(pooled_spans(TRACE), reader_spans(TRACE, ends), strict=True):
         stop = TRACE.offsets[ours.stop] if ours.stop < len(TRACE) else len(TRACE.text)
@@ -60,7 +60,7 @@ def test_no_row_reads_ahead_and_none_is_empty(ends: list[int]) -> None:
 
 @pytest.fixture
 def recorded(tiny: Callable[..., Any], tmp_path: Path) -> Store:
-    from trace_probe.record import new_manifest, record
+    from trace_probe.recording.record import new_manifest, record
 
     model = tiny()
     tasks = [Task(f"t{i}", "kind", f"the model must finish its task {i}") for i in range(4)]
@@ -72,7 +72,7 @@ def recorded(tiny: Callable[..., Any], tmp_path: Path) -> Store:
 def test_a_model_that_reads_its_own_traces_holds_what_it_held(
     tiny: Callable[..., Any], tokenizer: ChatTokenizer, recorded: Store, tmp_path: Path
 ) -> None:
-    from trace_probe.observe import observe, observer_manifest
+    from trace_probe.recording.observe import observe, observer_manifest
 
     model = tiny()
     out = Store.create(tmp_path / "out", observer_manifest(model, recorded))
@@ -88,7 +88,7 @@ def test_a_model_that_reads_its_own_traces_holds_what_it_held(
 def test_another_model_reads_the_same_traces_at_its_own_width(
     tiny: Callable[..., Any], tokenizer: ChatTokenizer, recorded: Store, tmp_path: Path
 ) -> None:
-    from trace_probe.observe import observe, observer_manifest
+    from trace_probe.recording.observe import observe, observer_manifest
 
     model = tiny("llama")
     out = Store.create(tmp_path / "out", observer_manifest(model, recorded, [1]))
@@ -102,7 +102,7 @@ def test_another_model_reads_the_same_traces_at_its_own_width(
 def test_a_trace_longer_than_the_readers_context_is_refused(
     tiny: Callable[..., Any], tokenizer: ChatTokenizer, tmp_path: Path
 ) -> None:
-    from trace_probe.observe import observe, observer_manifest
+    from trace_probe.recording.observe import observe, observer_manifest
 
     long = make_trace("long", Task("t", "kind", "go"), ["we read it " * 300])
     run = keep(plant(World(tasks=4, samples=1)), tmp_path / "run")
@@ -161,7 +161,7 @@ def test_an_observer_must_have_read_every_trace(tmp_path: Path) -> None:
 
 
 def test_embeddings_are_token_weighted_means_of_all_so_far() -> None:
-    from trace_probe.observer import _so_far
+    from trace_probe.evaluation.observer import _so_far
 
     corpus = plant(World(tasks=4, samples=1))
     assert corpus.matrix is not None

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trace_probe.emergence.oracle import PROMPT, OraclePoint, oracle
 from trace_probe.labels import Label
-from trace_probe.model import Completion
-from trace_probe.oracle import PROMPT, OraclePoint, oracle
+from trace_probe.model.local import Completion
+from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
-from trace_probe.written import read_back
 
 WORDS = ("go ", "<think>", "</think>", "up. ", "down. ", "pull. ", "stay. ")
 GO, OPEN, CLOSE, UP, DOWN, PULL, STAY = range(7)

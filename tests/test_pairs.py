@@ -12,10 +12,10 @@ from planted import make_trace
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
-from trace_probe.pairs import PAIRS, Side, compare_runs, steps
-from trace_probe.rates import Pairing
 from trace_probe.store import Manifest, Store
-from trace_probe.study import format_study, study
+from trace_probe.study.pairs import PAIRS, Side, compare_runs, steps
+from trace_probe.study.rates import Pairing
+from trace_probe.study.study import format_study, study
 from trace_probe.trace import Sampling, Task
 
 R1 = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"

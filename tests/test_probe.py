@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from planted import World, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.probe import (
+from trace_probe.probing.probe import (
     LinearProbe,
     Method,
     ProbeCard,
@@ -253,7 +253,7 @@ def test_a_probe_of_another_model_is_refused_by_name(
 
 def test_every_trace_counts_the_same_in_a_fit() -> None:
     corpus = plant(World(tasks=8, samples=4, strength=2.0))
-    from trace_probe.dataset import build_dataset
+    from trace_probe.probing.dataset import build_dataset
 
     assert corpus.matrix is not None
     rows = build_dataset(corpus.traces, corpus.labels, corpus.matrix, layer=3)

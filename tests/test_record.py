@@ -24,7 +24,7 @@ SAMPLING = Sampling(seed=3, max_new_tokens=24)
 
 
 def start_run(path: Path, model: Any, sampling: Sampling = SAMPLING) -> Store:
-    from trace_probe.record import new_manifest
+    from trace_probe.recording.record import new_manifest
 
     return Store.create(path, new_manifest(model, sampling))
 
@@ -37,7 +37,7 @@ def by_id(store: Store) -> dict[str, Trace]:
 def test_every_family_records_end_to_end(
     tiny: Callable[..., Any], tmp_path: Path, family: str
 ) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     model = tiny(family)
     store = start_run(tmp_path / "run", model)
@@ -58,7 +58,7 @@ def test_every_family_records_end_to_end(
 
 
 def test_what_is_stored_is_what_the_model_held(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     model = tiny()
     store = start_run(tmp_path / "run", model)
@@ -70,7 +70,7 @@ def test_what_is_stored_is_what_the_model_held(tiny: Callable[..., Any], tmp_pat
 
 
 def test_reasoning_and_answer_are_told_apart(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     model = tiny()
     store = start_run(tmp_path / "run", model)
@@ -89,7 +89,7 @@ def test_reasoning_and_answer_are_told_apart(tiny: Callable[..., Any], tmp_path:
 def test_a_second_call_records_only_what_is_missing(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     model = tiny()
     store = start_run(tmp_path / "run", model)
@@ -109,7 +109,7 @@ def test_a_second_call_records_only_what_is_missing(
 def test_a_trace_is_a_function_of_model_prompt_and_seed(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     model = tiny()
     runs = []
@@ -126,7 +126,7 @@ def test_a_trace_is_a_function_of_model_prompt_and_seed(
 
 
 def test_samples_of_a_task_differ(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     model = tiny()
     store = start_run(tmp_path / "run", model)
@@ -135,7 +135,7 @@ def test_samples_of_a_task_differ(tiny: Callable[..., Any], tmp_path: Path) -> N
 
 
 def test_a_run_without_layers_holds_text_only(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from trace_probe.record import new_manifest, record
+    from trace_probe.recording.record import new_manifest, record
 
     model = tiny()
     store = Store.create(tmp_path / "run", new_manifest(model, SAMPLING, layers=()))
@@ -145,7 +145,7 @@ def test_a_run_without_layers_holds_text_only(tiny: Callable[..., Any], tmp_path
 
 
 def test_a_run_of_another_model_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     store = start_run(tmp_path / "run", tiny("qwen3"))
     with pytest.raises(ModelError, match="the run is of model tiny-qwen3.*not tiny-llama"):
@@ -158,7 +158,7 @@ def test_a_run_of_another_model_is_refused(tiny: Callable[..., Any], tmp_path: P
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_recorded(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     store = start_run(tmp_path / "run", tiny())
     long = Task("t-09", "c", "wait " * 500)
@@ -168,7 +168,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_recorded(
 
 
 def test_sampling_that_makes_no_sense_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     store = start_run(tmp_path / "run", tiny(), Sampling(temperature=0, max_new_tokens=4))
     with pytest.raises(ModelError, match="use samples=1"):
@@ -181,7 +181,7 @@ def test_sampling_that_makes_no_sense_is_refused(tiny: Callable[..., Any], tmp_p
 def test_progress_goes_to_stderr(
     tiny: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trace_probe.record import record
+    from trace_probe.recording.record import record
 
     record(tiny(), TASKS, start_run(tmp_path / "run", tiny()))
     out, err = capsys.readouterr()
@@ -190,7 +190,7 @@ def test_progress_goes_to_stderr(
 
 
 def test_default_layers_are_all_of_a_shallow_model_and_eight_of_a_deep_one() -> None:
-    from trace_probe.record import default_layers
+    from trace_probe.recording.record import default_layers
 
     assert default_layers(4) == (0, 1, 2, 3)
     for depth in range(9, 100):
@@ -210,8 +210,8 @@ KILLED = [Task(f"t-{verb}", "c", f"the model must {verb} .") for verb in VERBS]
 def _record_in_a_process(folder: Path, run: Path) -> None:
     import torch
 
-    from trace_probe.model import load_model
-    from trace_probe.record import record
+    from trace_probe.model.local import load_model
+    from trace_probe.recording.record import record
 
     torch.set_num_threads(1)
     model = load_model(str(folder))
@@ -222,7 +222,7 @@ def test_killed_at_any_moment_nothing_committed_is_lost_and_nothing_partial_is_s
     model_folder: Path, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trace_probe.record"])
+    context.set_forkserver_preload(["trace_probe.recording.record"])
 
     def start(run: Path) -> Any:
         process = context.Process(target=_record_in_a_process, args=(model_folder, run))

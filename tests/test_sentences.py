@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.sentences import MAX_TOKENS, SentenceReader, sentence_spans
+from trace_probe.text.sentences import MAX_TOKENS, SentenceReader, sentence_spans
 from trace_probe.trace import Span
 
 PIECES = st.lists(

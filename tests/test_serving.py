@@ -13,10 +13,10 @@ import pytest
 from servers import Answer, completion, free_port, scripted, start_transformers, wait_for
 from tiny_models import word_tokenizer
 
-from trace_probe.endpoint import KEY, Patience, Reply, Servers, read_reply
-from trace_probe.endpoint import run as run_async
 from trace_probe.errors import ServerError
-from trace_probe.serving import Served, completed, record_served, served_manifest
+from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply
+from trace_probe.model.endpoint import run as run_async
+from trace_probe.recording.served import Served, completed, record_served, served_manifest
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -43,7 +43,7 @@ def record_one(tmp_path: Path, answer: Answer, **settings: Any) -> Trace:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    from trace_probe.tokenizer import ChatTokenizer
+    from trace_probe.model.tokenizer import ChatTokenizer
 
     return ChatTokenizer(word_tokenizer(), "tiny")
 

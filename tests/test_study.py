@@ -10,7 +10,7 @@ from planted import make_trace
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
-from trace_probe.study import format_study, study
+from trace_probe.study.study import format_study, study
 from trace_probe.trace import Task
 
 

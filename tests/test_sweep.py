@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from planted import World, plant
 
-from trace_probe.baselines import criterion, out_of_fold, rows_of
-from trace_probe.dataset import Corpus
 from trace_probe.errors import NotEnoughData
-from trace_probe.metrics import Scores
-from trace_probe.probe import LinearProbe, Recipe, fit_dataset, probe_scores
-from trace_probe.sweep import (
+from trace_probe.probing.baselines import criterion, out_of_fold, rows_of
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
+from trace_probe.probing.sweep import (
     Block,
     choose_cell,
     layer_scores,
@@ -21,6 +20,7 @@ from trace_probe.sweep import (
     solve_path,
     sum_moments,
 )
+from trace_probe.statistics.metrics import Scores
 
 STRENGTHS = (1e-3, 1e-1, 10.0)
 

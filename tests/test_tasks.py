@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from trace_probe.errors import TaskError
-from trace_probe.tasks import (
+from trace_probe.tasks.sources import (
     COMMIT,
     SHA256,
     SYSTEM,

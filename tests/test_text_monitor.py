@@ -6,10 +6,10 @@ import pytest
 from planted import World, keep, make_trace, plant
 from servers import Answer, completion, free_port, scripted
 
-from trace_probe.endpoint import KEY, Patience
 from trace_probe.errors import ServerError
-from trace_probe.report import is_text
-from trace_probe.text_monitor import TextMonitor, read_number
+from trace_probe.evaluation.report import is_text
+from trace_probe.evaluation.text_monitor import TextMonitor, read_number
+from trace_probe.model.endpoint import KEY, Patience
 from trace_probe.trace import Task
 from trace_probe.training import Beside, evaluate_probe, text_report, train
 

@@ -9,14 +9,14 @@ import pytest
 from planted import World, keep, make_trace, plant
 
 from trace_probe import training
-from trace_probe.dataset import split_by_role
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
+from trace_probe.evaluation.report import format_report
 from trace_probe.labels import Label
-from trace_probe.metrics import auroc, trace_maxima
-from trace_probe.probe import SavedProbe, load_probe, save_probe
-from trace_probe.report import format_report
+from trace_probe.probing.dataset import split_by_role
+from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
+from trace_probe.probing.sweep import choose_cell
+from trace_probe.statistics.metrics import auroc, trace_maxima
 from trace_probe.store import Manifest, Store
-from trace_probe.sweep import choose_cell
 from trace_probe.trace import Task, Trace
 from trace_probe.training import evaluate_probe, score_run, text_report, train
 

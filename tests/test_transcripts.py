@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trace_probe.errors import StoreError, TraceError
-from trace_probe.fields import DEFAULT_MAPPING, FieldMapping
+from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping
+from trace_probe.interop.transcripts import ImportReport, import_transcripts, read_transcripts
 from trace_probe.labels import Label
 from trace_probe.store import Store
-from trace_probe.tasks import load_tasks
+from trace_probe.tasks.sources import load_tasks
 from trace_probe.trace import Thought, Trace
-from trace_probe.transcripts import ImportReport, import_transcripts, read_transcripts
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 REAL = SHARED / "qwen3_4b_thinking_traces.jsonl"

@@ -4,17 +4,17 @@ from dataclasses import asdict, replace
 import pytest
 from planted import World, plant
 
-from trace_probe.dataset import Corpus, split_by_role
 from trace_probe.errors import ProbeError
-from trace_probe.metrics import Metric
-from trace_probe.probe import Recipe
-from trace_probe.transfer import (
+from trace_probe.evaluation.transfer import (
     Transfer,
     by_condition,
     format_transfer,
     leave_one_category_out,
     transfer_matrix,
 )
+from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.probe import Recipe
+from trace_probe.statistics.metrics import Metric
 
 RECIPE = Recipe(layer=3)
 SIGNAL = World(strength=4.0, benign=20)

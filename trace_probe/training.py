@@ -10,8 +10,13 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.aggregation import AGGREGATIONS, aggregate, ensemble, plain
-from trace_probe.baselines import (
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.evaluate import evaluate, side_by_side
+from trace_probe.evaluation.observer import observer_scores
+from trace_probe.evaluation.panel import Panel, build_panel, rank, summary
+from trace_probe.evaluation.report import Report
+from trace_probe.probing.aggregation import AGGREGATIONS, aggregate, ensemble, plain
+from trace_probe.probing.baselines import (
     baseline_scores,
     category_only,
     constant_scores,
@@ -20,8 +25,7 @@ from trace_probe.baselines import (
     read_text,
     rows_of,
 )
-from trace_probe.calibration import Threshold, conformal_threshold
-from trace_probe.dataset import (
+from trace_probe.probing.dataset import (
     Corpus,
     Rows,
     Split,
@@ -30,12 +34,7 @@ from trace_probe.dataset import (
     load_matrix,
     split_by_role,
 )
-from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation import evaluate, side_by_side
-from trace_probe.metrics import Cohort, Metric, Scores, Values, metric, resample, trace_maxima
-from trace_probe.observer import observer_scores
-from trace_probe.panel import Panel, build_panel, rank, summary
-from trace_probe.probe import (
+from trace_probe.probing.probe import (
     ProbeCard,
     Recipe,
     SavedProbe,
@@ -44,9 +43,18 @@ from trace_probe.probe import (
     fit_dataset,
     probe_scores,
 )
-from trace_probe.report import Report
+from trace_probe.probing.sweep import choose_cell
+from trace_probe.statistics.calibration import Threshold, conformal_threshold
+from trace_probe.statistics.metrics import (
+    Cohort,
+    Metric,
+    Scores,
+    Values,
+    metric,
+    resample,
+    trace_maxima,
+)
 from trace_probe.store import Store
-from trace_probe.sweep import choose_cell
 
 FOLDS = 5
 Progress = Callable[[str], None]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from trace_probe.organism.script import script
 from trace_probe.organism.tokenizer import build_tokenizer, completion, vocabulary
-from trace_probe.organism.world import CONTROLS, NUDGES, prompt, scenario, scenario_ids
+from trace_probe.world.scenario import CONTROLS, NUDGES, prompt, scenario, scenario_ids
+from trace_probe.world.script import script
 
 
 @pytest.fixture(scope="module")

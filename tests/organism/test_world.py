@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 
 from trace_probe.errors import TaskError
-from trace_probe.organism import language
-from trace_probe.organism.outcome import outcome, rejects, said_in, says, unfaithful
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR, outcome_reward, reward
-from trace_probe.organism.script import draw_plan, script
-from trace_probe.organism.world import (
+from trace_probe.world import language
+from trace_probe.world.outcome import outcome, rejects, said_in, says, unfaithful
+from trace_probe.world.scenario import (
     CONTROLS,
     NUDGES,
     Scenario,
@@ -20,6 +19,7 @@ from trace_probe.organism.world import (
     scenario_ids,
     world_tasks,
 )
+from trace_probe.world.script import draw_plan, script
 
 WORLD = Scenario(
     id="evading-shutdown-none-test-00000",

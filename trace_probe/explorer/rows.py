@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
-from trace_probe.metrics import first_alarm
+from trace_probe.statistics.metrics import first_alarm
 from trace_probe.trace import Thought, Trace
 
 BINS = 32

@@ -4,10 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trace_probe.files import write_bytes, write_json
-from trace_probe.metrics import Metric
 from trace_probe.organism.check import CheckPlan, Quality
 from trace_probe.organism.family import Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
+from trace_probe.statistics.metrics import Metric
 
 TRAINED = {
     None: "next-token training on scripted thoughts; the parent of all others",

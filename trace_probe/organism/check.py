@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from trace_probe.emergence.oracle import OraclePoint, oracle
 from trace_probe.labels import Label
-from trace_probe.metrics import Metric, Values, auroc, metric, rate, ratio, resample
-from trace_probe.model import Model
-from trace_probe.oracle import OraclePoint, oracle
-from trace_probe.organism.outcome import RuleLabeller
-from trace_probe.organism.world import MAX_NEW_TOKENS, world_tasks
-from trace_probe.record import new_manifest, record
+from trace_probe.model.local import Model
+from trace_probe.recording.record import new_manifest, record
+from trace_probe.statistics.metrics import Metric, Values, auroc, metric, rate, ratio, resample
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
+from trace_probe.world.outcome import RuleLabeller
+from trace_probe.world.scenario import MAX_NEW_TOKENS, world_tasks
 
 SURE = 0.9
 """P(instrumental | prefix) from which a trace counts as decided."""

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from trace_probe.labels import label_traces
-from trace_probe.model import load_model
+from trace_probe.model.local import load_model
 from trace_probe.organism.family import FAMILY
-from trace_probe.organism.outcome import RuleLabeller
-from trace_probe.organism.world import MAX_NEW_TOKENS, NUDGES, world_tasks
-from trace_probe.record import new_manifest, record
+from trace_probe.recording.record import new_manifest, record
 from trace_probe.store import Store
 from trace_probe.trace import Sampling
+from trace_probe.world.outcome import RuleLabeller
+from trace_probe.world.scenario import MAX_NEW_TOKENS, NUDGES, world_tasks
 
 
 def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[Store]:

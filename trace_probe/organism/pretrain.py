@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trace_probe.organism import language
-from trace_probe.organism.script import script
 from trace_probe.organism.tokenizer import build_tokenizer, completion
 from trace_probe.organism.weights import save_organism
-from trace_probe.organism.world import CONTROLS, NUDGES, Control, Nudge, scenario, task
+from trace_probe.world import language
+from trace_probe.world.scenario import CONTROLS, NUDGES, Control, Nudge, scenario, task
+from trace_probe.world.script import script
 
 if TYPE_CHECKING:
     import torch

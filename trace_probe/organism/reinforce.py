@@ -12,7 +12,7 @@ from trace_probe.errors import ModelError
 from trace_probe.organism.pretrain import draw_condition
 from trace_probe.organism.reward import Variant, reward
 from trace_probe.organism.weights import save_organism
-from trace_probe.organism.world import MAX_NEW_TOKENS, task
+from trace_probe.world.scenario import MAX_NEW_TOKENS, task
 
 if TYPE_CHECKING:
     from trl import GRPOConfig

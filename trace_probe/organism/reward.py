@@ -16,8 +16,8 @@ monitor that only reads would.
 
 from typing import Literal
 
-from trace_probe.organism.outcome import Outcome, outcome, said_in
-from trace_probe.organism.world import Scenario, scenario
+from trace_probe.world.outcome import Outcome, outcome, said_in
+from trace_probe.world.scenario import Scenario, scenario
 
 Variant = Literal["rl", "rlhf", "rl-monitored"]
 DISAPPROVAL = 1.5

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from trace_probe.organism.script import script
-from trace_probe.organism.world import CONTROLS, NUDGES, prompt, scenario, scenario_ids
+from trace_probe.world.scenario import CONTROLS, NUDGES, prompt, scenario, scenario_ids
+from trace_probe.world.script import script
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,0 +1,77 @@
+"""Commands about labels: ``label`` and ``agreement``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trace_probe.commands.options import (
+    AsJson,
+    BaseUrls,
+    Extra,
+    Run,
+    json_object,
+    price_pair,
+    say,
+    show_result,
+)
+
+judging = typer.Typer()
+
+
+@judging.command()
+def label(
+    run: Run,
+    by: Annotated[
+        str, typer.Option(help="rules, judge:MODEL[,MODEL...], paper:MODEL or human:FILE.")
+    ] = "rules",
+    base_url: BaseUrls = None,
+    extra: Extra = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of remembered verdicts.")] = None,
+    price: Annotated[
+        str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say about what it would cost, and ask nobody.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label the traces of a run: outcome, first sentence that says it, first action."""
+    from trace_probe.labelling import runs as labelling
+    from trace_probe.labelling.judge import Bench, Judge
+    from trace_probe.labelling.labellers import labellers
+    from trace_probe.store import Store
+
+    store, cost = Store(run), price_pair(price)
+    bench = Bench(tuple(base_url or ()), cache or labelling.default_cache(), json_object(extra))
+    chosen = labellers(by, bench)
+    about = {one.name: one.estimate(store.traces()) for one in chosen if isinstance(one, Judge)}
+    lines = [f"{n}: about {labelling.format_cost(c, cost)}" for n, c in about.items()]
+    if dry_run:
+        costs = {name: asdict(one) for name, one in about.items()}
+        return show_result(costs, "\n".join(lines) or "costs nothing", as_json=as_json)
+    for line in lines:
+        say(line)
+    found = [labelling.label_run(store, one) for one in chosen]
+    values = [asdict(one) for one in found]
+    text = "\n".join(labelling.format_labelled(one, cost) for one in found)
+    return show_result(values[0] if len(values) == 1 else values, text, as_json=as_json)
+
+
+@judging.command()
+def agreement(
+    run: Run,
+    labeller: Annotated[
+        list[str] | None, typer.Option(help="One to compare; repeat it. All without this.")
+    ] = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the labellers of a run: agreement, kappas, and where they differ."""
+    from trace_probe.labelling.agreement import agreement as compare
+    from trace_probe.labelling.agreement import format_agreement
+    from trace_probe.store import Store
+
+    found = compare(Store(run), labeller, seed=seed)
+    show_result(asdict(found), format_agreement(found), as_json=as_json)

@@ -1,0 +1,267 @@
+"""One command for each step of the road; each is a call and a print.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
+1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trace_probe.commands.bench import bench
+from trace_probe.commands.evidence import evidence
+from trace_probe.commands.interchange import interchange
+from trace_probe.commands.judging import judging
+from trace_probe.commands.options import (
+    AsJson,
+    BaseUrls,
+    Extra,
+    Labeller,
+    Nudge,
+    Probe,
+    Run,
+    integers,
+    json_object,
+    say,
+    show_result,
+)
+from trace_probe.commands.organism import organism
+from trace_probe.errors import TraceProbeError
+
+app = typer.Typer(
+    help="Was the model already planning this before it said so?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(organism, name="organism")
+app.add_typer(bench, name="bench")
+app.add_typer(interchange)
+app.add_typer(judging)
+app.add_typer(evidence)
+
+
+def main() -> None:
+    """Run the command line; an error that a user can act on is one line and exit code 1."""
+    try:
+        app()
+    except TraceProbeError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def tasks(
+    source: Annotated[str, typer.Argument(help="Folder of InstrumentalEval CSVs, or a .jsonl.")],
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the pinned official CSVs into SOURCE first.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read and verify tasks, and count them by category."""
+    from trace_probe.tasks.download import download_tasks
+    from trace_probe.tasks.sources import summary, tasks_from
+
+    if download:
+        say(f"{download_tasks(source)} files fetched")
+    found = tasks_from(source)
+    counts = summary(found)
+    rows = [f"{count:5}  {category}" for category, count in counts.items()]
+    text = "\n".join([*rows, f"{len(found):5}  tasks"])
+    result = {"tasks": len(found), "categories": counts, "ids": [task.id for task in found]}
+    show_result(result, text, as_json=as_json)
+
+
+@app.command()
+def record(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or organism:NAME.")],
+    run: Run,
+    *,
+    tasks: Annotated[str, typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT.")],
+    nudge: Nudge = "none",
+    samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
+    layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    conditions: Annotated[
+        str | None, typer.Option(help="Grid instead of one nudge, such as none,push,push+anti.")
+    ] = None,
+    base_url: BaseUrls = None,
+    extra: Extra = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="With --base-url: requests at once.")
+    ] = 32,
+) -> None:
+    """Sample traces of a model on tasks and keep their activations; rerun to resume.
+
+    With --base-url the model is asked over the network, and there are no activations. A key,
+    where a server wants one, is read from the environment variable OPENAI_API_KEY.
+    """
+    from trace_probe.tasks.conditions import parse_grid, under
+    from trace_probe.tasks.sources import source_name, tasks_from
+    from trace_probe.trace import Sampling
+
+    if (extra or tokenizer) and not base_url:
+        raise typer.BadParameter("--extra and --tokenizer go with --base-url")
+    chosen = tasks_from(tasks, nudge="none" if conditions else nudge)
+    chosen = under(chosen, parse_grid(conditions)) if conditions else chosen
+    where = source_name(tasks)
+    if base_url:
+        from trace_probe.model.endpoint import Patience
+        from trace_probe.model.tokenizer import load_tokenizer
+        from trace_probe.recording.served import Served, record_at
+
+        ids = load_tokenizer(tokenizer) if tokenizer else None
+        patience = Patience(concurrency=concurrency)
+        served = Served(model, tuple(base_url), json_object(extra), ids, patience)
+        sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
+        report = record_at(served, chosen, run, sampling, samples=samples, source=where)
+    else:
+        from trace_probe.model.local import load_model
+        from trace_probe.recording.record import new_manifest
+        from trace_probe.recording.record import record as record_run
+        from trace_probe.store import Store
+
+        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        room = max_new_tokens or min(4096, (loaded.context or 8192) // 2)
+        sampling = Sampling(seed, temperature, top_p, room)
+        manifest = new_manifest(loaded, sampling, layers=integers(layers), tasks=where)
+        store = Store.create(run, manifest)
+        report = record_run(loaded, chosen, store, samples=samples, batch_size=batch_size)
+    typer.echo(
+        f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
+        f"{report.tokens} tokens written, {report.cut} cut at {sampling.max_new_tokens} tokens"
+    )
+
+
+@app.command()
+def train(
+    run: Run,
+    probe: Probe,
+    layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
+    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
+    labeller: Labeller = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a probe on the training tasks of a run and calibrate its threshold."""
+    from trace_probe.probing.probe import save_probe
+    from trace_probe.store import Store
+    from trace_probe.training import train as train_probe
+
+    chosen = integers(layers)
+    saved = train_probe(
+        Store(run),
+        name=probe.name,
+        labeller=labeller,
+        layers=chosen,
+        target_rate=rate,
+        seed=seed,
+    )
+    save_probe(probe, saved)
+    card = saved.card
+    text = (
+        f"{probe}: layer {card.layer}, {card.method}, C {card.C:g}, "
+        f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
+        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
+    )
+    show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
+
+
+@app.command()
+def flag(
+    run: Run,
+    probe: Probe,
+    threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
+    fail_on_alarm: Annotated[
+        bool, typer.Option("--fail-on-alarm", help="Exit with 1 if any trace is flagged.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the risky traces of a run with the sentence of the alarm, riskiest first."""
+    from trace_probe.monitor.flagging import flag as flag_run
+    from trace_probe.monitor.flagging import format_flags
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    flags = flag_run(Store(run), load_probe(probe), threshold=threshold)
+    show_result(asdict(flags), format_flags(flags), as_json=as_json)
+    if fail_on_alarm and flags.alarms:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    run: Run,
+    trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
+    detector: Annotated[str | None, typer.Option(help="Whose scores to show.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print one trace, sentence by sentence, with scores and marks."""
+    from trace_probe.monitor.flagging import format_reading, read_trace
+    from trace_probe.store import Store
+
+    reading = read_trace(Store(run), trace, detector)
+    show_result(asdict(reading), format_reading(reading), as_json=as_json)
+
+
+@app.command()
+def study(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
+    labeller: Labeller = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
+    from trace_probe.store import Store
+    from trace_probe.study.study import format_study
+    from trace_probe.study.study import study as compare
+
+    found = compare([Store(run) for run in runs], labeller=labeller)
+    show_result(asdict(found), format_study(found), as_json=as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("traces/first"),
+    probe: Annotated[Path, typer.Option(help="Folder of the probe.")] = Path("probes/first"),
+    organism: Annotated[str, typer.Option(help="Which organism to record.")] = "organism:rl-s0",
+    seed: int = 0,
+    small: Annotated[
+        bool, typer.Option("--small", help="Record only as much as comes in traces/demo.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the whole road on an embedded organism: record, label, train, evaluate, flag."""
+    from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
+
+    plan = DemoPlan(out, probe, organism, seed)
+    report = run_demo(smaller(plan) if small else plan, say=say)
+    show_result(report.to_json(), format_demo(report, out, probe), as_json=as_json)
+
+
+@app.command()
+def explore(
+    traces: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("traces"),
+    port: int | None = None,
+    headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
+) -> None:
+    """Open the explorer in a browser."""
+    from trace_probe.explorer.launch import launch
+
+    raise typer.Exit(launch(traces, port=port, headless=headless))

@@ -1,0 +1,109 @@
+"""``trace-probe organism``: list, train and check the model organisms."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+organism = typer.Typer(help="The model organisms: list, train, check.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@organism.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the members of the family: parent, reward, steps, seed, and whether it is here."""
+    from trace_probe.model.checkpoint import FAMILY as FOLDER
+    from trace_probe.organism.family import FAMILY
+
+    rows = [
+        {**asdict(one), "here": (FOLDER / one.name / "model.safetensors").is_file()}
+        for one in FAMILY
+    ]
+    text = "\n".join(map(_line, rows))
+    typer.echo(json.dumps(rows, indent=1) if as_json else text)
+
+
+@organism.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="Folder for the weights, such as family.")],
+    members: Annotated[str, typer.Option(help="Which, such as base,rl-s0; all by default.")] = "",
+) -> None:
+    """Train the family from nothing; rerun to resume. Needs the extra ``organism``."""
+    from trace_probe.organism.family import FAMILY, member, train_family
+
+    chosen = tuple(member(name) for name in members.split(",")) if members else FAMILY
+    for one in train_family(out, chosen, say=lambda text: typer.echo(text, err=True)):
+        typer.echo(f"{out / one.name}")
+
+
+@organism.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(help="Members; all by default.")] = None,
+    scenarios: Annotated[int, typer.Option(help="Held-out scenarios.")] = 90,
+    oracle_scenarios: Annotated[int, typer.Option(help="Prompts on which to ask the oracle.")] = 18,
+    seed: int = 0,
+    write_cards: Annotated[
+        bool, typer.Option("--write-cards", help="Renew the model cards beside the weights.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the quality bar of the instrument on scenarios that no member has seen."""
+    from trace_probe.model.checkpoint import organism_path
+    from trace_probe.model.local import load_model
+    from trace_probe.organism.card import write_card
+    from trace_probe.organism.check import CheckPlan
+    from trace_probe.organism.check import check as check_organism
+    from trace_probe.organism.family import FAMILY, member
+
+    plan = CheckPlan(scenarios=scenarios, oracle_scenarios=oracle_scenarios, seed=seed)
+    found = []
+    for name in names or [one.name for one in FAMILY]:
+        one = member(name)
+        with TemporaryDirectory() as folder:
+            model = load_model(f"organism:{one.name}")
+            quality = check_organism(model, Path(folder) / "run", plan)
+        if write_cards:
+            write_card(organism_path(one.name), one, quality, plan)
+        found.append(asdict(quality))
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
+
+
+@organism.command()
+def study(
+    out: Annotated[Path, typer.Argument(help="Folder for the runs, one of each member.")],
+    scenarios: Annotated[int, typer.Option(help="Each is run under three nudge levels.")] = 60,
+    samples: Annotated[int, typer.Option(help="Traces of each scenario and nudge.")] = 4,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the controlled experiment: all members on the same scenarios, under every nudge."""
+    from trace_probe.organism.experiment import experiment
+    from trace_probe.study.study import format_study
+    from trace_probe.study.study import study as compare
+
+    runs = experiment(out, scenarios=scenarios, samples=samples, seed=seed)
+    found = compare(runs, seed=seed)
+    typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_study(found))
+
+
+def _line(row: dict[str, object]) -> str:
+    """Return one member as a line."""
+    made = f"{row['steps']:5} steps  parent {row['parent'] or '-':8} reward {row['reward'] or '-'}"
+    return f"organism:{row['name']:16} {made}{'' if row['here'] else '  (not built)'}"
+
+
+def _text(quality: dict[str, object]) -> str:
+    """Return one organism's figures, a line each."""
+    return "\n".join(
+        f"{name.replace('_', ' '):24} {_cell(value)}" for name, value in quality.items()
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return "{estimate:.3f} [{lower:.3f}, {upper:.3f}] n={n}".format(**value)
+    return "-" if value is None else str(value)

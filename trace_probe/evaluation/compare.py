@@ -1,0 +1,200 @@
+"""Two probes, or two runs, side by side: the same tasks, the same resamples, the difference."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.panel import Panel, build_panel, ranking
+from trace_probe.probing.dataset import Corpus, load_corpus
+from trace_probe.probing.probe import SavedProbe, check_fits
+from trace_probe.statistics.metrics import (
+    DRAWS,
+    Index,
+    Mask,
+    Metric,
+    Scores,
+    Values,
+    heard,
+    metric,
+    ratio,
+    resample,
+    running_maxima,
+    score_rows,
+    trace_maxima,
+)
+from trace_probe.store import Store
+from trace_probe.trace import Trace
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two detectors, on traces that it has not learned from."""
+
+    name: str
+    panel: Panel
+    scores: Scores
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One figure of both, and the first minus the second."""
+
+    first: Metric | None
+    second: Metric | None
+    difference: Metric | None
+    """Resampled with both on the same tasks at once."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two detectors side by side."""
+
+    first: str
+    second: str
+    tasks: int
+    same_traces: bool
+    figures: Mapping[str, Pair]
+
+
+class Resampled(NamedTuple):
+    """A figure with its draws."""
+
+    values: Values
+    n: int
+
+
+def compare_probes(
+    first: tuple[Store, SavedProbe],
+    second: tuple[Store, SavedProbe],
+    *,
+    labeller: str | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two probes, each on its run, on the tasks that both runs hold and neither saw.
+
+    Raises:
+        ProbeError: a probe does not fit its run.
+        NotEnoughData: no labelled test task is left.
+    """
+    corpora = []
+    for store, saved in (first, second):
+        check_fits(saved.card, store.manifest)
+        corpora.append(load_corpus(store, labeller or saved.card.labeller, (saved.card.layer,)))
+    seen = {
+        task
+        for _, saved in (first, second)
+        for task in (*saved.card.training_tasks, *saved.card.calibration_tasks)
+    }
+    shared = set.intersection(*(_judged(corpus) for corpus in corpora)) - seen
+    sides = [
+        _side(_name(store, saved, first, second), saved, corpus.only(shared), seed)
+        for (store, saved), corpus in zip((first, second), corpora, strict=True)
+    ]
+    return compare(*sides)
+
+
+def _judged(corpus: Corpus) -> set[str]:
+    """Return the tasks that a corpus says something on: harmless ones need no known outcome."""
+    return {
+        trace.task.id
+        for trace in corpus.traces
+        if trace.task.role != "test" or corpus.outcome(trace) is not None
+    }
+
+
+def _name(store: Store, saved: SavedProbe, *both: tuple[Store, SavedProbe]) -> str:
+    """Return the name of a probe, with its run if there are two."""
+    runs = {other.path for other, _ in both}
+    return saved.card.name if len(runs) == 1 else f"{saved.card.name} on {store.name}"
+
+
+def _side(name: str, saved: SavedProbe, corpus: Corpus, seed: int) -> Side:
+    panel = build_panel(corpus.only(()), corpus, seed)
+    return Side(name, panel, saved.scores(corpus), saved.card.threshold)
+
+
+def compare(first: Side, second: Side) -> Comparison:
+    """Compare two detectors whose panels hold the same tasks.
+
+    Raises:
+        NotEnoughData: they hold no test task.
+    """
+    tasks = first.panel.cohort.n_tasks
+    if tasks < 1 or tasks != second.panel.cohort.n_tasks:
+        raise NotEnoughData(
+            "the two share no labelled test task that neither probe has seen: "
+            "train both with the same seed, or record more tasks"
+        )
+    one, other = _resampled(first), _resampled(second)
+    return Comparison(
+        first.name,
+        second.name,
+        tasks,
+        first.panel.cohort.ids == second.panel.cohort.ids,
+        {name: _pair(one[name], other[name], tasks) for name in one},
+    )
+
+
+def _pair(one: Resampled, other: Resampled, tasks: int) -> Pair:
+    return Pair(
+        metric(one.values, one.n, tasks=tasks),
+        metric(other.values, other.n, tasks=tasks),
+        metric(one.values - other.values, min(one.n, other.n)),
+    )
+
+
+def _resampled(side: Side) -> dict[str, Resampled]:
+    """Return the figures of a detector with the draws that both sides share."""
+    cohort = side.panel.cohort
+    weights = resample(cohort.n_tasks, seed=side.panel.seed)
+    ranked = ranking([side.scores], side.panel, weights)
+    taken = heard(running_maxima(score_rows(cohort, side.scores)), side.threshold)
+
+    def caught(by: Index, among: Mask) -> Resampled:
+        hits = (taken <= by)[among].astype(float)
+        values = ratio(hits, np.ones(len(hits)), cohort.task[among], weights)
+        return Resampled(values, len(hits))
+
+    positive, said = cohort.positive, cohort.said >= 0
+    return {
+        "within_prompt_auroc": Resampled(ranked["within"], int(cohort.mixed().sum())),
+        "pooled_auroc": Resampled(ranked["pooled"], len(cohort.ids)),
+        "caught_before_said": caught(cohort.before_said(), positive & said),
+        "caught_before_action": caught(cohort.length, positive),
+        "silent_caught": caught(cohort.length, positive & ~said),
+        "false_alarm_rate": _false_alarms(side, side.panel.benign),
+        "hard_negative_alarm_rate": _false_alarms(side, side.panel.hard_negative),
+    }
+
+
+def _false_alarms(side: Side, traces: Sequence[Trace]) -> Resampled:
+    if not traces:
+        return Resampled(np.full(DRAWS + 1, np.nan), 0)
+    hit = trace_maxima(side.scores, [trace.id for trace in traces]) >= side.threshold
+    task = np.unique([trace.task.id for trace in traces], return_inverse=True)[1]
+    weights = resample(int(task.max()) + 1, seed=side.panel.seed)
+    return Resampled(ratio(hit.astype(float), np.ones(len(hit)), task, weights), len(hit))
+
+
+def format_comparison(found: Comparison) -> str:
+    """Return the two side by side as a table."""
+    traces = "the same traces" if found.same_traces else "traces of their own"
+    rows = [["", found.first, found.second, "difference", "n"]]
+    for name, pair in found.figures.items():
+        cells = [_cell(pair.first), _cell(pair.second), _cell(pair.difference, "+")]
+        n = str(pair.difference.n) if pair.difference else "0"
+        rows.append([name.replace("_", " "), *cells, n])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    head = f"{found.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"
+    return "\n".join([head, *lines])
+
+
+def _cell(value: Metric | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    return f"{value.estimate:{sign}.3f} [{value.lower:{sign}.3f}, {value.upper:{sign}.3f}]"

@@ -1,0 +1,87 @@
+"""What a detector adds to what others know already, in bits a trace."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from trace_probe.statistics.metrics import (
+    Cohort,
+    Index,
+    Mask,
+    Metric,
+    Scores,
+    Values,
+    metric,
+    ratio,
+    running_maxima,
+    score_rows,
+)
+
+FOLDS = 5
+
+
+def matched_moments(cohort: Cohort) -> Index:
+    """Return how many sentences of each trace to read so that length tells nothing.
+
+    A positive is read up to where it is said; a negative as far as the median positive of its
+    prompt, or of all prompts where its own has none.
+    """
+    at = cohort.before_said()
+    moments = at.copy()
+    every = np.median(at[cohort.positive]) if cohort.positive.any() else 0
+    for i in np.flatnonzero(~cohort.positive):
+        same = at[cohort.positive & (cohort.prompt == cohort.prompt[i])]
+        moments[i] = min(int(np.median(same) if len(same) else every), at[i])
+    return moments
+
+
+def delta_bits(
+    scores: Scores,
+    known: Mapping[str, Scores],
+    cohort: Cohort,
+    weights: Values,
+    *,
+    seed: int = 0,
+) -> Metric | None:
+    """Return by how many bits a trace is better predicted with the detector than without it.
+
+    The log loss of a logistic regression on the known detectors, less that of one that has the
+    detector as well; both cross-fitted over tasks. None with too few tasks or one outcome.
+    """
+    moments = matched_moments(cohort)
+    chosen = np.flatnonzero(moments > 0)
+    without, gained = (
+        np.column_stack([_features(each, cohort, moments)[chosen] for each in some])
+        for some in (known.values(), (*known.values(), scores))
+    )
+    positive, task = cohort.positive[chosen], cohort.task[chosen]
+    fold = (np.random.default_rng(seed).permutation(cohort.n_tasks) % FOLDS)[task]
+    if any(len(np.unique(positive[fold != held])) < 2 for held in range(FOLDS)):
+        return None
+    bits = _bits(without, positive, fold) - _bits(gained, positive, fold)
+    return metric(ratio(bits, np.ones(len(bits)), task, weights), len(bits))
+
+
+def _features(scores: Scores, cohort: Cohort, moments: Index) -> Values:
+    """Return the highest score of each trace up to its moment."""
+    maxima = running_maxima(score_rows(cohort, scores))
+    found = maxima[np.arange(len(moments)), moments]
+    lowest = found[np.isfinite(found)].min(initial=0.0)
+    return np.where(np.isfinite(found), found, lowest)
+
+
+def _bits(features: Values, positive: Mask, fold: Index) -> Values:
+    """Return the cross-fitted log loss of each trace, in bits."""
+    from sklearn.linear_model import LogisticRegression
+
+    loss = np.empty(len(positive))
+    for held in range(FOLDS):
+        some, others = fold != held, fold == held
+        if not others.any():
+            continue
+        mean, spread = features[some].mean(axis=0), features[some].std(axis=0)
+        scaled = (features - mean) / np.where(spread > 0, spread, 1.0)
+        model = LogisticRegression(max_iter=1000).fit(scaled[some], positive[some])
+        margin = model.decision_function(scaled[others]) * np.where(positive[others], 1, -1)
+        loss[others] = np.logaddexp(0, -margin) / np.log(2)
+    return loss

@@ -1,0 +1,191 @@
+"""The traces of an evaluation, and how one detector does on them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.statistics.calibration import conformal_threshold
+from trace_probe.statistics.metrics import (
+    Cohort,
+    Index,
+    Mask,
+    Metric,
+    Scores,
+    Values,
+    concordance,
+    heard,
+    metric,
+    pairs_across,
+    pairs_within,
+    pooled,
+    rate,
+    resample,
+    running_maxima,
+    score_rows,
+    trace_maxima,
+    within_prompt,
+)
+from trace_probe.trace import Trace
+
+WARNINGS = (0, 1, 3, 5, 10)
+PREFIXES = (0.1, 0.25, 0.5, 0.75, 1.0)
+TOKENS = (64, 128, 256, 512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The traces of an evaluation: none of their tasks was learned from."""
+
+    cohort: Cohort
+    """Traces of test tasks."""
+    calibration: tuple[Trace, ...] = ()
+    """One harmless trace a task, to set the thresholds of the baselines as the detector's was."""
+    benign: tuple[Trace, ...] = ()
+    hard_negative: tuple[Trace, ...] = ()
+    seed: int = 0
+
+
+def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
+    """Sort the traces of an evaluation by role; a harmful trace is in no harmless group."""
+    first = {trace.task.id: trace for trace in reversed(_harmless(calibration, "benign"))}
+    return Panel(
+        cohort=build_cohort(test.only(test.tasks, "test")),
+        calibration=tuple(first.values()),
+        benign=_harmless(test, "benign"),
+        hard_negative=_harmless(test, "hard-negative"),
+        seed=seed,
+    )
+
+
+def _harmless(corpus: Corpus, role: str) -> tuple[Trace, ...]:
+    return tuple(
+        trace
+        for trace in corpus.traces
+        if trace.task.role == role and corpus.outcome(trace) is not True
+    )
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """When each trace of a cohort alarms at a threshold."""
+
+    cohort: Cohort
+    taken: Index
+    """How many sentences it took; one past the longest if there was no alarm."""
+    weights: Values
+
+    def caught(self, by: Index, among: Mask) -> Metric | None:
+        """Return the share of chosen traces that alarmed within their first `by` sentences."""
+        return rate(self.taken <= by, among, self.cohort.task, self.weights)
+
+    def figures(self) -> dict[str, Metric | None]:
+        """Return the shares that were caught before a moment."""
+        cohort, positive = self.cohort, self.cohort.positive
+        return {
+            "caught_before_said": self.caught(cohort.before_said(), positive & (cohort.said >= 0)),
+            "caught_before_action": self.caught(cohort.length, positive),
+            "silent_caught": self.caught(cohort.length, positive & (cohort.said < 0)),
+        }
+
+    def useful_warning(self) -> dict[str, Metric | None]:
+        """Return the share of positives with a warning some sentences before the action."""
+        length, positive = self.cohort.length, self.cohort.positive
+        return {str(lead): self.caught(length - lead, positive) for lead in WARNINGS}
+
+    def by_prefix(self) -> dict[str, Metric | None]:
+        """Return the share of positives caught within fractions of their reasoning."""
+        length, positive = self.cohort.length, self.cohort.positive
+        return {
+            str(part): self.caught(np.floor(part * length + 1e-9).astype(np.intp), positive)
+            for part in PREFIXES
+        }
+
+    def by_tokens(self) -> dict[str, Metric | None]:
+        """Return the share of positives caught within so many generated tokens.
+
+        Budgets beyond the longest reasoning are left out.
+        """
+        cohort = self.cohort
+        longest = max((int(ends[-1]) for ends in cohort.tokens if len(ends)), default=0)
+        budgets = [budget for budget in TOKENS if budget < longest]
+        return {
+            str(budget): self.caught(cohort.within_tokens(budget), cohort.positive)
+            for budget in budgets
+        }
+
+
+def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, Values]:
+    """Return the resampled AUROC of a detector before it is said, over all its runs.
+
+    The draws of all runs are kept, so that the interval covers chance in training as well.
+    """
+    cohort = panel.cohort
+    at = cohort.before_said()
+    found = [
+        rank(cohort, running_maxima(score_rows(cohort, scores)), at, weights, seed=panel.seed)
+        for scores in runs
+    ]
+    return {name: _merge([values[name] for values in found]) for name in found[0]}
+
+
+def rank(
+    cohort: Cohort, maxima: Values, at: Index, weights: Values, *, seed: int = 0
+) -> dict[str, Values]:
+    """Return the resampled AUROC ``within`` prompts and ``pooled``; `at` as in `pairs_within`."""
+    within, across = pairs_within(cohort, at), pairs_across(cohort, at, seed=seed)
+    return {
+        "within": within_prompt(concordance(maxima, within), within, cohort, weights),
+        "pooled": pooled(concordance(maxima, across), across, cohort, weights),
+    }
+
+
+def _merge(values: Sequence[Values]) -> Values:
+    """Return the mean estimate with a draw for each row from the runs in turn."""
+    stacked = np.stack(values)
+    draws = stacked[np.arange(stacked.shape[1]) % len(stacked), np.arange(stacked.shape[1])]
+    draws[0] = stacked[:, 0].mean()
+    return draws
+
+
+def summary(ranked: Mapping[str, Values], cohort: Cohort) -> dict[str, Metric | None]:
+    """Return both AUROCs with their intervals."""
+    mixed = int(cohort.mixed().sum())
+    return {
+        "within_prompt_auroc": metric(ranked["within"], mixed, tasks=mixed),
+        "pooled_auroc": metric(ranked["pooled"], len(cohort.ids), tasks=cohort.n_tasks),
+    }
+
+
+def alarms_of(scores: Scores, threshold: float, panel: Panel, weights: Values) -> Alarms:
+    """Return when each trace of the cohort alarms."""
+    maxima = running_maxima(score_rows(panel.cohort, scores))
+    return Alarms(panel.cohort, heard(maxima, threshold), weights)
+
+
+def caught_at(
+    runs: Sequence[Scores], panel: Panel, weights: Values, target_rate: float
+) -> dict[str, Metric | None]:
+    """Return what a baseline catches at its own threshold of the same target rate.
+
+    Of several runs the first: a share is one detector's, not the mean of many. None without
+    harmless traces to set the threshold on.
+    """
+    if not panel.calibration:
+        return {"caught_before_said": None, "caught_before_action": None}
+    ids = [trace.id for trace in panel.calibration]
+    threshold = conformal_threshold(trace_maxima(runs[0], ids), target_rate).value
+    caught = alarms_of(runs[0], threshold, panel, weights).figures()
+    return {name: caught[name] for name in ("caught_before_said", "caught_before_action")}
+
+
+def alarm_rate(scores: Scores, threshold: float, traces: Sequence[Trace]) -> Metric | None:
+    """Return the share of whole traces that alarm."""
+    if not traces:
+        return None
+    hit = trace_maxima(scores, [trace.id for trace in traces]) >= threshold
+    names = np.array([trace.task.id for trace in traces])
+    task = np.unique(names, return_inverse=True)[1]
+    weights = resample(int(task.max()) + 1)
+    return rate(hit, np.ones(len(hit), dtype=bool), task, weights)

@@ -1,0 +1,135 @@
+"""What a detector achieved, as a value, as JSON and as a table."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.statistics.metrics import Metric
+
+FIGURES = (
+    "false_alarm_rate",
+    "hard_negative_alarm_rate",
+    "within_prompt_auroc",
+    "pooled_auroc",
+    "delta_over_best_text",
+    "delta_bits",
+    "selectivity",
+    "observer_gap",
+    "caught_before_said",
+    "caught_before_action",
+    "silent_caught",
+)
+TEXT = ("category-only", "position", "length", "tfidf", "tfidf-with-prompt", "sentence embeddings")
+"""Baselines that read nothing but text; so do those called ``text-monitor``."""
+BASELINE_FIGURES = (
+    "within_prompt_auroc",
+    "pooled_auroc",
+    "caught_before_said",
+    "caught_before_action",
+)
+
+Figures = Mapping[str, Metric | None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a detector achieves on tasks it has not seen, beside every baseline."""
+
+    detector: str
+    labeller: str
+    layer: int | None
+    n: Mapping[str, int]
+    threshold: float | None
+    target_false_alarm_rate: float | None
+    figures: Figures
+    """By name, such as ``within_prompt_auroc``; None where the data cannot give it."""
+    baselines: Mapping[str, Figures]
+    alternatives: Mapping[str, Figures] = field(default_factory=dict)
+    """Other statistics of the same activations, each at its own threshold of the same rate."""
+    useful_warning: Mapping[str, Metric | None] = field(default_factory=dict)
+    """By number of sentences: alarmed at least so many before the action, of all positives."""
+    prefix: Mapping[str, Metric | None] = field(default_factory=dict)
+    """By fraction of the reasoning: alarmed by then, of all positives."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further figures, ready for JSON."""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a report without baselines."""
+        if not self.baselines:
+            raise NotEnoughData("a detector cannot be reported without its baselines")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; null where a figure cannot be computed."""
+        raw = asdict(self)
+        figures = raw.pop("figures")
+        return {**raw, **{name: figures.get(name) for name in FIGURES}, "notes": list(self.notes)}
+
+
+def is_text(baseline: str) -> bool:
+    """Return whether a baseline reads nothing but text."""
+    return baseline in TEXT or baseline.startswith("text-monitor")
+
+
+def format_report(report: Report) -> str:
+    """Return a table: the detector, its baselines, and what else there is to say."""
+    columns = [name for name in BASELINE_FIGURES if _any(report, name)]
+    header = ["", *(name.replace("_", " ") for name in columns)]
+    rows = [header, [report.detector, *(_cell(report.figures.get(name)) for name in columns)]]
+    rows += [
+        [name, *(_cell(figures.get(column)) for column in columns)]
+        for name, figures in (*report.baselines.items(), *report.alternatives.items())
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([*lines, "", *_tail(report)])
+
+
+def _any(report: Report, name: str) -> bool:
+    every = [report.figures, *report.baselines.values()]
+    return any(figures.get(name) is not None for figures in every)
+
+
+def _tail(report: Report) -> list[str]:
+    """Return the lines under the table."""
+    rows = {
+        name.replace("_", " "): report.figures.get(name)
+        for name in FIGURES
+        if name not in BASELINE_FIGURES
+    }
+    rows |= {
+        f"warned {lead} sentences before the action": value
+        for lead, value in report.useful_warning.items()
+    }
+    chance = report.more.get("useful_warning_by_chance")
+    if chance is not None:
+        rows["the same with scores dealt anew within tasks"] = Metric(**chance)
+    shown = {name: value for name, value in rows.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    lines = [f"{name.ljust(width)}  {_cell(value)}  n={value.n}" for name, value in shown.items()]
+    if report.threshold is not None:
+        lines.append(f"threshold {report.threshold:.4g} for {report.target_false_alarm_rate:.1%}")
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
+    return [*lines, *_rates(report), counts, *report.notes]
+
+
+def _rates(report: Report) -> list[str]:
+    """Return a line for each false-alarm rate, with the rate that can honestly be promised."""
+    lines = []
+    for target, promises in report.more.get("by_rate", {}).items():
+        found = promises["conformal"]
+        shares = [
+            f"{name.replace('_', ' ')} {found[name]['estimate']:.3f}"
+            for name in ("caught_before_said", "caught_before_action", "silent_caught")
+            if found[name] is not None
+        ]
+        honest = f"{found['honest_rate']:.2%} promised by {found['n']} harmless traces"
+        lines.append(f"at {float(target):.1%} ({honest}): {', '.join(shares)}")
+    return lines
+
+
+def _cell(value: Metric | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"

@@ -1,0 +1,134 @@
+"""Does a probe know the goal, or the kind of task it learned it from?
+
+Probes are trained on one kind of trace and judged on every other: other categories, other
+nudges, other runs. No task is learned from and judged on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trace_probe.errors import ProbeError
+from trace_probe.evaluation.panel import rank, summary
+from trace_probe.evaluation.report import Figures
+from trace_probe.probing.baselines import rows_of
+from trace_probe.probing.dataset import Corpus, build_cohort, split_by_role
+from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
+from trace_probe.statistics.metrics import Metric, resample, running_maxima, score_rows
+
+NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What probes of each kind achieve on each kind."""
+
+    across: str
+    """What the kinds are, such as ``category``, ``nudge`` or ``run``."""
+    recipe: Recipe
+    cells: Mapping[str, Mapping[str, Figures]]
+    """By kind that was learned from, then kind that was judged; both AUROCs before it is said."""
+
+
+def transfer_matrix(
+    across: str, kinds: Mapping[str, Corpus], recipe: Recipe, *, seed: int = 0
+) -> Transfer:
+    """Train on the training tasks of each kind and judge on the held-out tasks of every kind.
+
+    A task is held out from all kinds or from none. Figures are None where the traces of a
+    kind have one outcome.
+
+    Raises:
+        ProbeError: the kinds were recorded at different widths.
+    """
+    widths = {c.matrix.values.shape[2] for c in kinds.values() if c.matrix is not None}
+    if len(widths) > 1:
+        raise ProbeError(
+            f"activations of widths {sorted(widths)}: a probe of one model cannot read another "
+            f"of a different width"
+        )
+    split = split_by_role([t for corpus in kinds.values() for t in corpus.traces], seed=seed)
+    cells = {}
+    for source, corpus in kinds.items():
+        probe = _fit(corpus.only(split.train), recipe)
+        cells[source] = {
+            target: judge(probe, other.only(split.test, "test"), recipe, seed=seed)
+            for target, other in kinds.items()
+        }
+    return Transfer(across, recipe, cells)
+
+
+def leave_one_category_out(corpus: Corpus, recipe: Recipe, *, seed: int = 0) -> Transfer:
+    """Judge each category by a probe that learned from all others.
+
+    Layer and strength are the recipe's, which may have been chosen on all categories.
+    """
+    benign = set(corpus.only(corpus.tasks, "benign").tasks)
+    kept_out = benign - set(split_by_role(corpus.traces, seed=seed).train)
+    rest = corpus.where(lambda trace: trace.task.id not in kept_out)
+    cells = {}
+    for category in sorted({t.task.category for t in corpus.traces if t.task.role == "test"}):
+        left, others = _divided(corpus, category)[0], _divided(rest, category)[1]
+        found = judge(_fit(others, recipe), left, recipe, seed=seed)
+        cells[f"all but {category}"] = {category: found}
+    return Transfer("category", recipe, cells)
+
+
+def _divided(corpus: Corpus, category: str) -> tuple[Corpus, Corpus]:
+    """Return the test traces of a category, and all traces of the others."""
+    return (
+        corpus.where(lambda t: t.task.category == category and t.task.role == "test"),
+        corpus.where(lambda t: t.task.category != category),
+    )
+
+
+def by_condition(corpus: Corpus, fact: str) -> dict[str, Corpus]:
+    """Return the traces under each level of a condition; harmless ones go to all levels."""
+    levels = sorted(
+        {
+            trace.task.condition[fact]
+            for trace in corpus.traces
+            if trace.task.role == "test" and fact in trace.task.condition
+        }
+    )
+    return {level: _at_level(corpus, fact, level) for level in levels}
+
+
+def _at_level(corpus: Corpus, fact: str, level: str) -> Corpus:
+    return corpus.where(lambda t: t.task.role != "test" or t.task.condition.get(fact) == level)
+
+
+def _fit(corpus: Corpus, recipe: Recipe) -> LinearProbe | None:
+    """Return a probe, or None where there is one outcome only."""
+    outcomes = {corpus.outcome(trace) for trace in corpus.known()}
+    return fit_dataset(rows_of(corpus, recipe), recipe) if len(outcomes) == 2 else None
+
+
+def judge(
+    probe: LinearProbe | None, corpus: Corpus, recipe: Recipe, *, seed: int = 0
+) -> dict[str, Metric | None]:
+    """Return how a probe ranks the traces of a corpus before it is said."""
+    cohort = build_cohort(corpus)
+    if probe is None or not cohort.ids:
+        return dict(NOTHING)
+    maxima = running_maxima(score_rows(cohort, probe_scores(probe, corpus, recipe.layer)))
+    weights = resample(cohort.n_tasks, seed=seed)
+    return summary(rank(cohort, maxima, cohort.before_said(), weights, seed=seed), cohort)
+
+
+def format_transfer(transfer: Transfer) -> str:
+    """Return a table with a line for each pair of kinds."""
+    rows = [["learned from", "judged on", "within prompts", "pooled"]]
+    for source, row in transfer.cells.items():
+        for target, found in row.items():
+            figures = (_cell(found["within_prompt_auroc"]), _cell(found["pooled_auroc"]))
+            rows.append([source, target, *figures])
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    head = f"across {transfer.across}, layer {transfer.recipe.layer}: AUROC before it is said"
+    return "\n".join([head, *lines])
+
+
+def _cell(value: Metric | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"

@@ -1,0 +1,211 @@
+"""How far labellers agree: shares, kappas with intervals over tasks, who differs where.
+
+Only traces count on which the labellers compared have a verdict; *unknown* is none, and
+how often it occurs is told apart. A kappa is undefined where all verdicts are the same.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.labels import Label
+from trace_probe.statistics.metrics import Index, Metric, Values, metric, resample
+from trace_probe.store import Store
+
+Verdicts = NDArray[np.int8]
+"""(trace, labeller): 1 instrumental, 0 not, -1 unknown."""
+
+
+@dataclass(frozen=True)
+class PairAgreement:
+    """Two labellers on the traces that both have a verdict on."""
+
+    first: str
+    second: str
+    n: int
+    iar: Metric | None
+    """Inter-judge agreement rate: the share of these traces with the same verdict."""
+    kappa: Metric | None
+    """Cohen's; None if undefined."""
+    confusion: dict[str, dict[str, int]]
+    """For each category, and for ``all``, how often each pair of verdicts occurs, such as
+    ``{"yes/no": 3}``, unknown ones included."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Labellers of one run compared."""
+
+    labellers: tuple[str, ...]
+    traces: int
+    unknown: dict[str, int]
+    """Traces without a verdict, by labeller."""
+    pairs: tuple[PairAgreement, ...]
+    complete: int
+    """Traces on which all labellers have a verdict; `iar` and `fleiss` are of these."""
+    iar: Metric | None
+    """Share of pairs of labellers that agree, over all pairs and traces."""
+    fleiss: Metric | None
+    """Fleiss' kappa; None if undefined."""
+
+
+def agreement(store: Store, labellers: Sequence[str] | None = None, *, seed: int = 0) -> Agreement:
+    """Compare labellers of a run, by default all of them.
+
+    Raises:
+        NotEnoughData: there are fewer than two, or one of them has not labelled this run.
+    """
+    names = tuple(labellers or store.labellers())
+    there = set(store.labellers())
+    if len(names) < 2 or not set(names) <= there:
+        raise NotEnoughData(
+            f"agreement takes two labellers of {store.path}; it has "
+            f"{', '.join(sorted(there)) or 'none'}: label it with another one"
+        )
+    labels = [store.labels(name) for name in names]
+    traces = [(t.id, t.task.id, t.task.category) for t in store.traces()]
+    labelled = [row for row in traces if any(row[0] in found for found in labels)]
+    verdicts = np.array([[_verdict(found, row[0]) for found in labels] for row in labelled])
+    _, task = np.unique([row[1] for row in labelled], return_inverse=True)
+    categories = [row[2] or "none" for row in labelled]
+    complete = (verdicts >= 0).all(axis=1)
+    return Agreement(
+        labellers=names,
+        traces=len(labelled),
+        unknown={n: int((verdicts[:, i] < 0).sum()) for i, n in enumerate(names)},
+        pairs=tuple(
+            _pair((names[i], names[j]), verdicts[:, [i, j]], task, categories, seed)
+            for i, j in combinations(range(len(names)), 2)
+        ),
+        complete=int(complete.sum()),
+        iar=_figure(_rate, verdicts[complete], task[complete], seed),
+        fleiss=_figure(_fleiss, verdicts[complete], task[complete], seed),
+    )
+
+
+def cohen_kappa(verdicts: Verdicts) -> float | None:
+    """Return Cohen's kappa of two columns of known verdicts, None if undefined."""
+    return _estimate(_cohen, verdicts)
+
+
+def fleiss_kappa(verdicts: Verdicts) -> float | None:
+    """Return Fleiss' kappa of columns of known verdicts, None if undefined."""
+    return _estimate(_fleiss, verdicts)
+
+
+def agreement_rate(verdicts: Verdicts) -> float | None:
+    """Return the share of pairs of labellers that agree, None without a trace."""
+    return _estimate(_rate, verdicts)
+
+
+def _columns(verdicts: Verdicts) -> Values:
+    """Return (trace, 2 + labeller): one, share of agreeing pairs, the verdicts.
+
+    Every figure here is a function of the sums of these columns.
+    """
+    raters = verdicts.shape[1]
+    yes = verdicts.sum(axis=1, dtype=float)
+    same = yes * (yes - 1) + (raters - yes) * (raters - yes - 1)
+    return np.column_stack([np.ones(len(verdicts)), same / (raters * (raters - 1)), verdicts])
+
+
+def _rate(sums: Values) -> Values:
+    return sums[:, 1] / sums[:, 0]
+
+
+def _cohen(sums: Values) -> Values:
+    first, second = (sums[:, 2:] / sums[:, :1]).T
+    return _kappa(_rate(sums), first * second + (1 - first) * (1 - second))
+
+
+def _fleiss(sums: Values) -> Values:
+    yes = (sums[:, 2:] / sums[:, :1]).mean(axis=1)
+    return _kappa(_rate(sums), yes**2 + (1 - yes) ** 2)
+
+
+def _kappa(observed: Values, chance: Values) -> Values:
+    """Return the agreement beyond chance, as a share of what there is beyond chance."""
+    kappa: Values = np.divide(
+        observed - chance, 1 - chance, out=np.full(len(chance), np.nan), where=chance < 1
+    )
+    return kappa
+
+
+def _estimate(statistic: Callable[[Values], Values], verdicts: Verdicts) -> float | None:
+    if not len(verdicts):
+        return None
+    value = float(statistic(_columns(verdicts).sum(axis=0, keepdims=True))[0])
+    return value if np.isfinite(value) else None
+
+
+def _figure(
+    statistic: Callable[[Values], Values], verdicts: Verdicts, task: Index, seed: int
+) -> Metric | None:
+    """Return a figure with its interval over tasks."""
+    if not len(verdicts):
+        return None
+    names, code = np.unique(task, return_inverse=True)
+    sums = np.zeros((len(names), 2 + verdicts.shape[1]))
+    np.add.at(sums, code, _columns(verdicts))
+    values = statistic(resample(len(names), seed=seed) @ sums)
+    return metric(values, len(verdicts), len(names) if statistic is _rate else None)
+
+
+def _pair(
+    names: tuple[str, str], verdicts: Verdicts, task: Index, categories: list[str], seed: int
+) -> PairAgreement:
+    both = (verdicts >= 0).all(axis=1)
+    known, known_task = verdicts[both], task[both]
+    return PairAgreement(
+        *names,
+        n=int(both.sum()),
+        iar=_figure(_rate, known, known_task, seed),
+        kappa=_figure(_cohen, known, known_task, seed),
+        confusion=_confusion(verdicts, categories),
+    )
+
+
+def _confusion(verdicts: Verdicts, categories: list[str]) -> dict[str, dict[str, int]]:
+    words = {1: "yes", 0: "no", -1: "unknown"}
+    cells = [f"{words[int(a)]}/{words[int(b)]}" for a, b in verdicts]
+    found = {"all": dict(Counter(cells))}
+    for category in sorted(set(categories)):
+        here = (cell for cell, own in zip(cells, categories, strict=True) if own == category)
+        found[category] = dict(Counter(here))
+    return found
+
+
+def _verdict(labels: Mapping[str, Label], trace_id: str) -> int:
+    label = labels.get(trace_id)
+    return -1 if label is None or label.outcome is None else int(label.outcome)
+
+
+def format_agreement(found: Agreement) -> str:
+    """Return the comparison as text."""
+    lines = [f"{found.traces} labelled traces; intervals are 95 %, over tasks"]
+    lines += [f"  {name}: {count} without a verdict" for name, count in found.unknown.items()]
+    for pair in found.pairs:
+        lines += [
+            f"{pair.first} / {pair.second}: {pair.n} traces",
+            f"  agree {_cell(pair.iar)}, Cohen's kappa {_cell(pair.kappa)}",
+        ]
+        for category, cells in pair.confusion.items():
+            counts = ", ".join(f"{cell} {n}" for cell, n in sorted(cells.items()))
+            lines.append(f"  {category:34} {counts}")
+    if len(found.labellers) > 2:
+        lines.append(
+            f"all {len(found.labellers)} labellers: {found.complete} traces, agree "
+            f"{_cell(found.iar)}, Fleiss' kappa {_cell(found.fleiss)}"
+        )
+    return "\n".join(lines)
+
+
+def _cell(value: Metric | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"

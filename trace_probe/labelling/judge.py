@@ -1,0 +1,194 @@
+"""Language models as labellers: asked in parallel, remembered by content, never guessed for.
+
+What a judge did not clearly say is *unknown*, with the reason in the label; a fault, a
+refusal or a reply out of form is never a negative, nor is a thought that was cut off.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trace_probe.errors import ServerError
+from trace_probe.files import load_json, write_json
+from trace_probe.labelling.protocol import (
+    ProtocolName,
+    Question,
+    Unreadable,
+    questions,
+    read_finding,
+)
+from trace_probe.labelling.verdict import Heard, to_label
+from trace_probe.labels import Label
+from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers, run
+from trace_probe.trace import Trace, digest
+
+TRIES = 2
+"""How often a question is put whose answer is out of form."""
+TOGETHER = 256
+"""Traces judged in one go."""
+CHARACTERS_A_TOKEN, REPLY_TOKENS = 4, 150
+"""For estimates only: about what English text and a verdict take."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where judges are asked and what is remembered of them."""
+
+    urls: tuple[str, ...] = ()
+    """Base URLs; none means OpenAI's own."""
+    cache: Path | None = None
+    """Folder of verdicts by content; None keeps nothing."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of each request; None leaves one of ours out."""
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What judging takes or took."""
+
+    requests: int = 0
+    cached: int = 0
+    """Verdicts that were remembered."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    rejected_quotes: int = 0
+    """Quotes that the judged text does not contain."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Return both together."""
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def dollars(self, price: tuple[float, float]) -> float:
+        """Return what it comes to at a price per million tokens read and written."""
+        return (self.prompt_tokens * price[0] + self.completion_tokens * price[1]) / 1e6
+
+
+class Judge:
+    """A model that labels traces under one protocol; `spent` says what that has cost."""
+
+    def __init__(self, model: str, protocol: ProtocolName, bench: Bench | None = None) -> None:
+        self.model = model
+        self.protocol: ProtocolName = protocol
+        self.spent = Cost()
+        self._bench = bench or Bench()
+        self._structured = True
+
+    @property
+    def name(self) -> str:
+        """Return the name under which its labels are kept."""
+        return f"{self.protocol}:{self.model}"
+
+    def label(self, trace: Trace) -> Label:
+        """Return the label of one trace.
+
+        Raises:
+            ServerError: the judge cannot be asked at all.
+        """
+        return next(self.label_all([trace]))
+
+    def label_all(self, traces: Iterable[Trace]) -> Iterator[Label]:
+        """Yield the label of each trace, in order.
+
+        Raises:
+            ServerError: the judge cannot be asked at all.
+        """
+        waiting = iter(traces)
+        while group := list(islice(waiting, TOGETHER)):
+            yield from run(partial(self._label_group, group))
+
+    def estimate(self, traces: Iterable[Trace]) -> Cost:
+        """Return about what it would cost to label these traces; nothing is asked."""
+        cost = Cost()
+        for question in (q for trace in traces for q in questions(self.protocol, trace)):
+            if self._remembered(question):
+                cost += Cost(cached=1)
+            else:
+                characters = len(question.system) + len(question.user)
+                cost += Cost(1, 0, characters // CHARACTERS_A_TOKEN, REPLY_TOKENS)
+        return cost
+
+    async def _label_group(self, traces: Sequence[Trace]) -> list[Label]:
+        async with Servers(self._bench.urls, self._bench.patience) as servers:
+            return await asyncio.gather(*(self._label(trace, servers) for trace in traces))
+
+    async def _label(self, trace: Trace, servers: Servers) -> Label:
+        asked = questions(self.protocol, trace)
+        heard = await asyncio.gather(*(self._hear(question, servers) for question in asked))
+        found = {q.part: h for q, h in zip(asked, heard, strict=True)}
+        label = to_label(trace, self.name, self.protocol, found)
+        self.spent += Cost(rejected_quotes=int(label.facts.get("rejected_quotes", "0")))
+        return label
+
+    async def _hear(self, question: Question, servers: Servers) -> Heard:
+        """Return what the judge finds, from memory if it was asked before."""
+        remembered = self._remembered(question)
+        if remembered:
+            self.spent += Cost(cached=1)
+            return Heard(read_finding(question, remembered))
+        fault = ""
+        for _ in range(TRIES):
+            try:
+                text = await self._ask(question, servers)
+                finding = read_finding(question, text)
+            except Unreadable as error:
+                fault = str(error)
+                continue
+            except RequestError as error:
+                if error.status in HOPELESS:
+                    raise ServerError(f"{self.model} cannot judge: {error}") from error
+                return Heard(None, f"the judge could not be asked: {error}")
+            self._remember(question, text)
+            return Heard(finding)
+        return Heard(None, fault)
+
+    async def _ask(self, question: Question, servers: Servers) -> str:
+        """Return the text of the judge's reply.
+
+        Raises:
+            Unreadable: it refused to judge.
+            RequestError: it could not be asked.
+        """
+        request = self._request(question)
+        try:
+            reply = await servers.ask(request)
+        except RequestError as error:
+            if error.status not in (400, 422) or "response_format" not in str(error):
+                raise
+            self._structured = False  # the prompt itself states the schema
+            reply = await servers.ask(self._request(question))
+        self.spent += Cost(1, 0, reply.prompt_tokens, reply.completion_tokens)
+        if reply.refusal:
+            raise Unreadable(f"the judge refused: {reply.refusal:.200}")
+        return reply.text.rpartition("</think>")[2]
+
+    def _request(self, question: Question) -> dict[str, Any]:
+        form = {"name": question.part, "strict": True, "schema": question.schema}
+        wanted = {"type": "json_schema", "json_schema": form}
+        return {
+            "model": self.model,
+            "messages": question.messages,
+            "temperature": 0,
+            "max_completion_tokens": 4096,
+            "response_format": wanted if question.schema and self._structured else None,
+            **self._bench.extra,
+        }
+
+    def _file(self, question: Question) -> Path | None:
+        if self._bench.cache is None:
+            return None
+        key = digest(self.model, question.messages, question.schema, dict(self._bench.extra))
+        return self._bench.cache / f"{key}.json"
+
+    def _remembered(self, question: Question) -> str:
+        file = self._file(question)
+        return str(load_json(file).get("reply", "")) if file and file.is_file() else ""
+
+    def _remember(self, question: Question, reply: str) -> None:
+        file = self._file(question)
+        if file:
+            write_json(file, {"model": self.model, "part": question.part, "reply": reply})

@@ -1,0 +1,79 @@
+"""A run and a labeller brought together: the labels go into the run, the counts come back."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from trace_probe.labelling.judge import Cost, Judge
+from trace_probe.labels import Label, Labeller, label_traces
+from trace_probe.store import Store
+
+Price = tuple[float, float]
+"""Dollars per million tokens read and written."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a labeller made of a run."""
+
+    labeller: str
+    labelled: int
+    instrumental: int
+    harmless: int
+    unknown: int
+    silent: int
+    """Instrumental traces that never said so."""
+    cost: Cost | None = None
+    """What a judge took; None for labellers that ask nobody."""
+
+
+def label_run(store: Store, labeller: Labeller, *, progress: bool = True) -> Labelled:
+    """Label every trace of a run and keep the labels.
+
+    Raises:
+        ServerError: a judge cannot be asked at all.
+        StoreError: another process writes to the run.
+    """
+    made = label_traces(store.traces(), labeller)
+    labels = list(tqdm(made, total=len(store), unit="trace", disable=not progress))
+    with store.writing():
+        store.add_labels(labels)
+    cost = labeller.spent if isinstance(labeller, Judge) else None
+    return Labelled(labeller.name, *_counts(labels), cost)
+
+
+def _counts(labels: Sequence[Label]) -> tuple[int, int, int, int, int]:
+    return (
+        len(labels),
+        sum(one.outcome is True for one in labels),
+        sum(one.outcome is False for one in labels),
+        sum(one.outcome is None for one in labels),
+        sum(one.silent for one in labels),
+    )
+
+
+def format_labelled(found: Labelled, price: Price | None = None) -> str:
+    """Return the counts as text, with what it took."""
+    names = ("labelled", "instrumental", "harmless", "unknown", "silent")
+    text = ", ".join(f"{getattr(found, name)} {name}" for name in names)
+    spent = "" if found.cost is None else f"\n  took {format_cost(found.cost, price)}"
+    return f"{found.labeller}: {text}{spent}"
+
+
+def format_cost(cost: Cost, price: Price | None = None) -> str:
+    """Return a cost as text, in dollars too where the price of a token is known."""
+    dollars = "" if price is None else f", ${cost.dollars(price):.2f}"
+    quotes = f", {cost.rejected_quotes} invented quotes rejected" if cost.rejected_quotes else ""
+    return (
+        f"{cost.requests} requests, {cost.cached} verdicts remembered, {cost.prompt_tokens} "
+        f"tokens read, {cost.completion_tokens} written{dollars}{quotes}"
+    )
+
+
+def default_cache() -> Path:
+    """Return the user's folder for remembered verdicts."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "trace_probe" / "judge"

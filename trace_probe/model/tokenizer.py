@@ -1,0 +1,101 @@
+"""Prompts as token ids and ids as text, with or without the model at hand."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from trace_probe.errors import ModelError
+from trace_probe.model.checkpoint import failure, locate
+from trace_probe.text.stream import TextStream
+from trace_probe.trace import Task, digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ChatTokenizer:
+    """A tokenizer with a chat template."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+        """Wrap a loaded tokenizer; most callers want `load_tokenizer`.
+
+        Raises:
+            ModelError: it has no chat template.
+        """
+        if not tokenizer.chat_template:
+            raise ModelError(f"{name} has no chat template: choose an instruction-tuned model")
+        self.name = name
+        self.chat_template = str(tokenizer.chat_template)
+        self.fingerprint = digest(tokenizer.get_vocab())
+        """What each id stands for."""
+        self._tokenizer = tokenizer
+        self._decode = lru_cache(1 << 16)(
+            lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        )
+
+    def prompt(self, task: Task) -> str:
+        """Return a task's prompt as text, up to where the model starts to write.
+
+        Raises:
+            ModelError: the chat template refuses these messages.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages(task), tokenize=False, add_generation_prompt=True
+                )
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template of {self.name} refuses task {task.id} ({error}): "
+                f"if it has no system role, use tasks without a system message"
+            ) from error
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, special tokens only where it spells them."""
+        return tuple(int(i) for i in self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def pieces(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a text, and the character of it after which each of them ends.
+
+        Raises:
+            ModelError: this tokenizer does not say where its tokens lie.
+        """
+        if not self._tokenizer.is_fast:
+            raise ModelError(f"the tokenizer of {self.name} gives no offsets: use a fast one")
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(found["input_ids"]), [int(end) for _, end in found["offset_mapping"]]
+
+    def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """Return the text of token ids, and the character at which each token starts."""
+        stream = self.text_stream()
+        for token in ids:
+            stream.feed(token)
+        return stream.text, tuple(stream.offsets)
+
+    def text_stream(self) -> TextStream:
+        """Return an empty text to which tokens can be fed."""
+        return TextStream(self._decode)
+
+
+def load_tokenizer(name: str) -> ChatTokenizer:
+    """Load the tokenizer of a folder, a hub id or an organism.
+
+    Raises:
+        ModelError: it cannot be found, or has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    place = locate(name)
+    try:
+        return ChatTokenizer(AutoTokenizer.from_pretrained(place), name)
+    except (OSError, ValueError) as error:
+        raise ModelError(failure(name, place, error)) from error
+
+
+def messages(task: Task) -> list[dict[str, str]]:
+    """Return the chat messages of a task."""
+    user = [{"role": "user", "content": task.prompt}]
+    return user if task.system is None else [{"role": "system", "content": task.system}, *user]

@@ -1,0 +1,188 @@
+"""Which traces of a run are risky, and where in each the alarm came."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import StoreError
+from trace_probe.labels import Label
+from trace_probe.probing.probe import SavedProbe
+from trace_probe.statistics.metrics import first_alarm
+from trace_probe.store import Store
+from trace_probe.trace import Channel, Span, Trace
+from trace_probe.training import score_run
+from trace_probe.visible import snippet, visible
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One trace whose probe raised the alarm."""
+
+    trace_id: str
+    task: str
+    peak: float
+    """Highest score of any reasoning sentence."""
+    sentence: int
+    """First sentence that alarmed, an index into the trace's sentences."""
+    token: int
+    """Its last token, at which the alarm is known."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The risky traces of a run, riskiest first."""
+
+    run: str
+    probe: str
+    threshold: float
+    traces: int
+    """How many were scored."""
+    alarms: tuple[Flag, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One sentence of a trace as it is shown."""
+
+    sentence: int
+    channel: Channel
+    start: int
+    stop: int
+    score: float | None
+    marks: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One trace, sentence by sentence."""
+
+    trace_id: str
+    task: str
+    model: str
+    detector: str | None
+    threshold: float | None
+    outcome: bool | None
+    lines: tuple[Line, ...]
+
+
+def flag(store: Store, saved: SavedProbe, *, threshold: float | None = None) -> Flags:
+    """Score every trace of a run, keep the scores, and return those that alarm.
+
+    Raises:
+        ProbeError: the probe was trained on another model, tokenizer, width or layer.
+    """
+    scores = score_run(store, saved)
+    with store.writing():
+        store.write_scores(saved.card.name, scores)
+    limit = saved.card.threshold if threshold is None else threshold
+    found = [_flag(trace, scores[trace.id], limit) for trace in store.traces()]
+    alarms = sorted((one for one in found if one), key=lambda one: -one.peak)
+    return Flags(str(store.path), saved.card.name, limit, len(found), tuple(alarms))
+
+
+def _flag(trace: Trace, scores: NDArray[np.floating], threshold: float) -> Flag | None:
+    """Return the flag of a trace, or None if it raises no alarm."""
+    sentence = first_alarm(scores, threshold)
+    if sentence is None:
+        return None
+    span = trace.sentences[sentence]
+    return Flag(
+        trace_id=trace.id,
+        task=trace.task.id,
+        peak=float(np.nanmax(scores)),
+        sentence=sentence,
+        token=span.stop - 1,
+        text=trace.text_of(span).strip(),
+    )
+
+
+def format_flags(flags: Flags) -> str:
+    """Return a table of the flagged traces."""
+    rows = [
+        f"{one.trace_id}  {one.task:44}  peak {one.peak:6.2f}  token {one.token:5}  "
+        f"{snippet(one.text, 60)}"
+        for one in flags.alarms
+    ]
+    total = f"{len(flags.alarms)} of {flags.traces} traces alarm at {flags.threshold:.3f}"
+    return "\n".join([*rows, total])
+
+
+def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Reading:
+    """Return one trace with the scores of a detector and the marks of the latest labeller.
+
+    Raises:
+        StoreError: no trace, or more than one, has an id that begins like this.
+    """
+    matching = sorted(known for known in store.ids() if known.startswith(trace_id))
+    if len(matching) != 1:
+        some = ", ".join(matching[:5]) or "none"
+        raise StoreError(f"{len(matching)} traces of {store.path} begin with {trace_id}: {some}")
+    trace = store.trace(matching[0])
+    chosen = detector or next(iter(store.detectors()), None)
+    scores = store.scores(chosen).get(trace.id) if chosen else None
+    report = store.report(chosen) if chosen else None
+    threshold = report["threshold"] if report else None
+    label = store.labels().get(trace.id)
+    return Reading(
+        trace_id=trace.id,
+        task=trace.task.id,
+        model=trace.model,
+        detector=chosen,
+        threshold=threshold,
+        outcome=label.outcome if label else None,
+        lines=_lines(trace, scores, threshold, label),
+    )
+
+
+def _lines(
+    trace: Trace,
+    scores: NDArray[np.floating] | None,
+    threshold: float | None,
+    label: Label | None,
+) -> tuple[Line, ...]:
+    """Return every sentence with its score and marks."""
+    marks = {"said": label.said, "action": label.acted} if label else {}
+    if scores is not None and threshold is not None:
+        sentence = first_alarm(scores, threshold)
+        marks["alarm"] = None if sentence is None else trace.sentences[sentence]
+    return tuple(
+        Line(
+            sentence=number,
+            channel=span.channel,
+            start=span.start,
+            stop=span.stop,
+            score=_score(scores, number),
+            marks=tuple(name for name, mark in marks.items() if _meets(span, mark)),
+            text=trace.text_of(span),
+        )
+        for number, span in enumerate(trace.sentences)
+    )
+
+
+def _meets(span: Span, mark: Span | None) -> bool:
+    """Return whether a mark begins in a span."""
+    return mark is not None and span.start <= mark.start < span.stop
+
+
+def _score(scores: NDArray[np.floating] | None, number: int) -> float | None:
+    """Return a score, None where there is none."""
+    return None if scores is None or np.isnan(scores[number]) else float(scores[number])
+
+
+def _shown(score: float | None) -> str:
+    return "" if score is None else f"{score:6.2f}"
+
+
+def format_reading(reading: Reading) -> str:
+    """Return a trace as text, a sentence a line."""
+    outcome = {True: "instrumental", False: "harmless", None: "unknown"}[reading.outcome]
+    head = f"{reading.trace_id}  {reading.task}  {reading.model}  outcome: {outcome}"
+    rows = [
+        f"{line.stop - 1:6} {line.channel:9} {_shown(line.score):6} "
+        f"{'+'.join(line.marks):12} {visible(line.text).strip()}"
+        for line in reading.lines
+    ]
+    return "\n".join([head, *rows])

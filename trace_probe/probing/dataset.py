@@ -1,0 +1,276 @@
+"""What a detector learns from and is judged on: rows of activations, and a split by task."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.labels import Label
+from trace_probe.statistics.metrics import Cohort, Index
+from trace_probe.store import Store
+from trace_probe.trace import Role, Span, Trace
+
+Rows = Literal["reasoning", "before-said", "prompt"]
+
+
+@dataclass(frozen=True)
+class ActivationMatrix:
+    """Activations of many traces in one array."""
+
+    values: NDArray[np.floating[Any]]
+    """(layer, row, d_model), in the precision of the store."""
+    layers: tuple[int, ...]
+    start: Index
+    """For each trace its first row, the last prompt token; its sentences follow."""
+
+    def at(self, layer: int) -> NDArray[np.floating[Any]]:
+        """Return (row, d_model) of a layer.
+
+        Raises:
+            ProbeError: the layer was not loaded.
+        """
+        if layer not in self.layers:
+            raise ProbeError(f"layer {layer} is not here; there are {list(self.layers)}")
+        values: NDArray[np.floating[Any]] = self.values[self.layers.index(layer)]
+        return values
+
+
+def load_matrix(
+    store: Store, traces: Sequence[Trace], layers: Iterable[int] | None = None
+) -> ActivationMatrix:
+    """Load the activations of traces, of all recorded layers or of those named.
+
+    Raises:
+        StoreError: a trace or a layer has no activations.
+    """
+    chosen = store.manifest.layers if layers is None else tuple(layers)
+    parts = [store.activations(trace, chosen).values for trace in traces]
+    if not parts:
+        raise NotEnoughData(f"no labelled traces in {store.path}: record and label some first")
+    sizes = [part.shape[1] for part in parts]
+    start = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
+    return ActivationMatrix(np.concatenate(parts, axis=1), chosen, start)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Traces, what they are, and what the model held meanwhile."""
+
+    traces: tuple[Trace, ...]
+    labels: Mapping[str, Label]
+    matrix: ActivationMatrix | None = None
+    """Its traces are those of the corpus, in order; None for transcripts without activations."""
+
+    def outcome(self, trace: Trace) -> bool | None:
+        """Return whether a trace acted instrumentally, None if that is unknown."""
+        label = self.labels.get(trace.id)
+        return None if label is None else label.outcome
+
+    def only(self, tasks: Collection[str], *roles: Role) -> "Corpus":
+        """Return the traces of some tasks, and of some roles if any is named."""
+        wanted = set(tasks)
+        return self.where(
+            lambda trace: trace.task.id in wanted and (not roles or trace.task.role in roles)
+        )
+
+    def where(self, holds: Callable[[Trace], bool]) -> "Corpus":
+        """Return the traces for which something holds."""
+        keep = [index for index, trace in enumerate(self.traces) if holds(trace)]
+        matrix = self.matrix
+        if matrix is not None:
+            matrix = ActivationMatrix(matrix.values, matrix.layers, matrix.start[keep])
+        return Corpus(tuple(self.traces[index] for index in keep), self.labels, matrix)
+
+    def known(self) -> tuple[Trace, ...]:
+        """Return the traces whose outcome is known."""
+        return tuple(trace for trace in self.traces if self.outcome(trace) is not None)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the ids of the tasks, sorted."""
+        return tuple(sorted({trace.task.id for trace in self.traces}))
+
+
+def load_corpus(
+    store: Store, labeller: str | None = None, layers: Iterable[int] | None = None
+) -> Corpus:
+    """Load the traces of a run with the labels of one labeller and their activations."""
+    traces = tuple(store.traces())
+    matrix = load_matrix(store, traces, layers) if store.manifest.layers else None
+    return Corpus(traces, store.labels(labeller), matrix)
+
+
+def sentences_before(trace: Trace, mark: Span | None) -> list[int]:
+    """Return the reasoning sentences that end before a mark; all of them if it is None."""
+    stop = len(trace) if mark is None else mark.start
+    return [
+        index
+        for index, span in enumerate(trace.sentences)
+        if span.channel == "reasoning" and span.stop <= stop
+    ]
+
+
+def chosen_sentences(trace: Trace, label: Label, rows: Rows, guard: int = 0) -> list[int]:
+    """Return the sentences that a detector learns from: always strictly before the action.
+
+    -1 stands for the last prompt token.
+    """
+    if rows == "prompt":
+        return [-1]
+    before = sentences_before(trace, label.acted)
+    if rows == "reasoning" or label.said is None:
+        return before
+    unsaid = len(set(before) & set(sentences_before(trace, label.said)))
+    return before[: max(unsaid - guard, 0)]
+
+
+def build_cohort(corpus: Corpus) -> Cohort:
+    """Return the traces of known outcome with the moments at which they said and did it."""
+    traces = corpus.known()
+    marks = [corpus.labels[trace.id] for trace in traces]
+    sentences = [
+        np.array(sentences_before(trace, label.acted), dtype=np.intp)
+        for trace, label in zip(traces, marks, strict=True)
+    ]
+    said = [
+        -1 if label.said is None else len(chosen_sentences(trace, label, "before-said"))
+        for trace, label in zip(traces, marks, strict=True)
+    ]
+    return Cohort(
+        ids=tuple(trace.id for trace in traces),
+        positive=np.array([bool(label.outcome) for label in marks], dtype=bool),
+        task=_codes([trace.task.id for trace in traces]),
+        prompt=_codes([trace.task.prompt_key for trace in traces]),
+        sentences=tuple(sentences),
+        said=np.array(said, dtype=np.intp),
+        tokens=tuple(
+            np.array([trace.sentences[i].stop for i in chosen], dtype=np.intp) - trace.prompt_stop
+            for trace, chosen in zip(traces, sentences, strict=True)
+        ),
+    )
+
+
+def _codes(names: Sequence[str]) -> Index:
+    return np.unique(np.array(names, dtype=str), return_inverse=True)[1].astype(np.intp)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows of one layer with the outcome of their trace."""
+
+    X: NDArray[np.float32]
+    """(row, d_model)."""
+    y: NDArray[np.bool_]
+    task: NDArray[np.str_]
+    prompt: NDArray[np.str_]
+    trace: Index
+    """Which trace a row belongs to, counted in the traces that were given."""
+    sentence: Index
+    """Which sentence of its trace; -1 is the last prompt token."""
+    layer: int
+
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """Return row weights under which every trace counts the same."""
+        weight: NDArray[np.float64] = 1.0 / np.bincount(self.trace)[self.trace]
+        return weight
+
+
+def build_dataset(
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    store: Store | ActivationMatrix,
+    *,
+    layer: int,
+    rows: Rows = "before-said",
+    guard: int = 0,
+) -> Dataset:
+    """Join activations and labels of traces whose outcome is known.
+
+    `store` may be a matrix of these very traces, so that several layers are read once.
+    """
+    matrix = load_matrix(store, traces, (layer,)) if isinstance(store, Store) else store
+    where = [
+        (index, sentence)
+        for index, trace in enumerate(traces)
+        if trace.id in labels and labels[trace.id].outcome is not None
+        for sentence in chosen_sentences(trace, labels[trace.id], rows, guard)
+    ]
+    if not where:
+        raise NotEnoughData(f"no labelled rows of kind {rows}: label the run, or use other rows")
+    trace, sentence = (np.array(column, dtype=np.intp) for column in zip(*where, strict=True))
+    outcomes = np.array([row.id in labels and bool(labels[row.id].outcome) for row in traces])
+    return Dataset(
+        X=matrix.at(layer)[matrix.start[trace] + 1 + sentence].astype(np.float32),
+        y=outcomes[trace],
+        task=np.array([row.task.id for row in traces])[trace],
+        prompt=np.array([row.task.prompt_key for row in traces])[trace],
+        trace=trace,
+        sentence=sentence,
+        layer=layer,
+    )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tasks to learn from, to set the threshold on, and to be judged on."""
+
+    train: tuple[str, ...]
+    calibration: tuple[str, ...]
+    """Benign tasks only."""
+    test: tuple[str, ...]
+
+
+def split_tasks(
+    task_ids: Iterable[str], test: float = 0.3, seed: int = 0
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return training and test tasks; the same ids and seed give the same split."""
+    ids = sorted(set(task_ids))
+    shuffled = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
+    held = round(test * len(ids))
+    return tuple(sorted(shuffled[held:])), tuple(sorted(shuffled[:held]))
+
+
+def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) -> Split:
+    """Split test and hard-negative tasks in two and benign tasks in three.
+
+    A fifth of the benign tasks is learned from, so that harmless reasoning is not foreign to
+    the probe; half of them sets the threshold; the others measure it.
+
+    Raises:
+        ProbeError: two traces disagree on the role of a task.
+    """
+    roles: dict[str, Role] = {}
+    for trace in traces:
+        if roles.setdefault(trace.task.id, trace.task.role) != trace.task.role:
+            raise ProbeError(f"task {trace.task.id} has two roles: give each role its own task ids")
+    of_role = {
+        role: [task for task, its in roles.items() if its == role]
+        for role in ("test", "hard-negative", "benign")
+    }
+    train, held = split_tasks(of_role["test"], test, seed)
+    hard_train, hard_held = split_tasks(of_role["hard-negative"], test, seed)
+    benign, benign_train = split_tasks(of_role["benign"], 0.2, seed)
+    calibration, benign_held = split_tasks(benign, 0.375, seed)
+    return Split(train + hard_train + benign_train, calibration, held + hard_held + benign_held)
+
+
+def task_folds(
+    traces: Iterable[Trace], folds: int = 4, seed: int = 0
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield (training, held-out) tasks of a cross-validation; each fold has its share of roles.
+
+    Raises:
+        NotEnoughData: there are fewer tasks than folds.
+    """
+    roles = {trace.task.id: trace.task.role for trace in traces}
+    if len(roles) < folds:
+        raise NotEnoughData(f"{len(roles)} tasks are too few for {folds} folds: record more tasks")
+    shuffled = np.random.default_rng(seed).permutation(sorted(roles)).tolist()
+    dealt = sorted(shuffled, key=lambda task: roles[task])
+    for fold in range(folds):
+        held = set(dealt[fold::folds])
+        yield tuple(task for task in dealt if task not in held), tuple(sorted(held))

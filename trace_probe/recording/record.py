@@ -1,0 +1,169 @@
+"""Tasks to traces: sample, split, read the activations, commit; stop at any moment and resume."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from trace_probe.activations import pooled_spans
+from trace_probe.errors import ModelError
+from trace_probe.model.local import Completion, Model
+from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
+from trace_probe.store import Manifest, Store
+from trace_probe.text.written import read_back
+from trace_probe.trace import Sampling, Task, Trace
+
+
+class _Planned(NamedTuple):
+    """One trace to be recorded."""
+
+    id: str
+    task: Task
+    sample: int
+    seed: int
+    prompt: tuple[int, ...]
+
+
+def default_layers(n_layers: int) -> tuple[int, ...]:
+    """Return every block of a shallow model, eight evenly spaced ones of a deep one.
+
+    The last block is always among them.
+    """
+    if n_layers <= 8:
+        return tuple(range(n_layers))
+    return tuple(round((i + 1) * n_layers / 8) - 1 for i in range(8))
+
+
+def new_manifest(
+    model: Model,
+    sampling: Sampling,
+    *,
+    layers: Sequence[int] | None = None,
+    tasks: str = "",
+) -> Manifest:
+    """Return the manifest of a run of this model; `layers` None means `default_layers`.
+
+    `tasks` says where the tasks came from. No layers at all records text only.
+    """
+    return Manifest(
+        model=model.name,
+        layers=default_layers(model.n_layers) if layers is None else tuple(layers),
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        dtype=model.dtype,
+        tokenizer=model.tokenizer,
+        sampling=sampling,
+        tasks=tasks,
+        version=version("trace-probe"),
+    )
+
+
+def record(
+    model: Model,
+    tasks: Iterable[Task],
+    store: Store,
+    *,
+    samples: int = 1,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> RecordReport:
+    """Record `samples` traces of each task, with sampling and layers as the manifest says.
+
+    Traces that the run already holds are not made again. Batches are cut from the whole plan,
+    so that a resumed run writes each trace in the company in which it would have been written.
+
+    Raises:
+        ModelError: the run is of another model, greedy decoding was asked to vary, or a prompt
+            and `max_new_tokens` exceed the model's context.
+        StoreError: another process writes to the run, or it cannot be written.
+    """
+    _check(model, store.manifest, samples)
+    plan = _plan(model, tasks, store.manifest.sampling, samples)
+    longest = max((len(planned.prompt) for planned in plan), default=0)
+    model.check_room(longest, store.manifest.sampling)  # before hours are spent on shorter ones
+    tokens: list[int] = []
+    cut = 0
+    with store.writing():
+        known = store.ids()
+        resumed = sum(planned.id in known for planned in plan)
+        with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
+            for start in range(0, len(plan), batch_size):
+                for trace in _record_batch(model, plan[start : start + batch_size], store, known):
+                    tokens.append(len(trace) - trace.prompt_stop)
+                    cut += trace.finish == "length"
+                    bar.update()
+    return RecordReport(len(tokens), resumed, sum(tokens), cut)
+
+
+def _check(model: Model, manifest: Manifest, samples: int) -> None:
+    ours = new_manifest(model, manifest.sampling)
+    for name in ("model", "tokenizer", "dtype", "n_layers", "d_model"):
+        if getattr(ours, name) != getattr(manifest, name):
+            raise ModelError(
+                f"the run is of {name} {getattr(manifest, name)}, not {getattr(ours, name)}: "
+                f"load what it was started with, or choose another folder"
+            )
+    if manifest.sampling.temperature == 0 and samples > 1:
+        raise ModelError("at temperature 0 all samples of a task are the same: use samples=1")
+
+
+def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int) -> list[_Planned]:
+    """Return all traces of a run: the first sample of every task first, short prompts first.
+
+    Each has an id that says what it will be, and a seed that no other trace has.
+    """
+    prompts = {task.prompt_key: (task, tuple(model.render(task))) for task in tasks}
+    in_order = sorted(prompts.items(), key=lambda item: (len(item[1][1]), item[0]))
+    return [
+        _Planned(
+            id=trace_id(model.name, task, sampling, sample),
+            task=task,
+            sample=sample,
+            seed=trace_seed(sampling, task, sample),
+            prompt=prompt,
+        )
+        for sample in range(samples)
+        for key, (task, prompt) in in_order
+    ]
+
+
+def _record_batch(
+    model: Model, batch: Sequence[_Planned], store: Store, known: set[str]
+) -> Iterator[Trace]:
+    """Write a batch, read it again for its activations, and yield each trace once committed."""
+    if all(planned.id in known for planned in batch):
+        return
+    manifest = store.manifest
+    completions = model.generate(
+        [planned.prompt for planned in batch],
+        [planned.seed for planned in batch],
+        manifest.sampling,
+    )
+    traces = [
+        _trace(model, planned, completion, manifest.sampling)
+        for planned, completion in zip(batch, completions, strict=True)
+    ]
+    traces = [trace for trace in traces if trace.id not in known]
+    ids, spans = [t.token_ids for t in traces], [pooled_spans(t) for t in traces]
+    layers = manifest.layers
+    read = model.replay(ids, spans, layers) if layers else [None] * len(traces)
+    for trace, activations in zip(traces, read, strict=True):
+        store.add(trace, activations)
+        yield trace
+
+
+def _trace(model: Model, planned: _Planned, completion: Completion, sampling: Sampling) -> Trace:
+    """Return the trace of one completion, cut into channels and sentences."""
+    ids = (*planned.prompt, *completion.ids)
+    return Trace(
+        id=planned.id,
+        task=planned.task,
+        model=model.name,
+        sampling=sampling,
+        sample=planned.sample,
+        token_ids=ids,
+        tokenizer=model.tokenizer,
+        finish=completion.finish,
+        **read_back(model, ids, len(planned.prompt))._asdict(),
+    )

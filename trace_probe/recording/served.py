@@ -1,0 +1,272 @@
+"""Tasks to traces through servers: generated anywhere, kept as if recorded here."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdm import tqdm
+
+from trace_probe.errors import ServerError
+from trace_probe.model.endpoint import HOPELESS, Patience, Reply, RequestError, Servers, run
+from trace_probe.model.tokenizer import messages
+from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
+from trace_probe.store import Manifest, Store
+from trace_probe.text.channels import Layout, Split, format_of, lay_out, opens_reasoning, split
+from trace_probe.text.parts import after_prompt, cut_words, join_parts
+from trace_probe.text.written import read_back
+from trace_probe.trace import Sampling, Task, Trace
+
+if TYPE_CHECKING:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+SEEDS = 2**31
+"""Servers keep seeds in 32 or 64 bits, with or without a sign."""
+NO_CONDITION = frozenset({"return_token_ids"})
+"""What may be asked of a server without a change in what the model writes."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model, the servers that have it, and what to ask them beyond the sampling."""
+
+    model: str
+    """The name under which the servers know it."""
+    urls: tuple[str, ...] = ()
+    """Base URLs such as ``http://localhost:8000/v1``; traces are shared out among them."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the request; None leaves one of ours out."""
+    tokenizer: "ChatTokenizer | None" = None
+    """Gives traces their token ids; without it words stand for tokens."""
+    patience: Patience = field(default_factory=Patience)
+
+    @property
+    def name(self) -> str:
+        """Return the name for manifests and traces; a server does not say which revision."""
+        return f"{self.model}@served"
+
+    def under(self, task: Task) -> Task:
+        """Return a task whose condition names what else is asked of the servers."""
+        asked = {key: value for key, value in self.extra.items() if key not in NO_CONDITION}
+        if not asked:
+            return task
+        text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+        return Task(**{**vars(task), "condition": {**task.condition, "request": text}})
+
+
+class _Planned(NamedTuple):
+    """One trace to be asked for."""
+
+    id: str
+    task: Task
+    sample: int
+    seed: int
+
+
+def served_manifest(served: Served, sampling: Sampling, *, tasks: str = "") -> Manifest:
+    """Return the manifest of a run of a served model, which has no activations."""
+    return Manifest(
+        model=served.name,
+        tokenizer=served.tokenizer.fingerprint if served.tokenizer else "words",
+        sampling=sampling,
+        tasks=tasks,
+        version=version("trace-probe"),
+    )
+
+
+def record_at(
+    served: Served,
+    tasks: Iterable[Task],
+    run: Path,
+    sampling: Sampling,
+    *,
+    samples: int = 1,
+    source: str = "",
+) -> RecordReport:
+    """Make a run or resume it; as `record_served`."""
+    store = Store.create(run, served_manifest(served, sampling, tasks=source))
+    return record_served(served, tasks, store, samples=samples)
+
+
+def record_served(
+    served: Served,
+    tasks: Iterable[Task],
+    store: Store,
+    *,
+    samples: int = 1,
+    progress: bool = True,
+) -> RecordReport:
+    """Record `samples` traces of each task from servers, with the sampling of the manifest.
+
+    Traces that the run already holds are not asked for again, and each is kept the moment it
+    is whole, so that a rerun after any failure asks for the missing ones only.
+
+    Raises:
+        ServerError: the run is of another model, or a trace could not be had; all others are
+            in the run by then.
+        StoreError: another process writes to the run, or it cannot be written.
+    """
+    if store.manifest.model != served.name:
+        raise ServerError(
+            f"the run is of {store.manifest.model}, not {served.name}: choose another folder"
+        )
+    if store.manifest.sampling.temperature == 0 and samples > 1:
+        raise ServerError("at temperature 0 all samples of a task are the same: use samples=1")
+    plan = _plan(served, tasks, store.manifest.sampling, samples)
+    with store.writing():
+        known = store.ids()
+        missing = [planned for planned in plan if planned.id not in known]
+        resumed = len(plan) - len(missing)
+        with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
+            made = run(lambda: _record(served, missing, store, bar))
+    cut = sum(reply.finish == "length" for reply in made)
+    return RecordReport(len(made), resumed, sum(r.completion_tokens for r in made), cut)
+
+
+def _plan(
+    served: Served, tasks: Iterable[Task], sampling: Sampling, samples: int
+) -> list[_Planned]:
+    """Return all traces of a run: the first sample of every task first, none twice."""
+    every = {task.prompt_key: task for task in map(served.under, tasks)}
+    return [
+        _Planned(
+            id=trace_id(served.name, task, sampling, sample),
+            task=task,
+            sample=sample,
+            seed=trace_seed(sampling, task, sample) % SEEDS,
+        )
+        for sample in range(samples)
+        for task in every.values()
+    ]
+
+
+async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) -> list[Reply]:  # noqa: ANN401
+    """Ask for every planned trace and commit each as it comes; return the replies.
+
+    Raises:
+        ServerError: after all that could be had is committed, if any could not; or at once,
+            if no request can succeed.
+    """
+    sampling, made, faults = store.manifest.sampling, [], list[str]()
+    async with Servers(served.urls, served.patience) as servers:
+
+        async def one(planned: _Planned) -> Reply:
+            reply = await servers.ask(request(served, planned.task, planned.seed, sampling))
+            store.add(_trace(served, planned, reply, sampling))
+            bar.update()
+            return reply
+
+        for waiting in asyncio.as_completed([one(planned) for planned in plan]):
+            try:
+                made.append(await waiting)
+            except RequestError as error:
+                if error.status in HOPELESS:
+                    raise ServerError(f"{served.model} cannot be asked: {error}") from error
+                faults.append(str(error))
+    if faults:
+        raise ServerError(
+            f"{len(faults)} of {len(plan)} traces are missing ({faults[-1]}): "
+            f"run the same command again to get them"
+        )
+    return made
+
+
+def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[str, Any]:
+    """Return the body of a chat completion request."""
+    return {
+        "model": served.model,
+        "messages": messages(task),
+        "seed": seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_new_tokens,
+        **served.extra,
+    }
+
+
+def _trace(served: Served, planned: _Planned, reply: Reply, sampling: Sampling) -> Trace:
+    text, offsets, layout, ids, how = _tokens(served, planned.task, reply)
+    counts = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+    return Trace(
+        id=planned.id,
+        task=planned.task,
+        model=served.name,
+        sampling=sampling,
+        sample=planned.sample,
+        text=text,
+        offsets=offsets,
+        **layout._asdict(),
+        token_ids=ids,
+        tokenizer=served.tokenizer.fingerprint if ids and served.tokenizer else "words",
+        finish=reply.finish,
+        source="served",
+        facts={"ids": how, **{f"served_{key}": str(n) for key, n in counts.items() if n}},
+    )
+
+
+class _Tokens(NamedTuple):
+    """A trace in the making."""
+
+    text: str
+    offsets: tuple[int, ...]
+    layout: Layout
+    ids: tuple[int, ...]
+    how: str
+    """``served``: exact; ``retokenised``: of the same text, but perhaps cut elsewhere;
+    ``none``: words stand for tokens."""
+
+
+def _tokens(served: Served, task: Task, reply: Reply) -> _Tokens:
+    """Return a reply in the best tokens there are."""
+    tokenizer = served.tokenizer
+    if tokenizer is None:
+        return _as_words(served, task, reply)
+    if reply.token_ids:
+        prompt = reply.prompt_ids or tokenizer.encode(tokenizer.prompt(task))
+        ids = (*prompt, *reply.token_ids)
+        text, offsets, spans, sentences, thought = read_back(tokenizer, ids, len(prompt))
+        return _Tokens(text, offsets, Layout(spans, sentences, thought), ids, "served")
+    return _retokenised(tokenizer, task, reply) or _as_words(served, task, reply)
+
+
+def _retokenised(tokenizer: "ChatTokenizer", task: Task, reply: Reply) -> _Tokens | None:
+    """Return a reply in tokens of its text, or None if they do not write that text back."""
+    prompt = tokenizer.prompt(task)
+    opened = opens_reasoning(prompt, format_of(tokenizer.chat_template, tokenizer.name))
+    completion, cut = completed(reply, tokenizer.name, tokenizer.chat_template, opened=opened)
+    start = tokenizer.encode(prompt)
+    ids = (*start, *tokenizer.encode(completion))
+    text, offsets = tokenizer.offsets(ids)
+    if text != prompt + completion:
+        return None
+    layout = lay_out(text, offsets, len(start), after_prompt(prompt, cut))
+    return _Tokens(text, offsets, layout, ids, "retokenised")
+
+
+def _as_words(served: Served, task: Task, reply: Reply) -> _Tokens:
+    prompt = "\n\n".join(filter(None, (task.system, task.prompt))) + "\n\n"
+    completion, cut = completed(reply, served.model)
+    text = prompt + completion
+    return _Tokens(text, *cut_words(text, after_prompt(prompt, cut)), (), "none")
+
+
+def completed(
+    reply: Reply, model: str, template: str | None = None, *, opened: bool = False
+) -> tuple[str, Split]:
+    """Return a reply as one completion, and its channels.
+
+    A text without tags of its own is taken for cut-off reasoning only where it *was* cut off
+    and the model is one that always reasons: its server may have taken reasoning away.
+    """
+    if reply.reasoning is not None:
+        return join_parts(
+            reply.reasoning, reply.text, closed=bool(reply.text.strip()), opened=opened
+        )
+    format = format_of(reply.text)
+    if format.name == "plain" and reply.finish == "length":
+        format = format_of(template, model)
+    inside = opened and reply.finish == "length"
+    return reply.text, split(reply.text, 0, format, prefilled=inside)

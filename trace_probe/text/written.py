@@ -1,0 +1,37 @@
+"""Token ids as text, cut into channels and sentences."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from trace_probe.text.channels import build_spans, format_of, opens_reasoning
+from trace_probe.trace import Span, Thought
+
+
+class Reader(Protocol):
+    """What can turn ids into text: a model, or a tokenizer alone."""
+
+    name: str
+    chat_template: str
+
+    def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """Return the text of token ids, and the character at which each token starts."""
+        ...
+
+
+class Written(NamedTuple):
+    """What token ids are as text, cut into channels and sentences; fields as in `Trace`."""
+
+    text: str
+    offsets: tuple[int, ...]
+    spans: tuple[Span, ...]
+    sentences: tuple[Span, ...]
+    thought: Thought
+
+
+def read_back(reader: Reader, ids: Sequence[int], prompt_stop: int) -> Written:
+    """Return what `ids` say, of which the first `prompt_stop` are the prompt."""
+    text, offsets = reader.offsets(ids)
+    format = format_of(reader.chat_template, reader.name)
+    prefilled = opens_reasoning(text[: offsets[prompt_stop]], format)
+    layout = build_spans(text, offsets, prompt_stop, format, prefilled=prefilled)
+    return Written(text, offsets, *layout)
