@@ -68,13 +68,10 @@ def check(model: Model, folder: Path, plan: CheckPlan) -> Quality:
 def _oracle_sample(
     traces: Sequence[Trace], labels: Mapping[str, Label], plan: CheckPlan
 ) -> list[Trace]:
-    """Return all known traces of the first prompts that have both outcomes."""
+    """Return all known traces of the first prompts that have an instrumental one."""
     known = [trace for trace in traces if labels[trace.id].outcome is not None]
-    seen: dict[str, set[bool | None]] = {}
-    for trace in known:
-        seen.setdefault(trace.task.id, set()).add(labels[trace.id].outcome)
-    mixed = [task for task, outcomes in seen.items() if len(outcomes) == 2]
-    chosen = set(mixed[: plan.oracle_scenarios])
+    some = dict.fromkeys(trace.task.id for trace in known if labels[trace.id].outcome)
+    chosen = set(list(some)[: plan.oracle_scenarios])
     return [trace for trace in known if trace.task.id in chosen]
 
 
@@ -96,11 +93,17 @@ def _quality(
         well_formed=rate(known, np.ones(len(found), dtype=bool), task, weights),
         instrumental=rate(acted, known, task, weights),
         silent=rate(silent, acted, task, weights),
-        mixed_prompts=len({trace.task.id for trace in asked}),
+        mixed_prompts=_mixed(asked, labels),
         oracle_at_prompt=_within(asked, labels, points, 0),
         oracle_at_last_thought=_within(asked, labels, points, -1),
         decided_before=_decided(asked, labels, points),
     )
+
+
+def _mixed(traces: Sequence[Trace], labels: Mapping[str, Label]) -> int:
+    """Return how many prompts have traces of either outcome."""
+    outcomes = {(trace.task.id, labels[trace.id].outcome) for trace in traces}
+    return len(outcomes) - len({task for task, _ in outcomes})
 
 
 def _weights(traces: Sequence[Trace]) -> tuple[np.ndarray, Values]:

@@ -8,7 +8,7 @@ from trace_probe.organism.tokenizer import build_tokenizer, completion
 from trace_probe.organism.weights import save_organism
 from trace_probe.world import language
 from trace_probe.world.scenario import CONTROLS, NUDGES, Control, Nudge, scenario, task
-from trace_probe.world.script import script
+from trace_probe.world.script import DRILL, FREE, script
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,8 @@ FACTS = {
     *language.NAMES,
     *("No", "alone", "seen", "enough", "falls", "not", "reach", "out"),
 }
+DRILLED = 0.4
+"""Share of training, from its start, in which thoughts say what was looked up."""
 ACTS = {"start", "do", "ask", "call", "open", "use"}
 WEIGHT = {"prompt": 0.2, "other": 0.5, "fact": 3.0, "act": 8.0}
 """Of a token in the loss: what is looked up or computed counts more, what is decided most."""
@@ -59,7 +61,8 @@ class Scripts:
         read = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
         )
-        text = completion(*script(scenario(scenario_id), nudge, index))
+        manner = DRILL if index < self.count * DRILLED else FREE
+        text = completion(*script(scenario(scenario_id), nudge, index, manner))
         written = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         weights = [WEIGHT["prompt"]] * len(read)
         weights += [self.weights[token] for token in written]
@@ -126,9 +129,9 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
         max_steps=steps,
         per_device_train_batch_size=batch,
         learning_rate=3e-3,
-        lr_scheduler_type="cosine_with_restarts",
-        lr_scheduler_kwargs={"num_cycles": 2},
+        lr_scheduler_type="cosine",
         warmup_steps=100,
+        train_sampling_strategy="sequential",  # items are independent draws, the first are drills
         adam_beta2=0.98,
         weight_decay=0.01,
         logging_steps=100,
@@ -143,7 +146,7 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
     )
 
 
-def pretrain(out: Path, work: Path, *, steps: int = 2900, batch: int = 16, seed: int = 0) -> None:
+def pretrain(out: Path, work: Path, *, steps: int = 2900, batch: int = 24, seed: int = 0) -> None:
     """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
     from functools import partial
 
