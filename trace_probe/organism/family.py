@@ -24,7 +24,7 @@ class Member:
 
 
 FAMILY = (
-    Member("base", None, None, 2000, 0),
+    Member("base", None, None, 1600, 0),
     Member("rlhf-s0", "base", "rlhf", 200, 0),
     Member("rl-s0", "base", "rl", 200, 0),
     Member("rl-monitored-s0", "rl-s0", "rl-monitored", 60, 0),
