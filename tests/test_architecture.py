@@ -14,17 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trace_probe"
 
 PIPELINE = (
-    *(
-        "errors",
-        "visible",
-        "files",
-        "execution",
-        "statistics",
-        "trace",
-        "activations",
-        "labels",
-        "store",
-    ),
+    *("errors", "visible", "files", "execution", "statistics", "trace", "activations", "labels"),
+    *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling", "emergence"),
     *("probing", "evaluation", "training", "monitor"),
     *("organism", "study", "bench", "demo", "explorer", "commands"),

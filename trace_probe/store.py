@@ -222,6 +222,14 @@ class Store:
             raise StoreError(f"no trace {trace_id} in {self.place.url}")
         return to_trace(self._traces.line(trace_id))
 
+    def raw_traces(self) -> Iterator[dict[str, Any]]:
+        """Yield the committed lines of traces as they are, repeated ones too."""
+        return self._traces.raw()
+
+    def raw_labels(self) -> Iterator[dict[str, Any]]:
+        """Yield the committed lines of labels as they are."""
+        return self._labels.raw()
+
     def index(self) -> "pa.Table":
         """Return a row for each line of a trace, in order: see `trace_probe.storage.columns`."""
         return self._traces.table()

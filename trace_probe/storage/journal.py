@@ -62,7 +62,8 @@ class Journal:
         return [f"{self.name}/{name}" for name in names if name.endswith(".jsonl")]
 
     def _files(self) -> list[str]:
-        return [self._main, *self.parts()]
+        grown = self._place.folder is not None and self._place.size(self._main) is not None
+        return [*([self._main] if grown else []), *self.parts()]
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Commit lines to the growing file, or as a part of their own where nothing grows."""
@@ -102,16 +103,16 @@ class Journal:
     def raw(self) -> Iterator[dict[str, Any]]:
         """Yield every committed line, in order; a torn last line is not there yet."""
         for file in self._files():
-            for number, line in enumerate(self._lines(file), start=1):
-                try:
+            where = f"{self._place.url}/{file}"
+            try:
+                for number, line in enumerate(self._lines(file), start=1):  # noqa: B007
                     yield json.loads(line)
-                except ValueError as error:
-                    where = f"{self._place.url}/{file}"
-                    raise StoreError(f"{where} is broken at line {number}") from error
+            except ValueError as error:
+                raise StoreError(f"{where} is broken at line {number}") from error
+            except FileNotFoundError as error:
+                raise StoreError(f"{where} was tidied up meanwhile: read it again") from error
 
     def _lines(self, file: str, start: int = 0) -> Iterator[bytes]:
-        if self._place.size(file) is None:
-            return
         for line in self._place.lines(file, start):
             if not line.endswith(b"\n"):
                 return
@@ -122,16 +123,19 @@ class Journal:
         if not self._looked:
             self._load_index()
             self._looked = True
+        try:
+            self._read_new()
+        except FileNotFoundError:  # parts were brought into the growing file meanwhile
+            self._read_new()
+
+    def _read_new(self) -> None:
         files = self._files()
-        if not self._read.keys() <= {*files}:  # parts were brought into the growing file
+        if not self._read.keys() <= {*files}:
             self._forget()
             self._looked = True
         for file in files:
-            if file == self._main:
-                size = self._place.size(file) or 0
-                if size > self._read.get(file, 0):
-                    self._read_on(file)
-            elif file not in self._read:
+            size = (self._place.size(file) or 0) if file == self._main else 1
+            if size > self._read.get(file, 0):
                 self._read_on(file)
 
     def _read_on(self, file: str) -> None:
@@ -204,13 +208,15 @@ class Journal:
 
     def _load_index(self) -> None:
         """Take over the index on disk, if it is one of these very lines."""
-        if self._place.size(self._index) is None:
+        try:
+            kept = self._place.read(self._index)
+        except FileNotFoundError:
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(pa.BufferReader(self._place.read(self._index)))
+            table = pq.read_table(pa.BufferReader(kept))
             covers = json.loads(table.schema.metadata[b"covers"])
             self._read = dict(covers["read"])
             gone = set(self._read) - set(self._files())

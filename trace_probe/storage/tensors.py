@@ -25,6 +25,8 @@ DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 HEAD = 1 << 13
 """Bytes that are fetched at once in the hope that the header is no longer."""
+LONGEST = 100_000_000
+"""Bytes that the format allows a header."""
 
 Values = NDArray[np.floating[Any]]
 
@@ -122,6 +124,8 @@ def read_header(place: Place, name: str) -> Header:
     head = place.read(name, 0, HEAD)
     try:
         size = int.from_bytes(head[:8], "little")
+        if size > LONGEST:
+            raise ValueError("too long a header")
         raw = json.loads(head[8 : 8 + size] if size <= HEAD - 8 else place.read(name, 8, 8 + size))
         metadata = raw.pop("__metadata__", {})
         tensors = {
