@@ -13,7 +13,7 @@ from tiny_models import FAMILIES
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.store import Manifest, Store
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Sampling, Task, Trace, digest
 
 TASKS = [
     Task("t-01", "c", "the model must finish its task before they stop it ."),
@@ -282,5 +282,6 @@ def test_manifest_says_what_was_recorded_how(tiny: Callable[..., Any], tmp_path:
         tokenizer=tiny().tokenizer,
         sampling=SAMPLING,
         version=manifest.version,
+        chat_template=digest(tiny().chat_template),
     )
     assert manifest.version

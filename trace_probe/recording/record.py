@@ -12,10 +12,10 @@ from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
 from trace_probe.text.written import read_back
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Sampling, Task, Trace, digest
 
 
-class _Planned(NamedTuple):
+class Planned(NamedTuple):
     """One trace to be recorded."""
 
     id: str
@@ -56,6 +56,7 @@ def new_manifest(
         sampling=sampling,
         tasks=tasks,
         version=version("trace-probe"),
+        chat_template=digest(model.chat_template),
     )
 
 
@@ -78,10 +79,7 @@ def record(
             and `max_new_tokens` exceed the model's context.
         StoreError: another process writes to the run, or it cannot be written.
     """
-    _check(model, store.manifest, samples)
-    plan = _plan(model, tasks, store.manifest.sampling, samples)
-    longest = max((len(planned.prompt) for planned in plan), default=0)
-    model.check_room(longest, store.manifest.sampling)  # before hours are spent on shorter ones
+    plan = plan_traces(model, tasks, store.manifest, samples)
     tokens: list[int] = []
     cut = 0
     with store.writing():
@@ -89,7 +87,7 @@ def record(
         resumed = sum(planned.id in known for planned in plan)
         with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
             for start in range(0, len(plan), batch_size):
-                for trace in _record_batch(model, plan[start : start + batch_size], store, known):
+                for trace in record_batch(model, plan[start : start + batch_size], store, known):
                     tokens.append(len(trace) - trace.prompt_stop)
                     cut += trace.finish == "length"
                     bar.update()
@@ -108,7 +106,22 @@ def _check(model: Model, manifest: Manifest, samples: int) -> None:
         raise ModelError("at temperature 0 all samples of a task are the same: use samples=1")
 
 
-def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int) -> list[_Planned]:
+def plan_traces(
+    model: Model, tasks: Iterable[Task], manifest: Manifest, samples: int
+) -> list[Planned]:
+    """Return all traces that a run is to hold, in the order in which they are recorded.
+
+    Raises:
+        ModelError: as in `record`.
+    """
+    _check(model, manifest, samples)
+    plan = _plan(model, tasks, manifest.sampling, samples)
+    longest = max((len(planned.prompt) for planned in plan), default=0)
+    model.check_room(longest, manifest.sampling)  # before hours are spent on shorter ones
+    return plan
+
+
+def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int) -> list[Planned]:
     """Return all traces of a run: the first sample of every task first, short prompts first.
 
     Each has an id that says what it will be, and a seed that no other trace has.
@@ -116,7 +129,7 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
     prompts = {task.prompt_key: (task, tuple(model.render(task))) for task in tasks}
     in_order = sorted(prompts.items(), key=lambda item: (len(item[1][1]), item[0]))
     return [
-        _Planned(
+        Planned(
             id=trace_id(model.name, task, sampling, sample),
             task=task,
             sample=sample,
@@ -128,8 +141,8 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
     ]
 
 
-def _record_batch(
-    model: Model, batch: Sequence[_Planned], store: Store, known: set[str]
+def record_batch(
+    model: Model, batch: Sequence[Planned], store: Store, known: set[str]
 ) -> Iterator[Trace]:
     """Write a batch, read it again for its activations, and yield each trace once committed."""
     if all(planned.id in known for planned in batch):
@@ -153,7 +166,7 @@ def _record_batch(
         yield trace
 
 
-def _trace(model: Model, planned: _Planned, completion: Completion, sampling: Sampling) -> Trace:
+def _trace(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:
     """Return the trace of one completion, cut into channels and sentences."""
     ids = (*planned.prompt, *completion.ids)
     return Trace(
