@@ -18,7 +18,7 @@ from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
 from trace_probe.training import evaluate_probe, keep, train
 from trace_probe.world.outcome import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, world_tasks
+from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 Say = Callable[[str], None]
 
@@ -110,7 +110,7 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
-    sampling = Sampling(seed=plan.seed, max_new_tokens=MAX_NEW_TOKENS)
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
     manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")

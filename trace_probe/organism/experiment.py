@@ -9,7 +9,7 @@ from trace_probe.recording.record import new_manifest, record
 from trace_probe.store import Store
 from trace_probe.trace import Sampling
 from trace_probe.world.outcome import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, NUDGES, world_tasks
+from trace_probe.world.scenario import MAX_NEW_TOKENS, NUDGES, TOP_P, world_tasks
 
 
 def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[Store]:
@@ -17,7 +17,7 @@ def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[St
     tasks = [
         one for nudge in NUDGES for one in world_tasks(f"world:study:{scenarios}:none:{nudge}")
     ]
-    sampling = Sampling(seed=seed, max_new_tokens=MAX_NEW_TOKENS)
+    sampling = Sampling(seed=seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
     runs = []
     for one in FAMILY:
         model = load_model(f"organism:{one.name}")
