@@ -33,6 +33,7 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.store import store as store_commands
+from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ app.add_typer(store_commands, name="store")
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(evidence)
+app.add_typer(studying)
 
 
 def main() -> None:
@@ -247,21 +249,6 @@ def show(
 
     reading = read_trace(Store(run), trace, detector)
     show_result(asdict(reading), format_reading(reading), as_json=as_json)
-
-
-@app.command()
-def study(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
-    labeller: Labeller = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
-    from trace_probe.store import Store
-    from trace_probe.study.study import format_study
-    from trace_probe.study.study import study as compare
-
-    found = compare([Store(run) for run in runs], labeller=labeller)
-    show_result(asdict(found), format_study(found), as_json=as_json)
 
 
 @app.command()
