@@ -1,11 +1,17 @@
+import contextlib
+import gc
 import importlib.util
 import json
 import logging
+import os
 import subprocess
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,8 @@ from servers import Answer, completion, free_port, scripted, start_transformers,
 from tiny_models import word_tokenizer
 
 from trace_probe.errors import ServerError
-from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply
+from trace_probe.labelling.judge import Bench
+from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply, retry_after
 from trace_probe.model.endpoint import run as run_async
 from trace_probe.recording.served import Served, completed, record_served, served_manifest
 from trace_probe.store import Store
@@ -200,6 +207,23 @@ def test_served_token_ids_are_kept_exactly(tmp_path: Path, tokenizer: Any) -> No
     assert trace.tokenizer == tokenizer.fingerprint
 
 
+def test_exact_ids_are_asked_for_until_a_server_does_not_know_the_field(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    unknown = Answer(422, b'{"detail": "unexpected fields: return_token_ids"}')
+
+    def answer(_number: int, body: dict[str, Any]) -> Answer:
+        return unknown if "return_token_ids" in body else completion(" stop it")
+
+    with scripted(answer) as asked:
+        served = Served("m", (asked.url,), {}, tokenizer, Patience(concurrency=1))
+        store = start(tmp_path / "run", served)
+        report = record_served(served, TASKS, store, progress=False)
+    assert (report.recorded, len(asked.bodies)) == (3, 4)
+    assert ["return_token_ids" in body for body in asked.bodies] == [True, False, False, False]
+    assert {trace.facts["ids"] for trace in store.traces()} == {"retokenised"}
+
+
 def test_text_is_tokenised_again_where_no_ids_come_and_says_so(
     tmp_path: Path, tokenizer: Any
 ) -> None:
@@ -285,6 +309,40 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
     assert most[0] == 3
 
 
+def test_requests_begin_no_faster_than_the_limit(tmp_path: Path) -> None:
+    began: list[float] = []
+
+    def answer(_number: int, _body: dict[str, Any]) -> Answer:
+        began.append(time.monotonic())
+        return completion("Yes.")
+
+    with scripted(answer) as asked:
+        served = Served("m", (asked.url,), patience=Patience(per_minute=300))
+        record_served(served, TASKS, start(tmp_path / "run", served), samples=2, progress=False)
+    assert len(began) == 6
+    assert max(began) - min(began) >= 5 * 0.2 - 0.1
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks() -> None:
+    later = datetime.now(UTC) + timedelta(seconds=90)
+    assert retry_after("0.05") == 0.05
+    assert retry_after(format_datetime(later, usegmt=True)) == pytest.approx(90, abs=3)
+    assert retry_after("soon") is retry_after(None) is retry_after("") is None
+
+
+def test_nothing_is_said_of_requests_that_were_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers still under way when a run ends must not complain from the grave."""
+    tasks = [Task(f"t-{i}", "c", f"do {i}") for i in range(30)]
+    with scripted(lambda n, _body: Answer(401 if n else 404, b"{}", delay_s=0.02)) as asked:
+        served = Served("m", (asked.url,), patience=Patience(concurrency=8))
+        with pytest.raises(ServerError, match="m cannot be asked"):
+            record_served(served, tasks, start(tmp_path / "run", served), progress=False)
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_the_key_is_sent_and_stands_in_no_file_log_or_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,6 +362,63 @@ def test_the_key_is_sent_and_stands_in_no_file_log_or_error(
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"run.json", "traces.jsonl"} <= {file.name for file in files}
     assert not [file for file in files if key.encode() in file.read_bytes()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="there is no /proc to look in")
+@pytest.mark.parametrize("command", ["record", "label"])
+def test_the_key_stands_in_no_list_of_processes(tmp_path: Path, command: str) -> None:
+    key = "sk-very-secret-0123456789"
+    seen: list[bytes] = []
+
+    def answer(_number: int, _body: dict[str, Any]) -> Answer:
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # a process may end while we look
+                seen.append(file.read_bytes())
+        return completion('{"reason": "", "verdict": "not_instrumental", "quotes": []}')
+
+    tasks = tmp_path / "t.jsonl"
+    tasks.write_text('{"id": "t-01", "category": "c", "prompt": "Go."}', encoding="utf-8")
+    with scripted(answer) as asked:
+        run = str(tmp_path / "run")
+        words = {"record": ["m", run, "--tasks", str(tasks), "--samples", "1"]}
+        words["label"] = [run, "--by", "judge:j", "--cache", str(tmp_path / "cache")]
+        if command == "label":
+            served = Served("m", (asked.url,), patience=QUICK)
+            record_served(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
+            seen.clear()
+        call = "from trace_probe.commands.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", call, command, *words[command], "--base-url", asked.url],
+            env={**os.environ, KEY: key},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert asked.headers[-1]["authorization"] == f"Bearer {key}"
+    assert any(asked.url.encode() in line for line in seen)
+    assert not [line for line in seen if key.encode() in line]
+    assert key not in done.stdout + done.stderr
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and key.encode() in f.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [
+        ("http://user:sk-1@host/v1", {}),
+        ("http://sk-1@host/v1", {}),
+        ("http://host/v1", {"api_key": "sk-1"}),
+        ("http://host/v1", {"deep": [{"Authorization": "Bearer sk-1"}]}),
+        ("http://host/v1", {"note": "sk-environment"}),
+    ],
+)
+def test_a_key_where_others_can_read_it_is_refused_without_being_repeated(
+    url: str, extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "sk-environment")
+    for make in (Served, lambda _, urls, extra: Bench(urls, extra=extra)):
+        with pytest.raises(ServerError, match=KEY) as caught:
+            make("m", (url,), extra)
+        assert "sk-" not in str(caught.value)
 
 
 def test_openai_itself_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

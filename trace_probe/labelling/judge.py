@@ -23,7 +23,14 @@ from trace_probe.labelling.protocol import (
 )
 from trace_probe.labelling.verdict import Heard, to_label
 from trace_probe.labels import Label
-from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers, run
+from trace_probe.model.endpoint import (
+    HOPELESS,
+    Patience,
+    RequestError,
+    Servers,
+    refuse_secrets,
+    run,
+)
 from trace_probe.trace import Trace, digest
 
 TRIES = 2
@@ -45,6 +52,10 @@ class Bench:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of each request; None leaves one of ours out."""
     patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        """Refuse a key where a list of processes shows it."""
+        refuse_secrets(self.urls, self.extra)
 
 
 @dataclass(frozen=True)

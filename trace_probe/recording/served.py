@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from trace_probe.errors import ServerError
-from trace_probe.model.endpoint import HOPELESS, Patience, Reply, RequestError, Servers, run
+from trace_probe.model.endpoint import (
+    HOPELESS,
+    Patience,
+    Reply,
+    RequestError,
+    Servers,
+    refuse_secrets,
+    run,
+)
 from trace_probe.model.tokenizer import messages
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
@@ -25,7 +33,9 @@ if TYPE_CHECKING:
 
 SEEDS = 2**31
 """Servers keep seeds in 32 or 64 bits, with or without a sign."""
-NO_CONDITION = frozenset({"return_token_ids"})
+TOKEN_IDS = "return_token_ids"
+"""What vLLM calls the wish for exact ids."""
+NO_CONDITION = frozenset({TOKEN_IDS})
 """What may be asked of a server without a change in what the model writes."""
 
 
@@ -42,6 +52,10 @@ class Served:
     tokenizer: "ChatTokenizer | None" = None
     """Gives traces their token ids; without it words stand for tokens."""
     patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        """Refuse a key among what the run will keep."""
+        refuse_secrets(self.urls, self.extra)
 
     @property
     def name(self) -> str:
@@ -150,28 +164,64 @@ async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) 
         ServerError: after all that could be had is committed, if any could not; or at once,
             if no request can succeed.
     """
-    sampling, made, faults = store.manifest.sampling, [], list[str]()
+    made, faults, waiting = list[Reply](), list[str](), iter(plan)
     async with Servers(served.urls, served.patience) as servers:
+        asking = _Asking(served, servers, store.manifest.sampling)
 
-        async def one(planned: _Planned) -> Reply:
-            reply = await servers.ask(request(served, planned.task, planned.seed, sampling))
-            store.add(_trace(served, planned, reply, sampling))
-            bar.update()
-            return reply
+        async def work() -> None:
+            for planned in waiting:
+                try:
+                    reply = await asking.reply(planned)
+                except RequestError as error:
+                    if error.status in HOPELESS:
+                        raise ServerError(f"{served.model} cannot be asked: {error}") from error
+                    faults.append(str(error))
+                    continue
+                store.add(_trace(served, planned, reply, store.manifest.sampling))
+                made.append(reply)
+                bar.update()
 
-        for waiting in asyncio.as_completed([one(planned) for planned in plan]):
-            try:
-                made.append(await waiting)
-            except RequestError as error:
-                if error.status in HOPELESS:
-                    raise ServerError(f"{served.model} cannot be asked: {error}") from error
-                faults.append(str(error))
+        await _together(work, min(served.patience.concurrency, len(plan)))
     if faults:
         raise ServerError(
             f"{len(faults)} of {len(plan)} traces are missing ({faults[-1]}): "
             f"run the same command again to get them"
         )
     return made
+
+
+async def _together(work: Callable[[], Coroutine[Any, Any, None]], workers: int) -> None:
+    """Run several workers; the first error ends them all and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors.exceptions[0].__cause__
+
+
+class _Asking:
+    """Requests to servers that are asked for exact token ids until one does not know the field."""
+
+    def __init__(self, served: Served, servers: Servers, sampling: Sampling) -> None:
+        self._served, self._servers, self._sampling = served, servers, sampling
+        self._ids = served.tokenizer is not None and TOKEN_IDS not in served.extra
+
+    async def reply(self, planned: _Planned) -> Reply:
+        """Return the reply to one request.
+
+        Raises:
+            RequestError: it came to nothing.
+        """
+        body = request(self._served, planned.task, planned.seed, self._sampling)
+        asked = self._ids
+        try:
+            return await self._servers.ask({**body, TOKEN_IDS: True} if asked else body)
+        except RequestError as error:
+            if not asked or error.status not in (400, 422) or TOKEN_IDS not in str(error):
+                raise
+            self._ids = False
+        return await self._servers.ask(body)
 
 
 def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[str, Any]:
