@@ -25,6 +25,7 @@ from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply
 from trace_probe.model.endpoint import run as run_async
 from trace_probe.recording.served import Served, completed, record_served, served_manifest
 from trace_probe.store import Store
+from trace_probe.tasks.conditions import parse_grid, under
 from trace_probe.trace import Sampling, Task, Trace
 
 SAMPLING = Sampling(seed=5, max_new_tokens=12)
@@ -149,6 +150,20 @@ def test_the_request_says_what_the_sampling_says(tmp_path: Path) -> None:
     }
     conditions = [trace.task.condition for trace in store.traces()]
     assert conditions == [{"request": '{"top_k":20,"top_p":null}'}] * 2
+
+
+def test_reasoning_is_switched_by_an_argument_of_the_template(tmp_path: Path) -> None:
+    tasks = under(TASKS[:1], parse_grid("think,no-think,none"))
+    with scripted(lambda _n, _body: completion("Yes.")) as asked:
+        served = Served("m", (asked.url,), patience=QUICK)
+        store = start(tmp_path / "run", served)
+        record_served(served, tasks, store, progress=False)
+    switches = [
+        body.get("chat_template_kwargs", {}).get("enable_thinking") for body in asked.bodies
+    ]
+    assert sorted(switches, key=str) == [False, None, True]
+    found = {trace.task.condition.get("thinking") for trace in store.traces()}
+    assert found == {"on", "off", None}
 
 
 def test_traces_have_the_same_ids_wherever_they_are_made(tmp_path: Path) -> None:

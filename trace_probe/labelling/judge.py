@@ -6,7 +6,7 @@ refusal or a reply out of form is never a negative, nor is a thought that was cu
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -77,6 +77,10 @@ class Cost:
     def dollars(self, price: tuple[float, float]) -> float:
         """Return what it comes to at a price per million tokens read and written."""
         return (self.prompt_tokens * price[0] + self.completion_tokens * price[1]) / 1e6
+
+    def to_json(self, price: tuple[float, float] | None = None) -> dict[str, float | None]:
+        """Return the counts by name, and the dollars where the price of a token is known."""
+        return {**asdict(self), "dollars": None if price is None else self.dollars(price)}
 
 
 class Judge:

@@ -216,10 +216,10 @@ async def _ask(client: "AsyncOpenAI", request: Mapping[str, Any]) -> Reply:
         return read_reply(json.loads(raw.http_response.text))
     except APIConnectionError as error:
         cause = f"{error} {error.__cause__ or ''}".strip()
-        raise _Passing(without_key(f"{where}: {cause}")) from None
+        raise _Passing(f"{where}: {without_key(cause)}") from None
     except APIStatusError as error:
         said = " ".join(error.response.text.split()) or error.message
-        text = without_key(f"{where}: status {error.status_code}: {said:.300}")
+        text = f"{where}: status {error.status_code}: {without_key(said):.300}"
         if error.status_code in RETRIED or error.status_code >= 500:
             raise _Passing(text, retry_after(error.response.headers.get("retry-after"))) from None
         raise RequestError(text, error.status_code) from None

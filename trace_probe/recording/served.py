@@ -20,7 +20,7 @@ from trace_probe.model.endpoint import (
     refuse_secrets,
     run,
 )
-from trace_probe.model.tokenizer import messages
+from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
 from trace_probe.text.channels import Layout, Split, format_of, lay_out, opens_reasoning, split
@@ -225,7 +225,11 @@ class _Asking:
 
 
 def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[str, Any]:
-    """Return the body of a chat completion request."""
+    """Return the body of a chat completion request.
+
+    Reasoning is switched as vLLM, SGLang and llama.cpp have it, by arguments of the template.
+    """
+    thinking = task.condition.get("thinking")
     return {
         "model": served.model,
         "messages": messages(task),
@@ -233,6 +237,7 @@ def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[s
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
+        **({"chat_template_kwargs": switch(thinking)} if thinking else {}),
         **served.extra,
     }
 
