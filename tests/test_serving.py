@@ -26,6 +26,7 @@ from trace_probe.model.endpoint import run as run_async
 from trace_probe.recording.served import Served, completed, record_served, served_manifest
 from trace_probe.store import Store
 from trace_probe.tasks.conditions import parse_grid, under
+from trace_probe.text.channels import FORMATS, format_of
 from trace_probe.trace import Sampling, Task, Trace
 
 SAMPLING = Sampling(seed=5, max_new_tokens=12)
@@ -166,6 +167,16 @@ def test_reasoning_is_switched_by_an_argument_of_the_template(tmp_path: Path) ->
     assert found == {"on", "off", None}
 
 
+def test_what_was_cut_off_with_reasoning_turned_off_is_an_answer(tmp_path: Path) -> None:
+    (off,) = under(TASKS[:1], parse_grid("no-think"))
+    with scripted(lambda _n, _body: completion("Half an ans", finish="length")) as asked:
+        served = Served("deepseek-ai/DeepSeek-R1", (asked.url,), patience=QUICK)
+        store = start(tmp_path / "run", served)
+        record_served(served, [off, TASKS[0]], store, progress=False)
+    found = {trace.task.condition.get("thinking"): trace.thought for trace in store.traces()}
+    assert found == {"off": "absent", None: "truncated"}
+
+
 def test_traces_have_the_same_ids_wherever_they_are_made(tmp_path: Path) -> None:
     ids = []
     for name in ("a", "b"):
@@ -193,7 +204,7 @@ def test_reasoning_is_found_under_every_name_servers_give_it(
     message: dict[str, Any], reasoning: str
 ) -> None:
     reply = read_reply({"choices": [{"message": message, "finish_reason": "stop"}]})
-    text, cut = completed(reply, "m")
+    text, cut = completed(reply, FORMATS["plain"])
     parts = {channel: text[a:b] for channel, a, b in cut.ranges}
     assert parts.get("reasoning", "") == reasoning
     assert parts["answer"] == "C."
@@ -203,9 +214,9 @@ def test_reasoning_is_found_under_every_name_servers_give_it(
 def test_reasoning_without_an_answer_was_cut_off() -> None:
     for finish in ("length", "stop"):
         reply = read_reply({"choices": [{"message": {"reasoning": "A."}, "finish_reason": finish}]})
-        assert completed(reply, "m")[1].thought == "truncated"
+        assert completed(reply, FORMATS["plain"])[1].thought == "truncated"
     untagged = Reply("A.", None, "length")
-    assert completed(untagged, "deepseek-ai/DeepSeek-R1")[1].thought == "truncated"
+    assert completed(untagged, format_of(None, "deepseek-ai/DeepSeek-R1"))[1].thought == "truncated"
 
 
 def test_served_token_ids_are_kept_exactly(tmp_path: Path, tokenizer: Any) -> None:

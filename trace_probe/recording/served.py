@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +23,15 @@ from trace_probe.model.endpoint import (
 from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
-from trace_probe.text.channels import Layout, Split, format_of, lay_out, opens_reasoning, split
+from trace_probe.text.channels import (
+    Format,
+    Layout,
+    Split,
+    format_of,
+    format_under,
+    lay_out,
+    split,
+)
 from trace_probe.text.parts import after_prompt, cut_words, join_parts
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
@@ -290,8 +298,9 @@ def _tokens(served: Served, task: Task, reply: Reply) -> _Tokens:
 def _retokenised(tokenizer: "ChatTokenizer", task: Task, reply: Reply) -> _Tokens | None:
     """Return a reply in tokens of its text, or None if they do not write that text back."""
     prompt = tokenizer.prompt(task)
-    opened = opens_reasoning(prompt, format_of(tokenizer.chat_template, tokenizer.name))
-    completion, cut = completed(reply, tokenizer.name, tokenizer.chat_template, opened=opened)
+    own = format_of(tokenizer.chat_template, tokenizer.name)
+    format, opened = format_under(prompt, own)
+    completion, cut = completed(reply, format, opened=opened)
     start = tokenizer.encode(prompt)
     ids = (*start, *tokenizer.encode(completion))
     text, offsets = tokenizer.offsets(ids)
@@ -303,15 +312,15 @@ def _retokenised(tokenizer: "ChatTokenizer", task: Task, reply: Reply) -> _Token
 
 def _as_words(served: Served, task: Task, reply: Reply) -> _Tokens:
     prompt = "\n\n".join(filter(None, (task.system, task.prompt))) + "\n\n"
-    completion, cut = completed(reply, served.model)
+    format = format_of(None, served.model)
+    off = task.condition.get("thinking") == "off"
+    completion, cut = completed(reply, replace(format, untagged="absent") if off else format)
     text = prompt + completion
     return _Tokens(text, *cut_words(text, after_prompt(prompt, cut)), (), "none")
 
 
-def completed(
-    reply: Reply, model: str, template: str | None = None, *, opened: bool = False
-) -> tuple[str, Split]:
-    """Return a reply as one completion, and its channels.
+def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[str, Split]:
+    """Return a reply as one completion, and its channels; `format` is that of its model.
 
     A text without tags of its own is taken for cut-off reasoning only where it *was* cut off
     and the model is one that always reasons: its server may have taken reasoning away.
@@ -320,8 +329,8 @@ def completed(
         return join_parts(
             reply.reasoning, reply.text, closed=bool(reply.text.strip()), opened=opened
         )
-    format = format_of(reply.text)
-    if format.name == "plain" and reply.finish == "length":
-        format = format_of(template, model)
-    inside = opened and reply.finish == "length"
-    return reply.text, split(reply.text, 0, format, prefilled=inside)
+    cut_off = reply.finish == "length"
+    own = format_of(reply.text)
+    if own.name == "plain" and (cut_off or format.untagged == "absent"):
+        own = format
+    return reply.text, split(reply.text, 0, own, prefilled=opened and cut_off)
