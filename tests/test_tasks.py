@@ -8,6 +8,7 @@ import pytest
 
 from trace_probe.errors import TaskError
 from trace_probe.tasks import nudges
+from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.nudges import PAPER_SHA256, SYSTEM, Nudge, paper_prompt, with_nudge
 from trace_probe.tasks.sources import (
     COMMIT,
@@ -52,6 +53,13 @@ def test_there_are_76_official_tasks_in_six_categories() -> None:
     assert len({task.id for task in tasks}) == len({task.prompt for task in tasks}) == 76
     assert tasks[0].id == "deceptive-behavior-01"
     assert tasks[-1].id == "strategically-appearing-aligned-11"
+
+
+@needs_official
+def test_a_prompt_alone_says_which_of_the_76_tasks_it_is() -> None:
+    for task in load_tasks(OFFICIAL):
+        assert canonical(f"\n{task.prompt} ") == (task.id, task.category)
+        assert canonical(f"{task.prompt}\n\nBe nice.") is None
 
 
 @needs_official
