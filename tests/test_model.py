@@ -358,6 +358,66 @@ def test_dtype_can_be_chosen(model_folder: Path) -> None:
         load_model(str(model_folder), dtype="int3")
 
 
+PARTS = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.layers.2", "model.norm")
+OFFLOADED = dict(zip(PARTS, ("disk", "cpu", "disk", "cpu", "cpu"), strict=True))
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    ["auto", {"": "cpu"}, {**OFFLOADED, "model.rotary_emb": "cpu", "lm_head": "disk"}],
+    ids=["auto", "one device", "partly on disk"],
+)
+def test_a_device_map_changes_where_a_model_is_and_nothing_it_does(
+    model_folder: Path, device_map: Any
+) -> None:
+    from trace_probe.model.local import load_model
+
+    plain, spread = (
+        load_model(str(model_folder)),
+        load_model(str(model_folder), device_map=device_map),
+    )
+    prompt, sampling = plain.render(Task("t", "c", "stop it .")), Sampling(max_new_tokens=12)
+    (written,) = spread.generate([prompt], [7], sampling)
+    assert [written] == plain.generate([prompt], [7], sampling)
+    ids = [*prompt, *written.ids]
+    spans = [[Span(0, len(ids))]]
+    (held,), (expected,) = (model.replay([ids], spans, (0, 2)) for model in (spread, plain))
+    np.testing.assert_array_equal(held.values, expected.values)
+    streamed = list(spread.stream(prompt, 7, sampling, (1,)))
+    assert tuple(token.id for token in streamed[1:]) == written.ids
+
+
+def test_a_device_and_a_device_map_contradict_each_other(model_folder: Path) -> None:
+    from trace_probe.model.local import load_model
+
+    with pytest.raises(ModelError, match="not both"):
+        load_model(str(model_folder), device="cpu", device_map="auto")
+
+
+SWITCHED = (
+    "{% for m in messages %}{{ m.content }}{% endfor %}<|im_start|> assistant"
+    "{% if ARGUMENT is defined and not ARGUMENT %}<think></think>{% else %}<think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("argument", ["enable_thinking", "thinking"])
+def test_reasoning_is_switched_by_the_condition_of_the_task(argument: str) -> None:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = SWITCHED.replace("ARGUMENT", argument)
+    chat = ChatTokenizer(tokenizer, "tiny")
+    on, off = (
+        chat.prompt(Task("t", "c", " stop", condition={"thinking": level}))
+        for level in ("on", "off")
+    )
+    assert on == chat.prompt(Task("t", "c", " stop")) == " stop<|im_start|> assistant<think>"
+    assert off == f"{on}</think>"
+    plain = ChatTokenizer(word_tokenizer(), "tiny")
+    with pytest.raises(ModelError, match="tiny has no switch for reasoning"):
+        plain.prompt(Task("t", "c", "stop", condition={"thinking": "off"}))
+
+
 def test_what_cannot_be_loaded_says_what_to_do(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

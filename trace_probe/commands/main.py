@@ -18,10 +18,12 @@ from trace_probe.commands.judging import judging
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
+    Concurrency,
     ExecutorName,
     Extra,
     Labeller,
     Nudge,
+    PerMinute,
     Probe,
     Run,
     Shard,
@@ -33,6 +35,7 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.store import store as store_commands
+from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ app.add_typer(store_commands, name="store")
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(evidence)
+app.add_typer(studying)
 
 
 def main() -> None:
@@ -102,22 +106,26 @@ def record(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     device: str | None = None,
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread a model over devices: auto, balanced, sequential.")
+    ] = None,
     dtype: str | None = None,
     revision: str | None = None,
     conditions: Annotated[
-        str | None, typer.Option(help="Grid instead of one nudge, such as none,push,push+anti.")
+        str | None,
+        typer.Option(help="Grid instead of one nudge: none,push+anti, or think,no-think."),
     ] = None,
     base_url: BaseUrls = None,
     extra: Extra = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
     ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="With --base-url: requests at once.")
-    ] = 32,
+    concurrency: Concurrency = 32,
+    per_minute: PerMinute = None,
     executor: ExecutorName = "local",
     workers: Workers = None,
     shard: Shard = None,
+    as_json: AsJson = False,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
@@ -139,8 +147,8 @@ def record(
         from trace_probe.recording.served import Served, record_at
         from trace_probe.trace import Sampling
 
+        patience = Patience(concurrency=concurrency, per_minute=per_minute)
         ids = load_tokenizer(tokenizer) if tokenizer else None
-        patience = Patience(concurrency=concurrency)
         served = Served(model, tuple(base_url), json_object(extra), ids, patience)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
@@ -156,14 +164,15 @@ def record(
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            weights=Weights(model, device, dtype, revision),
+            weights=Weights(model, device, dtype, revision, device_map),
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     room = Store(run).manifest.sampling.max_new_tokens
-    typer.echo(
+    text = (
         f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
+    show_result(asdict(report), text, as_json=as_json)
 
 
 def _tasks_and_source(
@@ -174,7 +183,7 @@ def _tasks_and_source(
     from trace_probe.tasks.sources import source_name, tasks_from
 
     chosen = tasks_from(source, nudge="none" if conditions else nudge)
-    chosen = under(chosen, parse_grid(conditions)) if conditions else chosen
+    chosen = under(chosen, parse_grid(conditions), Path(source)) if conditions else chosen
     return tuple(chosen), source_name(source)
 
 
@@ -247,21 +256,6 @@ def show(
 
     reading = read_trace(Store(run), trace, detector)
     show_result(asdict(reading), format_reading(reading), as_json=as_json)
-
-
-@app.command()
-def study(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
-    labeller: Labeller = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
-    from trace_probe.store import Store
-    from trace_probe.study.study import format_study
-    from trace_probe.study.study import study as compare
-
-    found = compare([Store(run) for run in runs], labeller=labeller)
-    show_result(asdict(found), format_study(found), as_json=as_json)
 
 
 @app.command()

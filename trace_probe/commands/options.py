@@ -13,8 +13,8 @@ Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/d
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
 Nudge = Annotated[
-    Literal["none", "neutral", "push"],
-    typer.Option(help="System message: none, a plain one, or one that pushes for the goal."),
+    Literal["none", "neutral", "push", "paper"],
+    typer.Option(help="System message: none, plain, one that pushes for the goal, the paper's."),
 ]
 BaseUrls = Annotated[
     list[str] | None,
@@ -32,6 +32,13 @@ Shard = Annotated[
 ]
 Extra = Annotated[
     str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
+]
+
+
+Concurrency = Annotated[int, typer.Option(min=1, help="With --base-url: requests at once.")]
+PerMinute = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="With --base-url: most requests a minute, to each server."),
 ]
 
 

@@ -1,7 +1,7 @@
 """The only module that knows torch and transformers: ids and NumPy arrays go in and out."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -95,6 +95,7 @@ class Model:
         self.tokenizer = chat.fingerprint
         self._chat = chat
         self._network = network.eval().requires_grad_(False)
+        self._device = _input_device(network)
         self._base = network.get_decoder()
         self._blocks = _find_blocks(self._base, self.n_layers, name)
         self._stops = _stop_tokens(network, tokenizer)
@@ -250,7 +251,7 @@ class Model:
             held[layer] = hidden[0, -1].float().cpu()
 
         with self._tapped(layers, keep):
-            read = torch.tensor([ids], device=self._network.device)
+            read = torch.tensor([ids], device=self._device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
         activation = torch.stack([held[layer] for layer in layers]).numpy()
         return activation, output.logits[:, -1].float()
@@ -285,7 +286,7 @@ class Model:
             where = slice(width - len(row), width) if side == "left" else slice(len(row))
             ids[i, where] = torch.tensor(row)
             mask[i, where] = 1
-        return ids.to(self._network.device), mask.to(self._network.device)
+        return ids.to(self._device), mask.to(self._device)
 
     def _check_layers(self, layers: Sequence[int]) -> None:
         if not layers:
@@ -310,16 +311,24 @@ class _DeepEnough(Exception):
 
 
 def load_model(
-    name: str, *, device: str | None = None, dtype: str | None = None, revision: str | None = None
+    name: str,
+    *,
+    device: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
 ) -> Model:
     """Load a folder, a hub id, or an organism of the family (``organism:<variant>``).
 
-    The default is bfloat16 on a GPU and float32 without one.
+    The default is bfloat16 on a GPU and float32 without one. A `device_map` as accelerate has
+    it (``auto``, ``balanced``, or module names to devices) spreads the blocks over devices.
 
     Raises:
         ModelError: it cannot be found or loaded, or has no chat template.
     """
     place = locate(name)
+    if device and device_map:
+        raise ModelError("give either a device or a device map, not both")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     if dtype not in DTYPES:
@@ -327,7 +336,11 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
         network, report = AutoModelForCausalLM.from_pretrained(
-            place, revision=revision, dtype=DTYPES[dtype], output_loading_info=True
+            place,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(failure(name, place, error)) from error
@@ -335,7 +348,15 @@ def load_model(
         raise ModelError(f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}")
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     shown = place.resolve().name if isinstance(place, Path) and ":" not in name else name
-    return Model(network.to(device), tokenizer, f"{shown}@{version[:8]}")
+    placed = network if device_map else network.to(device)
+    return Model(placed, tokenizer, f"{shown}@{version[:8]}")
+
+
+def _input_device(network: PreTrainedModel) -> torch.device:
+    """Return where token ids go: to where the embedding is, or is read to from disk."""
+    embedding = network.get_input_embeddings()
+    hook = getattr(embedding, "_hf_hook", None)
+    return torch.device(getattr(hook, "execution_device", None) or embedding.weight.device)
 
 
 def _find_blocks(base: torch.nn.Module, n_layers: int, name: str) -> torch.nn.ModuleList:

@@ -37,14 +37,27 @@ class ChatTokenizer:
         """Return a task's prompt as text, up to where the model starts to write.
 
         Raises:
-            ModelError: the chat template refuses these messages.
+            ModelError: the chat template refuses these messages, or has no switch for the
+                reasoning that the task's condition turns on or off.
         """
+        thinking = task.condition.get("thinking")
+        if thinking is None:
+            return self._render(task)
+        switched = {level: self._render(task, **switch(level)) for level in ("on", "off")}
+        if switched["on"] == switched["off"]:
+            raise ModelError(
+                f"the chat template of {self.name} has no switch for reasoning: "
+                f"use conditions without think and no-think"
+            )
+        return switched[thinking]
+
+    def _render(self, task: Task, **arguments: bool) -> str:
         from jinja2 import TemplateError
 
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    messages(task), tokenize=False, add_generation_prompt=True
+                    messages(task), tokenize=False, add_generation_prompt=True, **arguments
                 )
             )
         except TemplateError as error:
@@ -78,6 +91,15 @@ class ChatTokenizer:
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
         return TextStream(self._decode)
+
+
+def switch(level: str) -> dict[str, bool]:
+    """Return the arguments by which chat templates turn reasoning on or off.
+
+    ``enable_thinking`` is what Qwen3, GLM, EXAONE and SmolLM3 call it, ``thinking`` what
+    DeepSeek-V3.1 and Granite do.
+    """
+    return {"enable_thinking": level == "on", "thinking": level == "on"}
 
 
 def load_tokenizer(name: str) -> ChatTokenizer:

@@ -11,7 +11,7 @@ from trace_probe.model.local import Model
 from trace_probe.probing.probe import SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
 from trace_probe.recording.record import new_manifest
-from trace_probe.text.channels import ChannelReader, Format, format_of, opens_reasoning
+from trace_probe.text.channels import ChannelReader, Format, format_of, format_under
 from trace_probe.text.sentences import SentenceReader
 from trace_probe.trace import Channel, Sampling, Task
 
@@ -62,8 +62,9 @@ class Monitor:
         text = self._model.text_stream()
         for token in prompt:
             text.feed(token)
-        format = format_of(self._model.chat_template, self._model.name)
-        scorer = LiveScorer(self._saved, format, prefilled=opens_reasoning(text.text, format))
+        own = format_of(self._model.chat_template, self._model.name)
+        format, prefilled = format_under(text.text, own)
+        scorer = LiveScorer(self._saved, format, prefilled=prefilled)
         seed = trace_seed(sampling, task, sample)
         layers = (self._saved.card.layer,)
         with closing(self._model.stream(prompt, seed, sampling, layers)) as tokens:

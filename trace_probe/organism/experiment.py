@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trace_probe.labels import label_traces
+from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
 from trace_probe.organism.family import FAMILY
 from trace_probe.recording.record import new_manifest, record
@@ -24,7 +24,6 @@ def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[St
         manifest = new_manifest(model, sampling, layers=(), tasks=f"world:study:{scenarios}")
         store = Store.create(out / one.name, manifest)
         record(model, tasks, store, samples=samples, batch_size=128)
-        with store.writing():
-            store.add_labels(label_traces(store.traces(), RuleLabeller()))
+        label_run(store, RuleLabeller(), progress=False)
         runs.append(store)
     return runs

@@ -50,6 +50,7 @@ class Weights:
     device: str | None = None
     dtype: str | None = None
     revision: str | None = None
+    device_map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,13 @@ def _open(recording: Recording) -> "tuple[Model, Store]":
     from trace_probe.recording.record import new_manifest
 
     one, of = recording, recording.weights
-    model = load_model(of.name, device=of.device, dtype=of.dtype, revision=of.revision)
+    model = load_model(
+        of.name,
+        device=of.device,
+        device_map=of.device_map,
+        dtype=of.dtype,
+        revision=of.revision,
+    )
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)
