@@ -1,7 +1,8 @@
 """The only module that knows torch and transformers: ids and NumPy arrays go in and out."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+import copy
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,16 +17,15 @@ from transformers import (
     Cache,
     DynamicCache,
     GenerationConfig,
-    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
+from trace_probe.model.blocks import Blocks, HookedBlocks
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
+from trace_probe.model.drawing import draws
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -54,24 +54,6 @@ class StreamedToken:
     last: bool
 
 
-class SeededDraw:
-    """Logits processor that leaves one token a row, drawn with the row's own seed.
-
-    One uniform a step goes through the inverse of the row's cumulative distribution, so what
-    is drawn depends on prompt and seed, and not on which other rows share the batch.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._sources = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
-
-    def __call__(self, _ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores of 0 for the drawn tokens and -inf for all others."""
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        uniform = cumulative.new_tensor([[source.random()] for source in self._sources])
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
-
-
 class Model:
     """A causal language model and its tokenizer, on a device."""
 
@@ -96,7 +78,8 @@ class Model:
         self._chat = chat
         self._network = network.eval().requires_grad_(False)
         self._base = network.get_decoder()
-        self._blocks = _find_blocks(self._base, self.n_layers, name)
+        self.blocks: Blocks = HookedBlocks(network, name)
+        """Where activations are read and changed."""
         self._stops = _stop_tokens(network, tokenizer)
         pad = tokenizer.pad_token_id
         self._pad_id = int(pad) if pad is not None else min(self._stops, default=0)
@@ -105,6 +88,13 @@ class Model:
         network.generation_config = GenerationConfig(
             eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad_id, do_sample=False
         )
+
+    def through(self, blocks: Blocks) -> "Model":
+        """Return this model with its passes run by the network of other blocks."""
+        twin = copy.copy(self)
+        twin.blocks, twin._network = blocks, blocks.network
+        twin._base = blocks.network.get_decoder()
+        return twin
 
     def render(self, task: Task) -> list[int]:
         """Return the token ids of a task's prompt, up to where the model starts to write.
@@ -140,7 +130,7 @@ class Model:
             ids,
             attention_mask=mask,
             max_new_tokens=sampling.max_new_tokens,
-            logits_processor=_processors(sampling, seeds),
+            logits_processor=draws(sampling, seeds),
         )
         return [self._completion(row) for row in written[:, ids.shape[1] :].tolist()]
 
@@ -166,7 +156,7 @@ class Model:
         Raises:
             ModelError: a layer does not exist, or a span is empty or outside its trace.
         """
-        self._check_layers(layers)
+        self.check_layers(layers)
         for ids, wanted in zip(token_ids, spans, strict=True):
             if any(not len(span) or span.stop > len(ids) for span in wanted):
                 raise ModelError(f"a span to pool is empty or ends after token {len(ids)}")
@@ -206,7 +196,7 @@ class Model:
             if layer == max(layers):
                 raise _DeepEnough
 
-        with self._tapped(layers, pool), contextlib.suppress(_DeepEnough):
+        with self.blocks.tapped(layers, pool), contextlib.suppress(_DeepEnough):
             self._base(input_ids=ids, attention_mask=mask, use_cache=False)
         return torch.stack([held[layer] for layer in layers]).numpy()
 
@@ -221,9 +211,9 @@ class Model:
         Raises:
             ModelError: a layer does not exist, or the context is too short.
         """
-        self._check_layers(layers)
+        self.check_layers(layers)
         self.check_room(len(prompt), sampling)
-        processors = _processors(sampling, [seed])
+        processors = draws(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
         ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
         for position in range(len(prompt) - 1, end + 1):
@@ -249,30 +239,11 @@ class Model:
         def keep(layer: int, hidden: torch.Tensor) -> None:
             held[layer] = hidden[0, -1].float().cpu()
 
-        with self._tapped(layers, keep):
+        with self.blocks.tapped(layers, keep):
             read = torch.tensor([ids], device=self._network.device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
         activation = torch.stack([held[layer] for layer in layers]).numpy()
         return activation, output.logits[:, -1].float()
-
-    @contextlib.contextmanager
-    def _tapped(
-        self, layers: Sequence[int], consume: Callable[[int, torch.Tensor], None]
-    ) -> Iterator[None]:
-        """Hand the residual stream after each of `layers` to `consume`: (batch, token, d_model)."""
-
-        def tap(layer: int) -> Callable[..., None]:
-            def hook(_module: object, _inputs: object, output: object) -> None:
-                hidden = output[0] if isinstance(output, tuple) else output
-                assert isinstance(hidden, torch.Tensor)
-                consume(layer, hidden)
-
-            return hook
-
-        with contextlib.ExitStack() as hooks:
-            for layer in layers:
-                hooks.callback(self._blocks[layer].register_forward_hook(tap(layer)).remove)
-            yield
 
     def _padded(
         self, rows: Sequence[Sequence[int]], side: Literal["left", "right"]
@@ -287,7 +258,8 @@ class Model:
             mask[i, where] = 1
         return ids.to(self._network.device), mask.to(self._network.device)
 
-    def _check_layers(self, layers: Sequence[int]) -> None:
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise ModelError unless these are blocks of the model, each named once."""
         if not layers:
             raise ModelError("no layer was asked for")
         wrong = [layer for layer in layers if not 0 <= layer < self.n_layers]
@@ -338,32 +310,11 @@ def load_model(
     return Model(network.to(device), tokenizer, f"{shown}@{version[:8]}")
 
 
-def _find_blocks(base: torch.nn.Module, n_layers: int, name: str) -> torch.nn.ModuleList:
-    """Return the decoder blocks: the outermost list of modules as long as the model is deep."""
-    for module in base.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
-            return module
-    raise ModelError(f"{name} has no list of {n_layers} blocks to read activations from")
-
-
 def _stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that end a turn, for the model or for its chat template."""
     stops = network.generation_config.eos_token_id
     several = stops if isinstance(stops, list) else [stops]
     return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
-
-
-def _processors(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
-    """Return what turns logits into a draw; nothing for greedy decoding."""
-    chain = LogitsProcessorList()
-    if sampling.temperature == 0:
-        return chain
-    if sampling.temperature != 1:
-        chain.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_p < 1:
-        chain.append(TopPLogitsWarper(sampling.top_p))
-    chain.append(SeededDraw(seeds))
-    return chain
 
 
 def _token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
