@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trace_probe.activations import Activations, pooled_spans
-from trace_probe.errors import StoreError
+from trace_probe.activations import Activations, Fidelity, pooled_spans
+from trace_probe.errors import StoreError, TraceError
 from trace_probe.files import cut_torn_line, write_json
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
@@ -98,6 +98,26 @@ def test_activations_come_back_by_layer(store: Store) -> None:
     assert np.array_equal(store.activations(trace, [3]).at(3), held(trace).at(3))
     assert store.has_activations("a")
     assert not store.has_activations("b")
+
+
+def test_fidelity_and_raw_tokens_come_back(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "run", replace(MANIFEST, pooling="max", raw_tokens=True))
+    trace = a_trace()
+    plain = held(trace)
+    raw = np.arange(2 * plain.reach * 5, dtype=np.float32).reshape(2, -1, 5)
+    fidelity = Fidelity("log-probabilities", 2e-7)
+    store.add(trace, replace(plain, pooling="max", tokens=raw, fidelity=fidelity))
+    read = store.activations(trace)
+    assert (read.pooling, read.fidelity, read.tokens) == ("max", fidelity, None)
+    assert np.array_equal(store.token_activations(trace, 3), raw[1])
+    with pytest.raises(StoreError, match="no raw activations of layer 2"):
+        store.token_activations(trace, 2)
+
+
+def test_raw_tokens_must_reach_as_far_as_the_rows() -> None:
+    plain = held(a_trace())
+    with pytest.raises(TraceError, match="do not fit 2 layers and"):
+        replace(plain, tokens=np.zeros((2, plain.reach + 1, 5)))
 
 
 def test_values_too_large_for_float16_are_kept_in_float32(store: Store) -> None:

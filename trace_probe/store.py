@@ -3,7 +3,7 @@
     <run>/run.json                     what was recorded, by what, how (Manifest)
     <run>/traces.jsonl                 a trace a line; the line is the commit mark
     <run>/labels.jsonl                 a label a line; the last of a (trace, labeller) wins
-    <run>/activations/<id>.safetensors one tensor a layer, (row, d_model)
+    <run>/activations/<id>.safetensors a tensor a layer, (row, d_model); raw ones (token, d_model)
     <run>/scores/<detector>.parquet    a trace a row, a score a sentence
     <run>/reports/<detector>.json      the evaluation of that detector on this run
 
@@ -23,8 +23,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import Activations, Pooling, pooled_spans
-from trace_probe.errors import StoreError
+from trace_probe.activations import (
+    Activations,
+    Pooling,
+    pooled_spans,
+    read_activations,
+    read_tokens,
+    to_bytes,
+)
+from trace_probe.errors import StoreError, TraceError
 from trace_probe.files import append, cut_torn_line, file_names, load_json, read_lines
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
@@ -32,7 +39,6 @@ from trace_probe.labels import Label
 from trace_probe.trace import Sampling, Span, Task, Trace
 
 SCHEMA = 1
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Manifest:
     n_layers: int = 0
     d_model: int = 0
     pooling: Pooling = "mean"
+    raw_tokens: bool = False
+    """Whether each token is kept beside the pooled rows."""
     dtype: str = ""
     tokenizer: str = ""
     sampling: Sampling = field(default_factory=Sampling)
@@ -230,8 +238,6 @@ class Store:
         Raises:
             StoreError: none were recorded, or not of that layer.
         """
-        from safetensors import safe_open
-
         file = self._activation_file(trace.id)
         if not file.is_file():
             raise StoreError(f"no activations of trace {trace.id} in {self.path}")
@@ -242,28 +248,31 @@ class Store:
                 f"layer {min(missing)} was not recorded in {self.path}; "
                 f"there are {list(self.manifest.layers)}"
             )
-        with safe_open(file, framework="numpy") as tensors:
-            values = [tensors.get_tensor(f"layer.{layer}") for layer in chosen]
-        return Activations(np.stack(values), chosen, pooled_spans(trace), self.manifest.pooling)
+        return read_activations(file, chosen, pooled_spans(trace))
+
+    def token_activations(self, trace: Trace, layer: int) -> NDArray[np.floating]:
+        """Return (token, d_model) of one layer: each token from the last of the prompt on.
+
+        Raises:
+            StoreError: they were not recorded.
+        """
+        file = self._activation_file(trace.id)
+        if not (self.manifest.raw_tokens and layer in self.manifest.layers and file.is_file()):
+            raise StoreError(
+                f"no raw activations of layer {layer} and trace {trace.id} in {self.path}: "
+                f"record with --raw-tokens"
+            )
+        return read_tokens(file, layer)
 
     def _activation_file(self, trace_id: str) -> Path:
         return self.path / "activations" / f"{trace_id}.safetensors"
 
     def _write_activations(self, trace_id: str, activations: Activations) -> None:
-        from safetensors.numpy import save
-
-        if not np.isfinite(activations.values).all():
-            raise StoreError(
-                f"activations of trace {trace_id} hold inf or nan: load the model in float32 "
-                f"or bfloat16 and record again"
-            )
-        fits = float(np.abs(activations.values).max(initial=0.0)) <= FLOAT16_MAX
-        dtype = np.float16 if fits else np.float32
-        tensors = {
-            f"layer.{layer}": np.ascontiguousarray(activations.at(layer).astype(dtype))
-            for layer in activations.layers
-        }
-        write_bytes(self._activation_file(trace_id), save(tensors))
+        try:
+            content = to_bytes(activations)
+        except TraceError as error:
+            raise StoreError(f"trace {trace_id}: {error}") from error
+        write_bytes(self._activation_file(trace_id), content)
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""
