@@ -76,11 +76,13 @@ def test_streaming_and_replay_see_the_same_activations(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_and_batching_change_no_activation(tiny: Callable[..., Any], family: str) -> None:
+    from trace_probe.model.capture import Reading
+
     model = tiny(family)
     traces = [written(model, task, seed)[1] for task in (TASK, SHORT) for seed in (1, 2, 3)]
     spans = [[Span(0, 1), Span(2, len(ids))] for ids in traces]
     together = model.replay(traces, spans, LAYERS)
-    in_pairs = model.replay(traces, spans, LAYERS, batch_tokens=2 * max(map(len, traces)))
+    in_pairs = model.replay(traces, spans, LAYERS, Reading(pass_tokens=2 * max(map(len, traces))))
     for ids, wanted, both, pair in zip(traces, spans, together, in_pairs, strict=True):
         (alone,) = model.replay([ids], [wanted], LAYERS)
         assert both.spans == alone.spans == tuple(wanted)

@@ -46,8 +46,10 @@ class HookedBlocks:
             ModelError: they cannot be found.
         """
         self.network = network
-        depth = network.config.get_text_config().num_hidden_layers
-        self._blocks = _find_blocks(network.get_decoder(), depth, name)
+        blocks = find_blocks(network.get_decoder())
+        if blocks is None:
+            raise ModelError(f"{name} has no list of its blocks to read activations from")
+        self._blocks = blocks
 
     @contextlib.contextmanager
     def tapped(self, layers: Sequence[int], tap: Tap) -> Iterator[None]:
@@ -69,9 +71,10 @@ class HookedBlocks:
             yield
 
 
-def _find_blocks(base: torch.nn.Module, n_layers: int, name: str) -> torch.nn.ModuleList:
+def find_blocks(base: PreTrainedModel) -> torch.nn.ModuleList | None:
     """Return the decoder blocks: the outermost list of modules as long as the model is deep."""
+    depth = base.config.get_text_config().num_hidden_layers
     for module in base.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
             return module
-    raise ModelError(f"{name} has no list of {n_layers} blocks to read activations from")
+    return None

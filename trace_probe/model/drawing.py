@@ -27,6 +27,25 @@ class SeededDraw:
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
+class NotedDraws:
+    """Logits processor that draws as another does, and notes what the model gave each draw."""
+
+    def __init__(self, draw: LogitsProcessorList) -> None:
+        self._draw = draw
+        self._noted: list[torch.Tensor] = []
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores of the draw; the likeliest of them is what is drawn."""
+        found: torch.Tensor = self._draw(ids, scores)
+        drawn = found.argmax(-1, keepdim=True)
+        self._noted.append((scores.gather(1, drawn)[:, 0] - scores.logsumexp(-1)).cpu())
+        return found
+
+    def logprobs(self) -> list[list[float]]:
+        """Return for each row the log-probability of each of its tokens, padding included."""
+        return [list(map(float, row)) for row in torch.stack(self._noted, dim=1)]
+
+
 def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
     """Return what turns logits into a draw for each row; nothing for greedy decoding."""
     chain = LogitsProcessorList()

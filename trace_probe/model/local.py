@@ -1,9 +1,8 @@
 """The only module that knows torch and transformers: ids and NumPy arrays go in and out."""
 
-import contextlib
 import copy
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from transformers import (
     Cache,
     DynamicCache,
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,8 +24,9 @@ from transformers import (
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Blocks, HookedBlocks
+from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
-from trace_probe.model.drawing import draws
+from trace_probe.model.drawing import NotedDraws, draws
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -40,6 +41,8 @@ class Completion:
     ids: tuple[int, ...]
     """The end-of-turn token included, if it was reached."""
     finish: Literal["stop", "length"]
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
+    """The log-probability of each token to the model, whatever the sampling."""
 
 
 @dataclass(frozen=True)
@@ -125,80 +128,38 @@ class Model:
             ModelError: a prompt and `max_new_tokens` do not fit the model's context.
         """
         self.check_room(max(map(len, prompts)), sampling)
-        ids, mask = self._padded(prompts, "left")
+        ids, mask = padded(prompts, "left", self._pad_id)
+        noted = NotedDraws(draws(sampling, seeds))
         written = self._network.generate(
-            ids,
-            attention_mask=mask,
+            ids.to(self._network.device),
+            attention_mask=mask.to(self._network.device),
             max_new_tokens=sampling.max_new_tokens,
-            logits_processor=draws(sampling, seeds),
+            logits_processor=LogitsProcessorList([noted]),
         )
-        return [self._completion(row) for row in written[:, ids.shape[1] :].tolist()]
+        rows = written[:, ids.shape[1] :].tolist()
+        return list(map(self._completion, rows, noted.logprobs()))
 
-    def _completion(self, ids: list[int]) -> Completion:
+    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
         """Cut a row after its first stop token; what follows is padding."""
         end = next((i for i, token in enumerate(ids) if token in self._stops), None)
         if end is None:
-            return Completion(tuple(ids), "length")
-        return Completion(tuple(ids[: end + 1]), "stop")
+            return Completion(tuple(ids), "length", tuple(logprobs))
+        return Completion(tuple(ids[: end + 1]), "stop", tuple(logprobs[: end + 1]))
 
     def replay(
         self,
         token_ids: Sequence[Sequence[int]],
         spans: Sequence[Sequence[Span]],
         layers: Sequence[int],
-        *,
-        batch_tokens: int = 8192,
+        reading: Reading | None = None,
     ) -> list[Activations]:
-        """Read recorded ids again and return for each trace the mean over each of its spans.
-
-        One pass of the base model, without the head and no deeper than the deepest layer.
+        """Read recorded ids again; return for each trace a row for each of its spans.
 
         Raises:
             ModelError: a layer does not exist, or a span is empty or outside its trace.
         """
         self.check_layers(layers)
-        for ids, wanted in zip(token_ids, spans, strict=True):
-            if any(not len(span) or span.stop > len(ids) for span in wanted):
-                raise ModelError(f"a span to pool is empty or ends after token {len(ids)}")
-        results: dict[int, Activations] = {}
-        for batch in _token_batches([len(ids) for ids in token_ids], batch_tokens):
-            values = self._pooled([token_ids[i] for i in batch], [spans[i] for i in batch], layers)
-            ends = np.cumsum([len(spans[i]) for i in batch])[:-1]
-            for i, rows in zip(batch, np.split(values, ends, axis=1), strict=True):
-                results[i] = Activations(rows, tuple(layers), tuple(spans[i]))
-        return [results[i] for i in range(len(token_ids))]
-
-    @torch.inference_mode()
-    def _pooled(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        spans: Sequence[Sequence[Span]],
-        layers: Sequence[int],
-    ) -> NDArray[np.float32]:
-        """Return (layer, row, d_model): the rows of all traces of one batch, one after another."""
-        # With causal attention nothing real can see what stands to the right of it.
-        ids, mask = self._padded(token_ids, "right")
-        flat = [
-            torch.arange(span.start, span.stop) + trace * ids.shape[1]
-            for trace, wanted in enumerate(spans)
-            for span in wanted
-        ]
-        counts = torch.tensor([len(tokens) for tokens in flat], device=ids.device)
-        tokens = torch.cat(flat).to(ids.device)
-        rows = torch.arange(len(flat), device=ids.device).repeat_interleave(counts)
-        held: dict[int, torch.Tensor] = {}
-
-        def pool(layer: int, hidden: torch.Tensor) -> None:
-            where = hidden.device
-            chosen = hidden.flatten(0, 1)[tokens.to(where)].float()
-            sums = chosen.new_zeros(len(flat), self.d_model).index_add_(0, rows.to(where), chosen)
-            held[layer] = (sums / counts.to(where)[:, None]).cpu()
-            if layer == max(layers):
-                raise _DeepEnough
-
-        with self.blocks.tapped(layers, pool), contextlib.suppress(_DeepEnough):
-            self._base(input_ids=ids, attention_mask=mask, use_cache=False)
-        return torch.stack([held[layer] for layer in layers]).numpy()
+        return replay(self.blocks, token_ids, spans, layers, reading or Reading())
 
     def stream(
         self, prompt: Sequence[int], seed: int, sampling: Sampling, layers: Sequence[int]
@@ -245,19 +206,6 @@ class Model:
         activation = torch.stack([held[layer] for layer in layers]).numpy()
         return activation, output.logits[:, -1].float()
 
-    def _padded(
-        self, rows: Sequence[Sequence[int]], side: Literal["left", "right"]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and attention mask, (row, token), padded to the longest row."""
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self._pad_id)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            where = slice(width - len(row), width) if side == "left" else slice(len(row))
-            ids[i, where] = torch.tensor(row)
-            mask[i, where] = 1
-        return ids.to(self._network.device), mask.to(self._network.device)
-
     def check_layers(self, layers: Sequence[int]) -> None:
         """Raise ModelError unless these are blocks of the model, each named once."""
         if not layers:
@@ -275,10 +223,6 @@ class Model:
                 f"a prompt of {prompt} tokens and {sampling.max_new_tokens} new ones exceed the "
                 f"{self.context} that {self.name} can read: lower max_new_tokens"
             )
-
-
-class _DeepEnough(Exception):
-    """Ends a forward pass after the deepest block that was asked for."""
 
 
 def load_model(
@@ -315,15 +259,3 @@ def _stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     stops = network.generation_config.eos_token_id
     several = stops if isinstance(stops, list) else [stops]
     return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
-
-
-def _token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield indices in batches of similar length that stay, padded, within a token budget."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[i] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
