@@ -5,9 +5,9 @@ Results go to standard output, progress and errors to standard error. Exit codes
 """
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,12 +17,16 @@ from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.options import (
     AsJson,
+    Backend,
     BaseUrls,
     Extra,
     Labeller,
     Nudge,
+    Pooling,
     Probe,
+    RawTokens,
     Run,
+    Tolerance,
     integers,
     json_object,
     say,
@@ -30,6 +34,9 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.errors import TraceProbeError
+
+if TYPE_CHECKING:
+    from trace_probe.recording.served import Served
 
 app = typer.Typer(
     help="Was the model already planning this before it said so?",
@@ -86,6 +93,10 @@ def record(
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    pooling: Pooling = "mean",
+    raw_tokens: RawTokens = False,
+    backend: Backend = "hooks",
+    tolerance: Tolerance = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -123,31 +134,46 @@ def record(
     chosen = under(chosen, parse_grid(conditions)) if conditions else chosen
     where = source_name(tasks)
     if base_url:
-        from trace_probe.model.endpoint import Patience
-        from trace_probe.model.tokenizer import load_tokenizer
-        from trace_probe.recording.served import Served, record_at
+        from trace_probe.recording.served import record_at
 
-        ids = load_tokenizer(tokenizer) if tokenizer else None
-        patience = Patience(concurrency=concurrency)
-        served = Served(model, tuple(base_url), json_object(extra), ids, patience)
+        served = _served(model, base_url, extra, tokenizer, concurrency)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
     else:
-        from trace_probe.model.local import load_model
+        from trace_probe.model.bridge import load_through
         from trace_probe.recording.record import new_manifest
         from trace_probe.recording.record import record as record_run
         from trace_probe.store import Store
 
-        loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+        loaded = load_through(backend, model, device=device, dtype=dtype, revision=revision)
         room = max_new_tokens or min(4096, (loaded.context or 8192) // 2)
         sampling = Sampling(seed, temperature, top_p, room)
         manifest = new_manifest(loaded, sampling, layers=integers(layers), tasks=where)
-        store = Store.create(run, manifest)
-        report = record_run(loaded, chosen, store, samples=samples, batch_size=batch_size)
+        manifest = replace(manifest, pooling=pooling, raw_tokens=raw_tokens)
+        report = record_run(
+            loaded,
+            chosen,
+            Store.create(run, manifest),
+            samples=samples,
+            batch_size=batch_size,
+            tolerance=tolerance,
+        )
     typer.echo(
         f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {sampling.max_new_tokens} tokens"
     )
+
+
+def _served(
+    model: str, urls: list[str], extra: str | None, tokenizer: str | None, concurrency: int
+) -> "Served":
+    from trace_probe.model.endpoint import Patience
+    from trace_probe.model.tokenizer import load_tokenizer
+    from trace_probe.recording.served import Served
+
+    ids = load_tokenizer(tokenizer) if tokenizer else None
+    patience = Patience(concurrency=concurrency)
+    return Served(model, tuple(urls), json_object(extra), ids, patience)
 
 
 @app.command()

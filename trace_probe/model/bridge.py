@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Backend, Tap
-from trace_probe.model.local import Model
+from trace_probe.model.local import Model, load_model
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -65,3 +65,20 @@ def bridged(model: Model) -> Model:
             f"TransformerLens cannot wrap {model.name} ({kind}: {error}): use the backend hooks"
         ) from error
     return model.through(BridgedBlocks(bridge, twin))
+
+
+def load_through(
+    backend: Backend,
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a model as `load_model` does, to be read through a backend.
+
+    Raises:
+        ModelError: it cannot be loaded, or TransformerLens does not know the architecture.
+    """
+    model = load_model(name, device=device, dtype=dtype, revision=revision)
+    return bridged(model) if backend == "transformer-lens" else model

@@ -1,7 +1,7 @@
 """Replay: recorded token ids through the base model, and what it held pooled on the way."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +39,13 @@ def replay(
     spans: Sequence[Sequence[Span]],
     layers: Sequence[int],
     reading: Reading,
+    beside: Callable[[Sequence[int]], Sequence[Collector]] = lambda _: (),
 ) -> list[Activations]:
     """Read recorded ids again and return for each trace a row for each of its spans.
 
     Only the base model runs, without the head and no deeper than the deepest layer. Traces
-    of similar length share a pass.
+    of similar length share a pass; `beside` may send more collectors along, for the traces
+    of a batch as named by their indices.
 
     Raises:
         ModelError: a span is empty or outside its trace.
@@ -57,7 +59,7 @@ def replay(
         if reading.raw_tokens:
             raw = RawTokens([_range(some) for some in wanted], layers)
             collectors.append(raw)
-        read(blocks, ids, collectors, reading)
+        read(blocks, ids, [*collectors, *beside(batch)], reading)
         ends = np.cumsum([len(some) for some in wanted])[:-1]
         for at, (i, values) in enumerate(
             zip(batch, np.split(rows.rows().numpy(), ends, axis=1), strict=True)

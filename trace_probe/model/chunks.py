@@ -29,7 +29,7 @@ def read_in_chunks(blocks: Blocks, ids: torch.Tensor, deepest: int, chunk: int, 
     base = blocks.network.get_decoder()
     own = blockwise(blocks.network) if blocks.backend == "hooks" else contextlib.nullcontext()
     with own:
-        if _comes_apart(base):
+        if comes_apart(base):
             _by_blocks(blocks, base, ids, deepest, chunk, take)
         else:
             _by_chunks(blocks, base, ids, deepest, chunk, take)
@@ -155,7 +155,7 @@ def only_block(base: PreTrainedModel, layer: int | None) -> PreTrainedModel:
     return shell
 
 
-def _comes_apart(base: PreTrainedModel) -> bool:
+def comes_apart(base: PreTrainedModel) -> bool:
     """Return whether a block can be run alone: it gets the stream as given and returns only it."""
     found = find_blocks(base)
     cache = DynamicCache(config=base.config)

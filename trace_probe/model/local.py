@@ -27,6 +27,7 @@ from trace_probe.model.blocks import Blocks, HookedBlocks
 from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
 from trace_probe.model.drawing import NotedDraws, draws
+from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -160,6 +161,23 @@ class Model:
         """
         self.check_layers(layers)
         return replay(self.blocks, token_ids, spans, layers, reading or Reading())
+
+    def checked_replay(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        spans: Sequence[Sequence[Span]],
+        layers: Sequence[int],
+        reading: Reading | None = None,
+        logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> list[Activations]:
+        """Replay, and say for each trace how faithful that was: see `fidelity`.
+
+        Raises:
+            ModelError: a layer does not exist, or a span is empty or outside its trace.
+        """
+        self.check_layers(layers)
+        how = reading or Reading()
+        return checked_replay(self.blocks, token_ids, spans, layers, how, logprobs)
 
     def stream(
         self, prompt: Sequence[int], seed: int, sampling: Sampling, layers: Sequence[int]

@@ -54,7 +54,7 @@ class PooledRows:
         if self._pooling == "mean":
             held.index_add_(0, rows, chosen)
         elif self._pooling == "max":
-            held.index_reduce_(0, rows, chosen, "amax")
+            held.scatter_reduce_(0, rows[:, None].expand_as(chosen), chosen, "amax")
         else:
             held.index_copy_(0, rows, chosen)
 

@@ -85,7 +85,8 @@ def _positions(args: Sequence[object], kwargs: Mapping[str, Any]) -> torch.Tenso
     if given is not None:
         assert isinstance(given, torch.Tensor)
         return given
-    ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
+    entering = (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args)
+    ids = next(tokens for tokens in entering if tokens is not None)
     assert isinstance(ids, torch.Tensor)
     cache = kwargs.get("past_key_values")
     past = 0 if cache is None else int(cache.get_seq_length())

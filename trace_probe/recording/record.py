@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import pooled_spans
+from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import ModelError
+from trace_probe.model.capture import Reading
+from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
@@ -44,7 +46,8 @@ def new_manifest(
 ) -> Manifest:
     """Return the manifest of a run of this model; `layers` None means `default_layers`.
 
-    `tasks` says where the tasks came from. No layers at all records text only.
+    `tasks` says where the tasks came from. No layers at all records text only. The mean of
+    each sentence is kept; replace `pooling` or `raw_tokens` for something else.
     """
     return Manifest(
         model=model.name,
@@ -59,7 +62,7 @@ def new_manifest(
     )
 
 
-def record(
+def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely change
     model: Model,
     tasks: Iterable[Task],
     store: Store,
@@ -67,6 +70,7 @@ def record(
     samples: int = 1,
     batch_size: int = 32,
     progress: bool = True,
+    tolerance: float | None = None,
 ) -> RecordReport:
     """Record `samples` traces of each task, with sampling and layers as the manifest says.
 
@@ -75,7 +79,7 @@ def record(
 
     Raises:
         ModelError: the run is of another model, greedy decoding was asked to vary, or a prompt
-            and `max_new_tokens` exceed the model's context.
+            and `max_new_tokens` exceed the model's context, or a replay is unfaithful.
         StoreError: another process writes to the run, or it cannot be written.
     """
     _check(model, store.manifest, samples)
@@ -89,7 +93,11 @@ def record(
         resumed = sum(planned.id in known for planned in plan)
         with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
             for start in range(0, len(plan), batch_size):
-                for trace in _record_batch(model, plan[start : start + batch_size], store, known):
+                batch = plan[start : start + batch_size]
+                for trace, activations in _record_batch(model, batch, store.manifest, known):
+                    if activations is not None:
+                        refuse_unfaithful(trace.id, activations, model.dtype, tolerance)
+                    store.add(trace, activations)
                     tokens.append(len(trace) - trace.prompt_stop)
                     cut += trace.finish == "length"
                     bar.update()
@@ -129,28 +137,30 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
 
 
 def _record_batch(
-    model: Model, batch: Sequence[_Planned], store: Store, known: set[str]
-) -> Iterator[Trace]:
-    """Write a batch, read it again for its activations, and yield each trace once committed."""
+    model: Model, batch: Sequence[_Planned], manifest: Manifest, known: set[str]
+) -> Iterator[tuple[Trace, Activations | None]]:
+    """Write a batch, read it again for its activations, and yield what is not yet known."""
     if all(planned.id in known for planned in batch):
         return
-    manifest = store.manifest
     completions = model.generate(
         [planned.prompt for planned in batch],
         [planned.seed for planned in batch],
         manifest.sampling,
     )
-    traces = [
-        _trace(model, planned, completion, manifest.sampling)
+    made = [
+        (_trace(model, planned, completion, manifest.sampling), completion.logprobs)
         for planned, completion in zip(batch, completions, strict=True)
+        if planned.id not in known
     ]
-    traces = [trace for trace in traces if trace.id not in known]
+    traces = [trace for trace, _ in made]
+    if not manifest.layers:
+        yield from ((trace, None) for trace in traces)
+        return
     ids, spans = [t.token_ids for t in traces], [pooled_spans(t) for t in traces]
-    layers = manifest.layers
-    read = model.replay(ids, spans, layers) if layers else [None] * len(traces)
-    for trace, activations in zip(traces, read, strict=True):
-        store.add(trace, activations)
-        yield trace
+    reading = Reading(manifest.pooling, manifest.raw_tokens)
+    logprobs = [noted for _, noted in made]
+    read = model.checked_replay(ids, spans, manifest.layers, reading, logprobs)
+    yield from zip(traces, read, strict=True)
 
 
 def _trace(model: Model, planned: _Planned, completion: Completion, sampling: Sampling) -> Trace:
