@@ -1,11 +1,12 @@
 """Where the residual stream passes by: after each block of a model, to be read or changed."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from trace_probe.errors import ModelError
@@ -51,24 +52,32 @@ class HookedBlocks:
             raise ModelError(f"{name} has no list of its blocks to read activations from")
         self._blocks = blocks
 
-    @contextlib.contextmanager
-    def tapped(self, layers: Sequence[int], tap: Tap) -> Iterator[None]:
+    def tapped(self, layers: Sequence[int], tap: Tap) -> AbstractContextManager[None]:
         """Hand the stream after each of `layers` to `tap`, as `Blocks` says."""
+        return _Hooks([(self._blocks[layer], layer) for layer in layers], tap)
 
-        def hook(layer: int) -> Callable[..., object]:
-            def see(_module: object, _inputs: object, output: object) -> object:
-                rest = output[1:] if isinstance(output, tuple) else None
-                hidden = output[0] if isinstance(output, tuple) else output
-                assert isinstance(hidden, torch.Tensor)
-                changed = tap(layer, hidden)
-                return changed if changed is None or rest is None else (changed, *rest)
 
-            return see
+class _Hooks(AbstractContextManager[None]):
+    """Forward hooks until the context ends; a class, since it is entered for every token."""
 
-        with contextlib.ExitStack() as hooks:
-            for layer in layers:
-                hooks.callback(self._blocks[layer].register_forward_hook(hook(layer)).remove)
-            yield
+    def __init__(self, blocks: Sequence[tuple[torch.nn.Module, int]], tap: Tap) -> None:
+        self._blocks, self._tap = blocks, tap
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        for block, layer in self._blocks:
+            self._handles.append(block.register_forward_hook(partial(self._see, layer)))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _see(self, layer: int, _module: object, _inputs: object, output: object) -> object:
+        if not isinstance(output, tuple):
+            assert isinstance(output, torch.Tensor)
+            return self._tap(layer, output)
+        changed = self._tap(layer, output[0])
+        return None if changed is None else (changed, *output[1:])
 
 
 def find_blocks(base: PreTrainedModel) -> torch.nn.ModuleList | None:

@@ -50,7 +50,15 @@ def bridged(model: Model) -> Model:
     Raises:
         ModelError: TransformerLens does not know the architecture.
     """
-    network = model.blocks.network
+    return model.through(bridged_blocks(model.blocks.network, model.name))
+
+
+def bridged_blocks(network: PreTrainedModel, name: str) -> BridgedBlocks:
+    """Return the blocks of a network of the same weights that TransformerLens wraps.
+
+    Raises:
+        ModelError: TransformerLens does not know the architecture.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages that TransformerLens imports
         from transformer_lens.model_bridge.sources import build_bridge_from_module
@@ -59,12 +67,12 @@ def bridged(model: Model) -> Model:
     twin.set_attn_implementation("eager")
     kind = type(network).__name__
     try:
-        bridge = build_bridge_from_module(twin, kind, hf_config=twin.config, model_name=model.name)
+        bridge = build_bridge_from_module(twin, kind, hf_config=twin.config, model_name=name)
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise ModelError(
-            f"TransformerLens cannot wrap {model.name} ({kind}: {error}): use the backend hooks"
+            f"TransformerLens cannot wrap {name} ({kind}: {error}): use the backend hooks"
         ) from error
-    return model.through(BridgedBlocks(bridge, twin))
+    return BridgedBlocks(bridge, twin)
 
 
 def load_through(

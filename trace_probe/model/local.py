@@ -23,7 +23,7 @@ from transformers import (
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
-from trace_probe.model.blocks import Blocks, HookedBlocks
+from trace_probe.model.blocks import Blocks, HookedBlocks, Tap
 from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
 from trace_probe.model.drawing import NotedDraws, draws
@@ -191,14 +191,39 @@ class Model:
             ModelError: a layer does not exist, or the context is too short.
         """
         self.check_layers(layers)
+        held: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int, hidden: torch.Tensor) -> None:
+            held[layer] = hidden[0, -1].float().cpu()
+
+        for token, position, last in self.tokens(prompt, seed, sampling, layers, keep):
+            activation = torch.stack([held[layer] for layer in layers]).numpy()
+            yield StreamedToken(token, position, activation, last)
+
+    def tokens(
+        self,
+        prompt: Sequence[int],
+        seed: int,
+        sampling: Sampling,
+        layers: Sequence[int],
+        consume: Tap,
+    ) -> Generator[tuple[int, int, bool], None, None]:
+        """Yield id, position and whether it is the last of each token that the model has read.
+
+        As `stream`, but what the model holds stays where the model is: before each token is
+        yielded, `consume` gets the residual stream after each of `layers`.
+
+        Raises:
+            ModelError: the context is too short.
+        """
         self.check_room(len(prompt), sampling)
         processors = draws(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
         ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
         for position in range(len(prompt) - 1, end + 1):
-            activation, logits = self._step(ids, cache, layers)
+            logits = self._step(ids, cache, layers, consume)
             last = position == end or (position >= len(prompt) and ids[-1] in self._stops)
-            yield StreamedToken(ids[-1], position, activation, last)
+            yield ids[-1], position, last
             if last:
                 return
             ids = [int(processors(None, logits).argmax())]
@@ -207,22 +232,14 @@ class Model:
     # whatever the consumer does between two tokens.
     @torch.inference_mode()
     def _step(
-        self,
-        ids: list[int],
-        cache: Cache,
-        layers: Sequence[int],
-    ) -> tuple[NDArray[np.float32], torch.Tensor]:
-        """Read ids behind a cache; return (layer, d_model) and the logits of the last one."""
-        held: dict[int, torch.Tensor] = {}
-
-        def keep(layer: int, hidden: torch.Tensor) -> None:
-            held[layer] = hidden[0, -1].float().cpu()
-
-        with self.blocks.tapped(layers, keep):
+        self, ids: list[int], cache: Cache, layers: Sequence[int], consume: Tap
+    ) -> torch.Tensor:
+        """Read ids behind a cache; return the logits of the last one."""
+        with self.blocks.tapped(layers, consume):
             read = torch.tensor([ids], device=self._network.device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        activation = torch.stack([held[layer] for layer in layers]).numpy()
-        return activation, output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """Raise ModelError unless these are blocks of the model, each named once."""

@@ -70,9 +70,11 @@ class PooledRows:
         return self._where[key]
 
     def rows(self) -> torch.Tensor:
-        """Return (layer, row, d_model) in float32: the rows of all traces, one after another."""
-        held = torch.stack([self._held[layer].cpu() for layer in self.layers])
-        return held / self._counts[:, None] if self._pooling == "mean" else held
+        """Give (layer, row, d_model) in float32 away: the rows of all traces, one by one."""
+        found = torch.empty(len(self.layers), *self._held[self.layers[0]].shape)
+        for row, layer in zip(found, self.layers, strict=True):
+            row.copy_(self._held.pop(layer))
+        return found.div_(self._counts[:, None]) if self._pooling == "mean" else found
 
 
 class RawTokens:
