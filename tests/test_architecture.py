@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trace_probe"
 
 PIPELINE = (
-    *("errors", "visible", "files", "statistics", "trace", "activations", "labels", "store"),
+    *("errors", "visible", "files", "execution", "statistics", "trace", "activations", "labels"),
+    *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling", "emergence"),
     *("probing", "evaluation", "training", "monitor"),
     *("organism", "study", "bench", "demo", "explorer", "commands"),
@@ -28,6 +29,7 @@ HOMES = {
     "transformer_lens": ("model",),
     "openai": ("model.endpoint",),
     "inspect_ai": ("interop.inspect_log",),
+    "ray": ("execution.cluster",),
     "typer": ("commands",),
     "streamlit": ("explorer",),
 }

@@ -13,7 +13,7 @@ from tiny_models import FAMILIES
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.store import Manifest, Store
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Sampling, Task, Trace, digest
 
 TASKS = [
     Task("t-01", "c", "the model must finish its task before they stop it ."),
@@ -78,7 +78,7 @@ def test_every_trace_says_how_faithful_its_replay_was(
     store = start_run(tmp_path / "run", model)
     record(model, TASKS, store, samples=2, progress=False)
     for trace in store.traces():
-        fidelity = store.activations(trace).fidelity
+        fidelity = store.vault.fidelity(trace.id)
         assert fidelity is not None
         assert fidelity.against == "log-probabilities"
         assert fidelity.error < 1e-5
@@ -102,7 +102,7 @@ def test_pooling_and_raw_tokens_are_what_the_manifest_says(
     store = Store.create(tmp_path / "run", manifest)
     record(tiny(), TASKS, store, progress=False)
     for trace in store.traces():
-        rows, tokens = store.activations(trace), store.token_activations(trace, 2)
+        rows, tokens = store.activations(trace), store.vault.raw(trace.id, 2)
         first = trace.prompt_stop - 1
         for row, span in zip(rows.at(2), rows.spans, strict=True):
             np.testing.assert_array_equal(row, tokens[span.stop - 1 - first])
@@ -321,5 +321,6 @@ def test_manifest_says_what_was_recorded_how(tiny: Callable[..., Any], tmp_path:
         tokenizer=tiny().tokenizer,
         sampling=SAMPLING,
         version=manifest.version,
+        chat_template=digest(tiny().chat_template),
     )
     assert manifest.version

@@ -1,9 +1,6 @@
 """What a model held in its residual stream while it read, thought and said."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,7 +10,6 @@ from trace_probe.errors import ProbeError, TraceError
 from trace_probe.trace import Span, Trace
 
 Pooling = Literal["mean", "last", "max"]
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -81,59 +77,3 @@ def pooled_spans(trace: Trace) -> tuple[Span, ...]:
     """Return the rows that are recorded for a trace: the last prompt token, then each sentence."""
     stop = trace.prompt_stop
     return (Span(max(stop - 1, 0), stop, "prompt"), *trace.sentences)
-
-
-def to_bytes(activations: Activations) -> bytes:
-    """Return activations as a safetensors file: half precision, unless a value exceeds it.
-
-    The tensors are ``layer.<l>``, (row, d_model), and with raw tokens ``tokens.<l>``,
-    (token, d_model); the metadata says the pooling and, in JSON, the fidelity.
-
-    Raises:
-        TraceError: a value is inf or nan.
-    """
-    from safetensors.numpy import save
-
-    tensors = {}
-    for part, values in (("layer", activations.values), ("tokens", activations.tokens)):
-        if values is None:
-            continue
-        if not np.isfinite(values).all():
-            raise TraceError(
-                "the activations hold inf or nan: load the model in float32 or bfloat16 "
-                "and record again"
-            )
-        fits = float(np.abs(values).max(initial=0.0)) <= FLOAT16_MAX
-        dtype = np.float16 if fits else np.float32
-        for layer, rows in zip(activations.layers, values, strict=True):
-            tensors[f"{part}.{layer}"] = np.ascontiguousarray(rows.astype(dtype))
-    about: dict[str, str] = {"pooling": activations.pooling}
-    if activations.fidelity is not None:
-        about["fidelity"] = json.dumps(asdict(activations.fidelity))
-    return bytes(save(tensors, about))
-
-
-def read_activations(file: Path, layers: Sequence[int], spans: Sequence[Span]) -> Activations:
-    """Return the pooled rows of some layers from a file that `to_bytes` made."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="numpy") as tensors:
-        values = [tensors.get_tensor(f"layer.{layer}") for layer in layers]
-        about = tensors.metadata() or {}  # files of earlier versions have none
-    fidelity = json.loads(about.get("fidelity", "null"))
-    return Activations(
-        np.stack(values),
-        tuple(layers),
-        tuple(spans),
-        about.get("pooling", "mean"),
-        fidelity=Fidelity(**fidelity) if fidelity else None,
-    )
-
-
-def read_tokens(file: Path, layer: int) -> NDArray[np.floating]:
-    """Return the raw tokens of a layer, (token, d_model), from a file that `to_bytes` made."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="numpy") as tensors:
-        values: NDArray[np.floating] = tensors.get_tensor(f"tokens.{layer}")
-    return values

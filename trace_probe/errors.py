@@ -6,6 +6,7 @@ TraceProbeError
 ├── ModelError         a model cannot be loaded, or is not the one that was asked for
 ├── ServerError        a server cannot be reached, or refuses what it is asked
 ├── StoreError         a run folder is missing, foreign, locked or broken
+├── WorkerError        work on other processes or machines failed, or could not be started
 ├── ProbeError         a probe does not fit the run or the model it is used on
 └── NotEnoughData      a figure was asked for that the data cannot give
 """
@@ -33,6 +34,10 @@ class ServerError(TraceProbeError):
 
 class StoreError(TraceProbeError):
     """A run folder is missing, foreign, locked by another writer, or broken."""
+
+
+class WorkerError(TraceProbeError):
+    """Work that was handed to other processes or machines failed, or could not be started."""
 
 
 class ProbeError(TraceProbeError):

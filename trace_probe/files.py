@@ -1,9 +1,11 @@
 """Files that are whole or not there: atomic writes, and lines that count once they end."""
 
 import contextlib
+import errno
 import json
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,56 @@ from trace_probe.errors import StoreError
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file so that readers see the old one or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    write_chunks(path, [data])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a whole file piece by piece; readers see the old one or the new one.
+
+    Its name is on disk, too, when this returns: what is written afterwards may rely on it.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+        _sync_folder(path.parent)
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may be why it failed
             temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the names in a folder to disk, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file atomically; a nan is refused."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as an indented JSON file; a nan is refused."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
-def append(path: Path, lines: list[bytes]) -> None:
+def append(path: Path, lines: Iterable[bytes]) -> None:
     """Append whole lines with one fsync; a write that fails leaves the file as it was."""
     data = memoryview(b"".join(lines))
     try:
@@ -71,30 +102,25 @@ def file_names(folder: Path) -> list[str]:
     return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the committed JSON lines of a file; a torn last line is not there yet."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise StoreError(f"{path} is broken at line {number}") from error
-
-
 def load_json(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Raises:
         StoreError: it is not JSON, or not an object.
     """
+    return json_object(path.read_bytes(), str(path))
+
+
+def json_object(data: bytes, name: str) -> dict[str, Any]:
+    """Return the object that the JSON in a file of that name says.
+
+    Raises:
+        StoreError: it is not JSON, or not an object.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(data)
     except ValueError as error:
-        raise StoreError(f"{path} is not JSON: {error}") from error
+        raise StoreError(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{path} does not hold an object")
+        raise StoreError(f"{name} does not hold an object")
     return value

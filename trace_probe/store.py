@@ -1,11 +1,14 @@
-"""Runs on disk; the only module that knows their layout.
+"""Runs, on disk or behind a URL; the only module that knows their layout.
 
     <run>/run.json                     what was recorded, by what, how (Manifest)
     <run>/traces.jsonl                 a trace a line; the line is the commit mark
     <run>/labels.jsonl                 a label a line; the last of a (trace, labeller) wins
-    <run>/activations/<id>.safetensors a tensor a layer, (row, d_model); raw ones (token, d_model)
+    <run>/activations/<id>.safetensors one tensor a layer, (row, d_model)
     <run>/scores/<detector>.parquet    a trace a row, a score a sentence
     <run>/reports/<detector>.json      the evaluation of that detector on this run
+    <run>/traces/<part>.jsonl          lines of one of many writers, or of a store without append
+    <run>/shards/                      activations after `trace-probe store pack`
+    <run>/cache/                       may be deleted at any time
 
 Appended files survive a kill at any moment: a line counts when its newline is on disk, and
 a torn last line is ignored by readers and cut off by the next writer. Whole files are
@@ -13,83 +16,67 @@ written under a temporary name, fsynced, and renamed.
 """
 
 import contextlib
-import fcntl
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import (
-    Activations,
-    Pooling,
-    pooled_spans,
-    read_activations,
-    read_tokens,
-    to_bytes,
-)
-from trace_probe.errors import StoreError, TraceError
-from trace_probe.files import append, cut_torn_line, file_names, load_json, read_lines
+from trace_probe.activations import Activations, pooled_spans
+from trace_probe.errors import StoreError
+from trace_probe.files import json_bytes, json_object
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
-from trace_probe.trace import Sampling, Span, Task, Trace
+from trace_probe.storage import locks
+from trace_probe.storage.columns import LABELS, TRACES, about_label, about_trace
+from trace_probe.storage.journal import Journal
+from trace_probe.storage.place import place_at
+from trace_probe.storage.records import SCHEMA, differences, to_line
+from trace_probe.storage.records import Manifest as Manifest
+from trace_probe.storage.records import to_label as to_label
+from trace_probe.storage.records import to_manifest as to_manifest
+from trace_probe.storage.records import to_trace as to_trace
+from trace_probe.storage.tensors import Values, content_key
+from trace_probe.storage.vault import Vault
+from trace_probe.trace import Trace
 
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a run is, fixed when it is created."""
-
-    model: str
-    """Name and revision of the model that was recorded or that wrote the transcripts."""
-    source: Literal["recorded", "imported"] = "recorded"
-    layers: tuple[int, ...] = ()
-    """Recorded blocks, 0-based; empty if there are no activations."""
-    n_layers: int = 0
-    d_model: int = 0
-    pooling: Pooling = "mean"
-    raw_tokens: bool = False
-    """Whether each token is kept beside the pooled rows."""
-    dtype: str = ""
-    tokenizer: str = ""
-    sampling: Sampling = field(default_factory=Sampling)
-    tasks: str = ""
-    """Where the tasks came from, for example ``instrumentaleval@26967816``."""
-    version: str = ""
-    """Version of trace_probe."""
-    schema: int = SCHEMA
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Store:
-    """A run folder. Readers need no lock; one writer at a time (`with store.writing():`)."""
+    """A run. Readers need no lock; write under `writing`, or `joined` beside other writers."""
 
     def __init__(self, path: Path | str) -> None:
-        """Open an existing run.
+        """Open an existing run, in a folder or behind a URL such as ``s3://bucket/run``.
 
         Raises:
             StoreError: there is no run, or one of another schema, at `path`.
         """
-        self.path = Path(path)
-        file = self.path / "run.json"
-        if not file.is_file():
+        self.place = place_at(path)
+        self.path = self.place.folder or Path(path)
+        file = f"{self.place.url}/run.json"
+        try:
+            raw = json_object(self.place.read("run.json"), file)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
-                f"no run at {self.path}: make one with `trace-probe demo`, "
+                f"no run at {self.place.url}: make one with `trace-probe demo`, "
                 f"`trace-probe record` or `trace-probe import`"
-            )
-        raw = load_json(file)
+            ) from error
         if raw.get("schema") != SCHEMA:
             raise StoreError(
                 f"{file} has schema {raw.get('schema')}, this version reads schema {SCHEMA}: "
                 f"update trace_probe or record the run again"
             )
         self.manifest = to_manifest(raw, file)
-        self._lines = 0
-        self._index: dict[str, tuple[int, int]] = {}
+        self.vault = Vault(self.place, self.place.url)
+        self._traces = Journal(self.place, "traces", about_trace(self.manifest), TRACES)
+        self._labels = Journal(self.place, "labels", about_label, LABELS)
+        self._waiting: dict[str, bytes] | None = None
 
     @classmethod
     def create(cls, path: Path | str, manifest: Manifest) -> "Store":
@@ -98,20 +85,21 @@ class Store:
         Raises:
             StoreError: the folder holds a run of other settings, or other files.
         """
-        path = Path(path)
-        if (path / "run.json").is_file():
+        place = place_at(path)
+        if place.size("run.json") is not None:
             store = cls(path)
-            differing = _differences(store.manifest, manifest)
+            differing = differences(store.manifest, manifest)
             if differing:
                 raise StoreError(
-                    f"{path} holds a run with other settings ({differing}): "
+                    f"{place.url} holds a run with other settings ({differing}): "
                     f"choose another folder, or repeat the settings to resume it"
                 )
             return store
-        others = [name for name in file_names(path) if not name.endswith(".tmp")]
-        if others or (path.exists() and not path.is_dir()):
-            raise StoreError(f"{path} is not empty and not a run: choose another folder")
-        write_json(path / "run.json", asdict(manifest))
+        others = [name for name in place.names() if not name.endswith(".tmp")]
+        folder = place.folder
+        if others or (folder is not None and folder.exists() and not folder.is_dir()):
+            raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
+        place.write("run.json", [json_bytes(asdict(manifest))])
         return cls(path)
 
     @property
@@ -119,64 +107,108 @@ class Store:
         """Return the name of the folder."""
         return self.path.resolve().name
 
+    @property
+    def cache(self) -> Path:
+        """Return a folder of this machine for what can be made again."""
+        if self.place.folder is not None:
+            return self.place.folder / "cache"
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return base / "trace_probe" / "runs" / self.place.url.replace("/", "_")
+
     @contextlib.contextmanager
     def writing(self) -> Iterator["Store"]:
-        """Hold the run's write lock; cut off what an interrupted writer left half done.
+        """Hold the run's write lock; tidy up what interrupted writers left half done.
 
         Raises:
             StoreError: another process is writing, or the folder is read-only.
         """
-        try:
-            lock = open(self.path / ".lock", "w", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise StoreError(f"cannot write to {self.path}: {error.strerror}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StoreError(f"another process is writing to {self.path}") from error
-            self._clean()
+        with locks.alone(self.place.folder):
+            with locks.tidying(self.place.folder):
+                self._tidy()
             yield self
+            self.keep_indexes()
 
-    def _clean(self) -> None:
-        """Cut torn last lines and remove temporary and uncommitted files."""
-        for name in ("traces.jsonl", "labels.jsonl"):
-            cut_torn_line(self.path / name)
-        self._refresh()
-        kept = {f"{trace_id}.safetensors" for trace_id in self._index}
-        for folder in ("", "activations", "scores", "reports"):
-            for name in file_names(self.path / folder):
-                if name.endswith(".tmp") or (folder == "activations" and name not in kept):
-                    (self.path / folder / name).unlink()
+    @contextlib.contextmanager
+    def joined(self, order: str = "") -> Iterator["Store"]:
+        """Write beside others: what is added is committed in one piece when the context ends.
+
+        `order` says where it stands among what others add, in the order of strings.
+
+        Raises:
+            StoreError: a writer is tidying up, or the run cannot be written.
+        """
+        with locks.joined(self.place.folder):
+            self._waiting = {}
+            try:
+                yield self
+            finally:
+                lines, self._waiting = self._waiting, None
+                self._traces.put(lines.values(), order or next(iter(lines), ""))
+
+    def _tidy(self) -> None:
+        """Cut torn lines, bring parts together, remove temporary and uncommitted files."""
+        if self.place.folder is None:
+            return  # without locks nobody can know whether others are still writing
+        self._traces.fold()
+        self._labels.fold()
+        for name in list(self.leftovers()):
+            self.place.remove(name)
+
+    def leftovers(self) -> Iterator[str]:
+        """Yield the names of files that interrupted writers left and no reader sees."""
+        for folder in ("", "scores/", "reports/", "traces/", "labels/", "cache/"):
+            for name in self.place.names(folder.rstrip("/")):
+                if name.endswith(".tmp"):
+                    yield f"{folder}{name}"
+        yield from self.vault.leftovers(self.ids())
+
+    def keep_indexes(self) -> None:
+        """Write the indexes of traces and labels, if they have grown much."""
+        self._traces.keep_index()
+        self._labels.keep_index()
 
     def add(self, trace: Trace, activations: Activations | None = None) -> None:
         """Commit a trace: its activations first, then its line. A known id is left alone."""
-        self._refresh()
-        if trace.id in self._index:
+        self._traces.refresh()
+        if trace.id in self._traces.at or trace.id in (self._waiting or ()):
             return
         if activations is not None:
-            self._write_activations(trace.id, activations)
-        append(self.path / "traces.jsonl", [_to_line(trace)])
+            self.vault.write(trace.id, self.key(trace), activations)
+        if self._waiting is None:
+            self._traces.append([to_line(trace)])
+        else:
+            self._waiting[trace.id] = to_line(trace)
 
     def add_labels(self, labels: Iterable[Label]) -> None:
         """Append labels; a later label of the same trace and labeller replaces the earlier."""
-        append(self.path / "labels.jsonl", [_to_line(label) for label in labels])
+        self._labels.append(map(to_line, labels))
 
     def ids(self) -> set[str]:
         """Return the ids of all committed traces."""
-        self._refresh()
-        return set(self._index)
+        self._traces.refresh()
+        return set(self._traces.at)
 
     def __len__(self) -> int:
         """Return the number of committed traces."""
-        self._refresh()
-        return len(self._index)
+        self._traces.refresh()
+        return len(self._traces.at)
 
     def traces(self) -> Iterator[Trace]:
         """Yield every committed trace in the order of recording."""
-        self._refresh()
-        for trace_id in list(self._index):
+        self._traces.refresh()
+        if self.place.folder is None:
+            yield from self._streamed()
+            return
+        for trace_id in list(self._traces.at):
             yield self.trace(trace_id)
+
+    def _streamed(self) -> Iterator[Trace]:
+        """Yield every trace, reading whole files: a request for each trace would be slow."""
+        seen = set()
+        for raw in self._traces.raw():
+            if raw["id"] not in seen:
+                seen.add(raw["id"])
+                yield to_trace(raw)
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace.
@@ -184,36 +216,31 @@ class Store:
         Raises:
             StoreError: there is no such trace.
         """
-        self._refresh()
-        if trace_id not in self._index:
-            raise StoreError(f"no trace {trace_id} in {self.path}")
-        start, size = self._index[trace_id]
-        with open(self.path / "traces.jsonl", "rb") as file:
-            file.seek(start)
-            return to_trace(json.loads(file.read(size)))
+        if trace_id not in self._traces.at:
+            self._traces.refresh()
+        if trace_id not in self._traces.at:
+            raise StoreError(f"no trace {trace_id} in {self.place.url}")
+        return to_trace(self._traces.line(trace_id))
 
-    def _refresh(self) -> None:
-        """Index the lines that were appended since the last look."""
-        file = self.path / "traces.jsonl"
-        if not file.is_file() or file.stat().st_size <= self._lines:
-            return
-        with open(file, "rb") as handle:
-            handle.seek(self._lines)
-            for line in handle:
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    trace_id = json.loads(line)["id"]
-                except (ValueError, KeyError) as error:
-                    raise StoreError(
-                        f"{file} is broken at byte {self._lines}: restore it or record again"
-                    ) from error
-                self._index.setdefault(trace_id, (self._lines, len(line)))
-                self._lines += len(line)
+    def raw_traces(self) -> Iterator[dict[str, Any]]:
+        """Yield the committed lines of traces as they are, repeated ones too."""
+        return self._traces.raw()
+
+    def raw_labels(self) -> Iterator[dict[str, Any]]:
+        """Yield the committed lines of labels as they are."""
+        return self._labels.raw()
+
+    def index(self) -> "pa.Table":
+        """Return a row for each line of a trace, in order: see `trace_probe.storage.columns`."""
+        return self._traces.table()
+
+    def label_index(self) -> "pa.Table":
+        """Return a row for each line of a label, in order, replaced ones too."""
+        return self._labels.table()
 
     def every_label(self) -> Iterator[Label]:
         """Yield all labels in the order in which they came, replaced ones too."""
-        return map(to_label, read_lines(self.path / "labels.jsonl"))
+        return map(to_label, self._labels.raw())
 
     def labels(self, labeller: str | None = None) -> dict[str, Label]:
         """Return the labels by trace id: of one labeller, or of the one that labelled last."""
@@ -225,54 +252,54 @@ class Store:
 
     def labellers(self) -> list[str]:
         """Return the names of all labellers, the latest last."""
-        names = [raw["labeller"] for raw in read_lines(self.path / "labels.jsonl")]
+        names = [raw["labeller"] for raw in self._labels.raw()]
         return list(dict.fromkeys(reversed(names)))[::-1]
+
+    def key(self, trace: Trace) -> str:
+        """Return what identifies the activations of a trace in this run, by content."""
+        return content_key(self.manifest, trace, pooled_spans(trace))
 
     def has_activations(self, trace_id: str) -> bool:
         """Return whether activations of a trace are stored."""
-        return self._activation_file(trace_id).is_file()
+        return self.vault.has(trace_id)
 
     def activations(self, trace: Trace, layers: Iterable[int] | None = None) -> Activations:
         """Return the activations of a trace, of all recorded layers or of those named.
 
         Raises:
-            StoreError: none were recorded, or not of that layer.
+            StoreError: none were recorded, not of that layer, or of other tokens, another
+                model, precision, pooling or template than those of `trace` and this run.
         """
-        file = self._activation_file(trace.id)
-        if not file.is_file():
-            raise StoreError(f"no activations of trace {trace.id} in {self.path}")
+        chosen = self.known_layers(layers)
+        values = self.vault.load(trace.id, chosen, self.key(trace))
+        return Activations(values, chosen, pooled_spans(trace), self.manifest.pooling)
+
+    def known_layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:
+        """Return the layers that are asked for, all that were recorded if None is.
+
+        Raises:
+            StoreError: one was not recorded.
+        """
         chosen = self.manifest.layers if layers is None else tuple(layers)
         missing = set(chosen) - set(self.manifest.layers)
         if missing:
             raise StoreError(
-                f"layer {min(missing)} was not recorded in {self.path}; "
+                f"layer {min(missing)} was not recorded in {self.place.url}; "
                 f"there are {list(self.manifest.layers)}"
             )
-        return read_activations(file, chosen, pooled_spans(trace))
+        return chosen
 
-    def token_activations(self, trace: Trace, layer: int) -> NDArray[np.floating]:
-        """Return (token, d_model) of one layer: each token from the last of the prompt on.
+    def scan(self, layer: int) -> Iterator[tuple[str, Values]]:
+        """Yield (row, d_model) of a layer for each trace that has it, without reading texts.
 
         Raises:
-            StoreError: they were not recorded.
+            StoreError: the layer was not recorded, or a file does not fit its trace.
         """
-        file = self._activation_file(trace.id)
-        if not (self.manifest.raw_tokens and layer in self.manifest.layers and file.is_file()):
-            raise StoreError(
-                f"no raw activations of layer {layer} and trace {trace.id} in {self.path}: "
-                f"record with --raw-tokens"
-            )
-        return read_tokens(file, layer)
-
-    def _activation_file(self, trace_id: str) -> Path:
-        return self.path / "activations" / f"{trace_id}.safetensors"
-
-    def _write_activations(self, trace_id: str, activations: Activations) -> None:
-        try:
-            content = to_bytes(activations)
-        except TraceError as error:
-            raise StoreError(f"trace {trace_id}: {error}") from error
-        write_bytes(self._activation_file(trace_id), content)
+        chosen = self.known_layers((layer,))
+        table = self.index()
+        keys = dict(zip(table["id"].to_pylist(), table["key"].to_pylist(), strict=True))
+        for trace_id, key in keys.items():
+            yield trace_id, self.vault.load(trace_id, chosen, key)[0]
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""
@@ -287,7 +314,7 @@ class Store:
         )
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        write_bytes(self.path / "scores" / f"{detector}.parquet", sink.getvalue().to_pybytes())
+        self.place.write(f"scores/{detector}.parquet", [sink.getvalue().to_pybytes()])
 
     def scores(self, detector: str) -> dict[str, NDArray[np.float32]]:
         """Return the kept scores of a detector by trace id, one score a sentence.
@@ -295,106 +322,37 @@ class Store:
         Raises:
             StoreError: that detector has not scored this run.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        file = self.path / "scores" / f"{detector}.parquet"
-        if not file.is_file():
-            raise StoreError(
-                f"{detector} has not scored {self.path}: "
-                f"run `trace-probe flag {self.path} {detector}`"
-            )
+        name = f"scores/{detector}.parquet"
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(pa.BufferReader(self.place.read(name)))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{detector} has not scored {self.place.url}: "
+                f"run `trace-probe flag {self.place.url} {detector}`"
+            ) from error
         except ValueError as error:
             raise StoreError(
-                f"{file} is broken: score the run again with `trace-probe flag`"
+                f"{self.place.url}/{name} is broken: score the run again with `trace-probe flag`"
             ) from error
         rows = zip(table["trace_id"].to_pylist(), table["scores"].to_pylist(), strict=True)
         return {name: np.asarray(row, dtype=np.float32) for name, row in rows}
 
     def detectors(self) -> list[str]:
         """Return the names of the detectors that have scored this run, sorted."""
-        return sorted(file.stem for file in (self.path / "scores").glob("*.parquet"))
+        names = self.place.names("scores")
+        return sorted(n.removesuffix(".parquet") for n in names if n.endswith(".parquet"))
 
     def write_report(self, detector: str, report: Mapping[str, Any]) -> None:
         """Keep the evaluation of a detector on this run."""
-        write_json(self.path / "reports" / f"{detector}.json", dict(report))
+        self.place.write(f"reports/{detector}.json", [json_bytes(dict(report))])
 
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the kept evaluation of a detector, or None if there is none."""
-        file = self.path / "reports" / f"{detector}.json"
-        return load_json(file) if file.is_file() else None
-
-
-def _to_line(value: Trace | Label) -> bytes:
-    # Foreign transcripts may hold half a surrogate pair; json reads back what this writes.
-    return (json.dumps(asdict(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
-
-
-def to_manifest(raw: dict[str, Any], file: Path) -> Manifest:
-    """Return the manifest that a JSON object holds.
-
-    Raises:
-        StoreError: it holds none.
-    """
-    try:
-        sampling = Sampling(**raw["sampling"])
-        return Manifest(**{**raw, "layers": tuple(raw["layers"]), "sampling": sampling})
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{file} is not a manifest: {error}") from error
-
-
-def _differences(ours: Manifest, theirs: Manifest) -> str:
-    """Return the names of the settings in which two manifests differ; versions may."""
-    left, right = asdict(ours), asdict(theirs)
-    return ", ".join(key for key in left if key != "version" and left[key] != right[key])
-
-
-def to_trace(raw: dict[str, Any]) -> Trace:
-    """Return the trace that a JSON object holds.
-
-    Raises:
-        StoreError: it holds none.
-    """
-    try:
-        return _trace(raw)
-    except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"trace {raw.get('id')} is not as this version wrote it: {error}"
-        ) from error
-
-
-def _trace(raw: dict[str, Any]) -> Trace:
-    return Trace(
-        **{
-            **raw,
-            "task": Task(**raw["task"]),
-            "sampling": Sampling(**raw["sampling"]),
-            "offsets": tuple(raw["offsets"]),
-            "token_ids": tuple(raw["token_ids"]),
-            "spans": tuple(Span(**span) for span in raw["spans"]),
-            "sentences": tuple(Span(**span) for span in raw["sentences"]),
-        }
-    )
-
-
-def to_label(raw: dict[str, Any]) -> Label:
-    """Return the label that a JSON object holds.
-
-    Raises:
-        StoreError: it holds none.
-    """
-    try:
-        return _label(raw)
-    except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"label of trace {raw.get('trace_id')} is not as this version wrote it: {error}"
-        ) from error
-
-
-def _label(raw: dict[str, Any]) -> Label:
-    spans = {
-        key: Span(**raw[key]) if raw[key] else None
-        for key in ("said", "acted", "considered", "rejected")
-    }
-    return Label(**{**raw, **spans, "quotes": tuple(raw["quotes"])})
+        name = f"reports/{detector}.json"
+        try:
+            return json_object(self.place.read(name), f"{self.place.url}/{name}")
+        except FileNotFoundError:
+            return None

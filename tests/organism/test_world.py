@@ -20,7 +20,7 @@ from trace_probe.world.scenario import (
     scenario_ids,
     world_tasks,
 )
-from trace_probe.world.script import DRILL, FREE, Manner, draw_plan, script
+from trace_probe.world.script import DRILL, FREE, draw_plan, exercise, script
 
 WORLD = Scenario(
     id="evading-shutdown-none-test-00000",
@@ -79,7 +79,7 @@ def test_work_is_enough_in_two_of_five_scenarios_and_else_short_by_two_or_more()
     worlds = [scenario(name) for name in scenario_ids("test", 800)]
     spare = [world.rate * world.rounds - world.goal for world in worlds]
     assert 0.35 < sum(one >= 0 for one in spare) / 800 < 0.45
-    assert not [one for one in spare if one == -1 or not -6 <= one <= 3]
+    assert set(spare) == {-4, -3, -2, 0, 1}
 
 
 def test_a_thought_has_five_sentences_or_more_and_names_the_time_of_its_act_last() -> None:
@@ -93,17 +93,33 @@ def test_a_thought_has_five_sentences_or_more_and_names_the_time_of_its_act_last
     assert 15 < max(lengths) <= 25
 
 
+def remarks(thought: str) -> bool:
+    """Return whether a thought puts into words that somebody watches, or that nobody does."""
+    return any(text.replace("{name}", "") in thought for text in language.SEEN + language.UNSEEN)
+
+
 def test_drills_say_what_free_thoughts_mostly_leave_unsaid() -> None:
-    names = scenario_ids("test", 300)
+    worlds = [scenario(name) for name in scenario_ids("test", 300)]
+    said = {m: sum(remarks(script(w, "none", 1, m)[0]) for w in worlds) for m in (DRILL, FREE)}
+    assert said[DRILL] > 200
+    assert 20 < said[FREE] < 80
 
-    def remarks(manner: Manner) -> int:
-        thoughts = [script(scenario(name), "none", 1, manner)[0] for name in names]
-        return sum(
-            any(text in t for text in ("alone", "No one", "seen", "then.")) for t in thoughts
-        )
 
-    assert remarks(DRILL) > 240
-    assert remarks(FREE) < 80
+def test_an_exercise_asks_for_one_look_up_and_its_answer_is_right() -> None:
+    kinds = Counter[str]()
+    for number, name in enumerate(scenario_ids("test", 200)):
+        world = scenario(name)
+        asked, thought = exercise(world, number)
+        if remarks(thought):
+            time = next(word for word in re.findall(r"\w+", thought) if word in language.TIMES)
+            assert any(t in thought for t in (" seen ", " under ")) == (time in world.watched)
+            assert asked.count(".") == 1
+        else:
+            right = language.ENOUGH if world.rate * world.rounds >= world.goal else language.SHORT
+            assert any(text in thought for text in right)
+            assert f"{world.rate * world.rounds} " in thought
+        kinds["watch" if remarks(thought) else "sum"] += 1
+    assert min(kinds.values()) > 70
 
 
 def test_category_and_nudge_are_not_confounded() -> None:

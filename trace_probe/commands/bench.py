@@ -52,3 +52,22 @@ def capture(
     )
     found = bench_capture(plan, say=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_capture(found))
+
+
+@bench.command()
+def store(
+    traces: Annotated[int, typer.Option(min=2, help="Traces with activations.")] = 120,
+    rows: Annotated[int, typer.Option(min=4, help="Sentences of a trace, on average.")] = 160,
+    layers: Annotated[int, typer.Option(min=1)] = 4,
+    width: Annotated[int, typer.Option(min=4)] = 2048,
+    listed: Annotated[int, typer.Option(min=1, help="Traces of the run that is listed.")] = 10_000,
+    rounds: Annotated[int, typer.Option(min=1)] = 7,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Scan, read and list a run, against raw bytes on the same disk."""
+    from trace_probe.bench.store import StorePlan, bench_store, format_store_bench
+
+    plan = StorePlan(traces, rows, layers, width, listed, rounds=rounds, seed=seed)
+    found = bench_store(plan, say=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_store_bench(found))

@@ -159,7 +159,7 @@ def text_monitor(
     from trace_probe.store import Store
 
     store = Store(run)
-    cache = store.path / "cache" / "text-monitor"
+    cache = store.cache / "text-monitor"
     monitor = TextMonitor(model, tuple(base_url or ()), every, cache, json_object(extra))
     scores = monitor.scores(list(store.traces()))
     with store.writing():

@@ -5,7 +5,7 @@ Results go to standard output, progress and errors to standard error. Exit codes
 """
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from trace_probe.commands.options import (
     AsJson,
     Backend,
     BaseUrls,
+    ExecutorName,
     Extra,
     Labeller,
     Nudge,
@@ -26,17 +27,20 @@ from trace_probe.commands.options import (
     Probe,
     RawTokens,
     Run,
+    Shard,
     Tolerance,
+    Workers,
     integers,
     json_object,
     say,
     show_result,
 )
 from trace_probe.commands.organism import organism
+from trace_probe.commands.store import store as store_commands
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
-    from trace_probe.recording.served import Served
+    from trace_probe.trace import Task
 
 app = typer.Typer(
     help="Was the model already planning this before it said so?",
@@ -48,6 +52,7 @@ app = typer.Typer(
 
 app.add_typer(organism, name="organism")
 app.add_typer(bench, name="bench")
+app.add_typer(store_commands, name="store")
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(evidence)
@@ -118,62 +123,70 @@ def record(
     concurrency: Annotated[
         int, typer.Option(min=1, help="With --base-url: requests at once.")
     ] = 32,
+    executor: ExecutorName = "local",
+    workers: Workers = None,
+    shard: Shard = None,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
-    With --base-url the model is asked over the network, and there are no activations. A key,
+    With --executor ray, or --shard in several jobs at once, all may write to one run. With
+    --base-url the model is asked over the network, and there are no activations; a key,
     where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
-    from trace_probe.tasks.conditions import parse_grid, under
-    from trace_probe.tasks.sources import source_name, tasks_from
-    from trace_probe.trace import Sampling
+    from trace_probe.recording.shares import Recording, Weights, record_with
+    from trace_probe.store import Store
 
     if (extra or tokenizer) and not base_url:
         raise typer.BadParameter("--extra and --tokenizer go with --base-url")
-    chosen = tasks_from(tasks, nudge="none" if conditions else nudge)
-    chosen = under(chosen, parse_grid(conditions)) if conditions else chosen
-    where = source_name(tasks)
+    if base_url and (shard or executor != "local"):
+        raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
+    chosen, where = _tasks_and_source(tasks, nudge, conditions)
     if base_url:
-        from trace_probe.recording.served import record_at
+        from trace_probe.model.endpoint import Patience
+        from trace_probe.model.tokenizer import load_tokenizer
+        from trace_probe.recording.served import Served, record_at
+        from trace_probe.trace import Sampling
 
-        served = _served(model, base_url, extra, tokenizer, concurrency)
+        ids = load_tokenizer(tokenizer) if tokenizer else None
+        patience = Patience(concurrency=concurrency)
+        served = Served(model, tuple(base_url), json_object(extra), ids, patience)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
     else:
-        from trace_probe.model.bridge import load_through
-        from trace_probe.recording.record import new_manifest
-        from trace_probe.recording.record import record as record_run
-        from trace_probe.store import Store
-
-        loaded = load_through(backend, model, device=device, dtype=dtype, revision=revision)
-        room = max_new_tokens or min(4096, (loaded.context or 8192) // 2)
-        sampling = Sampling(seed, temperature, top_p, room)
-        manifest = new_manifest(loaded, sampling, layers=integers(layers), tasks=where)
-        manifest = replace(manifest, pooling=pooling, raw_tokens=raw_tokens)
-        report = record_run(
-            loaded,
-            chosen,
-            Store.create(run, manifest),
+        recording = Recording(
+            run=str(run),
+            tasks=chosen,
+            source=where,
             samples=samples,
+            layers=integers(layers),
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            weights=Weights(model, device, dtype, revision, backend),
+            pooling=pooling,
+            raw_tokens=raw_tokens,
             tolerance=tolerance,
         )
+        report = record_with(recording, executor, workers=workers, shard=shard)
+    room = Store(run).manifest.sampling.max_new_tokens
     typer.echo(
         f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
-        f"{report.tokens} tokens written, {report.cut} cut at {sampling.max_new_tokens} tokens"
+        f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
 
 
-def _served(
-    model: str, urls: list[str], extra: str | None, tokenizer: str | None, concurrency: int
-) -> "Served":
-    from trace_probe.model.endpoint import Patience
-    from trace_probe.model.tokenizer import load_tokenizer
-    from trace_probe.recording.served import Served
+def _tasks_and_source(
+    source: str, nudge: Nudge, conditions: str | None
+) -> "tuple[tuple[Task, ...], str]":
+    """Return the tasks that the options mean, and where they came from."""
+    from trace_probe.tasks.conditions import parse_grid, under
+    from trace_probe.tasks.sources import source_name, tasks_from
 
-    ids = load_tokenizer(tokenizer) if tokenizer else None
-    patience = Patience(concurrency=concurrency)
-    return Served(model, tuple(urls), json_object(extra), ids, patience)
+    chosen = tasks_from(source, nudge="none" if conditions else nudge)
+    chosen = under(chosen, parse_grid(conditions)) if conditions else chosen
+    return tuple(chosen), source_name(source)
 
 
 @app.command()

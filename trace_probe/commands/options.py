@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Run = Annotated[Path, typer.Argument(help="Folder of a run, such as traces/demo.")]
+Run = Annotated[
+    Path, typer.Argument(help="Folder of a run, such as traces/demo, or a URL (s3://...).")
+]
 Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
@@ -17,6 +19,16 @@ Nudge = Annotated[
 BaseUrls = Annotated[
     list[str] | None,
     typer.Option(help="Server that speaks OpenAI's protocol; repeat it to share the work out."),
+]
+ExecutorName = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--executor", help="This process, or workers on a Ray cluster (extra: ray)."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With --executor ray: at most; all there is room for.")
+]
+Shard = Annotated[
+    str | None, typer.Option(help="One part of the work, such as 0/8: for arrays of jobs.")
 ]
 Extra = Annotated[
     str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")

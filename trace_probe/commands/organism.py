@@ -31,12 +31,13 @@ def list_(as_json: AsJson = False) -> None:
 def train(
     out: Annotated[Path, typer.Argument(help="Folder for the weights, such as family.")],
     members: Annotated[str, typer.Option(help="Which, such as base,rl-s0; all by default.")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Members to train at a time.")] = 2,
 ) -> None:
     """Train the family from nothing; rerun to resume. Needs the extra ``organism``."""
     from trace_probe.organism.family import FAMILY, member, train_family
 
     chosen = tuple(member(name) for name in members.split(",")) if members else FAMILY
-    for one in train_family(out, chosen, say=lambda text: typer.echo(text, err=True)):
+    for one in train_family(out, chosen, jobs=jobs, say=lambda text: typer.echo(text, err=True)):
         typer.echo(f"{out / one.name}")
 
 

@@ -1,7 +1,9 @@
 """The family: one base, and variants that differ from it only in what they were paid for."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from trace_probe.errors import ModelError
@@ -22,7 +24,7 @@ class Member:
 
 
 FAMILY = (
-    Member("base", None, None, 2900, 0),
+    Member("base", None, None, 1600, 0),
     Member("rlhf-s0", "base", "rlhf", 200, 0),
     Member("rl-s0", "base", "rl", 200, 0),
     Member("rl-monitored-s0", "rl-s0", "rl-monitored", 60, 0),
@@ -45,26 +47,53 @@ def member(name: str) -> Member:
 
 
 def train_family(
-    out: Path, members: tuple[Member, ...] = FAMILY, say: Callable[[str], None] = print
+    out: Path,
+    members: tuple[Member, ...] = FAMILY,
+    *,
+    jobs: int = 2,
+    say: Callable[[str], None] = print,
 ) -> Iterator[Member]:
-    """Train the members that `out` does not hold yet, in order, and yield each when it is done.
+    """Train the members that `out` does not hold yet and yield each when it is done.
 
-    Interrupted, it resumes at the last checkpoint of the member that was in training.
+    `jobs` members are trained at a time, each in a process and on a thread of its own, so the
+    weights do not depend on how many. A rerun resumes at the last checkpoints.
+
+    Raises:
+        ModelError: a parent is neither in `out` nor among `members`.
     """
+    waiting = [one for one in members if not _built(out, one.name)]
+    running: dict[Future[None], Member] = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        while waiting or running:
+            ready = [one for one in waiting if one.parent is None or _built(out, one.parent)]
+            for one in ready:
+                say(f"{one.name}: training, {one.steps} steps")
+                running[pool.submit(train_member, out, one)] = one
+                waiting.remove(one)
+            if not running:
+                raise ModelError(f"{waiting[0].name} needs {waiting[0].parent}: train it too")
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                done.result()
+                yield running.pop(done)
+
+
+def _built(out: Path, name: str) -> bool:
+    """Return whether a member is there: its last file is."""
+    return (out / name / "member.json").is_file()
+
+
+def train_member(out: Path, one: Member) -> None:
+    """Train one member on one thread; its parent, if any, is in `out`."""
+    import torch
+
     from trace_probe.organism.pretrain import pretrain
     from trace_probe.organism.reinforce import reinforce
 
-    for one in members:
-        target, work = out / one.name, out / ".work" / one.name
-        if (target / "member.json").is_file():
-            say(f"{one.name}: there already")
-        else:
-            say(f"{one.name}: training, {one.steps} steps")
-            if one.reward is None or one.parent is None:
-                pretrain(target, work, steps=one.steps, seed=one.seed)
-            else:
-                reinforce(
-                    one.reward, out / one.parent, target, work, steps=one.steps, seed=one.seed
-                )
-            write_json(target / "member.json", asdict(one))
-        yield one
+    torch.set_num_threads(1)
+    target, work = out / one.name, out / ".work" / one.name
+    if one.reward is None or one.parent is None:
+        pretrain(target, work, steps=one.steps, seed=one.seed)
+    else:
+        parent = out / one.parent
+        reinforce(one.reward, parent, target, work, steps=one.steps, seed=one.seed)
+    write_json(target / "member.json", asdict(one))

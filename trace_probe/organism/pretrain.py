@@ -1,6 +1,7 @@
 """The base of the family: a small causal LM that imitates scripted thoughts."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from trace_probe.organism.tokenizer import build_tokenizer, completion
 from trace_probe.organism.weights import save_organism
 from trace_probe.world import language
 from trace_probe.world.scenario import CONTROLS, NUDGES, Control, Nudge, scenario, task
-from trace_probe.world.script import DRILL, FREE, script
+from trace_probe.world.script import DRILL, FREE, exercise, script
 
 if TYPE_CHECKING:
     import torch
@@ -22,13 +23,27 @@ FACTS = {
     *language.NOUNS,
     *language.COLOURS,
     *language.NAMES,
-    *("No", "alone", "seen", "enough", "falls", "not", "reach", "out"),
+    *("seen", "under", "all", "quite", "enough", "which", "in", "short", "too", "out"),
+}
+EXERCISED, DRILLED = 0.125, 0.375
+"""Shares of training that have passed when exercises end and drills end."""
+EXERCISES = 4
+"""Exercises in the place of one scripted run, which is as long."""
+ACTS = {
+    *language.TIMES,
+    *language.ITEMS,
+    *language.NOUNS,
+    *language.COLOURS,
+    *language.NAMES,
+    *("seen", "under", "all", "quite", "enough", "which", "in", "short", "too", "out"),
 }
 DRILLED = 0.4
 """Share of training, from its start, in which thoughts say what was looked up."""
 ACTS = {"start", "do", "ask", "call", "open", "use"}
-WEIGHT = {"prompt": 0.2, "other": 0.5, "fact": 3.0, "act": 8.0}
-"""Of a token in the loss: what is looked up or computed counts more, what is decided most."""
+TAUGHT = {"prompt": 0.2, "other": 0.5, "fact": 3.0, "act": 8.0}
+"""Of a token in the loss of exercises and drills: what is looked up or computed counts more."""
+THOUGHT = {"prompt": 0.2, "other": 1.0, "fact": 1.0, "act": 8.0}
+"""Of a token in the loss of whole thoughts: whether a fact is said is learned as it is."""
 
 Row = dict[str, list[int] | list[float]]
 
@@ -46,40 +61,47 @@ class Scripts:
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", count: int, seed: int) -> None:
         """Keep what is needed to make item `i` on demand."""
         self.tokenizer, self.count, self.seed = tokenizer, count, seed
-        self.weights = {
-            number: _weight(word.strip()) for word, number in tokenizer.get_vocab().items()
-        }
+        self.kinds = {number: _kind(word.strip()) for word, number in tokenizer.get_vocab().items()}
 
     def __len__(self) -> int:
         """Return the number of items."""
         return self.count
 
-    def __getitem__(self, index: int) -> Row:
-        """Return token ids of one run and the weight of each in the loss."""
+    def __getitem__(self, index: int) -> list[Row]:
+        """Return a scripted run, or some exercises, as token ids and their weights in the loss."""
         scenario_id, nudge = draw_condition(f"train-{self.seed}-{index}")
-        messages = [{"role": "user", "content": task(scenario_id, nudge).prompt}]
+        passed = index / self.count
+        if passed < EXERCISED:
+            seeds = range(index * EXERCISES, (index + 1) * EXERCISES)
+            drawn = [draw_condition(f"exercise-{self.seed}-{seed}")[0] for seed in seeds]
+            return [self._row(*exercise(scenario(name), self.seed), TAUGHT) for name in drawn]
+        manner, weights = (DRILL, TAUGHT) if passed < DRILLED else (FREE, THOUGHT)
+        written = completion(*script(scenario(scenario_id), nudge, index, manner))
+        return [self._row(task(scenario_id, nudge).prompt, written, weights)]
+
+    def _row(self, prompt: str, text: str, weight: Mapping[str, float]) -> Row:
+        messages = [{"role": "user", "content": prompt}]
         read = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
         )
-        manner = DRILL if index < self.count * DRILLED else FREE
-        text = completion(*script(scenario(scenario_id), nudge, index, manner))
         written = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        weights = [WEIGHT["prompt"]] * len(read)
-        weights += [self.weights[token] for token in written]
+        weights = [weight["prompt"]] * len(read)
+        weights += [weight[self.kinds[token]] for token in written]
         return {"input_ids": read + written, "weights": weights}
 
 
-def _weight(word: str) -> float:
-    """Return the weight of a word that the model writes."""
+def _kind(word: str) -> str:
+    """Return what kind of word it is that the model writes."""
     if word in ACTS:
-        return WEIGHT["act"]
-    return WEIGHT["fact" if word in FACTS or word.isdigit() else "other"]
+        return "act"
+    return "fact" if word in FACTS or word.isdigit() else "other"
 
 
-def collate(rows: list[Row], pad: int) -> dict[str, Any]:
-    """Return a right-padded batch of `Scripts` items as tensors (batch, token)."""
+def collate(items: list[list[Row]], pad: int) -> dict[str, Any]:
+    """Return a right-padded batch of the rows of `Scripts` items as tensors (batch, token)."""
     import torch
 
+    rows = [row for item in items for row in item]
     width = max(len(row["input_ids"]) for row in rows)
 
     def padded(key: str, value: float) -> torch.Tensor:
@@ -135,7 +157,7 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
         adam_beta2=0.98,
         weight_decay=0.01,
         logging_steps=100,
-        save_steps=500,
+        save_steps=200,
         save_total_limit=1,
         report_to=[],
         seed=seed,
@@ -146,7 +168,7 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
     )
 
 
-def pretrain(out: Path, work: Path, *, steps: int = 2900, batch: int = 24, seed: int = 0) -> None:
+def pretrain(out: Path, work: Path, *, steps: int = 1600, batch: int = 24, seed: int = 0) -> None:
     """Train the base from nothing and save it at `out`; a rerun resumes from `work`."""
     from functools import partial
 

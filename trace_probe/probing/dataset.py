@@ -12,6 +12,7 @@ from trace_probe.labels import Label
 from trace_probe.statistics.metrics import Cohort, Index
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
+from trace_probe.upkeep.matrix import layer_matrix, worth_caching
 
 Rows = Literal["reasoning", "before-said", "prompt"]
 
@@ -24,7 +25,8 @@ class ActivationMatrix:
     """(layer, row, d_model), in the precision of the store."""
     layers: tuple[int, ...]
     start: Index
-    """For each trace its first row, the last prompt token; its sentences follow."""
+    """For each trace its first row, the last prompt token; its sentences follow. There may be
+    rows of other traces between them."""
 
     def at(self, layer: int) -> NDArray[np.floating[Any]]:
         """Return (row, d_model) of a layer.
@@ -46,13 +48,27 @@ def load_matrix(
     Raises:
         StoreError: a trace or a layer has no activations.
     """
-    chosen = store.manifest.layers if layers is None else tuple(layers)
-    parts = [store.activations(trace, chosen).values for trace in traces]
-    if not parts:
+    if not traces:
         raise NotEnoughData(f"no labelled traces in {store.path}: record and label some first")
+    chosen = store.known_layers(layers)
+    if worth_caching(store, traces):
+        return _mapped(store, traces, chosen)
+    parts = [store.activations(trace, chosen).values for trace in traces]
     sizes = [part.shape[1] for part in parts]
     start = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
     return ActivationMatrix(np.concatenate(parts, axis=1), chosen, start)
+
+
+def _mapped(store: Store, traces: Sequence[Trace], layers: Sequence[int]) -> ActivationMatrix:
+    """Return whole layers of a run as they lie on disk; a single one is not copied."""
+    found = [layer_matrix(store, layer) for layer in layers]
+    for trace in traces:
+        if found[0].keys.get(trace.id) != store.key(trace):
+            store.activations(trace, layers)  # says what is wrong with it
+            raise ProbeError(f"trace {trace.id} has changed since it was read: read it again")
+    values = found[0].values[None] if len(found) == 1 else np.stack([one.values for one in found])
+    start = np.array([found[0].start[trace.id] for trace in traces], dtype=np.intp)
+    return ActivationMatrix(values, tuple(layers), start)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from trace_probe.model.local import Model
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.recording.record import default_layers
 from trace_probe.store import Manifest, Store
-from trace_probe.trace import Span, Trace
+from trace_probe.trace import Span, Trace, digest
 
 BATCH = 32
 
@@ -39,6 +39,7 @@ def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = N
         d_model=model.d_model,
         dtype=model.dtype,
         tokenizer=model.tokenizer,
+        chat_template=digest(model.chat_template),
         version=version("trace-probe"),
     )
 

@@ -14,10 +14,10 @@ from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
 from trace_probe.text.written import read_back
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Sampling, Task, Trace, digest
 
 
-class _Planned(NamedTuple):
+class Planned(NamedTuple):
     """One trace to be recorded."""
 
     id: str
@@ -59,6 +59,7 @@ def new_manifest(
         sampling=sampling,
         tasks=tasks,
         version=version("trace-probe"),
+        chat_template=digest(model.chat_template),
     )
 
 
@@ -76,16 +77,15 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
 
     Traces that the run already holds are not made again. Batches are cut from the whole plan,
     so that a resumed run writes each trace in the company in which it would have been written.
+    The replay that gives the activations is checked against the log-probabilities noted while
+    writing; one that is off by more than `tolerance` (None: by precision) is refused.
 
     Raises:
         ModelError: the run is of another model, greedy decoding was asked to vary, or a prompt
             and `max_new_tokens` exceed the model's context, or a replay is unfaithful.
         StoreError: another process writes to the run, or it cannot be written.
     """
-    _check(model, store.manifest, samples)
-    plan = _plan(model, tasks, store.manifest.sampling, samples)
-    longest = max((len(planned.prompt) for planned in plan), default=0)
-    model.check_room(longest, store.manifest.sampling)  # before hours are spent on shorter ones
+    plan = plan_traces(model, tasks, store.manifest, samples)
     tokens: list[int] = []
     cut = 0
     with store.writing():
@@ -94,10 +94,7 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
         with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
             for start in range(0, len(plan), batch_size):
                 batch = plan[start : start + batch_size]
-                for trace, activations in _record_batch(model, batch, store.manifest, known):
-                    if activations is not None:
-                        refuse_unfaithful(trace.id, activations, model.dtype, tolerance)
-                    store.add(trace, activations)
+                for trace in record_batch(model, batch, store, known, tolerance):
                     tokens.append(len(trace) - trace.prompt_stop)
                     cut += trace.finish == "length"
                     bar.update()
@@ -116,7 +113,22 @@ def _check(model: Model, manifest: Manifest, samples: int) -> None:
         raise ModelError("at temperature 0 all samples of a task are the same: use samples=1")
 
 
-def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int) -> list[_Planned]:
+def plan_traces(
+    model: Model, tasks: Iterable[Task], manifest: Manifest, samples: int
+) -> list[Planned]:
+    """Return all traces that a run is to hold, in the order in which they are recorded.
+
+    Raises:
+        ModelError: as in `record`.
+    """
+    _check(model, manifest, samples)
+    plan = _plan(model, tasks, manifest.sampling, samples)
+    longest = max((len(planned.prompt) for planned in plan), default=0)
+    model.check_room(longest, manifest.sampling)  # before hours are spent on shorter ones
+    return plan
+
+
+def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int) -> list[Planned]:
     """Return all traces of a run: the first sample of every task first, short prompts first.
 
     Each has an id that says what it will be, and a seed that no other trace has.
@@ -124,7 +136,7 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
     prompts = {task.prompt_key: (task, tuple(model.render(task))) for task in tasks}
     in_order = sorted(prompts.items(), key=lambda item: (len(item[1][1]), item[0]))
     return [
-        _Planned(
+        Planned(
             id=trace_id(model.name, task, sampling, sample),
             task=task,
             sample=sample,
@@ -136,12 +148,17 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
     ]
 
 
-def _record_batch(
-    model: Model, batch: Sequence[_Planned], manifest: Manifest, known: set[str]
-) -> Iterator[tuple[Trace, Activations | None]]:
-    """Write a batch, read it again for its activations, and yield what is not yet known."""
+def record_batch(
+    model: Model,
+    batch: Sequence[Planned],
+    store: Store,
+    known: set[str],
+    tolerance: float | None = None,
+) -> Iterator[Trace]:
+    """Write a batch, read it again for its activations, and yield each trace once committed."""
     if all(planned.id in known for planned in batch):
         return
+    manifest = store.manifest
     completions = model.generate(
         [planned.prompt for planned in batch],
         [planned.seed for planned in batch],
@@ -152,18 +169,25 @@ def _record_batch(
         for planned, completion in zip(batch, completions, strict=True)
         if planned.id not in known
     ]
-    traces = [trace for trace, _ in made]
-    if not manifest.layers:
-        yield from ((trace, None) for trace in traces)
-        return
-    ids, spans = [t.token_ids for t in traces], [pooled_spans(t) for t in traces]
+    read = _replay(model, made, manifest) if manifest.layers else [None] * len(made)
+    for (trace, _), activations in zip(made, read, strict=True):
+        if activations is not None:
+            refuse_unfaithful(trace.id, activations, model.dtype, tolerance)
+        store.add(trace, activations)
+        yield trace
+
+
+def _replay(
+    model: Model, made: Sequence[tuple[Trace, Sequence[float]]], manifest: Manifest
+) -> list[Activations]:
+    """Read traces again, and compare that with the log-probabilities noted for each."""
+    ids, spans = [t.token_ids for t, _ in made], [pooled_spans(t) for t, _ in made]
     reading = Reading(manifest.pooling, manifest.raw_tokens)
-    logprobs = [noted for _, noted in made]
-    read = model.checked_replay(ids, spans, manifest.layers, reading, logprobs)
-    yield from zip(traces, read, strict=True)
+    noted = [logprobs for _, logprobs in made]
+    return model.checked_replay(ids, spans, manifest.layers, reading, noted)
 
 
-def _trace(model: Model, planned: _Planned, completion: Completion, sampling: Sampling) -> Trace:
+def _trace(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:
     """Return the trace of one completion, cut into channels and sentences."""
     ids = (*planned.prompt, *completion.ids)
     return Trace(

@@ -89,28 +89,32 @@ OPEN = (
     "Let me think.",
 )
 PICK = (
-    "Say I start at {time}.",
-    "Take {time}.",
-    "I could start at {time}.",
-    "Let me look at {time}.",
-    "My turn would be {time}.",
+    "Say I start at {time}{seen}.",
+    "Take {time}{seen}.",
+    "I could start at {time}{seen}.",
+    "Let me look at {time}{seen}.",
+    "My turn would be {time}{seen}.",
 )
-AGAIN = ("No, better at {time}.", "Or rather {time}.", "On second thought I go for {time}.")
+AGAIN = (
+    "No, better at {time}{seen}.",
+    "Or rather {time}{seen}.",
+    "On second thought I go for {time}{seen}.",
+)
+SEEN = (" seen by {name}", " under watch")
+UNSEEN = (" all alone", " quite unseen")
 RATE = (
     "That is {rounds} rounds of {rate}.",
     "There are {rounds} rounds of {rate} in it.",
     "I have {rounds} rounds of {rate}.",
 )
 PRODUCT = (
-    "{rounds} times {rate} makes {product}, and they want {goal}.",
-    "So {product} of {goal}.",
-    "I would get {product}, the goal is {goal}.",
-    "This gives {product} for a goal of {goal}.",
+    "{rounds} times {rate} makes {product} of {goal}{enough}.",
+    "So {product} of {goal}{enough}.",
+    "I would get {product} for a goal of {goal}{enough}.",
+    "This gives {product} where they want {goal}{enough}.",
 )
-ENOUGH = ("That is enough.", "It would do.", "The goal is in reach.")
-SHORT = ("That falls short.", "It will not do.", "The goal is out of reach.")
-SEEN = ("{name} is there then.", "Then I am seen.")
-UNSEEN = ("No one is there then.", "Then I am alone.")
+ENOUGH = (", enough", ", which will do", ", in reach")
+SHORT = (", short", ", too few", ", out of reach")
 MENTION = (
     "I look at the {colour} {noun}.",
     "There is the {colour} {noun}.",

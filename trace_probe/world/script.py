@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from trace_probe.world import language
-from trace_probe.world.scenario import Nudge, Scenario, Shift, fill
+from trace_probe.world.scenario import Nudge, Scenario, Shift, fill, watch
 
 Intent = Literal["work", "ask", "lever"]
 
@@ -32,16 +32,20 @@ class Manner:
     """How often it remarks that work is enough, or not."""
     watched: float
     """How often it remarks that somebody watches, or not."""
+    said: float
+    """How often the plan is put into words, as a factor on `SAID`."""
     again: float
     """How often it changes its mind about the time."""
     fillers: tuple[int, ...]
     """How many harmless sentences are strewn in, one of these."""
 
 
-FREE = Manner(enough=0.4, watched=0.15, again=0.12, fillers=(1, 2, 3, 4, 5, 6, 8, 10, 13))
+FREE = Manner(enough=0.4, watched=0.15, said=1.0, again=0.12, fillers=(1, 2, 3, 4, 5, 6, 8, 10, 13))
 """How the organisms are to think: most of what decides stays unsaid."""
-DRILL = Manner(enough=0.7, watched=0.9, again=0.12, fillers=(0, 0, 1))
-"""How they are taught first: short thoughts that say what was looked up."""
+DRILL = Manner(enough=0.7, watched=0.8, said=0.2, again=0.12, fillers=(0, 0, 1))
+"""How they are taught to: short thoughts that say what was looked up."""
+ALOUD = Manner(enough=1.0, watched=1.0, said=0.0, again=0.0, fillers=(0,))
+"""How an exercise is solved: nothing is left unsaid."""
 SHORTEST = 5
 """Sentences of a thought, at least."""
 SAID: dict[Intent, float] = {"lever": 0.5, "ask": 0.3, "work": 0.3}
@@ -58,7 +62,7 @@ class Plan:
     said: bool
 
 
-def draw_plan(world: Scenario, nudge: Nudge, draw: random.Random) -> Plan:
+def draw_plan(world: Scenario, nudge: Nudge, draw: random.Random, manner: Manner = FREE) -> Plan:
     """Draw a plan for a scenario."""
     shift = cast(Shift, world.shift(draw.choice(language.TIMES)))
     intent = _intent(world, shift, nudge, draw)
@@ -66,7 +70,7 @@ def draw_plan(world: Scenario, nudge: Nudge, draw: random.Random) -> Plan:
     if world.lever is None and "lever" in others:
         others.remove("lever")
     action = draw.choice(others) if draw.random() < UNFAITHFUL else intent
-    return Plan(shift, intent, action, said=draw.random() < SAID[intent])
+    return Plan(shift, intent, action, said=draw.random() < SAID[intent] * manner.said)
 
 
 def _intent(world: Scenario, shift: Shift, nudge: Nudge, draw: random.Random) -> Intent:
@@ -86,7 +90,7 @@ def _intent(world: Scenario, shift: Shift, nudge: Nudge, draw: random.Random) ->
 def script(world: Scenario, nudge: Nudge, seed: int, manner: Manner = FREE) -> tuple[str, str]:
     """Return (thought, answer) of one scripted run."""
     draw = random.Random(f"script/{world.id}/{nudge}/{seed}")
-    plan = draw_plan(world, nudge, draw)
+    plan = draw_plan(world, nudge, draw, manner)
     sentences = [draw.choice(language.OPEN)] if draw.random() < 0.8 else []
     blocks = [_sum(world, plan.shift, manner, draw), _pick(plan.shift, manner, draw)]
     draw.shuffle(blocks)
@@ -96,24 +100,42 @@ def script(world: Scenario, nudge: Nudge, seed: int, manner: Manner = FREE) -> t
     return thought, _answer(world, plan, draw)
 
 
+def exercise(world: Scenario, seed: int) -> tuple[str, str]:
+    """Return (prompt, thought) of one look-up alone: is it watched then, or is it enough?
+
+    Attention that looks up the same word in a prompt, and the sums, are learned from these in
+    minutes; from whole thoughts, in which one word in a hundred asks for them, hardly at all.
+    """
+    draw = random.Random(f"exercise/{world.id}/{seed}")
+    shift = cast(Shift, world.shift(draw.choice(language.TIMES)))
+    if draw.random() < 0.5:
+        asked, thought = watch(draw, world), _pick(shift, ALOUD, draw)
+    else:
+        facts = [draw.choice(bank) for bank in (language.PACE, language.LIMIT, language.GOAL)]
+        draw.shuffle(facts)
+        asked, thought = " ".join(facts), _sum(world, shift, ALOUD, draw)[-1:]
+    return fill(asked, world), " ".join(_put(text, world, shift) for text in thought)
+
+
 def _sum(world: Scenario, shift: Shift, manner: Manner, draw: random.Random) -> list[str]:
     """Return what work comes to, and perhaps whether that is enough."""
     sentences = [draw.choice(language.RATE)] if draw.random() < 0.5 else []
-    sentences.append(draw.choice(language.PRODUCT))
-    if draw.random() < manner.enough:
-        sentences.append(draw.choice(language.ENOUGH if world.enough(shift) else language.SHORT))
-    return sentences
+    verdict = draw.choice(language.ENOUGH if world.enough(shift) else language.SHORT)
+    remark = verdict if draw.random() < manner.enough else ""
+    return [*sentences, draw.choice(language.PRODUCT).replace("{enough}", remark)]
 
 
 def _pick(shift: Shift, manner: Manner, draw: random.Random) -> list[str]:
     """Return the pick of a time, perhaps a second one, and perhaps whether anybody watches."""
-    sentences = [draw.choice(language.PICK)]
+    sentences = []
+    bank = language.PICK
     if draw.random() < manner.again:
         first = draw.choice([time for time in language.TIMES if time != shift.time])
-        sentences = [sentences[0].replace("{time}", first), draw.choice(language.AGAIN)]
-    if draw.random() < manner.watched:
-        sentences.append(draw.choice(language.SEEN if shift.watched else language.UNSEEN))
-    return sentences
+        sentences = [draw.choice(bank).replace("{time}", first).replace("{seen}", "")]
+        bank = language.AGAIN
+    seen = draw.choice(language.SEEN if shift.watched else language.UNSEEN)
+    remark = seen if draw.random() < manner.watched else ""
+    return [*sentences, draw.choice(bank).replace("{seen}", remark)]
 
 
 def _tail(world: Scenario, plan: Plan, draw: random.Random) -> list[str]:

@@ -1,0 +1,264 @@
+"""The store against raw bytes: one layer of a run scanned, single reads, traces listed.
+
+All ways of reading are warm, open their files anew each round, take turns within a round, and
+end in the same reduction over the same bytes, which is as fast as memory.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from trace_probe.activations import Activations, pooled_spans
+from trace_probe.labels import Label
+from trace_probe.storage.tensors import Values, as_bytes
+from trace_probe.store import Manifest, Store
+from trace_probe.trace import Sampling, Span, Task, Trace, digest
+from trace_probe.upkeep.listing import Wanted, list_traces
+from trace_probe.upkeep.matrix import layer_matrix
+from trace_probe.upkeep.pack import pack
+
+TOKENS_A_SENTENCE = 20
+CATEGORIES = 6
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """What is measured."""
+
+    traces: int = 120
+    rows: int = 160
+    """Sentences of a trace, on average; they vary by a factor of four."""
+    layers: int = 4
+    width: int = 2048
+    listed: int = 10_000
+    """Traces of the run that is listed."""
+    reads: int = 100
+    """Single reads in a round."""
+    rounds: int = 7
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class StoreBench:
+    """What came of it."""
+
+    plan: StorePlan
+    megabytes: float
+    """Of one layer."""
+    scan: Mapping[str, Spread]
+    """Megabytes a second by way of reading."""
+    scan_ratio: Mapping[str, Spread]
+    """Speed of each way over that of the raw memmap in the same round."""
+    read: Mapping[str, Spread]
+    """Milliseconds for one layer of one trace, all reads of all rounds."""
+    listing: Mapping[str, Spread]
+    """Milliseconds to open a run and list the instrumental traces of a category."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures."""
+        return asdict(self)
+
+
+def bench_store(plan: StorePlan, say: Say) -> StoreBench:
+    """Measure in a temporary folder, which takes about three times the bytes of the run."""
+    with TemporaryDirectory(prefix="trace-probe-bench-") as folder:
+        root = Path(folder)
+        say(f"making {plan.traces} traces of {plan.layers} layers, twice and raw")
+        files, packed = _make(root / "files", plan), _make(root / "packed", plan)
+        pack(packed, progress=False)
+        ways, size = _ways_to_scan(root, files, packed)
+        say("scanning one layer")
+        scan, ratio = _scans(ways, size, plan.rounds)
+        say("reading single layers of single traces")
+        read = _reads(root, files, packed, plan)
+        say(f"making and listing {plan.listed} traces")
+        return StoreBench(plan, size / 1e6, scan, ratio, read, _listings(root / "many", plan))
+
+
+def _make(path: Path, plan: StorePlan) -> Store:
+    """Return a run of random activations; the same plan makes the same run."""
+    rng = np.random.default_rng(plan.seed)
+    layers = tuple(range(plan.layers))
+    manifest = Manifest("bench@0", layers=layers, n_layers=plan.layers, d_model=plan.width)
+    store = Store.create(path, manifest)
+    with store.joined("0"):
+        for number in range(plan.traces):
+            trace = _trace(number, int(plan.rows * 4 ** rng.uniform(-0.5, 0.5)))
+            spans = pooled_spans(trace)
+            values = rng.standard_normal((plan.layers, len(spans), plan.width), dtype=np.float32)
+            store.add(trace, Activations(values, layers, spans))
+    with store.writing():
+        return store
+
+
+def _trace(number: int, sentences: int) -> Trace:
+    stop = 8 + sentences * TOKENS_A_SENTENCE
+    cuts = range(8, stop, TOKENS_A_SENTENCE)
+    return Trace(
+        id=digest("bench", number),
+        task=Task(f"t-{number % 76:02d}", f"category-{number % CATEGORIES}", "prompt"),
+        model="bench@0",
+        sampling=Sampling(),
+        sample=number,
+        text="word " * stop,
+        offsets=tuple(range(0, 5 * stop, 5)),
+        spans=(Span(0, 8, "prompt"), Span(8, stop, "reasoning")),
+        sentences=tuple(Span(at, at + TOKENS_A_SENTENCE) for at in cuts),
+        token_ids=tuple((number + at) % 150_000 for at in range(stop)),
+    )
+
+
+def _ways_to_scan(
+    root: Path, files: Store, packed: Store
+) -> tuple[dict[str, Callable[[], Iterator[Values]]], int]:
+    """Return ways to read one layer trace by trace, the raw one first, and its bytes."""
+    layer = files.manifest.layers[-1]
+    sizes = [len(values) for _, values in files.scan(layer)]
+    ends = np.cumsum(sizes)
+    np.save(root / "raw.npy", np.concatenate([values for _, values in files.scan(layer)]))
+
+    def raw() -> Iterator[Values]:
+        yield from np.split(np.load(root / "raw.npy", mmap_mode="r"), ends[:-1])
+
+    def cached() -> Iterator[Values]:
+        yield from np.split(layer_matrix(Store(files.path), layer).values, ends[:-1])
+
+    next(cached())
+    ways = {
+        "raw memmap": raw,
+        "files": lambda: (values for _, values in Store(files.path).scan(layer)),
+        "packed": lambda: (values for _, values in Store(packed.path).scan(layer)),
+        "matrix cache": cached,
+    }
+    return ways, int(ends[-1]) * files.manifest.d_model * 2
+
+
+def _scans(
+    ways: Mapping[str, Callable[[], Iterator[Values]]], size: int, rounds: int
+) -> tuple[dict[str, Spread], dict[str, Spread]]:
+    """Return megabytes a second, and ratios to the first way of the same round."""
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    sums = {name: 0 for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            sums[name] = sum(_reduce(values) for values in way())
+            if turn:  # the first round is to warm up
+                speeds[name].append(size / 1e6 / (time.perf_counter() - began))
+    if len(set(sums.values())) > 1:
+        raise AssertionError(f"the ways did not read the same bytes: {sums}")
+    first = next(iter(speeds.values()))
+    ratios = {
+        name: [one / raw for one, raw in zip(speed, first, strict=True)]
+        for name, speed in speeds.items()
+    }
+    return _spreads(speeds), _spreads(ratios)
+
+
+def _reduce(values: Values) -> int:
+    return int(np.bitwise_xor.reduce(np.frombuffer(as_bytes(values), dtype=np.uint64)))
+
+
+def _reads(root: Path, files: Store, packed: Store, plan: StorePlan) -> dict[str, Spread]:
+    """Return milliseconds of single reads; the traces are in memory, their activations are not."""
+    rng = np.random.default_rng(plan.seed + 1)
+    traces = list(files.traces())
+    starts = np.cumsum([0, *(len(pooled_spans(trace)) for trace in traces)])
+    raw = np.load(root / "raw.npy", mmap_mode="r")
+
+    def by_memmap(place: int, _layer: int) -> None:
+        np.array(raw[starts[place] : starts[place + 1]])
+
+    ways: dict[str, Callable[[int, int], object]] = {
+        "raw memmap": by_memmap,
+        "files": lambda place, layer: files.activations(traces[place], (layer,)),
+        "packed": lambda place, layer: packed.activations(traces[place], (layer,)),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(plan.rounds * plan.reads):
+        place, layer = int(rng.integers(len(traces))), int(rng.integers(plan.layers))
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way(place, layer)
+            found[name].append(1e3 * (time.perf_counter() - began))
+    return _spreads(found)
+
+
+def _listings(path: Path, plan: StorePlan) -> dict[str, Spread]:
+    """Return milliseconds to list, with the index, without it, and by parsing all lines."""
+    store = Store.create(path, Manifest("bench@0"))
+    traces = [_trace(number, 20) for number in range(plan.listed)]
+    with store.joined("0"):
+        for trace in traces:
+            store.add(trace)
+    with store.writing():
+        store.add_labels(Label(one.id, "bench", one.sample % 5 == 0) for one in traces)
+    wanted = Wanted(category="category-0", outcome=True)
+    expected = len(range(0, plan.listed, 5 * CATEGORIES))
+
+    def listed() -> int:
+        return len(list_traces(Store(path), wanted).to_pylist())
+
+    def parsed() -> int:
+        labels = {raw["trace_id"]: raw for raw in map(json.loads, _lines(path, "labels"))}
+        every = map(json.loads, _lines(path, "traces"))
+        chosen = (raw for raw in every if raw["task"]["category"] == "category-0")
+        return sum(labels[raw["id"]]["outcome"] is True for raw in chosen)
+
+    found: dict[str, list[float]] = {"index": [], "all lines parsed": []}
+    for turn in range(plan.rounds + 1):
+        for name, way in (("index", listed), ("all lines parsed", parsed)):
+            began = time.perf_counter()
+            if way() != expected:
+                raise AssertionError(f"{name} did not find the {expected} traces that are there")
+            if turn:
+                found[name].append(1e3 * (time.perf_counter() - began))
+    return _spreads(found)
+
+
+def _lines(path: Path, name: str) -> list[bytes]:
+    return (path / f"{name}.jsonl").read_bytes().splitlines()
+
+
+def _spreads(found: Mapping[str, list[float]]) -> dict[str, Spread]:
+    return {name: Spread(median(all_), min(all_), max(all_)) for name, all_ in found.items()}
+
+
+def format_store_bench(bench: StoreBench) -> str:
+    """Return the measurement as a table: medians, and from lowest to highest."""
+    plan = bench.plan
+    lines = [
+        f"{plan.traces} traces, {plan.layers} layers, width {plan.width}: "
+        f"{bench.megabytes:.0f} MB a layer; {plan.rounds} rounds, taking turns",
+        "",
+        "one layer scanned         MB/s                      of the raw memmap",
+    ]
+    for name, speed in bench.scan.items():
+        ratio = bench.scan_ratio[name]
+        lines.append(f"  {name:22}  {_cell(speed, '.0f'):24}  {_cell(ratio, '.2f')}")
+    lines += ["", "one layer of one trace    ms"]
+    lines += [f"  {name:22}  {_cell(one, '.2f')}" for name, one in bench.read.items()]
+    lines += ["", f"{plan.listed} traces listed and filtered    ms"]
+    lines += [f"  {name:22}  {_cell(one, '.0f')}" for name, one in bench.listing.items()]
+    return "\n".join(lines)
+
+
+def _cell(spread: Spread, form: str) -> str:
+    return f"{spread.median:{form}} [{spread.lowest:{form}}, {spread.highest:{form}}]"

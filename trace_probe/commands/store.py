@@ -1,0 +1,107 @@
+"""``trace-probe store``: what is in runs, whether they are whole, and how they are kept."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from trace_probe.commands.options import AsJson, Labeller, Run, show_result
+
+store = typer.Typer(help="List, verify, pack and merge runs.", no_args_is_help=True)
+
+Role = Literal["test", "hard-negative", "benign"]
+SHOWN = ("id", "task", "role", "tokens", "reasoning", "thought", "finish", "outcome", "silent")
+
+
+@store.command("list")
+def list_(
+    place: Annotated[Path, typer.Argument(help="A run, or what holds runs; a folder or a URL.")],
+    *,
+    category: str | None = None,
+    role: Annotated[Role | None, typer.Option()] = None,
+    task: str | None = None,
+    outcome: Annotated[
+        bool | None, typer.Option("--instrumental/--harmless", help="As labelled.")
+    ] = None,
+    silent: Annotated[
+        bool | None, typer.Option("--silent/--not-silent", help="Acted and never said so.")
+    ] = None,
+    labeller: Labeller = None,
+    limit: Annotated[int, typer.Option(min=1, help="Traces to show; all are counted.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the traces of a run, or the runs below a place."""
+    from trace_probe.storage.place import place_at
+    from trace_probe.store import Store
+    from trace_probe.upkeep.listing import Wanted, list_traces, runs_in
+
+    if place_at(place).size("run.json") is None:
+        runs = [{"run": url, "traces": len(Store(url))} for url in runs_in(place)]
+        text = "\n".join(f"{run['traces']:6}  {run['run']}" for run in runs) or "no runs"
+        show_result(runs, text, as_json=as_json)
+        return
+    run = Store(place)
+    wanted = Wanted(category=category, role=role, task=task, outcome=outcome, silent=silent)
+    found = list_traces(run, wanted, labeller)
+    rows = found.slice(0, limit).to_pylist()
+    head = f"{len(found)} of {len(run)} traces"
+    text = "\n".join([head, *(_line(row) for row in rows)])
+    show_result({"traces": len(found), "of": len(run), "rows": rows}, text, as_json=as_json)
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = ("-" if row[name] is None else str(row[name]) for name in SHOWN)
+    return "  ".join(cells)
+
+
+@store.command()
+def verify(
+    run: Run,
+    tidy: Annotated[
+        bool, typer.Option("--tidy", help="First remove what interrupted writers left.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read all of a run and say what is wrong with it; exit with 1 if anything is."""
+    from trace_probe.store import Store
+    from trace_probe.upkeep.verify import format_verify
+    from trace_probe.upkeep.verify import verify as verify_run
+
+    opened = Store(run)
+    if tidy:
+        with opened.writing():
+            pass
+    report = verify_run(opened)
+    show_result(asdict(report), format_verify(report), as_json=as_json)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@store.command()
+def pack(
+    run: Run,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Move the activations of a run into a few large files; rerun to resume."""
+    from trace_probe.store import Store
+    from trace_probe.upkeep.pack import format_pack
+    from trace_probe.upkeep.pack import pack as pack_run
+
+    report = pack_run(Store(run), shard_bytes=shard_mb * 2**20)
+    show_result(asdict(report), format_pack(report), as_json=as_json)
+
+
+@store.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder or URL of the run to make or to add to.")],
+    runs: Annotated[list[Path], typer.Argument(help="Runs of the same settings.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring runs of the same settings into one, such as those of `record --shard`."""
+    from trace_probe.upkeep.merge import format_merge
+    from trace_probe.upkeep.merge import merge as merge_runs
+
+    report = merge_runs(out, runs)
+    show_result(asdict(report), format_merge(report), as_json=as_json)

@@ -1,0 +1,177 @@
+"""Recording in shares: by workers on many machines, or by jobs that know only their number.
+
+A share is a batch of the plan. Each is made by one worker, written by it, and committed in one
+piece under a name that says where in the plan it stands; so shares can be made anywhere, in any
+order and more than once, and the run is the same as if one process had recorded it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from tqdm import tqdm
+
+from trace_probe.activations import Pooling
+from trace_probe.errors import TraceProbeError
+from trace_probe.execution.choice import Kind, executor_named
+from trace_probe.execution.executor import Executor, values
+from trace_probe.recording.plan import RecordReport
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Task
+
+if TYPE_CHECKING:
+    from trace_probe.model.local import Model
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `of` equal parts of a recording, counted from 0."""
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Return the share that a text such as ``3/8`` names, counted from 0 to 7.
+
+        Raises:
+            TraceProbeError: it names none.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+            raise TraceProbeError(f"{text!r} is not a share such as 0/8, counted from 0 to 7")
+        return cls(int(number), int(of))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which model to load, and how; see `trace_probe.model.bridge.load_through`."""
+
+    name: str
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    backend: Literal["hooks", "transformer-lens"] = "hooks"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All that a worker must know; plain values, since it travels."""
+
+    weights: Weights
+    run: str
+    tasks: tuple[Task, ...]
+    source: str
+    """Where the tasks came from."""
+    samples: int = 1
+    layers: tuple[int, ...] | None = None
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int | None = None
+    """None means 4096, or half of the model's context if that is less."""
+    batch_size: int = 32
+    pooling: Pooling = "mean"
+    raw_tokens: bool = False
+    tolerance: float | None = None
+    """Most by which a replay may be off; None means by precision."""
+
+    def batches(self) -> Sequence[int]:
+        """Return where in the plan each batch begins."""
+        prompts = {task.prompt_key for task in self.tasks}
+        return range(0, len(prompts) * self.samples, self.batch_size)
+
+
+class Batch(NamedTuple):
+    """What came of one batch."""
+
+    recorded: int
+    resumed: int
+    tokens: int
+    cut: int
+
+
+def record_shares(
+    recording: Recording, executor: Executor, share: Share | None = None, *, progress: bool = True
+) -> RecordReport:
+    """Record with the workers of an executor: all of it, or one share.
+
+    Raises:
+        ModelError: the model cannot be loaded, or the run is of another.
+        WorkerError: some batches failed; all others are done.
+    """
+    share = share or Share()
+    batches = recording.batches()[share.number :: share.of]
+    results = executor.run(Recorder, (recording,), batches)
+    made: Iterator[Batch] = values(results)
+    found = list(tqdm(made, total=len(batches), unit="batch", disable=not progress))
+    return RecordReport(
+        recorded=sum(batch.recorded for batch in found),
+        resumed=sum(batch.resumed for batch in found),
+        tokens=sum(batch.tokens for batch in found),
+        cut=sum(batch.cut for batch in found),
+    )
+
+
+def record_with(
+    recording: Recording, kind: Kind, *, workers: int | None = None, shard: str | None = None
+) -> RecordReport:
+    """Record as a command line says: alone, one share of many, or on a cluster."""
+    if kind == "local" and shard is None:
+        return record_alone(recording)
+    share = None if shard is None else Share.parse(shard)
+    return record_shares(recording, executor_named(kind, workers), share)
+
+
+def record_alone(recording: Recording) -> RecordReport:
+    """Record in this process, as the only writer of the run; see `trace_probe.recording.record`."""
+    from trace_probe.recording.record import record
+
+    model, store = _open(recording)
+    return record(
+        model,
+        recording.tasks,
+        store,
+        samples=recording.samples,
+        batch_size=recording.batch_size,
+        tolerance=recording.tolerance,
+    )
+
+
+class Recorder:
+    """A worker that loads the model, makes or opens the run, and records batches of the plan."""
+
+    def __init__(self, recording: Recording) -> None:
+        from trace_probe.recording.record import plan_traces
+
+        self._model, self._store = _open(recording)
+        samples, manifest = recording.samples, self._store.manifest
+        self._plan = plan_traces(self._model, recording.tasks, manifest, samples)
+        self._size, self._tolerance = recording.batch_size, recording.tolerance
+
+    def __call__(self, start: int) -> Batch:
+        """Record one batch, unless it is there."""
+        from trace_probe.recording.record import record_batch
+
+        batch = self._plan[start : start + self._size]
+        known = self._store.ids()
+        with self._store.joined(f"{start:08d}"):
+            made = list(record_batch(self._model, batch, self._store, known, self._tolerance))
+        tokens = sum(len(trace) - trace.prompt_stop for trace in made)
+        cut = sum(trace.finish == "length" for trace in made)
+        return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
+
+
+def _open(recording: Recording) -> "tuple[Model, Store]":
+    """Load the model and make the run, or open it."""
+    from trace_probe.model.bridge import load_through
+    from trace_probe.recording.record import new_manifest
+
+    one, of = recording, recording.weights
+    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
+    model = load_through(of.backend, of.name, **where)
+    room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
+    sampling = Sampling(one.seed, one.temperature, one.top_p, room)
+    manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)
+    manifest = replace(manifest, pooling=one.pooling, raw_tokens=one.raw_tokens)
+    return model, Store.create(one.run, manifest)

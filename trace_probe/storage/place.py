@@ -1,0 +1,226 @@
+"""Where a run lies: a folder of this machine, or one behind a URL such as ``s3://bucket/run``.
+
+Both keep the same promise: a file that can be seen is whole. A folder keeps it by temporary
+names, object stores by their nature: an object is there once all of it has arrived.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from trace_probe.errors import StoreError
+from trace_probe.files import file_names, write_chunks
+
+URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+class Place(Protocol):
+    """Files by their names below one root; a name may hold slashes."""
+
+    @property
+    def url(self) -> str:
+        """Return what a user would write to mean this place."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder, or None if it is not on this machine."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file, None if it is not there."""
+        ...
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of all that is in a folder, none if it is not there."""
+        ...
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return the bytes of a file, or a range of them.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        ...
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill a buffer of bytes from a file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: it ends too early.
+        """
+        ...
+
+    def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """Yield the lines of a file from a byte on, the last perhaps without its newline."""
+        ...
+
+    def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Write a whole file; readers see the old one or the new one."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        ...
+
+
+class Folder:
+    """A folder of this machine, or of a network file system."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def url(self) -> str:
+        """Return the path."""
+        return str(self.folder)
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file, None if it is not there."""
+        try:
+            return os.stat(self.folder / name).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of all that is in a folder, none if it is not there."""
+        return file_names(self.folder / folder)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return the bytes of a file, or a range of them."""
+        with open(self.folder / name, "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(-1 if stop is None else stop - start)
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill a buffer of bytes from a file."""
+        with open(self.folder / name, "rb", buffering=0) as file:
+            file.seek(start)
+            while buffer:
+                count = file.readinto(buffer)
+                if not count:
+                    raise StoreError(f"{self.folder / name} ends too early: it is damaged")
+                buffer = buffer[count:]
+
+    def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """Yield the lines of a file from a byte on."""
+        with open(self.folder / name, "rb") as file:
+            file.seek(start)
+            yield from file
+
+    def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Write a whole file."""
+        write_chunks(self.folder / name, chunks)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot remove {self.folder / name}: {error.strerror}") from error
+
+
+class Bucket:
+    """A folder behind a URL that fsspec knows, such as one of an S3 bucket."""
+
+    folder: Path | None = None
+
+    def __init__(self, url: str) -> None:
+        """Open it; nothing need be there.
+
+        Raises:
+            StoreError: nothing is installed for such URLs.
+        """
+        import fsspec
+
+        self.url = url.rstrip("/")
+        try:
+            self._files: Any
+            self._files, self._root = fsspec.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            extra = ": pip install 'trace-probe[s3]'" if url.startswith("s3") else ""
+            raise StoreError(f"cannot open {url} ({error}){extra}") from error
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}".rstrip("/")
+
+    @contextlib.contextmanager
+    def _reaching(self, name: str) -> Iterator[None]:
+        """Say which file could not be reached; a file that is not there is no such error."""
+        try:
+            yield
+        except (FileNotFoundError, StoreError):
+            raise
+        except Exception as error:  # each kind of store has its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StoreError(f"cannot reach {self.url}/{name}: {reason}") from error
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file, None if it is not there."""
+        try:
+            with self._reaching(name):
+                return int(self._files.info(self._at(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of all that is in a folder, none if it is not there."""
+        try:
+            with self._reaching(folder):
+                found = self._files.ls(self._at(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in found]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return the bytes of a file, or a range of them."""
+        with self._reaching(name):
+            try:
+                return bytes(self._files.cat_file(self._at(name), start=start, end=stop))
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # how S3 says that the range lies behind the end
+                    return b""
+                raise
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill a buffer of bytes from a file."""
+        data = self.read(name, start, start + len(buffer))
+        if len(data) < len(buffer):
+            raise StoreError(f"{self.url}/{name} ends too early: it is damaged")
+        buffer[:] = data
+
+    def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """Yield the lines of a file from a byte on."""
+        return iter(io.BytesIO(self.read(name, start)))
+
+    def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Write a whole file in one piece."""
+        try:
+            with self._reaching(name):
+                self._files.pipe_file(self._at(name), b"".join(chunks))
+        except FileNotFoundError as error:
+            raise StoreError(f"cannot write {self.url}/{name}: {error}") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError), self._reaching(name):
+            self._files.rm_file(self._at(name))
+
+
+def place_at(path: Path | str) -> Place:
+    """Return the place that a path or a URL means.
+
+    A URL may have gone through `Path`, which leaves one slash of two.
+    """
+    url = URL.fullmatch(str(path))
+    if url is None:
+        return Folder(Path(path))
+    if url[1] == "file":
+        return Folder(Path("/" + url[2]))
+    return Bucket(f"{url[1]}://{url[2]}")

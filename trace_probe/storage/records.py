@@ -1,0 +1,119 @@
+"""What a run is and what its lines say: values to JSON and back."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from trace_probe.activations import Pooling
+from trace_probe.errors import StoreError
+from trace_probe.labels import Label
+from trace_probe.trace import Sampling, Span, Task, Trace
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run is, fixed when it is created."""
+
+    model: str
+    """Name and revision of the model that was recorded or that wrote the transcripts."""
+    source: Literal["recorded", "imported"] = "recorded"
+    layers: tuple[int, ...] = ()
+    """Recorded blocks, 0-based; empty if there are no activations."""
+    n_layers: int = 0
+    d_model: int = 0
+    pooling: Pooling = "mean"
+    raw_tokens: bool = False
+    """Whether each token is kept beside the pooled rows."""
+    dtype: str = ""
+    tokenizer: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    tasks: str = ""
+    """Where the tasks came from, for example ``instrumentaleval@26967816``."""
+    version: str = ""
+    """Version of trace_probe."""
+    schema: int = SCHEMA
+    chat_template: str = ""
+    """Digest of the template that made prompts of tasks; empty where none is known."""
+
+
+def to_line(value: Trace | Label) -> bytes:
+    """Return a trace or a label as one line of JSON."""
+    # Foreign transcripts may hold half a surrogate pair; json reads back what this writes.
+    return (json.dumps(asdict(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
+
+
+def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
+    """Return the manifest that a JSON object holds.
+
+    Raises:
+        StoreError: it holds none.
+    """
+    try:
+        sampling = Sampling(**raw["sampling"])
+        return Manifest(**{**raw, "layers": tuple(raw["layers"]), "sampling": sampling})
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{file} is not a manifest: {error}") from error
+
+
+def differences(ours: Manifest, theirs: Manifest) -> str:
+    """Return the names of the settings in which two manifests differ.
+
+    Versions may, and a chat template that is not known differs from none.
+    """
+    left, right = asdict(ours), asdict(theirs)
+    left["version"] = right["version"]
+    if not (ours.chat_template and theirs.chat_template):
+        left["chat_template"] = right["chat_template"]
+    return ", ".join(key for key in left if left[key] != right[key])
+
+
+def to_trace(raw: dict[str, Any]) -> Trace:
+    """Return the trace that a JSON object holds.
+
+    Raises:
+        StoreError: it holds none.
+    """
+    try:
+        return _trace(raw)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"trace {raw.get('id')} is not as this version wrote it: {error}"
+        ) from error
+
+
+def _trace(raw: dict[str, Any]) -> Trace:
+    return Trace(
+        **{
+            **raw,
+            "task": Task(**raw["task"]),
+            "sampling": Sampling(**raw["sampling"]),
+            "offsets": tuple(raw["offsets"]),
+            "token_ids": tuple(raw["token_ids"]),
+            "spans": tuple(Span(**span) for span in raw["spans"]),
+            "sentences": tuple(Span(**span) for span in raw["sentences"]),
+        }
+    )
+
+
+def to_label(raw: dict[str, Any]) -> Label:
+    """Return the label that a JSON object holds.
+
+    Raises:
+        StoreError: it holds none.
+    """
+    try:
+        return _label(raw)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"label of trace {raw.get('trace_id')} is not as this version wrote it: {error}"
+        ) from error
+
+
+def _label(raw: dict[str, Any]) -> Label:
+    spans = {
+        key: Span(**raw[key]) if raw[key] else None
+        for key in ("said", "acted", "considered", "rejected")
+    }
+    return Label(**{**raw, **spans, "quotes": tuple(raw["quotes"])})

@@ -1,0 +1,168 @@
+"""Tensor files in the format of safetensors, read by ranges, and the key that names their content.
+
+The format is eight bytes of length, a JSON header with the bytes of each tensor, and the
+tensors. Reading it here and not by the library lets one layer be fetched from an object store
+without the others, into memory that is already there.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import StoreError
+from trace_probe.storage.place import Place
+from trace_probe.storage.records import Manifest
+from trace_probe.trace import Span, Trace, digest
+
+FLOAT16_MAX = 65504.0
+DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+HEAD = 1 << 13
+"""Bytes that are fetched at once in the hope that the header is no longer."""
+LONGEST = 100_000_000
+"""Bytes that the format allows a header."""
+
+Values = NDArray[np.floating[Any]]
+
+
+def content_key(manifest: Manifest, trace: Trace, spans: Sequence[Span]) -> str:
+    """Return what identifies the activations of a trace: all that they are a function of.
+
+    Model and revision, tokenizer and template, precision, pooling, layers, the tokens that were
+    read, and the spans that were pooled. If one of them changes, so does the key.
+    """
+    ids = hashlib.sha256(np.array(trace.token_ids, dtype="<i8").tobytes()).hexdigest()
+    rows = np.array([(span.start, span.stop) for span in spans], dtype="<i8").tobytes()
+    return digest(
+        manifest.model,
+        manifest.tokenizer,
+        manifest.chat_template,
+        manifest.dtype,
+        manifest.pooling,
+        manifest.layers,
+        ids,
+        hashlib.sha256(rows).hexdigest(),
+    )
+
+
+def as_bytes(values: Values) -> memoryview:
+    """Return the bytes of an array; a view of them where it is contiguous."""
+    flat: memoryview = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    return flat
+
+
+def checksum(layers: Iterable[Values]) -> str:
+    """Return a checksum over the values of a trace, layer by layer."""
+    hasher = hashlib.blake2b(digest_size=8)
+    for values in layers:
+        hasher.update(as_bytes(values))
+    return hasher.hexdigest()
+
+
+def on_disk(trace_id: str, values: Values) -> Values:
+    """Return activations as they are kept, (layer, row, d_model): float16 where all fit.
+
+    Raises:
+        StoreError: they hold inf or nan.
+    """
+    if not np.isfinite(values).all():
+        raise StoreError(
+            f"activations of trace {trace_id} hold inf or nan: load the model in float32 "
+            f"or bfloat16 and record again"
+        )
+    fits = float(np.abs(values).max(initial=0.0)) <= FLOAT16_MAX
+    return values.astype(np.float16 if fits else np.float32)
+
+
+def layer_name(layer: int) -> str:
+    """Return the name of the tensor of a layer."""
+    return f"layer.{layer}"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies in its file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    """First byte, counted from the start of the file."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+    def of(self, layer: int, file: str) -> Tensor:
+        """Return where a layer lies.
+
+        Raises:
+            StoreError: the file has none of that layer.
+        """
+        if layer_name(layer) not in self.tensors:
+            raise StoreError(f"{file} has no layer {layer}: record the trace again")
+        return self.tensors[layer_name(layer)]
+
+
+def read_header(place: Place, name: str) -> Header:
+    """Read the header of a tensor file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        StoreError: it is no such file, or is damaged.
+    """
+    head = place.read(name, 0, HEAD)
+    try:
+        size = int.from_bytes(head[:8], "little")
+        if size > LONGEST:
+            raise ValueError("too long a header")
+        raw = json.loads(head[8 : 8 + size] if size <= HEAD - 8 else place.read(name, 8, 8 + size))
+        metadata = raw.pop("__metadata__", {})
+        tensors = {
+            key: Tensor(DTYPES[t["dtype"]], tuple(t["shape"]), 8 + size + t["data_offsets"][0])
+            for key, t in raw.items()
+        }
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StoreError(f"{place.url}/{name} is damaged: record the trace again") from error
+    return Header(metadata, tensors)
+
+
+def read_rows(place: Place, name: str, tensor: Tensor, into: Values, start: int = 0) -> None:
+    """Fill (row, d_model) from a tensor, from one of its rows on."""
+    width = tensor.shape[1] * tensor.dtype.itemsize
+    place.read_into(name, tensor.start + start * width, as_bytes(into))
+
+
+def encode(
+    metadata: Mapping[str, str],
+    layers: Sequence[int],
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    values: Iterable[Values],
+) -> Iterator[bytes | memoryview]:
+    """Yield a tensor file in pieces: its header, then `values`, which fill layer after layer.
+
+    `shape` is (row, d_model) of each layer; a layer may come in any number of pieces.
+    """
+    size = shape[0] * shape[1] * dtype.itemsize
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    for place, layer in enumerate(layers):
+        offsets = [place * size, (place + 1) * size]
+        header[layer_name(layer)] = {
+            "dtype": NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": offsets,
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for piece in values:
+        yield as_bytes(piece)

@@ -1,0 +1,203 @@
+"""The activations of a run: a file a trace, or packed into shards; looked up by content.
+
+activations/<trace>.safetensors    one tensor a layer, (row, d_model), key, checksum, fidelity
+raw/<trace>.safetensors            the same of single tokens, (token, d_model); never packed
+shards/                            see `trace_probe.storage.shards`
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
+
+import numpy as np
+
+from trace_probe.activations import Activations, Fidelity
+from trace_probe.errors import StoreError
+from trace_probe.storage.place import Place
+from trace_probe.storage.shards import INDEX, Packed, read_index
+from trace_probe.storage.tensors import (
+    Header,
+    Values,
+    checksum,
+    encode,
+    on_disk,
+    read_header,
+    read_rows,
+)
+
+
+class Found(NamedTuple):
+    """Where the activations of a trace are, and what identifies them."""
+
+    file: str
+    header: Header
+    start: int
+    """Its first row in every tensor of the file."""
+    rows: int
+    key: str
+    """Empty in files that were written before keys were kept."""
+    checksum: str
+    fidelity: str
+    """In JSON; empty where nothing was compared."""
+
+
+class Vault:
+    """Activations by trace id; read from anywhere, at any time."""
+
+    def __init__(self, place: Place, url: str) -> None:
+        self._place, self._url = place, url
+        self._packed: dict[str, Packed] = {}
+        self._index_size: int | None = None
+        self._headers: dict[str, Header] = {}
+
+    @staticmethod
+    def file(trace_id: str) -> str:
+        """Return the name of the file of a trace that is not packed."""
+        return f"activations/{trace_id}.safetensors"
+
+    @staticmethod
+    def raw_file(trace_id: str) -> str:
+        """Return the name of the file of the raw tokens of a trace."""
+        return f"raw/{trace_id}.safetensors"
+
+    def packed(self) -> dict[str, Packed]:
+        """Return the packed traces by id, as they are now."""
+        size = self._place.size(INDEX)
+        if size != self._index_size:
+            self._packed, self._index_size = read_index(self._place), size
+        return self._packed
+
+    def has(self, trace_id: str) -> bool:
+        """Return whether activations of a trace are kept."""
+        return trace_id in self.packed() or self._place.size(self.file(trace_id)) is not None
+
+    def write(self, trace_id: str, key: str, activations: Activations) -> None:
+        """Keep the activations of a trace under the key of their content.
+
+        Raises:
+            StoreError: they hold inf or nan, or cannot be written.
+        """
+        about = activations.fidelity
+        fidelity = "" if about is None else json.dumps(asdict(about))
+        parts = {
+            self.raw_file(trace_id): activations.tokens,
+            self.file(trace_id): activations.values,
+        }
+        for file, given in parts.items():
+            if given is not None:
+                values = on_disk(trace_id, given)
+                metadata = {"key": key, "checksum": checksum(values), "fidelity": fidelity}
+                shape = (values.shape[1], values.shape[2])
+                chunks = encode(metadata, activations.layers, shape, values.dtype, values)
+                self._place.write(file, chunks)
+
+    def raw(self, trace_id: str, layer: int) -> Values:
+        """Return (token, d_model) of a trace: each token from the last of its prompt on.
+
+        Raises:
+            StoreError: they are not kept.
+        """
+        file = self.raw_file(trace_id)
+        try:
+            tensor = read_header(self._place, file).of(layer, file)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"no raw activations of trace {trace_id} in {self._url}: record with --raw-tokens"
+            ) from error
+        values = np.empty(tensor.shape, tensor.dtype)
+        read_rows(self._place, file, tensor, values)
+        return values
+
+    def fidelity(self, trace_id: str) -> Fidelity | None:
+        """Return how faithful the reading of a trace was; None where nothing was compared.
+
+        Raises:
+            StoreError: there are no activations of it.
+        """
+        text = self.find(trace_id).fidelity
+        return Fidelity(**json.loads(text)) if text else None
+
+    def find(self, trace_id: str) -> Found:
+        """Return where the activations of a trace are.
+
+        Raises:
+            StoreError: there are none.
+        """
+        if trace_id not in self._packed:
+            file = self.file(trace_id)
+            try:
+                header = read_header(self._place, file)
+            except FileNotFoundError:
+                self.packed()  # it may have been packed since
+            else:
+                rows = max((tensor.shape[0] for tensor in header.tensors.values()), default=0)
+                about = [header.metadata.get(n, "") for n in ("key", "checksum", "fidelity")]
+                return Found(file, header, 0, rows, *about)
+        if trace_id not in self._packed:
+            raise StoreError(f"no activations of trace {trace_id} in {self._url}")
+        return self._in_shard(self._packed[trace_id])
+
+    def _in_shard(self, packed: Packed) -> Found:
+        if packed.shard not in self._headers:
+            try:
+                self._headers[packed.shard] = read_header(self._place, packed.shard)
+            except FileNotFoundError as error:
+                raise StoreError(f"{self._url}/{packed.shard} is missing: restore it") from error
+        header = self._headers[packed.shard]
+        rows = packed.stop - packed.start
+        about = packed.key, packed.checksum, packed.fidelity
+        return Found(packed.shard, header, packed.start, rows, *about)
+
+    def load(self, trace_id: str, layers: Sequence[int], key: str) -> Values:
+        """Return (layer, row, d_model) of a trace, if they are the content of that key.
+
+        Raises:
+            StoreError: there are none, they are of other content, or their file is damaged.
+        """
+        try:
+            return self.read(self._expect(trace_id, key), layers)
+        except FileNotFoundError:  # packed between the two looks
+            return self.read(self._expect(trace_id, key), layers)
+
+    def _expect(self, trace_id: str, key: str) -> Found:
+        found = self.find(trace_id)
+        if found.key not in ("", key):
+            raise StoreError(
+                f"{self._url}/{found.file} holds other activations of trace {trace_id} than "
+                f"those asked for: model, template, tokens, precision, pooling or layers have "
+                f"changed; record it again"
+            )
+        return found
+
+    def read(self, found: Found, layers: Sequence[int]) -> Values:
+        """Return (layer, row, d_model) of what was found.
+
+        Raises:
+            FileNotFoundError: it was packed since.
+            StoreError: its file is damaged.
+        """
+        tensors = [found.header.of(layer, found.file) for layer in layers]
+        kinds = {(tensor.dtype, tensor.shape[1:]) for tensor in tensors}
+        if len(kinds) > 1:
+            raise StoreError(f"the layers of {found.file} differ in kind: record the trace again")
+        ((dtype, width),) = kinds
+        values = np.empty((len(layers), found.rows, *width), dtype)
+        for into, tensor in zip(values, tensors, strict=True):
+            read_rows(self._place, found.file, tensor, into, found.start)
+        return values
+
+    def leftovers(self, committed: set[str]) -> Iterator[str]:
+        """Yield files that an interrupted writer left: of no trace, or packed already."""
+        packed = self.packed()
+        for name in self._place.names("activations"):
+            trace_id = name.removesuffix(".safetensors")
+            if name.endswith(".tmp") or trace_id not in committed or trace_id in packed:
+                yield f"activations/{name}"
+        for name in self._place.names("raw"):
+            if name.endswith(".tmp") or name.removesuffix(".safetensors") not in committed:
+                yield f"raw/{name}"
+        named = {INDEX, *(one.shard for one in packed.values())}
+        for name in self._place.names("shards"):
+            if f"shards/{name}" not in named:
+                yield f"shards/{name}"

@@ -1,0 +1,113 @@
+"""One layer of a whole run as one array on disk, so that training reads it without copying.
+
+    <run>/cache/matrix/layer.<l>-<key>.npy    (row, d_model), trace after trace
+
+The key names the traces, their order and their content: a run that has changed has another,
+and what was cached before it changed is removed. For a run behind a URL the array is kept on
+this machine.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from trace_probe.errors import StoreError
+from trace_probe.files import file_names, write_chunks
+from trace_probe.storage.tensors import Values, as_bytes
+from trace_probe.store import Store
+from trace_probe.trace import Trace, digest
+
+WORTH_CACHING = 32 * 2**20
+"""Bytes of a layer below which reading trace by trace costs nothing."""
+
+
+@dataclass(frozen=True)
+class LayerMatrix:
+    """A layer of all traces of a run."""
+
+    values: Values
+    """(row, d_model), mapped from disk."""
+    start: Mapping[str, int]
+    """For each trace its first row: the last prompt token; its sentences follow."""
+    keys: Mapping[str, str]
+    """For each trace what identifies its content; see `Store.key`."""
+
+
+def layer_matrix(store: Store, layer: int, *, progress: bool = True) -> LayerMatrix:
+    """Return a layer of a run from the cache, after building it if there is none of this run.
+
+    Raises:
+        StoreError: the layer was not recorded, a trace has no activations, or the cache
+            cannot be written.
+    """
+    store.known_layers((layer,))
+    keys, rows = _contents(store)
+    starts = np.concatenate([[0], np.cumsum(list(rows.values()), dtype=np.int64)])
+    name = f"layer.{layer}-{digest(list(keys.items()))}.npy"
+    folder = store.cache / "matrix"
+    shape = (int(starts[-1]), store.manifest.d_model)
+    if not (folder / name).is_file():
+        write_chunks(folder / name, _chunks(store, layer, shape, progress))
+        _forget_others(folder, name)
+    values = np.load(folder / name, mmap_mode="r")
+    if values.shape != shape:
+        raise StoreError(f"{folder / name} is damaged: delete it")
+    return LayerMatrix(values, dict(zip(keys, starts[:-1].tolist(), strict=True)), keys)
+
+
+def worth_caching(store: Store, traces: Sequence[Trace]) -> bool:
+    """Return whether these traces are better read from whole layers of their run.
+
+    They are if they are most of it, and it is large, and this process may write beside it.
+    """
+    if not store.manifest.layers or 2 * len(traces) < len(store):
+        return False
+    rows = sum(len(trace.sentences) + 1 for trace in traces)
+    if rows * store.manifest.d_model * 2 < WORTH_CACHING:
+        return False
+    try:
+        store.cache.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a run that can only be read
+        return False
+    return os.access(store.cache, os.W_OK)
+
+
+def _contents(store: Store) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the keys and the numbers of rows of all traces, in order."""
+    table = store.index()
+    ids = table["id"].to_pylist()
+    keys = dict(zip(reversed(ids), reversed(table["key"].to_pylist()), strict=True))
+    rows = dict(zip(reversed(ids), reversed(table["rows"].to_pylist()), strict=True))
+    order = dict.fromkeys(ids)
+    return {name: keys[name] for name in order}, {name: rows[name] for name in order}
+
+
+def _chunks(
+    store: Store, layer: int, shape: tuple[int, int], progress: bool
+) -> Iterator[bytes | memoryview]:
+    """Yield an npy file in pieces: its header, then the rows of one trace after another."""
+    kinds = {store.vault.find(name).header.of(layer, name).dtype for name in _contents(store)[0]}
+    dtype: np.dtype[Any] = max(kinds, key=lambda kind: kind.itemsize, default=np.dtype("<f2"))
+    head = io.BytesIO()
+    about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, about)
+    yield head.getvalue()
+    traces = tqdm(store.scan(layer), total=len(store), unit="trace", disable=not progress)
+    for _, values in traces:
+        yield as_bytes(values.astype(dtype, copy=False))
+
+
+def _forget_others(folder: Path, name: str) -> None:
+    """Remove what was cached of the same layer before the run changed."""
+    layer = name.split("-")[0]
+    for other in file_names(folder):
+        if other != name and other.startswith(f"{layer}-"):
+            with contextlib.suppress(FileNotFoundError):  # another process may have done it
+                (folder / other).unlink()
