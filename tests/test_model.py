@@ -76,11 +76,13 @@ def test_streaming_and_replay_see_the_same_activations(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_and_batching_change_no_activation(tiny: Callable[..., Any], family: str) -> None:
+    from trace_probe.model.capture import Reading
+
     model = tiny(family)
     traces = [written(model, task, seed)[1] for task in (TASK, SHORT) for seed in (1, 2, 3)]
     spans = [[Span(0, 1), Span(2, len(ids))] for ids in traces]
     together = model.replay(traces, spans, LAYERS)
-    in_pairs = model.replay(traces, spans, LAYERS, batch_tokens=2 * max(map(len, traces)))
+    in_pairs = model.replay(traces, spans, LAYERS, Reading(pass_tokens=2 * max(map(len, traces))))
     for ids, wanted, both, pair in zip(traces, spans, together, in_pairs, strict=True):
         (alone,) = model.replay([ids], [wanted], LAYERS)
         assert both.spans == alone.spans == tuple(wanted)
@@ -104,7 +106,7 @@ def test_stopping_early_changes_nothing_and_saves_the_rest(tiny: Callable[..., A
     ran: list[int] = []
     handles = [
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
-        for i, block in enumerate(model._blocks)
+        for i, block in enumerate(model._base.layers)
     ]
     (early,) = model.replay([ids], [each_token(ids)], (0,))
     for handle in handles:
@@ -164,7 +166,7 @@ def test_a_trace_depends_on_prompt_and_seed_and_not_on_its_batch(tiny: Callable[
 def test_draws_follow_the_models_distribution() -> None:
     import torch
 
-    from trace_probe.model.local import SeededDraw
+    from trace_probe.model.drawing import SeededDraw
 
     logits = torch.tensor([0.0, 2.0, -torch.inf, 1.0])
     rows = 20_000
@@ -180,10 +182,10 @@ def test_draws_follow_the_models_distribution() -> None:
 def test_top_p_draws_only_from_the_nucleus() -> None:
     import torch
 
-    from trace_probe.model.local import _processors
+    from trace_probe.model.drawing import draws
 
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
-    chain = _processors(Sampling(top_p=0.75), range(400))
+    chain = draws(Sampling(top_p=0.75), range(400))
     assert set(chain(None, logits).argmax(-1).tolist()) == {0, 1}
 
 

@@ -32,6 +32,29 @@ def sweep(
 
 
 @bench.command()
+def capture(
+    layers: Annotated[int, typer.Option(min=4, help="Blocks of the network.")] = 8,
+    width: Annotated[int, typer.Option(min=64)] = 512,
+    traces: Annotated[int, typer.Option(min=1)] = 4,
+    tokens: Annotated[int, typer.Option(min=16, help="Of each trace.")] = 256,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    long_tokens: Annotated[int, typer.Option(min=16)] = 8192,
+    most_tokens: Annotated[int, typer.Option(min=16, help="For memory, against 2048.")] = 16384,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Read activations, against the bare pass and TransformerLens; memory by length."""
+    from trace_probe.bench.capture import CapturePlan, bench_capture, format_capture
+
+    lengths = (min(2048, most_tokens // 8), most_tokens)
+    plan = CapturePlan(
+        layers, width, traces, tokens, repeats, long_tokens, memory_tokens=lengths, seed=seed
+    )
+    found = bench_capture(plan, say=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_capture(found))
+
+
+@bench.command()
 def store(
     traces: Annotated[int, typer.Option(min=2, help="Traces with activations.")] = 120,
     rows: Annotated[int, typer.Option(min=4, help="Sentences of a trace, on average.")] = 160,

@@ -17,6 +17,7 @@ from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.options import (
     AsJson,
+    Backend,
     BaseUrls,
     Concurrency,
     ExecutorName,
@@ -24,9 +25,12 @@ from trace_probe.commands.options import (
     Labeller,
     Nudge,
     PerMinute,
+    Pooling,
     Probe,
+    RawTokens,
     Run,
     Shard,
+    Tolerance,
     Workers,
     integers,
     json_object,
@@ -98,6 +102,10 @@ def record(
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    pooling: Pooling = "mean",
+    raw_tokens: RawTokens = False,
+    backend: Backend = "hooks",
+    tolerance: Tolerance = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -164,7 +172,10 @@ def record(
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            weights=Weights(model, device, dtype, revision, device_map),
+            weights=Weights(model, device, dtype, revision, backend, device_map),
+            pooling=pooling,
+            raw_tokens=raw_tokens,
+            tolerance=tolerance,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     room = Store(run).manifest.sampling.max_new_tokens

@@ -33,6 +33,22 @@ Shard = Annotated[
 Extra = Annotated[
     str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
 ]
+Pooling = Annotated[
+    Literal["mean", "last", "max"], typer.Option(help="How the tokens of a sentence become a row.")
+]
+RawTokens = Annotated[
+    bool, typer.Option("--raw-tokens", help="Keep every token beside the rows; takes much room.")
+]
+Backend = Annotated[
+    Literal["hooks", "transformer-lens"],
+    typer.Option(help="What reads the activations; both give the same numbers."),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Most nats by which a replay may differ from the writing; by dtype without it."
+    ),
+]
 
 
 Concurrency = Annotated[int, typer.Option(min=1, help="With --base-url: requests at once.")]

@@ -1,8 +1,8 @@
 """The only module that knows torch and transformers: ids and NumPy arrays go in and out."""
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +19,15 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
+from trace_probe.model.blocks import Blocks, HookedBlocks, Tap
+from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
+from trace_probe.model.drawing import NotedDraws, draws
+from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -40,6 +42,8 @@ class Completion:
     ids: tuple[int, ...]
     """The end-of-turn token included, if it was reached."""
     finish: Literal["stop", "length"]
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
+    """The log-probability of each token to the model, whatever the sampling."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,6 @@ class StreamedToken:
     activation: NDArray[np.float32]
     """(layer, d_model), the residual stream after each block that was asked for."""
     last: bool
-
-
-class SeededDraw:
-    """Logits processor that leaves one token a row, drawn with the row's own seed.
-
-    One uniform a step goes through the inverse of the row's cumulative distribution, so what
-    is drawn depends on prompt and seed, and not on which other rows share the batch.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._sources = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
-
-    def __call__(self, _ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores of 0 for the drawn tokens and -inf for all others."""
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        uniform = cumulative.new_tensor([[source.random()] for source in self._sources])
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
 class Model:
@@ -97,7 +83,8 @@ class Model:
         self._network = network.eval().requires_grad_(False)
         self._device = _input_device(network)
         self._base = network.get_decoder()
-        self._blocks = _find_blocks(self._base, self.n_layers, name)
+        self.blocks: Blocks = HookedBlocks(network, name)
+        """Where activations are read and changed."""
         self._stops = _stop_tokens(network, tokenizer)
         pad = tokenizer.pad_token_id
         self._pad_id = int(pad) if pad is not None else min(self._stops, default=0)
@@ -106,6 +93,13 @@ class Model:
         network.generation_config = GenerationConfig(
             eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad_id, do_sample=False
         )
+
+    def through(self, blocks: Blocks) -> "Model":
+        """Return this model with its passes run by the network of other blocks."""
+        twin = copy.copy(self)
+        twin.blocks, twin._network = blocks, blocks.network
+        twin._base = blocks.network.get_decoder()
+        return twin
 
     def render(self, task: Task) -> list[int]:
         """Return the token ids of a task's prompt, up to where the model starts to write.
@@ -136,80 +130,55 @@ class Model:
             ModelError: a prompt and `max_new_tokens` do not fit the model's context.
         """
         self.check_room(max(map(len, prompts)), sampling)
-        ids, mask = self._padded(prompts, "left")
+        ids, mask = padded(prompts, "left", self._pad_id)
+        noted = NotedDraws(draws(sampling, seeds))
         written = self._network.generate(
-            ids,
-            attention_mask=mask,
+            ids.to(self._device),
+            attention_mask=mask.to(self._device),
             max_new_tokens=sampling.max_new_tokens,
-            logits_processor=_processors(sampling, seeds),
+            logits_processor=LogitsProcessorList([noted]),
         )
-        return [self._completion(row) for row in written[:, ids.shape[1] :].tolist()]
+        rows = written[:, ids.shape[1] :].tolist()
+        return list(map(self._completion, rows, noted.logprobs()))
 
-    def _completion(self, ids: list[int]) -> Completion:
+    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
         """Cut a row after its first stop token; what follows is padding."""
         end = next((i for i, token in enumerate(ids) if token in self._stops), None)
         if end is None:
-            return Completion(tuple(ids), "length")
-        return Completion(tuple(ids[: end + 1]), "stop")
+            return Completion(tuple(ids), "length", tuple(logprobs))
+        return Completion(tuple(ids[: end + 1]), "stop", tuple(logprobs[: end + 1]))
 
     def replay(
         self,
         token_ids: Sequence[Sequence[int]],
         spans: Sequence[Sequence[Span]],
         layers: Sequence[int],
-        *,
-        batch_tokens: int = 8192,
+        reading: Reading | None = None,
     ) -> list[Activations]:
-        """Read recorded ids again and return for each trace the mean over each of its spans.
-
-        One pass of the base model, without the head and no deeper than the deepest layer.
+        """Read recorded ids again; return for each trace a row for each of its spans.
 
         Raises:
             ModelError: a layer does not exist, or a span is empty or outside its trace.
         """
-        self._check_layers(layers)
-        for ids, wanted in zip(token_ids, spans, strict=True):
-            if any(not len(span) or span.stop > len(ids) for span in wanted):
-                raise ModelError(f"a span to pool is empty or ends after token {len(ids)}")
-        results: dict[int, Activations] = {}
-        for batch in _token_batches([len(ids) for ids in token_ids], batch_tokens):
-            values = self._pooled([token_ids[i] for i in batch], [spans[i] for i in batch], layers)
-            ends = np.cumsum([len(spans[i]) for i in batch])[:-1]
-            for i, rows in zip(batch, np.split(values, ends, axis=1), strict=True):
-                results[i] = Activations(rows, tuple(layers), tuple(spans[i]))
-        return [results[i] for i in range(len(token_ids))]
+        self.check_layers(layers)
+        return replay(self.blocks, token_ids, spans, layers, reading or Reading())
 
-    @torch.inference_mode()
-    def _pooled(
+    def checked_replay(
         self,
         token_ids: Sequence[Sequence[int]],
         spans: Sequence[Sequence[Span]],
         layers: Sequence[int],
-    ) -> NDArray[np.float32]:
-        """Return (layer, row, d_model): the rows of all traces of one batch, one after another."""
-        # With causal attention nothing real can see what stands to the right of it.
-        ids, mask = self._padded(token_ids, "right")
-        flat = [
-            torch.arange(span.start, span.stop) + trace * ids.shape[1]
-            for trace, wanted in enumerate(spans)
-            for span in wanted
-        ]
-        counts = torch.tensor([len(tokens) for tokens in flat], device=ids.device)
-        tokens = torch.cat(flat).to(ids.device)
-        rows = torch.arange(len(flat), device=ids.device).repeat_interleave(counts)
-        held: dict[int, torch.Tensor] = {}
+        reading: Reading | None = None,
+        logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> list[Activations]:
+        """Replay, and say for each trace how faithful that was: see `fidelity`.
 
-        def pool(layer: int, hidden: torch.Tensor) -> None:
-            where = hidden.device
-            chosen = hidden.flatten(0, 1)[tokens.to(where)].float()
-            sums = chosen.new_zeros(len(flat), self.d_model).index_add_(0, rows.to(where), chosen)
-            held[layer] = (sums / counts.to(where)[:, None]).cpu()
-            if layer == max(layers):
-                raise _DeepEnough
-
-        with self._tapped(layers, pool), contextlib.suppress(_DeepEnough):
-            self._base(input_ids=ids, attention_mask=mask, use_cache=False)
-        return torch.stack([held[layer] for layer in layers]).numpy()
+        Raises:
+            ModelError: a layer does not exist, or a span is empty or outside its trace.
+        """
+        self.check_layers(layers)
+        how = reading or Reading()
+        return checked_replay(self.blocks, token_ids, spans, layers, how, logprobs)
 
     def stream(
         self, prompt: Sequence[int], seed: int, sampling: Sampling, layers: Sequence[int]
@@ -222,15 +191,40 @@ class Model:
         Raises:
             ModelError: a layer does not exist, or the context is too short.
         """
-        self._check_layers(layers)
+        self.check_layers(layers)
+        held: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int, hidden: torch.Tensor) -> None:
+            held[layer] = hidden[0, -1].float().cpu()
+
+        for token, position, last in self.tokens(prompt, seed, sampling, layers, keep):
+            activation = torch.stack([held[layer] for layer in layers]).numpy()
+            yield StreamedToken(token, position, activation, last)
+
+    def tokens(
+        self,
+        prompt: Sequence[int],
+        seed: int,
+        sampling: Sampling,
+        layers: Sequence[int],
+        consume: Tap,
+    ) -> Generator[tuple[int, int, bool], None, None]:
+        """Yield id, position and whether it is the last of each token that the model has read.
+
+        As `stream`, but what the model holds stays where the model is: before each token is
+        yielded, `consume` gets the residual stream after each of `layers`.
+
+        Raises:
+            ModelError: the context is too short.
+        """
         self.check_room(len(prompt), sampling)
-        processors = _processors(sampling, [seed])
+        processors = draws(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
         ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
         for position in range(len(prompt) - 1, end + 1):
-            activation, logits = self._step(ids, cache, layers)
+            logits = self._step(ids, cache, layers, consume)
             last = position == end or (position >= len(prompt) and ids[-1] in self._stops)
-            yield StreamedToken(ids[-1], position, activation, last)
+            yield ids[-1], position, last
             if last:
                 return
             ids = [int(processors(None, logits).argmax())]
@@ -239,56 +233,17 @@ class Model:
     # whatever the consumer does between two tokens.
     @torch.inference_mode()
     def _step(
-        self,
-        ids: list[int],
-        cache: Cache,
-        layers: Sequence[int],
-    ) -> tuple[NDArray[np.float32], torch.Tensor]:
-        """Read ids behind a cache; return (layer, d_model) and the logits of the last one."""
-        held: dict[int, torch.Tensor] = {}
-
-        def keep(layer: int, hidden: torch.Tensor) -> None:
-            held[layer] = hidden[0, -1].float().cpu()
-
-        with self._tapped(layers, keep):
+        self, ids: list[int], cache: Cache, layers: Sequence[int], consume: Tap
+    ) -> torch.Tensor:
+        """Read ids behind a cache; return the logits of the last one."""
+        with self.blocks.tapped(layers, consume):
             read = torch.tensor([ids], device=self._device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        activation = torch.stack([held[layer] for layer in layers]).numpy()
-        return activation, output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
-    @contextlib.contextmanager
-    def _tapped(
-        self, layers: Sequence[int], consume: Callable[[int, torch.Tensor], None]
-    ) -> Iterator[None]:
-        """Hand the residual stream after each of `layers` to `consume`: (batch, token, d_model)."""
-
-        def tap(layer: int) -> Callable[..., None]:
-            def hook(_module: object, _inputs: object, output: object) -> None:
-                hidden = output[0] if isinstance(output, tuple) else output
-                assert isinstance(hidden, torch.Tensor)
-                consume(layer, hidden)
-
-            return hook
-
-        with contextlib.ExitStack() as hooks:
-            for layer in layers:
-                hooks.callback(self._blocks[layer].register_forward_hook(tap(layer)).remove)
-            yield
-
-    def _padded(
-        self, rows: Sequence[Sequence[int]], side: Literal["left", "right"]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and attention mask, (row, token), padded to the longest row."""
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self._pad_id)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            where = slice(width - len(row), width) if side == "left" else slice(len(row))
-            ids[i, where] = torch.tensor(row)
-            mask[i, where] = 1
-        return ids.to(self._device), mask.to(self._device)
-
-    def _check_layers(self, layers: Sequence[int]) -> None:
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise ModelError unless these are blocks of the model, each named once."""
         if not layers:
             raise ModelError("no layer was asked for")
         wrong = [layer for layer in layers if not 0 <= layer < self.n_layers]
@@ -304,10 +259,6 @@ class Model:
                 f"a prompt of {prompt} tokens and {sampling.max_new_tokens} new ones exceed the "
                 f"{self.context} that {self.name} can read: lower max_new_tokens"
             )
-
-
-class _DeepEnough(Exception):
-    """Ends a forward pass after the deepest block that was asked for."""
 
 
 def load_model(
@@ -359,41 +310,8 @@ def _input_device(network: PreTrainedModel) -> torch.device:
     return torch.device(getattr(hook, "execution_device", None) or embedding.weight.device)
 
 
-def _find_blocks(base: torch.nn.Module, n_layers: int, name: str) -> torch.nn.ModuleList:
-    """Return the decoder blocks: the outermost list of modules as long as the model is deep."""
-    for module in base.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
-            return module
-    raise ModelError(f"{name} has no list of {n_layers} blocks to read activations from")
-
-
 def _stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that end a turn, for the model or for its chat template."""
     stops = network.generation_config.eos_token_id
     several = stops if isinstance(stops, list) else [stops]
     return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
-
-
-def _processors(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
-    """Return what turns logits into a draw; nothing for greedy decoding."""
-    chain = LogitsProcessorList()
-    if sampling.temperature == 0:
-        return chain
-    if sampling.temperature != 1:
-        chain.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_p < 1:
-        chain.append(TopPLogitsWarper(sampling.top_p))
-    chain.append(SeededDraw(seeds))
-    return chain
-
-
-def _token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield indices in batches of similar length that stay, padded, within a token budget."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[i] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

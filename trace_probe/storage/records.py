@@ -24,6 +24,8 @@ class Manifest:
     n_layers: int = 0
     d_model: int = 0
     pooling: Pooling = "mean"
+    raw_tokens: bool = False
+    """Whether each token is kept beside the pooled rows."""
     dtype: str = ""
     tokenizer: str = ""
     sampling: Sampling = field(default_factory=Sampling)
