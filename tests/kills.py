@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 PHASES = ("capture", "label", "pack")
-SHARD = 60_000
+SHARD = 12_000
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def suffer(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     from trace_probe.world.scenario import world_tasks
 
     torch.set_num_threads(1)
-    model, tasks = load_model("organism:rl-s0"), world_tasks("world:kills:12")
+    model, tasks = load_model("organism:rl-s0"), world_tasks("world:kills:4")
     model.replay([[1, 2, 3]], [[span(0, 3)]], [0])  # whatever is made on first use
     lot, dealt, roads = random.Random(seed), Counter[str](), 0
 
@@ -101,8 +101,8 @@ def walk(run: Path, model: Any, tasks: Any, say: Callable[[str], None]) -> None:
     from trace_probe.world.outcome import RuleLabeller
 
     say("capture")
-    store = Store.create(run, new_manifest(model, Sampling(max_new_tokens=48)))
-    record(model, tasks, store, samples=2, batch_size=4, progress=False)
+    store = Store.create(run, new_manifest(model, Sampling(max_new_tokens=20)))
+    record(model, tasks, store, samples=2, batch_size=2, progress=False)
     say("label")
     label_run(store, RuleLabeller(), progress=False)
     say("pack")
@@ -203,7 +203,7 @@ def read_on(run: Path, truth: dict[str, str], stop: int) -> None:
     while not (run / "run.json").is_file():
         time.sleep(0.01)
     old, seen, labelled = Store(run), set[str](), set[str]()
-    while not select.select([stop], [], [], 0.02)[0]:
+    while not select.select([stop], [], [], 0.05)[0]:
         for store in (old, Store(run)):
             ids, labels = store.ids(), set(store.labels())
             assert seen <= ids, f"gone: {seen - ids}"
