@@ -40,8 +40,10 @@ class Manifest:
 
 def to_line(value: Trace | Label) -> bytes:
     """Return a trace or a label as one line of JSON."""
-    # Foreign transcripts may hold half a surrogate pair; json reads back what this writes.
-    return (json.dumps(asdict(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
+    # `asdict` would copy every token id. Foreign transcripts may hold half a surrogate pair;
+    # json reads back what this writes.
+    text = json.dumps(vars(value), ensure_ascii=False, default=vars)
+    return (text + "\n").encode(errors="surrogatepass")
 
 
 def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
