@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_probe.evaluation.held_out import evaluate_probe, keep
 from trace_probe.evaluation.report import Report, format_report
 from trace_probe.labels import Label, label_traces
 from trace_probe.model.local import Model, load_model
@@ -16,7 +17,7 @@ from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.metrics import Metric, rate, resample
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
-from trace_probe.training import evaluate_probe, keep, train
+from trace_probe.training import train
 from trace_probe.world.outcome import RuleLabeller
 from trace_probe.world.scenario import MAX_NEW_TOKENS, world_tasks
 
