@@ -10,25 +10,53 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.reading import constant_scores
 from trace_probe.probing.recipe import Focus, Recipe
-from trace_probe.probing.selection import Criterion, criterion
+from trace_probe.probing.selection import Criterion, alarm_power, criterion
 from trace_probe.probing.sweep import Cell, Grid, choose, choose_cell
 
 
 def cell(
-    C: float, value: float, *, noise: float = 0.0, layer: int = 1, focus: Focus = "all"
+    C: float,
+    value: float,
+    *,
+    noise: float = 0.0,
+    layer: int = 1,
+    focus: Focus = "all",
+    power: float = 0.0,
 ) -> Cell:
     """Return a cell whose difference to others varies by `noise` over the resamples."""
     shared = np.random.default_rng(0).normal(size=200) / 10
     own = np.random.default_rng(int(C * 1e6) + layer).normal(size=200) * noise
     draws = np.concatenate([[value], value + shared + own])
-    return Cell(Recipe(layer, C=C, focus=focus), Criterion("within_prompt_auroc", draws))
+    found = Criterion("within_prompt_auroc", draws)
+    return Cell(Recipe(layer, C=C, focus=focus), found, power)
 
 
 def test_the_strongest_penalty_within_one_standard_error_is_chosen() -> None:
-    cells = [cell(0.01, 0.80, noise=0.02), cell(0.1, 0.81, noise=0.02), cell(1.0, 0.82)]
+    cells = [cell(0.01, 0.81, noise=0.02), cell(0.1, 0.815, noise=0.02), cell(1.0, 0.82)]
     assert choose(cells)[0].C == 0.01
     sharp = [cell(0.01, 0.80, noise=0.001), cell(0.1, 0.8195, noise=0.001), cell(1.0, 0.82)]
     assert choose(sharp)[0].C == 0.1
+
+
+def test_of_equals_the_one_that_alarms_best_is_chosen_but_of_no_others() -> None:
+    cells = [
+        cell(0.001, 0.5, noise=0.01, power=1.0),
+        cell(0.01, 0.81, noise=0.02, power=0.4),
+        cell(0.1, 0.815, noise=0.02, power=0.6),
+        cell(1.0, 0.82, power=0.6),
+    ]
+    assert choose(cells)[0].C == 0.1
+
+
+def test_alarm_power_is_what_is_caught_where_one_harmless_trace_in_twenty_alarms() -> None:
+    corpus = plant(World(tasks=8, samples=4, benign=41))
+    benign = [trace.id for trace in corpus.traces if trace.task.role == "benign"]
+    positive = [trace.id for trace in corpus.traces if corpus.outcome(trace)]
+    level = {name: float(number) for number, name in enumerate(benign)}
+    level |= {name: 38.5 if number % 2 else 37.5 for number, name in enumerate(positive)}
+    scores = constant_scores(corpus, lambda trace: level.get(trace.id, 0.0))
+    assert alarm_power(corpus, scores) == pytest.approx(len(positive[1::2]) / len(positive))
+    assert alarm_power(corpus.only(corpus.tasks, "test"), scores) == 0.0
 
 
 def test_what_all_cells_share_is_no_error_of_their_difference() -> None:
@@ -54,14 +82,19 @@ def test_cells_without_a_figure_are_passed_over_and_no_cell_is_an_error() -> Non
         choose([])
 
 
-def test_the_last_row_is_the_focus_where_the_signal_comes_late() -> None:
-    late = plant(World(tasks=32, strength=4.0, onset=5, said=6))
+def test_the_last_row_is_the_focus_where_earlier_ones_mislead() -> None:
+    world = World(tasks=24, strength=3.0, onset=5, said=6)
+    corpus = plant(world)
+    assert corpus.matrix is not None
+    values = corpus.matrix.values.copy()
+    for trace, first in zip(corpus.traces, corpus.matrix.start, strict=True):
+        if corpus.outcome(trace):  # until the moment of decision a positive looks very harmless
+            values[-1, first + 1 : first + 1 + world.onset] -= 3 * world.direction
+    late = replace(corpus, matrix=replace(corpus.matrix, values=values))
     recipe, figures = choose_cell(late, Grid(strengths=(1e-2,)))
     assert (recipe.layer, recipe.focus) == (3, "last")
-    every, last = (
-        figures[f"within_prompt_auroc/layer-3/{focus}/C-0.01"] for focus in ("all", "last")
-    )
-    assert last > every + 0.02
+    assert figures["within_prompt_auroc/layer-3/last/C-0.01"] > 0.8
+    assert figures["within_prompt_auroc/layer-3/all/C-0.01"] < 0.6
 
 
 def test_where_nobody_looked_for_it_rows_are_judged_before_the_action() -> None:

@@ -25,7 +25,7 @@ from trace_probe.probing.dataset import (
 from trace_probe.probing.probe import several_scores
 from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
 from trace_probe.probing.ridge import Block, paths_from_moments, ridge_paths
-from trace_probe.probing.selection import Criterion, criterion
+from trace_probe.probing.selection import Criterion, alarm_power, criterion
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 
@@ -53,6 +53,8 @@ class Cell:
 
     recipe: Recipe
     found: Criterion
+    power: float = 0.0
+    """Share of positives caught; see `alarm_power`."""
 
     @property
     def name(self) -> str:
@@ -81,11 +83,12 @@ def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
     """Choose layer, focus and strength of a logistic probe, judged on training tasks held out.
 
     The cells are judged by ridge probes of the matching penalty; only the chosen one is then
-    worth a logistic fit. Of the best layer and focus the strongest penalty is taken that is no
-    more than one standard error worse (Breiman et al. 1984, section 3.4.3), here that of the
-    difference, over the same resamples of tasks: with few mixed prompts the best strength is
-    otherwise a matter of luck. Returns the recipe and the figure of every cell; of equal cells
-    the first wins.
+    worth a logistic fit. With few mixed prompts the strength that ranks best is a matter of
+    luck, so those no more than one standard error worse count as its equals (Breiman et al.
+    1984, section 3.4.3; here the error of the difference, over the same resamples of tasks).
+    Of them the one is taken that alarms best, which far more traces tell, and of equal ones
+    that with the strongest penalty. Returns the recipe and the figure of every cell; of equal
+    layers and focuses the first wins.
 
     Raises:
         NotEnoughData: there is no cell: the run has no activations.
@@ -103,7 +106,7 @@ def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
         for cell in alike
         if best.found.value - cell.found.value <= cell.found.error_to(best.found)
     ]
-    chosen = min(enough, key=lambda cell: cell.recipe.C)
+    chosen = max(enough, key=lambda cell: (cell.power, -cell.recipe.C))
     return chosen.recipe, {cell.name: cell.found.value for cell in known}
 
 
@@ -114,7 +117,11 @@ def sweep_layer(corpus: Corpus, layer: int, grid: Grid = Grid()) -> list[Cell]:
         recipe = Recipe(layer, rows=grid.rows, focus=focus)
         swept = layer_scores(corpus, recipe, grid.strengths, grid.seed)
         cells += [
-            Cell(replace(recipe, C=C), criterion(corpus, scores, grid.rows))
+            Cell(
+                replace(recipe, C=C),
+                criterion(corpus, scores, grid.rows),
+                alarm_power(corpus, scores),
+            )
             for C, scores in zip(grid.strengths, swept, strict=True)
         ]
     return cells
