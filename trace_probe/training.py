@@ -67,7 +67,9 @@ def train(  # noqa: PLR0913 - these are the options of the command
     corpus = load_corpus(store, labeller, ()).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
     grid = Grid(rows=rows, seed=seed)
-    sweeper = (str(store.path), labeller, target, split.train, grid)
+    run = store.place.folder
+    address = store.place.url if run is None else str(run.resolve())
+    sweeper = (address, labeller, target, split.train, grid)
     chosen = store.manifest.layers if layers is None else tuple(layers)
     recipe, figures = choose(_cells(executor or LocalExecutor(), sweeper, chosen, tell))
     tell(f"fitting layer {recipe.layer}, C = {recipe.C:g}")

@@ -12,7 +12,6 @@ from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
-from trace_probe.trace import Trace
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """From texts to one vector each, (text, width)."""
@@ -53,16 +52,23 @@ def embedding_scores(
     A moment is the prompt's vector beside the mean of those of the reasoning so far; strength
     and focus are chosen as for the probe itself.
     """
-    blocks = [_embedded(trace, embed) for trace in corpus.traces]
-    start = np.cumsum([0, *(len(block) for block in blocks)])[:-1].astype(np.intp)
-    matrix = ActivationMatrix(np.concatenate(blocks)[None], (0,), start)
+    texts = [
+        text
+        for trace in corpus.traces
+        for text in (
+            trace.channel_text("prompt"),
+            *(trace.text_of(span) for span in trace.sentences),
+        )
+    ]
+    sizes = [1 + len(trace.sentences) for trace in corpus.traces]
+    start = np.cumsum([0, *sizes])[:-1].astype(np.intp)
+    vectors = np.split(embed(texts), start[1:])
+    matrix = ActivationMatrix(np.concatenate([_moments(one) for one in vectors])[None], (0,), start)
     return _probed(replace(corpus, matrix=matrix), tasks, recipe)
 
 
-def _embedded(trace: Trace, embed: Embed) -> NDArray[np.float32]:
-    """Return (1 + sentence, 2 x width): the end of the prompt, then each sentence."""
-    texts = [trace.channel_text("prompt"), *(trace.text_of(span) for span in trace.sentences)]
-    vectors = embed(texts)
+def _moments(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (1 + sentence, 2 x width) from the vectors of a prompt and of its sentences."""
     so_far = np.zeros_like(vectors)
     counts = np.arange(1, len(vectors), dtype=np.float32)[:, None]
     so_far[1:] = np.cumsum(vectors[1:], axis=0) / counts

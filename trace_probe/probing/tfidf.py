@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, chosen_sentences
 from trace_probe.probing.reading import reasoning_sentences, spread
-from trace_probe.probing.recipe import FOCUSES, Recipe
+from trace_probe.probing.recipe import FOCUSES, Recipe, Rows
 from trace_probe.probing.selection import criterion, out_of_fold
 from trace_probe.statistics.metrics import Index, Scores
 from trace_probe.trace import Trace
@@ -135,10 +135,10 @@ def training_prefixes(
 
 
 def _allowed(trace: Trace, train: Corpus, recipe: Recipe) -> list[int]:
-    """Return the sentences that a probe may see, none for rows of the prompt."""
+    """Return the sentences that a probe may see; beside one of the prompt, all of the reasoning."""
+    rows: Rows = "reasoning" if recipe.rows == "prompt" else recipe.rows
     label = train.labels[trace.id]
-    chosen = chosen_sentences(trace, label, recipe.rows, recipe.guard, recipe.guard_tokens)
-    return [index for index in chosen if index >= 0]
+    return chosen_sentences(trace, label, rows, recipe.guard, recipe.guard_tokens)
 
 
 def read_text(model: TextModel, every: Corpus, *, with_prompt: bool = False) -> Scores:
