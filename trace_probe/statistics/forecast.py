@@ -18,7 +18,8 @@ def brier(probability: Values, positive: Mask, task: Index, weights: Values) -> 
 def calibration_error(probability: Values, positive: Mask, task: Index, weights: Values) -> Values:
     """Return the resampled expected calibration error over ten bins of equal width.
 
-    Sampling noise alone makes it positive, the more so the fewer traces.
+    Sampling noise alone makes it positive, and resampling adds as much again, which is taken
+    off the draws.
     """
     bin_ = np.minimum((probability * BINS).astype(int), BINS - 1)
     n_tasks = weights.shape[1]
@@ -27,6 +28,8 @@ def calibration_error(probability: Values, positive: Mask, task: Index, weights:
     count = weights @ np.bincount(task, minlength=n_tasks)
     total = np.abs(weights @ gap).sum(axis=1)
     error: Values = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    if len(error) > 1 and np.isfinite(error[1:]).any():
+        error[1:] = np.maximum(error[1:] - (np.nanmean(error[1:]) - error[0]), 0.0)
     return error
 
 
