@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trace_probe.evaluation.held_out import evaluate_probe, keep
 from trace_probe.evaluation.report import Report, format_report
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
@@ -16,7 +17,7 @@ from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate
 from trace_probe.study.rows import read_rows
 from trace_probe.trace import Sampling, Task
-from trace_probe.training import evaluate_probe, keep, train
+from trace_probe.training import train
 from trace_probe.world.outcome import RuleLabeller
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 

@@ -199,40 +199,6 @@ def _tasks_and_source(
 
 
 @app.command()
-def train(
-    run: Run,
-    probe: Probe,
-    layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
-    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
-    labeller: Labeller = None,
-    seed: int = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Train a probe on the training tasks of a run and calibrate its threshold."""
-    from trace_probe.probing.probe import save_probe
-    from trace_probe.store import Store
-    from trace_probe.training import train as train_probe
-
-    chosen = integers(layers)
-    saved = train_probe(
-        Store(run),
-        name=probe.name,
-        labeller=labeller,
-        layers=chosen,
-        target_rate=rate,
-        seed=seed,
-    )
-    save_probe(probe, saved)
-    card = saved.card
-    text = (
-        f"{probe}: layer {card.layer}, {card.method}, C {card.C:g}, "
-        f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
-        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
-    )
-    show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
-
-
-@app.command()
 def flag(
     run: Run,
     probe: Probe,
