@@ -22,7 +22,6 @@ from trace_probe.commands.options import (
     Concurrency,
     ExecutorName,
     Extra,
-    Labeller,
     Nudge,
     PerMinute,
     Pooling,
