@@ -122,6 +122,7 @@ def test_quick_views_hold_exactly_the_planted_traces() -> None:
         "Quiet": {"quiet"},
         "Missed": {"missed"},
         "False alarms": {"false-alarm"},
+        "Disagree": set(),
     }
 
 

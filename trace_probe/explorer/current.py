@@ -12,10 +12,11 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.runs import list_runs, traces_root
+from trace_probe.explorer.state import ViewState
 from trace_probe.explorer.words import Detector
 from trace_probe.visible import visible
 
-RUN_KEY, DETECTOR_KEY = "run", "detector"
+RUN_KEY, DETECTOR_KEY, LABELLER_KEY = "run", "detector", "labeller"
 OWN_KEY, THRESHOLD_KEY = "own_threshold", "threshold"
 NO_THRESHOLD = (
     "This detector has no calibrated threshold here, so there are no alarms: evaluate it on a run "
@@ -25,11 +26,24 @@ NO_THRESHOLD = (
 
 @dataclass(frozen=True)
 class Current:
-    """What the sidebar says: the run, the detector and all rows."""
+    """What the sidebar says: the run, the detector, whose labels, and all rows."""
 
     run: Loaded
     detector: Detector | None
     rows: list[Row]
+    labeller: str | None = None
+    """None where nobody has labelled the run."""
+
+    @property
+    def alarms(self) -> bool:
+        """Return whether there are alarms to speak of: a detector and a threshold."""
+        return self.detector is not None and self.detector.threshold is not None
+
+    def view(self, trace: str | None = None, sentence: int | None = None) -> ViewState:
+        """Return what a link to a trace, or to a page, has to carry."""
+        detector = None if self.detector is None else self.detector.name
+        several = self.labeller if len(self.run.labellers) > 1 else None
+        return ViewState(self.run.name, trace, sentence, detector, own_threshold(), several)
 
 
 def root() -> Path:
@@ -49,8 +63,8 @@ def current() -> Current:
         nothing_there()
     try:
         run = load_run(path)
-        detector = chosen_detector(run)
-        return Current(run, detector, run.rows(detector))
+        detector, labeller = chosen_detector(run), chosen_labeller(run)
+        return Current(run, detector, run.rows(detector, labeller), labeller)
     except TraceProbeError as error:
         problem("This run cannot be read", f"{path.resolve()}\n{error}")
         end_page()
@@ -60,6 +74,12 @@ def chosen_detector(run: Loaded) -> Detector | None:
     """Return the detector of the sidebar, or None where none has scored the run."""
     name = st.session_state.get(DETECTOR_KEY)
     return run.detector(name, own_threshold()) if name in run.detectors else None
+
+
+def chosen_labeller(run: Loaded) -> str | None:
+    """Return whose labels count: the sidebar's choice, else whoever labelled last."""
+    name = st.session_state.get(LABELLER_KEY)
+    return name if name in run.judged else next(reversed(run.labellers), None)
 
 
 def own_threshold() -> float | None:

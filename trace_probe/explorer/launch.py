@@ -12,8 +12,10 @@ SETTINGS = {
     "browser.gatherUsageStats": "false",
     "runner.magicEnabled": "false",
     "client.toolbarMode": "minimal",
+    "theme.baseFontSize": "15",
+    "theme.headingFontSizes": '["1.75rem", "1.35rem", "1.15rem", "1rem", "1rem", "1rem"]',
     "theme.paddingTop": "1rem",
-    "theme.metricValueFontSize": "1.3rem",
+    "theme.metricValueFontSize": "1.5rem",
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#56B4E9",
 }

@@ -5,18 +5,16 @@ from typing import NoReturn
 
 import streamlit as st
 
-from trace_probe.explorer.current import Current, end_page, own_threshold
-from trace_probe.explorer.state import ViewState
+from trace_probe.explorer.current import Current, end_page
 from trace_probe.store import Manifest
 
 VIEWS = Path(__file__).parent / "views"
 ORGANISM_PREFIX = "organism:"
 
 
-def open_trace(shown: Current, trace_id: str) -> NoReturn:
-    """Go to a trace; it opens at its first alarm."""
-    detector = None if shown.detector is None else shown.detector.name
-    view = ViewState(shown.run.name, trace_id, None, detector, own_threshold())
+def open_trace(shown: Current, trace_id: str, sentence: int | None = None) -> NoReturn:
+    """Go to a trace; it opens at a sentence, by default at its first alarm."""
+    view = shown.view(trace_id, sentence)
     st.switch_page(VIEWS / "trace.py", query_params=view.to_query())
     end_page()
 

@@ -6,7 +6,7 @@ server, so that a threshold can move without a trace being parsed again.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,8 @@ class Loaded:
 
     store: Store
     facts: tuple[Facts, ...]
-    labels: Mapping[str, Label]
+    judged: Mapping[str, Mapping[str, Label]]
+    """Labels by labeller and trace id, the labeller who came last at the end."""
     detectors: tuple[str, ...]
     """Those with an evaluation first."""
     stamp: Stamp
@@ -48,6 +49,16 @@ class Loaded:
         """Return what the run is."""
         return self.store.manifest
 
+    @property
+    def labellers(self) -> tuple[str, ...]:
+        """Return who has labelled this run, whoever came last at the end."""
+        return tuple(self.judged)
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        """Return the labels of whoever labelled last."""
+        return self.judged[self.labellers[-1]] if self.judged else {}
+
     def trace(self, trace_id: str) -> Trace:
         """Return one trace, with its text."""
         return self.store.trace(trace_id)
@@ -67,11 +78,12 @@ class Loaded:
         low, high = _range(self.path, name, calibrated, self.stamp)
         return Detector(name, calibrated if own is None else own, report, low, high)
 
-    def rows(self, detector: Detector | None) -> list[Row]:
-        """Return the trace table as a detector sees it."""
+    def rows(self, detector: Detector | None, labeller: str | None = None) -> list[Row]:
+        """Return the trace table as a detector sees it, by the labels of a labeller or the last."""
+        by = labeller or next(reversed(self.labellers), None)
         if detector is None:
-            return _rows(self.path, None, None, self.stamp)
-        return _rows(self.path, detector.name, detector.threshold, self.stamp)
+            return _rows(self.path, None, None, by, self.stamp)
+        return _rows(self.path, detector.name, detector.threshold, by, self.stamp)
 
 
 def load_run(path: Path) -> Loaded:
@@ -90,7 +102,7 @@ def _run(path: Path, state: Stamp) -> Loaded:
     return Loaded(
         store=store,
         facts=tuple(facts_of(trace) for trace in store.traces()),
-        labels=store.labels(),
+        judged=_judged(store.every_label()),
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
     )
@@ -102,12 +114,37 @@ def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
 
 
 @lru_cache(maxsize=32)
-def _rows(path: Path, detector: str | None, threshold: float | None, state: Stamp) -> list[Row]:
+def _rows(
+    path: Path, detector: str | None, threshold: float | None, labeller: str | None, state: Stamp
+) -> list[Row]:
     run = _run(path, state)
+    labels, disputed = run.judged.get(labeller or "", {}), _disputed(run.judged)
     if detector is None:
-        return build_rows(run.facts, run.labels, {}, None, _splits(None))
+        return build_rows(run.facts, labels, {}, None, _splits(None), disputed)
     splits = _splits(probe_card(path, detector))
-    return build_rows(run.facts, run.labels, _scores(path, detector, state), threshold, splits)
+    scores = _scores(path, detector, state)
+    return build_rows(run.facts, labels, scores, threshold, splits, disputed)
+
+
+def _judged(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
+    """Return labels by labeller and trace; a later one of the same two replaces the earlier."""
+    found: dict[str, dict[str, Label]] = {}
+    for label in labels:
+        held = found.pop(label.labeller, {})
+        held[label.trace_id] = label
+        found[label.labeller] = held
+    return found
+
+
+def _disputed(judged: Mapping[str, Mapping[str, Label]]) -> frozenset[str]:
+    """Return the traces that one labeller calls instrumental and another harmless."""
+    held = {
+        outcome: {
+            name for labels in judged.values() for name in labels if labels[name].outcome is outcome
+        }
+        for outcome in (True, False)
+    }
+    return frozenset(held[True] & held[False])
 
 
 def _splits(card: Path | None) -> defaultdict[str, Split]:

@@ -10,10 +10,14 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
 <path d="M2 26h9v-4h8V10h11" fill="none" stroke="#0072b2" stroke-width="4"/>
 <path d="M19 1l5 8H14z" fill="#d55e00"/></svg>"""
 
+SIDEBAR_PX = 240
+
 
 def main() -> None:
     """Draw the page that the address names."""
-    st.set_page_config("trace_probe", page_icon=ICON, layout="wide")
+    st.set_page_config(
+        "trace_probe", page_icon=ICON, layout="wide", initial_sidebar_state=SIDEBAR_PX
+    )
     page = st.navigation(
         [
             st.Page(VIEWS / "home.py", title="Home", default=True),

@@ -16,6 +16,8 @@ class ViewState:
     detector: str | None = None
     threshold: float | None = None
     """A threshold of the reader's own; None is the calibrated one."""
+    labeller: str | None = None
+    """Whose labels; None where a run has one labeller."""
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "ViewState":
@@ -26,6 +28,7 @@ class ViewState:
             sentence=_sentence(query.get("s", "")),
             detector=query.get("p") or None,
             threshold=_threshold(query.get("thr", "")),
+            labeller=query.get("by") or None,
         )
 
     def to_query(self) -> dict[str, str]:
@@ -36,6 +39,7 @@ class ViewState:
             "s": self.sentence,
             "p": self.detector,
             "thr": None if self.threshold is None else f"{self.threshold:.6g}",
+            "by": self.labeller,
         }
         return {key: str(value) for key, value in parts.items() if value is not None}
 

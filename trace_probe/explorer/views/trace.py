@@ -12,7 +12,6 @@ from trace_probe.explorer.current import (
     current,
     end_page,
     no_traces,
-    own_threshold,
     problem,
 )
 from trace_probe.explorer.links import VIEWS, open_trace
@@ -99,8 +98,7 @@ def read(shown: Current, row: Row, trace: Trace, focus: int | None) -> None:
 
 def publish(shown: Current, row: Row, sentence: int | None) -> None:
     """Make the address a link to what is shown."""
-    name = None if shown.detector is None else shown.detector.name
-    sidebar.publish(ViewState(shown.run.name, row.facts.id, sentence, name, own_threshold()))
+    sidebar.publish(shown.view(row.facts.id, sentence))
 
 
 def raw(shown: Current, row: Row, trace: Trace) -> None:
