@@ -40,7 +40,7 @@ def words(app: Any) -> str:
 
 
 def reader_content(app: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(app.get("bidi_component")[0].proto.json)
+    content: dict[str, Any] = json.loads(app.get("bidi_component")[0].proto.json)["sides"][0]
     return content
 
 
@@ -128,13 +128,13 @@ def test_choosing_a_row_opens_its_trace_at_the_alarm(traces: Path) -> None:
 def test_a_deep_link_lands_on_its_sentence_with_its_detector_and_threshold(traces: Path) -> None:
     make_run("planted", traces / "run")
     make_run("planted", traces / "newer")
-    app = open_page("trace", r="run", t="early", s="2", p=DETECTOR, thr="0.1")
+    app = open_page("trace", r="run", t="early", s="2", p=DETECTOR, th="0.1")
     content = reader_content(app)
     assert content["trace"] == "early"
     assert content["focus"] == 2
     assert content["threshold"] == pytest.approx(0.1)
     assert app.selectbox(key="run").value == "run"
-    assert "chosen by hand" in content["fine"]
+    assert "chosen by hand" in content["facts"][3]["detail"]
 
 
 def test_the_address_always_links_to_what_is_shown(traces: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_threshold_of_ones_own_moves_the_alarm(traces: Path) -> None:
     assert reader_content(app)["threshold"] == THRESHOLD
     app.slider[0].set_value(1.0).run()
     assert "alarm" not in reader_content(app)["marks"]
-    assert app.query_params["thr"] == "1"
+    assert app.query_params["th"] == "1"
 
 
 def test_next_and_previous_walk_the_list(traces: Path) -> None:

@@ -17,6 +17,7 @@ from trace_probe.explorer.words import Detector
 from trace_probe.visible import visible
 
 RUN_KEY, DETECTOR_KEY, LABELLER_KEY = "run", "detector", "labeller"
+LAYER_KEY = "layer"
 OWN_KEY, THRESHOLD_KEY = "own_threshold", "threshold"
 NO_THRESHOLD = (
     "This detector has no calibrated threshold here, so there are no alarms: evaluate it on a run "
@@ -43,7 +44,15 @@ class Current:
         """Return what a link to a trace, or to a page, has to carry."""
         detector = None if self.detector is None else self.detector.name
         several = self.labeller if len(self.run.labellers) > 1 else None
-        return ViewState(self.run.name, trace, sentence, detector, own_threshold(), several)
+        return ViewState(
+            run=self.run.name,
+            trace=trace,
+            sentence=sentence,
+            detector=detector,
+            layer=own_layer(),
+            threshold=own_threshold(),
+            labeller=several,
+        )
 
 
 def root() -> Path:
@@ -86,6 +95,12 @@ def own_threshold() -> float | None:
     """Return the threshold the reader set, if any."""
     chosen = st.session_state.get(THRESHOLD_KEY) if st.session_state.get(OWN_KEY) else None
     return None if chosen is None else float(chosen)
+
+
+def own_layer() -> int | None:
+    """Return the layer the reader chose instead of the detector's own, if any."""
+    chosen = st.session_state.get(LAYER_KEY)
+    return None if chosen is None else int(chosen)
 
 
 def nothing_there() -> NoReturn:

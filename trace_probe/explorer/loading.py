@@ -12,7 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trace_probe.emergence.curve import OraclePoint, oracle_points
 from trace_probe.errors import ProbeError
+from trace_probe.explorer.layers import LayerRow, LayerScale, read_layers, read_scales
 from trace_probe.explorer.rows import Facts, Row, Scores, Split, build_rows, facts_of, score_range
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
 from trace_probe.explorer.words import Detector, calibrated_threshold
@@ -77,6 +79,28 @@ class Loaded:
         calibrated = calibrated_threshold(report)
         low, high = _range(self.path, name, calibrated, self.stamp)
         return Detector(name, calibrated if own is None else own, report, low, high)
+
+    def beside(self, name: str, trace_id: str) -> tuple[Detector, Scores] | None:
+        """Return another detector and its scores of a trace, or None if it has none."""
+        scores = self.scores(name).get(trace_id)
+        return None if scores is None else (self.detector(name), scores)
+
+    def own_layer(self, detector: str) -> int | None:
+        """Return the layer that a detector reads, or None where none is known."""
+        layer = (self.report(detector) or {}).get("layer")
+        return layer if isinstance(layer, int) else None
+
+    def layers(self, detector: str) -> tuple[LayerScale, ...]:
+        """Return the layers on which a detector was trained and scored as well."""
+        return _layers(self.path, detector, self.stamp)
+
+    def layer_rows(self, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
+        """Return the scores of every layer on a trace."""
+        return _layer_rows(self.path, detector, trace_id, self.stamp)
+
+    def oracle(self, trace_id: str) -> tuple[OraclePoint, ...]:
+        """Return P(instrumental | prefix) along a trace; nothing where it was not drawn."""
+        return _oracle(self.path, self.stamp).get(trace_id, ())
 
     def rows(self, detector: Detector | None, labeller: str | None = None) -> list[Row]:
         """Return the trace table as a detector sees it, by the labels of a labeller or the last."""
@@ -168,3 +192,18 @@ def _splits(card: Path | None) -> defaultdict[str, Split]:
 @lru_cache(maxsize=32)
 def _range(path: Path, detector: str, threshold: float | None, state: Stamp) -> tuple[float, float]:
     return score_range(_scores(path, detector, state).values(), threshold)
+
+
+@lru_cache(maxsize=16)
+def _layers(path: Path, detector: str, state: Stamp) -> tuple[LayerScale, ...]:
+    return read_scales(_run(path, state).path, detector)
+
+
+@lru_cache(maxsize=64)
+def _layer_rows(path: Path, detector: str, trace_id: str, state: Stamp) -> tuple[LayerRow, ...]:
+    return read_layers(_run(path, state).path, detector, trace_id)
+
+
+@lru_cache(maxsize=4)
+def _oracle(path: Path, state: Stamp) -> dict[str, tuple[OraclePoint, ...]]:
+    return oracle_points(_run(path, state).path)

@@ -8,6 +8,7 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.current import (
     DETECTOR_KEY,
     LABELLER_KEY,
+    LAYER_KEY,
     OWN_KEY,
     RUN_KEY,
     THRESHOLD_KEY,
@@ -84,6 +85,7 @@ def _adopt_address() -> ViewState:
         st.session_state[DETECTOR_KEY] = asked.detector
     if asked.labeller:
         st.session_state[LABELLER_KEY] = asked.labeller
+    st.session_state[LAYER_KEY] = asked.layer
     if asked.threshold is not None:
         st.session_state[OWN_KEY] = True
         st.session_state[THRESHOLD_KEY] = asked.threshold
