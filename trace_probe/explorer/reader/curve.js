@@ -90,7 +90,7 @@ class Curve {
     if (this.data.threshold === null) return;
     const y = this.plot.y(this.data.threshold);
     const ends = { x1: LEFT, x2: this.plot.width - RIGHT, y1: y, y2: y };
-    const at = { x: this.plot.width - RIGHT - 2, y: y - 4, class: "tick end halo" };
+    const at = { x: LEFT + 4, y: y - 4, class: "tick halo" };
     this.svg.append(
       shape("line", { ...ends, class: "threshold" }),
       shape("text", at, `threshold ${brief(this.data.threshold)}`),

@@ -10,19 +10,19 @@ function chanceLane(plot) {
       shape("text", { x: LEFT - 6, y: y + 4, class: "tick end" }, value),
     ];
   });
-  const names = [];
+  const legend = shape("text", { x: LEFT, y: plot.chanceTop - 6, class: "tick" }, "probability of acting");
+  const name = (sign, kind, words) =>
+    legend.append(shape("tspan", { class: kind, dx: 14 }, sign), shape("tspan", { dx: 5 }, words));
   if (data.oracle) {
     parts.push(...oracleBand(plot, data.oracle));
-    names.push(`\u25A8 ${data.oracle.name}`);
+    name("\u25AC", "oracle-sign", data.oracle.name);
   }
   data.beside.filter(({ kind }) => kind === "probability").forEach((curve, index) => {
     const path = plot.steps(curve.scores, (score) => plot.yChance(score));
     parts.push(shape("path", { d: path, class: `beside probability line-${index}` }));
-    names.push(`\u2505 ${curve.name}`);
+    name("\u2505", "monitor-sign", curve.name);
   });
-  const words = ["probability of acting", ...names].join("   ");
-  parts.push(shape("text", { x: LEFT, y: plot.chanceTop - 6, class: "tick" }, words));
-  return parts;
+  return [...parts, legend];
 }
 
 // A point is known at the end of a sentence, and holds until the next one is.

@@ -1,6 +1,7 @@
 // Joins header, curve and sentences: one selection, moved by keys, clicks and jumps.
 
 const SETTLE_MS = 300;
+const SHORTEST_LIST = 260;
 const HELP = [
   ["j k", "next, previous sentence"],
   ["J K", "next, previous over the threshold"],
@@ -43,10 +44,18 @@ class Reader {
     this.drawJumps();
     this.curve.draw(this.data, this.withLayers);
     this.sentences.draw(this.data);
+    this.fit();
     this.index = undefined;
     if (keep !== null) this.select(keep);
     this.width = this.root.clientWidth;
     this.root.dataset.ready = data.trace;
+  }
+
+  // The list ends where the window does, so that the sentence it opens at can be seen.
+  fit() {
+    const list = this.part(".list");
+    const room = window.innerHeight - list.getBoundingClientRect().top - 28;
+    list.style.maxHeight = `${Math.max(room, SHORTEST_LIST)}px`;
   }
 
   // What happened and what text it was; a card with a place leads to it.

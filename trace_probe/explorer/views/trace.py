@@ -30,6 +30,7 @@ from trace_probe.visible import visible
 FOCUS_KEY = "focus"
 ORDER_KEY = "order"
 BESIDE_KEY = "filter_beside"
+BOX_KEY = "layer_box"
 
 
 def order_of(shown: Current) -> list[str]:
@@ -77,20 +78,27 @@ def toolbar(shown: Current, row: Row, order: list[str]) -> str:
 
 def layer_box(shown: Current) -> None:
     """Offer the layers that were scored; no choice is the layer that the detector reads."""
-    scored = [] if shown.detector is None else shown.run.layers(shown.detector.name)
+    scored = () if shown.detector is None else shown.run.layers(shown.detector.name)
     layers = [scale.layer for scale in scored]
-    if st.session_state.get(LAYER_KEY) not in layers:
+    if own_layer() not in layers:
         st.session_state[LAYER_KEY] = None
     if len(layers) < 2 or shown.detector is None:
         return
     own = shown.run.own_layer(shown.detector.name)
+
+    def take() -> None:
+        picked = st.session_state[BOX_KEY]
+        st.session_state[LAYER_KEY] = None if picked == own else picked
+
+    st.session_state[BOX_KEY] = own if own_layer() is None else own_layer()
     st.selectbox(
         "Layer",
-        [None, *(layer for layer in layers if layer != own)],
-        key=LAYER_KEY,
+        layers,
+        key=BOX_KEY,
+        on_change=take,
         width=190,
         label_visibility="collapsed",
-        format_func=lambda layer: f"layer {own} (its own)" if layer is None else f"layer {layer}",
+        format_func=lambda layer: f"layer {layer}{' (its own)' if layer == own else ''}",
     )
 
 
