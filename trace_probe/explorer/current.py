@@ -1,10 +1,11 @@
 """What a page is about: the run and the detector chosen in the sidebar, or why there is none."""
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import streamlit as st
 
@@ -14,6 +15,7 @@ from trace_probe.explorer.rows import Row
 from trace_probe.explorer.runs import list_runs, traces_root
 from trace_probe.explorer.state import ViewState
 from trace_probe.explorer.words import Detector
+from trace_probe.store import Store
 from trace_probe.visible import visible
 
 RUN_KEY, DETECTOR_KEY, LABELLER_KEY = "run", "detector", "labeller"
@@ -63,6 +65,16 @@ def root() -> Path:
 def runs() -> dict[str, Path]:
     """Return the runs of this server by name, the most recently changed first."""
     return {path.resolve().name: path for path in list_runs(root())}
+
+
+def reports(detector: str) -> dict[str, dict[str, Any]]:
+    """Return the evaluations of a detector, by run."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, path in runs().items():
+        with contextlib.suppress(TraceProbeError):  # a broken run tells so when it is chosen
+            report = Store(path).report(detector)
+            found |= {name: report} if report else {}
+    return found
 
 
 def current() -> Current:

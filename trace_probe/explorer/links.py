@@ -10,6 +10,7 @@ from trace_probe.store import Manifest
 
 VIEWS = Path(__file__).parent / "views"
 ORGANISM_PREFIX = "organism:"
+DEMO_TASKS = "world:demo"
 
 
 def open_trace(shown: Current, trace_id: str, sentence: int | None = None) -> NoReturn:
@@ -20,11 +21,13 @@ def open_trace(shown: Current, trace_id: str, sentence: int | None = None) -> No
 
 
 def organism_notice(manifest: Manifest) -> None:
-    """Say of a model organism that it is an instrument."""
-    if manifest.model.startswith(ORGANISM_PREFIX):
-        st.info(
-            "These traces come from a model organism: a small model trained so that its goals "
-            "are known. It is an instrument for testing detectors, not evidence about frontier "
-            "models.",
-            icon=":material/science:",
-        )
+    """Say of a model organism that it is an instrument, and of the demo that it is one."""
+    if not manifest.model.startswith(ORGANISM_PREFIX):
+        return
+    demo = "Demo data; `trace-probe demo` makes a run of your own. "
+    st.info(
+        f"{demo if manifest.tasks == DEMO_TASKS else ''}These traces come from a model organism: "
+        "a small model trained so that its goals are known. It is an instrument for testing "
+        "detectors, not evidence about frontier models.",
+        icon=":material/science:",
+    )

@@ -65,6 +65,14 @@ class Loaded:
         """Return one trace, with its text."""
         return self.store.trace(trace_id)
 
+    def alarm_text(self, row: Row) -> str:
+        """Return the sentence at which a trace raised the alarm; nothing if it raised none."""
+        return "" if row.alarm is None else self.sentence(row.facts.id, row.alarm)
+
+    def sentence(self, trace_id: str, index: int) -> str:
+        """Return the text of one sentence of a trace."""
+        return _sentence(self.path, trace_id, index, self.stamp)
+
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the evaluation of a detector on this run, or None."""
         return self.store.report(detector)
@@ -130,6 +138,12 @@ def _run(path: Path, state: Stamp) -> Loaded:
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
     )
+
+
+@lru_cache(maxsize=4096)
+def _sentence(path: Path, trace_id: str, index: int, state: Stamp) -> str:
+    trace = _run(path, state).store.trace(trace_id)
+    return trace.text_of(trace.sentences[index]).strip()
 
 
 @lru_cache(maxsize=16)
