@@ -15,6 +15,7 @@ COMPONENT = st.components.v2.component(
 )
 
 Content = Mapping[str, Any]
+MARKS = ("alarm", "said", "action")
 
 
 def reader(
@@ -41,12 +42,16 @@ def pair(left: Content, right: Content, *, origins: tuple[int, int], key: str) -
 
 
 def aligned(left: Content, right: Content, origins: tuple[int, int]) -> list[dict[str, Any]]:
-    """Return two contents on axes of one length, with their origins at the same place."""
+    """Return two contents on axes of one length, with their origins at the same place.
+
+    Both have a lane for every mark that one of them has, so that their curves are level.
+    """
     sides = list(zip((left, right), origins, strict=True))
     before = max(origin - side["begin"] for side, origin in sides)
     after = max(side["end"] - origin for side, origin in sides)
+    lanes = [name for name in MARKS if any(name in side["marks"] for side, _ in sides)]
     return [
-        {**side, "axis": [origin - before, origin + after], "origin": origin}
+        {**side, "axis": [origin - before, origin + after], "origin": origin, "lanes": lanes}
         for side, origin in sides
     ]
 

@@ -102,6 +102,7 @@ class Curve {
     const { plot } = this;
     plot.lanes.forEach((name, lane) => {
       const mark = marks[name];
+      if (!mark) return;
       const y = LANE * lane + 14;
       const x = plot.x(mark.token + (name === "action" ? 0 : 1));
       const stem = { x1: x, x2: x, y1: y - 4, y2: plot.stripTop, class: `stem ${name}` };

@@ -12,7 +12,7 @@ class Plot {
   constructor(data, width) {
     this.data = data;
     this.width = width;
-    this.lanes = Object.keys(MARKS).filter((name) => data.marks[name]);
+    this.lanes = data.lanes ?? Object.keys(MARKS).filter((name) => data.marks[name]);
     this.top = this.lanes.length * LANE + 10;
     this.bottom = this.top + PLOT;
     this.chanceTop = this.bottom + 22;

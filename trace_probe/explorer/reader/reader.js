@@ -241,6 +241,8 @@ class Frame {
       const onMove = sides.length > 1 ? (index) => this.follow(side, index) : null;
       reader.show(sides[side], { emit: told, step, onMove });
     });
+    // Only now has each the place it keeps beside the other.
+    for (const reader of this.readers) reader.fit();
     const list = this.readers[0].part(".list");
     if (document.activeElement === document.body) list.focus({ preventScroll: true });
   }
