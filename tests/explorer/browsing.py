@@ -53,7 +53,7 @@ class Tab:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def note(self, request: Any) -> None:
-        ours = (self.site, "data:", "blob:", self.site.replace("http", "ws"))
+        ours = (self.site, "data:", "blob:", "file:", self.site.replace("http", "ws"))
         if not request.url.startswith(ours):
             self.strangers.append(request.url)
 
@@ -72,6 +72,11 @@ class Tab:
     def file(self, path: Path, fragment: str = "") -> None:
         self.page.goto(f"{path.as_uri()}{fragment}")
         self.page.wait_for_selector(".reader[data-ready]", timeout=PATIENCE_MS)
+
+    def settle(self) -> None:
+        """Wait until the page is drawn and the server has nothing more to say."""
+        self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+        self.page.wait_for_timeout(700)
 
     def selected(self) -> int:
         index: str = self.page.get_attribute('.row[aria-selected="true"]', "data-index")
@@ -118,6 +123,9 @@ def fetch_axe() -> str:
             return member.read().decode()
 
 
+SETTLED = """() => !document.querySelector(
+  '[data-testid="stSkeleton"], [data-testid="stStatusWidget"]'
+)"""
 CONTRAST = """rows => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const paint = (...colours) => {

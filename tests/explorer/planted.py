@@ -188,8 +188,9 @@ def planted_run(
     return store
 
 
-def add_beside(store: Store) -> None:
-    """Give a scored run all that can be drawn beside the scores: layers, monitor, oracle."""
+def rich_run(path: Path) -> Store:
+    """Write a run with all that can be drawn beside the scores: layers, monitor, oracle."""
+    store = planted_run(path)
     scores = store.scores(DETECTOR)
     with store.writing():
         store.write_scores(MONITOR, {name: row * 0.8 for name, row in scores.items()})
@@ -203,6 +204,7 @@ def add_beside(store: Store) -> None:
     file.parent.mkdir()
     for trace in store.traces():
         append(file, [json.dumps(one._asdict()).encode() + b"\n" for one in drawn(trace, scores)])
+    return store
 
 
 def drawn(trace: Trace, scores: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[Drawn]:

@@ -38,9 +38,9 @@ def content(run: Path, trace_id: str, *, layer: int | None = None) -> dict[str, 
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of pages, one for each kind of run, and a pair."""
     folder = tmp_path_factory.mktemp("pages")
-    for kind, trace in (("rich", "early"), ("hostile", "hostile"), ("long", "long")):
+    for kind, name in (("rich", "early"), ("hostile", "hostile"), ("long", "long")):
         make_run(kind, folder / kind)
-        save_page(folder / kind, trace, folder / f"{kind}.html", DETECTOR)
+        save_page(folder / kind, name, folder / f"{kind}.html", DETECTOR)
     sides = [content(folder / "rich", name) for name in ("early", "quiet")]
     origins = tuple(side["marks"]["alarm"]["token"] for side in sides)
     assert len(origins) == 2
