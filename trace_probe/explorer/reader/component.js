@@ -11,6 +11,7 @@ export default function (component) {
   frame.show(data.sides, {
     emit: (index) => setStateValue("sentence", index),
     step: (by) => setTriggerValue("step", by),
+    onThreshold: data.movable ? (value) => setTriggerValue("threshold", value) : null,
   });
   return () => { frame.stop(); frames.delete(root); };
 }

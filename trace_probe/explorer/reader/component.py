@@ -19,13 +19,26 @@ MARKS = ("alarm", "said", "action")
 
 
 def reader(
-    content: Content, *, key: str, on_step: Callable[[int], None] | None = None
+    content: Content,
+    *,
+    key: str,
+    on_step: Callable[[int], None] | None = None,
+    on_threshold: Callable[[float], None] | None = None,
 ) -> int | None:
     """Draw a trace; return the sentence the reader moved to, or None before the first move.
 
-    The keys ``[`` and ``]`` call `on_step` with -1 and +1: the reader wants another trace.
+    The keys ``[`` and ``]`` call `on_step` with -1 and +1: the reader wants another trace. With
+    `on_threshold` the threshold can be dragged, and is told there before the page runs again.
     """
-    result = _draw([dict(content)], key)
+
+    def moved() -> None:
+        value = st.session_state[key].get("threshold")
+        if on_threshold is not None and value is not None:
+            on_threshold(float(value))
+
+    result = _draw([dict(content)], key, moved if on_threshold else None)
+    if result.threshold is not None:
+        st.rerun(scope="app")
     if result.step and on_step is not None:
         on_step(int(result.step))
     return None if result.sentence is None else int(result.sentence)
@@ -56,9 +69,13 @@ def aligned(left: Content, right: Content, origins: tuple[int, int]) -> list[dic
     ]
 
 
-def _draw(sides: list[dict[str, Any]], key: str) -> Any:  # noqa: ANN401 - Streamlit's own
+def _draw(sides: list[dict[str, Any]], key: str, moved: Callable[[], None] | None = None) -> Any:  # noqa: ANN401 - Streamlit's own
     return COMPONENT(
-        key=key, data={"sides": sides}, on_sentence_change=_nothing, on_step_change=_nothing
+        key=key,
+        data={"sides": sides, "movable": moved is not None},
+        on_sentence_change=_nothing,
+        on_step_change=_nothing,
+        on_threshold_change=moved or _nothing,
     )
 
 

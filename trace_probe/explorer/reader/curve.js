@@ -1,8 +1,9 @@
 // The emergence curve: bars are sentences, the line is the running risk, lanes hold the marks.
 
 class Curve {
-  constructor(host, onPick) {
+  constructor(host, { onPick, onThreshold }) {
     this.host = host;
+    this.onThreshold = onThreshold;
     this.svg = host.querySelector("svg");
     this.tip = host.querySelector(".tip");
     this.heatMap = new HeatMap(host.querySelector("canvas"));
@@ -11,6 +12,9 @@ class Curve {
       surface.onmousemove = (event) => this.hover(event);
       surface.onmouseleave = () => this.leave();
     }
+    this.svg.onpointerdown = (event) => this.grab(event);
+    this.svg.onpointermove = (event) => this.drag(event);
+    this.svg.onpointerup = () => { this.held = false; };
   }
 
   draw(data, withLayers) {
@@ -93,6 +97,7 @@ class Curve {
     const at = { x: LEFT + 4, y: y - 4, class: "tick halo" };
     this.svg.append(
       shape("line", { ...ends, class: "threshold" }),
+      shape("line", { ...ends, class: "handle" }),
       shape("text", at, `threshold ${brief(this.data.threshold)}`),
     );
   }
@@ -191,7 +196,22 @@ class Curve {
     return sentenceAt(this.data.sentences, this.plot.token(x));
   }
 
+  grab(event) {
+    this.held = event.target.classList.contains("handle");
+    this.dragged = this.held;
+    if (this.held) this.svg.setPointerCapture(event.pointerId);
+  }
+
+  drag(event) {
+    if (!this.held) return;
+    this.onThreshold(this.plot.score(event.clientY - this.svg.getBoundingClientRect().top));
+  }
+
   pickAt(event, onPick) {
+    if (this.dragged) {
+      this.dragged = false;
+      return;
+    }
     const index = this.sentenceUnder(event);
     if (index !== null) onPick(index);
   }
@@ -202,6 +222,7 @@ class Curve {
   }
 
   hover(event) {
+    if (this.held) return;
     const index = this.sentenceUnder(event);
     this.peek(index);
     this.tip.hidden = index === null;

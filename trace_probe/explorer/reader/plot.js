@@ -40,6 +40,11 @@ class Plot {
     return this.bottom - PLOT * clamp((score - low) / (high - low || 1), 0, 1);
   }
 
+  score(y) {
+    const [low, high] = this.data.range;
+    return low + ((this.bottom - y) / PLOT) * (high - low);
+  }
+
   // Another detector has another scale: its threshold is put on ours, its span on our span.
   yBeside(curve, score) {
     const [low, high] = curve.range;

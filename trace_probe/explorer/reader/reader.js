@@ -2,11 +2,14 @@
 
 const SETTLE_MS = 300;
 const SHORTEST_LIST = 260;
+const THRESHOLD_STEPS = 100;
+const THRESHOLD_REST_MS = 120;
 const HELP = [
   ["j k", "next, previous sentence"],
   ["J K", "next, previous over the threshold"],
   ["a s x p", "alarm, said, done, peak"],
   ["d", "next sentence where the detectors disagree"],
+  ["+ -", "raise, lower the threshold"],
   ["f", "show or fold calm sentences"],
   ["l", "every layer"],
   ["[ ]", "previous, next trace"],
@@ -17,7 +20,10 @@ class Reader {
   constructor(root) {
     this.root = root;
     this.part = (name) => root.querySelector(name);
-    this.curve = new Curve(this.part(".curve"), (index) => this.move(index));
+    this.curve = new Curve(this.part(".curve"), {
+      onPick: (index) => this.move(index),
+      onThreshold: (value) => this.tryThreshold(value),
+    });
     this.sentences = new Sentences(this.part(".list"), {
       onPick: (index) => this.move(index),
       onWindow: (first, last) => this.curve.showWindow(first, last),
@@ -29,11 +35,11 @@ class Reader {
     this.resized.observe(root);
   }
 
-  // `emit` is told where the reader went; `step`, that another trace is wanted.
-  show(data, { emit, step = null, onMove = null }) {
-    this.emit = emit;
-    this.step = step;
-    this.onMove = onMove;
+  // `emit` is told where the reader went; `step`, that another trace is wanted; `onThreshold`,
+  // that another threshold is. Without someone to tell, a threshold cannot be moved.
+  show(data, { emit, step = null, onThreshold = null, onMove = null }) {
+    clearTimeout(this.thresholdTimer);
+    Object.assign(this, { emit, step, onThreshold, onMove });
     const moved = this.data?.trace === data.trace && this.data.focus === data.focus;
     const keep = moved && this.index !== undefined ? this.index : data.focus;
     this.data = { ...data, overSet: new Set(data.over) };
@@ -49,6 +55,7 @@ class Reader {
     if (keep !== null) this.select(keep);
     this.width = this.root.clientWidth;
     this.root.dataset.ready = data.trace;
+    this.root.dataset.threshold = data.threshold ?? "";
   }
 
   // The list ends where the window does, so that the sentence it opens at can be seen.
@@ -160,6 +167,8 @@ class Reader {
       "?": () => this.help(),
       f: () => this.sentences.toggleFolds(),
       l: () => this.toggleLayers(),
+      "+": () => this.nudgeThreshold(1),
+      "-": () => this.nudgeThreshold(-1),
       "[": () => this.step?.(-1),
       "]": () => this.step?.(1),
     };
@@ -172,6 +181,27 @@ class Reader {
     if (target === undefined) return false;
     if (target !== null) this.move(target);
     return true;
+  }
+
+  nudgeThreshold(direction) {
+    const { threshold, range: [low, high] } = this.data;
+    if (threshold === null) return;
+    this.tryThreshold(threshold + (direction * (high - low)) / THRESHOLD_STEPS);
+  }
+
+  // Shows at once what another threshold would colour; words and alarm follow once it rests.
+  tryThreshold(value) {
+    if (!this.onThreshold || this.data.threshold === null) return;
+    const [low, high] = this.data.range;
+    const threshold = clamp(value, low, high);
+    const { scores } = this.data;
+    const overSet = new Set([...scores.keys()].filter((i) => scores[i] !== null && scores[i] >= threshold));
+    this.data = { ...this.data, threshold, overSet, over: [...overSet] };
+    this.curve.draw(this.data, this.withLayers);
+    this.sentences.recolour(this.data);
+    if (this.index !== undefined) this.curve.select(this.index);
+    clearTimeout(this.thresholdTimer);
+    this.thresholdTimer = setTimeout(() => this.onThreshold(threshold), THRESHOLD_REST_MS);
   }
 
   toggleLayers() {
@@ -213,6 +243,7 @@ class Reader {
 
   stop() {
     clearTimeout(this.timer);
+    clearTimeout(this.thresholdTimer);
     this.resized.disconnect();
   }
 }
@@ -224,7 +255,7 @@ class Frame {
     this.readers = [new Reader(frame.querySelector(".reader"))];
   }
 
-  show(sides, { emit, step }) {
+  show(sides, { emit, step, onThreshold }) {
     while (this.readers.length < sides.length) {
       const root = this.readers[0].root.cloneNode(true);
       this.frame.append(root);
@@ -239,7 +270,8 @@ class Frame {
     this.readers.forEach((reader, side) => {
       const told = () => emit(this.readers[0].index);
       const onMove = sides.length > 1 ? (index) => this.follow(side, index) : null;
-      reader.show(sides[side], { emit: told, step, onMove });
+      const single = sides.length > 1 ? null : onThreshold;
+      reader.show(sides[side], { emit: told, step, onThreshold: single, onMove });
     });
     // Only now has each the place it keeps beside the other.
     for (const reader of this.readers) reader.fit();

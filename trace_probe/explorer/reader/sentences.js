@@ -66,6 +66,17 @@ class Sentences {
     return row;
   }
 
+  // Another threshold colours other rows; texts, folds and selection stay.
+  recolour(data) {
+    this.data = data;
+    this.rows.forEach((row, index) => {
+      const step = riskStep(data, index);
+      row.className = `row ${step === null ? "missing" : `step-${step}`}`;
+      const tick = row.querySelector(".heat b");
+      if (tick) tick.style.left = `${100 * this.share(data.threshold)}%`;
+    });
+  }
+
   heat(score) {
     const heat = element("span", "heat");
     const bar = element("i");

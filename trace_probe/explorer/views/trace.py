@@ -10,6 +10,8 @@ from trace_probe.explorer import sidebar
 from trace_probe.explorer.chosen import Chosen, look
 from trace_probe.explorer.current import (
     LAYER_KEY,
+    OWN_KEY,
+    THRESHOLD_KEY,
     Current,
     current,
     end_page,
@@ -142,7 +144,8 @@ def read(shown: Current, chosen: Chosen, focus: int | None, order: list[str]) ->
         if 0 <= place < len(order):
             open_trace(shown, order[place])
 
-    sentence = reader(content, key=f"reader_{shown.run.name}_{chosen.id}", on_step=step)
+    key = f"reader_{shown.run.name}_{chosen.id}"
+    sentence = reader(content, key=key, on_step=step, on_threshold=try_threshold)
     if sentence is not None:
         st.session_state[FOCUS_KEY]["address"] = sentence
         publish(shown, chosen, sentence)
@@ -154,6 +157,11 @@ def read(shown: Current, chosen: Chosen, focus: int | None, order: list[str]) ->
         on_click="ignore",
         icon=":material/download:",
     )
+
+
+def try_threshold(value: float) -> None:
+    """Take a threshold that was dragged in the curve, as if the sidebar had set it."""
+    st.session_state[OWN_KEY], st.session_state[THRESHOLD_KEY] = True, value
 
 
 def publish(shown: Current, chosen: Chosen, sentence: int | None) -> None:
