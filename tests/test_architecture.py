@@ -30,6 +30,7 @@ HOMES = {
     "inspect_ai": ("interop.inspect_log",),
     "typer": ("commands",),
     "streamlit": ("explorer",),
+    "umap": ("probing.sentence_map",),
 }
 """Where a heavy package, or one that reaches the network or a screen, may be imported."""
 

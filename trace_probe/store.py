@@ -6,6 +6,7 @@
     <run>/activations/<id>.safetensors one tensor a layer, (row, d_model)
     <run>/scores/<detector>.parquet    a trace a row, a score a sentence
     <run>/reports/<detector>.json      the evaluation of that detector on this run
+    <run>/maps/layer-<n>.parquet       its sentences as points of a plane (probing.sentence_map)
 
 Appended files survive a kill at any moment: a line counts when its newline is on disk, and
 a torn last line is ignored by readers and cut off by the next writer. Whole files are

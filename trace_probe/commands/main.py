@@ -16,6 +16,7 @@ from trace_probe.commands.evidence import evidence
 from trace_probe.commands.exploring import exploring
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
+from trace_probe.commands.mapping import mapping
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
@@ -45,6 +46,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(evidence)
+app.add_typer(mapping)
 app.add_typer(exploring)
 
 

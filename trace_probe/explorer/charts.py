@@ -50,6 +50,19 @@ def intervals(
     }
 
 
+def forest(
+    figures: Mapping[str, Figure], title: str, *, around_zero: bool = False
+) -> dict[str, Any]:
+    """Return shares, or differences of shares, as dots with their intervals, all alike."""
+    spec = intervals(figures, title, 0.0 if around_zero else None)
+    for layer in spec["layer"]:
+        layer["encoding"]["x"]["scale"] = {"domain": [-1, 1] if around_zero else [0, 1]}
+        if "color" in layer["encoding"]:
+            layer["encoding"]["color"] = {"value": ACCENT}
+            layer["encoding"].pop("shape", None)
+    return spec
+
+
 def _rule(channel: str, at: float, axis: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY},

@@ -131,32 +131,6 @@ def origin(row: Row, align: Align) -> int | None:
     return row.facts.begin
 
 
-def aligned(
-    first: Trace, second: Trace, at: tuple[int, int]
-) -> list[tuple[int, int | None, int | None]]:
-    """Return rows of (step, sentence of the first, of the second); step 0 holds the origins."""
-    zero = first_from(first, at[0]), first_from(second, at[1])
-    lowest = -max(zero)
-    highest = max(len(first.sentences) - zero[0], len(second.sentences) - zero[1])
-    rows = []
-    for step in range(lowest, highest):
-        one, other = zero[0] + step, zero[1] + step
-        rows.append(
-            (
-                step,
-                one if 0 <= one < len(first.sentences) else None,
-                other if 0 <= other < len(second.sentences) else None,
-            )
-        )
-    return rows
-
-
-def first_from(trace: Trace, token: int) -> int:
-    """Return the sentence that holds a token, or the first after it."""
-    stops = [span.stop for span in trace.sentences]
-    return int(np.searchsorted(stops, token, side="right"))
-
-
 def parting(first: Trace, second: Trace) -> int | None:
     """Return the first sentence in which two traces differ; None if one is the other's start."""
     for index, (one, other) in enumerate(zip(first.sentences, second.sentences, strict=False)):

@@ -58,8 +58,9 @@ def panel(row: Row, frame: Frame) -> dict[str, Any]:
     if row.threshold is not None:
         layers.append(
             {
+                "data": {"values": [{"y": row.threshold}]},
                 "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY},
-                "encoding": {"y": {"datum": row.threshold, **y}},
+                "encoding": {"y": {"field": "y", **y}},
             }
         )
     return {"height": HEIGHT, "layer": [*layers, *_marks(row, frame, x)]}
@@ -136,13 +137,16 @@ def _line(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[
 def _marks(row: Row, frame: Frame, x: dict[str, Any]) -> list[dict[str, Any]]:
     layers: list[dict[str, Any]] = []
     for lane, (name, token) in enumerate(events(row).items()):
-        at = {"x": {"datum": token - frame.origin, **x}}
+        at = {"x": {"field": "x", **x}}
+        data = {"values": [{"x": token - frame.origin}]}
         layers += [
             {
+                "data": data,
                 "mark": {"type": "rule", "color": INK[name], "strokeWidth": 1.5},
                 "encoding": at,
             },
             {
+                "data": data,
                 "mark": {
                     "type": "text",
                     "text": f"{GLYPHS[name]} {name}",

@@ -14,7 +14,6 @@ from trace_probe.explorer.pairing import (
     Align,
     Pair,
     across,
-    aligned,
     by_nudge,
     by_outcome,
     mean_difference,
@@ -22,11 +21,11 @@ from trace_probe.explorer.pairing import (
     parting,
     same_trace,
 )
-from trace_probe.explorer.panels import Frame, events, panel
+from trace_probe.explorer.payload import payload
+from trace_probe.explorer.reader.component import pair as pair_reader
 from trace_probe.explorer.rows import Row
-from trace_probe.explorer.words import Detector, headline
-from trace_probe.trace import Trace
-from trace_probe.visible import snippet, visible
+from trace_probe.explorer.words import Detector
+from trace_probe.visible import visible
 
 KIND_KEY, ALIGN_KEY = "filter_compare_kind", "filter_compare_align"
 OTHER_RUN_KEY, OTHER_DETECTOR_KEY = "filter_compare_run", "filter_compare_detector"
@@ -39,7 +38,6 @@ KINDS = {
     DETECTOR: "One trace as two detectors see it.",
     OWN: "Any two traces of this run, by id.",
 }
-MARK_GLYPHS = {"alarm": "▲", "said": "◆", "action": "■"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def choose_pair(pairs: list[Pair], kind: str, *, comparable: bool) -> Pair:
     asked = sidebar.arrival() or {}
     wanted = asked.get("a"), asked.get("b")
     ids = [(pair.first.facts.id, pair.second.facts.id) for pair in pairs]
-    start = ids.index(wanted) if wanted in ids else 0  # type: ignore[arg-type]
+    start = ids.index(wanted) if wanted in ids else 0
     event = st.dataframe(
         pair_table(pairs, comparable=comparable),
         hide_index=True,
@@ -186,97 +184,43 @@ def summary(pairs: list[Pair], *, comparable: bool) -> str:
     return f"{len(pairs):,} pairs · alarms: {told}{tail}"
 
 
-def frames(pair: Pair, sides: tuple[Side, Side], align: Align) -> tuple[Frame, Frame]:
-    """Return the axes of both panels: the same tokens, each its own range of scores."""
+def origins(pair: Pair, align: Align) -> tuple[int, int]:
+    """Return the tokens that lie over each other; the starts where one lacks the event."""
     rows = pair.first, pair.second
     zeros = [origin(row, align) for row in rows]
     if None in zeros:
         lacking = " and ".join(n for n, zero in zip("AB", zeros, strict=True) if zero is None)
         verb = "has" if len(lacking) == 1 else "have"
         st.info(f"{lacking} {verb} no {align}, so both are aligned at the start.")
-        zeros, align = [row.facts.begin for row in rows], "start"
-    at = [zero or 0 for zero in zeros]
-    left = min(row.facts.begin - zero for row, zero in zip(rows, at, strict=True))
-    right = max(row.facts.tokens - zero for row, zero in zip(rows, at, strict=True))
-    title = {"start": "tokens written", "alarm": "tokens from the alarm"}
-    found = [
-        Frame(
-            zero,
-            (left, right),
-            (0.0, 1.0) if side.detector is None else (side.detector.low, side.detector.high),
-            title.get(align, "tokens from the action"),
-        )
-        for zero, side in zip(at, sides, strict=True)
-    ]
-    return found[0], found[1]
+        return rows[0].facts.begin, rows[1].facts.begin
+    return zeros[0] or 0, zeros[1] or 0
 
 
-def draw(letter: str, side: Side, row: Row, frame: Frame) -> None:
-    """Draw one of the two: its name, what happened, its curve, the way to it."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(f"{letter} · {side.name(row)}")
-        st.space("stretch")
-        if st.button("Read", key=f"compare_read_{letter}"):
-            open_trace(Current(side.run, side.detector, []), row.facts.id)
-    words = visible(headline(row, side.detector))
-    st.text(words)
-    st.vega_lite_chart(panel(row, frame), alt=f"{letter}: {words}")
-
-
-def side_by_side(pair: Pair, sides: tuple[Side, Side], axes: tuple[Frame, Frame]) -> None:
-    """Show the sentences of both, in step from the origin."""
+def side_by_side(pair: Pair, sides: tuple[Side, Side], at: tuple[int, int]) -> None:
+    """Draw both in the reader, in step; say where their texts part."""
+    rows = pair.first, pair.second
     try:
-        one = sides[0].run.trace(pair.first.facts.id)
-        other = sides[1].run.trace(pair.second.facts.id)
+        traces = [side.run.trace(row.facts.id) for side, row in zip(sides, rows, strict=True)]
     except TraceProbeError as error:
         problem("These traces cannot be read", str(error))
         return
-    st.subheader("Sentence by sentence")
-    split = parting(one, other)
-    if one.id != other.id:
-        same = "from their first sentence" if split == 0 else f"after {split} equal sentences"
-        st.text("The texts are the same." if split is None else f"The texts part {same}.")
-    steps = aligned(one, other, (axes[0].origin, axes[1].origin))
-    first, second = _texts(one, pair.first), _texts(other, pair.second)
-    st.dataframe(
-        {
-            "step": [step for step, _, _ in steps],
-            "risk A": [_score(pair.first, index) for _, index, _ in steps],
-            "A": [first[index] if index is not None else "" for _, index, _ in steps],
-            "B": [second[index] if index is not None else "" for _, _, index in steps],
-            "risk B": [_score(pair.second, index) for _, _, index in steps],
-        },
-        column_config={
-            "step": st.column_config.NumberColumn(format="%+d", width=55),
-            "risk A": st.column_config.NumberColumn(format="%.2f", width=65),
-            "risk B": st.column_config.NumberColumn(format="%.2f", width=65),
-            "A": st.column_config.TextColumn(width="large"),
-            "B": st.column_config.TextColumn(width="large"),
-        },
-        hide_index=True,
-        placeholder="—",
-        height=min(36 * len(steps) + 40, 520),
-        alt="Sentences of both traces in step from the origin",
-    )
-
-
-def _texts(trace: Trace, row: Row) -> list[str]:
-    """Return the sentences of a trace, the marks they carry before them."""
-    known = {trace.sentence_at(max(t - 1, 0)): name for name, t in events(row).items()}
-    if row.label is not None and row.label.acted is not None and "action" in known.values():
-        known = {index: name for index, name in known.items() if name != "action"}
-        known[trace.sentence_at(row.label.acted.start)] = "action"
-    return [
-        f"{MARK_GLYPHS[known[index]]} {words}" if index in known else words
-        for index, span in enumerate(trace.sentences)
-        for words in [snippet(trace.text_of(span), 400)]
+    split = parting(*traces)
+    same = "from their first sentence" if split == 0 else f"after {split} equal sentences"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if traces[0].id != traces[1].id:
+            st.text("The texts are the same." if split is None else f"The texts part {same}.")
+        st.space("stretch")
+        for letter, side, row in zip("AB", sides, rows, strict=True):
+            if st.button(f"Read {letter}", key=f"compare_read_{letter}"):
+                open_trace(Current(side.run, side.detector, []), row.facts.id)
+    contents = [
+        {**payload(trace, row, side.detector), "title": f"{letter} · {side.name(row)}"}
+        for letter, trace, row, side in zip("AB", traces, rows, sides, strict=True)
     ]
-
-
-def _score(row: Row, index: int | None) -> float | None:
-    if index is None or row.scores is None or row.scores[index] != row.scores[index]:
-        return None
-    return float(row.scores[index])
+    names = "_".join(
+        f"{side.run.name}_{row.facts.id}" for side, row in zip(sides, rows, strict=True)
+    )
+    pair_reader(*contents, origins=at, key=f"pair_{names}")
 
 
 shown = current()
@@ -304,7 +248,4 @@ st.text(visible(summary(pairs, comparable=comparable)))
 pair = choose_pair(pairs, kind, comparable=comparable)
 link |= {"a": pair.first.facts.id, "b": pair.second.facts.id}
 sidebar.publish(shown.view(), link | ({"with": sides[1].run.name} if kind == MODEL else {}))
-axes = frames(pair, (sides[0], sides[1]), align)
-draw("A", sides[0], pair.first, axes[0])
-draw("B", sides[1], pair.second, axes[1])
-side_by_side(pair, (sides[0], sides[1]), axes)
+side_by_side(pair, (sides[0], sides[1]), origins(pair, align))
