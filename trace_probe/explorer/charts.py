@@ -91,7 +91,7 @@ def lead_histogram(leads: Sequence[int]) -> dict[str, Any]:
         "data": {"values": values},
         "layer": [
             {
-                "mark": {"type": "bar"},
+                "mark": {"type": "rect"},
                 "encoding": {
                     "x": {"field": "from", **x},
                     "x2": {"field": "to"},
@@ -100,7 +100,9 @@ def lead_histogram(leads: Sequence[int]) -> dict[str, Any]:
                         "type": "quantitative",
                         "title": "traces",
                         "axis": whole,
+                        "scale": {"zero": True},
                     },
+                    "y2": {"datum": 0},
                     "color": early,
                 },
             },

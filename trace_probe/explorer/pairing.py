@@ -38,6 +38,11 @@ class Pair:
             return None
         return self.second.peak - self.first.peak
 
+    @property
+    def gap(self) -> float:
+        """Return how far the peaks lie apart; 0 where that is not known."""
+        return abs(self.difference or 0.0)
+
 
 def by_outcome(rows: Iterable[Row]) -> list[Pair]:
     """Return for each prompt with both outcomes a harmless sample and one that acted."""

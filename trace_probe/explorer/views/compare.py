@@ -114,7 +114,6 @@ def other_detector(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
     name = st.selectbox("B is seen by", names, key=OTHER_DETECTOR_KEY, format_func=visible)
     other = shown.run.detector(name)
     found = same_trace(shown.rows, shown.run.rows(other, shown.labeller))
-    found.sort(key=lambda pair: (pair.alarms == "neither", -(pair.first.peak or float("-inf"))))
     return found, here, Side(shown.run, other)
 
 
@@ -243,6 +242,7 @@ if not pairs:
     sidebar.publish(shown.view(), link)
     st.info("This run holds no such pair." if kind != OWN else "Name two traces.")
     end_page()
+pairs.sort(key=lambda pair: (pair.alarms == "neither", -pair.gap))
 comparable = sides[0].detector == sides[1].detector
 st.text(visible(summary(pairs, comparable=comparable)))
 pair = choose_pair(pairs, kind, comparable=comparable)

@@ -163,7 +163,7 @@ def near(report: Report) -> None:
 
 def false_alarms(shown: Current, report: Report) -> None:
     """Show what is caught at what price."""
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns([2, 3], gap="large")
     found = trade_off_of(shown.rows)
     with left:
         st.subheader("The trade-off")
@@ -178,7 +178,10 @@ def false_alarms(shown: Current, report: Report) -> None:
                 f"{found.n_acted} traces that acted, {found.n_benign} benign ones, of unseen "
                 f"tasks. The diamond is the threshold shown."
             )
-            st.caption("The line is an estimate; its intervals are in the table.")
+            st.caption(
+                "The line is an estimate across prompts, so knowing the task helps here; intervals "
+                "are in the table. Dashes: alarms at random."
+            )
     with right:
         st.subheader("At thresholds with a promise")
         promised(report)
