@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from explorer.conftest import make_run
-from explorer.planted import DETECTOR, HOSTILE, THRESHOLD
+from explorer.planted import DETECTOR, HOSTILE, RISKY, THRESHOLD
+from trace_probe.labels import Label
+from trace_probe.store import Store
 
 APP = Path(__file__).parents[2] / "app.py"
 VIEWS = APP.parent / "trace_probe" / "explorer" / "views"
-PAGES = ("home", "traces", "trace", "metrics", "about")
+PAGES = tuple(sorted(view.stem for view in VIEWS.glob("[a-z]*.py")))
 BROKEN = (
     "garbage",
     "foreign trace",
@@ -35,7 +37,8 @@ def open_page(page: str, **query: str) -> Any:
 
 
 def words(app: Any) -> str:
-    parts = [*app.text, *app.code, *app.error, *app.info, *app.warning, *app.title, *app.subheader]
+    parts = [*app.text, *app.code, *app.error, *app.info, *app.warning, *app.success]
+    parts += [*app.title, *app.subheader]
     return "\n".join(str(part.value) for part in parts)
 
 
@@ -103,6 +106,45 @@ def test_the_table_is_sorted_by_risk_and_filters_narrow_it(traces: Path) -> None
     assert "No trace passes these filters." in words(app)
     app.button[0].click().run()
     assert len(app.dataframe[0].value) == 7
+
+
+def test_the_list_is_in_the_address_and_the_address_is_the_list(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces")
+    app.pills(key="filter_view").set_value("Missed").run()
+    app.segmented_control(key="filter_sort").set_value("lead").run()
+    assert app.query_params["view"] == "Missed"
+    assert app.query_params["sort"] == "lead"
+    linked = open_page("traces", r="run", outcome="harmless|instrumental", view="Early", q="late")
+    assert "No trace passes" in words(linked)
+    again = open_page("traces", r="run", outcome="harmless|no such")
+    assert set(again.dataframe[0].value["outcome"]) == {"harmless"}
+
+
+def test_a_list_without_rows_blames_the_strictest_filter(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces", view="Missed", outcome="harmless")
+    assert "the quick view removes 6 of 7" in words(app)
+
+
+def test_the_sentence_at_the_alarm_is_in_the_list(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    table = open_page("traces").dataframe[0].value
+    alarmed = table[table["reading"] == "early"]
+    assert alarmed["sentence at the alarm"].iloc[0] in RISKY
+
+
+def test_labellers_can_be_chosen_and_their_disagreement_is_a_view(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    store = Store(traces / "run")
+    with store.writing():
+        store.add_labels([Label("early", "human:ada", False), Label("missed", "human:ada", True)])
+    app = open_page("traces", view="Disagree")
+    assert app.selectbox(key="labeller").value == "rule"
+    assert len(app.dataframe[0].value) == 1
+    app.selectbox(key="labeller").select("human:ada").run()
+    assert list(app.dataframe[0].value["outcome"]) == ["harmless"]
+    assert app.query_params["by"] == "human:ada"
 
 
 def test_filters_outlive_a_visit_to_another_page(traces: Path) -> None:
@@ -240,7 +282,8 @@ def test_a_broken_card_is_named(traces: Path) -> None:
 def test_metrics_shows_every_baseline_beside_the_detector(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("metrics")
-    assert list(app.dataframe[1].value["detector"]) == [
+    tables = [table.value for table in app.dataframe if "detector" in table.value]
+    assert list(tables[-1]["detector"]) == [
         DETECTOR,
         "tf-idf",
         "prompt only",
