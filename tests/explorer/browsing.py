@@ -60,10 +60,7 @@ class Tab:
     def open(self, address: str) -> None:
         self.page.goto(f"{self.site}/{address}")
         self.page.wait_for_selector('[data-testid="stMainBlockContainer"]', timeout=PATIENCE_MS)
-        self.page.wait_for_selector(
-            '.reader[data-ready], [data-testid="stDataFrame"], [data-testid="stAlert"], h1',
-            timeout=PATIENCE_MS,
-        )
+        self.page.wait_for_selector(DRAWN, timeout=PATIENCE_MS, state="attached")
 
     def reader(self, address: str) -> None:
         self.open(address)
@@ -75,8 +72,11 @@ class Tab:
 
     def settle(self) -> None:
         """Wait until the page is drawn and the server has nothing more to say."""
-        self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
-        self.page.wait_for_timeout(700)
+        calm = 0
+        while calm < 3:
+            self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+            self.page.wait_for_timeout(300)
+            calm = calm + 1 if self.page.evaluate(f"({SETTLED})()") else 0
 
     def selected(self) -> int:
         index: str = self.page.get_attribute('.row[aria-selected="true"]', "data-index")
@@ -123,8 +123,9 @@ def fetch_axe() -> str:
             return member.read().decode()
 
 
+DRAWN = '[data-testid="stMainBlockContainer"] [data-testid="stElementContainer"]'
 SETTLED = """() => !document.querySelector(
-  '[data-testid="stSkeleton"], [data-testid="stStatusWidget"]'
+  '[data-testid="stSkeleton"], [data-testid="stAppSkeleton"], [data-testid="stStatusWidget"]'
 )"""
 CONTRAST = """rows => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });

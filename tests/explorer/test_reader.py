@@ -199,7 +199,8 @@ def test_nothing_bars_the_way_of_a_screen_reader(
 ) -> None:
     tab = Tab(windows[scheme])
     tab.file(files / f"{kind}.html")
-    assert tab.violations() == []
+    found = tab.violations()
+    assert not found, "\n".join(found)
     tab.page.close()
 
 
