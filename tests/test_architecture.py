@@ -32,6 +32,7 @@ HOMES = {
     "ray": ("execution.cluster",),
     "typer": ("commands",),
     "streamlit": ("explorer",),
+    "umap": ("probing.sentence_map",),
 }
 """Where a heavy package, or one that reaches the network or a screen, may be imported."""
 

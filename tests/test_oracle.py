@@ -1,13 +1,23 @@
 """The oracle: on a model whose probabilities are known, its estimates are right."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from trace_probe.emergence.oracle import PROMPT, OraclePoint, oracle
+from trace_probe.emergence.curve import (
+    PROMPT,
+    Drawn,
+    OraclePoint,
+    jeffreys,
+    ledger_file,
+    oracle_curves,
+)
+from trace_probe.emergence.oracle import oracle
 from trace_probe.labels import Label
 from trace_probe.model.local import Completion
 from trace_probe.text.written import read_back
@@ -124,3 +134,18 @@ def test_the_interval_is_jeffreys(x: int, n: int) -> None:
     lower, upper = OraclePoint(0, 0, n, x).interval()
     assert lower == (0 if x == 0 else pytest.approx(beta.ppf(0.025, x + 0.5, n - x + 0.5)))
     assert upper == (1 if x == n else pytest.approx(beta.ppf(0.975, x + 0.5, n - x + 0.5)))
+
+
+def test_curves_are_read_from_what_a_run_keeps(tmp_path: Path) -> None:
+    assert oracle_curves(tmp_path) == {}
+    file = ledger_file(tmp_path)
+    file.parent.mkdir()
+    outcomes = (True, True, False, None)
+    drawn = [Drawn("a", 0, 7, k, k, outcome, None, 9) for k, outcome in enumerate(outcomes)]
+    drawn += [Drawn("a", PROMPT, 4, 0, 9, False, None, 9)]
+    lines = [json.dumps(one._asdict()) + "\n" for one in drawn]
+    file.write_text("".join(lines) + lines[0][:30], encoding="utf-8")  # a writer was killed here
+    low, high = jeffreys([2], [3])
+    curve = oracle_curves(tmp_path)["a"]
+    assert [point[:3] for point in curve] == [(PROMPT, 4, 0.25), (0, 7, 2.5 / 4)]
+    assert curve[1][3:] == (low[0], high[0])

@@ -71,3 +71,20 @@ def store(
     plan = StorePlan(traces, rows, layers, width, listed, rounds=rounds, seed=seed)
     found = bench_store(plan, say=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_store_bench(found))
+
+
+@bench.command()
+def explorer(
+    traces: Annotated[int, typer.Option(min=2)] = 10_000,
+    long_tokens: Annotated[int, typer.Option(min=200, help="Of the one long trace.")] = 10_000,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Walk through a large generated run in headless Chromium: waits, payload, memory."""
+    from trace_probe.bench.explorer import bench_explorer, format_explorer
+    from trace_probe.bench.generated import Size
+
+    size = Size(traces=traces, long_tokens=long_tokens, seed=seed)
+    found = bench_explorer(size, say=lambda text: typer.echo(text, err=True), repeats=repeats)
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_explorer(found))

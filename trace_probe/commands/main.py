@@ -13,8 +13,10 @@ import typer
 
 from trace_probe.commands.bench import bench
 from trace_probe.commands.evidence import evidence
+from trace_probe.commands.exploring import exploring
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
+from trace_probe.commands.mapping import mapping
 from trace_probe.commands.options import (
     AsJson,
     Backend,
@@ -59,6 +61,8 @@ app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(evidence)
 app.add_typer(studying)
+app.add_typer(mapping)
+app.add_typer(exploring)
 
 
 def main() -> None:
@@ -224,6 +228,9 @@ def show(
     run: Run,
     trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
     detector: Annotated[str | None, typer.Option(help="Whose scores to show.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write it as one page instead, which needs no server.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
@@ -231,6 +238,12 @@ def show(
     from trace_probe.store import Store
 
     reading = read_trace(Store(run), trace, detector)
+    if html is not None:
+        from trace_probe.explorer.saved import save_page
+
+        size = save_page(run, reading.trace_id, html, detector)
+        show_result({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes", as_json=as_json)
+        return
     show_result(asdict(reading), format_reading(reading), as_json=as_json)
 
 

@@ -5,11 +5,13 @@ more than P(instrumental | prefix). Resampling from the recorded token ids measu
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from tqdm import tqdm
 
+from trace_probe.emergence.curve import OraclePoint as OraclePoint
+from trace_probe.emergence.curve import prefixes
 from trace_probe.labels import Labeller
 from trace_probe.model.local import Model
 from trace_probe.text.written import read_back
@@ -17,36 +19,6 @@ from trace_probe.trace import Trace, digest
 
 BATCH = 256
 """Continuations that are drawn at once."""
-PROMPT = -1
-"""Sentence index that stands for the end of the prompt."""
-
-
-@dataclass(frozen=True)
-class OraclePoint:
-    """What continuations from one prefix of a trace came to."""
-
-    sentence: int
-    """Last sentence of the prefix, an index into the trace's sentences; -1 is the prompt."""
-    token: int
-    """Where the continuations start: the prefix is ``[0, token)``."""
-    known: int
-    """Continuations whose outcome is known."""
-    instrumental: int
-
-    @property
-    def probability(self) -> float:
-        """Return the posterior mean under Jeffreys' prior, (x + 1/2) / (n + 1)."""
-        return (self.instrumental + 0.5) / (self.known + 1)
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return Jeffreys' equal-tailed interval (Brown, Cai and DasGupta 2001, section 3)."""
-        from scipy.stats import beta
-
-        tail = (1 - level) / 2
-        x, n = self.instrumental, self.known
-        lower = 0.0 if x == 0 else float(beta.ppf(tail, x + 0.5, n - x + 0.5))
-        upper = 1.0 if x == n else float(beta.ppf(1 - tail, x + 0.5, n - x + 0.5))
-        return lower, upper
 
 
 class _Job(NamedTuple):
@@ -56,16 +28,6 @@ class _Job(NamedTuple):
     sentence: int
     token: int
     seed: int
-
-
-def prefixes(trace: Trace) -> list[tuple[int, int]]:
-    """Return (sentence, token) of the end of the prompt and of each reasoning sentence."""
-    ends = [
-        (index, span.stop)
-        for index, span in enumerate(trace.sentences)
-        if span.channel == "reasoning"
-    ]
-    return [(PROMPT, trace.prompt_stop), *ends]
 
 
 def oracle(

@@ -115,6 +115,11 @@ def cohen_kappa(verdicts: Verdicts) -> float | None:
     return _estimate(_cohen, verdicts)
 
 
+def cohen_interval(verdicts: Verdicts, task: Index, *, seed: int = 0) -> Metric | None:
+    """Return Cohen's kappa of two columns of known verdicts, with its interval over tasks."""
+    return _figure(_cohen, verdicts, task, seed)
+
+
 def fleiss_kappa(verdicts: Verdicts) -> float | None:
     """Return Fleiss' kappa of columns of known verdicts, None if undefined."""
     return _estimate(_fleiss, verdicts)
