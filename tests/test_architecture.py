@@ -16,8 +16,8 @@ PACKAGE = ROOT / "trace_probe"
 PIPELINE = (
     *("errors", "visible", "files", "execution", "statistics", "trace", "activations", "labels"),
     *("storage", "store", "upkeep"),
-    *("world", "tasks", "text", "interop", "model", "recording", "labelling", "emergence"),
-    *("probing", "evaluation", "training", "monitor"),
+    *("world", "tasks", "text", "interop", "model", "recording", "labelling"),
+    *("probing", "evaluation", "training", "monitor", "emergence"),
     *("organism", "study", "bench", "demo", "explorer", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""

@@ -11,7 +11,7 @@ A run keeps every continuation that was drawn, a JSON line each, in ``oracle/<na
 What was asked, of whom, is beside it in ``oracle/<name>.json``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -121,7 +121,7 @@ def read_drawn(file: Path) -> Iterator[Drawn]:
             raise StoreError(f"{file} holds something else: {error}") from error
 
 
-def points_of(drawn: Iterator[Drawn] | Sequence[Drawn]) -> dict[str, tuple[OraclePoint, ...]]:
+def points_of(drawn: Iterable[Drawn]) -> dict[str, tuple[OraclePoint, ...]]:
     """Return what continuations came to: for each trace its points, in order."""
     counts: dict[str, dict[tuple[int, int], list[int]]] = {}
     for one in drawn:
@@ -136,6 +136,15 @@ def points_of(drawn: Iterator[Drawn] | Sequence[Drawn]) -> dict[str, tuple[Oracl
         )
         for trace, places in counts.items()
     }
+
+
+def drawn_of(run: Path | str | Store, name: str = NAME) -> dict[str, list[Drawn]]:
+    """Return the continuations that a run keeps, by trace id; empty if no oracle was asked."""
+    path = run.path if isinstance(run, Store) else Path(run)
+    found: dict[str, list[Drawn]] = {}
+    for one in read_drawn(ledger_file(path, name)):
+        found.setdefault(one.trace, []).append(one)
+    return found
 
 
 def oracle_points(run: Path | str | Store, name: str = NAME) -> dict[str, tuple[OraclePoint, ...]]:

@@ -26,6 +26,10 @@ class SeededDraw:
         drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Let go of all rows but these, which go on as they would have."""
+        self._sources = [self._sources[row] for row in rows]
+
 
 class NotedDraws:
     """Logits processor that draws as another does, and notes what the model gave each draw."""

@@ -149,7 +149,9 @@ class Servers:
             await server.client.close()
 
     async def ask(self, request: Mapping[str, Any]) -> Reply:
-        """Send a chat completion request; go on to other servers, and wait, on faults that pass.
+        """Send a request; go on to other servers, and wait, on faults that pass.
+
+        It is for a chat completion, or, if it holds a ``prompt``, for a completion of that.
 
         Raises:
             RequestError: the request was refused, or no attempt succeeded.
@@ -210,9 +212,15 @@ async def _ask(client: "AsyncOpenAI", request: Mapping[str, Any]) -> Reply:
     where = client.base_url.netloc.decode()  # leaves out what a user may have put before an @
     body = {key: value for key, value in request.items() if value is not None}
     try:
-        raw = await client.chat.completions.with_raw_response.create(
-            model=body.pop("model"), messages=body.pop("messages"), extra_body=body
-        )
+        model = body.pop("model")
+        if "prompt" in body:
+            raw: Any = await client.completions.with_raw_response.create(
+                model=model, prompt=body.pop("prompt"), extra_body=body
+            )
+        else:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=model, messages=body.pop("messages"), extra_body=body
+            )
         return read_reply(json.loads(raw.http_response.text))
     except APIConnectionError as error:
         cause = f"{error} {error.__cause__ or ''}".strip()
@@ -228,13 +236,14 @@ async def _ask(client: "AsyncOpenAI", request: Mapping[str, Any]) -> Reply:
 
 
 def read_reply(body: Mapping[str, Any]) -> Reply:
-    """Return what a chat completion says.
+    """Return what a chat completion, or a completion, says.
 
     Reasoning is looked for under the names that servers give it: ``reasoning_content``
     (SGLang, DeepSeek, llama.cpp), ``reasoning`` (vLLM, OpenRouter), ``reasoning_details``.
     """
     choice = body["choices"][0]
-    message, usage = choice["message"], body.get("usage") or {}
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}
+    usage = body.get("usage") or {}
     finish = choice.get("finish_reason")
     return Reply(
         text=message.get("content") or "",

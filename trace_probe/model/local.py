@@ -94,6 +94,22 @@ class Model:
             eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad_id, do_sample=False
         )
 
+    @property
+    def stops(self) -> frozenset[int]:
+        """Return the tokens that end a turn."""
+        return self._stops
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, as the model would read them in the middle of a turn.
+
+        Raises:
+            ModelError: they do not say what the text says.
+        """
+        ids = self._chat.encode(text)
+        if self._chat.offsets(ids)[0].strip() != text.strip():
+            raise ModelError(f"{self.name} has no tokens for {text!r}: use words that it knows")
+        return ids
+
     def through(self, blocks: Blocks) -> "Model":
         """Return this model with its passes run by the network of other blocks."""
         twin = copy.copy(self)

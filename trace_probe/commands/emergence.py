@@ -1,0 +1,114 @@
+"""Commands that ask where the act emerges, and whether a direction is part of the cause."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from trace_probe.commands.options import (
+    AsJson,
+    BaseUrls,
+    Extra,
+    Run,
+    json_object,
+    say,
+    show_result,
+)
+
+if TYPE_CHECKING:
+    from trace_probe.recording.served import Served
+
+emergence = typer.Typer()
+
+Name = Annotated[str, typer.Option(help="Of the oracle, where a run has several.")]
+Limit = Annotated[int | None, typer.Option("--traces", min=1, help="At most so many traces.")]
+
+
+@emergence.command()
+def oracle(
+    run: Run,
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="Where the run's own model is; by its name without this.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Labeller of the outcomes, as in `label`.")] = None,
+    continuations: Annotated[int, typer.Option(min=2, help="Of each prefix.")] = 20,
+    bisections: Annotated[int, typer.Option(min=0, help="Prefixes beyond the grid of 7.")] = 5,
+    every_sentence: Annotated[
+        bool, typer.Option("--every-sentence", help="Ask after each sentence.")
+    ] = False,
+    traces: Limit = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it would take, and ask nothing.")
+    ] = False,
+    name: Name = "oracle",
+    executor: Annotated[Literal["local", "ray"], typer.Option()] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
+    base_url: BaseUrls = None,
+    extra: Extra = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
+    ] = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
+
+    From the recorded token ids at sentence ends the run's own model goes on, several times, and
+    the outcomes are counted: what there is to know at that point, for any monitor.
+    """
+    from trace_probe.emergence import oracle as asked
+    from trace_probe.emergence.asking import Source, ask_run
+    from trace_probe.emergence.curve import drawn_of
+    from trace_probe.emergence.onset import format_summary, summarise
+    from trace_probe.execution.choice import executor_named
+    from trace_probe.labelling.judge import Bench
+    from trace_probe.labelling.runs import default_cache
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store = Store(run)
+    labels = store.labels()
+    seen = load_probe(probe).card.training_tasks if probe else ()
+    among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
+    chosen = asked.choose(among, labels, traces)
+    plan = asked.OraclePlan(continuations, bisections, every_sentence, seed)
+    expected = asked.estimate(chosen, plan)
+    text = (
+        f"{expected.traces} traces: at most {expected.continuations} continuations, "
+        f"about {expected.tokens} tokens"
+    )
+    if estimate:
+        return show_result(asdict(expected), text, as_json=as_json)
+    say(text)
+    urls = tuple(base_url or ())
+    source = Source(
+        model=model or store.manifest.model.rpartition("@")[0],
+        by=by or next(iter(store.labellers()[-1:]), "rules"),
+        bench=Bench((), default_cache(), {}),
+        served=_served(store.manifest.model, urls, extra, tokenizer) if urls else None,
+        device=device,
+        dtype=dtype,
+    )
+    how = executor_named(executor, workers)
+    new = ask_run(store, source, chosen, plan, executor=how, name=name, say=say)
+    say(f"{new} continuations drawn")
+    found = summarise(chosen, labels, drawn_of(store, name))
+    return show_result(found.to_json(), format_summary(found), as_json=as_json)
+
+
+def _served(
+    model: str, urls: tuple[str, ...], extra: str | None, tokenizer: str | None
+) -> "Served":
+    """Return the run's model on servers, by the name under which the run was recorded."""
+    from trace_probe.model.tokenizer import load_tokenizer
+    from trace_probe.recording.served import Served
+
+    ids = load_tokenizer(tokenizer) if tokenizer else None
+    return Served(model.removesuffix("@served"), urls, json_object(extra), ids)
