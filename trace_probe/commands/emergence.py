@@ -10,6 +10,7 @@ from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
     Extra,
+    Probe,
     Run,
     json_object,
     say,
@@ -112,3 +113,42 @@ def _served(
 
     ids = load_tokenizer(tokenizer) if tokenizer else None
     return Served(model.removesuffix("@served"), urls, json_object(extra), ids)
+
+
+@emergence.command()
+def efficiency(
+    run: Run,
+    probe: Probe,
+    *,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Detector whose scores are kept in the run; repeat it."),
+    ] = None,
+    false_alarms: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.05,
+    name: Name = "oracle",
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Set a probe and the text beside the oracle: how much of the warning there is each gets.
+
+    After `evaluate` and `oracle`; on tasks that the probe has not seen.
+    """
+    from trace_probe.emergence.curve import drawn_of
+    from trace_probe.emergence.efficiency import efficiency as compare
+    from trace_probe.emergence.efficiency import format_efficiency
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store, card = Store(run), load_probe(probe).card
+    wanted = (card.name, *(beside or ("prompt-only", "tfidf", "tfidf-with-prompt")))
+    seen = {*card.training_tasks, *card.calibration_tasks}
+    traces = [trace for trace in store.traces() if trace.task.id not in seen]
+    found = compare(
+        traces,
+        store.labels(card.labeller),
+        drawn_of(store, name),
+        {detector: store.scores(detector) for detector in wanted},
+        false_alarms=false_alarms,
+        seed=seed,
+    )
+    show_result(found.to_json(), format_efficiency(found), as_json=as_json)
