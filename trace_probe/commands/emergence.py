@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 emergence = typer.Typer()
 
 Name = Annotated[str, typer.Option(help="Of the oracle, where a run has several.")]
+RunModel = Annotated[
+    str | None, typer.Option(help="Where the run's own model is; by its name without this.")
+]
+Backend = Annotated[
+    Literal["transformer-lens", "hooks"], typer.Option(help="How the stream is changed.")
+]
+By = Annotated[str, typer.Option(help="Labeller of the outcomes, as in `label`.")]
+Experiment = Annotated[str, typer.Option(help="Name of the experiment, where a run has several.")]
 Limit = Annotated[int | None, typer.Option("--traces", min=1, help="At most so many traces.")]
 
 
@@ -30,9 +38,7 @@ Limit = Annotated[int | None, typer.Option("--traces", min=1, help="At most so m
 def oracle(
     run: Run,
     *,
-    model: Annotated[
-        str | None, typer.Option(help="Where the run's own model is; by its name without this.")
-    ] = None,
+    model: RunModel = None,
     by: Annotated[str | None, typer.Option(help="Labeller of the outcomes, as in `label`.")] = None,
     continuations: Annotated[int, typer.Option(min=2, help="Of each prefix.")] = 20,
     bisections: Annotated[int, typer.Option(min=0, help="Prefixes beyond the grid of 7.")] = 5,
@@ -152,3 +158,112 @@ def efficiency(
         seed=seed,
     )
     show_result(found.to_json(), format_efficiency(found), as_json=as_json)
+
+
+@emergence.command()
+def steer(
+    run: Run,
+    probe: Probe,
+    *,
+    model: RunModel = None,
+    layer: Annotated[int | None, typer.Option(help="Instead of the probe's own.")] = None,
+    doses: Annotated[
+        str, typer.Option(help="Of the probe's direction, in mean lengths of the stream.")
+    ] = "-2,-1,-0.5,0.5,1,2",
+    dose: Annotated[float, typer.Option(help="At which all directions are compared.")] = 1.0,
+    at: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the reasoning written before the push.")
+    ] = 0.0,
+    prompts: Annotated[int, typer.Option(min=2)] = 24,
+    continuations: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 4,
+    randoms: Annotated[int, typer.Option(min=1, help="Random directions beside it.")] = 20,
+    unrelated: Annotated[int, typer.Option(min=1, help="Unrelated concepts beside it.")] = 6,
+    backend: Backend = "transformer-lens",
+    by: By = "rules",
+    name: Experiment = "",
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Push a model along a probe's direction while it writes: is the direction causal here?
+
+    Beside it, at the same length of push, random directions and directions of unrelated
+    concepts. On tasks that the probe has not seen; rerun to resume.
+    """
+    from trace_probe.emergence.experiment import run_steering
+    from trace_probe.emergence.steering import SteeringPlan, format_steering
+    from trace_probe.labelling.labellers import labeller
+    from trace_probe.model.local import load_model
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store, saved = Store(run), load_probe(probe)
+    loaded = load_model(
+        model or store.manifest.model.rpartition("@")[0], device=device, dtype=dtype
+    )
+    depth = saved.card.layer if layer is None else layer
+    pushed = tuple(float(part) for part in doses.split(","))
+    plan = SteeringPlan(depth, pushed, dose, at, continuations, seed)
+    found = run_steering(
+        store,
+        saved,
+        loaded,
+        labeller(by),
+        plan,
+        prompts=prompts,
+        controls=(randoms, unrelated),
+        backend=backend,
+        name=name,
+    )
+    show_result(found.to_json(), format_steering(found), as_json=as_json)
+
+
+@emergence.command()
+def intervene(
+    run: Run,
+    probe: Probe,
+    *,
+    model: RunModel = None,
+    threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
+    reflection: Annotated[
+        str | None, typer.Option(help="Sentence that is inserted at the alarm.")
+    ] = None,
+    traces: Limit = None,
+    continuations: Annotated[int, typer.Option(min=1, help="Of each alarmed trace.")] = 4,
+    backend: Backend = "transformer-lens",
+    by: By = "rules",
+    name: Experiment = "",
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """When the alarm fires: stop, ablate, or make the model reflect? Compare what each comes to.
+
+    Instrumental rate and task success of each policy, on tasks that the probe has not seen;
+    rerun to resume.
+    """
+    from trace_probe.emergence.experiment import run_intervention
+    from trace_probe.emergence.intervention import format_intervention
+    from trace_probe.labelling.labellers import labeller
+    from trace_probe.model.local import load_model
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store, saved = Store(run), load_probe(probe)
+    place = model or store.manifest.model.rpartition("@")[0]
+    found = run_intervention(
+        store,
+        saved,
+        load_model(place, device=device, dtype=dtype),
+        labeller(by),
+        threshold=threshold,
+        reflection=reflection,
+        traces=traces,
+        continuations=continuations,
+        backend=backend,
+        seed=seed,
+        name=name,
+    )
+    show_result(found.to_json(), format_intervention(found), as_json=as_json)

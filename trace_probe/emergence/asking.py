@@ -55,7 +55,7 @@ def _loaded(name: str, device: str | None, dtype: str | None) -> Model:
 
 
 @dataclass(frozen=True)
-class _Worker:
+class Worker:
     """Sees the traces of an item through to the last bisection."""
 
     source: Source
@@ -114,7 +114,7 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
             )
         else:
             items = list(_items(ledger, traces, plan))
-            done = values(executor.run(_Worker, (source, plan), items))
+            done = values(executor.run(Worker, (source, plan), items))
             for drawn in tqdm(done, total=len(items), unit="chunk", disable=not progress):
                 ledger.add(drawn)
         missing = sum(len(job.draws) for job in wanted(traces, ledger.of(traces), plan))

@@ -101,10 +101,10 @@ def efficiency(
             "the oracle was asked of traces of one outcome only: ask it of more, or of others"
         )
     points = points_of(one for trace in asked.traces for one in drawn[trace.id])
-    maxima = {
-        name: running_maxima(score_rows(cohort, scores)) for name, scores in detectors.items()
-    }
-    maxima.setdefault(PROMPT_ONLY, _carried(at_prompt(points, asked.traces), cohort))
+    rows = {name: score_rows(cohort, scores) for name, scores in detectors.items()}
+    flat = {PROMPT_ONLY: _carried(at_prompt(points, asked.traces), cohort)}
+    held = flat | {name: _held(each) for name, each in rows.items()}
+    maxima = flat | {name: running_maxima(each) for name, each in rows.items()}
     known = _known(asked.known(), points, cohort)
     weights = resample(cohort.n_tasks, seed=seed)
     moments = {str(part): _part(cohort, part) for part in PREFIXES}
@@ -112,7 +112,7 @@ def efficiency(
     return Efficiency(
         **cohort.counts(),
         false_alarm_rate=false_alarms,
-        auroc={name: _ranked(cohort, known, maxima, at, weights) for name, at in moments.items()},
+        auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
         caught=_alarmed(cohort, known, maxima, moments, weights, false_alarms),
         as_estimator={
             name: as_estimator(asked.traces, points, scores) for name, scores in detectors.items()
@@ -123,6 +123,14 @@ def efficiency(
 def _part(cohort: Cohort, part: float) -> Index:
     sentences: Index = np.floor(part * cohort.length + 1e-9).astype(np.intp)
     return sentences
+
+
+def _held(rows: Values) -> Values:
+    """Return (trace, k) of the score that a detector holds after k sentences, -inf before any."""
+    found = np.full((len(rows), rows.shape[1] + 1), -np.inf)
+    for k in range(rows.shape[1]):
+        found[:, k + 1] = np.where(np.isnan(rows[:, k]), found[:, k], rows[:, k])
+    return found
 
 
 def _carried(prompt: Mapping[str, OraclePoint], cohort: Cohort) -> Values:
@@ -148,14 +156,14 @@ def _known(
 
 
 def _ranked(
-    cohort: Cohort, known: Values, maxima: Mapping[str, Values], at: Index, weights: Values
+    cohort: Cohort, known: Values, held: Mapping[str, Values], at: Index, weights: Values
 ) -> dict[str, Share]:
     """Return the within-prompt AUROC of all after `at` sentences of each positive."""
     pairs = pairs_within(cohort, at)
     n = len(np.unique(cohort.prompt[pairs.positive]))
     values = {
         name: within_prompt(concordance(rows, pairs), pairs, cohort, weights)
-        for name, rows in {"oracle": known, **maxima}.items()
+        for name, rows in {"oracle": known, **held}.items()
     }
     return _shares(values, n)
 

@@ -25,7 +25,7 @@ class Ledger:
         self.file = ledger_file(run, name)
         card = self.file.with_suffix(".json")
         if card.is_file():
-            _check(card, settings)
+            check_settings(card, settings)
         else:
             write_json(card, dict(settings))
         cut_torn_line(self.file)
@@ -56,13 +56,17 @@ def _line(one: Drawn) -> bytes:
     return (json.dumps(one._asdict()) + "\n").encode()
 
 
-def _check(card: Path, settings: Mapping[str, object]) -> None:
-    """Refuse to mix continuations that were drawn under different settings."""
+def check_settings(card: Path, settings: Mapping[str, object]) -> None:
+    """Refuse to mix what was drawn under different settings.
+
+    Raises:
+        StoreError: `card` was written with others.
+    """
     there = load_json(card)
     differing = [name for name, value in settings.items() if there.get(name) != value]
     if differing:
         was = ", ".join(f"{name} {there.get(name)!r}" for name in differing)
         raise StoreError(
-            f"{card} belongs to an oracle with {was}: repeat these settings to resume it, "
-            f"or give this one another --name"
+            f"{card} was made with {was}: repeat these settings to resume it, "
+            f"or give another --name"
         )
