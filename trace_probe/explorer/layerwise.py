@@ -13,8 +13,7 @@ import numpy as np
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.explorer.layers import LayerScale, write_layers
 from trace_probe.explorer.rows import Scores, score_range
-from trace_probe.probing.baselines import rows_of
-from trace_probe.probing.dataset import Corpus, load_corpus, load_matrix
+from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus, load_matrix
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
@@ -61,7 +60,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     corpus = load_corpus(store, card.labeller, (layer,))
     learned = corpus.only(card.training_tasks)
     recipe = replace(card.recipe, layer=layer, C=strength(card, layer))
-    probe = fit_dataset(rows_of(learned, recipe), recipe)
+    probe = fit_dataset(build_dataset(learned, recipe), recipe)
     held = corpus.only(card.calibration_tasks)
     ids = [trace.id for trace in build_panel(held, learned).calibration]
     maxima = trace_maxima(probe_scores(probe, held, layer), ids)

@@ -14,9 +14,9 @@ from trace_probe.activations import pooled_spans
 from trace_probe.errors import NotEnoughData, TraceError
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.labels import Label
-from trace_probe.probing.baselines import text_scores
 from trace_probe.probing.dataset import ActivationMatrix, Corpus
 from trace_probe.probing.probe import Recipe, SavedProbe, check_fits
+from trace_probe.probing.tfidf import text_scores
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of, opens_reasoning
 from trace_probe.text.written import read_back
@@ -87,7 +87,7 @@ def score_words(content: bytes, run: Store, labeller: str | None = None) -> list
         raise NotEnoughData(f"{run.path} is not labelled, so there is nothing to learn from")
     brought = list(transcripts(content))
     read = Corpus(tuple(trace for trace, _ in brought), {})
-    scores = text_scores(learned, read, Recipe(layer=0), TEXT_PENALTY)
+    scores = text_scores(learned, read, Recipe(layer=0, C=TEXT_PENALTY))
     return [Scored(trace, scores[trace.id], label) for trace, label in brought]
 
 
