@@ -55,8 +55,8 @@ def test_texts_come_back_in_their_order_repeated_and_longer_than_a_batch(folder:
 def test_a_text_is_cut_where_the_context_ends(folder: Path) -> None:
     embed = Embedder(str(folder))
     short, long = "act " * 24, "act " * 24 + "we read the plan " * 50
-    first, second = embed([short, long])
-    np.testing.assert_allclose(first, second, atol=1e-5)
+    cut, whole = embed([short, long])
+    np.testing.assert_allclose(cut, whole, atol=1e-5)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

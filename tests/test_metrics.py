@@ -156,7 +156,7 @@ def test_unknown_is_neither_silent_nor_said_and_no_pair_is_made_of_it() -> None:
     assert group.before_said(1).tolist() == [3, 0, 1, 3]
     pairs = pairs_within(group, group.before_said())
     assert (pairs.n, pairs.excluded) == (2, 1)
-    assert group.counts()["unknown_whether_said"] == 1
+    assert group.heard()["unknown_whether_said"] == 1
 
 
 def test_the_score_held_is_the_latest_that_there_was() -> None:

@@ -57,7 +57,7 @@ def evaluate(
         detector=detector,
         labeller="",
         layer=None,
-        n={**cohort.counts(), "benign": len(panel.benign)},
+        n={**cohort.counts(), **cohort.heard(), "benign": len(panel.benign)},
         threshold=threshold,
         target_false_alarm_rate=target_rate,
         figures=figures,
@@ -133,7 +133,7 @@ def _notes(figures: Figures, cohort: Cohort, best: str) -> list[str]:
             f"{left_out} pairs within prompts were left out: one says it at once, or it is not "
             f"known whether it does."
         )
-    unknown = cohort.counts()["unknown_whether_said"]
+    unknown = cohort.heard()["unknown_whether_said"]
     if unknown:
         notes.append(
             f"{unknown} positives count neither as silent nor as said: nobody looked, or nobody "

@@ -25,7 +25,7 @@ from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.store import Store
 
-CELL = re.compile(r"/layer-(\d+)/C-(.+)$")
+CELL = re.compile(r"/layer-(\d+)(?:/(\w+))?/C-(.+)$")
 
 Progress = Callable[[str], None]
 
@@ -57,7 +57,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     card = saved.card
     if layer == card.layer:
         return saved
-    corpus = load_corpus(store, card.labeller, (layer,))
+    corpus = load_corpus(store, card.labeller, (layer,)).aimed(card.target)
     learned = corpus.only(card.training_tasks)
     recipe = replace(card.recipe, layer=layer, C=strength(card, layer))
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
@@ -73,6 +73,8 @@ def strength(card: ProbeCard, layer: int) -> float:
     best, found = -np.inf, card.C
     for name, figure in card.figures.items():
         cell = CELL.search(name)
-        if cell and int(cell[1]) == layer and figure > best:
-            best, found = figure, float(cell[2])
+        if not cell or cell[2] not in (None, card.focus):
+            continue
+        if int(cell[1]) == layer and figure > best:
+            best, found = figure, float(cell[3])
     return found

@@ -103,6 +103,11 @@ class Cohort:
             "positives": int(self.positive.sum()),
             "tasks": self.n_tasks,
             "mixed_prompts": int(self.mixed().sum()),
+        }
+
+    def heard(self) -> dict[str, int]:
+        """Return how many positives never say it, and of how many that is not known."""
+        return {
             "silent": int(self.silent.sum()),
             "unknown_whether_said": int((self.positive & (self.said == UNKNOWN)).sum()),
         }
