@@ -45,6 +45,7 @@ from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
+    from trace_probe.recording.served import Served
     from trace_probe.trace import Task
 
 app = typer.Typer(
@@ -155,14 +156,10 @@ def record(
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
     chosen, where = _tasks_and_source(tasks, nudge, conditions)
     if base_url:
-        from trace_probe.model.endpoint import Patience
-        from trace_probe.model.tokenizer import load_tokenizer
-        from trace_probe.recording.served import Served, record_at
+        from trace_probe.recording.served import record_at
         from trace_probe.trace import Sampling
 
-        patience = Patience(concurrency=concurrency, per_minute=per_minute)
-        ids = load_tokenizer(tokenizer) if tokenizer else None
-        served = Served(model, tuple(base_url), json_object(extra), ids, patience)
+        served = _served(model, base_url, extra, tokenizer, (concurrency, per_minute))
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
     else:
@@ -189,6 +186,23 @@ def record(
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
     show_result(asdict(report), text, as_json=as_json)
+
+
+def _served(
+    model: str,
+    urls: list[str],
+    extra: str | None,
+    tokenizer: str | None,
+    patience: tuple[int, int | None],
+) -> "Served":
+    """Return the servers that the options mean."""
+    from trace_probe.model.endpoint import Patience
+    from trace_probe.model.tokenizer import load_tokenizer
+    from trace_probe.recording.served import Served
+
+    ids = load_tokenizer(tokenizer) if tokenizer else None
+    asking = Patience(concurrency=patience[0], per_minute=patience[1])
+    return Served(model, tuple(urls), json_object(extra), ids, asking)
 
 
 def _tasks_and_source(
