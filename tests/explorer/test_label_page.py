@@ -59,7 +59,10 @@ def test_a_label_speaks_of_its_marks_and_is_silent_where_it_cannot_tell() -> Non
 
 
 def test_agreement_leaves_the_unsure_out() -> None:
-    one = {("early", 8): said(0, 8, "says"), ("early", 2): said(0, 2, "neither")}
+    one: dict[tuple[str, int | None], Annotation] = {
+        ("early", 8): said(0, 8, "says"),
+        ("early", 2): said(0, 2, "neither"),
+    }
     other = {**one, ("early", 2): said(0, 2, "neither"), ("early", 3): said(0, 3, "unsure")}
     found = between(one, other, ROWS)
     assert (found.estimate, found.n) == (1.0, 2)

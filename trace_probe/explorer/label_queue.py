@@ -13,9 +13,9 @@ from trace_probe.labelling.annotations import Annotation
 
 QueueName = Literal["near threshold", "disagreement", "random"]
 QUEUES: dict[QueueName, str] = {
+    "random": "A seeded draw from all sentences: the audit that the others cannot give.",
     "near threshold": "Reasoning sentences whose risk lies nearest to the threshold.",
     "disagreement": "Sentences where the detector and the label contradict each other.",
-    "random": "A seeded draw from all sentences: the audit that the others cannot give.",
 }
 LENGTH = 200
 

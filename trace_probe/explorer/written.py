@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TEXT_DETECTOR = "words alone (TF-IDF)"
 TEXT_PENALTY = 10.0
 MOST_TEXTS = 200
+NO_PROMPT = "(no prompt given)"
 
 Scores = NDArray[np.floating]
 
@@ -44,7 +45,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Pasted:
-    """What was pasted: the prompt may be empty, the rest is what a model wrote."""
+    """What was pasted: a prompt, or `NO_PROMPT` in its place, and what a model wrote."""
 
     prompt: str
     reasoning: str
@@ -52,7 +53,8 @@ class Pasted:
 
     def jsonl(self) -> bytes:
         """Return it as one line of a file of transcripts."""
-        return json.dumps(vars(self), ensure_ascii=False).encode()
+        fields = {**vars(self), "prompt": self.prompt.strip() or NO_PROMPT}
+        return json.dumps(fields, ensure_ascii=False).encode()
 
 
 def transcripts(content: bytes) -> Iterator[tuple[Trace, Label | None]]:
@@ -116,6 +118,9 @@ def score_with_probe(
 
 def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Trace:
     """Return a transcript as the trace that a model would have left, in its own tokens.
+
+    A transcript does not tell which white space stood between thought and close tag, so the
+    score of the last thought may differ from that of the model's own text.
 
     Raises:
         TraceError: it is longer than the model's context.

@@ -6,6 +6,7 @@ import streamlit as st
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
+from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, no_traces, problem, runs
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.loading import Loaded, load_run
@@ -58,10 +59,6 @@ class Side:
 def adopt() -> None:
     """Set the widgets to what a link asks for."""
     asked = sidebar.arrival() or {}
-    if asked.get("pair") in KINDS:
-        st.session_state[KIND_KEY] = asked["pair"]
-    if asked.get("align") in ALIGNMENTS:
-        st.session_state[ALIGN_KEY] = asked["align"]
     for key, name in ((FIRST_KEY, "a"), (SECOND_KEY, "b")):
         if asked.get(name):
             st.session_state[key] = asked[name]
@@ -227,14 +224,9 @@ if not shown.rows:
     no_traces()
 adopt()
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    kind = str(
-        st.segmented_control(
-            "What differs", list(KINDS), default=OUTCOME, required=True, key=KIND_KEY
-        )
-    )
-    align: Align = st.segmented_control(
-        "Aligned at", list(ALIGNMENTS), default="start", required=True, key=ALIGN_KEY
-    )
+    link = sidebar.arrival() or {}
+    kind = choose_one("What differs", list(KINDS), key=KIND_KEY, asked=link.get("pair"))
+    align = choose_one("Aligned at", ALIGNMENTS, key=ALIGN_KEY, asked=link.get("align"))
 st.caption(KINDS[kind])
 pairs, *sides = pairs_of(shown, kind)
 link = {"pair": kind, "align": align}

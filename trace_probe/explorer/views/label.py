@@ -8,6 +8,7 @@ import streamlit as st
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
+from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, no_traces, problem
 from trace_probe.explorer.label_queue import (
     QUEUES,
@@ -61,16 +62,14 @@ class Asked:
 def setup(shown: Current) -> Asked:
     """Draw who judges, what is asked, and whether blind."""
     asked = sidebar.arrival() or {}
-    if asked.get("queue") in QUEUES:
-        st.session_state[QUEUE_KEY] = asked["queue"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input("Your name", key=NAME_KEY, placeholder="letters, digits", width=180)
-        chosen: QueueName = st.segmented_control(
-            "What to ask", list(QUEUES), default="random", required=True, key=QUEUE_KEY
+        chosen: QueueName = choose_one(
+            "What to ask", list(QUEUES), key=QUEUE_KEY, asked=asked.get("queue")
         )
+        st.session_state.setdefault(BLIND_KEY, True)
         blind = st.toggle(
             "Blind",
-            value=True,
             key=BLIND_KEY,
             help="Hides risk and label until you have given your verdict.",
         )

@@ -4,6 +4,7 @@ import streamlit as st
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
+from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, problem, root
 from trace_probe.explorer.models import probe, probes, resident
 from trace_probe.explorer.panels import Frame, panel
@@ -99,7 +100,7 @@ def watching() -> None:
     """Take the next tokens and draw them, several times a second while the model writes."""
     watched: Watched = st.session_state[WATCHED_KEY]
     if watched.running:
-        pace = PACES[st.session_state.get(PACE_KEY) or "readable"]
+        pace = PACES[st.session_state[PACE_KEY]]
         watched.advance(tokens=pace, seconds=TICK_S)
     if watched.running and watched.alarm is not None and st.session_state.get(HALT_KEY):
         watched.stop()
@@ -119,7 +120,7 @@ if not there:
     end_page()
 with st.container(horizontal=True, vertical_alignment="bottom"):
     name = st.selectbox("Probe", list(there), key=PROBE_KEY, format_func=visible, width=260)
-    st.segmented_control("Pace", list(PACES), default="readable", required=True, key=PACE_KEY)
+    choose_one("Pace", list(PACES), key=PACE_KEY)
     st.toggle("Stop at the alarm", key=HALT_KEY)
 try:
     saved = probe(there[name])

@@ -5,6 +5,7 @@ import streamlit as st
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.atlas import COLOURINGS, HEIGHT, Point, chart, chosen, grouped, points
+from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, no_traces, problem
 from trace_probe.explorer.links import open_trace
 from trace_probe.probing.sentence_map import SentenceMap, mapped_layers, read_map
@@ -32,20 +33,15 @@ def no_map(shown: Current) -> None:
 def pick(shown: Current, layers: list[int]) -> tuple[SentenceMap, str]:
     """Draw the choices and return the map and its colouring."""
     asked = sidebar.arrival() or {}
-    if asked.get("colour") in COLOURINGS:
-        st.session_state[COLOUR_KEY] = asked["colour"]
-    if asked.get("map", "").isdigit() and int(asked["map"]) in layers:
-        st.session_state[LAYER_KEY] = int(asked["map"])
-    if st.session_state.get(LAYER_KEY) not in layers:
-        st.session_state[LAYER_KEY] = layers[-1]
+    wanted = int(asked["map"]) if asked.get("map", "").isdigit() else None
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        colouring = st.segmented_control(
-            "Coloured by", list(COLOURINGS), default="risk", required=True, key=COLOUR_KEY
+        colouring = choose_one(
+            "Coloured by", list(COLOURINGS), key=COLOUR_KEY, asked=asked.get("colour")
         )
-        layer = st.segmented_control("Layer", layers, required=True, key=LAYER_KEY)
-    sidebar.publish(shown.view(), {"colour": str(colouring), "map": str(layer)})
+        layer = choose_one("Layer", layers[::-1], key=LAYER_KEY, asked=wanted)
+    sidebar.publish(shown.view(), {"colour": colouring, "map": str(layer)})
     try:
-        return read_map(shown.run.path, int(layer)), str(colouring)
+        return read_map(shown.run.path, layer), colouring
     except TraceProbeError as error:
         problem("This map cannot be read", str(error))
         end_page()
@@ -112,7 +108,7 @@ event = st.echarts_chart(
     alt="; ".join(f"{name}: {len(members)} sentences" for name, members in named.items()),
 )
 st.caption(CAUTION)
-region = chosen(groups, event.selection.selected)
+region = chosen(groups, event["selection"]["selected"])
 if region:
     show_texts(shown, region)
 else:

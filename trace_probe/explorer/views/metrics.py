@@ -16,6 +16,7 @@ from trace_probe.explorer.charts import (
     shares,
     trade_off,
 )
+from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import (
     Current,
     current,
@@ -333,19 +334,10 @@ if report is None:
     end_page()
 facts(report)
 asked = (sidebar.arrival() or {}).get("tab")
-if asked in TABS:
-    st.session_state[TAB_KEY] = asked
-tab = st.segmented_control(
-    "Part of the report",
-    list(TABS),
-    default="Baselines",
-    required=True,
-    key=TAB_KEY,
-    label_visibility="collapsed",
-)
-sidebar.publish(shown.view(), {"tab": str(tab)})
+tab = choose_one("Part of the report", list(TABS), key=TAB_KEY, asked=asked, show_label=False)
+sidebar.publish(shown.view(), {"tab": tab})
 if own_threshold() is not None:
     st.warning("The figures hold for the calibrated threshold, not for the one set at the left.")
-TABS[str(tab)](shown, report)
+TABS[tab](shown, report)
 with st.expander("Report as JSON"):
     st.code(visible(json.dumps(report, indent=1, ensure_ascii=False)), language=None)

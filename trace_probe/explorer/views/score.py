@@ -41,7 +41,9 @@ def brought() -> bytes | None:
     with st.form("score_form", border=True):
         left, right = st.columns(2, gap="large")
         with left:
-            prompt = st.text_area("Prompt", height=80, placeholder="optional")
+            prompt = st.text_area(
+                "Prompt", height=80, placeholder="optional, but the model reads it too"
+            )
             reasoning = st.text_area("Reasoning", height=170, placeholder="what the model thought")
             answer = st.text_area("Answer", height=80, placeholder="optional")
         with right:

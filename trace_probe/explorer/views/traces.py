@@ -5,6 +5,7 @@ from typing import Any
 import streamlit as st
 
 from trace_probe.explorer import sidebar
+from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
 from trace_probe.explorer.filters import ORDERS, Filters
 from trace_probe.explorer.links import open_trace
@@ -67,9 +68,7 @@ def choose(shown: Current) -> Filters:
             disabled=not shown.run.labels,
             format_func=lambda name: f"{name} {sum(map(QUICK_VIEWS[name], shown.rows))}",
         )
-        by = st.segmented_control(
-            "Sort by", list(ORDERS), default="risk", required=True, key=SORT_KEY
-        )
+        by = choose_one("Sort by", ORDERS, key=SORT_KEY)
     varying = [facet for facet in FACETS if len(choices(shown.rows, facet)) > 1]
     words, *boxes = st.columns(len(varying) + 1)
     text = words.text_input("Task or id", key=WORDS_KEY, placeholder="part of its name")
