@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from explorer.conftest import make_run
-from explorer.planted import DETECTOR, HOSTILE, RISKY, THRESHOLD
+from explorer.planted import DETECTOR, HOSTILE, RISKY, THRESHOLD, make_trace
 from trace_probe.labels import Label
-from trace_probe.store import Store
+from trace_probe.store import Manifest, Store
 
 APP = Path(__file__).parents[2] / "app.py"
 VIEWS = APP.parent / "trace_probe" / "explorer" / "views"
@@ -127,6 +127,19 @@ def test_a_list_without_rows_blames_the_strictest_filter(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("traces", view="Missed", outcome="harmless")
     assert "the quick view removes 6 of 7" in words(app)
+
+
+def test_a_long_list_comes_in_pages(traces: Path) -> None:
+    store = Store.create(traces / "run", Manifest(model="m"))
+    with store.writing():
+        for number in range(205):
+            store.add(make_trace(["One."], ["Two."], name=f"t{number:03}"))
+    app = open_page("traces")
+    assert len(app.dataframe[0].value) == 200
+    assert "205 of 205 traces" in words(app)
+    app.session_state["traces_page"] = 2
+    app.run()
+    assert len(app.dataframe[0].value) == 5
 
 
 def test_the_sentence_at_the_alarm_is_in_the_list(traces: Path) -> None:

@@ -1,5 +1,7 @@
 """Text of one's own under a probe, and a generation under watch, on the committed demo."""
 
+import json
+import shutil
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -83,6 +85,23 @@ def test_the_page_reads_pasted_text_with_the_probe(demo: Store) -> None:
     assert not app.error
     assert app.get("bidi_component")
     assert len(demo) == len(Store(DEMO))
+
+
+def test_a_probe_of_another_tokenizer_is_refused_and_both_are_named(
+    demo: Store, traces: Path
+) -> None:
+    folder = traces.parent / "probes" / "foreign"
+    shutil.copytree(PROBE, folder)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    (folder / "card.json").write_text(
+        json.dumps({**card, "tokenizer": "0000000000000000"}), encoding="utf-8"
+    )
+    make_run("planted", traces / "run")
+    app = paste(open_page("score"), "It will not do.")
+    assert not app.exception
+    assert "This cannot be scored" in words(app)
+    assert "0000000000000000" in words(app)
+    assert demo.manifest.tokenizer in words(app)
 
 
 def test_without_a_model_the_words_are_offered_and_said_to_be_words(traces: Path) -> None:
