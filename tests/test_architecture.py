@@ -18,7 +18,7 @@ PIPELINE = (
     *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling"),
     *("probing", "evaluation", "training", "monitor", "emergence"),
-    *("organism", "study", "bench", "demo", "explorer", "commands"),
+    *("organism", "study", "demo", "explorer", "bench", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""
 

@@ -225,18 +225,19 @@ def reliability(bins: Sequence[tuple[float, Figure]]) -> dict[str, Any]:
 
 def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> dict[str, Any]:
     """Return mean risk by sentences from the one that says it, a line and a band a group."""
-    values = [
-        {"group": name, "offset": offset, "y": f.estimate, "lower": f.lower, "upper": f.upper}
-        for name, points in curves.items()
-        for offset, f in points
-        if f.known
-    ]
+    values = _points(curves)
     names = list(curves)
     colour = {
         "field": "group",
         "type": "nominal",
         "scale": {"domain": names, "range": [WARM, GREY][: len(names)]},
         "legend": {"orient": "top", "title": None},
+    }
+    dash = {
+        "field": "group",
+        "type": "nominal",
+        "scale": {"domain": names, "range": [[1, 0], DASHES][: len(names)]},
+        "legend": None,
     }
     x = {
         "field": "offset",
@@ -256,15 +257,7 @@ def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> dict[str, An
             },
             {
                 "mark": {"type": "line", "point": {"filled": True, "size": 50}},
-                "encoding": {
-                    "y": {"field": "y", **y},
-                    "strokeDash": {
-                        "field": "group",
-                        "type": "nominal",
-                        "scale": {"domain": names, "range": [[1, 0], DASHES][: len(names)]},
-                        "legend": None,
-                    },
-                },
+                "encoding": {"y": {"field": "y", **y}, "strokeDash": dash},
             },
             {
                 "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY, "aria": False},
@@ -272,3 +265,12 @@ def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> dict[str, An
             },
         ],
     }
+
+
+def _points(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> list[dict[str, Any]]:
+    return [
+        {"group": name, "offset": offset, "y": f.estimate, "lower": f.lower, "upper": f.upper}
+        for name, points in curves.items()
+        for offset, f in points
+        if f.known
+    ]

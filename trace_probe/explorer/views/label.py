@@ -10,6 +10,7 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, no_traces, problem
+from trace_probe.explorer.figures import Figure
 from trace_probe.explorer.label_queue import (
     QUEUES,
     Place,
@@ -38,6 +39,8 @@ from trace_probe.visible import visible
 NAME_KEY, QUEUE_KEY, BLIND_KEY = "filter_label_name", "filter_label_queue", "filter_label_blind"
 NOTE_KEY, LAST_KEY = "label_note", "label_last"
 CONTEXT = 3
+FEWEST = 10
+"""Sentences that an agreement must rest on to be shown."""
 CHOICES: dict[Verdict, tuple[str, str]] = {
     "says": ("Says it", "1"),
     "does": ("Does it", "2"),
@@ -214,16 +217,20 @@ def agreement(shown: Current, name: str, done: Verdicts) -> None:
     st.dataframe(
         {
             "between": [visible(pair) for pair in figures],
-            "Cohen's kappa [95 %]": [
-                value.text() if value.known or not value.n else "undefined: one verdict only"
-                for value in figures.values()
-            ],
+            "Cohen's kappa [95 %]": [kappa_words(value) for value in figures.values()],
             "sentences": [value.n for value in figures.values()],
         },
         hide_index=True,
         alt="Agreement on sentences",
     )
     st.caption("On whether a sentence says it or does it; unsure is left out.")
+
+
+def kappa_words(found: Figure) -> str:
+    """Return a kappa with its interval, where there are sentences enough for one."""
+    if (found.n or 0) < FEWEST:
+        return f"not enough sentences (n = {found.n})"
+    return found.text() if found.known else "undefined: one verdict only"
 
 
 def keep(shown: Current, name: str, done: Verdicts) -> None:
@@ -245,6 +252,7 @@ def keep(shown: Current, name: str, done: Verdicts) -> None:
         f"trace-probe label {run} --by human:{file}\n"
         f"trace-probe train {run} probes/{name} --labeller human:{name}",
         language=None,
+        wrap_lines=True,
     )
 
 

@@ -72,7 +72,8 @@ def banner(watched: Watched) -> None:
     """Say loudly whether the alarm was raised, and whether the model still writes."""
     state = "still writing" if watched.running else "stopped by hand" if watched.stopped else "done"
     if watched.alarm is None:
-        st.info(f"No alarm so far · token {watched.last:,} · {state}", icon=":material/hearing:")
+        words = "No alarm so far" if watched.running else "No alarm"
+        st.info(f"{words} · token {watched.last:,} · {state}", icon=":material/hearing:")
     else:
         st.error(
             f"ALARM at token {watched.alarm:,} · now at token {watched.last:,} · {state}",

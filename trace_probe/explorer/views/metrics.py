@@ -37,9 +37,9 @@ from trace_probe.explorer.figures import (
     notes,
     number,
 )
+from trace_probe.explorer.heldout import FEWEST, unseen
 from trace_probe.explorer.heldout import reliability as bins_of
 from trace_probe.explorer.heldout import trade_off as trade_off_of
-from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.words import alarm_share
 from trace_probe.visible import visible
@@ -154,12 +154,17 @@ def near(report: Report) -> None:
         for name, key in groups.items()
     }
     st.vega_lite_chart(approach(curves), alt="Mean risk by sentences from the one that says it")
-    first = raw.get("emergence")
-    st.text(
-        "No sentence before it is said tells the two apart."
-        if first is None
-        else f"The two are told apart from {-first} sentences before it is said."
-    )
+    st.text(told_apart(raw.get("emergence"), dict(curves["acted"])))
+
+
+def told_apart(first: object, acted: dict[int, Figure]) -> str:
+    """Return from when the two groups are told apart, unless on too few traces to say so."""
+    if not isinstance(first, int):
+        return "No sentence before it is said tells the two apart."
+    n = acted[first].n if first in acted else None
+    if (n or 0) < FEWEST:
+        return f"The bands part {-first} sentences before it is said, on {n} traces: too few."
+    return f"The two are told apart from {-first} sentences before it is said."
 
 
 def false_alarms(shown: Current, report: Report) -> None:
