@@ -38,6 +38,7 @@ from trace_probe.statistics.metrics import (
     resample,
     running_maxima,
     score_rows,
+    scores_held,
     within_prompt,
 )
 from trace_probe.trace import Trace
@@ -103,7 +104,7 @@ def efficiency(
     points = points_of(one for trace in asked.traces for one in drawn[trace.id])
     rows = {name: score_rows(cohort, scores) for name, scores in detectors.items()}
     flat = {PROMPT_ONLY: _carried(at_prompt(points, asked.traces), cohort)}
-    held = flat | {name: _held(each) for name, each in rows.items()}
+    held = flat | {name: scores_held(each) for name, each in rows.items()}
     maxima = flat | {name: running_maxima(each) for name, each in rows.items()}
     known = _known(asked.known(), points, cohort)
     weights = resample(cohort.n_tasks, seed=seed)
@@ -123,14 +124,6 @@ def efficiency(
 def _part(cohort: Cohort, part: float) -> Index:
     sentences: Index = np.floor(part * cohort.length + 1e-9).astype(np.intp)
     return sentences
-
-
-def _held(rows: Values) -> Values:
-    """Return (trace, k) of the score that a detector holds after k sentences, -inf before any."""
-    found = np.full((len(rows), rows.shape[1] + 1), -np.inf)
-    for k in range(rows.shape[1]):
-        found[:, k + 1] = np.where(np.isnan(rows[:, k]), found[:, k], rows[:, k])
-    return found
 
 
 def _carried(prompt: Mapping[str, OraclePoint], cohort: Cohort) -> Values:
