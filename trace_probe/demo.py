@@ -36,7 +36,7 @@ class DemoPlan:
     samples: int = 8
     """Traces of each scenario, so that prompts are compared within themselves."""
     hard_negatives: int = 120
-    benign: int = 800
+    benign: int = 1500
     layers: tuple[int, ...] | None = None
     """Blocks to record; None means all of a shallow model."""
 

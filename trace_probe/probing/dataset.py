@@ -353,8 +353,9 @@ def split_tasks(
 def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) -> Split:
     """Split test and hard-negative tasks in two and benign tasks in three.
 
-    A fifth of the benign tasks is learned from, so that harmless reasoning is not foreign to
-    the probe; half of them sets the threshold; the others measure it.
+    Two fifths of the benign tasks are learned from, since a threshold for one alarm in a hundred
+    harmless traces is set by their rarest sentences, and a probe has to have met such; 36 %
+    set the threshold; the others measure it.
 
     Raises:
         ProbeError: two traces disagree on the role of a task.
@@ -369,8 +370,8 @@ def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) 
     }
     train, held = split_tasks(of_role["test"], test, seed)
     hard_train, hard_held = split_tasks(of_role["hard-negative"], test, seed)
-    benign, benign_train = split_tasks(of_role["benign"], 0.2, seed)
-    calibration, benign_held = split_tasks(benign, 0.375, seed)
+    benign, benign_train = split_tasks(of_role["benign"], 0.4, seed)
+    calibration, benign_held = split_tasks(benign, 0.4, seed)
     return Split(train + hard_train + benign_train, calibration, held + hard_held + benign_held)
 
 
