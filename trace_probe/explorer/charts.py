@@ -65,7 +65,7 @@ def forest(
 
 def _rule(channel: str, at: float, axis: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY},
+        "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY, "aria": False},
         "encoding": {channel: {"datum": at, **axis}},
     }
 
@@ -267,7 +267,7 @@ def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> dict[str, An
                 },
             },
             {
-                "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY},
+                "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY, "aria": False},
                 "encoding": {"x": {"datum": 0, "type": "quantitative"}, "color": {"value": GREY}},
             },
         ],

@@ -59,7 +59,7 @@ def panel(row: Row, frame: Frame) -> dict[str, Any]:
         layers.append(
             {
                 "data": {"values": [{"y": row.threshold}]},
-                "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY},
+                "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY, "aria": False},
                 "encoding": {"y": {"field": "y", **y}},
             }
         )
