@@ -17,7 +17,7 @@ PIPELINE = (
     *("errors", "visible", "files", "statistics", "trace", "activations", "labels", "store"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling", "emergence"),
     *("probing", "evaluation", "training", "monitor"),
-    *("organism", "study", "bench", "demo", "explorer", "commands"),
+    *("organism", "study", "demo", "explorer", "bench", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""
 

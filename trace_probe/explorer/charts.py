@@ -256,19 +256,21 @@ def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> dict[str, An
             },
             {
                 "mark": {"type": "line", "point": {"filled": True, "size": 50}},
-                "encoding": {
-                    "y": {"field": "y", **y},
-                    "strokeDash": {
-                        "field": "group",
-                        "type": "nominal",
-                        "scale": {"domain": names, "range": [[1, 0], DASHES][: len(names)]},
-                        "legend": None,
-                    },
-                },
+                "encoding": {"y": {"field": "y", **y}, "strokeDash": _dashes(names)},
             },
             {
                 "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY, "aria": False},
                 "encoding": {"x": {"datum": 0, "type": "quantitative"}, "color": {"value": GREY}},
             },
         ],
+    }
+
+
+def _dashes(names: list[str]) -> dict[str, Any]:
+    """Return the cue beside colour by which two groups are told apart."""
+    return {
+        "field": "group",
+        "type": "nominal",
+        "scale": {"domain": names, "range": [[1, 0], DASHES][: len(names)]},
+        "legend": None,
     }
