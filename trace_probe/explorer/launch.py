@@ -18,6 +18,7 @@ SETTINGS = {
     "theme.metricValueFontSize": "1.5rem",
     "theme.light.primaryColor": "#0072B2",
     "theme.light.textColor": "#0D0C0B",
+    "theme.light.codeTextColor": "#0D0C0B",
     "theme.dark.primaryColor": "#56B4E9",
 }
 """As in the checkout's ``.streamlit/config.toml``, which an installed package does not have."""
