@@ -43,6 +43,9 @@ from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
+    from trace_probe.model.endpoint import Patience
+    from trace_probe.recording.plan import RecordReport
+    from trace_probe.recording.served import Served
     from trace_probe.trace import Task
 
 app = typer.Typer(
@@ -151,13 +154,11 @@ def record(
     chosen, where = _tasks_and_source(tasks, nudge, conditions)
     if base_url:
         from trace_probe.model.endpoint import Patience
-        from trace_probe.model.tokenizer import load_tokenizer
-        from trace_probe.recording.served import Served, record_at
+        from trace_probe.recording.served import record_at
         from trace_probe.trace import Sampling
 
         patience = Patience(concurrency=concurrency, per_minute=per_minute)
-        ids = load_tokenizer(tokenizer) if tokenizer else None
-        served = Served(model, tuple(base_url), json_object(extra), ids, patience)
+        served = _served(model, base_url, extra, tokenizer, patience)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
     else:
@@ -179,11 +180,25 @@ def record(
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     room = Store(run).manifest.sampling.max_new_tokens
-    text = (
-        f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
+    show_result(asdict(report), f"{run}: {_told(report, room)}", as_json=as_json)
+
+
+def _told(report: "RecordReport", room: int) -> str:
+    return (
+        f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
-    show_result(asdict(report), text, as_json=as_json)
+
+
+def _served(
+    model: str, urls: list[str], extra: str | None, tokenizer: str | None, patience: "Patience"
+) -> "Served":
+    """Return what the options say of a model that servers have."""
+    from trace_probe.model.tokenizer import load_tokenizer
+    from trace_probe.recording.served import Served
+
+    ids = load_tokenizer(tokenizer) if tokenizer else None
+    return Served(model, tuple(urls), json_object(extra), ids, patience)
 
 
 def _tasks_and_source(
