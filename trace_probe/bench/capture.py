@@ -29,7 +29,7 @@ class CapturePlan:
     layers: int = 8
     width: int = 512
     traces: int = 4
-    tokens: int = 256
+    tokens: int = 384
     repeats: int = 5
     long_tokens: int = 8192
     """Of one trace that TransformerLens reads too; on `few_layers` blocks."""
@@ -84,7 +84,7 @@ class CaptureBench:
     def memory_ratios(self) -> dict[str, float]:
         """Return the peak of the longest trace over that of the shortest, by family."""
         return {
-            family: peaks[max(peaks)] / peaks[min(peaks)]
+            family: peaks[max(peaks)] / max(peaks[min(peaks)], 1)
             for family, peaks in self.peak_bytes.items()
         }
 

@@ -36,7 +36,7 @@ def capture(
     layers: Annotated[int, typer.Option(min=4, help="Blocks of the network.")] = 8,
     width: Annotated[int, typer.Option(min=64)] = 512,
     traces: Annotated[int, typer.Option(min=1)] = 4,
-    tokens: Annotated[int, typer.Option(min=16, help="Of each trace.")] = 256,
+    tokens: Annotated[int, typer.Option(min=16, help="Of each trace.")] = 384,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     long_tokens: Annotated[int, typer.Option(min=16)] = 8192,
     most_tokens: Annotated[int, typer.Option(min=16, help="For memory, against 2048.")] = 16384,

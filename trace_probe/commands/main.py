@@ -45,6 +45,8 @@ from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
+    from trace_probe.model.endpoint import Patience
+    from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
     from trace_probe.trace import Task
 
@@ -156,10 +158,12 @@ def record(
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
     chosen, where = _tasks_and_source(tasks, nudge, conditions)
     if base_url:
+        from trace_probe.model.endpoint import Patience
         from trace_probe.recording.served import record_at
         from trace_probe.trace import Sampling
 
-        served = _served(model, base_url, extra, tokenizer, (concurrency, per_minute))
+        patience = Patience(concurrency=concurrency, per_minute=per_minute)
+        served = _served(model, base_url, extra, tokenizer, patience)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
     else:
@@ -181,28 +185,25 @@ def record(
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     room = Store(run).manifest.sampling.max_new_tokens
-    text = (
-        f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
+    show_result(asdict(report), f"{run}: {_told(report, room)}", as_json=as_json)
+
+
+def _told(report: "RecordReport", room: int) -> str:
+    return (
+        f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
-    show_result(asdict(report), text, as_json=as_json)
 
 
 def _served(
-    model: str,
-    urls: list[str],
-    extra: str | None,
-    tokenizer: str | None,
-    patience: tuple[int, int | None],
+    model: str, urls: list[str], extra: str | None, tokenizer: str | None, patience: "Patience"
 ) -> "Served":
-    """Return the servers that the options mean."""
-    from trace_probe.model.endpoint import Patience
+    """Return what the options say of a model that servers have."""
     from trace_probe.model.tokenizer import load_tokenizer
     from trace_probe.recording.served import Served
 
     ids = load_tokenizer(tokenizer) if tokenizer else None
-    asking = Patience(concurrency=patience[0], per_minute=patience[1])
-    return Served(model, tuple(urls), json_object(extra), ids, asking)
+    return Served(model, tuple(urls), json_object(extra), ids, patience)
 
 
 def _tasks_and_source(

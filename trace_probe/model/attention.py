@@ -9,7 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 NAME = "trace_probe_blockwise"
-KEYS = 1024
+KEYS = 512
 """Keys of a block."""
 
 
