@@ -17,17 +17,20 @@ PIPELINE = (
     *("errors", "visible", "files", "execution", "statistics", "trace", "activations", "labels"),
     *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling", "emergence"),
-    *("probing", "evaluation", "training", "monitor"),
+    *("probing", "evaluation", "training", "monitor", "serving"),
     *("organism", "study", "bench", "demo", "explorer", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""
 
 HOMES = {
-    "torch": ("model", "organism"),
-    "transformers": ("model", "organism"),
+    "torch": ("model", "organism", "monitor.stopping"),
+    "transformers": ("model", "organism", "monitor.stopping"),
     "trl": ("organism",),
     "transformer_lens": ("model",),
-    "openai": ("model.endpoint",),
+    "openai": ("model.endpoint", "bench.serve"),
+    "fastapi": ("serving",),
+    "uvicorn": ("serving",),
+    "prometheus_client": ("serving",),
     "inspect_ai": ("interop.inspect_log",),
     "ray": ("execution.cluster",),
     "typer": ("commands",),
@@ -102,9 +105,9 @@ def test_heavy_packages_are_imported_at_home_only() -> None:
 
 
 def reaches_model(name: str) -> bool:
-    """Return whether importing a module imports `model.local` other than lazily."""
+    """Return whether importing a module imports torch's home other than lazily."""
     top = ast.Module([n for n in trees()[name].body if not isinstance(n, ast.FunctionDef)], [])
-    return name == "model.local" or any(reaches_model(other) for other in ours(top))
+    return name in {"model.local", "model.tap"} or any(reaches_model(other) for other in ours(top))
 
 
 def test_all_but_what_runs_a_model_can_be_imported_without_torch() -> None:

@@ -15,6 +15,7 @@ from trace_probe.commands.bench import bench
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
+from trace_probe.commands.monitoring import monitoring
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
@@ -51,6 +52,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(store_commands, name="store")
 app.add_typer(interchange)
 app.add_typer(judging)
+app.add_typer(monitoring)
 app.add_typer(evidence)
 
 
@@ -210,28 +212,6 @@ def train(
         f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
-
-
-@app.command()
-def flag(
-    run: Run,
-    probe: Probe,
-    threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
-    fail_on_alarm: Annotated[
-        bool, typer.Option("--fail-on-alarm", help="Exit with 1 if any trace is flagged.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List the risky traces of a run with the sentence of the alarm, riskiest first."""
-    from trace_probe.monitor.flagging import flag as flag_run
-    from trace_probe.monitor.flagging import format_flags
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
-
-    flags = flag_run(Store(run), load_probe(probe), threshold=threshold)
-    show_result(asdict(flags), format_flags(flags), as_json=as_json)
-    if fail_on_alarm and flags.alarms:
-        raise typer.Exit(1)
 
 
 @app.command()

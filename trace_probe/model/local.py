@@ -1,7 +1,7 @@
 """The only module that knows torch and transformers: ids and NumPy arrays go in and out."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from transformers import (
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
+from trace_probe.model.tap import Consume, find_blocks, tapped
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -96,8 +97,8 @@ class Model:
         self._chat = chat
         self._network = network.eval().requires_grad_(False)
         self._base = network.get_decoder()
-        self._blocks = _find_blocks(self._base, self.n_layers, name)
-        self._stops = _stop_tokens(network, tokenizer)
+        self._blocks = find_blocks(network, name)
+        self._stops = stop_tokens(network, tokenizer)
         pad = tokenizer.pad_token_id
         self._pad_id = int(pad) if pad is not None else min(self._stops, default=0)
         # A hub model's own generation config (repetition penalty, top-k, ...) would change the
@@ -113,6 +114,18 @@ class Model:
             ModelError: the chat template refuses these messages.
         """
         return list(self._chat.encode(self._chat.prompt(task)))
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the token ids of a conversation, up to where the model starts to write.
+
+        Raises:
+            ModelError: the chat template refuses these messages.
+        """
+        return list(self._chat.encode(self._chat.conversation(messages)))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, special tokens only where it spells them."""
+        return self._chat.encode(text)
 
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
@@ -206,7 +219,7 @@ class Model:
             if layer == max(layers):
                 raise _DeepEnough
 
-        with self._tapped(layers, pool), contextlib.suppress(_DeepEnough):
+        with tapped(self._blocks, layers, pool), contextlib.suppress(_DeepEnough):
             self._base(input_ids=ids, attention_mask=mask, use_cache=False)
         return torch.stack([held[layer] for layer in layers]).numpy()
 
@@ -222,14 +235,39 @@ class Model:
             ModelError: a layer does not exist, or the context is too short.
         """
         self._check_layers(layers)
+        held: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int, hidden: torch.Tensor) -> None:
+            held[layer] = hidden[0, -1].float().cpu()
+
+        for token, position, last in self.tokens(prompt, seed, sampling, layers, keep):
+            activation = torch.stack([held[layer] for layer in layers]).numpy()
+            yield StreamedToken(token, position, activation, last)
+
+    def tokens(
+        self,
+        prompt: Sequence[int],
+        seed: int,
+        sampling: Sampling,
+        layers: Sequence[int],
+        consume: Consume,
+    ) -> Generator[tuple[int, int, bool], None, None]:
+        """Yield id, position and whether it is the last of each token that the model has read.
+
+        As `stream`, but what the model holds stays where the model is: before each token is
+        yielded, `consume` gets the residual stream after each of `layers`.
+
+        Raises:
+            ModelError: the context is too short.
+        """
         self.check_room(len(prompt), sampling)
         processors = _processors(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
         ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
         for position in range(len(prompt) - 1, end + 1):
-            activation, logits = self._step(ids, cache, layers)
+            logits = self._step(ids, cache, layers, consume)
             last = position == end or (position >= len(prompt) and ids[-1] in self._stops)
-            yield StreamedToken(ids[-1], position, activation, last)
+            yield ids[-1], position, last
             if last:
                 return
             ids = [int(processors(None, logits).argmax())]
@@ -238,41 +276,14 @@ class Model:
     # whatever the consumer does between two tokens.
     @torch.inference_mode()
     def _step(
-        self,
-        ids: list[int],
-        cache: Cache,
-        layers: Sequence[int],
-    ) -> tuple[NDArray[np.float32], torch.Tensor]:
-        """Read ids behind a cache; return (layer, d_model) and the logits of the last one."""
-        held: dict[int, torch.Tensor] = {}
-
-        def keep(layer: int, hidden: torch.Tensor) -> None:
-            held[layer] = hidden[0, -1].float().cpu()
-
-        with self._tapped(layers, keep):
+        self, ids: list[int], cache: Cache, layers: Sequence[int], consume: Consume
+    ) -> torch.Tensor:
+        """Read ids behind a cache; return the logits of the last one."""
+        with tapped(self._blocks, layers, consume):
             read = torch.tensor([ids], device=self._network.device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        activation = torch.stack([held[layer] for layer in layers]).numpy()
-        return activation, output.logits[:, -1].float()
-
-    @contextlib.contextmanager
-    def _tapped(
-        self, layers: Sequence[int], consume: Callable[[int, torch.Tensor], None]
-    ) -> Iterator[None]:
-        """Hand the residual stream after each of `layers` to `consume`: (batch, token, d_model)."""
-
-        def tap(layer: int) -> Callable[..., None]:
-            def hook(_module: object, _inputs: object, output: object) -> None:
-                hidden = output[0] if isinstance(output, tuple) else output
-                assert isinstance(hidden, torch.Tensor)
-                consume(layer, hidden)
-
-            return hook
-
-        with contextlib.ExitStack() as hooks:
-            for layer in layers:
-                hooks.callback(self._blocks[layer].register_forward_hook(tap(layer)).remove)
-            yield
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
     def _padded(
         self, rows: Sequence[Sequence[int]], side: Literal["left", "right"]
@@ -338,15 +349,7 @@ def load_model(
     return Model(network.to(device), tokenizer, f"{shown}@{version[:8]}")
 
 
-def _find_blocks(base: torch.nn.Module, n_layers: int, name: str) -> torch.nn.ModuleList:
-    """Return the decoder blocks: the outermost list of modules as long as the model is deep."""
-    for module in base.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
-            return module
-    raise ModelError(f"{name} has no list of {n_layers} blocks to read activations from")
-
-
-def _stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that end a turn, for the model or for its chat template."""
     stops = network.generation_config.eos_token_id
     several = stops if isinstance(stops, list) else [stops]

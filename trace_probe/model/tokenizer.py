@@ -1,6 +1,6 @@
 """Prompts as token ids and ids as text, with or without the model at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -39,17 +39,28 @@ class ChatTokenizer:
         Raises:
             ModelError: the chat template refuses these messages.
         """
+        try:
+            return self.conversation(messages(task))
+        except ModelError as error:
+            raise ModelError(f"task {task.id}: {error}") from error
+
+    def conversation(self, turns: Sequence[Mapping[str, str]]) -> str:
+        """Return chat messages as text, up to where the model starts to write.
+
+        Raises:
+            ModelError: the chat template refuses these messages.
+        """
         from jinja2 import TemplateError
 
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    messages(task), tokenize=False, add_generation_prompt=True
+                    list(turns), tokenize=False, add_generation_prompt=True
                 )
             )
         except TemplateError as error:
             raise ModelError(
-                f"the chat template of {self.name} refuses task {task.id} ({error}): "
+                f"the chat template of {self.name} refuses this ({error}): "
                 f"if it has no system role, use tasks without a system message"
             ) from error
 
