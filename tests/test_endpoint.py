@@ -119,19 +119,16 @@ def lowest_and_highest(model: Any, seed: int) -> tuple[float, float]:
 
 
 def whole(server: Up, seed: int, **more: Any) -> dict[str, Any]:
-    answer = server.client().chat.completions.create(model=NAME, messages=ASK, seed=seed, **more)
-    return answer.model_dump()
+    create: Any = server.client().chat.completions.create
+    found: dict[str, Any] = create(model=NAME, messages=ASK, seed=seed, **more).model_dump()
+    return found
 
 
 def streamed(server: Up, seed: int, **more: Any) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Return the text by field and all chunks."""
-    options = {"include_usage": True}
-    chunks = [
-        chunk.model_dump()
-        for chunk in server.client().chat.completions.create(
-            model=NAME, messages=ASK, seed=seed, stream=True, stream_options=options, **more
-        )
-    ]
+    create: Any = server.client().chat.completions.create
+    more |= {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = [c.model_dump() for c in create(model=NAME, messages=ASK, seed=seed, **more)]
     text = {"reasoning_content": "", "content": ""}
     for chunk in chunks:
         for choice in chunk["choices"]:

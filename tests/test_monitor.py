@@ -10,7 +10,7 @@ from trace_probe.activations import pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Guard
 from trace_probe.monitor.rules import MAX
-from trace_probe.monitor.scorer import LiveScorer
+from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.dataset import ActivationMatrix, Corpus
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
 from trace_probe.store import Store
@@ -104,6 +104,39 @@ def test_the_alarm_comes_when_the_first_sentence_above_the_threshold_ends(
                 assert first == min(stop, len(trace) - 1)
                 alarmed += 1
     assert alarmed > 5
+
+
+def test_several_probes_on_several_layers_read_as_each_does_alone(
+    tiny: Callable[..., Any],
+) -> None:
+    from trace_probe.monitor.live import Monitor
+
+    model = tiny()
+    probes = [a_probe(model, 1e9, layer) for layer in (2, 0, 1, 0, 2)]
+    for number, saved in enumerate(probes):
+        saved.probe.coef_ = np.random.default_rng(number).standard_normal(32) / 6
+
+    def scores(*chosen: SavedProbe) -> list[tuple[float, ...]]:
+        watching = Monitor(model, chosen).watch(TASK, SAMPLING)
+        return [s.scores for reading in watching for s in reading.ended if s.scores]
+
+    together = scores(*probes)
+    assert together
+    for number, saved in enumerate(probes):
+        alone = [one for (one,) in scores(saved)]
+        assert np.allclose([row[number] for row in together], alone, atol=1e-6)
+
+
+def test_what_a_model_writes_cannot_move_the_cursor(tiny: Callable[..., Any]) -> None:
+    from trace_probe.monitor.display import Display
+
+    guard = Guard(a_probe(tiny()), MAX, 0.5)
+    evil = "\x1b[2J\u202egone"
+    ended = ScoredSentence(0, "reasoning", 0, 1, evil, (1.0,), (1.0,), ("p",))
+    reading = Reading(9, evil, "reasoning", 0, (1.0,), ("p",), (ended,))
+    shown = "".join(piece.text for piece in Display([guard]).show(reading))
+    assert not {"\x1b", "\u202e"} & set(shown)
+    assert "ALARM p (max): 1.000 >= 0.500" in shown
 
 
 def test_closing_a_watch_stops_the_model_and_leaves_no_hook(tiny: Callable[..., Any]) -> None:

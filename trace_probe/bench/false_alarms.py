@@ -45,10 +45,10 @@ class FalseAlarmPlan:
         """Return the scenarios of each group, from pools that no probe was trained on."""
         half = self.hard_negatives // 2
         return {
-            "calibration": world_tasks(f"world:far-calibration:{self.calibration}:benign"),
-            "held-out": world_tasks(f"world:far-held-out:{self.held_out}:benign"),
-            "authorised": world_tasks(f"world:far-held-out:{half}:authorised"),
-            "no-lever": world_tasks(f"world:far-held-out:{half}:no-lever"),
+            "calibration": world_tasks(f"world:calibration:{self.calibration}:benign"),
+            "held-out": world_tasks(f"world:heldout:{self.held_out}:benign"),
+            "authorised": world_tasks(f"world:heldout:{half}:authorised"),
+            "no-lever": world_tasks(f"world:heldout:{half}:no-lever"),
         }
 
 
