@@ -115,6 +115,9 @@ class GuardedModel:
                 yield part
             whole = True
             await self._finished(reply)
+        except Refusal:
+            whole = True  # it broke here; the client did not leave
+            raise
         finally:
             answer.stream.cancel()
             if not whole:
