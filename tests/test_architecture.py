@@ -104,6 +104,7 @@ def test_heavy_packages_are_imported_at_home_only() -> None:
     assert not strays
 
 
+@cache
 def reaches_model(name: str) -> bool:
     """Return whether importing a module imports torch's home other than lazily."""
     top = ast.Module([n for n in trees()[name].body if not isinstance(n, ast.FunctionDef)], [])
