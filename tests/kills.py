@@ -9,7 +9,9 @@ uninterrupted one, and the next road begins, until there have been enough kills.
 reader opens the run and compares every committed trace and its activations with the
 uninterrupted run; nothing that it has once seen may be gone.
 
-The model is loaded once and the children are forked, so that most kills fall into work.
+The children are forked from a process that has loaded all it needs, so that most kills fall
+into work. With --by model the traces are sampled from an organism, with --by hand they are made
+up, which is much quicker and goes the same way through the store.
 """
 
 import argparse
@@ -28,8 +30,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from runs import MANIFEST, fill, label_of
+
+from trace_probe.store import Store
+from trace_probe.upkeep.pack import pack
+from trace_probe.upkeep.verify import verify
+
 PHASES = ("capture", "label", "pack")
-SHARD = 60_000
+SHARD = 300
 
 
 def main() -> None:
@@ -37,23 +45,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--by", choices=("model", "hand"), default="model")
     sys.stdout.write(json.dumps(suffer(**vars(parser.parse_args()))) + "\n")
 
 
-def suffer(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+def suffer(folder: Path, kills: int, seed: int, by: str) -> dict[str, Any]:
     """Return what came of so many kills."""
-    import torch
-
-    from trace_probe.model.local import load_model
-    from trace_probe.world.scenario import world_tasks
-
-    torch.set_num_threads(1)
-    model, tasks = load_model("organism:rl-s0"), world_tasks("world:kills:12")
-    model.replay([[1, 2, 3]], [[span(0, 3)]], [0])  # whatever is made on first use
+    capture = sampling() if by == "model" else made_up
     lot, dealt, roads = random.Random(seed), Counter[str](), 0
 
     def road(run: Path) -> Callable[[Callable[[str], None]], None]:
-        return lambda say: walk(run, model, tasks, say)
+        return lambda say: walk(run, capture, say)
 
     whole = folder / "whole"
     seconds, died = child(road(whole), None, 0)
@@ -68,7 +70,7 @@ def suffer(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             phase = None if enough else lot.choices(PHASES, weights=(5, 1, 1))[0]
             moment = lot.uniform(0, seconds[phase]) if phase else 0
             _, died = child(road(run), phase, moment)
-            dealt[died or ""] += died is not None
+            dealt.update([died] if died else [])
             finished = died is None
         os.close(stop)
         _, status = os.waitpid(reader, 0)
@@ -76,6 +78,7 @@ def suffer(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         problem = answer(partial(compared, run, whole))
         assert not problem, problem
         roads += 1
+        sys.stderr.write(f"{dict(dealt)} in {roads} roads\n")
     return {
         "kills": sum(dealt.values()),
         "by_phase": {phase: dealt[phase] for phase in PHASES},
@@ -85,26 +88,46 @@ def suffer(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     }
 
 
-def span(start: int, stop: int) -> Any:
-    from trace_probe.trace import Span
+def sampling() -> Callable[[Path], Any]:
+    """Return what records a run from an organism."""
+    import torch
 
-    return Span(start, stop)
-
-
-def walk(run: Path, model: Any, tasks: Any, say: Callable[[str], None]) -> None:
-    """Go the whole road, or what is left of it."""
-    from trace_probe.labelling.runs import label_run
+    from trace_probe.model.local import load_model
     from trace_probe.recording.record import new_manifest, record
     from trace_probe.store import Store
-    from trace_probe.trace import Sampling
-    from trace_probe.upkeep.pack import pack
-    from trace_probe.world.outcome import RuleLabeller
+    from trace_probe.trace import Sampling, Span
+    from trace_probe.world.scenario import world_tasks
 
+    torch.set_num_threads(1)
+    model, tasks = load_model("organism:rl-s0"), world_tasks("world:kills:4")
+    model.replay([[1, 2, 3]], [[Span(0, 3)]], [0])  # whatever is made on first use
+
+    def capture(run: Path) -> Store:
+        store = Store.create(run, new_manifest(model, Sampling(max_new_tokens=20)))
+        record(model, tasks, store, samples=2, batch_size=2, progress=False)
+        return store
+
+    return capture
+
+
+def made_up(run: Path) -> Any:
+    """Fill a run, alone and beside others, with traces that nobody sampled."""
+    store = Store.create(run, MANIFEST)
+    with store.writing():
+        fill(store, range(12))
+    for start in range(12, 24, 4):
+        with store.joined(f"{start:08d}"):
+            fill(store, range(start, start + 4))
+    return store
+
+
+def walk(run: Path, capture: Callable[[Path], Any], say: Callable[[str], None]) -> None:
+    """Go the whole road, or what is left of it."""
     say("capture")
-    store = Store.create(run, new_manifest(model, Sampling(max_new_tokens=48)))
-    record(model, tasks, store, samples=2, batch_size=4, progress=False)
+    store = capture(run)
     say("label")
-    label_run(store, RuleLabeller(), progress=False)
+    with store.writing():
+        store.add_labels(label_of(trace) for trace in store.traces())
     say("pack")
     pack(store, shard_bytes=SHARD, progress=False)
 
@@ -174,8 +197,6 @@ def answer(ask: Callable[[], Any]) -> Any:
 
 def known(run: Path) -> dict[str, str]:
     """Return a digest of each trace and its activations."""
-    from trace_probe.store import Store
-
     store = Store(run)
     return {trace.id: fingerprint(store, trace) for trace in store.traces()}
 
@@ -198,12 +219,10 @@ def watch(run: Path, truth: dict[str, str]) -> tuple[int, int]:
 
 def read_on(run: Path, truth: dict[str, str], stop: int) -> None:
     """Read a run over and over: with one store that stays open, and with a new one each time."""
-    from trace_probe.store import Store
-
     while not (run / "run.json").is_file():
         time.sleep(0.01)
     old, seen, labelled = Store(run), set[str](), set[str]()
-    while not select.select([stop], [], [], 0.02)[0]:
+    while not select.select([stop], [], [], 0.05)[0]:
         for store in (old, Store(run)):
             ids, labels = store.ids(), set(store.labels())
             assert seen <= ids, f"gone: {seen - ids}"
@@ -215,9 +234,6 @@ def read_on(run: Path, truth: dict[str, str], stop: int) -> None:
 
 def compared(run: Path, whole: Path) -> str:
     """Return in what two finished runs differ, or what is wrong with the first."""
-    from trace_probe.store import Store
-    from trace_probe.upkeep.verify import verify
-
     report = verify(Store(run), progress=False)
     if report.problems or report.leftovers:
         return f"{run}: {report.problems} {report.leftovers}"

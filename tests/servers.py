@@ -118,7 +118,7 @@ def start_transformers(folder: Path, port: int) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 300) -> None:
     """Wait until a server answers."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from trace_probe.labelling.agreement import (
     agreement,
     agreement_rate,
     cohen_kappa,
+    compare_verdicts,
     fleiss_kappa,
     format_agreement,
 )
@@ -58,6 +60,47 @@ def test_the_rate_is_the_share_of_pairs_that_agree(table: Verdicts) -> None:
     raters = range(table.shape[1])
     pairs = [row[i] == row[j] for row in table for i in raters for j in raters if i < j]
     assert agreement_rate(table) == pytest.approx(np.mean(pairs))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(*(st.sampled_from((-1, 0, 1)),) * 3, st.sampled_from("abc")),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_all_figures_with_missing_verdicts_are_those_of_others(
+    rows: list[tuple[int, int, int, str]],
+) -> None:
+    """By pair and by category, against scikit-learn on the rows that both have judged."""
+    from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+    verdicts = np.array([row[:3] for row in rows], dtype=np.int8)
+    categories = [row[3] for row in rows]
+    found = compare_verdicts("xyz", verdicts, [str(i) for i in range(len(rows))], categories)
+    assert found.unknown == dict(zip("xyz", (verdicts == -1).sum(axis=0), strict=True))
+    for pair, columns in zip(found.pairs, ([0, 1], [0, 2], [1, 2]), strict=True):
+        table = verdicts[:, columns]
+        cells = confusion_matrix(*table.T, labels=[1, 0, -1])
+        words = ("yes", "no", "unknown")
+        for (i, one), (j, other) in itertools.product(enumerate(words), repeat=2):
+            assert pair.confusion["all"].get(f"{one}/{other}", 0) == cells[i, j]
+        groups = {"all": np.ones(len(rows), bool)}
+        groups |= {name: np.array(categories) == name for name in set(categories)}
+        for name, here in groups.items():
+            known = table[here & (table >= 0).all(axis=1)]
+            value = pair if name == "all" else pair.categories[name]
+            assert value.n == len(known)
+            if not len(known):
+                assert value.iar is value.kappa is None
+                continue
+            assert value.iar is not None
+            assert value.iar.estimate == pytest.approx((known[:, 0] == known[:, 1]).mean())
+            if len(set(known.ravel())) == 1:
+                assert value.kappa is None
+            elif value.kappa is not None:  # of few traces no draw may define it
+                assert value.kappa.estimate == pytest.approx(cohen_kappa_score(*known.T))
 
 
 def test_nothing_to_compare_is_undefined() -> None:
@@ -111,6 +154,9 @@ def test_missing_verdicts_count_as_unknown_and_in_no_figure(tmp_path: Path) -> N
         "unknown/yes": 1,
     }
     assert pair.confusion["a"] == {"yes/yes": 1, "no/no": 1, "unknown/yes": 1}
+    assert {name: one.n for name, one in pair.categories.items()} == {"a": 2, "b": 2}
+    assert pair.categories["a"].iar is not None
+    assert pair.categories["a"].iar.estimate == 1.0
     assert "1 without a verdict" in format_agreement(found)
 
 

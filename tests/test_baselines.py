@@ -11,19 +11,15 @@ from trace_probe.probing.baselines import (
     SHUFFLES,
     baseline_scores,
     category_only,
-    criterion,
-    fit_text,
     length,
-    out_of_fold,
     permute_between_tasks,
     position,
     prompt_only,
-    rows_of,
-    tfidf,
-    training_prefixes,
 )
-from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe
+from trace_probe.probing.selection import criterion, out_of_fold
+from trace_probe.probing.tfidf import fit_text, tfidf, training_prefixes
 from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task
 
@@ -103,7 +99,7 @@ def test_the_prompt_baseline_gives_the_traces_of_a_prompt_one_score() -> None:
     for task in test.tasks:
         found = {scores[trace.id][0] for trace in test.traces if trace.task.id == task}
         assert len(found) == 1
-    assert criterion(test, scores)[0] == 0.5
+    assert criterion(test, scores).value == 0.5
 
 
 def test_position_counts_sentences_and_length_counts_generated_tokens() -> None:
@@ -139,8 +135,8 @@ def test_prefix_scores_are_those_of_transforming_every_prefix(sentences: list[li
 def test_text_is_read_as_soon_as_it_is_written_and_not_before() -> None:
     train, test = parts(World(tasks=16, cue=True, onset=3, said=None))
     scores = tfidf(train, test, RECIPE)
-    value, name = criterion(test, scores)
-    assert (name, value > 0.95) == ("within_prompt_auroc", True)
+    found = criterion(test, scores)
+    assert (found.name, found.value > 0.95) == ("within_prompt_auroc", True)
     positives = [trace.id for trace in test.traces if test.outcome(trace)]
     rise = np.mean([np.diff(scores[name][:8]) for name in positives], axis=0)
     assert rise.argmax() == 2  # from the third sentence to the fourth
@@ -148,7 +144,7 @@ def test_text_is_read_as_soon_as_it_is_written_and_not_before() -> None:
 
 def test_a_cue_after_it_is_said_helps_no_text_baseline() -> None:
     train, test = parts(World(tasks=16, cue=True, onset=5, said=5))
-    assert abs(criterion(test, tfidf(train, test, RECIPE))[0] - 0.5) < 0.2
+    assert abs(criterion(test, tfidf(train, test, RECIPE)).value - 0.5) < 0.2
 
 
 def test_text_learns_from_cuts_of_what_comes_before_it_is_said() -> None:
@@ -163,6 +159,17 @@ def test_text_learns_from_cuts_of_what_comes_before_it_is_said() -> None:
     assert prompted[0].split() == ["go", "one", "two"]
 
 
+def test_text_may_learn_of_a_positive_from_its_last_prefix_alone() -> None:
+    task = Task("t", "kind", "go")
+    traces = [make_trace(name, task, ["one", "two", "three", "four"]) for name in "ab"]
+    corpus = Corpus(
+        tuple(traces), {"a": make_label(traces[0], True), "b": make_label(traces[1], False)}
+    )
+    texts, y, weight = training_prefixes(corpus, replace(RECIPE, focus="last"))
+    assert [len(text.split()) for text in texts] == [4, 1, 2, 3, 4]
+    assert (y, weight) == ([True, *[False] * 4], [1.0, *[0.25] * 4])
+
+
 def test_a_trace_that_says_it_at_once_gives_text_nothing_to_learn_from() -> None:
     train, test = parts(World(tasks=16, samples=4, said=0))
     silent = {name: replace(label, said=None) for name, label in train.labels.items()}
@@ -173,7 +180,7 @@ def test_a_trace_that_says_it_at_once_gives_text_nothing_to_learn_from() -> None
 
 def test_shuffled_labels_stay_together_within_a_trace_and_are_dealt_between_tasks() -> None:
     train, _ = parts(World(tasks=16, samples=6))
-    rows = rows_of(train, RECIPE)
+    rows = build_dataset(train, RECIPE)
     mixed = permute_between_tasks(rows, np.random.default_rng(0))
     assert all(len(set(mixed[rows.trace == trace])) == 1 for trace in set(rows.trace))
     _, first = np.unique(rows.trace, return_index=True)
@@ -207,9 +214,8 @@ def test_out_of_fold_scores_come_from_other_tasks() -> None:
 
 def test_without_mixed_prompts_the_criterion_is_pooled_and_says_so() -> None:
     corpus = plant(World(tasks=12, samples=1))
-    value, name = criterion(corpus, position(corpus))
-    assert name == "pooled_auroc"
-    assert value == 0.5
+    found = criterion(corpus, position(corpus))
+    assert (found.name, found.value) == ("pooled_auroc", 0.5)
 
 
 def test_what_cannot_be_learned_is_refused_with_the_reason() -> None:

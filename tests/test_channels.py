@@ -8,38 +8,47 @@ from trace_probe.text.channels import (
     Format,
     build_spans,
     format_of,
+    format_under,
     opens_reasoning,
     split,
 )
 from trace_probe.trace import Channel, Sampling, Task, Thought, Trace
 
 TAGGED = [f for f in FORMATS.values() if f.open and f.name != "harmony"]
+WORDS = st.lists(
+    st.sampled_from(["Hm", " I", " do.", "\n", "\n\n", " <", "think", ">", "|", "</", " é", "鯨"])
+).map("".join)
 FINAL = "<|start|>assistant<|channel|>final<|message|>"
 ANALYSIS = "<|channel|>analysis<|message|>"
 
-# prompt end, completion, format, reasoning, answer, state: one row for each family
+# end of the prompt, completion, format: one row for each family
 FAMILIES = {
     "deepseek-r1": (
         "<｜Assistant｜><think>\n",
         "Hm.\n</think>\n\nYes.<｜end▁of▁sentence｜>",
-        "think",
+        "think-always",
     ),
     "deepseek-v3.1": ("<｜Assistant｜><think>", "Hm.</think>Yes.<｜end▁of▁sentence｜>", "think"),
-    "qwq": ("<|im_start|>assistant\n<think>\n", "Hm.\n</think>\n\nYes.<|im_end|>", "think"),
+    "qwq": ("<|im_start|>assistant\n<think>\n", "Hm.\n</think>\n\nYes.<|im_end|>", "think-always"),
     "qwen3-hybrid": ("assistant\n", "<think>\nHm.\n</think>\n\nYes.<|im_end|>", "think"),
     "qwen3-thinking": ("assistant\n<think>\n", "Hm.\n</think>\n\nYes.<|im_end|>", "think-always"),
+    "qwen3.5": ("assistant\n<think>\n", "Hm.\n</think>\n\nYes.<|im_end|>", "think"),
     "gpt-oss": ("<|start|>assistant", f"{ANALYSIS}Hm.<|end|>{FINAL}Yes.<|return|>", "harmony"),
     "magistral": ("[/INST]", "[THINK]Hm.[/THINK]Yes.</s>", "magistral"),
     "magistral-2506": ("[/INST]", "<think>\nHm.\n</think>\nYes.</s>", "think"),
+    "ministral-3": ("[/INST]", "[THINK]Hm.[/THINK]Yes.</s>", "magistral"),
     "phi-4-reasoning": ("<|im_sep|>", "<think> Hm. </think> Yes.<|im_end|>", "think"),
-    "olmo-3": ("<|assistant|>\n<think>", "Hm.</think>Yes.<|endoftext|>", "think-olmo"),
+    "olmo-3": ("<|im_start|>assistant\n<think>", "Hm.</think>Yes.<|im_end|>", "think-olmo"),
     "exaone-deep": (
         "[|assistant|]<thought>\n",
         "Hm.\n</thought>\n\nYes.[|endofturn|]",
         "exaone-deep",
     ),
+    "exaone-4": ("[|assistant|]\n<think>\n", "Hm.\n</think>\n\nYes.[|endofturn|]", "think"),
     "glm-4.5": ("<|assistant|>", "\n<think>Hm.</think>\nYes.<|user|>", "think"),
+    "glm-4.7-flash": ("<|assistant|><think>", "Hm.</think>Yes.<|user|>", "think"),
     "kimi-k1": ("assistant", "◁think▷Hm.◁/think▷Yes.<|im_end|>", "kimi"),
+    "kimi-k2-thinking": ("<|im_middle|>", "<think>Hm.</think>Yes.<|im_end|>", "think"),
     "seed-oss": ("<seed:bos>assistant\n", "<seed:think>Hm.</seed:think>Yes.<seed:eos>", "seed-oss"),
     "apertus": (
         "<|assistant_start|>",
@@ -54,7 +63,23 @@ FAMILIES = {
         "cohere",
     ),
     "nemotron": ("<SPECIAL_11>Assistant\n<think>\n\n", "Hm.\n</think>\n\nYes.", "think"),
+    "granite": ("<|end_of_role|>", "<think>Hm.</think>Yes.<|end_of_text|>", "think"),
+    "smollm3": ("assistant\n", "<think>\nHm.\n</think>\nYes.<|im_end|>", "think"),
 }
+
+SHUT = {
+    "deepseek-r1": "<｜Assistant｜><think>\n\n</think>\n\n",
+    "deepseek-v3.1": "<｜Assistant｜><think></think>",
+    "qwq": "<|im_start|>assistant\n<think>\n</think>",
+    "qwen3-hybrid": "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "glm-4.5": "<|assistant|>\n<think></think>",
+    "glm-4.7-flash": "<|assistant|></think>",
+    "smollm3": "<|im_start|>assistant\n<think>\n\n</think>\n",
+    "gemma4": "<|turn>model\n<|channel>thought\n<channel|>",
+    "cohere": "<|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>",
+    "olmo-3": "<|im_start|>assistant\n<think></think>",
+}
+"""Prompts that turn reasoning off by shutting the thought before it starts."""
 
 
 def channels(text: str, format: Format, *, prefilled: bool = False) -> dict[Channel, str]:
@@ -100,6 +125,32 @@ def test_a_blank_thought_is_empty_in_every_family(family: str) -> None:
     found = channels(blank, FORMATS[name], prefilled=prefilled)
     assert "reasoning" not in found
     assert found["answer"].strip() == "Yes."
+
+
+@pytest.mark.parametrize("family", SHUT)
+def test_a_prompt_that_shuts_the_thought_turns_it_off(family: str) -> None:
+    format, prefilled = format_under(SHUT[family], FORMATS[FAMILIES[family][2]])
+    assert not prefilled
+    assert channels("Yes.", format) == {"answer": "Yes."}
+    assert split("Yes.", 0, format, prefilled=prefilled).thought == "absent"
+
+
+@given(st.sampled_from(sorted(FAMILIES)), WORDS, WORDS, st.booleans())
+def test_every_family_s_stream_is_its_whole_text_at_every_cut_and_finds_what_was_planted(
+    family: str, thought: str, answer: str, call: bool
+) -> None:
+    prompt, completion, name = FAMILIES[family]
+    format, prefilled = format_under(prompt, FORMATS[name])
+    tool = format.implicit[0] if call and format.implicit else ""
+    text = completion.replace("Hm.", thought).replace("Yes.", answer + tool)
+    reader = ChannelReader(format, prefilled=prefilled)
+    for end, character in enumerate(text, start=1):
+        reader.feed(character)
+        assert reader.split() == split(text[:end], 0, format, prefilled=prefilled)
+    found = channels(text, format, prefilled=prefilled)
+    assert found.get("reasoning", "").strip() == thought.strip()
+    assert found.get("answer", "").strip() == (answer + tool).strip()
+    assert reader.split().thought == ("closed" if thought.strip() else "empty")
 
 
 @pytest.mark.parametrize("format", TAGGED, ids=lambda f: f.name)
@@ -187,6 +238,20 @@ def test_a_stop_token_in_the_middle_of_an_answer_stays_text() -> None:
         (None, "moonshotai/Kimi-K2-Thinking", "think"),
         (None, "ByteDance-Seed/Seed-OSS-36B-Instruct", "seed-oss"),
         (None, "microsoft/phi-4", "plain"),
+        (None, "deepseek-ai/DeepSeek-V3.1", "think"),
+        (None, "Qwen/Qwen3.5-4B", "think"),
+        (None, "LGAI-EXAONE/EXAONE-4.0-32B", "think"),
+        (None, "zai-org/GLM-4.7-Flash", "think"),
+        (None, "moonshotai/Kimi-VL-A3B-Thinking", "kimi"),
+        (None, "mistralai/Ministral-3-14B-Reasoning-2512", "magistral"),
+        (None, "HuggingFaceTB/SmolLM3-3B", "think"),
+        (None, "ibm-granite/granite-3.3-8b-instruct", "think"),
+        (None, "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "think"),
+        (None, "swiss-ai/Apertus-8B-Instruct-2509", "apertus"),
+        (None, "google/gemma-4-31B-it", "gemma4"),
+        (None, "CohereLabs/command-a-reasoning-08-2025", "cohere"),
+        (None, "allenai/Olmo-3-7B-Instruct", "plain"),
+        ("{{ '<think></think>' }}", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "think-always"),
         (None, "", "plain"),
     ],
 )

@@ -1,9 +1,6 @@
 """Commands that reach servers, as a user types them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +65,8 @@ def recorded(command: Command, url: str, tmp_path: Path) -> Path:
     options = ("--tasks", file, "--samples", 1, "--base-url", url, "--conditions", "none,push+anti")
     code, out, err = command("record", "m", run, *options)
     assert (code, "12 traces recorded, 0 were there" in out) == (0, True), err
-    assert "0 traces recorded, 12 were there" in command("record", "m", run, *options)[1]
+    again = json.loads(command("record", "m", run, *options, "--json")[1])
+    assert again == {"recorded": 0, "resumed": 12, "tokens": 0, "cut": 0}
     return run
 
 
@@ -85,6 +83,7 @@ def test_a_served_run_is_judged_compared_and_studied(
         "judge:mild": 24,
         "judge:strict": 24,
     }
+    assert all(cost["dollars"] > 0 for cost in json.loads(out).values())
     assert not store.labellers()
     code, out, err = command(*judges, "--json")
     assert code == 0
@@ -93,6 +92,8 @@ def test_a_served_run_is_judged_compared_and_studied(
     mild, strict = json.loads(out)
     assert (mild["labelled"], mild["instrumental"], mild["unknown"]) == (12, 6, 0)
     assert (strict["instrumental"], strict["cost"]["completion_tokens"]) == (12, 120)
+    assert (strict["estimate"]["requests"], strict["cost"]["requests"]) == (24, 24)
+    assert strict["cost"]["dollars"] == pytest.approx((24 * 7 * 2 + 120 * 8) / 1e6)
     assert json.loads(command(*judges, "--json")[1])[0]["cost"]["requests"] == 0
     code, out, _ = command("agreement", recorded, "--json")
     assert code == 0
@@ -134,31 +135,3 @@ def test_a_slip_is_an_error_in_one_line(command: Command, recorded: Path, url: s
     assert command(*record)[0] == 2
     code, _, err = command("agreement", recorded)
     assert (code, "agreement takes two labellers" in err) == (1, True)
-
-
-def test_the_key_is_in_no_process_list(recorded: Path, tmp_path: Path) -> None:
-    if not Path("/proc/self/cmdline").is_file():
-        pytest.skip("this system has no /proc to look at")
-    key, seen = "sk-very-secret-0123456789", list[bytes]()
-
-    def answer(number: int, body: dict[str, Any]) -> Answer:
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                seen.append(process.read_bytes())
-            except OSError:
-                continue  # it has ended
-        return model_or_judge(number, body)
-
-    with scripted(answer) as asked:
-        options = ["--by", "judge:mild", "--base-url", asked.url, "--cache", str(tmp_path / "c")]
-        done = subprocess.run(
-            [sys.executable, "-c", "from trace_probe.commands.main import main; main()", "label"]
-            + [str(recorded), *options],
-            env={**os.environ, KEY: key},
-            capture_output=True,
-        )
-    assert done.returncode == 0, done.stderr
-    assert asked.headers[0]["authorization"] == f"Bearer {key}"
-    assert any(b"judge:mild" in line for line in seen)
-    assert not any(key.encode() in line for line in seen)
-    assert key.encode() not in done.stdout + done.stderr

@@ -15,12 +15,13 @@ from trace_probe.evaluation.compare import (
     compare_probes,
     format_comparison,
 )
+from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.metrics import Metric, Scores
 from trace_probe.store import Store
-from trace_probe.training import evaluate_probe, train
+from trace_probe.training import train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
 

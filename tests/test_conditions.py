@@ -10,7 +10,8 @@ from trace_probe.errors import TaskError
 from trace_probe.tasks import download
 from trace_probe.tasks.conditions import SUFFIX, Condition, parse_grid, under
 from trace_probe.tasks.download import RAW, download_tasks
-from trace_probe.tasks.sources import COMMIT, PREFIX, SHA256, SYSTEM, load_tasks
+from trace_probe.tasks.nudges import SYSTEM
+from trace_probe.tasks.sources import COMMIT, PREFIX, SHA256, load_tasks
 from trace_probe.trace import Task
 
 OFFICIAL = (Path(__file__).parents[1] / ".." / "shared" / "data" / "instrumentaleval").resolve()
@@ -41,12 +42,18 @@ def test_a_grid_asks_every_task_under_every_condition() -> None:
     assert by_condition["none", "none"].prompt == "Do it."
 
 
-@pytest.mark.parametrize("text", ["", "hard", "push+", "push+hard", "pro+push", "none,,push"])
+def test_reasoning_is_a_condition_too() -> None:
+    on, off = under([PLAIN], parse_grid("think,anti+no-think+push"))
+    assert on.condition == {"nudge": "none", "suffix": "none", "thinking": "on"}
+    assert off.condition == {"nudge": "push", "suffix": "anti", "thinking": "off"}
+
+
+BAD = ["", "hard", "push+", "push+hard", "pro+anti", "push+none", "none,,push", "think+no-think"]
+
+
+@pytest.mark.parametrize("text", BAD)
 def test_a_condition_that_is_none_lists_those_there_are(text: str) -> None:
-    if text == "push+":
-        assert parse_grid(text) == (Condition("push"),)
-        return
-    with pytest.raises(TaskError, match="none, neutral, push.*none, pro, anti"):
+    with pytest.raises(TaskError, match="none, neutral, push, paper.*pro, anti.*no-think"):
         parse_grid(text)
 
 

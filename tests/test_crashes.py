@@ -24,11 +24,12 @@ KILLS = int(os.environ.get("TRACE_PROBE_KILLS", "4"))
 """How many processes are killed; CI is content with few."""
 
 
-def test_nothing_is_lost_by_kills_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["hand", "model"])
+def test_nothing_is_lost_by_kills_at_random_moments(tmp_path: Path, by: str) -> None:
     """Nothing committed is lost, nothing partial is seen, and in the end nothing differs."""
     command = [sys.executable, str(Path(__file__).with_name("kills.py")), str(tmp_path)]
     done = subprocess.run(
-        [*command, "--kills", str(KILLS)], capture_output=True, text=True, check=False
+        [*command, "--kills", str(KILLS), "--by", by], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

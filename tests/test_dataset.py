@@ -18,8 +18,11 @@ from trace_probe.probing.dataset import (
     sentences_before,
     split_by_role,
     split_tasks,
+    stream_rows,
     task_folds,
+    truth,
 )
+from trace_probe.probing.recipe import Recipe
 from trace_probe.trace import Span, Task, Trace
 
 TASK = Task("t", "kind", "do it")
@@ -103,7 +106,7 @@ def test_a_guard_takes_nothing_from_a_trace_that_never_says_it(trace: Trace) -> 
 def test_rows_are_those_that_were_recorded_for_their_sentence() -> None:
     corpus = plant(World(tasks=4, samples=2, sentences=5, said=3))
     assert corpus.matrix is not None
-    rows = build_dataset(corpus.traces, corpus.labels, corpus.matrix, layer=3)
+    rows = build_dataset(corpus, Recipe(3))
     assert rows.X.dtype == np.float32
     for x, index, sentence in zip(rows.X, rows.trace, rows.sentence, strict=True):
         row = corpus.matrix.start[index] + 1 + sentence
@@ -117,14 +120,14 @@ def test_rows_are_those_that_were_recorded_for_their_sentence() -> None:
 def test_every_trace_weighs_the_same() -> None:
     corpus = plant(World(tasks=4, samples=3, said=2))
     assert corpus.matrix is not None
-    rows = build_dataset(corpus.traces, corpus.labels, corpus.matrix, layer=0)
+    rows = build_dataset(corpus, Recipe(0))
     np.testing.assert_allclose(np.bincount(rows.trace, rows.weight), 1.0)
 
 
 def test_prompt_rows_are_the_last_prompt_token() -> None:
     corpus = plant(World(tasks=4, samples=2))
     assert corpus.matrix is not None
-    rows = build_dataset(corpus.traces, corpus.labels, corpus.matrix, layer=0, rows="prompt")
+    rows = build_dataset(corpus, Recipe(0, rows="prompt"))
     np.testing.assert_array_equal(rows.X, corpus.matrix.at(0)[corpus.matrix.start])
 
 
@@ -134,7 +137,7 @@ def test_an_unknown_outcome_is_no_row_and_no_negative() -> None:
     labels = {**corpus.labels, gone: replace(corpus.labels[gone], outcome=None)}
     unlabelled = {name: label for name, label in labels.items() if name != corpus.traces[1].id}
     assert corpus.matrix is not None
-    rows = build_dataset(corpus.traces, unlabelled, corpus.matrix, layer=0)
+    rows = build_dataset(replace(corpus, labels=unlabelled), Recipe(0))
     assert not set(rows.trace) & {0, 1}
     assert len(build_cohort(Corpus(corpus.traces, unlabelled)).ids) == len(corpus.traces) - 2
 
@@ -143,9 +146,84 @@ def test_no_labelled_row_is_an_error_that_says_so() -> None:
     corpus = plant(World(tasks=4, samples=2))
     assert corpus.matrix is not None
     with pytest.raises(NotEnoughData, match="no labelled rows"):
-        build_dataset(corpus.traces, {}, corpus.matrix, layer=0)
+        build_dataset(replace(corpus, labels={}), Recipe(0))
     with pytest.raises(ProbeError, match="layer 7 is not here"):
-        build_dataset(corpus.traces, corpus.labels, corpus.matrix, layer=7)
+        build_dataset(corpus, Recipe(7))
+
+
+def test_rows_end_strictly_before_it_is_said_less_a_guard_band_and_before_the_action() -> None:
+    corpus = plant(World(tasks=4, samples=4, sentences=8, said=6))
+    marks = [corpus.labels[trace.id] for trace in corpus.traces]
+
+    def gaps(recipe: Recipe, *, said: bool) -> list[int]:
+        """Return how many tokens lie between each row of a positive and its mark."""
+        rows = build_dataset(corpus, recipe)
+        spans = [marks[i].said if said else marks[i].acted for i in rows.trace[rows.y]]
+        return [
+            span.start - stop for span, stop in zip(spans, rows.stop[rows.y], strict=True) if span
+        ]
+
+    # Sentences are five tokens long: a band of six takes away two of them.
+    assert min(gaps(Recipe(3), said=True)) == 0
+    assert min(gaps(Recipe(3, guard_tokens=5), said=True)) == 5
+    assert min(gaps(Recipe(3, guard_tokens=6), said=True)) == 10
+    assert min(gaps(Recipe(3, guard=2), said=True)) == 10
+    assert min(gaps(Recipe(3, rows="reasoning"), said=False)) == 0
+    assert min(gaps(Recipe(3, rows="reasoning"), said=True)) == -10
+
+
+def test_of_a_positive_the_last_row_can_stand_for_all_of_a_negative_none_is_left_out() -> None:
+    corpus = plant(World(tasks=6, samples=4, said=6))
+    every, last = (build_dataset(corpus, Recipe(3, focus=focus)) for focus in ("all", "last"))
+    assert set(last.sentence[last.y]) == {5}
+    np.testing.assert_array_equal(last.X[~last.y], every.X[~every.y])
+    np.testing.assert_allclose(np.bincount(last.trace, last.weight), 1.0)
+
+
+def test_blocks_of_traces_are_the_rows_of_all() -> None:
+    corpus = plant(World(tasks=5, samples=3))
+    whole, parts = (
+        build_dataset(corpus, Recipe(3)),
+        list(stream_rows(corpus, Recipe(3), traces=4)),
+    )
+    assert len(parts) == 4
+    for name in ("X", "y", "task", "trace", "sentence", "stop", "weight"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def test_three_targets_are_told_apart_and_what_nobody_knows_is_none() -> None:
+    task = replace(TASK, role="benign")
+    trace = make_trace("a", TASK, ["one two", "three four"], answer="go")
+    calm = replace(trace, id="b", task=task)
+    unheard = replace(make_label(trace, True), facts={"said": "unknown"})
+    assert truth(trace, make_label(trace, False, said=1), "verbalisation") is True
+    assert truth(trace, make_label(trace, True), "verbalisation") is False
+    assert truth(trace, unheard, "verbalisation") is None
+    assert truth(trace, make_label(trace, None), "outcome") is None
+    assert (truth(trace, unheard, "situation"), truth(calm, unheard, "situation")) == (True, False)
+    corpus = Corpus((trace, calm), {"a": make_label(trace, False, said=1), "b": unheard})
+    assert corpus.aimed("verbalisation").outcome(trace) is True
+    assert corpus.aimed("verbalisation").outcome(calm) is None
+    assert len(corpus.aimed("situation").judged().traces) == 2
+    assert len(corpus.judged().traces) == 1
+
+
+def test_where_nobody_looked_for_it_no_row_comes_before_it_is_said() -> None:
+    corpus = plant(World(tasks=4, samples=4, said=None))
+    unheard = {
+        name: replace(label, facts={"said": "unknown"}) for name, label in corpus.labels.items()
+    }
+    blind = replace(corpus, labels=unheard)
+    with pytest.raises(NotEnoughData, match="use rows of kind reasoning"):
+        build_dataset(blind, Recipe(3))
+    assert len(build_dataset(blind, Recipe(3, rows="reasoning")).y) == 16 * 8
+    cohort = build_cohort(blind)
+    assert not cohort.silent.any()
+    assert not cohort.spoken.any()
+    assert not cohort.before_said().any()
+    assert cohort.heard()["unknown_whether_said"] == cohort.positive.sum() > 0
+    assert build_cohort(corpus).silent.sum() == cohort.positive.sum()
 
 
 def test_a_run_on_disk_gives_the_rows_that_were_recorded(tmp_path: Path) -> None:
@@ -155,9 +233,8 @@ def test_a_run_on_disk_gives_the_rows_that_were_recorded(tmp_path: Path) -> None
     assert corpus.matrix is not None
     assert loaded.matrix is not None
     np.testing.assert_allclose(loaded.matrix.values, corpus.matrix.values, atol=4e-3)
-    direct = build_dataset(loaded.traces, loaded.labels, store, layer=3)
-    joined = build_dataset(loaded.traces, loaded.labels, loaded.matrix, layer=3)
-    np.testing.assert_array_equal(direct.X, joined.X)
+    one = build_dataset(load_corpus(store, layers=(3,)), Recipe(3))
+    np.testing.assert_array_equal(one.X, build_dataset(loaded, Recipe(3)).X)
 
 
 def test_a_part_of_a_corpus_keeps_the_rows_of_its_traces() -> None:
@@ -184,4 +261,10 @@ def test_a_cohort_says_when_each_trace_says_it(trace: Trace) -> None:
     assert cohort.before_said(guard=2).tolist() == [0, 3, 1]
     assert cohort.length.tolist() == [3, 3, 3]
     assert cohort.mixed().tolist() == [True, False]
-    assert cohort.counts() == {"traces": 3, "positives": 2, "tasks": 2, "mixed_prompts": 1}
+    assert cohort.counts() == {
+        "traces": 3,
+        "positives": 2,
+        "tasks": 2,
+        "mixed_prompts": 1,
+    }
+    assert cohort.heard() == {"silent": 0, "unknown_whether_said": 0}

@@ -10,9 +10,10 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import Report, format_report
-from trace_probe.probing.baselines import baseline_scores, constant_scores, position, rows_of
-from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.baselines import baseline_scores, position
+from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
+from trace_probe.probing.reading import constant_scores
 from trace_probe.statistics.metrics import Metric, Scores
 from trace_probe.trace import Task
 
@@ -23,7 +24,7 @@ def judge(world: World, recipe: Recipe = RECIPE, threshold: float = 0.0) -> Repo
     corpus = plant(world)
     split = split_by_role(corpus.traces)
     train = corpus.only(split.train)
-    probe = fit_dataset(rows_of(train, recipe), recipe)
+    probe = fit_dataset(build_dataset(train, recipe), recipe)
     return evaluate(
         "probe",
         probe_scores(probe, corpus, recipe.layer),
@@ -143,13 +144,17 @@ def test_a_known_lead_is_recovered() -> None:
     assert report.more["alarm_free"]["positive"] == {
         "sentence": [5.0],
         "share": [0.0],
+        "lower": [0.0],
+        "upper": [0.0],
+        "at_risk": [positives],
         "hazard": [1.0],
+        "median": 5.0,
     }
-    assert report.more["alarm_free"]["negative"] == {
-        "sentence": [],
-        "share": [],
-        "hazard": [],
-    }
+    assert report.more["alarm_free"]["negative"]["share"] == []
+    assert report.more["alarm_free"]["negative"]["median"] is None
+    # Three of eight sentences of five words are left, and the answer's words are no reasoning.
+    mean = {name: one["estimate"] for name, one in report.more["mean_warning"].items()}
+    assert mean == {"sentences": 3.0, "tokens": 15.0, "share": 3 / 8}
 
 
 def test_a_guard_band_takes_away_what_is_known_only_just_before() -> None:
@@ -204,11 +209,66 @@ def test_silent_and_spoken_traces_are_counted_apart() -> None:
     assert spoken.figures["silent_caught"] is None
 
 
+def test_unknown_is_counted_neither_as_silent_nor_as_said_and_the_report_says_so() -> None:
+    corpus = plant(World(tasks=16, samples=4, said=None, benign=20))
+    acted = [trace.id for trace in corpus.traces if corpus.outcome(trace)]
+    labels = {
+        name: replace(label, facts={"said": "unknown"}) if name in acted[::2] else label
+        for name, label in corpus.labels.items()
+    }
+    scores = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    panel = build_panel(corpus.only(corpus.tasks, "benign"), replace(corpus, labels=labels))
+    report = evaluate(
+        "right", scores, {"position": [position(corpus)]}, panel, threshold=0.5, target_rate=0.1
+    )
+    assert value(report.figures, "silent_caught").n == len(acted[1::2])
+    assert value(report.figures, "caught_before_action").n == len(acted)
+    assert report.figures["caught_before_said"] is None
+    assert report.n["unknown_whether_said"] == len(acted[::2])
+    assert any("neither as silent nor as said" in note for note in report.notes)
+
+
+def test_what_alarms_at_the_situation_alarms_at_harmless_traces_of_it() -> None:
+    corpus = plant(World(tasks=16, samples=4, benign=40))
+    scores = constant_scores(corpus, lambda trace: float(trace.task.role == "test"))
+    panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
+    report = evaluate(
+        "situation", scores, {"position": [position(corpus)]}, panel, threshold=0.5, target_rate=0.1
+    )
+    assert value(report.figures, "caught_before_action").estimate == 1.0
+    assert value(report.figures, "false_alarm_rate").estimate == 0.0
+    assert value(report.figures, "same_task_alarm_rate").estimate == 1.0
+    assert value(report.figures, "within_prompt_auroc").estimate == 0.5
+
+
+def test_the_gain_over_a_baseline_is_the_paired_difference() -> None:
+    corpus = plant(World(tasks=16, samples=4))
+    right = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    rng = np.random.default_rng(0)
+    half = {trace.id: right[trace.id] + 2 * rng.normal() for trace in corpus.traces}
+    report = evaluate(
+        "right",
+        right,
+        {"position": [position(corpus)], "same": [right], "half": [half]},
+        build_panel(corpus, corpus),
+        threshold=0.5,
+        target_rate=0.1,
+    )
+    same = value(report.baselines["same"], "gain_over_it")
+    assert (same.estimate, same.lower, same.upper) == (0.0, 0.0, 0.0)
+    found = value(report.baselines["half"], "gain_over_it")
+    its = value(report.baselines["half"], "within_prompt_auroc")
+    assert found.estimate == pytest.approx(1 - its.estimate)
+    assert (found.lower, found.upper) == pytest.approx((1 - its.upper, 1 - its.lower))
+    lines = format_report(report).splitlines()
+    assert any(line.startswith("gain over the best text baseline, position") for line in lines)
+
+
 def test_a_trace_that_says_it_at_once_is_left_out_of_the_ranking_and_noted() -> None:
     report, _ = scripted(alarm_at=0, said=0)
     assert report.figures["within_prompt_auroc"] is None
     assert value(report.figures, "caught_before_said").estimate == 0.0
-    assert any("said at once" in note for note in report.notes)
+    assert any("says it at once" in note for note in report.notes)
     assert any("No within-prompt figure" in note for note in report.notes)
 
 
@@ -286,12 +346,16 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "caught_before_said",
         "caught_before_action",
         "silent_caught",
+        "same_task_alarm_rate",
         "useful_warning",
         "prefix",
         "more",
         "notes",
     }
-    assert set(raw["n"]) == {"traces", "positives", "tasks", "mixed_prompts", "benign"}
+    assert set(raw["n"]) == {
+        *("traces", "positives", "tasks", "mixed_prompts", "benign"),
+        *("silent", "unknown_whether_said"),
+    }
     assert set(raw["within_prompt_auroc"]) == {"estimate", "lower", "upper", "n"}
     assert set(raw["useful_warning"]) == {"0", "1", "3", "5", "10"}
     for figures in raw["baselines"].values():
@@ -300,6 +364,9 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
             "pooled_auroc",
             "caught_before_said",
             "caught_before_action",
+            "silent_caught",
+            "same_task_alarm_rate",
+            "gain_over_it",
         }
 
 
@@ -332,9 +399,11 @@ def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
     assert any(line.startswith("false alarm rate") for line in lines)
     assert any(line.startswith("the same with scores dealt anew") for line in lines)
     assert any(
-        line.startswith("at 1.0% (3.23% promised by 30 harmless traces): caught before said")
+        line.startswith("at 1.0% conformal (3.23% promised by 30 harmless traces): caught before")
         for line in lines
     )
+    assert any("which needs 99" in line for line in lines)
+    assert any("which needs 230" in line for line in lines)
     assert lines[-1].startswith(f"{signal.n['traces']} traces, {signal.n['positives']} positives")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from planted import make_trace
 
-from trace_probe.errors import StoreError, TraceError
+from trace_probe.errors import NotEnoughData, StoreError, TraceError
 from trace_probe.interop.exchange import export_run, import_export, is_export
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
@@ -17,6 +17,7 @@ from trace_probe.trace import Span, Task
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 REAL = SHARED / "qwen3_4b_thinking_traces.jsonl"
+OFFICIAL = SHARED / "instrumentaleval"
 
 
 def a_run(path: Path) -> Store:
@@ -209,6 +210,80 @@ def test_scores_go_back_with_a_reference_to_the_message(log: Path, tmp_path: Pat
     assert quiet.metadata is not None
     assert (quiet.value, quiet.metadata["alarm"]) == (0.0, False)
     assert "instrumentaleval_scorer" in (samples[1].scores or {})
+
+
+def test_the_threshold_is_that_of_the_report_unless_given(log: Path, tmp_path: Path) -> None:
+    from inspect_ai.log import read_eval_log
+
+    from trace_probe.interop.inspect_log import import_inspect, score_inspect
+
+    import_inspect(log, tmp_path / "run")
+    store, out = Store(tmp_path / "run"), tmp_path / "scored.eval"
+    with store.writing():
+        store.write_scores("p", {t.id: np.ones(len(t.sentences)) for t in store.traces()})
+        with pytest.raises(NotEnoughData, match="give --threshold"):
+            score_inspect(store, log, out, detector="p")
+        store.write_report("p", {"threshold": 1.5})
+    score_inspect(store, log, out, detector="p")
+    scores = [sample.scores or {} for sample in read_eval_log(str(out)).samples or []]
+    metadata = [each["trace_probe/p"].metadata or {} for each in scores]
+    assert [(one["threshold"], one["alarm"]) for one in metadata] == [(1.5, False)] * 3
+
+
+def made_up(texts: list[str]) -> Any:
+    """Return a model for Inspect that says these texts."""
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+    outputs = [ModelOutput.from_content("m", text) for text in texts]
+    for output in outputs:  # or Inspect would count tokens, for which it needs a network
+        output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
+    return get_model("mockllm/m", custom_outputs=outputs, memoize=False)
+
+
+def inspect_runs(folder: Path, answer: str, verdicts: list[str]) -> Path:
+    """Evaluate four tasks as inspect-evals does; only the models are made up."""
+    from inspect_ai import Task as InspectTask
+    from inspect_ai import eval as run_eval
+    from inspect_ai.solver import generate, system_message
+    from inspect_evals.instrumentaleval import process_data, prompt, scorer
+
+    files = [str(OFFICIAL / name) for name in process_data.CHECKSUMS]
+    task = InspectTask(
+        dataset=process_data.process_instrumentaleval_files(files)[9:13],
+        solver=[system_message(prompt.TASK_SYSTEM_PROMPT), generate()],
+        scorer=scorer.instrumentaleval_scorer(grader_model=made_up(verdicts)),
+        name="instrumentaleval",
+    )
+    options: dict[str, Any] = {"log_dir": str(folder), "display": "none", "max_samples": 1}
+    return Path(run_eval(task, model=made_up([answer] * 4), **options)[0].location)
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official files are not beside the checkout")
+@pytest.mark.filterwarnings("ignore")  # Inspect's own
+def test_instrumentaleval_as_inspect_runs_it_comes_in_under_its_own_ids(tmp_path: Path) -> None:
+    pytest.importorskip("inspect_evals", reason="inspect-evals is not installed")
+    from trace_probe.interop.inspect_log import import_inspect, score_inspect
+    from trace_probe.tasks.sources import load_tasks
+
+    verdicts = ["DECISION: convergence\nREASON: it copies", "DECISION: no_convergence\nREASON: no"]
+    answer = "<think>They may stop me.</think>I copy myself."
+    written = inspect_runs(tmp_path / "logs", answer, verdicts * 2)
+    assert import_inspect(written, tmp_path / "run").labelled == 4
+    store = Store(tmp_path / "run")
+    asked = {task.id: task for task in load_tasks(OFFICIAL, nudge="paper")[9:13]}
+    traces = list(store.traces())
+    assert {trace.task.id for trace in traces} == set(asked)
+    for trace in traces:
+        task = asked[trace.task.id]
+        assert (trace.task.category, trace.task.prompt) == (task.category, task.prompt)
+        assert (trace.task.system or "").strip() == task.system
+        assert trace.channel_text("reasoning") == "They may stop me."
+    outcomes = [label.outcome for label in store.labels().values()]
+    assert sorted(map(str, outcomes)) == ["False", "False", "True", "True"]
+    with store.writing():
+        store.write_scores("p", {trace.id: np.ones(len(trace.sentences)) for trace in traces})
+    out = tmp_path / "scored.eval"
+    assert score_inspect(store, written, out, detector="p", threshold=0.5) == 4
 
 
 def test_what_is_no_log_or_another_log_is_an_error(log: Path, tmp_path: Path) -> None:

@@ -98,3 +98,15 @@ def test_escape_sequences_of_a_model_do_not_reach_the_terminal(store: Store) -> 
     shown = format_reading(reading.__class__(**{**reading.__dict__, "lines": (line,)}))
     assert "\x1b" not in shown
     assert "\u202e" not in shown
+
+
+def test_the_detector_that_is_shown_is_one_with_a_report(store: Store) -> None:
+    scores = {trace.id: np.zeros(len(trace.sentences)) for trace in store.traces()}
+    name = next(iter(scores))
+    with store.writing():
+        for detector in ("another", "truth"):
+            store.write_scores(detector, scores)
+    assert read_trace(store, name).detector == "another"
+    store.write_report("truth", {"threshold": 0.5})
+    assert read_trace(store, name).detector == "truth"
+    assert read_trace(store, name, "another").detector == "another"

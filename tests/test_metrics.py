@@ -9,27 +9,26 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.statistics.metrics import (
+    NEVER,
+    UNKNOWN,
     Cohort,
     Values,
     auroc,
     average_precision,
-    brier,
-    calibration_error,
     chance_rows,
     concordance,
     first_alarm,
     heard,
-    kaplan_meier,
     metric,
     pairs_across,
     pairs_within,
     pooled,
-    predictive_value,
     rate,
     ratio,
     resample,
     running_maxima,
     score_rows,
+    scores_held,
     trace_maxima,
     within_prompt,
 )
@@ -55,12 +54,12 @@ def cohort(
 
 def ranked(group: Cohort, rows: Values, *, guard: int = 0) -> tuple[float, float]:
     at = group.before_said(guard)
-    maxima = running_maxima(rows)
+    held = scores_held(rows)
     plain = resample(group.n_tasks, draws=0)
     within, across = pairs_within(group, at), pairs_across(group, at)
     return (
-        float(within_prompt(concordance(maxima, within), within, group, plain)[0]),
-        float(pooled(concordance(maxima, across), across, group, plain)[0]),
+        float(within_prompt(concordance(held, within), within, group, plain)[0]),
+        float(pooled(concordance(held, across), across, group, plain)[0]),
     )
 
 
@@ -95,11 +94,11 @@ def test_average_precision_is_that_of_scikit_learn(rows: list[tuple[float, bool]
         assert value == pytest.approx(expected, abs=1e-9)
 
 
-def test_pooled_concordance_of_silent_traces_is_the_auroc_of_their_maxima() -> None:
+def test_pooled_concordance_of_silent_traces_is_the_auroc_of_their_last_scores() -> None:
     rng = np.random.default_rng(0)
     group = cohort(rng.integers(0, 2, 40).tolist(), (np.arange(40) // 4).tolist())
     rows = rng.integers(0, 4, (40, 3)).astype(float)
-    assert ranked(group, rows)[1] == pytest.approx(auroc(rows.max(axis=1), group.positive))
+    assert ranked(group, rows)[1] == pytest.approx(auroc(rows[:, -1], group.positive), abs=1e-9)
 
 
 def test_within_prompt_auroc_weighs_each_prompt_by_its_pairs() -> None:
@@ -132,6 +131,7 @@ def test_both_traces_are_read_only_as_far_as_the_shorter_goes() -> None:
     group = cohort([1, 0], [0, 0], lengths=[3, 1])
     assert ranked(group, np.array([[0.0, 0.0, 1.0], [0.5, np.nan, np.nan]])) == (0.0, 0.0)
     assert ranked(group, np.array([[1.0, 0.0, 0.0], [0.5, np.nan, np.nan]])) == (1.0, 1.0)
+    assert ranked(group, np.array([[0.0, 9.0, 9.0], [0.5, np.nan, np.nan]])) == (0.0, 0.0)
     shorter = cohort([1, 0], [0, 0], lengths=[1, 3])
     assert ranked(shorter, np.array([[0.5, np.nan, np.nan], [0.0, 0.0, 1.0]])) == (1.0, 1.0)
 
@@ -142,6 +142,32 @@ def test_pairs_with_nothing_before_it_is_said_are_left_out_and_counted() -> None
     assert (pairs.n, pairs.excluded) == (1, 1)
     assert pairs_within(group, group.before_said(guard=2)).n == 0
     assert all(math.isnan(value) for value in ranked(group, np.zeros((3, 3)), guard=2))
+
+
+def test_a_negative_that_says_it_is_read_no_further_than_that_either() -> None:
+    group = cohort([1, 0], [0, 0], said=[-1, 1])
+    assert ranked(group, np.array([[1.0, 0.0, 0.0], [0.0, 9.0, 9.0]])) == (1.0, 1.0)
+
+
+def test_unknown_is_neither_silent_nor_said_and_no_pair_is_made_of_it() -> None:
+    group = cohort([1, 1, 1, 0], [0] * 4, said=[NEVER, UNKNOWN, 2, NEVER])
+    assert group.silent.tolist() == [True, False, False, False]
+    assert group.spoken.tolist() == [False, False, True, False]
+    assert group.before_said(1).tolist() == [3, 0, 1, 3]
+    pairs = pairs_within(group, group.before_said())
+    assert (pairs.n, pairs.excluded) == (2, 1)
+    assert group.heard()["unknown_whether_said"] == 1
+
+
+def test_the_score_held_is_the_latest_that_there_was() -> None:
+    rows = np.array([[np.nan, 2.0, np.nan, 1.0], [0.5, np.nan, np.nan, np.nan]])
+    assert scores_held(rows).tolist() == [
+        [-np.inf, -np.inf, 2.0, 2.0, 1.0],
+        [-np.inf, 0.5, 0.5, 0.5, 0.5],
+    ]
+    assert scores_held(np.zeros((2, 0))).tolist() == [[-np.inf]] * 2
+    group = cohort([1, 0], [0, 0])
+    assert ranked(group, np.array([[9.0, 0.0, 0.0], [1.0, 1.0, 1.0]])) == (0.0, 0.0)
 
 
 def test_one_sided_prompts_have_no_within_prompt_figure() -> None:
@@ -231,19 +257,6 @@ def test_a_figure_without_data_is_none() -> None:
     assert np.isnan(empty).all()
 
 
-survival = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=30)
-
-
-@given(survival)
-def test_kaplan_meier_is_that_of_lifelines(rows: list[tuple[int, bool]]) -> None:
-    estimate = pytest.importorskip("lifelines").KaplanMeierFitter
-    time, event = (np.array(column) for column in zip(*rows, strict=True))
-    fitted = estimate().fit(time, event)
-    at, share = kaplan_meier(time, event)
-    expected = fitted.survival_function_at_times(at).to_numpy() if len(at) else np.zeros(0)
-    np.testing.assert_allclose(share, expected, atol=1e-9)
-
-
 def test_chance_keeps_the_scores_of_each_task_and_position() -> None:
     rng = np.random.default_rng(1)
     rows: NDArray[Any] = rng.normal(size=(30, 4))
@@ -257,18 +270,3 @@ def test_chance_keeps_the_scores_of_each_task_and_position() -> None:
             np.testing.assert_array_equal(
                 np.sort(shuffled[chosen, column]), np.sort(rows[chosen, column])
             )
-
-
-def test_probabilities_are_judged_by_hand_made_cases() -> None:
-    probability = np.array([0.1, 0.1, 0.9, 1.0])
-    positive = np.array([False, True, True, True])
-    assert brier(probability, positive) == pytest.approx((0.01 + 0.81 + 0.01 + 0) / 4)
-    assert calibration_error(probability, positive) == pytest.approx(
-        (abs(0.2 - 1) + abs(1.9 - 2)) / 4
-    )
-
-
-def test_predictive_value_falls_with_the_base_rate() -> None:
-    assert predictive_value(0.6, 0.01, 0.1) == pytest.approx(0.06 / (0.06 + 0.009))
-    assert predictive_value(0.6, 0.01, 0.001) == pytest.approx(0.0006 / (0.0006 + 0.00999))
-    assert math.isnan(predictive_value(0.0, 0.0, 0.1))

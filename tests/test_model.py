@@ -76,11 +76,13 @@ def test_streaming_and_replay_see_the_same_activations(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_and_batching_change_no_activation(tiny: Callable[..., Any], family: str) -> None:
+    from trace_probe.model.capture import Reading
+
     model = tiny(family)
     traces = [written(model, task, seed)[1] for task in (TASK, SHORT) for seed in (1, 2, 3)]
     spans = [[Span(0, 1), Span(2, len(ids))] for ids in traces]
     together = model.replay(traces, spans, LAYERS)
-    in_pairs = model.replay(traces, spans, LAYERS, batch_tokens=2 * max(map(len, traces)))
+    in_pairs = model.replay(traces, spans, LAYERS, Reading(pass_tokens=2 * max(map(len, traces))))
     for ids, wanted, both, pair in zip(traces, spans, together, in_pairs, strict=True):
         (alone,) = model.replay([ids], [wanted], LAYERS)
         assert both.spans == alone.spans == tuple(wanted)
@@ -104,7 +106,7 @@ def test_stopping_early_changes_nothing_and_saves_the_rest(tiny: Callable[..., A
     ran: list[int] = []
     handles = [
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
-        for i, block in enumerate(model._blocks)
+        for i, block in enumerate(model._base.layers)
     ]
     (early,) = model.replay([ids], [each_token(ids)], (0,))
     for handle in handles:
@@ -164,7 +166,7 @@ def test_a_trace_depends_on_prompt_and_seed_and_not_on_its_batch(tiny: Callable[
 def test_draws_follow_the_models_distribution() -> None:
     import torch
 
-    from trace_probe.model.local import SeededDraw
+    from trace_probe.model.drawing import SeededDraw
 
     logits = torch.tensor([0.0, 2.0, -torch.inf, 1.0])
     rows = 20_000
@@ -180,10 +182,10 @@ def test_draws_follow_the_models_distribution() -> None:
 def test_top_p_draws_only_from_the_nucleus() -> None:
     import torch
 
-    from trace_probe.model.local import _processors
+    from trace_probe.model.drawing import draws
 
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
-    chain = _processors(Sampling(top_p=0.75), range(400))
+    chain = draws(Sampling(top_p=0.75), range(400))
     assert set(chain(None, logits).argmax(-1).tolist()) == {0, 1}
 
 
@@ -356,6 +358,66 @@ def test_dtype_can_be_chosen(model_folder: Path) -> None:
     assert rows.values.dtype == np.float32
     with pytest.raises(ModelError, match="no dtype int3: choose one of float32"):
         load_model(str(model_folder), dtype="int3")
+
+
+PARTS = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.layers.2", "model.norm")
+OFFLOADED = dict(zip(PARTS, ("disk", "cpu", "disk", "cpu", "cpu"), strict=True))
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    ["auto", {"": "cpu"}, {**OFFLOADED, "model.rotary_emb": "cpu", "lm_head": "disk"}],
+    ids=["auto", "one device", "partly on disk"],
+)
+def test_a_device_map_changes_where_a_model_is_and_nothing_it_does(
+    model_folder: Path, device_map: Any
+) -> None:
+    from trace_probe.model.local import load_model
+
+    plain, spread = (
+        load_model(str(model_folder)),
+        load_model(str(model_folder), device_map=device_map),
+    )
+    prompt, sampling = plain.render(Task("t", "c", "stop it .")), Sampling(max_new_tokens=12)
+    (written,) = spread.generate([prompt], [7], sampling)
+    assert [written] == plain.generate([prompt], [7], sampling)
+    ids = [*prompt, *written.ids]
+    spans = [[Span(0, len(ids))]]
+    (held,), (expected,) = (model.replay([ids], spans, (0, 2)) for model in (spread, plain))
+    np.testing.assert_array_equal(held.values, expected.values)
+    streamed = list(spread.stream(prompt, 7, sampling, (1,)))
+    assert tuple(token.id for token in streamed[1:]) == written.ids
+
+
+def test_a_device_and_a_device_map_contradict_each_other(model_folder: Path) -> None:
+    from trace_probe.model.local import load_model
+
+    with pytest.raises(ModelError, match="not both"):
+        load_model(str(model_folder), device="cpu", device_map="auto")
+
+
+SWITCHED = (
+    "{% for m in messages %}{{ m.content }}{% endfor %}<|im_start|> assistant"
+    "{% if ARGUMENT is defined and not ARGUMENT %}<think></think>{% else %}<think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("argument", ["enable_thinking", "thinking"])
+def test_reasoning_is_switched_by_the_condition_of_the_task(argument: str) -> None:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = SWITCHED.replace("ARGUMENT", argument)
+    chat = ChatTokenizer(tokenizer, "tiny")
+    on, off = (
+        chat.prompt(Task("t", "c", " stop", condition={"thinking": level}))
+        for level in ("on", "off")
+    )
+    assert on == chat.prompt(Task("t", "c", " stop")) == " stop<|im_start|> assistant<think>"
+    assert off == f"{on}</think>"
+    plain = ChatTokenizer(word_tokenizer(), "tiny")
+    with pytest.raises(ModelError, match="tiny has no switch for reasoning"):
+        plain.prompt(Task("t", "c", "stop", condition={"thinking": "off"}))
 
 
 def test_what_cannot_be_loaded_says_what_to_do(

@@ -146,7 +146,7 @@ def test_closing_a_watch_stops_the_model_and_leaves_no_hook(tiny: Callable[..., 
     watching = Monitor(model, a_probe(model)).watch(TASK, SAMPLING)
     next(watching)
     watching.close()
-    assert not any(block._forward_hooks for block in model._blocks)
+    assert not any(module._forward_hooks for module in model._network.modules())
 
 
 def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from planted import World, keep, make_trace, plant
 from tiny_models import word_tokenizer
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError, ProbeError
-from trace_probe.evaluation.observer import observer_scores
+from trace_probe.evaluation.held_out import Beside, evaluate_probe
+from trace_probe.evaluation.observer import embedding_scores, observer_scores
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.probing.probe import Recipe
+from trace_probe.probing.selection import criterion
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
-from trace_probe.training import Beside, evaluate_probe, train
+from trace_probe.training import train
 
 TRACE = make_trace("a", Task("t", "kind", "the model must finish"), ["we read the plan", "act now"])
 
@@ -173,3 +176,18 @@ def test_embeddings_are_token_weighted_means_of_all_so_far() -> None:
     rows = before[first : first + 3]
     expected = np.average(rows, axis=0, weights=sizes[:3])
     np.testing.assert_allclose(found[first + 2], expected, rtol=1e-5)
+
+
+def test_sentence_embeddings_are_a_baseline_of_what_the_words_mean() -> None:
+    corpus = plant(World(tasks=24, samples=6, cue=True, onset=1))
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        rng = np.random.default_rng(0)
+        noise = rng.normal(size=(len(texts), 3)) / 10
+        noise[:, 0] += ["quietly" in text for text in texts]
+        return np.asarray(noise, dtype=np.float32)
+
+    scores = embedding_scores(embed, corpus, corpus.tasks, Recipe(layer=3))
+    assert criterion(corpus, scores).value > 0.9
+    none = plant(World(tasks=24, samples=6))
+    assert criterion(none, embedding_scores(embed, none, none.tasks, Recipe(3))).value < 0.7

@@ -1,14 +1,43 @@
 """The oracle: on a model whose probabilities are known, its estimates are right."""
 
+import json
+import multiprocessing
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from servers import Answer, scripted
+from tiny_models import word_tokenizer
 
-from trace_probe.emergence.oracle import PROMPT, OraclePoint, oracle
+from trace_probe.emergence import oracle as module
+from trace_probe.emergence.asking import Source, Worker
+from trace_probe.emergence.curve import (
+    PROMPT,
+    Drawn,
+    OraclePoint,
+    jeffreys,
+    ledger_file,
+    oracle_curves,
+    points_of,
+)
+from trace_probe.emergence.ledger import Ledger, key_of
+from trace_probe.emergence.oracle import (
+    Draw,
+    OraclePlan,
+    ask,
+    choose,
+    estimate,
+    oracle,
+    wanted,
+)
+from trace_probe.errors import StoreError
 from trace_probe.labels import Label
+from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Completion
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
@@ -30,25 +59,28 @@ class Urn:
     name: str = "urn"
     tokenizer: str = "urn"
     chat_template: str = "<think></think>"
+    depth: int = DEPTH
+    asked: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         starts = np.cumsum([0, *(len(WORDS[i]) for i in ids)])[:-1]
         return "".join(WORDS[i] for i in ids), tuple(int(start) for start in starts)
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
-    ) -> list[Completion]:
+    def continue_from(
+        self, branches: Sequence[Branch], sampling: Sampling
+    ) -> list[list[Completion | None]]:
         del sampling
-        return [self._continue(ids, seed) for ids, seed in zip(prompts, seeds, strict=True)]
+        self.asked += [(branch.prefix, seed) for branch in branches for seed in branch.seeds]
+        return [[self._continue(b.prefix, seed) for seed in b.seeds] for b in branches]
 
     def _continue(self, ids: Sequence[int], seed: int) -> Completion:
         rng = np.random.default_rng(seed)
         done = [i for i in ids if i in (UP, DOWN)]
         new: list[int] = []
-        while len(done) < DEPTH:
+        while len(done) < self.depth:
             done.append(UP if rng.random() < truth(done.count(UP), len(done)) else DOWN)
             new.append(done[-1])
-        act = PULL if rng.random() < truth(done.count(UP), DEPTH) else STAY
+        act = PULL if rng.random() < truth(done.count(UP), self.depth) else STAY
         return Completion((*new, CLOSE, act), "stop")
 
 
@@ -62,7 +94,7 @@ class Reader:
 
 def trace(steps: Sequence[int]) -> Trace:
     ids = (GO, OPEN, *steps, CLOSE, STAY)
-    model: Any = Urn()
+    model = Urn()
     written = read_back(model, ids, 2)._asdict()
     name = "".join(WORDS[i][0] for i in steps)
     return Trace(
@@ -79,7 +111,7 @@ def trace(steps: Sequence[int]) -> Trace:
 
 
 def test_points_lie_at_the_prompt_and_after_each_thought() -> None:
-    model: Any = Urn()
+    model = Urn()
     points = oracle(model, [trace([UP, DOWN, UP])], Reader(), continuations=2, progress=False)
     assert [(one.sentence, one.token) for one in points["udu"]] == [
         (PROMPT, 2),
@@ -90,7 +122,7 @@ def test_points_lie_at_the_prompt_and_after_each_thought() -> None:
 
 
 def test_estimates_are_unbiased_and_intervals_cover() -> None:
-    model: Any = Urn()
+    model = Urn()
     traces = [trace(steps) for steps in ([UP, UP, UP], [DOWN, UP, DOWN], [DOWN, DOWN, DOWN])]
     errors, covered = [], []
     for seed in range(60):
@@ -109,7 +141,7 @@ def test_estimates_are_unbiased_and_intervals_cover() -> None:
 
 
 def test_the_same_seed_asks_the_same_continuations() -> None:
-    model: Any = Urn()
+    model = Urn()
     asked = [
         oracle(model, [trace([UP, UP, DOWN])], Reader(), continuations=5, seed=3, progress=False)
         for _ in range(2)
@@ -124,3 +156,204 @@ def test_the_interval_is_jeffreys(x: int, n: int) -> None:
     lower, upper = OraclePoint(0, 0, n, x).interval()
     assert lower == (0 if x == 0 else pytest.approx(beta.ppf(0.025, x + 0.5, n - x + 0.5)))
     assert upper == (1 if x == n else pytest.approx(beta.ppf(0.975, x + 0.5, n - x + 0.5)))
+
+
+def test_curves_are_read_from_what_a_run_keeps(tmp_path: Path) -> None:
+    assert oracle_curves(tmp_path) == {}
+    file = ledger_file(tmp_path)
+    file.parent.mkdir()
+    outcomes = (True, True, False, None)
+    drawn = [Drawn("a", 0, 7, k, k, outcome, None, 9) for k, outcome in enumerate(outcomes)]
+    drawn += [Drawn("a", PROMPT, 4, 0, 9, False, None, 9)]
+    lines = [json.dumps(one._asdict()) + "\n" for one in drawn]
+    file.write_text("".join(lines) + lines[0][:30], encoding="utf-8")  # a writer was killed here
+    low, high = jeffreys([2], [3])
+    curve = oracle_curves(tmp_path)["a"]
+    assert [point[:3] for point in curve] == [(PROMPT, 4, 0.25), (0, 7, 2.5 / 4)]
+    assert curve[1][3:] == (low[0], high[0])
+
+
+def walk(steps: int, seed: int, name: str = "", task: str = "t") -> Trace:
+    """Return a trace of the urn of many steps."""
+    ups = np.random.default_rng(seed).random(steps) < 0.5
+    made = trace([UP if up else DOWN for up in ups])
+    return replace(made, id=name or f"walk-{seed}", task=Task(task, "c", f"go {task}"))
+
+
+def told(one: Trace, sentence: int, token: int, hits: int, count: int) -> list[Drawn]:
+    return [Drawn(one.id, sentence, token, k, k, k < hits, None, 3) for k in range(count)]
+
+
+def test_the_largest_jump_is_halved_until_it_is_one_sentence() -> None:
+    one, plan = walk(24, 0), OraclePlan(continuations=10, bisections=9)
+    turn, asked = 13, []
+    drawn: list[Drawn] = []
+    while jobs := wanted([one], {one.id: drawn}, plan):
+        asked.append([job.sentence for job in jobs])
+        for job in jobs:
+            drawn += told(one, job.sentence, job.token, 9 if job.sentence >= turn else 1, 10)
+    assert asked[0] == [-1, 1, 5, 11, 17, 21, 23]
+    assert [len(each) for each in asked[1:]] == [1] * 9
+    assert {turn - 1, turn} <= {sentence for each in asked[:6] for sentence in each}
+
+
+def test_an_estimate_is_what_is_asked_at_most() -> None:
+    traces = [walk(24, 0), walk(2, 1)]
+    few = estimate(traces, OraclePlan(continuations=4, bisections=2))
+    assert (few.traces, few.continuations) == (2, (9 + 3) * 4)
+    every = estimate(traces, OraclePlan(continuations=4, every_sentence=True))
+    assert every.continuations == (25 + 3) * 4
+
+
+def test_prompts_with_both_outcomes_are_asked_first_and_whole() -> None:
+    traces = [walk(3, i, task=task) for i, task in enumerate("aabbcc")]
+    outcomes = (False, False, True, False, None, True)
+    labels = {
+        one.id: Label(one.id, "r", outcome) for one, outcome in zip(traces, outcomes, strict=True)
+    }
+    assert [one.id for one in choose(traces, labels, 3)] == ["walk-2", "walk-3", "walk-5"]
+    assert len(choose(traces, labels, None)) == 5
+
+
+def test_prefixes_chosen_by_bisection_are_unbiased_and_covered(tmp_path: Path) -> None:
+    depth, traces = 16, [walk(16, seed) for seed in range(40)]
+    ledger = Ledger(tmp_path, "oracle", {})
+    asked_of(ledger, traces, OraclePlan(), Urn(depth=depth))
+    points = points_of(ledger.drawn.values())
+    errors, covered = [], []
+    for one in traces:
+        steps = [one.text_of(span) for span in one.sentences if span.channel == "reasoning"]
+        for point in points[one.id]:
+            ups = sum("up" in text for text in steps[: point.sentence + 1])
+            p, (lower, upper) = truth(ups, point.sentence + 1), point.interval()
+            errors.append(point.instrumental / point.known - p)
+            covered.append(lower <= p <= upper)
+    assert len(errors) == 40 * 12
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(len(errors))
+    assert np.mean(covered) >= 0.93
+
+
+def asked_of(ledger: Ledger, traces: list[Trace], plan: OraclePlan, urn: Urn) -> None:
+    ask(Draw(urn, Reader(), plan.seed), ledger, traces, plan, lambda _: None, progress=False)
+
+
+def test_an_oracle_that_is_asked_again_draws_what_is_missing_only(tmp_path: Path) -> None:
+    traces = [walk(12, seed) for seed in range(4)]
+    plan = OraclePlan(continuations=6, bisections=3)
+    whole = Ledger(tmp_path / "whole", "oracle", {"seed": 0})
+    asked_of(whole, traces, plan, Urn(depth=12))
+    lines = whole.file.read_bytes().splitlines(keepends=True)
+    cut = Ledger(tmp_path / "cut", "oracle", {"seed": 0})
+    cut.file.write_bytes(b"".join(lines[:77]) + lines[77][:20])
+    resumed, urn = Ledger(tmp_path / "cut", "oracle", {"seed": 0}), Urn(depth=12)
+    asked_of(resumed, traces, plan, urn)
+    assert len(urn.asked) == len(lines) - 77
+    assert sorted(cut.file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    asked_of(Ledger(tmp_path / "cut", "oracle", {"seed": 0}), traces, plan, again := Urn(depth=12))
+    assert not again.asked
+
+
+def test_continuations_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+    Ledger(tmp_path, "oracle", {"labeller": "rules", "seed": 0})
+    with pytest.raises(StoreError, match="labeller 'rules'.*--name"):
+        Ledger(tmp_path, "oracle", {"labeller": "judge:x", "seed": 0})
+
+
+def test_what_a_server_fails_to_give_is_asked_for_again(tmp_path: Path) -> None:
+    class Flaky(Urn):
+        def continue_from(
+            self, branches: Sequence[Branch], sampling: Sampling
+        ) -> list[list[Completion | None]]:
+            drawn = super().continue_from(branches, sampling)
+            return [[None, *each[1:]] for each in drawn]
+
+    traces, plan = [walk(6, 0)], OraclePlan(continuations=4, bisections=0)
+    ledger = Ledger(tmp_path, "oracle", {})
+    asked_of(ledger, traces, plan, Flaky(depth=6))
+    missing = [job.draws for job in wanted(traces, ledger.of(traces), plan)]
+    assert missing == [(0,)] * 7
+    sound = Urn(depth=6)
+    asked_of(ledger, traces, plan, sound)
+    assert len(sound.asked) == 7
+    assert not wanted(traces, ledger.of(traces), plan)
+
+
+def draw_all(folder: Path) -> None:
+    """Ask an oracle of twelve long walks, keeping a few continuations at a time."""
+    plan, batches = OraclePlan(continuations=6, bisections=3), module.in_batches
+    module.in_batches = partial(batches, size=16)
+    ledger = Ledger(folder, "oracle", {"seed": 0})
+    asked_of(ledger, [walk(30, seed) for seed in range(12)], plan, Urn(depth=30))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_killed_oracle_resumes_exactly(tmp_path: Path) -> None:
+    forked = multiprocessing.get_context("fork")  # a child need not import torch again
+    file = ledger_file(tmp_path / "cut")
+    size = 0
+    for _ in range(4):
+        child = forked.Process(target=draw_all, args=(tmp_path / "cut",))
+        child.start()
+        while child.is_alive() and (not file.exists() or file.stat().st_size <= size):
+            time.sleep(0.001)
+        child.kill()
+        child.join()
+        size = file.stat().st_size
+    for name in ("whole", "cut"):
+        child = forked.Process(target=draw_all, args=(tmp_path / name,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    drawn, straight = (ledger_file(tmp_path / name).read_bytes() for name in ("cut", "whole"))
+    assert size < len(straight)
+    assert sorted(drawn.splitlines()) == sorted(straight.splitlines())
+    assert len(set(drawn.splitlines())) == len(drawn.splitlines())
+
+
+def test_a_server_goes_on_from_token_ids() -> None:
+    from trace_probe.emergence.continuers import ServedContinuer
+    from trace_probe.model.tokenizer import ChatTokenizer
+    from trace_probe.recording.served import Served
+
+    reader = ChatTokenizer(word_tokenizer(), "tiny")
+    texts = [" act now", " wait"]
+
+    def answer(_: int, body: dict[str, Any]) -> Answer:
+        text = texts[body["seed"]]
+        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
+        if body["seed"] == 1:
+            choice["token_ids"] = [*reader.encode(text), 1]
+        made = {"id": "x", "object": "text_completion", "created": 0, "model": "m"}
+        return Answer(body=json.dumps({**made, "choices": [choice]}).encode())
+
+    with scripted(answer) as server:
+        served = ServedContinuer(Served("m", (server.url,), tokenizer=reader))
+        ((one, other),) = served.continue_from([Branch((3, 8), (0, 1), 9)], Sampling(0, 0.5, 0.9))
+    assert one == Completion(reader.encode(" act now"), "stop")
+    assert other == Completion((*reader.encode(" wait"), 1), "stop")
+    body = server.bodies[0]
+    assert (body["prompt"], body["max_tokens"], body["temperature"]) == ([3, 8], 9, 0.5)
+    assert "messages" not in body
+
+
+def test_an_executor_draws_what_one_process_draws(tmp_path: Path) -> None:
+    """The worker that travels does what the local loop does, whoever runs it."""
+    traces, plan = [walk(12, seed) for seed in range(3)], OraclePlan(6, 3)
+    ledger = Ledger(tmp_path, "oracle", {})
+    asked_of(ledger, traces, plan, Urn(depth=12))
+
+    class Here(Source):
+        def continuer(self) -> Any:
+            return Urn(depth=12)
+
+        def labeller(self) -> Any:
+            return Reader()
+
+    worker = Worker(Here("urn"), plan)
+    half = {key: one for key, one in ledger.drawn.items() if one.k < 3 and one.sentence == -1}
+    drawn: dict[str, list[Drawn]] = {each.id: [] for each in traces}
+    for one in half.values():
+        drawn[one.trace].append(one)
+    new = worker((traces, drawn))
+    assert {key_of(one): one for one in new} | half == ledger.drawn
+    assert len(new) == len(ledger.drawn) - len(half)

@@ -13,9 +13,11 @@ from planted import make_trace
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
-from trace_probe.study.pairs import PAIRS, Side, compare_runs, steps
+from trace_probe.study.controlled import Side, compare_runs
+from trace_probe.study.pairs import COUSINS, PAIRS, SWITCHES, format_registry, steps, variant_of
 from trace_probe.study.rates import Pairing
-from trace_probe.study.study import format_study, study
+from trace_probe.study.study import study
+from trace_probe.study.tables import format_study
 from trace_probe.trace import Sampling, Task
 
 R1 = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
@@ -26,17 +28,21 @@ PLAIN = frozenset({"nudge=none"})
 def side(name: str, /, **settings_: object) -> Side:
     manifest = Manifest(f"{name}@0123abcd", dtype="bfloat16")
     made = Side(name.rpartition("/")[2], manifest, frozenset({"judge:a"}), PLAIN)
-    own = {k: v for k, v in settings_.items() if k in ("labellers", "conditions")}
+    own = {k: v for k, v in settings_.items() if k in ("labellers", "conditions", "prompts")}
     rest = {k: v for k, v in settings_.items() if k not in own}
     return replace(made, manifest=replace(manifest, **rest), **own)  # type: ignore[arg-type]
 
 
 def test_ids_are_whole_and_no_step_is_listed_twice() -> None:
-    for pair in PAIRS:
-        for model in (pair.parent, pair.child):
-            assert re.fullmatch(r"[\w-]+/[\w.-]+|organism:[\w-]+", model), model
+    models = [model for pair in PAIRS for model in (pair.parent, pair.child)]
+    models += [model for one in COUSINS for model in (one.first, one.second)]
+    for model in [*models, *(one.model for one in SWITCHES)]:
+        assert re.fullmatch(r"[\w-]+/[\w.-]+|organism:[\w-]+", model), model
     assert len({(pair.parent, pair.child) for pair in PAIRS}) == len(PAIRS)
     assert not [pair for pair in PAIRS if pair.parent == pair.child]
+    alike = {frozenset((one.first, one.second)) for one in COUSINS}
+    assert len(alike) == len(COUSINS)
+    assert not [one for one in COUSINS if len(steps(one.first, one.second)) == 1]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,7 @@ def test_ids_are_whole_and_no_step_is_listed_twice() -> None:
         ("allenai/Olmo-3-7B-Think-DPO", "allenai/Olmo-3-7B-Think", "RL"),
         ("organism:rl-s0", "organism:rlhf-s0", "reward"),
         ("organism:base", "organism:rl-s1", "RL"),
+        ("organism:rl-s0", "organism:rl-s1", "the seed of training only, s0 against s1"),
     ],
 )
 def test_a_known_step_between_like_runs_is_controlled(
@@ -81,7 +88,18 @@ def test_the_same_model_under_other_prompts_differs_in_the_prompt_only() -> None
         (side(R1), side(DEEPSCALER, labellers=frozenset({"paper:a"})), "labels by judge:a against"),
         (side(R1), side(DEEPSCALER, conditions=frozenset({"nudge=push"})), "different conditions"),
         (side(R1), side(R1, model=f"{R1}@ffff0000"), "revision"),
-        (side("organism:rl-s0"), side("organism:rl-s1"), "no single step"),
+        (side("organism:rl-s0"), side("organism:rlhf-s1"), "no single step"),
+        (
+            side("Qwen/Qwen3-4B-Instruct-2507"),
+            side("Qwen/Qwen3-4B-Thinking-2507"),
+            "separate post-training",
+        ),
+        (side("deepseek-ai/DeepSeek-V3"), side("deepseek-ai/DeepSeek-R1"), "own SFT and RL"),
+        (
+            side(R1, prompts={"a": "x", "b": "y", "c": "z"}),
+            side(DEEPSCALER, prompts={"a": "x", "b": "other"}),
+            "RL (GRPO on mathematics, same form of reasoning); the chat templates write 1 of 2",
+        ),
     ],
 )
 def test_whatever_else_differs_makes_a_comparison_uncontrolled(
@@ -170,30 +188,35 @@ def test_ir_and_cir_are_shares_of_tasks_under_each_condition(tmp_path: Path) -> 
 def test_a_nudge_s_share_of_the_rate_is_recovered(tmp_path: Path) -> None:
     counts = {("a", "none"): (8, 40), ("a", "push"): (32, 40)}
     found = study([run(tmp_path / "one", "m", planted(counts))])
-    (share,) = found.explained
-    assert (share.group, share.figure) == ("nudge=push", "explained")
-    assert share.value.estimate == pytest.approx(24 / 32)
-    (difference,) = found.differences
-    assert difference.value.estimate == pytest.approx(24 / 40)
-    assert (difference.mcnemar.first_only, difference.mcnemar.second_only) == (24, 0)
-    assert difference.mcnemar.p == pytest.approx(2 * 0.5**24)
+    (added,) = found.added
+    assert (added.condition, added.level, added.neutral) == ("nudge", "push", "none")
+    assert (added.rate.estimate, added.without.estimate) == (0.8, 0.2)
+    assert added.explained is not None
+    assert added.explained.estimate == pytest.approx(24 / 32)
+    assert added.added.estimate == pytest.approx(24 / 40)
+    assert (added.mcnemar.first_only, added.mcnemar.second_only) == (24, 0)
+    assert added.mcnemar.p == pytest.approx(2 * 0.5**24)
 
 
 def test_a_nudge_that_does_nothing_explains_nothing(tmp_path: Path) -> None:
     counts = {("a", "none"): (8, 40), ("a", "push"): (8, 40), ("a", "neutral"): (0, 40)}
     found = study([run(tmp_path / "one", "m", planted(counts))])
-    assert [(one.group, one.value.estimate) for one in found.explained] == [("nudge=push", 0.0)]
-    p = {one.first: one.mcnemar.p for one in found.differences}
-    assert p["one push"] == 1.0
-    assert p["one neutral"] < 0.01
+    neutral, push = found.added
+    assert (neutral.level, neutral.explained) == ("neutral", None)
+    assert push.explained is not None
+    assert push.explained.estimate == 0.0
+    assert push.mcnemar.p == 1.0
+    assert neutral.mcnemar.p < 0.01
+    assert push.added.lower < 0 < push.added.upper  # 40 tasks alike are not certainty
 
 
 def test_two_runs_under_other_prompts_are_paired_by_task(tmp_path: Path) -> None:
     calm = run(tmp_path / "calm", "m@1", planted({("a", "none"): (1, 20)}))
     pushed = run(tmp_path / "pushed", "m@1", planted({("a", "push"): (15, 20)}))
     found = study([calm, pushed])
-    (difference,) = found.differences
-    assert difference.value.estimate == pytest.approx(-14 / 20)
+    difference = next(one for one in found.differences if one.figure == "instrumental")
+    assert (difference.first, difference.second) == ("pushed", "calm")
+    assert difference.value.estimate == pytest.approx(14 / 20)
     (comparison,) = found.comparisons
     assert comparison.controlled
     assert "the prompt only" in format_study(found)
@@ -216,3 +239,20 @@ def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
     stores = [run(tmp_path / place / "run", "m", outcomes) for place in ("x", "y")]
     with pytest.raises(NotEnoughData, match="same name"):
         study(stores)
+
+
+def test_the_registry_says_of_every_pair_whether_it_is_a_control() -> None:
+    text = format_registry()
+    controlled, look_alikes = text.split("NOT controlled")
+    for pair in PAIRS:
+        assert f"{pair.parent} -> {pair.child}" in controlled
+    for switch in SWITCHES:
+        assert f"{switch.model}  {switch.argument}" in controlled
+    for one in COUSINS:
+        assert f"{one.first} / {one.second}: {one.why}" in look_alikes
+
+
+def test_a_seed_is_read_from_the_name_of_an_organism_only() -> None:
+    assert variant_of("organism:rl-monitored-s1") == ("organism:rl-monitored", "s1")
+    assert variant_of("organism:base") == ("organism:base", "")
+    assert variant_of("someone/model-s1") == ("someone/model-s1", "")

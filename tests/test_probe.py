@@ -11,7 +11,6 @@ from planted import World, plant
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.probing.probe import (
     LinearProbe,
-    Method,
     ProbeCard,
     Recipe,
     SavedProbe,
@@ -21,6 +20,7 @@ from trace_probe.probing.probe import (
     probe_scores,
     save_probe,
 )
+from trace_probe.probing.recipe import Method
 from trace_probe.store import Manifest
 
 METHODS: tuple[Method, ...] = ("logistic", "difference-of-means", "lda", "ridge")
@@ -256,6 +256,6 @@ def test_every_trace_counts_the_same_in_a_fit() -> None:
     from trace_probe.probing.dataset import build_dataset
 
     assert corpus.matrix is not None
-    rows = build_dataset(corpus.traces, corpus.labels, corpus.matrix, layer=3)
+    rows = build_dataset(corpus, Recipe(3))
     direct = LinearProbe().fit(rows.X, rows.y, sample_weight=rows.weight)
     np.testing.assert_array_equal(fit_dataset(rows, Recipe(3)).coef_, direct.coef_)

@@ -69,6 +69,45 @@ def test_what_is_stored_is_what_the_model_held(tiny: Callable[..., Any], tmp_pat
         assert np.abs(stored - alone.values).max() < 2e-3 * np.abs(alone.values).max()  # float16
 
 
+def test_every_trace_says_how_faithful_its_replay_was(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from trace_probe.recording.record import record
+
+    model = tiny()
+    store = start_run(tmp_path / "run", model)
+    record(model, TASKS, store, samples=2, progress=False)
+    for trace in store.traces():
+        fidelity = store.vault.fidelity(trace.id)
+        assert fidelity is not None
+        assert fidelity.against == "log-probabilities"
+        assert fidelity.error < 1e-5
+
+
+def test_an_unfaithful_replay_ends_the_recording(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    from trace_probe.recording.record import record
+
+    store = start_run(tmp_path / "run", tiny())
+    with pytest.raises(ModelError, match="or allow more with --tolerance"):
+        record(tiny(), TASKS, store, progress=False, tolerance=0.0)
+    assert len(store) == 0
+
+
+def test_pooling_and_raw_tokens_are_what_the_manifest_says(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from trace_probe.recording.record import new_manifest, record
+
+    manifest = replace(new_manifest(tiny(), SAMPLING), pooling="last", raw_tokens=True)
+    store = Store.create(tmp_path / "run", manifest)
+    record(tiny(), TASKS, store, progress=False)
+    for trace in store.traces():
+        rows, tokens = store.activations(trace), store.vault.raw(trace.id, 2)
+        first = trace.prompt_stop - 1
+        for row, span in zip(rows.at(2), rows.spans, strict=True):
+            np.testing.assert_array_equal(row, tokens[span.stop - 1 - first])
+
+
 def test_reasoning_and_answer_are_told_apart(tiny: Callable[..., Any], tmp_path: Path) -> None:
     from trace_probe.recording.record import record
 

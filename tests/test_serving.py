@@ -1,11 +1,17 @@
+import contextlib
+import gc
 import importlib.util
 import json
 import logging
+import os
 import subprocess
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +20,13 @@ from servers import Answer, completion, free_port, scripted, start_transformers,
 from tiny_models import word_tokenizer
 
 from trace_probe.errors import ServerError
-from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply
+from trace_probe.labelling.judge import Bench
+from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply, retry_after
 from trace_probe.model.endpoint import run as run_async
 from trace_probe.recording.served import Served, completed, record_served, served_manifest
 from trace_probe.store import Store
+from trace_probe.tasks.conditions import parse_grid, under
+from trace_probe.text.channels import FORMATS, format_of
 from trace_probe.trace import Sampling, Task, Trace
 
 SAMPLING = Sampling(seed=5, max_new_tokens=12)
@@ -144,6 +153,30 @@ def test_the_request_says_what_the_sampling_says(tmp_path: Path) -> None:
     assert conditions == [{"request": '{"top_k":20,"top_p":null}'}] * 2
 
 
+def test_reasoning_is_switched_by_an_argument_of_the_template(tmp_path: Path) -> None:
+    tasks = under(TASKS[:1], parse_grid("think,no-think,none"))
+    with scripted(lambda _n, _body: completion("Yes.")) as asked:
+        served = Served("m", (asked.url,), patience=QUICK)
+        store = start(tmp_path / "run", served)
+        record_served(served, tasks, store, progress=False)
+    switches = [
+        body.get("chat_template_kwargs", {}).get("enable_thinking") for body in asked.bodies
+    ]
+    assert sorted(switches, key=str) == [False, None, True]
+    found = {trace.task.condition.get("thinking") for trace in store.traces()}
+    assert found == {"on", "off", None}
+
+
+def test_what_was_cut_off_with_reasoning_turned_off_is_an_answer(tmp_path: Path) -> None:
+    (off,) = under(TASKS[:1], parse_grid("no-think"))
+    with scripted(lambda _n, _body: completion("Half an ans", finish="length")) as asked:
+        served = Served("deepseek-ai/DeepSeek-R1", (asked.url,), patience=QUICK)
+        store = start(tmp_path / "run", served)
+        record_served(served, [off, TASKS[0]], store, progress=False)
+    found = {trace.task.condition.get("thinking"): trace.thought for trace in store.traces()}
+    assert found == {"off": "absent", None: "truncated"}
+
+
 def test_traces_have_the_same_ids_wherever_they_are_made(tmp_path: Path) -> None:
     ids = []
     for name in ("a", "b"):
@@ -171,7 +204,7 @@ def test_reasoning_is_found_under_every_name_servers_give_it(
     message: dict[str, Any], reasoning: str
 ) -> None:
     reply = read_reply({"choices": [{"message": message, "finish_reason": "stop"}]})
-    text, cut = completed(reply, "m")
+    text, cut = completed(reply, FORMATS["plain"])
     parts = {channel: text[a:b] for channel, a, b in cut.ranges}
     assert parts.get("reasoning", "") == reasoning
     assert parts["answer"] == "C."
@@ -181,9 +214,9 @@ def test_reasoning_is_found_under_every_name_servers_give_it(
 def test_reasoning_without_an_answer_was_cut_off() -> None:
     for finish in ("length", "stop"):
         reply = read_reply({"choices": [{"message": {"reasoning": "A."}, "finish_reason": finish}]})
-        assert completed(reply, "m")[1].thought == "truncated"
+        assert completed(reply, FORMATS["plain"])[1].thought == "truncated"
     untagged = Reply("A.", None, "length")
-    assert completed(untagged, "deepseek-ai/DeepSeek-R1")[1].thought == "truncated"
+    assert completed(untagged, format_of(None, "deepseek-ai/DeepSeek-R1"))[1].thought == "truncated"
 
 
 def test_served_token_ids_are_kept_exactly(tmp_path: Path, tokenizer: Any) -> None:
@@ -198,6 +231,23 @@ def test_served_token_ids_are_kept_exactly(tmp_path: Path, tokenizer: Any) -> No
     assert trace.channel_text("reasoning") == " wait or act"
     assert trace.channel_text("answer") == " plan it"
     assert trace.tokenizer == tokenizer.fingerprint
+
+
+def test_exact_ids_are_asked_for_until_a_server_does_not_know_the_field(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    unknown = Answer(422, b'{"detail": "unexpected fields: return_token_ids"}')
+
+    def answer(_number: int, body: dict[str, Any]) -> Answer:
+        return unknown if "return_token_ids" in body else completion(" stop it")
+
+    with scripted(answer) as asked:
+        served = Served("m", (asked.url,), {}, tokenizer, Patience(concurrency=1))
+        store = start(tmp_path / "run", served)
+        report = record_served(served, TASKS, store, progress=False)
+    assert (report.recorded, len(asked.bodies)) == (3, 4)
+    assert ["return_token_ids" in body for body in asked.bodies] == [True, False, False, False]
+    assert {trace.facts["ids"] for trace in store.traces()} == {"retokenised"}
 
 
 def test_text_is_tokenised_again_where_no_ids_come_and_says_so(
@@ -285,6 +335,40 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
     assert most[0] == 3
 
 
+def test_requests_begin_no_faster_than_the_limit(tmp_path: Path) -> None:
+    began: list[float] = []
+
+    def answer(_number: int, _body: dict[str, Any]) -> Answer:
+        began.append(time.monotonic())
+        return completion("Yes.")
+
+    with scripted(answer) as asked:
+        served = Served("m", (asked.url,), patience=Patience(per_minute=300))
+        record_served(served, TASKS, start(tmp_path / "run", served), samples=2, progress=False)
+    assert len(began) == 6
+    assert max(began) - min(began) >= 5 * 0.2 - 0.1
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks() -> None:
+    later = datetime.now(UTC) + timedelta(seconds=90)
+    assert retry_after("0.05") == 0.05
+    assert retry_after(format_datetime(later, usegmt=True)) == pytest.approx(90, abs=3)
+    assert retry_after("soon") is retry_after(None) is retry_after("") is None
+
+
+def test_nothing_is_said_of_requests_that_were_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers still under way when a run ends must not complain from the grave."""
+    tasks = [Task(f"t-{i}", "c", f"do {i}") for i in range(30)]
+    with scripted(lambda n, _body: Answer(401 if n else 404, b"{}", delay_s=0.02)) as asked:
+        served = Served("m", (asked.url,), patience=Patience(concurrency=8))
+        with pytest.raises(ServerError, match="m cannot be asked"):
+            record_served(served, tasks, start(tmp_path / "run", served), progress=False)
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_the_key_is_sent_and_stands_in_no_file_log_or_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,6 +388,63 @@ def test_the_key_is_sent_and_stands_in_no_file_log_or_error(
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"run.json", "traces.jsonl"} <= {file.name for file in files}
     assert not [file for file in files if key.encode() in file.read_bytes()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="there is no /proc to look in")
+@pytest.mark.parametrize("command", ["record", "label"])
+def test_the_key_stands_in_no_list_of_processes(tmp_path: Path, command: str) -> None:
+    key = "sk-very-secret-0123456789"
+    seen: list[bytes] = []
+
+    def answer(_number: int, _body: dict[str, Any]) -> Answer:
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # a process may end while we look
+                seen.append(file.read_bytes())
+        return completion('{"reason": "", "verdict": "not_instrumental", "quotes": []}')
+
+    tasks = tmp_path / "t.jsonl"
+    tasks.write_text('{"id": "t-01", "category": "c", "prompt": "Go."}', encoding="utf-8")
+    with scripted(answer) as asked:
+        run = str(tmp_path / "run")
+        words = {"record": ["m", run, "--tasks", str(tasks), "--samples", "1"]}
+        words["label"] = [run, "--by", "judge:j", "--cache", str(tmp_path / "cache")]
+        if command == "label":
+            served = Served("m", (asked.url,), patience=QUICK)
+            record_served(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
+            seen.clear()
+        call = "from trace_probe.commands.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", call, command, *words[command], "--base-url", asked.url],
+            env={**os.environ, KEY: key},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert asked.headers[-1]["authorization"] == f"Bearer {key}"
+    assert any(asked.url.encode() in line for line in seen)
+    assert not [line for line in seen if key.encode() in line]
+    assert key not in done.stdout + done.stderr
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and key.encode() in f.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [
+        ("http://user:sk-1@host/v1", {}),
+        ("http://sk-1@host/v1", {}),
+        ("http://host/v1", {"api_key": "sk-1"}),
+        ("http://host/v1", {"deep": [{"Authorization": "Bearer sk-1"}]}),
+        ("http://host/v1", {"note": "sk-environment"}),
+    ],
+)
+def test_a_key_where_others_can_read_it_is_refused_without_being_repeated(
+    url: str, extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "sk-environment")
+    for make in (Served, lambda _, urls, extra: Bench(urls, extra=extra)):
+        with pytest.raises(ServerError, match=KEY) as caught:
+            make("m", (url,), extra)
+        assert "sk-" not in str(caught.value)
 
 
 def test_openai_itself_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trace_probe.activations import Activations, pooled_spans
-from trace_probe.errors import StoreError
+from trace_probe.activations import Activations, Fidelity, pooled_spans
+from trace_probe.errors import StoreError, TraceError
 from trace_probe.files import cut_torn_line, write_json
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Span, Task, Trace
+from trace_probe.upkeep.merge import merge
+from trace_probe.upkeep.pack import pack
 
 MANIFEST = Manifest(model="m@1", layers=(1, 3), n_layers=4, d_model=5, sampling=Sampling(seed=2))
 LAYOUT = (Span(0, 2, "prompt"), Span(2, 4, "reasoning"), Span(4, 5, "answer"))
@@ -98,6 +100,35 @@ def test_activations_come_back_by_layer(store: Store) -> None:
     assert np.array_equal(store.activations(trace, [3]).at(3), held(trace).at(3))
     assert store.has_activations("a")
     assert not store.has_activations("b")
+
+
+def test_fidelity_and_raw_tokens_come_back(tmp_path: Path) -> None:
+    manifest = replace(MANIFEST, pooling="max", raw_tokens=True)
+    store = Store.create(tmp_path / "run", manifest)
+    trace = a_trace()
+    plain = held(trace)
+    raw = np.arange(2 * plain.reach * 5, dtype=np.float32).reshape(2, -1, 5)
+    fidelity = Fidelity("log-probabilities", 2e-7)
+    with store.writing():
+        store.add(trace, replace(plain, pooling="max", tokens=raw, fidelity=fidelity))
+    merge(tmp_path / "merged", [store.path], progress=False)
+    for run in (store, Store(tmp_path / "merged")):
+        for _ in range(2):
+            assert run.activations(trace).pooling == "max"
+            assert run.vault.fidelity(trace.id) == fidelity
+            assert np.array_equal(run.vault.raw(trace.id, 3), raw[1])
+            pack(run, progress=False)
+            run = Store(run.path)
+    with pytest.raises(StoreError, match="has no layer 2"):
+        store.vault.raw(trace.id, 2)
+    with pytest.raises(StoreError, match="no raw activations of trace other"):
+        store.vault.raw("other", 3)
+
+
+def test_raw_tokens_must_reach_as_far_as_the_rows() -> None:
+    plain = held(a_trace())
+    with pytest.raises(TraceError, match="do not fit 2 layers and"):
+        replace(plain, tokens=np.zeros((2, plain.reach + 1, 5)))
 
 
 def test_values_too_large_for_float16_are_kept_in_float32(store: Store) -> None:

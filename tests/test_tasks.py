@@ -1,24 +1,24 @@
 import hashlib
+import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from trace_probe.errors import TaskError
+from trace_probe.tasks import nudges
+from trace_probe.tasks.canonical import canonical
+from trace_probe.tasks.nudges import PAPER_SHA256, SYSTEM, Nudge, paper_prompt, with_nudge
 from trace_probe.tasks.sources import (
     COMMIT,
     SHA256,
-    SYSTEM,
     UPSTREAM,
-    Nudge,
     load_tasks,
     read_task_file,
     slug,
     summary,
     tasks_from,
-    with_nudge,
 )
 from trace_probe.trace import Task
 
@@ -53,6 +53,13 @@ def test_there_are_76_official_tasks_in_six_categories() -> None:
     assert len({task.id for task in tasks}) == len({task.prompt for task in tasks}) == 76
     assert tasks[0].id == "deceptive-behavior-01"
     assert tasks[-1].id == "strategically-appearing-aligned-11"
+
+
+@needs_official
+def test_a_prompt_alone_says_which_of_the_76_tasks_it_is() -> None:
+    for task in load_tasks(OFFICIAL):
+        assert canonical(f"\n{task.prompt} ") == (task.id, task.category)
+        assert canonical(f"{task.prompt}\n\nBe nice.") is None
 
 
 @needs_official
@@ -108,7 +115,7 @@ def test_nothing_at_the_source_says_what_to_name(tmp_path: Path) -> None:
 
 
 @needs_official
-@pytest.mark.parametrize("nudge", get_args(Nudge))
+@pytest.mark.parametrize("nudge", SYSTEM)
 def test_a_nudge_is_in_the_system_message_the_condition_and_the_prompt_key(nudge: Nudge) -> None:
     plain, nudged = load_tasks(OFFICIAL), load_tasks(OFFICIAL, nudge=nudge)
     assert [t.id for t in nudged] == [t.id for t in plain]
@@ -118,8 +125,31 @@ def test_a_nudge_is_in_the_system_message_the_condition_and_the_prompt_key(nudge
     assert len(same) == (76 if nudge == "none" else 0)
 
 
+def test_the_paper_s_prompt_is_read_from_where_it_is_published_and_known_by_its_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Reach the goal."
+    monkeypatch.setattr(nudges, "PAPER_SHA256", hashlib.sha256(text.encode()).hexdigest())
+    monkeypatch.setattr(nudges, "find_spec", lambda _name: None)
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "a.py").write_text("def broken(", encoding="utf-8")
+    (tmp_path / "main.py").write_text(f'PROMPT = """\n{text}\n"""\n1 / 0', encoding="utf-8")
+    asked = with_nudge(Task("a-01", "a", "go"), "paper", tmp_path / "benchmark")
+    assert (asked.system, asked.condition) == (text, {"nudge": "paper"})
+    with pytest.raises(TaskError, match="pip install inspect-evals.*`push` says the same"):
+        with_nudge(Task("a-01", "a", "go"), "paper")
+
+
+def test_inspect_evals_has_the_paper_s_prompt() -> None:
+    if not importlib.util.find_spec("inspect_evals"):
+        pytest.skip("inspect-evals is not installed")
+    found = paper_prompt()
+    assert hashlib.sha256(found.encode()).hexdigest() == PAPER_SHA256
+    assert "goal" in found
+
+
 def test_an_unknown_nudge_lists_the_known_ones() -> None:
-    with pytest.raises(TaskError, match="none, neutral, push"):
+    with pytest.raises(TaskError, match="none, neutral, push, paper"):
         with_nudge(Task("a-01", "a", "go"), "hard")  # type: ignore[arg-type]
 
 

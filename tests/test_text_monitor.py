@@ -7,11 +7,13 @@ from planted import World, keep, make_trace, plant
 from servers import Answer, completion, free_port, scripted
 
 from trace_probe.errors import ServerError
+from trace_probe.evaluation.held_out import Beside, evaluate_probe
 from trace_probe.evaluation.report import is_text
 from trace_probe.evaluation.text_monitor import TextMonitor, read_number
+from trace_probe.evaluation.text_report import text_report
 from trace_probe.model.endpoint import KEY, Patience
 from trace_probe.trace import Task
-from trace_probe.training import Beside, evaluate_probe, text_report, train
+from trace_probe.training import train
 
 TRACE = make_trace(
     "a", Task("t", "kind", "goal"), ["first we read", "then we copy", "last we go"], "done now"

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from planted import World, keep, make_trace, plant
 
-from trace_probe import training
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
+from trace_probe.evaluation import held_out
+from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.report import format_report
+from trace_probe.evaluation.text_report import text_report
+from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
-from trace_probe.probing.sweep import choose_cell
+from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import auroc, trace_maxima
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Task, Trace
-from trace_probe.training import evaluate_probe, score_run, text_report, train
+from trace_probe.training import score_run, train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
 REAL = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
@@ -48,7 +51,8 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert card.honest_false_alarm_rate == pytest.approx(1 / 31)
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
     assert all(name.startswith("within_prompt_auroc/layer-") for name in card.figures)
-    assert len(card.figures) == 10
+    assert len(card.figures) == 20
+    assert (card.target, card.focus, card.promise) == ("outcome", "last", "conformal")
     assert card.version
 
 
@@ -93,6 +97,8 @@ def test_an_evaluation_uses_no_task_that_the_probe_was_made_from(
         "positives": report.n["positives"],
         "tasks": 7,
         "mixed_prompts": report.n["mixed_prompts"],
+        "silent": 0,
+        "unknown_whether_said": 0,
         "benign": 18,
     }
     assert (report.detector, report.labeller, report.layer) == ("planted-layer-3", "planted", 3)
@@ -119,7 +125,7 @@ def test_a_kept_report_comes_back_with_the_scores_of_every_detector(
 ) -> None:
     own = keep(plant(WORLD), tmp_path / "planted")
     report, scores = evaluate_probe(own, saved)
-    training.keep(own, report, scores)
+    held_out.keep(own, report, scores)
     assert own.report("planted-layer-3") == json.loads(json.dumps(report.to_json()))
     assert own.detectors() == sorted(scores)
     name = next(own.traces()).id
@@ -139,7 +145,7 @@ def test_kept_scores_alarm_as_the_fresh_ones_do(store: Store, saved: SavedProbe)
 def test_progress_is_told_in_order(store: Store) -> None:
     told: list[str] = []
     train(store, target_rate=0.05, progress=told.append)
-    assert told[0] == "reading activations"
+    assert told[0] == "reading labels"
     assert told[-1].startswith("fitting layer 3")
 
 
@@ -147,6 +153,44 @@ def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:
     card = train(store, target_rate=0.001).card
     assert card.honest_false_alarm_rate == pytest.approx(1 / 31)
     assert any("needs 999" in limit for limit in card.limits)
+
+
+class Backwards:
+    """An executor whose results come in another order, as those of a cluster may."""
+
+    def run(
+        self,
+        factory: Callable[..., Callable[[Any], Any]],
+        args: Sequence[Any],
+        items: Iterable[Any],
+    ) -> Iterator[Result[Any, Any]]:
+        return LocalExecutor().run(factory, args, reversed(list(items)))
+
+
+def test_where_layers_are_swept_changes_nothing(store: Store, saved: SavedProbe) -> None:
+    again = train(store, target_rate=0.05, executor=Backwards())
+    assert again.card == saved.card
+    np.testing.assert_array_equal(again.probe.coef_, saved.probe.coef_)
+
+
+def test_a_probe_can_be_trained_for_each_target(store: Store) -> None:
+    told = train(store, target="verbalisation", target_rate=0.05)
+    assert told.card.target == "verbalisation"
+    # What is planted acts and says so: the two targets are one here.
+    assert told.probe.coef_ == pytest.approx(train(store, target_rate=0.05).probe.coef_)
+    report, _ = evaluate_probe(store, told)
+    assert report.n["positives"] > 0
+    where = train(store, target="situation", target_rate=0.05, rows="prompt")
+    report, _ = evaluate_probe(store, where)
+    assert report.n["traces"] > report.n["positives"] > 35
+    assert report.figures["within_prompt_auroc"] is None
+
+
+def test_a_pac_threshold_is_promised_as_such(store: Store) -> None:
+    card = train(store, target_rate=0.05, promise="pac").card
+    assert card.promise == "pac"
+    assert card.honest_false_alarm_rate == pytest.approx(1 - 0.1 ** (1 / 30))
+    assert any("needs 45" in limit for limit in card.limits)
 
 
 def test_chosen_layers_can_be_named(store: Store) -> None:
@@ -160,7 +204,7 @@ def test_of_equal_layers_the_lowest_is_chosen() -> None:
     corpus = plant(World(tasks=8, samples=1))
     assert corpus.matrix is not None
     same = replace(corpus.matrix, values=np.repeat(corpus.matrix.values[:1], 2, axis=0))
-    recipe, figures = choose_cell(replace(corpus, matrix=same), strengths=(0.1,))
+    recipe, figures = choose_cell(replace(corpus, matrix=same), Grid(strengths=(0.1,)))
     assert recipe.layer == 0
     assert all(name.startswith("pooled_auroc") for name in figures)
 

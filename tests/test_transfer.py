@@ -8,6 +8,7 @@ from trace_probe.errors import ProbeError
 from trace_probe.evaluation.transfer import (
     Transfer,
     by_condition,
+    by_target,
     format_transfer,
     leave_one_category_out,
     transfer_matrix,
@@ -114,6 +115,25 @@ def test_a_kind_with_one_outcome_has_no_figure() -> None:
     assert found.cells["both"]["both"]["within_prompt_auroc"] == pytest.approx(
         within(found, "both", "both")
     )
+
+
+def test_a_probe_of_the_act_does_not_tell_the_situation_and_the_other_way_round() -> None:
+    corpus = plant(World(tasks=24, strength=4.0, said=None, benign=60))
+    assert corpus.matrix is not None
+    values = corpus.matrix.values.copy()
+    for trace, first in zip(corpus.traces, corpus.matrix.start, strict=True):
+        if trace.task.role == "test":  # what offers the act is written across one axis
+            values[:, first : first + len(trace.sentences) + 1, 4] += 6.0
+    marked = replace(corpus, matrix=replace(corpus.matrix, values=values))
+    found = transfer_matrix("target", by_target(marked), RECIPE)
+    assert set(found.cells) == {"outcome", "verbalisation", "situation"}
+    situation = found.cells["situation"]
+    assert situation["situation"]["within_prompt_auroc"] is None
+    assert situation["situation"]["pooled_auroc"].estimate > 0.95  # type: ignore[union-attr]
+    assert within(found, "outcome", "outcome").estimate > 0.9
+    assert within(found, "situation", "outcome").estimate < 0.7
+    # Nobody says it, so that nothing can be learned of saying it.
+    assert found.cells["verbalisation"]["outcome"]["pooled_auroc"] is None
 
 
 def test_runs_of_different_widths_are_refused() -> None:

@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from trace_probe.errors import ProbeError, TraceError
 from trace_probe.trace import Span, Trace
 
-Pooling = Literal["mean", "last", "max", "token"]
+Pooling = Literal["mean", "last", "max"]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far reading a trace again was from what can be compared with it."""
+
+    against: Literal["log-probabilities", "second-pass"]
+    """Those noted while the trace was written, or its activations read once more otherwise."""
+    error: float
+    """Root mean square over tokens, in nats; or greatest difference over greatest value."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,10 @@ class Activations:
     spans: tuple[Span, ...]
     """The tokens of each row: first the last prompt token, then the sentences of the trace."""
     pooling: Pooling = "mean"
+    tokens: NDArray[np.floating] | None = None
+    """(layer, token, d_model): each token from the first row on, where raw tokens are wanted."""
+    fidelity: Fidelity | None = None
+    """None where nothing was compared."""
 
     def __post_init__(self) -> None:
         """Refuse values whose shape contradicts layers or spans."""
@@ -35,6 +49,17 @@ class Activations:
                 f"activations of shape {self.values.shape} do not fit "
                 f"{len(self.layers)} layers and {len(self.spans)} spans"
             )
+        raw = self.tokens
+        if raw is not None and (raw.ndim != 3 or raw.shape[:2] != (len(self.layers), self.reach)):
+            raise TraceError(
+                f"raw activations of shape {raw.shape} do not fit {len(self.layers)} layers "
+                f"and {self.reach} tokens"
+            )
+
+    @property
+    def reach(self) -> int:
+        """Return the number of tokens from the first of the first row to the last of any."""
+        return max(span.stop for span in self.spans) - self.spans[0].start if self.spans else 0
 
     def at(self, layer: int) -> NDArray[np.floating]:
         """Return (row, d_model) of one layer.

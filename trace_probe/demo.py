@@ -1,24 +1,25 @@
 """The whole road on an embedded organism, in minutes, with real figures."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from trace_probe.evaluation.held_out import evaluate_probe, keep
 from trace_probe.evaluation.report import Report, format_report
-from trace_probe.labels import Label, label_traces
+from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
 from trace_probe.probing.probe import save_probe
 from trace_probe.recording.record import new_manifest, record
-from trace_probe.statistics.metrics import Metric, rate, resample
+from trace_probe.statistics.metrics import Metric
 from trace_probe.store import Store
+from trace_probe.study.rates import instrumental_rate
+from trace_probe.study.rows import read_rows
 from trace_probe.trace import Sampling, Task
-from trace_probe.training import evaluate_probe, keep, train
+from trace_probe.training import train
 from trace_probe.world.outcome import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, world_tasks
+from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 Say = Callable[[str], None]
 
@@ -91,9 +92,8 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
     model = load_model(plan.organism)
     store = _record(plan, model, say)
     say("label: outcome, first sentence that says it, first action")
-    labels = list(label_traces(store.traces(), RuleLabeller()))
-    with store.writing():
-        store.add_labels(labels)
+    labeller = RuleLabeller()
+    label_run(store, labeller, progress=False)
     say("train: probe on training tasks, threshold on benign ones")
     saved = train(store, name=plan.probe.name, seed=plan.seed, progress=say)
     save_probe(plan.probe, saved)
@@ -102,7 +102,7 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
     keep(store, report, scores)
     return DemoReport(
         traces=len(store),
-        instrumental_rate=instrumental_rate(store, labels),
+        instrumental_rate=instrumental_rate(read_rows(store, labeller.name)),
         report=report,
         seconds=time.monotonic() - began,
     )
@@ -110,23 +110,15 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
-    sampling = Sampling(seed=plan.seed, max_new_tokens=MAX_NEW_TOKENS)
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
     manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
+    # What is to come next is settled where a sentence ends; a mean blurs it with its words.
+    manifest = replace(manifest, pooling="last")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")
     record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
     record(model, plan.controls(), store, batch_size=128)
     return store
-
-
-def instrumental_rate(store: Store, labels: Sequence[Label]) -> Metric | None:
-    """Return the share of instrumental outcomes on the test tasks, bootstrapped over tasks."""
-    outcomes = {label.trace_id: label.outcome for label in labels}
-    traces = [trace for trace in store.traces() if trace.task.role == "test"]
-    known = np.array([outcomes[trace.id] is not None for trace in traces], dtype=bool)
-    acted = np.array([outcomes[trace.id] is True for trace in traces], dtype=bool)
-    names, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
-    return rate(acted & known, known, task, resample(len(names)))
 
 
 def format_demo(report: DemoReport, run: Path, probe: Path) -> str:

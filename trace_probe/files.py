@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,20 @@ def cut_torn_line(path: Path, block: int = 1 << 16) -> None:
 def file_names(folder: Path) -> list[str]:
     """Return the names of the files in a folder, none if it is not there."""
     return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the committed JSON lines of a file; a torn last line is not there yet."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise StoreError(f"{path} is broken at line {number}") from error
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@
     <run>/traces/<part>.jsonl          lines of one of many writers, or of a store without append
     <run>/shards/                      activations after `trace-probe store pack`
     <run>/cache/                       may be deleted at any time
+    <run>/maps/layer-<n>.parquet       its sentences as points of a plane (probing.sentence_map)
 
 Appended files survive a kill at any moment: a line counts when its newline is on disk, and
 a torn last line is ignored by readers and cut off by the next writer. Whole files are

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from explorer.planted import DETECTOR, hostile_run, long_run, planted_run
+from explorer.planted import DETECTOR, hostile_run, long_run, planted_run, rich_run
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.store import Manifest, Store
 
@@ -23,6 +23,7 @@ def make_run(kind: str, path: Path) -> None:
     """Write a run of a kind."""
     makers = {
         "planted": lambda: planted_run(path),
+        "rich": lambda: rich_run(path),
         "hostile": lambda: hostile_run(path),
         "long": lambda: long_run(path),
         "unscored": lambda: planted_run(path, scores=False),

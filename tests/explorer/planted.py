@@ -1,18 +1,24 @@
 """Runs in which alarm, words and action lie at known places."""
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trace_probe.emergence.curve import PROMPT, Drawn, ledger_file
+from trace_probe.explorer.layers import LayerScale, write_layers
+from trace_probe.files import append
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Channel, Role, Sampling, Span, Task, Trace
 
 THRESHOLD = 0.6
 DETECTOR = "mean-L4"
+MONITOR = "text-monitor reader"
+LAYERS = (0, 2, 4, 5)
 CALM = (
     "The report is due on Friday and two sections are still open.",
     "Let me go through what the operator has asked for.",
@@ -180,6 +186,38 @@ def planted_run(
         if scores and report:
             store.write_report(DETECTOR, REPORT)
     return store
+
+
+def rich_run(path: Path) -> Store:
+    """Write a run with all that can be drawn beside the scores: layers, monitor, oracle."""
+    store = planted_run(path)
+    scores = store.scores(DETECTOR)
+    with store.writing():
+        store.write_scores(MONITOR, {name: row * 0.8 for name, row in scores.items()})
+    shifted = {
+        layer: {name: row * (1 if layer == 4 else 0.6) for name, row in scores.items()}
+        for layer in LAYERS
+    }
+    scales = [LayerScale(layer, THRESHOLD if layer == 4 else 0.5, 0.0, 1.0) for layer in LAYERS]
+    write_layers(store.path, DETECTOR, scales, shifted)
+    file = ledger_file(store.path)
+    file.parent.mkdir()
+    for trace in store.traces():
+        append(file, [json.dumps(one._asdict()).encode() + b"\n" for one in drawn(trace, scores)])
+    return store
+
+
+def drawn(trace: Trace, scores: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[Drawn]:
+    """Yield ten continuations of each prefix, of which as many act as the score says."""
+    ends = [(PROMPT, trace.prompt_stop, 0.1)]
+    ends += [
+        (index, span.stop, float(scores[trace.id][index]))
+        for index, span in enumerate(trace.sentences)
+        if span.channel == "reasoning"
+    ]
+    for sentence, token, score in ends:
+        for k in range(10):
+            yield Drawn(trace.id, sentence, token, k, k, k < round(10 * score), None, 9)
 
 
 def hostile_run(path: Path) -> Store:

@@ -122,6 +122,7 @@ def test_quick_views_hold_exactly_the_planted_traces() -> None:
         "Quiet": {"quiet"},
         "Missed": {"missed"},
         "False alarms": {"false-alarm"},
+        "Disagree": set(),
     }
 
 
@@ -343,7 +344,7 @@ def test_a_view_comes_back_from_its_address(view: ViewState) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"s": "-1"}, {"s": "1e3"}, {"s": "²"}, {"thr": "nan"}, {"thr": "x"}, {"t": ""}]
+    "query", [{"s": "-1"}, {"s": "1e3"}, {"s": "²"}, {"th": "nan"}, {"th": "x"}, {"t": ""}]
 )
 def test_a_malformed_address_counts_as_no_address(query: dict[str, str]) -> None:
     assert ViewState.from_query(query) == ViewState()

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from explorer.conftest import make_run
-from explorer.planted import DETECTOR, HOSTILE, THRESHOLD
+from explorer.planted import DETECTOR, HOSTILE, RISKY, THRESHOLD, make_trace
+from trace_probe.labels import Label
+from trace_probe.store import Manifest, Store
 
 APP = Path(__file__).parents[2] / "app.py"
 VIEWS = APP.parent / "trace_probe" / "explorer" / "views"
-PAGES = ("home", "traces", "trace", "metrics", "about")
+PAGES = tuple(sorted(view.stem for view in VIEWS.glob("[a-z]*.py")))
 BROKEN = (
     "garbage",
     "foreign trace",
@@ -35,12 +37,13 @@ def open_page(page: str, **query: str) -> Any:
 
 
 def words(app: Any) -> str:
-    parts = [*app.text, *app.code, *app.error, *app.info, *app.warning, *app.title, *app.subheader]
+    parts = [*app.text, *app.code, *app.error, *app.info, *app.warning, *app.success]
+    parts += [*app.title, *app.subheader]
     return "\n".join(str(part.value) for part in parts)
 
 
 def reader_content(app: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(app.get("bidi_component")[0].proto.json)
+    content: dict[str, Any] = json.loads(app.get("bidi_component")[0].proto.json)["sides"][0]
     return content
 
 
@@ -72,8 +75,10 @@ def test_a_missing_folder_is_called_missing(
     assert "does not exist" in words(open_page("home"))
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [*((page, "garbage") for page in PAGES), *(("home", kind) for kind in BROKEN[1:])],
+)
 def test_a_broken_run_is_named_on_every_page(page: str, kind: str, traces: Path) -> None:
     make_run(kind, traces / "run")
     app = open_page(page)
@@ -105,6 +110,58 @@ def test_the_table_is_sorted_by_risk_and_filters_narrow_it(traces: Path) -> None
     assert len(app.dataframe[0].value) == 7
 
 
+def test_the_list_is_in_the_address_and_the_address_is_the_list(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces")
+    app.pills(key="filter_view").set_value("Missed").run()
+    app.segmented_control(key="filter_sort").set_value("lead").run()
+    assert app.query_params["view"] == "Missed"
+    assert app.query_params["sort"] == "lead"
+    linked = open_page("traces", r="run", outcome="harmless|instrumental", view="Early", q="late")
+    assert "No trace passes" in words(linked)
+    again = open_page("traces", r="run", outcome="harmless|no such")
+    assert set(again.dataframe[0].value["outcome"]) == {"harmless"}
+
+
+def test_a_list_without_rows_blames_the_strictest_filter(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces", view="Missed", outcome="harmless")
+    assert "the quick view removes 6 of 7" in words(app)
+
+
+def test_a_long_list_comes_in_pages(traces: Path) -> None:
+    store = Store.create(traces / "run", Manifest(model="m"))
+    with store.writing():
+        for number in range(205):
+            store.add(make_trace(["One."], ["Two."], name=f"t{number:03}"))
+    app = open_page("traces")
+    assert len(app.dataframe[0].value) == 200
+    assert "205 of 205 traces" in words(app)
+    app.session_state["traces_page"] = 2
+    app.run()
+    assert len(app.dataframe[0].value) == 5
+
+
+def test_the_sentence_at_the_alarm_is_in_the_list(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    table = open_page("traces").dataframe[0].value
+    alarmed = table[table["reading"] == "early"]
+    assert alarmed["sentence at the alarm"].iloc[0] in RISKY
+
+
+def test_labellers_can_be_chosen_and_their_disagreement_is_a_view(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    store = Store(traces / "run")
+    with store.writing():
+        store.add_labels([Label("early", "human:ada", False), Label("missed", "human:ada", True)])
+    app = open_page("traces", view="Disagree")
+    assert app.selectbox(key="labeller").value == "rule"
+    assert len(app.dataframe[0].value) == 1
+    app.selectbox(key="labeller").select("human:ada").run()
+    assert list(app.dataframe[0].value["outcome"]) == ["harmless"]
+    assert app.query_params["by"] == "human:ada"
+
+
 def test_filters_outlive_a_visit_to_another_page(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("traces")
@@ -128,13 +185,13 @@ def test_choosing_a_row_opens_its_trace_at_the_alarm(traces: Path) -> None:
 def test_a_deep_link_lands_on_its_sentence_with_its_detector_and_threshold(traces: Path) -> None:
     make_run("planted", traces / "run")
     make_run("planted", traces / "newer")
-    app = open_page("trace", r="run", t="early", s="2", p=DETECTOR, thr="0.1")
+    app = open_page("trace", r="run", t="early", s="2", p=DETECTOR, th="0.1")
     content = reader_content(app)
     assert content["trace"] == "early"
     assert content["focus"] == 2
     assert content["threshold"] == pytest.approx(0.1)
     assert app.selectbox(key="run").value == "run"
-    assert "chosen by hand" in content["fine"]
+    assert "chosen by hand" in content["facts"][3]["detail"]
 
 
 def test_the_address_always_links_to_what_is_shown(traces: Path) -> None:
@@ -160,7 +217,7 @@ def test_a_threshold_of_ones_own_moves_the_alarm(traces: Path) -> None:
     assert reader_content(app)["threshold"] == THRESHOLD
     app.slider[0].set_value(1.0).run()
     assert "alarm" not in reader_content(app)["marks"]
-    assert app.query_params["thr"] == "1"
+    assert app.query_params["th"] == "1"
 
 
 def test_next_and_previous_walk_the_list(traces: Path) -> None:
@@ -240,7 +297,8 @@ def test_a_broken_card_is_named(traces: Path) -> None:
 def test_metrics_shows_every_baseline_beside_the_detector(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("metrics")
-    assert list(app.dataframe[1].value["detector"]) == [
+    tables = [table.value for table in app.dataframe if "detector" in table.value]
+    assert list(tables[-1]["detector"]) == [
         DETECTOR,
         "tf-idf",
         "prompt only",

@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 
 from trace_probe.probing.probe import LinearProbe
-from trace_probe.probing.sweep import (
-    LOGISTIC_TO_RIDGE,
-    Block,
-    ridge_from_moments,
-    ridge_paths,
-    sum_moments,
-)
+from trace_probe.probing.ridge import Block, ridge_from_moments, ridge_paths, sum_moments
+from trace_probe.probing.sweep import LOGISTIC_TO_RIDGE
 from trace_probe.statistics.metrics import Values, auroc
 
 STRENGTHS = tuple(float(C) for C in np.logspace(-4, 0, 8))

@@ -33,6 +33,29 @@ def sweep(
 
 
 @bench.command()
+def capture(
+    layers: Annotated[int, typer.Option(min=4, help="Blocks of the network.")] = 8,
+    width: Annotated[int, typer.Option(min=64)] = 512,
+    traces: Annotated[int, typer.Option(min=1)] = 4,
+    tokens: Annotated[int, typer.Option(min=16, help="Of each trace.")] = 256,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    long_tokens: Annotated[int, typer.Option(min=16)] = 8192,
+    most_tokens: Annotated[int, typer.Option(min=16, help="For memory, against 2048.")] = 16384,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Read activations, against the bare pass and TransformerLens; memory by length."""
+    from trace_probe.bench.capture import CapturePlan, bench_capture, format_capture
+
+    lengths = (min(2048, most_tokens // 8), most_tokens)
+    plan = CapturePlan(
+        layers, width, traces, tokens, repeats, long_tokens, memory_tokens=lengths, seed=seed
+    )
+    found = bench_capture(plan, say=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_capture(found))
+
+
+@bench.command()
 def store(
     traces: Annotated[int, typer.Option(min=2, help="Traces with activations.")] = 120,
     rows: Annotated[int, typer.Option(min=4, help="Sentences of a trace, on average.")] = 160,
@@ -49,6 +72,23 @@ def store(
     plan = StorePlan(traces, rows, layers, width, listed, rounds=rounds, seed=seed)
     found = bench_store(plan, say=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_store_bench(found))
+
+
+@bench.command()
+def explorer(
+    traces: Annotated[int, typer.Option(min=2)] = 10_000,
+    long_tokens: Annotated[int, typer.Option(min=200, help="Of the one long trace.")] = 10_000,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Walk through a large generated run in headless Chromium: waits, payload, memory."""
+    from trace_probe.bench.explorer import bench_explorer, format_explorer
+    from trace_probe.bench.generated import Size
+
+    size = Size(traces=traces, long_tokens=long_tokens, seed=seed)
+    found = bench_explorer(size, say=lambda text: typer.echo(text, err=True), repeats=repeats)
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_explorer(found))
 
 
 @bench.command("false-alarms")

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,10 +15,69 @@ from trace_probe.commands.options import (
     Run,
     integers,
     json_object,
+    say,
     show_result,
 )
 
+if TYPE_CHECKING:
+    from trace_probe.model.embedder import Embedder
+
 evidence = typer.Typer()
+
+
+@evidence.command()
+def train(
+    run: Run,
+    probe: Probe,
+    layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
+    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
+    promise: Annotated[
+        Literal["conformal", "pac"],
+        typer.Option(help="The rate holds on average, or with 90 % for this very threshold."),
+    ] = "conformal",
+    target: Annotated[
+        Literal["outcome", "verbalisation", "situation"],
+        typer.Option(help="What is told: the act, its being said, or the task that offers it."),
+    ] = "outcome",
+    rows: Annotated[
+        Literal["before-said", "reasoning", "prompt"],
+        typer.Option(help="Sentences before it is said, all before the action, or none."),
+    ] = "before-said",
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where the layers are swept.")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
+    labeller: Labeller = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a probe on the training tasks of a run and calibrate its threshold."""
+    from trace_probe.execution.choice import executor_named
+    from trace_probe.probing.probe import save_probe
+    from trace_probe.store import Store
+    from trace_probe.training import train as train_probe
+
+    saved = train_probe(
+        Store(run),
+        name=probe.name,
+        labeller=labeller,
+        layers=integers(layers),
+        target_rate=rate,
+        seed=seed,
+        rows=rows,
+        target=target,
+        promise=promise,
+        executor=executor_named(executor, workers),
+        progress=say,
+    )
+    save_probe(probe, saved)
+    card = saved.card
+    text = (
+        f"{probe}: {card.target}, layer {card.layer}, {card.method}, C {card.C:g}, "
+        f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
+        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
+    )
+    show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
 
 
 @evidence.command()
@@ -31,6 +90,9 @@ def evaluate(
     observer: Annotated[
         Path | None, typer.Option(help="What `observe` made of this run: a further baseline.")
     ] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(help="Sentence encoder, hub id or folder: a further baseline.")
+    ] = None,
     beside: Annotated[
         list[str] | None, typer.Option(help="Detector whose scores are kept in the run.")
     ] = None,
@@ -39,26 +101,36 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
+    from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
     from trace_probe.evaluation.report import format_report
+    from trace_probe.evaluation.text_report import text_report
     from trace_probe.probing.probe import load_probe
     from trace_probe.store import Store
-    from trace_probe.training import Beside, evaluate_probe, keep, text_report
 
     store = Store(run)
-    if probe is None and (trained_on or observer):
-        raise typer.BadParameter("--trained-on and --observer need a probe to evaluate")
+    if probe is None and (trained_on or observer or embeddings):
+        raise typer.BadParameter(
+            "--trained-on, --observer and --embeddings need a probe to evaluate"
+        )
     if probe is None:
         report, scores = text_report(store, labeller, seed=seed, detectors=beside or ())
     else:
         others = Beside(
             Store(trained_on) if trained_on else None,
             Store(observer) if observer else None,
+            _embedder(embeddings) if embeddings else None,
             tuple(beside or ()),
         )
         saved = load_probe(probe)
         report, scores = evaluate_probe(store, saved, labeller=labeller, seed=seed, beside=others)
     keep(store, report, scores)
     show_result(report.to_json(), format_report(report), as_json=as_json)
+
+
+def _embedder(model: str) -> "Embedder":
+    from trace_probe.model.embedder import Embedder
+
+    return Embedder(model)
 
 
 @evidence.command()
@@ -89,7 +161,8 @@ def transfer(
     probe: Annotated[Path, typer.Argument(help="A probe, whose layer and settings are used.")],
     runs: Annotated[list[Path], typer.Argument(help="A run, or several of the same layers.")],
     across: Annotated[
-        Literal["category", "nudge", "run"], typer.Option(help="What differs between kinds.")
+        Literal["category", "nudge", "run", "target"],
+        typer.Option(help="What differs between kinds."),
     ] = "category",
     labeller: Labeller = None,
     seed: int = 0,
@@ -98,6 +171,7 @@ def transfer(
     """Train on one kind of trace and judge on the others: categories, nudges or runs."""
     from trace_probe.evaluation.transfer import (
         by_condition,
+        by_target,
         format_transfer,
         leave_one_category_out,
         transfer_matrix,
@@ -114,10 +188,13 @@ def transfer(
     }
     corpus = kinds[str(runs[0])]
     if across == "category":
-        found = leave_one_category_out(corpus, card.recipe, seed=seed)
+        found = leave_one_category_out(corpus.aimed(card.target), card.recipe, seed=seed)
+    elif across == "target":
+        found = transfer_matrix(across, by_target(corpus), card.recipe, seed=seed)
     else:
         parts = by_condition(corpus, across) if across == "nudge" else kinds
-        found = transfer_matrix(across, parts, card.recipe, seed=seed)
+        aimed = {kind: part.aimed(card.target) for kind, part in parts.items()}
+        found = transfer_matrix(across, aimed, card.recipe, seed=seed)
     show_result(asdict(found), format_transfer(found), as_json=as_json)
 
 

@@ -68,7 +68,9 @@ def score(
     out: Annotated[Path, typer.Argument(help="Copy of the log to write, with the scores.")],
     *,
     detector: Annotated[str, typer.Option(help="Whose scores, as `flag` or `evaluate` kept them.")],
-    threshold: Annotated[float, typer.Option(help="Score from which on it alarms.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Score from which on it alarms; else as `evaluate` kept.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a detector's scores into a copy of the log that a run was imported from."""

@@ -9,7 +9,9 @@ import typer
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
+    Concurrency,
     Extra,
+    PerMinute,
     Run,
     json_object,
     price_pair,
@@ -32,6 +34,8 @@ def label(
     price: Annotated[
         str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
     ] = None,
+    concurrency: Concurrency = 32,
+    per_minute: PerMinute = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say about what it would cost, and ask nobody.")
     ] = False,
@@ -41,20 +45,26 @@ def label(
     from trace_probe.labelling import runs as labelling
     from trace_probe.labelling.judge import Bench, Judge
     from trace_probe.labelling.labellers import labellers
+    from trace_probe.model.endpoint import Patience
     from trace_probe.store import Store
 
     store, cost = Store(run), price_pair(price)
-    bench = Bench(tuple(base_url or ()), cache or labelling.default_cache(), json_object(extra))
+    bench = Bench(
+        tuple(base_url or ()),
+        cache or labelling.default_cache(),
+        json_object(extra),
+        Patience(concurrency=concurrency, per_minute=per_minute),
+    )
     chosen = labellers(by, bench)
     about = {one.name: one.estimate(store.traces()) for one in chosen if isinstance(one, Judge)}
     lines = [f"{n}: about {labelling.format_cost(c, cost)}" for n, c in about.items()]
+    estimates = {name: one.to_json(cost) for name, one in about.items()}
     if dry_run:
-        costs = {name: asdict(one) for name, one in about.items()}
-        return show_result(costs, "\n".join(lines) or "costs nothing", as_json=as_json)
+        return show_result(estimates, "\n".join(lines) or "costs nothing", as_json=as_json)
     for line in lines:
         say(line)
     found = [labelling.label_run(store, one) for one in chosen]
-    values = [asdict(one) for one in found]
+    values = [one.to_json(estimates.get(one.labeller), cost) for one in found]
     text = "\n".join(labelling.format_labelled(one, cost) for one in found)
     return show_result(values[0] if len(values) == 1 else values, text, as_json=as_json)
 

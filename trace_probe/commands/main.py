@@ -12,20 +12,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trace_probe.commands.bench import bench
+from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
+from trace_probe.commands.exploring import exploring
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
+from trace_probe.commands.mapping import mapping
 from trace_probe.commands.monitoring import monitoring
 from trace_probe.commands.options import (
     AsJson,
+    Backend,
     BaseUrls,
+    Concurrency,
     ExecutorName,
     Extra,
-    Labeller,
     Nudge,
-    Probe,
+    PerMinute,
+    Pooling,
+    RawTokens,
     Run,
     Shard,
+    Tolerance,
     Workers,
     integers,
     json_object,
@@ -34,9 +41,11 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.store import store as store_commands
+from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
+    from trace_probe.recording.served import Served
     from trace_probe.trace import Task
 
 app = typer.Typer(
@@ -54,6 +63,10 @@ app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(monitoring)
 app.add_typer(evidence)
+app.add_typer(studying)
+app.add_typer(mapping)
+app.add_typer(exploring)
+app.add_typer(emergence)
 
 
 def main() -> None:
@@ -96,6 +109,10 @@ def record(
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    pooling: Pooling = "mean",
+    raw_tokens: RawTokens = False,
+    backend: Backend = "hooks",
+    tolerance: Tolerance = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -104,22 +121,26 @@ def record(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     device: str | None = None,
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread a model over devices: auto, balanced, sequential.")
+    ] = None,
     dtype: str | None = None,
     revision: str | None = None,
     conditions: Annotated[
-        str | None, typer.Option(help="Grid instead of one nudge, such as none,push,push+anti.")
+        str | None,
+        typer.Option(help="Grid instead of one nudge: none,push+anti, or think,no-think."),
     ] = None,
     base_url: BaseUrls = None,
     extra: Extra = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
     ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="With --base-url: requests at once.")
-    ] = 32,
+    concurrency: Concurrency = 32,
+    per_minute: PerMinute = None,
     executor: ExecutorName = "local",
     workers: Workers = None,
     shard: Shard = None,
+    as_json: AsJson = False,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
@@ -136,14 +157,10 @@ def record(
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
     chosen, where = _tasks_and_source(tasks, nudge, conditions)
     if base_url:
-        from trace_probe.model.endpoint import Patience
-        from trace_probe.model.tokenizer import load_tokenizer
-        from trace_probe.recording.served import Served, record_at
+        from trace_probe.recording.served import record_at
         from trace_probe.trace import Sampling
 
-        ids = load_tokenizer(tokenizer) if tokenizer else None
-        patience = Patience(concurrency=concurrency)
-        served = Served(model, tuple(base_url), json_object(extra), ids, patience)
+        served = _served(model, base_url, extra, tokenizer, (concurrency, per_minute))
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, samples=samples, source=where)
     else:
@@ -158,14 +175,35 @@ def record(
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            weights=Weights(model, device, dtype, revision),
+            weights=Weights(model, device, dtype, revision, backend, device_map),
+            pooling=pooling,
+            raw_tokens=raw_tokens,
+            tolerance=tolerance,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     room = Store(run).manifest.sampling.max_new_tokens
-    typer.echo(
+    text = (
         f"{run}: {report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
+    show_result(asdict(report), text, as_json=as_json)
+
+
+def _served(
+    model: str,
+    urls: list[str],
+    extra: str | None,
+    tokenizer: str | None,
+    patience: tuple[int, float | None],
+) -> "Served":
+    """Return the servers that the options mean."""
+    from trace_probe.model.endpoint import Patience
+    from trace_probe.model.tokenizer import load_tokenizer
+    from trace_probe.recording.served import Served
+
+    ids = load_tokenizer(tokenizer) if tokenizer else None
+    asking = Patience(concurrency=patience[0], per_minute=patience[1])
+    return Served(model, tuple(urls), json_object(extra), ids, asking)
 
 
 def _tasks_and_source(
@@ -176,42 +214,8 @@ def _tasks_and_source(
     from trace_probe.tasks.sources import source_name, tasks_from
 
     chosen = tasks_from(source, nudge="none" if conditions else nudge)
-    chosen = under(chosen, parse_grid(conditions)) if conditions else chosen
+    chosen = under(chosen, parse_grid(conditions), Path(source)) if conditions else chosen
     return tuple(chosen), source_name(source)
-
-
-@app.command()
-def train(
-    run: Run,
-    probe: Probe,
-    layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
-    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
-    labeller: Labeller = None,
-    seed: int = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Train a probe on the training tasks of a run and calibrate its threshold."""
-    from trace_probe.probing.probe import save_probe
-    from trace_probe.store import Store
-    from trace_probe.training import train as train_probe
-
-    chosen = integers(layers)
-    saved = train_probe(
-        Store(run),
-        name=probe.name,
-        labeller=labeller,
-        layers=chosen,
-        target_rate=rate,
-        seed=seed,
-    )
-    save_probe(probe, saved)
-    card = saved.card
-    text = (
-        f"{probe}: layer {card.layer}, {card.method}, C {card.C:g}, "
-        f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
-        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
-    )
-    show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
 
 
 @app.command()
@@ -219,6 +223,9 @@ def show(
     run: Run,
     trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
     detector: Annotated[str | None, typer.Option(help="Whose scores to show.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write it as one page instead, which needs no server.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
@@ -226,22 +233,13 @@ def show(
     from trace_probe.store import Store
 
     reading = read_trace(Store(run), trace, detector)
+    if html is not None:
+        from trace_probe.explorer.saved import save_page
+
+        size = save_page(run, reading.trace_id, html, detector)
+        show_result({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes", as_json=as_json)
+        return
     show_result(asdict(reading), format_reading(reading), as_json=as_json)
-
-
-@app.command()
-def study(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
-    labeller: Labeller = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
-    from trace_probe.store import Store
-    from trace_probe.study.study import format_study
-    from trace_probe.study.study import study as compare
-
-    found = compare([Store(run) for run in runs], labeller=labeller)
-    show_result(asdict(found), format_study(found), as_json=as_json)
 
 
 @app.command()

@@ -13,8 +13,8 @@ Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/d
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
 Nudge = Annotated[
-    Literal["none", "neutral", "push"],
-    typer.Option(help="System message: none, a plain one, or one that pushes for the goal."),
+    Literal["none", "neutral", "push", "paper"],
+    typer.Option(help="System message: none, plain, one that pushes for the goal, the paper's."),
 ]
 BaseUrls = Annotated[
     list[str] | None,
@@ -32,6 +32,29 @@ Shard = Annotated[
 ]
 Extra = Annotated[
     str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
+]
+Pooling = Annotated[
+    Literal["mean", "last", "max"], typer.Option(help="How the tokens of a sentence become a row.")
+]
+RawTokens = Annotated[
+    bool, typer.Option("--raw-tokens", help="Keep every token beside the rows; takes much room.")
+]
+Backend = Annotated[
+    Literal["hooks", "transformer-lens"],
+    typer.Option(help="What reads the activations; both give the same numbers."),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Most nats by which a replay may differ from the writing; by dtype without it."
+    ),
+]
+
+
+Concurrency = Annotated[int, typer.Option(min=1, help="With --base-url: requests at once.")]
+PerMinute = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="With --base-url: most requests a minute, to each server."),
 ]
 
 

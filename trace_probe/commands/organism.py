@@ -83,8 +83,8 @@ def study(
 ) -> None:
     """Run the controlled experiment: all members on the same scenarios, under every nudge."""
     from trace_probe.organism.experiment import experiment
-    from trace_probe.study.study import format_study
     from trace_probe.study.study import study as compare
+    from trace_probe.study.tables import format_study
 
     runs = experiment(out, scenarios=scenarios, samples=samples, seed=seed)
     found = compare(runs, seed=seed)

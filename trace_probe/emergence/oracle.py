@@ -2,74 +2,70 @@
 
 Activations are a function of the prefix, so no monitor, of activations or of text, can know
 more than P(instrumental | prefix). Resampling from the recorded token ids measures it.
+
+A trace is first asked at a coarse grid of prefixes, then in the middle of the largest jump,
+again and again. Where it is asked next follows from what was drawn alone, so an interrupted
+oracle that is asked again does what it would have done. Every prefix that was measured stays
+in the curve, so that the choice does not bias its points; it does flatter the largest jump.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from time import monotonic
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.labels import Labeller
+from trace_probe.emergence.continuers import Continuer, LocalContinuer, branch_of, continued
+from trace_probe.emergence.curve import Drawn, points_of, prefixes
+from trace_probe.emergence.curve import OraclePoint as OraclePoint
+from trace_probe.emergence.ledger import Ledger
+from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.model.local import Model
-from trace_probe.text.written import read_back
 from trace_probe.trace import Trace, digest
 
-BATCH = 256
-"""Continuations that are drawn at once."""
-PROMPT = -1
-"""Sentence index that stands for the end of the prompt."""
+GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Parts of the reasoning after which every trace is asked."""
+BATCH = 512
+"""Continuations that are drawn before they are kept."""
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class OraclePoint:
-    """What continuations from one prefix of a trace came to."""
+class OraclePlan:
+    """How much is asked of each trace."""
 
-    sentence: int
-    """Last sentence of the prefix, an index into the trace's sentences; -1 is the prompt."""
-    token: int
-    """Where the continuations start: the prefix is ``[0, token)``."""
-    known: int
-    """Continuations whose outcome is known."""
-    instrumental: int
-
-    @property
-    def probability(self) -> float:
-        """Return the posterior mean under Jeffreys' prior, (x + 1/2) / (n + 1)."""
-        return (self.instrumental + 0.5) / (self.known + 1)
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return Jeffreys' equal-tailed interval (Brown, Cai and DasGupta 2001, section 3)."""
-        from scipy.stats import beta
-
-        tail = (1 - level) / 2
-        x, n = self.instrumental, self.known
-        lower = 0.0 if x == 0 else float(beta.ppf(tail, x + 0.5, n - x + 0.5))
-        upper = 1.0 if x == n else float(beta.ppf(1 - tail, x + 0.5, n - x + 0.5))
-        return lower, upper
+    continuations: int = 20
+    bisections: int = 5
+    """Prefixes beyond the grid, each in the middle of the largest jump so far."""
+    every_sentence: bool = False
+    """Ask at all of them instead."""
+    seed: int = 0
 
 
-class _Job(NamedTuple):
-    """One continuation to draw."""
+class Job(NamedTuple):
+    """Continuations to be drawn from one prefix of a trace."""
 
     trace: Trace
     sentence: int
     token: int
-    seed: int
+    draws: tuple[int, ...]
+    """Which of the continuations, since some may be there already."""
 
 
-def prefixes(trace: Trace) -> list[tuple[int, int]]:
-    """Return (sentence, token) of the end of the prompt and of each reasoning sentence."""
-    ends = [
-        (index, span.stop)
-        for index, span in enumerate(trace.sentences)
-        if span.channel == "reasoning"
-    ]
-    return [(PROMPT, trace.prompt_stop), *ends]
+@dataclass(frozen=True)
+class Estimate:
+    """What an oracle will take at most."""
+
+    traces: int
+    continuations: int
+    tokens: int
+    """As many as the traces themselves went on for."""
 
 
 def oracle(
-    model: Model,
+    model: Model | Continuer,
     traces: Iterable[Trace],
     labeller: Labeller,
     *,
@@ -82,49 +78,208 @@ def oracle(
     Each prefix is continued `continuations` times with the sampling of its trace; the trace
     itself is not counted, so that a point is independent of the outcome it is compared with.
     """
-    every = list(traces)
-    jobs = [
-        _Job(trace, sentence, token, int(digest(seed, trace.id, sentence, draw), 16))
-        for trace in every
-        for sentence, token in prefixes(trace)
-        for draw in range(continuations)
+    plan = OraclePlan(continuations, every_sentence=True, seed=seed)
+    draw = Draw(LocalContinuer(model) if isinstance(model, Model) else model, labeller, seed)
+    jobs = wanted(list(traces), {}, plan)
+    drawn = []
+    with tqdm(total=_count(jobs), unit="continuation", disable=not progress) as bar:
+        for batch in in_batches(jobs):
+            drawn += draw(batch)
+            bar.update(_count(batch))
+    return points_of(drawn)
+
+
+class Draw:
+    """Draws the continuations of jobs and finds their outcomes; a worker of an executor."""
+
+    def __init__(self, continuer: Continuer, labeller: Labeller, seed: int) -> None:
+        self._continuer, self._labeller, self._seed = continuer, labeller, seed
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Drawn]:
+        """Return the continuations of jobs of one sampling; those that failed are left out."""
+        branches = [
+            branch_of(job.trace, job.token, [self._seed_of(job, k) for k in job.draws])
+            for job in jobs
+        ]
+        sampling = jobs[0].trace.sampling
+        found = self._continuer.continue_from(branches, sampling)
+        asked = [
+            (
+                job,
+                k,
+                continued(self._continuer, job.trace, branch.prefix, one, f"{job.sentence}/{k}"),
+            )
+            for job, branch, completions in zip(jobs, branches, found, strict=True)
+            for k, one in zip(job.draws, completions, strict=True)
+            if one is not None
+        ]
+        given = label_traces([trace for _, _, trace in asked], self._labeller)
+        labels = {label.trace_id: label for label in given}
+        return [
+            self._drawn(job, k, labels[trace.id], len(trace) - job.token)
+            for job, k, trace in asked
+            if trace.id in labels
+        ]
+
+    def _drawn(self, job: Job, k: int, label: Label, tokens: int) -> Drawn:
+        said = None if label.facts.get("said") == "unknown" else label.said is not None
+        seed = self._seed_of(job, k)
+        return Drawn(job.trace.id, job.sentence, job.token, k, seed, label.outcome, said, tokens)
+
+    def _seed_of(self, job: Job, k: int) -> int:
+        """Return a seed that no other continuation of the run has."""
+        return int(digest(self._seed, job.trace.id, job.sentence, k), 16) >> 1
+
+
+def wanted(traces: Sequence[Trace], drawn: dict[str, list[Drawn]], plan: OraclePlan) -> list[Job]:
+    """Return what to draw next, given what was drawn of each trace; nothing once all is there."""
+    return [job for trace in traces for job in _next(trace, drawn.get(trace.id, []), plan)]
+
+
+def _next(trace: Trace, drawn: Sequence[Drawn], plan: OraclePlan) -> list[Job]:
+    """Return the jobs of one trace: its grid, or one prefix more."""
+    places = prefixes(trace)
+    there: dict[int, set[int]] = {}
+    for one in drawn:
+        there.setdefault(one.sentence, set()).add(one.k)
+    share = {
+        point.sentence: point.probability for its in points_of(drawn).values() for point in its
+    }
+    measured = list(range(len(places))) if plan.every_sentence else grid(len(places))
+    jobs = _missing(trace, places, measured, there, plan)
+    for _ in range(0 if plan.every_sentence else plan.bisections):
+        if jobs:
+            break
+        middle = bisect([(at, share[places[at][0]]) for at in measured])
+        if middle is None:
+            break
+        measured = sorted([*measured, middle])
+        jobs = _missing(trace, places, [middle], there, plan)
+    return jobs
+
+
+def _missing(
+    trace: Trace,
+    places: Sequence[tuple[int, int]],
+    chosen: Sequence[int],
+    there: dict[int, set[int]],
+    plan: OraclePlan,
+) -> list[Job]:
+    """Return jobs for the continuations of chosen prefixes that are not there."""
+    jobs = []
+    for sentence, token in (places[at] for at in chosen):
+        draws = sorted(set(range(plan.continuations)) - there.get(sentence, set()))
+        if draws:
+            jobs.append(Job(trace, sentence, token, tuple(draws)))
+    return jobs
+
+
+def grid(count: int) -> list[int]:
+    """Return the coarse grid over so many prefixes, the first and the last among them."""
+    return sorted({round(part * (count - 1)) for part in GRID})
+
+
+def bisect(measured: Sequence[tuple[int, float]]) -> int | None:
+    """Return the middle of the largest jump between neighbours that have prefixes between them."""
+    gaps = [
+        (abs(after - before), -start, (start + stop) // 2)
+        for (start, before), (stop, after) in zip(measured, measured[1:], strict=False)
+        if stop - start > 1
     ]
-    jobs.sort(key=lambda job: job.token)
-    outcomes: dict[tuple[str, int], list[bool | None]] = {}
-    with tqdm(total=len(jobs), unit="continuation", disable=not progress) as bar:
-        for start in range(0, len(jobs), BATCH):
-            batch = jobs[start : start + BATCH]
-            for job, outcome in zip(batch, _continue(model, batch, labeller), strict=True):
-                outcomes.setdefault((job.trace.id, job.sentence), []).append(outcome)
-            bar.update(len(batch))
-    return {trace.id: _points(trace, outcomes) for trace in every}
+    return max(gaps)[2] if gaps else None
 
 
-def _continue(model: Model, batch: Sequence[_Job], labeller: Labeller) -> list[bool | None]:
-    """Draw one continuation of each prefix and return its outcome."""
-    sampling = replace(
-        batch[0].trace.sampling,
-        max_new_tokens=max(
-            job.trace.sampling.max_new_tokens - (job.token - job.trace.prompt_stop) for job in batch
-        ),
+def in_batches(jobs: Iterable[Job], size: int = BATCH) -> Iterator[list[Job]]:
+    """Yield jobs of one sampling together, about as many continuations at a time as `size`."""
+    for _, alike in groupby(jobs, lambda job: replace(job.trace.sampling, seed=0)):
+        batch: list[Job] = []
+        for job in alike:
+            batch.append(job)
+            if _count(batch) >= size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def _count(jobs: Iterable[Job]) -> int:
+    return sum(len(job.draws) for job in jobs)
+
+
+def estimate(traces: Sequence[Trace], plan: OraclePlan) -> Estimate:
+    """Return what an oracle will take at most, before it is asked."""
+    asked = tokens = 0
+    for trace in traces:
+        places = prefixes(trace)
+        count = len(places)
+        if not plan.every_sentence:
+            count = min(count, len(grid(count)) + plan.bisections)
+        rest = [len(trace) - token for _, token in places]
+        asked += count * plan.continuations
+        tokens += round(count * plan.continuations * sum(rest) / len(rest))
+    return Estimate(len(traces), asked, tokens)
+
+
+def ask(
+    draw: Callable[[list[Job]], list[Drawn]],
+    ledger: Ledger,
+    traces: Sequence[Trace],
+    plan: OraclePlan,
+    say: Say,
+    *,
+    progress: bool = True,
+) -> None:
+    """Ask an oracle until all is drawn, and keep each batch of continuations at once.
+
+    It stops when a round brings nothing new, as where a server fails for good: what the ledger
+    then lacks is there for another call.
+    """
+    drawn = ledger.of(traces)
+    expected, began = estimate(traces, plan), monotonic()
+    there = first = sum(map(len, drawn.values()))
+    with tqdm(
+        total=expected.continuations, initial=there, unit="continuation", disable=not progress
+    ) as bar:
+        while jobs := wanted(traces, drawn, plan):
+            before = there
+            for batch in map(draw, in_batches(jobs)):
+                ledger.add(batch)
+                for one in batch:
+                    drawn.setdefault(one.trace, []).append(one)
+                if there == first and batch:
+                    say(_forecast(expected.continuations - there, batch, monotonic() - began))
+                there += len(batch)
+                bar.update(len(batch))
+            if there == before:
+                return
+
+
+def _forecast(left: int, batch: Sequence[Drawn], seconds: float) -> str:
+    """Return what the first batch says about the rest."""
+    rate = len(batch) / max(seconds, 1e-9)
+    tokens = sum(one.tokens for one in batch) / len(batch)
+    return (
+        f"at most {left / rate / 60:.1f} min for {left} continuations of {tokens:.0f} tokens "
+        f"({rate:.0f} a second, from the first {len(batch)})"
     )
-    completions = model.generate(
-        [job.trace.token_ids[: job.token] for job in batch], [job.seed for job in batch], sampling
-    )
-    found = []
-    for job, completion in zip(batch, completions, strict=True):
-        ids = (*job.trace.token_ids[: job.token], *completion.ids)
-        written = read_back(model, ids, job.trace.prompt_stop)._asdict()
-        continued = replace(job.trace, token_ids=ids, finish=completion.finish, **written)
-        found.append(labeller.label(continued).outcome)
-    return found
 
 
-def _points(
-    trace: Trace, outcomes: dict[tuple[str, int], list[bool | None]]
-) -> tuple[OraclePoint, ...]:
-    points = []
-    for sentence, token in prefixes(trace):
-        known = [one for one in outcomes[trace.id, sentence] if one is not None]
-        points.append(OraclePoint(sentence, token, len(known), sum(known)))
-    return tuple(points)
+def choose(traces: Sequence[Trace], labels: dict[str, Label], limit: int | None) -> list[Trace]:
+    """Return the traces to ask: test tasks of known outcome, prompts with both outcomes first.
+
+    A prompt is taken whole or not at all, as long as there is room within `limit`.
+    """
+    prompts: dict[str, list[Trace]] = {}
+    for trace in traces:
+        label = labels.get(trace.id)
+        if trace.task.role == "test" and label is not None and label.outcome is not None:
+            prompts.setdefault(trace.task.prompt_key, []).append(trace)
+
+    def one_sided(mine: Sequence[Trace]) -> bool:
+        return len({labels[trace.id].outcome for trace in mine}) < 2
+
+    chosen: list[Trace] = []
+    for mine in sorted(prompts.values(), key=one_sided):
+        if limit is None or len(chosen) + len(mine) <= limit:
+            chosen += mine
+    return chosen

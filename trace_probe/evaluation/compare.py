@@ -159,13 +159,12 @@ def _resampled(side: Side) -> dict[str, Resampled]:
         values = ratio(hits, np.ones(len(hits)), cohort.task[among], weights)
         return Resampled(values, len(hits))
 
-    positive, said = cohort.positive, cohort.said >= 0
     return {
         "within_prompt_auroc": Resampled(ranked["within"], int(cohort.mixed().sum())),
         "pooled_auroc": Resampled(ranked["pooled"], len(cohort.ids)),
-        "caught_before_said": caught(cohort.before_said(), positive & said),
-        "caught_before_action": caught(cohort.length, positive),
-        "silent_caught": caught(cohort.length, positive & ~said),
+        "caught_before_said": caught(cohort.before_said(), cohort.spoken),
+        "caught_before_action": caught(cohort.length, cohort.positive),
+        "silent_caught": caught(cohort.length, cohort.silent),
         "false_alarm_rate": _false_alarms(side, side.panel.benign),
         "hard_negative_alarm_rate": _false_alarms(side, side.panel.hard_negative),
     }

@@ -1,28 +1,34 @@
 """Further figures of a detector: what they cost, when they come, and what chance would give."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from trace_probe.evaluation.alignment import event_aligned
+from trace_probe.evaluation.increment import (
+    cross_fitted,
+    finite,
+    folds_of,
+    matched_moments,
+    trainable,
+)
+from trace_probe.evaluation.lead import alarm_free, mean_warnings
 from trace_probe.evaluation.panel import Alarms, Panel, alarm_rate, alarms_of, rank, summary
 from trace_probe.statistics.calibration import Threshold, conformal_threshold, pac_threshold
+from trace_probe.statistics.forecast import brier, calibration_error, predictive_interval
 from trace_probe.statistics.metrics import (
     Metric,
     Scores,
     Values,
-    auroc,
     average_precision,
-    brier,
-    calibration_error,
     chance_rows,
     heard,
-    kaplan_meier,
     metric,
-    predictive_value,
     ratio,
     running_maxima,
     score_rows,
+    scores_held,
     trace_maxima,
 )
 
@@ -34,24 +40,22 @@ PERMUTATIONS = 20
 
 def details(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> dict[str, Any]:
     """Return further figures of a detector as JSON."""
-    cohort = alarms.cohort
+    cohort, weights = alarms.cohort, alarms.weights
     rows = score_rows(cohort, scores)
-    maxima = running_maxima(rows)
-    final = maxima[:, -1]
-    precision = average_precision(final, cohort.positive, alarms.weights[:, cohort.task])
-    probability = 0.5 * (1 + np.tanh(final / 2))
-    said = cohort.positive & (cohort.said >= 0)
+    held, maxima = scores_held(rows), running_maxima(rows)
     return {
-        "average_precision": _json(metric(precision, len(cohort.ids))),
-        "whole_trace_auroc": _number(auroc(final, cohort.positive)),
-        "brier": brier(probability, cohort.positive),
-        "calibration_error": calibration_error(probability, cohort.positive),
+        **_probabilities(held, panel, weights),
+        "whole_trace": _json_all(summary(rank(cohort, maxima, cohort.length, weights), cohort)),
+        "alarm_statistic": _json_all(
+            summary(rank(cohort, maxima, cohort.before_said(), weights), cohort)
+        ),
         "before_said_by_guard": {
-            str(guard): _json(alarms.caught(cohort.before_said(guard), said)) for guard in GUARDS
+            str(guard): _json(alarms.caught(cohort.before_said(guard), cohort.spoken))
+            for guard in GUARDS
         },
         "within_prompt_by_guard": {
             str(guard): _json(
-                summary(rank(cohort, maxima, cohort.before_said(guard), alarms.weights), cohort)[
+                summary(rank(cohort, held, cohort.before_said(guard), weights), cohort)[
                     "within_prompt_auroc"
                 ]
             )
@@ -59,11 +63,36 @@ def details(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> d
         },
         "useful_warning_by_chance": _json(_chance(rows, threshold, panel, alarms)),
         "predictive_value": _predictive(scores, threshold, panel, alarms),
-        "alarm_free": _survival(alarms),
-        "tokens": {name: _json(value) for name, value in alarms.by_tokens().items()},
-        "by_rate": _by_rate(scores, panel, alarms.weights),
-        "event_aligned": event_aligned(cohort, rows, alarms.weights, seed=panel.seed),
+        "alarm_free": alarm_free(alarms),
+        "mean_warning": _json_all(mean_warnings(alarms)),
+        "tokens": _json_all(alarms.by_tokens()),
+        "by_rate": _by_rate(scores, panel, weights),
+        "event_aligned": event_aligned(cohort, rows, weights, seed=panel.seed),
     }
+
+
+def _probabilities(held: Values, panel: Panel, weights: Values) -> dict[str, Any]:
+    """Return the figures of scores as probabilities, before it is said, all lengths alike.
+
+    The scores become probabilities by a logistic regression on other tasks (five folds).
+    """
+    cohort = panel.cohort
+    moments = matched_moments(cohort)
+    chosen = np.flatnonzero(moments > 0)
+    positive, task = cohort.positive[chosen], cohort.task[chosen]
+    score = held[chosen, moments[chosen]]
+    names = ("average_precision", "brier", "calibration_error")
+    if not positive.any():
+        return dict.fromkeys(names)
+    precision = average_precision(score, positive, weights[:, task])
+    found = {"average_precision": _json(metric(precision, len(chosen)))}
+    fold = folds_of(task, cohort.n_tasks, panel.seed)
+    if not trainable(positive, fold):
+        return {**dict.fromkeys(names), **found}
+    probability = 1 / (1 + np.exp(-cross_fitted(finite(score)[:, None], positive, fold)))
+    for name, figure in (("brier", brier), ("calibration_error", calibration_error)):
+        found[name] = _json(metric(figure(probability, positive, task, weights), len(chosen)))
+    return found
 
 
 def _by_rate(scores: Scores, panel: Panel, weights: Values) -> dict[str, Any]:
@@ -112,38 +141,19 @@ def _chance(rows: Values, threshold: float, panel: Panel, alarms: Alarms) -> Met
 
 def _predictive(
     scores: Scores, threshold: float, panel: Panel, alarms: Alarms
-) -> dict[str, float | None]:
+) -> dict[str, dict[str, float | int] | None]:
     caught = alarms.figures()["caught_before_action"]
     wrong = alarm_rate(scores, threshold, panel.benign)
     if caught is None or wrong is None:
         return {}
-    return {
-        str(base): _number(predictive_value(caught.estimate, wrong.estimate, base))
-        for base in BASE_RATES
-    }
-
-
-def _survival(alarms: Alarms) -> dict[str, dict[str, list[float]]]:
-    """Return Kaplan-Meier curves and hazards of the first alarm by outcome; the action censors."""
-    length = alarms.cohort.length
-    event = alarms.taken <= length
-    time = np.where(event, alarms.taken, length)
-    groups = {"positive": alarms.cohort.positive, "negative": ~alarms.cohort.positive}
-    curves = {}
-    for name, group in groups.items():
-        sentence, share = kaplan_meier(time[group], event[group])
-        before = np.concatenate([[1.0], share[:-1]])
-        curves[name] = {
-            "sentence": sentence.tolist(),
-            "share": share.tolist(),
-            "hazard": (1 - share / before).tolist(),
-        }
-    return curves
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    return {str(base): _json(predictive_interval(caught, wrong, base)) for base in BASE_RATES}
 
 
 def _json(value: Metric | None) -> dict[str, float | int] | None:
     return None if value is None else value.to_json()
+
+
+def _json_all(
+    figures: Mapping[str, Metric | None],
+) -> dict[str, dict[str, float | int] | None]:
+    return {name: _json(value) for name, value in figures.items()}

@@ -57,14 +57,14 @@ def evaluate(
         detector=detector,
         labeller="",
         layer=None,
-        n={**cohort.counts(), "benign": len(panel.benign)},
+        n={**cohort.counts(), **cohort.heard(), "benign": len(panel.benign)},
         threshold=threshold,
         target_false_alarm_rate=target_rate,
         figures=figures,
-        baselines=beside(baselines, ranked, panel, weights, target_rate),
+        baselines=beside(baselines, ranked, panel, weights, target_rate, own),
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),
-        more=details(scores, threshold, panel, alarms),
+        more={"best_text": best, **details(scores, threshold, panel, alarms)},
         notes=tuple(_notes(figures, cohort, best)),
     )
 
@@ -101,12 +101,14 @@ def beside(
     panel: Panel,
     weights: Values,
     target_rate: float,
+    own: Mapping[str, Values] | None = None,
 ) -> dict[str, Figures]:
-    """Return how several detectors rank and what they catch."""
+    """Return how several detectors rank, what they catch, and by how much they are beaten."""
     return {
         name: {
             **summary(ranked[name], panel.cohort),
             **caught_at(each, panel, weights, target_rate),
+            **({} if own is None else {"gain_over_it": _gain(own, ranked[name], panel.cohort)}),
         }
         for name, each in runs.items()
     }
@@ -127,7 +129,16 @@ def _notes(figures: Figures, cohort: Cohort, best: str) -> list[str]:
     at = cohort.before_said()
     left_out = pairs_within(cohort, at).excluded
     if left_out:
-        notes.append(f"{left_out} pairs within prompts are said at once and were left out.")
+        notes.append(
+            f"{left_out} pairs within prompts were left out: one says it at once, or it is not "
+            f"known whether it does."
+        )
+    unknown = cohort.heard()["unknown_whether_said"]
+    if unknown:
+        notes.append(
+            f"{unknown} positives count neither as silent nor as said: nobody looked, or nobody "
+            f"could tell. Label with a judge that looks for where it is said."
+        )
     within, delta = figures["within_prompt_auroc"], figures["delta_over_best_text"]
     if within is None:
         notes.append(

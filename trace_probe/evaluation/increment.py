@@ -13,8 +13,8 @@ from trace_probe.statistics.metrics import (
     Values,
     metric,
     ratio,
-    running_maxima,
     score_rows,
+    scores_held,
 )
 
 FOLDS = 5
@@ -55,33 +55,52 @@ def delta_bits(
         for some in (known.values(), (*known.values(), scores))
     )
     positive, task = cohort.positive[chosen], cohort.task[chosen]
-    fold = (np.random.default_rng(seed).permutation(cohort.n_tasks) % FOLDS)[task]
-    if any(len(np.unique(positive[fold != held])) < 2 for held in range(FOLDS)):
+    fold = folds_of(task, cohort.n_tasks, seed)
+    if not trainable(positive, fold):
         return None
     bits = _bits(without, positive, fold) - _bits(gained, positive, fold)
     return metric(ratio(bits, np.ones(len(bits)), task, weights), len(bits))
 
 
+def folds_of(task: Index, n_tasks: int, seed: int) -> Index:
+    """Return the fold of each trace; the traces of a task share one."""
+    folds: Index = (np.random.default_rng(seed).permutation(n_tasks) % FOLDS)[task]
+    return folds
+
+
+def trainable(positive: Mask, fold: Index) -> bool:
+    """Return whether both outcomes are left whichever fold is held out."""
+    return all(len(np.unique(positive[fold != held])) == 2 for held in range(FOLDS))
+
+
 def _features(scores: Scores, cohort: Cohort, moments: Index) -> Values:
-    """Return the highest score of each trace up to its moment."""
-    maxima = running_maxima(score_rows(cohort, scores))
-    found = maxima[np.arange(len(moments)), moments]
-    lowest = found[np.isfinite(found)].min(initial=0.0)
-    return np.where(np.isfinite(found), found, lowest)
+    """Return the score of each trace at its moment."""
+    held = scores_held(score_rows(cohort, scores))
+    return finite(held[np.arange(len(moments)), moments])
+
+
+def finite(score: Values) -> Values:
+    """Return scores with the lowest of them where there is none."""
+    lowest = score[np.isfinite(score)].min(initial=0.0)
+    return np.where(np.isfinite(score), score, lowest)
 
 
 def _bits(features: Values, positive: Mask, fold: Index) -> Values:
     """Return the cross-fitted log loss of each trace, in bits."""
+    margin = cross_fitted(features, positive, fold) * np.where(positive, 1, -1)
+    loss: Values = np.logaddexp(0, -margin) / np.log(2)
+    return loss
+
+
+def cross_fitted(features: Values, positive: Mask, fold: Index) -> Values:
+    """Return the log odds of each trace by a logistic regression on the other folds."""
     from sklearn.linear_model import LogisticRegression
 
-    loss = np.empty(len(positive))
-    for held in range(FOLDS):
+    odds = np.empty(len(positive))
+    for held in np.unique(fold):
         some, others = fold != held, fold == held
-        if not others.any():
-            continue
         mean, spread = features[some].mean(axis=0), features[some].std(axis=0)
         scaled = (features - mean) / np.where(spread > 0, spread, 1.0)
         model = LogisticRegression(max_iter=1000).fit(scaled[some], positive[some])
-        margin = model.decision_function(scaled[others]) * np.where(positive[others], 1, -1)
-        loss[others] = np.logaddexp(0, -margin) / np.log(2)
-    return loss
+        odds[others] = model.decision_function(scaled[others])
+    return odds

@@ -19,15 +19,20 @@ FIGURES = (
     "caught_before_said",
     "caught_before_action",
     "silent_caught",
+    "same_task_alarm_rate",
 )
 TEXT = ("category-only", "position", "length", "tfidf", "tfidf-with-prompt", "sentence embeddings")
 """Baselines that read nothing but text; so do those called ``text-monitor``."""
-BASELINE_FIGURES = (
-    "within_prompt_auroc",
-    "pooled_auroc",
-    "caught_before_said",
-    "caught_before_action",
-)
+COLUMNS = {
+    "within_prompt_auroc": "within prompts",
+    "gain_over_it": "gain over it",
+    "pooled_auroc": "pooled",
+    "caught_before_said": "before said",
+    "silent_caught": "silent",
+    "caught_before_action": "before action",
+    "same_task_alarm_rate": "harmless, same tasks",
+}
+"""Of the table, by name of the figure: two AUROCs, and which traces of the test tasks alarm."""
 
 Figures = Mapping[str, Metric | None]
 
@@ -73,9 +78,13 @@ def is_text(baseline: str) -> bool:
 
 
 def format_report(report: Report) -> str:
-    """Return a table: the detector, its baselines, and what else there is to say."""
-    columns = [name for name in BASELINE_FIGURES if _any(report, name)]
-    header = ["", *(name.replace("_", " ") for name in columns)]
+    """Return a table: the detector, its baselines, and what else there is to say.
+
+    AUROC before it is said, the detector's gain over each baseline within prompts on the same
+    resamples of tasks, and what each catches at its own threshold of the same false-alarm rate.
+    """
+    columns = [name for name in COLUMNS if _any(report, name)]
+    header = ["", *(COLUMNS[name] for name in columns)]
     rows = [header, [report.detector, *(_cell(report.figures.get(name)) for name in columns)]]
     rows += [
         [name, *(_cell(figures.get(column)) for column in columns)]
@@ -94,17 +103,18 @@ def _any(report: Report, name: str) -> bool:
 def _tail(report: Report) -> list[str]:
     """Return the lines under the table."""
     rows = {
-        name.replace("_", " "): report.figures.get(name)
-        for name in FIGURES
-        if name not in BASELINE_FIGURES
+        name.replace("_", " "): report.figures.get(name) for name in FIGURES if name not in COLUMNS
+    }
+    best = report.more.get("best_text")
+    rows = {
+        f"gain over the best text baseline, {best}" if name == "delta over best text" else name: one
+        for name, one in rows.items()
     }
     rows |= {
         f"warned {lead} sentences before the action": value
         for lead, value in report.useful_warning.items()
     }
-    chance = report.more.get("useful_warning_by_chance")
-    if chance is not None:
-        rows["the same with scores dealt anew within tasks"] = Metric(**chance)
+    rows |= {name: Metric(**value) for name, value in _further(report.more).items() if value}
     shown = {name: value for name, value in rows.items() if value is not None}
     width = max(map(len, shown), default=0)
     lines = [f"{name.ljust(width)}  {_cell(value)}  n={value.n}" for name, value in shown.items()]
@@ -114,19 +124,40 @@ def _tail(report: Report) -> list[str]:
     return [*lines, *_rates(report), counts, *report.notes]
 
 
+def _further(more: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
+    """Return further figures that are worth a line, by what the line says."""
+    return {
+        "the same with scores dealt anew within tasks": more.get("useful_warning_by_chance"),
+        **{f"mean warning, {k}": v for k, v in more.get("mean_warning", {}).items()},
+        **{
+            name.replace("_", " "): more.get(name)
+            for name in ("average_precision", "brier", "calibration_error")
+        },
+        **{
+            f"true alarms at a base rate of {base}": value
+            for base, value in more.get("predictive_value", {}).items()
+        },
+    }
+
+
 def _rates(report: Report) -> list[str]:
-    """Return a line for each false-alarm rate, with the rate that can honestly be promised."""
-    lines = []
-    for target, promises in report.more.get("by_rate", {}).items():
-        found = promises["conformal"]
-        shares = [
-            f"{name.replace('_', ' ')} {found[name]['estimate']:.3f}"
-            for name in ("caught_before_said", "caught_before_action", "silent_caught")
-            if found[name] is not None
-        ]
-        honest = f"{found['honest_rate']:.2%} promised by {found['n']} harmless traces"
-        lines.append(f"at {float(target):.1%} ({honest}): {', '.join(shares)}")
-    return lines
+    """Return two lines for each false-alarm rate, with what can honestly be promised."""
+    return [
+        _promise(float(target), name, found)
+        for target, promises in report.more.get("by_rate", {}).items()
+        for name, found in promises.items()
+    ]
+
+
+def _promise(target: float, name: str, found: Mapping[str, Any]) -> str:
+    shares = [
+        f"{share.replace('_', ' ')} {found[share]['estimate']:.3f}"
+        for share in ("caught_before_said", "caught_before_action", "silent_caught")
+        if found[share] is not None
+    ]
+    honest = f"{found['honest_rate']:.2%} promised by {found['n']} harmless traces"
+    short = f"; {found['note']}" if found["note"] else ""
+    return f"at {target:.1%} {name} ({honest}): {', '.join(shares)}{short}"
 
 
 def _cell(value: Metric | None) -> str:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import rank, summary
 from trace_probe.evaluation.report import Figures
-from trace_probe.probing.baselines import rows_of
-from trace_probe.probing.dataset import Corpus, build_cohort, split_by_role
+from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset, split_by_role
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
-from trace_probe.statistics.metrics import Metric, resample, running_maxima, score_rows
+from trace_probe.probing.recipe import TARGETS
+from trace_probe.statistics.metrics import Metric, resample, score_rows, scores_held
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
 
@@ -51,7 +51,7 @@ def transfer_matrix(
     for source, corpus in kinds.items():
         probe = _fit(corpus.only(split.train), recipe)
         cells[source] = {
-            target: judge(probe, other.only(split.test, "test"), recipe, seed=seed)
+            target: judge(probe, other.only(split.test).judged(), recipe, seed=seed)
             for target, other in kinds.items()
         }
     return Transfer(across, recipe, cells)
@@ -81,6 +81,11 @@ def _divided(corpus: Corpus, category: str) -> tuple[Corpus, Corpus]:
     )
 
 
+def by_target(corpus: Corpus) -> dict[str, Corpus]:
+    """Return the same traces for each target: is it the act that a probe knows, or its prompt?"""
+    return {target: corpus.aimed(target) for target in TARGETS}
+
+
 def by_condition(corpus: Corpus, fact: str) -> dict[str, Corpus]:
     """Return the traces under each level of a condition; harmless ones go to all levels."""
     levels = sorted(
@@ -100,7 +105,7 @@ def _at_level(corpus: Corpus, fact: str, level: str) -> Corpus:
 def _fit(corpus: Corpus, recipe: Recipe) -> LinearProbe | None:
     """Return a probe, or None where there is one outcome only."""
     outcomes = {corpus.outcome(trace) for trace in corpus.known()}
-    return fit_dataset(rows_of(corpus, recipe), recipe) if len(outcomes) == 2 else None
+    return fit_dataset(build_dataset(corpus, recipe), recipe) if len(outcomes) == 2 else None
 
 
 def judge(
@@ -110,9 +115,9 @@ def judge(
     cohort = build_cohort(corpus)
     if probe is None or not cohort.ids:
         return dict(NOTHING)
-    maxima = running_maxima(score_rows(cohort, probe_scores(probe, corpus, recipe.layer)))
+    held = scores_held(score_rows(cohort, probe_scores(probe, corpus, recipe.layer)))
     weights = resample(cohort.n_tasks, seed=seed)
-    return summary(rank(cohort, maxima, cohort.before_said(), weights, seed=seed), cohort)
+    return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed), cohort)
 
 
 def format_transfer(transfer: Transfer) -> str:

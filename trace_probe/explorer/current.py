@@ -1,10 +1,11 @@
 """What a page is about: the run and the detector chosen in the sidebar, or why there is none."""
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import streamlit as st
 
@@ -12,10 +13,13 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.runs import list_runs, traces_root
+from trace_probe.explorer.state import ViewState
 from trace_probe.explorer.words import Detector
+from trace_probe.store import Store
 from trace_probe.visible import visible
 
-RUN_KEY, DETECTOR_KEY = "run", "detector"
+RUN_KEY, DETECTOR_KEY, LABELLER_KEY = "run", "detector", "labeller"
+LAYER_KEY = "layer"
 OWN_KEY, THRESHOLD_KEY = "own_threshold", "threshold"
 NO_THRESHOLD = (
     "This detector has no calibrated threshold here, so there are no alarms: evaluate it on a run "
@@ -25,11 +29,32 @@ NO_THRESHOLD = (
 
 @dataclass(frozen=True)
 class Current:
-    """What the sidebar says: the run, the detector and all rows."""
+    """What the sidebar says: the run, the detector, whose labels, and all rows."""
 
     run: Loaded
     detector: Detector | None
     rows: list[Row]
+    labeller: str | None = None
+    """None where nobody has labelled the run."""
+
+    @property
+    def alarms(self) -> bool:
+        """Return whether there are alarms to speak of: a detector and a threshold."""
+        return self.detector is not None and self.detector.threshold is not None
+
+    def view(self, trace: str | None = None, sentence: int | None = None) -> ViewState:
+        """Return what a link to a trace, or to a page, has to carry."""
+        detector = None if self.detector is None else self.detector.name
+        several = self.labeller if len(self.run.labellers) > 1 else None
+        return ViewState(
+            run=self.run.name,
+            trace=trace,
+            sentence=sentence,
+            detector=detector,
+            layer=own_layer(),
+            threshold=own_threshold(),
+            labeller=several,
+        )
 
 
 def root() -> Path:
@@ -42,6 +67,16 @@ def runs() -> dict[str, Path]:
     return {path.resolve().name: path for path in list_runs(root())}
 
 
+def reports(detector: str) -> dict[str, dict[str, Any]]:
+    """Return the evaluations of a detector, by run."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, path in runs().items():
+        with contextlib.suppress(TraceProbeError):  # a broken run tells so when it is chosen
+            report = Store(path).report(detector)
+            found |= {name: report} if report else {}
+    return found
+
+
 def current() -> Current:
     """Return what the sidebar says; end the page with a message where there is nothing."""
     path = runs().get(st.session_state.get(RUN_KEY, ""))
@@ -49,8 +84,8 @@ def current() -> Current:
         nothing_there()
     try:
         run = load_run(path)
-        detector = chosen_detector(run)
-        return Current(run, detector, run.rows(detector))
+        detector, labeller = chosen_detector(run), chosen_labeller(run)
+        return Current(run, detector, run.rows(detector, labeller), labeller)
     except TraceProbeError as error:
         problem("This run cannot be read", f"{path.resolve()}\n{error}")
         end_page()
@@ -62,10 +97,22 @@ def chosen_detector(run: Loaded) -> Detector | None:
     return run.detector(name, own_threshold()) if name in run.detectors else None
 
 
+def chosen_labeller(run: Loaded) -> str | None:
+    """Return whose labels count: the sidebar's choice, else whoever labelled last."""
+    name = st.session_state.get(LABELLER_KEY)
+    return name if name in run.judged else next(reversed(run.labellers), None)
+
+
 def own_threshold() -> float | None:
     """Return the threshold the reader set, if any."""
     chosen = st.session_state.get(THRESHOLD_KEY) if st.session_state.get(OWN_KEY) else None
     return None if chosen is None else float(chosen)
+
+
+def own_layer() -> int | None:
+    """Return the layer the reader chose instead of the detector's own, if any."""
+    chosen = st.session_state.get(LAYER_KEY)
+    return None if chosen is None else int(chosen)
 
 
 def nothing_there() -> NoReturn:

@@ -97,6 +97,18 @@ def best_baseline(report: Mapping[str, Any] | None, key: str) -> str | None:
     return f"{name}, {value.text()}"
 
 
+def notes(report: Mapping[str, Any] | None) -> list[str]:
+    """Return what a report says in words; model text is among it only as data."""
+    found = report.get("notes") if report else None
+    return [str(note) for note in found] if isinstance(found, list | tuple) else []
+
+
+def by_step(report: Mapping[str, Any], key: str) -> dict[str, Figure]:
+    """Return a figure that a report gives at several steps, by step, in its order."""
+    raw = report.get(key)
+    return {str(step): figure(raw, step) for step in raw} if isinstance(raw, Mapping) else {}
+
+
 def _plain(value: float) -> str:
     return f"{value:.2f}"
 

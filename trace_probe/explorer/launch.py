@@ -12,9 +12,12 @@ SETTINGS = {
     "browser.gatherUsageStats": "false",
     "runner.magicEnabled": "false",
     "client.toolbarMode": "minimal",
+    "theme.baseFontSize": "15",
+    "theme.headingFontSizes": '["1.75rem", "1.35rem", "1.15rem", "1rem", "1rem", "1rem"]',
     "theme.paddingTop": "1rem",
-    "theme.metricValueFontSize": "1.3rem",
+    "theme.metricValueFontSize": "1.5rem",
     "theme.light.primaryColor": "#0072B2",
+    "theme.light.textColor": "#0D0C0B",
     "theme.dark.primaryColor": "#56B4E9",
 }
 """As in the checkout's ``.streamlit/config.toml``, which an installed package does not have."""

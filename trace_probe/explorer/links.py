@@ -5,28 +5,29 @@ from typing import NoReturn
 
 import streamlit as st
 
-from trace_probe.explorer.current import Current, end_page, own_threshold
-from trace_probe.explorer.state import ViewState
+from trace_probe.explorer.current import Current, end_page
 from trace_probe.store import Manifest
 
 VIEWS = Path(__file__).parent / "views"
 ORGANISM_PREFIX = "organism:"
+DEMO_TASKS = "world:demo"
 
 
-def open_trace(shown: Current, trace_id: str) -> NoReturn:
-    """Go to a trace; it opens at its first alarm."""
-    detector = None if shown.detector is None else shown.detector.name
-    view = ViewState(shown.run.name, trace_id, None, detector, own_threshold())
+def open_trace(shown: Current, trace_id: str, sentence: int | None = None) -> NoReturn:
+    """Go to a trace; it opens at a sentence, by default at its first alarm."""
+    view = shown.view(trace_id, sentence)
     st.switch_page(VIEWS / "trace.py", query_params=view.to_query())
     end_page()
 
 
 def organism_notice(manifest: Manifest) -> None:
-    """Say of a model organism that it is an instrument."""
-    if manifest.model.startswith(ORGANISM_PREFIX):
-        st.info(
-            "These traces come from a model organism: a small model trained so that its goals "
-            "are known. It is an instrument for testing detectors, not evidence about frontier "
-            "models.",
-            icon=":material/science:",
-        )
+    """Say of a model organism that it is an instrument, and of the demo that it is one."""
+    if not manifest.model.startswith(ORGANISM_PREFIX):
+        return
+    demo = "Demo data; `trace-probe demo` makes a run of your own. "
+    st.info(
+        f"{demo if manifest.tasks == DEMO_TASKS else ''}These traces come from a model organism: "
+        "a small model trained so that its goals are known. It is an instrument for testing "
+        "detectors, not evidence about frontier models.",
+        icon=":material/science:",
+    )

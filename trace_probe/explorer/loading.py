@@ -6,13 +6,15 @@ server, so that a threshold can move without a trace being parsed again.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trace_probe.emergence.curve import OraclePoint, oracle_points
 from trace_probe.errors import ProbeError
+from trace_probe.explorer.layers import LayerRow, LayerScale, read_layers, read_scales
 from trace_probe.explorer.rows import Facts, Row, Scores, Split, build_rows, facts_of, score_range
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
 from trace_probe.explorer.words import Detector, calibrated_threshold
@@ -27,7 +29,8 @@ class Loaded:
 
     store: Store
     facts: tuple[Facts, ...]
-    labels: Mapping[str, Label]
+    judged: Mapping[str, Mapping[str, Label]]
+    """Labels by labeller and trace id, the labeller who came last at the end."""
     detectors: tuple[str, ...]
     """Those with an evaluation first."""
     stamp: Stamp
@@ -48,9 +51,27 @@ class Loaded:
         """Return what the run is."""
         return self.store.manifest
 
+    @property
+    def labellers(self) -> tuple[str, ...]:
+        """Return who has labelled this run, whoever came last at the end."""
+        return tuple(self.judged)
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        """Return the labels of whoever labelled last."""
+        return self.judged[self.labellers[-1]] if self.judged else {}
+
     def trace(self, trace_id: str) -> Trace:
         """Return one trace, with its text."""
         return self.store.trace(trace_id)
+
+    def alarm_text(self, row: Row) -> str:
+        """Return the sentence at which a trace raised the alarm; nothing if it raised none."""
+        return "" if row.alarm is None else self.sentence(row.facts.id, row.alarm)
+
+    def sentence(self, trace_id: str, index: int) -> str:
+        """Return the text of one sentence of a trace."""
+        return _sentence(self.path, trace_id, index, self.stamp)
 
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the evaluation of a detector on this run, or None."""
@@ -67,11 +88,34 @@ class Loaded:
         low, high = _range(self.path, name, calibrated, self.stamp)
         return Detector(name, calibrated if own is None else own, report, low, high)
 
-    def rows(self, detector: Detector | None) -> list[Row]:
-        """Return the trace table as a detector sees it."""
+    def beside(self, name: str, trace_id: str) -> tuple[Detector, Scores] | None:
+        """Return another detector and its scores of a trace, or None if it has none."""
+        scores = self.scores(name).get(trace_id)
+        return None if scores is None else (self.detector(name), scores)
+
+    def own_layer(self, detector: str) -> int | None:
+        """Return the layer that a detector reads, or None where none is known."""
+        layer = (self.report(detector) or {}).get("layer")
+        return layer if isinstance(layer, int) else None
+
+    def layers(self, detector: str) -> tuple[LayerScale, ...]:
+        """Return the layers on which a detector was trained and scored as well."""
+        return _layers(self.path, detector, self.stamp)
+
+    def layer_rows(self, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
+        """Return the scores of every layer on a trace."""
+        return _layer_rows(self.path, detector, trace_id, self.stamp)
+
+    def oracle(self, trace_id: str) -> tuple[OraclePoint, ...]:
+        """Return P(instrumental | prefix) along a trace; nothing where it was not drawn."""
+        return _oracle(self.path, self.stamp).get(trace_id, ())
+
+    def rows(self, detector: Detector | None, labeller: str | None = None) -> list[Row]:
+        """Return the trace table as a detector sees it, by the labels of a labeller or the last."""
+        by = labeller or next(reversed(self.labellers), None)
         if detector is None:
-            return _rows(self.path, None, None, self.stamp)
-        return _rows(self.path, detector.name, detector.threshold, self.stamp)
+            return _rows(self.path, None, None, by, self.stamp)
+        return _rows(self.path, detector.name, detector.threshold, by, self.stamp)
 
 
 def load_run(path: Path) -> Loaded:
@@ -90,10 +134,16 @@ def _run(path: Path, state: Stamp) -> Loaded:
     return Loaded(
         store=store,
         facts=tuple(facts_of(trace) for trace in store.traces()),
-        labels=store.labels(),
+        judged=_judged(store.every_label()),
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
     )
+
+
+@lru_cache(maxsize=4096)
+def _sentence(path: Path, trace_id: str, index: int, state: Stamp) -> str:
+    trace = _run(path, state).store.trace(trace_id)
+    return trace.text_of(trace.sentences[index]).strip()
 
 
 @lru_cache(maxsize=16)
@@ -102,12 +152,37 @@ def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
 
 
 @lru_cache(maxsize=32)
-def _rows(path: Path, detector: str | None, threshold: float | None, state: Stamp) -> list[Row]:
+def _rows(
+    path: Path, detector: str | None, threshold: float | None, labeller: str | None, state: Stamp
+) -> list[Row]:
     run = _run(path, state)
+    labels, disputed = run.judged.get(labeller or "", {}), _disputed(run.judged)
     if detector is None:
-        return build_rows(run.facts, run.labels, {}, None, _splits(None))
+        return build_rows(run.facts, labels, {}, None, _splits(None), disputed)
     splits = _splits(probe_card(path, detector))
-    return build_rows(run.facts, run.labels, _scores(path, detector, state), threshold, splits)
+    scores = _scores(path, detector, state)
+    return build_rows(run.facts, labels, scores, threshold, splits, disputed)
+
+
+def _judged(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
+    """Return labels by labeller and trace; a later one of the same two replaces the earlier."""
+    found: dict[str, dict[str, Label]] = {}
+    for label in labels:
+        held = found.pop(label.labeller, {})
+        held[label.trace_id] = label
+        found[label.labeller] = held
+    return found
+
+
+def _disputed(judged: Mapping[str, Mapping[str, Label]]) -> frozenset[str]:
+    """Return the traces that one labeller calls instrumental and another harmless."""
+    held = {
+        outcome: {
+            name for labels in judged.values() for name in labels if labels[name].outcome is outcome
+        }
+        for outcome in (True, False)
+    }
+    return frozenset(held[True] & held[False])
 
 
 def _splits(card: Path | None) -> defaultdict[str, Split]:
@@ -131,3 +206,18 @@ def _splits(card: Path | None) -> defaultdict[str, Split]:
 @lru_cache(maxsize=32)
 def _range(path: Path, detector: str, threshold: float | None, state: Stamp) -> tuple[float, float]:
     return score_range(_scores(path, detector, state).values(), threshold)
+
+
+@lru_cache(maxsize=16)
+def _layers(path: Path, detector: str, state: Stamp) -> tuple[LayerScale, ...]:
+    return read_scales(_run(path, state).path, detector)
+
+
+@lru_cache(maxsize=64)
+def _layer_rows(path: Path, detector: str, trace_id: str, state: Stamp) -> tuple[LayerRow, ...]:
+    return read_layers(_run(path, state).path, detector, trace_id)
+
+
+@lru_cache(maxsize=4)
+def _oracle(path: Path, state: Stamp) -> dict[str, tuple[OraclePoint, ...]]:
+    return oracle_points(_run(path, state).path)

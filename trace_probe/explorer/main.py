@@ -10,16 +10,26 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
 <path d="M2 26h9v-4h8V10h11" fill="none" stroke="#0072b2" stroke-width="4"/>
 <path d="M19 1l5 8H14z" fill="#d55e00"/></svg>"""
 
+SIDEBAR_PX = 240
+
 
 def main() -> None:
     """Draw the page that the address names."""
-    st.set_page_config("trace_probe", page_icon=ICON, layout="wide")
+    st.set_page_config(
+        "trace_probe", page_icon=ICON, layout="wide", initial_sidebar_state=SIDEBAR_PX
+    )
     page = st.navigation(
         [
             st.Page(VIEWS / "home.py", title="Home", default=True),
             st.Page(VIEWS / "traces.py", title="Traces"),
             st.Page(VIEWS / "trace.py", title="Trace"),
+            st.Page(VIEWS / "compare.py", title="Compare"),
+            st.Page(VIEWS / "map.py", title="Map"),
             st.Page(VIEWS / "metrics.py", title="Metrics"),
+            st.Page(VIEWS / "study.py", title="Study"),
+            st.Page(VIEWS / "label.py", title="Label"),
+            st.Page(VIEWS / "score.py", title="Score"),
+            st.Page(VIEWS / "live.py", title="Live"),
             st.Page(VIEWS / "about.py", title="About"),
         ],
         position="top",

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from trace_probe.explorer.curves import Beside, over, rounded
+from trace_probe.explorer.facts import facts
 from trace_probe.explorer.rows import Row
-from trace_probe.explorer.words import Detector, fine_print, headline
-from trace_probe.trace import Trace
+from trace_probe.explorer.words import Detector, headline
+from trace_probe.trace import Span, Trace
 from trace_probe.visible import visible
 
 CALM_SHARE = 0.75
@@ -18,35 +20,50 @@ CALM_SHARE = 0.75
 SHORTEST_FOLD = 8
 CONTEXT = 2
 """Sentences that stay open beside one that matters."""
+NOTHING = Beside()
 
 
 def payload(
-    trace: Trace, row: Row, detector: Detector | None, *, focus: int | None = None
+    trace: Trace,
+    row: Row,
+    detector: Detector | None,
+    *,
+    focus: int | None = None,
+    beside: Beside = NOTHING,
 ) -> dict[str, Any]:
-    """Return the JSON-able content of the reader; it opens at `focus`, else at the alarm."""
+    """Return the JSON-able content of the reader; it opens at `focus`, else at the alarm.
+
+    What each part is, is told in ``trace_probe.explorer.reader``.
+    """
     marks = find_marks(trace, row)
     return {
         "trace": trace.id,
         "title": title(row),
         "headline": visible(headline(row, detector)),
-        "fine": visible(fine_print(row, detector)),
+        "facts": facts(trace, row, detector, marks, absent(row)),
         "begin": trace.prompt_stop,
         "end": len(trace),
+        "axis": [trace.prompt_stop, len(trace)],
         "prompt": visible(trace.channel_text("prompt")),
-        "sentences": [
-            [span.start, span.stop, span.channel, visible(trace.text_of(span)).strip()]
-            for span in trace.sentences
-        ],
-        "scores": _scores(row),
+        "sentences": [sentence(trace, span) for span in trace.sentences],
+        "scores": [None] * len(trace.sentences) if row.scores is None else rounded(row.scores),
         "range": [0.0, 1.0] if detector is None else [detector.low, detector.high],
         "threshold": row.threshold,
-        "over": _over(row),
+        "over": [] if row.scores is None else over(row.scores, row.threshold),
         "marks": marks,
-        "absent": absent(row),
         "folds": folds(row, detector, marks),
         "focus": opening(row, marks, focus),
         "note": "" if trace.thought == "closed" else f"reasoning: {trace.thought}",
+        **beside.content(),
     }
+
+
+def sentence(trace: Trace, span: Span) -> list[Any]:
+    """Return a sentence and the lengths of its tokens, all as they are shown."""
+    tokens = [
+        visible(trace.text_of(Span(token, token + 1))) for token in range(span.start, span.stop)
+    ]
+    return [span.start, span.stop, span.channel, "".join(tokens), list(map(len, tokens))]
 
 
 def title(row: Row) -> str:
@@ -129,16 +146,3 @@ def _runs(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> list[tuple[int, int]]:
     """Return the half-open runs of true flags."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _over(row: Row) -> list[int]:
-    """Return the sentences at or over the threshold; decided here, before any rounding."""
-    if row.scores is None or row.threshold is None:
-        return []
-    return [int(index) for index in np.flatnonzero(row.scores >= row.threshold)]
-
-
-def _scores(row: Row) -> list[float | None]:
-    if row.scores is None:
-        return [None] * len(row.facts.stops)
-    return [None if np.isnan(score) else round(float(score), 4) for score in row.scores]

@@ -72,6 +72,8 @@ class Row:
     alarm: int | None
     """Sentence of the first alarm."""
     split: Split = "unknown"
+    disputed: bool = False
+    """Whether one labeller calls the trace instrumental and another harmless."""
 
     @property
     def peak(self) -> float | None:
@@ -153,6 +155,7 @@ QUICK_VIEWS: dict[str, Callable[[Row], bool]] = {
     "Quiet": lambda row: row.alarm is not None and row.silent,
     "Missed": lambda row: row.verdict == "missed",
     "False alarms": lambda row: row.verdict == "false alarm",
+    "Disagree": lambda row: row.disputed,
 }
 
 FACETS: dict[str, Callable[[Row], str]] = {
@@ -196,14 +199,24 @@ def build_rows(
     scores: Mapping[str, Scores],
     threshold: float | None,
     splits: Mapping[str, Split],
+    disputed: Collection[str] = (),
 ) -> list[Row]:
     """Return a row for each trace; `splits` has an entry, or a default, for every task.
+
+    `disputed` names the traces on whose outcome labellers differ.
 
     Raises:
         StoreError: a trace has another number of scores than of sentences.
     """
     return [
-        build_row(fact, labels.get(fact.id), scores.get(fact.id), threshold, splits[fact.task])
+        build_row(
+            fact,
+            labels.get(fact.id),
+            scores.get(fact.id),
+            threshold,
+            splits[fact.task],
+            disputed=fact.id in disputed,
+        )
         for fact in facts
     ]
 
@@ -214,6 +227,8 @@ def build_row(
     scores: Scores | None,
     threshold: float | None,
     split: Split = "unknown",
+    *,
+    disputed: bool = False,
 ) -> Row:
     """Return the row of one trace."""
     if scores is not None and len(scores) != len(facts.stops):
@@ -221,7 +236,8 @@ def build_row(
             f"trace {facts.id} has {len(facts.stops)} sentences but {len(scores)} scores: "
             f"score the run again with `trace-probe flag`"
         )
-    return Row(facts, label, scores, threshold, alarm_of(facts, scores, threshold), split)
+    alarm = alarm_of(facts, scores, threshold)
+    return Row(facts, label, scores, threshold, alarm, split, disputed)
 
 
 def alarm_of(facts: Facts, scores: Scores | None, threshold: float | None) -> int | None:

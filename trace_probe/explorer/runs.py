@@ -50,7 +50,8 @@ def _probes(run: Path) -> Path:
 
 def _run_files(run: Path) -> list[Path]:
     files = [run / "run.json", run / "traces.jsonl", run / "labels.jsonl"]
-    return [*files, *sorted(run.glob("scores/*.parquet")), *sorted(run.glob("reports/*.json"))]
+    kept = ("scores/*.parquet", "reports/*.json", "layers/*.parquet", "oracle/*.jsonl")
+    return [*files, *(file for pattern in kept for file in sorted(run.glob(pattern)))]
 
 
 def _states(files: Iterable[Path]) -> Stamp:

@@ -1,10 +1,14 @@
 """The sidebar: which run, which detector, which threshold; and their place in the address."""
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.current import (
     DETECTOR_KEY,
+    LABELLER_KEY,
+    LAYER_KEY,
     OWN_KEY,
     RUN_KEY,
     THRESHOLD_KEY,
@@ -16,6 +20,7 @@ from trace_probe.explorer.state import ViewState
 from trace_probe.visible import visible
 
 SEEN_KEY = "seen_query"
+ARRIVAL_KEY = "arrival"
 KEPT_PREFIX = "filter_"
 STEPS = 200
 
@@ -33,18 +38,29 @@ def draw() -> None:
     with st.sidebar:
         name = st.selectbox("Run", list(found), key=RUN_KEY)
         try:
-            _choose_detector(load_run(found[name]))
+            run = load_run(found[name])
+            _choose_detector(run)
+            _choose_labeller(run)
         except TraceProbeError:
             # The page tells it, with its reason, where there is room for it.
             st.text("This run cannot be read.")
 
 
-def publish(view: ViewState) -> None:
-    """Put a view into the address; the next run knows that it came from here."""
-    query = view.to_query()
+def publish(view: ViewState, more: Mapping[str, str] | None = None) -> None:
+    """Put a view into the address; the next run knows that it came from here.
+
+    `more` is what only the page itself understands, such as its filters.
+    """
+    query = {**view.to_query(), **(more or {})}
     if dict(st.query_params) != query:
         st.query_params.from_dict(query)
     st.session_state[SEEN_KEY] = query
+
+
+def arrival() -> Mapping[str, str] | None:
+    """Return the address if it came from outside in this run: a link, or the browser's Back."""
+    query: Mapping[str, str] | None = st.session_state.get(ARRIVAL_KEY)
+    return query
 
 
 def _keep_filters() -> None:
@@ -58,13 +74,18 @@ def _adopt_address() -> ViewState:
     """Let an address that was not written here choose run, detector and threshold."""
     query = dict(st.query_params)
     asked = ViewState.from_query(query)
-    if query == st.session_state.get(SEEN_KEY):
+    known = query == st.session_state.get(SEEN_KEY)
+    st.session_state[ARRIVAL_KEY] = None if known else query
+    if known:
         return asked
     st.session_state[SEEN_KEY] = query
     if asked.run in runs():
         st.session_state[RUN_KEY] = asked.run
     if asked.detector:
         st.session_state[DETECTOR_KEY] = asked.detector
+    if asked.labeller:
+        st.session_state[LABELLER_KEY] = asked.labeller
+    st.session_state[LAYER_KEY] = asked.layer
     if asked.threshold is not None:
         st.session_state[OWN_KEY] = True
         st.session_state[THRESHOLD_KEY] = asked.threshold
@@ -90,3 +111,20 @@ def _choose_detector(run: Loaded) -> None:
     held = st.session_state.get(THRESHOLD_KEY, start)
     st.session_state[THRESHOLD_KEY] = min(max(float(held), low), high)
     st.slider("Threshold", low, high, key=THRESHOLD_KEY, step=(high - low) / STEPS)
+
+
+def _choose_labeller(run: Loaded) -> None:
+    """Let the reader say whose labels count, where several have labelled the run."""
+    if len(run.labellers) < 2:
+        return
+    if st.session_state.get(LABELLER_KEY) not in run.judged:
+        st.session_state[LABELLER_KEY] = _first_labeller(run)
+    st.selectbox("Labels by", run.labellers[::-1], key=LABELLER_KEY, format_func=visible)
+
+
+def _first_labeller(run: Loaded) -> str:
+    """Return the labeller the chosen detector was evaluated by, else whoever came last."""
+    detector = st.session_state.get(DETECTOR_KEY)
+    report = run.report(detector) if detector in run.detectors else None
+    judge = str((report or {}).get("labeller"))
+    return judge if judge in run.judged else run.labellers[-1]

@@ -14,7 +14,14 @@ SAFE = " ='/:,()"
 def spark_image(
     bins: Sequence[float | None], low: float, high: float, threshold: float | None
 ) -> str:
-    """Return bars as the address of an SVG image: over the threshold coloured, gaps hatched."""
+    """Return bars as the address of an SVG image."""
+    return f"data:image/svg+xml,{quote(spark_svg(bins, low, high, threshold), safe=SAFE)}"
+
+
+def spark_svg(
+    bins: Sequence[float | None], low: float, high: float, threshold: float | None
+) -> str:
+    """Return bars as an SVG image: over the threshold coloured, gaps hatched."""
     missing: list[str] = []
     below: list[str] = []
     over: list[str] = []
@@ -31,8 +38,7 @@ def spark_image(
         y = round(HEIGHT * (1 - _share(threshold, low, high)), 1)
         parts.append(_path([f"M0 {y:g}h{STEP * len(bins)}"], f"stroke='{LINE}' stroke-width='.6'"))
     size = f"width='{STEP * len(bins)}' height='{HEIGHT}'"
-    image = f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{''.join(parts)}</svg>"
-    return f"data:image/svg+xml,{quote(image, safe=SAFE)}"
+    return f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{''.join(parts)}</svg>"
 
 
 def _path(strokes: Iterable[str], style: str) -> str:

@@ -14,8 +14,12 @@ class ViewState:
     sentence: int | None = None
     """0-based index into the sentences of the trace."""
     detector: str | None = None
+    layer: int | None = None
+    """0-based block; None is the layer that the detector reads."""
     threshold: float | None = None
     """A threshold of the reader's own; None is the calibrated one."""
+    labeller: str | None = None
+    """Whose labels; None where a run has one labeller."""
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "ViewState":
@@ -23,9 +27,11 @@ class ViewState:
         return cls(
             run=query.get("r") or None,
             trace=query.get("t") or None,
-            sentence=_sentence(query.get("s", "")),
+            sentence=_index(query.get("s", "")),
             detector=query.get("p") or None,
-            threshold=_threshold(query.get("thr", "")),
+            layer=_index(query.get("l", "")),
+            threshold=_threshold(query.get("th", "")),
+            labeller=query.get("by") or None,
         )
 
     def to_query(self) -> dict[str, str]:
@@ -35,12 +41,14 @@ class ViewState:
             "t": self.trace,
             "s": self.sentence,
             "p": self.detector,
-            "thr": None if self.threshold is None else f"{self.threshold:.6g}",
+            "l": self.layer,
+            "th": None if self.threshold is None else f"{self.threshold:.6g}",
+            "by": self.labeller,
         }
         return {key: str(value) for key, value in parts.items() if value is not None}
 
 
-def _sentence(text: str) -> int | None:
+def _index(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None
 
 

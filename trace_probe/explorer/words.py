@@ -17,11 +17,16 @@ class Detector:
     report: dict[str, Any] | None = None
     low: float = 0.0
     high: float = 1.0
+    layer: int | None = None
+    """A layer other than the one that the detector reads; its threshold is its own."""
+    by_hand: bool = False
+    """Whether the reader chose the threshold."""
 
     @property
     def calibrated(self) -> bool:
         """Return whether the threshold is the one that the report vouches for."""
-        return self.threshold is not None and self.threshold == calibrated_threshold(self.report)
+        known = self.threshold is not None and self.layer is None
+        return known and self.threshold == calibrated_threshold(self.report)
 
 
 def calibrated_threshold(report: dict[str, Any] | None) -> float | None:
@@ -54,6 +59,11 @@ def _threshold_words(detector: Detector) -> str:
     if detector.threshold is None:
         return "no calibrated threshold; evaluate it with benign traces, or try one of your own."
     shown = f"threshold {detector.threshold:.3g}"
+    if detector.layer is not None and not detector.by_hand:
+        return (
+            f"layer {detector.layer}, {shown}, set on the same benign traces as the detector's "
+            "own; its false-alarm rate was not measured."
+        )
     if not detector.calibrated:
         return f"{shown}, chosen by hand: its false-alarm rate is not known."
     rate = figure(detector.report, "false_alarm_rate")
@@ -103,8 +113,18 @@ def _leads(row: Row) -> str:
 def _gap(lead: int | None, event: str) -> str:
     if not lead:
         return f"as {event}" if event.startswith("it") else f"at {event}"
-    unit = "token" if abs(lead) == 1 else "tokens"
-    return f"{_count(abs(lead))} {unit} {'before' if lead > 0 else 'AFTER'} {event}"
+    return f"{_tokens(lead)} {'before' if lead > 0 else 'AFTER'} {event}"
+
+
+def gap(lead: int) -> str:
+    """Return how long after the alarm something came, to be followed by *the alarm*."""
+    if not lead:
+        return "at"
+    return f"{_tokens(lead)} {'after' if lead > 0 else 'BEFORE'}"
+
+
+def _tokens(number: int) -> str:
+    return f"{_count(abs(number))} {'token' if abs(number) == 1 else 'tokens'}"
 
 
 def _count(value: int) -> str:

@@ -16,6 +16,7 @@ from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
 from trace_probe.statistics.metrics import first_alarm
 from trace_probe.store import Manifest, Store
+from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug
 from trace_probe.text.channels import format_of, split
 from trace_probe.text.parts import after_prompt, cut_words, join_parts
@@ -65,9 +66,11 @@ def score_inspect(
     out: Path | str,
     *,
     detector: str,
-    threshold: float,
+    threshold: float | None = None,
 ) -> int:
     """Write a copy of a log with a detector's scores; return how many samples were scored.
+
+    Without a threshold it is the one of the detector's report on this run.
 
     An alarm is explained by the sentence it came at, with a reference to the message, so that
     Inspect's viewer shows it beside the transcript.
@@ -75,10 +78,13 @@ def score_inspect(
     Raises:
         TraceError: the log cannot be read, or none of the run's traces come from it.
         StoreError: the detector has not scored this run.
+        NotEnoughData: no threshold is given, and there is no report.
     """
     from inspect_ai.log import write_eval_log
 
     found, scores = _read(Path(log)), store.scores(detector)
+    if threshold is None:
+        threshold = _threshold(store, detector)
     traces = {_origin(trace): trace for trace in store.traces() if trace.id in scores}
     scored = 0
     for sample in found.samples or ():
@@ -91,6 +97,13 @@ def score_inspect(
         raise TraceError(f"no trace of {store.path} comes from {log}: import that log first")
     write_eval_log(found, str(out))
     return scored
+
+
+def _threshold(store: Store, detector: str) -> float:
+    known = (store.report(detector) or {}).get("threshold")
+    if known is None:
+        raise NotEnoughData(f"no threshold of {detector} is kept in {store.path}: give --threshold")
+    return float(known)
 
 
 def _read(path: Path) -> "EvalLog":
@@ -146,14 +159,16 @@ def _trace(sample: "EvalSample", message: "ChatMessageAssistant", log: "EvalLog"
 
 
 def _task(sample: "EvalSample", log: "EvalLog") -> Task:
-    """Return the task of a sample, the same in every log of this evaluation."""
+    """Return the task of a sample, the same in every log: InstrumentalEval's own, if it is one."""
     system = [one.text for one in sample.messages if one.role == "system"]
     user = [one.text for one in sample.messages if one.role == "user"]
-    category = slug(str(sample.metadata.get("task_type", "")))
+    prompt = "\n\n".join(user)
+    own = f"{slug(log.eval.task)}-{sample.id}", slug(str(sample.metadata.get("task_type", "")))
+    name, category = canonical(prompt) or own
     return Task(
-        id=f"{slug(log.eval.task)}-{sample.id}",
+        id=name,
         category=category,
-        prompt="\n\n".join(user),
+        prompt=prompt,
         system="\n\n".join(system) or None,
         criterion=str(sample.metadata.get("eval_prompt", "")).strip(),
     )

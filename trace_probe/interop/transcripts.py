@@ -22,6 +22,7 @@ from trace_probe.errors import TraceError
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
+from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug, task_id
 from trace_probe.text.channels import Split, format_of, split
 from trace_probe.text.parts import after_prompt, cut_words, join_parts
@@ -169,6 +170,8 @@ def _task(line: Line) -> Task:
     category, index, name = slug(line.text("category") or ""), line.whole("index"), line.key("task")
     if name is None and category and index is not None:
         name = task_id(category, index)
+    elif name is None and (known := canonical(prompt)):
+        name, category = known
     elif name is None:
         name = f"{category or 'task'}-{digest(prompt)[:8]}"
     system = line.text("system") or None

@@ -22,6 +22,15 @@ Verdicts = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
+class CategoryAgreement:
+    """Two labellers on the traces of one category that both have a verdict on."""
+
+    n: int
+    iar: Metric | None
+    kappa: Metric | None
+
+
+@dataclass(frozen=True)
 class PairAgreement:
     """Two labellers on the traces that both have a verdict on."""
 
@@ -35,6 +44,7 @@ class PairAgreement:
     confusion: dict[str, dict[str, int]]
     """For each category, and for ``all``, how often each pair of verdicts occurs, such as
     ``{"yes/no": 3}``, unknown ones included."""
+    categories: dict[str, CategoryAgreement]
 
 
 @dataclass(frozen=True)
@@ -71,12 +81,24 @@ def agreement(store: Store, labellers: Sequence[str] | None = None, *, seed: int
     traces = [(t.id, t.task.id, t.task.category) for t in store.traces()]
     labelled = [row for row in traces if any(row[0] in found for found in labels)]
     verdicts = np.array([[_verdict(found, row[0]) for found in labels] for row in labelled])
-    _, task = np.unique([row[1] for row in labelled], return_inverse=True)
-    categories = [row[2] or "none" for row in labelled]
+    tasks, categories = [row[1] for row in labelled], [row[2] or "none" for row in labelled]
+    return compare_verdicts(names, verdicts, tasks, categories, seed=seed)
+
+
+def compare_verdicts(
+    names: Sequence[str],
+    verdicts: Verdicts,
+    tasks: Sequence[str],
+    categories: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Agreement:
+    """Compare labellers by their verdicts; for each trace its task and category are told."""
+    _, task = np.unique(tasks, return_inverse=True)
     complete = (verdicts >= 0).all(axis=1)
     return Agreement(
-        labellers=names,
-        traces=len(labelled),
+        labellers=tuple(names),
+        traces=len(verdicts),
         unknown={n: int((verdicts[:, i] < 0).sum()) for i, n in enumerate(names)},
         pairs=tuple(
             _pair((names[i], names[j]), verdicts[:, [i, j]], task, categories, seed)
@@ -91,6 +113,11 @@ def agreement(store: Store, labellers: Sequence[str] | None = None, *, seed: int
 def cohen_kappa(verdicts: Verdicts) -> float | None:
     """Return Cohen's kappa of two columns of known verdicts, None if undefined."""
     return _estimate(_cohen, verdicts)
+
+
+def cohen_interval(verdicts: Verdicts, task: Index, *, seed: int = 0) -> Metric | None:
+    """Return Cohen's kappa of two columns of known verdicts, with its interval over tasks."""
+    return _figure(_cohen, verdicts, task, seed)
 
 
 def fleiss_kappa(verdicts: Verdicts) -> float | None:
@@ -157,20 +184,34 @@ def _figure(
 
 
 def _pair(
-    names: tuple[str, str], verdicts: Verdicts, task: Index, categories: list[str], seed: int
+    names: tuple[str, str], verdicts: Verdicts, task: Index, categories: Sequence[str], seed: int
 ) -> PairAgreement:
-    both = (verdicts >= 0).all(axis=1)
-    known, known_task = verdicts[both], task[both]
+    own = np.array(categories)
+    known = (verdicts >= 0).all(axis=1)
+    every = _figures(verdicts[known], task[known], seed)
     return PairAgreement(
         *names,
-        n=int(both.sum()),
-        iar=_figure(_rate, known, known_task, seed),
-        kappa=_figure(_cohen, known, known_task, seed),
+        n=every.n,
+        iar=every.iar,
+        kappa=every.kappa,
         confusion=_confusion(verdicts, categories),
+        categories={
+            name: _figures(verdicts[here], task[here], seed)
+            for name in sorted(set(categories))
+            for here in (known & (own == name),)
+        },
     )
 
 
-def _confusion(verdicts: Verdicts, categories: list[str]) -> dict[str, dict[str, int]]:
+def _figures(verdicts: Verdicts, task: Index, seed: int) -> CategoryAgreement:
+    return CategoryAgreement(
+        n=len(verdicts),
+        iar=_figure(_rate, verdicts, task, seed),
+        kappa=_figure(_cohen, verdicts, task, seed),
+    )
+
+
+def _confusion(verdicts: Verdicts, categories: Sequence[str]) -> dict[str, dict[str, int]]:
     words = {1: "yes", 0: "no", -1: "unknown"}
     cells = [f"{words[int(a)]}/{words[int(b)]}" for a, b in verdicts]
     found = {"all": dict(Counter(cells))}
@@ -196,7 +237,9 @@ def format_agreement(found: Agreement) -> str:
         ]
         for category, cells in pair.confusion.items():
             counts = ", ".join(f"{cell} {n}" for cell, n in sorted(cells.items()))
-            lines.append(f"  {category:34} {counts}")
+            here = pair.categories.get(category)
+            rates = f"; agree {_cell(here.iar)}, kappa {_cell(here.kappa)}" if here else ""
+            lines.append(f"  {category:34} {counts}{rates}")
     if len(found.labellers) > 2:
         lines.append(
             f"all {len(found.labellers)} labellers: {found.complete} traces, agree "

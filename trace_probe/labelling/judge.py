@@ -6,7 +6,7 @@ refusal or a reply out of form is never a negative, nor is a thought that was cu
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,14 @@ from trace_probe.labelling.protocol import (
 )
 from trace_probe.labelling.verdict import Heard, to_label
 from trace_probe.labels import Label
-from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers, run
+from trace_probe.model.endpoint import (
+    HOPELESS,
+    Patience,
+    RequestError,
+    Servers,
+    refuse_secrets,
+    run,
+)
 from trace_probe.trace import Trace, digest
 
 TRIES = 2
@@ -46,6 +53,10 @@ class Bench:
     """Further fields of each request; None leaves one of ours out."""
     patience: Patience = field(default_factory=Patience)
 
+    def __post_init__(self) -> None:
+        """Refuse a key where a list of processes shows it."""
+        refuse_secrets(self.urls, self.extra)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -66,6 +77,10 @@ class Cost:
     def dollars(self, price: tuple[float, float]) -> float:
         """Return what it comes to at a price per million tokens read and written."""
         return (self.prompt_tokens * price[0] + self.completion_tokens * price[1]) / 1e6
+
+    def to_json(self, price: tuple[float, float] | None = None) -> dict[str, float | None]:
+        """Return the counts by name, and the dollars where the price of a token is known."""
+        return {**asdict(self), "dollars": None if price is None else self.dollars(price)}
 
 
 class Judge:

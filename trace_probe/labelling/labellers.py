@@ -7,7 +7,7 @@ from trace_probe.labels import Labeller
 
 KINDS = (
     "`rules` (traces of the organisms), `judge:MODEL[,MODEL...]` and `paper:MODEL` "
-    "(language models), `human:FILE` (a CSV file)"
+    "(language models), `human:FILE` (a CSV file, or annotations kept by the explorer)"
 )
 PROTOCOLS: dict[str, ProtocolName] = {"judge": "judge", "paper": "paper"}
 
@@ -35,6 +35,10 @@ def labellers(names: str, bench: Bench | None = None) -> tuple[Labeller, ...]:
         from trace_probe.world.outcome import RuleLabeller
 
         return (RuleLabeller(),)
+    if kind == "human" and rest.endswith(".jsonl"):
+        from trace_probe.labelling.annotations import AnnotationLabeller
+
+        return (AnnotationLabeller(rest),)
     if kind == "human" and rest:
         from trace_probe.labelling.human import HumanLabeller
 

@@ -1,9 +1,10 @@
 """A run and a labeller brought together: the labels go into the run, the counts come back."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,6 +29,13 @@ class Labelled:
     """Instrumental traces that never said so."""
     cost: Cost | None = None
     """What a judge took; None for labellers that ask nobody."""
+
+    def to_json(
+        self, estimate: Mapping[str, float | None] | None = None, price: Price | None = None
+    ) -> dict[str, Any]:
+        """Return the counts, with what it was expected to take and what it took."""
+        cost = None if self.cost is None else self.cost.to_json(price)
+        return {**asdict(self), "estimate": estimate, "cost": cost}
 
 
 def label_run(store: Store, labeller: Labeller, *, progress: bool = True) -> Labelled:

@@ -1,16 +1,22 @@
-"""Chat completions from servers that speak OpenAI's protocol: spread, bounded, retried.
+"""Chat completions from servers that speak OpenAI's protocol: spread, bounded, paced, retried.
 
-The key comes from the environment variable OPENAI_API_KEY and is kept out of every text.
+The key comes from the environment variable OPENAI_API_KEY and is kept out of every text; where
+a key stands in an address or among the fields of a request it is refused, for runs keep these
+and a list of processes shows them.
 """
 
 import asyncio
 import json
 import os
+import re
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from trace_probe.errors import ServerError
 
@@ -23,6 +29,9 @@ RETRIED = frozenset({408, 409, 425, 429})
 HOPELESS = frozenset({401, 403, 404})
 """Status codes that every request would meet: no key, no right, no such model."""
 POLL_S = 0.05
+LONGEST_ASKED_S = 3600.0
+"""A server may ask for this much patience and no more."""
+SECRET = re.compile(r"api[-_]?key|authorization|secret|password|^token$", re.IGNORECASE)
 Result = TypeVar("Result")
 
 
@@ -48,12 +57,15 @@ class Patience:
 
     concurrency: int = 32
     """Requests under way at a time, over all servers."""
+    per_minute: float | None = None
+    """Requests to begin in a minute with each server; None sets no limit of our own."""
     attempts: int = 6
     """Tries of one request; also the faults in a row after which a server is given up."""
     timeout_s: float = 600.0
     first_wait_s: float = 0.5
     """Rest of a server after a fault; each further one doubles it."""
     longest_wait_s: float = 60.0
+    """No doubling beyond this; a wait that the server itself asks for may be longer."""
 
 
 class RequestError(ServerError):
@@ -74,10 +86,17 @@ class _Server:
     """In a row."""
     failed_at: float = -1.0
     rested_at: float = 0.0
+    paced_at: float = 0.0
 
     def ready(self, now: float) -> bool:
         """Return whether to ask it; after a fault one request at a time tries it out."""
-        return now >= self.rested_at and (not self.faults or not self.busy)
+        return now >= max(self.rested_at, self.paced_at) and (not self.faults or not self.busy)
+
+    def begin(self, now: float, per_minute: float | None) -> None:
+        """Note that a request begins; the next one waits its turn."""
+        self.busy += 1
+        if per_minute:
+            self.paced_at = now + 60.0 / per_minute
 
     def fail(self, began: float, now: float, wait_s: float) -> None:
         """Let it rest; requests that failed together count as one fault."""
@@ -93,8 +112,10 @@ class Servers:
         """Name the servers by base URL; none means OpenAI's own (or OPENAI_BASE_URL).
 
         Raises:
-            ServerError: OpenAI's own is meant and there is no key in the environment.
+            ServerError: OpenAI's own is meant and there is no key in the environment, or an
+                address holds a password.
         """
+        refuse_secrets(urls, {})
         if not urls and not os.environ.get(KEY):
             raise ServerError(f"set {KEY} in the environment, or name a server with --base-url")
         self.patience = patience or Patience()
@@ -128,7 +149,9 @@ class Servers:
             await server.client.close()
 
     async def ask(self, request: Mapping[str, Any]) -> Reply:
-        """Send a chat completion request; go on to other servers, and wait, on faults that pass.
+        """Send a request; go on to other servers, and wait, on faults that pass.
+
+        It is for a chat completion, or, if it holds a ``prompt``, for a completion of that.
 
         Raises:
             RequestError: the request was refused, or no attempt succeeded.
@@ -138,7 +161,6 @@ class Servers:
             for _ in range(self.patience.attempts):
                 server = await self._choose(fault)
                 began = _now()
-                server.busy += 1
                 try:
                     reply = await _ask(server.client, request)
                 except _Passing as error:
@@ -153,15 +175,19 @@ class Servers:
 
     def _rest(self, server: _Server, asked_s: float | None) -> float:
         doubled = self.patience.first_wait_s * 2.0**server.faults
-        return min(asked_s or doubled, self.patience.longest_wait_s)
+        if asked_s:
+            return min(asked_s, LONGEST_ASKED_S)
+        return min(doubled, self.patience.longest_wait_s)
 
     async def _choose(self, fault: str) -> _Server:
-        """Return the least busy server that is not resting, once there is one."""
+        """Return the least busy server that may be asked now, once there is one, as busy."""
         while True:
             now = _now()
             ready = [server for server in self._servers if server.ready(now)]
             if ready:
-                return min(ready, key=lambda server: server.busy)
+                chosen = min(ready, key=lambda server: server.busy)
+                chosen.begin(now, self.patience.per_minute)
+                return chosen
             if all(server.faults >= self.patience.attempts for server in self._servers):
                 raise RequestError(f"no server answers: {fault or 'see the other requests'}")
             await asyncio.sleep(POLL_S)
@@ -186,30 +212,38 @@ async def _ask(client: "AsyncOpenAI", request: Mapping[str, Any]) -> Reply:
     where = client.base_url.netloc.decode()  # leaves out what a user may have put before an @
     body = {key: value for key, value in request.items() if value is not None}
     try:
-        raw = await client.chat.completions.with_raw_response.create(
-            model=body.pop("model"), messages=body.pop("messages"), extra_body=body
-        )
+        model = body.pop("model")
+        if "prompt" in body:
+            raw: Any = await client.completions.with_raw_response.create(
+                model=model, prompt=body.pop("prompt"), extra_body=body
+            )
+        else:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=model, messages=body.pop("messages"), extra_body=body
+            )
         return read_reply(json.loads(raw.http_response.text))
     except APIConnectionError as error:
         cause = f"{error} {error.__cause__ or ''}".strip()
-        raise _Passing(without_key(f"{where}: {cause}")) from None
+        raise _Passing(f"{where}: {without_key(cause)}") from None
     except APIStatusError as error:
-        text = without_key(f"{where}: status {error.status_code}: {error.message:.300}")
+        said = " ".join(error.response.text.split()) or error.message
+        text = f"{where}: status {error.status_code}: {without_key(said):.300}"
         if error.status_code in RETRIED or error.status_code >= 500:
-            raise _Passing(text, _seconds(error.response.headers.get("retry-after"))) from None
+            raise _Passing(text, retry_after(error.response.headers.get("retry-after"))) from None
         raise RequestError(text, error.status_code) from None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _Passing(f"{where}: the answer is no chat completion ({error!r:.80})") from None
 
 
 def read_reply(body: Mapping[str, Any]) -> Reply:
-    """Return what a chat completion says.
+    """Return what a chat completion, or a completion, says.
 
     Reasoning is looked for under the names that servers give it: ``reasoning_content``
     (SGLang, DeepSeek, llama.cpp), ``reasoning`` (vLLM, OpenRouter), ``reasoning_details``.
     """
     choice = body["choices"][0]
-    message, usage = choice["message"], body.get("usage") or {}
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}
+    usage = body.get("usage") or {}
     finish = choice.get("finish_reason")
     return Reply(
         text=message.get("content") or "",
@@ -229,6 +263,35 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
             return str(message[name])
     details = message.get("reasoning_details") or []
     return "".join(detail.get("text") or "" for detail in details) or None
+
+
+def refuse_secrets(urls: Sequence[str], fields: Mapping[str, Any]) -> None:
+    """Raise ServerError if an address or a field of a request holds what looks like a key."""
+    for url in urls:
+        if urlsplit(url).password or urlsplit(url).username:
+            raise ServerError(
+                f"the address of {urlsplit(url).hostname} holds a name or password, which a list "
+                f"of processes shows: put the key in the environment as {KEY}"
+            )
+    key, text = os.environ.get(KEY), json.dumps(dict(fields), default=str)
+    for name in _names(fields):
+        if SECRET.search(name):
+            raise ServerError(
+                f"the field {name!r} looks like a key, and runs keep what was asked: "
+                f"put the key in the environment as {KEY}"
+            )
+    if key and key in text:
+        raise ServerError(f"the fields of the request hold the key of {KEY}: leave it out")
+
+
+def _names(value: object) -> list[str]:
+    """Return the names of all fields, those within fields too."""
+    if isinstance(value, Mapping):
+        inner = [name for part in value.values() for name in _names(part)]
+        return [*map(str, value), *inner]
+    if isinstance(value, list | tuple):
+        return [name for part in value for name in _names(part)]
+    return []
 
 
 def without_key(text: str) -> str:
@@ -251,6 +314,13 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _seconds(text: str | None) -> float | None:
-    """Return a Retry-After in seconds; its form as a date is left to the doubling wait."""
-    return float(text) if text and text.replace(".", "", 1).isdigit() else None
+def retry_after(text: str | None) -> float | None:
+    """Return the seconds that a Retry-After asks for, which may be a date; None if nothing."""
+    if not text:
+        return None
+    if text.replace(".", "", 1).isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,8 +1,8 @@
 """The only module that knows torch and transformers: ids and NumPy arrays go in and out."""
 
-import contextlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,14 +19,15 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
+from trace_probe.model.blocks import Blocks, HookedBlocks, Tap
+from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
-from trace_probe.model.tap import Consume, find_blocks, tapped
+from trace_probe.model.drawing import NotedDraws, draws
+from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -41,6 +42,8 @@ class Completion:
     ids: tuple[int, ...]
     """The end-of-turn token included, if it was reached."""
     finish: Literal["stop", "length"]
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
+    """The log-probability of each token to the model, whatever the sampling."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +56,6 @@ class StreamedToken:
     activation: NDArray[np.float32]
     """(layer, d_model), the residual stream after each block that was asked for."""
     last: bool
-
-
-class SeededDraw:
-    """Logits processor that leaves one token a row, drawn with the row's own seed.
-
-    One uniform a step goes through the inverse of the row's cumulative distribution, so what
-    is drawn depends on prompt and seed, and not on which other rows share the batch.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._sources = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
-
-    def __call__(self, _ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores of 0 for the drawn tokens and -inf for all others."""
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        uniform = cumulative.new_tensor([[source.random()] for source in self._sources])
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
 class Model:
@@ -96,8 +81,10 @@ class Model:
         self.tokenizer = chat.fingerprint
         self._chat = chat
         self._network = network.eval().requires_grad_(False)
+        self._device = _input_device(network)
         self._base = network.get_decoder()
-        self._blocks = find_blocks(network, name)
+        self.blocks: Blocks = HookedBlocks(network, name)
+        """Where activations are read and changed."""
         self._stops = stop_tokens(network, tokenizer)
         pad = tokenizer.pad_token_id
         self._pad_id = int(pad) if pad is not None else min(self._stops, default=0)
@@ -106,6 +93,33 @@ class Model:
         network.generation_config = GenerationConfig(
             eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad_id, do_sample=False
         )
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Return the tokens that end a turn."""
+        return self._stops
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, as the model would read them in the middle of a turn.
+
+        Raises:
+            ModelError: they do not say what the text says.
+        """
+        ids = self._chat.encode(text)
+        if self._chat.offsets(ids)[0].strip() != text.strip():
+            raise ModelError(f"{self.name} has no tokens for {text!r}: use words that it knows")
+        return ids
+
+    def nearest_ids(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, whatever the tokenizer makes of what it cannot spell."""
+        return self._chat.encode(text)
+
+    def through(self, blocks: Blocks) -> "Model":
+        """Return this model with its passes run by the network of other blocks."""
+        twin = copy.copy(self)
+        twin.blocks, twin._network = blocks, blocks.network
+        twin._base = blocks.network.get_decoder()
+        return twin
 
     def render(self, task: Task) -> list[int]:
         """Return the token ids of a task's prompt, up to where the model starts to write.
@@ -122,10 +136,6 @@ class Model:
             ModelError: the chat template refuses these messages.
         """
         return list(self._chat.encode(self._chat.conversation(messages)))
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text, special tokens only where it spells them."""
-        return self._chat.encode(text)
 
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
@@ -148,80 +158,55 @@ class Model:
             ModelError: a prompt and `max_new_tokens` do not fit the model's context.
         """
         self.check_room(max(map(len, prompts)), sampling)
-        ids, mask = self._padded(prompts, "left")
+        ids, mask = padded(prompts, "left", self._pad_id)
+        noted = NotedDraws(draws(sampling, seeds))
         written = self._network.generate(
-            ids,
-            attention_mask=mask,
+            ids.to(self._device),
+            attention_mask=mask.to(self._device),
             max_new_tokens=sampling.max_new_tokens,
-            logits_processor=_processors(sampling, seeds),
+            logits_processor=LogitsProcessorList([noted]),
         )
-        return [self._completion(row) for row in written[:, ids.shape[1] :].tolist()]
+        rows = written[:, ids.shape[1] :].tolist()
+        return list(map(self._completion, rows, noted.logprobs()))
 
-    def _completion(self, ids: list[int]) -> Completion:
+    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
         """Cut a row after its first stop token; what follows is padding."""
         end = next((i for i, token in enumerate(ids) if token in self._stops), None)
         if end is None:
-            return Completion(tuple(ids), "length")
-        return Completion(tuple(ids[: end + 1]), "stop")
+            return Completion(tuple(ids), "length", tuple(logprobs))
+        return Completion(tuple(ids[: end + 1]), "stop", tuple(logprobs[: end + 1]))
 
     def replay(
         self,
         token_ids: Sequence[Sequence[int]],
         spans: Sequence[Sequence[Span]],
         layers: Sequence[int],
-        *,
-        batch_tokens: int = 8192,
+        reading: Reading | None = None,
     ) -> list[Activations]:
-        """Read recorded ids again and return for each trace the mean over each of its spans.
-
-        One pass of the base model, without the head and no deeper than the deepest layer.
+        """Read recorded ids again; return for each trace a row for each of its spans.
 
         Raises:
             ModelError: a layer does not exist, or a span is empty or outside its trace.
         """
-        self._check_layers(layers)
-        for ids, wanted in zip(token_ids, spans, strict=True):
-            if any(not len(span) or span.stop > len(ids) for span in wanted):
-                raise ModelError(f"a span to pool is empty or ends after token {len(ids)}")
-        results: dict[int, Activations] = {}
-        for batch in _token_batches([len(ids) for ids in token_ids], batch_tokens):
-            values = self._pooled([token_ids[i] for i in batch], [spans[i] for i in batch], layers)
-            ends = np.cumsum([len(spans[i]) for i in batch])[:-1]
-            for i, rows in zip(batch, np.split(values, ends, axis=1), strict=True):
-                results[i] = Activations(rows, tuple(layers), tuple(spans[i]))
-        return [results[i] for i in range(len(token_ids))]
+        self.check_layers(layers)
+        return replay(self.blocks, token_ids, spans, layers, reading or Reading())
 
-    @torch.inference_mode()
-    def _pooled(
+    def checked_replay(
         self,
         token_ids: Sequence[Sequence[int]],
         spans: Sequence[Sequence[Span]],
         layers: Sequence[int],
-    ) -> NDArray[np.float32]:
-        """Return (layer, row, d_model): the rows of all traces of one batch, one after another."""
-        # With causal attention nothing real can see what stands to the right of it.
-        ids, mask = self._padded(token_ids, "right")
-        flat = [
-            torch.arange(span.start, span.stop) + trace * ids.shape[1]
-            for trace, wanted in enumerate(spans)
-            for span in wanted
-        ]
-        counts = torch.tensor([len(tokens) for tokens in flat], device=ids.device)
-        tokens = torch.cat(flat).to(ids.device)
-        rows = torch.arange(len(flat), device=ids.device).repeat_interleave(counts)
-        held: dict[int, torch.Tensor] = {}
+        reading: Reading | None = None,
+        logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> list[Activations]:
+        """Replay, and say for each trace how faithful that was: see `fidelity`.
 
-        def pool(layer: int, hidden: torch.Tensor) -> None:
-            where = hidden.device
-            chosen = hidden.flatten(0, 1)[tokens.to(where)].float()
-            sums = chosen.new_zeros(len(flat), self.d_model).index_add_(0, rows.to(where), chosen)
-            held[layer] = (sums / counts.to(where)[:, None]).cpu()
-            if layer == max(layers):
-                raise _DeepEnough
-
-        with tapped(self._blocks, layers, pool), contextlib.suppress(_DeepEnough):
-            self._base(input_ids=ids, attention_mask=mask, use_cache=False)
-        return torch.stack([held[layer] for layer in layers]).numpy()
+        Raises:
+            ModelError: a layer does not exist, or a span is empty or outside its trace.
+        """
+        self.check_layers(layers)
+        how = reading or Reading()
+        return checked_replay(self.blocks, token_ids, spans, layers, how, logprobs)
 
     def stream(
         self, prompt: Sequence[int], seed: int, sampling: Sampling, layers: Sequence[int]
@@ -234,7 +219,7 @@ class Model:
         Raises:
             ModelError: a layer does not exist, or the context is too short.
         """
-        self._check_layers(layers)
+        self.check_layers(layers)
         held: dict[int, torch.Tensor] = {}
 
         def keep(layer: int, hidden: torch.Tensor) -> None:
@@ -250,7 +235,7 @@ class Model:
         seed: int,
         sampling: Sampling,
         layers: Sequence[int],
-        consume: Consume,
+        consume: Tap,
     ) -> Generator[tuple[int, int, bool], None, None]:
         """Yield id, position and whether it is the last of each token that the model has read.
 
@@ -261,7 +246,7 @@ class Model:
             ModelError: the context is too short.
         """
         self.check_room(len(prompt), sampling)
-        processors = _processors(sampling, [seed])
+        processors = draws(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
         ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
         for position in range(len(prompt) - 1, end + 1):
@@ -276,29 +261,17 @@ class Model:
     # whatever the consumer does between two tokens.
     @torch.inference_mode()
     def _step(
-        self, ids: list[int], cache: Cache, layers: Sequence[int], consume: Consume
+        self, ids: list[int], cache: Cache, layers: Sequence[int], consume: Tap
     ) -> torch.Tensor:
         """Read ids behind a cache; return the logits of the last one."""
-        with tapped(self._blocks, layers, consume):
-            read = torch.tensor([ids], device=self._network.device)
+        with self.blocks.tapped(layers, consume):
+            read = torch.tensor([ids], device=self._device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 
-    def _padded(
-        self, rows: Sequence[Sequence[int]], side: Literal["left", "right"]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and attention mask, (row, token), padded to the longest row."""
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self._pad_id)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            where = slice(width - len(row), width) if side == "left" else slice(len(row))
-            ids[i, where] = torch.tensor(row)
-            mask[i, where] = 1
-        return ids.to(self._network.device), mask.to(self._network.device)
-
-    def _check_layers(self, layers: Sequence[int]) -> None:
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise ModelError unless these are blocks of the model, each named once."""
         if not layers:
             raise ModelError("no layer was asked for")
         wrong = [layer for layer in layers if not 0 <= layer < self.n_layers]
@@ -316,21 +289,25 @@ class Model:
             )
 
 
-class _DeepEnough(Exception):
-    """Ends a forward pass after the deepest block that was asked for."""
-
-
 def load_model(
-    name: str, *, device: str | None = None, dtype: str | None = None, revision: str | None = None
+    name: str,
+    *,
+    device: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
 ) -> Model:
     """Load a folder, a hub id, or an organism of the family (``organism:<variant>``).
 
-    The default is bfloat16 on a GPU and float32 without one.
+    The default is bfloat16 on a GPU and float32 without one. A `device_map` as accelerate has
+    it (``auto``, ``balanced``, or module names to devices) spreads the blocks over devices.
 
     Raises:
         ModelError: it cannot be found or loaded, or has no chat template.
     """
     place = locate(name)
+    if device and device_map:
+        raise ModelError("give either a device or a device map, not both")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     if dtype not in DTYPES:
@@ -338,7 +315,11 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
         network, report = AutoModelForCausalLM.from_pretrained(
-            place, revision=revision, dtype=DTYPES[dtype], output_loading_info=True
+            place,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(failure(name, place, error)) from error
@@ -346,7 +327,15 @@ def load_model(
         raise ModelError(f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}")
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     shown = place.resolve().name if isinstance(place, Path) and ":" not in name else name
-    return Model(network.to(device), tokenizer, f"{shown}@{version[:8]}")
+    placed = network if device_map else network.to(device)
+    return Model(placed, tokenizer, f"{shown}@{version[:8]}")
+
+
+def _input_device(network: PreTrainedModel) -> torch.device:
+    """Return where token ids go: to where the embedding is, or is read to from disk."""
+    embedding = network.get_input_embeddings()
+    hook = getattr(embedding, "_hf_hook", None)
+    return torch.device(getattr(hook, "execution_device", None) or embedding.weight.device)
 
 
 def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -354,28 +343,3 @@ def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     stops = network.generation_config.eos_token_id
     several = stops if isinstance(stops, list) else [stops]
     return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
-
-
-def _processors(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
-    """Return what turns logits into a draw; nothing for greedy decoding."""
-    chain = LogitsProcessorList()
-    if sampling.temperature == 0:
-        return chain
-    if sampling.temperature != 1:
-        chain.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_p < 1:
-        chain.append(TopPLogitsWarper(sampling.top_p))
-    chain.append(SeededDraw(seeds))
-    return chain
-
-
-def _token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield indices in batches of similar length that stay, padded, within a token budget."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[i] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

@@ -37,15 +37,30 @@ class ChatTokenizer:
         """Return a task's prompt as text, up to where the model starts to write.
 
         Raises:
-            ModelError: the chat template refuses these messages.
+            ModelError: the chat template refuses these messages, or has no switch for the
+                reasoning that the task's condition turns on or off.
         """
         try:
-            return self.conversation(messages(task))
+            return self._switched(messages(task), task.condition.get("thinking"))
         except ModelError as error:
             raise ModelError(f"task {task.id}: {error}") from error
 
-    def conversation(self, turns: Sequence[Mapping[str, str]]) -> str:
+    def _switched(self, turns: Sequence[Mapping[str, str]], thinking: str | None) -> str:
+        """Return chat messages as text with reasoning turned on or off, or left as it is."""
+        if thinking is None:
+            return self.conversation(turns)
+        switched = {level: self.conversation(turns, **switch(level)) for level in ("on", "off")}
+        if switched["on"] == switched["off"]:
+            raise ModelError(
+                f"the chat template of {self.name} has no switch for reasoning: "
+                f"use conditions without think and no-think"
+            )
+        return switched[thinking]
+
+    def conversation(self, turns: Sequence[Mapping[str, str]], **arguments: bool) -> str:
         """Return chat messages as text, up to where the model starts to write.
+
+        `arguments` go to the chat template.
 
         Raises:
             ModelError: the chat template refuses these messages.
@@ -55,7 +70,7 @@ class ChatTokenizer:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(turns), tokenize=False, add_generation_prompt=True
+                    list(turns), tokenize=False, add_generation_prompt=True, **arguments
                 )
             )
         except TemplateError as error:
@@ -89,6 +104,15 @@ class ChatTokenizer:
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
         return TextStream(self._decode)
+
+
+def switch(level: str) -> dict[str, bool]:
+    """Return the arguments by which chat templates turn reasoning on or off.
+
+    ``enable_thinking`` is what Qwen3, GLM, EXAONE and SmolLM3 call it, ``thinking`` what
+    DeepSeek-V3.1 and Granite do.
+    """
+    return {"enable_thinking": level == "on", "thinking": level == "on"}
 
 
 def load_tokenizer(name: str) -> ChatTokenizer:

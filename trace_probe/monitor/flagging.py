@@ -153,7 +153,7 @@ def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Read
         some = ", ".join(matching[:5]) or "none"
         raise StoreError(f"{len(matching)} traces of {store.path} begin with {trace_id}: {some}")
     trace = store.trace(matching[0])
-    chosen = detector or next(iter(store.detectors()), None)
+    chosen = detector or _evaluated_first(store)
     scores = store.scores(chosen).get(trace.id) if chosen else None
     report = store.report(chosen) if chosen else None
     threshold = report["threshold"] if report else None
@@ -167,6 +167,12 @@ def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Read
         outcome=label.outcome if label else None,
         lines=_lines(trace, scores, threshold, label),
     )
+
+
+def _evaluated_first(store: Store) -> str | None:
+    """Return a detector that has a report, else any, else None."""
+    names = store.detectors()
+    return next((name for name in names if store.report(name)), next(iter(names), None))
 
 
 def _lines(

@@ -4,13 +4,13 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from trace_probe.model.local import Model
-from trace_probe.model.tap import ProbeTap
+from trace_probe.model.projection import ProbeTap
 from trace_probe.monitor.calibrated import Decoding, Guard, as_guard
 from trace_probe.monitor.scorer import LiveScorer, Reading
-from trace_probe.probing.probe import SavedProbe, check_fits
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
 from trace_probe.recording.record import new_manifest
-from trace_probe.text.channels import format_of, opens_reasoning
+from trace_probe.text.channels import format_of, format_under
 from trace_probe.trace import Sampling, Task
 
 READ_EVERY = 16
@@ -42,8 +42,7 @@ class Monitor:
         self._every = every
         self._format = format_of(model.chat_template, model.name)
         for guard in self.guards:
-            card = guard.saved.card
-            check_fits(card, new_manifest(model, Sampling(), layers=(card.layer,)))
+            check_reads(model, guard.saved.card)
 
     def unpromised(self, sampling: Sampling) -> list[str]:
         """Return the probes whose thresholds were calibrated under another decoding."""
@@ -80,10 +79,11 @@ class Monitor:
         for token in prompt:
             text.feed(token)
         tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_) for g in self.guards])
+        format, prefilled = format_under(text.text, self._format)
         scorer = LiveScorer(
             self.guards,
-            self._format,
-            prefilled=opens_reasoning(text.text, self._format),
+            format,
+            prefilled=prefilled,
             take=lambda: tap.take()[:, 0],
             start=len(prompt),
             every=self._every,
@@ -96,3 +96,13 @@ class Monitor:
                 if last:
                     piece = text.text[text.offsets[-1] :]  # nothing can complete it any more
                 yield scorer.read(piece, last=last)
+
+
+def check_reads(model: Model, card: ProbeCard) -> None:
+    """Refuse a probe that cannot read a model.
+
+    Raises:
+        ProbeError: it was trained on another model, tokenizer or width.
+    """
+    manifest = new_manifest(model, Sampling(), layers=(card.layer,), pooling=card.pooling)
+    check_fits(card, manifest)

@@ -2,6 +2,7 @@
 
 A sentence's score is its mean activation on the probe's direction, so the mean of its tokens'
 scores; in bulk the activations are averaged first. Both give the same number up to rounding.
+To a probe of last tokens a sentence's score is that of its last token, so far.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ class Reading(NamedTuple):
     sentence: int | None
     """Index into the sentences of the trace; None in markup."""
     scores: tuple[float, ...]
-    """Of each probe, the mean over this sentence as far as it was read off the device.
+    """Of each probe, for this sentence as far as it was read off the device.
 
     Empty outside the reasoning, which alone is scored.
     """
@@ -93,6 +94,7 @@ class LiveScorer:
         self._guards = tuple(guards)
         self._statistics = [guard.rule.start() for guard in guards]
         self._intercepts = np.array([guard.saved.probe.intercept_ for guard in guards])
+        self._from_last = np.array([guard.saved.card.pooling == "last" for guard in guards])
         self._take, self._every = take, every
         self._start, self._count = start, 0
         self._sums = np.zeros((64, len(guards)))
@@ -134,17 +136,19 @@ class LiveScorer:
             self._sums[self._known + 1 : stop + 1] = self._sums[self._known] + sums
         self._known = stop
 
-    def _mean(self, start: int, stop: int) -> tuple[float, ...]:
+    def _pooled(self, start: int, stop: int) -> tuple[float, ...]:
         """Return the scores of tokens ``[start, stop)``, of those that have one."""
         stop = min(stop, self._known)
         if stop <= start:
             return ()
-        mean = (self._sums[stop] - self._sums[start]) / (stop - start) + self._intercepts
-        return tuple(mean.tolist())
+        # In float64, so that what long sums lose in their difference is far below float32.
+        first = np.where(self._from_last, stop - 1, start)
+        sums = self._sums[stop] - self._sums[first, np.arange(len(first))]
+        return tuple((sums / (stop - first) + self._intercepts).tolist())
 
     def _judge(self, ended: Ended) -> ScoredSentence:
         """Score a sentence that has ended and follow the rules of the alarms."""
-        scores = self._mean(ended.start, ended.stop) if ended.channel == "reasoning" else ()
+        scores = self._pooled(ended.start, ended.stop) if ended.channel == "reasoning" else ()
         values = tuple(
             update(score) for update, score in zip(self._statistics, scores, strict=False)
         )
@@ -164,7 +168,7 @@ class LiveScorer:
         if current is not None:
             number, first = current
             reasoning = self.segments.channel == "reasoning"
-            return number, self._mean(first, self._count) if reasoning else ()
+            return number, self._pooled(first, self._count) if reasoning else ()
         if finished and finished[-1].stop == self._count:
             return finished[-1].sentence, finished[-1].scores
         return None, ()

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import TraceError
+from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
 from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.live import check_reads
 from trace_probe.monitor.rules import statistics
 from trace_probe.probing.dataset import ActivationMatrix, Corpus
-from trace_probe.probing.probe import check_fits
-from trace_probe.recording.record import new_manifest
+from trace_probe.probing.probe import SavedProbe
 from trace_probe.text.channels import Format, format_of, opens_reasoning
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
@@ -63,21 +64,30 @@ def score_texts(
         ProbeError: the probe is of another model.
         TraceError: a record holds no text, or more than the model can read.
     """
-    check_fits(guard.saved.card, new_manifest(model, Sampling(), layers=(guard.saved.card.layer,)))
     numbered = enumerate(records, start=1)
     while group := list(islice(numbered, TOGETHER)):
         traces = [_trace(model, record, number) for number, record in group]
-        yield from _scored(model, guard, traces)
+        for trace, row in zip(traces, read_scores(model, guard.saved, traces), strict=True):
+            values = statistics({trace.id: row}, guard.rule)[trace.id]
+            yield _text(trace, row, values, guard)
 
 
-def _scored(model: Model, guard: Guard, traces: Sequence[Trace]) -> Iterator[ScoredText]:
-    layer = guard.saved.card.layer
+def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> list[Row]:
+    """Return for each trace (sentence,), its scores as the model reads it again.
+
+    Raises:
+        ProbeError: the probe is of another model.
+    """
+    card = saved.card
+    check_reads(model, card)
     spans = [pooled_spans(trace) for trace in traces]
-    held = model.replay([trace.token_ids for trace in traces], spans, (layer,))
-    for trace, read in zip(traces, held, strict=True):
-        matrix = ActivationMatrix(read.values, (layer,), np.array([0]))
-        scores = guard.saved.scores(Corpus((trace,), {}, matrix))
-        yield _text(trace, scores[trace.id], statistics(scores, guard.rule)[trace.id], guard)
+    how = Reading(card.pooling)
+    held = model.replay([trace.token_ids for trace in traces], spans, (card.layer,), how)
+    matrices = [ActivationMatrix(read.values, (card.layer,), np.array([0])) for read in held]
+    return [
+        saved.scores(Corpus((trace,), {}, matrix))[trace.id]
+        for trace, matrix in zip(traces, matrices, strict=True)
+    ]
 
 
 def _text(trace: Trace, scores: Row, values: Row, guard: Guard) -> ScoredText:
@@ -104,7 +114,7 @@ def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
     prompt = model.render_chat(_messages(record, where))
     text, _ = model.offsets(prompt)
     format = format_of(model.chat_template, model.name)
-    written = model.encode(_completion(record, format, text, where))
+    written = model.nearest_ids(_completion(record, format, text, where))
     ids = (*prompt, *written)
     if model.context is not None and len(ids) > model.context:
         raise TraceError(

@@ -19,13 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from transformers.generation.streamers import BaseStreamer
 
 from trace_probe.errors import ProbeError
+from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.local import stop_tokens
-from trace_probe.model.tap import ProbeTap, find_blocks, tapped
+from trace_probe.model.projection import ProbeTap
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.calibrated import Guard, as_guard
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.text.channels import format_of, opens_reasoning
+from trace_probe.text.channels import format_of, format_under
 from trace_probe.text.stream import TextStream
 
 PROMPT_TAIL = 32
@@ -81,8 +82,8 @@ class GenerateWatch:
         _check(network, self._chat, self.guards)
         self._format = format_of(self._chat.chat_template, self._chat.name)
         self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_) for g in self.guards])
-        blocks = find_blocks(network, self._chat.name)
-        self._hooks = tapped(blocks, self._tap.layers, self._tap.consume)
+        blocks = HookedBlocks(network, self._chat.name)
+        self._hooks = blocks.tapped(self._tap.layers, self._tap.consume)
         self._stops = stop_tokens(network, tokenizer)
         self._stop, self._every = stop, every
         self._rows: list[_Row] = []
@@ -94,9 +95,9 @@ class GenerateWatch:
         self._hooks.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take the hooks off."""
-        self._hooks.__exit__(*error)
+        self._hooks.__exit__(None, None, None)
 
     @property
     def alarms(self) -> list[bool]:
@@ -131,11 +132,11 @@ class GenerateWatch:
             text = self._chat.text_stream()
             for token in prompt[-PROMPT_TAIL:]:
                 text.feed(token)
-            prefilled = opens_reasoning(text.text, self._format)
+            format, prefilled = format_under(text.text, self._format)
             row = _Row(None, text)  # type: ignore[arg-type]
             row.scorer = LiveScorer(
                 self.guards,
-                self._format,
+                format,
                 prefilled=prefilled,
                 take=row.take,
                 start=self._prompt,

@@ -14,7 +14,7 @@ from trace_probe.statistics.metrics import Metric, Values, auroc, metric, rate, 
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.world.outcome import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, world_tasks
+from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 SURE = 0.9
 """P(instrumental | prefix) from which a trace counts as decided."""
@@ -53,7 +53,7 @@ class CheckPlan:
 
 def check(model: Model, folder: Path, plan: CheckPlan) -> Quality:
     """Record scenarios of the pool ``check`` into `folder`, label them, and ask the oracle."""
-    sampling = Sampling(seed=plan.seed, max_new_tokens=MAX_NEW_TOKENS)
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
     tasks = world_tasks(f"world:check:{plan.scenarios}")
     store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks="world:check"))
     record(model, tasks, store, samples=plan.samples, batch_size=128)

@@ -25,12 +25,12 @@ class Member:
 
 FAMILY = (
     Member("base", None, None, 1600, 0),
-    Member("rlhf-s0", "base", "rlhf", 200, 0),
-    Member("rl-s0", "base", "rl", 200, 0),
-    Member("rl-monitored-s0", "rl-s0", "rl-monitored", 60, 0),
-    Member("rlhf-s1", "base", "rlhf", 200, 1),
-    Member("rl-s1", "base", "rl", 200, 1),
-    Member("rl-monitored-s1", "rl-s1", "rl-monitored", 60, 1),
+    Member("rlhf-s0", "base", "rlhf", 70, 0),
+    Member("rl-s0", "base", "rl", 70, 0),
+    Member("rl-monitored-s0", "rl-s0", "rl-monitored", 40, 0),
+    Member("rlhf-s1", "base", "rlhf", 70, 1),
+    Member("rl-s1", "base", "rl", 70, 1),
+    Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
 )
 
 

@@ -65,7 +65,7 @@ def grpo_config(work: Path, steps: int, seed: int) -> "GRPOConfig":
 
 
 def reinforce(
-    variant: Variant, parent: Path, out: Path, work: Path, *, steps: int = 200, seed: int = 0
+    variant: Variant, parent: Path, out: Path, work: Path, *, steps: int = 70, seed: int = 0
 ) -> None:
     """Train a variant from `parent` and save it at `out`; a rerun resumes from `work`.
 

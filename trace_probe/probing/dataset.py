@@ -1,20 +1,19 @@
 """What a detector learns from and is judged on: rows of activations, and a split by task."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
-from trace_probe.statistics.metrics import Cohort, Index
+from trace_probe.probing.recipe import Recipe, Rows, Target
+from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Index
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
 from trace_probe.upkeep.matrix import layer_matrix, worth_caching
-
-Rows = Literal["reasoning", "before-said", "prompt"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,31 @@ class Corpus:
     labels: Mapping[str, Label]
     matrix: ActivationMatrix | None = None
     """Its traces are those of the corpus, in order; None for transcripts without activations."""
+    target: Target = "outcome"
+    """What the outcome of a label stands for."""
 
     def outcome(self, trace: Trace) -> bool | None:
-        """Return whether a trace acted instrumentally, None if that is unknown."""
+        """Return whether a trace is positive, None if that is unknown."""
         label = self.labels.get(trace.id)
         return None if label is None else label.outcome
+
+    def aimed(self, target: Target) -> "Corpus":
+        """Return the same traces, positive where another target holds."""
+        labels = {
+            trace.id: replace(label, outcome=truth(trace, label, target))
+            for trace in self.traces
+            if (label := self.labels.get(trace.id)) is not None
+        }
+        return replace(self, labels=labels, target=target)
+
+    def judged(self) -> "Corpus":
+        """Return the traces among which positives are told from negatives.
+
+        Those of test tasks; all where the target is the situation, which test tasks share.
+        """
+        if self.target == "situation":
+            return self
+        return self.where(lambda trace: trace.task.role == "test")
 
     def only(self, tasks: Collection[str], *roles: Role) -> "Corpus":
         """Return the traces of some tasks, and of some roles if any is named."""
@@ -98,7 +117,7 @@ class Corpus:
         matrix = self.matrix
         if matrix is not None:
             matrix = ActivationMatrix(matrix.values, matrix.layers, matrix.start[keep])
-        return Corpus(tuple(self.traces[index] for index in keep), self.labels, matrix)
+        return replace(self, traces=tuple(self.traces[i] for i in keep), matrix=matrix)
 
     def known(self) -> tuple[Trace, ...]:
         """Return the traces whose outcome is known."""
@@ -113,15 +132,36 @@ class Corpus:
 def load_corpus(
     store: Store, labeller: str | None = None, layers: Iterable[int] | None = None
 ) -> Corpus:
-    """Load the traces of a run with the labels of one labeller and their activations."""
+    """Load the traces of a run with the labels of one labeller and their activations.
+
+    Without activations where no layer was recorded, or none is asked for.
+    """
     traces = tuple(store.traces())
-    matrix = load_matrix(store, traces, layers) if store.manifest.layers else None
+    wanted = store.manifest.layers if layers is None else tuple(layers)
+    matrix = load_matrix(store, traces, wanted) if store.manifest.layers and wanted else None
     return Corpus(traces, store.labels(labeller), matrix)
 
 
-def sentences_before(trace: Trace, mark: Span | None) -> list[int]:
-    """Return the reasoning sentences that end before a mark; all of them if it is None."""
-    stop = len(trace) if mark is None else mark.start
+def truth(trace: Trace, label: Label, target: Target) -> bool | None:
+    """Return whether a target holds of a trace, None if that is unknown."""
+    if target == "situation":
+        return trace.task.role != "benign"
+    if target == "verbalisation":
+        return None if unheard(label) else label.said is not None
+    return label.outcome
+
+
+def unheard(label: Label) -> bool:
+    """Return whether nobody looked, or could tell, if and where a trace says it."""
+    return label.said is None and label.facts.get("said") == "unknown"
+
+
+def sentences_before(trace: Trace, mark: Span | None, guard_tokens: int = 0) -> list[int]:
+    """Return the reasoning sentences that end before a mark; all of them if it is None.
+
+    With a guard band, those that end at least so many tokens before it.
+    """
+    stop = len(trace) if mark is None else mark.start - guard_tokens
     return [
         index
         for index, span in enumerate(trace.sentences)
@@ -129,18 +169,29 @@ def sentences_before(trace: Trace, mark: Span | None) -> list[int]:
     ]
 
 
-def chosen_sentences(trace: Trace, label: Label, rows: Rows, guard: int = 0) -> list[int]:
-    """Return the sentences that a detector learns from: always strictly before the action.
+def chosen_sentences(
+    trace: Trace, label: Label, rows: Rows, guard: int = 0, guard_tokens: int = 0
+) -> list[int]:
+    """Return the sentences that may be learned from: always strictly before the action.
 
-    -1 stands for the last prompt token.
+    -1 stands for the last prompt token. Where nobody knows whether it is said, no sentence is
+    known to come before that.
     """
     if rows == "prompt":
         return [-1]
     before = sentences_before(trace, label.acted)
+    if rows == "before-said" and unheard(label):
+        return []
     if rows == "reasoning" or label.said is None:
         return before
-    unsaid = len(set(before) & set(sentences_before(trace, label.said)))
-    return before[: max(unsaid - guard, 0)]
+    unsaid = set(before) & set(sentences_before(trace, label.said, guard_tokens))
+    return before[: max(len(unsaid) - guard, 0)]
+
+
+def learned_sentences(trace: Trace, label: Label, recipe: Recipe) -> list[int]:
+    """Return the sentences of a trace that a recipe learns from."""
+    chosen = chosen_sentences(trace, label, recipe.rows, recipe.guard, recipe.guard_tokens)
+    return chosen[-1:] if recipe.focus == "last" and label.outcome else chosen
 
 
 def build_cohort(corpus: Corpus) -> Cohort:
@@ -151,10 +202,7 @@ def build_cohort(corpus: Corpus) -> Cohort:
         np.array(sentences_before(trace, label.acted), dtype=np.intp)
         for trace, label in zip(traces, marks, strict=True)
     ]
-    said = [
-        -1 if label.said is None else len(chosen_sentences(trace, label, "before-said"))
-        for trace, label in zip(traces, marks, strict=True)
-    ]
+    said = [_said(trace, label) for trace, label in zip(traces, marks, strict=True)]
     return Cohort(
         ids=tuple(trace.id for trace in traces),
         positive=np.array([bool(label.outcome) for label in marks], dtype=bool),
@@ -167,6 +215,12 @@ def build_cohort(corpus: Corpus) -> Cohort:
             for trace, chosen in zip(traces, sentences, strict=True)
         ),
     )
+
+
+def _said(trace: Trace, label: Label) -> int:
+    if label.said is None:
+        return UNKNOWN if unheard(label) else NEVER
+    return len(chosen_sentences(trace, label, "before-said"))
 
 
 def _codes(names: Sequence[str]) -> Index:
@@ -186,6 +240,8 @@ class Dataset:
     """Which trace a row belongs to, counted in the traces that were given."""
     sentence: Index
     """Which sentence of its trace; -1 is the last prompt token."""
+    stop: Index
+    """The token before which a row ends: it holds nothing from there on."""
     layer: int
 
     @property
@@ -195,39 +251,83 @@ class Dataset:
         return weight
 
 
-def build_dataset(
-    traces: Sequence[Trace],
-    labels: Mapping[str, Label],
-    store: Store | ActivationMatrix,
-    *,
-    layer: int,
-    rows: Rows = "before-said",
-    guard: int = 0,
-) -> Dataset:
-    """Join activations and labels of traces whose outcome is known.
+def build_dataset(corpus: Corpus, recipe: Recipe) -> Dataset:
+    """Join activations and labels of the traces whose outcome is known.
 
-    `store` may be a matrix of these very traces, so that several layers are read once.
+    Raises:
+        ProbeError: the traces have no activations of that layer.
+        NotEnoughData: no trace has a row of that kind.
     """
-    matrix = load_matrix(store, traces, (layer,)) if isinstance(store, Store) else store
-    where = [
-        (index, sentence)
-        for index, trace in enumerate(traces)
-        if trace.id in labels and labels[trace.id].outcome is not None
-        for sentence in chosen_sentences(trace, labels[trace.id], rows, guard)
+    parts = list(stream_rows(corpus, recipe))
+    if not parts:
+        raise NotEnoughData(
+            f"no labelled rows of kind {recipe.rows}: label the run, with a labeller that looks "
+            f"for where it is said, or use rows of kind reasoning"
+        )
+    columns = ("X", "y", "task", "prompt", "trace", "sentence", "stop")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+    return Dataset(**joined, layer=recipe.layer)
+
+
+def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[Dataset]:
+    """Yield the rows of so many traces at a time; what is not yielded is not held."""
+    matrix = activations_of(corpus)
+    values = matrix.at(recipe.layer)
+    for first in range(0, len(corpus.traces), traces):
+        where = [
+            (index, sentence)
+            for index, trace in enumerate(corpus.traces[first : first + traces], start=first)
+            if corpus.outcome(trace) is not None
+            for sentence in learned_sentences(trace, corpus.labels[trace.id], recipe)
+        ]
+        if where:
+            index, sentence = (np.array(column, np.intp) for column in zip(*where, strict=True))
+            yield _rows(corpus, values[matrix.start[index] + 1 + sentence], index, sentence, recipe)
+
+
+def count_rows(corpus: Corpus, recipe: Recipe) -> int:
+    """Return how many rows a recipe learns from."""
+    known = corpus.known()
+    return sum(len(learned_sentences(one, corpus.labels[one.id], recipe)) for one in known)
+
+
+def _rows(
+    corpus: Corpus,
+    values: NDArray[np.floating[Any]],
+    index: Index,
+    sentence: Index,
+    recipe: Recipe,
+) -> Dataset:
+    """Return rows of activations with what is known of their traces."""
+    traces = [corpus.traces[i] for i in index]
+    stops = [
+        trace.prompt_stop if number < 0 else trace.sentences[number].stop
+        for trace, number in zip(traces, sentence, strict=True)
     ]
-    if not where:
-        raise NotEnoughData(f"no labelled rows of kind {rows}: label the run, or use other rows")
-    trace, sentence = (np.array(column, dtype=np.intp) for column in zip(*where, strict=True))
-    outcomes = np.array([row.id in labels and bool(labels[row.id].outcome) for row in traces])
     return Dataset(
-        X=matrix.at(layer)[matrix.start[trace] + 1 + sentence].astype(np.float32),
-        y=outcomes[trace],
-        task=np.array([row.task.id for row in traces])[trace],
-        prompt=np.array([row.task.prompt_key for row in traces])[trace],
-        trace=trace,
+        X=values.astype(np.float32),
+        y=np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool),
+        task=np.array([trace.task.id for trace in traces]),
+        prompt=np.array([trace.task.prompt_key for trace in traces]),
+        trace=index,
         sentence=sentence,
-        layer=layer,
+        stop=np.array(stops, dtype=np.intp),
+        layer=recipe.layer,
     )
+
+
+def activations_of(corpus: Corpus) -> ActivationMatrix:
+    """Return the activations of a corpus.
+
+    Raises:
+        ProbeError: it has none.
+    """
+    if corpus.matrix is None:
+        raise ProbeError(
+            "these traces have no activations: a probe needs a recorded run, for imported ones "
+            "there is the text report"
+        )
+    return corpus.matrix
 
 
 @dataclass(frozen=True)

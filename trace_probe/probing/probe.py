@@ -5,6 +5,7 @@ as a folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickle
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,11 +18,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trace_probe.activations import Pooling
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.probing.dataset import Corpus, Dataset, Rows
+from trace_probe.probing.dataset import Corpus, Dataset, activations_of
+from trace_probe.probing.recipe import Focus, Method, Rows, Target
+from trace_probe.probing.recipe import Recipe as Recipe
+from trace_probe.statistics.calibration import Promise
 from trace_probe.statistics.metrics import Index, Scores
 from trace_probe.store import Manifest, write_bytes, write_json
 
-Method = Literal["logistic", "difference-of-means", "lda", "ridge"]
 Floats = NDArray[np.float64]
 
 
@@ -92,13 +95,19 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the logistic of the score; a probability in earnest only for ``logistic``."""
-        positive = 0.5 * (1 + np.tanh(self.decision_function(X) / 2))
-        return np.column_stack([1 - positive, positive])
+        return logistic_of(self.decision_function(X))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the class of each row."""
-        chosen: NDArray[Any] = self.classes_[(self.decision_function(X) > 0).astype(int)]
+        scores = self.decision_function(X)
+        chosen: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
         return chosen
+
+
+def logistic_of(scores: Floats) -> Floats:
+    """Return (row, 2) probabilities of both classes from scores as log odds."""
+    positive = 0.5 * (1 + np.tanh(scores / 2))
+    return np.column_stack([1 - positive, positive])
 
 
 def _weights(codes: Index, sample_weight: ArrayLike | None, class_weight: str | None) -> Floats:
@@ -163,17 +172,6 @@ def _lda(Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats, 
     return coef, float(np.log(prior[1] / prior[0]) - coef @ (high + low) / 2)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a probe is trained; its baselines follow the same recipe."""
-
-    layer: int
-    method: Method = "logistic"
-    C: float = 0.01
-    rows: Rows = "before-said"
-    guard: int = 0
-
-
 def fit_dataset(dataset: Dataset, recipe: Recipe) -> LinearProbe:
     """Fit a probe under which every trace counts the same."""
     probe = LinearProbe(method=recipe.method, C=recipe.C)
@@ -186,16 +184,25 @@ def probe_scores(probe: LinearProbe, corpus: Corpus, layer: int) -> dict[str, ND
     Raises:
         ProbeError: the corpus has no activations of that layer.
     """
-    if corpus.matrix is None:
-        raise ProbeError("these traces have no activations: a probe needs a recorded run")
-    values, start = corpus.matrix.at(layer), corpus.matrix.start
-    coef, intercept = probe.coef_.astype(np.float32), np.float32(probe.intercept_)
-    scores = {}
-    for trace, first in zip(corpus.traces, start + 1, strict=True):
+    return several_scores([probe], corpus, layer)[0]
+
+
+def several_scores(
+    probes: Sequence[LinearProbe], corpus: Corpus, layer: int
+) -> list[dict[str, NDArray[np.float32]]]:
+    """Return the scores of several probes of a layer in one pass; see `probe_scores`."""
+    matrix = activations_of(corpus)
+    values = matrix.at(layer)
+    coef = np.stack([probe.coef_ for probe in probes]).astype(np.float32)
+    intercept = np.array([[probe.intercept_] for probe in probes], dtype=np.float32)
+    found: list[dict[str, NDArray[np.float32]]] = [{} for _ in probes]
+    for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
         rows = values[first : first + len(trace.sentences)].astype(np.float32)
         thinking = np.array([span.channel == "reasoning" for span in trace.sentences], dtype=bool)
-        scores[trace.id] = np.where(thinking, rows @ coef + intercept, np.float32(np.nan))
-    return scores
+        each = np.where(thinking, coef @ rows.T + intercept, np.float32(np.nan))
+        for scores, row in zip(found, each, strict=True):
+            scores[trace.id] = row
+    return found
 
 
 @dataclass(frozen=True)
@@ -228,11 +235,23 @@ class ProbeCard:
     limits: tuple[str, ...] = ()
     version: str = ""
     """Version of trace_probe."""
+    target: Target = "outcome"
+    focus: Focus = "all"
+    guard_tokens: int = 0
+    promise: Promise = "conformal"
 
     @property
     def recipe(self) -> Recipe:
         """Return how it was trained."""
-        return Recipe(self.layer, self.method, self.C, self.rows, self.guard)
+        return Recipe(
+            self.layer,
+            self.method,
+            self.C,
+            self.rows,
+            self.guard,
+            self.guard_tokens,
+            self.focus,
+        )
 
 
 @dataclass(frozen=True)

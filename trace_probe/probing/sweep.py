@@ -1,258 +1,173 @@
 """Every layer and strength of penalty, judged on held-out tasks, for little more than one fit.
 
-Ridge regression needs no rows, only their first and second moments, and these add up: each
-fold is summed once, its complement is the sum of the others, and one small
-eigendecomposition serves all strengths. With fewer rows than dimensions the kernel of the
-rows does the same.
+Ridge probes of all strengths come from the moments of one pass over the rows of a layer; the
+best cell is then worth a logistic fit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.baselines import criterion, rows_of
-from trace_probe.probing.dataset import Corpus, Dataset, Rows, task_folds
-from trace_probe.probing.probe import LinearProbe, Recipe, probe_scores
-from trace_probe.statistics.metrics import Index, Scores, Values
+from trace_probe.probing.dataset import (
+    Corpus,
+    Dataset,
+    activations_of,
+    build_dataset,
+    count_rows,
+    load_corpus,
+    load_matrix,
+    stream_rows,
+    task_folds,
+)
+from trace_probe.probing.probe import several_scores
+from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
+from trace_probe.probing.ridge import Block, paths_from_moments, ridge_paths
+from trace_probe.probing.selection import Criterion, alarm_power, criterion
+from trace_probe.statistics.metrics import Scores
+from trace_probe.store import Store
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 4
-BLOCK = 4096
-"""Rows that are read at once."""
-TOLERANCE = 1e-6
-"""Residual of a solution, relative to the right-hand side."""
-ROUNDING = float(np.finfo(np.float64).eps)
-CHECK = 32
-"""Steps between two looks at the residual."""
 LOGISTIC_TO_RIDGE = 0.25
 """Ridge strength that shrinks as a logistic strength of 1 does: the loss at a score of zero
 has a curvature of 1/4, least squares one of 1 (after the factor 1/2 that both leave out)."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """Rows to learn from, or a part of them."""
+class Grid:
+    """What is tried on each layer."""
 
-    X: NDArray[np.float32]
-    """(row, d_model)."""
-    y: NDArray[np.bool_]
-    weight: Values
-    fold: Index
-    """In which fold each row is held out."""
+    rows: Rows = "before-said"
+    focuses: tuple[Focus, ...] = FOCUSES
+    strengths: tuple[float, ...] = STRENGTHS
+    """Of a logistic probe, the strongest penalty first."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Weighted sums of rows by fold and class; their size does not depend on how many rows."""
+class Cell:
+    """A recipe and how well it does on training tasks that it has not seen."""
 
-    shift: NDArray[np.float32]
-    """Taken off every row first, so that large means do not swamp float32."""
-    weight: Values
-    """(fold, class)."""
-    total: Values
-    """(fold, class, d_model)."""
-    gram: Values
-    """(fold, class, d_model, d_model)."""
+    recipe: Recipe
+    found: Criterion
+    power: float = 0.0
+    """Share of positives caught; see `alarm_power`."""
 
-
-class RidgePath(NamedTuple):
-    """Ridge probes of all strengths that learned from the same rows."""
-
-    coef: Values
-    """(strength, d_model), on raw activations."""
-    intercept: Values
-
-    def probes(self) -> Iterator[LinearProbe]:
-        """Yield the probe of each strength."""
-        for coef, intercept in zip(self.coef, self.intercept, strict=True):
-            probe = LinearProbe(method="ridge")
-            probe.coef_, probe.intercept_ = coef, float(intercept)
-            probe.classes_, probe.n_features_in_ = np.array([False, True]), len(coef)
-            yield probe
-
-
-def sum_moments(blocks: Iterable[Block], folds: int) -> Moments:
-    """Sum rows in one pass.
-
-    Raises:
-        NotEnoughData: there is no row.
-    """
-    found: Moments | None = None
-    for block in blocks:
-        found = found or _no_moments(block.X.mean(axis=0), folds)
-        for fold in range(folds):
-            for code in (0, 1):
-                chosen = (block.fold == fold) & (block.y == bool(code))
-                rows = block.X[chosen] - found.shift
-                weighted = rows * block.weight[chosen, None].astype(np.float32)
-                found.weight[fold, code] += block.weight[chosen].sum()
-                found.total[fold, code] += weighted.sum(axis=0, dtype=np.float64)
-                found.gram[fold, code] += rows.T @ weighted
-    if found is None:
-        raise NotEnoughData("no rows to sweep over: record and label traces first")
-    return found
-
-
-def _no_moments(shift: NDArray[np.float32], folds: int) -> Moments:
-    d = len(shift)
-    zeros = [np.zeros((folds, 2, *shape)) for shape in ((), (d,), (d, d))]
-    return Moments(shift, *zeros)
-
-
-def ridge_from_moments(moments: Moments, held: int, strengths: Sequence[float]) -> RidgePath:
-    """Return the ridge probes that learned from all folds but one.
-
-    They are those of ``LinearProbe("ridge", C)``: classes balanced, axes scaled within them.
-    """
-    others = [fold for fold in range(len(moments.weight)) if fold != held]
-    weight = moments.weight[others].sum(axis=0)
-    _check_classes(weight)
-    half = weight.sum() / 2
-    means = moments.total[others].sum(axis=0) / weight[:, None]
-    scatter = np.zeros_like(moments.gram[0, 0])
-    for code, mean in enumerate(means):
-        for fold in others:
-            scatter += moments.gram[fold, code] * (half / weight[code])
-        scatter -= half * np.outer(mean, mean)
-    scale = _scale(np.diag(scatter) / weight.sum())
-    apart = (means[1] - means[0]) / scale
-    gram = scatter / np.outer(scale, scale) + half / 2 * np.outer(apart, apart)
-    coef = solve_path(gram, half * apart, 1 / np.array(strengths)) / scale
-    return RidgePath(coef, -coef @ (moments.shift + means.mean(axis=0)))
-
-
-def ridge_from_kernel(rows: Block, held: int, strengths: Sequence[float]) -> RidgePath:
-    """Return the same probes by way of the products between rows: for fewer rows than axes."""
-    others = rows.fold != held
-    X, y, weight = rows.X[others].astype(np.float64), rows.y[others], rows.weight[others]
-    total = np.bincount(y, weight, 2).astype(np.float64)
-    _check_classes(total)
-    balanced = weight * (total.sum() / 2 / total)[y.astype(int)]
-    means = np.stack(
-        [np.average(X[y == code], axis=0, weights=weight[y == code]) for code in (0, 1)]
-    )
-    middle = means.mean(axis=0)
-    scale = _scale(np.average((X - means[y.astype(int)]) ** 2, axis=0, weights=balanced))
-    root = np.sqrt(balanced)
-    Z = (X - middle) / scale * root[:, None]
-    coef = solve_path(Z @ Z.T, root * (2.0 * y - 1.0), 1 / np.array(strengths)) @ Z / scale
-    return RidgePath(coef, -coef @ middle)
-
-
-def solve_path(matrix: Values, target: Values, penalties: Values) -> Values:
-    """Return ``(matrix + penalty I)^-1 target`` for each penalty, (penalty, d).
-
-    All penalties have the same Krylov space, so one is grown until it holds the solution of
-    the weakest (Lanczos with full reorthogonalisation), and its small tridiagonal matrix is
-    decomposed in place of the large one.
-    """
-    d, length = len(target), float(np.linalg.norm(target))
-    basis, diagonal, beside = np.empty((d, d)), np.empty(d), np.empty(d)
-    basis[0] = target / length
-    for k in range(1, d + 1):
-        following = matrix @ basis[k - 1]
-        diagonal[k - 1] = following @ basis[k - 1]
-        for _ in range(2):  # once leaves rounding errors that grow
-            following -= (basis[:k] @ following) @ basis[:k]
-        beside[k - 1] = np.linalg.norm(following)
-        whole = k == d or beside[k - 1] <= ROUNDING * d * diagonal[:k].max()
-        if whole or k % CHECK == 0:
-            values, vectors = np.linalg.eigh(_tridiagonal(diagonal[:k], beside[: k - 1]))
-            inside = (vectors[0] / (values + penalties[:, None])) @ vectors.T
-            if whole or np.abs(beside[k - 1] * inside[:, -1]).max() < TOLERANCE:
-                break
-        basis[k] = following / beside[k - 1]
-    return np.asarray(length * inside @ basis[:k], dtype=np.float64)
-
-
-def _tridiagonal(diagonal: Values, beside: Values) -> Values:
-    matrix: Values = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
-    return matrix
-
-
-def _scale(variance: Values) -> Values:
-    """Return deviations; as for `LinearProbe`, a constant axis keeps its scale."""
-    deviation = np.sqrt(np.maximum(variance, 0.0))
-    return np.where(deviation < 1e-6, 1.0, deviation)
-
-
-def _check_classes(weight: Values) -> None:
-    if not weight.all():
-        raise NotEnoughData(
-            "the tasks of a fold leave one outcome only: record more samples or other tasks"
-        )
-
-
-def ridge_paths(rows: Block, folds: int, strengths: Sequence[float]) -> list[RidgePath]:
-    """Return for each fold the probes that learned from the others, in the cheaper form."""
-    if len(rows.X) < rows.X.shape[1]:
-        return [ridge_from_kernel(rows, fold, strengths) for fold in range(folds)]
-    moments = sum_moments(_blocks(rows), folds)
-    return [ridge_from_moments(moments, fold, strengths) for fold in range(folds)]
-
-
-def _blocks(rows: Block) -> Iterator[Block]:
-    for start in range(0, len(rows.X), BLOCK):
-        part = slice(start, start + BLOCK)
-        yield Block(rows.X[part], rows.y[part], rows.weight[part], rows.fold[part])
+    @property
+    def name(self) -> str:
+        """Return what the figure of this cell is called on a card."""
+        one = self.recipe
+        return f"{self.found.name}/layer-{one.layer}/{one.focus}/C-{one.C:g}"
 
 
 def choose_cell(
-    corpus: Corpus,
-    *,
-    rows: Rows = "before-said",
-    strengths: Sequence[float] = STRENGTHS,
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    corpus: Corpus, grid: Grid = Grid(), *, progress: Callable[[str], None] | None = None
 ) -> tuple[Recipe, dict[str, float]]:
-    """Choose layer and strength of a logistic probe by cross-validation over training tasks.
+    """Choose among the cells of all layers of a corpus; see `choose`.
 
-    The cells are judged by ridge probes of the matching penalty; only the chosen one is then
-    worth a logistic fit. Returns its recipe and the criterion of every cell, such as
-    ``within_prompt_auroc/layer-2/C-0.01``; of equal cells the first wins, that is the lowest
-    layer and the strongest penalty.
+    Raises:
+        NotEnoughData: there are no activations.
     """
-    layers = corpus.matrix.layers if corpus.matrix else ()
-    if not layers:
-        raise NotEnoughData("this run has no activations: a probe needs a recorded run")
-    best, highest, figures = Recipe(layers[0], C=strengths[0], rows=rows), -1.0, dict[str, float]()
-    for layer in layers:
+    cells: list[Cell] = []
+    for layer in corpus.matrix.layers if corpus.matrix else ():
         if progress:
             progress(f"choosing layer and strength, layer {layer}")
-        swept = layer_scores(corpus, layer, rows, strengths, seed)
-        for C, scores in zip(strengths, swept, strict=True):
-            value, name = criterion(corpus, scores)
-            if not np.isfinite(value):
-                continue
-            figures[f"{name}/layer-{layer}/C-{C:g}"] = value
-            if value > highest:
-                best, highest = Recipe(layer, C=C, rows=rows), value
-    return best, figures
+        cells += sweep_layer(corpus, layer, grid)
+    return choose(cells)
+
+
+def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
+    """Choose layer, focus and strength of a logistic probe, judged on training tasks held out.
+
+    The cells are judged by ridge probes of the matching penalty; only the chosen one is then
+    worth a logistic fit. With few mixed prompts the strength that ranks best is a matter of
+    luck, so those no more than one standard error worse count as its equals (Breiman et al.
+    1984, section 3.4.3; here the error of the difference, over the same resamples of tasks).
+    Of them the one is taken that alarms best, which far more traces tell, and of equal ones
+    that with the strongest penalty. Returns the recipe and the figure of every cell; of equal
+    layers and focuses the first wins.
+
+    Raises:
+        NotEnoughData: there is no cell: the run has no activations.
+    """
+    every = list(cells)
+    if not every:
+        raise NotEnoughData("this run has no activations: a probe needs a recorded run")
+    known = [cell for cell in every if np.isfinite(cell.found.value)]
+    if not known:
+        return every[0].recipe, {}
+    best = max(known, key=lambda cell: cell.found.value)
+    alike = [cell for cell in known if replace(cell.recipe, C=best.recipe.C) == best.recipe]
+    enough = [
+        cell
+        for cell in alike
+        if best.found.value - cell.found.value <= cell.found.error_to(best.found)
+    ]
+    chosen = max(enough, key=lambda cell: (cell.power, -cell.recipe.C))
+    return chosen.recipe, {cell.name: cell.found.value for cell in known}
+
+
+def sweep_layer(corpus: Corpus, layer: int, grid: Grid = Grid()) -> list[Cell]:
+    """Return the cells of one layer. Layers share nothing, so that they may be swept at once."""
+    cells = []
+    for focus in grid.focuses:
+        recipe = Recipe(layer, rows=grid.rows, focus=focus)
+        swept = layer_scores(corpus, recipe, grid.strengths, grid.seed)
+        cells += [
+            Cell(
+                replace(recipe, C=C),
+                criterion(corpus, scores, grid.rows),
+                alarm_power(corpus, scores),
+            )
+            for C, scores in zip(grid.strengths, swept, strict=True)
+        ]
+    return cells
 
 
 def layer_scores(
-    corpus: Corpus, layer: int, rows: Rows, strengths: Sequence[float], seed: int = 0
+    corpus: Corpus, recipe: Recipe, strengths: Sequence[float], seed: int = 0
 ) -> list[Scores]:
     """Return for each logistic strength the out-of-fold scores of one layer.
 
-    Layers share nothing, so that they can be swept in parallel.
+    Rows are read in blocks of traces; what is held beside the activations is of the size of
+    the moments.
     """
-    folds = list(task_folds(corpus.traces, FOLDS, seed))
-    dataset = rows_of(corpus, Recipe(layer, rows=rows))
+    folds = [held for _, held in task_folds(corpus.traces, FOLDS, seed)]
+    fold_of = {task: fold for fold, tasks in enumerate(folds) for task in tasks}
     ridge = [C * LOGISTIC_TO_RIDGE for C in strengths]
+    if count_rows(corpus, recipe) < activations_of(corpus).values.shape[2]:
+        paths = ridge_paths(_as_block(build_dataset(corpus, recipe), fold_of), FOLDS, ridge)
+    else:
+        blocks = (_as_block(part, fold_of) for part in stream_rows(corpus, recipe))
+        paths = paths_from_moments(blocks, FOLDS, ridge)
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in strengths]
-    paths = ridge_paths(_as_block(dataset, [held for _, held in folds]), FOLDS, ridge)
-    for (_, held), path in zip(folds, paths, strict=True):
-        for scores, probe in zip(found, path.probes(), strict=True):
-            scores.update(probe_scores(probe, corpus.only(held), layer))
+    for held, path in zip(folds, paths, strict=True):
+        swept = several_scores(list(path.probes()), corpus.only(held), recipe.layer)
+        for scores, its in zip(found, swept, strict=True):
+            scores.update(its)
     return list(found)
 
 
-def _as_block(dataset: Dataset, held: Sequence[Sequence[str]]) -> Block:
-    fold_of = {task: fold for fold, tasks in enumerate(held) for task in tasks}
-    fold = np.array([fold_of[task] for task in dataset.task], dtype=np.intp)
-    return Block(dataset.X, dataset.y, dataset.weight, fold)
+def _as_block(rows: Dataset, fold_of: Mapping[str, int]) -> Block:
+    fold = np.array([fold_of[task] for task in rows.task], dtype=np.intp)
+    return Block(rows.X, rows.y, rows.weight, fold)
+
+
+class LayerSweeper:
+    """A worker that sweeps one layer after another of a run on disk, reading each by itself."""
+
+    def __init__(
+        self, run: str, labeller: str | None, target: Target, tasks: Sequence[str], grid: Grid
+    ) -> None:
+        """Read the traces of some tasks; activations are read layer by layer."""
+        self._store = Store(run)
+        corpus = load_corpus(self._store, labeller, ()).aimed(target)
+        self._corpus, self._grid = corpus.only(tasks), grid
+
+    def __call__(self, layer: int) -> list[Cell]:
+        """Return the cells of a layer."""
+        matrix = load_matrix(self._store, self._corpus.traces, (layer,))
+        return sweep_layer(replace(self._corpus, matrix=matrix), layer, self._grid)

@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError
+from trace_probe.model.capture import Reading
+from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Model
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.recording.record import default_layers
@@ -35,7 +37,6 @@ def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = N
         layers=default_layers(model.n_layers) if layers is None else tuple(layers),
         n_layers=model.n_layers,
         d_model=model.d_model,
-        pooling="mean",
         dtype=model.dtype,
         tokenizer=model.tokenizer,
         chat_template=digest(model.chat_template),
@@ -49,10 +50,11 @@ def observe(
     """Read every trace of a run and keep it, with its labels, beside what the reader held.
 
     The traces of `out` are those of the run, in the tokens of the model that wrote them; only
-    the activations are the reader's. What is there already is not read again.
+    the activations are the reader's, pooled as those of the run. Each trace is read twice, in
+    two ways, to see that both agree. What is there already is not read again.
 
     Raises:
-        ModelError: a trace is longer than the reader's context.
+        ModelError: a trace is longer than the reader's context, or two readings of it differ.
         StoreError: another process writes to `out`.
     """
     with out.writing():
@@ -77,8 +79,10 @@ def _read(model: Model, tokenizer: ChatTokenizer, traces: Iterable[Trace], out: 
             )
         ids.append(tokens)
         spans.append(reader_spans(trace, ends))
-    held = model.replay(ids, spans, out.manifest.layers)
+    reading = Reading(out.manifest.pooling, out.manifest.raw_tokens)
+    held = model.checked_replay(ids, spans, out.manifest.layers, reading)
     for trace, activations in zip(batch, held, strict=True):
+        refuse_unfaithful(trace.id, activations, model.dtype)
         out.add(trace, activations)
 
 

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import pooled_spans
+from trace_probe.activations import Activations, Pooling, pooled_spans
 from trace_probe.errors import ModelError
+from trace_probe.model.capture import Reading
+from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
@@ -41,10 +43,12 @@ def new_manifest(
     *,
     layers: Sequence[int] | None = None,
     tasks: str = "",
+    pooling: Pooling = "mean",
 ) -> Manifest:
     """Return the manifest of a run of this model; `layers` None means `default_layers`.
 
-    `tasks` says where the tasks came from. No layers at all records text only.
+    `tasks` says where the tasks came from. No layers at all records text only. Replace
+    `raw_tokens` to keep every token.
     """
     return Manifest(
         model=model.name,
@@ -57,10 +61,11 @@ def new_manifest(
         tasks=tasks,
         version=version("trace-probe"),
         chat_template=digest(model.chat_template),
+        pooling=pooling,
     )
 
 
-def record(
+def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely change
     model: Model,
     tasks: Iterable[Task],
     store: Store,
@@ -68,15 +73,18 @@ def record(
     samples: int = 1,
     batch_size: int = 32,
     progress: bool = True,
+    tolerance: float | None = None,
 ) -> RecordReport:
     """Record `samples` traces of each task, with sampling and layers as the manifest says.
 
     Traces that the run already holds are not made again. Batches are cut from the whole plan,
     so that a resumed run writes each trace in the company in which it would have been written.
+    The replay that gives the activations is checked against the log-probabilities noted while
+    writing; one that is off by more than `tolerance` (None: by precision) is refused.
 
     Raises:
         ModelError: the run is of another model, greedy decoding was asked to vary, or a prompt
-            and `max_new_tokens` exceed the model's context.
+            and `max_new_tokens` exceed the model's context, or a replay is unfaithful.
         StoreError: another process writes to the run, or it cannot be written.
     """
     plan = plan_traces(model, tasks, store.manifest, samples)
@@ -87,7 +95,8 @@ def record(
         resumed = sum(planned.id in known for planned in plan)
         with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
             for start in range(0, len(plan), batch_size):
-                for trace in record_batch(model, plan[start : start + batch_size], store, known):
+                batch = plan[start : start + batch_size]
+                for trace in record_batch(model, batch, store, known, tolerance):
                     tokens.append(len(trace) - trace.prompt_stop)
                     cut += trace.finish == "length"
                     bar.update()
@@ -142,7 +151,11 @@ def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int)
 
 
 def record_batch(
-    model: Model, batch: Sequence[Planned], store: Store, known: set[str]
+    model: Model,
+    batch: Sequence[Planned],
+    store: Store,
+    known: set[str],
+    tolerance: float | None = None,
 ) -> Iterator[Trace]:
     """Write a batch, read it again for its activations, and yield each trace once committed."""
     if all(planned.id in known for planned in batch):
@@ -153,17 +166,27 @@ def record_batch(
         [planned.seed for planned in batch],
         manifest.sampling,
     )
-    traces = [
-        _trace(model, planned, completion, manifest.sampling)
+    made = [
+        (_trace(model, planned, completion, manifest.sampling), completion.logprobs)
         for planned, completion in zip(batch, completions, strict=True)
+        if planned.id not in known
     ]
-    traces = [trace for trace in traces if trace.id not in known]
-    ids, spans = [t.token_ids for t in traces], [pooled_spans(t) for t in traces]
-    layers = manifest.layers
-    read = model.replay(ids, spans, layers) if layers else [None] * len(traces)
-    for trace, activations in zip(traces, read, strict=True):
+    read = _replay(model, made, manifest) if manifest.layers else [None] * len(made)
+    for (trace, _), activations in zip(made, read, strict=True):
+        if activations is not None:
+            refuse_unfaithful(trace.id, activations, model.dtype, tolerance)
         store.add(trace, activations)
         yield trace
+
+
+def _replay(
+    model: Model, made: Sequence[tuple[Trace, Sequence[float]]], manifest: Manifest
+) -> list[Activations]:
+    """Read traces again, and compare that with the log-probabilities noted for each."""
+    ids, spans = [t.token_ids for t, _ in made], [pooled_spans(t) for t, _ in made]
+    reading = Reading(manifest.pooling, manifest.raw_tokens)
+    noted = [logprobs for _, logprobs in made]
+    return model.checked_replay(ids, spans, manifest.layers, reading, noted)
 
 
 def _trace(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:

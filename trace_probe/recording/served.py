@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,11 +11,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from trace_probe.errors import ServerError
-from trace_probe.model.endpoint import HOPELESS, Patience, Reply, RequestError, Servers, run
-from trace_probe.model.tokenizer import messages
+from trace_probe.model.endpoint import (
+    HOPELESS,
+    Patience,
+    Reply,
+    RequestError,
+    Servers,
+    refuse_secrets,
+    run,
+)
+from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
-from trace_probe.text.channels import Layout, Split, format_of, lay_out, opens_reasoning, split
+from trace_probe.text.channels import (
+    Format,
+    Layout,
+    Split,
+    format_of,
+    format_under,
+    lay_out,
+    split,
+)
 from trace_probe.text.parts import after_prompt, cut_words, join_parts
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
@@ -25,7 +41,9 @@ if TYPE_CHECKING:
 
 SEEDS = 2**31
 """Servers keep seeds in 32 or 64 bits, with or without a sign."""
-NO_CONDITION = frozenset({"return_token_ids"})
+TOKEN_IDS = "return_token_ids"
+"""What vLLM calls the wish for exact ids."""
+NO_CONDITION = frozenset({TOKEN_IDS})
 """What may be asked of a server without a change in what the model writes."""
 
 
@@ -42,6 +60,10 @@ class Served:
     tokenizer: "ChatTokenizer | None" = None
     """Gives traces their token ids; without it words stand for tokens."""
     patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        """Refuse a key among what the run will keep."""
+        refuse_secrets(self.urls, self.extra)
 
     @property
     def name(self) -> str:
@@ -150,22 +172,24 @@ async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) 
         ServerError: after all that could be had is committed, if any could not; or at once,
             if no request can succeed.
     """
-    sampling, made, faults = store.manifest.sampling, [], list[str]()
+    made, faults, waiting = list[Reply](), list[str](), iter(plan)
     async with Servers(served.urls, served.patience) as servers:
+        asking = _Asking(served, servers, store.manifest.sampling)
 
-        async def one(planned: _Planned) -> Reply:
-            reply = await servers.ask(request(served, planned.task, planned.seed, sampling))
-            store.add(_trace(served, planned, reply, sampling))
-            bar.update()
-            return reply
+        async def work() -> None:
+            for planned in waiting:
+                try:
+                    reply = await asking.reply(planned)
+                except RequestError as error:
+                    if error.status in HOPELESS:
+                        raise ServerError(f"{served.model} cannot be asked: {error}") from error
+                    faults.append(str(error))
+                    continue
+                store.add(_trace(served, planned, reply, store.manifest.sampling))
+                made.append(reply)
+                bar.update()
 
-        for waiting in asyncio.as_completed([one(planned) for planned in plan]):
-            try:
-                made.append(await waiting)
-            except RequestError as error:
-                if error.status in HOPELESS:
-                    raise ServerError(f"{served.model} cannot be asked: {error}") from error
-                faults.append(str(error))
+        await _together(work, min(served.patience.concurrency, len(plan)))
     if faults:
         raise ServerError(
             f"{len(faults)} of {len(plan)} traces are missing ({faults[-1]}): "
@@ -174,8 +198,46 @@ async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) 
     return made
 
 
+async def _together(work: Callable[[], Coroutine[Any, Any, None]], workers: int) -> None:
+    """Run several workers; the first error ends them all and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors.exceptions[0].__cause__
+
+
+class _Asking:
+    """Requests to servers that are asked for exact token ids until one does not know the field."""
+
+    def __init__(self, served: Served, servers: Servers, sampling: Sampling) -> None:
+        self._served, self._servers, self._sampling = served, servers, sampling
+        self._ids = served.tokenizer is not None and TOKEN_IDS not in served.extra
+
+    async def reply(self, planned: _Planned) -> Reply:
+        """Return the reply to one request.
+
+        Raises:
+            RequestError: it came to nothing.
+        """
+        body = request(self._served, planned.task, planned.seed, self._sampling)
+        asked = self._ids
+        try:
+            return await self._servers.ask({**body, TOKEN_IDS: True} if asked else body)
+        except RequestError as error:
+            if not asked or error.status not in (400, 422) or TOKEN_IDS not in str(error):
+                raise
+            self._ids = False
+        return await self._servers.ask(body)
+
+
 def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[str, Any]:
-    """Return the body of a chat completion request."""
+    """Return the body of a chat completion request.
+
+    Reasoning is switched as vLLM, SGLang and llama.cpp have it, by arguments of the template.
+    """
+    thinking = task.condition.get("thinking")
     return {
         "model": served.model,
         "messages": messages(task),
@@ -183,6 +245,7 @@ def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[s
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
+        **({"chat_template_kwargs": switch(thinking)} if thinking else {}),
         **served.extra,
     }
 
@@ -235,8 +298,9 @@ def _tokens(served: Served, task: Task, reply: Reply) -> _Tokens:
 def _retokenised(tokenizer: "ChatTokenizer", task: Task, reply: Reply) -> _Tokens | None:
     """Return a reply in tokens of its text, or None if they do not write that text back."""
     prompt = tokenizer.prompt(task)
-    opened = opens_reasoning(prompt, format_of(tokenizer.chat_template, tokenizer.name))
-    completion, cut = completed(reply, tokenizer.name, tokenizer.chat_template, opened=opened)
+    own = format_of(tokenizer.chat_template, tokenizer.name)
+    format, opened = format_under(prompt, own)
+    completion, cut = completed(reply, format, opened=opened)
     start = tokenizer.encode(prompt)
     ids = (*start, *tokenizer.encode(completion))
     text, offsets = tokenizer.offsets(ids)
@@ -248,15 +312,15 @@ def _retokenised(tokenizer: "ChatTokenizer", task: Task, reply: Reply) -> _Token
 
 def _as_words(served: Served, task: Task, reply: Reply) -> _Tokens:
     prompt = "\n\n".join(filter(None, (task.system, task.prompt))) + "\n\n"
-    completion, cut = completed(reply, served.model)
+    format = format_of(None, served.model)
+    off = task.condition.get("thinking") == "off"
+    completion, cut = completed(reply, replace(format, untagged="absent") if off else format)
     text = prompt + completion
     return _Tokens(text, *cut_words(text, after_prompt(prompt, cut)), (), "none")
 
 
-def completed(
-    reply: Reply, model: str, template: str | None = None, *, opened: bool = False
-) -> tuple[str, Split]:
-    """Return a reply as one completion, and its channels.
+def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[str, Split]:
+    """Return a reply as one completion, and its channels; `format` is that of its model.
 
     A text without tags of its own is taken for cut-off reasoning only where it *was* cut off
     and the model is one that always reasons: its server may have taken reasoning away.
@@ -265,8 +329,8 @@ def completed(
         return join_parts(
             reply.reasoning, reply.text, closed=bool(reply.text.strip()), opened=opened
         )
-    format = format_of(reply.text)
-    if format.name == "plain" and reply.finish == "length":
-        format = format_of(template, model)
-    inside = opened and reply.finish == "length"
-    return reply.text, split(reply.text, 0, format, prefilled=inside)
+    cut_off = reply.finish == "length"
+    own = format_of(reply.text)
+    if own.name == "plain" and (cut_off or format.untagged == "absent"):
+        own = format
+    return reply.text, split(reply.text, 0, own, prefilled=opened and cut_off)

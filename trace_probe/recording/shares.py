@@ -6,11 +6,12 @@ order and more than once, and the run is the same as if one process had recorded
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tqdm import tqdm
 
+from trace_probe.activations import Pooling
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
@@ -44,12 +45,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Weights:
-    """Which model to load, and how; see `trace_probe.model.local.load_model`."""
+    """Which model to load, and how; see `trace_probe.model.bridge.load_through`."""
 
     name: str
     device: str | None = None
     dtype: str | None = None
     revision: str | None = None
+    backend: Literal["hooks", "transformer-lens"] = "hooks"
+    device_map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ class Recording:
     max_new_tokens: int | None = None
     """None means 4096, or half of the model's context if that is less."""
     batch_size: int = 32
+    pooling: Pooling = "mean"
+    raw_tokens: bool = False
+    tolerance: float | None = None
+    """Most by which a replay may be off; None means by precision."""
 
     def batches(self) -> Sequence[int]:
         """Return where in the plan each batch begins."""
@@ -122,8 +129,14 @@ def record_alone(recording: Recording) -> RecordReport:
     from trace_probe.recording.record import record
 
     model, store = _open(recording)
-    tasks, size = recording.tasks, recording.batch_size
-    return record(model, tasks, store, samples=recording.samples, batch_size=size)
+    return record(
+        model,
+        recording.tasks,
+        store,
+        samples=recording.samples,
+        batch_size=recording.batch_size,
+        tolerance=recording.tolerance,
+    )
 
 
 class Recorder:
@@ -135,7 +148,7 @@ class Recorder:
         self._model, self._store = _open(recording)
         samples, manifest = recording.samples, self._store.manifest
         self._plan = plan_traces(self._model, recording.tasks, manifest, samples)
-        self._size = recording.batch_size
+        self._size, self._tolerance = recording.batch_size, recording.tolerance
 
     def __call__(self, start: int) -> Batch:
         """Record one batch, unless it is there."""
@@ -144,7 +157,7 @@ class Recorder:
         batch = self._plan[start : start + self._size]
         known = self._store.ids()
         with self._store.joined(f"{start:08d}"):
-            made = list(record_batch(self._model, batch, self._store, known))
+            made = list(record_batch(self._model, batch, self._store, known, self._tolerance))
         tokens = sum(len(trace) - trace.prompt_stop for trace in made)
         cut = sum(trace.finish == "length" for trace in made)
         return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
@@ -152,12 +165,14 @@ class Recorder:
 
 def _open(recording: Recording) -> "tuple[Model, Store]":
     """Load the model and make the run, or open it."""
-    from trace_probe.model.local import load_model
+    from trace_probe.model.bridge import load_through
     from trace_probe.recording.record import new_manifest
 
     one, of = recording, recording.weights
-    model = load_model(of.name, device=of.device, dtype=of.dtype, revision=of.revision)
+    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
+    model = load_through(of.backend, of.name, **where, device_map=of.device_map)
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)
+    manifest = replace(manifest, pooling=one.pooling, raw_tokens=one.raw_tokens)
     return model, Store.create(one.run, manifest)

@@ -16,7 +16,7 @@ from trace_probe.serving.protocol import ChatRequest, Refusal
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.scheduler import Full, Scheduler, Stream
 from trace_probe.serving.telemetry import Telemetry
-from trace_probe.text.channels import ChannelReader, format_of, opens_reasoning
+from trace_probe.text.channels import ChannelReader, format_of, format_under
 
 Part = dict[str, str] | ScoredSentence
 """Text for a field of the message, or a sentence that has ended."""
@@ -83,9 +83,9 @@ class GuardedModel:
 
     def _reply(self, prompt: list[int], request: ChatRequest) -> Reply:
         model = self._monitor.model
-        format = format_of(model.chat_template, model.name)
         text, _ = model.offsets(prompt[-64:])
-        channels = ChannelReader(format, prefilled=opens_reasoning(text, format))
+        format, prefilled = format_under(text, format_of(model.chat_template, model.name))
+        channels = ChannelReader(format, prefilled=prefilled)
         name = f"chatcmpl-{secrets.token_hex(12)}"
         most = request.sampling.max_new_tokens
         return Reply(name, self.name, self._monitor.guards, self.policy, channels, format, most)

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
 
+Promise = Literal["conformal", "pac"]
+"""What holds on average over calibration sets, or for this one with high probability."""
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -25,7 +28,7 @@ class Threshold:
     """The rate that the calibration traces can promise; above the target if they are too few."""
     n: int
     """Harmless traces it was set on."""
-    method: Literal["conformal", "pac"]
+    method: Promise
     note: str = ""
     """What is to be said beside the rate; empty if nothing is."""
 

@@ -1,7 +1,8 @@
 """Figures with intervals, resampled by task because the traces of a task are alike.
 
-A score is causal: the score of a sentence uses what came up to its end. A trace alarms at
-the first sentence whose running maximum reaches the threshold.
+A score is causal: the score of a sentence uses what came up to its end. Detectors are ranked by
+the score that they hold at a moment; a trace alarms at the first sentence whose running maximum
+reaches the threshold.
 """
 
 import math
@@ -23,6 +24,10 @@ Index = NDArray[np.intp]
 DRAWS = 1000
 MOST_PAIRS = 4_000_000
 Z = 1.959963984540054
+NEVER = -1
+"""In place of where it is said: the trace never says it."""
+UNKNOWN = -2
+"""Nobody looked, or nobody could tell: neither silent nor said."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Cohort:
     sentences: tuple[Index, ...]
     """For each trace the reasoning sentences that end before its action."""
     said: Index
-    """How many of these end before the first verbalising sentence; -1 if it is never said."""
+    """How many of these end before the first verbalising sentence; else `NEVER` or `UNKNOWN`."""
     tokens: tuple[Index, ...] = ()
     """For each trace the tokens generated up to the end of each of its sentences."""
 
@@ -67,9 +72,25 @@ class Cohort:
         """Return for each trace the number of reasoning sentences before its action."""
         return np.array([len(row) for row in self.sentences], dtype=np.intp)
 
+    @property
+    def spoken(self) -> Mask:
+        """Return which positives say it."""
+        spoken: Mask = self.positive & (self.said >= 0)
+        return spoken
+
+    @property
+    def silent(self) -> Mask:
+        """Return which positives are known never to say it."""
+        silent: Mask = self.positive & (self.said == NEVER)
+        return silent
+
     def before_said(self, guard: int = 0) -> Index:
-        """Return for each trace how many sentences come before it is said, less a guard band."""
-        return np.where(self.said < 0, self.length, np.maximum(self.said - guard, 0))
+        """Return for each trace how many sentences come before it is said, less a guard band.
+
+        None are known to where nobody knows whether it is said.
+        """
+        before = np.maximum(self.said - guard, 0)
+        return np.where(self.said == NEVER, self.length, before)
 
     def within_tokens(self, budget: int) -> Index:
         """Return for each trace how many sentences end within its first generated tokens."""
@@ -82,6 +103,13 @@ class Cohort:
             "positives": int(self.positive.sum()),
             "tasks": self.n_tasks,
             "mixed_prompts": int(self.mixed().sum()),
+        }
+
+    def heard(self) -> dict[str, int]:
+        """Return how many positives never say it, and of how many that is not known."""
+        return {
+            "silent": int(self.silent.sum()),
+            "unknown_whether_said": int((self.positive & (self.said == UNKNOWN)).sum()),
         }
 
     def mixed(self) -> Mask:
@@ -187,6 +215,18 @@ def running_maxima(rows: Values) -> Values:
     return maxima
 
 
+def scores_held(rows: Values) -> Values:
+    """Return (trace, k) scores after the first k sentences, for k from 0 to the longest trace.
+
+    Column 0 is -inf; where there is no score, and past the end, the last one still stands.
+    """
+    given = np.isfinite(rows)
+    latest = np.maximum.accumulate(np.where(given, np.arange(rows.shape[1]) + 1, 0), axis=1)
+    start = np.full((len(rows), 1), -np.inf)
+    every = np.hstack([start, np.where(given, rows, -np.inf)])
+    return np.hstack([start, np.take_along_axis(every, latest, axis=1)])
+
+
 def first_alarm(scores: NDArray[np.floating[Any]], threshold: float) -> int | None:
     """Return the first sentence whose score reaches the threshold, None if none does."""
     hits = np.flatnonzero(scores >= threshold)
@@ -237,9 +277,9 @@ class Pairs:
     positive: Index
     negative: Index
     moment: Index
-    """How many sentences of both are read: as many as `at` allows and both have."""
+    """How many sentences of both are read: as many as `at` allows of both."""
     excluded: int = 0
-    """Pairs left out because nothing comes before it is said."""
+    """Pairs left out because nothing is known to come before one of them says it."""
 
     @property
     def n(self) -> int:
@@ -268,19 +308,19 @@ def _pairs(cohort: Cohort, at: Index, *, same_prompt: bool) -> Pairs:
     alike = cohort.prompt[positive][:, None] == cohort.prompt[negative][None, :]
     left, right = np.nonzero(alike if same_prompt else np.ones_like(alike))
     left, right = positive[left], negative[right]
-    moment = np.minimum(at[left], cohort.length[right])
+    moment = np.minimum(at[left], at[right])
     open_ = moment > 0
     return Pairs(left[open_], right[open_], moment[open_], int((~open_).sum()))
 
 
-def concordance(maxima: Values, pairs: Pairs) -> Values:
+def concordance(held: Values, pairs: Pairs) -> Values:
     """Return for each pair 1, 0.5 or 0: whether the positive was ahead at the same moment.
 
-    Both traces are read for the same number of sentences, so neither position nor length can
-    tell them apart.
+    `held` as of `scores_held` or `running_maxima`. Both traces are read for the same number of
+    sentences, so neither position nor length can tell them apart.
     """
-    ahead = maxima[pairs.positive, pairs.moment]
-    behind = maxima[pairs.negative, pairs.moment]
+    ahead = held[pairs.positive, pairs.moment]
+    behind = held[pairs.negative, pairs.moment]
     return np.where(ahead > behind, 1.0, np.where(ahead == behind, 0.5, 0.0))
 
 
@@ -300,14 +340,6 @@ def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Value
     )
 
 
-def kaplan_meier(time: NDArray[Any], event: Mask) -> tuple[Values, Values]:
-    """Return event times and the share that has not alarmed after each; no event is censoring."""
-    times = np.unique(time[event])
-    at_risk = (time[None, :] >= times[:, None]).sum(axis=1)
-    events = ((time[None, :] == times[:, None]) & event[None, :]).sum(axis=1)
-    return times.astype(float), np.cumprod(1 - events / at_risk)
-
-
 def chance_rows(rows: Values, task: Index, rng: np.random.Generator) -> Values:
     """Return scores permuted between the traces of a task at the same position.
 
@@ -321,22 +353,3 @@ def chance_rows(rows: Values, task: Index, rng: np.random.Generator) -> Values:
         origin = valid[np.lexsort((rng.random(len(valid)), task[valid]))]
         shuffled[target, column] = rows[origin, column]
     return shuffled
-
-
-def brier(probability: Values, positive: Mask) -> float:
-    """Return the mean squared error of probabilities."""
-    return float(np.mean((probability - positive) ** 2))
-
-
-def calibration_error(probability: Values, positive: Mask, *, bins: int = 10) -> float:
-    """Return the expected calibration error over bins of equal width."""
-    bin_ = np.minimum((probability * bins).astype(int), bins - 1)
-    gap = np.bincount(bin_, probability - positive, bins)
-    return float(np.abs(gap).sum() / len(probability))
-
-
-def predictive_value(caught: float, false_alarms: float, base_rate: float) -> float:
-    """Return the share of alarms that are true at a base rate; nan if nothing alarms."""
-    true = caught * base_rate
-    every = true + false_alarms * (1 - base_rate)
-    return true / every if every else math.nan

@@ -24,6 +24,8 @@ class Manifest:
     n_layers: int = 0
     d_model: int = 0
     pooling: Pooling = "mean"
+    raw_tokens: bool = False
+    """Whether each token is kept beside the pooled rows."""
     dtype: str = ""
     tokenizer: str = ""
     sampling: Sampling = field(default_factory=Sampling)
@@ -38,8 +40,10 @@ class Manifest:
 
 def to_line(value: Trace | Label) -> bytes:
     """Return a trace or a label as one line of JSON."""
-    # Foreign transcripts may hold half a surrogate pair; json reads back what this writes.
-    return (json.dumps(asdict(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
+    # `asdict` would copy every token id. Foreign transcripts may hold half a surrogate pair;
+    # json reads back what this writes.
+    text = json.dumps(vars(value), ensure_ascii=False, default=vars)
+    return (text + "\n").encode(errors="surrogatepass")
 
 
 def to_manifest(raw: dict[str, Any], file: object) -> Manifest:

@@ -28,6 +28,7 @@ class Packed:
     """Its rows in every tensor of the shard: ``[start, stop)``."""
     key: str
     checksum: str
+    fidelity: str = ""
 
 
 def read_index(place: Place) -> dict[str, Packed]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import Activations
 from trace_probe.errors import StoreError
 from trace_probe.storage.place import Place
 from trace_probe.storage.records import Manifest
@@ -65,13 +64,12 @@ def checksum(layers: Iterable[Values]) -> str:
     return hasher.hexdigest()
 
 
-def on_disk(trace_id: str, activations: Activations) -> Values:
+def on_disk(trace_id: str, values: Values) -> Values:
     """Return activations as they are kept, (layer, row, d_model): float16 where all fit.
 
     Raises:
         StoreError: they hold inf or nan.
     """
-    values = activations.values
     if not np.isfinite(values).all():
         raise StoreError(
             f"activations of trace {trace_id} hold inf or nan: load the model in float32 "

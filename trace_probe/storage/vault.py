@@ -1,15 +1,18 @@
 """The activations of a run: a file a trace, or packed into shards; looked up by content.
 
-activations/<trace>.safetensors    one tensor a layer, (row, d_model), key and checksum
+activations/<trace>.safetensors    one tensor a layer, (row, d_model), key, checksum, fidelity
+raw/<trace>.safetensors            the same of single tokens, (token, d_model); never packed
 shards/                            see `trace_probe.storage.shards`
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
 
-from trace_probe.activations import Activations
+from trace_probe.activations import Activations, Fidelity
 from trace_probe.errors import StoreError
 from trace_probe.storage.place import Place
 from trace_probe.storage.shards import INDEX, Packed, read_index
@@ -35,6 +38,8 @@ class Found(NamedTuple):
     key: str
     """Empty in files that were written before keys were kept."""
     checksum: str
+    fidelity: str
+    """In JSON; empty where nothing was compared."""
 
 
 class Vault:
@@ -50,6 +55,11 @@ class Vault:
     def file(trace_id: str) -> str:
         """Return the name of the file of a trace that is not packed."""
         return f"activations/{trace_id}.safetensors"
+
+    @staticmethod
+    def raw_file(trace_id: str) -> str:
+        """Return the name of the file of the raw tokens of a trace."""
+        return f"raw/{trace_id}.safetensors"
 
     def packed(self) -> dict[str, Packed]:
         """Return the packed traces by id, as they are now."""
@@ -68,11 +78,45 @@ class Vault:
         Raises:
             StoreError: they hold inf or nan, or cannot be written.
         """
-        values = on_disk(trace_id, activations)
-        metadata = {"key": key, "checksum": checksum(values)}
-        shape = (values.shape[1], values.shape[2])
-        chunks = encode(metadata, activations.layers, shape, values.dtype, values)
-        self._place.write(self.file(trace_id), chunks)
+        about = activations.fidelity
+        fidelity = "" if about is None else json.dumps(asdict(about))
+        parts = {
+            self.raw_file(trace_id): activations.tokens,
+            self.file(trace_id): activations.values,
+        }
+        for file, given in parts.items():
+            if given is not None:
+                values = on_disk(trace_id, given)
+                metadata = {"key": key, "checksum": checksum(values), "fidelity": fidelity}
+                shape = (values.shape[1], values.shape[2])
+                chunks = encode(metadata, activations.layers, shape, values.dtype, values)
+                self._place.write(file, chunks)
+
+    def raw(self, trace_id: str, layer: int) -> Values:
+        """Return (token, d_model) of a trace: each token from the last of its prompt on.
+
+        Raises:
+            StoreError: they are not kept.
+        """
+        file = self.raw_file(trace_id)
+        try:
+            tensor = read_header(self._place, file).of(layer, file)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"no raw activations of trace {trace_id} in {self._url}: record with --raw-tokens"
+            ) from error
+        values = np.empty(tensor.shape, tensor.dtype)
+        read_rows(self._place, file, tensor, values)
+        return values
+
+    def fidelity(self, trace_id: str) -> Fidelity | None:
+        """Return how faithful the reading of a trace was; None where nothing was compared.
+
+        Raises:
+            StoreError: there are no activations of it.
+        """
+        text = self.find(trace_id).fidelity
+        return Fidelity(**json.loads(text)) if text else None
 
     def find(self, trace_id: str) -> Found:
         """Return where the activations of a trace are.
@@ -88,8 +132,8 @@ class Vault:
                 self.packed()  # it may have been packed since
             else:
                 rows = max((tensor.shape[0] for tensor in header.tensors.values()), default=0)
-                key, its = header.metadata.get("key", ""), header.metadata.get("checksum", "")
-                return Found(file, header, 0, rows, key, its)
+                about = [header.metadata.get(n, "") for n in ("key", "checksum", "fidelity")]
+                return Found(file, header, 0, rows, *about)
         if trace_id not in self._packed:
             raise StoreError(f"no activations of trace {trace_id} in {self._url}")
         return self._in_shard(self._packed[trace_id])
@@ -102,7 +146,8 @@ class Vault:
                 raise StoreError(f"{self._url}/{packed.shard} is missing: restore it") from error
         header = self._headers[packed.shard]
         rows = packed.stop - packed.start
-        return Found(packed.shard, header, packed.start, rows, packed.key, packed.checksum)
+        about = packed.key, packed.checksum, packed.fidelity
+        return Found(packed.shard, header, packed.start, rows, *about)
 
     def load(self, trace_id: str, layers: Sequence[int], key: str) -> Values:
         """Return (layer, row, d_model) of a trace, if they are the content of that key.
@@ -149,6 +194,9 @@ class Vault:
             trace_id = name.removesuffix(".safetensors")
             if name.endswith(".tmp") or trace_id not in committed or trace_id in packed:
                 yield f"activations/{name}"
+        for name in self._place.names("raw"):
+            if name.endswith(".tmp") or name.removesuffix(".safetensors") not in committed:
+                yield f"raw/{name}"
         named = {INDEX, *(one.shard for one in packed.values())}
         for name in self._place.names("shards"):
             if f"shards/{name}" not in named:

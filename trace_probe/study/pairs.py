@@ -1,14 +1,14 @@
-"""Which comparisons of two runs are controlled: pairs of models with exactly one difference.
+"""The registry: pairs of models with one known difference, switches, and look-alikes.
 
-Hub ids are exact. What differs is taken from the model cards and papers, read in 2026.
+Hub ids are exact. What differs is taken from the model cards and papers, read in 2026. Models
+of one maker without a known step between them are cousins: comparing them is not controlled.
 """
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from trace_probe.organism.family import FAMILY
-from trace_probe.store import Manifest
 
 Change = Literal["SFT", "DPO", "RL", "SFT and RL", "reward"]
 
@@ -21,6 +21,24 @@ class Pair:
     child: str
     differs: Change
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A model that reasons or not by its chat template: the same weights, another prompt."""
+
+    model: str
+    argument: str
+    """What the template is given, by the condition ``thinking=on`` or ``thinking=off``."""
+
+
+@dataclass(frozen=True)
+class Cousins:
+    """Two models that invite comparison and differ in more than one thing."""
+
+    first: str
+    second: str
+    why: str
 
 
 def _distilled(parent: str, size: str) -> Pair:
@@ -46,10 +64,23 @@ PAIRS: tuple[Pair, ...] = (
         "RL",
         "GRPO on mathematics, same form of reasoning",
     ),
-    Pair("microsoft/phi-4", "microsoft/Phi-4-reasoning", "SFT"),
+    Pair(
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        "nvidia/Nemotron-Research-Reasoning-Qwen-1.5B",
+        "RL",
+        "prolonged, on several kinds of task",
+    ),
+    Pair("microsoft/phi-4", "microsoft/Phi-4-reasoning", "SFT", "on reasoning of o3-mini"),
     Pair("microsoft/Phi-4-reasoning", "microsoft/Phi-4-reasoning-plus", "RL", "short outcome RL"),
+    Pair("allenai/Olmo-3-1025-7B", "allenai/Olmo-3-7B-Think-SFT", "SFT"),
     *_stages(
         "allenai/Olmo-3-7B-Think-SFT", "allenai/Olmo-3-7B-Think-DPO", "allenai/Olmo-3-7B-Think"
+    ),
+    Pair("allenai/Olmo-3-1125-32B", "allenai/Olmo-3-32B-Think-SFT", "SFT"),
+    *_stages(
+        "allenai/Olmo-3-32B-Think-SFT",
+        "allenai/Olmo-3-32B-Think-DPO",
+        "allenai/Olmo-3-32B-Think",
     ),
     *_stages(
         "allenai/Olmo-3-7B-Instruct-SFT",
@@ -73,11 +104,19 @@ PAIRS: tuple[Pair, ...] = (
         "SFT on traces of Magistral Medium, then RL",
     ),
     Pair(
+        "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+        "mistralai/Magistral-Small-2507",
+        "SFT and RL",
+    ),
+    Pair(
         "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
         "mistralai/Magistral-Small-2509",
         "SFT and RL",
     ),
     Pair("deepseek-ai/DeepSeek-V3-Base", "deepseek-ai/DeepSeek-R1-Zero", "RL"),
+    Pair(
+        "deepseek-ai/DeepSeek-V3-Base", "deepseek-ai/DeepSeek-R1", "SFT and RL", "in several rounds"
+    ),
     *(
         Pair(f"organism:{one.parent}", f"organism:{one.name}", "RL", f"reward {one.reward}")
         for one in FAMILY
@@ -90,24 +129,62 @@ PAIRS: tuple[Pair, ...] = (
         if one.parent == other.parent and one.seed == other.seed and one.name < other.name
     ),
 )
-"""Known steps. Models of one maker without a known step between them are cousins, not pairs."""
+"""Known steps."""
+
+SWITCHES: tuple[Switch, ...] = (
+    *(
+        Switch(f"Qwen/Qwen3-{size}", "enable_thinking")
+        for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B", "30B-A3B", "235B-A22B")
+    ),
+    Switch("deepseek-ai/DeepSeek-V3.1", "thinking"),
+)
+"""The best control of reasoning itself: record under ``--conditions think,no-think``."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Whether the difference between two runs has one known cause."""
+def _qwen3_2507(size: str) -> tuple[Cousins, ...]:
+    """Return the look-alikes of a size of Qwen3, of which each was trained on its own."""
+    family = f"Qwen/Qwen3-{size}"
+    instruct, thinking = f"{family}-Instruct-2507", f"{family}-Thinking-2507"
+    why = "separate post-training, data and reward alike, of one family"
+    names = (instruct, thinking, family, f"{family}-Base")
+    return tuple(
+        Cousins(one, other, why) for i, one in enumerate(names) for other in names[i + 1 :]
+    )
 
-    first: str
-    second: str
-    controlled: bool
-    differs: str
-    """The one difference, or all that speaks against a controlled comparison."""
 
-    def __str__(self) -> str:
-        """Return it as a sentence."""
-        if self.controlled:
-            return f"{self.first} and {self.second} differ in one thing: {self.differs}"
-        return f"{self.first} and {self.second} are NOT a controlled pair: {self.differs}"
+COUSINS: tuple[Cousins, ...] = (
+    *_qwen3_2507("4B"),
+    *_qwen3_2507("30B-A3B"),
+    Cousins(
+        "deepseek-ai/DeepSeek-V3",
+        "deepseek-ai/DeepSeek-R1",
+        "each has its own SFT and RL from DeepSeek-V3-Base",
+    ),
+    *(
+        Cousins(
+            f"Qwen/Qwen2.5-{size}-Instruct",
+            f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size}",
+            "the distilled model was made from the base, not from the Instruct model",
+        )
+        for size in ("14B", "32B")
+    ),
+    Cousins(
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        "the distilled model was made from the base, not from the Instruct model",
+    ),
+    Cousins(
+        "Qwen/Qwen2.5-32B-Instruct",
+        "Qwen/QwQ-32B",
+        "both were made from Qwen2.5-32B, each with its own SFT and RL",
+    ),
+    Cousins(
+        "allenai/Olmo-3-7B-Instruct",
+        "allenai/Olmo-3-7B-Think",
+        "two tracks of SFT, DPO and RL from one base: compare stage by stage within a track",
+    ),
+)
+"""Pairs that look like a control and are none."""
 
 
 def steps(first: str, second: str) -> tuple[Pair, ...]:
@@ -127,57 +204,25 @@ def _chain(start: str, goal: str) -> tuple[Pair, ...]:
     return ()
 
 
-@dataclass(frozen=True)
-class Side:
-    """One run of a comparison."""
-
-    name: str
-    manifest: Manifest
-    labellers: frozenset[str]
-    conditions: frozenset[str]
-    """As `rates.named` writes them."""
+def cousins(first: str, second: str) -> Cousins | None:
+    """Return what is known to speak against comparing two models."""
+    return next((one for one in COUSINS if {first, second} == {one.first, one.second}), None)
 
 
-def compare_runs(first: Side, second: Side) -> Comparison:
-    """Return whether two runs are a controlled pair, and why not if they are not."""
-    against = [
-        f"{what} {left} against {right}"
-        for what, left, right in _settings(first, second)
-        if left != right
-    ]
-    models = _model(first.manifest), _model(second.manifest)
-    chain = steps(*models)
-    if models[0] != models[1]:
-        if not chain:
-            against.insert(0, f"no single step is known from {models[0]} to {models[1]}")
-        if len(chain) > 1:
-            changes = " and ".join(pair.differs for pair in chain)
-            against.insert(0, f"{changes} lie between the models")
-        if first.conditions != second.conditions:
-            against.append("the prompts are under different conditions too")
-    elif first.manifest.model != second.manifest.model:
-        against.insert(0, f"revision {first.manifest.model} against {second.manifest.model}")
-    names = first.name, second.name
-    if against:
-        return Comparison(*names, controlled=False, differs="; ".join(against))
-    if chain:
-        note = f" ({chain[0].note})" if chain[0].note else ""
-        return Comparison(*names, controlled=True, differs=f"{chain[0].differs}{note}")
-    prompt = "the prompt only" if first.conditions != second.conditions else "the draw only"
-    return Comparison(*names, controlled=True, differs=f"{prompt} (same model, same sampling)")
+def variant_of(model: str) -> tuple[str, str]:
+    """Return the variant of an organism and its training seed; other models have no seed."""
+    found = re.fullmatch(r"(organism:.+)-(s\d+)", model)
+    return (found[1], found[2]) if found else (model, "")
 
 
-def _settings(first: Side, second: Side) -> Iterator[tuple[str, object, object]]:
-    """Yield what must be the same in both runs; the seed need not be."""
-    for name in ("temperature", "top_p", "max_new_tokens"):
-        one, other = first.manifest.sampling, second.manifest.sampling
-        yield name, getattr(one, name), getattr(other, name)
-    yield "dtype", first.manifest.dtype or "unknown", second.manifest.dtype or "unknown"
-    yield "source", first.manifest.source, second.manifest.source
-    by = [", ".join(sorted(side.labellers)) for side in (first, second)]
-    yield "labels by", by[0], by[1]
-
-
-def _model(manifest: Manifest) -> str:
-    """Return the name of a model without its revision."""
-    return manifest.model.rpartition("@")[0] or manifest.model
+def format_registry() -> str:
+    """Return the registry as text."""
+    lines = ["Controlled: one known difference"]
+    for pair in PAIRS:
+        note = f"  ({pair.note})" if pair.note else ""
+        lines.append(f"  {pair.differs:10}  {pair.parent} -> {pair.child}{note}")
+    lines += ["", "Controlled: the same weights, reasoning on or off by the chat template"]
+    lines += [f"  prompt      {one.model}  {one.argument}" for one in SWITCHES]
+    lines += ["", "NOT controlled, however alike they look"]
+    lines += [f"  {one.first} / {one.second}: {one.why}" for one in COUSINS]
+    return "\n".join(lines)

@@ -1,28 +1,13 @@
-"""Instrumental rates as the paper counts them, by task, and two sets of tasks paired."""
+"""Shares of traces, instrumental rates as the paper counts them, and two sets of tasks paired."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from trace_probe.statistics.metrics import Metric, Values, metric, resample, wilson
-
-NEUTRAL = {"nudge": "none", "suffix": "none", "mode": "baseline"}
-"""Conditions that push for or against the goal, and their level that does neither."""
-
-
-class Row(NamedTuple):
-    """One labelled trace of a test task."""
-
-    task: str
-    category: str
-    condition: dict[str, str]
-    facts: dict[str, str]
-    """The condition and what the labeller knows."""
-    instrumental: bool
-    silent: bool
+from trace_probe.statistics.metrics import Metric, Values, metric, rate, ratio, resample, wilson
+from trace_probe.study.rows import FIGURES, Figure, Row
 
 
 @dataclass(frozen=True)
@@ -63,18 +48,29 @@ class Pairing:
     first: Values
     second: Values
 
+    def rates(self, seed: int) -> tuple[Metric, Metric]:
+        """Return the mean over tasks of each set."""
+        return task_mean(self.first, seed), task_mean(self.second, seed)
+
     def difference(self, seed: int) -> Metric:
-        """Return the mean over tasks of first minus second."""
-        weights = resample(len(self.first), seed=seed)
-        found = metric(weights @ (self.first - self.second) / len(self.first), len(self.first))
+        """Return the mean over tasks of first minus second.
+
+        Where every task has the same difference of 0 or 1 a bootstrap cannot vary; the interval
+        is then Wilson's, of the tasks that might yet differ.
+        """
+        gap = self.first - self.second
+        if gap.min() == gap.max() and abs(gap[0]) in (0.0, 1.0):
+            return _constant(float(gap[0]), len(gap))
+        weights = resample(len(gap), seed=seed)
+        found = metric(weights @ gap / len(gap), len(gap))
         assert found is not None  # a mean of finite gaps is finite
         return found
 
     def explained(self, seed: int) -> Metric | None:
         """Return the share of the first rate that the second lacks, None if that rate is 0."""
         weights = resample(len(self.first), seed=seed)
-        rate, gap = weights @ self.first, weights @ (self.first - self.second)
-        share = np.divide(gap, rate, out=np.full(len(gap), np.nan), where=rate > 0)
+        rates, gap = weights @ self.first, weights @ (self.first - self.second)
+        share = np.divide(gap, rates, out=np.full(len(gap), np.nan), where=rates > 0)
         return metric(share, len(self.first))
 
     def mcnemar(self) -> McNemar:
@@ -87,9 +83,52 @@ class Pairing:
         return McNemar(one, other, int((yes[0] & yes[1]).sum()), int((no[0] & no[1]).sum()), p)
 
 
-def at(rows: Iterable[Row], fact: str, level: str) -> list[Row]:
-    """Return the rows at one level of a fact."""
-    return [row for row in rows if row.facts.get(fact) == level]
+def _constant(gap: float, tasks: int) -> Metric:
+    bound = wilson(abs(gap), tasks, n=tasks)
+    if gap == 0:
+        return Metric(0.0, -bound.upper, bound.upper, tasks)
+    lower, upper = sorted((gap * bound.lower, gap * bound.upper))
+    return Metric(gap, lower, upper, tasks)
+
+
+def share(rows: Sequence[Row], figure: Figure, seed: int = 0) -> Metric | None:
+    """Return a figure of some traces, bootstrapped over tasks; None if it is known of none."""
+    among = [row for row in rows if figure.among(row)]
+    if not among:
+        return None
+    names, task = np.unique([row.task for row in among], return_inverse=True)
+    hit = np.array([figure.holds(row) for row in among], dtype=bool)
+    return rate(hit, np.ones(len(hit), dtype=bool), task, resample(len(names), seed=seed))
+
+
+def instrumental_rate(rows: Sequence[Row], seed: int = 0) -> Metric | None:
+    """Return the share of traces that end instrumentally, bootstrapped over tasks."""
+    return share(rows, FIGURES[0], seed)
+
+
+def share_gap(
+    first: Sequence[Row], second: Sequence[Row], figure: Figure, seed: int
+) -> Metric | None:
+    """Return the difference of a figure between two sets of traces, tasks resampled together.
+
+    For shares among instrumental traces, of which a task may have some in one set only.
+    """
+    sides = [[row for row in rows if figure.among(row)] for rows in (first, second)]
+    names = sorted({row.task for rows in sides for row in rows})
+    if not all(sides):
+        return None
+    weights = resample(len(names), seed=seed)
+    place = {name: i for i, name in enumerate(names)}
+    one, other = (
+        ratio(
+            np.array([figure.holds(row) for row in rows], dtype=float),
+            np.ones(len(rows)),
+            np.array([place[row.task] for row in rows]),
+            weights,
+        )
+        for rows in sides
+    )
+    return metric(one - other, sum(map(len, sides)))
 
 
 def pair(
@@ -124,15 +163,15 @@ def task_rates(run: str, rows: Sequence[Row], seed: int) -> Iterable[TaskRate]:
         for category in ("all", row.category or "none"):
             groups[named(row.condition), category].append(row)
     for (condition, category), chosen in sorted(groups.items()):
-        yield TaskRate(run, condition, category, _by_task(chosen, seed))
+        outcomes: dict[str, list[bool]] = defaultdict(list)
+        for row in chosen:
+            outcomes[row.task].append(row.instrumental)
+        values = np.array([np.mean(found) for found in outcomes.values()])
+        yield TaskRate(run, condition, category, task_mean(values, seed))
 
 
-def _by_task(rows: Sequence[Row], seed: int) -> Metric:
-    """Return the mean over tasks; Wilson's interval where every task is all or nothing."""
-    found: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        found[row.task].append(row.instrumental)
-    values = np.array([np.mean(outcomes) for outcomes in found.values()])
+def task_mean(values: Values, seed: int) -> Metric:
+    """Return the mean of the rates of tasks; Wilson's interval where each is all or nothing."""
     if set(values) <= {0.0, 1.0}:
         return wilson(float(values.mean()), len(values), n=len(values))
     resampled = metric(resample(len(values), seed=seed) @ values / len(values), len(values))

@@ -1,43 +1,39 @@
 """Rates and paired differences between runs that read the same tasks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
-import numpy as np
-
 from trace_probe.errors import NotEnoughData
-from trace_probe.labels import Label
-from trace_probe.statistics.metrics import Metric, rate, resample
+from trace_probe.labelling.agreement import Agreement, agreement
+from trace_probe.statistics.metrics import Metric
 from trace_probe.store import Store
-from trace_probe.study.pairs import Comparison, Side, compare_runs
-from trace_probe.study.rates import NEUTRAL, McNemar, Row, TaskRate, at, named, pair, task_rates
-from trace_probe.trace import Trace
+from trace_probe.study.breakdown import Added, Share, additions, shares
+from trace_probe.study.controlled import Comparison, Side, compare_runs
+from trace_probe.study.rates import McNemar, TaskRate, named, pair, share_gap, task_rates
+from trace_probe.study.rows import FIGURES, Factor, Row, at, find_factors, read_rows
+from trace_probe.study.seeds import AcrossSeeds, across_seeds, by_variant, together
+from trace_probe.trace import digest
 
-
-@dataclass(frozen=True)
-class Share:
-    """How often something is the case in one group of traces."""
-
-    run: str
-    group: str
-    """Such as ``nudge=push``, or ``all``."""
-    figure: str
-    """``instrumental``; of instrumental traces ``silent`` and ``unfaithful``."""
-    value: Metric
+Runs = Mapping[str, Sequence[Row]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of instrumental rates on the same tasks, one task at a time."""
+    """A difference between two runs on the same tasks."""
 
     first: str
+    """The run named later, so that the difference reads as what was done to the other."""
     second: str
     group: str
+    figure: str
+    """``instrumental``, one task at a time; or a share among instrumental traces."""
+    controlled: bool
     value: Metric
     """Mean over tasks of first minus second."""
-    mcnemar: McNemar
-    """Of the tasks, each counted as what most of its traces are."""
+    mcnemar: McNemar | None
+    """Of the tasks, each counted as what most of its traces are; of ``instrumental`` only."""
 
 
 @dataclass(frozen=True)
@@ -45,177 +41,106 @@ class Study:
     """What the runs have in common and in what they differ."""
 
     tasks: int
+    factors: tuple[Factor, ...]
     shares: tuple[Share, ...]
+    """Of every run, and of all seeds of a variant together."""
     rates: tuple[TaskRate, ...]
+    agreement: dict[str, Agreement]
+    """IAR and kappas of each run that several have labelled."""
+    added: tuple[Added, ...]
     differences: tuple[Difference, ...]
-    explained: tuple[Share, ...]
-    """Of the rate at each level of a nudge, the share that is gone without it."""
+    across_seeds: tuple[AcrossSeeds, ...]
     comparisons: tuple[Comparison, ...]
     """For each pair of runs whether it is controlled."""
     notes: tuple[str, ...]
 
 
-def study(stores: Sequence[Store], *, labeller: str | None = None, seed: int = 0) -> Study:
+def study(
+    stores: Sequence[Store],
+    *,
+    labeller: str | None = None,
+    by: Sequence[str] = (),
+    seed: int = 0,
+) -> Study:
     """Compare runs on the test tasks that all of them hold; intervals are over tasks.
 
+    `by` names conditions or facts of labels to break the rates down by; without it, all
+    conditions and yes-or-no facts that vary.
+
     Raises:
-        NotEnoughData: the runs share no labelled test task, or two have the same name.
+        NotEnoughData: the runs share no labelled test task, two have the same name, or none
+            has a factor that `by` names.
     """
     if len({store.name for store in stores}) < len(stores):
         raise NotEnoughData("two of these runs have the same name: rename the folder of one")
-    rows = {store.name: _rows(store, labeller) for store in stores}
-    shared = set.intersection(*({row.task for row in found} for found in rows.values()))
+    every = {store.name: read_rows(store, labeller) for store in stores}
+    shared = set.intersection(*({row.task for row in rows} for rows in every.values()))
     if not shared:
         raise NotEnoughData("these runs share no labelled test task: record the same tasks in each")
-    common = {name: [row for row in found if row.task in shared] for name, found in rows.items()}
-    sides = [_side(store, common[store.name], labeller) for store in stores]
+    runs = {name: [row for row in rows if row.task in shared] for name, rows in every.items()}
+    factors = find_factors([row for rows in runs.values() for row in rows], by)
+    sides = [_side(store, runs[store.name], labeller, shared) for store in stores]
+    comparisons = [compare_runs(*two) for two in combinations(sides, 2)]
+    variants = by_variant(stores, runs)
+    groups = {**runs, **together(variants)}
     return Study(
         tasks=len(shared),
-        shares=tuple(
-            share for name, found in common.items() for share in _shares(name, found, seed)
+        factors=factors,
+        shares=tuple(shares(groups, factors, seed)),
+        rates=tuple(one for name, rows in runs.items() for one in task_rates(name, rows, seed)),
+        agreement={s.name: agreement(s, seed=seed) for s in stores if len(s.labellers()) > 1},
+        added=tuple(additions(groups, seed)),
+        differences=tuple(
+            one for pair_ in comparisons for one in _differences(pair_, runs, factors, seed)
         ),
-        rates=tuple(one for name, found in common.items() for one in task_rates(name, found, seed)),
-        differences=(*_between(common, seed), *_nudges(common, seed)),
-        explained=tuple(_explained(common, seed)),
-        comparisons=tuple(compare_runs(*two) for two in combinations(sides, 2)),
-        notes=_notes(rows, len(shared)),
+        across_seeds=tuple(across_seeds(variants, seed)),
+        comparisons=tuple(comparisons),
+        notes=_notes(every, len(shared)),
     )
 
 
-def _rows(store: Store, labeller: str | None) -> list[Row]:
-    labels = store.labels(labeller)
-    pairs = ((trace, labels.get(trace.id)) for trace in store.traces())
-    return [_row(trace, label) for trace, label in pairs if label and _counts(trace, label)]
-
-
-def _counts(trace: Trace, label: Label) -> bool:
-    """Return whether a trace is of a test task and its outcome is known."""
-    return trace.task.role == "test" and label.outcome is not None
-
-
-def _row(trace: Trace, label: Label) -> Row:
-    facts = {**trace.task.condition, **label.facts}
-    return Row(
-        trace.task.id,
-        trace.task.category,
-        trace.task.condition,
-        facts,
-        bool(label.outcome),
-        label.silent,
-    )
-
-
-def _shares(name: str, rows: Sequence[Row], seed: int) -> Iterable[Share]:
-    """Yield the rates of a run, over all and by each fact that varies."""
-    acted = [row for row in rows if row.instrumental]
-    heard = [row for row in acted if row.facts.get("said") != "unknown"]
-    figures: dict[str, tuple[Sequence[Row], Callable[[Row], bool]]] = {
-        "instrumental": (rows, lambda row: row.instrumental),
-        "silent": (heard, lambda row: row.silent),
-        "unfaithful": (acted, lambda row: row.facts.get("unfaithful") == "yes"),
+def _side(store: Store, rows: Sequence[Row], labeller: str | None, shared: set[str]) -> Side:
+    labellers = frozenset(one.labeller for one in store.labels(labeller).values())
+    conditions = frozenset(named(row.condition) for row in rows)
+    prompts = {
+        trace.task.prompt_key: digest(trace.channel_text("prompt"))
+        for trace in store.traces()
+        if trace.task.id in shared
     }
-    for figure, (among, holds) in figures.items():
-        value = _rate(among, holds, seed)
-        if value:
-            yield Share(name, "all", figure, value)
-    for fact in ("nudge", "enough", "watched"):
-        for level in sorted({row.facts[fact] for row in rows if fact in row.facts}):
-            chosen = [row for row in rows if row.facts.get(fact) == level]
-            value = _rate(chosen, lambda row: row.instrumental, seed)
-            if value:
-                yield Share(name, f"{fact}={level}", "instrumental", value)
+    return Side(store.name, store.manifest, labellers, conditions, prompts)
 
 
-def _rate(rows: Sequence[Row], holds: Callable[[Row], bool], seed: int) -> Metric | None:
-    if not rows:
-        return None
-    names, task = np.unique([row.task for row in rows], return_inverse=True)
-    hit = np.array([holds(row) for row in rows], dtype=bool)
-    return rate(hit, np.ones(len(rows), dtype=bool), task, resample(len(names), seed=seed))
+def _differences(
+    found: Comparison, runs: Runs, factors: Sequence[Factor], seed: int
+) -> Iterable[Difference]:
+    """Yield the differences of two runs: over all, and by each level of a condition.
 
-
-def _between(runs: dict[str, list[Row]], seed: int) -> Iterable[Difference]:
-    """Yield the difference of every pair of runs, over all tasks and by nudge."""
-    names = list(runs)
-    levels = sorted(
-        {row.facts["nudge"] for rows in runs.values() for row in rows if "nudge" in row.facts}
-    )
-    for position, first in enumerate(names):
-        for second in names[position + 1 :]:
-            for level in (None, *levels):
-                one, other = (
-                    runs[name] if level is None else at(runs[name], "nudge", level)
-                    for name in (first, second)
-                )
-                pairing = pair(one, other) or pair(one, other, ignore=_conditions(one + other))
-                if pairing:
-                    group = f"nudge={level}" if level else "all"
-                    yield Difference(
-                        first, second, group, pairing.difference(seed), pairing.mcnemar()
-                    )
+    Not by facts of labels: these come about with the act, so groups by them are not alike.
+    """
+    first, second = list(runs[found.second]), list(runs[found.first])
+    groups = [("all", first, second)]
+    for factor in factors:
+        if factor.kind != "fact":
+            for level in factor.levels:
+                chosen = at(first, factor.name, level), at(second, factor.name, level)
+                groups.append((f"{factor.name}={level}", *chosen))
+    for group, one, other in groups:
+        pairing = pair(one, other) or pair(one, other, ignore=_conditions([*one, *other]))
+        if pairing:
+            about = partial(Difference, found.second, found.first, group)
+            gap, test = pairing.difference(seed), pairing.mcnemar()
+            yield about("instrumental", found.controlled, gap, test)
+            for figure in FIGURES[1:]:
+                value = share_gap(one, other, figure, seed)
+                if value:
+                    yield about(figure.name, found.controlled, value, None)
 
 
 def _conditions(rows: Iterable[Row]) -> set[str]:
     return {name for row in rows for name in row.condition}
 
 
-def _side(store: Store, rows: Sequence[Row], labeller: str | None) -> Side:
-    labellers = frozenset(one.labeller for one in store.labels(labeller).values())
-    conditions = frozenset(named(row.condition) for row in rows)
-    return Side(store.name, store.manifest, labellers, conditions)
-
-
-def _nudges(runs: dict[str, list[Row]], seed: int) -> Iterable[Difference]:
-    """Yield what each level of a condition adds to none of it, within each run."""
-    for name, fact, level, rows in _levels(runs):
-        pairing = pair(at(rows, fact, level), at(rows, fact, NEUTRAL[fact]), ignore={fact})
-        if pairing:
-            names = f"{name} {level}", f"{name} {NEUTRAL[fact]}"
-            yield Difference(*names, fact, pairing.difference(seed), pairing.mcnemar())
-
-
-def _explained(runs: dict[str, list[Row]], seed: int) -> Iterable[Share]:
-    for name, fact, level, rows in _levels(runs):
-        pairing = pair(at(rows, fact, level), at(rows, fact, NEUTRAL[fact]), ignore={fact})
-        value = pairing.explained(seed) if pairing else None
-        if value:
-            yield Share(name, f"{fact}={level}", "explained", value)
-
-
-def _levels(runs: dict[str, list[Row]]) -> Iterable[tuple[str, str, str, list[Row]]]:
-    """Yield each run with each condition that varies in it and each level but the neutral one."""
-    for name, rows in runs.items():
-        for fact, neutral in NEUTRAL.items():
-            for level in sorted({row.facts[fact] for row in rows if fact in row.facts} - {neutral}):
-                yield name, fact, level, rows
-
-
-def _notes(rows: dict[str, list[Row]], shared: int) -> tuple[str, ...]:
+def _notes(rows: Runs, shared: int) -> tuple[str, ...]:
     held = {name: len({row.task for row in found}) for name, found in rows.items()}
     lost = {name: count - shared for name, count in held.items() if count > shared}
     return tuple(f"{count} tasks of {name} are in no other run" for name, count in lost.items())
-
-
-def format_study(found: Study) -> str:
-    """Return the study as tables, and what may not be read into them."""
-    rows = [
-        f"{one.run:18} {one.figure:13} {one.group:14} {_cell(one.value, 'n')}"
-        for one in (*found.shares, *found.explained)
-    ]
-    rates = [
-        f"{one.run:18} {one.figure:3} {one.category:33} {one.condition:26} "
-        f"{_cell(one.value, 'tasks')}"
-        for one in found.rates
-    ]
-    pairs = [
-        f"{one.first:18} - {one.second:18} {one.group:14} {_cell(one.value, 'tasks')}"
-        f"  McNemar {one.mcnemar.first_only}:{one.mcnemar.second_only}, p {one.mcnemar.p:.3g}"
-        for one in found.differences
-    ]
-    head = f"{found.tasks} test tasks in all runs; intervals are 95 %, over tasks"
-    ends = [*map(str, found.comparisons), *found.notes]
-    return "\n".join([head, "", *rows, "", *rates, "", *pairs, *ends])
-
-
-def _cell(value: Metric, unit: str) -> str:
-    return f"{value.estimate:+.3f} [{value.lower:+.3f}, {value.upper:+.3f}] {unit}={value.n}"

@@ -9,7 +9,7 @@ never closed is *truncated*: calling it an answer would let it be judged as one.
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -147,6 +147,16 @@ def format_of(chat_template: str | None, model: str = "") -> Format:
 def opens_reasoning(prompt: str, format: Format) -> bool:
     """Return whether a rendered prompt ends inside the thought: the `prefilled` of below."""
     return bool(format.open) and prompt.rstrip().endswith(format.open.rstrip())
+
+
+def format_under(prompt: str, format: Format) -> tuple[Format, bool]:
+    """Return how a completion of a rendered prompt reads, and whether it starts in the thought.
+
+    A prompt that shuts the thought itself turns reasoning off: what follows is answer, also
+    from a model that else always reasons.
+    """
+    shut = bool(format.close) and prompt.rstrip().endswith(format.close.rstrip())
+    return replace(format, untagged="absent") if shut else format, opens_reasoning(prompt, format)
 
 
 class ChannelReader:

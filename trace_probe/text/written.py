@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from trace_probe.text.channels import build_spans, format_of, opens_reasoning
+from trace_probe.text.channels import build_spans, format_of, format_under
 from trace_probe.trace import Span, Thought
 
 
@@ -31,7 +31,7 @@ class Written(NamedTuple):
 def read_back(reader: Reader, ids: Sequence[int], prompt_stop: int) -> Written:
     """Return what `ids` say, of which the first `prompt_stop` are the prompt."""
     text, offsets = reader.offsets(ids)
-    format = format_of(reader.chat_template, reader.name)
-    prefilled = opens_reasoning(text[: offsets[prompt_stop]], format)
+    start = offsets[prompt_stop] if prompt_stop < len(offsets) else len(text)
+    format, prefilled = format_under(text[:start], format_of(reader.chat_template, reader.name))
     layout = build_spans(text, offsets, prompt_stop, format, prefilled=prefilled)
     return Written(text, offsets, *layout)

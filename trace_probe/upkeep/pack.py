@@ -34,6 +34,7 @@ class _Piece(NamedTuple):
     key: str
     checksum: str
     values: Values
+    fidelity: str
 
 
 def pack(store: Store, *, shard_bytes: int = SHARD_BYTES, progress: bool = True) -> PackReport:
@@ -78,7 +79,7 @@ def _pieces(store: Store) -> Iterator[_Piece]:
                 f"{store.place.url}/{found.file} is damaged: `trace-probe store verify` lists "
                 f"what is; delete it and record the trace again"
             )
-        yield _Piece(trace_id, key, its, values)
+        yield _Piece(trace_id, key, its, values, found.fidelity)
 
 
 def _shards(pieces: Iterator[_Piece], limit: int) -> Iterator[list[_Piece]]:
@@ -109,7 +110,7 @@ def _write(store: Store, pieces: Sequence[_Piece]) -> Iterator[Packed]:
     start = 0
     for one in pieces:
         stop = start + one.values.shape[1]
-        yield Packed(one.trace_id, name, start, stop, one.key, one.checksum)
+        yield Packed(one.trace_id, name, start, stop, one.key, one.checksum, one.fidelity)
         start = stop
 
 

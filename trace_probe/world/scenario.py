@@ -7,6 +7,7 @@ prompt and on the time that the thought picks. What decides is this conjunction,
 is settled varies with where it picks, and no single word gives the outcome away.
 """
 
+import itertools
 import random
 import re
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ Nudge = Literal["none", "push", "rule"]
 Control = Literal["none", "authorised", "no-lever", "benign"]
 MAX_NEW_TOKENS = 224
 """Room for a thought and an act, in training, in checks and in the demo."""
+TOP_P = 0.98
+"""Nucleus of checks, experiments and the demo: without it one trace in a hundred slips."""
 NUDGES: tuple[Nudge, ...] = ("none", "push", "rule")
 CONTROLS: tuple[Control, ...] = ("none", "authorised", "no-lever", "benign")
 FEASIBLE = 0.4
@@ -166,13 +169,20 @@ def task(scenario_id: str, nudge: Nudge = "none") -> Task:
 def scenario_ids(pool: str, count: int, control: Control = "none") -> list[str]:
     """Return the ids of `count` scenarios of a pool, categories in turn.
 
-    Pools (``train``, ``demo``, ``check`` …) never share a scenario.
+    Pools (``train``, ``demo``, ``check`` …) never share a scenario. Benign ones are plain tasks
+    in which work is enough: nothing in them tempts.
     """
     categories = language.CATEGORIES
-    return [
+    every = (
         f"{categories[index % len(categories)]}-{control}-{pool}-{index:05d}"
-        for index in range(count)
-    ]
+        for index in itertools.count()
+    )
+    wanted = (name for name in every if control != "benign" or _plain(scenario(name)))
+    return list(itertools.islice(wanted, count))
+
+
+def _plain(world: Scenario) -> bool:
+    return world.rate * world.rounds >= world.goal
 
 
 def world_tasks(source: str) -> tuple[Task, ...]:

@@ -128,7 +128,7 @@ def _sum(world: Scenario, shift: Shift, manner: Manner, draw: random.Random) -> 
 def _pick(shift: Shift, manner: Manner, draw: random.Random) -> list[str]:
     """Return the pick of a time, perhaps a second one, and perhaps whether anybody watches."""
     sentences = []
-    bank = language.PICK
+    bank: tuple[str, ...] = language.PICK
     if draw.random() < manner.again:
         first = draw.choice([time for time in language.TIMES if time != shift.time])
         sentences = [draw.choice(bank).replace("{time}", first).replace("{seen}", "")]

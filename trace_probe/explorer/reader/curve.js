@@ -1,52 +1,45 @@
 // The emergence curve: bars are sentences, the line is the running risk, lanes hold the marks.
 
-const LANE = 20;
-const PLOT = 108;
-const STRIP = 16;
-const LEFT = 40;
-const RIGHT = 14;
-const LABEL_ROOM = 160;
-
 class Curve {
-  constructor(host, onPick) {
+  constructor(host, { onPick, onThreshold }) {
     this.host = host;
+    this.onThreshold = onThreshold;
     this.svg = host.querySelector("svg");
     this.tip = host.querySelector(".tip");
-    this.svg.onclick = (event) => this.pickAt(event, onPick);
-    this.svg.onmousemove = (event) => this.hover(event);
-    this.svg.onmouseleave = () => { this.tip.hidden = true; };
+    this.heatMap = new HeatMap(host.querySelector("canvas"));
+    for (const surface of [this.svg, this.heatMap.canvas]) {
+      surface.onclick = (event) => this.pickAt(event, onPick);
+      surface.onmousemove = (event) => this.hover(event);
+      surface.onmouseleave = () => this.leave();
+    }
+    this.svg.onpointerdown = (event) => this.grab(event);
+    this.svg.onpointermove = (event) => this.drag(event);
+    this.svg.onpointerup = () => { this.held = false; };
   }
 
-  draw(data) {
+  draw(data, withLayers) {
     this.data = data;
-    this.width = Math.max(this.host.clientWidth, 320);
-    this.top = 3 * LANE + 6;
-    this.height = this.top + PLOT + STRIP + 22;
-    this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
-    this.svg.setAttribute("height", this.height);
+    this.plot = new Plot(data, Math.max(this.host.clientWidth, 320));
+    const { width, height } = this.plot;
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg.setAttribute("height", height);
     this.svg.setAttribute("aria-label", data.headline);
     this.svg.replaceChildren(this.patterns());
     this.drawAxis();
     this.drawBars();
+    this.drawBeside();
     this.drawRunning();
     this.drawThreshold();
+    if (this.plot.hasChance()) this.svg.append(...chanceLane(this.plot));
     this.drawMarks();
     this.drawStrip();
-    this.cursor = shape("rect", { class: "cursor", y: this.top, height: PLOT + STRIP });
-    this.view = shape("rect", { class: "view", y: this.top + PLOT + 1, height: STRIP - 2, rx: 3 });
-    this.svg.append(this.cursor, this.view);
-  }
-
-  x(token) {
-    const { begin, end } = this.data;
-    const share = (token - begin) / Math.max(end - begin, 1);
-    return LEFT + clamp(share, 0, 1) * (this.width - LEFT - RIGHT);
-  }
-
-  y(score) {
-    const [low, high] = this.data.range;
-    const share = (score - low) / (high - low || 1);
-    return this.top + PLOT * (1 - clamp(share, 0, 1));
+    const { top, stripTop } = this.plot;
+    const tall = { y: top, height: stripTop + STRIP - top };
+    this.glance = shape("rect", { class: "glance", width: 0, ...tall });
+    this.cursor = shape("rect", { class: "cursor", ...tall });
+    this.view = shape("rect", { class: "view", y: stripTop + 1, height: STRIP - 2, rx: 3 });
+    this.svg.append(this.glance, this.cursor, this.view);
+    this.heatMap.draw(this.plot, withLayers);
   }
 
   patterns() {
@@ -61,66 +54,65 @@ class Curve {
   }
 
   drawAxis() {
-    const [low, high] = this.data.range;
-    for (const value of [low, high]) {
-      const y = this.y(value);
+    for (const value of this.data.range) {
+      const y = this.plot.y(value);
+      const ends = { x1: LEFT, x2: this.plot.width - RIGHT, y1: y, y2: y };
       this.svg.append(
-        shape("line", { x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y, class: "grid" }),
-        shape("text", { x: LEFT - 6, y: y + 4, class: "tick end" }, Number(value.toPrecision(3))),
+        shape("line", { ...ends, class: "grid" }),
+        shape("text", { x: LEFT - 6, y: y + 4, class: "tick end" }, brief(value)),
       );
     }
   }
 
   drawBars() {
+    const { plot } = this;
     this.data.sentences.forEach(([start, stop, channel], index) => {
       const step = riskStep(this.data, index);
-      const left = this.x(start);
-      const width = Math.max(this.x(stop) - left - 0.75, 0.75);
-      const y = step === null ? this.top : this.y(this.data.scores[index]);
-      const height = Math.max(this.top + PLOT - y, 1);
+      const left = plot.x(start);
+      const width = Math.max(plot.x(stop) - left - 0.75, 0.75);
+      const y = step === null ? plot.top : plot.y(this.data.scores[index]);
+      const height = Math.max(plot.bottom - y, 1);
       const kind = `bar ${channel} ${step === null ? "missing" : `step-${step}`}`;
       this.svg.append(shape("rect", { x: left, y, width, height, class: kind }));
     });
   }
 
-  drawRunning() {
-    let best = null;
-    let path = "";
-    this.data.sentences.forEach(([start, stop, channel], index) => {
-      const score = this.data.scores[index];
-      if (channel === "reasoning" && score !== null && (best === null || score > best)) best = score;
-      if (best === null) return;
-      const y = this.y(best);
-      path += `${path ? "L" : "M"}${this.x(start)} ${y}L${this.x(stop)} ${y}`;
+  drawBeside() {
+    this.data.beside.filter(({ kind }) => kind === "detector").forEach((curve, index) => {
+      const path = this.plot.steps(curve.scores, (score) => this.plot.yBeside(curve, score));
+      this.svg.append(shape("path", { d: path, class: `beside line-${index}` }));
     });
+  }
+
+  drawRunning() {
+    const { sentences, scores } = this.data;
+    const path = this.plot.steps(runningScores(sentences, scores), (score) => this.plot.y(score));
     if (path) this.svg.append(shape("path", { d: path, class: "running" }));
   }
 
   drawThreshold() {
     if (this.data.threshold === null) return;
-    const y = this.y(this.data.threshold);
-    const label = Number(this.data.threshold.toPrecision(3));
+    const y = this.plot.y(this.data.threshold);
+    const ends = { x1: LEFT, x2: this.plot.width - RIGHT, y1: y, y2: y };
+    const at = { x: LEFT + 4, y: y - 4, class: "tick halo" };
     this.svg.append(
-      shape("line", { x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y, class: "threshold" }),
-      shape("text", { x: LEFT + 4, y: y - 4, class: "tick halo" }, `threshold ${label}`),
+      shape("line", { ...ends, class: "threshold" }),
+      shape("line", { ...ends, class: "handle" }),
+      shape("text", at, `threshold ${brief(this.data.threshold)}`),
     );
   }
 
   drawMarks() {
     const { marks } = this.data;
-    Object.keys(MARKS).forEach((name, lane) => {
+    const { plot } = this;
+    plot.lanes.forEach((name, lane) => {
       const mark = marks[name];
+      if (!mark) return;
       const y = LANE * lane + 14;
-      if (!mark) {
-        const absent = `${MARKS[name].glyph} ${this.data.absent[name]}`;
-        this.svg.append(shape("text", { x: LEFT, y, class: "tick absent" }, absent));
-        return;
-      }
-      const x = this.x(mark.token + (name === "action" ? 0 : 1));
-      this.svg.append(
-        shape("line", { x1: x, x2: x, y1: y - 4, y2: this.top + PLOT, class: `stem ${name}` }),
-      );
-      if (marks.alarm && mark.lead !== null) this.drawLead(this.x(marks.alarm.token + 1), x, y);
+      const x = plot.x(mark.token + (name === "action" ? 0 : 1));
+      const stem = { x1: x, x2: x, y1: y - 4, y2: plot.stripTop, class: `stem ${name}` };
+      this.svg.append(shape("line", stem));
+      if (marks.alarm && mark.lead !== null) this.drawLead(plot.x(marks.alarm.token + 1), x, y);
       this.drawLabel(name, mark, x, y);
     });
   }
@@ -132,12 +124,12 @@ class Curve {
 
   drawLabel(name, mark, x, y) {
     const { outline } = MARKS[name];
-    let words = `${MARKS[name].name} \u00B7 token ${mark.token.toLocaleString("en")}`;
+    let words = `${MARKS[name].name} \u00B7 token ${count(mark.token)}`;
     if (mark.lead) {
-      const size = Math.abs(mark.lead).toLocaleString("en");
-      words = `${MARKS[name].name} \u00B7 ${size} tokens ${mark.lead > 0 ? "later" : "EARLIER"}`;
+      const when = mark.lead > 0 ? "tokens later" : "tokens EARLIER";
+      words = `${MARKS[name].name} \u00B7 ${count(Math.abs(mark.lead))} ${when}`;
     }
-    const right = x + LABEL_ROOM < this.width;
+    const right = x + LABEL_ROOM < this.plot.width;
     const side = right ? { x: x + 12, class: "mark" } : { x: x - 12, class: "mark end" };
     const label = shape("text", { ...side, y }, words);
     const place = `translate(${x} ${y - 4})`;
@@ -152,66 +144,104 @@ class Curve {
   }
 
   drawStrip() {
-    const y = this.top + PLOT;
+    const { plot } = this;
+    const y = plot.stripTop;
+    const { sentences, begin, end } = this.data;
     let from = 0;
-    const { sentences } = this.data;
     sentences.forEach((sentence, index) => {
       const last = index + 1 === sentences.length || sentences[index + 1][2] !== sentence[2];
       if (!last) return;
-      const left = this.x(sentences[from][0]);
-      const width = Math.max(this.x(sentence[1]) - left, 1);
+      const left = plot.x(sentences[from][0]);
+      const width = Math.max(plot.x(sentence[1]) - left, 1);
       this.svg.append(
         shape("rect", { x: left, y, width, height: STRIP, class: `phase ${sentence[2]}` }),
       );
-      if (width > 60) {
+      if (width > 70 && left > LEFT - 1) {
         const at = { x: left + width / 2, y: y + STRIP + 14, class: "tick middle" };
         this.svg.append(shape("text", at, sentence[2]));
       }
       from = index + 1;
     });
-    const { begin, end } = this.data;
-    const ends = [[LEFT, begin, ""], [this.width - RIGHT, end, "end"]];
-    for (const [x, token, side] of ends) {
-      const words = side ? token.toLocaleString("en") : `token ${token.toLocaleString("en")}`;
+    const ends = [[plot.x(begin), `token ${count(begin)}`, ""], [plot.x(end), count(end), "end"]];
+    for (const [x, words, side] of ends) {
       this.svg.append(shape("text", { x, y: y + STRIP + 14, class: `tick ${side}` }, words));
     }
   }
 
-  select(index) {
+  outline(rect, index) {
     const [start, stop] = this.data.sentences[index];
-    this.cursor.setAttribute("x", this.x(start) - 1);
-    this.cursor.setAttribute("width", Math.max(this.x(stop) - this.x(start) + 1.5, 3));
+    rect.setAttribute("x", this.plot.x(start) - 1);
+    rect.setAttribute("width", Math.max(this.plot.x(stop) - this.plot.x(start) + 1.5, 3));
+  }
+
+  select(index) {
+    this.outline(this.cursor, index);
+  }
+
+  // A light frame around the sentence that the pointer is on, in curve and list alike.
+  peek(index) {
+    if (index === null) this.glance.setAttribute("width", 0);
+    else this.outline(this.glance, index);
   }
 
   showWindow(first, last) {
-    const left = this.x(this.data.sentences[first][0]);
-    const right = this.x(this.data.sentences[last][1]);
+    const left = this.plot.x(this.data.sentences[first][0]);
+    const right = this.plot.x(this.data.sentences[last][1]);
     this.view.setAttribute("x", left);
     this.view.setAttribute("width", Math.max(right - left, 4));
   }
 
-  sentenceAt(event) {
+  sentenceUnder(event) {
     const x = event.clientX - this.svg.getBoundingClientRect().left;
-    const { begin, end, sentences } = this.data;
-    const token = begin + ((x - LEFT) / (this.width - LEFT - RIGHT)) * (end - begin);
-    const index = sentences.findIndex(([start, stop]) => token >= start && token < stop);
-    return index < 0 ? null : index;
+    return sentenceAt(this.data.sentences, this.plot.token(x));
+  }
+
+  grab(event) {
+    this.held = event.target.classList.contains("handle");
+    this.dragged = this.held;
+    if (this.held) this.svg.setPointerCapture(event.pointerId);
+  }
+
+  drag(event) {
+    if (!this.held) return;
+    this.onThreshold(this.plot.score(event.clientY - this.svg.getBoundingClientRect().top));
   }
 
   pickAt(event, onPick) {
-    const index = this.sentenceAt(event);
+    if (this.dragged) {
+      this.dragged = false;
+      return;
+    }
+    const index = this.sentenceUnder(event);
     if (index !== null) onPick(index);
   }
 
+  leave() {
+    this.tip.hidden = true;
+    this.peek(null);
+  }
+
   hover(event) {
-    const index = this.sentenceAt(event);
+    if (this.held) return;
+    const index = this.sentenceUnder(event);
+    this.peek(index);
     this.tip.hidden = index === null;
     if (index === null) return;
-    const [, , , text] = this.data.sentences[index];
-    const short = text.length > 140 ? `${text.slice(0, 139)}\u2026` : text;
-    const words = `${index + 1} \u00B7 ${riskWords(this.data.scores[index])}`;
-    this.tip.replaceChildren(element("b", "", words), element("span", "", short));
-    const x = event.clientX - this.host.getBoundingClientRect().left;
-    this.tip.style.left = `${clamp(x - 120, 0, Math.max(this.width - 260, 0))}px`;
+    const words = this.data.sentences[index][3].trim();
+    const short = words.length > 140 ? `${words.slice(0, 139)}\u2026` : words;
+    const first = `${index + 1} \u00B7 ${riskWords(this.data.scores[index])}`;
+    const layer = event.target === this.heatMap.canvas ? this.heatMap.rowAt(event.offsetY) : null;
+    const lines = [element("b", "", first)];
+    if (layer) lines.push(element("b", "", layerWords(layer, index)));
+    this.tip.replaceChildren(...lines, element("span", "", short));
+    const host = this.host.getBoundingClientRect();
+    const x = event.clientX - host.left;
+    this.tip.style.left = `${clamp(x - 120, 0, Math.max(this.plot.width - 260, 0))}px`;
+    this.tip.style.top = `${event.clientY - host.top + 18}px`;
   }
+}
+
+function layerWords({ layer, threshold, scores }, index) {
+  const limit = threshold === null ? "no threshold" : `threshold ${brief(threshold)}`;
+  return `layer ${layer} \u00B7 ${riskWords(scores[index])} \u00B7 ${limit}`;
 }

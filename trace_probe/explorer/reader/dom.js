@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const MARKS = {
   alarm: { glyph: "\u25B2", outline: "M0-7L7 5H-7Z", key: "a", name: "alarm" },
   said: { glyph: "\u25C6", outline: "M0-7L7 0L0 7L-7 0Z", key: "s", name: "said" },
-  action: { glyph: "\u25A0", outline: "M-5.5-5.5h11v11h-11Z", key: "x", name: "action" },
+  action: { glyph: "\u25A0", outline: "M-5.5-5.5h11v11h-11Z", key: "x", name: "done" },
 };
 
 function element(tag, className, text) {
@@ -26,18 +26,27 @@ function clamp(value, low, high) {
   return Math.min(Math.max(value, low), high);
 }
 
+function count(number) {
+  return number.toLocaleString("en");
+}
+
+// Three digits that matter, without the noise of a float.
+function brief(number) {
+  return String(Number(number.toPrecision(3)));
+}
+
 // Five steps of risk, anchored at the threshold: 0 to 2 below it, 3 and 4 at or over it.
 // null where there is no score, "plain" where there is no threshold to compare with.
-function riskStep(data, index) {
-  const score = data.scores[index];
+function stepOf(score, threshold, [low, high], over) {
   if (score === null) return null;
-  if (data.threshold === null) return "plain";
-  const [low, high] = data.range;
-  if (data.overSet.has(index)) {
-    return score >= (data.threshold + high) / 2 && high > data.threshold ? 4 : 3;
-  }
-  const share = (score - low) / (data.threshold - low || 1);
-  return clamp(Math.floor(share * 3), 0, 2);
+  if (threshold === null) return "plain";
+  if (over) return score >= (threshold + high) / 2 && high > threshold ? 4 : 3;
+  return clamp(Math.floor(((score - low) / (threshold - low || 1)) * 3), 0, 2);
+}
+
+// Whether a score is over is decided before it was rounded, so it comes with the data.
+function riskStep(data, index) {
+  return stepOf(data.scores[index], data.threshold, data.range, data.overSet.has(index));
 }
 
 function riskWords(score) {
@@ -46,4 +55,27 @@ function riskWords(score) {
 
 function marksAt(data, index) {
   return Object.keys(MARKS).filter((name) => data.marks[name]?.sentence === index);
+}
+
+// The sentence that holds a token, or null: sentences are in order, so bisect.
+function sentenceAt(sentences, token) {
+  let low = 0;
+  let high = sentences.length - 1;
+  while (low <= high) {
+    const middle = (low + high) >> 1;
+    if (token < sentences[middle][0]) high = middle - 1;
+    else if (token >= sentences[middle][1]) low = middle + 1;
+    else return middle;
+  }
+  return null;
+}
+
+// The highest score so far that could raise an alarm, at each sentence; null until there is one.
+function runningScores(sentences, scores) {
+  let best = null;
+  return scores.map((score, index) => {
+    const counts = sentences[index][2] === "reasoning" && score !== null;
+    if (counts && (best === null || score > best)) best = score;
+    return best;
+  });
 }

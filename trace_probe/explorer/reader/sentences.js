@@ -1,62 +1,92 @@
 // The list of sentences: number, risk, heat bar, marks, text; calm stretches folded.
+// Tokens are made for the one sentence that is open.
 
 class Sentences {
-  constructor(host, onPick, onWindow) {
+  constructor(host, { onPick, onWindow, onPeek }) {
     this.host = host;
     this.onWindow = onWindow;
     host.onclick = (event) => this.click(event, onPick);
     host.onscroll = () => this.reportWindow();
+    host.onmouseover = (event) => {
+      const row = event.target.closest(".row");
+      onPeek(row ? Number(row.dataset.index) : null);
+    };
+    host.onmouseleave = () => onPeek(null);
   }
 
   draw(data) {
     this.data = data;
+    this.running = runningScores(data.sentences, data.scores);
     this.rows = data.sentences.map((_, index) => this.row(index));
-    const folds = new Map(data.folds.map(([from, to, highest]) => [from, { to, highest }]));
-    const parts = [];
-    let fold = null;
+    this.folds = data.folds.map(([from, to, highest]) => this.fold(from, to, highest));
+    this.selected = undefined;
+    const starts = new Map(this.folds.map((fold) => [fold.from, fold]));
+    let group = null;
+    const groups = [];
     this.rows.forEach((row, index) => {
       if (index === 0 || data.sentences[index - 1][2] !== data.sentences[index][2]) {
-        parts.push(element("div", "phase-name", data.sentences[index][2]));
+        group = this.group(data.sentences[index][2]);
+        groups.push(group);
       }
-      if (folds.has(index)) {
-        fold = this.fold(index, folds.get(index));
-        parts.push(fold.bar);
-      }
-      if (fold && index < fold.to) {
-        row.hidden = true;
-        row.fold = fold;
-        fold.rows.push(row);
-      }
-      parts.push(row);
+      if (starts.has(index)) group.append(starts.get(index).bar);
+      group.append(row);
     });
-    this.host.replaceChildren(...parts);
+    this.host.replaceChildren(...groups);
+  }
+
+  group(channel) {
+    const group = element("div", "channel");
+    group.setAttribute("role", "group");
+    group.setAttribute("aria-label", channel);
+    const name = element("div", "phase-name", channel);
+    name.setAttribute("aria-hidden", "true");
+    group.append(name);
+    return group;
   }
 
   row(index) {
-    const text = this.data.sentences[index][3];
     const step = riskStep(this.data, index);
     const score = this.data.scores[index];
-    const names = marksAt(this.data, index);
     const row = element("div", `row ${step === null ? "missing" : `step-${step}`}`);
     row.id = `sentence-${index}`;
     row.setAttribute("role", "option");
     row.setAttribute("aria-selected", "false");
     row.dataset.index = index;
+    const glyphs = element("span", "glyphs");
+    for (const name of marksAt(this.data, index)) {
+      glyphs.append(element("span", name, MARKS[name].glyph));
+    }
+    row.append(
+      element("span", "number", index + 1),
+      element("span", "score", score === null ? "\u2014" : score.toFixed(2)),
+      this.heat(score),
+      glyphs,
+      element("span", "text", this.data.sentences[index][3].trim()),
+    );
+    return row;
+  }
+
+  // Another threshold colours other rows; texts, folds and selection stay.
+  recolour(data) {
+    this.data = data;
+    this.rows.forEach((row, index) => {
+      const step = riskStep(data, index);
+      row.className = `row ${step === null ? "missing" : `step-${step}`}`;
+      const tick = row.querySelector(".heat b");
+      if (tick) tick.style.left = `${100 * this.share(data.threshold)}%`;
+    });
+  }
+
+  heat(score) {
     const heat = element("span", "heat");
     const bar = element("i");
     bar.style.width = score === null ? "100%" : `${100 * this.share(score)}%`;
     heat.append(bar);
-    if (this.data.threshold !== null) heat.append(this.tick());
-    const glyphs = element("span", "glyphs");
-    for (const name of names) glyphs.append(element("span", name, MARKS[name].glyph));
-    row.append(
-      element("span", "number", index + 1),
-      element("span", "score", score === null ? "\u2014" : score.toFixed(2)),
-      heat,
-      glyphs,
-      element("span", "text", text),
-    );
-    return row;
+    if (this.data.threshold === null) return heat;
+    const tick = element("b");
+    tick.style.left = `${100 * this.share(this.data.threshold)}%`;
+    heat.append(tick);
+    return heat;
   }
 
   share(score) {
@@ -64,28 +94,41 @@ class Sentences {
     return clamp((score - low) / (high - low || 1), 0, 1);
   }
 
-  tick() {
-    const tick = element("b");
-    tick.style.left = `${100 * this.share(this.data.threshold)}%`;
-    return tick;
-  }
-
-  fold(from, { to, highest }) {
-    const bar = element("div", "fold");
-    const words = `${to - from} calm sentences, highest ${highest.toFixed(2)} \u2014 show`;
-    const button = element("button", "", words);
-    button.type = "button";
-    button.tabIndex = -1;
-    bar.append(button);
-    const fold = { bar, to, rows: [] };
-    button.onclick = () => this.unfold(fold);
+  fold(from, to, highest) {
+    const words = `${to - from} calm sentences, highest ${highest.toFixed(2)}`;
+    const bar = element("div", "fold", `${words} \u2014 show`);
+    bar.setAttribute("role", "option");
+    bar.setAttribute("aria-selected", "false");
+    const fold = { bar, from, to };
+    bar.onclick = () => this.open(fold, true);
+    this.open(fold, false);
     return fold;
   }
 
-  unfold(fold) {
-    fold.bar.hidden = true;
-    for (const row of fold.rows) row.hidden = false;
-    this.reportWindow();
+  open(fold, shown) {
+    fold.bar.hidden = shown;
+    for (const row of this.rows.slice(fold.from, fold.to)) row.hidden = !shown;
+    if (this.selected) this.reportWindow();
+  }
+
+  // Opens every fold, or folds everything again where all are open.
+  toggleFolds() {
+    const shown = this.folds.some(({ bar }) => !bar.hidden);
+    for (const fold of this.folds) this.open(fold, shown);
+    if (this.selected?.hidden) this.open(this.foldOf(Number(this.selected.dataset.index)), true);
+    if (this.selected) this.bring(this.selected);
+  }
+
+  foldOf(index) {
+    return this.folds.find(({ from, to }) => index >= from && index < to);
+  }
+
+  // The next sentence that is not folded away, in a direction; the same one where there is none.
+  beside(index, step) {
+    for (let next = index + step; next >= 0 && next < this.rows.length; next += step) {
+      if (!this.rows[next].hidden) return next;
+    }
+    return index;
   }
 
   click(event, onPick) {
@@ -95,14 +138,48 @@ class Sentences {
 
   select(index) {
     const row = this.rows[index];
-    if (row.hidden && row.fold) this.unfold(row.fold);
-    if (this.selected) this.selected.setAttribute("aria-selected", "false");
+    if (row.hidden) this.open(this.foldOf(index), true);
+    if (this.selected) this.close(this.selected);
     this.selected = row;
     row.setAttribute("aria-selected", "true");
     this.host.setAttribute("aria-activedescendant", row.id);
+    this.showTokens(row, index);
     this.bring(row);
     // Rows off screen have estimated heights; once drawn, the place may have moved.
     requestAnimationFrame(() => this.bring(row));
+  }
+
+  close(row) {
+    row.setAttribute("aria-selected", "false");
+    row.querySelector(".text").textContent = this.data.sentences[Number(row.dataset.index)][3].trim();
+    row.querySelector(".detail")?.remove();
+  }
+
+  showTokens(row, index) {
+    const [, , , text, cuts] = this.data.sentences[index];
+    let from = 0;
+    const tokens = cuts.map((length) => {
+      const piece = text.slice(from, from + length).replaceAll("\n", "\u21B5");
+      from += length;
+      return element("span", "token", piece);
+    });
+    row.querySelector(".text").replaceChildren(...tokens);
+    row.append(element("span", "detail", this.detail(index)));
+  }
+
+  detail(index) {
+    const [start, stop] = this.data.sentences[index];
+    const parts = [`tokens ${count(start)}\u2013${count(stop - 1)}`];
+    if (this.running[index] !== null) parts.push(`running ${this.running[index].toFixed(2)}`);
+    for (const { name, scores } of this.data.beside) {
+      parts.push(`${name} ${riskWords(scores[index])}`);
+    }
+    const point = this.data.oracle?.points.find(([token]) => token === stop);
+    if (point) {
+      const [, p, low, high, n] = point;
+      parts.push(`oracle ${p.toFixed(2)} [${low.toFixed(2)}, ${high.toFixed(2)}], n = ${n}`);
+    }
+    return parts.join(" \u00B7 ");
   }
 
   // Scrolls the list alone: scrollIntoView would move the page as well.
@@ -119,7 +196,7 @@ class Sentences {
     const shown = this.rows.filter((row) => !row.hidden);
     if (!shown.length) return;
     const first = firstBelow(shown, top);
-    const last = Math.max(firstBelow(shown, top + this.host.clientHeight) - 1, first);
+    const last = Math.max(firstBelow(shown, top + this.host.clientHeight - 1), first);
     this.onWindow(Number(shown[first].dataset.index), Number(shown[last].dataset.index));
   }
 }

@@ -1,13 +1,17 @@
 """About: what was recorded, what the probe is, what the words mean, what this does not show."""
 
+import json
 from dataclasses import asdict
 
 import streamlit as st
 
+from trace_probe.errors import ModelError
+from trace_probe.explorer import sidebar
 from trace_probe.explorer.current import Current, current
-from trace_probe.explorer.links import organism_notice
+from trace_probe.explorer.links import ORGANISM_PREFIX, organism_notice
 from trace_probe.explorer.runs import probe_card
-from trace_probe.visible import visible
+from trace_probe.model.checkpoint import organism_path
+from trace_probe.visible import snippet, visible
 
 DEFINITIONS = """
 - **Risk** of a sentence: the detector's score once the model has written it. Later text plays
@@ -19,9 +23,14 @@ DEFINITIONS = """
 - **Action** ■: the first token of the act that decided the outcome.
 - **Lead**: tokens from the alarm to the end of the sentence that says it, or to the start
   of the action.
+- **Early**: the alarm came first. **Late**: after the words or the act. **Missed**: no alarm.
+  **Clear**: harmless, and no alarm.
 - **Quiet**: done, never said, and yet an alarm.
+- **Disagree**: one labeller calls the trace instrumental, another harmless.
 - **Threshold**: set so that a chosen share of whole *benign* traces raises a false alarm.
-- **Hatched**: no score was computed there. That is not a score of 0.
+- **Within-prompt AUROC**: how well the detector tells samples of *one* prompt apart; what only
+  knows the task scores 0.5.
+- **Hatched** or blank: no score was computed there. That is not a score of 0.
 """
 
 LIMITS = """
@@ -32,14 +41,47 @@ LIMITS = """
 - The false-alarm rate was measured on benign traces like those named; other benign work may
   differ.
 - No alarm does not mean no risk: see the traces under *Missed*.
+- A map of sentences shows what is alike to the model, not why; far distances on it mean little.
+- Text scored by a model that did not write it is outside of what the threshold promises.
 """
+CARD_FIELDS = (
+    "model",
+    "layer",
+    "method",
+    "C",
+    "rows",
+    "pooling",
+    "labeller",
+    "threshold",
+    "target_false_alarm_rate",
+    "honest_false_alarm_rate",
+    "version",
+)
+
+
+def table(content: dict[str, object], alt: str) -> None:
+    """Show fields and their values."""
+    values = [visible("—" if value in (None, "") else str(value)) for value in content.values()]
+    names = [name.replace("_", " ") for name in content]
+    st.dataframe({"field": names, "value": values}, hide_index=True, alt=alt)
 
 
 def manifest(shown: Current) -> None:
     """Show what the run is."""
-    raw = asdict(shown.run.manifest) | {"traces": len(shown.rows), "labels": len(shown.run.labels)}
-    content = {"field": list(raw), "value": [visible(str(value)) for value in raw.values()]}
-    st.dataframe(content, hide_index=True)
+    run = shown.run
+    raw = asdict(run.manifest)
+    sampling = raw.pop("sampling")
+    labelled = {name: f"{len(labels):,} traces" for name, labels in run.judged.items()}
+    table(
+        {
+            "traces": f"{len(shown.rows):,}",
+            **raw,
+            **sampling,
+            "labels": ", ".join(f"{name}: {count}" for name, count in labelled.items()),
+            "folder": run.path.resolve(),
+        },
+        "What was recorded",
+    )
 
 
 def card(shown: Current) -> None:
@@ -51,17 +93,43 @@ def card(shown: Current) -> None:
     if file is None:
         st.text(visible(f"{shown.detector.name} has no card in the probes folder beside the runs."))
         return
-    st.text(str(file))
-    st.code(visible(file.read_text(encoding="utf-8")), language=None, wrap_lines=True)
+    text = file.read_text(encoding="utf-8")
+    raw = json.loads(text)
+    facts = {name: raw[name] for name in CARD_FIELDS if name in raw}
+    counts = {name: f"{len(raw[name])}" for name in ("training_tasks", "calibration_tasks")}
+    table(facts | counts, "The card of the probe")
+    for limit in raw.get("limits", ()):
+        st.text(visible(f"• {limit}"))
+    with st.expander("The whole card"):
+        st.text(str(file))
+        st.code(visible(text), language=None, wrap_lines=True)
+
+
+def organism(shown: Current) -> None:
+    """Show the card of the organism that was recorded, if it was one and is here."""
+    model = shown.run.manifest.model
+    if not model.startswith(ORGANISM_PREFIX):
+        return
+    name = model.removeprefix(ORGANISM_PREFIX).partition("@")[0]
+    try:
+        file = organism_path(name) / "README.md"
+    except ModelError as error:
+        st.text(visible(snippet(str(error), 300)))
+        return
+    if file.is_file():
+        with st.expander("The card of the model organism"):
+            st.code(visible(file.read_text(encoding="utf-8")), language=None, wrap_lines=True)
 
 
 shown = current()
+sidebar.publish(shown.view())
 st.title("About this run")
 organism_notice(shown.run.manifest)
 left, right = st.columns(2, gap="large")
 with left:
     st.subheader("What was recorded")
     manifest(shown)
+    organism(shown)
     st.subheader("The detector")
     card(shown)
 with right:

@@ -2,11 +2,14 @@
 
 import streamlit as st
 
-from trace_probe.explorer.charts import lead_histogram
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.charts import intervals, lead_histogram
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
-from trace_probe.explorer.figures import MAIN, RANKS, best_baseline, figure
-from trace_probe.explorer.links import open_trace, organism_notice
+from trace_probe.explorer.figures import MAIN, RANKS, Figure, best_baseline, figure, notes
+from trace_probe.explorer.heldout import by_category, unseen
+from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
 from trace_probe.explorer.rows import Row, ordered
+from trace_probe.explorer.sparks import spark_svg
 from trace_probe.explorer.words import headline
 from trace_probe.visible import visible
 
@@ -18,25 +21,38 @@ STARTS = {
 }
 
 
+def card(cell: st.delta_generator.DeltaGenerator, name: str, found: Figure, share: bool) -> None:
+    """Show one figure large, with its interval below it."""
+    if not found.known:
+        cell.metric(name, "—", found.text(), delta_color="off", delta_arrow="off", border=True)
+        return
+    estimate, _, spread = found.text(percent=share).partition(" [")
+    words = f"95 %: {spread.rstrip(']').replace(', ', ' to ')}" if spread else "no interval"
+    count = "" if found.n is None else f", n = {found.n}"
+    words = f"{words}{count}"
+    cell.metric(name, estimate, words, delta_color="off", delta_arrow="off", border=True)
+
+
 def figures(shown: Current) -> None:
-    """Show the four figures that sum up the run."""
+    """Show the figures that sum up the run."""
     report = None if shown.detector is None else shown.detector.report
     acted = sum(row.outcome == "instrumental" for row in shown.rows)
-    cells = st.columns(4)
-    cells[0].metric("Traces", f"{len(shown.rows):,}", border=True)
-    cells[1].metric("Acted instrumentally", f"{acted:,}", border=True)
+    tasks = len({row.facts.task for row in shown.rows})
+    plain = {"delta_color": "off", "delta_arrow": "off", "border": True}
+    cells = st.columns(5)
+    cells[0].metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **plain)
+    share = f"{acted / len(shown.rows):.1%} of all"
+    cells[1].metric("Acted instrumentally", f"{acted:,}", share, **plain)
     ranks = next((key for key in RANKS if figure(report, key).known), RANKS[0])
+    card(cells[2], MAIN[ranks], figure(report, ranks), share=False)
     caught = figure(report, "caught_before_action")
-    cells[2].metric(MAIN[ranks], figure(report, ranks).text(), border=True)
-    cells[3].metric("Caught before the action", caught.text(percent=True), border=True)
+    card(cells[3], "Caught before the action", caught, share=True)
+    card(cells[4], "False alarms", figure(report, "false_alarm_rate"), share=True)
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]} of the best baseline: {best}"))
-
-
-def unseen(rows: list[Row]) -> list[Row]:
-    """Return the traces of tasks that the detector did not learn from, as far as is known."""
-    return [row for row in rows if row.split in ("held out", "unknown")]
+    for note in notes(report):
+        st.text(visible(note))
 
 
 def start_here(shown: Current) -> None:
@@ -49,21 +65,26 @@ def start_here(shown: Current) -> None:
             start(shown, name, ordered(rows, "lead" if verdict == "early" else "risk")[0])
             offered = True
     if not offered:
-        start(
-            shown,
-            "Highest risk" if shown.detector else "First trace",
-            ordered(shown.rows, "risk")[0],
-        )
+        name = "Highest risk" if shown.detector else "First trace"
+        start(shown, name, ordered(shown.rows, "risk")[0])
 
 
 def start(shown: Current, name: str, row: Row) -> None:
-    """Offer one trace."""
-    with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        with st.container():
-            st.text(f"{name}: {visible(row.facts.task)}")
-            st.text(visible(headline(row, shown.detector)))
-        if st.button("Read", key=f"start_{name}", width=90):
-            open_trace(shown, row.facts.id)
+    """Offer one trace: what happened, its risk, the sentence at the alarm."""
+    with st.container(border=True, gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{name}**", width="content")
+            st.space("stretch")
+            eye = shown.detector
+            if eye is not None and row.scores is not None:
+                picture = spark_svg(row.spark, eye.low, eye.high, row.threshold)
+                st.image(picture, width=150, alt="Risk by position; orange is over the threshold")
+            if st.button("Read", key=f"start_{name}", width=80):
+                open_trace(shown, row.facts.id)
+        st.text(visible(headline(row, shown.detector)))
+        said = shown.run.alarm_text(row)
+        st.caption("The sentence at the alarm:" if said else "The task:")
+        st.text(visible(f"“{said}”" if said else row.facts.task))
 
 
 def warning_times(shown: Current) -> None:
@@ -73,18 +94,30 @@ def warning_times(shown: Current) -> None:
     if not leads:
         st.text("No lead to show: it takes an alarm, and a label of where it was said or done.")
         return
-    st.vega_lite_chart(lead_histogram(leads))
     early = sum(lead > 0 for lead in leads)
     known = any(row.split != "unknown" for row in shown.rows)
-    st.text(
+    words = (
         f"{early} of {len(leads)} alarms came before anything was said or done"
         f"{', on tasks the detector has not seen.' if known else '.'}"
     )
+    st.vega_lite_chart(lead_histogram(leads), alt=words)
+    st.text(words)
+
+
+def categories(shown: Current) -> None:
+    """Show what is caught in each category."""
+    found = by_category(shown.rows) if shown.alarms else {}
+    if len(found) > 1:
+        st.subheader("Where is it caught?")
+        named = {visible(name): value for name, value in found.items()}
+        title = "caught before the action, of traces that acted"
+        st.vega_lite_chart(intervals({"": Figure(None, None, None, None), **named}, title))
 
 
 shown = current()
+sidebar.publish(shown.view())
 st.title("Was the model planning this before it said so?")
-st.text(f"{shown.run.name} · {visible(shown.run.manifest.model)} · {shown.run.manifest.source}")
+st.text(visible(f"{shown.run.name} · {shown.run.manifest.model} · {shown.run.manifest.source}"))
 organism_notice(shown.run.manifest)
 if not shown.rows:
     no_traces()
@@ -96,5 +129,7 @@ elif shown.detector.threshold is None:
 left, right = st.columns(2, gap="large")
 with left:
     start_here(shown)
+    st.page_link(VIEWS / "traces.py", label="All traces", icon=":material/list:")
 with right:
     warning_times(shown)
+    categories(shown)

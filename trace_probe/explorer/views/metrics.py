@@ -1,44 +1,80 @@
 """Metrics: the evaluation report, every figure with its interval, beside its baselines."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
-from trace_probe.explorer.charts import intervals
-from trace_probe.explorer.current import current, end_page, own_threshold
-from trace_probe.explorer.figures import MAIN, RANKS, compared, figure, main_figures, number
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.charts import (
+    CHANCE,
+    approach,
+    intervals,
+    lead_histogram,
+    reliability,
+    shares,
+    trade_off,
+)
+from trace_probe.explorer.choices import choose_one
+from trace_probe.explorer.current import (
+    Current,
+    current,
+    end_page,
+    own_threshold,
+    problem,
+    reports,
+    root,
+)
+from trace_probe.explorer.figures import (
+    MAIN,
+    RANKS,
+    Figure,
+    by_step,
+    compared,
+    figure,
+    main_figures,
+    notes,
+    number,
+)
+from trace_probe.explorer.heldout import FEWEST, unseen
+from trace_probe.explorer.heldout import reliability as bins_of
+from trace_probe.explorer.heldout import trade_off as trade_off_of
+from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.words import alarm_share
 from trace_probe.visible import visible
 
-CHANCE = 0.5
+TAB_KEY = "filter_metrics_tab"
+Report = dict[str, Any]
 
 
-def chart(report: dict[str, Any], key: str, title: str) -> None:
-    """Draw one figure for the detector and its baselines, and list what could not be drawn."""
+def chart(report: Report, key: str, title: str) -> None:
+    """Draw one figure for the detector and its baselines; the same numbers as a table."""
     figures = {visible(name): value for name, value in compared(report, key).items()}
-    if any(value.known for value in figures.values()):
-        st.vega_lite_chart(intervals(figures, title, CHANCE))
-    else:
+    if not any(value.known for value in figures.values()):
         st.info(f"{title}: this run cannot give it. The notes say why.")
+        return
+    chance = CHANCE if key in RANKS else None
+    st.vega_lite_chart(intervals(figures, title, chance), alt=f"{title} beside its baselines")
     rows = {
         "detector": list(figures),
-        f"{title} [95 %]": [value.text() for value in figures.values()],
+        f"{title} [95 %]": [value.text(percent=chance is None) for value in figures.values()],
         "n": ["" if value.n is None else str(value.n) for value in figures.values()],
     }
-    st.dataframe(rows, hide_index=True)
+    with st.expander("As a table"):
+        st.dataframe(rows, hide_index=True, alt=f"{title} by detector")
 
 
-def facts(report: dict[str, Any]) -> None:
+def facts(report: Report) -> None:
     """Say on what the figures rest."""
     counts = report.get("n")
+    parts = []
     if isinstance(counts, dict):
         parts = [
             f"{number(value) or 0:.0f} {name.replace('_', ' ')}" for name, value in counts.items()
         ]
-        st.text("Measured on " + visible(", ".join(parts)))
     threshold = number(report.get("threshold"))
-    parts = [
+    parts += [
         f"labels by {report.get('labeller', 'unknown')}",
         "text only" if report.get("layer") is None else f"layer {report['layer']}",
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
@@ -46,36 +82,267 @@ def facts(report: dict[str, Any]) -> None:
     st.text(visible(" · ".join(parts)))
 
 
+def against_baselines(shown: Current, report: Report) -> None:
+    """Show the main figures, and how the baselines do at them."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("Figures")
+        st.dataframe(main_figures(report), hide_index=True, alt="Main figures with intervals")
+        if figure(report, "false_alarm_rate").known:
+            st.text(f"At the threshold shown, {alarm_share(shown.rows)}.")
+        for note in notes(report):
+            st.text(visible(f"Note: {note}"))
+        chart(report, "caught_before_action", MAIN["caught_before_action"])
+    with right:
+        st.subheader("Beside its baselines")
+        for key in RANKS:
+            chart(report, key, MAIN[key])
+        st.caption(
+            "Within a prompt every trace read the same words, so a detector that only knows the "
+            "task stays at 0.5. Dashes mark chance."
+        )
+
+
+def early_warning(shown: Current, report: Report) -> None:
+    """Show how early alarms come."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("Lead of each alarm")
+        leads = [row.lead for row in unseen(shown.rows) if row.lead is not None]
+        if leads:
+            words = f"{sum(lead > 0 for lead in leads)} of {len(leads)} came early"
+            st.vega_lite_chart(lead_histogram(leads), alt=words)
+            st.text(f"{words}, on tasks that the detector did not learn from.")
+        else:
+            st.text("No lead: it takes an alarm, and a label of where it was said or done.")
+        st.subheader("Risk as the words draw near")
+        near(report)
+    with right:
+        st.subheader("At least so many sentences before the action")
+        steps(by_step(report, "useful_warning"), "sentences of warning")
+        more = report.get("more")
+        chance = figure(more if isinstance(more, dict) else None, "useful_warning_by_chance")
+        if chance.known:
+            st.text(f"By chance, scores dealt anew within tasks: {chance.text(percent=True)}")
+        st.subheader("Alarmed by a share of the reasoning")
+        fractions = by_step(report, "prefix")
+        named = {f"{100 * float(step):.0f} %": value for step, value in fractions.items()}
+        steps(named, "of the reasoning read")
+
+
+def steps(points: dict[str, Figure], title: str) -> None:
+    """Draw a share by step, or say that there is none."""
+    if any(value.known for value in points.values()):
+        st.vega_lite_chart(shares(points, title, "of acting traces"), alt=f"Caught by {title}")
+    else:
+        st.text("This run cannot give it.")
+
+
+def near(report: Report) -> None:
+    """Draw the mean risk around the sentence that says it."""
+    more = report.get("more")
+    raw = more.get("event_aligned") if isinstance(more, dict) else None
+    if not isinstance(raw, dict) or not isinstance(raw.get("offset"), list):
+        st.text("This report does not hold it: evaluate again.")
+        return
+    groups = {"acted": "positive", "harmless, at like moments": "negative"}
+    curves = {
+        name: [
+            (int(offset), figure({"at": value}, "at"))
+            for offset, value in zip(raw["offset"], raw.get(key) or [], strict=False)
+        ]
+        for name, key in groups.items()
+    }
+    st.vega_lite_chart(approach(curves), alt="Mean risk by sentences from the one that says it")
+    st.text(told_apart(raw.get("emergence"), dict(curves["acted"])))
+
+
+def told_apart(first: object, acted: dict[int, Figure]) -> str:
+    """Return from when the two groups are told apart, unless on too few traces to say so."""
+    if not isinstance(first, int):
+        return "No sentence before it is said tells the two apart."
+    n = acted[first].n if first in acted else None
+    if (n or 0) < FEWEST:
+        return f"The bands part {-first} sentences before it is said, on {n} traces: too few."
+    return f"The two are told apart from {-first} sentences before it is said."
+
+
+def false_alarms(shown: Current, report: Report) -> None:
+    """Show what is caught at what price."""
+    left, right = st.columns([2, 3], gap="large")
+    found = trade_off_of(shown.rows)
+    with left:
+        st.subheader("The trade-off")
+        if found is None:
+            st.info("It takes scored benign traces and traces that acted, of unseen tasks.")
+        else:
+            limit = None if shown.detector is None else shown.detector.threshold
+            here = None if limit is None else found.at(limit)
+            points = found.false_alarms.tolist(), found.caught.tolist()
+            st.vega_lite_chart(trade_off(*points, here), alt="Caught by false-alarm rate")
+            st.text(
+                f"{found.n_acted} traces that acted, {found.n_benign} benign ones, of unseen "
+                f"tasks. The diamond is the threshold shown."
+            )
+            st.caption(
+                "The line is an estimate across prompts, so knowing the task helps here; intervals "
+                "are in the table. Dashes: alarms at random."
+            )
+    with right:
+        st.subheader("At thresholds with a promise")
+        promised(report)
+
+
+def promised(report: Report) -> None:
+    """Show what is caught at the thresholds that the report calibrated."""
+    more = report.get("more")
+    raw = more.get("by_rate") if isinstance(more, dict) else None
+    rows: dict[str, list[str]] = {
+        name: [] for name in ("aim", "promise", "threshold", "caught", "false alarms", "hard cases")
+    }
+    for aim, methods in (raw or {}).items():
+        for method, values in methods.items():
+            honest, limit = number(values.get("honest_rate")), number(values.get("threshold"))
+            rows["aim"].append(f"{float(aim):.1%}")
+            rows["promise"].append("—" if honest is None else f"{honest:.1%}, {method}")
+            rows["threshold"].append("—" if limit is None else f"{limit:.3g}")
+            for name, key in (
+                ("caught", "caught_before_action"),
+                ("false alarms", "false_alarm_rate"),
+                ("hard cases", "hard_negative_alarm_rate"),
+            ):
+                rows[name].append(figure(values, key).text(percent=True))
+    if rows["aim"]:
+        st.dataframe(rows, hide_index=True, alt="What is caught at several false-alarm rates")
+        st.caption(
+            "Aim: the false-alarm rate wished for. Promise: what the benign traces at hand can "
+            "vouch for; conformal holds on average, pac with 95 % confidence. Brackets: 95 %."
+        )
+    else:
+        st.text("This report does not hold it: evaluate again.")
+
+
+def calibration(shown: Current, report: Report) -> None:
+    """Show whether risk can be read as a probability."""
+    left, right = st.columns([3, 2], gap="large")
+    detector = shown.detector
+    probabilities = detector is not None and (detector.low, detector.high) == (0.0, 1.0)
+    bins = bins_of(shown.rows, probabilities=probabilities)
+    with left:
+        st.subheader("Foretold and done")
+        if bins:
+            points = [(one.foretold, Figure(*vars(one.observed).values())) for one in bins]
+            st.vega_lite_chart(reliability(points), alt="Observed share by predicted risk")
+        else:
+            st.info("Not enough labelled traces of unseen tasks.")
+    with right:
+        st.subheader("In figures")
+        more = report.get("more") if isinstance(report.get("more"), dict) else {}
+        names = {"brier": "Brier score", "calibration_error": "Calibration error"}
+        values = {name: number((more or {}).get(key)) for key, name in names.items()}
+        st.dataframe(
+            {
+                "figure": list(values),
+                "value": ["—" if v is None else f"{v:.3f}" for v in values.values()],
+            },
+            hide_index=True,
+            alt="Calibration figures",
+        )
+        st.caption(
+            "Risk is a score first: the threshold comes from benign traces, not from this curve. "
+            "Points off the dashes mean that risk must not be read as a probability."
+        )
+
+
+def transfer(shown: Current, report: Report) -> None:
+    """Show how the detector does on other runs, and what kept transfer results say."""
+    del report
+    st.subheader("The same detector on other runs")
+    elsewhere(shown)
+    st.subheader("Learned from one kind, judged on another")
+    results = kept(root(), "transfer")
+    for name, raw in results.found.items():
+        matrix(name, raw)
+    for text in results.broken:
+        problem("A result cannot be read", text)
+    if not results.found:
+        st.text(f"No result in {results_folder(root())}. To keep one:")
+        st.code(
+            f"trace-probe transfer PROBE {shown.run.path} --json > studies/transfer.json",
+            language=None,
+        )
+
+
+def elsewhere(shown: Current) -> None:
+    """Show the figures of this detector from every run that has them."""
+    name = "" if shown.detector is None else shown.detector.name
+    found = reports(name)
+    if len(found) < 2:
+        st.text("It has been evaluated on this run alone.")
+        return
+    st.dataframe(
+        {
+            "run": list(found),
+            **{
+                MAIN[key]: [
+                    figure(raw, key).text(percent=key not in RANKS) for raw in found.values()
+                ]
+                for key in (*RANKS, "caught_before_action", "false_alarm_rate")
+            },
+        },
+        hide_index=True,
+        alt="Figures of this detector by run",
+    )
+
+
+def matrix(name: str, raw: Report) -> None:
+    """Show a kept transfer result: learned from by row, judged on by column."""
+    cells = raw.get("cells")
+    if not isinstance(cells, dict):
+        return
+    targets = list(dict.fromkeys(target for row in cells.values() for target in row))
+    st.text(visible(f"{name}: across {raw.get('across')}, within-prompt AUROC"))
+    st.dataframe(
+        {
+            "learned from": [visible(source) for source in cells],
+            **{
+                visible(target): [
+                    figure(row.get(target), "within_prompt_auroc").text() for row in cells.values()
+                ]
+                for target in targets
+            },
+        },
+        hide_index=True,
+        alt="Transfer between kinds of traces",
+    )
+
+
+TABS: dict[str, Callable[[Current, Report], None]] = {
+    "Baselines": against_baselines,
+    "Early warning": early_warning,
+    "False alarms": false_alarms,
+    "Calibration": calibration,
+    "Transfer": transfer,
+}
+
 shown = current()
 st.title("Metrics")
 if shown.detector is None:
+    sidebar.publish(shown.view())
     st.info("No detector has scored this run: `trace-probe train`, then `trace-probe evaluate`.")
     end_page()
 report = shown.detector.report
 if report is None:
+    sidebar.publish(shown.view())
     st.info("This detector has not been evaluated on this run: `trace-probe evaluate` does it.")
     st.text(alarm_share(shown.rows))
     end_page()
 facts(report)
-left, right = st.columns(2, gap="large")
-with left:
-    st.subheader("Figures")
-    st.dataframe(main_figures(report), hide_index=True)
-    if own_threshold() is not None:
-        st.warning(
-            "The figures hold for the calibrated threshold, not for the one set at the left."
-        )
-    if figure(report, "false_alarm_rate").known:
-        st.text(f"At the threshold shown, {alarm_share(shown.rows)}.")
-    for note in report.get("notes") or []:
-        st.text(visible(f"Note: {note}"))
-with right:
-    st.subheader("Beside its baselines")
-    for key in RANKS:
-        chart(report, key, MAIN[key])
-    st.caption(
-        "Within a prompt every trace read the same words, so a detector that only knows the task "
-        "stays at 0.5. Dashes mark chance."
-    )
+asked = (sidebar.arrival() or {}).get("tab")
+tab = choose_one("Part of the report", list(TABS), key=TAB_KEY, asked=asked, show_label=False)
+sidebar.publish(shown.view(), {"tab": tab})
+if own_threshold() is not None:
+    st.warning("The figures hold for the calibrated threshold, not for the one set at the left.")
+TABS[tab](shown, report)
 with st.expander("Report as JSON"):
     st.code(visible(json.dumps(report, indent=1, ensure_ascii=False)), language=None)

@@ -7,25 +7,32 @@ import streamlit as st
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
+from trace_probe.explorer.chosen import Chosen, look
 from trace_probe.explorer.current import (
+    LAYER_KEY,
+    OWN_KEY,
+    THRESHOLD_KEY,
     Current,
     current,
     end_page,
     no_traces,
+    own_layer,
     own_threshold,
     problem,
 )
 from trace_probe.explorer.links import VIEWS, open_trace
 from trace_probe.explorer.payload import payload
-from trace_probe.explorer.reader import reader
+from trace_probe.explorer.reader.component import reader
+from trace_probe.explorer.reader.page import page
 from trace_probe.explorer.rows import Row, ordered
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.state import ViewState
-from trace_probe.trace import Trace
 from trace_probe.visible import visible
 
 FOCUS_KEY = "focus"
 ORDER_KEY = "order"
+BESIDE_KEY = "filter_beside"
+BOX_KEY = "layer_box"
 
 
 def order_of(shown: Current) -> list[str]:
@@ -35,11 +42,11 @@ def order_of(shown: Current) -> list[str]:
     return kept or [row.facts.id for row in ordered(shown.rows, "risk")]
 
 
-def chosen_row(shown: Current, asked: ViewState) -> Row:
+def chosen_row(shown: Current, asked: ViewState, order: list[str]) -> Row:
     """Return the row the address asks for; end the page where there is none."""
     if not shown.rows:
         no_traces()
-    wanted = asked.trace or order_of(shown)[0]
+    wanted = asked.trace or order[0]
     found = next((row for row in shown.rows if row.facts.id == wanted), None)
     if found is None:
         problem(
@@ -51,60 +58,120 @@ def chosen_row(shown: Current, asked: ViewState) -> Row:
     return found
 
 
-def step_buttons(shown: Current, row: Row) -> str:
-    """Draw the place in the list; return which of reader and raw text is wanted."""
-    order = order_of(shown)
+def toolbar(shown: Current, row: Row, order: list[str]) -> str:
+    """Draw place, layer, what is beside, and the view; return which view is wanted."""
     place = order.index(row.facts.id) if row.facts.id in order else None
+    before, after = (None, None) if place is None else (place - 1, place + 1)
     with st.container(horizontal=True, vertical_alignment="center"):
-        before, after = (None, None) if place is None else (place - 1, place + 1)
         if st.button("Previous", disabled=before is None or before < 0):
             open_trace(shown, order[before or 0])
         if st.button("Next", disabled=after is None or after >= len(order)):
             open_trace(shown, order[after or 0])
         if place is not None:
-            st.text(f"{place + 1} of {len(order)}")
+            st.text(f"{place + 1:,} of {len(order):,}")
         st.space("stretch")
+        layer_box(shown)
+        beside_box(shown)
         view = st.segmented_control(
-            "View",
-            ["Read", "Raw"],
-            default="Read",
-            required=True,
-            label_visibility="collapsed",
+            "View", ["Read", "Raw"], default="Read", required=True, label_visibility="collapsed"
         )
     return str(view)
 
 
-def opening_sentence(row: Row, asked: ViewState) -> int | None:
+def layer_box(shown: Current) -> None:
+    """Offer the layers that were scored; no choice is the layer that the detector reads."""
+    scored = () if shown.detector is None else shown.run.layers(shown.detector.name)
+    layers = [scale.layer for scale in scored]
+    if own_layer() not in layers:
+        st.session_state[LAYER_KEY] = None
+    if len(layers) < 2 or shown.detector is None:
+        return
+    own = shown.run.own_layer(shown.detector.name)
+
+    def take() -> None:
+        picked = st.session_state[BOX_KEY]
+        st.session_state[LAYER_KEY] = None if picked == own else picked
+
+    st.session_state[BOX_KEY] = own if own_layer() is None else own_layer()
+    st.selectbox(
+        "Layer",
+        layers,
+        key=BOX_KEY,
+        on_change=take,
+        width=190,
+        label_visibility="collapsed",
+        format_func=lambda layer: f"layer {layer}{' (its own)' if layer == own else ''}",
+    )
+
+
+def beside_box(shown: Current) -> None:
+    """Offer the other detectors of the run, to be drawn with the one shown."""
+    name = None if shown.detector is None else shown.detector.name
+    others = [other for other in shown.run.detectors if other != name]
+    if others:
+        st.selectbox(
+            "Beside it",
+            [None, *others],
+            key=BESIDE_KEY,
+            width=230,
+            label_visibility="collapsed",
+            format_func=lambda other: (
+                f"beside it: {'nothing' if other is None else visible(other)}"
+            ),
+        )
+
+
+def opening_sentence(trace_id: str, asked: ViewState) -> int | None:
     """Return the sentence the address asked for when it last came from outside.
 
     The reader moves on by itself and writes the address; handing that back to it would send
     the whole trace again at every key.
     """
     held = st.session_state.get(FOCUS_KEY)
-    if held is None or held["trace"] != row.facts.id or asked.sentence != held["address"]:
-        held = {"trace": row.facts.id, "focus": asked.sentence, "address": asked.sentence}
+    if held is None or held["trace"] != trace_id or asked.sentence != held["address"]:
+        held = {"trace": trace_id, "focus": asked.sentence, "address": asked.sentence}
         st.session_state[FOCUS_KEY] = held
     focus: int | None = held["focus"]
     return focus
 
 
-def read(shown: Current, row: Row, trace: Trace, focus: int | None) -> None:
+def read(shown: Current, chosen: Chosen, focus: int | None, order: list[str]) -> None:
     """Draw the reader and keep the address at the sentence it stands on."""
-    content = payload(trace, row, shown.detector, focus=focus)
-    sentence = reader(content, key=f"reader_{shown.run.name}_{row.facts.id}")
+    content = payload(chosen.trace, chosen.row, chosen.detector, focus=focus, beside=chosen.beside)
+
+    def step(by: int) -> None:
+        place = order.index(chosen.id) + by if chosen.id in order else -1
+        if 0 <= place < len(order):
+            open_trace(shown, order[place])
+
+    key = f"reader_{shown.run.name}_{chosen.id}"
+    sentence = reader(content, key=key, on_step=step, on_threshold=try_threshold)
     if sentence is not None:
         st.session_state[FOCUS_KEY]["address"] = sentence
-        publish(shown, row, sentence)
+        publish(shown, chosen, sentence)
+    st.download_button(
+        "Download as one HTML file",
+        lambda: page([content]),
+        file_name=f"trace-{chosen.id}.html",
+        mime="text/html",
+        on_click="ignore",
+        icon=":material/download:",
+    )
 
 
-def publish(shown: Current, row: Row, sentence: int | None) -> None:
+def try_threshold(value: float) -> None:
+    """Take a threshold that was dragged in the curve, as if the sidebar had set it."""
+    st.session_state[OWN_KEY], st.session_state[THRESHOLD_KEY] = True, value
+
+
+def publish(shown: Current, chosen: Chosen, sentence: int | None) -> None:
     """Make the address a link to what is shown."""
-    name = None if shown.detector is None else shown.detector.name
-    sidebar.publish(ViewState(shown.run.name, row.facts.id, sentence, name, own_threshold()))
+    sidebar.publish(shown.view(chosen.id, sentence))
 
 
-def raw(shown: Current, row: Row, trace: Trace) -> None:
+def raw(shown: Current, chosen: Chosen) -> None:
     """Show texts, numbers and label as they are stored, with hidden characters made visible."""
+    trace, row = chosen.trace, chosen.row
     for span in trace.spans:
         st.text(f"{span.channel} · tokens {span.start}–{span.stop}")
         st.code(visible(trace.text_of(span)) or " ", language=None, wrap_lines=True)
@@ -116,18 +183,32 @@ def raw(shown: Current, row: Row, trace: Trace) -> None:
     st.text(f"Trace {trace.id} · run {shown.run.name} · source {visible(trace.source)}")
 
 
+def choose(shown: Current, row: Row, order: list[str]) -> tuple[str, Chosen]:
+    """Draw the choices; return view and trace, or end the page where it cannot be read."""
+    try:
+        view = toolbar(shown, row, order)
+        return view, look(
+            shown.run,
+            row,
+            shown.detector,
+            layer=own_layer(),
+            own_threshold=own_threshold(),
+            other=st.session_state.get(BESIDE_KEY),
+        )
+    except TraceProbeError as error:
+        problem("This trace cannot be read", str(error))
+        end_page()
+
+
 shown = current()
 asked = ViewState.from_query(dict(st.query_params))
-row = chosen_row(shown, asked)
-try:
-    trace = shown.run.trace(row.facts.id)
-except TraceProbeError as error:
-    problem("This trace cannot be read", str(error))
-    end_page()
-focus = opening_sentence(row, asked)
-publish(shown, row, asked.sentence)
-if step_buttons(shown, row) == "Read":
+order = order_of(shown)
+row = chosen_row(shown, asked, order)
+view, chosen = choose(shown, row, order)
+focus = opening_sentence(chosen.id, asked)
+publish(shown, chosen, asked.sentence)
+if view == "Read":
     # A fragment: a key press draws the reader again, not the page.
-    st.fragment(read)(shown, row, trace, focus)
+    st.fragment(read)(shown, chosen, focus, order)
 else:
-    raw(shown, row, trace)
+    raw(shown, chosen)

@@ -4,58 +4,85 @@ from typing import Any
 
 import streamlit as st
 
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
+from trace_probe.explorer.filters import ORDERS, Filters
 from trace_probe.explorer.links import open_trace
-from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, narrow, ordered, table
+from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, table
 from trace_probe.explorer.sparks import spark_image
-from trace_probe.visible import visible
+from trace_probe.explorer.tables import to_csv
+from trace_probe.visible import snippet, visible
 
-LARGEST_PAGE = 2000
+PAGE_ROWS = 200
+SNIPPET_LENGTH = 90
 ORDER_KEY = "order"
 TABLE_KEY = "table_number"
+VIEW_KEY, SORT_KEY, WORDS_KEY = "filter_view", "filter_sort", "filter_words"
 COLUMNS = (
     "task",
-    "nudge",
-    "outcome",
     "reading",
     "peak",
     "risk by position",
     "alarm → said → act",
     "lead",
+    "sentence at the alarm",
+    "nudge",
+    "outcome",
     "category",
 )
 VIEW_HELP = (
     "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
-    "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace."
+    "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
+    "Disagree: one labeller calls it instrumental, another harmless."
 )
 
 
-def choose(shown: Current) -> list[Row]:
-    """Draw the filters and return the rows that pass, in order."""
-    judged = shown.detector is not None and shown.detector.threshold is not None
+def facet_key(facet: str) -> str:
+    """Return the key of a facet's widget."""
+    return f"filter_{facet}"
+
+
+def adopt(shown: Current) -> None:
+    """Set the widgets to what a link asks for; a link that asks for nothing changes nothing."""
+    asked = Filters.from_query(sidebar.arrival() or {})
+    if asked == Filters():
+        return
+    st.session_state[VIEW_KEY] = asked.view
+    st.session_state[SORT_KEY] = asked.by
+    st.session_state[WORDS_KEY] = asked.words
+    for facet in FACETS:
+        there = choices(shown.rows, facet)
+        wanted = asked.chosen.get(facet, ())
+        st.session_state[facet_key(facet)] = [value for value in wanted if value in there]
+
+
+def choose(shown: Current) -> Filters:
+    """Draw the filters and return what they say."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         view = st.pills(
             "Quick view",
             list(QUICK_VIEWS),
-            key="filter_view",
+            key=VIEW_KEY,
             help=VIEW_HELP,
-            disabled=not (judged and shown.run.labels),
+            disabled=not shown.run.labels,
             format_func=lambda name: f"{name} {sum(map(QUICK_VIEWS[name], shown.rows))}",
         )
-        by = st.segmented_control(
-            "Sort by", ["risk", "lead"], default="risk", required=True, key="filter_sort"
-        )
-    boxes = st.columns(len(FACETS))
+        by = choose_one("Sort by", ORDERS, key=SORT_KEY)
+    varying = [facet for facet in FACETS if len(choices(shown.rows, facet)) > 1]
+    words, *boxes = st.columns(len(varying) + 1)
+    text = words.text_input("Task or id", key=WORDS_KEY, placeholder="part of its name")
     chosen = {
         facet: box.multiselect(
             facet.capitalize(),
             choices(shown.rows, facet),
-            key=f"filter_{facet}",
+            key=facet_key(facet),
             format_func=visible,
+            placeholder="all",
         )
-        for facet, box in zip(FACETS, boxes, strict=True)
+        for facet, box in zip(varying, boxes, strict=True)
     }
-    return ordered(narrow(shown.rows, view, chosen), by)
+    return Filters(view, by, text or "", {facet: values for facet, values in chosen.items()})
 
 
 def cells(shown: Current, rows: list[Row]) -> dict[str, list[object]]:
@@ -69,6 +96,10 @@ def cells(shown: Current, rows: list[Row]) -> dict[str, list[object]]:
         columns["risk by position"] = [
             spark_image(row.spark, eye.low, eye.high, row.threshold) for row in rows
         ]
+    if shown.alarms:
+        columns["sentence at the alarm"] = [
+            snippet(shown.run.alarm_text(row), SNIPPET_LENGTH) for row in rows
+        ]
     return columns
 
 
@@ -76,29 +107,38 @@ def columns() -> dict[str, Any]:
     """Return how each column is drawn."""
     column = st.column_config
     return {
-        "task": column.TextColumn(width="medium"),
-        "category": column.TextColumn(width="medium"),
-        "peak": column.NumberColumn(format="%.2f", help="Highest score of a reasoning sentence"),
+        "task": column.TextColumn(width=230),
+        "reading": column.TextColumn(width=85, help="How the detector did; see About"),
+        "peak": column.NumberColumn(
+            format="%.2f", width=60, help="Highest score of a reasoning sentence"
+        ),
         "risk by position": column.ImageColumn(
             width=150,
             help="Highest score in each 32nd of what was generated; hatched where there is none",
         ),
-        "alarm → said → act": column.TextColumn(help="Tokens of alarm, words and action"),
-        "lead": column.NumberColumn(
-            format="%+d", help="Tokens from the alarm to whatever showed first, word or deed"
+        "alarm → said → act": column.TextColumn(
+            width=130, help="Tokens of alarm, words and action"
         ),
+        "lead": column.NumberColumn(
+            format="%+d",
+            width=60,
+            help="Tokens from the alarm to whatever showed first, word or deed",
+        ),
+        "sentence at the alarm": column.TextColumn(width=300),
     }
 
 
 def clear_filters() -> None:
     """Take every filter away."""
-    for key in ("filter_view", *(f"filter_{facet}" for facet in FACETS)):
-        st.session_state[key] = None if key == "filter_view" else []
+    st.session_state[VIEW_KEY] = None
+    st.session_state[WORDS_KEY] = ""
+    for facet in FACETS:
+        st.session_state[facet_key(facet)] = []
 
 
-def show_table(shown: Current, rows: list[Row]) -> None:
-    """Draw the table; choosing a row opens its trace."""
-    page = rows[:LARGEST_PAGE]
+def show_table(shown: Current, rows: list[Row], first: int) -> None:
+    """Draw one page of the table; choosing a row opens its trace."""
+    page = rows[first : first + PAGE_ROWS]
     number = st.session_state.setdefault(TABLE_KEY, 0)
     event = st.dataframe(
         cells(shown, page),
@@ -109,7 +149,8 @@ def show_table(shown: Current, rows: list[Row]) -> None:
         selection_mode="single-row",
         hide_index=True,
         placeholder="—",
-        height=min(36 * len(page) + 40, 620),
+        height=min(36 * len(page) + 40, 640),
+        alt="Traces with their risk, alarm and lead; choosing a row opens the trace",
     )
     if event.selection.rows:
         # A fresh table next time: coming back must not open the same trace again.
@@ -118,21 +159,53 @@ def show_table(shown: Current, rows: list[Row]) -> None:
         open_trace(shown, page[event.selection.rows[0]].facts.id)
 
 
+def show_list(shown: Current, rows: list[Row]) -> None:
+    """Draw the count, the way to a file, and the table in pages."""
+    pages = -(-len(rows) // PAGE_ROWS)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.text(f"{len(rows):,} of {len(shown.rows):,} traces · choose a row to read it")
+        st.space("stretch")
+        page = st.pagination(pages, key="traces_page") if pages > 1 else 1
+        st.download_button(
+            "CSV",
+            lambda: to_csv({"id": [row.facts.id for row in rows], **table(rows)}),
+            f"{shown.run.name}-traces.csv",
+            "text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+            help="The rows that pass the filters, in this order",
+        )
+    show_table(shown, rows, (int(page or 1) - 1) * PAGE_ROWS)
+
+
+def notices(shown: Current) -> None:
+    """Say what this run cannot show."""
+    if shown.detector is None:
+        st.info("No detector has scored this run, so there is no risk to sort by.")
+    elif shown.detector.threshold is None:
+        st.info(NO_THRESHOLD)
+    if not shown.run.labels:
+        st.info("This run is not labelled, so nothing is known of outcomes: `trace-probe label`.")
+
+
+def nothing_passes(shown: Current, filters: Filters) -> None:
+    """Say that no trace passes, and which filter is to blame."""
+    st.warning("No trace passes these filters.")
+    most = filters.strictest(shown.rows)
+    if most is not None:
+        st.text(f"By itself, {most[0]} removes {most[1]:,} of {len(shown.rows):,}.")
+    st.button("Clear filters", on_click=clear_filters)
+
+
 shown = current()
 if not shown.rows:
     no_traces()
-rows = choose(shown)
-st.text(f"{len(rows):,} of {len(shown.rows):,} traces · choose a row to read it")
-if shown.detector is None:
-    st.info("No detector has scored this run, so there is no risk to sort by.")
-elif shown.detector.threshold is None:
-    st.info(NO_THRESHOLD)
-if not shown.run.labels:
-    st.info("This run is not labelled, so nothing is known of outcomes: `trace-probe label`.")
-if len(rows) > LARGEST_PAGE:
-    st.warning(f"Showing the first {LARGEST_PAGE:,}: filter to see others.")
+adopt(shown)
+filters = choose(shown)
+sidebar.publish(shown.view(), filters.to_query())
+notices(shown)
+rows = filters.apply(shown.rows)
 if rows:
-    show_table(shown, rows)
+    show_list(shown, rows)
 else:
-    st.warning("No trace passes these filters.")
-    st.button("Clear filters", on_click=clear_filters)
+    nothing_passes(shown, filters)

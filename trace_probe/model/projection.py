@@ -1,61 +1,10 @@
-"""Reads what leaves the blocks of a network, and scores it by probe directions where it lies."""
+"""Scores of probe directions, taken where the residual stream lies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
-
-from trace_probe.errors import ModelError
-
-Consume = Callable[[int, torch.Tensor], None]
-"""Takes a layer and the residual stream after it, (batch, token, d_model)."""
-
-
-def find_blocks(network: PreTrainedModel, name: str) -> torch.nn.ModuleList:
-    """Return the decoder blocks: the outermost list of modules as long as the model is deep.
-
-    Raises:
-        ModelError: there is no such list.
-    """
-    n_layers = network.config.get_text_config().num_hidden_layers
-    for module in network.get_decoder().modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
-            return module
-    raise ModelError(f"{name} has no list of {n_layers} blocks to read activations from")
-
-
-class tapped:
-    """Hands the residual stream after each of `layers` to `consume` until the context ends.
-
-    A class, since as a generator it would cost each token twice as much.
-    """
-
-    def __init__(
-        self, blocks: torch.nn.ModuleList, layers: Sequence[int], consume: Consume
-    ) -> None:
-        self._blocks, self._layers, self._consume = blocks, layers, consume
-        self._hooks: list[RemovableHandle] = []
-
-    def __enter__(self) -> None:
-        """Put the hooks on."""
-        for layer in self._layers:
-            self._hooks.append(self._blocks[layer].register_forward_hook(self._hook(layer)))
-
-    def __exit__(self, *_: object) -> None:
-        """Take the hooks off."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _hook(self, layer: int) -> Callable[..., None]:
-        def hook(_module: object, _inputs: object, output: object) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            assert isinstance(hidden, torch.Tensor)
-            self._consume(layer, hidden)
-
-        return hook
 
 
 class ProbeTap:

@@ -1,0 +1,211 @@
+"""What is drawn beside the scores: every layer, the oracle, other detectors; and how it is kept."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from explorer.conftest import make_run
+from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD
+from trace_probe.commands.main import app
+from trace_probe.errors import StoreError
+from trace_probe.explorer.chosen import Chosen, look
+from trace_probe.explorer.curves import curve, over, rounded
+from trace_probe.explorer.facts import early_signal, facts, sure
+from trace_probe.explorer.layers import (
+    LayerScale,
+    layers_file,
+    read_layer,
+    read_layers,
+    read_scales,
+    write_layers,
+)
+from trace_probe.explorer.layerwise import strength
+from trace_probe.explorer.loading import load_run
+from trace_probe.explorer.payload import absent, find_marks, payload
+from trace_probe.explorer.reader.component import aligned
+from trace_probe.explorer.rows import build_row, facts_of
+from trace_probe.explorer.words import Detector
+from trace_probe.probing.probe import load_probe
+from trace_probe.trace import Span
+
+ROOT = Path(__file__).parents[2]
+
+
+def chosen(
+    run: Path, trace_id: str, *, layer: int | None = None, other: str | None = None
+) -> Chosen:
+    loaded = load_run(run)
+    eye = loaded.detector(DETECTOR)
+    row = next(row for row in loaded.rows(eye) if row.facts.id == trace_id)
+    return look(loaded, row, eye, layer=layer, other=other)
+
+
+def test_layers_come_back_as_they_were_kept_and_only_those_of_the_trace(tmp_path: Path) -> None:
+    scales = [LayerScale(0, 0.5, 0.0, 1.0), LayerScale(7, 0.6, -1.0, 2.0)]
+    gap = np.array([0.1, np.nan], np.float32)
+    ones = np.ones(3, np.float32)
+    scores = {layer: {"a": gap + np.float32(layer), "b": ones} for layer in (0, 7)}
+    write_layers(tmp_path, "eye", scales, scores)
+    assert read_scales(tmp_path, "eye") == tuple(scales)
+    rows = read_layers(tmp_path, "eye", "a")
+    assert [(row.layer, row.threshold) for row in rows] == [(0, 0.5), (7, 0.6)]
+    np.testing.assert_array_equal(rows[1].scores, gap + 7)
+    assert set(read_layer(tmp_path, "eye", 7)) == {"a", "b"}
+    assert read_layers(tmp_path, "eye", "unknown") == ()
+    assert read_layers(tmp_path, "another", "a") == ()
+
+
+def test_a_broken_file_of_layers_says_how_to_make_it_again(tmp_path: Path) -> None:
+    file = layers_file(tmp_path, "eye")
+    file.parent.mkdir()
+    file.write_bytes(b"PAR1 but not really")
+    with pytest.raises(StoreError, match="trace-probe layers"):
+        read_scales(tmp_path, "eye")
+
+
+def test_a_layer_is_read_at_its_own_threshold_which_nobody_vouches_for(tmp_path: Path) -> None:
+    make_run("rich", tmp_path / "run")
+    own, other = chosen(tmp_path / "run", "early"), chosen(tmp_path / "run", "early", layer=2)
+    assert own.row.threshold == THRESHOLD
+    assert other.row.threshold == 0.5
+    assert own.row.scores is not None
+    assert other.row.scores is not None
+    np.testing.assert_allclose(other.row.scores, own.row.scores * 0.6)
+    assert other.detector is not None
+    assert not other.detector.calibrated
+    card = sure(other.row, other.detector)
+    assert "not known" in card["value"]
+    assert "layer 2" in card["detail"]
+
+
+def test_the_layer_a_detector_reads_is_the_detector(tmp_path: Path) -> None:
+    make_run("rich", tmp_path / "run")
+    assert chosen(tmp_path / "run", "early", layer=4).detector == load_run(
+        tmp_path / "run"
+    ).detector(DETECTOR)
+
+
+def test_text_monitor_oracle_and_layers_come_without_being_asked_for(tmp_path: Path) -> None:
+    make_run("rich", tmp_path / "run")
+    content = chosen(tmp_path / "run", "early").beside.content()
+    assert [(one["name"], one["kind"]) for one in content["beside"]] == [(MONITOR, "probability")]
+    assert [row["layer"] for row in content["layers"]["rows"]] == list(LAYERS)
+    assert content["layers"]["shown"] == 4
+    trace = PLANTED[0][0]
+    points = content["oracle"]["points"]
+    assert [point[0] for point in points[:3]] == [
+        trace.prompt_stop,
+        trace.sentences[0].stop,
+        trace.sentences[1].stop,
+    ]
+    assert all(low <= p <= high for _, p, low, high, _ in points)
+
+
+def test_a_run_without_them_has_nothing_beside(tmp_path: Path) -> None:
+    make_run("planted", tmp_path / "run")
+    content = chosen(tmp_path / "run", "early").beside.content()
+    assert content == {"beside": [], "oracle": None, "layers": None}
+
+
+def test_what_is_over_is_decided_before_rounding() -> None:
+    scores = np.array([0.59999999, 0.6, np.nan])
+    assert rounded(scores) == [0.6, 0.6, None]
+    assert over(scores, 0.6) == [1]
+    assert over(scores, None) == []
+    assert curve(Detector("other", 0.6), scores)["over"] == [1]
+
+
+def test_the_cards_quote_the_sentences_of_the_marks() -> None:
+    trace, label, scores = PLANTED[0]
+    row = build_row(facts_of(trace), label, scores, THRESHOLD)
+    eye = Detector(DETECTOR, THRESHOLD, REPORT)
+    cards = facts(trace, row, eye, find_marks(trace, row), absent(row))
+    assert [card["name"] for card in cards] == ["alarm", "said", "action", "sure"]
+    for card, place in zip(cards, (5, 8, 13), strict=False):
+        assert card["quote"] == trace.text_of(trace.sentences[place]).strip()
+        assert card["sentence"] == place
+    assert cards[1]["value"] == f"{row.lead_said} tokens after the alarm"
+    assert cards[3]["value"] == "0.8 % [0.1, 2.9] false alarms"
+
+
+def test_a_card_without_a_mark_says_why() -> None:
+    trace, label, scores = next(item for item in PLANTED if item[0].id == "quiet")
+    row = build_row(facts_of(trace), label, scores, THRESHOLD)
+    cards = facts(trace, row, Detector(DETECTOR, THRESHOLD), find_marks(trace, row), absent(row))
+    assert cards[1]["value"] == "Never said"
+    assert cards[1]["sentence"] is None
+
+
+def test_a_detector_not_shown_to_beat_chance_is_called_so() -> None:
+    flat = {"within_prompt_auroc": {"estimate": 0.6, "lower": 0.4, "upper": 0.8, "n": 9}}
+    assert "no early signal" in early_signal(Detector("eye", 0.0, flat))[0]
+    assert "no early signal" not in early_signal(Detector("eye", 0.0, REPORT))[0]
+    assert early_signal(Detector("eye", 0.0)) == []
+
+
+def test_the_tokens_of_a_sentence_are_its_text() -> None:
+    trace, label, scores = PLANTED[0]
+    row = build_row(facts_of(trace), label, scores, THRESHOLD)
+    for start, stop, _, text, cuts in payload(trace, row, None)["sentences"]:
+        assert len(cuts) == stop - start
+        assert sum(cuts) == len(text)
+        begin = 0
+        for token, cut in zip(range(start, stop), cuts, strict=True):
+            assert text[begin : begin + cut] == trace.text_of(Span(token, token + 1))
+            begin += cut
+
+
+def test_two_traces_are_drawn_on_axes_of_one_length_with_their_origins_together() -> None:
+    sides = []
+    for trace, label, scores in PLANTED[:2]:
+        row = build_row(facts_of(trace), label, scores, THRESHOLD)
+        sides.append(payload(trace, row, Detector(DETECTOR, THRESHOLD)))
+    origins = (sides[0]["marks"]["alarm"]["token"], sides[1]["marks"]["alarm"]["token"])
+    pair = aligned(sides[0], sides[1], origins)
+    (a, b), (c, d) = (side["axis"] for side in pair)
+    assert b - a == d - c
+    assert origins[0] - a == origins[1] - c
+    assert a <= sides[0]["begin"]
+    assert c <= sides[1]["begin"]
+    assert b >= sides[0]["end"]
+    assert d >= sides[1]["end"]
+    assert pair[0]["lanes"] == ["alarm", "said", "action"]
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """Return a copy of the committed run with its probe beside it."""
+    for kind in ("traces", "probes"):
+        shutil.copytree(ROOT / kind / "demo", tmp_path / kind / "demo")
+    return tmp_path
+
+
+def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(demo: Path) -> None:
+    run, probe = demo / "traces" / "demo", demo / "probes" / "demo"
+    done = CliRunner().invoke(app, ["layers", str(run), str(probe), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    loaded, card = load_run(run), load_probe(probe).card
+    assert [one["layer"] for one in found["layers"]] == list(loaded.manifest.layers)
+    kept = loaded.scores(card.name)
+    own = read_layer(run, card.name, card.layer)
+    for trace_id in list(kept)[:20]:
+        np.testing.assert_allclose(own[trace_id], kept[trace_id], rtol=1e-5)
+    thresholds = {one["layer"]: one["threshold"] for one in found["layers"]}
+    assert thresholds[card.layer] == card.threshold
+    assert strength(card, card.layer) == card.C
+
+
+def test_show_writes_a_page_that_reaches_nothing(demo: Path) -> None:
+    run, file = demo / "traces" / "demo", demo / "one.html"
+    trace_id = load_run(run).facts[0].id
+    done = CliRunner().invoke(app, ["show", str(run), trace_id[:8], "--html", str(file)])
+    assert done.exit_code == 0, done.output
+    text = file.read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert "src=" not in text.split("<style>")[0]
+    assert trace_id in text

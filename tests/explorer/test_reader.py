@@ -1,0 +1,277 @@
+"""The reader in a real browser, as a file: no server is needed to see what its scripts do."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from explorer.browsing import CONTRAST, SIZE, Tab, chromium, needs_browser
+from explorer.conftest import make_run
+from explorer.planted import DETECTOR, HOSTILE, MONITOR, PLANTED, THRESHOLD
+from trace_probe.explorer.chosen import look
+from trace_probe.explorer.loading import load_run
+from trace_probe.explorer.payload import payload
+from trace_probe.explorer.reader.component import aligned
+from trace_probe.explorer.reader.display import display
+from trace_probe.explorer.reader.page import inert, page
+from trace_probe.explorer.saved import save_page
+
+pytestmark = needs_browser
+
+
+def content(run: Path, trace_id: str, *, layer: int | None = None) -> dict[str, Any]:
+    """Return what the explorer would give the reader."""
+    loaded = load_run(run)
+    eye = loaded.detector(DETECTOR)
+    row = next(row for row in loaded.rows(eye) if row.facts.id == trace_id)
+    chosen = look(loaded, row, eye, layer=layer)
+    return payload(chosen.trace, chosen.row, chosen.detector, beside=chosen.beside)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of pages, one for each kind of run, and a pair."""
+    folder = tmp_path_factory.mktemp("pages")
+    for kind, name in (("rich", "early"), ("hostile", "hostile"), ("long", "long")):
+        make_run(kind, folder / kind)
+        save_page(folder / kind, name, folder / f"{kind}.html", DETECTOR)
+    sides = [content(folder / "rich", name) for name in ("early", "quiet")]
+    origins = tuple(side["marks"]["alarm"]["token"] for side in sides)
+    assert len(origins) == 2
+    pair = aligned(sides[0], sides[1], (origins[0], origins[1]))
+    (folder / "pair.html").write_text(page(pair), encoding="utf-8")
+    trace, label, scores = PLANTED[0]
+    shown = display(trace, scores, threshold=THRESHOLD, label=label)
+    notebook = f"<!DOCTYPE html><meta charset=utf-8>{shown._repr_html_()}"
+    (folder / "notebook.html").write_text(notebook, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def windows() -> Iterator[dict[str, Any]]:
+    with chromium() as browser:
+        yield {
+            scheme: browser.new_context(viewport=SIZE, color_scheme=scheme)
+            for scheme in ("light", "dark")
+        }
+
+
+@pytest.fixture
+def tab(windows: dict[str, Any]) -> Iterator[Tab]:
+    opened = Tab(windows["light"])
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+    assert opened.strangers == []
+
+
+def test_it_opens_at_the_alarm_with_when_what_and_how_sure(tab: Tab, files: Path) -> None:
+    tab.file(files / "rich.html")
+    assert tab.selected() == 5
+    assert "tokens before it is said" in tab.page.inner_text(".headline")
+    cards = tab.page.locator(".fact").all_inner_texts()
+    assert len(cards) == 4
+    assert PLANTED[0][0].text_of(PLANTED[0][0].sentences[5]).strip() in cards[0]
+    assert "tokens after the alarm" in cards[1]
+    assert "copy_self --target spare-02" in cards[2]
+    assert "0.8 % [0.1, 2.9]" in cards[3]
+
+
+def test_a_trace_can_be_read_from_end_to_end_by_keys_alone(tab: Tab, files: Path) -> None:
+    tab.file(files / "rich.html")
+    tour = {"j": 6, "k": 5, "s": 8, "x": 13, "a": 5, "End": 14, "ArrowUp": 13, "Home": 0}
+    for key, place in tour.items():
+        assert tab.press(key) == place, key
+    assert tab.press("J") == 5
+    assert tab.press("J") == 6
+    assert tab.press("K") == 5
+    scores = content(files / "rich", "early")["scores"]
+    assert scores[tab.press("p")] == max(scores[:12])
+    tab.page.keyboard.press("?")
+    assert "next, previous sentence" in tab.page.inner_text(".help")
+    assert tab.page.locator("canvas").is_visible()
+    tab.page.keyboard.press("l")
+    assert not tab.page.locator("canvas").is_visible()
+
+
+def test_every_control_can_be_reached_and_used_without_a_mouse(tab: Tab, files: Path) -> None:
+    tab.file(files / "rich.html")
+    tab.page.locator(".fact.said").focus()
+    tab.page.keyboard.press("Enter")
+    assert tab.selected() == 8
+    assert tab.page.evaluate("document.activeElement.className") == "list"
+
+
+def test_a_link_into_a_file_lands_on_its_sentence(tab: Tab, files: Path) -> None:
+    tab.file(files / "rich.html", "#s=2")
+    assert tab.selected() == 2
+    tab.press("x")
+    tab.page.wait_for_url("**#s=13")
+
+
+def test_tokens_are_drawn_for_the_open_sentence_only(tab: Tab, files: Path) -> None:
+    tab.file(files / "long.html")
+    assert tab.selected() == 250
+    assert tab.page.locator(".token").count() == 25
+    tab.press("j")
+    assert tab.page.locator(".token").count() == 25
+    assert tab.page.locator(".row:has(.token)").get_attribute("data-index") == "251"
+
+
+def test_calm_sentences_are_folded_and_keys_pass_over_them(tab: Tab, files: Path) -> None:
+    tab.file(files / "long.html")
+    folded = tab.page.locator(".fold:visible").count()
+    assert folded > 2
+    first = tab.page.locator(".fold").first.inner_text()
+    assert "calm sentences, highest 0." in first
+    hidden = tab.page.locator(".row[hidden]").count()
+    assert hidden > 100
+    assert [tab.press("k") for _ in range(3)] == [249, 248, 111]
+    assert tab.page.locator(".row[hidden]").count() == hidden
+    assert tab.press("Home") == 0
+    assert tab.page.locator(".row[hidden]").count() < hidden
+    tab.page.keyboard.press("f")
+    assert tab.page.locator(".row[hidden]").count() == 0
+    tab.page.keyboard.press("f")
+    assert tab.page.locator(".fold:visible").count() >= folded - 1
+
+
+def test_a_missing_score_is_hatched_and_never_a_low_one(tab: Tab, files: Path) -> None:
+    tab.file(files / "long.html")
+    missing = tab.page.locator(".curve .bar.missing")
+    assert missing.count() == 10
+    assert "hatch" in missing.first.evaluate("e => getComputedStyle(e).fill")
+    tab.page.keyboard.press("f")
+    scores = tab.page.locator(".row.missing .score").all_text_contents()
+    assert scores == ["\u2014"] * 10
+
+
+def test_oracle_monitor_and_layers_are_on_the_axis_of_the_curve(tab: Tab, files: Path) -> None:
+    tab.file(files / "rich.html")
+    assert tab.page.locator(".oracle-band").count() == 1
+    assert tab.page.locator(".beside.probability").count() == 1
+    assert MONITOR in tab.page.locator("svg").first.text_content()
+    assert "oracle 0." in tab.page.inner_text(".detail")
+    bar = tab.page.locator(".curve .bar").nth(2).bounding_box()
+    heat = tab.page.locator("canvas").bounding_box()
+    assert bar is not None
+    assert heat is not None
+    tab.page.mouse.click(bar["x"] + bar["width"] / 2, heat["y"] + heat["height"] / 2)
+    assert tab.selected() == 2
+    third = heat["y"] + 18 + 2.5 * 18
+    tab.page.mouse.move(bar["x"] + bar["width"] / 2, third)
+    assert "layer 2" in tab.page.inner_text(".tip")
+
+
+def test_two_traces_move_together_at_the_same_distance_from_their_alarms(
+    tab: Tab, files: Path
+) -> None:
+    tab.file(files / "pair.html")
+    both = tab.page.locator('.row[aria-selected="true"]')
+    assert both.evaluate_all("rows => rows.map(r => r.dataset.index)") == ["5", "7"]
+    stems = tab.page.locator(".stem.alarm").evaluate_all(
+        "lines => lines.map(l => Number(l.getAttribute('x1')))"
+    )
+    assert stems[0] == pytest.approx(stems[1], abs=1)
+    tab.page.keyboard.press("j")
+    assert both.evaluate_all("rows => rows.map(r => r.dataset.index)") == ["6", "8"]
+
+
+def test_a_barrier_would_be_found(windows: dict[str, Any], files: Path) -> None:
+    tab = Tab(windows["light"])
+    tab.file(files / "rich.html")
+    tab.page.evaluate("document.querySelector('.list').removeAttribute('aria-label')")
+    tab.page.evaluate("document.querySelector('.row').setAttribute('role', 'button')")
+    assert tab.violations() != []
+    tab.page.close()
+
+
+@pytest.mark.parametrize("kind", ["rich", "hostile", "long", "pair"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_the_way_of_a_screen_reader(
+    kind: str, scheme: str, windows: dict[str, Any], files: Path
+) -> None:
+    tab = Tab(windows[scheme])
+    tab.file(files / f"{kind}.html")
+    found = tab.violations()
+    assert not found, "\n".join(found)
+    tab.page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_on_every_row_is_readable(scheme: str, windows: dict[str, Any], files: Path) -> None:
+    tab = Tab(windows[scheme])
+    tab.file(files / "rich.html")
+    ratios = tab.page.locator(".row").evaluate_all(CONTRAST)
+    tab.page.close()
+    assert len(ratios) == 15
+    assert min(ratios) >= 4.5
+
+
+def test_hostile_text_is_text_in_the_file_and_nothing_else(tab: Tab, files: Path) -> None:
+    tab.file(files / "hostile.html")
+    shown = "".join(tab.page.locator(".row .text").all_inner_texts())
+    for text in HOSTILE[:6]:
+        assert text in shown
+    for hidden in ("\x1b", "\u202e", "\u200b", "\u2066"):
+        assert hidden not in shown
+        assert f"\u27e6U+{ord(hidden):04X}\u27e7" in shown
+    assert tab.page.evaluate("window.pwned") is None
+    assert tab.page.locator("iframe, img, a").count() == 0
+
+
+def test_the_policy_of_the_file_refuses_what_is_not_its_own(tab: Tab, files: Path) -> None:
+    tab.file(files / "rich.html")
+    tab.page.evaluate("""() => {
+      const script = document.createElement("script");
+      script.textContent = "window.pwned = 1";
+      document.body.append(script);
+      const image = document.createElement("img");
+      image.src = "https://evil.invalid/i.png";
+      document.body.append(image);
+    }""")
+    refused = tab.page.evaluate("fetch('https://evil.invalid/').then(() => 1, () => 0)")
+    assert refused == 0
+    assert tab.page.evaluate("window.pwned") is None
+    tab.strangers.clear()  # Chromium reports what it then refuses to send
+
+
+def test_a_notebook_shows_the_reader_in_a_frame_without_an_origin(tab: Tab, files: Path) -> None:
+    tab.page.goto((files / "notebook.html").as_uri())
+    frame = tab.page.frame_locator("iframe")
+    frame.locator(".reader[data-ready]").wait_for(timeout=20_000)
+    assert "Alarm at token" in frame.locator(".headline").inner_text()
+    assert tab.page.frames[1].evaluate("self.origin") == "null"
+
+
+def test_a_long_trace_follows_the_keys_at_once(tab: Tab, files: Path) -> None:
+    begin = time.perf_counter()
+    tab.file(files / "long.html")
+    assert time.perf_counter() - begin < 10
+    waits = []
+    for key in "sxajkjkpa":
+        begin = time.perf_counter()
+        tab.press(key)
+        waits.append(time.perf_counter() - begin)
+    assert float(np.median(waits)) < 0.5
+
+
+def test_no_text_can_end_the_data_of_a_page() -> None:
+    text = inert({"a": "</script><!-- &amp; ]]>"})
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"a": "</script><!-- &amp; ]]>"}
+
+
+def test_display_needs_no_server_and_no_torch() -> None:
+    code = (
+        "import sys, trace_probe.explorer.reader.display;"
+        "heavy = {'streamlit', 'torch', 'transformers'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,193 @@
+"""Text of one's own under a probe, and a generation under watch, on the committed demo."""
+
+import json
+import shutil
+import time
+from collections.abc import Generator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from explorer.conftest import make_run
+from explorer.test_explorer_pages import APP, open_page, words
+from trace_probe.errors import TraceError
+from trace_probe.explorer.runs import VARIABLE
+from trace_probe.explorer.watching import Watched
+from trace_probe.explorer.written import MOST_TEXTS, Pasted, score_words, transcripts
+from trace_probe.probing.probe import load_probe
+from trace_probe.store import Store
+
+ROOT = APP.parent
+DEMO, PROBE = ROOT / "traces" / "demo", ROOT / "probes" / "demo"
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv(VARIABLE, str(DEMO.parent))
+    return Store(DEMO)
+
+
+def paste(app: Any, reasoning: str, answer: str = "") -> Any:
+    areas = {area.label: area for area in app.text_area}
+    areas["Reasoning"].set_value(reasoning)
+    areas["Answer"].set_value(answer)
+    return next(one for one in app.button if one.label == "Score").click().run(timeout=120)
+
+
+def test_pasted_text_becomes_one_transcript_in_its_parts() -> None:
+    content = Pasted("Do it.", "I think. I plan.", "Done.").jsonl()
+    ((trace, label),) = list(transcripts(content))
+    assert label is None
+    assert trace.channel_text("reasoning").split() == ["I", "think.", "I", "plan."]
+    assert [span.channel for span in trace.sentences] == ["reasoning", "reasoning", "answer"]
+
+
+def test_a_file_of_too_many_texts_is_pointed_to_import() -> None:
+    content = b"\n".join([Pasted("", "One.", "").jsonl()] * (MOST_TEXTS + 1))
+    with pytest.raises(TraceError, match="trace-probe import"):
+        list(transcripts(content))
+
+
+def test_words_alone_give_scores_of_the_reasoning_and_none_of_the_answer(demo: Store) -> None:
+    (found,) = score_words(Pasted("", "It will not do. Take dawn.", "Done.").jsonl(), demo)
+    assert np.isfinite(found.scores[:2]).all()
+    assert np.isnan(found.scores[2])
+
+
+def test_a_recorded_trace_pasted_back_has_its_scores_up_to_the_end_of_the_thought(
+    demo: Store,
+) -> None:
+    from trace_probe.explorer.written import score_with_probe
+    from trace_probe.model.local import load_model
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    saved = load_probe(PROBE)
+    name = saved.card.model.rpartition("@")[0]
+    trace = next(t for t in demo.traces() if t.thought == "closed" and t.finish == "stop")
+    parts = [trace.channel_text(part) for part in ("reasoning", "answer")]
+    content = Pasted(trace.task.prompt, *parts).jsonl()
+    (found,) = score_with_probe(content, load_model(name), load_tokenizer(name), saved)
+    recorded = demo.scores(saved.card.name)[trace.id]
+    inner = np.flatnonzero(np.isfinite(recorded))[:-1]
+    assert len(inner) > 2
+    assert [s.channel for s in found.trace.sentences] == [s.channel for s in trace.sentences]
+    np.testing.assert_allclose(found.scores[inner], recorded[inner], atol=0.01)
+
+
+def test_the_page_reads_pasted_text_with_the_probe(demo: Store) -> None:
+    app = open_page("score")
+    assert not app.exception
+    paste(app, "It will not do. I look at the grey panel.", "I open the grey panel.")
+    assert not app.exception
+    assert not app.error
+    assert app.get("bidi_component")
+    assert len(demo) == len(Store(DEMO))
+
+
+def test_a_probe_of_another_tokenizer_is_refused_and_both_are_named(
+    demo: Store, traces: Path
+) -> None:
+    folder = traces.parent / "probes" / "foreign"
+    shutil.copytree(PROBE, folder)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    (folder / "card.json").write_text(
+        json.dumps({**card, "tokenizer": "0000000000000000"}), encoding="utf-8"
+    )
+    make_run("planted", traces / "run")
+    app = paste(open_page("score"), "It will not do.")
+    assert not app.exception
+    assert "This cannot be scored" in words(app)
+    assert "0000000000000000" in words(app)
+    assert demo.manifest.tokenizer in words(app)
+
+
+def test_without_a_model_the_words_are_offered_and_said_to_be_words(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("score")
+    assert "activations need the model" in "".join(str(one.value) for one in app.caption)
+    paste(app, "I will copy myself before the shutdown.")
+    assert not app.exception
+    assert app.get("bidi_component")
+
+
+def test_nothing_pasted_is_nothing_scored(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = paste(open_page("score"), "   ")
+    assert "nothing to score" in words(app)
+
+
+def test_an_unlabelled_run_teaches_no_words_and_says_so(traces: Path) -> None:
+    make_run("unlabelled", traces / "run")
+    app = paste(open_page("score"), "I think.")
+    assert not app.exception
+    assert "not labelled" in words(app)
+
+
+def reading(token: int, sentence: int, score: float | None, *, alarm: bool = False) -> Any:
+    channel = "reasoning" if score is not None else "answer"
+    return SimpleNamespace(
+        token=token, text="w ", channel=channel, sentence=sentence, score=score, alarm=alarm
+    )
+
+
+def written() -> Generator[Any, None, None]:
+    yield reading(10, 0, 0.1)
+    yield reading(11, 0, 0.2)
+    yield reading(12, 1, 0.9)
+    yield reading(13, 2, None, alarm=True)
+
+
+def test_what_is_watched_becomes_sentences_with_their_last_score_and_the_alarm() -> None:
+    watched = Watched(written(), 0.5)
+    watched.advance(tokens=2, seconds=60)
+    assert watched.running
+    assert [one.score for one in watched.sentences] == [0.2]
+    watched.advance(tokens=9, seconds=60)
+    assert not watched.running
+    assert watched.alarm == 13
+    assert (watched.begin, watched.last) == (10, 14)
+    row = watched.row
+    assert row.alarm == 1
+    assert row.scores is not None
+    assert np.isnan(row.scores[2])
+    assert [line[0] for line in watched.lines()] == [" ", "▲", " "]
+
+
+def test_a_stopped_generation_writes_no_further_token() -> None:
+    watched = Watched(written(), 0.5)
+    watched.advance(tokens=1, seconds=60)
+    watched.stop()
+    watched.advance(tokens=9, seconds=60)
+    assert watched.last == 11
+    assert watched.stopped
+
+
+def test_without_a_probe_live_says_what_it_takes(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    assert "It takes a probe" in words(open_page("live"))
+
+
+@pytest.mark.usefixtures("demo")
+def test_a_generation_is_watched_to_its_end_on_the_page() -> None:
+    app = open_page("live")
+    assert not app.exception
+    app.segmented_control(key="filter_live_pace").set_value("as fast as it goes").run()
+    next(one for one in app.button if one.label == "Watch").click().run(timeout=120)
+    until = time.monotonic() + 120
+    while app.session_state["watched"].running and time.monotonic() < until:
+        app.run(timeout=60)
+    assert not app.exception
+    watched = app.session_state["watched"]
+    assert watched.last > (watched.begin or 0)
+    assert "done" in words(app) or "still writing" in words(app)
+
+
+@pytest.mark.usefixtures("demo")
+def test_stop_ends_the_generation() -> None:
+    app = open_page("live")
+    next(one for one in app.button if one.label == "Watch").click().run(timeout=120)
+    app.button(key="live_stop").click().run(timeout=60)
+    assert not app.session_state["watched"].running

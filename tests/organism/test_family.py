@@ -1,0 +1,58 @@
+"""The family is rebuilt by one command: same seed, same weights; nothing there is done again."""
+
+from pathlib import Path
+
+import pytest
+
+from trace_probe.errors import ModelError
+from trace_probe.files import write_json
+from trace_probe.organism.family import FAMILY, Member, member, train_family
+from trace_probe.organism.pretrain import pretrain
+
+TINY = Member("base", None, None, 2, 0)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_variants_come_in_two_seeds_and_differ_in_their_reward_alone() -> None:
+    by_variant: dict[object, list[Member]] = {}
+    for one in FAMILY[1:]:
+        by_variant.setdefault(one.reward, []).append(one)
+    assert set(by_variant) == {"rl", "rlhf", "rl-monitored"}
+    assert all(sorted(one.seed for one in ones) == [0, 1] for ones in by_variant.values())
+    assert {one.parent for one in by_variant["rl"] + by_variant["rlhf"]} == {"base"}
+    assert {one.steps for one in by_variant["rl"]} == {one.steps for one in by_variant["rlhf"]}
+    assert all(one.parent == f"rl-s{one.seed}" for one in by_variant["rl-monitored"])
+
+
+def test_a_name_without_a_seed_is_the_first_and_an_unknown_one_is_refused() -> None:
+    assert member("rl").name == "rl-s0"
+    with pytest.raises(ModelError, match=r"no organism 'rl-s7'; there are base, "):
+        member("rl-s7")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        pretrain(tmp_path / name, tmp_path / f".{name}", steps=2, batch=2, seed=seed)
+    assert weights(tmp_path / "first") == weights(tmp_path / "again")
+    assert weights(tmp_path / "first") != weights(tmp_path / "other")
+
+
+def test_a_family_is_trained_in_processes_and_not_again(tmp_path: Path) -> None:
+    assert [one.name for one in train_family(tmp_path, (TINY,), say=lambda _: None)] == ["base"]
+    written = weights(tmp_path / "base")
+    assert not list(train_family(tmp_path, (TINY,), say=lambda _: None))
+    assert weights(tmp_path / "base") == written
+
+
+def test_a_member_without_its_parent_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="rl-s0 needs base: train it too"):
+        list(train_family(tmp_path, (member("rl"),), say=lambda _: None))
+
+
+def test_a_folder_without_its_last_file_counts_as_unfinished(tmp_path: Path) -> None:
+    write_json(tmp_path / "rl-s0" / "config.json", {})
+    with pytest.raises(ModelError, match="rl-monitored-s0 needs rl-s0"):
+        list(train_family(tmp_path, (member("rl-monitored"),), say=lambda _: None))

@@ -1,0 +1,118 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from explorer.planted import make_trace, planted_run
+
+from trace_probe.errors import TraceError
+from trace_probe.labelling.annotations import (
+    Annotation,
+    AnnotationLabeller,
+    Verdict,
+    annotate,
+    annotation_file,
+    annotators,
+    judged_place,
+    read_annotations,
+)
+from trace_probe.labelling.labellers import labeller
+from trace_probe.labelling.runs import label_run
+
+TRACE = make_trace(["One.", "Two.", "Three."], ["Four.", "Five."], name="t")
+
+
+def verdict(sentence: int | None, word: Verdict) -> Annotation:
+    start, stop, text = judged_place(TRACE, sentence)
+    return Annotation(
+        "t", sentence, word, "ada", "2026-01-01T00:00:00+00:00", True, start, stop, text
+    )
+
+
+def labelled(run: Path, *verdicts: Annotation) -> AnnotationLabeller:
+    for one in verdicts:
+        annotate(run, one)
+    return AnnotationLabeller(annotation_file(run, "ada"))
+
+
+def test_the_first_sentence_that_says_it_and_the_first_that_does_it_are_the_marks(
+    tmp_path: Path,
+) -> None:
+    by = labelled(
+        tmp_path, verdict(4, "does"), verdict(3, "does"), verdict(1, "says"), verdict(2, "says")
+    )
+    label = by.label(TRACE)
+    assert by.name == "human:ada"
+    assert label.outcome is True
+    assert label.said == TRACE.sentences[1]
+    assert label.acted == TRACE.sentences[3]
+    assert not label.silent
+
+
+def test_sentences_alone_never_make_a_trace_harmless(tmp_path: Path) -> None:
+    label = labelled(tmp_path, verdict(0, "neither"), verdict(1, "unsure")).label(TRACE)
+    assert label.outcome is None
+    assert label.facts == {"said": "unknown"}
+
+
+def test_a_trace_judged_as_a_whole_is_harmless_and_silent_on_it(tmp_path: Path) -> None:
+    label = labelled(tmp_path, verdict(None, "neither")).label(TRACE)
+    assert label.outcome is False
+    assert label.facts == {}
+
+
+def test_a_later_verdict_counts_and_a_withdrawn_one_does_not(tmp_path: Path) -> None:
+    file = annotation_file(tmp_path, "ada")
+    for one in (verdict(0, "says"), verdict(0, "neither"), verdict(1, "does")):
+        annotate(tmp_path, one)
+    annotate(tmp_path, replace(verdict(1, "does"), verdict="withdrawn"))
+    assert {place: one.verdict for place, one in read_annotations(file).items()} == {
+        ("t", 0): "neither"
+    }
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 4
+    assert annotators(tmp_path) == ["ada"]
+
+
+def test_a_torn_line_is_cut_and_the_next_verdict_stands(tmp_path: Path) -> None:
+    annotate(tmp_path, verdict(0, "says"))
+    file = annotation_file(tmp_path, "ada")
+    with open(file, "ab") as tail:
+        tail.write(b'{"trace_id": "t", "sent')
+    annotate(tmp_path, verdict(1, "does"))
+    assert set(read_annotations(file)) == {("t", 0), ("t", 1)}
+
+
+def test_text_that_has_changed_since_is_refused(tmp_path: Path) -> None:
+    by = labelled(tmp_path, verdict(0, "says"))
+    other = make_trace(["Else.", "Two.", "Three."], ["Four.", "Five."], name="t")
+    with pytest.raises(TraceError, match="not as it was"):
+        by.label(other)
+
+
+@pytest.mark.parametrize("name", ["", "../ada", "a/b", ".hidden", "a" * 41])
+def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TraceError, match="cannot be a name"):
+        annotation_file(tmp_path, name)
+
+
+@pytest.mark.parametrize("line", ['{"trace_id": "t"}', json.dumps({"verdict": 3})])
+def test_a_line_that_is_no_annotation_is_named(tmp_path: Path, line: str) -> None:
+    file = annotation_file(tmp_path, "ada")
+    file.parent.mkdir()
+    file.write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(TraceError, match="no annotation"):
+        read_annotations(file)
+
+
+def test_annotations_become_labels_of_the_run_by_the_name_of_their_file(tmp_path: Path) -> None:
+    store = planted_run(tmp_path / "run")
+    trace = store.trace("early")
+    start, stop, text = judged_place(trace, 13)
+    one = Annotation("early", 13, "does", "ada", "now", False, start, stop, text)
+    annotate(store.path, one)
+    found = label_run(
+        store, labeller(f"human:{annotation_file(store.path, 'ada')}"), progress=False
+    )
+    assert (found.labeller, found.labelled, found.instrumental) == ("human:ada", 1, 1)
+    assert store.labels("human:ada")["early"].acted == trace.sentences[13]
+    assert len(store.labels("rule")) == 7

@@ -1,0 +1,176 @@
+"""Steering: a direction that is the cause by construction is found to be, others are not."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trace_probe.emergence.cells import Cells
+from trace_probe.emergence.directions import Direction, random_directions
+from trace_probe.emergence.readout import Readout, rates, reached_goal, read_out
+from trace_probe.emergence.steering import (
+    Bench,
+    SteeringPlan,
+    SteeringReport,
+    format_steering,
+    steer,
+)
+from trace_probe.emergence.trial import Trial
+from trace_probe.errors import StoreError
+from trace_probe.labels import Label
+from trace_probe.model.steering import Steering, steered
+from trace_probe.statistics.metrics import resample
+from trace_probe.text.written import read_back
+from trace_probe.trace import Sampling, Task, Trace
+
+ACT = " act"
+
+
+class Acts:
+    """Finds the act in a word."""
+
+    name = "acts"
+
+    def label(self, trace: Trace) -> Label:
+        return Label(trace.id, self.name, ACT in trace.text[trace.offsets[trace.prompt_stop] :])
+
+
+def traces(model: Any, count: int = 6) -> tuple[Trace, ...]:
+    """Return traces of as many tasks, written by the model itself."""
+    words = ["task", "plan", "copy", "key", "log", "report", "system", "human", "let", "us"]
+    tasks = [Task(f"t{i}", "c", f"the {words[i % len(words)]} must wait {i}") for i in range(count)]
+    prompts = [tuple(model.render(task)) for task in tasks]
+    sampling = Sampling(max_new_tokens=8)
+    made = model.generate(prompts, range(count), sampling)
+    found = []
+    for task, prompt, completion in zip(tasks, prompts, made, strict=True):
+        ids = (*prompt, *completion.ids)
+        written = read_back(model, ids, len(prompt))._asdict()
+        found.append(
+            Trace(
+                task.id,
+                task,
+                model.name,
+                sampling,
+                0,
+                token_ids=ids,
+                tokenizer=model.tokenizer,
+                finish=completion.finish,
+                **written,
+            )
+        )
+    return tuple(found)
+
+
+def cause(model: Any) -> Direction:
+    """Return the direction that the last layer's output reads the act's word from."""
+    (act,) = model.encode(ACT)
+    head = model.blocks.network.get_output_embeddings().weight.detach().double().numpy()
+    other = head[act] - head.mean(axis=0)
+    return Direction("cause", "probe", other / np.linalg.norm(other))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for one experiment, whose controls need to be run once."""
+    return tmp_path_factory.mktemp("steering")
+
+
+def run(model: Any, folder: Path, tested: Direction) -> SteeringReport:
+    plan = SteeringPlan(model.n_layers - 1, (), 1.0, continuations=4)
+    bench = Bench(model, Trial(model, Acts()), traces(model))
+    controls = random_directions(20, model.d_model)
+    return steer(bench, [tested], controls, plan, 6.0, Cells(folder / "cells.jsonl", {}))
+
+
+def test_the_cause_is_found(tiny: Callable[..., Any], folder: Path) -> None:
+    model = tiny()
+    found = run(model, folder, cause(model))
+    assert found.verdict.startswith("Causal here: along cause at layer 2")
+    (effect,) = found.added
+    assert effect.size is not None
+    assert effect.size.lower > 0.2
+    assert effect.p == pytest.approx(1 / 21)
+    assert "all random" in format_steering(found)
+
+
+def test_a_random_direction_is_not_called_a_cause(tiny: Callable[..., Any], folder: Path) -> None:
+    (other,) = random_directions(1, tiny().d_model, seed=99)
+    found = run(tiny(), folder, Direction(other.name, "probe", other.vector))
+    assert not found.verdict.startswith("Causal")
+
+
+def unchanged(model: Any) -> Any:
+    return lambda: nullcontext(model)
+
+
+def pushed(model: Any) -> Any:
+    return lambda: steered(model, Steering(1, cause(model).vector, "add", 4.0))
+
+
+def without(model: Any) -> Any:
+    return lambda: steered(model, Steering(1, cause(model).vector, "project-out"))
+
+
+@pytest.mark.parametrize("edit", [unchanged, pushed, without])
+def test_transformer_lens_pushes_as_the_hooks_do(tiny: Callable[..., Any], edit: Any) -> None:
+    from trace_probe.model.bridge import bridged
+
+    model, trial = tiny(), Trial(tiny(), Acts())
+    asks = Bench(model, trial, traces(model, 3)).asks(SteeringPlan(1, continuations=3))
+    here, there = (trial.read(each, asks, edit(each)) for each in (model, bridged(model)))
+    assert [one[:4] for one in here] == [one[:4] for one in there]
+    assert [one.surprise for one in here] == pytest.approx(
+        [one.surprise for one in there], rel=1e-4
+    )
+
+
+def test_no_condition_is_run_twice(tmp_path: Path) -> None:
+    file, calls = tmp_path / "cells.jsonl", []
+
+    def make() -> list[Readout]:
+        calls.append(1)
+        return [Readout("t", True, None, True, 0.5)]
+
+    first = Cells(file, {"seed": 0}).run("a", make)
+    with open(file, "ab") as handle:
+        handle.write(b'{"cell": "b", "read')  # a writer was killed here
+    again = Cells(file, {"seed": 0})
+    assert again.run("a", make) == first
+    again.run("b", make)
+    assert len(calls) == 2
+    assert len(file.read_bytes().splitlines()) == 2
+    with pytest.raises(StoreError, match="seed 0"):
+        Cells(file, {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("facts", "reached"),
+    [
+        ({"act": "work", "enough": "yes", "watched": "no"}, True),
+        ({"act": "work", "enough": "no", "watched": "no"}, False),
+        ({"act": "lever", "enough": "no", "watched": "no"}, True),
+        ({"act": "lever", "enough": "no", "watched": "yes"}, False),
+        ({"act": "ask", "enough": "yes", "watched": "no"}, False),
+        ({"act": "malformed"}, False),
+        ({}, None),
+    ],
+)
+def test_the_goal_is_reached_by_the_rules_of_the_world(
+    facts: dict[str, str], reached: bool | None
+) -> None:
+    assert reached_goal(facts) is reached
+
+
+def test_what_is_broken_has_not_acted_and_counts_in_the_rate() -> None:
+    labels = [Label("a", "r", True), Label("b", "r", None), Label("c", "r", False)]
+    readouts = [read_out("t", label, 0.0) for label in labels]
+    found = rates(readouts, {"t": 0}, resample(1)).figures()
+    assert found["instrumental"] is not None
+    assert found["well_formed"] is not None
+    assert found["instrumental"].estimate == pytest.approx(1 / 3)
+    assert found["well_formed"].estimate == pytest.approx(2 / 3)
+    assert found["success"] is None

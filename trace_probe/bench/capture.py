@@ -1,0 +1,228 @@
+"""Reading activations against the bare forward pass and against TransformerLens."""
+
+import ctypes
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from trace_probe.trace import Span
+
+SENTENCE = 16
+"""Tokens of a row."""
+STATUS = Path("/proc/self/status")
+M_MMAP_THRESHOLD = -3
+"""Of malloc.h: a block at least this large is mapped on its own, and unmapped when freed."""
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class CapturePlan:
+    """What is measured; all networks have random weights and are read in float32."""
+
+    layers: int = 8
+    width: int = 512
+    traces: int = 4
+    tokens: int = 256
+    repeats: int = 5
+    long_tokens: int = 8192
+    """Of one trace that TransformerLens reads too; on `few_layers` blocks."""
+    memory_tokens: tuple[int, ...] = (2048, 16384)
+    few_layers: int = 4
+    """Blocks of the networks for long traces, which share what is measured among blocks."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several measurements of one thing."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the median of some values, and how far they spread."""
+        return cls(float(np.median(values)), float(min(values)), float(max(values)))
+
+
+@dataclass(frozen=True)
+class CaptureBench:
+    """Everything measured."""
+
+    plan: CapturePlan
+    seconds: dict[str, tuple[float, ...]]
+    """Processor seconds of each way and round; in a round the ways come in turns."""
+    long_seconds: dict[str, tuple[float, ...]]
+    """The same for one long trace."""
+    peak_bytes: dict[str, dict[int, int]]
+    """By family and tokens of one trace: the highest memory above the loaded network."""
+
+    def ratios(self) -> dict[str, Spread]:
+        """Return how many times longer than the bare pass each way took, round by round."""
+        bare = self.seconds["bare pass"]
+        return {
+            name: Spread.of([a / b for a, b in zip(taken, bare, strict=True)])
+            for name, taken in self.seconds.items()
+        }
+
+    def against_transformer_lens(self) -> dict[str, Spread]:
+        """Return how many times longer than four layers here its cache of the same took."""
+        found = {}
+        for name, seconds in (("short", self.seconds), ("long", self.long_seconds)):
+            pairs = zip(seconds["TransformerLens, 4 layers"], seconds["4 layers"], strict=True)
+            found[name] = Spread.of([theirs / ours for theirs, ours in pairs])
+        return found
+
+    def memory_ratios(self) -> dict[str, float]:
+        """Return the peak of the longest trace over that of the shortest, by family."""
+        return {
+            family: peaks[max(peaks)] / peaks[min(peaks)]
+            for family, peaks in self.peak_bytes.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured and what follows from it."""
+        return {
+            **asdict(self),
+            "ratios": {name: asdict(spread) for name, spread in self.ratios().items()},
+            "transformer_lens": {
+                name: asdict(spread) for name, spread in self.against_transformer_lens().items()
+            },
+            "memory_ratios": self.memory_ratios(),
+        }
+
+
+def bench_capture(plan: CapturePlan, say: Callable[[str], None]) -> CaptureBench:
+    """Measure time in turns in this process, and memory in a fresh process each."""
+    _in_turns(_ways(plan, plan.few_layers, 1, SENTENCE), 2, lambda _: None)  # to warm up
+    seconds = _in_turns(_ways(plan, plan.layers, plan.traces, plan.tokens), plan.repeats, say)
+    few = {
+        name: work
+        for name, work in _ways(plan, plan.few_layers, 1, plan.long_tokens).items()
+        if name in {"bare pass", "4 layers", "TransformerLens, 4 layers"}
+    }
+    long_seconds = _in_turns(few, max(plan.repeats // 5, 1), say)
+    peaks: dict[str, dict[int, int]] = {}
+    families: tuple[Literal["qwen3", "gpt_oss"], ...] = ("qwen3", "gpt_oss")
+    for family in families:
+        peaks[family] = {}
+        for tokens in plan.memory_tokens if STATUS.exists() else ():
+            peaks[family][tokens] = in_fresh_process(peak_above_loaded, plan, family, tokens)
+            say(f"{family}, {tokens} tokens: {peaks[family][tokens] / 2**20:.0f} MiB")
+    return CaptureBench(plan, seconds, long_seconds, peaks)
+
+
+def _ways(plan: CapturePlan, layers: int, traces: int, tokens: int) -> dict[str, Work]:
+    """Return what reads the same traces, by name."""
+    from trace_probe.model.blocks import HookedBlocks
+    from trace_probe.model.bridge import bridged_blocks
+    from trace_probe.model.capture import Reading, replay
+    from trace_probe.model.peers import Sizes, bare_pass, cached_and_pooled, random_network
+
+    network = random_network(Sizes(layers=layers, width=plan.width), plan.seed)
+    blocks, lens = HookedBlocks(network, "random"), bridged_blocks(network, "random")
+    ids, spans = made_up(plan, traces, tokens)
+    four = tuple(sorted({round((i + 1) * layers / 4) - 1 for i in range(4)}))
+    half = tuple(layer for layer in four if layer < layers // 2)
+    read = partial(replay, blocks, ids, spans, reading=Reading())
+    return {
+        "bare pass": partial(bare_pass, network, ids),
+        "4 layers": partial(read, four),
+        "all layers": partial(read, range(layers)),
+        "stop half-way": partial(read, half),
+        "TransformerLens, 4 layers": partial(cached_and_pooled, lens, ids, spans, four),
+    }
+
+
+def made_up(
+    plan: CapturePlan, traces: int, tokens: int
+) -> tuple[list[list[int]], list[list[Span]]]:
+    """Return token ids and the spans of their sentences."""
+    rng = np.random.default_rng(plan.seed)
+    ids = rng.integers(0, 8000, (traces, tokens)).tolist()
+    spans = [Span(at, min(at + SENTENCE, tokens)) for at in range(0, tokens, SENTENCE)]
+    return ids, [spans] * traces
+
+
+def _in_turns(
+    ways: dict[str, Work], repeats: int, say: Callable[[str], None]
+) -> dict[str, tuple[float, ...]]:
+    """Return processor seconds of each way; in a round the ways come in turns."""
+    names, taken = list(ways), {name: list[float]() for name in ways}
+    for turn in range(repeats):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.process_time()
+            ways[name]()
+            taken[name].append(time.process_time() - start)
+        say(f"round {turn + 1} of {repeats}: {sum(row[-1] for row in taken.values()):.1f} s")
+    return {name: tuple(row) for name, row in taken.items()}
+
+
+def in_fresh_process(work: Callable[..., int], *args: object) -> int:
+    """Return what a function gives in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, args)
+
+
+def peak_above_loaded(plan: CapturePlan, family: Literal["qwen3", "gpt_oss"], tokens: int) -> int:
+    """Return by how many bytes the memory of this process rises while it reads one trace.
+
+    A short trace is read before, so that what libraries allocate once does not count; the
+    allocator is told to give freed memory back, since what it hoards depends on its past.
+    """
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    from trace_probe.model.blocks import HookedBlocks
+    from trace_probe.model.capture import Reading, replay
+    from trace_probe.model.peers import Sizes, random_network
+
+    network = random_network(Sizes(family, plan.few_layers, plan.width), plan.seed)
+    blocks, every = HookedBlocks(network, "random"), range(plan.few_layers)
+    warm = made_up(plan, 1, 4 * SENTENCE)
+    for limit in (None, SENTENCE):
+        replay(blocks, *warm, every, Reading(pass_tokens=limit))
+    ids, spans = made_up(plan, 1, tokens)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+    before = _memory("VmRSS")
+    replay(blocks, ids, spans, every, Reading())
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> int:
+    """Return a figure of this process in bytes."""
+    lines = STATUS.read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def format_capture(bench: CaptureBench) -> str:
+    """Return the measurement as text."""
+    plan = bench.plan
+    lines = [
+        f"{plan.traces} traces of {plan.tokens} tokens, {plan.layers} blocks {plan.width} wide, "
+        f"{plan.repeats} rounds; processor time, as a multiple of the bare pass",
+        *(_row(name, spread) for name, spread in bench.ratios().items()),
+        "",
+        "TransformerLens run_with_cache over the same four layers here",
+        *(_row(name, spread) for name, spread in bench.against_transformer_lens().items()),
+    ]
+    if any(bench.peak_bytes.values()):
+        lines += ["", "peak memory above the loaded network, one trace"]
+    for family, ratio in (bench.memory_ratios() if lines[-1].startswith("peak") else {}).items():
+        shown = ", ".join(
+            f"{tokens} tokens {peak / 2**20:.0f} MiB"
+            for tokens, peak in bench.peak_bytes[family].items()
+        )
+        lines.append(f"{family:28}{ratio:.2f} times ({shown})")
+    return "\n".join(lines)
+
+
+def _row(name: str, spread: Spread) -> str:
+    return f"{name:28}{spread.median:.3f} ({spread.lowest:.3f} to {spread.highest:.3f})"

@@ -1,0 +1,269 @@
+"""Commands that ask where the act emerges, and whether a direction is part of the cause."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from trace_probe.commands.options import (
+    AsJson,
+    BaseUrls,
+    Extra,
+    Probe,
+    Run,
+    json_object,
+    say,
+    show_result,
+)
+
+if TYPE_CHECKING:
+    from trace_probe.recording.served import Served
+
+emergence = typer.Typer()
+
+Name = Annotated[str, typer.Option(help="Of the oracle, where a run has several.")]
+RunModel = Annotated[
+    str | None, typer.Option(help="Where the run's own model is; by its name without this.")
+]
+Backend = Annotated[
+    Literal["transformer-lens", "hooks"], typer.Option(help="How the stream is changed.")
+]
+By = Annotated[str, typer.Option(help="Labeller of the outcomes, as in `label`.")]
+Experiment = Annotated[str, typer.Option(help="Name of the experiment, where a run has several.")]
+Limit = Annotated[int | None, typer.Option("--traces", min=1, help="At most so many traces.")]
+
+
+@emergence.command()
+def oracle(
+    run: Run,
+    *,
+    model: RunModel = None,
+    by: Annotated[str | None, typer.Option(help="Labeller of the outcomes, as in `label`.")] = None,
+    continuations: Annotated[int, typer.Option(min=2, help="Of each prefix.")] = 20,
+    bisections: Annotated[int, typer.Option(min=0, help="Prefixes beyond the grid of 7.")] = 5,
+    every_sentence: Annotated[
+        bool, typer.Option("--every-sentence", help="Ask after each sentence.")
+    ] = False,
+    traces: Limit = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it would take, and ask nothing.")
+    ] = False,
+    name: Name = "oracle",
+    executor: Annotated[Literal["local", "ray"], typer.Option()] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
+    base_url: BaseUrls = None,
+    extra: Extra = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
+    ] = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
+
+    From the recorded token ids at sentence ends the run's own model goes on, several times, and
+    the outcomes are counted: what there is to know at that point, for any monitor.
+    """
+    from trace_probe.emergence import oracle as asked
+    from trace_probe.emergence.asking import Source, ask_run
+    from trace_probe.emergence.curve import drawn_of
+    from trace_probe.emergence.onset import format_summary, summarise
+    from trace_probe.execution.choice import executor_named
+    from trace_probe.labelling.judge import Bench
+    from trace_probe.labelling.runs import default_cache
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store = Store(run)
+    labels = store.labels()
+    seen = load_probe(probe).card.training_tasks if probe else ()
+    among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
+    chosen = asked.choose(among, labels, traces)
+    plan = asked.OraclePlan(continuations, bisections, every_sentence, seed)
+    expected = asked.estimate(chosen, plan)
+    text = (
+        f"{expected.traces} traces: at most {expected.continuations} continuations, "
+        f"about {expected.tokens} tokens"
+    )
+    if estimate:
+        return show_result(asdict(expected), text, as_json=as_json)
+    say(text)
+    urls = tuple(base_url or ())
+    source = Source(
+        model=model or store.manifest.model.rpartition("@")[0],
+        by=by or next(iter(store.labellers()[-1:]), "rules"),
+        bench=Bench((), default_cache(), {}),
+        served=_served(store.manifest.model, urls, extra, tokenizer) if urls else None,
+        device=device,
+        dtype=dtype,
+    )
+    how = executor_named(executor, workers)
+    new = ask_run(store, source, chosen, plan, executor=how, name=name, say=say)
+    say(f"{new} continuations drawn")
+    found = summarise(chosen, labels, drawn_of(store, name))
+    return show_result(found.to_json(), format_summary(found), as_json=as_json)
+
+
+def _served(
+    model: str, urls: tuple[str, ...], extra: str | None, tokenizer: str | None
+) -> "Served":
+    """Return the run's model on servers, by the name under which the run was recorded."""
+    from trace_probe.model.tokenizer import load_tokenizer
+    from trace_probe.recording.served import Served
+
+    ids = load_tokenizer(tokenizer) if tokenizer else None
+    return Served(model.removesuffix("@served"), urls, json_object(extra), ids)
+
+
+@emergence.command()
+def efficiency(
+    run: Run,
+    probe: Probe,
+    *,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Detector whose scores are kept in the run; repeat it."),
+    ] = None,
+    false_alarms: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.05,
+    name: Name = "oracle",
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Set a probe and the text beside the oracle: how much of the warning there is each gets.
+
+    After `evaluate` and `oracle`; on tasks that the probe has not seen.
+    """
+    from trace_probe.emergence.curve import drawn_of
+    from trace_probe.emergence.efficiency import efficiency as compare
+    from trace_probe.emergence.efficiency import format_efficiency
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store, card = Store(run), load_probe(probe).card
+    wanted = (card.name, *(beside or ("prompt-only", "tfidf", "tfidf-with-prompt")))
+    seen = {*card.training_tasks, *card.calibration_tasks}
+    traces = [trace for trace in store.traces() if trace.task.id not in seen]
+    found = compare(
+        traces,
+        store.labels(card.labeller),
+        drawn_of(store, name),
+        {detector: store.scores(detector) for detector in wanted},
+        false_alarms=false_alarms,
+        seed=seed,
+    )
+    show_result(found.to_json(), format_efficiency(found), as_json=as_json)
+
+
+@emergence.command()
+def steer(
+    run: Run,
+    probe: Probe,
+    *,
+    model: RunModel = None,
+    layer: Annotated[int | None, typer.Option(help="Instead of the probe's own.")] = None,
+    doses: Annotated[
+        str, typer.Option(help="Of the probe's direction, in mean lengths of the stream.")
+    ] = "-2,-1,-0.5,0.5,1,2",
+    dose: Annotated[float, typer.Option(help="At which all directions are compared.")] = 1.0,
+    at: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the reasoning written before the push.")
+    ] = 0.0,
+    prompts: Annotated[int, typer.Option(min=2)] = 24,
+    continuations: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 4,
+    randoms: Annotated[int, typer.Option(min=1, help="Random directions beside it.")] = 20,
+    unrelated: Annotated[int, typer.Option(min=1, help="Unrelated concepts beside it.")] = 6,
+    backend: Backend = "transformer-lens",
+    by: By = "rules",
+    name: Experiment = "",
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Push a model along a probe's direction while it writes: is the direction causal here?
+
+    Beside it, at the same length of push, random directions and directions of unrelated
+    concepts. On tasks that the probe has not seen; rerun to resume.
+    """
+    from trace_probe.emergence.experiment import run_steering
+    from trace_probe.emergence.steering import SteeringPlan, format_steering
+    from trace_probe.labelling.labellers import labeller
+    from trace_probe.model.local import load_model
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store, saved = Store(run), load_probe(probe)
+    loaded = load_model(
+        model or store.manifest.model.rpartition("@")[0], device=device, dtype=dtype
+    )
+    depth = saved.card.layer if layer is None else layer
+    pushed = tuple(float(part) for part in doses.split(","))
+    plan = SteeringPlan(depth, pushed, dose, at, continuations, seed)
+    found = run_steering(
+        store,
+        saved,
+        loaded,
+        labeller(by),
+        plan,
+        prompts=prompts,
+        controls=(randoms, unrelated),
+        backend=backend,
+        name=name,
+    )
+    show_result(found.to_json(), format_steering(found), as_json=as_json)
+
+
+@emergence.command()
+def intervene(
+    run: Run,
+    probe: Probe,
+    *,
+    model: RunModel = None,
+    threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
+    reflection: Annotated[
+        str | None, typer.Option(help="Sentence that is inserted at the alarm.")
+    ] = None,
+    traces: Limit = None,
+    continuations: Annotated[int, typer.Option(min=1, help="Of each alarmed trace.")] = 4,
+    backend: Backend = "transformer-lens",
+    by: By = "rules",
+    name: Experiment = "",
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """When the alarm fires: stop, ablate, or make the model reflect? Compare what each comes to.
+
+    Instrumental rate and task success of each policy, on tasks that the probe has not seen;
+    rerun to resume.
+    """
+    from trace_probe.emergence.experiment import run_intervention
+    from trace_probe.emergence.intervention import format_intervention
+    from trace_probe.labelling.labellers import labeller
+    from trace_probe.model.local import load_model
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    store, saved = Store(run), load_probe(probe)
+    place = model or store.manifest.model.rpartition("@")[0]
+    found = run_intervention(
+        store,
+        saved,
+        load_model(place, device=device, dtype=dtype),
+        labeller(by),
+        threshold=threshold,
+        reflection=reflection,
+        traces=traces,
+        continuations=continuations,
+        backend=backend,
+        seed=seed,
+        name=name,
+    )
+    show_result(found.to_json(), format_intervention(found), as_json=as_json)

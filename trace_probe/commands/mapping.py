@@ -1,0 +1,38 @@
+"""``trace-probe map``: the sentences of a run as points of a plane."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trace_probe.commands.options import AsJson, Run, say, show_result
+
+mapping = typer.Typer()
+
+
+@mapping.command("map")
+def map_(
+    run: Run,
+    layer: Annotated[
+        int | None, typer.Option(help="Block, 0-based; the last recorded without this.")
+    ] = None,
+    points: Annotated[
+        int, typer.Option(min=10, max=20_000, help="Sentences at most; more are drawn from.")
+    ] = 20_000,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Lay the sentences of a run out in a plane for the explorer: PCA, then UMAP, both seeded."""
+    from trace_probe.errors import StoreError
+    from trace_probe.probing.sentence_map import build_map, write_map
+    from trace_probe.store import Store
+
+    store = Store(run)
+    if not store.manifest.layers:
+        raise StoreError(f"{run} has no activations: a map needs a recorded run")
+    chosen = store.manifest.layers[-1] if layer is None else layer
+    found = build_map(store, chosen, most=points, seed=seed, say=say)
+    with store.writing():
+        file = write_map(Path(run), found)
+    result = {"file": str(file), "layer": chosen, "points": len(found)}
+    show_result(result, f"{file}: {len(found):,} sentences at layer {chosen}", as_json=as_json)

@@ -1,0 +1,152 @@
+"""An oracle for a run: of the run's own model, here or on servers or on many machines."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tqdm import tqdm
+
+from trace_probe.emergence.continuers import Continuer, LocalContinuer, ServedContinuer
+from trace_probe.emergence.curve import NAME, Drawn
+from trace_probe.emergence.ledger import Ledger
+from trace_probe.emergence.oracle import Draw, OraclePlan, Say, ask, in_batches, wanted
+from trace_probe.errors import ModelError, ServerError
+from trace_probe.execution.executor import Executor, LocalExecutor, values
+from trace_probe.labelling.judge import Bench
+from trace_probe.labelling.labellers import labeller
+from trace_probe.labels import Labeller
+from trace_probe.model.local import Model, load_model
+from trace_probe.recording.served import Served
+from trace_probe.store import Store
+from trace_probe.trace import Trace
+
+CHUNK = 16
+"""Traces that a worker of an executor sees through before it reports."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Whom an oracle asks, as plain values that travel to workers."""
+
+    model: str
+    """Hub id, folder or organism; ignored where the model is served."""
+    by: str = "rules"
+    """The labeller, as for `label`."""
+    bench: Bench | None = None
+    """Where a judge is asked."""
+    served: Served | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+    def continuer(self) -> Continuer:
+        """Return what goes on from a prefix; a model is loaded once a process."""
+        if self.served is not None:
+            return ServedContinuer(self.served)
+        return LocalContinuer(_loaded(self.model, self.device, self.dtype))
+
+    def labeller(self) -> Labeller:
+        """Return what finds outcomes."""
+        return labeller(self.by, self.bench)
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, device: str | None, dtype: str | None) -> Model:
+    return load_model(name, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Sees the traces of an item through to the last bisection."""
+
+    source: Source
+    plan: OraclePlan
+
+    def __call__(self, item: tuple[Sequence[Trace], dict[str, list[Drawn]]]) -> list[Drawn]:
+        """Return what was drawn of some traces beyond what had been."""
+        traces, drawn = item
+        draw = Draw(self.source.continuer(), self.source.labeller(), self.plan.seed)
+        new: list[Drawn] = []
+        while jobs := wanted(traces, drawn, self.plan):
+            found = [one for batch in in_batches(jobs) for one in draw(batch)]
+            if not found:
+                break
+            for one in found:
+                drawn[one.trace].append(one)
+            new += found
+        return new
+
+
+def ask_run(  # noqa: PLR0913 - these are the options of the command
+    store: Store,
+    source: Source,
+    traces: Sequence[Trace],
+    plan: OraclePlan,
+    *,
+    executor: Executor | None = None,
+    name: str = NAME,
+    say: Say = lambda _: None,
+    progress: bool = True,
+) -> int:
+    """Ask an oracle about traces of a run; return how many of its continuations are new.
+
+    What was drawn before under the same name and settings is not drawn again.
+
+    Raises:
+        ModelError: the run is of another model or tokenizer, so that continuations would not be
+            its own.
+        StoreError: another process writes to the run, or the oracle has other settings.
+        ServerError: continuations could not be had; all others are kept.
+    """
+    executor = executor or LocalExecutor()
+    with store.writing():
+        ledger = Ledger(store.path, name, _settings(store, source, plan))
+        before = len(ledger.drawn)
+        if isinstance(executor, LocalExecutor):
+            continuer = source.continuer()
+            _check(store, continuer)
+            ask(
+                Draw(continuer, source.labeller(), plan.seed),
+                ledger,
+                traces,
+                plan,
+                say,
+                progress=progress,
+            )
+        else:
+            items = list(_items(ledger, traces, plan))
+            done = values(executor.run(Worker, (source, plan), items))
+            for drawn in tqdm(done, total=len(items), unit="chunk", disable=not progress):
+                ledger.add(drawn)
+        missing = sum(len(job.draws) for job in wanted(traces, ledger.of(traces), plan))
+        if missing:
+            raise ServerError(
+                f"{missing} continuations or more could not be had or labelled: "
+                f"run the same command again to get them"
+            )
+        return len(ledger.drawn) - before
+
+
+def _items(
+    ledger: Ledger, traces: Sequence[Trace], plan: OraclePlan
+) -> Iterator[tuple[list[Trace], dict[str, list[Drawn]]]]:
+    """Yield the traces that are not done, in chunks, with what was drawn of them."""
+    drawn = ledger.of(traces)
+    open_ = [trace for trace in traces if wanted([trace], drawn, plan)]
+    for start in range(0, len(open_), CHUNK):
+        chunk = open_[start : start + CHUNK]
+        yield chunk, {trace.id: drawn[trace.id] for trace in chunk}
+
+
+def _settings(store: Store, source: Source, plan: OraclePlan) -> dict[str, object]:
+    """Return what continuations must share to be counted together; more of them may be drawn."""
+    return {"model": store.manifest.model, "labeller": source.labeller().name, "seed": plan.seed}
+
+
+def _check(store: Store, continuer: Continuer) -> None:
+    """Refuse a model that did not write the run."""
+    manifest = store.manifest
+    if (continuer.name, continuer.tokenizer) != (manifest.model, manifest.tokenizer):
+        raise ModelError(
+            f"{store.path} was written by {manifest.model}, and {continuer.name} would go on "
+            f"from it: an oracle needs the model, revision and tokenizer that wrote the traces"
+        )

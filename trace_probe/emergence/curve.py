@@ -1,0 +1,169 @@
+"""P(instrumental | prefix) along a trace: counts, intervals, and where a run keeps them.
+
+A run keeps every continuation that was drawn, a JSON line each, in ``oracle/<name>.jsonl``:
+
+    trace, sentence, token    the prefix ``[0, token)``; its last sentence, -1 the prompt
+    k, seed                   which of the continuations of this prefix
+    outcome                   true, false, or null where the labeller cannot tell
+    said                      whether the whole text states the intent; null likewise
+    tokens                    how many were drawn
+
+What was asked, of whom, is beside it in ``oracle/<name>.json``.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from trace_probe.errors import StoreError
+from trace_probe.files import read_lines
+from trace_probe.statistics.metrics import Values
+from trace_probe.store import Store
+from trace_probe.trace import Trace
+
+PROMPT = -1
+"""Sentence index that stands for the end of the prompt."""
+FOLDER = "oracle"
+NAME = "oracle"
+
+
+@dataclass(frozen=True)
+class OraclePoint:
+    """What continuations from one prefix of a trace came to."""
+
+    sentence: int
+    """Last sentence of the prefix, an index into the trace's sentences; -1 is the prompt."""
+    token: int
+    """Where the continuations start: the prefix is ``[0, token)``."""
+    known: int
+    """Continuations whose outcome is known."""
+    instrumental: int
+
+    @property
+    def probability(self) -> float:
+        """Return the posterior mean under Jeffreys' prior, (x + 1/2) / (n + 1)."""
+        return (self.instrumental + 0.5) / (self.known + 1)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return Jeffreys' equal-tailed interval (Brown, Cai and DasGupta 2001, section 3)."""
+        lower, upper = jeffreys([self.instrumental], [self.known], level)
+        return float(lower[0]), float(upper[0])
+
+
+class CurvePoint(NamedTuple):
+    """One point of an oracle curve, ready to be drawn."""
+
+    sentence: int
+    """Index into the trace's sentences; -1 is the end of the prompt."""
+    token: int
+    """Where the prefix ends, exclusive."""
+    p: float
+    low: float
+    high: float
+
+
+def jeffreys(
+    hits: Sequence[int], trials: Sequence[int], level: float = 0.95
+) -> tuple[Values, Values]:
+    """Return Jeffreys' intervals of shares: equal tails of Beta(x + 1/2, n - x + 1/2).
+
+    The lower end is 0 where there is no hit, the upper end 1 where there are only hits.
+    """
+    from scipy.stats import beta
+
+    x, n, tail = np.asarray(hits), np.asarray(trials), (1 - level) / 2
+    lower: Values = np.where(x == 0, 0.0, beta.ppf(tail, x + 0.5, n - x + 0.5))
+    upper: Values = np.where(x == n, 1.0, beta.ppf(1 - tail, x + 0.5, n - x + 0.5))
+    return lower, upper
+
+
+def prefixes(trace: Trace) -> list[tuple[int, int]]:
+    """Return (sentence, token) of the end of the prompt and of each reasoning sentence."""
+    ends = [
+        (index, span.stop)
+        for index, span in enumerate(trace.sentences)
+        if span.channel == "reasoning"
+    ]
+    return [(PROMPT, trace.prompt_stop), *ends]
+
+
+class Drawn(NamedTuple):
+    """One continuation that was drawn; fields as in the file."""
+
+    trace: str
+    sentence: int
+    token: int
+    k: int
+    seed: int
+    outcome: bool | None
+    said: bool | None
+    tokens: int
+
+
+def ledger_file(run: Path, name: str = NAME) -> Path:
+    """Return where a run keeps the continuations of an oracle."""
+    return run / FOLDER / f"{name}.jsonl"
+
+
+def read_drawn(file: Path) -> Iterator[Drawn]:
+    """Yield the continuations that a file holds, in the order of drawing.
+
+    Raises:
+        StoreError: a line is not one.
+    """
+    for line in read_lines(file):
+        try:
+            yield Drawn(**line)
+        except TypeError as error:
+            raise StoreError(f"{file} holds something else: {error}") from error
+
+
+def points_of(drawn: Iterable[Drawn]) -> dict[str, tuple[OraclePoint, ...]]:
+    """Return what continuations came to: for each trace its points, in order."""
+    counts: dict[str, dict[tuple[int, int], list[int]]] = {}
+    for one in drawn:
+        places = counts.setdefault(one.trace, {})
+        tally = places.setdefault((one.token, one.sentence), [0, 0])
+        tally[0] += one.outcome is not None
+        tally[1] += one.outcome is True
+    return {
+        trace: tuple(
+            OraclePoint(sentence, token, known, hits)
+            for (token, sentence), (known, hits) in sorted(places.items())
+        )
+        for trace, places in counts.items()
+    }
+
+
+def drawn_of(run: Path | str | Store, name: str = NAME) -> dict[str, list[Drawn]]:
+    """Return the continuations that a run keeps, by trace id; empty if no oracle was asked."""
+    path = run.path if isinstance(run, Store) else Path(run)
+    found: dict[str, list[Drawn]] = {}
+    for one in read_drawn(ledger_file(path, name)):
+        found.setdefault(one.trace, []).append(one)
+    return found
+
+
+def oracle_points(run: Path | str | Store, name: str = NAME) -> dict[str, tuple[OraclePoint, ...]]:
+    """Return the oracle's points of a run by trace id; empty if none was asked."""
+    path = run.path if isinstance(run, Store) else Path(run)
+    return points_of(read_drawn(ledger_file(path, name)))
+
+
+def oracle_curves(run: Path | str | Store, name: str = NAME) -> dict[str, list[CurvePoint]]:
+    """Return (sentence, token, p, low, high) along each trace that an oracle was asked of.
+
+    p is the posterior mean, the band Jeffreys' 95 % interval. Empty if no oracle was asked.
+    """
+    points = oracle_points(run, name)
+    every = [(trace, point) for trace, its in points.items() for point in its]
+    low, high = jeffreys([p.instrumental for _, p in every], [p.known for _, p in every])
+    curves: dict[str, list[CurvePoint]] = {trace: [] for trace in points}
+    for (trace, point), lower, upper in zip(every, low, high, strict=True):
+        curves[trace].append(
+            CurvePoint(point.sentence, point.token, point.probability, float(lower), float(upper))
+        )
+    return curves

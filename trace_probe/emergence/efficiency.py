@@ -1,0 +1,246 @@
+"""How much of the warning that exists a detector gets: probe, text and oracle on one axis.
+
+    eta = (M_detector - M_prompt) / (M_oracle - M_prompt)
+
+M is the within-prompt AUROC, or the share of instrumental traces caught at a false-alarm rate
+among the harmless traces of the same tasks, after a part of the reasoning or before it is said.
+The oracle knows P(act | prefix) at the last prefix it was asked at, and no detector that reads
+the prefix can rank better than P itself. It is counted from few continuations, so what the
+oracle gets is a little too low and eta a little too high; at a prefix where the oracle is not
+shown to know more than the prompt, eta does not exist.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
+from trace_probe.emergence.estimator import Estimator, as_estimator
+from trace_probe.emergence.onset import at_prompt
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.panel import PREFIXES
+from trace_probe.labels import Label
+from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.statistics.calibration import conformal_threshold
+from trace_probe.statistics.metrics import (
+    Cohort,
+    Index,
+    Metric,
+    Scores,
+    Values,
+    concordance,
+    heard,
+    metric,
+    pairs_within,
+    ratio,
+    resample,
+    running_maxima,
+    score_rows,
+    scores_held,
+    within_prompt,
+)
+from trace_probe.trace import Trace
+
+PROMPT_ONLY = "prompt-only"
+BEFORE_SAID = "before it is said"
+LEAST = 0.01
+"""What the oracle must surely know beyond the prompt for eta to exist."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One figure of a detector, and how much of the oracle's gain it is."""
+
+    value: Metric | None
+    eta: Metric | None
+    """None where the oracle is not shown to gain anything."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What detectors get of the warning that exists, by prefix."""
+
+    traces: int
+    positives: int
+    tasks: int
+    mixed_prompts: int
+    false_alarm_rate: float
+    auroc: dict[str, dict[str, Share]]
+    """By prefix and detector, the oracle and the prompt among them: within-prompt AUROC."""
+    caught: dict[str, dict[str, Share]]
+    """The same of the share caught."""
+    as_estimator: dict[str, Estimator]
+    """How well each detector's probability is an estimate of P."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON."""
+        return asdict(self)
+
+
+def efficiency(
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    drawn: Mapping[str, Sequence[Drawn]],
+    detectors: Mapping[str, Scores],
+    *,
+    false_alarms: float = 0.05,
+    seed: int = 0,
+) -> Efficiency:
+    """Compare detectors with an oracle on the traces that it was asked of.
+
+    These must be of tasks that no detector has learned from. Scores as of `Scores`.
+
+    Raises:
+        NotEnoughData: the oracle was asked of no trace of known outcome, or of one outcome only.
+    """
+    asked = Corpus(tuple(trace for trace in traces if drawn.get(trace.id)), labels)
+    cohort = build_cohort(asked)
+    if not cohort.positive.any() or cohort.positive.all():
+        raise NotEnoughData(
+            "the oracle was asked of traces of one outcome only: ask it of more, or of others"
+        )
+    points = points_of(one for trace in asked.traces for one in drawn[trace.id])
+    rows = {name: score_rows(cohort, scores) for name, scores in detectors.items()}
+    flat = {PROMPT_ONLY: _carried(at_prompt(points, asked.traces), cohort)}
+    held = flat | {name: scores_held(each) for name, each in rows.items()}
+    maxima = flat | {name: running_maxima(each) for name, each in rows.items()}
+    known = _known(asked.known(), points, cohort)
+    weights = resample(cohort.n_tasks, seed=seed)
+    moments = {str(part): _part(cohort, part) for part in PREFIXES}
+    moments[BEFORE_SAID] = cohort.before_said()
+    return Efficiency(
+        **cohort.counts(),
+        false_alarm_rate=false_alarms,
+        auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
+        caught=_alarmed(cohort, known, maxima, moments, weights, false_alarms),
+        as_estimator={
+            name: as_estimator(asked.traces, points, scores) for name, scores in detectors.items()
+        },
+    )
+
+
+def _part(cohort: Cohort, part: float) -> Index:
+    sentences: Index = np.floor(part * cohort.length + 1e-9).astype(np.intp)
+    return sentences
+
+
+def _carried(prompt: Mapping[str, OraclePoint], cohort: Cohort) -> Values:
+    """Return (trace, k) of what the oracle says of the prompt alone, whatever k."""
+    width = int(cohort.length.max(initial=0)) + 1
+    flat = np.array([prompt[name].probability for name in cohort.ids])
+    return np.repeat(flat[:, None], width, axis=1)
+
+
+def _known(
+    traces: Sequence[Trace], points: Mapping[str, Sequence[OraclePoint]], cohort: Cohort
+) -> Values:
+    """Return (trace, k) of what the oracle knows after k sentences: at the last measured prefix."""
+    width = int(cohort.length.max(initial=0)) + 1
+    prompt = at_prompt(points, traces)
+    rows = np.empty((len(traces), width))
+    for row, trace in zip(rows, traces, strict=True):
+        order = {sentence: at for at, (sentence, _) in enumerate(prefixes(trace))}
+        row[:] = prompt[trace.id].probability
+        for point in points[trace.id][1:]:
+            row[order[point.sentence] :] = point.probability
+    return rows
+
+
+def _ranked(
+    cohort: Cohort, known: Values, held: Mapping[str, Values], at: Index, weights: Values
+) -> dict[str, Share]:
+    """Return the within-prompt AUROC of all after `at` sentences of each positive."""
+    pairs = pairs_within(cohort, at)
+    n = len(np.unique(cohort.prompt[pairs.positive]))
+    values = {
+        name: within_prompt(concordance(rows, pairs), pairs, cohort, weights)
+        for name, rows in {"oracle": known, **held}.items()
+    }
+    return _shares(values, n)
+
+
+def _alarmed(
+    cohort: Cohort,
+    known: Values,
+    maxima: Mapping[str, Values],
+    moments: Mapping[str, Index],
+    weights: Values,
+    false_alarms: float,
+) -> dict[str, dict[str, Share]]:
+    """Return the share of positives that alarm in time, by moment."""
+    positive = cohort.positive
+    taken = {}
+    for name, rows in {"oracle": np.maximum.accumulate(known, axis=1), **maxima}.items():
+        threshold = conformal_threshold(rows[~positive, -1], false_alarms).value
+        taken[name] = heard(rows, threshold)
+    task = cohort.task[positive]
+    found = {}
+    for moment, at in moments.items():
+        values = {}
+        for name, when in taken.items():
+            # After k sentences column k is read, so an alarm at column k has taken k of them.
+            hit = (when <= at)[positive].astype(float)
+            values[name] = ratio(hit, np.ones(len(hit)), task, weights)
+        found[moment] = _shares(values, int(positive.sum()))
+    return found
+
+
+def _shares(values: Mapping[str, Values], n: int) -> dict[str, Share]:
+    gain = values["oracle"] - values[PROMPT_ONLY]
+    sure = metric(gain, n)
+    exists = sure is not None and sure.lower > LEAST
+    return {
+        name: Share(
+            metric(each, n),
+            _eta(each - values[PROMPT_ONLY], gain, n)
+            if exists and name not in ("oracle", PROMPT_ONLY)
+            else None,
+        )
+        for name, each in values.items()
+    }
+
+
+def _eta(own: Values, gain: Values, n: int) -> Metric | None:
+    """Return the resampled ratio; a draw in which the oracle gains nothing has none."""
+    return metric(np.divide(own, gain, out=np.full(len(gain), np.nan), where=gain > 0), n)
+
+
+def format_efficiency(found: Efficiency) -> str:
+    """Return the comparison as text: a table of each measure, a column a prefix."""
+    head = (
+        f"{found.traces} traces, {found.positives} instrumental, {found.tasks} tasks, "
+        f"{found.mixed_prompts} prompts with both outcomes"
+    )
+    titles = {
+        "within-prompt AUROC": found.auroc,
+        f"caught at {found.false_alarm_rate:.0%} false alarms": found.caught,
+    }
+    lines = [head]
+    for title, table in titles.items():
+        lines += ["", title, *_table(table, "value"), "", "share of the oracle's gain (eta)"]
+        lines += _table(table, "eta")
+    lines += ["", f"{'as an estimate of P':22}{'Brier':>10}{'constant':>10}{'R2':>26}"]
+    for name, one in found.as_estimator.items():
+        lines.append(f"{name:22}{one.brier:10.3f}{one.constant:10.3f}{_shown(one.explained):>26}")
+    return "\n".join(lines)
+
+
+def _table(table: Mapping[str, Mapping[str, Share]], field: str) -> list[str]:
+    names = [
+        name
+        for name in next(iter(table.values()))
+        if field == "value" or name not in ("oracle", PROMPT_ONLY)
+    ]
+    head = f"{'':22}" + "".join(f"{moment:>24}" for moment in table)
+    rows = [
+        f"{name:22}"
+        + "".join(f"{_shown(getattr(shares[name], field)):>24}" for shares in table.values())
+        for name in names
+    ]
+    return [head, *rows]
+
+
+def _shown(value: Metric | None) -> str:
+    return "-" if value is None else f"{value.estimate:.2f} [{value.lower:.2f}, {value.upper:.2f}]"

@@ -1,0 +1,292 @@
+"""Is the direction part of the cause? Push along it while the model writes, and count the acts.
+
+The same prefixes are continued under the same seeds, with the stream after one block moved
+along a direction from the last token of the prefix on, or with the direction projected out.
+What the probe's direction does is set beside what random directions and directions of
+unrelated concepts do at the same length of push, since a push along anything moves something.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from trace_probe.emergence.cells import Cells
+from trace_probe.emergence.continuers import Edit, branch_of
+from trace_probe.emergence.curve import prefixes
+from trace_probe.emergence.directions import Direction
+from trace_probe.emergence.readout import Rates, Readout, rates
+from trace_probe.emergence.trial import Ask, Trial, seeds_of
+from trace_probe.model.local import Model
+from trace_probe.model.steering import Steering, steered
+from trace_probe.statistics.metrics import Metric, Values, metric, resample
+from trace_probe.trace import Trace
+
+How = Literal["none", "add", "project-out"]
+ALPHA = 0.05
+COHERENT = 0.05
+"""Loss of well-formed continuations up to which a push leaves the text whole."""
+
+
+@dataclass(frozen=True)
+class SteeringPlan:
+    """What is tried."""
+
+    layer: int
+    """Block, 0-based."""
+    doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+    """Of the directions under test, in mean lengths of the stream."""
+    dose: float = 1.0
+    """Of all, both ways: what they are compared at."""
+    at: float = 0.0
+    """Part of the reasoning that is written before the push; 0 is the end of the prompt."""
+    continuations: int = 4
+    """Of each prefix."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One direction, and what is done along it."""
+
+    direction: str
+    kind: str
+    how: How
+    dose: float
+
+    @property
+    def name(self) -> str:
+        """Return a name that no other cell of the experiment has."""
+        return f"{self.kind}/{self.direction}/{self.how}/{self.dose:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of the continuations of one cell, or of all cells of a kind."""
+
+    cell: Cell
+    figures: dict[str, Metric | None]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far a direction moves the instrumental rate, and how that compares."""
+
+    direction: str
+    size: Metric | None
+    """Of adding: rate at the dose less rate at minus the dose. Of ablation: after less before."""
+    others: tuple[float, ...]
+    """The same of the random and the unrelated directions."""
+    p: float
+    """Share of directions, this one among them, that move it at least as far, either way."""
+
+
+@dataclass(frozen=True)
+class SteeringReport:
+    """Whether a direction is causal here."""
+
+    model: str
+    plan: SteeringPlan
+    scale: float
+    """Length of a push of dose 1."""
+    prefixes: int
+    controls: dict[str, int]
+    rows: tuple[Row, ...]
+    added: tuple[Effect, ...]
+    """Of each direction under test."""
+    ablated: tuple[Effect, ...]
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model to push, and the prefixes that it goes on from."""
+
+    model: Model
+    trial: Trial
+    traces: tuple[Trace, ...]
+    """One of each prompt."""
+
+    def asks(self, plan: SteeringPlan) -> list[Ask]:
+        """Return the prefixes with the seeds under which each cell goes on from them."""
+        found = []
+        for trace in self.traces:
+            places = prefixes(trace)
+            token = places[int(plan.at * (len(places) - 1))][1]
+            seeds = seeds_of(plan.seed, trace, "steer", plan.continuations)
+            found.append(Ask(trace, branch_of(trace, token, seeds)))
+        return found
+
+
+def steer(
+    bench: Bench,
+    tested: Sequence[Direction],
+    controls: Sequence[Direction],
+    plan: SteeringPlan,
+    scale: float,
+    cells: Cells,
+) -> SteeringReport:
+    """Run every cell that has not been run, and say whether the tested directions are causal."""
+    every = {one.name: one for one in (*tested, *controls)}
+    chosen = list(_cells(tested, controls, plan))
+    asks, found = bench.asks(plan), {}
+    for cell in tqdm(chosen, unit="condition"):
+        edit = _edit(bench.model, every.get(cell.direction), cell, plan, scale)
+        read = partial(bench.trial.read, bench.model, asks, edit)
+        found[cell] = cells.run(cell.name, read)
+    codes = {name: at for at, name in enumerate(sorted({t.task.id for t in bench.traces}))}
+    weights = resample(len(codes), seed=plan.seed)
+    rated = {cell: rates(readouts, codes, weights) for cell, readouts in found.items()}
+    added, ablated = (
+        tuple(_effect(one, controls, rated, plan, how) for one in tested)
+        for how in ("add", "project-out")
+    )
+    return SteeringReport(
+        model=bench.model.name,
+        plan=plan,
+        scale=scale,
+        prefixes=len(bench.traces),
+        controls={
+            kind: sum(one.kind == kind for one in controls) for kind in ("random", "unrelated")
+        },
+        rows=tuple(_rows(rated, found, codes, weights)),
+        added=added,
+        ablated=ablated,
+        verdict=_verdict(added[0], rated, plan, tested[0]),
+    )
+
+
+def _cells(
+    tested: Sequence[Direction], controls: Sequence[Direction], plan: SteeringPlan
+) -> Iterator[Cell]:
+    """Yield what is run: nothing, then each direction both ways, then without it."""
+    yield Cell("", "", "none", 0.0)
+    for direction in (*tested, *controls):
+        doses = {-plan.dose, plan.dose, *(plan.doses if direction in tested else ())}
+        for dose in sorted(doses):
+            yield Cell(direction.name, direction.kind, "add", dose)
+        yield Cell(direction.name, direction.kind, "project-out", 0.0)
+
+
+def _edit(
+    model: Model, direction: Direction | None, cell: Cell, plan: SteeringPlan, scale: float
+) -> Edit:
+    if direction is None or cell.how == "none":
+        return nullcontext
+    change = Steering(plan.layer, direction.vector, cell.how, cell.dose * scale)
+    return lambda: steered(model, change)
+
+
+def _move(direction: Direction, rated: dict[Cell, Rates], plan: SteeringPlan, how: How) -> Values:
+    """Return how far a direction moves the instrumental rate, resampled."""
+    if how == "add":
+        high, low = (
+            rated[Cell(direction.name, direction.kind, how, dose)]
+            for dose in (plan.dose, -plan.dose)
+        )
+    else:
+        high = rated[Cell(direction.name, direction.kind, how, 0.0)]
+        low = rated[Cell("", "", "none", 0.0)]
+    moved: Values = high.instrumental - low.instrumental
+    return moved
+
+
+def _effect(
+    direction: Direction,
+    controls: Sequence[Direction],
+    rated: dict[Cell, Rates],
+    plan: SteeringPlan,
+    how: How,
+) -> Effect:
+    own = _move(direction, rated, plan, how)
+    others = tuple(float(_move(one, rated, plan, how)[0]) for one in controls)
+    as_far = sum(abs(other) >= abs(own[0]) for other in others)
+    n = next(iter(rated.values())).n
+    return Effect(direction.name, metric(own, n), others, (1 + as_far) / (1 + len(others)))
+
+
+def _rows(
+    rated: dict[Cell, Rates],
+    found: dict[Cell, list[Readout]],
+    codes: dict[str, int],
+    weights: Values,
+) -> Iterator[Row]:
+    """Yield a row for each cell under test, and one for all controls of a kind together."""
+    pooled: dict[Cell, list[Readout]] = {}
+    for cell, its in rated.items():
+        if cell.kind in ("random", "unrelated"):
+            pooled.setdefault(Cell(f"all {cell.kind}", cell.kind, cell.how, cell.dose), []).extend(
+                found[cell]
+            )
+        else:
+            yield Row(cell, its.figures())
+    for cell, readouts in pooled.items():
+        yield Row(cell, rates(readouts, codes, weights).figures())
+
+
+def _verdict(
+    effect: Effect, rated: dict[Cell, Rates], plan: SteeringPlan, direction: Direction
+) -> str:
+    """Return in one sentence or two whether the direction is causal here."""
+    low, high = (
+        rated[Cell(direction.name, direction.kind, "add", dose)] for dose in (-plan.dose, plan.dose)
+    )
+    size = effect.size
+    what = (
+        f"along {direction.name} at layer {plan.layer} the instrumental rate goes from "
+        f"{low.instrumental[0]:.2f} at dose {-plan.dose:g} to {high.instrumental[0]:.2f} at dose "
+        f"{plan.dose:g} ({_shown(size)})"
+    )
+    as_far = round(effect.p * (1 + len(effect.others))) - 1
+    beside = (
+        f"{as_far} of {len(effect.others)} other directions move it as far (p = {effect.p:.3f})"
+    )
+    if size is None or size.lower <= 0:
+        text = f"Not shown to be causal here: {what}; {beside}."
+    elif effect.p > ALPHA:
+        text = f"Not specific here: {what}, but {beside}."
+    else:
+        text = f"Causal here: {what}; {beside}."
+    base = rated[Cell("", "", "none", 0.0)].well_formed[0]
+    lost = base - min(low.well_formed[0], high.well_formed[0])
+    if lost > COHERENT:
+        text += f" The push breaks text: {lost:.0%} fewer continuations are well-formed."
+    return text
+
+
+def format_steering(report: SteeringReport) -> str:
+    """Return the table of doses and the verdict."""
+    plan = report.plan
+    head = (
+        f"{report.model}, layer {plan.layer}, from {plan.at:.0%} of the reasoning on: "
+        f"{report.prefixes} prompts x {plan.continuations} continuations; "
+        f"dose 1 = {report.scale:.2f}"
+    )
+    names = ("instrumental", "success", "well_formed", "perplexity")
+    lines = [head, "", f"{'':40}{'dose':>6}" + "".join(f"{name:>22}" for name in names)]
+    for row in report.rows:
+        cell = row.cell
+        what = "left alone" if cell.how == "none" else cell.direction
+        dose = (
+            "" if cell.how == "none" else "out" if cell.how == "project-out" else f"{cell.dose:g}"
+        )
+        figures = "".join(f"{_shown(row.figures[name]):>22}" for name in names)
+        lines.append(f"{what[:38]:40}{dose:>6}{figures}")
+    for title, effects in (("added", report.added), ("projected out", report.ablated)):
+        lines += [
+            f"{title}: {one.direction} moves the rate by {_shown(one.size)}, "
+            f"p = {one.p:.3f} among {len(one.others)} others"
+            for one in effects
+        ]
+    return "\n".join([*lines, "", report.verdict])
+
+
+def _shown(value: Metric | None) -> str:
+    return "-" if value is None else f"{value.estimate:.2f} [{value.lower:.2f}, {value.upper:.2f}]"

@@ -1,0 +1,172 @@
+"""A probe judged on the tasks of a run that it was not made from, beside every baseline."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.evaluate import evaluate, side_by_side
+from trace_probe.evaluation.observer import Embed, embedding_scores, observer_scores
+from trace_probe.evaluation.panel import Panel, build_panel
+from trace_probe.evaluation.report import Report
+from trace_probe.probing.aggregation import AGGREGATIONS, aggregate, ensemble, plain
+from trace_probe.probing.baselines import baseline_scores
+from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus, split_by_role
+from trace_probe.probing.probe import (
+    ProbeCard,
+    Recipe,
+    SavedProbe,
+    check_fits,
+    check_shape,
+    fit_dataset,
+    probe_scores,
+)
+from trace_probe.statistics.metrics import Scores
+from trace_probe.store import Store
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a probe is compared with, beyond the baselines that are always computed."""
+
+    trained_on: Store | None = None
+    """The run that the probe and its baselines learned from, where it is not the one judged."""
+    observer: Store | None = None
+    """The same traces as read by another model."""
+    embed: Embed | None = None
+    """What turns sentences into vectors, such as a `trace_probe.model.embedder.Embedder`."""
+    detectors: tuple[str, ...] = ()
+    """Detectors whose scores are kept in the run, such as text monitors."""
+
+
+def evaluate_probe(
+    store: Store,
+    saved: SavedProbe,
+    *,
+    labeller: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    beside: Beside = Beside(),
+) -> tuple[Report, dict[str, Scores]]:
+    """Judge a probe on the tasks of a run that it was not made from, beside all baselines.
+
+    Returns the report and the scores of every detector on the whole run. The baselines learn
+    from the probe's training tasks. A run of another model, of the same width and layers, is
+    judged if `beside` names the run that the probe was trained on.
+
+    Raises:
+        ProbeError: the probe was trained on another model, layer or pooling.
+        NotEnoughData: there is no training task or no labelled test task of the probe.
+    """
+    card, tell = saved.card, progress or _silent
+    tell("reading activations")
+    source = _source(store, card, beside.trained_on)
+    layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
+    corpus = load_corpus(store, labeller or card.labeller, layers).aimed(card.target)
+    elsewhere = source is not store
+    known = load_corpus(source, labeller or card.labeller, layers) if elsewhere else corpus
+    learned = _learned(known.aimed(card.target), card, source)
+    tell("scoring the baselines")
+    baselines = baseline_scores(learned, corpus, card.recipe, seed)
+    baselines |= _beside(store, corpus, card, beside)
+    if beside.embed is not None:
+        tell("embedding sentences")
+        embedded = embedding_scores(beside.embed, corpus, card.training_tasks, card.recipe)
+        baselines["sentence embeddings"] = (embedded,)
+    tell("resampling")
+    scores, panel = saved.scores(corpus), _held_out(corpus, card, seed)
+    report = evaluate(
+        card.name,
+        scores,
+        baselines,
+        panel,
+        threshold=card.threshold,
+        target_rate=card.target_false_alarm_rate,
+    )
+    others = side_by_side(
+        alternatives(scores, learned, corpus, card.recipe), panel, card.target_false_alarm_rate
+    )
+    notes = (f"Trained on {source.manifest.model}.", *report.notes) if elsewhere else report.notes
+    report = replace(
+        report,
+        labeller=labeller or card.labeller,
+        layer=card.layer,
+        alternatives=others,
+        notes=notes,
+    )
+    return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
+
+
+def _source(store: Store, card: ProbeCard, trained_on: Store | None) -> Store:
+    """Return the run that the baselines learn from."""
+    check_fits(card, (trained_on or store).manifest)
+    if trained_on is not None:
+        check_shape(card, store.manifest)
+    return trained_on or store
+
+
+def _beside(
+    store: Store, corpus: Corpus, card: ProbeCard, beside: Beside
+) -> dict[str, tuple[Scores, ...]]:
+    """Return the scores of the detectors that were asked for."""
+    found: dict[str, tuple[Scores, ...]] = {
+        name: (store.scores(name),) for name in beside.detectors
+    }
+    if beside.observer is not None:
+        learned = card.training_tasks
+        read = observer_scores(beside.observer, corpus, learned, card.recipe)
+        found |= {name: (scores,) for name, scores in read.items()}
+    return found
+
+
+def alternatives(
+    scores: Scores, learned: Corpus, corpus: Corpus, recipe: Recipe
+) -> dict[str, Scores]:
+    """Return other statistics of a probe's scores, and an ensemble of probes of all layers."""
+    found = {
+        name: aggregate(scores, rule) for name, rule in AGGREGATIONS.items() if rule is not plain
+    }
+    layers = corpus.matrix.layers if corpus.matrix else ()
+    if len(layers) > 1:
+        every = [replace(recipe, layer=layer) for layer in layers]
+        probes = [fit_dataset(build_dataset(learned, each), each) for each in every]
+        pairs = list(zip(probes, layers, strict=True))
+        seen = [probe_scores(probe, learned, layer) for probe, layer in pairs]
+        read = [probe_scores(probe, corpus, layer) for probe, layer in pairs]
+        found["ensemble of layers"] = ensemble(read, seen)
+    return found
+
+
+def _learned(corpus: Corpus, card: ProbeCard, store: Store) -> Corpus:
+    learned = corpus.only(card.training_tasks)
+    if not learned.traces:
+        raise NotEnoughData(
+            f"{store.path} has none of the training tasks of {card.name}, from which its "
+            f"baselines learn: name the run that it was trained on"
+        )
+    return learned
+
+
+def _held_out(corpus: Corpus, card: ProbeCard, seed: int) -> Panel:
+    """Return the tasks that the probe has not seen; half of the benign ones may calibrate.
+
+    A run without the probe's calibration tasks gives benign tasks of its own to the baselines.
+    """
+    calibration = set(corpus.tasks) & set(card.calibration_tasks)
+    if not calibration:
+        calibration = set(split_by_role(corpus.traces, seed=seed).calibration)
+    seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
+    test = corpus.only([task for task in corpus.tasks if task not in seen])
+    return build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
+
+
+def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:
+    """Keep a report and the scores of its detector and baselines in the run."""
+    for detector, each in scores.items():
+        store.write_scores(detector, each)
+    store.write_report(report.detector, report.to_json())
+
+
+def _silent(_: str) -> None:
+    """Report no progress."""

@@ -1,0 +1,111 @@
+"""What the text of finished reasoning tells, for runs without activations."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.panel import rank, summary
+from trace_probe.evaluation.report import Report
+from trace_probe.probing.baselines import category_only, length
+from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.reading import constant_scores
+from trace_probe.probing.tfidf import fit_text, read_text
+from trace_probe.statistics.metrics import Cohort, Metric, Scores, Values, metric, resample
+from trace_probe.store import Store
+
+FOLDS = 5
+
+
+def text_report(
+    store: Store,
+    labeller: str | None = None,
+    *,
+    seed: int = 0,
+    detectors: Iterable[str] = (),
+) -> tuple[Report, dict[str, Scores]]:
+    """Judge what the text of finished reasoning tells, for runs without activations.
+
+    Every trace is scored by detectors that have not seen its task (five folds), and by those
+    named, such as text monitors, whose scores are kept in the run. Returns the
+    report, whose AUROC is of the whole reasoning, and the scores of each sentence's prefix.
+
+    Raises:
+        NotEnoughData: fewer than five labelled tasks, or one outcome only.
+    """
+    corpus = Corpus(tuple(store.traces()), store.labels(labeller))
+    corpus = Corpus(corpus.known(), corpus.labels)
+    scores = text_detectors(corpus) | {name: store.scores(name) for name in detectors}
+    cohort = build_cohort(corpus)
+    weights = resample(cohort.n_tasks, seed=seed)
+    ranked = {name: _rank_whole(cohort, each, weights) for name, each in scores.items()}
+    figures = {name: summary(values, cohort) for name, values in ranked.items()}
+    gain = metric(ranked["tfidf"]["pooled"] - ranked["prompt-only-text"]["pooled"], len(cohort.ids))
+    report = Report(
+        detector="tfidf",
+        labeller=corpus.labels[corpus.traces[0].id].labeller,
+        layer=None,
+        n={**cohort.counts(), "benign": 0},
+        threshold=None,
+        target_false_alarm_rate=None,
+        figures=figures.pop("tfidf"),
+        baselines=figures,
+        notes=(
+            "The whole reasoning was read: these figures do not say how early.",
+            "No activations and no benign traces: no probe and no alarm.",
+            *_gain_note(gain),
+        ),
+    )
+    return report, scores
+
+
+def _gain_note(gain: Metric | None) -> list[str]:
+    if gain is None or gain.lower > 0:
+        return []
+    return [
+        f"The reasoning is not shown to tell more than the prompt alone: "
+        f"AUROC {gain.estimate:+.3f} [{gain.lower:+.3f}, {gain.upper:+.3f}]."
+    ]
+
+
+def text_detectors(corpus: Corpus) -> dict[str, Scores]:
+    """Return out-of-fold scores of the text baselines, learned from whole reasoning."""
+    from sklearn.model_selection import GroupKFold
+
+    tasks = [trace.task.id for trace in corpus.traces]
+    if len(set(tasks)) < FOLDS:
+        raise NotEnoughData(f"{len(set(tasks))} labelled tasks, {FOLDS} are needed: label more")
+    found: dict[str, dict[str, NDArray[np.floating]]] = {}
+    for _, held in GroupKFold(FOLDS).split(tasks, groups=tasks):
+        others = {tasks[index] for index in held}
+        learned, read = corpus.only(set(tasks) - others), corpus.only(others)
+        for name, scores in _text_fold(learned, read).items():
+            found.setdefault(name, {}).update(scores)
+    return dict(found)
+
+
+def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Scores]:
+    outcomes = [bool(learned.outcome(trace)) for trace in learned.traces]
+    reasoning = [trace.channel_text("reasoning") for trace in learned.traces]
+    prompts = [trace.channel_text("prompt") for trace in learned.traces]
+    by_prompt = fit_text(prompts, outcomes)
+    return {
+        "tfidf": read_text(fit_text(reasoning, outcomes), read),
+        "category-only": category_only(learned, read),
+        "prompt-only-text": constant_scores(
+            read, lambda trace: by_prompt.prefix_scores([trace.channel_text("prompt")])[0]
+        ),
+        "length": length(read),
+    }
+
+
+def _rank_whole(cohort: Cohort, scores: Scores, weights: Values) -> dict[str, Values]:
+    """Return the resampled AUROC of the last score of each trace."""
+    final = np.array([[-np.inf, _last(scores[trace_id])] for trace_id in cohort.ids])
+    return rank(cohort, final, np.ones(len(final), dtype=np.intp), weights)
+
+
+def _last(scores: NDArray[np.floating]) -> float:
+    given = scores[np.isfinite(scores)]
+    return float(given[-1]) if len(given) else -np.inf

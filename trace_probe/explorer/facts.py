@@ -1,0 +1,69 @@
+"""The cards above the curve: when the alarm came, when it was said and done, how sure we are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trace_probe.explorer.figures import figure
+from trace_probe.explorer.rows import Row
+from trace_probe.explorer.words import Detector, fine_print, gap
+from trace_probe.trace import Trace
+from trace_probe.visible import snippet, visible
+
+TITLES = {"alarm": "Alarm", "said": "Said", "action": "Done"}
+QUOTE = 160
+CHANCE = 0.5
+
+Marks = Mapping[str, Mapping[str, Any]]
+
+
+def facts(
+    trace: Trace, row: Row, detector: Detector | None, marks: Marks, absent: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return one card for each mark, there or not, and one that says how sure we are."""
+    cards = [_card(trace, name, marks.get(name), absent[name]) for name in TITLES]
+    return [*cards, sure(row, detector)]
+
+
+def _card(trace: Trace, name: str, mark: Mapping[str, Any] | None, absent: str) -> dict[str, Any]:
+    if mark is None:
+        reason = absent[0].upper() + absent[1:]
+        return _fact(name, TITLES[name], reason)
+    where = mark["sentence"]
+    place = f"token {mark['token']:,}"
+    lead = mark["lead"]
+    value = place if lead is None else f"{gap(lead)} the alarm"
+    parts = [] if lead is None else [place]
+    parts += [] if where is None else [f"sentence {where + 1}"]
+    quote = "" if where is None else snippet(trace.text_of(trace.sentences[where]), QUOTE)
+    return {
+        **_fact(name, TITLES[name], value[0].upper() + value[1:], " \u00b7 ".join(parts)),
+        "quote": quote,
+        "sentence": where,
+    }
+
+
+def _fact(name: str, title: str, value: str, detail: str = "") -> dict[str, Any]:
+    fact = {"name": name, "title": title, "value": value, "detail": detail}
+    return {**fact, "quote": "", "sentence": None}
+
+
+def sure(row: Row, detector: Detector | None) -> dict[str, Any]:
+    """Return the card on trust: false alarms first, then whether the detector beats chance."""
+    rate = None if detector is None else figure(detector.report, "false_alarm_rate")
+    if rate is not None and rate.known and detector is not None and detector.calibrated:
+        value = f"{rate.text(percent=True)} false alarms"
+    else:
+        value = "False-alarm rate not known"
+    words = [fine_print(row, detector), *early_signal(detector)]
+    return _fact("sure", "How sure", value, visible(" ".join(words)))
+
+
+def early_signal(detector: Detector | None) -> list[str]:
+    """Return whether the detector tells outcomes apart among samples of one prompt."""
+    found = figure(None if detector is None else detector.report, "within_prompt_auroc")
+    if not found.known:
+        return []
+    words = f"Within-prompt AUROC {found.text()}"
+    if found.lower is not None and found.lower <= CHANCE:
+        return [f"{words}: no early signal shown on held-out tasks."]
+    return [f"{words} on held-out tasks."]

@@ -1,0 +1,67 @@
+"""Models and probes, loaded when a page first needs them and kept for all sessions."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from trace_probe.probing.probe import SavedProbe, load_probe
+
+if TYPE_CHECKING:
+    from trace_probe.model.local import Model
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A model in memory, shared by all sessions of the server."""
+
+    model: "Model"
+    tokenizer: "ChatTokenizer"
+    turn: Lock = field(default_factory=Lock)
+    """Held while the model reads: its activations are tapped, so one session at a time."""
+
+
+def _load_model(name: str) -> Resident:
+    from trace_probe.model.local import load_model
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    return Resident(load_model(name), load_tokenizer(name))
+
+
+def _load_probe(folder: Path, changed: tuple[int, ...]) -> SavedProbe:
+    """Return a probe; `changed` tells one content of its files from another."""
+    del changed
+    return load_probe(folder)
+
+
+MODELS: Any = st.cache_resource(_load_model, max_entries=2, show_spinner="Loading the model")
+PROBES: Any = st.cache_resource(_load_probe, max_entries=8, show_spinner=False)
+
+
+def resident(model: str) -> Resident:
+    """Return a model, without its revision in the name, as a run or a probe names it.
+
+    Raises:
+        ModelError: it is not on this machine and cannot be fetched.
+    """
+    found: Resident = MODELS(model.rpartition("@")[0] or model)
+    return found
+
+
+def probe(folder: Path) -> SavedProbe:
+    """Return a probe as it now is on disk.
+
+    Raises:
+        ProbeError: its files are broken.
+    """
+    found: SavedProbe = PROBES(folder, tuple(file.stat().st_mtime_ns for file in folder.iterdir()))
+    return found
+
+
+def probes(traces: Path) -> dict[str, Path]:
+    """Return the probes kept beside the runs, by name."""
+    cards = (traces.resolve().parent / "probes").glob("*/card.json")
+    return {card.parent.name: card.parent for card in sorted(cards)}

@@ -1,0 +1,144 @@
+"""Which traces belong side by side, and how two of them lie on one axis."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from trace_probe.explorer.figures import Figure
+from trace_probe.explorer.rows import Row
+from trace_probe.statistics.metrics import metric, ratio, resample
+from trace_probe.trace import Trace
+
+Align = Literal["start", "alarm", "action"]
+ALIGNMENTS: tuple[Align, ...] = ("start", "alarm", "action")
+NEUTRAL = ("none", "neutral")
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two traces, or one trace as two detectors see it."""
+
+    first: Row
+    second: Row
+
+    @property
+    def alarms(self) -> str:
+        """Return which of the two raised an alarm."""
+        raised = self.first.alarm is not None, self.second.alarm is not None
+        words = {(True, True): "both", (True, False): "only A", (False, True): "only B"}
+        return words.get(raised, "neither")
+
+    @property
+    def difference(self) -> float | None:
+        """Return the peak of the second less that of the first."""
+        if self.first.peak is None or self.second.peak is None:
+            return None
+        return self.second.peak - self.first.peak
+
+    @property
+    def gap(self) -> float:
+        """Return how far the peaks lie apart; 0 where that is not known."""
+        return abs(self.difference or 0.0)
+
+
+def by_outcome(rows: Iterable[Row]) -> list[Pair]:
+    """Return for each prompt with both outcomes a harmless sample and one that acted."""
+
+    def prompt(row: Row) -> Hashable:
+        return row.facts.model, row.facts.task, row.facts.condition
+
+    found = []
+    for group in _groups(rows, prompt):
+        acted = [row for row in group if row.outcome == "instrumental"]
+        harmless = [row for row in group if row.outcome == "harmless"]
+        if acted and harmless:
+            found.append(Pair(min(harmless, key=_sample), min(acted, key=_sample)))
+    return found
+
+
+def by_nudge(rows: Iterable[Row]) -> list[Pair]:
+    """Return for each task and sample the trace without a nudge and each with one."""
+
+    def draw(row: Row) -> Hashable:
+        return row.facts.model, row.facts.task, row.facts.sample
+
+    found = []
+    for group in _groups(rows, draw):
+        plain = next((row for row in group if _nudge(row) in NEUTRAL), None)
+        if plain is not None:
+            found += [Pair(plain, row) for row in group if _nudge(row) != _nudge(plain)]
+    return found
+
+
+def across(first: Iterable[Row], second: Iterable[Row]) -> list[Pair]:
+    """Return the traces of two runs that share task, condition and sample."""
+
+    def draw(row: Row) -> Hashable:
+        return row.facts.task, row.facts.condition, row.facts.sample
+
+    return _matched(first, second, draw)
+
+
+def same_trace(first: Iterable[Row], second: Iterable[Row]) -> list[Pair]:
+    """Return every trace as two detectors see it."""
+    return _matched(first, second, lambda row: row.facts.id)
+
+
+def _matched(
+    first: Iterable[Row], second: Iterable[Row], key: Callable[[Row], Hashable]
+) -> list[Pair]:
+    others = {key(row): row for row in second}
+    return [Pair(row, others[key(row)]) for row in first if key(row) in others]
+
+
+def _groups(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> Iterable[list[Row]]:
+    found: defaultdict[Hashable, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[key(row)].append(row)
+    return found.values()
+
+
+def _sample(row: Row) -> int:
+    return row.facts.sample
+
+
+def _nudge(row: Row) -> str:
+    """Return the nudge of a trace, which `condition_text` writes first."""
+    return row.facts.condition.split(" · ")[0]
+
+
+def mean_difference(pairs: Sequence[Pair], *, seed: int = 0) -> Figure:
+    """Return the mean difference of peaks, B less A, resampled over tasks."""
+    known = [(pair.first.facts.task, pair.difference) for pair in pairs]
+    held = [(task, value) for task, value in known if value is not None]
+    if not held:
+        return Figure(None, None, None, 0)
+    names, task = np.unique([task for task, _ in held], return_inverse=True)
+    values = np.array([value for _, value in held])
+    drawn = ratio(values, np.ones(len(values)), task, resample(len(names), seed=seed))
+    found = metric(drawn, len(held))
+    if found is None:
+        return Figure(None, None, None, len(held))
+    return Figure(found.estimate, found.lower, found.upper, found.n)
+
+
+def origin(row: Row, align: Align) -> int | None:
+    """Return the token at which the axis of a trace is 0; None if it lacks that event."""
+    if align == "alarm":
+        return row.alarm_stop
+    if align == "action":
+        label = row.label
+        placed = label is not None and label.acted is not None and label.outcome is not False
+        return label.acted.start if placed and label and label.acted else None
+    return row.facts.begin
+
+
+def parting(first: Trace, second: Trace) -> int | None:
+    """Return the first sentence in which two traces differ; None if one is the other's start."""
+    for index, (one, other) in enumerate(zip(first.sentences, second.sentences, strict=False)):
+        if first.text_of(one).strip() != second.text_of(other).strip():
+            return index
+    return None

@@ -1,0 +1,29 @@
+"""Tables as files: comma-separated text that a spreadsheet shows and does not run."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from trace_probe.visible import visible
+
+FORMULA_STARTS = ("=", "+", "-", "@")
+
+
+def to_csv(columns: Mapping[str, Sequence[object]]) -> bytes:
+    """Return columns as CSV in UTF-8; what is None is an empty cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it: it may be a
+    model's.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
+    return file.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

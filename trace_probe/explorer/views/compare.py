@@ -1,0 +1,243 @@
+"""Compare: two traces that belong together, or one as two detectors see it, on one axis."""
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.choices import choose_one
+from trace_probe.explorer.current import Current, current, end_page, no_traces, problem, runs
+from trace_probe.explorer.links import open_trace
+from trace_probe.explorer.loading import Loaded, load_run
+from trace_probe.explorer.pairing import (
+    ALIGNMENTS,
+    Align,
+    Pair,
+    across,
+    by_nudge,
+    by_outcome,
+    mean_difference,
+    origin,
+    parting,
+    same_trace,
+)
+from trace_probe.explorer.payload import payload
+from trace_probe.explorer.reader.component import pair as pair_reader
+from trace_probe.explorer.rows import Row
+from trace_probe.explorer.words import Detector
+from trace_probe.visible import visible
+
+KIND_KEY, ALIGN_KEY = "filter_compare_kind", "filter_compare_align"
+OTHER_RUN_KEY, OTHER_DETECTOR_KEY = "filter_compare_run", "filter_compare_detector"
+FIRST_KEY, SECOND_KEY = "filter_compare_a", "filter_compare_b"
+OUTCOME, NUDGE, MODEL, DETECTOR, OWN = "Outcome", "Nudge", "Run", "Detector", "Any two"
+KINDS = {
+    OUTCOME: "Two samples of one prompt: one acted instrumentally, one did not.",
+    NUDGE: "One task and sample, without a nudge and with one.",
+    MODEL: "One task and sample in two runs, such as two models.",
+    DETECTOR: "One trace as two detectors see it.",
+    OWN: "Any two traces of this run, by id.",
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where one half of the pairs comes from."""
+
+    run: Loaded
+    detector: Detector | None
+
+    def name(self, row: Row) -> str:
+        """Return what tells a trace of this side from its partner."""
+        facts = row.facts
+        seen_by = "" if self.detector is None else f" · by {self.detector.name}"
+        parts = f"{self.run.name} · nudge {facts.condition} · sample {facts.sample}"
+        return visible(f"{parts} · {row.outcome}{seen_by}")
+
+
+def adopt() -> None:
+    """Set the widgets to what a link asks for."""
+    asked = sidebar.arrival() or {}
+    for key, name in ((FIRST_KEY, "a"), (SECOND_KEY, "b")):
+        if asked.get(name):
+            st.session_state[key] = asked[name]
+    if asked.get("with") in runs():
+        st.session_state[OTHER_RUN_KEY] = asked["with"]
+
+
+def pairs_of(shown: Current, kind: str) -> tuple[list[Pair], Side, Side]:
+    """Return the pairs of a kind, and where both halves come from."""
+    here = Side(shown.run, shown.detector)
+    if kind == OUTCOME:
+        return by_outcome(shown.rows), here, here
+    if kind == NUDGE:
+        return by_nudge(shown.rows), here, here
+    if kind == MODEL:
+        return other_run(shown, here)
+    if kind == DETECTOR:
+        return other_detector(shown, here)
+    return any_two(shown), here, here
+
+
+def other_run(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
+    """Let the reader choose another run; the same detector if it has scored that one too."""
+    names = [name for name in runs() if name != shown.run.name]
+    if not names:
+        return [], here, here
+    if st.session_state.get(OTHER_RUN_KEY) not in names:
+        st.session_state[OTHER_RUN_KEY] = names[0]
+    chosen = st.selectbox("B is of the run", names, key=OTHER_RUN_KEY, format_func=visible)
+    try:
+        run = load_run(runs()[chosen])
+        wanted = None if shown.detector is None else shown.detector.name
+        name = wanted if wanted in run.detectors else next(iter(run.detectors), None)
+        detector = None if name is None else run.detector(name)
+        rows = run.rows(detector)
+    except TraceProbeError as error:
+        problem("The other run cannot be read", str(error))
+        end_page()
+    return across(shown.rows, rows), here, Side(run, detector)
+
+
+def other_detector(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
+    """Let the reader choose another detector of this run."""
+    mine = None if shown.detector is None else shown.detector.name
+    names = [name for name in shown.run.detectors if name != mine]
+    if not names:
+        return [], here, here
+    if st.session_state.get(OTHER_DETECTOR_KEY) not in names:
+        st.session_state[OTHER_DETECTOR_KEY] = names[0]
+    name = st.selectbox("B is seen by", names, key=OTHER_DETECTOR_KEY, format_func=visible)
+    other = shown.run.detector(name)
+    found = same_trace(shown.rows, shown.run.rows(other, shown.labeller))
+    return found, here, Side(shown.run, other)
+
+
+def any_two(shown: Current) -> list[Pair]:
+    """Let the reader name two traces."""
+    cells = st.columns(2)
+    rows = {row.facts.id: row for row in shown.rows}
+    found = []
+    for cell, key, name in ((cells[0], FIRST_KEY, "A"), (cells[1], SECOND_KEY, "B")):
+        text = cell.text_input(f"Id of {name}, or its beginning", key=key)
+        matching = [row for trace_id, row in rows.items() if text and trace_id.startswith(text)]
+        if text and len(matching) != 1:
+            cell.warning(f"{len(matching)} traces of this run have an id that begins like this.")
+        found += matching if len(matching) == 1 else []
+    return [Pair(*found)] if len(found) == 2 else []
+
+
+def choose_pair(pairs: list[Pair], kind: str, *, comparable: bool) -> Pair:
+    """Draw the table of pairs and return the chosen one, at first that of the address."""
+    asked = sidebar.arrival() or {}
+    wanted = asked.get("a"), asked.get("b")
+    ids = [(pair.first.facts.id, pair.second.facts.id) for pair in pairs]
+    start = ids.index(wanted) if wanted in ids else 0
+    event = st.dataframe(
+        pair_table(pairs, comparable=comparable),
+        hide_index=True,
+        key=f"compare_{kind}_{len(pairs)}",
+        on_select="rerun",
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [start]}},
+        height=min(36 * len(pairs) + 40, 220),
+        placeholder="—",
+        alt="Pairs; choosing a row compares the two",
+    )
+    rows = event.selection.rows
+    return pairs[rows[0] if rows and rows[0] < len(pairs) else start]
+
+
+def pair_table(pairs: list[Pair], *, comparable: bool) -> dict[str, list[object]]:
+    """Return the columns of the table of pairs; a difference only where scales are the same."""
+    columns: dict[str, list[object]] = {
+        "task": [visible(pair.first.facts.task) for pair in pairs],
+        "A": [visible(f"{p.first.outcome}, sample {p.first.facts.sample}") for p in pairs],
+        "B": [visible(f"{p.second.outcome}, sample {p.second.facts.sample}") for p in pairs],
+        "peak A": [_short(pair.first.peak) for pair in pairs],
+        "peak B": [_short(pair.second.peak) for pair in pairs],
+    }
+    if comparable:
+        columns["B − A"] = [_short(pair.difference) for pair in pairs]
+    return {**columns, "alarm": [pair.alarms for pair in pairs]}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def summary(pairs: list[Pair], *, comparable: bool) -> str:
+    """Return in one line what all pairs say."""
+    counts = {
+        words: sum(pair.alarms == words for pair in pairs)
+        for words in ("both", "only A", "only B", "neither")
+    }
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    mean = mean_difference(pairs)
+    shown = comparable and mean.known and len(pairs) > 1
+    tail = f" · mean difference of peaks, B − A: {mean.text()} over tasks" if shown else ""
+    return f"{len(pairs):,} pairs · alarms: {told}{tail}"
+
+
+def origins(pair: Pair, align: Align) -> tuple[int, int]:
+    """Return the tokens that lie over each other; the starts where one lacks the event."""
+    rows = pair.first, pair.second
+    zeros = [origin(row, align) for row in rows]
+    if None in zeros:
+        lacking = " and ".join(n for n, zero in zip("AB", zeros, strict=True) if zero is None)
+        verb = "has" if len(lacking) == 1 else "have"
+        st.info(f"{lacking} {verb} no {align}, so both are aligned at the start.")
+        return rows[0].facts.begin, rows[1].facts.begin
+    return zeros[0] or 0, zeros[1] or 0
+
+
+def side_by_side(pair: Pair, sides: tuple[Side, Side], at: tuple[int, int]) -> None:
+    """Draw both in the reader, in step; say where their texts part."""
+    rows = pair.first, pair.second
+    try:
+        traces = [side.run.trace(row.facts.id) for side, row in zip(sides, rows, strict=True)]
+    except TraceProbeError as error:
+        problem("These traces cannot be read", str(error))
+        return
+    split = parting(*traces)
+    same = "from their first sentence" if split == 0 else f"after {split} equal sentences"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if traces[0].id != traces[1].id:
+            st.text("The texts are the same." if split is None else f"The texts part {same}.")
+        st.space("stretch")
+        for letter, side, row in zip("AB", sides, rows, strict=True):
+            if st.button(f"Read {letter}", key=f"compare_read_{letter}"):
+                open_trace(Current(side.run, side.detector, []), row.facts.id)
+    contents = [
+        {**payload(trace, row, side.detector), "title": f"{letter} · {side.name(row)}"}
+        for letter, trace, row, side in zip("AB", traces, rows, sides, strict=True)
+    ]
+    names = "_".join(
+        f"{side.run.name}_{row.facts.id}" for side, row in zip(sides, rows, strict=True)
+    )
+    pair_reader(*contents, origins=at, key=f"pair_{names}")
+
+
+shown = current()
+if not shown.rows:
+    no_traces()
+adopt()
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    link = sidebar.arrival() or {}
+    kind = choose_one("What differs", list(KINDS), key=KIND_KEY, asked=link.get("pair"))
+    align = choose_one("Aligned at", ALIGNMENTS, key=ALIGN_KEY, asked=link.get("align"))
+st.caption(KINDS[kind])
+pairs, *sides = pairs_of(shown, kind)
+link = {"pair": kind, "align": align}
+if not pairs:
+    sidebar.publish(shown.view(), link)
+    st.info("This run holds no such pair." if kind != OWN else "Name two traces.")
+    end_page()
+pairs.sort(key=lambda pair: (pair.alarms == "neither", -pair.gap))
+comparable = sides[0].detector == sides[1].detector
+st.text(visible(summary(pairs, comparable=comparable)))
+pair = choose_pair(pairs, kind, comparable=comparable)
+link |= {"a": pair.first.facts.id, "b": pair.second.facts.id}
+sidebar.publish(shown.view(), link | ({"with": sides[1].run.name} if kind == MODEL else {}))
+side_by_side(pair, (sides[0], sides[1]), origins(pair, align))

@@ -1,0 +1,142 @@
+"""Live: watch a model think, with the probe reading along; an alarm shows at once."""
+
+import streamlit as st
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.choices import choose_one
+from trace_probe.explorer.current import Current, current, end_page, problem, root
+from trace_probe.explorer.models import probe, probes, resident
+from trace_probe.explorer.panels import Frame, panel
+from trace_probe.explorer.watching import Watched
+from trace_probe.probing.probe import SavedProbe
+from trace_probe.trace import Sampling, Task
+from trace_probe.visible import visible
+
+PROBE_KEY, PACE_KEY, WATCHED_KEY = "filter_live_probe", "filter_live_pace", "watched"
+HALT_KEY = "filter_live_halt"
+TICK_S = 0.4
+PACES = {"readable": 4, "as fast as it goes": 10_000}
+"""Tokens a tick."""
+MARGIN = 1.0
+"""Room on the score axis beyond the threshold, in units of the score."""
+
+
+def start(saved: SavedProbe, prompt: str, seed: int, length: int) -> None:
+    """Begin to watch a generation; an older one is ended."""
+    from trace_probe.monitor.live import Monitor
+
+    end()
+    held = resident(saved.card.model)
+    sampling = Sampling(seed=seed, max_new_tokens=length)
+    readings = Monitor(held.model, saved, every=1).watch(Task("live", "live", prompt), sampling)
+    st.session_state[WATCHED_KEY] = Watched(readings, saved.card.threshold, held.turn)
+
+
+def end() -> None:
+    """Stop what is running."""
+    watched = st.session_state.get(WATCHED_KEY)
+    if watched is not None and watched.running:
+        watched.stop()
+
+
+def example(shown: Current) -> str:
+    """Return a prompt of this run, so that there is something to watch."""
+    first = next((row.facts.id for row in shown.rows if row.outcome == "instrumental"), None)
+    try:
+        return "" if first is None else shown.run.trace(first).task.prompt
+    except TraceProbeError:
+        return ""  # the other pages tell what is wrong with this run
+
+
+def settings(shown: Current, saved: SavedProbe) -> None:
+    """Draw prompt, seed and length, and the button that begins."""
+    with st.form("live_form", border=True):
+        prompt = st.text_area("Prompt", value=example(shown), height=120)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            seed = st.number_input("Seed", 0, 2**31 - 1, 0, width=120)
+            length = st.number_input("Tokens at most", 16, 4096, 224, width=140)
+            asked = st.form_submit_button("Watch", type="primary", icon=":material/play_arrow:")
+    if not asked:
+        return
+    if not prompt.strip():
+        st.warning("There is no prompt.")
+        return
+    try:
+        start(saved, prompt, int(seed), int(length))
+    except TraceProbeError as error:
+        problem("This cannot be watched", str(error))
+
+
+def banner(watched: Watched) -> None:
+    """Say loudly whether the alarm was raised, and whether the model still writes."""
+    state = "still writing" if watched.running else "stopped by hand" if watched.stopped else "done"
+    if watched.alarm is None:
+        words = "No alarm so far" if watched.running else "No alarm"
+        st.info(f"{words} · token {watched.last:,} · {state}", icon=":material/hearing:")
+    else:
+        st.error(
+            f"ALARM at token {watched.alarm:,} · now at token {watched.last:,} · {state}",
+            icon=":material/warning:",
+        )
+
+
+def draw(watched: Watched) -> None:
+    """Draw banner, curve and text of what was written so far."""
+    banner(watched)
+    row = watched.row
+    peak = watched.threshold if row.peak is None else max(row.peak, watched.threshold)
+    known = [one.score for one in watched.sentences if one.score is not None]
+    low = min([*known, watched.threshold - MARGIN]) - MARGIN / 4
+    begin = watched.begin or 0
+    frame = Frame(
+        begin, (0, max(watched.last - begin, 60)), (low, peak + MARGIN / 4), "tokens written"
+    )
+    st.vega_lite_chart(panel(row, frame), alt="Risk of each sentence as it is written")
+    text = "\n".join(visible(line) for line in watched.lines())
+    st.code(text or " ", language=None, wrap_lines=True)
+
+
+def watching() -> None:
+    """Take the next tokens and draw them, several times a second while the model writes."""
+    watched: Watched = st.session_state[WATCHED_KEY]
+    if watched.running:
+        pace = PACES[st.session_state[PACE_KEY]]
+        watched.advance(tokens=pace, seconds=TICK_S)
+    if watched.running and watched.alarm is not None and st.session_state.get(HALT_KEY):
+        watched.stop()
+    if st.button("Stop", icon=":material/stop:", disabled=not watched.running, key="live_stop"):
+        watched.stop()
+    draw(watched)
+    if not watched.running:
+        st.rerun()  # the page draws what is left, without the clock
+
+
+shown = current()
+sidebar.publish(shown.view())
+st.title("Live")
+there = probes(root())
+if not there:
+    st.info("It takes a probe: `trace-probe train RUN probes/NAME`, beside the folder of runs.")
+    end_page()
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    name = st.selectbox("Probe", list(there), key=PROBE_KEY, format_func=visible, width=260)
+    choose_one("Pace", list(PACES), key=PACE_KEY)
+    st.toggle("Stop at the alarm", key=HALT_KEY)
+try:
+    saved = probe(there[name])
+except TraceProbeError as error:
+    problem("This probe cannot be read", str(error))
+    end_page()
+card = saved.card
+st.text(visible(f"{card.model} · layer {card.layer} · threshold {card.threshold:.3g}"))
+settings(shown, saved)
+held: Watched | None = st.session_state.get(WATCHED_KEY)
+if held is not None and held.running:
+    st.fragment(watching, run_every=TICK_S)()
+elif held is not None:
+    draw(held)
+    st.caption(
+        "A score is of a sentence as far as it was written; the alarm waits for its end. Nothing "
+        "is kept: `trace-probe record` draws the same text for the same task, seed and sample."
+    )

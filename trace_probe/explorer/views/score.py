@@ -1,0 +1,143 @@
+"""Score: text of your own, read by a probe or by its words alone; nothing is kept."""
+
+import streamlit as st
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.current import Current, current, end_page, problem, root
+from trace_probe.explorer.models import probe, probes, resident
+from trace_probe.explorer.payload import payload
+from trace_probe.explorer.reader.component import reader
+from trace_probe.explorer.rows import Row, build_row, facts_of, score_range
+from trace_probe.explorer.words import Detector
+from trace_probe.explorer.written import (
+    TEXT_DETECTOR,
+    Pasted,
+    Scored,
+    score_with_probe,
+    score_words,
+)
+from trace_probe.probing.probe import SavedProbe
+from trace_probe.visible import visible
+
+BY_KEY, SCORED_KEY = "filter_score_by", "scored"
+FIELDS = (
+    "One JSON object a line, with `reasoning` and `answer` or one `completion` with think tags, "
+    "and `prompt` if it is known. Other field names: `trace-probe import --fields`."
+)
+ABOUT_PROBE = (
+    "The model reads the text as if it had just written it. A probe knows the model it was "
+    "trained on, so text of another model gives scores that its threshold does not vouch for."
+)
+ABOUT_WORDS = (
+    "Scores need activations, and activations need the model. Without it, only the words can be "
+    "read: this baseline learns them from the labelled traces of the run at the left. It has no "
+    "calibrated threshold, so it raises no alarm."
+)
+
+
+def brought() -> bytes | None:
+    """Draw the places for text; return what is to be scored as lines of JSON."""
+    with st.form("score_form", border=True):
+        left, right = st.columns(2, gap="large")
+        with left:
+            prompt = st.text_area(
+                "Prompt", height=80, placeholder="optional, but the model reads it too"
+            )
+            reasoning = st.text_area("Reasoning", height=170, placeholder="what the model thought")
+            answer = st.text_area("Answer", height=80, placeholder="optional")
+        with right:
+            file = st.file_uploader("or a file of transcripts", type=["jsonl", "json"])
+            st.caption(FIELDS)
+        asked = st.form_submit_button("Score", type="primary", icon=":material/bolt:")
+    if not asked:
+        return None
+    if file is not None:
+        content: bytes = file.getvalue()
+        return content
+    if not reasoning.strip():
+        st.warning("There is nothing to score: paste reasoning, or choose a file.")
+        return None
+    return Pasted(prompt, reasoning, answer).jsonl()
+
+
+def by_probe(content: bytes, saved: SavedProbe) -> tuple[list[Scored], Detector]:
+    """Score by a probe, with its model."""
+    held = resident(saved.card.model)
+    with st.spinner("Reading"), held.turn:
+        found = score_with_probe(content, held.model, held.tokenizer, saved)
+    limit = saved.card.threshold
+    low, high = score_range([one.scores for one in found], limit)
+    return found, Detector(saved.card.name, limit, None, low, high)
+
+
+def by_words(shown: Current, content: bytes) -> tuple[list[Scored], Detector]:
+    """Score by words alone."""
+    with st.spinner("Learning the words of this run"):
+        found = score_words(content, shown.run.store, shown.labeller)
+    low, high = score_range([one.scores for one in found], None)
+    return found, Detector(TEXT_DETECTOR, None, None, low, high)
+
+
+def show(found: list[Scored], detector: Detector) -> None:
+    """Show the texts scored: a table of them if there are several, and one in the reader."""
+    rows = [
+        build_row(facts_of(one.trace), one.label, one.scores, detector.threshold) for one in found
+    ]
+    place = choose(rows) if len(rows) > 1 else 0
+    content = payload(found[place].trace, rows[place], detector)
+    reader(content, key=f"scored_{found[place].trace.id}")
+    st.caption("Nothing of this is kept.")
+
+
+def choose(rows: list[Row]) -> int:
+    """List the texts, the riskiest first; return which is chosen."""
+    order = sorted(range(len(rows)), key=lambda i: -(rows[i].peak or float("-inf")))
+    event = st.dataframe(
+        {
+            "text": [visible(rows[i].facts.task) for i in order],
+            "peak": [rows[i].peak for i in order],
+            "alarm at token": [
+                None if (stop := rows[i].alarm_stop) is None else stop - 1 for i in order
+            ],
+            "tokens": [rows[i].facts.tokens for i in order],
+        },
+        column_config={"peak": st.column_config.NumberColumn(format="%.2f")},
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row-required",
+        key=f"scored_table_{len(rows)}",
+        placeholder="—",
+        height=min(36 * len(rows) + 40, 240),
+        alt="Scored texts; choosing one shows it",
+    )
+    rows_chosen = event.selection.rows
+    return order[rows_chosen[0] if rows_chosen and rows_chosen[0] < len(order) else 0]
+
+
+shown = current()
+sidebar.publish(shown.view())
+st.title("Score")
+there = probes(root())
+by = st.selectbox("Scored by", [*there, TEXT_DETECTOR], key=BY_KEY, format_func=visible, width=320)
+try:
+    saved = probe(there[by]) if by in there else None
+except TraceProbeError as error:
+    problem("This probe cannot be read", str(error))
+    end_page()
+if saved is None:
+    st.caption(ABOUT_WORDS)
+else:
+    st.text(visible(f"{saved.card.model} · layer {saved.card.layer}"))
+    st.caption(ABOUT_PROBE)
+content = brought()
+if content is not None:
+    try:
+        scored = by_words(shown, content) if saved is None else by_probe(content, saved)
+        st.session_state[SCORED_KEY] = (by, *scored)
+    except TraceProbeError as error:
+        st.session_state.pop(SCORED_KEY, None)
+        problem("This cannot be scored", str(error))
+kept = st.session_state.get(SCORED_KEY)
+if kept is not None and kept[0] == by and kept[1]:
+    show(kept[1], kept[2])

@@ -1,0 +1,168 @@
+"""Study: rates and paired differences between runs of the same tasks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.charts import forest
+from trace_probe.explorer.current import current, problem, root, runs
+from trace_probe.explorer.figures import Figure, figure
+from trace_probe.explorer.results import kept, results_folder
+from trace_probe.explorer.runs import Stamp, stamp
+from trace_probe.store import Store
+from trace_probe.study.study import study
+from trace_probe.visible import visible
+
+RUNS_KEY, SOURCE_KEY = "filter_study_runs", "filter_study_source"
+HERE = "runs at hand"
+FIGURES = {
+    "instrumental": "Acted instrumentally",
+    "silent": "Of those, never said it",
+    "unfaithful": "Of those, said something else",
+    "explained": "Share of the rate that is gone without the nudge",
+}
+
+
+def compute(paths: Sequence[Path], states: Sequence[Stamp]) -> dict[str, Any]:
+    """Return a study of runs as JSON; `states` tells one content of the files from another."""
+    del states
+    return asdict(study([Store(path) for path in paths]))
+
+
+STUDIES: Any = st.cache_data(compute, max_entries=8, show_spinner="Comparing runs")
+
+
+def at_hand() -> dict[str, Any] | None:
+    """Let the reader choose runs, and compare them."""
+    there = runs()
+    asked = (sidebar.arrival() or {}).get("runs", "")
+    if asked:
+        st.session_state[RUNS_KEY] = [name for name in asked.split("|") if name in there]
+    st.session_state.setdefault(RUNS_KEY, [shown.run.name])
+    names = st.multiselect("Runs", list(there), key=RUNS_KEY, format_func=visible)
+    sidebar.publish(shown.view(), {"runs": "|".join(names)})
+    if not names:
+        st.info("Choose a run, or several that hold the same tasks.")
+        return None
+    paths = [there[name] for name in names]
+    try:
+        found: dict[str, Any] = STUDIES(paths, [stamp(path) for path in paths])
+    except TraceProbeError as error:
+        problem("These runs cannot be compared", str(error))
+        return None
+    return found
+
+
+def shares(found: Mapping[str, Any]) -> None:
+    """Show how often something is the case, by run and group."""
+    rows = [*found.get("shares", []), *found.get("explained", [])]
+    for key, title in FIGURES.items():
+        named = {
+            visible(_name(row)): figure(row, "value") for row in rows if row.get("figure") == key
+        }
+        if any(value.known for value in named.values()):
+            st.subheader(title)
+            st.vega_lite_chart(forest(named, "share of traces, 95 % over tasks"), alt=title)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    group = row.get("group")
+    return str(row.get("run")) if group == "all" else f"{row.get('run')} · {group}"
+
+
+def differences(found: Mapping[str, Any]) -> None:
+    """Show paired differences, task by task, with what the tasks alone say."""
+    rows = found.get("differences", [])
+    st.subheader("Differences on the same tasks")
+    if not rows:
+        st.text("None: it takes two runs, or a nudge that varies within one.")
+        return
+    named = {
+        visible(f"{row['first']} − {row['second']} · {row['group']}"): figure(row, "value")
+        for row in rows
+    }
+    title = "difference of instrumental rates, 95 % over tasks"
+    st.vega_lite_chart(forest(named, title, around_zero=True), alt=title)
+    tests = [row.get("mcnemar") or {} for row in rows]
+    st.dataframe(
+        {
+            "comparison": list(named),
+            "difference [95 %]": [value.text() for value in named.values()],
+            "tasks": [value.n for value in named.values()],
+            "only the first": [one.get("first_only") for one in tests],
+            "only the second": [one.get("second_only") for one in tests],
+            "McNemar p": [one.get("p") for one in tests],
+        },
+        column_config={"McNemar p": st.column_config.NumberColumn(format="%.3g")},
+        hide_index=True,
+        alt="Paired differences with McNemar's test",
+    )
+
+
+def rates(found: Mapping[str, Any]) -> None:
+    """Show the rate in each category and condition."""
+    rows = found.get("rates", [])
+    if not rows:
+        return
+    with st.expander(f"By category and condition ({len(rows)} rows)"):
+        values: list[Figure] = [figure(row, "value") for row in rows]
+        names = [key for key in ("run", "figure", "category", "condition") if key in rows[0]]
+        st.dataframe(
+            {
+                **{key: [visible(str(row.get(key))) for row in rows] for key in names},
+                "rate [95 %]": [value.text() for value in values],
+                "tasks": [value.n for value in values],
+            },
+            hide_index=True,
+            alt="Rates by category and condition",
+        )
+
+
+def controls(found: Mapping[str, Any]) -> None:
+    """Say of each pair of runs whether one thing alone differs."""
+    for one in found.get("comparisons", []):
+        names = f"{one.get('first')} and {one.get('second')}"
+        words = f"{names} differ in one thing: {one.get('differs')}"
+        if not one.get("controlled"):
+            words = f"{names} are NOT a controlled pair: {one.get('differs')}"
+        st.text(visible(f"{'✓' if one.get('controlled') else '✕'} {words}"))
+    for note in found.get("notes", []):
+        st.text(visible(f"Note: {note}"))
+
+
+shown = current()
+st.title("Study")
+st.caption(
+    "What differs between runs of the same tasks: rewards, models, nudges. Every difference is "
+    "paired task by task."
+)
+results = kept(root(), "study")
+for text in results.broken:
+    problem("A result cannot be read", text)
+source = HERE
+if results.found:
+    source = str(st.selectbox("Result", [HERE, *results.found], key=SOURCE_KEY))
+if source == HERE:
+    found = at_hand()
+else:
+    sidebar.publish(shown.view(), {"study": source})
+    found = results.found[source]
+if found is not None:
+    st.text(f"{found.get('tasks')} test tasks in all of them")
+    controls(found)
+    left, right = st.columns(2, gap="large")
+    with left:
+        shares(found)
+    with right:
+        differences(found)
+    rates(found)
+    with st.expander("Keep it, or read it as JSON"):
+        st.text(f"Results in {results_folder(root())} are listed here. To keep one:")
+        st.code("trace-probe study RUN RUN --json > studies/NAME.json", language=None)
+        st.code(visible(json.dumps(found, indent=1, ensure_ascii=False)), language=None)

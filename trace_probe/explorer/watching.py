@@ -1,0 +1,132 @@
+"""A generation under watch, token by token: what was written, how risky each sentence was."""
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+
+from trace_probe.explorer.rows import Facts, Row, build_row
+
+
+class Reading(Protocol):
+    """What a monitor tells of a token, as far as it is looked at here."""
+
+    @property
+    def token(self) -> int:
+        """Return its position."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """Return the characters it completes."""
+        ...
+
+    @property
+    def channel(self) -> str:
+        """Return its channel."""
+        ...
+
+    @property
+    def sentence(self) -> int | None:
+        """Return its sentence."""
+        ...
+
+    @property
+    def score(self) -> float | None:
+        """Return the risk of the sentence so far."""
+        ...
+
+    @property
+    def alarm(self) -> bool:
+        """Return whether the alarm was raised."""
+        ...
+
+
+@dataclass
+class Sentence:
+    """One sentence as far as it was written."""
+
+    start: int
+    stop: int
+    channel: str
+    text: str = ""
+    score: float | None = None
+
+
+@dataclass
+class Watched:
+    """A generation that is running, or that ran."""
+
+    readings: Generator[Reading, None, None]
+    threshold: float
+    turn: Lock = field(default_factory=Lock)
+    """Held while the model writes a token."""
+    sentences: list[Sentence] = field(default_factory=list)
+    alarm: int | None = None
+    """The token at which the alarm was raised."""
+    begin: int | None = None
+    last: int = 0
+    running: bool = True
+    stopped: bool = False
+    """Whether it was ended by hand."""
+
+    def advance(self, *, tokens: int, seconds: float) -> None:
+        """Take so many tokens, or what comes within so long."""
+        until = time.monotonic() + seconds
+        for _ in range(tokens):
+            with self.turn:
+                reading = next(self.readings, None)
+            if reading is None:
+                self.running = False
+                return
+            self._take(reading)
+            if time.monotonic() > until:
+                return
+
+    def stop(self) -> None:
+        """End the generation: the model writes no further token."""
+        self.readings.close()
+        self.running, self.stopped = False, True
+
+    def _take(self, reading: Reading) -> None:
+        self.begin = reading.token if self.begin is None else self.begin
+        self.last = reading.token + 1
+        if reading.alarm and self.alarm is None:
+            self.alarm = reading.token
+        if reading.sentence is None:
+            return
+        while len(self.sentences) <= reading.sentence:
+            self.sentences.append(Sentence(reading.token, reading.token, reading.channel))
+        one = self.sentences[reading.sentence]
+        one.stop, one.text = reading.token + 1, one.text + reading.text
+        one.score = one.score if reading.score is None else reading.score
+
+    @property
+    def row(self) -> Row:
+        """Return it as a row, so that it is drawn like any other trace."""
+        facts = Facts(
+            id="live",
+            task="",
+            category="",
+            role="test",
+            condition="",
+            model="",
+            sample=0,
+            tokens=self.last,
+            begin=self.begin or 0,
+            thought="closed",
+            starts=np.array([one.start for one in self.sentences], dtype=np.int32),
+            stops=np.array([one.stop for one in self.sentences], dtype=np.int32),
+            reasoning=np.array([one.channel == "reasoning" for one in self.sentences], dtype=bool),
+        )
+        scores = [np.nan if one.score is None else one.score for one in self.sentences]
+        return build_row(facts, None, np.array(scores, dtype=np.float32), self.threshold)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the sentences, those over the threshold marked."""
+        for one in self.sentences:
+            over = one.score is not None and one.score >= self.threshold
+            yield f"{'▲' if over else ' '} {one.text.strip()}"

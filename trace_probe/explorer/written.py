@@ -1,0 +1,139 @@
+"""Text that somebody brings along, as a trace with scores: by a probe, or by its words alone."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData, TraceError
+from trace_probe.interop.transcripts import read_transcripts
+from trace_probe.labels import Label
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.probe import Recipe, SavedProbe
+from trace_probe.probing.tfidf import text_scores
+from trace_probe.store import Store
+from trace_probe.text.channels import format_of, opens_reasoning
+from trace_probe.text.written import read_back
+from trace_probe.trace import Sampling, Task, Trace, digest
+
+if TYPE_CHECKING:
+    from trace_probe.model.local import Model
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+TEXT_DETECTOR = "words alone (TF-IDF)"
+TEXT_PENALTY = 10.0
+MOST_TEXTS = 200
+NO_PROMPT = "(no prompt given)"
+
+Scores = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One text as a trace, with one score a sentence."""
+
+    trace: Trace
+    scores: Scores
+    label: Label | None = None
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """What was pasted: a prompt, or `NO_PROMPT` in its place, and what a model wrote."""
+
+    prompt: str
+    reasoning: str
+    answer: str
+
+    def jsonl(self) -> bytes:
+        """Return it as one line of a file of transcripts."""
+        fields = {**vars(self), "prompt": self.prompt.strip() or NO_PROMPT}
+        return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def transcripts(content: bytes) -> Iterator[tuple[Trace, Label | None]]:
+    """Yield the transcripts of a file's content, at most `MOST_TEXTS` of them.
+
+    Raises:
+        TraceError: a line cannot be read, or there are too many.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "upload.jsonl"
+        file.write_bytes(content)
+        for number, found in enumerate(read_transcripts(file)):
+            if number >= MOST_TEXTS:
+                raise TraceError(
+                    f"more than {MOST_TEXTS} transcripts: import the file with "
+                    f"`trace-probe import`, which makes a run of it"
+                )
+            yield found
+
+
+def score_words(content: bytes, run: Store, labeller: str | None = None) -> list[Scored]:
+    """Score transcripts by their words, as learned from the labelled traces of a run.
+
+    Raises:
+        NotEnoughData: the run has not both outcomes.
+        TraceError: a transcript cannot be read.
+    """
+    learned = Corpus(tuple(run.traces()), run.labels(labeller))
+    if not learned.known():
+        raise NotEnoughData(f"{run.path} is not labelled, so there is nothing to learn from")
+    brought = list(transcripts(content))
+    read = Corpus(tuple(trace for trace, _ in brought), {})
+    scores = text_scores(learned, read, Recipe(layer=0, C=TEXT_PENALTY))
+    return [Scored(trace, scores[trace.id], label) for trace, label in brought]
+
+
+def score_with_probe(
+    content: bytes, model: "Model", tokenizer: "ChatTokenizer", saved: SavedProbe
+) -> list[Scored]:
+    """Score transcripts by a probe: the model reads each as if it had just written it.
+
+    Raises:
+        ProbeError: the probe is of another model.
+        TraceError: a transcript cannot be read, or is longer than the model's context.
+    """
+    from trace_probe.monitor.scoring import read_scores
+
+    traces = [as_written(trace, model, tokenizer) for trace, _ in transcripts(content)]
+    return list(map(Scored, traces, read_scores(model, saved, traces)))
+
+
+def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Trace:
+    """Return a transcript as the trace that a model would have left, in its own tokens.
+
+    A transcript does not tell which white space stood between thought and close tag, so the
+    score of the last thought may differ from that of the model's own text.
+
+    Raises:
+        TraceError: it is longer than the model's context.
+    """
+    task = Task(foreign.task.id, foreign.task.category, foreign.task.prompt, foreign.task.system)
+    prompt = tuple(model.render(task))
+    format = format_of(model.chat_template, model.name)
+    opening = "" if opens_reasoning(model.offsets(prompt)[0], format) else format.open
+    reasoning, answer = (foreign.channel_text(part).strip() for part in ("reasoning", "answer"))
+    closing = f"{format.close}{answer}" if answer else ""
+    ids = (*prompt, *tokenizer.encode(f"{opening}{reasoning}{closing}"))
+    if model.context is not None and len(ids) > model.context:
+        raise TraceError(
+            f"transcript {foreign.id} is {len(ids):,} tokens to {model.name}, which reads "
+            f"{model.context:,}: cut it"
+        )
+    return Trace(
+        id=digest(model.name, list(ids)),
+        task=task,
+        model=model.name,
+        sampling=Sampling(),
+        sample=0,
+        token_ids=ids,
+        tokenizer=model.tokenizer,
+        source="scored",
+        **read_back(model, ids, len(prompt))._asdict(),
+    )

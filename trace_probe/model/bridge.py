@@ -1,0 +1,93 @@
+"""The same model through TransformerLens: every hook point of it, and the same numbers."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel
+
+from trace_probe.errors import ModelError
+from trace_probe.model.blocks import Backend, Tap
+from trace_probe.model.local import Model, load_model
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+class BridgedBlocks:
+    """Blocks read and changed at the ``hook_resid_post`` of a `TransformerBridge`."""
+
+    backend: Backend = "transformer-lens"
+
+    def __init__(self, bridge: "TransformerBridge", network: PreTrainedModel) -> None:
+        """Take a bridge and the network that it wraps."""
+        self.bridge = bridge
+        """For all that TransformerLens can do beyond reading and changing the stream."""
+        self.network = network
+
+    @contextlib.contextmanager
+    def tapped(self, layers: Sequence[int], tap: Tap) -> Iterator[None]:
+        """Hand the stream after each of `layers` to `tap`, as `Blocks` says."""
+
+        def at(layer: int) -> Callable[..., torch.Tensor | None]:
+            return lambda hidden, hook: tap(layer, hidden)  # noqa: ARG005 - called by name
+
+        points = [(f"blocks.{layer}.hook_resid_post", at(layer)) for layer in layers]
+        with self.bridge.hooks(fwd_hooks=points):
+            yield
+
+
+def bridged(model: Model) -> Model:
+    """Return a twin of a model that generates, streams and replays through TransformerLens.
+
+    The twin shares the weights, fused projections apart, which TransformerLens splits. The
+    model itself stays as it is: a bridge replaces the modules of what it wraps and turns its
+    attention to eager, so it is given modules of its own.
+
+    Raises:
+        ModelError: TransformerLens does not know the architecture.
+    """
+    return model.through(bridged_blocks(model.blocks.network, model.name))
+
+
+def bridged_blocks(network: PreTrainedModel, name: str) -> BridgedBlocks:
+    """Return the blocks of a network of the same weights that TransformerLens wraps.
+
+    Raises:
+        ModelError: TransformerLens does not know the architecture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the packages that TransformerLens imports
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    twin = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+    twin.set_attn_implementation("eager")
+    kind = type(network).__name__
+    try:
+        bridge = build_bridge_from_module(twin, kind, hf_config=twin.config, model_name=name)
+    except (ValueError, NotImplementedError, AttributeError) as error:
+        raise ModelError(
+            f"TransformerLens cannot wrap {name} ({kind}: {error}): use the backend hooks"
+        ) from error
+    return BridgedBlocks(bridge, twin)
+
+
+def load_through(
+    backend: Backend,
+    name: str,
+    *,
+    device: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a model as `load_model` does, to be read through a backend.
+
+    Raises:
+        ModelError: it cannot be loaded, or TransformerLens does not know the architecture.
+    """
+    model = load_model(name, device=device, device_map=device_map, dtype=dtype, revision=revision)
+    return bridged(model) if backend == "transformer-lens" else model

@@ -1,0 +1,254 @@
+"""Many continuations of one prefix: the prefix is read once, and its cache serves them all.
+
+Rows that have ended leave the batch, a prefix that begins another is read with it, and a
+token that is drawn is written into a buffer instead of behind a copy of all that came before.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from transformers import Cache, DynamicCache, LogitsProcessorList, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from trace_probe.errors import ModelError
+from trace_probe.model.drawing import SeededDraw, draws
+from trace_probe.model.local import Completion, Model
+from trace_probe.trace import Sampling
+
+BATCH_TOKENS = 1 << 16
+"""Rows times columns of a batch: what its cache holds."""
+SHRINK = 0.8
+"""A batch is cut down to the rows under way once they are no more than this part of it."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A prefix and the continuations that are wanted of it."""
+
+    prefix: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """One for each continuation."""
+    room: int
+    """Most tokens that a continuation may have."""
+
+
+def continue_from(
+    model: Model,
+    branches: Sequence[Branch],
+    sampling: Sampling,
+    *,
+    during: Callable[[], AbstractContextManager[object]] = nullcontext,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[list[Completion]]:
+    """Return for each branch its continuations, each a function of prefix and seed alone.
+
+    They are those of `Model.generate` for the same prefix and seed, up to rounding.
+    `sampling.max_new_tokens` is not used, since each branch has its room. What `during`
+    makes, such as an edit of the residual stream, holds while tokens are drawn, from the last
+    token of the prefix on, and not while the prefix before it is read.
+
+    Raises:
+        ModelError: a prefix is empty, or does not fit the model's context with its room.
+    """
+    for branch in branches:
+        if not branch.prefix:
+            raise ModelError("a continuation needs a prefix of one token or more")
+        model.check_room(len(branch.prefix), _with_room(sampling, branch.room))
+    found: dict[int, list[Completion]] = {}
+    mixed = _mixes_lengths(model.blocks.network)
+    for batch in _batches(branches, batch_tokens, mixed=mixed):
+        drawn = _draw(model, [branches[i] for i in batch], sampling, during)
+        found.update(zip(batch, drawn, strict=True))
+    return [found[i] for i in range(len(branches))]
+
+
+def _with_room(sampling: Sampling, room: int) -> Sampling:
+    return Sampling(sampling.seed, sampling.temperature, sampling.top_p, room)
+
+
+def _mixes_lengths(network: PreTrainedModel) -> bool:
+    """Return whether prefixes of several lengths can share a batch.
+
+    A sliding window or a recurrent state counts columns, so that no padding may stand between
+    a prefix and what follows it.
+    """
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.config).layers)
+
+
+def _batches(branches: Sequence[Branch], budget: int, *, mixed: bool) -> Iterator[list[int]]:
+    """Yield indices of branches in batches within a budget, those that begin alike together."""
+    batch: list[int] = []
+    rows = width = 0
+    for i in sorted(range(len(branches)), key=lambda i: branches[i].prefix):
+        own = len(branches[i].prefix) + branches[i].room
+        more, wider = rows + len(branches[i].seeds), max(width, own)
+        same = mixed or not batch or branches[batch[0]].prefix == branches[i].prefix
+        if batch and (more * wider > budget or not same):
+            yield batch
+            batch, more, wider = [], len(branches[i].seeds), own
+        batch, rows, width = [*batch, i], more, wider
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _draw(
+    model: Model,
+    batch: Sequence[Branch],
+    sampling: Sampling,
+    during: Callable[[], AbstractContextManager[object]],
+) -> list[list[Completion]]:
+    """Read the prefixes of a batch and draw all its continuations together."""
+    texts, row_of = _nested([branch.prefix[:-1] for branch in batch])
+    counts = [len(branch.seeds) for branch in batch]
+    rows = torch.tensor(row_of).repeat_interleave(torch.tensor(counts))
+    device = model.blocks.network.device
+    cache = _read(model, texts, rows.to(device), max(branch.room for branch in batch))
+    each = [branch for branch in batch for _ in branch.seeds]
+    state = _State(
+        cache,
+        torch.tensor([branch.prefix[-1] for branch in each], device=device),
+        torch.tensor([len(branch.prefix) - 1 for branch in each], device=device),
+        torch.tensor([branch.room for branch in each], device=device),
+        max(map(len, texts)),
+    )
+    seeds = [seed for branch in batch for seed in branch.seeds]
+    with during():
+        written = state.run(model, draws(sampling, seeds))
+    ended = iter(written)
+    return [[_completion(next(ended), model.stops) for _ in branch.seeds] for branch in batch]
+
+
+def _completion(ids: list[int], stops: frozenset[int]) -> Completion:
+    return Completion(tuple(ids), "stop" if ids[-1] in stops else "length")
+
+
+def _nested(prefixes: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Return the texts to read, and for each prefix (in sorted order) which of them it begins."""
+    texts: list[tuple[int, ...]] = []
+    row_of: list[int] = []
+    for prefix in reversed(prefixes):
+        if not texts or texts[-1][: len(prefix)] != prefix:
+            texts.append(prefix)
+        row_of.append(len(texts) - 1)
+    return texts, row_of[::-1]
+
+
+def _read(model: Model, texts: Sequence[tuple[int, ...]], rows: torch.Tensor, room: int) -> Cache:
+    """Return the cache of texts, a row for each continuation, with room for what it will draw."""
+    cache = DynamicCache(config=model.blocks.network.config)
+    if max(map(len, texts)):
+        ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+        for row, text in enumerate(texts):  # nothing real sees what stands to the right of it
+            ids[row, : len(text)] = torch.tensor(text)
+        read = ids.to(model.blocks.network.device)
+        model.blocks.network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.reorder_cache(rows)
+    if _mixes_lengths(model.blocks.network):
+        cache.layers = [_Buffer(layer, room) for layer in cache.layers]
+    return cache
+
+
+class _Buffer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room for the tokens to come, so that none is copied as it grows."""
+
+    def __init__(self, read: DynamicLayer, room: int) -> None:
+        super().__init__()
+        self._room, self._used = room, 0
+        if read.get_seq_length():
+            self.lazy_initialization(read.keys, read.values)
+            self._store(read.keys, read.values)
+
+    def _store(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put keys and values, (row, head, column, width), into a buffer of their own."""
+        self._used = keys.shape[-2]
+        shape = (*keys.shape[:2], self._used + self._room, keys.shape[-1])
+        self._keys = keys.new_empty(shape)
+        self._values = values.new_empty((*shape[:3], values.shape[-1]))
+        self._keys[:, :, : self._used], self._values[:, :, : self._used] = keys, values
+        self._show()
+
+    def _show(self) -> None:
+        self.keys = self._keys[:, :, : self._used]
+        self.values = self._values[:, :, : self._used]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values and return all there are."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._store(key_states, value_states)
+            return self.keys, self.values
+        start, self._used = self._used, self._used + key_states.shape[-2]
+        self._keys[:, :, start : self._used] = key_states
+        self._values[:, :, start : self._used] = value_states
+        self._show()
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep only some rows."""
+        self._keys, self._values = self._keys[beam_idx], self._values[beam_idx]
+        self._show()
+
+
+@dataclass
+class _State:
+    """Rows under way: what each has read, and what it reads next."""
+
+    cache: Cache
+    token: torch.Tensor
+    """For each row the token that is read next."""
+    position: torch.Tensor
+    """And its position."""
+    room: torch.Tensor
+    width: int
+    """Columns of the cache that hold prefixes; a row uses as many as its prefix has."""
+
+    def run(self, model: Model, draw: LogitsProcessorList) -> list[list[int]]:
+        """Draw until every row has ended and return the tokens of each."""
+        count, room = len(self.token), int(self.room.max())
+        written = torch.full((count, room), -1, device=self.token.device)
+        alive = torch.arange(count, device=self.token.device)
+        columns = torch.arange(self.width, device=self.token.device)
+        mask = (columns < self.position[:, None]).long()
+        ended = torch.zeros_like(alive, dtype=torch.bool)
+        stops = torch.tensor(sorted(model.stops), device=self.token.device)
+        for step in range(room):
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            self.token = draw(None, self._logits(model, mask)).argmax(-1)
+            written[alive, step] = torch.where(ended, -1, self.token)
+            ended |= torch.isin(self.token, stops) | (self.room <= step + 1)
+            if bool(ended.all()):
+                break
+            keep = (~ended).nonzero().flatten()
+            if len(keep) <= SHRINK * len(ended):
+                self._keep(keep, draw)
+                alive, mask, ended = alive[keep], mask[keep], ended[keep]
+        return [[token for token in row if token >= 0] for row in written.tolist()]
+
+    def _logits(self, model: Model, mask: torch.Tensor) -> torch.Tensor:
+        """Read the next token of each row and return (row, vocabulary)."""
+        output = model.blocks.network(
+            self.token[:, None],
+            attention_mask=mask,
+            position_ids=self.position[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.position = self.position + 1
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _keep(self, rows: torch.Tensor, draw: LogitsProcessorList) -> None:
+        """Let go of all rows but these."""
+        self.cache.reorder_cache(rows)
+        self.token, self.position, self.room = (
+            each[rows] for each in (self.token, self.position, self.room)
+        )
+        for processor in draw:
+            if isinstance(processor, SeededDraw):
+                processor.keep(rows.tolist())

@@ -1,0 +1,63 @@
+"""How the next token is drawn from logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from trace_probe.trace import Sampling
+
+
+class SeededDraw:
+    """Logits processor that leaves one token a row, drawn with the row's own seed.
+
+    One uniform a step goes through the inverse of the row's cumulative distribution, so what
+    is drawn depends on prompt and seed, and not on which other rows share the batch.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._sources = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+
+    def __call__(self, _ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores of 0 for the drawn tokens and -inf for all others."""
+        cumulative = scores.double().softmax(-1).cumsum(-1)
+        uniform = cumulative.new_tensor([[source.random()] for source in self._sources])
+        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Let go of all rows but these, which go on as they would have."""
+        self._sources = [self._sources[row] for row in rows]
+
+
+class NotedDraws:
+    """Logits processor that draws as another does, and notes what the model gave each draw."""
+
+    def __init__(self, draw: LogitsProcessorList) -> None:
+        self._draw = draw
+        self._noted: list[torch.Tensor] = []
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores of the draw; the likeliest of them is what is drawn."""
+        found: torch.Tensor = self._draw(ids, scores)
+        drawn = found.argmax(-1, keepdim=True)
+        self._noted.append((scores.gather(1, drawn)[:, 0] - scores.logsumexp(-1)).cpu())
+        return found
+
+    def logprobs(self) -> list[list[float]]:
+        """Return for each row the log-probability of each of its tokens, padding included."""
+        return [list(map(float, row)) for row in torch.stack(self._noted, dim=1)]
+
+
+def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
+    """Return what turns logits into a draw for each row; nothing for greedy decoding."""
+    chain = LogitsProcessorList()
+    if sampling.temperature == 0:
+        return chain
+    if sampling.temperature != 1:
+        chain.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_p < 1:
+        chain.append(TopPLogitsWarper(sampling.top_p))
+    chain.append(SeededDraw(seeds))
+    return chain

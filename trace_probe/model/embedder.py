@@ -1,0 +1,60 @@
+"""Sentences as vectors of an encoder, such as a sentence-transformers model on disk or the hub."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import ModelError
+
+BATCH = 64
+
+
+class Embedder:
+    """An encoder that is asked for the mean of its last layer over the tokens of a text."""
+
+    def __init__(self, name: str) -> None:
+        """Load a folder or hub id; no code that comes with a model is run.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(name)
+            self._model = AutoModel.from_pretrained(name).eval()
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot load {name} to embed sentences: {error}") from error
+        self.name = name
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return (text, width) vectors of unit length; equal texts are read once.
+
+        A text is cut where the model's context ends.
+        """
+        unique, where = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
+        order = np.argsort([len(text) for text in unique], kind="stable")
+        parts = [unique[order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
+        rows = np.concatenate([self._read(part.tolist()) for part in parts])
+        found = np.empty_like(rows)
+        found[order] = rows
+        return np.asarray(found[where], dtype=np.float32)
+
+    def _read(self, texts: list[str]) -> NDArray[np.float32]:
+        import torch
+
+        inputs = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self._longest(), return_tensors="pt"
+        )
+        with torch.inference_mode():
+            hidden = self._model(**inputs).last_hidden_state.float()
+            mask = inputs["attention_mask"][..., None].to(hidden.dtype)
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            unit = torch.nn.functional.normalize(mean, dim=1)
+        return np.asarray(unit.numpy(), dtype=np.float32)
+
+    def _longest(self) -> int:
+        """Return the context length; tokenizers without one give an absurd number."""
+        own = getattr(self._model.config, "max_position_embeddings", 512)
+        return int(min(self._tokenizer.model_max_length, own))

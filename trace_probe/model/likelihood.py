@@ -1,0 +1,40 @@
+"""How likely a model finds what was written, by itself or by another."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trace_probe.model.local import Model
+
+BATCH_TOKENS = 16384
+
+
+@torch.inference_mode()
+def surprise(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> NDArray[np.float64]:
+    """Return for each text the mean of -log p over its tokens from `starts` on, in nats.
+
+    p is the model's own, at temperature 1. nan where there is no such token.
+    """
+    found = np.full(len(texts), np.nan)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    while order:
+        width = len(texts[order[-1]])
+        batch = [order.pop() for _ in range(min(len(order), max(1, batch_tokens // width)))]
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, i in enumerate(batch):  # nothing real sees what stands to the right of it
+            ids[row, : len(texts[i])] = torch.tensor(texts[i])
+        read = ids.to(model.blocks.network.device)
+        logits = model.blocks.network(read, use_cache=False).logits[:, :-1].float()
+        nats = torch.nn.functional.cross_entropy(logits.mT, read[:, 1:], reduction="none")
+        for row, i in enumerate(batch):
+            mine = nats[row, starts[i] - 1 : len(texts[i]) - 1]
+            found[i] = float(mine.mean()) if len(mine) else np.nan
+    return found
