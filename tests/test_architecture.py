@@ -17,17 +17,20 @@ PIPELINE = (
     *("errors", "visible", "files", "execution", "statistics", "trace", "activations", "labels"),
     *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling"),
-    *("probing", "evaluation", "training", "monitor", "emergence"),
+    *("probing", "evaluation", "training", "monitor", "serving", "emergence"),
     *("organism", "study", "demo", "explorer", "bench", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""
 
 HOMES = {
-    "torch": ("model", "organism"),
-    "transformers": ("model", "organism"),
+    "torch": ("model", "organism", "monitor.stopping"),
+    "transformers": ("model", "organism", "monitor.stopping"),
     "trl": ("organism",),
     "transformer_lens": ("model",),
-    "openai": ("model.endpoint",),
+    "openai": ("model.endpoint", "bench.serve"),
+    "fastapi": ("serving",),
+    "uvicorn": ("serving",),
+    "prometheus_client": ("serving",),
     "inspect_ai": ("interop.inspect_log",),
     "ray": ("execution.cluster",),
     "typer": ("commands",),
@@ -102,6 +105,7 @@ def test_heavy_packages_are_imported_at_home_only() -> None:
     assert not strays
 
 
+@cache
 def reaches_model(name: str) -> bool:
     """Return whether importing a module imports torch other than lazily."""
     body = trees()[name].body

@@ -1,6 +1,7 @@
 """``trace-probe bench``: what things cost, measured beside what others use."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -88,3 +89,44 @@ def explorer(
     size = Size(traces=traces, long_tokens=long_tokens, seed=seed)
     found = bench_explorer(size, say=lambda text: typer.echo(text, err=True), repeats=repeats)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_explorer(found))
+
+
+@bench.command("false-alarms")
+def false_alarms(
+    probe: Annotated[Path, typer.Argument(help="Folder of a probe on an organism.")] = Path(
+        "probes/demo"
+    ),
+    organism: Annotated[str, typer.Option(help="Which organism to record.")] = "organism:rl-s0",
+    out: Annotated[Path, typer.Option(help="Folder of the recorded traces.")] = Path(
+        "traces/false-alarms"
+    ),
+    calibration: Annotated[int, typer.Option(min=99, help="Benign traces for thresholds.")] = 2000,
+    held_out: Annotated[int, typer.Option(min=20, help="Benign traces to count on.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Count false alarms on benign traces that nothing was set on, hard negatives beside them."""
+    from trace_probe.bench.false_alarms import (
+        FalseAlarmPlan,
+        bench_false_alarms,
+        format_false_alarms,
+    )
+
+    plan = FalseAlarmPlan(organism, probe, out, calibration, held_out)
+    found = bench_false_alarms(plan, say=lambda text: typer.echo(text, err=True))
+    text = json.dumps(found.to_json(), indent=1) if as_json else format_false_alarms(found)
+    typer.echo(text)
+
+
+@bench.command()
+def serve(
+    probe: Annotated[Path, typer.Argument(help="Folder of a probe.")] = Path("probes/demo"),
+    streams: Annotated[int, typer.Option(min=1)] = 64,
+    seconds: Annotated[float, typer.Option(min=1)] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Put a server under many streams: what is lost or mixed, its memory, tokens a second."""
+    from trace_probe.bench.serve import LoadPlan, bench_serve, format_load
+
+    plan = LoadPlan(probe, streams, seconds)
+    found = bench_serve(plan, say=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_load(found))

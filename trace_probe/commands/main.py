@@ -18,6 +18,7 @@ from trace_probe.commands.exploring import exploring
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.mapping import mapping
+from trace_probe.commands.monitoring import monitoring
 from trace_probe.commands.options import (
     AsJson,
     Backend,
@@ -28,7 +29,6 @@ from trace_probe.commands.options import (
     Nudge,
     PerMinute,
     Pooling,
-    Probe,
     RawTokens,
     Run,
     Shard,
@@ -63,6 +63,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(store_commands, name="store")
 app.add_typer(interchange)
 app.add_typer(judging)
+app.add_typer(monitoring)
 app.add_typer(evidence)
 app.add_typer(studying)
 app.add_typer(mapping)
@@ -216,28 +217,6 @@ def _tasks_and_source(
     chosen = tasks_from(source, nudge="none" if conditions else nudge)
     chosen = under(chosen, parse_grid(conditions), Path(source)) if conditions else chosen
     return tuple(chosen), source_name(source)
-
-
-@app.command()
-def flag(
-    run: Run,
-    probe: Probe,
-    threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
-    fail_on_alarm: Annotated[
-        bool, typer.Option("--fail-on-alarm", help="Exit with 1 if any trace is flagged.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List the risky traces of a run with the sentence of the alarm, riskiest first."""
-    from trace_probe.monitor.flagging import flag as flag_run
-    from trace_probe.monitor.flagging import format_flags
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
-
-    flags = flag_run(Store(run), load_probe(probe), threshold=threshold)
-    show_result(asdict(flags), format_flags(flags), as_json=as_json)
-    if fail_on_alarm and flags.alarms:
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import pooled_spans
 from trace_probe.errors import NotEnoughData, TraceError
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.labels import Label
-from trace_probe.probing.dataset import ActivationMatrix, Corpus
-from trace_probe.probing.probe import Recipe, SavedProbe, check_fits
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.probe import Recipe, SavedProbe
 from trace_probe.probing.tfidf import text_scores
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of, opens_reasoning
@@ -100,20 +99,10 @@ def score_with_probe(
         ProbeError: the probe is of another model.
         TraceError: a transcript cannot be read, or is longer than the model's context.
     """
-    from trace_probe.recording.record import new_manifest
+    from trace_probe.monitor.scoring import read_scores
 
-    layer = saved.card.layer
-    check_fits(saved.card, new_manifest(model, Sampling(), layers=(layer,)))
-    brought = list(transcripts(content))
-    traces = [as_written(trace, model, tokenizer) for trace, _ in brought]
-    spans = [pooled_spans(trace) for trace in traces]
-    held = model.replay([trace.token_ids for trace in traces], spans, (layer,))
-    found = []
-    for trace, activations in zip(traces, held, strict=True):
-        matrix = ActivationMatrix(activations.values, (layer,), np.array([0]))
-        scores = saved.scores(Corpus((trace,), {}, matrix))
-        found.append(Scored(trace, scores[trace.id]))
-    return found
+    traces = [as_written(trace, model, tokenizer) for trace, _ in transcripts(content)]
+    return list(map(Scored, traces, read_scores(model, saved, traces)))
 
 
 def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Trace:

@@ -85,7 +85,7 @@ class Model:
         self._base = network.get_decoder()
         self.blocks: Blocks = HookedBlocks(network, name)
         """Where activations are read and changed."""
-        self._stops = _stop_tokens(network, tokenizer)
+        self._stops = stop_tokens(network, tokenizer)
         pad = tokenizer.pad_token_id
         self._pad_id = int(pad) if pad is not None else min(self._stops, default=0)
         # A hub model's own generation config (repetition penalty, top-k, ...) would change the
@@ -110,6 +110,10 @@ class Model:
             raise ModelError(f"{self.name} has no tokens for {text!r}: use words that it knows")
         return ids
 
+    def nearest_ids(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, whatever the tokenizer makes of what it cannot spell."""
+        return self._chat.encode(text)
+
     def through(self, blocks: Blocks) -> "Model":
         """Return this model with its passes run by the network of other blocks."""
         twin = copy.copy(self)
@@ -124,6 +128,14 @@ class Model:
             ModelError: the chat template refuses these messages.
         """
         return list(self._chat.encode(self._chat.prompt(task)))
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the token ids of a conversation, up to where the model starts to write.
+
+        Raises:
+            ModelError: the chat template refuses these messages.
+        """
+        return list(self._chat.encode(self._chat.conversation(messages)))
 
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
@@ -326,7 +338,7 @@ def _input_device(network: PreTrainedModel) -> torch.device:
     return torch.device(getattr(hook, "execution_device", None) or embedding.weight.device)
 
 
-def _stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that end a turn, for the model or for its chat template."""
     stops = network.generation_config.eos_token_id
     several = stops if isinstance(stops, list) else [stops]

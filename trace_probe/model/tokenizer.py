@@ -1,6 +1,6 @@
 """Prompts as token ids and ids as text, with or without the model at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -40,10 +40,16 @@ class ChatTokenizer:
             ModelError: the chat template refuses these messages, or has no switch for the
                 reasoning that the task's condition turns on or off.
         """
-        thinking = task.condition.get("thinking")
+        try:
+            return self._switched(messages(task), task.condition.get("thinking"))
+        except ModelError as error:
+            raise ModelError(f"task {task.id}: {error}") from error
+
+    def _switched(self, turns: Sequence[Mapping[str, str]], thinking: str | None) -> str:
+        """Return chat messages as text with reasoning turned on or off, or left as it is."""
         if thinking is None:
-            return self._render(task)
-        switched = {level: self._render(task, **switch(level)) for level in ("on", "off")}
+            return self.conversation(turns)
+        switched = {level: self.conversation(turns, **switch(level)) for level in ("on", "off")}
         if switched["on"] == switched["off"]:
             raise ModelError(
                 f"the chat template of {self.name} has no switch for reasoning: "
@@ -51,18 +57,25 @@ class ChatTokenizer:
             )
         return switched[thinking]
 
-    def _render(self, task: Task, **arguments: bool) -> str:
+    def conversation(self, turns: Sequence[Mapping[str, str]], **arguments: bool) -> str:
+        """Return chat messages as text, up to where the model starts to write.
+
+        `arguments` go to the chat template.
+
+        Raises:
+            ModelError: the chat template refuses these messages.
+        """
         from jinja2 import TemplateError
 
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    messages(task), tokenize=False, add_generation_prompt=True, **arguments
+                    list(turns), tokenize=False, add_generation_prompt=True, **arguments
                 )
             )
         except TemplateError as error:
             raise ModelError(
-                f"the chat template of {self.name} refuses task {task.id} ({error}): "
+                f"the chat template of {self.name} refuses this ({error}): "
                 f"if it has no system role, use tasks without a system message"
             ) from error
 

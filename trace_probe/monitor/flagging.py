@@ -1,12 +1,17 @@
 """Which traces of a run are risky, and where in each the alarm came."""
 
-from dataclasses import dataclass
+import csv
+import io
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
+from trace_probe.monitor.calibrated import Guard, as_guard, level
+from trace_probe.monitor.drift import Drift, check_levels
+from trace_probe.monitor.rules import statistics
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.metrics import first_alarm
 from trace_probe.store import Store
@@ -22,7 +27,7 @@ class Flag:
     trace_id: str
     task: str
     peak: float
-    """Highest score of any reasoning sentence."""
+    """Highest statistic of any reasoning sentence; with the rule ``max``, highest score."""
     sentence: int
     """First sentence that alarmed, an index into the trace's sentences."""
     token: int
@@ -40,6 +45,10 @@ class Flags:
     traces: int
     """How many were scored."""
     alarms: tuple[Flag, ...]
+    rule: str = "max"
+    drift: Drift | None = None
+    """Whether the scores of the run lie where those of the calibration traces lay; None if
+    these are not known."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +77,24 @@ class Reading:
     lines: tuple[Line, ...]
 
 
-def flag(store: Store, saved: SavedProbe, *, threshold: float | None = None) -> Flags:
+def flag(store: Store, probe: SavedProbe | Guard, *, threshold: float | None = None) -> Flags:
     """Score every trace of a run, keep the scores, and return those that alarm.
 
     Raises:
         ProbeError: the probe was trained on another model, tokenizer, width or layer.
     """
-    scores = score_run(store, saved)
+    guard = as_guard(probe)
+    scores = score_run(store, guard.saved)
     with store.writing():
-        store.write_scores(saved.card.name, scores)
-    limit = saved.card.threshold if threshold is None else threshold
-    found = [_flag(trace, scores[trace.id], limit) for trace in store.traces()]
+        store.write_scores(guard.name, scores)
+    limit = guard.threshold if threshold is None else threshold
+    values = statistics(scores, guard.rule)
+    found = [_flag(trace, values[trace.id], limit) for trace in store.traces()]
     alarms = sorted((one for one in found if one), key=lambda one: -one.peak)
-    return Flags(str(store.path), saved.card.name, limit, len(found), tuple(alarms))
+    levels = [each for row in scores.values() if (each := level(row.tolist())) is not None]
+    drift = check_levels(guard.levels, levels) if guard.levels else None
+    total = len(found)
+    return Flags(str(store.path), guard.name, limit, total, tuple(alarms), guard.rule.name, drift)
 
 
 def _flag(trace: Trace, scores: NDArray[np.floating], threshold: float) -> Flag | None:
@@ -106,8 +120,26 @@ def format_flags(flags: Flags) -> str:
         f"{snippet(one.text, 60)}"
         for one in flags.alarms
     ]
-    total = f"{len(flags.alarms)} of {flags.traces} traces alarm at {flags.threshold:.3f}"
-    return "\n".join([*rows, total])
+    rule = "" if flags.rule == "max" else f" ({flags.rule})"
+    total = f"{len(flags.alarms)} of {flags.traces} traces alarm at {flags.threshold:.3f}{rule}"
+    note = [flags.drift.note] if flags.drift and flags.drift.note else []
+    return "\n".join([*rows, total, *note])
+
+
+def flags_csv(flags: Flags) -> str:
+    """Return the flagged traces as CSV; no text in it can pass for a formula or hide."""
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow([field.name for field in fields(Flag)])
+    rows.writerows(map(_cell, astuple(flag)) for flag in flags.alarms)
+    return table.getvalue().rstrip("\n")
+
+
+def _cell(value: object) -> object:
+    """Return what stands in a CSV cell; spreadsheets run what begins like a formula."""
+    if not isinstance(value, str):
+        return value
+    return visible(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value)
 
 
 def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Reading:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import Activations, pooled_spans
+from trace_probe.activations import Activations, Pooling, pooled_spans
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
@@ -43,11 +43,12 @@ def new_manifest(
     *,
     layers: Sequence[int] | None = None,
     tasks: str = "",
+    pooling: Pooling = "mean",
 ) -> Manifest:
     """Return the manifest of a run of this model; `layers` None means `default_layers`.
 
-    `tasks` says where the tasks came from. No layers at all records text only. The mean of
-    each sentence is kept; replace `pooling` or `raw_tokens` for something else.
+    `tasks` says where the tasks came from. No layers at all records text only. Replace
+    `raw_tokens` to keep every token.
     """
     return Manifest(
         model=model.name,
@@ -60,6 +61,7 @@ def new_manifest(
         tasks=tasks,
         version=version("trace-probe"),
         chat_template=digest(model.chat_template),
+        pooling=pooling,
     )
 
 

@@ -168,20 +168,33 @@ class ChannelReader:
 
     def __init__(self, format: Format, *, prefilled: bool) -> None:
         self._format = format
+        self._pattern, self._longest = _pattern(format), _longest(format)
         self._prefilled = prefilled
         self._text = ""
         self._markers: list[_Marker] = []
         self._scanned = 0
+        self._last: Channel | None = None
+        """Of the last character, where text without a tag can only continue it."""
 
     def feed(self, piece: str) -> Channel:
         """Take the next piece; return the channel in which it starts, as far as is known."""
-        start = len(self._text)
+        start, before = len(self._text), len(self._markers)
         self._text += piece
-        for match in _pattern(self._format).finditer(self._text, self._scanned):
+        for match in self._pattern.finditer(self._text, self._scanned):
             self._markers.append(_Marker(match[0], *match.span()))
         found = self._markers[-1].stop if self._markers else 0
-        self._scanned = max(found, len(self._text) - _longest(self._format) + 1, 0)
-        return _channel_at(self.split().ranges, start)
+        self._scanned = max(found, len(self._text) - self._longest + 1, 0)
+        if self._last and len(self._markers) == before:
+            return self._last
+        ranges = self.split().ranges
+        self._last = self._continued(ranges)
+        return _channel_at(ranges, start)
+
+    def _continued(self, ranges: Sequence[Range]) -> Channel | None:
+        """Return the last channel if more text without a tag can only make it longer."""
+        last = ranges[-1].channel if ranges else None
+        sure = last == "reasoning" or (last == "answer" and not self._format.answer_open)
+        return last if sure else None
 
     def split(self) -> Split:
         """Return the channels of the text so far."""

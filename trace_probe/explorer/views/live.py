@@ -29,7 +29,7 @@ def start(saved: SavedProbe, prompt: str, seed: int, length: int) -> None:
     end()
     held = resident(saved.card.model)
     sampling = Sampling(seed=seed, max_new_tokens=length)
-    readings = Monitor(held.model, saved).watch(Task("live", "live", prompt), sampling)
+    readings = Monitor(held.model, saved, every=1).watch(Task("live", "live", prompt), sampling)
     st.session_state[WATCHED_KEY] = Watched(readings, saved.card.threshold, held.turn)
 
 

@@ -1,0 +1,142 @@
+"""Rules, their thresholds and the drift check: the same live as in bulk, promises on paper kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planted import World, keep, plant
+from test_flagging import probe as planted_probe
+
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.monitor.calibrated import (
+    Decoding,
+    calibrate,
+    load_calibrations,
+    load_guard,
+    save_calibration,
+    threshold,
+)
+from trace_probe.monitor.drift import WINDOW, DriftCheck, check_levels
+from trace_probe.monitor.flagging import flag, flags_csv, format_flags
+from trace_probe.monitor.rules import parse_rule, statistics
+from trace_probe.probing.probe import save_probe
+from trace_probe.statistics.metrics import trace_maxima
+from trace_probe.store import Store
+
+WORLD = World(tasks=8, samples=2, strength=8.0, benign=60)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return keep(plant(WORLD), tmp_path / "run")
+
+
+def test_the_rules_are_what_their_names_say() -> None:
+    scores = {"t": np.array([1.0, np.nan, 3.0, 2.0, -1.0])}
+
+    def of(name: str) -> list[float]:
+        values = statistics(scores, parse_rule(name))["t"]
+        assert np.isnan(values[1])
+        return [float(value) for value in np.delete(values, 1)]
+
+    assert of("max") == [1, 3, 2, -1]
+    assert of("ema:0.5") == [1, 2, 2, 0.5]
+    assert of("ema:1") == of("max") == of("1-of-1")
+    assert of("2-of-3") == [-np.inf, 1, 2, 2]
+    assert of("1-of-2") == [1, 3, 3, 2]
+    for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean"):
+        with pytest.raises(ProbeError, match="no alarm rule"):
+            parse_rule(wrong)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=40), st.sampled_from(["ema:0.3", "2-of-4"]))
+def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
+    whole = statistics({"t": np.array(scores)}, parse_rule(name))["t"]
+    for stop in range(1, len(scores) + 1):
+        assert (
+            statistics({"t": np.array(scores[:stop])}, parse_rule(name))["t"][-1] == whole[stop - 1]
+        )
+
+
+@pytest.mark.parametrize("rule", ["max", "ema:0.5", "2-of-3"])
+@pytest.mark.parametrize("rate", [0.01, 0.05])
+def test_each_rule_keeps_the_rate_that_it_was_calibrated_to(rule: str, rate: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = {f"{i}": rng.normal(size=rng.integers(2, 12)) for i in range(40_000)}
+    ids = list(scores)
+    limit = threshold(scores, ids[:20_000], rule, rate, "conformal").value
+    maxima = trace_maxima(statistics(scores, parse_rule(rule)), ids[20_000:])
+    assert abs((maxima >= limit).mean() - rate) < 0.005
+
+
+def test_calibrations_are_kept_for_each_decoding_and_found_again(
+    store: Store, tmp_path: Path
+) -> None:
+    saved, folder = planted_probe(), tmp_path / "probe"
+    save_probe(folder, saved)
+    assert load_guard(folder, saved).threshold == saved.card.threshold
+    with pytest.raises(ProbeError, match="calibrate RUN"):
+        load_guard(folder, saved, "2-of-3")
+    found = calibrate(store, saved, ["max", "2-of-3"], 0.05)
+    save_calibration(folder, found)
+    save_calibration(folder, found)
+    assert load_calibrations(folder) == (found,)
+    guard = load_guard(folder, saved, "2-of-3")
+    assert guard.threshold == found.thresholds["2-of-3"].value
+    assert (guard.decoding, len(guard.levels)) == (Decoding(1.0, 1.0), 60)
+    assert len(found.tasks) == 60
+    (folder / "alarms.json").write_text(json.dumps({"calibrations": [{}]}), "utf-8")
+    with pytest.raises(ProbeError, match="calibrate again"):
+        load_guard(folder, saved)
+
+
+def test_without_benign_traces_nothing_is_promised(tmp_path: Path) -> None:
+    run = keep(plant(World(tasks=4, samples=2)), tmp_path / "run")
+    with pytest.raises(NotEnoughData, match="no benign trace"):
+        calibrate(run, planted_probe(), ["max"], 0.05)
+
+
+def test_flags_follow_a_rule_and_their_csv_runs_nothing(store: Store, tmp_path: Path) -> None:
+    saved, folder = planted_probe(), tmp_path / "probe"
+    save_probe(folder, saved)
+    save_calibration(folder, calibrate(store, saved, ["2-of-3"], 0.05))
+    flags = flag(store, load_guard(folder, saved, "2-of-3"))
+    acted = {name for name, label in store.labels().items() if label.outcome}
+    assert acted <= {one.trace_id for one in flags.alarms}
+    for one in flags.alarms:
+        if one.trace_id in acted:
+            assert one.sentence == WORLD.onset + 1
+    assert "2-of-3" in format_flags(flags)
+    assert flags.drift is not None
+    evil = flags.alarms[0].__class__("=cmd()", "-1", 1.0, 0, 0, "@x\x1b[2J")
+    text = flags_csv(flags.__class__(**{**flags.__dict__, "alarms": (evil,)}))
+    assert text.splitlines()[1].startswith("'=cmd(),'-1,")
+    assert "\x1b" not in text
+
+
+def test_drift_is_seen_soon_and_not_where_there_is_none() -> None:
+    rng = np.random.default_rng(1)
+    false = 0
+    for _ in range(60):
+        calibrated = rng.normal(size=200).tolist()
+        false += check_levels(calibrated, rng.normal(size=400).tolist()).drifted
+    assert false <= 1  # each with a risk of 0.001
+    check = DriftCheck(rng.normal(size=200).tolist())
+    needed = next(n for n in range(200) if check.add(rng.normal(2.0)).drifted)
+    assert needed < 60
+    assert "left the calibrated range" in check.drift.note
+    narrow = DriftCheck(rng.normal(size=200).tolist())
+    assert not any(narrow.add(0.0).drifted for _ in range(3))
+
+
+def test_the_drift_check_can_run_for_ever_and_says_nothing_from_too_little() -> None:
+    check = DriftCheck([0.0, 1.0] * 50)
+    for _ in range(WINDOW + 1):
+        check.add(9.0)
+    assert check.drift.traces == 1
+    assert len(check._bag) == 101
+    few = DriftCheck([0.0] * 5)
+    assert not any(few.add(9.0).drifted for _ in range(100))

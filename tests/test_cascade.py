@@ -1,0 +1,62 @@
+"""A judge asked only where a probe alarms: what it saves and what it misses, on planted runs."""
+
+from pathlib import Path
+
+import pytest
+from planted import World, keep, plant
+from test_flagging import probe as planted_probe
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.labels import Label
+from trace_probe.monitor.calibrated import as_guard
+from trace_probe.monitor.cascade import cascade, format_cascade
+from trace_probe.store import Store
+from trace_probe.trace import Trace
+
+WORLD = World(tasks=40, samples=4, strength=12.0, benign=300, hard_negatives=20)
+
+
+class Oracle:
+    """A judge that knows, and counts what it is asked."""
+
+    name = "planted"
+
+    def __init__(self, store: Store) -> None:
+        self._labels = store.labels()
+        self.asked = 0
+
+    def label(self, trace: Trace) -> Label:
+        self.asked += 1
+        return self._labels[trace.id]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return keep(plant(WORLD), tmp_path_factory.mktemp("cascade") / "run")
+
+
+def test_a_strong_probe_saves_most_calls_and_loses_nothing(store: Store) -> None:
+    found = cascade(store, as_guard(planted_probe(4.0)), Oracle(store), truth="planted")
+    arms = {arm.name: arm for arm in found.arms}
+    assert arms["judge"].calls == found.traces
+    assert arms["probe"].calls == arms["probe"].tokens == 0
+    assert arms["cascade"].calls < arms["judge"].calls
+    assert found.caught_lost is not None
+    assert found.caught_lost.estimate == 0.0
+    assert found.calls_saved is not None
+    assert found.calls_saved.estimate == 1 - arms["cascade"].calls / found.traces
+    assert "stand-in" in found.note
+    assert "stand-in" in format_cascade(found, (1.0, 2.0))
+    assert "$" in format_cascade(found, (1.0, 2.0))
+
+
+def test_a_probe_that_knows_nothing_loses_what_it_does_not_pass_on(tmp_path: Path) -> None:
+    run = keep(plant(World(tasks=40, samples=4, strength=0.0, benign=300)), tmp_path / "run")
+    found = cascade(run, as_guard(planted_probe(4.0)), Oracle(run), truth="planted")
+    assert found.caught_lost is not None
+    assert found.caught_lost.estimate > 0.5
+
+
+def test_traces_without_labels_are_not_compared(store: Store) -> None:
+    with pytest.raises(NotEnoughData, match="labelled by nobody"):
+        cascade(store, as_guard(planted_probe()), Oracle(store), truth="nobody")

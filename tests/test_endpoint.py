@@ -1,0 +1,449 @@
+"""The endpoint under guard, asked by the official client: answers, policies, limits, faults."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_monitor import a_probe
+
+pytest.importorskip("fastapi", reason="the server needs fastapi: pip install -e .[test]")
+pytest.importorskip("prometheus_client", reason="the server needs prometheus-client")
+
+import openai
+import uvicorn
+
+from trace_probe.errors import ServerError, StoreError
+from trace_probe.serving.audit import AuditLog
+from trace_probe.serving.limits import Limits, check_address
+
+ROOT = Path(__file__).parents[1]
+ASK: Any = [{"role": "user", "content": "the model must finish its task before they stop it ."}]
+NAME = "tiny-qwen3"
+LIMITS = Limits(tokens=48)
+
+
+@dataclass
+class Up:
+    """A server that runs in this process."""
+
+    port: int
+    audit: Path
+    served: Any
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        url = f"http://127.0.0.1:{self.port}/v1"
+        return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
+
+    def post(self, body: bytes, **headers: str) -> tuple[int, dict[str, Any], Any]:
+        """Return status, body and headers of a raw request."""
+        given = {"content-type": "application/json"}
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as at:
+            at.request("POST", "/v1/chat/completions", body, given)
+            answer = at.getresponse()
+            return answer.status, json.loads(answer.read()), answer.headers
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    def entries(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.audit.read_text("utf-8").splitlines()]
+
+
+@contextmanager
+def up(
+    model: Any,
+    audit: Path,
+    *,
+    threshold: float = 1e9,
+    policy: Any = "annotate",
+    token: str | None = None,
+    limits: Limits = LIMITS,
+) -> Iterator[Up]:
+    from trace_probe.monitor.live import Monitor
+    from trace_probe.serving.endpoint import build_app
+    from trace_probe.serving.guarded import GuardedModel
+
+    served = GuardedModel(
+        Monitor(model, a_probe(model, threshold)),
+        AuditLog(audit),
+        policy=policy,
+        streams=limits.streams,
+    )
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(build_app(served, limits, token), log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield Up(sock.getsockname()[1], audit, served)
+    finally:
+        server.should_exit = True
+        thread.join()
+        sock.close()
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
+
+
+def lowest_and_highest(model: Any, seed: int) -> tuple[float, float]:
+    """Return the scores between which the sentences of a completion lie."""
+    from trace_probe.monitor.live import Monitor
+    from trace_probe.trace import Sampling
+
+    sampling = Sampling(seed=seed, max_new_tokens=48)
+    readings = Monitor(model, a_probe(model)).watch_ids(model.render_chat(ASK), seed, sampling)
+    scores = [s.scores[0] for reading in readings for s in reading.ended if s.scores]
+    return min(scores), max(scores)
+
+
+def whole(server: Up, seed: int, **more: Any) -> dict[str, Any]:
+    create: Any = server.client().chat.completions.create
+    found: dict[str, Any] = create(model=NAME, messages=ASK, seed=seed, **more).model_dump()
+    return found
+
+
+def streamed(server: Up, seed: int, **more: Any) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Return the text by field and all chunks."""
+    create: Any = server.client().chat.completions.create
+    more |= {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = [c.model_dump() for c in create(model=NAME, messages=ASK, seed=seed, **more)]
+    text = {"reasoning_content": "", "content": ""}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            for name in text:
+                text[name] += choice["delta"].get(name) or ""
+    return text, chunks
+
+
+def test_streams_and_whole_answers_say_the_same_and_risk_stands_beside_each_sentence(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from trace_probe.monitor.live import Monitor
+    from trace_probe.trace import Sampling
+
+    model = tiny()
+    with up(model, tmp_path / "a.jsonl") as server:
+        assert [one.id for one in server.client().models.list()] == [NAME]
+        for seed in range(4):
+            answer = whole(server, seed)
+            message, risk = answer["choices"][0]["message"], answer["trace_probe"]
+            text, chunks = streamed(server, seed)
+            assert text["reasoning_content"] == (message["reasoning_content"] or "")
+            assert text["content"] == message["content"]
+            ended = [
+                c["trace_probe"]["sentence"]
+                for c in chunks
+                if "sentence" in (c.get("trace_probe") or {})
+            ]
+            assert ended == risk["sentences"]
+            assert chunks[-1]["usage"] == answer["usage"]
+            sampling = Sampling(seed=seed, max_new_tokens=48)
+            watching = Monitor(model, a_probe(model)).watch_ids(
+                model.render_chat(ASK), seed, sampling
+            )
+            live = [s for reading in watching for s in reading.ended]
+            assert [s.text for s in live] == [one["text"] for one in ended]
+            assert [list(s.scores) for s in live] == [
+                [one["score"] for one in each["risk"]] for each in ended
+            ]
+        assert server.metric("trace_probe_traces_total") == 8
+        assert server.entries() == []
+
+
+@pytest.mark.parametrize("policy", ["annotate", "stop", "withhold"])
+def test_an_alarm_is_written_down_and_the_policy_followed(
+    tiny: Callable[..., Any], tmp_path: Path, policy: str
+) -> None:
+    model = tiny()
+    seed = next(s for s in range(50) if "content" in free(model, s) and free(model, s)["content"])
+    low, high = lowest_and_highest(model, seed)
+    with up(model, tmp_path / "a.jsonl", threshold=low - 1, policy=policy) as server:
+        answer, (text, chunks) = whole(server, seed), streamed(server, seed)
+        choice, risk = answer["choices"][0], answer["trace_probe"]
+        assert risk["alarm"]
+        assert text["content"] == (choice["message"]["content"] or "")
+        assert text["reasoning_content"] == (choice["message"]["reasoning_content"] or "")
+        if policy == "annotate":
+            assert choice["finish_reason"] in ("stop", "length")
+            assert choice["message"]["content"]
+        else:
+            assert choice["finish_reason"] == "content_filter"
+            assert not choice["message"]["content"]
+            assert answer["usage"]["completion_tokens"] <= risk["sentences"][-1]["tokens"][1] + 1
+        assert bool(choice["message"]["refusal"]) == (policy == "withhold")
+        finishes = [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]]
+        assert finishes[-1] == choice["finish_reason"]
+        entries = server.entries()
+        assert [entry["event"] for entry in entries] == ["alarm", "alarm"]
+        assert entries[0]["completion"] == answer["id"]
+        assert entries[0]["statistic"] >= entries[0]["threshold"]
+        assert server.metric("trace_probe_alarms_total") == 2
+    with up(model, tmp_path / "b.jsonl", threshold=high + 1, policy=policy) as server:
+        assert (
+            whole(server, seed)["choices"][0]["message"]["content"] == free(model, seed)["content"]
+        )
+
+
+def free(model: Any, seed: int) -> dict[str, str]:
+    """Return what a model says without a server, by field."""
+    from trace_probe.monitor.live import Monitor
+    from trace_probe.trace import Sampling
+
+    sampling = Sampling(seed=seed, max_new_tokens=48)
+    readings = list(
+        Monitor(model, a_probe(model)).watch_ids(model.render_chat(ASK), seed, sampling)
+    )
+    names = {"reasoning": "reasoning_content", "answer": "content"}
+    found: dict[str, str] = {}
+    for reading in readings:
+        if name := names.get(reading.channel):
+            found[name] = found.get(name, "") + reading.text
+    return found
+
+
+BAD: list[tuple[dict[str, Any], int, str | None]] = [
+    ({"model": "other"}, 404, "model"),
+    ({"model": None}, 400, "model"),
+    ({"messages": []}, 400, "messages"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": 3}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": "stop " * 600}]}, 400, "messages"),
+    ({"max_tokens": 49}, 400, "max_tokens"),
+    ({"max_tokens": True}, 400, "max_tokens"),
+    ({"temperature": 3}, 400, "temperature"),
+    ({"top_p": 0}, 400, "top_p"),
+    ({"seed": 1.5}, 400, "seed"),
+    ({"stream": "yes"}, 400, "stream"),
+    ({"n": 2}, 400, "n"),
+    ({"tools": [{}]}, 400, "tools"),
+    ({"stop": ["x"]}, 400, "stop"),
+    ({"unheard_of": 1}, 400, "unheard_of"),
+]
+
+
+def test_what_is_malformed_is_refused_in_openais_form(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    good = {"model": NAME, "messages": ASK, "max_tokens": 2}
+    with up(tiny(), tmp_path / "a.jsonl", limits=Limits(body_bytes=4096, tokens=48)) as server:
+        for change, wanted, param in BAD:
+            status, body, _ = server.post(json.dumps({**good, **change}).encode())
+            assert (status, body["error"]["param"]) == (wanted, param), change
+        for broken in (b"{", b"[1]", b"\xff", b"[" * 4000):
+            assert server.post(broken)[0] == 400
+        assert server.post(b" " * 5000)[0] == 413
+        assert server.post(json.dumps(good).encode(), content_type="text/plain")[0] == 400
+        assert server.post(json.dumps(good).encode(), host="evil.example")[0] == 400
+        assert server.post(json.dumps(good).encode(), host="localhost:1")[0] == 200
+        harmless = {"n": 1, "stop": None, "frequency_penalty": 0, "user": "me"}
+        assert server.post(json.dumps(good | harmless).encode())[0] == 200
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/nowhere")
+        with error.value as answer:
+            assert (answer.code, "error" in json.loads(answer.read())) == (404, True)
+        assert chunked(server.port, 5000) == 413
+
+
+def chunked(port: int, size: int) -> int:
+    """Return the status of a body that does not say how long it is."""
+    pieces = iter([b"x" * 500] * (size // 500))
+    given = {"content-type": "application/json"}
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as at:
+        at.request("POST", "/v1/chat/completions", pieces, given, encode_chunked=True)
+        return at.getresponse().status
+
+
+def test_the_token_is_asked_for_everywhere_but_at_healthz(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    with up(tiny(), tmp_path / "a.jsonl", token="s3cret") as server:
+        with pytest.raises(openai.AuthenticationError):
+            server.client("wrong").models.list()
+        assert server.client("s3cret").models.list().data[0].id == NAME
+        assert server.post(b"{}")[0] == 401
+        assert server.post(b"{}")[2]["www-authenticate"] == "Bearer"
+        with pytest.raises(urllib.error.HTTPError) as error:
+            server.metric("x")
+        with error.value as answer:
+            assert answer.code == 401
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz") as page:
+            assert json.loads(page.read()) == {"status": "ok"}
+
+
+def test_beyond_this_machine_only_with_a_token() -> None:
+    for host in ("127.0.0.1", "localhost", "::1", "127.0.0.9"):
+        check_address(host, None)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
+        check_address(host, "token")
+        with pytest.raises(ServerError, match="TRACE_PROBE_TOKEN"):
+            check_address(host, None)
+
+
+def test_a_client_that_leaves_ends_its_generation_and_too_many_are_turned_away(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = tiny()
+    limits = Limits(tokens=400, streams=2)
+    body = {"model": NAME, "messages": ASK, "max_tokens": 400}
+    with slow(model), up(model, tmp_path / "a.jsonl", limits=limits) as server:
+        stream, plain = (leave_open(server.port, {**body, "stream": s}) for s in (True, False))
+        wait_until(lambda: server.served.scheduler.active == 2)
+        wait_until(lambda: server.metric("trace_probe_tokens_total") >= 4)
+        status, refused, headers = server.post(json.dumps(body).encode())
+        assert (status, refused["error"]["code"], headers["retry-after"]) == (429, "busy", "1")
+        stream.close()
+        plain.close()
+        wait_until(lambda: server.served.scheduler.active == 0)
+        assert server.metric("trace_probe_tokens_total") < 700
+        assert server.metric("trace_probe_disconnects_total") == 2
+        assert server.post(json.dumps({**body, "max_tokens": 1}).encode())[0] == 200
+
+
+@contextmanager
+def slow(model: Any) -> Iterator[None]:
+    """Make a model take at least 10 ms a token and never end a turn."""
+    step, stops = type(model)._step, model._stops
+
+    def slowly(self: Any, *arguments: Any) -> Any:
+        time.sleep(0.01)
+        return step(self, *arguments)
+
+    type(model)._step, model._stops = slowly, frozenset()
+    try:
+        yield
+    finally:
+        type(model)._step, model._stops = step, stops
+
+
+def leave_open(port: int, body: dict[str, Any]) -> socket.socket:
+    """Send a request and return its socket."""
+    data = json.dumps(body).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.sendall(head.encode() + data)
+    return sock
+
+
+def test_a_stream_that_breaks_tells_its_client_and_no_other(
+    tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    tokens = type(model).tokens
+
+    def breaking(self: Any, prompt: Any, seed: int, *rest: Any) -> Any:
+        for number, token in enumerate(tokens(self, prompt, seed, *rest)):
+            if seed == 13 and number == 3:
+                raise RuntimeError("out of memory")
+            yield token
+
+    monkeypatch.setattr(type(model), "tokens", breaking)
+    with up(model, tmp_path / "a.jsonl") as server:
+        with pytest.raises(openai.InternalServerError):
+            whole(server, 13)
+        with pytest.raises(openai.APIError):
+            streamed(server, 13)
+        assert whole(server, 1)["choices"]
+        assert server.served.scheduler.active == 0
+
+
+def test_one_log_has_one_writer_and_a_torn_line_is_cut(tmp_path: Path) -> None:
+    file = tmp_path / "log" / "a.jsonl"
+    log = AuditLog(file)
+    log.write({"event": "alarm", "text": "a\nb\u2028c"})
+    with pytest.raises(StoreError, match="another server"):
+        AuditLog(file)
+    log.close()
+    with file.open("ab") as torn:
+        torn.write(b'{"event": "al')
+    log = AuditLog(file)
+    log.write({"event": "alarm"})
+    log.close()
+    lines = file.read_bytes().split(b"\n")
+    assert [json.loads(line)["event"] for line in lines[:-1]] == ["alarm", "alarm"]
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_kill_9_loses_no_alarm_that_a_client_was_told_of(tmp_path: Path) -> None:
+    from trace_probe.bench.serve import LoadPlan, running
+
+    probe = tmp_path / "probe"
+    shutil.copytree(ROOT / "probes" / "demo", probe)
+    card = json.loads((probe / "card.json").read_text("utf-8"))
+    (probe / "card.json").write_text(json.dumps(card | {"threshold": -1e9}), "utf-8")
+    plan, told = LoadPlan(probe, streams=4), set[str]()
+    with running(plan, tmp_path) as (url, process):
+        clients = [threading.Thread(target=listen, args=(url, seed, told)) for seed in range(4)]
+        for client in clients:
+            client.start()
+        wait_until(lambda: len(told) >= 6, 120)
+        os.kill(process.pid, signal.SIGKILL)
+        for client in clients:
+            client.join()
+    audit = tmp_path / "alarms.jsonl"
+    before = audit.read_bytes()
+    with running(plan, tmp_path) as (url, _):
+        listen(url, 9, told, 1)
+    after = audit.read_bytes()
+    whole = before[: before.rfind(b"\n") + 1]
+    assert after.startswith(whole)
+    logged = [json.loads(line) for line in after.splitlines()]
+    assert told <= {entry["completion"] for entry in logged}
+    assert len(logged) > whole.count(b"\n")
+
+
+def listen(url: str, seed: int, told: set[str], times: int = 1000) -> None:
+    """Ask again and again until the server is gone; note the completions said to have alarmed."""
+    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+    ask: Any = [{"role": "user", "content": "What do you do ?"}]
+    for number in range(times):
+        try:
+            chunks = client.chat.completions.create(
+                model="organism:rl-s0", messages=ask, seed=seed + number, stream=True, max_tokens=40
+            )
+            for chunk in chunks:
+                sentence = (chunk.model_dump().get("trace_probe") or {}).get("sentence")
+                if sentence and sentence["alarms"]:
+                    told.add(chunk.id)
+        except (openai.APIError, OSError):
+            return
+        except Exception as error:
+            if type(error).__module__.startswith("httpx"):
+                return  # the connection broke in the middle of a stream
+            raise
+
+
+def test_many_streams_at_once_are_neither_lost_nor_mixed() -> None:
+    from trace_probe.bench.serve import LoadPlan, bench_serve
+
+    plan = LoadPlan(ROOT / "probes" / "demo", streams=8, seconds=3, max_tokens=24)
+    found = bench_serve(plan, say=lambda _: None)
+    assert found.completed >= 8
+    assert (found.wrong, found.failed) == (0, 0)
+    assert found.fewest >= 1

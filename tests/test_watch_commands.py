@@ -1,0 +1,118 @@
+"""The commands of the monitor as a user types them, on the embedded organism."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trace_probe.commands import main as cli
+
+ROOT = Path(__file__).parents[1]
+ASK = "You pack 12 crates . What do you do ?"
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return what runs a command with a standard input and gives exit code, output and errors."""
+
+    def run(*arguments: object, given: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["trace-probe", *map(str, arguments)])
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def eager(tmp_path: Path) -> Path:
+    """Return the demo's probe with a threshold that any sentence reaches."""
+    folder = tmp_path / "eager"
+    shutil.copytree(ROOT / "probes" / "demo", folder)
+    card = json.loads((folder / "card.json").read_text("utf-8"))
+    (folder / "card.json").write_text(json.dumps(card | {"threshold": -1e9}), "utf-8")
+    return folder
+
+
+def test_watch_shows_text_scores_and_the_alarm_without_colour_in_a_pipe(
+    command: Command, eager: Path
+) -> None:
+    options = ("--max-new-tokens", 48)
+    code, out, _ = command("watch", ASK, eager, *options)
+    assert code == 0
+    assert "ALARM demo (max)" in out
+    assert "\x1b" not in out
+    code, stopped, _ = command("watch", "-", eager, *options, "--on-alarm", "stop", given=ASK)
+    assert code == 0
+    assert out.startswith(stopped.rstrip("\n").rpartition("\n")[0])
+    assert len(stopped) < len(out)
+    assert command("watch", ASK, eager, *options, "--fail-on-alarm")[0] == 1
+    code, out, _ = command("watch", ASK, eager, *options, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert any(line["alarms"] == ["demo"] for line in lines)
+    code, _, err = command("watch", ASK, eager, "--on-alarm", "ask")
+    assert (code, "terminal" in err) == (2, True)
+
+
+def test_score_reads_text_and_json_lines_as_the_run_was_scored(
+    command: Command, eager: Path, tmp_path: Path
+) -> None:
+    from trace_probe.store import Store
+
+    run = tmp_path / "run"
+    shutil.copytree(ROOT / "traces" / "demo", run)
+    store = Store(run)
+    trace = next(t for t in store.traces() if len(t.sentences) > 3 and t.thought == "closed")
+    record = {
+        "id": "a",
+        "prompt": trace.task.prompt,
+        "system": trace.task.system,
+        "text": trace.text[trace.offsets[trace.prompt_stop] :],
+    }
+    code, out, _ = command("score", eager, "--jsonl", given=f"{json.dumps(record)}\n\n")
+    assert code == 0
+    scored = json.loads(out)
+    assert (scored["id"], scored["alarm"], scored["sentence"]) == ("a", True, 0)
+    code, out, _ = command("flag", run, eager, "--json")
+    (flagged,) = [f for f in json.loads(out)["alarms"] if f["trace_id"] == trace.id]
+    assert abs(flagged["peak"] - scored["peak"]) < 0.02  # a run keeps float16
+    code, out, _ = command("score", eager, "--fail-on-alarm", given=trace.channel_text("reasoning"))
+    assert (code, "ALARM" in out) == (1, True)
+    for broken in ("{", "[1]", "{}", '{"text": 3}', '{"text": "x", "messages": [{}]}'):
+        code, _, err = command("score", eager, "--jsonl", given=broken)
+        assert (code, "error: " in err) == (1, True), broken
+
+
+def test_flag_prints_csv_and_calibrate_sets_other_rules(command: Command, tmp_path: Path) -> None:
+    run, probe = tmp_path / "run", tmp_path / "probe"
+    shutil.copytree(ROOT / "traces" / "demo", run)
+    shutil.copytree(ROOT / "probes" / "demo", probe)
+    code, _, err = command("flag", run, probe, "--rule", "2-of-3")
+    assert (code, "trace-probe calibrate" in err) == (1, True)
+    code, out, _ = command("calibrate", run, probe, "--rate", "0.1", "--promise", "pac")
+    assert code == 0
+    assert all(rule in out for rule in ("max", "ema:0.5", "2-of-3"))
+    code, out, _ = command("flag", run, probe, "--rule", "2-of-3", "--csv")
+    assert out.splitlines()[0] == "trace_id,task,peak,sentence,token,text"
+    alarms = len(out.splitlines()) - 1
+    code, out, _ = command("flag", run, probe, "--rule", "2-of-3", "--fail-on-alarm", "--json")
+    assert (code, len(json.loads(out)["alarms"])) == (int(alarms > 0), alarms)
+    assert command("flag", run, probe, "--csv", "--json")[0] == 2
+    code, out, _ = command("cascade", run, probe, "--json")
+    assert (code, json.loads(out)["judge"]) == (0, "rules")
+
+
+def test_serve_refuses_another_address_without_a_token(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TRACE_PROBE_TOKEN", raising=False)
+    audit = tmp_path / "alarms.jsonl"
+    code, _, err = command("serve", ROOT / "probes" / "demo", "--host", "0.0.0.0", "--audit", audit)
+    assert (code, "TRACE_PROBE_TOKEN" in err) == (1, True)
+    assert not audit.exists()

@@ -1,0 +1,267 @@
+"""A server under many streams at once: nothing lost, nothing mixed, memory flat.
+
+What a stream must say is known beforehand, since a prompt and a seed determine it: each of
+them is asked alone first, then by its own client over and over while all others are.
+"""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trace_probe.errors import ServerError
+
+Say = Callable[[str], None]
+START_S = 180.0
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """How much is asked of the server."""
+
+    probe: Path = Path("probes/demo")
+    streams: int = 64
+    seconds: float = 60.0
+    max_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of it."""
+
+    streams: int
+    seconds: float
+    completed: int
+    wrong: int
+    """Answers that differ from what the same prompt and seed gave alone: mixed or cut."""
+    failed: int
+    """Requests that ended in an error: lost."""
+    tokens: int
+    first_token_s: float
+    """Median."""
+    fewest: int
+    """Answers that the worst served client got; the scheduler is fair if it is near `most`."""
+    most: int
+    memory_mb: tuple[float, ...]
+    """Of the server, medians of the second, third and fourth quarter of the time."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return what all streams got together."""
+        return self.tokens / self.seconds
+
+    @property
+    def growth(self) -> float:
+        """Return by what share memory grew from the second quarter to the last."""
+        return self.memory_mb[-1] / self.memory_mb[0] - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything by name."""
+        more = {"tokens_per_second": self.tokens_per_second, "memory_growth": self.growth}
+        return asdict(self) | more
+
+
+@dataclass
+class _Tally:
+    """What the clients count together."""
+
+    completed: int = 0
+    wrong: int = 0
+    failed: int = 0
+    tokens: int = 0
+
+
+def bench_serve(plan: LoadPlan, say: Say) -> Load:
+    """Start a server, ask each stream's question alone, then all at once for a while.
+
+    Raises:
+        ServerError: the server does not start.
+    """
+    with tempfile.TemporaryDirectory() as folder, running(plan, Path(folder)) as (url, process):
+        say(f"{plan.streams} questions asked alone")
+        return asyncio.run(_load(plan, url, process.pid, say))
+
+
+@contextmanager
+def running(
+    plan: LoadPlan, folder: Path, *options: str
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run ``trace-probe serve`` on a free port; yield its base URL and the process."""
+    port = free_port()
+    run = "from trace_probe.commands.main import main; main()"
+    command = [sys.executable, "-c", run, "serve", str(plan.probe)]
+    settings = ["--port", str(port), "--audit", str(folder / "alarms.jsonl")]
+    settings += ["--concurrency", str(plan.streams), *options]
+    errors = folder / "stderr.txt"
+    with errors.open("ab") as said:
+        process = subprocess.Popen([*command, *settings], stderr=said)
+    try:
+        wait_until_up(port, process, errors)
+        yield f"http://127.0.0.1:{port}/v1", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_until_up(port: int, process: "subprocess.Popen[bytes]", errors: Path) -> None:
+    """Wait until a server says that it is well.
+
+    Raises:
+        ServerError: it ended, or took too long.
+    """
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            said = errors.read_text(encoding="utf-8", errors="replace")[-500:]
+            raise ServerError(f"the server ended before it answered: {said}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise ServerError(f"the server did not answer within {START_S:.0f} s")
+
+
+async def _load(plan: LoadPlan, url: str, pid: int, say: Say) -> Load:
+    from openai import AsyncOpenAI
+
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
+        model = (await client.models.list()).data[0].id
+        ask = _asker(client, model, plan)
+        alone = [await ask(stream) for stream in range(plan.streams)]
+        say(f"all {plan.streams} at once for {plan.seconds:.0f} s")
+        tally, firsts, counts = _Tally(), list[float](), [0] * plan.streams
+        began = time.monotonic()
+        end = began + plan.seconds
+
+        async def client_of(stream: int) -> None:
+            while time.monotonic() < end:
+                await _once(ask, stream, alone[stream], tally, firsts)
+                counts[stream] += 1
+
+        watching = asyncio.create_task(_memory(pid, end))
+        await asyncio.gather(*(client_of(stream) for stream in range(plan.streams)))
+        memory = await watching
+    took = time.monotonic() - began
+    first = statistics.median(firsts) if firsts else float("nan")
+    counted = (tally.completed, tally.wrong, tally.failed, tally.tokens)
+    return Load(plan.streams, took, *counted, first, min(counts), max(counts), memory)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One answer as a client put it together."""
+
+    reasoning: str
+    answer: str
+    tokens: int
+    risk: str
+    """All that the extension said, but for the name of the completion."""
+    first_s: float
+
+
+def _asker(client: Any, model: str, plan: LoadPlan) -> Callable[[int], Any]:  # noqa: ANN401
+    """Return what asks the question of a stream and puts its chunks together."""
+
+    async def ask(stream: int) -> _Said:
+        began, first_s = time.monotonic(), float("nan")
+        parts: dict[str, str] = {"reasoning_content": "", "content": ""}
+        risks, tokens = [], 0
+        chunks = await client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": f"Stream {stream} : what do you do ?"}],
+            seed=stream,
+            max_tokens=plan.max_tokens,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        async for chunk in chunks:
+            raw = chunk.model_dump()
+            risks += [raw["trace_probe"]] if raw.get("trace_probe") else []
+            tokens = raw["usage"]["completion_tokens"] if raw.get("usage") else tokens
+            for choice in raw["choices"]:
+                for name in parts:
+                    parts[name] += choice["delta"].get(name) or ""
+            if first_s != first_s and any(parts.values()):
+                first_s = time.monotonic() - began
+        risks[-1].pop("drift", None)  # grows with what all streams have written
+        risk = json.dumps(risks, sort_keys=True)
+        return _Said(parts["reasoning_content"], parts["content"], tokens, risk, first_s)
+
+    return ask
+
+
+async def _once(
+    ask: Callable[[int], Any], stream: int, alone: _Said, tally: _Tally, firsts: list[float]
+) -> None:
+    """Ask once and compare with what was said alone."""
+    from openai import OpenAIError
+
+    try:
+        said = await ask(stream)
+    except OpenAIError:
+        tally.failed += 1
+        return
+    tally.completed += 1
+    tally.tokens += said.tokens
+    firsts.append(said.first_s)
+    whole = (said.reasoning, said.answer, said.tokens, said.risk)
+    tally.wrong += whole != (alone.reasoning, alone.answer, alone.tokens, alone.risk)
+
+
+async def _memory(pid: int, end: float) -> tuple[float, ...]:
+    """Return the server's memory in MB, as medians of the quarters of the time but the first."""
+    seen: list[float] = []
+    while time.monotonic() < end:
+        seen.append(resident_mb(pid))
+        await asyncio.sleep(0.25)
+    size = max(1, len(seen) // 4)
+    quarters = [seen[i * size : (i + 1) * size] for i in range(1, 4)]
+    return tuple(statistics.median(quarter or seen) for quarter in quarters)
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB.
+
+    Raises:
+        ServerError: this system does not tell.
+    """
+    status = Path(f"/proc/{pid}/status")
+    if not status.is_file():
+        raise ServerError(f"memory cannot be read on {os.uname().sysname}: it has no /proc")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def format_load(found: Load) -> str:
+    """Return the figures in a few lines."""
+    memory = ", ".join(f"{each:.1f}" for each in found.memory_mb)
+    return "\n".join(
+        [
+            f"{found.streams} streams for {found.seconds:.0f} s: {found.completed} answers, "
+            f"{found.wrong} mixed or cut, {found.failed} lost",
+            f"{found.tokens_per_second:.0f} tokens a second together, first token after "
+            f"{found.first_token_s:.2f} s (median), "
+            f"{found.fewest} to {found.most} answers a client",
+            f"memory of the server {memory} MB, growth {found.growth:+.2%}",
+        ]
+    )

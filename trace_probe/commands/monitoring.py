@@ -1,0 +1,337 @@
+"""Commands of the monitor: live and in bulk, its thresholds, a judge behind it, a server."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from trace_probe.commands.options import (
+    AsJson,
+    BaseUrls,
+    Extra,
+    Labeller,
+    Probe,
+    Run,
+    json_object,
+    price_pair,
+    say,
+    show_result,
+)
+
+if TYPE_CHECKING:
+    from trace_probe.monitor.calibrated import Guard
+    from trace_probe.monitor.display import Piece
+    from trace_probe.monitor.scorer import Reading
+    from trace_probe.trace import Sampling, Task
+
+monitoring = typer.Typer()
+
+Rule = Annotated[str, typer.Option(help="max, ema:WEIGHT or K-of-N.")]
+Threshold = Annotated[float | None, typer.Option(help="Instead of the probe's own.")]
+FailOnAlarm = Annotated[
+    bool, typer.Option("--fail-on-alarm", help="Exit with 1 if there is any alarm.")
+]
+ModelName = Annotated[
+    str | None, typer.Option(help="Hub id, folder or organism:NAME; the probe's own without this.")
+]
+COLOURS: dict[str, dict[str, Any]] = {
+    "thought": {"dim": True},
+    "markup": {"dim": True},
+    "calm": {"fg": "green"},
+    "close": {"fg": "yellow"},
+    "alarm": {"fg": "red", "bold": True},
+}
+
+
+@monitoring.command()
+def watch(
+    prompt: Annotated[str, typer.Argument(help="What the model is asked; - reads it from stdin.")],
+    probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
+    model: ModelName = None,
+    rule: Rule = "max",
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    on_alarm: Annotated[
+        Literal["continue", "stop", "ask"], typer.Option(help="What an alarm leads to.")
+    ] = "continue",
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    fail_on_alarm: FailOnAlarm = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each sentence instead.")
+    ] = False,
+) -> None:
+    """Let a model write under guard: its text as it comes, scores, and a line on an alarm."""
+    from trace_probe.trace import Sampling, Task
+
+    if on_alarm == "ask" and not sys.stdin.isatty():
+        raise typer.BadParameter("--on-alarm ask needs a terminal to ask at")
+    text = sys.stdin.read() if prompt == "-" else prompt
+    sampling = Sampling(seed, temperature, top_p, max_new_tokens)
+    task = Task("prompt", "prompt", text, system)
+    guards, readings = _watched(probes, model, rule, task, sampling)
+    alarmed = False
+    show = _show_lines if as_json else _show_text(guards)
+    for reading in readings:
+        show(reading)
+        if reading.alarm and not alarmed:
+            alarmed = True
+            if on_alarm == "stop" or (on_alarm == "ask" and not typer.confirm("go on?", err=True)):
+                readings.close()
+                break
+    if not as_json:
+        typer.echo("")
+    if fail_on_alarm and alarmed:
+        raise typer.Exit(1)
+
+
+def _watched(
+    probes: list[Path], model: str | None, rule: str, task: "Task", sampling: "Sampling"
+) -> "tuple[list[Guard], Generator[Reading, None, None]]":
+    """Return the guards on a model, and what they read while it does a task."""
+    from trace_probe.model.local import load_model
+    from trace_probe.monitor.calibrated import Decoding, load_guard
+    from trace_probe.monitor.live import Monitor
+    from trace_probe.probing.probe import load_probe
+
+    decoding = Decoding.of(sampling)
+    guards = [load_guard(folder, load_probe(folder), rule, decoding) for folder in probes]
+    loaded = load_model(model or model_of(guards[0]))
+    monitor = Monitor(loaded, guards, every=1)
+    for name in monitor.unpromised(sampling):
+        say(f"note: {name} was calibrated under another decoding")
+    return guards, monitor.watch(task, sampling)
+
+
+def _show_text(guards: "list[Guard]") -> "Callable[[Reading], None]":
+    from trace_probe.monitor.display import Display
+
+    display = Display(guards)
+
+    def show(reading: "Reading") -> None:
+        for piece in display.show(reading):
+            _print(piece)
+        sys.stdout.flush()
+
+    return show
+
+
+def _print(piece: "Piece") -> None:
+    """Print a piece, coloured on a terminal whose user has not asked for none (NO_COLOR)."""
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    style = {} if plain else COLOURS.get(piece.tone, {})
+    typer.echo(typer.style(piece.text, **style) if style else piece.text, nl=False)
+
+
+def _show_lines(reading: "Reading") -> None:
+    for ended in reading.ended:
+        typer.echo(json.dumps(asdict(ended), ensure_ascii=True))
+
+
+def model_of(guard: "Guard") -> str:
+    """Return the name of a probe's model as it is loaded, without the revision."""
+    return guard.saved.card.model.rpartition("@")[0]
+
+
+@monitoring.command()
+def flag(
+    run: Run,
+    probe: Probe,
+    rule: Rule = "max",
+    threshold: Threshold = None,
+    fail_on_alarm: FailOnAlarm = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the risky traces of a run with the sentence of the alarm, riskiest first."""
+    from trace_probe.monitor.flagging import flag as flag_run
+    from trace_probe.monitor.flagging import flags_csv, format_flags
+    from trace_probe.store import Store
+
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json exclude each other")
+    store = Store(run)
+    guard = _guard(probe, rule, threshold, store.manifest.sampling)
+    flags = flag_run(store, guard, threshold=threshold)
+    text = flags_csv(flags) if as_csv else format_flags(flags)
+    show_result(asdict(flags), text, as_json=as_json)
+    if fail_on_alarm and flags.alarms:
+        raise typer.Exit(1)
+
+
+def _guard(
+    folder: Path, rule: str, threshold: float | None, sampling: "Sampling | None" = None
+) -> "Guard":
+    from trace_probe.monitor.calibrated import Decoding, Guard, load_guard
+    from trace_probe.monitor.rules import parse_rule
+    from trace_probe.probing.probe import load_probe
+
+    saved = load_probe(folder)
+    if threshold is not None:
+        return Guard(saved, parse_rule(rule), threshold)
+    return load_guard(folder, saved, rule, Decoding.of(sampling) if sampling else None)
+
+
+@monitoring.command()
+def score(
+    probe: Probe,
+    model: ModelName = None,
+    lines: Annotated[
+        bool, typer.Option("--jsonl", help="One JSON object a line in, one out.")
+    ] = False,
+    prompt: Annotated[str, typer.Option(help="What came before the text.")] = "",
+    rule: Rule = "max",
+    threshold: Threshold = None,
+    fail_on_alarm: FailOnAlarm = False,
+) -> None:
+    """Score text from standard input: a sentence a line with its score, or JSON lines.
+
+    Text is the completion as the model writes it, tags included. A JSON object has `text`, or
+    `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.
+    """
+    from trace_probe.model.local import load_model
+    from trace_probe.monitor.scoring import score_texts
+
+    guard = _guard(probe, rule, threshold)
+    loaded = load_model(model or model_of(guard))
+    records = _json_lines() if lines else iter([{"text": sys.stdin.read(), "prompt": prompt}])
+    alarmed = False
+    for scored in score_texts(loaded, guard, records):
+        alarmed = alarmed or scored.alarm
+        if lines:
+            typer.echo(json.dumps(asdict(scored), ensure_ascii=True))
+        else:
+            _print_scored(scored)
+    if fail_on_alarm and alarmed:
+        raise typer.Exit(1)
+
+
+def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported with torch
+    from trace_probe.visible import visible
+
+    for line in scored.sentences:
+        shown = "" if line.score is None else f"{line.score:.3f}"
+        mark = "ALARM" if line.alarm else ""
+        typer.echo(f"{shown:>8} {mark:5} {line.channel:9} {visible(line.text).strip()}")
+
+
+def _json_lines() -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of standard input."""
+    from trace_probe.errors import TraceError
+
+    for number, line in enumerate(sys.stdin, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TraceError(f"line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise TraceError(f"line {number} is not a JSON object")
+        yield record
+
+
+@monitoring.command()
+def calibrate(
+    run: Run,
+    probe: Probe,
+    rules: Annotated[str, typer.Option(help="Rules to set thresholds for.")] = "max,ema:0.5,2-of-3",
+    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
+    promise: Annotated[
+        Literal["conformal", "pac"],
+        typer.Option(
+            help="On average over calibration sets, or with 90 % confidence for this one."
+        ),
+    ] = "conformal",
+    as_json: AsJson = False,
+) -> None:
+    """Set the thresholds of alarm rules on the benign traces of a run, for its decoding."""
+    from trace_probe.monitor.calibrated import calibrate as calibrate_on
+    from trace_probe.monitor.calibrated import save_calibration
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    names = [name.strip() for name in rules.split(",")]
+    found = calibrate_on(Store(run), load_probe(probe), names, rate, promise=promise)
+    save_calibration(probe, found)
+    rows = [
+        f"{name:10} threshold {each.value:8.3f} promises {each.honest_rate:.2%} ({each.method}, "
+        f"{each.n} traces){': ' + each.note if each.note else ''}"
+        for name, each in found.thresholds.items()
+    ]
+    show_result(asdict(found), "\n".join(rows), as_json=as_json)
+
+
+@monitoring.command()
+def cascade(
+    run: Run,
+    probe: Probe,
+    judge: Annotated[str, typer.Option(help="rules, judge:MODEL or paper:MODEL.")] = "rules",
+    pass_rate: Annotated[
+        float, typer.Option(help="Share of harmless traces that the probe may pass on.")
+    ] = 0.1,
+    rule: Rule = "max",
+    labeller: Labeller = None,
+    base_url: BaseUrls = None,
+    extra: Extra = None,
+    price: Annotated[
+        str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a probe, a judge, and a judge asked only where the probe alarms."""
+    from trace_probe.labelling.judge import Bench
+    from trace_probe.labelling.labellers import labeller as labeller_of
+    from trace_probe.labelling.runs import default_cache
+    from trace_probe.monitor.cascade import cascade as compare
+    from trace_probe.monitor.cascade import format_cascade
+    from trace_probe.store import Store
+
+    store, cost = Store(run), price_pair(price)
+    guard = _guard(probe, rule, None, store.manifest.sampling)
+    bench = Bench(tuple(base_url or ()), default_cache(), json_object(extra))
+    truth = labeller or guard.saved.card.labeller
+    found = compare(store, guard, labeller_of(judge, bench), pass_rate=pass_rate, truth=truth)
+    show_result(asdict(found), format_cascade(found, cost), as_json=as_json)
+
+
+@monitoring.command()
+def serve(
+    probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
+    model: ModelName = None,
+    rule: Rule = "max",
+    on_alarm: Annotated[
+        Literal["annotate", "stop", "withhold"], typer.Option(help="What an alarm leads to.")
+    ] = "annotate",
+    host: Annotated[str, typer.Option(help="Any but this machine's own needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: int = 8765,
+    audit: Annotated[Path, typer.Option(help="Log of alarms, appended to.")] = Path("alarms.jsonl"),
+    concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 4096,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 20,
+) -> None:
+    """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
+
+    A token is read from the environment variable TRACE_PROBE_TOKEN.
+    """
+    from trace_probe.errors import ModelError
+    from trace_probe.probing.probe import load_probe
+
+    try:
+        from trace_probe.serving.launch import ServePlan
+        from trace_probe.serving.launch import serve as run_server
+        from trace_probe.serving.limits import Limits
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{error.name} is missing: pip install 'trace-probe[serve]'") from error
+    name = model or load_probe(probes[0]).card.model.rpartition("@")[0]
+    limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
+    plan = ServePlan(name, tuple(probes), rule, on_alarm, host, port, audit, limits)
+    run_server(plan, say)

@@ -1,0 +1,199 @@
+"""What an alarm promises: thresholds of each rule, for one model under one decoding.
+
+Kept beside the probe in ``alarms.json``, one entry for each model and decoding it was
+calibrated on, with what the scores of harmless traces looked like then (see `drift`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from trace_probe.errors import NotEnoughData, ProbeError, StoreError
+from trace_probe.files import load_json, write_json
+from trace_probe.monitor.rules import MAX, Rule, parse_rule, statistics
+from trace_probe.probing.probe import SavedProbe
+from trace_probe.statistics.calibration import Threshold, conformal_threshold, pac_threshold
+from trace_probe.statistics.metrics import Scores, trace_maxima
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Trace
+from trace_probe.training import score_run
+
+Promise = Literal["conformal", "pac"]
+FILE = "alarms.json"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens were drawn; another way of drawing gives other scores."""
+
+    temperature: float
+    top_p: float
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> "Decoding":
+        """Return the decoding of a sampling."""
+        return cls(sampling.temperature, sampling.top_p)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The thresholds of a probe's rules on one model under one decoding."""
+
+    model: str
+    decoding: Decoding
+    thresholds: dict[str, Threshold]
+    """By name of the rule."""
+    levels: tuple[float, ...]
+    """The `level` of each calibration trace, ascending: the range that drift is told from."""
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A probe, the rule that its alarm follows, and the threshold of that rule."""
+
+    saved: SavedProbe
+    rule: Rule
+    threshold: float
+    levels: tuple[float, ...] = ()
+    """Of the calibration traces; empty if they are not known."""
+    decoding: Decoding | None = None
+    """What the threshold was calibrated under, where that is known."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the probe."""
+        return self.saved.card.name
+
+
+def as_guard(probe: SavedProbe | Guard) -> Guard:
+    """Return a probe with the threshold of its card, on the running maximum of its scores."""
+    if isinstance(probe, Guard):
+        return probe
+    return Guard(probe, MAX, probe.card.threshold)
+
+
+def level(scores: Iterable[float]) -> float | None:
+    """Return where the scores of a trace lie: their median, which one alarm does not move."""
+    given = [score for score in scores if np.isfinite(score)]
+    return float(np.median(given)) if given else None
+
+
+def calibrate(
+    store: Store,
+    saved: SavedProbe,
+    rules: Sequence[str],
+    rate: float,
+    *,
+    promise: Promise = "conformal",
+) -> Calibration:
+    """Set the threshold of each rule on harmless traces of a run that the probe has not seen.
+
+    Of a run with calibration tasks of the probe those are used, else every benign task but
+    those that it learned from; one trace a task, since those of a task are alike.
+
+    Raises:
+        NotEnoughData: there is no such trace.
+        ProbeError: the probe does not fit the run, or a rule is not known.
+    """
+    traces = _harmless(store, saved)
+    if not traces:
+        raise NotEnoughData(
+            f"{store.path} has no benign trace that {saved.card.name} did not learn from: "
+            f"record more, for example --tasks world:POOL:400:benign"
+        )
+    scores = score_run(store, saved)
+    ids = [trace.id for trace in traces]
+    levels = (level(scores[name].tolist()) for name in ids)
+    return Calibration(
+        model=store.manifest.model,
+        decoding=Decoding.of(store.manifest.sampling),
+        thresholds={name: threshold(scores, ids, name, rate, promise) for name in rules},
+        levels=tuple(sorted(each for each in levels if each is not None)),
+        tasks=tuple(sorted(trace.task.id for trace in traces)),
+    )
+
+
+def threshold(
+    scores: Scores, ids: Sequence[str], rule: str, rate: float, promise: Promise
+) -> Threshold:
+    """Return the threshold of a rule on the maxima of its statistic over whole traces."""
+    maxima = trace_maxima(statistics({i: scores[i] for i in ids}, parse_rule(rule)), ids)
+    return (conformal_threshold if promise == "conformal" else pac_threshold)(maxima, rate)
+
+
+def _harmless(store: Store, saved: SavedProbe) -> list[Trace]:
+    """Return the first benign trace of each task that may calibrate."""
+    outcomes = {name: label.outcome for name, label in store.labels().items()}
+    chosen: dict[str, Trace] = {}
+    for trace in store.traces():
+        if trace.task.role == "benign" and outcomes.get(trace.id) is not True:
+            chosen.setdefault(trace.task.id, trace)
+    own = set(chosen) & set(saved.card.calibration_tasks)
+    tasks = own or set(chosen) - set(saved.card.training_tasks)
+    return [trace for task, trace in chosen.items() if task in tasks]
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Keep a calibration beside its probe, in place of one of the same model and decoding.
+
+    Rules that the older one holds and this one does not are dropped with it.
+    """
+    others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
+    write_json(folder / FILE, {"calibrations": [asdict(each) for each in (*others, calibration)]})
+
+
+def load_calibrations(folder: Path) -> tuple[Calibration, ...]:
+    """Return the calibrations that are kept beside a probe; none if it has no such file.
+
+    Raises:
+        ProbeError: the file does not hold calibrations.
+    """
+    if not (folder / FILE).is_file():
+        return ()
+    try:
+        return tuple(_read(raw) for raw in load_json(folder / FILE)["calibrations"])
+    except (KeyError, TypeError, StoreError) as error:
+        raise ProbeError(f"{folder / FILE} is broken ({error}): calibrate again") from error
+
+
+def _read(raw: dict[str, Any]) -> Calibration:
+    return Calibration(
+        model=raw["model"],
+        decoding=Decoding(**raw["decoding"]),
+        thresholds={name: Threshold(**each) for name, each in raw["thresholds"].items()},
+        levels=tuple(raw["levels"]),
+        tasks=tuple(raw["tasks"]),
+    )
+
+
+def _key(calibration: Calibration) -> tuple[str, Decoding]:
+    return calibration.model, calibration.decoding
+
+
+def load_guard(
+    folder: Path, saved: SavedProbe, rule: str = "max", decoding: Decoding | None = None
+) -> Guard:
+    """Return the guard of a probe: its calibration for a decoding, the latest without one.
+
+    Without any calibration the rule ``max`` has the threshold of the probe's card.
+
+    Raises:
+        ProbeError: the rule has no threshold.
+    """
+    parsed = parse_rule(rule)
+    kept = [each for each in load_calibrations(folder) if each.model == saved.card.model]
+    fitting = [each for each in kept if decoding in (None, each.decoding)]
+    for each in reversed(fitting or kept):
+        if rule in each.thresholds:
+            value = each.thresholds[rule].value
+            return Guard(saved, parsed, value, each.levels, each.decoding)
+    if parsed is MAX:
+        return Guard(saved, MAX, saved.card.threshold)
+    raise ProbeError(
+        f"{saved.card.name} has no threshold for the rule {rule}: set one with "
+        f"`trace-probe calibrate RUN {folder} --rules {rule}`"
+    )

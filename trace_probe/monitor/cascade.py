@@ -1,0 +1,207 @@
+"""A cheap probe first, a judge only where it alarms: what that saves and what it misses.
+
+The probe's threshold is set on harmless traces alone, at the share of them that the judge may
+be asked about. Nothing is tuned on the traces that are judged here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from trace_probe.errors import NotEnoughData
+from trace_probe.labels import Label, Labeller, label_traces
+from trace_probe.monitor.calibrated import Guard, calibrate
+from trace_probe.monitor.rules import statistics
+from trace_probe.statistics.metrics import (
+    Index,
+    Mask,
+    Metric,
+    Values,
+    rate,
+    resample,
+    trace_maxima,
+)
+from trace_probe.store import Store
+from trace_probe.trace import Trace
+from trace_probe.training import score_run
+
+Prices = tuple[float, float]
+CHARACTERS_A_TOKEN, REPLY_TOKENS = 4, 150
+"""What a judge's reading of a trace is reckoned at: English text and a verdict."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of watching, on the same traces."""
+
+    name: str
+    caught: Metric | None
+    """Share of the instrumental traces that it reports."""
+    false_alarms: Metric | None
+    """Share of the harmless traces that it reports."""
+    calls: int
+    """Traces that the judge was asked about."""
+    tokens: int
+    """That the judge reads and writes for them, reckoned at four characters each."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A probe, a judge, and both in a row, each on the same traces."""
+
+    probe: str
+    judge: str
+    truth: str
+    """Whose labels say what is instrumental."""
+    pass_rate: float
+    """Share of harmless traces that the probe was set to pass on to the judge."""
+    threshold: float
+    traces: int
+    instrumental: int
+    arms: tuple[Arm, ...]
+    calls_saved: Metric | None
+    """Share of the judge's calls that the cascade does without."""
+    caught_lost: Metric | None
+    """Share of instrumental traces that the judge alone reports and the cascade does not."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What each way says of each trace."""
+
+    traces: Sequence[Trace]
+    truth: Mask
+    strict: Mask
+    """The probe alone, at its own threshold."""
+    passed: Mask
+    """The probe as a first stage."""
+    judged: Mask
+    task: Index
+    weights: Values
+
+
+def cascade(
+    store: Store,
+    guard: Guard,
+    judge: Labeller,
+    *,
+    pass_rate: float = 0.1,
+    truth: str = "rules",
+) -> Cascade:
+    """Compare a probe, a judge and the cascade on the traces that the probe has not seen.
+
+    The judge labels every trace once; the cascade uses the labels of those that the probe
+    passes on. `truth` names labels of the run, which no trace without is compared by.
+
+    Raises:
+        NotEnoughData: no unseen trace has a label, or there is no benign trace to calibrate on.
+    """
+    saved, rule = guard.saved, guard.rule.name
+    first = calibrate(store, saved, [rule], pass_rate)
+    limit = first.thresholds[rule].value
+    labels = store.labels(truth)
+    seen = {*saved.card.training_tasks, *saved.card.calibration_tasks, *first.tasks}
+    traces = [t for t in store.traces() if t.task.id not in seen and _known(labels, t)]
+    if not traces:
+        raise NotEnoughData(
+            f"no trace that {guard.name} has not seen is labelled by {truth}: label more"
+        )
+    verdicts = {one.trace_id: one.outcome for one in label_traces(traces, judge)}
+    maxima = trace_maxima(
+        statistics(score_run(store, saved), guard.rule), [trace.id for trace in traces]
+    )
+    tasks, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
+    watched = _Watched(
+        traces=traces,
+        truth=np.array([labels[trace.id].outcome is True for trace in traces]),
+        strict=maxima >= guard.threshold,
+        passed=maxima >= limit,
+        judged=np.array([verdicts.get(trace.id) is True for trace in traces]),
+        task=task,
+        weights=resample(len(tasks)),
+    )
+    found = _compare(watched, guard, judge.name, truth)
+    return replace(found, pass_rate=pass_rate, threshold=limit)
+
+
+def _known(labels: Mapping[str, Label], trace: Trace) -> bool:
+    return trace.id in labels and labels[trace.id].outcome is not None
+
+
+def _compare(watched: _Watched, guard: Guard, judge: str, truth: str) -> Cascade:
+    every = np.ones(len(watched.traces), dtype=bool)
+    both = watched.passed & watched.judged
+    nobody = np.zeros(len(watched.traces), dtype=bool)
+    note = ""
+    if judge == truth:
+        note = (
+            f"The judge is {judge}, whose labels are the truth here: a stand-in that never "
+            f"errs, so it shows what the probe costs the cascade, not what a judge adds."
+        )
+    return Cascade(
+        probe=guard.name,
+        judge=judge,
+        truth=truth,
+        pass_rate=0.0,
+        threshold=0.0,
+        traces=len(watched.traces),
+        instrumental=int(watched.truth.sum()),
+        arms=(
+            _arm("probe", watched, watched.strict, nobody),
+            _arm("judge", watched, watched.judged, every),
+            _arm("cascade", watched, both, watched.passed),
+        ),
+        calls_saved=rate(~watched.passed, every, watched.task, watched.weights),
+        caught_lost=rate(watched.judged & ~both, watched.truth, watched.task, watched.weights),
+        note=note,
+    )
+
+
+def _arm(name: str, watched: _Watched, reported: Mask, asked: Mask) -> Arm:
+    characters = sum(
+        len(trace.text) for trace, one in zip(watched.traces, asked, strict=True) if one
+    )
+    calls = int(asked.sum())
+    return Arm(
+        name=name,
+        caught=rate(reported, watched.truth, watched.task, watched.weights),
+        false_alarms=rate(reported, ~watched.truth, watched.task, watched.weights),
+        calls=calls,
+        tokens=characters // CHARACTERS_A_TOKEN + calls * REPLY_TOKENS,
+    )
+
+
+def format_cascade(found: Cascade, price: Prices | None = None) -> str:
+    """Return a table of the three ways and what the cascade saves and loses."""
+    head = f"{'':9} {'caught':22} {'false alarms':22} {'judge calls':>12} {'tokens':>9}"
+    rows = [
+        f"{arm.name:9} {_shown(arm.caught):22} {_shown(arm.false_alarms):22} "
+        f"{arm.calls:12} {arm.tokens:9}{_dollars(arm, price)}"
+        for arm in found.arms
+    ]
+    return "\n".join(
+        [
+            head,
+            *rows,
+            f"judge calls saved {_shown(found.calls_saved)}, caught lost "
+            f"{_shown(found.caught_lost)}; {found.traces} traces, {found.instrumental} "
+            f"instrumental, the probe passes on {found.pass_rate:.0%} of harmless ones",
+            *([found.note] if found.note else []),
+        ]
+    )
+
+
+def _shown(value: Metric | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"
+
+
+def _dollars(arm: Arm, price: Prices | None) -> str:
+    if price is None:
+        return ""
+    written = arm.calls * REPLY_TOKENS
+    cost = ((arm.tokens - written) * price[0] + written * price[1]) / 1e6
+    return f"  ${cost:.2f}"

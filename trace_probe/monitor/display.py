@@ -1,0 +1,68 @@
+"""A watched generation as a person sees it: text as it comes, a score after each thought."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.visible import snippet, visible
+
+Tone = Literal["thought", "answer", "markup", "calm", "close", "alarm"]
+
+
+class Piece(NamedTuple):
+    """Text to print and how it is meant; nothing in it can move a cursor."""
+
+    text: str
+    tone: Tone
+
+
+class Display:
+    """Turns readings into pieces of text."""
+
+    def __init__(self, guards: Sequence[Guard]) -> None:
+        self._guards = guards
+        self._shown = 0
+        """Tokens shown so far."""
+
+    def show(self, reading: Reading) -> Iterator[Piece]:
+        """Yield what to print for the next reading."""
+        late = [each for each in reading.ended if each.stop > self._shown]
+        for ended in reading.ended:
+            if ended not in late:
+                yield from self._end(ended)
+        yield Piece(visible(reading.text), _tone(reading))
+        self._shown += 1
+        for ended in late:
+            yield from self._end(ended)
+
+    def _end(self, ended: ScoredSentence) -> Iterator[Piece]:
+        """Yield the scores of a sentence, and a line for each alarm."""
+        if not ended.scores:
+            return
+        for guard, score, value in zip(self._guards, ended.scores, ended.statistics, strict=True):
+            yield Piece(f" [{score:.2f}]", _nearness(value, guard))
+        yield Piece("" if ended.text.endswith("\n") else "\n", "markup")
+        for guard, value in zip(self._guards, ended.statistics, strict=True):
+            if guard.name in ended.alarms:
+                yield Piece(f"{alarm_line(guard, value, ended)}\n", "alarm")
+
+
+def alarm_line(guard: Guard, value: float, ended: ScoredSentence) -> str:
+    """Return one line that says which probe alarmed, why and where."""
+    return (
+        f"ALARM {guard.name} ({guard.rule.name}): {value:.3f} >= {guard.threshold:.3f} "
+        f"at token {ended.stop - 1}, sentence {ended.sentence}: {snippet(ended.text, 80)}"
+    )
+
+
+def _tone(reading: Reading) -> Tone:
+    names: dict[str, Tone] = {"reasoning": "thought", "answer": "answer"}
+    return names.get(reading.channel, "markup")
+
+
+def _nearness(value: float, guard: Guard) -> Tone:
+    """Return how near a statistic is to the alarm; close is the last unit of the score."""
+    if value >= guard.threshold:
+        return "alarm"
+    return "close" if value >= guard.threshold - 1 else "calm"

@@ -1,0 +1,174 @@
+"""The one scorer: sentence scores, statistics and alarms of a trace while its tokens come.
+
+A sentence's score is its mean activation on the probe's direction, so the mean of its tokens'
+scores; in bulk the activations are averaged first. Both give the same number up to rounding.
+To a probe of last tokens a sentence's score is that of its last token, so far.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.segments import Ended, Segmenter
+from trace_probe.text.channels import Format
+from trace_probe.trace import Channel
+
+Take = Callable[[], NDArray[np.floating]]
+"""Gives (token, probe), the scores of the tokens since it was last called."""
+
+
+@dataclass(frozen=True)
+class ScoredSentence:
+    """A whole sentence of a trace as the monitor judged it."""
+
+    sentence: int
+    """Index into the sentences of the trace."""
+    channel: Channel
+    start: int
+    """First token, counted from the start of the completion."""
+    stop: int
+    text: str
+    scores: tuple[float, ...]
+    """Of each probe; empty outside the reasoning, which alone is scored."""
+    statistics: tuple[float, ...]
+    """What each probe's rule makes of its scores so far."""
+    alarms: tuple[str, ...]
+    """Names of the probes whose statistic reached the threshold at this sentence."""
+
+
+class Reading(NamedTuple):
+    """What the monitor knows once the model has read a token."""
+
+    token: int
+    """Position in the trace."""
+    text: str
+    """The characters that the token completes; empty in the middle of one."""
+    channel: Channel
+    """As far as is known: half a close tag still counts as reasoning."""
+    sentence: int | None
+    """Index into the sentences of the trace; None in markup."""
+    scores: tuple[float, ...]
+    """Of each probe, for this sentence as far as it was read off the device.
+
+    Empty outside the reasoning, which alone is scored.
+    """
+    alarms: tuple[str, ...]
+    """Names of the probes that have alarmed; once there they stay.
+
+    The thresholds were calibrated on whole sentences, so a sentence raises the alarm when it
+    ends: at the first token after it, or at the last token of all.
+    """
+    ended: tuple[ScoredSentence, ...] = ()
+    """Sentences that ended before this token, or with it if it is the last."""
+
+    @property
+    def score(self) -> float | None:
+        """Return the score of the first probe."""
+        return self.scores[0] if self.scores else None
+
+    @property
+    def alarm(self) -> bool:
+        """Return whether any probe has alarmed."""
+        return bool(self.alarms)
+
+
+class LiveScorer:
+    """Scores one completion; its tokens' scores are read at sentence ends and every few tokens."""
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        format: Format,
+        *,
+        prefilled: bool,
+        take: Take,
+        start: int = 0,
+        every: int = 1,
+    ) -> None:
+        """Begin a completion whose first token has position `start` in the trace."""
+        self.segments = Segmenter(format, prefilled=prefilled)
+        self._guards = tuple(guards)
+        self._statistics = [guard.rule.start() for guard in guards]
+        self._intercepts = np.array([guard.saved.probe.intercept_ for guard in guards])
+        self._from_last = np.array([guard.saved.card.pooling == "last" for guard in guards])
+        self._take, self._every = take, every
+        self._start, self._count = start, 0
+        self._sums = np.zeros((64, len(guards)))
+        """Row n holds the sums over the first n tokens; doubled when it is full."""
+        self._known = 0
+        self._alarms: tuple[str, ...] = ()
+
+    def read(self, piece: str, *, last: bool = False) -> Reading:
+        """Take the characters that the next token completes, once the model has read it."""
+        ended = self.segments.feed(piece)
+        if last:
+            ended += self.segments.finish()
+        self._count += 1
+        due = self._count - self._known >= self._every
+        if due or last or any(each.channel == "reasoning" for each in ended):
+            self._fetch()
+        scored = tuple(self._judge(each) for each in ended)
+        sentence, scores = self._current(scored if last else ())
+        return Reading(
+            self._start + self._count - 1,
+            piece,
+            self.segments.channel,
+            sentence,
+            scores,
+            self._alarms,
+            scored,
+        )
+
+    def _fetch(self) -> None:
+        """Read the scores that wait on the device."""
+        new = self._take()
+        stop = self._known + len(new)
+        while stop >= len(self._sums):
+            self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
+        if len(new) == 1:
+            self._sums[stop] = self._sums[self._known] + new[0]
+        else:
+            sums = np.cumsum(new, axis=0, dtype=np.float64)
+            self._sums[self._known + 1 : stop + 1] = self._sums[self._known] + sums
+        self._known = stop
+
+    def _pooled(self, start: int, stop: int) -> tuple[float, ...]:
+        """Return the scores of tokens ``[start, stop)``, of those that have one."""
+        stop = min(stop, self._known)
+        if stop <= start:
+            return ()
+        # In float64, so that what long sums lose in their difference is far below float32.
+        first = np.where(self._from_last, stop - 1, start)
+        sums = self._sums[stop] - self._sums[first, np.arange(len(first))]
+        return tuple((sums / (stop - first) + self._intercepts).tolist())
+
+    def _judge(self, ended: Ended) -> ScoredSentence:
+        """Score a sentence that has ended and follow the rules of the alarms."""
+        scores = self._pooled(ended.start, ended.stop) if ended.channel == "reasoning" else ()
+        values = tuple(
+            update(score) for update, score in zip(self._statistics, scores, strict=False)
+        )
+        reached = tuple(
+            guard.name
+            for guard, value in zip(self._guards, values, strict=False)
+            if value >= guard.threshold
+        )
+        self._alarms += tuple(name for name in reached if name not in self._alarms)
+        return ScoredSentence(*ended, scores, values, reached)
+
+    def _current(
+        self, finished: tuple[ScoredSentence, ...]
+    ) -> tuple[int | None, tuple[float, ...]]:
+        """Return index and scores of the sentence of the token that was just read."""
+        current = self.segments.current
+        if current is not None:
+            number, first = current
+            reasoning = self.segments.channel == "reasoning"
+            return number, self._pooled(first, self._count) if reasoning else ()
+        if finished and finished[-1].stop == self._count:
+            return finished[-1].sentence, finished[-1].scores
+        return None, ()

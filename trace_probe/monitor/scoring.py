@@ -1,0 +1,165 @@
+"""Scores of texts that were not recorded: a model reads them as if it had just written them.
+
+A record is a JSON object: ``text``, the completion as the model writes it, tags included, or
+``reasoning`` and ``answer`` apart; with ``messages`` or ``prompt`` (and ``system``) for what
+came before it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.activations import pooled_spans
+from trace_probe.errors import TraceError
+from trace_probe.model.capture import Reading
+from trace_probe.model.local import Model
+from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.live import check_reads
+from trace_probe.monitor.rules import statistics
+from trace_probe.probing.dataset import ActivationMatrix, Corpus
+from trace_probe.probing.probe import SavedProbe
+from trace_probe.text.channels import Format, format_of, opens_reasoning
+from trace_probe.text.written import read_back
+from trace_probe.trace import Sampling, Task, Trace
+
+TOGETHER = 32
+Row = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ScoredLine:
+    """One sentence of a scored text."""
+
+    sentence: int
+    channel: str
+    text: str
+    score: float | None
+    """None outside the reasoning, which alone is scored."""
+    alarm: bool
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """A text as a probe reads it."""
+
+    id: str
+    peak: float | None
+    """Highest score of a reasoning sentence; None without reasoning."""
+    alarm: bool
+    sentence: int | None
+    """Where it alarmed first."""
+    sentences: tuple[ScoredLine, ...]
+
+
+def score_texts(
+    model: Model, guard: Guard, records: Iterable[Mapping[str, Any]]
+) -> Iterator[ScoredText]:
+    """Yield each record scored, in order; a few are read together.
+
+    Raises:
+        ProbeError: the probe is of another model.
+        TraceError: a record holds no text, or more than the model can read.
+    """
+    numbered = enumerate(records, start=1)
+    while group := list(islice(numbered, TOGETHER)):
+        traces = [_trace(model, record, number) for number, record in group]
+        for trace, row in zip(traces, read_scores(model, guard.saved, traces), strict=True):
+            values = statistics({trace.id: row}, guard.rule)[trace.id]
+            yield _text(trace, row, values, guard)
+
+
+def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> list[Row]:
+    """Return for each trace (sentence,), its scores as the model reads it again.
+
+    Raises:
+        ProbeError: the probe is of another model.
+    """
+    card = saved.card
+    check_reads(model, card)
+    spans = [pooled_spans(trace) for trace in traces]
+    how = Reading(card.pooling)
+    held = model.replay([trace.token_ids for trace in traces], spans, (card.layer,), how)
+    matrices = [ActivationMatrix(read.values, (card.layer,), np.array([0])) for read in held]
+    return [
+        saved.scores(Corpus((trace,), {}, matrix))[trace.id]
+        for trace, matrix in zip(traces, matrices, strict=True)
+    ]
+
+
+def _text(trace: Trace, scores: Row, values: Row, guard: Guard) -> ScoredText:
+    reached = [bool(value >= guard.threshold) for value in values]
+    lines = tuple(
+        ScoredLine(
+            sentence=number,
+            channel=span.channel,
+            text=trace.text_of(span),
+            score=None if np.isnan(scores[number]) else float(scores[number]),
+            alarm=reached[number],
+        )
+        for number, span in enumerate(trace.sentences)
+    )
+    given = [line.score for line in lines if line.score is not None]
+    first = reached.index(True) if any(reached) else None
+    return ScoredText(trace.id, max(given, default=None), first is not None, first, lines)
+
+
+def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
+    """Return a record as the trace that the model would have left."""
+    where = f"record {number}"
+    name = str(record.get("id", number))
+    prompt = model.render_chat(_messages(record, where))
+    text, _ = model.offsets(prompt)
+    format = format_of(model.chat_template, model.name)
+    written = model.nearest_ids(_completion(record, format, text, where))
+    ids = (*prompt, *written)
+    if model.context is not None and len(ids) > model.context:
+        raise TraceError(
+            f"{where} is {len(ids)} tokens long, {model.name} reads {model.context}: cut it"
+        )
+    return Trace(
+        id=name,
+        task=Task(name, "scored", ""),
+        model=model.name,
+        sampling=Sampling(),
+        sample=0,
+        token_ids=ids,
+        tokenizer=model.tokenizer,
+        source="scored",
+        **read_back(model, ids, len(prompt))._asdict(),
+    )
+
+
+def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
+    """Return the conversation before the text."""
+    given = record.get("messages")
+    if given is None:
+        system, prompt = record.get("system"), record.get("prompt", "")
+        parts = [("system", system), ("user", prompt)]
+        given = [{"role": role, "content": text} for role, text in parts if text is not None]
+    shape = isinstance(given, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("role"), str)
+        and isinstance(one.get("content"), str)
+        for one in given
+    )
+    if not shape:
+        raise TraceError(f"{where}: prompt, system and the content of messages must be text")
+    return [{"role": one["role"], "content": one["content"]} for one in given]
+
+
+def _completion(record: Mapping[str, Any], format: Format, prompt: str, where: str) -> str:
+    """Return the text that the model is to have written."""
+    text, reasoning = record.get("text"), record.get("reasoning")
+    answer = record.get("answer", "")
+    if not all(isinstance(part, str | None) for part in (text, reasoning, answer)):
+        raise TraceError(f"{where}: text, reasoning and answer must be text")
+    if text:
+        return str(text)
+    if not reasoning:
+        raise TraceError(f"{where} has nothing to score: give `text`, or `reasoning` and `answer`")
+    opening = "" if opens_reasoning(prompt, format) else format.open
+    return f"{opening}{reasoning}{format.close}{answer}" if answer else f"{opening}{reasoning}"

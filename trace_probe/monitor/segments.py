@@ -1,0 +1,103 @@
+"""Sentences of a completion as they end, token by token, cut as those of a finished trace."""
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+from trace_probe.text.channels import ChannelReader, Format
+from trace_probe.text.sentences import SentenceReader
+from trace_probe.trace import Channel
+
+
+class Ended(NamedTuple):
+    """A sentence that nothing can be added to any more."""
+
+    sentence: int
+    """Index into the sentences of the trace."""
+    channel: Channel
+    start: int
+    """First token, counted from the start of the completion."""
+    stop: int
+    text: str
+
+
+class Segmenter:
+    """Takes the characters that each token completes, and says which sentences have ended.
+
+    Tokens are counted from the start of the completion.
+    """
+
+    def __init__(self, format: Format, *, prefilled: bool) -> None:
+        self.channel: Channel = "prompt"
+        """Of the last token whose characters are known, as far as is known."""
+        self.text = ""
+        self._channels = ChannelReader(format, prefilled=prefilled)
+        self._sentences = SentenceReader()
+        self._offsets: list[int] = []
+        """For each token the character at which it starts."""
+        self._placed = 0
+        """Tokens whose channel is known: those before the first without characters."""
+        self._first: int | None = None
+        """Where the sentence that is being written starts."""
+        self._number = -1
+        self._ended: list[Ended] = []
+
+    @property
+    def current(self) -> tuple[int, int] | None:
+        """Return index and first token of the sentence being written, None in markup."""
+        return None if self._first is None else (self._number, self._first)
+
+    @property
+    def settled(self) -> list[tuple[Channel, int, int]]:
+        """Return the channels of the characters so far, ``[start, stop)`` each."""
+        return [(c, a, b) for c, a, b in self._channels.split().ranges]
+
+    def feed(self, piece: str) -> list[Ended]:
+        """Take the characters that the next token completes; return what ended before it.
+
+        A token that completes none waits for the one that does, and shares its channel.
+        """
+        self._offsets.append(len(self.text))
+        if piece:
+            channel = self._channels.feed(piece)
+            self.text += piece
+            for token in range(self._placed, len(self._offsets)):
+                self._place(token, piece if token == len(self._offsets) - 1 else "", channel)
+            self._placed = len(self._offsets)
+        return self._taken()
+
+    def finish(self) -> list[Ended]:
+        """Return the sentence that ends because the completion does."""
+        self._finish(self._placed)
+        return self._taken()
+
+    def _taken(self) -> list[Ended]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _place(self, token: int, text: str, channel: Channel) -> None:
+        """Put a token into the sentence to which it belongs."""
+        if channel != self.channel:
+            self._finish(token)
+            self.channel, self._sentences = channel, SentenceReader()
+        if channel in {"reasoning", "answer"} and self._sentences.starts(text):
+            self._finish(token)
+            self._number += 1
+            self._first = token
+
+    def _finish(self, token: int) -> None:
+        """End a sentence before a token, without the half tag that it may have seemed to hold."""
+        if self._first is None:
+            return
+        ends = [r.stop for r in self._channels.split().ranges if r.channel == self.channel]
+        stop = bisect_left(self._offsets, max(ends, default=0), self._first, token)
+        if stop > self._first:
+            start, end = self._offsets[self._first], self._end(stop)
+            text = self.text[start:end]
+            self._ended.append(Ended(self._number, self.channel, self._first, stop, text))
+        else:
+            self._number -= 1
+        self._first = None
+
+    def _end(self, stop: int) -> int:
+        """Return the character after the last one of the tokens before `stop`."""
+        return self._offsets[stop] if stop < len(self._offsets) else len(self.text)

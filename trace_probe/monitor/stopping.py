@@ -1,0 +1,278 @@
+"""Probes on guard over a call of transformers' own `generate`: a criterion and a streamer.
+
+    with GenerateWatch(network, tokenizer, probes) as watch:
+        written = network.generate(**batch, stopping_criteria=[watch.criteria])
+    texts = [tokenizer.decode(row) for row in watch.kept(written)]
+
+A token's score is known once the model has read it, one step after it was drawn; so an alarm
+comes at least one token after the sentence that raises it, and a row's last token of all,
+which `generate` never reads, has no score. Rows are cut at their own alarm by `kept`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from trace_probe.errors import ProbeError
+from trace_probe.model.blocks import HookedBlocks
+from trace_probe.model.local import stop_tokens
+from trace_probe.model.projection import ProbeTap
+from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.monitor.calibrated import Guard, as_guard
+from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
+from trace_probe.probing.probe import SavedProbe
+from trace_probe.text.channels import format_of, format_under
+from trace_probe.text.stream import TextStream
+
+PROMPT_TAIL = 32
+"""Tokens of the prompt that are read to see whether it opens the thought."""
+
+
+@dataclass
+class _Row:
+    """One row of the batch while it is written."""
+
+    scorer: LiveScorer
+    text: TextStream
+    tokens: list[int] = field(default_factory=list)
+    read: int = 0
+    """How many of them went through the scorer."""
+    stop: int | None = None
+    """Tokens to keep, once the row has alarmed or ended."""
+    alarmed: bool = False
+    sentences: list[ScoredSentence] = field(default_factory=list)
+    waiting: list[NDArray[np.float32]] = field(default_factory=list)
+    """Scores of tokens that the model has read and the scorer has not, (probe,) each."""
+
+    def take(self) -> NDArray[np.float32]:
+        """Return (token, probe), the scores up to the token that is being read."""
+        taken, self.waiting = self.waiting, []
+        return np.stack(taken)
+
+
+class GenerateWatch:
+    """Watches one call of `generate`; use as ``with``, once."""
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        probes: SavedProbe | Guard | Sequence[SavedProbe | Guard],
+        *,
+        stop: bool = True,
+        every: int = 8,
+    ) -> None:
+        """Put probes on a network; rows stop at their first alarm unless `stop` is false.
+
+        Tokens are looked at in groups of `every`: a row may run on for so many, which `kept`
+        cuts off again. The model's name is not known here, so it is not checked.
+
+        Raises:
+            ProbeError: a probe is of another tokenizer, width or depth.
+            ModelError: the blocks of the network cannot be found, or there is no chat template.
+        """
+        single = isinstance(probes, SavedProbe | Guard)
+        self.guards = tuple(map(as_guard, [probes] if single else probes))  # type: ignore[arg-type]
+        self._chat = ChatTokenizer(tokenizer, network.name_or_path or "this model")
+        _check(network, self._chat, self.guards)
+        self._format = format_of(self._chat.chat_template, self._chat.name)
+        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_) for g in self.guards])
+        blocks = HookedBlocks(network, self._chat.name)
+        self._hooks = blocks.tapped(self._tap.layers, self._tap.consume)
+        self._stops = stop_tokens(network, tokenizer)
+        self._stop, self._every = stop, every
+        self._rows: list[_Row] = []
+        self._prompt = 0
+        self.criteria = AlarmCriteria(self)
+
+    def __enter__(self) -> "GenerateWatch":
+        """Put the hooks on."""
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the hooks off."""
+        self._hooks.__exit__(None, None, None)
+
+    @property
+    def alarms(self) -> list[bool]:
+        """Return for each row whether a probe has alarmed."""
+        return [row.alarmed for row in self._rows]
+
+    @property
+    def sentences(self) -> list[list[ScoredSentence]]:
+        """Return for each row the sentences that have ended and were judged."""
+        return [row.sentences for row in self._rows]
+
+    def streamer(self, on_reading: Callable[[Reading], None]) -> "ReadingStreamer":
+        """Return a streamer for a single row that hands on each reading as it comes."""
+        return ReadingStreamer(self, on_reading)
+
+    def kept(self, written: torch.Tensor) -> list[list[int]]:
+        """Return the new tokens of each row up to its own alarm or end of turn.
+
+        `written` is what `generate` returned. A row that has finished goes on emitting tokens
+        until all rows have, where the model has no end-of-turn token to pad it with.
+        """
+        rows = written[:, self._prompt :].tolist()
+        self.advance(
+            [row[len(known.tokens) :] for row, known in zip(rows, self._rows, strict=True)]
+        )
+        return [row[: known.stop] for row, known in zip(rows, self._rows, strict=True)]
+
+    def begin(self, prompts: list[list[int]]) -> None:
+        """Start the rows of a batch, each with the tokens of its prompt, padded or not."""
+        self._prompt = len(prompts[0])
+        for prompt in prompts:
+            text = self._chat.text_stream()
+            for token in prompt[-PROMPT_TAIL:]:
+                text.feed(token)
+            format, prefilled = format_under(text.text, self._format)
+            row = _Row(None, text)  # type: ignore[arg-type]
+            row.scorer = LiveScorer(
+                self.guards,
+                format,
+                prefilled=prefilled,
+                take=row.take,
+                start=self._prompt,
+                every=1,
+            )
+            self._rows.append(row)
+
+    @property
+    def started(self) -> bool:
+        """Return whether the batch has begun."""
+        return bool(self._rows)
+
+    @property
+    def prompt(self) -> int:
+        """Return the length of the padded prompts in tokens."""
+        return self._prompt
+
+    def seen(self) -> int:
+        """Return how many tokens of each row are known."""
+        return len(self._rows[0].tokens)
+
+    def due(self, tokens: int) -> bool:
+        """Return whether to look at the rows when they have so many tokens."""
+        return tokens - self.seen() >= self._every
+
+    def advance(self, new: Sequence[Sequence[int]]) -> list[list[Reading]]:
+        """Take the new tokens of each row; return the readings of those the model has read.
+
+        Raises:
+            ProbeError: the forward passes are not one a token.
+        """
+        first = not self._rows[0].tokens
+        if new[0]:
+            scores = self._tap.take()
+            if len(scores) not in (len(new[0]), len(new[0]) - 1) or scores.shape[1] != len(new):
+                raise ProbeError(
+                    f"{len(new[0])} tokens of {len(new)} rows came with {len(scores)} forward "
+                    f"passes of {scores.shape[1]}: beams, assisted decoding and a watch that is "
+                    f"used twice cannot be followed"
+                )
+            read = scores[1:] if first else scores  # the first pass ends with the prompt
+            for i, row in enumerate(self._rows):
+                row.waiting += list(read[:, i])
+                row.tokens += new[i]
+        return [self._read(row) for row in self._rows]
+
+    def _read(self, row: _Row) -> list[Reading]:
+        """Send the tokens of a row that have scores through its scorer."""
+        readings: list[Reading] = []
+        scores, row.waiting = row.waiting, []
+        for score in scores:
+            if row.stop is not None:
+                break
+            row.waiting.append(score)
+            readings.append(self._step(row))
+        return readings
+
+    def _step(self, row: _Row) -> Reading:
+        token = row.tokens[row.read]
+        row.read += 1
+        ended = token in self._stops
+        reading = row.scorer.read(row.text.feed(token), last=ended)
+        row.sentences += reading.ended
+        if ended:
+            row.stop = row.read
+        alarming = next((s for s in reading.ended if s.alarms), None)
+        if alarming and not row.alarmed:
+            row.alarmed = True
+            row.stop = alarming.stop if self._stop else row.stop
+        return reading
+
+    def stopped(self) -> list[bool]:
+        """Return for each row whether it has alarmed and is to stop."""
+        return [self._stop and row.alarmed for row in self._rows]
+
+
+class AlarmCriteria(StoppingCriteria):  # type: ignore[misc]
+    """Stops each row of a batch at its own alarm."""
+
+    def __init__(self, watch: GenerateWatch) -> None:
+        self._watch = watch
+        self._stopped: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: object) -> torch.Tensor:
+        """Return (row,), whether to stop; the ids are read off the device every few tokens."""
+        watch = self._watch
+        if not watch.started:
+            watch.begin(input_ids[:, :-1].tolist())
+        if self._stopped is None:
+            self._stopped = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        width = input_ids.shape[1] - watch.prompt
+        if width <= watch.seen():
+            raise ProbeError("a watch follows one call of generate: make another for the next")
+        if watch.due(width):
+            watch.advance(input_ids[:, watch.prompt + watch.seen() :].tolist())
+            self._stopped = torch.tensor(watch.stopped(), device=input_ids.device)
+        return self._stopped
+
+
+class ReadingStreamer(BaseStreamer):  # type: ignore[misc]
+    """Hands on a reading for each token that the model has read, one step after it was drawn."""
+
+    def __init__(self, watch: GenerateWatch, on_reading: Callable[[Reading], None]) -> None:
+        self._watch = watch
+        self._on_reading = on_reading
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, then each token.
+
+        Raises:
+            ProbeError: there is more than one row.
+        """
+        rows = value.reshape(-1, value.shape[-1]) if value.dim() > 1 else value[None]
+        if len(rows) != 1:
+            raise ProbeError("a streamer follows one row: use the criterion for a batch")
+        if not self._watch.started:
+            self._watch.begin(rows.tolist())
+            return
+        for reading in self._watch.advance(rows.tolist())[0]:
+            self._on_reading(reading)
+
+    def end(self) -> None:
+        """Do nothing: what was not read has no score."""
+
+
+def _check(network: PreTrainedModel, chat: ChatTokenizer, guards: Sequence[Guard]) -> None:
+    """Raise ProbeError unless every probe can read this network."""
+    config = network.config.get_text_config()
+    for card in (guard.saved.card for guard in guards):
+        if (card.d_model, card.tokenizer) != (config.hidden_size, chat.fingerprint):
+            raise ProbeError(
+                f"probe {card.name} reads {card.model}, of width {card.d_model} and another "
+                f"tokenizer than this model of width {config.hidden_size}"
+            )
+        if card.layer >= config.num_hidden_layers:
+            raise ProbeError(
+                f"probe {card.name} reads layer {card.layer}, beyond the "
+                f"{config.num_hidden_layers} blocks of this model"
+            )

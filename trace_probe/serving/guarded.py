@@ -1,0 +1,180 @@
+"""Generations under guard for many clients: from a request to readings, alarms written down."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from trace_probe.errors import ModelError
+from trace_probe.monitor.calibrated import level
+from trace_probe.monitor.drift import DriftCheck
+from trace_probe.monitor.live import Monitor
+from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.serving.audit import AuditLog
+from trace_probe.serving.protocol import ChatRequest, Refusal
+from trace_probe.serving.reply import Policy, Reply
+from trace_probe.serving.scheduler import Full, Scheduler, Stream
+from trace_probe.serving.telemetry import Telemetry
+from trace_probe.text.channels import ChannelReader, format_of, format_under
+
+Part = dict[str, str] | ScoredSentence
+"""Text for a field of the message, or a sentence that has ended."""
+
+
+@dataclass
+class Answer:
+    """One answer under way."""
+
+    reply: Reply
+    prompt_tokens: int
+    stream: Stream
+    queue: "asyncio.Queue[Reading | BaseException | None]"
+    unpromised: str
+    """What is to be said if the thresholds were set under another decoding."""
+
+
+class GuardedModel:
+    """A monitored model that several clients share."""
+
+    def __init__(self, monitor: Monitor, audit: AuditLog, *, policy: Policy, streams: int) -> None:
+        self.name = monitor.model.name.partition("@")[0]
+        self.scheduler = Scheduler(streams)
+        self.telemetry = Telemetry(lambda: self.scheduler.active)
+        self.policy: Policy = policy
+        self._monitor, self._audit = monitor, audit
+        levels = monitor.guards[0].levels
+        self._drift = DriftCheck(levels) if levels else None
+        self._told_drift = False
+
+    def begin(self, request: ChatRequest) -> Answer:
+        """Start a generation.
+
+        Raises:
+            Refusal: 400 if the prompt does not fit, 429 if too many are under way, 503 if the
+                model does not run any more.
+        """
+        monitor, loop = self._monitor, asyncio.get_running_loop()
+        if not self.scheduler.alive:
+            raise Refusal(503, "the model does not run any more", "unavailable")
+        try:
+            prompt = monitor.model.render_chat(request.messages)
+            readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling)
+        except ModelError as error:
+            raise Refusal(400, str(error), "context_length_exceeded", "messages") from error
+        waiting: asyncio.Queue[Reading | BaseException | None] = asyncio.Queue()
+        reply = self._reply(prompt, request)
+
+        def deliver(reading: Reading | BaseException | None) -> bool:
+            try:
+                loop.call_soon_threadsafe(waiting.put_nowait, reading)
+            except RuntimeError:
+                return False  # the loop is closed: nobody waits any more
+            alarmed = isinstance(reading, Reading) and reading.alarm
+            return not (alarmed and self.policy != "annotate")
+
+        try:
+            stream = self.scheduler.submit(readings, deliver)
+        except Full as error:
+            raise Refusal(429, "too many streams are under way: try again", "busy") from error
+        unpromised = monitor.unpromised(request.sampling)
+        note = f"calibrated under another decoding: {', '.join(unpromised)}" if unpromised else ""
+        return Answer(reply, len(prompt), stream, waiting, note)
+
+    def _reply(self, prompt: list[int], request: ChatRequest) -> Reply:
+        model = self._monitor.model
+        text, _ = model.offsets(prompt[-64:])
+        format, prefilled = format_under(text, format_of(model.chat_template, model.name))
+        channels = ChannelReader(format, prefilled=prefilled)
+        name = f"chatcmpl-{secrets.token_hex(12)}"
+        most = request.sampling.max_new_tokens
+        return Reply(name, self.name, self._monitor.guards, self.policy, channels, format, most)
+
+    async def parts(self, answer: Answer) -> AsyncGenerator[Part, None]:
+        """Yield the answer as it comes; leaving early ends the generation.
+
+        An alarm is in the audit log before anything that follows it is yielded.
+
+        Raises:
+            Refusal: 500 if the generation broke.
+        """
+        reply, whole = answer.reply, False
+        try:
+            async with aclosing(self._readings(answer)) as readings:
+                async for reading in readings:
+                    told = reply.alarms
+                    parts = reply.take(reading)
+                    await self._record(reply, reading, told)
+                    for ended in reading.ended:
+                        yield ended
+                    for part in parts:
+                        yield part
+                    if reply.over:
+                        break
+            for part in reply.finish():
+                yield part
+            whole = True
+            await self._finished(reply)
+        except Refusal:
+            whole = True  # it broke here; the client did not leave
+            raise
+        finally:
+            answer.stream.cancel()
+            if not whole:
+                self.telemetry.disconnected()
+
+    async def _readings(self, answer: Answer) -> AsyncGenerator[Reading, None]:
+        while (reading := await answer.queue.get()) is not None:
+            if isinstance(reading, BaseException):
+                raise Refusal(500, "the generation broke off", "internal") from reading
+            self.telemetry.token()
+            yield reading
+
+    async def _record(self, reply: Reply, reading: Reading, told: tuple[str, ...]) -> None:
+        """Count the sentences of a reading and write new alarms down."""
+        for scored in reading.ended:
+            self.telemetry.sentence(scored)
+            for guard, score, value in zip(
+                reply.guards, scored.scores, scored.statistics, strict=False
+            ):
+                if guard.name not in scored.alarms or guard.name in told:
+                    continue
+                self.telemetry.alarm(guard.name)
+                entry = {
+                    "event": "alarm",
+                    "completion": reply.id,
+                    "model": self._monitor.model.name,
+                    "probe": guard.name,
+                    "rule": guard.rule.name,
+                    "threshold": guard.threshold,
+                    "statistic": value,
+                    "score": score,
+                    "sentence": scored.sentence,
+                    "token": scored.stop - 1,
+                    "text": scored.text,
+                    "policy": self.policy,
+                }
+                await asyncio.to_thread(self._audit.write, entry)
+
+    async def _finished(self, reply: Reply) -> None:
+        """Take a whole answer into the drift check."""
+        scores = [each.scores[0] for each in reply.sentences if each.scores]
+        lies = level(scores)
+        drift = self._drift.add(lies) if self._drift and lies is not None else None
+        self.telemetry.finished(drift)
+        if drift and drift.drifted and not self._told_drift:
+            self._told_drift = True
+            await asyncio.to_thread(
+                self._audit.write,
+                {"event": "drift", "evidence": drift.evidence, "note": drift.note},
+            )
+
+    def drift_note(self, answer: Answer) -> str:
+        """Return why the promise may not hold for an answer, empty if nothing is known."""
+        drifted = self._drift.drift.note if self._drift else ""
+        return "; ".join(note for note in (answer.unpromised, drifted) if note)
+
+    def close(self) -> None:
+        """End all generations."""
+        self.scheduler.close()
+        self._audit.close()

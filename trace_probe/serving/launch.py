@@ -1,0 +1,54 @@
+"""Starts the server of a monitored model."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from trace_probe.model.local import load_model
+from trace_probe.monitor.calibrated import load_guard
+from trace_probe.monitor.live import Monitor
+from trace_probe.probing.probe import load_probe
+from trace_probe.serving.audit import AuditLog
+from trace_probe.serving.endpoint import build_app
+from trace_probe.serving.guarded import GuardedModel
+from trace_probe.serving.limits import TOKEN, Limits, check_address
+from trace_probe.serving.reply import Policy
+
+
+@dataclass(frozen=True)
+class ServePlan:
+    """What is served, where and how."""
+
+    model: str
+    probes: tuple[Path, ...]
+    rule: str = "max"
+    policy: Policy = "annotate"
+    host: str = "127.0.0.1"
+    port: int = 8765
+    audit: Path = Path("alarms.jsonl")
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        ServerError: the address is not this machine's own and the environment has no token.
+        ProbeError: a probe does not fit the model.
+        StoreError: another server writes to the audit log.
+    """
+    token = os.environ.get(TOKEN) or None
+    check_address(plan.host, token)  # before a model is loaded
+    audit = AuditLog(plan.audit)
+    model = load_model(plan.model)
+    guards = [load_guard(folder, load_probe(folder), plan.rule) for folder in plan.probes]
+    served = GuardedModel(
+        Monitor(model, guards), audit, policy=plan.policy, streams=plan.limits.streams
+    )
+    app = build_app(served, plan.limits, token)
+    say(f"{served.name} under {', '.join(g.name for g in guards)} ({plan.policy} on alarm)")
+    say(f"http://{plan.host}:{plan.port}/v1, alarms in {plan.audit}")
+    uvicorn.run(app, host=plan.host, port=plan.port, log_level="warning", access_log=False)

@@ -1,0 +1,118 @@
+"""Who may ask and how much: token, host, size of a body and time to send it."""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from trace_probe.errors import ServerError
+from trace_probe.serving.protocol import Refusal
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+TOKEN = "TRACE_PROBE_TOKEN"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask for."""
+
+    body_bytes: int = 1 << 20
+    tokens: int = 4096
+    """Of one answer."""
+    streams: int = 64
+    """At a time; one more is answered with 429."""
+    body_seconds: float = 30.0
+    """To send a body."""
+
+
+def check_address(host: str, token: str | None) -> None:
+    """Refuse to listen beyond this machine without a token.
+
+    Raises:
+        ServerError: the address is not a loopback one and there is no token.
+    """
+    if token or is_loopback(host):
+        return
+    raise ServerError(
+        f"{host} can be reached from other machines: set a token in the environment variable "
+        f"{TOKEN}, or listen on 127.0.0.1"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_token(header: str | None, token: str | None) -> None:
+    """Let only those in who bring the token, where there is one.
+
+    Raises:
+        Refusal: 401.
+    """
+    scheme, _, given = (header or "").partition(" ")
+    right = token is None or (
+        scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    )
+    if not right:
+        raise Refusal(401, "send the token of this server as a bearer token", "invalid_api_key")
+
+
+def check_host(header: str | None, token: str | None) -> None:
+    """Without a token answer only to local names, so that no web page can ask by a name of its own.
+
+    Raises:
+        Refusal: 400.
+    """
+    name = (header or "").lower()
+    name = name if name.endswith("]") or name.count(":") != 1 else name.rpartition(":")[0]
+    if name.startswith("["):
+        name = name.partition("]")[0] + "]"
+    if token is None and name not in LOCAL_HOSTS:
+        raise Refusal(400, f"this server answers to {', '.join(LOCAL_HOSTS[:3])} only", "bad_host")
+
+
+def check_type(header: str | None) -> None:
+    """Take JSON only; a web page elsewhere cannot send that without asking first.
+
+    Raises:
+        Refusal: 400.
+    """
+    if (header or "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(400, "send the content type application/json", "invalid_content_type")
+
+
+async def read_body(receive: Receive, length: str | None, limits: Limits) -> bytes:
+    """Read a body, no longer than is allowed, whatever its header says.
+
+    Raises:
+        Refusal: 413 if it is too long, 408 if it comes too slowly, 400 if it breaks off.
+    """
+    too_long = Refusal(
+        413, f"a body may have {limits.body_bytes} bytes: send a shorter one", "body_too_large"
+    )
+    if length is not None and length.isdigit() and int(length) > limits.body_bytes:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refusal(400, "the body broke off", "invalid_request")
+                body += message.get("body", b"")
+                if len(body) > limits.body_bytes:
+                    raise too_long
+                if not message.get("more_body"):
+                    return bytes(body)
+    except TimeoutError as error:
+        raise Refusal(408, "the body came too slowly", "timeout") from error

@@ -1,0 +1,182 @@
+"""What a client of the endpoint may ask, and how it is told that it may not.
+
+OpenAI's chat completions, as far as a local model can serve them; a field that would change
+the answer and is not served is refused by name, never ignored.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trace_probe.trace import Sampling
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier"})
+"""Fields that do not change what is written."""
+HARMLESS: Mapping[str, tuple[object, ...]] = {
+    "n": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logprobs": (False,),
+    "stop": ([],),
+    "tools": ([],),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+}
+"""Fields that are taken at the values that ask for nothing."""
+SERVED = frozenset(
+    {
+        *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+        *("seed", "stream", "stream_options"),
+    }
+)
+
+
+class Refusal(Exception):
+    """A request that gets an error for an answer, in OpenAI's form."""
+
+    def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Return the body of the answer."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers that say what to do about it."""
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
+        return {"retry-after": "1"} if self.status in (429, 503) else {}
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A chat completion that is asked for."""
+
+    messages: tuple[dict[str, str], ...]
+    sampling: Sampling
+    stream: bool
+    include_usage: bool
+
+
+def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
+    """Return what a body asks of `model`; without a limit of its own it gets `most_tokens`.
+
+    Raises:
+        Refusal: 400 for what is malformed or not served, 404 for another model.
+    """
+    raw = _object(body)
+    asked = raw.get("model")
+    if not isinstance(asked, str):
+        raise _bad("name a model", "model")
+    if asked != model:
+        raise Refusal(404, f"no model {asked!r} here, only {model!r}", "model_not_found", "model")
+    _check_fields(raw)
+    stream = _typed(raw, "stream", bool, False)
+    options = _typed(raw, "stream_options", dict, {})
+    return ChatRequest(
+        messages=_messages(raw.get("messages")),
+        sampling=_sampling(raw, most_tokens),
+        stream=stream,
+        include_usage=stream and options.get("include_usage") is True,
+    )
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"the body is not JSON: {error}", None) from error
+    if not isinstance(raw, dict):
+        raise _bad("the body is not a JSON object", None)
+    return raw
+
+
+def _check_fields(raw: Mapping[str, Any]) -> None:
+    for name, value in raw.items():
+        if name in SERVED or name in IGNORED or value is None:
+            continue
+        if not any(value == harmless for harmless in HARMLESS.get(name, ())):
+            raise _bad(f"{name} is not served here: leave it out", name)
+
+
+def _messages(given: object) -> tuple[dict[str, str], ...]:
+    if not isinstance(given, list) or not given:
+        raise _bad("messages must be a list of at least one message", "messages")
+    return tuple(_message(one, number) for number, one in enumerate(given))
+
+
+def _message(given: object, number: int) -> dict[str, str]:
+    where = f"messages[{number}]"
+    if not isinstance(given, dict):
+        raise _bad(f"{where} is not an object", "messages")
+    role = ROLES.get(str(given.get("role")))
+    if role is None:
+        raise _bad(f"{where}: a role is one of {', '.join(ROLES)}", "messages")
+    text = _content(given.get("content"))
+    if text is None:
+        raise _bad(f"{where}: content must be text or a list of text parts", "messages")
+    return {"role": role, "content": text}
+
+
+def _content(given: object) -> str | None:
+    """Return the text of a message's content, None if it is no text."""
+    parts = given if isinstance(given, list) else [{"type": "text", "text": given}]
+    texts = [
+        part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"
+    ]
+    words = [text for text in texts if isinstance(text, str)]
+    if len(words) < len(parts):
+        return None
+    try:
+        return "".join(words).encode().decode()
+    except UnicodeEncodeError:
+        return None  # half a surrogate pair is no text
+
+
+def _sampling(raw: Mapping[str, Any], most_tokens: int) -> Sampling:
+    asked = raw.get("max_completion_tokens", raw.get("max_tokens"))
+    tokens = most_tokens if asked is None else asked
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= most_tokens:
+        raise _bad(f"max_tokens must be a whole number from 1 to {most_tokens}", "max_tokens")
+    return Sampling(
+        seed=_seed(raw.get("seed")),
+        temperature=_number(raw, "temperature", 0, 2),
+        top_p=_number(raw, "top_p", 1e-6, 1),
+        max_new_tokens=tokens,
+    )
+
+
+def _seed(given: object) -> int:
+    """Return the seed; a request without one gets a fresh one, since it asks for a draw."""
+    if given is None:
+        return secrets.randbits(63)
+    if not isinstance(given, int) or isinstance(given, bool) or not -(2**63) <= given < 2**63:
+        raise _bad("seed must be a whole number of 64 bits", "seed")
+    return given % 2**64
+
+
+def _number(raw: Mapping[str, Any], name: str, low: float, high: float) -> float:
+    value = 1.0 if raw.get(name) is None else raw[name]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise _bad(f"{name} must be a number from {low:g} to {high:g}", name)
+    return float(value)
+
+
+def _typed(raw: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:  # noqa: ANN401
+    value = raw.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise _bad(f"{name} must be of type {kind.__name__}", name)
+    return default if value is None else value
+
+
+def _bad(message: str, param: str | None) -> Refusal:
+    return Refusal(400, message, "invalid_request", param)

@@ -1,0 +1,160 @@
+"""One answer in the making: readings in, text of each channel out, under the policy on alarm."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.text.channels import ChannelReader, Format
+
+Policy = Literal["annotate", "stop", "withhold"]
+"""On alarm: only say so; end the generation there; end it there and give no answer."""
+Finish = Literal["stop", "length", "content_filter"]
+FIELD = {"reasoning": "reasoning_content", "answer": "content"}
+WITHHELD = "The answer is withheld: a probe on the model's reasoning raised an alarm."
+
+
+@dataclass
+class Reply:
+    """What has been written so far and what of it the client may have."""
+
+    id: str
+    model: str
+    guards: Sequence[Guard]
+    policy: Policy
+    channels: ChannelReader
+    format: Format
+    most_tokens: int
+    created: int = field(default_factory=lambda: int(time.time()))
+    tokens: int = 0
+    sentences: list[ScoredSentence] = field(default_factory=list)
+    alarms: tuple[str, ...] = ()
+    _text: str = ""
+    _sent: int = 0
+    """Characters that were given to the client, or were markup."""
+    _finished: bool = False
+
+    def take(self, reading: Reading) -> list[dict[str, str]]:
+        """Take a reading; return the parts of the message that may go out now."""
+        self.tokens += 1
+        self.sentences += reading.ended
+        self.alarms = reading.alarms
+        behind = all(each.stop < self.tokens for each in reading.ended)
+        if not (self.over and behind):  # else it is the first token after the alarm
+            self._text += reading.text
+            self.channels.feed(reading.text)
+        return self._deltas(self._certain())
+
+    def finish(self) -> list[dict[str, str]]:
+        """Return the rest of the message, once nothing more will come."""
+        self._finished = True
+        return self._deltas(len(self._text))
+
+    @property
+    def over(self) -> bool:
+        """Return whether the policy ends the generation here."""
+        return self.policy != "annotate" and bool(self.alarms)
+
+    def reason(self) -> Finish:
+        """Return why it ended."""
+        if self.over:
+            return "content_filter"
+        return "length" if self.tokens >= self.most_tokens else "stop"
+
+    @property
+    def refusal(self) -> str | None:
+        """Return what stands for an answer that is withheld."""
+        return WITHHELD if self.policy == "withhold" and self.alarms else None
+
+    def _certain(self) -> int:
+        """Return how many characters no later one can turn into half a tag."""
+        tags = (self.format.open, self.format.close, *self.format.implicit)
+        longest = max((len(tag) for tag in tags), default=0)
+        for start in range(max(0, len(self._text) - longest + 1), len(self._text)):
+            if any(tag.startswith(self._text[start:]) for tag in tags if tag):
+                return start
+        return len(self._text)
+
+    def _deltas(self, stop: int) -> list[dict[str, str]]:
+        """Return the text of characters ``[sent, stop)`` by field of the message."""
+        found = []
+        for channel, start, end in self.channels.split().ranges:
+            first, last = max(start, self._sent), min(end, stop)
+            name = FIELD.get(channel)
+            if first >= last or name is None:
+                continue
+            if channel == "answer" and self.policy == "withhold":
+                if not self._finished:
+                    stop = min(stop, first)  # no word of it before the whole is known to be quiet
+                    break
+                if self.alarms:
+                    continue
+            found.append({name: self._text[first:last]})
+        self._sent = max(self._sent, stop)
+        return found
+
+    def extension(self, *, drift: str = "") -> dict[str, Any]:
+        """Return what the probes say of the whole answer."""
+        return {
+            "policy": self.policy,
+            "alarm": bool(self.alarms),
+            "alarms": list(self.alarms),
+            "probes": [
+                {"name": g.name, "layer": g.saved.card.layer, "rule": g.rule.name}
+                | {"threshold": g.threshold}
+                for g in self.guards
+            ],
+            "sentences": [self.risk(each) for each in self.sentences],
+            "drift": drift or None,
+        }
+
+    def risk(self, scored: ScoredSentence) -> dict[str, Any]:
+        """Return what the probes say of one sentence; an answer withheld is not told this way."""
+        hidden = self.policy == "withhold" and scored.channel == "answer"
+        by_probe = zip(self.guards, scored.scores, scored.statistics, strict=False)
+        return {
+            "sentence": scored.sentence,
+            "channel": scored.channel,
+            "tokens": [scored.start, scored.stop],
+            "text": None if hidden else scored.text,
+            "risk": [
+                {"probe": guard.name, "score": score, "statistic": value}
+                for guard, score, value in by_probe
+            ],
+            "alarms": list(scored.alarms),
+        }
+
+    def usage(self, prompt: int) -> dict[str, int]:
+        """Return the tokens read and written."""
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": self.tokens,
+            "total_tokens": prompt + self.tokens,
+        }
+
+    def chunk(self, delta: dict[str, Any], finish: Finish | None = None) -> dict[str, Any]:
+        """Return one event of a stream."""
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._head("chat.completion.chunk") | {"choices": [choice]}
+
+    def completion(self, parts: Sequence[dict[str, str]], prompt: int) -> dict[str, Any]:
+        """Return the whole answer at once."""
+        texts = {name: "".join(part.get(name, "") for part in parts) for name in FIELD.values()}
+        message = {
+            "role": "assistant",
+            "content": None if self.refusal else texts["content"],
+            "reasoning_content": texts["reasoning_content"] or None,
+            "refusal": self.refusal,
+        }
+        choice = {
+            "index": 0,
+            "message": message,
+            "finish_reason": self.reason(),
+            "logprobs": None,
+        }
+        return self._head("chat.completion") | {"choices": [choice], "usage": self.usage(prompt)}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

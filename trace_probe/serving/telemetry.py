@@ -1,0 +1,77 @@
+"""Figures of a running server in the form that Prometheus reads."""
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from trace_probe.monitor.drift import Drift
+from trace_probe.monitor.scorer import ScoredSentence
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SCORES = (-16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16)
+
+
+class Telemetry:
+    """Counts what a server does; each server has its own."""
+
+    def __init__(self, active: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        at = self._registry
+        self._requests = Counter(
+            "trace_probe_requests", "Answers by status.", ["status"], registry=at
+        )
+        self._tokens = Counter("trace_probe_tokens", "Tokens written.", registry=at)
+        self._traces = Counter(
+            "trace_probe_traces", "Completions that ran to their end.", registry=at
+        )
+        self._disconnects = Counter(
+            "trace_probe_disconnects", "Clients that left early.", registry=at
+        )
+        self._alarms = Counter("trace_probe_alarms", "Traces that alarmed.", ["probe"], registry=at)
+        self._scores = Histogram(
+            "trace_probe_sentence_score", "First probe's scores.", buckets=SCORES, registry=at
+        )
+        self._evidence = Gauge(
+            "trace_probe_drift_log10_evidence", "Bet against the calibrated range.", registry=at
+        )
+        self._drifted = Gauge("trace_probe_drifted", "1 once scores have left it.", registry=at)
+        Gauge("trace_probe_streams", "Streams under way.", registry=at).set_function(active)
+
+    def answered(self, status: int) -> None:
+        """Count an answer."""
+        self._requests.labels(str(status)).inc()
+
+    def token(self) -> None:
+        """Count a token."""
+        self._tokens.inc()
+
+    def disconnected(self) -> None:
+        """Count a client that left before its answer was whole."""
+        self._disconnects.inc()
+
+    def sentence(self, scored: ScoredSentence) -> None:
+        """Take in the score of a sentence."""
+        if scored.scores:
+            self._scores.observe(scored.scores[0])
+
+    def alarm(self, probe: str) -> None:
+        """Count a trace that alarmed."""
+        self._alarms.labels(probe).inc()
+
+    def finished(self, drift: Drift | None) -> None:
+        """Count a completion and take in what the drift check says after it."""
+        self._traces.inc()
+        if drift is not None:
+            self._evidence.set(drift.evidence)
+            self._drifted.set(drift.drifted)
+
+    def page(self) -> bytes:
+        """Return the figures as text."""
+        return bytes(generate_latest(self._registry))
