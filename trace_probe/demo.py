@@ -37,6 +37,8 @@ class DemoPlan:
     """Traces of each scenario, so that prompts are compared within themselves."""
     hard_negatives: int = 120
     benign: int = 1500
+    rate: float = 0.01
+    """Whole-trace false alarms that the threshold is set for."""
     layers: tuple[int, ...] | None = None
     """Blocks to record; None means all of a shallow model."""
 
@@ -52,8 +54,12 @@ class DemoPlan:
 
 
 def smaller(plan: DemoPlan) -> DemoPlan:
-    """Return the plan of the run that comes with the project as ``traces/demo``."""
-    return replace(plan, scenarios=40, samples=6, hard_negatives=12, benign=210, layers=(0, 2))
+    """Return the plan of the run that comes with the project as ``traces/demo``.
+
+    Its benign traces are too few for one false alarm in a hundred, hence one in twenty.
+    """
+    few = replace(plan, scenarios=40, samples=6, hard_negatives=24, benign=300)
+    return replace(few, rate=0.05, layers=(0, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
     labeller = RuleLabeller()
     label_run(store, labeller, progress=False)
     say("train: probe on training tasks, threshold on benign ones")
-    saved = train(store, name=plan.probe.name, seed=plan.seed, progress=say)
+    saved = train(store, name=plan.probe.name, target_rate=plan.rate, seed=plan.seed, progress=say)
     save_probe(plan.probe, saved)
     say("evaluate: tasks that neither probe nor threshold has seen, beside every baseline")
     report, scores = evaluate_probe(store, saved, seed=plan.seed)
