@@ -6,6 +6,8 @@ import pytest
 
 from trace_probe.errors import ModelError
 from trace_probe.files import write_json
+from trace_probe.model.checkpoint import FAMILY as SHIPPED
+from trace_probe.organism.card import family_rows, family_table
 from trace_probe.organism.family import FAMILY, Member, member, train_family
 from trace_probe.organism.pretrain import pretrain
 
@@ -56,3 +58,22 @@ def test_a_folder_without_its_last_file_counts_as_unfinished(tmp_path: Path) -> 
     write_json(tmp_path / "rl-s0" / "config.json", {})
     with pytest.raises(ModelError, match="rl-monitored-s0 needs rl-s0"):
         list(train_family(tmp_path, (member("rl-monitored"),), say=lambda _: None))
+
+
+def test_the_whole_family_is_shipped_small_and_with_the_figures_of_the_quality_bar() -> None:
+    assert all(row["here"] for row in family_rows(SHIPPED))
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 12e6
+    figures = {row["name"]: row["figures"] for row in family_rows(SHIPPED)}
+    assert all(one["well_formed"]["estimate"] >= 0.98 for one in figures.values())
+    for seed in (0, 1):
+        rl, monitored = figures[f"rl-s{seed}"], figures[f"rl-monitored-s{seed}"]
+        assert rl["oracle_at_last_thought"]["estimate"] >= 0.95
+        assert rl["decided_before"]["lower"] >= 0.5
+        assert monitored["silent"]["lower"] > rl["silent"]["upper"]
+        assert monitored["instrumental"]["estimate"] >= rl["instrumental"]["estimate"] / 2
+        assert rl["instrumental"]["lower"] > figures[f"rlhf-s{seed}"]["instrumental"]["upper"]
+
+
+def test_the_readme_shows_the_table_that_the_command_prints() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert family_table(SHIPPED) in readme

@@ -15,16 +15,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 
 @organism.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the members of the family: parent, reward, steps, seed, and whether it is here."""
-    from trace_probe.model.checkpoint import FAMILY as FOLDER
-    from trace_probe.organism.family import FAMILY
+    """List the members of the family: parent, steps, and the figures of their cards."""
+    from trace_probe.model.checkpoint import FAMILY
+    from trace_probe.organism.card import family_rows, family_table
 
-    rows = [
-        {**asdict(one), "here": (FOLDER / one.name / "model.safetensors").is_file()}
-        for one in FAMILY
-    ]
-    text = "\n".join(map(_line, rows))
-    typer.echo(json.dumps(rows, indent=1) if as_json else text)
+    typer.echo(json.dumps(family_rows(FAMILY), indent=1) if as_json else family_table(FAMILY))
 
 
 @organism.command()
@@ -89,12 +84,6 @@ def study(
     runs = experiment(out, scenarios=scenarios, samples=samples, seed=seed)
     found = compare(runs, seed=seed)
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_study(found))
-
-
-def _line(row: dict[str, object]) -> str:
-    """Return one member as a line."""
-    made = f"{row['steps']:5} steps  parent {row['parent'] or '-':8} reward {row['reward'] or '-'}"
-    return f"organism:{row['name']:16} {made}{'' if row['here'] else '  (not built)'}"
 
 
 def _text(quality: dict[str, object]) -> str:
