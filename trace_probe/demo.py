@@ -111,9 +111,8 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
     sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-    manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
     # What is to come next is settled where a sentence ends; a mean blurs it with its words.
-    manifest = replace(manifest, pooling="last")
+    manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo", pooling="last")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")
     record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
