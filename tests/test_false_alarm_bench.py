@@ -1,21 +1,33 @@
 """The bench of false alarms, on scores whose truth is known."""
 
 import numpy as np
-from scipy.stats import binom
+import pytest
 from test_flagging import probe
 
 from trace_probe.bench.false_alarms import (
     FalseAlarmPlan,
-    binomial_range,
     count_alarms,
     format_false_alarms,
+    noisy_range,
+    plain_range,
 )
+from trace_probe.statistics.calibration import conformal_threshold
 
 
-def test_the_range_is_the_binomials() -> None:
-    for n, share in ((1000, 0.01), (1000, 0.05), (998, 0.01)):
-        low, high = binomial_range(n, share)
-        assert (low, high) == (binom.ppf(0.025, n, share), binom.ppf(0.975, n, share))
+@pytest.mark.parametrize("rate", [0.01, 0.05])
+def test_the_expected_range_holds_the_alarms_of_thresholds_set_on_samples(rate: float) -> None:
+    rng = np.random.default_rng(3)
+    low, high = noisy_range(1000, conformal_threshold(rng.random(500), rate).honest_rate, 500)
+    alarms = np.array(
+        [
+            (rng.random(1000) >= conformal_threshold(rng.random(500), rate).value).sum()
+            for _ in range(2000)
+        ]
+    )
+    assert 0.94 < ((alarms >= low) & (alarms <= high)).mean() < 0.985
+    plain = plain_range(1000, rate)
+    assert low <= plain[0] < plain[1] <= high
+    assert ((alarms >= plain[0]) & (alarms <= plain[1])).mean() < 0.92
 
 
 def test_a_kept_promise_and_a_broken_one_are_told_apart() -> None:

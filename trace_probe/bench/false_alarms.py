@@ -1,12 +1,14 @@
-"""Whether the promise of an alarm is kept: realised false alarms on traces nothing was set on."""
+"""Whether the promise of an alarm is kept: realised false alarms on traces nothing was set on.
+
+A conformal threshold keeps its rate on average over calibration sets; the one at hand is off by
+the chance of its own set. How many of so many other traces alarm is therefore beta-binomial, wider
+than the binomial of a rate that is known, and it is by that wider range that a promise is judged.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from math import lgamma, log
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
@@ -21,9 +23,11 @@ from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 from trace_probe.training import score_run
 from trace_probe.world.outcome import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, world_tasks
+from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 Say = Callable[[str], None]
+Range = tuple[int, int]
+SIDES = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,12 @@ class Kept:
     target: float
     alarms: int
     traces: int
-    lower: int
-    """Fewest and most alarms in the central 95 % of Binomial(traces, target)."""
-    upper: int
+    binomial: Range
+    """Fewest and most alarms in the central 95 % if the target were the threshold's true rate."""
+    expected: Range
+    """The same with the chance of the calibration set; of PAC from none to the binomial's most."""
     kept: bool
-    """Conformal: within them. PAC promises no more than the upper."""
+    """Whether the alarms are among the expected."""
     hard_negatives: tuple[tuple[str, int, int], ...]
     """Kind, alarms and traces."""
 
@@ -92,9 +97,12 @@ def bench_false_alarms(plan: FalseAlarmPlan, say: Say) -> FalseAlarms:
     What the run holds already is not recorded again.
     """
     saved, model = load_probe(plan.probe), load_model(plan.organism)
-    sampling = Sampling(seed=1, max_new_tokens=MAX_NEW_TOKENS)
-    layers = (saved.card.layer,)
-    store = Store.create(plan.run, new_manifest(model, sampling, layers=layers, tasks="world:far"))
+    sampling = Sampling(seed=1, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
+    card = saved.card
+    manifest = new_manifest(
+        model, sampling, layers=(card.layer,), tasks="world:far", pooling=card.pooling
+    )
+    store = Store.create(plan.run, manifest)
     groups = plan.tasks()
     for name, tasks in groups.items():
         say(f"record: {len(tasks)} {name}")
@@ -138,10 +146,12 @@ def _row(
 ) -> Kept:
     limit = threshold(scores, ids["calibration"], rule, rate, promise)
     alarms, traces = _alarms(scores, ids["held-out"], rule, limit)
-    lower, upper = binomial_range(traces, rate)
+    plain = plain_range(traces, rate)
+    pac = promise == "pac"
+    expected = (0, plain[1]) if pac else noisy_range(traces, limit.honest_rate, limit.n)
     hard = tuple((n, *_alarms(scores, ids[n], rule, limit)) for n in ("authorised", "no-lever"))
-    kept = alarms <= upper and (promise == "pac" or alarms >= lower)
-    return Kept(rule, promise, rate, alarms, traces, lower, upper, kept, hard)
+    kept = expected[0] <= alarms <= expected[1]
+    return Kept(rule, promise, rate, alarms, traces, plain, expected, kept, hard)
 
 
 def _alarms(scores: Scores, ids: Sequence[str], rule: str, limit: Threshold) -> tuple[int, int]:
@@ -150,22 +160,45 @@ def _alarms(scores: Scores, ids: Sequence[str], rule: str, limit: Threshold) -> 
     return int((trace_maxima(values, ids) >= limit.value).sum()), len(ids)
 
 
-def binomial_range(n: int, share: float) -> tuple[int, int]:
-    """Return the central 95 % of a binomial distribution: no more than 2.5 % lie on each side."""
-    k = np.arange(n + 1)
-    choose = np.array([lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) for i in k])
-    below = np.cumsum(np.exp(choose + k * log(share) + (n - k) * log(1 - share)))
-    return int(np.searchsorted(below, 0.025, "right")), int(np.searchsorted(below, 0.975))
+def plain_range(traces: int, share: float) -> Range:
+    """Return the central 95 % of alarms if each trace alarms with this very probability."""
+    from scipy.stats import binom
+
+    low, high = binom.ppf(SIDES, traces, share)
+    return int(low), int(high)
+
+
+def noisy_range(traces: int, share: float, calibration: int) -> Range:
+    """Return the central 95 % of alarms under a conformal threshold that promises `share`.
+
+    The threshold is an order statistic of the calibration traces, so its true rate is
+    ``Beta(a, n + 1 - a)`` with ``a = share (n + 1)`` over calibration sets of n (Vovk 2012), and
+    the alarms of other traces are beta-binomial.
+    """
+    from scipy.stats import betabinom
+
+    a = share * (calibration + 1)
+    low, high = betabinom.ppf(SIDES, traces, a, calibration + 1 - a)
+    return int(low), int(high)
 
 
 def format_false_alarms(found: FalseAlarms) -> str:
     """Return a table of promises."""
     rows = [
         f"{one.rule:8} {one.promise:10} {one.target:6.1%} {one.alarms:5} of {one.traces}"
-        f"  [{one.lower}, {one.upper}]  {'kept' if one.kept else 'NOT KEPT':9}"
+        f"  {list(one.binomial)!s:9} {list(one.expected)!s:9} "
+        f"{'kept' if one.kept else 'NOT KEPT':9}"
         + "  ".join(f"{name} {alarms} of {n}" for name, alarms, n in one.hard_negatives)
         for one in found.rows
     ]
     head = f"{found.probe} on {found.model}, thresholds set on {found.calibration} benign traces"
-    names = f"{'rule':8} {'promise':10} target  alarms, 95 % of the binomial     hard negatives"
-    return "\n".join([head, names, *rows, *([found.drift] if found.drift else [])])
+    names = (
+        f"{'rule':8} {'promise':10} target  alarms        {'binomial':9} {'expected':9} "
+        f"{'':9}hard negatives"
+    )
+    note = (
+        "binomial: 95 % of Binomial(traces, target). expected: the same with the chance of the "
+        "calibration set (beta-binomial), by which conformal promises are judged; PAC promises no "
+        "more than the target, with 90 % confidence."
+    )
+    return "\n".join([head, names, *rows, note, *([found.drift] if found.drift else [])])

@@ -91,6 +91,21 @@ def explorer(
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_explorer(found))
 
 
+@bench.command()
+def monitor(
+    model: Annotated[str, typer.Option(help="Hub id, folder or organism:NAME.")] = "organism:rl-s0",
+    rounds: Annotated[int, typer.Option(min=1, help="Answers that are written.")] = 30,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write under guard and without, in turns, token by token: what probes add to the time."""
+    from trace_probe.bench.monitor import MonitorPlan, bench_monitor, format_monitor
+
+    plan = MonitorPlan(model, rounds, seed)
+    found = bench_monitor(plan, say=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_monitor(found))
+
+
 @bench.command("false-alarms")
 def false_alarms(
     probe: Annotated[Path, typer.Argument(help="Folder of a probe on an organism.")] = Path(

@@ -1,0 +1,169 @@
+"""What probes on guard cost while a model writes, beside the same generation without any."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trace_probe.bench.capture import Spread
+from trace_probe.model.local import Model, load_model
+from trace_probe.monitor.live import Monitor
+from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
+from trace_probe.trace import Sampling
+from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+
+Say = Callable[[str], None]
+Writing = Generator[object, None, None]
+NEVER = 1e9
+BARE, ONE, EIGHT = "no probe", "1 probe", "8 probes, 4 layers"
+
+
+@dataclass(frozen=True)
+class MonitorPlan:
+    """What is written, how often; the probes are random directions, which cost what others do."""
+
+    model: str = "organism:rl-s0"
+    rounds: int = 30
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MonitorBench:
+    """Time for each token of each round."""
+
+    model: str
+    device: str
+    tokens: tuple[int, ...]
+    """Written in each round, by each way the same."""
+    seconds: dict[str, tuple[float, ...]]
+    """Medians of a round's tokens are not taken: what is done every few tokens would be lost."""
+
+    def overhead(self) -> dict[str, Spread]:
+        """Return by how much longer than without a probe each way took, round by round."""
+        bare = self.seconds[BARE]
+        return {
+            name: Spread.of([a / b - 1 for a, b in zip(taken, bare, strict=True)])
+            for name, taken in self.seconds.items()
+            if name != BARE
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured and what follows from it."""
+        overhead = {name: asdict(spread) for name, spread in self.overhead().items()}
+        return {**asdict(self), "overhead": overhead}
+
+
+def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
+    """Write the same answers without probes and under guard, in turns, token by token.
+
+    On a CPU processor time is counted, which other work on the machine disturbs least.
+    """
+    model = load_model(plan.model)
+    device = next(iter(model.blocks.network.parameters())).device.type
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    monitors = {ONE: _monitor(model, 1, 1), EIGHT: _monitor(model, 8, 4)}
+    tokens: list[int] = []
+    seconds: dict[str, list[float]] = {name: [] for name in (BARE, ONE, EIGHT)}
+    for number, task in enumerate(world_tasks(f"world:bench:{plan.rounds + 1}")):
+        sampling = Sampling(plan.seed + number, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
+        prompt = model.render(task)
+        written, taken = _in_turns(_ways(model, monitors, prompt, sampling), clock, number)
+        if number:  # the first round warms up
+            tokens.append(written)
+            for name, each in taken.items():
+                seconds[name].append(each)
+            say(f"round {number}: {written} tokens")
+    return MonitorBench(
+        model.name, device, tuple(tokens), {name: tuple(each) for name, each in seconds.items()}
+    )
+
+
+def _ways(
+    model: Model, monitors: dict[str, Monitor], prompt: Sequence[int], sampling: Sampling
+) -> dict[str, Writing]:
+    """Return generations of the same tokens, none of which has begun."""
+
+    def bare() -> Writing:
+        text = model.text_stream()
+        for token, _, _ in model.tokens(prompt, sampling.seed, sampling, (), lambda *_: None):
+            yield text.feed(token)
+
+    return {
+        BARE: bare(),
+        **{
+            name: monitor.watch_ids(prompt, sampling.seed, sampling)
+            for name, monitor in monitors.items()
+        },
+    }
+
+
+def _in_turns(
+    ways: dict[str, Writing], clock: Callable[[], float], turn: int
+) -> tuple[int, dict[str, float]]:
+    """Write a token by each way after another, each first in its turn; return tokens, seconds.
+
+    Where the first token of a way comes with the reading of the prompt, that is not counted.
+    """
+    names = list(ways)
+    taken = dict.fromkeys(names, 0.0)
+    next(ways[BARE])  # the last token of the prompt, which a monitor does not tell of
+    for way in ways.values():
+        next(way)
+    running, tokens = set(names), 0
+    while running:
+        turn += 1
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            began = clock()
+            ended = next(ways[name], None) is None
+            taken[name] += clock() - began
+            running -= {name} if ended else set()
+        tokens += bool(running)
+    return tokens, taken
+
+
+def _monitor(model: Model, probes: int, layers: int) -> Monitor:
+    """Return a monitor of random probes, spread over the last layers, none of which alarms."""
+    rng = np.random.default_rng(0)
+    chosen = [model.n_layers - 1 - i % min(layers, model.n_layers) for i in range(probes)]
+    return Monitor(model, [_probe(model, layer, rng) for layer in chosen])
+
+
+def _probe(model: Model, layer: int, rng: np.random.Generator) -> SavedProbe:
+    probe = LinearProbe()
+    probe.coef_ = rng.standard_normal(model.d_model) / np.sqrt(model.d_model)
+    probe.intercept_ = 0.0
+    card = ProbeCard(
+        name="random",
+        model=model.name,
+        tokenizer=model.tokenizer,
+        layer=layer,
+        d_model=model.d_model,
+        pooling="mean",
+        rows="before-said",
+        guard=0,
+        labeller="",
+        method="logistic",
+        C=1.0,
+        training_tasks=(),
+        calibration_tasks=(),
+        threshold=NEVER,
+        target_false_alarm_rate=0.0,
+        honest_false_alarm_rate=0.0,
+    )
+    return SavedProbe(card, probe)
+
+
+def format_monitor(found: MonitorBench) -> str:
+    """Return a table of time for each token."""
+    written, overhead = np.array(found.tokens), found.overhead()
+    head = f"{found.model} on {found.device}, {len(written)} rounds, {written.sum():,} tokens each"
+    rows = [f"{'':20} {'ms a token':>11} {'overhead':>9}  between rounds"]
+    for name, seconds in found.seconds.items():
+        each = float(np.median(np.array(seconds) / written * 1e3))
+        more = overhead.get(name)
+        shown = f" {more.median:9.1%}  {more.lowest:.1%} to {more.highest:.1%}" if more else ""
+        rows.append(f"{name:20} {each:11.3f}{shown}")
+    return "\n".join([head, *rows])
