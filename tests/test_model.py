@@ -372,6 +372,7 @@ OFFLOADED = dict(zip(PARTS, ("disk", "cpu", "disk", "cpu", "cpu"), strict=True))
 def test_a_device_map_changes_where_a_model_is_and_nothing_it_does(
     model_folder: Path, device_map: Any
 ) -> None:
+    from trace_probe.model.capture import Reading
     from trace_probe.model.local import load_model
 
     plain, spread = (
@@ -385,6 +386,10 @@ def test_a_device_map_changes_where_a_model_is_and_nothing_it_does(
     spans = [[Span(0, len(ids))]]
     (held,), (expected,) = (model.replay([ids], spans, (0, 2)) for model in (spread, plain))
     np.testing.assert_array_equal(held.values, expected.values)
+    reading = Reading(pass_tokens=8, chunk=7)
+    for one in spread.checked_replay([ids], spans, (0, 2), reading, [written.logprobs]):
+        assert one.fidelity is not None
+        assert one.fidelity.error < 1e-5
     streamed = list(spread.stream(prompt, 7, sampling, (1,)))
     assert tuple(token.id for token in streamed[1:]) == written.ids
 

@@ -87,3 +87,10 @@ def find_blocks(base: PreTrainedModel) -> torch.nn.ModuleList | None:
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
             return module
     return None
+
+
+def input_device(network: PreTrainedModel) -> torch.device:
+    """Return where token ids go: to where the embedding is, or is read to from disk."""
+    embedding = network.get_input_embeddings()
+    hook = getattr(embedding, "_hf_hook", None)
+    return torch.device(getattr(hook, "execution_device", None) or embedding.weight.device)

@@ -10,7 +10,7 @@ import torch
 
 from trace_probe.activations import Activations, Pooling
 from trace_probe.errors import ModelError
-from trace_probe.model.blocks import Blocks
+from trace_probe.model.blocks import Blocks, input_device
 from trace_probe.model.chunks import DeepEnough, read_in_chunks
 from trace_probe.model.pooling import Collector, PooledRows, RawTokens
 from trace_probe.trace import Span
@@ -102,7 +102,7 @@ def read(
             raise DeepEnough
 
     ids, _ = padded(token_ids, "right")
-    ids = ids.to(blocks.network.get_input_embeddings().weight.device)
+    ids = ids.to(input_device(blocks.network))
     if ids.shape[1] > whole_tokens(blocks, reading):
         read_in_chunks(blocks, ids, layers[-1], reading.chunk, take)
         return
@@ -114,8 +114,8 @@ def read(
 
 def whole_tokens(blocks: Blocks, reading: Reading) -> int:
     """Return how long a trace may be to be read in one pass."""
-    device = blocks.network.device.type
-    most = reading.pass_tokens or (2048 if device == "cpu" else 8192)
+    on_cpu = input_device(blocks.network).type == "cpu"
+    most = reading.pass_tokens or (2048 if on_cpu else 8192)
     eager = blocks.network.get_decoder().config._attn_implementation == "eager"
     return min(most, EAGER_TOKENS) if eager else most
 

@@ -161,7 +161,8 @@ def comes_apart(base: PreTrainedModel) -> bool:
     cache = DynamicCache(config=base.config)
     if found is None or not any(module is found for module in base.children()):
         return False
-    if any(cache.is_linear) or hasattr(base, "_hf_hook"):  # recurrent; spread by accelerate
+    spread = any(hasattr(module, "_hf_hook") for module in base.modules())  # by accelerate
+    if any(cache.is_linear) or spread:
         return False
     ids = torch.arange(1, 5, device=base.get_input_embeddings().weight.device)[None]
     given = base.get_input_embeddings()(ids)

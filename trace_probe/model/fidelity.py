@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from trace_probe.activations import Activations, Fidelity
 from trace_probe.errors import ModelError
-from trace_probe.model.blocks import Blocks
+from trace_probe.model.blocks import Blocks, input_device
 from trace_probe.model.capture import Reading, replay
 from trace_probe.model.chunks import comes_apart, only_block
 from trace_probe.model.pooling import Collector, PooledRows
@@ -110,7 +110,7 @@ def read_logprobs(
     head: PreTrainedModel = copy.copy(network)
     head._modules = {**network._modules, name: only_block(base, None)}
     for start in range(0, len(following), HEAD_ROWS):
-        rows = stream[start : start + HEAD_ROWS].to(network.device, network.dtype)
+        rows = stream[start : start + HEAD_ROWS].to(input_device(network), network.dtype)
         logits = head(inputs_embeds=rows[None], use_cache=False).logits[0].float()
         ids = torch.tensor(following[start : start + HEAD_ROWS], device=logits.device)
         found = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)

@@ -23,7 +23,7 @@ from transformers import (
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
-from trace_probe.model.blocks import Blocks, HookedBlocks, Tap
+from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
 from trace_probe.model.drawing import NotedDraws, draws
@@ -81,7 +81,7 @@ class Model:
         self.tokenizer = chat.fingerprint
         self._chat = chat
         self._network = network.eval().requires_grad_(False)
-        self._device = _input_device(network)
+        self._device = input_device(network)
         self._base = network.get_decoder()
         self.blocks: Blocks = HookedBlocks(network, name)
         """Where activations are read and changed."""
@@ -329,13 +329,6 @@ def load_model(
     shown = place.resolve().name if isinstance(place, Path) and ":" not in name else name
     placed = network if device_map else network.to(device)
     return Model(placed, tokenizer, f"{shown}@{version[:8]}")
-
-
-def _input_device(network: PreTrainedModel) -> torch.device:
-    """Return where token ids go: to where the embedding is, or is read to from disk."""
-    embedding = network.get_input_embeddings()
-    hook = getattr(embedding, "_hf_hook", None)
-    return torch.device(getattr(hook, "execution_device", None) or embedding.weight.device)
 
 
 def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
