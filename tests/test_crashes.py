@@ -101,8 +101,26 @@ def test_bringing_parts_together_goes_on_from_wherever_it_was_stopped(
     with Store(store.path).writing() as again:
         fill(again, [4])
     assert [trace.sample for trace in reader.traces()] == [0, 1, 2, 3, 4]
+    assert len(list(again.raw_traces())) == 5, "a line is there twice"
     found = verify(Store(store.path), progress=False)
     assert (found.traces, found.problems, found.leftovers) == (5, (), ())
+
+
+def test_a_part_that_was_half_brought_is_brought_once(tmp_path: Path) -> None:
+    """Whatever of it an interrupted writer appended, torn lines included."""
+    store = Store.create(tmp_path / "run", MANIFEST)
+    with store.writing():
+        fill(store, [0])
+    with store.joined("00000001"):
+        fill(store, [1, 2, 3])
+    grown = store.path / "traces.jsonl"
+    (part,) = (store.path / "traces").iterdir()
+    before, data = grown.read_bytes(), part.read_bytes()
+    for stop in range(0, len(data) + 1, 7):
+        grown.write_bytes(before + data[:stop])
+        part.write_bytes(data)
+        with Store(store.path).writing():
+            assert grown.read_bytes() == before + data
 
 
 # A disk that is full

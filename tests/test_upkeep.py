@@ -204,6 +204,26 @@ def test_whatever_is_wrong_is_found(
     assert "1 problems" in format_verify(report)
 
 
+def test_a_scan_of_a_shard_is_a_view_of_the_same_values(run: Store) -> None:
+    single = dict(run.scan(3))
+    pack(run, progress=False)
+    for store in (run, Store(run.path)):
+        packed = dict(store.scan(3))
+        assert packed.keys() == single.keys()
+        for name, values in packed.items():
+            assert np.array_equal(values, single[name])
+            assert values.base is not None
+            assert not values.flags.writeable
+
+
+def test_a_scan_of_a_shard_that_ends_too_early_says_so(run: Store) -> None:
+    pack(run, progress=False)
+    (file,) = run.path.glob("shards/*.safetensors")
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(StoreError, match="ends too early"):
+        list(Store(run.path).scan(3))
+
+
 def test_a_damaged_shard_is_found(run: Store) -> None:
     pack(run, progress=False)
     (file,) = run.path.glob("shards/*.safetensors")
@@ -338,6 +358,19 @@ def test_an_index_is_as_good_as_the_lines(tmp_path: Path) -> None:
     for file in (run.path / "cache").iterdir():
         file.unlink()
     assert list_traces(Store(run.path)).to_pylist() == quick
+
+
+def test_few_lines_are_indexed_if_they_are_long(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", range(3))
+    assert not (run.path / "cache").exists()
+    with run.writing():
+        run.add(replace(make_trace(3), text="x" * 300_000))
+    assert [file.name for file in (run.path / "cache").iterdir()] == ["traces.parquet"]
+    kept = (run.path / "cache" / "traces.parquet").stat().st_mtime_ns
+    with run.writing():
+        fill(run, [4])
+    assert (run.path / "cache" / "traces.parquet").stat().st_mtime_ns == kept
+    assert list_traces(Store(run.path))["sample"].to_pylist() == [0, 1, 2, 3, 4]
 
 
 def test_an_index_of_other_lines_is_not_trusted(tmp_path: Path) -> None:

@@ -291,7 +291,9 @@ class Store:
         return chosen
 
     def scan(self, layer: int) -> Iterator[tuple[str, Values]]:
-        """Yield (row, d_model) of a layer for each trace that has it, without reading texts.
+        """Return an iterator over (row, d_model) of a layer of each trace, without reading texts.
+
+        Values of packed runs are read-only: they are mapped, not copied.
 
         Raises:
             StoreError: the layer was not recorded, or a file does not fit its trace.
@@ -299,8 +301,7 @@ class Store:
         chosen = self.known_layers((layer,))
         table = self.index()
         keys = dict(zip(table["id"].to_pylist(), table["key"].to_pylist(), strict=True))
-        for trace_id, key in keys.items():
-            yield trace_id, self.vault.load(trace_id, chosen, key)[0]
+        return self.vault.scan(keys, *chosen)
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""

@@ -393,6 +393,14 @@ def test_a_changed_run_has_another_stamp(tmp_path: Path) -> None:
     assert stamp(store.path) != before
 
 
+@pytest.mark.parametrize("part", ["traces/00000001-ab.jsonl", "labels/00000001-ab.jsonl"])
+def test_what_one_of_many_writers_commits_changes_the_stamp(tmp_path: Path, part: str) -> None:
+    store = Store.create(tmp_path / "run", Manifest(model="m"))
+    before = stamp(store.path)
+    store.place.write(part, [b"{}\n"])
+    assert stamp(store.path) != before
+
+
 def test_the_folder_of_runs_is_named_by_option_then_variable_then_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

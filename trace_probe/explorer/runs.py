@@ -50,8 +50,9 @@ def _probes(run: Path) -> Path:
 
 def _run_files(run: Path) -> list[Path]:
     files = [run / "run.json", run / "traces.jsonl", run / "labels.jsonl"]
+    parts = ("traces/*.jsonl", "labels/*.jsonl")
     kept = ("scores/*.parquet", "reports/*.json", "layers/*.parquet", "oracle/*.jsonl")
-    return [*files, *(file for pattern in kept for file in sorted(run.glob(pattern)))]
+    return [*files, *(file for pattern in (*parts, *kept) for file in sorted(run.glob(pattern)))]
 
 
 def _states(files: Iterable[Path]) -> Stamp:

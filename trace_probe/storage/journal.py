@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = dict[str, Any]
-WORTH_KEEPING = 512
-"""Lines beyond the index on disk from which on it is written anew."""
+WORTH_KEEPING = {"lines": 512, "bytes": 1 << 18}
+"""How much there is beyond the index on disk when it is written anew: either is enough."""
 
 
 class Journal:
@@ -53,7 +53,7 @@ class Journal:
         self._read: dict[str, int] = {}
         self._base: pa.Table | None = None
         self._rows: list[Row] = []
-        self._kept = 0
+        self._kept = {"lines": 0, "bytes": 0}
         self._looked = False
 
     def parts(self) -> list[str]:
@@ -86,8 +86,8 @@ class Journal:
     def fold(self) -> None:
         """Bring parts into the growing file; cut what an interrupted writer left of a line.
 
-        Only for who holds the lock of the run. Interrupted, it leaves lines twice, which says
-        nothing new, and the next call removes the parts.
+        Only for who holds the lock of the run. Interrupted, it leaves lines twice, in the
+        growing file and in their part, and the next call goes on behind them.
         """
         folder = self._place.folder
         if folder is None:
@@ -95,10 +95,23 @@ class Journal:
         cut_torn_line(folder / self._main)
         parts = self.parts()
         for part in parts:
-            append(folder / self._main, [self._place.read(part)])
+            data = self._place.read(part)
+            append(folder / self._main, [data[self._brought(data) :]])
             self._place.remove(part)
         if parts:
             self._forget()
+
+    def _brought(self, data: bytes) -> int:
+        """Return how many bytes of a part, whole lines, the growing file ends with already."""
+        size = self._place.size(self._main) or 0
+        tail = self._place.read(self._main, max(0, size - len(data)), size) if size else b""
+        last = tail[tail[:-1].rfind(b"\n") + 1 :]
+        stop = data.rfind(last) + len(last)
+        while last and stop >= len(last):
+            if tail.endswith(data[:stop]):
+                return stop
+            stop = data.rfind(last, 0, stop - 1) + len(last)
+        return 0
 
     def raw(self) -> Iterator[dict[str, Any]]:
         """Yield every committed line, in order; a torn last line is not there yet."""
@@ -190,13 +203,14 @@ class Journal:
         import pyarrow.parquet as pq
 
         table = self.table()
-        if len(table) - self._kept < WORTH_KEEPING:
+        there = {"lines": len(table), "bytes": sum(self._read.values())}
+        if all(there[unit] - self._kept[unit] < WORTH_KEEPING[unit] for unit in there):
             return
         covers = {"read": self._read, "last": self._last_line()}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({"covers": json.dumps(covers)}), sink)
         self._place.write(self._index, [sink.getvalue().to_pybytes()])
-        self._kept = len(table)
+        self._kept = there
 
     def _last_line(self) -> str:
         """Return the digest of the last 4 KiB of the growing file, as far as it is indexed."""
@@ -227,7 +241,8 @@ class Journal:
         except (ValueError, KeyError, TypeError, FileNotFoundError):  # it can be made again
             self._read = {}
             return
-        self._base, self._kept = table.replace_schema_metadata(None), len(table)
+        self._base = table.replace_schema_metadata(None)
+        self._kept = {"lines": len(table), "bytes": sum(self._read.values())}
         places = zip(*(table[key].to_pylist() for key in ("file", "start", "size")), strict=True)
         for key, place in zip(table["id"].to_pylist(), places, strict=True):
             self.at.setdefault(key, place)

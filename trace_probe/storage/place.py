@@ -7,6 +7,7 @@ names, object stores by their nature: an object is there once all of it has arri
 import contextlib
 import errno
 import io
+import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -57,6 +58,14 @@ class Place(Protocol):
         """
         ...
 
+    def mapped(self, name: str) -> memoryview | None:
+        """Return a file as memory that is read on first touch; None where there is no such way.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        ...
+
     def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
         """Yield the lines of a file from a byte on, the last perhaps without its newline."""
         ...
@@ -81,10 +90,13 @@ class Folder:
         """Return the path."""
         return str(self.folder)
 
+    def _at(self, name: str) -> str:
+        return f"{self.folder}/{name}"  # as `Path` does it, in a tenth of the time
+
     def size(self, name: str) -> int | None:
         """Return the size of a file, None if it is not there."""
         try:
-            return os.stat(self.folder / name).st_size
+            return os.stat(self._at(name)).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -94,19 +106,26 @@ class Folder:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes of a file, or a range of them."""
-        with open(self.folder / name, "rb", buffering=0) as file:
+        with open(self._at(name), "rb", buffering=0) as file:
             file.seek(start)
             return file.read(-1 if stop is None else stop - start)
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill a buffer of bytes from a file."""
-        with open(self.folder / name, "rb", buffering=0) as file:
+        with open(self._at(name), "rb", buffering=0) as file:
             file.seek(start)
             while buffer:
                 count = file.readinto(buffer)
                 if not count:
-                    raise StoreError(f"{self.folder / name} ends too early: it is damaged")
+                    raise StoreError(f"{self._at(name)} ends too early: it is damaged")
                 buffer = buffer[count:]
+
+    def mapped(self, name: str) -> memoryview | None:
+        """Return a file as memory that is read on first touch; it holds a file handle."""
+        with open(self._at(name), "rb", buffering=0) as file:
+            if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
         """Yield the lines of a file from a byte on."""
@@ -194,6 +213,10 @@ class Bucket:
         if len(data) < len(buffer):
             raise StoreError(f"{self.url}/{name} ends too early: it is damaged")
         buffer[:] = data
+
+    def mapped(self, name: str) -> memoryview | None:  # noqa: ARG002
+        """Return None: what is elsewhere has to be fetched."""
+        return None
 
     def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
         """Yield the lines of a file from a byte on."""

@@ -141,6 +141,18 @@ def read_rows(place: Place, name: str, tensor: Tensor, into: Values, start: int 
     place.read_into(name, tensor.start + start * width, as_bytes(into))
 
 
+def view_rows(data: memoryview, tensor: Tensor, start: int, stop: int) -> Values:
+    """Return rows ``[start, stop)`` of a tensor of a mapped file, read-only, without copying.
+
+    Raises:
+        ValueError: the file ends before them.
+    """
+    (width,) = tensor.shape[1:]
+    first = tensor.start + start * width * tensor.dtype.itemsize
+    flat = np.frombuffer(data, tensor.dtype, (stop - start) * width, first)
+    return flat.reshape(stop - start, width)
+
+
 def encode(
     metadata: Mapping[str, str],
     layers: Sequence[int],

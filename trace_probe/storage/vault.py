@@ -6,7 +6,7 @@ shards/                            see `trace_probe.storage.shards`
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from trace_probe.storage.tensors import (
     on_disk,
     read_header,
     read_rows,
+    view_rows,
 )
 
 
@@ -50,6 +51,7 @@ class Vault:
         self._packed: dict[str, Packed] = {}
         self._index_size: int | None = None
         self._headers: dict[str, Header] = {}
+        self._maps: dict[str, memoryview | None] = {}
 
     @staticmethod
     def file(trace_id: str) -> str:
@@ -186,6 +188,38 @@ class Vault:
         for into, tensor in zip(values, tensors, strict=True):
             read_rows(self._place, found.file, tensor, into, found.start)
         return values
+
+    def scan(self, keys: Mapping[str, str], layer: int) -> Iterator[tuple[str, Values]]:
+        """Yield (row, d_model) of a layer for each trace, if it is the content of its key.
+
+        Shards of this machine are mapped: their values are read-only, and no copy. A file of
+        one trace is read, which is as fast, and needs no handle for as long as its values live.
+
+        Raises:
+            StoreError: as `load` does.
+        """
+        packed = self.packed()
+        for trace_id, key in keys.items():
+            if trace_id in packed:
+                yield trace_id, self._view(self._expect(trace_id, key), layer)
+            else:
+                yield trace_id, self.load(trace_id, (layer,), key)[0]
+
+    def _view(self, found: Found, layer: int) -> Values:
+        """Return (row, d_model) of a trace in a shard, mapped where it can be."""
+        if found.file not in self._maps:
+            self._maps[found.file] = self._place.mapped(found.file)
+        data = self._maps[found.file]
+        if data is None:
+            fetched: Values = self.read(found, (layer,))[0]
+            return fetched
+        tensor = found.header.of(layer, found.file)
+        try:
+            return view_rows(data, tensor, found.start, found.start + found.rows)
+        except ValueError as error:
+            raise StoreError(
+                f"{self._url}/{found.file} ends too early: it is damaged: restore it"
+            ) from error
 
     def leftovers(self, committed: set[str]) -> Iterator[str]:
         """Yield files that an interrupted writer left: of no trace, or packed already."""
