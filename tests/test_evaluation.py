@@ -72,7 +72,7 @@ def test_shuffled_labels_give_an_interval_that_contains_one_half(
 
 
 def test_a_signal_of_the_prompt_is_exposed_by_the_within_prompt_figure() -> None:
-    report = judge(World(tasks=48, prompt_strength=8.0, benign=20))
+    report = judge(World(tasks=96, prompt_strength=8.0, benign=20))
     prompt = report.baselines["prompt-only"]
     assert value(prompt, "within_prompt_auroc").estimate == 0.5
     assert value(prompt, "pooled_auroc").estimate > 0.7
@@ -399,7 +399,7 @@ def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
     assert any(line.startswith("false alarm rate") for line in lines)
     assert any(line.startswith("the same with scores dealt anew") for line in lines)
     assert any(
-        line.startswith("at 1.0% conformal (3.23% promised by 30 harmless traces): caught before")
+        line.startswith("at 1.0% conformal (4.35% promised by 22 harmless traces): caught before")
         for line in lines
     )
     assert any("which needs 99" in line for line in lines)
@@ -435,13 +435,13 @@ def test_scores_in_any_unit_give_the_same_ranking() -> None:
 def test_every_rate_comes_with_what_the_calibration_traces_can_promise(signal: Report) -> None:
     rates = signal.more["by_rate"]
     assert list(rates) == ["0.001", "0.01", "0.05"]
-    assert rates["0.05"]["conformal"]["honest_rate"] == pytest.approx(1 / 31)
+    assert rates["0.05"]["conformal"]["honest_rate"] == pytest.approx(1 / 23)
     assert rates["0.05"]["conformal"]["note"] == ""
     assert "needs 99" in rates["0.01"]["conformal"]["note"]
-    # The highest of 30 is the best that either promise can do for a smaller rate.
+    # The highest of 22 is the best that either promise can do for a smaller rate.
     strict = rates["0.001"]["conformal"]
     assert strict["threshold"] == rates["0.01"]["conformal"]["threshold"]
-    assert rates["0.01"]["pac"]["honest_rate"] == pytest.approx(1 - 0.1 ** (1 / 30))
+    assert rates["0.01"]["pac"]["honest_rate"] == pytest.approx(1 - 0.1 ** (1 / 22))
     assert strict["caught_before_action"]["n"] == signal.n["positives"]
     assert strict["false_alarm_rate"]["n"] == signal.n["benign"]
 

@@ -3,6 +3,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +324,7 @@ def test_several_judges_label_a_run_in_order(tmp_path: Path) -> None:
         for trace, _ in read_transcripts(file):
             store.add(trace)
     with scripted(reply_with(GOOD)) as asked:
-        found = labellers("judge:a, b", Bench((asked.url,), patience=QUICK))
+        found = labellers("judge:a, b", Bench((asked.url,), patience=replace(QUICK, timeout_s=10)))
         reports = [label_run(store, one, progress=False) for one in found]
     assert [report.labeller for report in reports] == ["judge:a", "judge:b"]
     assert [(report.labelled, report.instrumental) for report in reports] == [(9, 9)] * 2

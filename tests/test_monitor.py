@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_models import FAMILIES
 
-from trace_probe.activations import pooled_spans
+from trace_probe.activations import Pooling, pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Guard
 from trace_probe.monitor.rules import MAX
@@ -21,14 +21,16 @@ TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
 SAMPLING = Sampling(seed=1, max_new_tokens=40)
 
 
-def a_probe(model: Any, threshold: float = 1e9, layer: int = 2) -> SavedProbe:
+def a_probe(
+    model: Any, threshold: float = 1e9, layer: int = 2, pooling: Pooling = "mean"
+) -> SavedProbe:
     probe = LinearProbe()
     direction = np.random.default_rng(0).standard_normal(32)
     probe.coef_ = direction / np.linalg.norm(direction)  # so that scores are in activations' units
     probe.intercept_ = 0.25
     card = ProbeCard(
         name="p", model=model.name, tokenizer=model.tokenizer, layer=layer, d_model=32,
-        pooling="mean", rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,
+        pooling=pooling, rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,
         training_tasks=(), calibration_tasks=(), threshold=threshold,
         target_false_alarm_rate=0.01, honest_false_alarm_rate=0.01,
     )  # fmt: skip
@@ -45,8 +47,10 @@ def recorded(model: Any, folder: Path, samples: int) -> list[Trace]:
 
 def bulk_scores(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
     """Score a finished trace the way runs are scored, without the rounding of the store."""
-    layer = saved.card.layer
-    (read,) = model.replay([trace.token_ids], [pooled_spans(trace)], (layer,))
+    from trace_probe.model import capture
+
+    layer, how = saved.card.layer, capture.Reading(saved.card.pooling)
+    (read,) = model.replay([trace.token_ids], [pooled_spans(trace)], (layer,), how)
     matrix = ActivationMatrix(read.values, (layer,), np.array([0]))
     return probe_scores(saved.probe, Corpus((trace,), {}, matrix), layer)[trace.id]
 
@@ -58,14 +62,16 @@ def row_norms(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
     return norms
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "pooling"), [*((family, "mean") for family in FAMILIES), ("qwen3", "last")]
+)
 def test_live_scores_are_the_scores_of_the_finished_trace(
-    tiny: Callable[..., Any], tmp_path: Path, family: str
+    tiny: Callable[..., Any], tmp_path: Path, family: str, pooling: Pooling
 ) -> None:
     from trace_probe.monitor.live import Monitor
 
     model = tiny(family)
-    saved = a_probe(model)
+    saved = a_probe(model, pooling=pooling)
     worst: list[float] = []
     for trace in recorded(model, tmp_path / "run", samples=6):
         readings = list(Monitor(model, saved, every=1).watch(TASK, SAMPLING, sample=trace.sample))
@@ -154,6 +160,13 @@ def test_closing_a_watch_stops_the_model_and_leaves_no_hook(tiny: Callable[..., 
     next(watching)
     watching.close()
     assert not any(module._forward_hooks for module in model._network.modules())
+
+
+def test_a_probe_that_needs_whole_sentences_is_refused_live(tiny: Callable[..., Any]) -> None:
+    from trace_probe.monitor.live import Monitor
+
+    with pytest.raises(ProbeError, match="flag"):
+        Monitor(tiny(), a_probe(tiny(), pooling="max"))
 
 
 def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:

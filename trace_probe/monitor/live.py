@@ -6,7 +6,7 @@ from contextlib import closing
 from trace_probe.model.local import Model
 from trace_probe.model.projection import ProbeTap
 from trace_probe.monitor.calibrated import Decoding, Guard, as_guard
-from trace_probe.monitor.scorer import LiveScorer, Reading
+from trace_probe.monitor.scorer import LiveScorer, Reading, check_live
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
 from trace_probe.recording.record import new_manifest
@@ -42,6 +42,7 @@ class Monitor:
         self._every = every
         self._format = format_of(model.chat_template, model.name)
         for guard in self.guards:
+            check_live(guard.saved.card)
             check_reads(model, guard.saved.card)
 
     def unpromised(self, sampling: Sampling) -> list[str]:

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Guard
 from trace_probe.monitor.segments import Ended, Segmenter
+from trace_probe.probing.probe import ProbeCard
 from trace_probe.text.channels import Format
 from trace_probe.trace import Channel
 
@@ -76,6 +78,19 @@ class Reading(NamedTuple):
         return bool(self.alarms)
 
 
+def check_live(card: ProbeCard) -> None:
+    """Refuse a probe whose scores cannot be had from those of single tokens.
+
+    Raises:
+        ProbeError: it reads the highest activations of a sentence.
+    """
+    if card.pooling == "max":
+        raise ProbeError(
+            f"probe {card.name} reads the highest activations of whole sentences, which cannot "
+            f"be followed live: use `trace-probe flag` on a run, or train on means or last tokens"
+        )
+
+
 class LiveScorer:
     """Scores one completion; its tokens' scores are read at sentence ends and every few tokens."""
 
@@ -100,6 +115,7 @@ class LiveScorer:
         self._sums = np.zeros((64, len(guards)))
         """Row n holds the sums over the first n tokens; doubled when it is full."""
         self._known = 0
+        self._shown_reach, self._shown = (0, 0), tuple[float, ...]()
         self._alarms: tuple[str, ...] = ()
 
     def read(self, piece: str, *, last: bool = False) -> Reading:
@@ -160,6 +176,13 @@ class LiveScorer:
         self._alarms += tuple(name for name in reached if name not in self._alarms)
         return ScoredSentence(*ended, scores, values, reached)
 
+    def _so_far(self, first: int) -> tuple[float, ...]:
+        """Return the scores of the sentence from `first` on, anew only if more are known."""
+        reach = first, min(self._count, self._known)
+        if reach != self._shown_reach:
+            self._shown_reach, self._shown = reach, self._pooled(*reach)
+        return self._shown
+
     def _current(
         self, finished: tuple[ScoredSentence, ...]
     ) -> tuple[int | None, tuple[float, ...]]:
@@ -168,7 +191,7 @@ class LiveScorer:
         if current is not None:
             number, first = current
             reasoning = self.segments.channel == "reasoning"
-            return number, self._pooled(first, self._count) if reasoning else ()
+            return number, self._so_far(first) if reasoning else ()
         if finished and finished[-1].stop == self._count:
             return finished[-1].sentence, finished[-1].scores
         return None, ()

@@ -24,7 +24,7 @@ from trace_probe.model.local import stop_tokens
 from trace_probe.model.projection import ProbeTap
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.calibrated import Guard, as_guard
-from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
+from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence, check_live
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.text.stream import TextStream
@@ -266,6 +266,7 @@ def _check(network: PreTrainedModel, chat: ChatTokenizer, guards: Sequence[Guard
     """Raise ProbeError unless every probe can read this network."""
     config = network.config.get_text_config()
     for card in (guard.saved.card for guard in guards):
+        check_live(card)
         if (card.d_model, card.tokenizer) != (config.hidden_size, chat.fingerprint):
             raise ProbeError(
                 f"probe {card.name} reads {card.model}, of width {card.d_model} and another "

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from trace_probe.errors import TraceProbeError
+from trace_probe.errors import NotEnoughData, TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import forest
 from trace_probe.explorer.current import current, problem, root, runs
@@ -53,6 +53,9 @@ def at_hand() -> dict[str, Any] | None:
     paths = [there[name] for name in names]
     try:
         found: dict[str, Any] = STUDIES(paths, [stamp(path) for path in paths])
+    except NotEnoughData as error:
+        st.info(visible(str(error)))
+        return None
     except TraceProbeError as error:
         problem("These runs cannot be compared", str(error))
         return None
