@@ -48,7 +48,7 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert (card.name, card.model, card.labeller) == ("planted-layer-3", "planted", "planted")
     assert (card.d_model, card.pooling, card.rows) == (12, "mean", "before-said")
     assert card.target_false_alarm_rate == 0.05
-    assert card.honest_false_alarm_rate == pytest.approx(1 / 31)
+    assert card.honest_false_alarm_rate == pytest.approx(1 / 23)
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
     assert all(name.startswith("within_prompt_auroc/layer-") for name in card.figures)
     assert len(card.figures) == 20
@@ -84,7 +84,7 @@ def test_the_threshold_keeps_its_promise_on_the_calibration_traces(
     scores = score_run(store, saved)
     benign = [trace for trace in store.traces() if trace.task.id in saved.card.calibration_tasks]
     alarms = trace_maxima(scores, [trace.id for trace in benign]) >= saved.card.threshold
-    assert len(benign) == 30
+    assert len(benign) == 22
     assert alarms.mean() <= saved.card.honest_false_alarm_rate
 
 
@@ -99,7 +99,7 @@ def test_an_evaluation_uses_no_task_that_the_probe_was_made_from(
         "mixed_prompts": report.n["mixed_prompts"],
         "silent": 0,
         "unknown_whether_said": 0,
-        "benign": 18,
+        "benign": 14,
     }
     assert (report.detector, report.labeller, report.layer) == ("planted-layer-3", "planted", 3)
     within = report.figures["within_prompt_auroc"]
@@ -151,7 +151,7 @@ def test_progress_is_told_in_order(store: Store) -> None:
 
 def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:
     card = train(store, target_rate=0.001).card
-    assert card.honest_false_alarm_rate == pytest.approx(1 / 31)
+    assert card.honest_false_alarm_rate == pytest.approx(1 / 23)
     assert any("needs 999" in limit for limit in card.limits)
 
 
@@ -189,7 +189,7 @@ def test_a_probe_can_be_trained_for_each_target(store: Store) -> None:
 def test_a_pac_threshold_is_promised_as_such(store: Store) -> None:
     card = train(store, target_rate=0.05, promise="pac").card
     assert card.promise == "pac"
-    assert card.honest_false_alarm_rate == pytest.approx(1 - 0.1 ** (1 / 30))
+    assert card.honest_false_alarm_rate == pytest.approx(1 - 0.1 ** (1 / 22))
     assert any("needs 45" in limit for limit in card.limits)
 
 

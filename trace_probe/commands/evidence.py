@@ -57,11 +57,12 @@ def train(
     from trace_probe.store import Store
     from trace_probe.training import train as train_probe
 
+    chosen = integers(layers)
     saved = train_probe(
         Store(run),
         name=probe.name,
         labeller=labeller,
-        layers=integers(layers),
+        layers=chosen,
         target_rate=rate,
         seed=seed,
         rows=rows,
