@@ -109,6 +109,40 @@ def test_every_step_can_be_taken_by_command(folder: Path) -> None:
     assert json.loads(found.stdout)["target_false_alarm_rate"] == 0.05
 
 
+@pytest.mark.usefixtures("report")
+def test_an_oracle_is_asked_once_and_sets_the_probe_on_its_axis(folder: Path) -> None:
+    run, probe = folder / "traces" / "run", folder / "probes" / "run"
+    ask = ("oracle", run, "--probe", probe, "--traces", 12, "--continuations", 2)
+    expected = json.loads(invoke(*ask, "--estimate", "--json").stdout)
+    found = invoke(*ask, "--json")
+    assert found.exit_code == 0, found.output
+    asked = json.loads(found.stdout)["traces"]
+    assert asked == expected["traces"] > 0
+    assert "\n0 continuations drawn" in invoke(*ask).stderr  # all of them are kept
+    compared = invoke("efficiency", run, probe, "--json")
+    assert compared.exit_code == 0, compared.output
+    value = json.loads(compared.stdout)
+    assert value["traces"] == asked
+    detectors = value["auroc"]["before it is said"].keys()
+    assert detectors >= {"oracle", "run", "tfidf", "prompt-only"}
+
+
+@pytest.mark.usefixtures("report")
+def test_steering_and_intervening_end_in_a_verdict(folder: Path) -> None:
+    run, probe = folder / "traces" / "run", folder / "probes" / "run"
+    few = ("--randoms", 2, "--unrelated", 1, "--prompts", 2, "--continuations", 1, "--doses", "1")
+    steered = invoke("steer", run, probe, *few, "--json")
+    assert steered.exit_code == 0, steered.output
+    value = json.loads(steered.stdout)
+    assert value["controls"] == {"random": 2, "unrelated": 1}
+    assert "causal" in value["verdict"].lower() or "specific" in value["verdict"]
+    alarmed = ("--threshold=-1e9", "--traces", 2, "--continuations", 1)
+    answered = invoke("intervene", run, probe, *alarmed, "--json")
+    assert answered.exit_code == 0, answered.output
+    assert json.loads(answered.stdout)["alarms"] == 2
+    assert invoke("intervene", run, probe, *alarmed).stdout.strip().endswith(".")
+
+
 def command(*words: object) -> subprocess.CompletedProcess[str]:
     code = "from trace_probe.commands.main import main; main()"
     return subprocess.run(
