@@ -47,7 +47,7 @@ def test_a_split_by_role_calibrates_on_benign_tasks_only_and_tests_on_every_role
     parts = [set(split.train), set(split.calibration), set(split.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 40
     assert all(task.startswith("benign") for task in split.calibration)
-    assert len(split.calibration) == 10
+    assert len(split.calibration) == 7
     kinds = [{task.rsplit("-", 1)[0] for task in part} for part in (split.train, split.test)]
     assert kinds == [{"test", "hard-negative", "benign"}] * 2
 
