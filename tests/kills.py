@@ -224,7 +224,8 @@ def read_on(run: Path, truth: dict[str, str], stop: int) -> None:
     old, seen, labelled = Store(run), set[str](), set[str]()
     while not select.select([stop], [], [], 0.05)[0]:
         for store in (old, Store(run)):
-            ids, labels = store.ids(), set(store.labels())
+            labels = set(store.labels())  # first: a label comes after its trace
+            ids = store.ids()
             assert seen <= ids, f"gone: {seen - ids}"
             assert labelled <= labels <= ids, "labels are gone, or of traces that are not there"
             seen, labelled = ids, labels

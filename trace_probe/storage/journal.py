@@ -230,7 +230,9 @@ class Journal:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(pa.BufferReader(kept))
+            table = pq.read_table(
+                pa.BufferReader(kept), use_threads=False
+            )  # small: waits cost more
             covers = json.loads(table.schema.metadata[b"covers"])
             self._read = dict(covers["read"])
             gone = set(self._read) - set(self._files())
