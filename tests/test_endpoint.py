@@ -370,7 +370,7 @@ def test_a_stream_that_breaks_tells_its_client_and_no_other(
         with pytest.raises(openai.APIError):
             streamed(server, 13)
         assert whole(server, 1)["choices"]
-        assert server.served.scheduler.active == 0
+        wait_until(lambda: server.served.scheduler.active == 0)
 
 
 def test_one_log_has_one_writer_and_a_torn_line_is_cut(tmp_path: Path) -> None:
