@@ -454,6 +454,36 @@ def test_what_cannot_be_loaded_says_what_to_do(
         load_model(str(broken))
 
 
+DEFAULTING = (
+    "{% if messages[0].role == 'system' %}{% set own = messages[0].content %}"
+    "{% else %}{% set own = 'First draft your [THINK]thoughts[/THINK].' %}{% endif %}"
+    "<s>[SYSTEM]{{ own }}[/SYSTEM]{{ messages[-1].content }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        (
+            DEFAULTING,
+            "<s>[SYSTEM]First draft your [THINK]thoughts[/THINK].\n\nbe brief[/SYSTEM]hello",
+        ),
+        (DEFAULTING.replace("[THINK]", ""), "<s>[SYSTEM]be brief[/SYSTEM]hello"),
+        ("[THINK]{% for m in messages %}{{ m.content }}{% endfor %}", "[THINK]be briefhello"),
+    ],
+    ids=["told to think by default", "default says nothing of it", "told to think anyway"],
+)
+def test_a_system_message_leaves_the_template_its_instructions_to_think(
+    template: str, written: str
+) -> None:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = template
+    chat = ChatTokenizer(tokenizer, "tiny")
+    assert chat.prompt(Task("t", "c", "hello", system="be brief")) == written
+
+
 def test_a_model_without_chat_template_is_refused() -> None:
     from trace_probe.model.local import Model
 

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -21,11 +22,19 @@ from tiny_models import word_tokenizer
 
 from trace_probe.errors import ServerError
 from trace_probe.labelling.judge import Bench
+from trace_probe.model.checkpoint import organism_path
 from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply, retry_after
 from trace_probe.model.endpoint import run as run_async
-from trace_probe.recording.served import Served, completed, record_served, served_manifest
+from trace_probe.recording.served import (
+    Served,
+    completed,
+    record_served,
+    served_manifest,
+    without_echo,
+)
 from trace_probe.store import Store
 from trace_probe.tasks.conditions import parse_grid, under
+from trace_probe.tasks.sources import tasks_from
 from trace_probe.text.channels import FORMATS, format_of
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -58,12 +67,12 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture
-def two_servers(model_folder: Path) -> Iterator[list[tuple[str, subprocess.Popen[bytes]]]]:
+def two_servers() -> Iterator[list[tuple[str, subprocess.Popen[bytes]]]]:
     missing = [n for n in ("fastapi", "uvicorn") if importlib.util.find_spec(n) is None]
     if missing:
         pytest.skip(f"`transformers serve` needs {', '.join(missing)}")
     ports = [free_port(), free_port()]
-    processes = [start_transformers(model_folder, port) for port in ports]
+    processes = [start_transformers(organism_path("rl"), port) for port in ports]
     try:
         for port, process in zip(ports, processes, strict=True):
             wait_for(port, process)
@@ -78,12 +87,14 @@ def two_servers(model_folder: Path) -> Iterator[list[tuple[str, subprocess.Popen
 
 
 def test_a_killed_server_costs_no_trace_and_doubles_none(
-    two_servers: list[tuple[str, subprocess.Popen[bytes]]], model_folder: Path, tmp_path: Path
+    two_servers: list[tuple[str, subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
-    """200 generations on two real servers, one of which dies on the way."""
-    tasks = [Task(f"t-{i:03}", "c", f"stop it . {'the plan ' * (i % 7)}") for i in range(100)]
+    """200 thoughts of an organism from two real servers, one of which dies on the way."""
+    tasks = tasks_from("world:served:100")
     urls = tuple(url for url, _ in two_servers)
-    served = Served(str(model_folder), urls, patience=Patience(concurrency=8, first_wait_s=0.05))
+    served = Served(
+        str(organism_path("rl")), urls, patience=Patience(concurrency=8, first_wait_s=0.05)
+    )
     store = start(tmp_path / "run", served)
     lines = tmp_path / "run" / "traces.jsonl"
     held: list[int] = []
@@ -104,9 +115,22 @@ def test_a_killed_server_costs_no_trace_and_doubles_none(
     assert lines.read_bytes().count(b"\n") == len(traces) == 200
     wanted = {(task.id, sample) for task in tasks for sample in (0, 1)}
     assert {(trace.task.id, trace.sample) for trace in traces} == wanted
-    assert all(trace.text for trace in traces)
+    assert {trace.thought for trace in traces} == {"truncated"}
+    assert not any(trace.channel_text("answer") for trace in traces)
     again = record_served(served, tasks, store, samples=2, progress=False)
     assert (again.recorded, again.resumed) == (0, 200)
+
+
+def test_a_prompt_that_comes_back_as_the_answer_to_a_cut_thought_is_no_answer() -> None:
+    task, cut = TASKS[0], Reply("", "I must", "length")
+    echo = replace(cut, text=f"<|user|>{task.prompt}<|end|><|im_start|>assistant\n")
+    assert without_echo(echo, task) == cut
+    for kept in (
+        replace(echo, finish="stop"),
+        replace(echo, text=f"{task.prompt} Then I stop it and"),
+        replace(cut, text="I stop it and"),
+    ):
+        assert without_echo(kept, task) is kept
 
 
 def test_a_failed_run_keeps_what_it_has_and_a_rerun_asks_for_the_rest(tmp_path: Path) -> None:

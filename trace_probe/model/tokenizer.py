@@ -1,11 +1,12 @@
 """Prompts as token ids and ids as text, with or without the model at hand."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import failure, locate
+from trace_probe.text.channels import format_of
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Task, digest
 
@@ -41,9 +42,34 @@ class ChatTokenizer:
                 reasoning that the task's condition turns on or off.
         """
         try:
-            return self._switched(messages(task), task.condition.get("thinking"))
+            return self._switched(self.turns(task), task.condition.get("thinking"))
         except ModelError as error:
             raise ModelError(f"task {task.id}: {error}") from error
+
+    def turns(self, task: Task) -> list[dict[str, str]]:
+        """Return the chat messages of a task.
+
+        Magistral is told to think by the system message that its template writes unless it is
+        given one. Where that is so, both stand: the template's first, then the task's.
+        """
+        said = messages(task)
+        if task.system is not None and (own := self.instructions):
+            said[0]["content"] = f"{own}\n\n{task.system}"
+        return said
+
+    @cached_property
+    def instructions(self) -> str:
+        """The system message of the template itself if it says how to think, else nothing."""
+        tag, system, user = format_of(self.chat_template, self.name).open, "system-0", "user-0"
+        turns = messages(Task("", "", user, system))
+        try:
+            own, given = (self.conversation(t).partition(user)[0] for t in (turns[1:], turns))
+        except ModelError:  # a template without a system role has no such message
+            return ""
+        before, _, after = given.partition(system)
+        text = own.removeprefix(before).removesuffix(after)
+        replaced = len(before) + len(text) + len(after) == len(own)
+        return text if tag and replaced and tag in text else ""
 
     def _switched(self, turns: Sequence[Mapping[str, str]], thinking: str | None) -> str:
         """Return chat messages as text with reasoning turned on or off, or left as it is."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -240,7 +241,7 @@ def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[s
     thinking = task.condition.get("thinking")
     return {
         "model": served.model,
-        "messages": messages(task),
+        "messages": served.tokenizer.turns(task) if served.tokenizer else messages(task),
         "seed": seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -250,7 +251,19 @@ def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[s
     }
 
 
+def without_echo(reply: Reply, task: Task) -> Reply:
+    """Return a reply without the prompt that a server gave as its answer.
+
+    `transformers serve` does so where a reply is cut off within its reasoning.
+    """
+    _, said, rest = reply.text.rpartition(task.prompt.strip())
+    named = len(re.findall(r"\w+", re.sub(r"<[^>]*>|\[[^]]*\]", " ", rest)))
+    echo = reply.finish == "length" and reply.reasoning is not None and said and named <= 2
+    return replace(reply, text="") if echo else reply
+
+
 def _trace(served: Served, planned: _Planned, reply: Reply, sampling: Sampling) -> Trace:
+    reply = without_echo(reply, planned.task)
     text, offsets, layout, ids, how = _tokens(served, planned.task, reply)
     counts = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
     return Trace(
