@@ -29,7 +29,7 @@ class Reading:
     pass_tokens: int | None = None
     """The most tokens, padding included, of one pass; longer traces are read in chunks.
     None means 2048 on a CPU and 8192 elsewhere."""
-    chunk: int = 128
+    chunk: int = 256
     """Tokens of a chunk."""
 
 
