@@ -22,6 +22,7 @@ import random
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from runs import MANIFEST, fill, label_of
+from tqdm import tqdm
 
 from trace_probe.store import Store
 from trace_probe.upkeep.pack import pack
@@ -51,6 +53,7 @@ def main() -> None:
 
 def suffer(folder: Path, kills: int, seed: int, by: str) -> dict[str, Any]:
     """Return what came of so many kills."""
+    tqdm.set_lock(threading.RLock())  # its own is shared by all processes: the dead would hold it
     capture = sampling() if by == "model" else made_up
     lot, dealt, roads = random.Random(seed), Counter[str](), 0
 
