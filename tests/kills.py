@@ -53,6 +53,7 @@ def main() -> None:
 
 def suffer(folder: Path, kills: int, seed: int, by: str) -> dict[str, Any]:
     """Return what came of so many kills."""
+    tqdm.monitor_interval = 0  # no thread of its own, which a fork would catch at something
     tqdm.set_lock(threading.RLock())  # its own is shared by all processes: the dead would hold it
     capture = sampling() if by == "model" else made_up
     lot, dealt, roads = random.Random(seed), Counter[str](), 0
