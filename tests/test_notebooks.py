@@ -1,0 +1,103 @@
+"""The notebooks run as they are, from where they lie or from the root, and leave nothing behind."""
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIGURE_BYTES = 32_768
+every_notebook = pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+
+
+def cells(book: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    found = json.loads(book.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if kind in (None, cell["cell_type"])]
+
+
+def tree(book: Path) -> ast.Module:
+    return ast.parse("\n".join("".join(cell["source"]) for cell in cells(book, "code")))
+
+
+def names_used(book: Path) -> Iterator[str]:
+    for node in ast.walk(tree(book)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (getattr(node, "module", None) or "").split(".")
+            yield from (part for alias in node.names for part in alias.name.split("."))
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+
+
+def state(*folders: str) -> dict[Path, tuple[int, int]]:
+    files = (file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file())
+    return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+
+
+def test_there_are_five() -> None:
+    assert {book.stem for book in BOOKS} == {
+        *("quickstart", "activations", "train_a_probe", "emergence", "gpu_recipe")
+    }
+
+
+def test_outputs_are_stripped_but_for_one_small_figure() -> None:
+    kept = {
+        book.stem: cell["outputs"]
+        for book in BOOKS
+        for cell in cells(book, "code")
+        if cell["outputs"]
+    }
+    assert set(kept) == {"quickstart"}
+    (figure,) = kept["quickstart"]
+    assert set(figure["data"]) == {"image/png", "text/plain"}
+    assert len(figure["data"]["image/png"]) < FIGURE_BYTES
+    assert not any(cell["execution_count"] for book in BOOKS for cell in cells(book, "code"))
+
+
+@every_notebook
+def test_a_notebook_uses_public_names_only(book: Path) -> None:
+    assert not [name for name in names_used(book) if name.startswith("_")]
+
+
+@every_notebook
+def test_a_notebook_is_short_and_says_what_it_does_not_show(book: Path) -> None:
+    assert 8 <= len(cells(book)) <= 18
+    assert 4 <= len(cells(book, "code")) <= 10
+    assert "does not show" in "".join(cells(book)[-1]["source"])
+
+
+@every_notebook
+def test_a_notebook_opens_from_the_root_as_well(
+    book: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib").use("agg")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    first = "".join(cells(book, "code")[0]["source"])
+    exec(compile(first, book.name, "exec"), {})
+
+
+@every_notebook
+@pytest.mark.skipif(
+    importlib.util.find_spec("nbmake") is None, reason="nbmake is not installed (extra: test)"
+)
+def test_a_notebook_runs_and_writes_only_temporary_files(book: Path, tmp_path: Path) -> None:
+    before = state("notebooks", "traces/demo", "probes/demo")
+    run = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*run, "--nbmake", "--nbmake-timeout=300", "--rootdir", str(tmp_path), str(book)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert state("notebooks", "traces/demo", "probes/demo") == before
