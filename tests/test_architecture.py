@@ -18,7 +18,7 @@ PIPELINE = (
     *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling"),
     *("probing", "evaluation", "training", "monitor", "serving", "emergence"),
-    *("organism", "study", "demo", "explorer", "bench", "commands"),
+    *("organism", "study", "demo", "explorer", "bench", "doctor", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""
 

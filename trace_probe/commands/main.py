@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trace_probe.commands.bench import bench
+from trace_probe.commands.doctor import doctor
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.exploring import exploring
@@ -69,6 +70,7 @@ app.add_typer(studying)
 app.add_typer(mapping)
 app.add_typer(exploring)
 app.add_typer(emergence)
+app.add_typer(doctor)
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ def nothing_there() -> NoReturn:
     st.text("Record a run on the built-in organism (a few minutes, no GPU):")
     st.code("trace-probe demo", language=None)
     st.text("or say where your runs are:")
-    st.code("trace-probe explore <folder of runs>", language=None)
+    st.code("trace-probe explore --traces <folder of runs>", language=None)
     end_page()
 
 
