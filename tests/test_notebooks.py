@@ -4,6 +4,8 @@ import ast
 import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from trace_probe.commands.main import app
 
 ROOT = Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -71,6 +76,22 @@ def test_a_notebook_is_short_and_says_what_it_does_not_show(book: Path) -> None:
     assert 8 <= len(cells(book)) <= 18
     assert 4 <= len(cells(book, "code")) <= 10
     assert "does not show" in "".join(cells(book)[-1]["source"])
+
+
+def test_every_command_of_the_recipe_parses() -> None:
+    (book,) = (book for book in BOOKS if book.stem == "gpu_recipe")
+    text = "".join("".join(cell["source"]) + "\n" for cell in cells(book, "markdown"))
+    blocks = "".join(re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL))
+    lines = blocks.replace("\\\n", " ").replace("$ ", "\n").replace(" && ", "\n").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    ours = [line[1:] for line in words if line[:1] == ["trace-probe"]]
+    assert {line[0] for line in ours} >= {"doctor", "tasks", "record", "label", "train", "explore"}
+    for line in ours:
+        context = get_command(app).make_context("trace-probe", list(line))
+        name, command, rest = context.command.resolve_command(context, list(line))  # type: ignore[attr-defined]
+        while hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        assert command.make_context(name, rest, parent=context)
 
 
 @every_notebook
