@@ -224,17 +224,11 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
 def _json_lines() -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of standard input."""
     from trace_probe.errors import TraceError
+    from trace_probe.files import json_object
 
     for number, line in enumerate(sys.stdin, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TraceError(f"line {number} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise TraceError(f"line {number} is not a JSON object")
-        yield record
+        if line.strip():
+            yield json_object(line, f"line {number}", TraceError)
 
 
 @monitoring.command()
