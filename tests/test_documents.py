@@ -1,6 +1,7 @@
 """The documents tell the truth: fields are those of the code, blocks run, promises are kept."""
 
 import ast
+import importlib
 import re
 import tomllib
 from dataclasses import fields
@@ -94,6 +95,40 @@ def test_every_file_that_a_contributor_is_sent_to_is_there() -> None:
     named = re.findall(r"`((?:tests|trace_probe|traces)/[\w/.]+)`", text)
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", RUN, PROBE])
+def test_links_between_files_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text("utf-8"))
+    assert not [link for link in links if not (ROOT / name).parent.joinpath(link).is_file()]
+
+
+def test_the_citation_is_of_this_version_and_of_the_benchmark() -> None:
+    yaml = pytest.importorskip("yaml")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # what 1.2.0 requires
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    (paper,) = cited["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert paper["doi"].endswith("arXiv.2502.12206")
+    assert "2502.12206" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_way_of_a_token_leads_through_what_is_there() -> None:
+    way = section("CONTRIBUTING.md", "The way of one token")
+    stations = re.findall(r"`([a-z_]+(?:\.\w+)+)`", way)
+    assert len(stations) > 8
+    for station in stations:
+        parts = station.split(".")
+        cut = next(n for n in range(1, len(parts)) if _is_module(parts[:n]))
+        found: object = importlib.import_module(".".join(("trace_probe", *parts[:cut])))
+        for name in parts[cut:]:
+            found = getattr(found, name)
+
+
+def _is_module(parts: list[str]) -> bool:
+    return (ROOT / "trace_probe").joinpath(*parts).with_suffix(".py").is_file()
 
 
 def package() -> dict[str, ast.Module]:
