@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
 
@@ -76,6 +77,11 @@ def test_the_python_of_the_readme_runs(
     assert small != code
     exec(compile(small, "README.md", "exec"), {})
     assert "within prompts" in capsys.readouterr().out
+
+
+def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:
+    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "4e9782"])
+    assert f"```text\n{shown.stdout}```" in TEXT
 
 
 @pytest.mark.parametrize(
