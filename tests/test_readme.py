@@ -1,7 +1,4 @@
-"""The README tells the truth: its commands exist, its tree is there, its Python runs.
-
-So do the commands of the other documents; see `test_documents` for what else they say.
-"""
+"""The README tells the truth: its commands exist, its tree is there, its Python runs."""
 
 import json
 import re
@@ -53,6 +50,11 @@ def test_every_command_of_the_documents_parses(words: list[str]) -> None:
     assert command.make_context(name, list(rest), parent=context)
 
 
+def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:
+    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "4e9782"])
+    assert f"```text\n{shown.stdout}```" in TEXT
+
+
 def test_the_tree_names_every_module_and_nothing_else() -> None:
     tree = next(block for block in blocks("text") if "errors.py" in block)
     named = set(re.findall(r"\b\w+\.py\b", tree)) - {"app.py"}
@@ -77,11 +79,6 @@ def test_the_python_of_the_readme_runs(
     assert small != code
     exec(compile(small, "README.md", "exec"), {})
     assert "within prompts" in capsys.readouterr().out
-
-
-def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:
-    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "4e9782"])
-    assert f"```text\n{shown.stdout}```" in TEXT
 
 
 @pytest.mark.parametrize(
