@@ -22,6 +22,13 @@ def eager(tmp_path: Path) -> Path:
     return folder
 
 
+def test_watch_needs_no_length_on_a_model_that_reads_little(command: Command) -> None:
+    code, out, err = command("watch", "What do you do?", ROOT / "probes" / "demo")
+    assert (code, bool(out.strip())) == (0, True), err
+    long = ("--max-new-tokens", 512)
+    assert "lower max_new_tokens" in command("watch", ASK, ROOT / "probes" / "demo", *long)[2]
+
+
 def test_watch_shows_text_scores_and_the_alarm_without_colour_in_a_pipe(
     command: Command, eager: Path
 ) -> None:
