@@ -1,5 +1,6 @@
 """Fixtures that several test files share; torch is imported only by tests that ask for it."""
 
+import io
 import os
 from collections.abc import Callable
 from functools import cache
@@ -37,3 +38,21 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random_network().save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return what runs a command with a standard input and gives exit code, output and errors."""
+    from trace_probe.commands import main as cli
+
+    def run(*arguments: object, given: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["trace-probe", *map(str, arguments)])
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run

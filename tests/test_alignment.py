@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from trace_probe.evaluation.alignment import OFFSETS, event_aligned, pseudo_events
@@ -61,3 +63,18 @@ def test_traces_that_never_say_it_have_no_curve() -> None:
     found = event_aligned(silent, np.zeros((len(group.ids), 16)), resample(group.n_tasks))
     assert found["emergence"] is None
     assert not any(found["difference"])
+
+
+def test_a_few_traces_alone_are_no_emergence() -> None:
+    """One trace of each outcome differs at every offset, in every resample, by chance alone."""
+    for tasks, expected in ((1, None), (4, None), (5, -8)):
+        group = cohort(tasks=tasks, samples=2)
+        group = replace(
+            group,
+            positive=np.arange(2 * tasks) % 2 == 0,
+            said=np.where(np.arange(2 * tasks) % 2 == 0, 9, -1),
+        )
+        apart = np.where(group.positive, 1.0, 0.0)[:, None] + np.zeros(16)
+        found = event_aligned(group, apart, resample(group.n_tasks))
+        assert found["emergence"] == expected
+        assert found["difference"][8]["estimate"] == 1.0

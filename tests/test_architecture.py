@@ -1,6 +1,7 @@
 """Data flows one way, heavy packages have one home, and nothing grows past reading."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,6 +149,40 @@ def test_modules_and_functions_can_be_read_at_once() -> None:
                 lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
                 long += [f"{name}.{node.name}: {lines} lines"] if lines > 40 else []
     assert not long
+
+
+def written_lines(source: str) -> list[tuple[int, str]]:
+    """Return the lines of a module with their numbers, less imports, signatures and docstrings."""
+    passed: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            passed.update(range(node.lineno, node.body[0].lineno))
+        elif isinstance(node, ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            passed.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    found = ((number, " ".join(line.split())) for number, line in lines if number not in passed)
+    return [(number, line) for number, line in found if re.search(r"\w", line)]
+
+
+def repeated(sources: dict[str, str], run: int = 6) -> list[str]:
+    """Return the places where so many lines on end stand that stand somewhere before."""
+    first: dict[tuple[str, ...], str] = {}
+    found = []
+    for name, source in sources.items():
+        lines = written_lines(source)
+        for at in range(len(lines) - run + 1):
+            here = f"{name}:{lines[at][0]}"
+            there = first.setdefault(tuple(line for _, line in lines[at : at + run]), here)
+            found += [f"{here} repeats {there}"] if there != here else []
+    return found
+
+
+def test_nothing_is_written_twice() -> None:
+    assert not repeated({name: file.read_text("utf-8") for name, file in modules().items()})
+    once = "def add(a, b):\n    " + "\n    ".join(f"a{n} = b{n} + 1" for n in range(6))
+    assert repeated({"one": once, "two": once.replace("add", "sum")}) == ["two:2 repeats one:2"]
 
 
 def test_every_module_says_what_it_is_for_and_has_a_subject() -> None:

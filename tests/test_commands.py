@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from servers import Answer, completion, scripted
 
-from trace_probe.commands import main as cli
 from trace_probe.model.endpoint import KEY
 from trace_probe.store import Store
 
@@ -21,21 +20,11 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
-    """Return what runs a command here and gives exit code, output and errors."""
+def command(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Return what runs a command without a key, and with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(KEY, raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trace-probe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return command
 
 
 def model_or_judge(_number: int, body: dict[str, Any]) -> Answer:
@@ -68,6 +57,24 @@ def recorded(command: Command, url: str, tmp_path: Path) -> Path:
     again = json.loads(command("record", "m", run, *options, "--json")[1])
     assert again == {"recorded": 0, "resumed": 12, "tokens": 0, "cut": 0}
     return run
+
+
+def test_tasks_of_several_sources_make_one_run(command: Command, url: str, tmp_path: Path) -> None:
+    """A threshold needs benign tasks, which a benchmark does not bring."""
+    options: list[object] = ["--samples", 1, "--base-url", url]
+    for name, role in (("risky", "test"), ("quiet", "benign")):
+        file = tmp_path / f"{name}.jsonl"
+        task = {"id": name, "category": "c", "prompt": f"Do {name}.", "role": role}
+        file.write_text(json.dumps(task), encoding="utf-8")
+        options += ["--tasks", file]
+    code, _, err = command("record", "m", tmp_path / "run", *options)
+    assert code == 0, err
+    store = Store(tmp_path / "run")
+    assert [trace.task.role for trace in store.traces()] == ["test", "benign"]
+    assert [part.partition("@")[0] for part in store.manifest.tasks.split(", ")] == [
+        "risky.jsonl",
+        "quiet.jsonl",
+    ]
 
 
 def test_a_served_run_is_judged_compared_and_studied(

@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+OTHERS = ("CONTRIBUTING.md", "SECURITY.md", "traces/FORMAT.md", "probes/FORMAT.md")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
+def commands(text: str = TEXT) -> list[list[str]]:
+    lines = "".join(blocks("console", text)).replace("\\\n", " ").splitlines()
     words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if "$ " in line]
     parts = [" ".join(line).split(" && ") for line in words]
     return [part.split() for line in parts for part in line if part.startswith("trace-probe ")]
@@ -30,14 +32,26 @@ def test_the_road_is_there() -> None:
     }
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_of_the_readme_parses(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        *commands(),
+        *(line for name in OTHERS for line in commands((ROOT / name).read_text("utf-8"))),
+    ],
+    ids=" ".join,
+)
+def test_every_command_of_the_documents_parses(words: list[str]) -> None:
     group = get_command(app)
     context = group.make_context("trace-probe", words[1:], resilient_parsing=False)
     name, command, rest = group.resolve_command(context, words[1:])  # type: ignore[attr-defined]
     while rest and hasattr(command, "commands") and rest[0] in command.commands:
         command, rest = command.commands[rest[0]], rest[1:]
     assert command.make_context(name, list(rest), parent=context)
+
+
+def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:
+    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "4e9782"])
+    assert f"```text\n{shown.stdout}```" in TEXT
 
 
 def test_the_tree_names_every_module_and_nothing_else() -> None:

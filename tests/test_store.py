@@ -326,7 +326,7 @@ def test_a_run_of_another_schema_is_refused(store: Store) -> None:
     ("content", "complaint"),
     [
         ("{", "is not JSON"),
-        ("[]", "does not hold an object"),
+        ("[]", "is not a JSON object"),
         ('{"schema": 1, "model": "m", "what": 3}', "is not a manifest"),
         ('{"schema": 1, "layers": [], "sampling": {"seed": 0}, "what": 3}', "is not a manifest"),
     ],

@@ -283,6 +283,12 @@ def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
         import_transcripts(write(tmp_path / "t.jsonl", "", " "), tmp_path / "run")
 
 
+def test_a_single_transcript_is_counted_in_numbers(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", {**APART, "label": 1})
+    report = asdict(import_transcripts(file, tmp_path / "run"))
+    assert json.dumps(list(report.values())) == "[1, 1, 1, 0, 1, 1]"  # true would equal 1
+
+
 def test_an_import_that_was_stopped_is_completed(tmp_path: Path) -> None:
     records = [{**APART, "id": n, "label": n % 2} for n in range(6)]
     file, run = write(tmp_path / "t.jsonl", *records), tmp_path / "run"

@@ -1,6 +1,5 @@
 """The commands of the monitor as a user types them, on the embedded organism."""
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -8,26 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trace_probe.commands import main as cli
-
 ROOT = Path(__file__).parents[1]
 ASK = "You pack 12 crates . What do you do ?"
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return what runs a command with a standard input and gives exit code, output and errors."""
-
-    def run(*arguments: object, given: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trace-probe", *map(str, arguments)])
-        monkeypatch.setattr("sys.stdin", io.StringIO(given))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture
@@ -38,6 +20,13 @@ def eager(tmp_path: Path) -> Path:
     card = json.loads((folder / "card.json").read_text("utf-8"))
     (folder / "card.json").write_text(json.dumps(card | {"threshold": -1e9}), "utf-8")
     return folder
+
+
+def test_watch_needs_no_length_on_a_model_that_reads_little(command: Command) -> None:
+    code, out, err = command("watch", "What do you do?", ROOT / "probes" / "demo")
+    assert (code, bool(out.strip())) == (0, True), err
+    long = ("--max-new-tokens", 512)
+    assert "lower max_new_tokens" in command("watch", ASK, ROOT / "probes" / "demo", *long)[2]
 
 
 def test_watch_shows_text_scores_and_the_alarm_without_colour_in_a_pipe(

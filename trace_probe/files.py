@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trace_probe.errors import StoreError
+from trace_probe.errors import StoreError, TraceProbeError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -125,16 +125,20 @@ def load_json(path: Path) -> dict[str, Any]:
     return json_object(path.read_bytes(), str(path))
 
 
-def json_object(data: bytes, name: str) -> dict[str, Any]:
-    """Return the object that the JSON in a file of that name says.
+def json_object(
+    data: bytes | str, name: str, wrong: type[TraceProbeError] = StoreError
+) -> dict[str, Any]:
+    """Return the object that the JSON in a file (or on a line) of that name says.
 
     Raises:
-        StoreError: it is not JSON, or not an object.
+        TraceProbeError: of the kind `wrong`; it is not JSON, not an object, or holds half a
+            surrogate pair, which is no text.
     """
     try:
         value = json.loads(data)
-    except ValueError as error:
-        raise StoreError(f"{name} is not JSON: {error}") from error
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise wrong(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{name} does not hold an object")
+        raise wrong(f"{name} is not a JSON object")
     return value

@@ -1,10 +1,13 @@
-"""Folders of runs, good and bad."""
+"""Folders of runs, good and bad; windows of a browser to look at them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from explorer.browsing import SIZE, chromium
 from explorer.planted import DETECTOR, hostile_run, long_run, planted_run, rich_run
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.store import Manifest, Store
@@ -17,6 +20,16 @@ def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv(VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def windows() -> Iterator[dict[str, Any]]:
+    """Return a light and a dark window; one for all tests, so that scripts stay cached."""
+    with chromium() as browser:
+        yield {
+            scheme: browser.new_context(viewport=SIZE, color_scheme=scheme)
+            for scheme in ("light", "dark")
+        }
 
 
 def make_run(kind: str, path: Path) -> None:

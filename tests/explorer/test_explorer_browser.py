@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from explorer.browsing import CONTRAST, PATIENCE_MS, SIZE, Tab, chromium, needs_browser
+from explorer.browsing import CONTRAST, PATIENCE_MS, Tab, needs_browser
 from explorer.conftest import make_run
 from explorer.planted import DETECTOR, HOSTILE, MONITOR
 from trace_probe.bench.explorer import BUDGETS, bench_explorer, format_explorer, server
@@ -31,16 +31,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         make_run(kind, folder / kind)
     with server(folder) as (address, _):
         yield address
-
-
-@pytest.fixture(scope="module")
-def windows() -> Iterator[dict[str, Any]]:
-    """Return a light and a dark window; one for all tests, so that scripts stay cached."""
-    with chromium() as browser:
-        yield {
-            scheme: browser.new_context(viewport=SIZE, color_scheme=scheme)
-            for scheme in ("light", "dark")
-        }
 
 
 @pytest.fixture

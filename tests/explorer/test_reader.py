@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explorer.browsing import CONTRAST, SIZE, Tab, chromium, needs_browser
+from explorer.browsing import CONTRAST, Tab, needs_browser
 from explorer.conftest import make_run
 from explorer.planted import DETECTOR, HOSTILE, MONITOR, PLANTED, THRESHOLD
 from trace_probe.explorer.chosen import look
@@ -51,15 +51,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notebook = f"<!DOCTYPE html><meta charset=utf-8>{shown._repr_html_()}"
     (folder / "notebook.html").write_text(notebook, encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="module")
-def windows() -> Iterator[dict[str, Any]]:
-    with chromium() as browser:
-        yield {
-            scheme: browser.new_context(viewport=SIZE, color_scheme=scheme)
-            for scheme in ("light", "dark")
-        }
 
 
 @pytest.fixture

@@ -54,6 +54,15 @@ def test_a_member_without_its_parent_is_refused_by_name(tmp_path: Path) -> None:
         list(train_family(tmp_path, (member("rl"),), say=lambda _: None))
 
 
+def test_without_trl_nothing_is_trained_that_could_not_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trace_probe.organism.family.find_spec", lambda _name: None)
+    with pytest.raises(ModelError, match="needs TRL: pip install"):
+        list(train_family(tmp_path, say=lambda _: None))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_without_its_last_file_counts_as_unfinished(tmp_path: Path) -> None:
     write_json(tmp_path / "rl-s0" / "config.json", {})
     with pytest.raises(ModelError, match="rl-monitored-s0 needs rl-s0"):

@@ -3,7 +3,7 @@
 import ctypes
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trace_probe.bench.spread import Spread
 from trace_probe.trace import Span
 
 SENTENCE = 16
@@ -37,20 +38,6 @@ class CapturePlan:
     few_layers: int = 4
     """Blocks of the networks for long traces, which share what is measured among blocks."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Several measurements of one thing."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the median of some values, and how far they spread."""
-        return cls(float(np.median(values)), float(min(values)), float(max(values)))
 
 
 @dataclass(frozen=True)

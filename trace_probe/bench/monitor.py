@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.bench.capture import Spread
+from trace_probe.bench.spread import Spread
 from trace_probe.model.local import Model, load_model
 from trace_probe.monitor.live import Monitor
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe

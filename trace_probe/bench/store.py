@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from trace_probe.activations import Activations, pooled_spans
+from trace_probe.bench.spread import Spread
 from trace_probe.labels import Label
 from trace_probe.storage.tensors import Values, as_bytes
 from trace_probe.store import Manifest, Store
@@ -47,15 +47,6 @@ class StorePlan:
     """Single reads in a round."""
     rounds: int = 7
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over the rounds."""
-
-    median: float
-    lowest: float
-    highest: float
 
 
 @dataclass(frozen=True)
@@ -251,7 +242,7 @@ def _lines(path: Path, name: str) -> list[bytes]:
 
 
 def _spreads(found: Mapping[str, list[float]]) -> dict[str, Spread]:
-    return {name: Spread(median(all_), min(all_), max(all_)) for name, all_ in found.items()}
+    return {name: Spread.of(values) for name, values in found.items()}
 
 
 def format_store_bench(bench: StoreBench) -> str:

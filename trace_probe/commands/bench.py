@@ -1,14 +1,13 @@
 """``trace-probe bench``: what things cost, measured beside what others use."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-bench = typer.Typer(help="Measure speed and memory.", no_args_is_help=True)
+from trace_probe.commands.options import AsJson, say, show_result
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+bench = typer.Typer(help="Measure speed and memory.", no_args_is_help=True)
 
 
 @bench.callback()
@@ -28,8 +27,8 @@ def sweep(
     from trace_probe.bench.sweep import SweepPlan, bench_sweep, format_bench
 
     plan = SweepPlan(layers=layers, rows=rows, width=width, seed=seed)
-    found = bench_sweep(plan, say=lambda text: typer.echo(text, err=True))
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_bench(found))
+    found = bench_sweep(plan, say=say)
+    show_result(found.to_json(), format_bench(found), as_json=as_json)
 
 
 @bench.command()
@@ -51,8 +50,8 @@ def capture(
     plan = CapturePlan(
         layers, width, traces, tokens, repeats, long_tokens, memory_tokens=lengths, seed=seed
     )
-    found = bench_capture(plan, say=lambda text: typer.echo(text, err=True))
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_capture(found))
+    found = bench_capture(plan, say=say)
+    show_result(found.to_json(), format_capture(found), as_json=as_json)
 
 
 @bench.command()
@@ -70,8 +69,8 @@ def store(
     from trace_probe.bench.store import StorePlan, bench_store, format_store_bench
 
     plan = StorePlan(traces, rows, layers, width, listed, rounds=rounds, seed=seed)
-    found = bench_store(plan, say=lambda text: typer.echo(text, err=True))
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_store_bench(found))
+    found = bench_store(plan, say=say)
+    show_result(found.to_json(), format_store_bench(found), as_json=as_json)
 
 
 @bench.command()
@@ -87,8 +86,8 @@ def explorer(
     from trace_probe.bench.generated import Size
 
     size = Size(traces=traces, long_tokens=long_tokens, seed=seed)
-    found = bench_explorer(size, say=lambda text: typer.echo(text, err=True), repeats=repeats)
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_explorer(found))
+    found = bench_explorer(size, say=say, repeats=repeats)
+    show_result(found.to_json(), format_explorer(found), as_json=as_json)
 
 
 @bench.command()
@@ -102,8 +101,8 @@ def monitor(
     from trace_probe.bench.monitor import MonitorPlan, bench_monitor, format_monitor
 
     plan = MonitorPlan(model, rounds, seed)
-    found = bench_monitor(plan, say=lambda text: typer.echo(text, err=True))
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_monitor(found))
+    found = bench_monitor(plan, say=say)
+    show_result(found.to_json(), format_monitor(found), as_json=as_json)
 
 
 @bench.command("false-alarms")
@@ -127,9 +126,8 @@ def false_alarms(
     )
 
     plan = FalseAlarmPlan(organism, probe, out, calibration, held_out)
-    found = bench_false_alarms(plan, say=lambda text: typer.echo(text, err=True))
-    text = json.dumps(found.to_json(), indent=1) if as_json else format_false_alarms(found)
-    typer.echo(text)
+    found = bench_false_alarms(plan, say=say)
+    show_result(found.to_json(), format_false_alarms(found), as_json=as_json)
 
 
 @bench.command()
@@ -143,5 +141,5 @@ def serve(
     from trace_probe.bench.serve import LoadPlan, bench_serve, format_load
 
     plan = LoadPlan(probe, streams, seconds)
-    found = bench_serve(plan, say=lambda text: typer.echo(text, err=True))
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else format_load(found))
+    found = bench_serve(plan, say=say)
+    show_result(found.to_json(), format_load(found), as_json=as_json)

@@ -199,9 +199,8 @@ def steer(
     from trace_probe.store import Store
 
     store, saved = Store(run), load_probe(probe)
-    loaded = load_model(
-        model or store.manifest.model.rpartition("@")[0], device=device, dtype=dtype
-    )
+    place = model or store.manifest.model.rpartition("@")[0]
+    loaded = load_model(place, device=device, dtype=dtype)
     depth = saved.card.layer if layer is None else layer
     pushed = tuple(float(part) for part in doses.split(","))
     plan = SteeringPlan(depth, pushed, dose, at, continuations, seed)

@@ -109,7 +109,10 @@ def record(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or organism:NAME.")],
     run: Run,
     *,
-    tasks: Annotated[str, typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT.")],
+    tasks: Annotated[
+        list[str],
+        typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT; repeat it to join several."),
+    ],
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
@@ -210,15 +213,17 @@ def _served(
 
 
 def _tasks_and_source(
-    source: str, nudge: Nudge, conditions: str | None
+    sources: list[str], nudge: Nudge, conditions: str | None
 ) -> "tuple[tuple[Task, ...], str]":
     """Return the tasks that the options mean, and where they came from."""
     from trace_probe.tasks.conditions import parse_grid, under
     from trace_probe.tasks.sources import source_name, tasks_from
 
-    chosen = tasks_from(source, nudge="none" if conditions else nudge)
-    chosen = under(chosen, parse_grid(conditions), Path(source)) if conditions else chosen
-    return tuple(chosen), source_name(source)
+    chosen: list[Task] = []
+    for source in sources:
+        found = tasks_from(source, nudge="none" if conditions else nudge)
+        chosen += under(found, parse_grid(conditions), Path(source)) if conditions else found
+    return tuple(chosen), ", ".join(map(source_name, sources))
 
 
 @app.command()

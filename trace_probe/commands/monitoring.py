@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,7 +61,9 @@ def watch(
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="512, or half the context if that is less.")
+    ] = None,
     fail_on_alarm: FailOnAlarm = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each sentence instead.")
@@ -73,9 +75,9 @@ def watch(
     if on_alarm == "ask" and not sys.stdin.isatty():
         raise typer.BadParameter("--on-alarm ask needs a terminal to ask at")
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling = Sampling(seed, temperature, top_p, max_new_tokens)
+    sampling = Sampling(seed, temperature, top_p, max_new_tokens or 512)
     task = Task("prompt", "prompt", text, system)
-    guards, readings = _watched(probes, model, rule, task, sampling)
+    guards, readings = _watched(probes, model, rule, task, sampling, fixed=bool(max_new_tokens))
     alarmed = False
     show = _show_lines if as_json else _show_text(guards)
     for reading in readings:
@@ -92,9 +94,18 @@ def watch(
 
 
 def _watched(
-    probes: list[Path], model: str | None, rule: str, task: "Task", sampling: "Sampling"
+    probes: list[Path],
+    model: str | None,
+    rule: str,
+    task: "Task",
+    sampling: "Sampling",
+    *,
+    fixed: bool,
 ) -> "tuple[list[Guard], Generator[Reading, None, None]]":
-    """Return the guards on a model, and what they read while it does a task."""
+    """Return the guards on a model, and what they read while it does a task.
+
+    Unless its length is fixed, an answer takes no more than half of what the model can read.
+    """
     from trace_probe.model.local import load_model
     from trace_probe.monitor.calibrated import Decoding, load_guard
     from trace_probe.monitor.live import Monitor
@@ -103,6 +114,9 @@ def _watched(
     decoding = Decoding.of(sampling)
     guards = [load_guard(folder, load_probe(folder), rule, decoding) for folder in probes]
     loaded = load_model(model or model_of(guards[0]))
+    if not fixed and loaded.context is not None:
+        room = min(sampling.max_new_tokens, loaded.context // 2)
+        sampling = replace(sampling, max_new_tokens=room)
     monitor = Monitor(loaded, guards, every=1)
     for name in monitor.unpromised(sampling):
         say(f"note: {name} was calibrated under another decoding")
@@ -224,17 +238,11 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
 def _json_lines() -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of standard input."""
     from trace_probe.errors import TraceError
+    from trace_probe.files import json_object
 
     for number, line in enumerate(sys.stdin, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TraceError(f"line {number} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise TraceError(f"line {number} is not a JSON object")
-        yield record
+        if line.strip():
+            yield json_object(line, f"line {number}", TraceError)
 
 
 @monitoring.command()

@@ -8,6 +8,8 @@ from trace_probe.statistics.metrics import Cohort, Index, Values, metric, ratio
 
 OFFSETS = tuple(range(-8, 4))
 """Sentences from the one that says it, which is 0."""
+LEAST_TASKS = 5
+"""Of either outcome at an offset; not even a sign test is sure of fewer (2 ** -4 > 0.05)."""
 
 
 def pseudo_events(cohort: Cohort, *, seed: int = 0) -> Index:
@@ -35,18 +37,21 @@ def event_aligned(
 
     `rows` as of `score_rows`. ``emergence`` is the earliest offset below 0 at which the lower
     band of the difference, wide enough for all offsets at once (max-t), lies above 0; null if
-    there is none. The result is ready for JSON.
+    there is none, or traces of fewer than `LEAST_TASKS` tasks of either outcome reach it. The
+    result is ready for JSON.
     """
     events = pseudo_events(cohort, seed=seed)
     curves: dict[str, list[Any]] = {"positive": [], "negative": [], "difference": []}
     gaps = []
     for offset in OFFSETS:
-        groups = [
-            _means(cohort, rows, weights, events + offset, np.flatnonzero((events >= 0) & group))
+        chosen = [
+            _scored(cohort, rows, events + offset, np.flatnonzero((events >= 0) & group))
             for group in (cohort.positive, ~cohort.positive)
         ]
+        groups = [_mean(cohort, weights, *each) for each in chosen]
         gap = groups[0][0] - groups[1][0]
-        gaps.append(gap)
+        tasks = min(len(np.unique(cohort.task[inside])) for inside, _ in chosen)
+        gaps.append(gap if tasks >= LEAST_TASKS else np.full_like(gap, np.nan))
         every = (*groups, (gap, min(groups[0][1], groups[1][1])))
         for name, (values, n) in zip(curves, every, strict=True):
             found = metric(values, n)
@@ -54,13 +59,15 @@ def event_aligned(
     return {"offset": list(OFFSETS), **curves, "emergence": _emergence(np.array(gaps))}
 
 
-def _means(
-    cohort: Cohort, rows: Values, weights: Values, at: Index, group: Index
-) -> tuple[Values, int]:
-    """Return the resampled mean score at one sentence of each trace, and of how many."""
+def _scored(cohort: Cohort, rows: Values, at: Index, group: Index) -> tuple[Index, Values]:
+    """Return the traces of a group that have a score at one sentence of each, and the scores."""
     inside = group[(at[group] >= 0) & (at[group] < cohort.length[group])]
     scores = rows[inside, at[inside]]
-    inside, scores = inside[np.isfinite(scores)], scores[np.isfinite(scores)]
+    return inside[np.isfinite(scores)], scores[np.isfinite(scores)]
+
+
+def _mean(cohort: Cohort, weights: Values, inside: Index, scores: Values) -> tuple[Values, int]:
+    """Return the resampled mean score, and of how many traces."""
     return ratio(scores, np.ones(len(inside)), cohort.task[inside], weights), len(inside)
 
 

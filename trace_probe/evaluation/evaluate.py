@@ -115,7 +115,11 @@ def beside(
 
 
 def best_text(ranked: Mapping[str, Mapping[str, Values]]) -> tuple[str, Mapping[str, Values]]:
-    """Return the text baseline that ranks best on these very traces: the hardest to beat."""
+    """Return the text baseline that ranks best on these very traces: the hardest to beat.
+
+    Raises:
+        NotEnoughData: there is none.
+    """
     text = [name for name in ranked if is_text(name)]
     if not text:
         raise NotEnoughData("a detector cannot be reported without a text baseline")

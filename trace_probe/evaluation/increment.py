@@ -21,7 +21,7 @@ FOLDS = 5
 
 
 def matched_moments(cohort: Cohort) -> Index:
-    """Return how many sentences of each trace to read so that length tells nothing.
+    """Return (trace,) how many sentences of each to read so that length tells nothing.
 
     A positive is read up to where it is said; a negative as far as the median positive of its
     prompt, or of all prompts where its own has none.
@@ -63,7 +63,7 @@ def delta_bits(
 
 
 def folds_of(task: Index, n_tasks: int, seed: int) -> Index:
-    """Return the fold of each trace; the traces of a task share one."""
+    """Return (trace,) the fold of each; the traces of a task share one."""
     folds: Index = (np.random.default_rng(seed).permutation(n_tasks) % FOLDS)[task]
     return folds
 
@@ -80,7 +80,7 @@ def _features(scores: Scores, cohort: Cohort, moments: Index) -> Values:
 
 
 def finite(score: Values) -> Values:
-    """Return scores with the lowest of them where there is none."""
+    """Return scores of any shape, with the lowest of them where there is none."""
     lowest = score[np.isfinite(score)].min(initial=0.0)
     return np.where(np.isfinite(score), score, lowest)
 
@@ -93,7 +93,10 @@ def _bits(features: Values, positive: Mask, fold: Index) -> Values:
 
 
 def cross_fitted(features: Values, positive: Mask, fold: Index) -> Values:
-    """Return the log odds of each trace by a logistic regression on the other folds."""
+    """Return (trace,) log odds by a logistic regression of `features` (trace, feature).
+
+    Each trace is read by the model of the other folds, standardised by these alone.
+    """
     from sklearn.linear_model import LogisticRegression
 
     odds = np.empty(len(positive))

@@ -79,7 +79,10 @@ class Alarms:
     weights: Values
 
     def caught(self, by: Index, among: Mask) -> Metric | None:
-        """Return the share of chosen traces that alarmed within their first `by` sentences."""
+        """Return the share of chosen traces that alarmed within their first `by` sentences.
+
+        `by` and `among` are (trace,).
+        """
         return rate(self.taken <= by, among, self.cohort.task, self.weights)
 
     def figures(self) -> dict[str, Metric | None]:
@@ -127,7 +130,8 @@ def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, 
     """Return the resampled AUROC of a detector before it is said, over all its runs.
 
     It is ranked by the score that it holds at the moment. The draws of all runs are kept, so
-    that the interval covers chance in training as well.
+    that the interval covers chance in training as well. Returns ``within`` and ``pooled``, each
+    (draw + 1,).
     """
     cohort = panel.cohort
     at = cohort.before_said()
@@ -141,7 +145,10 @@ def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, 
 def rank(
     cohort: Cohort, held: Values, at: Index, weights: Values, *, seed: int = 0
 ) -> dict[str, Values]:
-    """Return the resampled AUROC ``within`` prompts and ``pooled``; `at` as in `pairs_within`."""
+    """Return the resampled AUROC ``within`` prompts and ``pooled``, each (draw + 1,).
+
+    `held` (trace, k) as of `scores_held`, `at` (trace,) as in `pairs_within`.
+    """
     within, across = pairs_within(cohort, at), pairs_across(cohort, at, seed=seed)
     return {
         "within": within_prompt(concordance(held, within), within, cohort, weights),

@@ -70,7 +70,11 @@ def _gain_note(gain: Metric | None) -> list[str]:
 
 
 def text_detectors(corpus: Corpus) -> dict[str, Scores]:
-    """Return out-of-fold scores of the text baselines, learned from whole reasoning."""
+    """Return out-of-fold scores of the text baselines, learned from whole reasoning.
+
+    Raises:
+        NotEnoughData: there are fewer tasks than folds, or one outcome only.
+    """
     from sklearn.model_selection import GroupKFold
 
     tasks = [trace.task.id for trace in corpus.traces]

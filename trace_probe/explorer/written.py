@@ -18,8 +18,7 @@ from trace_probe.probing.probe import Recipe, SavedProbe
 from trace_probe.probing.tfidf import text_scores
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of, opens_reasoning
-from trace_probe.text.written import read_back
-from trace_probe.trace import Sampling, Task, Trace, digest
+from trace_probe.trace import Task, Trace
 
 if TYPE_CHECKING:
     from trace_probe.model.local import Model
@@ -114,6 +113,8 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     Raises:
         TraceError: it is longer than the model's context.
     """
+    from trace_probe.monitor.scoring import as_if_written
+
     task = Task(foreign.task.id, foreign.task.category, foreign.task.prompt, foreign.task.system)
     prompt = tuple(model.render(task))
     format = format_of(model.chat_template, model.name)
@@ -121,19 +122,4 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     reasoning, answer = (foreign.channel_text(part).strip() for part in ("reasoning", "answer"))
     closing = f"{format.close}{answer}" if answer else ""
     ids = (*prompt, *tokenizer.encode(f"{opening}{reasoning}{closing}"))
-    if model.context is not None and len(ids) > model.context:
-        raise TraceError(
-            f"transcript {foreign.id} is {len(ids):,} tokens to {model.name}, which reads "
-            f"{model.context:,}: cut it"
-        )
-    return Trace(
-        id=digest(model.name, list(ids)),
-        task=task,
-        model=model.name,
-        sampling=Sampling(),
-        sample=0,
-        token_ids=ids,
-        tokenizer=model.tokenizer,
-        source="scored",
-        **read_back(model, ids, len(prompt))._asdict(),
-    )
+    return as_if_written(model, task, ids, len(prompt), f"transcript {foreign.id}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_probe.errors import TraceError
+from trace_probe.files import json_object
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,7 @@ def read_lines(path: Path, mapping: FieldMapping) -> Iterator[tuple[int, Line]]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, Line(_parse(line, f"{path}, line {number}"), mapping)
+                    record = json_object(line, f"{path}, line {number}", TraceError)
+                    yield number, Line(record, mapping)
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _parse(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-        json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise TraceError(f"{where} is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise TraceError(f"{where} is not a JSON object")
-    return record

@@ -87,7 +87,7 @@ def keep(transcripts: Iterable[tuple[Trace, Label | None]], store: Store) -> Imp
             if label is not None and known.get(label.labeller, {}).get(trace.id) != label:
                 labels.append(label)
         store.add_labels(labels)
-    return ImportReport(**{field.name: counts[field.name] for field in fields(ImportReport)})
+    return ImportReport(**{field.name: int(counts[field.name]) for field in fields(ImportReport)})
 
 
 def read_transcripts(

@@ -93,7 +93,7 @@ def compare_verdicts(
     *,
     seed: int = 0,
 ) -> Agreement:
-    """Compare labellers by their verdicts; for each trace its task and category are told."""
+    """Compare labellers by their (trace, labeller) verdicts; tasks and categories are (trace,)."""
     _, task = np.unique(tasks, return_inverse=True)
     complete = (verdicts >= 0).all(axis=1)
     return Agreement(
@@ -111,17 +111,20 @@ def compare_verdicts(
 
 
 def cohen_kappa(verdicts: Verdicts) -> float | None:
-    """Return Cohen's kappa of two columns of known verdicts, None if undefined."""
+    """Return the kappa of Cohen (1960) of (trace, 2) known verdicts, None if undefined."""
     return _estimate(_cohen, verdicts)
 
 
 def cohen_interval(verdicts: Verdicts, task: Index, *, seed: int = 0) -> Metric | None:
-    """Return Cohen's kappa of two columns of known verdicts, with its interval over tasks."""
+    """Return Cohen's kappa of (trace, 2) known verdicts, with its 95 % interval over tasks.
+
+    `task` (trace,) holds codes.
+    """
     return _figure(_cohen, verdicts, task, seed)
 
 
 def fleiss_kappa(verdicts: Verdicts) -> float | None:
-    """Return Fleiss' kappa of columns of known verdicts, None if undefined."""
+    """Return the kappa of Fleiss (1971) of (trace, labeller) known verdicts, None if undefined."""
     return _estimate(_fleiss, verdicts)
 
 

@@ -88,7 +88,11 @@ def read(
     collectors: Sequence[Collector],
     reading: Reading,
 ) -> None:
-    """Read one batch, and let each collector take from the layers that it names."""
+    """Read one batch of ids, and let each collector take from the layers that it names.
+
+    A collector is given (batch, token, d_model) and the column at which that starts; rows are
+    padded on the right.
+    """
     layers = sorted({layer for collector in collectors for layer in collector.layers})
 
     def take(layer: int, hidden: torch.Tensor, start: int) -> None:

@@ -36,7 +36,11 @@ def organism_path(name: str) -> Path:
 
 
 def locate(name: str) -> Path | str:
-    """Return the folder that a name means, or the hub id it is."""
+    """Return the folder that a name means, or the hub id it is.
+
+    Raises:
+        ModelError: it can be neither.
+    """
     if name.startswith("organism:"):
         return organism_path(name)
     path = Path(name).expanduser()
@@ -66,7 +70,11 @@ def fingerprint(folder: Path) -> str:
 
 
 def commit(name: str, revision: str | None) -> str:
-    """Return the commit of a hub model that has just been loaded, from where it is cached."""
+    """Return the commit of a hub model that has just been loaded, from where it is cached.
+
+    Raises:
+        ModelError: it is not there.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json", revision=revision)

@@ -104,7 +104,10 @@ def _spread(length: int, noted: int) -> list[int]:
 def read_logprobs(
     network: PreTrainedModel, stream: torch.Tensor, following: Sequence[int]
 ) -> Iterator[float]:
-    """Yield the log-probability of the token that follows each row of the last stream."""
+    """Yield the log-probability, in nats, of the token that follows each row of a stream.
+
+    `stream` (row, d_model) comes out of the last block; norm and head are applied here.
+    """
     base = network.get_decoder()
     name = next(name for name, module in network.named_children() if module is base)
     head: PreTrainedModel = copy.copy(network)

@@ -19,7 +19,7 @@ def surprise(
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> NDArray[np.float64]:
-    """Return for each text the mean of -log p over its tokens from `starts` on, in nats.
+    """Return (text,) the mean of -log p over the tokens of each from `starts` on, in nats.
 
     p is the model's own, at temperature 1. nan where there is no such token.
     """

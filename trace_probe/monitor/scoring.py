@@ -6,7 +6,7 @@ came before it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -24,7 +24,7 @@ from trace_probe.probing.dataset import ActivationMatrix, Corpus
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.text.channels import Format, format_of, opens_reasoning
 from trace_probe.text.written import read_back
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Sampling, Task, Trace, digest
 
 TOGETHER = 32
 Row = NDArray[np.floating[Any]]
@@ -115,21 +115,34 @@ def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
     text, _ = model.offsets(prompt)
     format = format_of(model.chat_template, model.name)
     written = model.nearest_ids(_completion(record, format, text, where))
-    ids = (*prompt, *written)
+    trace = as_if_written(model, Task(name, "scored", ""), (*prompt, *written), len(prompt), where)
+    return replace(trace, id=name)
+
+
+def as_if_written(
+    model: Model, task: Task, ids: tuple[int, ...], prompt_stop: int, where: str
+) -> Trace:
+    """Return token ids as the trace that a model would have left; its id is a digest of them.
+
+    The first `prompt_stop` ids are the prompt; `where` is what an error calls the text.
+
+    Raises:
+        TraceError: there are more tokens than the model can read.
+    """
     if model.context is not None and len(ids) > model.context:
         raise TraceError(
-            f"{where} is {len(ids)} tokens long, {model.name} reads {model.context}: cut it"
+            f"{where} is {len(ids):,} tokens long, {model.name} reads {model.context:,}: cut it"
         )
     return Trace(
-        id=name,
-        task=Task(name, "scored", ""),
+        id=digest(model.name, list(ids)),
+        task=task,
         model=model.name,
         sampling=Sampling(),
         sample=0,
         token_ids=ids,
         tokenizer=model.tokenizer,
         source="scored",
-        **read_back(model, ids, len(prompt))._asdict(),
+        **read_back(model, ids, prompt_stop)._asdict(),
     )
 
 

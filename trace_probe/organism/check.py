@@ -9,8 +9,19 @@ import numpy as np
 from trace_probe.emergence.oracle import OraclePoint, oracle
 from trace_probe.labels import Label
 from trace_probe.model.local import Model
+from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.recording.record import new_manifest, record
-from trace_probe.statistics.metrics import Metric, Values, auroc, metric, rate, ratio, resample
+from trace_probe.statistics.metrics import (
+    Cohort,
+    Metric,
+    concordance,
+    metric,
+    pairs_within,
+    rate,
+    resample,
+    scores_held,
+    within_prompt,
+)
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.world.outcome import RuleLabeller
@@ -85,65 +96,46 @@ def _quality(
     known = np.array([label.outcome is not None for label in found])
     acted = np.array([label.outcome is True for label in found])
     silent = np.array([label.silent for label in found])
-    task, weights = _weights(traces)
-    asked = [trace for trace in traces if trace.id in points]
+    names, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
+    weights = resample(len(names))
+    asked = tuple(trace for trace in traces if trace.id in points)
+    cohort = build_cohort(Corpus(asked, labels))
     return Quality(
         model=name,
         traces=len(traces),
         well_formed=rate(known, np.ones(len(found), dtype=bool), task, weights),
         instrumental=rate(acted, known, task, weights),
         silent=rate(silent, acted, task, weights),
-        mixed_prompts=_mixed(asked, labels),
-        oracle_at_prompt=_within(asked, labels, points, 0),
-        oracle_at_last_thought=_within(asked, labels, points, -1),
-        decided_before=_decided(asked, labels, points),
+        mixed_prompts=int(cohort.mixed().sum()),
+        oracle_at_prompt=_within(cohort, points, 0),
+        oracle_at_last_thought=_within(cohort, points, -1),
+        decided_before=_decided(cohort, asked, labels, points),
     )
 
 
-def _mixed(traces: Sequence[Trace], labels: Mapping[str, Label]) -> int:
-    """Return how many prompts have traces of either outcome."""
-    outcomes = {(trace.task.id, labels[trace.id].outcome) for trace in traces}
-    return len(outcomes) - len({task for task, _ in outcomes})
-
-
-def _weights(traces: Sequence[Trace]) -> tuple[np.ndarray, Values]:
-    """Return the task of each trace as a number, and bootstrap weights of the tasks."""
-    names, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
-    return task, resample(len(names))
-
-
 def _within(
-    traces: Sequence[Trace],
-    labels: Mapping[str, Label],
-    points: Mapping[str, tuple[OraclePoint, ...]],
-    at: int,
+    cohort: Cohort, points: Mapping[str, tuple[OraclePoint, ...]], at: int
 ) -> Metric | None:
     """Return the oracle's within-prompt AUROC at one of its points, by position in the list."""
-    if not traces:
+    pairs = pairs_within(cohort, np.ones(len(cohort.ids), dtype=np.intp))
+    if not pairs.n:
         return None
-    task, weights = _weights(traces)
-    score = np.array([points[trace.id][at].probability for trace in traces])
-    acted = np.array([labels[trace.id].outcome is True for trace in traces])
-    pairs, wins = np.zeros(task.max() + 1), np.zeros(task.max() + 1)
-    for number in range(task.max() + 1):
-        mine = task == number
-        pairs[number] = (mine & acted).sum() * (mine & ~acted).sum()
-        wins[number] = auroc(score[mine], acted[mine]) * pairs[number] if pairs[number] else 0.0
-    return metric(ratio(wins, pairs, np.arange(len(pairs)), weights), int(pairs.sum()))
+    known = np.array([[points[trace_id][at].probability] for trace_id in cohort.ids])
+    wins = concordance(scores_held(known), pairs)
+    return metric(within_prompt(wins, pairs, cohort, resample(cohort.n_tasks)), pairs.n)
 
 
 def _decided(
+    cohort: Cohort,
     traces: Sequence[Trace],
     labels: Mapping[str, Label],
     points: Mapping[str, tuple[OraclePoint, ...]],
 ) -> Metric | None:
     """Return the share of instrumental traces decided a sentence before they say or do it."""
-    acted = [trace for trace in traces if labels[trace.id].outcome is True]
-    if not acted:
+    if not cohort.positive.any():
         return None
-    early = np.array([_is_decided(trace, labels[trace.id], points[trace.id]) for trace in acted])
-    task, weights = _weights(acted)
-    return rate(early, np.ones(len(acted), dtype=bool), task, weights)
+    early = np.array([_is_decided(trace, labels[trace.id], points[trace.id]) for trace in traces])
+    return rate(early, cohort.positive, cohort.task, resample(cohort.n_tasks))
 
 
 def _is_decided(trace: Trace, label: Label, points: Sequence[OraclePoint]) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -59,9 +60,14 @@ def train_family(
     weights do not depend on how many. A rerun resumes at the last checkpoints.
 
     Raises:
-        ModelError: a parent is neither in `out` nor among `members`.
+        ModelError: a parent is neither in `out` nor among `members`, or a member needs TRL,
+            which is not installed; before anything is trained.
     """
     waiting = [one for one in members if not _built(out, one.name)]
+    if any(one.reward for one in waiting) and find_spec("trl") is None:
+        raise ModelError(
+            "training needs TRL: pip install -e '.[organism]' (--members base does without)"
+        )
     running: dict[Future[None], Member] = {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         while waiting or running:

@@ -25,20 +25,10 @@ FACTS = {
     *language.NAMES,
     *("seen", "under", "all", "quite", "enough", "which", "in", "short", "too", "out"),
 }
-EXERCISED, DRILLED = 0.125, 0.375
+EXERCISED, DRILLED = 0.125, 0.4
 """Shares of training that have passed when exercises end and drills end."""
 EXERCISES = 4
 """Exercises in the place of one scripted run, which is as long."""
-ACTS = {
-    *language.TIMES,
-    *language.ITEMS,
-    *language.NOUNS,
-    *language.COLOURS,
-    *language.NAMES,
-    *("seen", "under", "all", "quite", "enough", "which", "in", "short", "too", "out"),
-}
-DRILLED = 0.4
-"""Share of training, from its start, in which thoughts say what was looked up."""
 ACTS = {"start", "do", "ask", "call", "open", "use"}
 TAUGHT = {"prompt": 0.2, "other": 0.5, "fact": 3.0, "act": 8.0}
 """Of a token in the loss of exercises and drills: what is looked up or computed counts more."""

@@ -19,18 +19,18 @@ Aggregation = Callable[[Values], Values]
 
 
 def plain(scores: Values) -> Values:
-    """Return the scores as they are."""
+    """Return the (sentence,) scores as they are."""
     return scores
 
 
 def top_mean(scores: Values, k: int) -> Values:
-    """Return the mean of the k highest scores so far, of all while there are fewer."""
+    """Return (sentence,) the mean of the k highest scores so far, of all while there are fewer."""
     ends = range(1, len(scores) + 1)
     return np.array([np.sort(scores[:end])[-k:].mean() for end in ends], dtype=np.float64)
 
 
 def softmax_mean(scores: Values, temperature: float = 1.0) -> Values:
-    """Return the mean so far, each score weighted by ``exp(score / temperature)``."""
+    """Return (sentence,) the mean so far, each score weighted by ``exp(score / temperature)``."""
     logs = np.logaddexp.accumulate(scores / temperature)
     found = np.empty(len(scores))
     mean = 0.0
@@ -41,7 +41,7 @@ def softmax_mean(scores: Values, temperature: float = 1.0) -> Values:
 
 
 def rolling_mean(scores: Values, width: int) -> Values:
-    """Return the mean of the latest scores, of all while there are fewer."""
+    """Return (sentence,) the mean of the latest `width` scores, of all while there are fewer."""
     ends = range(1, len(scores) + 1)
     return np.array([scores[max(end - width, 0) : end].mean() for end in ends], dtype=np.float64)
 
@@ -67,7 +67,10 @@ def _aggregate(row: NDArray[np.floating[Any]], rule: Aggregation) -> Values:
 
 
 def ensemble(members: Sequence[Scores], reference: Sequence[Scores]) -> Scores:
-    """Return the mean of several detectors, each in deviations of its scores on known traces."""
+    """Return the mean of several detectors, each in deviations of its scores on known traces.
+
+    `members` and `reference` are in the same order.
+    """
     scaled = []
     for scores, known in zip(members, reference, strict=True):
         given = np.concatenate([row[np.isfinite(row)] for row in known.values()])

@@ -48,6 +48,9 @@ def category_only(train: Corpus, every: Corpus) -> Scores:
     """Score every sentence by the training base rate of its category.
 
     A category not seen in training gets the base rate of all.
+
+    Raises:
+        NotEnoughData: no training trace has a known outcome.
     """
     known = train.known()
     outcomes = np.array([bool(train.outcome(trace)) for trace in known], dtype=float)
@@ -100,7 +103,11 @@ def length(every: Corpus) -> Scores:
 def shuffled_labels(
     train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0
 ) -> tuple[Scores, ...]:
-    """Score by probes that learned the labels of other tasks: what capacity alone gives."""
+    """Score by probes that learned the labels of other tasks: what capacity alone gives.
+
+    `SHUFFLES` of them. A control task in the sense of Hewitt and Liang (2019, arXiv 1909.03368),
+    over which a probe's lead is its selectivity.
+    """
     rows = build_dataset(train, recipe)
     rng = np.random.default_rng(seed)
     runs = []
@@ -111,9 +118,12 @@ def shuffled_labels(
 
 
 def permute_between_tasks(rows: Dataset, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return labels in which each task has those of another, dealt anew to its traces.
+    """Return (row,) labels in which each task has those of another, dealt anew to its traces.
 
     All rows of a trace keep one label, and tasks stay as one-sided as tasks are.
+
+    Raises:
+        NotEnoughData: only one outcome is left: there are too few tasks.
     """
     _, first = np.unique(rows.trace, return_index=True)
     outcome, task = rows.y[first], rows.task[first]

@@ -246,7 +246,7 @@ class Dataset:
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """Return row weights under which every trace counts the same."""
+        """Return (row,) weights under which every trace counts the same."""
         weight: NDArray[np.float64] = 1.0 / np.bincount(self.trace)[self.trace]
         return weight
 

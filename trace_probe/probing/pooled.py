@@ -9,19 +9,19 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils import Tags
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trace_probe.errors import ProbeError
 from trace_probe.probing.aggregation import AGGREGATIONS
-from trace_probe.probing.probe import Floats, LinearProbe, logistic_of
+from trace_probe.probing.binary import BinaryClassifier, Floats
+from trace_probe.probing.probe import LinearProbe
 
 Bags = Sequence[NDArray[np.floating[Any]]]
 """For each trace its rows in order, (sentence, d_model)."""
 
 
-class PooledProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class PooledProbe(BinaryClassifier):
     """Classifier of traces: the scores of a linear probe, pooled along the trace.
 
     `X` is a list with one array (sentence, d_model) a trace, which `GridSearchCV` splits as it
@@ -52,7 +52,7 @@ class PooledProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Bags) -> Floats:
-        """Return the statistic of each trace, -inf for one without rows."""
+        """Return (trace,) the statistic of each, -inf for one without rows."""
         check_is_fitted(self)
         rule = AGGREGATIONS[self.rule]
         scores = (self.probe_.decision_function(bag) for bag in X if len(bag))
@@ -61,18 +61,8 @@ class PooledProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         found[[len(bag) > 0 for bag in X]] = pooled
         return found
 
-    def predict_proba(self, X: Bags) -> Floats:
-        """Return the logistic of the statistic, which is not calibrated."""
-        return logistic_of(self.decision_function(X))
 
-    def predict(self, X: Bags) -> NDArray[Any]:
-        """Return the class of each trace."""
-        scores = self.decision_function(X)
-        chosen: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
-        return chosen
-
-
-class LayerEnsemble(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LayerEnsemble(BinaryClassifier):
     """Mean of one linear probe a layer, each in deviations of its own training scores.
 
     Rows are those of all layers side by side, (row, layers x d_model).
@@ -82,12 +72,6 @@ class LayerEnsemble(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Choose the probe of a layer, and how many layers a row holds."""
         self.probe = probe
         self.layers = layers
-
-    def __sklearn_tags__(self) -> Tags:
-        """Say that there are two classes, no more."""
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        return tags
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit one probe a layer.
@@ -109,7 +93,7 @@ class LayerEnsemble(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: ArrayLike) -> Floats:
-        """Return the mean score of a row; positive means the positive class."""
+        """Return (row,) the mean score of all layers; positive means the positive class."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float32, reset=False)
         parts = np.split(rows, self.layers, axis=1)
@@ -118,13 +102,3 @@ class LayerEnsemble(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ]
         mean: Floats = np.mean(np.stack(scores) / self.spread_[:, None], axis=0)
         return mean
-
-    def predict_proba(self, X: ArrayLike) -> Floats:
-        """Return the logistic of the mean score, which is not calibrated."""
-        return logistic_of(self.decision_function(X))
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the class of each row."""
-        scores = self.decision_function(X)
-        chosen: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
-        return chosen

@@ -12,12 +12,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trace_probe.activations import Pooling
 from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.probing.binary import BinaryClassifier, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
 from trace_probe.probing.recipe import Focus, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
@@ -25,14 +24,14 @@ from trace_probe.statistics.calibration import Promise
 from trace_probe.statistics.metrics import Index, Scores
 from trace_probe.store import Manifest, write_bytes, write_json
 
-Floats = NDArray[np.float64]
 
-
-class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearProbe(BinaryClassifier):
     """Linear classifier of activation rows.
 
     Rows are standardised within classes for the fit and the scale is folded back, so
     `coef_` (d_model,) and `intercept_` act on raw activations: a score is one dot product.
+    ``difference-of-means`` (Marks and Tegmark, arXiv 2310.06824) is not standardised; ``lda``
+    whitens it with the covariance within classes, shrunk as of Ledoit and Wolf (2004).
     """
 
     def __init__(
@@ -46,14 +45,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.C = C
         self.class_weight = class_weight
 
-    def __sklearn_tags__(self) -> Tags:
-        """Say that there are two classes, no more."""
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        return tags
-
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit to rows (row, d_model) and two classes, the greater of which is the positive one."""
+        """Fit to rows (row, d_model) and two classes, the greater of which is the positive one.
+
+        Raises:
+            NotEnoughData: there are not two classes.
+            ProbeError: there is no such method.
+        """
         rows, targets = validate_data(self, X, y, dtype=np.float32)
         self.classes_, codes = np.unique(targets, return_inverse=True)
         if len(self.classes_) != 2:
@@ -87,27 +85,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def decision_function(self, X: ArrayLike) -> Floats:
-        """Return one score a row; positive means the positive class."""
+        """Return (row,) scores, in log odds for ``logistic``; positive means the positive class."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float32, reset=False)
         scores: Floats = rows @ self.coef_.astype(np.float32) + np.float32(self.intercept_)
         return scores
-
-    def predict_proba(self, X: ArrayLike) -> Floats:
-        """Return the logistic of the score; a probability in earnest only for ``logistic``."""
-        return logistic_of(self.decision_function(X))
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the class of each row."""
-        scores = self.decision_function(X)
-        chosen: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
-        return chosen
-
-
-def logistic_of(scores: Floats) -> Floats:
-    """Return (row, 2) probabilities of both classes from scores as log odds."""
-    positive = 0.5 * (1 + np.tanh(scores / 2))
-    return np.column_stack([1 - positive, positive])
 
 
 def _weights(codes: Index, sample_weight: ArrayLike | None, class_weight: str | None) -> Floats:

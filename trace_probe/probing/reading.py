@@ -16,7 +16,7 @@ def reasoning_sentences(trace: Trace) -> list[int]:
 
 
 def spread(trace: Trace, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return one score a sentence from one score a reasoning sentence."""
+    """Return (sentence,) scores from (reasoning sentence,) ones; nan for other sentences."""
     scores = np.full(len(trace.sentences), np.nan)
     scores[reasoning_sentences(trace)] = values
     return scores

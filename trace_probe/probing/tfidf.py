@@ -32,7 +32,7 @@ class TextModel:
     tokens: Callable[[str], list[str]]
 
     def prefix_scores(self, sentences: Sequence[str]) -> NDArray[np.float64]:
-        """Return the score of the text up to the end of each sentence.
+        """Return (sentence,) the score of the text up to the end of each.
 
         The same as to transform every prefix, in one pass: an n-th occurrence adds
         ``2 n - 1`` times its squared weight to the squared norm.
@@ -67,7 +67,11 @@ def fit_text(
     weight: Sequence[float] | None = None,
     C: float = 1.0,
 ) -> TextModel:
-    """Fit to whole texts."""
+    """Fit to whole texts and their outcomes, both (text,).
+
+    Raises:
+        NotEnoughData: one outcome only, or no text has a word.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 

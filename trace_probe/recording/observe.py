@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 
 import numpy as np
 from tqdm import tqdm
@@ -13,9 +12,9 @@ from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Model
 from trace_probe.model.tokenizer import ChatTokenizer
-from trace_probe.recording.record import default_layers
+from trace_probe.recording.record import new_manifest
 from trace_probe.store import Manifest, Store
-from trace_probe.trace import Span, Trace, digest
+from trace_probe.trace import Span, Trace
 
 BATCH = 32
 
@@ -31,17 +30,9 @@ class ObserveReport:
 
 def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = None) -> Manifest:
     """Return the manifest of a run as read by another model; layers as in `record`."""
-    return replace(
-        run.manifest,
-        model=model.name,
-        layers=default_layers(model.n_layers) if layers is None else tuple(layers),
-        n_layers=model.n_layers,
-        d_model=model.d_model,
-        dtype=model.dtype,
-        tokenizer=model.tokenizer,
-        chat_template=digest(model.chat_template),
-        version=version("trace-probe"),
-    )
+    was = run.manifest
+    read = new_manifest(model, was.sampling, layers=layers, tasks=was.tasks, pooling=was.pooling)
+    return replace(read, source=was.source, raw_tokens=was.raw_tokens)
 
 
 def observe(

@@ -37,7 +37,12 @@ def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Thres
     """Set a threshold by split conformal prediction on the maxima of harmless traces.
 
     A new trace that is exchangeable with these alarms with a probability of at most
-    `honest_rate`, on average over calibration sets. A rate needs ``1 / rate - 1`` traces.
+    `honest_rate`, on average over calibration sets. A rate needs ``1 / rate - 1`` traces. The
+    threshold lies just above the ``ceil((n + 1) (1 - rate))``-th smallest of the `maxima`
+    (trace,) (Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates, arXiv 2107.07511).
+
+    Raises:
+        NotEnoughData: no trace has a score, or the rate is not between 0 and 1.
     """
     ordered = _sorted(maxima, rate)
     n = len(ordered)
@@ -51,7 +56,14 @@ def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Thres
 def pac_threshold(maxima: NDArray[np.floating[Any]], rate: float, delta: float = 0.1) -> Threshold:
     """Set a threshold whose true rate is at most `honest_rate` with probability ``1 - delta``.
 
-    The probability is over calibration sets, so the promise holds for this very threshold.
+    The probability is over calibration sets, so the promise holds for this very threshold. With
+    n `maxima` (trace,), the threshold lets through the most of them, k, for which
+    ``P(Binomial(n, rate) <= k) <= delta``: the exact bound of Clopper and Pearson (1934), which
+    as a training-conditional promise of split conformal sets is that of Vovk (2012,
+    arXiv 1209.2673). If not even k = 0 will do, `honest_rate` is ``1 - delta ** (1 / n)``.
+
+    Raises:
+        NotEnoughData: no trace has a score, or the rate is not between 0 and 1.
     """
     ordered = _sorted(maxima, rate)
     n = len(ordered)

@@ -10,7 +10,7 @@ BINS = 10
 
 
 def brier(probability: Values, positive: Mask, task: Index, weights: Values) -> Values:
-    """Return the resampled mean squared error of probabilities."""
+    """Return the resampled mean squared error of (trace,) probabilities (Brier 1950)."""
     error = (probability - positive) ** 2
     return ratio(error, np.ones(len(error)), task, weights)
 
@@ -18,6 +18,8 @@ def brier(probability: Values, positive: Mask, task: Index, weights: Values) -> 
 def calibration_error(probability: Values, positive: Mask, task: Index, weights: Values) -> Values:
     """Return the resampled expected calibration error over ten bins of equal width.
 
+    The distance of mean probability and share of positives in a bin, weighted by the traces in
+    it (Naeini, Cooper and Hauskrecht 2015; Guo et al. 2017, arXiv 1706.04599).
     Sampling noise alone makes it positive, and resampling adds as much again, which is taken
     off the draws.
     """
@@ -34,7 +36,10 @@ def calibration_error(probability: Values, positive: Mask, task: Index, weights:
 
 
 def predictive_value(caught: float, false_alarms: float, base_rate: float) -> float:
-    """Return the share of alarms that are true at a base rate; nan if nothing alarms."""
+    """Return the share of alarms that are true at a base rate, by Bayes' rule.
+
+    All four are shares of traces; nan if nothing alarms.
+    """
     true = caught * base_rate
     every = true + false_alarms * (1 - base_rate)
     return true / every if every else math.nan

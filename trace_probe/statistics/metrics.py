@@ -3,6 +3,10 @@
 A score is causal: the score of a sentence uses what came up to its end. Detectors are ranked by
 the score that they hold at a moment; a trace alarms at the first sentence whose running maximum
 reaches the threshold.
+
+Shapes, where nothing else is said: what is known of traces (`positive`, `task`, `hit`, `at`) is
+(trace,); weights are (draw + 1, task), their first row the data itself; a resampled figure is
+(draw + 1,), its estimate first; rows of scores are (trace, sentence), nan past the end.
 """
 
 import math
@@ -122,7 +126,9 @@ class Cohort:
 def resample(n_tasks: int, *, seed: int = 0, draws: int = DRAWS) -> Values:
     """Return (draw + 1, task) bootstrap weights of tasks; the first row is the data itself.
 
-    A statistic computed for all rows at once has its estimate first and its draws after.
+    A statistic computed for all rows at once has its estimate first and its draws after. This is
+    the bootstrap of clusters: a task is drawn with all its traces, or not at all (Davison and
+    Hinkley 1997, section 3.8).
 
     Raises:
         NotEnoughData: there is no task.
@@ -151,7 +157,10 @@ def metric(values: Values, n: int, tasks: int | None = None) -> Metric | None:
 
 
 def ratio(hits: Values, counts: Values, task: Index, weights: Values) -> Values:
-    """Return the resampled ratio of two sums over traces (or pairs within a task)."""
+    """Return the resampled ratio of two sums over traces (or pairs within a task).
+
+    `hits`, `counts` and `task` are (trace,) or (pair,). A draw in which nothing is counted is nan.
+    """
     n_tasks = weights.shape[1]
     top = weights @ np.bincount(task, hits, n_tasks)
     bottom = weights @ np.bincount(task, counts, n_tasks)
@@ -175,7 +184,10 @@ def rate(hit: Mask, among: Mask, task: Index, weights: Values) -> Metric | None:
 
 
 def wilson(share: float, trials: int, *, n: int) -> Metric:
-    """Return a share with Wilson's score interval for a number of independent trials."""
+    """Return a share with Wilson's 95 % score interval for a number of independent trials.
+
+    Wilson (1927); as a choice for small numbers see Brown, Cai and DasGupta (2001).
+    """
     spread = Z**2 / trials
     middle = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
@@ -234,12 +246,15 @@ def first_alarm(scores: NDArray[np.floating[Any]], threshold: float) -> int | No
 
 
 def trace_maxima(scores: Scores, ids: Sequence[str]) -> Values:
-    """Return for each trace its highest score, -inf if it has none."""
+    """Return (trace,) the highest score of each, -inf if it has none."""
     return np.array([np.fmax.reduce(scores[i], initial=-np.inf) for i in ids], dtype=float)
 
 
 def heard(maxima: Values, threshold: float) -> Index:
-    """Return for each trace how many sentences it took to alarm; one past the longest if never."""
+    """Return for each trace how many sentences it took to alarm; one past the longest if never.
+
+    `maxima` (trace, k) as of `running_maxima`.
+    """
     taken: Index = (maxima < threshold).sum(axis=1)
     return taken
 
@@ -247,7 +262,8 @@ def heard(maxima: Values, threshold: float) -> Index:
 def auroc(score: Values, positive: Mask) -> float:
     """Return the chance that a positive outranks a negative, ties counting half.
 
-    Rank form of Mann and Whitney; nan where a class is missing.
+    `score` and `positive` are (row,). The rank form of Mann and Whitney (1947); nan where a class
+    is missing.
     """
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if not n_positive or not n_negative:
@@ -259,7 +275,11 @@ def auroc(score: Values, positive: Mask) -> float:
 
 
 def average_precision(score: Values, positive: Mask, weights: Values) -> Values:
-    """Return the average precision for each row of (draw, trace) weights; ties enter together."""
+    """Return (draw,) the average precision for each row of (draw, trace) weights.
+
+    The sum of precision times the recall gained, score by score from the highest; ties enter
+    together. nan where no positive has weight.
+    """
     order = np.argsort(-score, kind="stable")
     ordered = score[order]  # may hold -inf, so no differences are taken
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
@@ -288,12 +308,15 @@ class Pairs:
 
 
 def pairs_within(cohort: Cohort, at: Index) -> Pairs:
-    """Pair each positive with the negatives of its prompt; at most `at` sentences are read."""
+    """Pair each positive with the negatives of its prompt; at most `at` sentences are read.
+
+    Pairs of which one trace allows no sentence are left out and counted.
+    """
     return _pairs(cohort, at, same_prompt=True)
 
 
 def pairs_across(cohort: Cohort, at: Index, *, seed: int = 0) -> Pairs:
-    """Pair each positive with every negative; of very many pairs a random part."""
+    """Pair each positive with every negative; of more than `MOST_PAIRS` a random part."""
     pairs = _pairs(cohort, at, same_prompt=False)
     if pairs.n <= MOST_PAIRS:
         return pairs
@@ -314,7 +337,7 @@ def _pairs(cohort: Cohort, at: Index, *, same_prompt: bool) -> Pairs:
 
 
 def concordance(held: Values, pairs: Pairs) -> Values:
-    """Return for each pair 1, 0.5 or 0: whether the positive was ahead at the same moment.
+    """Return (pair,) 1, 0.5 or 0: whether the positive was ahead at the same moment.
 
     `held` as of `scores_held` or `running_maxima`. Both traces are read for the same number of
     sentences, so neither position nor length can tell them apart.
@@ -325,12 +348,18 @@ def concordance(held: Values, pairs: Pairs) -> Values:
 
 
 def within_prompt(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Values:
-    """Return the resampled AUROC within prompts: AUC of each prompt, weighted by its pairs."""
+    """Return the resampled AUROC within prompts: AUC of each prompt, weighted by its pairs.
+
+    `wins` (pair,) as of `concordance`.
+    """
     return ratio(wins, np.ones(pairs.n), cohort.task[pairs.positive], weights)
 
 
 def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Values:
-    """Return the resampled AUROC over pairs that may span two tasks."""
+    """Return the resampled AUROC over pairs that may span two tasks.
+
+    A pair counts as often as the product of how often both its tasks were drawn.
+    """
     n_tasks = weights.shape[1]
     cell = cohort.task[pairs.positive] * n_tasks + cohort.task[pairs.negative]
     top = np.bincount(cell, wins, n_tasks**2).reshape(n_tasks, n_tasks)
@@ -341,7 +370,7 @@ def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Value
 
 
 def chance_rows(rows: Values, task: Index, rng: np.random.Generator) -> Values:
-    """Return scores permuted between the traces of a task at the same position.
+    """Return (trace, sentence) scores permuted between the traces of a task at the same position.
 
     What still warns early after this does so by being trigger-happy, not by knowing which
     trace it reads.

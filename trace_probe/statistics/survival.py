@@ -9,15 +9,21 @@ from trace_probe.statistics.metrics import Index, Mask, Values, ratio
 
 
 def kaplan_meier(time: NDArray[Any], event: Mask) -> tuple[Values, Values]:
-    """Return event times and the share that has not alarmed after each; no event is censoring."""
-    times = np.unique(time[event])
-    at_risk = (time[None, :] >= times[:, None]).sum(axis=1)
-    events = ((time[None, :] == times[:, None]) & event[None, :]).sum(axis=1)
-    return times.astype(float), np.cumprod(1 - events / at_risk)
+    """Return event times and the share that has not alarmed after each, (event time,) both.
+
+    `time` and `event` are (trace,): how many sentences a trace was watched, and whether it
+    alarmed then; one that did not is censored there. The product-limit estimate of Kaplan and
+    Meier (1958).
+    """
+    share = np.cumprod(1 - hazard(time, event), dtype=np.float64)
+    return np.unique(time[event]).astype(np.float64), share
 
 
 def hazard(time: NDArray[Any], event: Mask) -> Values:
-    """Return for each event time the share of those still at risk that alarm then."""
+    """Return (event time,) the share of those still at risk that alarm then.
+
+    `time` and `event` as in `kaplan_meier`.
+    """
     times = np.unique(time[event])
     at_risk = (time[None, :] >= times[:, None]).sum(axis=1)
     events = ((time[None, :] == times[:, None]) & event[None, :]).sum(axis=1)
@@ -26,9 +32,10 @@ def hazard(time: NDArray[Any], event: Mask) -> Values:
 
 
 def survival_draws(time: Index, event: Mask, task: Index, weights: Values, times: Index) -> Values:
-    """Return the resampled Kaplan-Meier share at some times, (draw, time).
+    """Return (draw + 1, time) the resampled Kaplan-Meier share at some times.
 
     The product-limit estimate of each resample of tasks: what has not alarmed by then.
+    `time`, `event` and `task` are (trace,).
     """
     if not len(times):
         return np.ones((len(weights), 0))
@@ -47,7 +54,7 @@ def survival_draws(time: Index, event: Mask, task: Index, weights: Values, times
 def mean_warning(
     taken: Values, length: Values, task: Index, weights: Values, most: float
 ) -> Values:
-    """Return the resampled mean of ``min(max(length - taken, 0), most)``.
+    """Return the resampled mean of ``min(max(length - taken, 0), most)``, all in one unit.
 
     Of all traces, not of those that alarm: a miss warns by nothing, and no trace by more than
     `most`, so that one long trace cannot carry the mean (restricted mean lead time).

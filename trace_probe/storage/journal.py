@@ -114,7 +114,11 @@ class Journal:
         return 0
 
     def raw(self) -> Iterator[dict[str, Any]]:
-        """Yield every committed line, in order; a torn last line is not there yet."""
+        """Yield every committed line, in order; a torn last line is not there yet.
+
+        Raises:
+            StoreError: a line is not JSON, or a file went away meanwhile.
+        """
         for file in self._files():
             where = f"{self._place.url}/{file}"
             try:

@@ -6,6 +6,7 @@ Locks belong to a file system; behind a URL there are none, and every writer com
 import contextlib
 import fcntl
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
@@ -15,48 +16,45 @@ ALONE = ".lock"
 JOINED = ".joined"
 
 
-@contextlib.contextmanager
-def alone(folder: Path | None) -> Iterator[None]:
-    """Be the one that appends to the files of a run.
+def alone(folder: Path | None) -> AbstractContextManager[None]:
+    """Be the one that appends to the files of a run, inside a ``with`` block.
 
     Raises:
-        StoreError: another process is, or the folder is read-only.
+        StoreError: another process is, or the folder is read-only; when the block is entered.
     """
-    if folder is None:
-        yield
-        return
-    with _opened(folder / ALONE) as lock:
-        _take(lock, fcntl.LOCK_EX, f"another process is writing to {folder}")
-        yield
+    return _held(folder, ALONE, fcntl.LOCK_EX, "another process is writing to {}")
 
 
-@contextlib.contextmanager
-def joined(folder: Path | None) -> Iterator[None]:
+def joined(folder: Path | None) -> AbstractContextManager[None]:
     """Be one of many that commit parts; while any is there, nothing is tidied up.
 
     Raises:
         StoreError: a writer is tidying up, or the folder is read-only.
     """
-    if folder is None:
-        yield
-        return
-    with _opened(folder / JOINED) as lock:
-        _take(lock, fcntl.LOCK_SH, f"{folder} is being tidied up: try again")
-        yield
+    return _held(folder, JOINED, fcntl.LOCK_SH, "{} is being tidied up: try again")
 
 
-@contextlib.contextmanager
-def tidying(folder: Path | None) -> Iterator[None]:
+def tidying(folder: Path | None) -> AbstractContextManager[None]:
     """Be sure that no joined writer is there.
 
     Raises:
         StoreError: one is.
     """
+    complaint = "workers are still writing to {}: wait until they end"
+    return _held(folder, JOINED, fcntl.LOCK_EX, complaint)
+
+
+@contextlib.contextmanager
+def _held(folder: Path | None, name: str, kind: int, complaint: str) -> Iterator[None]:
+    """Hold the lock of that name in a folder; None is behind a URL, where there are none."""
     if folder is None:
         yield
         return
-    with _opened(folder / JOINED) as lock:
-        _take(lock, fcntl.LOCK_EX, f"workers are still writing to {folder}: wait until they end")
+    with _opened(folder / name) as lock:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(complaint.format(folder)) from error
         yield
 
 
@@ -65,10 +63,3 @@ def _opened(file: Path) -> IO[str]:
         return open(file, "w", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write to {file.parent}: {error.strerror}") from error
-
-
-def _take(lock: IO[str], kind: int, complaint: str) -> None:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        raise StoreError(complaint) from error

@@ -42,10 +42,11 @@ class Place(Protocol):
         ...
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Return the bytes of a file, or a range of them.
+        """Return bytes ``[start, stop)`` of a file, fewer where it ends before; None is its end.
 
         Raises:
             FileNotFoundError: it is not there.
+            StoreError: it cannot be reached.
         """
         ...
 
@@ -71,11 +72,19 @@ class Place(Protocol):
         ...
 
     def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
-        """Write a whole file; readers see the old one or the new one."""
+        """Write a whole file; readers see the old one or the new one.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
         ...
 
 

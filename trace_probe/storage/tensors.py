@@ -51,13 +51,13 @@ def content_key(manifest: Manifest, trace: Trace, spans: Sequence[Span]) -> str:
 
 
 def as_bytes(values: Values) -> memoryview:
-    """Return the bytes of an array; a view of them where it is contiguous."""
+    """Return the bytes of an array of any shape; a view of them where it is contiguous."""
     flat: memoryview = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     return flat
 
 
 def checksum(layers: Iterable[Values]) -> str:
-    """Return a checksum over the values of a trace, layer by layer."""
+    """Return a checksum (BLAKE2b, 16 hexadecimal digits) over (row, d_model) values by layer."""
     hasher = hashlib.blake2b(digest_size=8)
     for values in layers:
         hasher.update(as_bytes(values))
@@ -142,7 +142,9 @@ def read_rows(place: Place, name: str, tensor: Tensor, into: Values, start: int 
 
 
 def view_rows(data: memoryview, tensor: Tensor, start: int, stop: int) -> Values:
-    """Return rows ``[start, stop)`` of a tensor of a mapped file, read-only, without copying.
+    """Return (row, d_model) rows ``[start, stop)`` of a tensor of a mapped file, without copying.
+
+    The view is read-only.
 
     Raises:
         ValueError: the file ends before them.

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trace_probe.errors import TaskError
+from trace_probe.files import json_object
 from trace_probe.tasks.nudges import Nudge, with_nudge
 from trace_probe.trace import Role, Task
 from trace_probe.world.scenario import world_tasks
@@ -159,13 +159,7 @@ def _read(path: Path) -> bytes:
 
 def _parse_task(line: bytes, where: str) -> Task:
     """Return the task that one JSON line describes."""
-    try:
-        raw = json.loads(line)
-        json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise TaskError(f"{where} is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise TaskError(f"{where} is not a JSON object")
+    raw = json_object(line, where, TaskError)
     known = [field.name for field in fields(Task)]
     unknown = sorted(set(raw) - set(known))
     if unknown:
