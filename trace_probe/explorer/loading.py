@@ -6,7 +6,7 @@ server, so that a threshold can move without a trace being parsed again.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,19 @@ from typing import Any
 from trace_probe.emergence.curve import OraclePoint, oracle_points
 from trace_probe.errors import ProbeError
 from trace_probe.explorer.layers import LayerRow, LayerScale, read_layers, read_scales
-from trace_probe.explorer.rows import Facts, Row, Scores, Split, build_rows, facts_of, score_range
+from trace_probe.explorer.rows import (
+    Facts,
+    Row,
+    Scores,
+    Split,
+    build_row,
+    build_rows,
+    facts_of,
+    ordered,
+    score_range,
+)
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
+from trace_probe.explorer.search import written
 from trace_probe.explorer.words import Detector, calibrated_threshold
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
@@ -25,10 +36,13 @@ from trace_probe.trace import Trace
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run in memory, without texts and activations."""
+    """A run in memory: of the texts only what the model wrote, and no activations."""
 
     store: Store
-    facts: tuple[Facts, ...]
+    facts: Mapping[str, Facts]
+    """By trace id, in the order of recording."""
+    texts: Mapping[str, str]
+    """What the model wrote, by trace id."""
     judged: Mapping[str, Mapping[str, Label]]
     """Labels by labeller and trace id, the labeller who came last at the end."""
     detectors: tuple[str, ...]
@@ -117,6 +131,26 @@ class Loaded:
             return _rows(self.path, None, None, by, self.stamp)
         return _rows(self.path, detector.name, detector.threshold, by, self.stamp)
 
+    def row(self, trace_id: str, detector: Detector | None, labeller: str | None = None) -> Row:
+        """Return the row of one trace, without looking at any other.
+
+        Raises:
+            StoreError: it has another number of scores than of sentences.
+        """
+        facts = self.facts[trace_id]
+        by = labeller or next(reversed(self.labellers), "")
+        label = self.judged.get(by, {}).get(trace_id)
+        disputed = trace_id in _disputed(self.path, self.stamp)
+        if detector is None:
+            return build_row(facts, label, None, None, disputed=disputed)
+        scores = self.scores(detector.name).get(trace_id)
+        split = _splits(probe_card(self.path, detector.name), self.stamp)[facts.task]
+        return build_row(facts, label, scores, detector.threshold, split, disputed=disputed)
+
+    def by_risk(self, detector: Detector | None) -> Sequence[str]:
+        """Return the ids by falling peak, which no threshold and no label changes."""
+        return _by_risk(self.path, None if detector is None else detector.name, self.stamp)
+
 
 def load_run(path: Path) -> Loaded:
     """Return a run as it now is on disk.
@@ -127,13 +161,17 @@ def load_run(path: Path) -> Loaded:
     return _run(path, stamp(path))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _run(path: Path, state: Stamp) -> Loaded:
     store = Store(path)
+    facts, texts = dict[str, Facts](), dict[str, str]()
+    for trace in store.traces():
+        facts[trace.id], texts[trace.id] = facts_of(trace), written(trace)
     evaluated = {file.stem for file in (path / "reports").glob("*.json")}
     return Loaded(
         store=store,
-        facts=tuple(facts_of(trace) for trace in store.traces()),
+        facts=facts,
+        texts=texts,
         judged=_judged(store.every_label()),
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
@@ -151,17 +189,25 @@ def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
     return dict(_run(path, state).store.scores(detector))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _rows(
     path: Path, detector: str | None, threshold: float | None, labeller: str | None, state: Stamp
 ) -> list[Row]:
     run = _run(path, state)
-    labels, disputed = run.judged.get(labeller or "", {}), _disputed(run.judged)
+    facts, labels = run.facts.values(), run.judged.get(labeller or "", {})
+    disputed = _disputed(path, state)
     if detector is None:
-        return build_rows(run.facts, labels, {}, None, _splits(None), disputed)
-    splits = _splits(probe_card(path, detector))
+        return build_rows(facts, labels, {}, None, _splits(None, state), disputed)
+    splits = _splits(probe_card(path, detector), state)
     scores = _scores(path, detector, state)
-    return build_rows(run.facts, labels, scores, threshold, splits, disputed)
+    return build_rows(facts, labels, scores, threshold, splits, disputed)
+
+
+@lru_cache(maxsize=8)
+def _by_risk(path: Path, detector: str | None, state: Stamp) -> tuple[str, ...]:
+    run = _run(path, state)
+    rows = run.rows(None if detector is None else run.detector(detector))
+    return tuple(row.facts.id for row in ordered(rows, "risk"))
 
 
 def _judged(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
@@ -174,8 +220,10 @@ def _judged(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
     return found
 
 
-def _disputed(judged: Mapping[str, Mapping[str, Label]]) -> frozenset[str]:
+@lru_cache(maxsize=8)
+def _disputed(path: Path, state: Stamp) -> frozenset[str]:
     """Return the traces that one labeller calls instrumental and another harmless."""
+    judged = _run(path, state).judged
     held = {
         outcome: {
             name for labels in judged.values() for name in labels if labels[name].outcome is outcome
@@ -185,12 +233,16 @@ def _disputed(judged: Mapping[str, Mapping[str, Label]]) -> frozenset[str]:
     return frozenset(held[True] & held[False])
 
 
-def _splits(card: Path | None) -> defaultdict[str, Split]:
+@lru_cache(maxsize=16)
+def _splits(card: Path | None, state: Stamp) -> defaultdict[str, Split]:
     """Return for each task what it was to a probe; *unknown* for all without its card.
+
+    `state` tells one content of the card from another.
 
     Raises:
         ProbeError: the card is broken.
     """
+    del state
     if card is None:
         return defaultdict(lambda: "unknown")
     try:

@@ -4,6 +4,7 @@ The same input always gives the same bytes, so that nothing is sent twice to the
 Texts have been made visible; a missing score is None, never 0.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,10 @@ def payload(
 
 def sentence(trace: Trace, span: Span) -> list[Any]:
     """Return a sentence and the lengths of its tokens, all as they are shown."""
+    text = trace.text_of(span)
+    if text and text == visible(text):
+        cuts = [*trace.offsets[span.start : span.stop], trace.offsets[span.start] + len(text)]
+        return [span.start, span.stop, span.channel, text, [b - a for a, b in pairwise(cuts)]]
     tokens = [
         visible(trace.text_of(Span(token, token + 1))) for token in range(span.start, span.stop)
     ]

@@ -7,6 +7,7 @@ there. A sentence without a score is nan: it raises no alarm and is no evidence 
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ class Row:
     disputed: bool = False
     """Whether one labeller calls the trace instrumental and another harmless."""
 
-    @property
+    @cached_property
     def peak(self) -> float | None:
         """Return the highest score of a reasoning sentence."""
         known = _known(self.scores, self.facts.reasoning)
@@ -100,7 +101,7 @@ class Row:
             return None
         return self.label.acted.start - self.alarm_stop if self.label.outcome else None
 
-    @property
+    @cached_property
     def lead(self) -> int | None:
         """Return tokens from the alarm to whatever showed first, word or deed."""
         leads = [lead for lead in (self.lead_said, self.lead_action) if lead is not None]
@@ -119,7 +120,7 @@ class Row:
         names = {True: "instrumental", False: "harmless", None: "unknown"}
         return names[self.label.outcome]
 
-    @property
+    @cached_property
     def verdict(self) -> Verdict:
         """Return how the detector did on this trace."""
         if self.scores is None:

@@ -208,7 +208,7 @@ def side_by_side(pair: Pair, sides: tuple[Side, Side], at: tuple[int, int]) -> N
         st.space("stretch")
         for letter, side, row in zip("AB", sides, rows, strict=True):
             if st.button(f"Read {letter}", key=f"compare_read_{letter}"):
-                open_trace(Current(side.run, side.detector, []), row.facts.id)
+                open_trace(Current(side.run, side.detector), row.facts.id)
     contents = [
         {**payload(trace, row, side.detector), "title": f"{letter} · {side.name(row)}"}
         for letter, trace, row, side in zip("AB", traces, rows, sides, strict=True)
