@@ -250,7 +250,7 @@ class Walk:
         """Find the long trace in the list and open it; return seconds and bytes received."""
         self.page.get_by_role("link", name="Traces", exact=True).click()
         self._wait(LIST)
-        words = self.page.get_by_label("Search")
+        words = self.page.get_by_role("textbox", name="Search")
         words.fill(LONG)
         words.press("Enter")
         self.page.get_by_text("1 of ", exact=False).first.wait_for(timeout=PATIENCE_MS)

@@ -4,6 +4,7 @@ Everything is kept under the path of a run and the stamp of its files, for all s
 server, so that a threshold can move without a trace being parsed again.
 """
 
+import gc
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,7 +78,7 @@ class Loaded:
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace, with its text."""
-        return self.store.trace(trace_id)
+        return _trace(self.path, trace_id, self.stamp)
 
     def alarm_text(self, row: Row) -> str:
         """Return the sentence at which a trace raised the alarm; nothing if it raised none."""
@@ -168,7 +169,7 @@ def _run(path: Path, state: Stamp) -> Loaded:
     for trace in store.traces():
         facts[trace.id], texts[trace.id] = facts_of(trace), written(trace)
     evaluated = {file.stem for file in (path / "reports").glob("*.json")}
-    return Loaded(
+    loaded = Loaded(
         store=store,
         facts=facts,
         texts=texts,
@@ -176,6 +177,23 @@ def _run(path: Path, state: Stamp) -> Loaded:
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
     )
+    _set_aside()
+    return loaded
+
+
+def _set_aside() -> None:
+    """Take what was loaded out of the sight of the garbage collector.
+
+    Streamlit has it walk through everything after each run of a page, and at ten thousand
+    traces that takes longer than the page. What is dropped later is freed as it holds no cycles.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@lru_cache(maxsize=16)
+def _trace(path: Path, trace_id: str, state: Stamp) -> Trace:
+    return _run(path, state).store.trace(trace_id)
 
 
 @lru_cache(maxsize=4096)
@@ -200,7 +218,9 @@ def _rows(
         return build_rows(facts, labels, {}, None, _splits(None, state), disputed)
     splits = _splits(probe_card(path, detector), state)
     scores = _scores(path, detector, state)
-    return build_rows(facts, labels, scores, threshold, splits, disputed)
+    rows = build_rows(facts, labels, scores, threshold, splits, disputed)
+    _set_aside()
+    return rows
 
 
 @lru_cache(maxsize=8)

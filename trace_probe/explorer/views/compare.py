@@ -137,6 +137,10 @@ def choose_pair(pairs: list[Pair], kind: str, *, comparable: bool) -> Pair:
     event = st.dataframe(
         pair_table(pairs, comparable=comparable),
         hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(format="%.2f")
+            for name in ("peak A", "peak B", "B − A")
+        },
         key=f"compare_{kind}_{len(pairs)}",
         on_select="rerun",
         selection_mode="single-row-required",
@@ -155,16 +159,12 @@ def pair_table(pairs: list[Pair], *, comparable: bool) -> dict[str, list[object]
         "task": [visible(pair.first.facts.task) for pair in pairs],
         "A": [visible(f"{p.first.outcome}, sample {p.first.facts.sample}") for p in pairs],
         "B": [visible(f"{p.second.outcome}, sample {p.second.facts.sample}") for p in pairs],
-        "peak A": [_short(pair.first.peak) for pair in pairs],
-        "peak B": [_short(pair.second.peak) for pair in pairs],
+        "peak A": [pair.first.peak for pair in pairs],
+        "peak B": [pair.second.peak for pair in pairs],
     }
     if comparable:
-        columns["B − A"] = [_short(pair.difference) for pair in pairs]
+        columns["B − A"] = [pair.difference for pair in pairs]
     return {**columns, "alarm": [pair.alarms for pair in pairs]}
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
 
 
 def summary(pairs: list[Pair], *, comparable: bool) -> str:

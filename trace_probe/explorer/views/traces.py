@@ -17,7 +17,7 @@ from trace_probe.explorer.tables import to_csv
 from trace_probe.visible import snippet, visible
 
 PAGE_ROWS = 200
-FACET_PX = 135
+FACET_PX = 125
 SEARCH, PLACEHOLDER = "Search", "words, a task or an id"
 SNIPPET_LENGTH = 90
 ORDER_KEY = "order"
@@ -83,7 +83,7 @@ def choose(shown: Current) -> Filters:
     found = {facet: choices(rows, facet) for facet in FACETS}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input(
-            SEARCH, key=WORDS_KEY, placeholder=PLACEHOLDER, help=WORDS_HELP, width=280
+            SEARCH, key=WORDS_KEY, placeholder=PLACEHOLDER, help=WORDS_HELP, width=250
         )
         chosen = {
             facet: st.multiselect(
