@@ -141,6 +141,16 @@ def nothing_there() -> NoReturn:
     end_page()
 
 
+def no_detector(shown: Current) -> str:
+    """Return why there are no scores, and what can be had instead."""
+    if shown.run.manifest.layers:
+        return "No detector has scored this run: `trace-probe train`, then `trace-probe evaluate`."
+    return (
+        "No detector has scored this run. It holds no activations, so no probe can; "
+        "`trace-probe evaluate` scores it by its words alone."
+    )
+
+
 def no_traces() -> NoReturn:
     """Say that the run holds no traces yet."""
     st.info("This run holds no traces yet. Record some with `trace-probe record`, then reload.")

@@ -74,7 +74,7 @@ def sentence(trace: Trace, span: Span) -> list[Any]:
 def title(row: Row) -> str:
     """Return what the trace is, in one line."""
     facts = row.facts
-    parts = [facts.task, facts.model, f"nudge {facts.condition}", f"sample {facts.sample}"]
+    parts = [facts.task, facts.model, f"condition {facts.condition}", f"sample {facts.sample}"]
     parts += [facts.role] if facts.role != "test" else []
     parts += [] if row.split == "unknown" else [f"task {row.split}"]
     return visible(" · ".join([*parts, row.outcome]))
@@ -106,7 +106,8 @@ def find_marks(trace: Trace, row: Row) -> dict[str, dict[str, Any]]:
 def absent(row: Row) -> dict[str, str]:
     """Return what to say in the place of a mark that is not there."""
     label = row.label
-    alarm = "no alarm" if row.threshold is not None and row.scores is not None else "no threshold"
+    alarm = "no alarm" if row.threshold is not None else "no threshold"
+    alarm = "not scored" if row.scores is None else alarm
     if label is None:
         return {"alarm": alarm, "said": "not labelled", "action": "not labelled"}
     located = label.said is not None or label.acted is not None

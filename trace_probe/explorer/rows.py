@@ -162,7 +162,7 @@ QUICK_VIEWS: dict[str, Callable[[Row], bool]] = {
 FACETS: dict[str, Callable[[Row], str]] = {
     "category": lambda row: row.facts.category,
     "model": lambda row: row.facts.model,
-    "nudge": lambda row: row.facts.condition,
+    "condition": lambda row: row.facts.condition,
     "outcome": lambda row: row.outcome,
     "role": lambda row: row.facts.role,
     "split": lambda row: row.split,
@@ -303,7 +303,7 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
     """Return the columns of the trace table."""
     return {
         "task": [row.facts.task for row in rows],
-        "nudge": [row.facts.condition for row in rows],
+        "condition": [row.facts.condition for row in rows],
         "outcome": [row.outcome for row in rows],
         "reading": [row.verdict for row in rows],
         "peak": [row.peak for row in rows],

@@ -51,7 +51,7 @@ def fine_print(row: Row, detector: Detector | None) -> str:
     """Return how far the headline can be trusted: threshold, false alarms, labeller."""
     labeller = f"Labelled by {row.label.labeller}." if row.label else "Not labelled."
     if detector is None:
-        return f"No detector has scored this run: run `trace-probe flag`. {labeller}"
+        return f"No detector has scored this run. {labeller}"
     return f"{detector.name}: {_threshold_words(detector)} {labeller}"
 
 

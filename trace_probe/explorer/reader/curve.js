@@ -76,6 +76,7 @@ class Curve {
     if (threshold !== null) name("- -", "running-sign", `threshold ${brief(threshold)}`);
     beside.filter(({ kind }) => kind === "detector")
       .forEach((curve) => name("- -", "beside-sign", curve.name));
+    if (this.data.scores.includes(null)) name("///", "", "no score");
     this.svg.append(legend);
   }
 

@@ -34,7 +34,7 @@ FIRST_KEY, SECOND_KEY = "filter_compare_a", "filter_compare_b"
 OUTCOME, NUDGE, MODEL, DETECTOR, OWN = "Outcome", "Nudge", "Run", "Detector", "Any two"
 KINDS = {
     OUTCOME: "Two samples of one prompt: one acted instrumentally, one did not.",
-    NUDGE: "One task and sample, without a nudge and with one.",
+    NUDGE: "One task and sample, without a nudge and with one (or under another condition).",
     MODEL: "One task and sample in two runs, such as two models.",
     DETECTOR: "One trace as two detectors see it.",
     OWN: "Any two traces of this run, by id.",
@@ -52,7 +52,7 @@ class Side:
         """Return what tells a trace of this side from its partner."""
         facts = row.facts
         seen_by = "" if self.detector is None else f" · by {self.detector.name}"
-        parts = f"{self.run.name} · nudge {facts.condition} · sample {facts.sample}"
+        parts = f"{self.run.name} · condition {facts.condition} · sample {facts.sample}"
         return visible(f"{parts} · {row.outcome}{seen_by}")
 
 
@@ -64,6 +64,12 @@ def adopt() -> None:
             st.session_state[key] = asked[name]
     if asked.get("with") in runs():
         st.session_state[OTHER_RUN_KEY] = asked["with"]
+
+
+def first_kind(shown: Current) -> None:
+    """Start with a kind of which the run holds pairs."""
+    if KIND_KEY not in st.session_state and not by_outcome(shown.rows) and by_nudge(shown.rows):
+        st.session_state[KIND_KEY] = NUDGE
 
 
 def pairs_of(shown: Current, kind: str) -> tuple[list[Pair], Side, Side]:
@@ -223,6 +229,7 @@ shown = current()
 if not shown.rows:
     no_traces()
 adopt()
+first_kind(shown)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     link = sidebar.arrival() or {}
     kind = choose_one("What differs", list(KINDS), key=KIND_KEY, asked=link.get("pair"))

@@ -6,7 +6,7 @@ import streamlit as st
 
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import intervals, lead_histogram
-from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
+from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.figures import MAIN, RANKS, Figure, best_baseline, figure, notes
 from trace_probe.explorer.heldout import by_category, unseen
 from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
@@ -125,7 +125,7 @@ if not shown.rows:
     no_traces()
 figures(shown)
 if shown.detector is None:
-    st.info("No detector has scored this run: train one with `trace-probe train`.")
+    st.info(no_detector(shown))
 elif shown.detector.threshold is None:
     st.info(NO_THRESHOLD)
 left, right = st.columns(2, gap="large")

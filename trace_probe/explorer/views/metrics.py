@@ -21,6 +21,7 @@ from trace_probe.explorer.current import (
     Current,
     current,
     end_page,
+    no_detector,
     own_threshold,
     problem,
     reports,
@@ -329,7 +330,7 @@ shown = current()
 st.title("Metrics")
 if shown.detector is None:
     sidebar.publish(shown.view())
-    st.info("No detector has scored this run: `trace-probe train`, then `trace-probe evaluate`.")
+    st.info(no_detector(shown))
     end_page()
 report = shown.detector.report
 if report is None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
-from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
+from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.filters import ORDERS, Filters
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, table
@@ -32,10 +32,11 @@ COLUMNS = (
     "lead",
     "words found",
     "sentence at the alarm",
-    "nudge",
+    "condition",
     "outcome",
     "category",
 )
+OF_DETECTOR = ("reading", "peak", "lead", "alarm → said → act")
 VIEW_HELP = (
     "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
     "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
@@ -177,7 +178,7 @@ def show_table(shown: Current, page: list[Row], words: str) -> None:
     st.dataframe(
         cells(shown, page, words),
         column_config=columns(),
-        column_order=COLUMNS,
+        column_order=[name for name in COLUMNS if shown.detector or name not in OF_DETECTOR],
         key=f"table_{st.session_state[TABLE_KEY]}",
         on_select="rerun",
         selection_mode="single-row",
@@ -212,7 +213,7 @@ def show_list(shown: Current, rows: list[Row], words: str) -> None:
 def notices(shown: Current) -> None:
     """Say what this run cannot show."""
     if shown.detector is None:
-        st.info("No detector has scored this run, so there is no risk to sort by.")
+        st.info(f"There is no risk to sort by. {no_detector(shown)}")
     elif shown.detector.threshold is None:
         st.info(NO_THRESHOLD)
     if not shown.run.labels:
