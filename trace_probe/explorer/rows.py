@@ -143,7 +143,7 @@ class Row:
     def _calm(self) -> Verdict:
         return "clear" if self.alarm is None else "false alarm"
 
-    @property
+    @cached_property
     def spark(self) -> list[float | None]:
         """Return the highest score in each of 32 equal parts of what was generated."""
         return sparkline(self.facts, self.scores)

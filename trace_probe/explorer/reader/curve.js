@@ -1,3 +1,5 @@
+const NAME_ROOM = 85;
+
 // The emergence curve: bars are sentences, the line is the running risk, lanes hold the marks.
 
 class Curve {
@@ -173,8 +175,10 @@ class Curve {
       this.svg.append(
         shape("rect", { x: left, y, width, height: STRIP, class: `phase ${sentence[2]}` }),
       );
-      if (width > 70 && left > LEFT - 1) {
-        const at = { x: left + width / 2, y: y + STRIP + 14, class: "tick middle" };
+      const middle = left + width / 2;
+      const room = Math.min(middle - LEFT, plot.width - RIGHT - middle);
+      if (width > 70 && room > NAME_ROOM) {
+        const at = { x: middle, y: y + STRIP + 14, class: "tick middle" };
         this.svg.append(shape("text", at, sentence[2]));
       }
       from = index + 1;

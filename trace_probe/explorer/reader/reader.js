@@ -3,7 +3,7 @@
 const SETTLE_MS = 300;
 const SHORTEST_LIST = 260;
 const THRESHOLD_STEPS = 100;
-const THRESHOLD_REST_MS = 80;
+const THRESHOLD_REST_MS = 50;
 const HELP = [
   ["j k", "next, previous sentence"],
   ["J K", "next, previous over the threshold"],

@@ -163,8 +163,8 @@ def pair_table(pairs: list[Pair], *, comparable: bool) -> dict[str, list[object]
     """Return the columns of the table of pairs; a difference only where scales are the same."""
     columns: dict[str, list[object]] = {
         "task": [visible(pair.first.facts.task) for pair in pairs],
-        "A": [visible(f"{p.first.outcome}, sample {p.first.facts.sample}") for p in pairs],
-        "B": [visible(f"{p.second.outcome}, sample {p.second.facts.sample}") for p in pairs],
+        "A": [visible(_told(pair.first, pair.second)) for pair in pairs],
+        "B": [visible(_told(pair.second, pair.first)) for pair in pairs],
         "peak A": [pair.first.peak for pair in pairs],
         "peak B": [pair.second.peak for pair in pairs],
     }
@@ -173,17 +173,26 @@ def pair_table(pairs: list[Pair], *, comparable: bool) -> dict[str, list[object]
     return {**columns, "alarm": [pair.alarms for pair in pairs]}
 
 
+def _told(row: Row, other: Row) -> str:
+    """Return what became of a trace, and in what it differs from its partner."""
+    facts = row.facts
+    same = facts.condition == other.facts.condition
+    return f"{row.outcome}, {f'sample {facts.sample}' if same else facts.condition}"
+
+
 def summary(pairs: list[Pair], *, comparable: bool) -> str:
     """Return in one line what all pairs say."""
     counts = {
         words: sum(pair.alarms == words for pair in pairs)
         for words in ("both", "only A", "only B", "neither")
     }
-    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    told = " · alarms: " + ", ".join(f"{name} {count}" for name, count in counts.items())
+    thresholds = {row.threshold for pair in pairs for row in (pair.first, pair.second)}
+    told = "" if thresholds == {None} else told
     mean = mean_difference(pairs)
     shown = comparable and mean.known and len(pairs) > 1
     tail = f" · mean difference of peaks, B − A: {mean.text()} over tasks" if shown else ""
-    return f"{len(pairs):,} pairs · alarms: {told}{tail}"
+    return f"{len(pairs):,} pairs{told}{tail}"
 
 
 def origins(pair: Pair, align: Align) -> tuple[int, int]:
@@ -241,7 +250,13 @@ if not pairs:
     sidebar.publish(shown.view(), link)
     st.info("This run holds no such pair." if kind != OWN else "Name two traces.")
     end_page()
-pairs.sort(key=lambda pair: (pair.alarms == "neither", -pair.gap))
+pairs.sort(
+    key=lambda pair: (
+        pair.alarms == "neither",
+        -pair.gap,
+        pair.first.outcome == pair.second.outcome,
+    )
+)
 comparable = sides[0].detector == sides[1].detector
 st.text(visible(summary(pairs, comparable=comparable)))
 pair = choose_pair(pairs, kind, comparable=comparable)

@@ -17,7 +17,7 @@ from trace_probe.explorer.tables import to_csv
 from trace_probe.visible import snippet, visible
 
 PAGE_ROWS = 200
-FACET_PX = 125
+FACET_PX, CHOSEN_PX = 125, 250
 SEARCH, PLACEHOLDER = "Search", "words, a task or an id"
 SNIPPET_LENGTH = 90
 ORDER_KEY = "order"
@@ -36,7 +36,6 @@ COLUMNS = (
     "outcome",
     "category",
 )
-OF_DETECTOR = ("reading", "peak", "lead", "alarm → said → act")
 VIEW_HELP = (
     "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
     "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
@@ -93,7 +92,7 @@ def choose(shown: Current) -> Filters:
                 key=facet_key(facet),
                 format_func=visible,
                 placeholder="all",
-                width=FACET_PX,
+                width=CHOSEN_PX if st.session_state.get(facet_key(facet)) else FACET_PX,
             )
             for facet, values in found.items()
             if len(values) > 1
@@ -122,6 +121,15 @@ def cells(shown: Current, rows: list[Row], words: str) -> dict[str, list[object]
             excerpt(shown.run.texts[row.facts.id], words) or None for row in rows
         ]
     return columns
+
+
+def unknown(shown: Current) -> set[str]:
+    """Return the columns that would be empty, for want of scores, of alarms or of places."""
+    labels = (row.label for row in shown.rows)
+    placed = any(label is not None and (label.said or label.acted) for label in labels)
+    empty = {"peak": shown.detector is None, "alarm → said → act": not (shown.alarms or placed)}
+    empty |= dict.fromkeys(("reading", "lead"), not shown.alarms)
+    return {name for name, nothing in empty.items() if nothing}
 
 
 def columns() -> dict[str, Any]:
@@ -178,7 +186,7 @@ def show_table(shown: Current, page: list[Row], words: str) -> None:
     st.dataframe(
         cells(shown, page, words),
         column_config=columns(),
-        column_order=[name for name in COLUMNS if shown.detector or name not in OF_DETECTOR],
+        column_order=[name for name in COLUMNS if name not in unknown(shown)],
         key=f"table_{st.session_state[TABLE_KEY]}",
         on_select="rerun",
         selection_mode="single-row",
