@@ -7,9 +7,9 @@ STYLE = """
   [data-tag] *, [data-testid^="stBaseButton-primary"] * { color: #0d0c0b !important; }
 }
 """
-COMPONENT = st.components.v2.component("trace_probe.ink", css=STYLE)
+COMPONENT = st.components.v2.component("trace_probe.ink", css=STYLE, isolate_styles=False)
 
 
 def darken() -> None:
     """Make chosen values and main buttons readable; the style is ours and holds no text."""
-    COMPONENT(key="ink", isolate_styles=False, height=0)
+    COMPONENT(key="ink", height=0)

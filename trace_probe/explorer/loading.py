@@ -101,7 +101,8 @@ class Loaded:
         report = self.report(name)
         calibrated = calibrated_threshold(report)
         low, high = _range(self.path, name, calibrated, self.stamp)
-        return Detector(name, calibrated if own is None else own, report, low, high)
+        threshold, by_hand = calibrated if own is None else own, own is not None
+        return Detector(name, threshold, report, low, high, by_hand=by_hand)
 
     def beside(self, name: str, trace_id: str) -> tuple[Detector, Scores] | None:
         """Return another detector and its scores of a trace, or None if it has none."""

@@ -64,6 +64,8 @@ def _threshold_words(detector: Detector) -> str:
             f"layer {detector.layer}, {shown}, set on the same benign traces as the detector's "
             "own; its false-alarm rate was not measured."
         )
+    if detector.report is None and not detector.by_hand:
+        return f"{shown}, the probe's own: how often it alarms on benign text is not known here."
     if not detector.calibrated:
         return f"{shown}, chosen by hand: its false-alarm rate is not known."
     rate = figure(detector.report, "false_alarm_rate")

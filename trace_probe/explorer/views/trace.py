@@ -122,13 +122,11 @@ def beside_box(shown: Current) -> None:
     if others:
         st.selectbox(
             "Beside it",
-            [None, *others],
+            ["", *others],
             key=BESIDE_KEY,
             width=230,
             label_visibility="collapsed",
-            format_func=lambda other: (
-                f"beside it: {'nothing' if other is None else visible(other)}"
-            ),
+            format_func=lambda other: f"beside it: {visible(other) or 'nothing'}",
         )
 
 
@@ -200,7 +198,7 @@ def seen_now(shown: Current, trace_id: str) -> Chosen:
             now.detector,
             layer=own_layer(),
             own_threshold=own_threshold(),
-            other=st.session_state.get(BESIDE_KEY),
+            other=st.session_state.get(BESIDE_KEY) or None,
         )
     except TraceProbeError as error:
         unreadable(error)
