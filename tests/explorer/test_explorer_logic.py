@@ -22,6 +22,7 @@ from explorer.planted import (
     planted,
     planted_run,
 )
+from trace_probe.bench.picture import choose
 from trace_probe.errors import StoreError
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
 from trace_probe.explorer.launch import SETTINGS, command
@@ -154,6 +155,13 @@ def test_one_row_alone_is_the_row_that_it_is_among_all(tmp_path: Path) -> None:
             alone = run.row(row.facts.id, detector)
             assert (alone.alarm, alone.verdict, alone.lead) == (row.alarm, row.verdict, row.lead)
             assert (alone.label, alone.split) == (row.label, row.split)
+
+
+def test_the_picture_shows_an_early_alarm_on_a_task_that_the_detector_has_not_seen() -> None:
+    run = load_run(Path(__file__).parents[2] / "traces" / "demo")
+    eye = run.detector(run.detectors[0])
+    row = run.row(choose(run, eye), eye)
+    assert (row.verdict, row.split) == ("early", "held out")
 
 
 def test_words_are_found_in_what_the_model_wrote_and_not_in_what_it_was_asked() -> None:

@@ -1,4 +1,4 @@
-"""Takes the README's picture: a trace of the committed demo with an early alarm, as the explorer shows it.
+"""Takes the README's picture: a trace of the committed demo in which the alarm came early.
 
 ``make picture`` does it. Which trace it is follows from the run, so a new run needs no new choice.
 """
