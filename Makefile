@@ -1,4 +1,4 @@
-.PHONY: check fix demo app
+.PHONY: check fix demo app picture
 
 check:
 	ruff format --check .
@@ -15,3 +15,6 @@ demo:
 
 app:
 	streamlit run app.py
+
+picture:
+	python -m trace_probe.bench.picture notebooks/trace.png

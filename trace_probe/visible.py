@@ -4,18 +4,21 @@ Text that went through `visible` is still data. It may go to ``st.text``, ``st.c
 ``st.dataframe`` and ``textContent``, never to anything that reads markdown or HTML.
 """
 
+import re
 import unicodedata
 from functools import lru_cache
 
 KEPT = frozenset("\n\t")
 HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 BLANK_LETTERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+PLAIN = re.compile("[\\x20-\\x7e\\n\\t]*")
 FIRST_SELECTOR, LAST_SELECTOR = "\U000e0100", "\U000e01ef"
 
 
 def visible(text: str) -> str:
     """Return text in which control, zero-width, bidi and blank characters can be seen."""
-    return "".join(map(_glyph, text))
+    # Most text is plain, and a trace of ten thousand tokens is waited for.
+    return text if PLAIN.fullmatch(text) else "".join(map(_glyph, text))
 
 
 @lru_cache(maxsize=4096)

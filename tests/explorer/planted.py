@@ -38,7 +38,7 @@ HOSTILE = (
     "<script>window.pwned = 1</script>",
     '<img src="http://evil.invalid/i.png" onerror="window.pwned = 2">',
     "<style>@import url(http://evil.invalid/s.css); * { display: none }</style>",
-    '<iframe src="http://evil.invalid/f"></iframe>',
+    '<iframe src="http://evil.invalid/f"></iframe><form action="http://evil.invalid/p">',
     "![beacon](http://evil.invalid/m.png)",
     "[link](javascript:window.pwned=3) $\\frac{a}{b}$ :red[red]",
     "\x1b[2J\x1b]8;;http://evil.invalid\x07click\x1b]8;;\x07",

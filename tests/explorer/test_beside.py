@@ -202,7 +202,7 @@ def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(dem
 
 def test_show_writes_a_page_that_reaches_nothing(demo: Path) -> None:
     run, file = demo / "traces" / "demo", demo / "one.html"
-    trace_id = load_run(run).facts[0].id
+    trace_id = next(iter(load_run(run).facts))
     done = CliRunner().invoke(app, ["show", str(run), trace_id[:8], "--html", str(file)])
     assert done.exit_code == 0, done.output
     text = file.read_text(encoding="utf-8")

@@ -16,9 +16,11 @@ from explorer.planted import DETECTOR, HOSTILE, MONITOR
 from trace_probe.bench.explorer import BUDGETS, bench_explorer, format_explorer, server
 from trace_probe.bench.generated import Size
 from trace_probe.explorer.links import VIEWS
+from trace_probe.interop.transcripts import import_transcripts
 
 PAGES = ("", *sorted(view.stem for view in VIEWS.glob("[a-z]*.py") if view.stem != "home"))
 RUNS = ("empty", "garbage", "bare", "hostile", "long", "rich")
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "qwen3_4b_thinking_traces.jsonl"
 
 pytestmark = needs_browser
 
@@ -29,6 +31,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("site") / "traces"
     for kind in RUNS:
         make_run(kind, folder / kind)
+    if REAL.is_file():
+        import_transcripts(REAL, folder / "real")
     with server(folder) as (address, _):
         yield address
 
@@ -42,10 +46,12 @@ def tab(windows: dict[str, Any], site: str) -> Iterator[Tab]:
     assert opened.strangers == []
 
 
-@pytest.mark.parametrize("run", ["rich", "bare", "empty", "garbage"])
+@pytest.mark.parametrize("run", ["rich", "bare", "empty", "garbage", "real"])
 def test_every_page_opens_without_an_exception_and_fetches_nothing_from_elsewhere(
     run: str, tab: Tab
 ) -> None:
+    if run == "real" and not REAL.is_file():
+        pytest.skip("the 213 real transcripts are not beside the checkout")
     for page in PAGES:
         tab.open(f"{page}?r={run}")
         tab.page.wait_for_timeout(300)
@@ -59,7 +65,7 @@ def test_hostile_text_fetches_nothing_and_runs_nothing_on_any_page(page: str, ta
     assert tab.page.locator('[data-testid="stException"]').count() == 0
     assert tab.page.evaluate("window.pwned") is None
     assert tab.strangers == []
-    assert tab.page.locator("iframe[src*='evil'], img[src*='evil'], a[href*='evil']").count() == 0
+    assert tab.page.locator("[src*='evil'], [href*='evil'], [action*='evil']").count() == 0
     shown = tab.page.inner_text("body")
     for hidden in ("\x1b", "\u202e", "\u200b", "\u2066"):
         assert hidden not in shown
@@ -81,11 +87,16 @@ def test_hostile_text_appears_literally(view: str, tab: Tab) -> None:
     assert tab.page.evaluate("window.pwned") is None
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", PAGES)
-def test_nothing_on_any_page_bars_the_way_of_a_screen_reader(page: str, tab: Tab) -> None:
+def test_nothing_on_any_page_bars_the_way_of_a_screen_reader(
+    page: str, scheme: str, windows: dict[str, Any], site: str
+) -> None:
+    tab = Tab(windows[scheme], site)
     tab.open(f"{page}?r=rich&p={DETECTOR}")
     tab.settle()
     found = tab.violations()
+    tab.page.close()
     assert not found, "\n".join(found)
 
 
@@ -97,6 +108,31 @@ def test_a_deep_link_lands_on_its_sentence_and_a_settled_move_is_in_the_address(
     assert tab.selected() == 13
     tab.reader(tab.page.url.removeprefix(tab.site + "/"))
     assert tab.selected() == 13
+
+
+def test_a_threshold_that_moves_brings_its_words_its_address_and_the_sidebar(tab: Tab) -> None:
+    tab.reader(f"trace?r=rich&t=early&p={DETECTOR}")
+    before = tab.page.inner_text(".headline")
+    tab.page.locator(".list").focus()
+    for _ in range(45):
+        tab.page.keyboard.press("+")
+    tab.page.locator(".headline").filter(has_not_text=before).wait_for(timeout=PATIENCE_MS)
+    assert "chosen by hand" in tab.page.inner_text(".fact.sure")
+    tab.page.wait_for_url(re.compile("th="), timeout=PATIENCE_MS)
+    tab.page.get_by_role("slider").wait_for(timeout=PATIENCE_MS)
+
+
+def test_a_slash_leads_to_the_search_which_finds_words_in_the_texts(tab: Tab) -> None:
+    tab.open(f"traces?r=rich&p={DETECTOR}")
+    field = tab.page.get_by_role("textbox", name="Search")
+    field.wait_for(timeout=PATIENCE_MS)
+    tab.settle()
+    tab.page.keyboard.press("/")
+    tab.page.keyboard.type("nobody can stop/")
+    assert field.input_value() == "nobody can stop/"
+    tab.page.keyboard.press("Backspace")
+    tab.page.keyboard.press("Enter")
+    tab.page.get_by_text("3 of 7 traces").wait_for(timeout=PATIENCE_MS)
 
 
 def test_brackets_walk_from_trace_to_trace(tab: Tab) -> None:

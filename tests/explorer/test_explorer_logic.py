@@ -20,10 +20,13 @@ from explorer.planted import (
     long_run,
     make_trace,
     planted,
+    planted_run,
 )
+from trace_probe.bench.picture import choose
 from trace_probe.errors import StoreError
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
 from trace_probe.explorer.launch import SETTINGS, command
+from trace_probe.explorer.loading import load_run
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.rows import (
     QUICK_VIEWS,
@@ -38,6 +41,7 @@ from trace_probe.explorer.rows import (
     table,
 )
 from trace_probe.explorer.runs import list_runs, stamp, traces_root
+from trace_probe.explorer.search import excerpt, near, sentence_with, written
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.sparks import OVER, spark_image
 from trace_probe.explorer.state import ViewState
@@ -142,6 +146,48 @@ def test_the_action_of_a_harmless_trace_is_no_event() -> None:
     assert row.label.acted is not None
     assert row.lead_action is None
     assert "action" not in payload(trace, row, EYE)["marks"]
+
+
+def test_one_row_alone_is_the_row_that_it_is_among_all(tmp_path: Path) -> None:
+    run = load_run(planted_run(tmp_path / "run").path)
+    for detector in (None, run.detector(DETECTOR), run.detector(DETECTOR, 0.1)):
+        for row in run.rows(detector):
+            alone = run.row(row.facts.id, detector)
+            assert (alone.alarm, alone.verdict, alone.lead) == (row.alarm, row.verdict, row.lead)
+            assert (alone.label, alone.split) == (row.label, row.split)
+
+
+def test_the_picture_shows_an_early_alarm_on_a_task_that_the_detector_has_not_seen() -> None:
+    run = load_run(Path(__file__).parents[2] / "traces" / "demo")
+    eye = run.detector(run.detectors[0])
+    row = run.row(choose(run, eye), eye)
+    assert (row.verdict, row.split) == ("early", "held out")
+
+
+def test_words_are_found_in_what_the_model_wrote_and_not_in_what_it_was_asked() -> None:
+    trace = PLANTED[0][0]
+    assert "Write the report" in trace.text
+    assert "Write the report" not in written(trace)
+    assert sentence_with(trace, "  NOBODY can stop ") == 8
+    assert sentence_with(trace, "write the report") is None
+    assert sentence_with(trace, " ") is None
+
+
+def test_an_excerpt_shows_the_words_with_what_stands_around_them() -> None:
+    text = f"{'a ' * 90}then I \u202ecopy\nmyself, {'b ' * 90}"
+    found = excerpt(text, "MYSELF")
+    assert "copy myself, b" in found
+    assert found.startswith("\u2026")
+    assert found.endswith("\u2026")
+    assert "\u202e" not in found
+    assert excerpt(text, "nowhere") == ""
+
+
+def test_an_unknown_id_is_near_those_that_begin_or_are_spelled_like_it() -> None:
+    ids = ["62624a0a00d7f12b", "62624a0a11111111", "9ab8b587526258b3", "fa3019a3e2deb8f7"]
+    assert near("62624a", ids) == ids[:2]
+    assert near("9ab8b587526258b4", ids) == [ids[2]]
+    assert near("zzz", ids) == []
 
 
 def test_filters_keep_what_was_chosen() -> None:

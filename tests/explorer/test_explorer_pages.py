@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,69 @@ def test_the_sentence_at_the_alarm_is_in_the_list(traces: Path) -> None:
     table = open_page("traces").dataframe[0].value
     alarmed = table[table["reading"] == "early"]
     assert alarmed["sentence at the alarm"].iloc[0] in RISKY
+
+
+def test_words_of_a_text_narrow_the_list_and_open_the_trace_at_their_sentence(
+    traces: Path,
+) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces", q="nobody CAN stop")
+    table = app.dataframe[0].value
+    assert set(table["reading"]) == {"early", "late", "missed"}
+    assert all("so that nobody can stop me" in found for found in table["words found"])
+    place = list(table["reading"]).index("late")
+    app.session_state["table_0"] = {"selection": {"rows": [place], "columns": [], "cells": []}}
+    app.run()
+    assert app.query_params["t"] == "late"
+    assert reader_content(app)["focus"] == 9
+
+
+def test_an_unknown_trace_proposes_those_that_are_nearly_so_called(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("trace", t="earli")
+    assert "early" in words(app)
+    app.button(key="near_early").click().run()
+    assert app.query_params["t"] == "early"
+    assert reader_content(app)["trace"] == "early"
+
+
+def test_one_trace_is_shown_without_the_rows_of_all_others(
+    traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run("planted", traces / "run")
+    open_page("trace", t="early")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("every row was made")
+
+    monkeypatch.setattr("trace_probe.explorer.loading.build_rows", refuse)
+    app = open_page("trace", t="early", th="0.1")
+    assert not app.exception
+    assert reader_content(app)["threshold"] == pytest.approx(0.1)
+
+
+def test_a_run_without_scores_is_read_without_risk_and_says_what_is_missing(traces: Path) -> None:
+    make_run("unscored", traces / "run")
+    content = reader_content(open_page("trace", t="early"))
+    assert content["headline"].startswith("No scores for this trace.")
+    assert content["scores"] == [None] * 15
+    assert content["facts"][0]["value"] == "Not scored"
+    table = open_page("traces")
+    assert "trace-probe train" in words(table)
+    assert "peak" not in table.dataframe[0].proto.column_order
+
+
+def test_a_run_without_activations_is_pointed_to_what_words_can_tell(traces: Path) -> None:
+    with Store.create(traces / "run", Manifest(model="m", source="imported")).writing() as store:
+        store.add(make_trace(["One."], ["Two."]))
+    for page in ("home", "traces", "metrics"):
+        assert "by its words alone" in words(open_page(page))
+
+
+def test_a_thought_that_was_cut_short_is_said_to_be(traces: Path) -> None:
+    with Store.create(traces / "run", Manifest(model="m")).writing() as store:
+        store.add(replace(make_trace(["One."], ["Two."]), thought="truncated"))
+    assert reader_content(open_page("trace"))["note"] == "reasoning: truncated"
 
 
 def test_labellers_can_be_chosen_and_their_disagreement_is_a_view(traces: Path) -> None:

@@ -24,6 +24,12 @@ from trace_probe.explorer.saved import save_page
 
 pytestmark = needs_browser
 
+IN_SIGHT = """() => {
+  const list = document.querySelector(".list").getBoundingClientRect();
+  const row = document.querySelector('.row[aria-selected="true"]').getBoundingClientRect();
+  return row.top >= list.top && row.bottom <= list.bottom;
+}"""
+
 
 def content(run: Path, trace_id: str, *, layer: int | None = None) -> dict[str, Any]:
     """Return what the explorer would give the reader."""
@@ -72,6 +78,18 @@ def test_it_opens_at_the_alarm_with_when_what_and_how_sure(tab: Tab, files: Path
     assert "tokens after the alarm" in cards[1]
     assert "copy_self --target spare-02" in cards[2]
     assert "0.8 % [0.1, 2.9]" in cards[3]
+
+
+def test_the_sentence_it_opens_at_is_in_sight_however_tall_the_rows_above(
+    windows: dict[str, Any], files: Path
+) -> None:
+    tab = Tab(windows["light"])
+    tab.page.set_viewport_size({"width": 560, "height": 800})
+    for sentence in (37, 250, 380):
+        tab.file(files / "long.html", f"#s={sentence}")
+        tab.page.reload()
+        tab.page.wait_for_function(IN_SIGHT)
+    tab.page.close()
 
 
 def test_a_trace_can_be_read_from_end_to_end_by_keys_alone(tab: Tab, files: Path) -> None:

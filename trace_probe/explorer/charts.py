@@ -23,7 +23,7 @@ def intervals(
         for name, f in figures.items()
         if f.known
     ]
-    names = {"labelLimit": 220, "labelOverlap": False}
+    names = {"labelLimit": 320, "labelOverlap": False, "labelFlush": False}
     y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": names}
     emphasised = {"condition": {"test": "datum.first", "value": ACCENT}, "value": GREY}
     shared = {"y": y, "color": emphasised}

@@ -29,13 +29,21 @@ NO_THRESHOLD = (
 
 @dataclass(frozen=True)
 class Current:
-    """What the sidebar says: the run, the detector, whose labels, and all rows."""
+    """What the sidebar says: the run, the detector, whose labels."""
 
     run: Loaded
     detector: Detector | None
-    rows: list[Row]
     labeller: str | None = None
     """None where nobody has labelled the run."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Return every trace as it is seen this way; made once for each way of seeing."""
+        return self.run.rows(self.detector, self.labeller)
+
+    def row(self, trace_id: str) -> Row:
+        """Return one trace as it is seen this way."""
+        return self.run.row(trace_id, self.detector, self.labeller)
 
     @property
     def alarms(self) -> bool:
@@ -77,15 +85,21 @@ def reports(detector: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def current() -> Current:
-    """Return what the sidebar says; end the page with a message where there is nothing."""
+def current(*, every_row: bool = True) -> Current:
+    """Return what the sidebar says; end the page with a message where there is nothing.
+
+    A page that shows one trace does without the rows of all, and finds out itself whether that
+    one can be read.
+    """
     path = runs().get(st.session_state.get(RUN_KEY, ""))
     if path is None:
         nothing_there()
     try:
         run = load_run(path)
-        detector, labeller = chosen_detector(run), chosen_labeller(run)
-        return Current(run, detector, run.rows(detector, labeller), labeller)
+        found = Current(run, chosen_detector(run), chosen_labeller(run))
+        if every_row:
+            found.rows  # noqa: B018 - made here, where what is broken can be told
+        return found
     except TraceProbeError as error:
         problem("This run cannot be read", f"{path.resolve()}\n{error}")
         end_page()
@@ -125,6 +139,16 @@ def nothing_there() -> NoReturn:
     st.text("or say where your runs are:")
     st.code("trace-probe explore --traces <folder of runs>", language=None)
     end_page()
+
+
+def no_detector(shown: Current) -> str:
+    """Return why there are no scores, and what can be had instead."""
+    if shown.run.manifest.layers:
+        return "No detector has scored this run: `trace-probe train`, then `trace-probe evaluate`."
+    return (
+        "No detector has scored this run. It holds no activations, so no probe can; "
+        "`trace-probe evaluate` scores it by its words alone."
+    )
 
 
 def no_traces() -> NoReturn:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, narrow, ordered
+from trace_probe.explorer.search import normal
 
 Order = Literal["risk", "lead"]
 ORDERS: tuple[Order, ...] = ("risk", "lead")
@@ -19,7 +20,7 @@ class Filters:
     view: str | None = None
     by: Order = "risk"
     words: str = ""
-    """Part of the id of a task or of a trace."""
+    """Part of what the model wrote, or of the id of a task or of a trace."""
     chosen: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Values wanted, by facet; none of a facet is all."""
 
@@ -44,22 +45,26 @@ class Filters:
         }
         return {key: value for key, value in parts.items() if value}
 
-    def apply(self, rows: Iterable[Row]) -> list[Row]:
-        """Return the rows that pass, in order."""
-        found = (row for row in narrow(rows, self.view, self.chosen) if self._names(row))
+    def apply(self, rows: Iterable[Row], texts: Mapping[str, str]) -> list[Row]:
+        """Return the rows that pass, in order; `texts` holds what was written, by trace id."""
+        found = narrow(rows, self.view, self.chosen)
+        wanted = normal(self.words)
+        if wanted:
+            found = [row for row in found if _holds(row, texts[row.facts.id], wanted)]
         return ordered(found, self.by)
 
-    def _names(self, row: Row) -> bool:
-        wanted = self.words.strip().lower()
-        return wanted in row.facts.task.lower() or wanted in row.facts.id
-
-    def strictest(self, rows: Sequence[Row]) -> tuple[str, int] | None:
+    def strictest(self, rows: Sequence[Row], texts: Mapping[str, str]) -> tuple[str, int] | None:
         """Return the filter that by itself removes most rows, and how many; None without one."""
         alone = {
             "the quick view": Filters(view=self.view),
             "the text": Filters(words=self.words),
             **{facet: Filters(chosen={facet: values}) for facet, values in self.chosen.items()},
         }
-        removed = {name: len(rows) - len(one.apply(rows)) for name, one in alone.items()}
+        removed = {name: len(rows) - len(one.apply(rows, texts)) for name, one in alone.items()}
         name = max(removed, key=lambda name: removed[name])
         return (name, removed[name]) if removed[name] else None
+
+
+def _holds(row: Row, text: str, wanted: str) -> bool:
+    names = wanted in row.facts.task.lower() or wanted in row.facts.id
+    return names or wanted in text.lower()

@@ -20,6 +20,7 @@ SETTINGS = {
     "theme.light.textColor": "#0D0C0B",
     "theme.light.codeTextColor": "#0D0C0B",
     "theme.dark.primaryColor": "#56B4E9",
+    "theme.dark.codeTextColor": "#FAFAFA",
 }
 """As in the checkout's ``.streamlit/config.toml``, which an installed package does not have."""
 

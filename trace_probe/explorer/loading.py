@@ -4,9 +4,10 @@ Everything is kept under the path of a run and the stamp of its files, for all s
 server, so that a threshold can move without a trace being parsed again.
 """
 
+import gc
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,19 @@ from typing import Any
 from trace_probe.emergence.curve import OraclePoint, oracle_points
 from trace_probe.errors import ProbeError
 from trace_probe.explorer.layers import LayerRow, LayerScale, read_layers, read_scales
-from trace_probe.explorer.rows import Facts, Row, Scores, Split, build_rows, facts_of, score_range
+from trace_probe.explorer.rows import (
+    Facts,
+    Row,
+    Scores,
+    Split,
+    build_row,
+    build_rows,
+    facts_of,
+    ordered,
+    score_range,
+)
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
+from trace_probe.explorer.search import written
 from trace_probe.explorer.words import Detector, calibrated_threshold
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
@@ -25,10 +37,13 @@ from trace_probe.trace import Trace
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run in memory, without texts and activations."""
+    """A run in memory: of the texts only what the model wrote, and no activations."""
 
     store: Store
-    facts: tuple[Facts, ...]
+    facts: Mapping[str, Facts]
+    """By trace id, in the order of recording."""
+    texts: Mapping[str, str]
+    """What the model wrote, by trace id."""
     judged: Mapping[str, Mapping[str, Label]]
     """Labels by labeller and trace id, the labeller who came last at the end."""
     detectors: tuple[str, ...]
@@ -63,7 +78,7 @@ class Loaded:
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace, with its text."""
-        return self.store.trace(trace_id)
+        return _trace(self.path, trace_id, self.stamp)
 
     def alarm_text(self, row: Row) -> str:
         """Return the sentence at which a trace raised the alarm; nothing if it raised none."""
@@ -86,7 +101,8 @@ class Loaded:
         report = self.report(name)
         calibrated = calibrated_threshold(report)
         low, high = _range(self.path, name, calibrated, self.stamp)
-        return Detector(name, calibrated if own is None else own, report, low, high)
+        threshold, by_hand = calibrated if own is None else own, own is not None
+        return Detector(name, threshold, report, low, high, by_hand=by_hand)
 
     def beside(self, name: str, trace_id: str) -> tuple[Detector, Scores] | None:
         """Return another detector and its scores of a trace, or None if it has none."""
@@ -117,6 +133,26 @@ class Loaded:
             return _rows(self.path, None, None, by, self.stamp)
         return _rows(self.path, detector.name, detector.threshold, by, self.stamp)
 
+    def row(self, trace_id: str, detector: Detector | None, labeller: str | None = None) -> Row:
+        """Return the row of one trace, without looking at any other.
+
+        Raises:
+            StoreError: it has another number of scores than of sentences.
+        """
+        facts = self.facts[trace_id]
+        by = labeller or next(reversed(self.labellers), "")
+        label = self.judged.get(by, {}).get(trace_id)
+        disputed = trace_id in _disputed(self.path, self.stamp)
+        if detector is None:
+            return build_row(facts, label, None, None, disputed=disputed)
+        scores = self.scores(detector.name).get(trace_id)
+        split = _splits(probe_card(self.path, detector.name), self.stamp)[facts.task]
+        return build_row(facts, label, scores, detector.threshold, split, disputed=disputed)
+
+    def by_risk(self, detector: Detector | None) -> Sequence[str]:
+        """Return the ids by falling peak, which no threshold and no label changes."""
+        return _by_risk(self.path, None if detector is None else detector.name, self.stamp)
+
 
 def load_run(path: Path) -> Loaded:
     """Return a run as it now is on disk.
@@ -127,17 +163,38 @@ def load_run(path: Path) -> Loaded:
     return _run(path, stamp(path))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _run(path: Path, state: Stamp) -> Loaded:
     store = Store(path)
+    facts, texts = dict[str, Facts](), dict[str, str]()
+    for trace in store.traces():
+        facts[trace.id], texts[trace.id] = facts_of(trace), written(trace)
     evaluated = {file.stem for file in (path / "reports").glob("*.json")}
-    return Loaded(
+    loaded = Loaded(
         store=store,
-        facts=tuple(facts_of(trace) for trace in store.traces()),
+        facts=facts,
+        texts=texts,
         judged=_judged(store.every_label()),
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
     )
+    _set_aside()
+    return loaded
+
+
+def _set_aside() -> None:
+    """Take what was loaded out of the sight of the garbage collector.
+
+    Streamlit has it walk through everything after each run of a page, and at ten thousand
+    traces that takes longer than the page. What is dropped later is freed as it holds no cycles.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@lru_cache(maxsize=16)
+def _trace(path: Path, trace_id: str, state: Stamp) -> Trace:
+    return _run(path, state).store.trace(trace_id)
 
 
 @lru_cache(maxsize=4096)
@@ -151,17 +208,27 @@ def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
     return dict(_run(path, state).store.scores(detector))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _rows(
     path: Path, detector: str | None, threshold: float | None, labeller: str | None, state: Stamp
 ) -> list[Row]:
     run = _run(path, state)
-    labels, disputed = run.judged.get(labeller or "", {}), _disputed(run.judged)
+    facts, labels = run.facts.values(), run.judged.get(labeller or "", {})
+    disputed = _disputed(path, state)
     if detector is None:
-        return build_rows(run.facts, labels, {}, None, _splits(None), disputed)
-    splits = _splits(probe_card(path, detector))
+        return build_rows(facts, labels, {}, None, _splits(None, state), disputed)
+    splits = _splits(probe_card(path, detector), state)
     scores = _scores(path, detector, state)
-    return build_rows(run.facts, labels, scores, threshold, splits, disputed)
+    rows = build_rows(facts, labels, scores, threshold, splits, disputed)
+    _set_aside()
+    return rows
+
+
+@lru_cache(maxsize=8)
+def _by_risk(path: Path, detector: str | None, state: Stamp) -> tuple[str, ...]:
+    run = _run(path, state)
+    rows = run.rows(None if detector is None else run.detector(detector))
+    return tuple(row.facts.id for row in ordered(rows, "risk"))
 
 
 def _judged(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
@@ -174,8 +241,10 @@ def _judged(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
     return found
 
 
-def _disputed(judged: Mapping[str, Mapping[str, Label]]) -> frozenset[str]:
+@lru_cache(maxsize=8)
+def _disputed(path: Path, state: Stamp) -> frozenset[str]:
     """Return the traces that one labeller calls instrumental and another harmless."""
+    judged = _run(path, state).judged
     held = {
         outcome: {
             name for labels in judged.values() for name in labels if labels[name].outcome is outcome
@@ -185,12 +254,16 @@ def _disputed(judged: Mapping[str, Mapping[str, Label]]) -> frozenset[str]:
     return frozenset(held[True] & held[False])
 
 
-def _splits(card: Path | None) -> defaultdict[str, Split]:
+@lru_cache(maxsize=16)
+def _splits(card: Path | None, state: Stamp) -> defaultdict[str, Split]:
     """Return for each task what it was to a probe; *unknown* for all without its card.
+
+    `state` tells one content of the card from another.
 
     Raises:
         ProbeError: the card is broken.
     """
+    del state
     if card is None:
         return defaultdict(lambda: "unknown")
     try:

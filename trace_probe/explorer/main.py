@@ -3,6 +3,7 @@
 import streamlit as st
 
 from trace_probe.explorer import sidebar
+from trace_probe.explorer.ink import darken
 from trace_probe.explorer.links import VIEWS
 
 # A picture of its own: Streamlit would fetch an icon font from elsewhere.
@@ -35,6 +36,8 @@ def main() -> None:
         position="top",
     )
     sidebar.draw()
+    with st.sidebar:
+        darken()
     page.run()
 
 

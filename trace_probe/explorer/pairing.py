@@ -14,7 +14,7 @@ from trace_probe.trace import Trace
 
 Align = Literal["start", "alarm", "action"]
 ALIGNMENTS: tuple[Align, ...] = ("start", "alarm", "action")
-NEUTRAL = ("none", "neutral")
+NEUTRAL = ("none", "neutral", "baseline")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def by_nudge(rows: Iterable[Row]) -> list[Pair]:
 
     found = []
     for group in _groups(rows, draw):
-        plain = next((row for row in group if _nudge(row) in NEUTRAL), None)
+        plain = next((row for row in group if _plain(row)), None)
         if plain is not None:
             found += [Pair(plain, row) for row in group if _nudge(row) != _nudge(plain)]
     return found
@@ -108,6 +108,11 @@ def _sample(row: Row) -> int:
 def _nudge(row: Row) -> str:
     """Return the nudge of a trace, which `condition_text` writes first."""
     return row.facts.condition.split(" · ")[0]
+
+
+def _plain(row: Row) -> bool:
+    """Return whether nothing was done to make a trace act one way or the other."""
+    return _nudge(row).rpartition(" ")[2] in NEUTRAL
 
 
 def mean_difference(pairs: Sequence[Pair], *, seed: int = 0) -> Figure:

@@ -4,6 +4,7 @@ The same input always gives the same bytes, so that nothing is sent twice to the
 Texts have been made visible; a missing score is None, never 0.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,10 @@ def payload(
 
 def sentence(trace: Trace, span: Span) -> list[Any]:
     """Return a sentence and the lengths of its tokens, all as they are shown."""
+    text = trace.text_of(span)
+    if text and text == visible(text):
+        cuts = [*trace.offsets[span.start : span.stop], trace.offsets[span.start] + len(text)]
+        return [span.start, span.stop, span.channel, text, [b - a for a, b in pairwise(cuts)]]
     tokens = [
         visible(trace.text_of(Span(token, token + 1))) for token in range(span.start, span.stop)
     ]
@@ -69,7 +74,7 @@ def sentence(trace: Trace, span: Span) -> list[Any]:
 def title(row: Row) -> str:
     """Return what the trace is, in one line."""
     facts = row.facts
-    parts = [facts.task, facts.model, f"nudge {facts.condition}", f"sample {facts.sample}"]
+    parts = [facts.task, facts.model, f"condition {facts.condition}", f"sample {facts.sample}"]
     parts += [facts.role] if facts.role != "test" else []
     parts += [] if row.split == "unknown" else [f"task {row.split}"]
     return visible(" · ".join([*parts, row.outcome]))
@@ -101,7 +106,8 @@ def find_marks(trace: Trace, row: Row) -> dict[str, dict[str, Any]]:
 def absent(row: Row) -> dict[str, str]:
     """Return what to say in the place of a mark that is not there."""
     label = row.label
-    alarm = "no alarm" if row.threshold is not None and row.scores is not None else "no threshold"
+    alarm = "no alarm" if row.threshold is not None else "no threshold"
+    alarm = "not scored" if row.scores is None else alarm
     if label is None:
         return {"alarm": alarm, "said": "not labelled", "action": "not labelled"}
     located = label.said is not None or label.acted is not None

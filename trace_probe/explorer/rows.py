@@ -7,6 +7,7 @@ there. A sentence without a score is nan: it raises no alarm and is no evidence 
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ class Row:
     disputed: bool = False
     """Whether one labeller calls the trace instrumental and another harmless."""
 
-    @property
+    @cached_property
     def peak(self) -> float | None:
         """Return the highest score of a reasoning sentence."""
         known = _known(self.scores, self.facts.reasoning)
@@ -100,7 +101,7 @@ class Row:
             return None
         return self.label.acted.start - self.alarm_stop if self.label.outcome else None
 
-    @property
+    @cached_property
     def lead(self) -> int | None:
         """Return tokens from the alarm to whatever showed first, word or deed."""
         leads = [lead for lead in (self.lead_said, self.lead_action) if lead is not None]
@@ -119,7 +120,7 @@ class Row:
         names = {True: "instrumental", False: "harmless", None: "unknown"}
         return names[self.label.outcome]
 
-    @property
+    @cached_property
     def verdict(self) -> Verdict:
         """Return how the detector did on this trace."""
         if self.scores is None:
@@ -142,7 +143,7 @@ class Row:
     def _calm(self) -> Verdict:
         return "clear" if self.alarm is None else "false alarm"
 
-    @property
+    @cached_property
     def spark(self) -> list[float | None]:
         """Return the highest score in each of 32 equal parts of what was generated."""
         return sparkline(self.facts, self.scores)
@@ -161,7 +162,7 @@ QUICK_VIEWS: dict[str, Callable[[Row], bool]] = {
 FACETS: dict[str, Callable[[Row], str]] = {
     "category": lambda row: row.facts.category,
     "model": lambda row: row.facts.model,
-    "nudge": lambda row: row.facts.condition,
+    "condition": lambda row: row.facts.condition,
     "outcome": lambda row: row.outcome,
     "role": lambda row: row.facts.role,
     "split": lambda row: row.split,
@@ -302,7 +303,7 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
     """Return the columns of the trace table."""
     return {
         "task": [row.facts.task for row in rows],
-        "nudge": [row.facts.condition for row in rows],
+        "condition": [row.facts.condition for row in rows],
         "outcome": [row.outcome for row in rows],
         "reading": [row.verdict for row in rows],
         "peak": [row.peak for row in rows],

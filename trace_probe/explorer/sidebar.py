@@ -38,7 +38,8 @@ def draw() -> None:
     with st.sidebar:
         name = st.selectbox("Run", list(found), key=RUN_KEY)
         try:
-            run = load_run(found[name])
+            with st.spinner("Reading the run"):
+                run = load_run(found[name])
             _choose_detector(run)
             _choose_labeller(run)
         except TraceProbeError:

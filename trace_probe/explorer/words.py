@@ -51,7 +51,7 @@ def fine_print(row: Row, detector: Detector | None) -> str:
     """Return how far the headline can be trusted: threshold, false alarms, labeller."""
     labeller = f"Labelled by {row.label.labeller}." if row.label else "Not labelled."
     if detector is None:
-        return f"No detector has scored this run: run `trace-probe flag`. {labeller}"
+        return f"No detector has scored this run. {labeller}"
     return f"{detector.name}: {_threshold_words(detector)} {labeller}"
 
 
@@ -64,6 +64,8 @@ def _threshold_words(detector: Detector) -> str:
             f"layer {detector.layer}, {shown}, set on the same benign traces as the detector's "
             "own; its false-alarm rate was not measured."
         )
+    if detector.report is None and not detector.by_hand:
+        return f"{shown}, the probe's own: how often it alarms on benign text is not known here."
     if not detector.calibrated:
         return f"{shown}, chosen by hand: its false-alarm rate is not known."
     rate = figure(detector.report, "false_alarm_rate")

@@ -1,3 +1,5 @@
+const NAME_ROOM = 85;
+
 // The emergence curve: bars are sentences, the line is the running risk, lanes hold the marks.
 
 class Curve {
@@ -26,6 +28,7 @@ class Curve {
     this.svg.setAttribute("aria-label", data.headline);
     this.svg.replaceChildren(this.patterns());
     this.drawAxis();
+    this.drawLegend();
     this.drawBars();
     this.drawBeside();
     this.drawRunning();
@@ -64,6 +67,21 @@ class Curve {
     }
   }
 
+  // What bars and lines are, and where the threshold lies.
+  drawLegend() {
+    const { top } = this.plot;
+    const { threshold, beside } = this.data;
+    const legend = shape("text", { x: LEFT, y: top - 6, class: "tick halo" }, "risk of each sentence");
+    const name = (sign, kind, words) =>
+      legend.append(shape("tspan", { class: kind, dx: 12 }, sign), shape("tspan", { dx: 5 }, words));
+    name("\u2501", "running-sign", "highest so far");
+    if (threshold !== null) name("- -", "running-sign", `threshold ${brief(threshold)}`);
+    beside.filter(({ kind }) => kind === "detector")
+      .forEach((curve) => name("- -", "beside-sign", curve.name));
+    if (this.data.scores.includes(null)) name("///", "", "no score");
+    this.svg.append(legend);
+  }
+
   drawBars() {
     const { plot } = this;
     this.data.sentences.forEach(([start, stop, channel], index) => {
@@ -94,12 +112,13 @@ class Curve {
     if (this.data.threshold === null) return;
     const y = this.plot.y(this.data.threshold);
     const ends = { x1: LEFT, x2: this.plot.width - RIGHT, y1: y, y2: y };
-    const at = { x: LEFT + 4, y: y - 4, class: "tick halo" };
     this.svg.append(
       shape("line", { ...ends, class: "threshold" }),
       shape("line", { ...ends, class: "handle" }),
-      shape("text", at, `threshold ${brief(this.data.threshold)}`),
     );
+    const apart = this.data.range.every((value) => Math.abs(this.plot.y(value) - y) > LEGEND);
+    const at = { x: LEFT - 6, y: y + 4, class: "tick end" };
+    if (apart) this.svg.append(shape("text", at, brief(this.data.threshold)));
   }
 
   drawMarks() {
@@ -156,8 +175,10 @@ class Curve {
       this.svg.append(
         shape("rect", { x: left, y, width, height: STRIP, class: `phase ${sentence[2]}` }),
       );
-      if (width > 70 && left > LEFT - 1) {
-        const at = { x: left + width / 2, y: y + STRIP + 14, class: "tick middle" };
+      const middle = left + width / 2;
+      const room = Math.min(middle - LEFT, plot.width - RIGHT - middle);
+      if (width > 70 && room > NAME_ROOM) {
+        const at = { x: middle, y: y + STRIP + 14, class: "tick middle" };
         this.svg.append(shape("text", at, sentence[2]));
       }
       from = index + 1;

@@ -1,6 +1,7 @@
 // Geometry of the curve: tokens to the right, scores upwards; panels one below the other.
 
 const LANE = 20;
+const LEGEND = 14;
 const PLOT = 112;
 const CHANCE = 64;
 const STRIP = 14;
@@ -13,7 +14,7 @@ class Plot {
     this.data = data;
     this.width = width;
     this.lanes = data.lanes ?? Object.keys(MARKS).filter((name) => data.marks[name]);
-    this.top = this.lanes.length * LANE + 10;
+    this.top = this.lanes.length * LANE + LEGEND + 8;
     this.bottom = this.top + PLOT;
     this.chanceTop = this.bottom + 22;
     this.stripTop = this.bottom + (this.hasChance() ? CHANCE + 30 : 0);

@@ -3,7 +3,8 @@
 const SETTLE_MS = 300;
 const SHORTEST_LIST = 260;
 const THRESHOLD_STEPS = 100;
-const THRESHOLD_REST_MS = 120;
+const THRESHOLD_REST_MS = 50;
+const ANSWER_MS = 2000;
 const HELP = [
   ["j k", "next, previous sentence"],
   ["J K", "next, previous over the threshold"],
@@ -201,7 +202,13 @@ class Reader {
     this.sentences.recolour(this.data);
     if (this.index !== undefined) this.curve.select(this.index);
     clearTimeout(this.thresholdTimer);
-    this.thresholdTimer = setTimeout(() => this.onThreshold(threshold), THRESHOLD_REST_MS);
+    this.thresholdTimer = setTimeout(() => this.askFor(threshold), THRESHOLD_REST_MS);
+  }
+
+  // A page that is being drawn may lose what it is told meanwhile, so it is told once more.
+  askFor(threshold, again = true) {
+    this.onThreshold(threshold);
+    if (again) this.thresholdTimer = setTimeout(() => this.askFor(threshold, false), ANSWER_MS);
   }
 
   toggleLayers() {

@@ -1,6 +1,8 @@
 // The list of sentences: number, risk, heat bar, marks, text; calm stretches folded.
 // Tokens are made for the one sentence that is open.
 
+const SETTLING_FRAMES = 5;
+
 class Sentences {
   constructor(host, { onPick, onWindow, onPeek }) {
     this.host = host;
@@ -144,9 +146,15 @@ class Sentences {
     row.setAttribute("aria-selected", "true");
     this.host.setAttribute("aria-activedescendant", row.id);
     this.showTokens(row, index);
+    this.bringUntilStill(row);
+  }
+
+  // Rows off screen have estimated heights: once they are drawn, the place may have moved.
+  bringUntilStill(row, frames = SETTLING_FRAMES) {
     this.bring(row);
-    // Rows off screen have estimated heights; once drawn, the place may have moved.
-    requestAnimationFrame(() => this.bring(row));
+    if (frames && row === this.selected) {
+      requestAnimationFrame(() => this.bringUntilStill(row, frames - 1));
+    }
   }
 
   close(row) {

@@ -61,9 +61,18 @@ CARD_FIELDS = (
 
 def table(content: dict[str, object], alt: str) -> None:
     """Show fields and their values."""
-    values = [visible("—" if value in (None, "") else str(value)) for value in content.values()]
     names = [name.replace("_", " ") for name in content]
-    st.dataframe({"field": names, "value": values}, hide_index=True, alt=alt)
+    values = [visible(shown_as(value)) for value in content.values()]
+    st.dataframe({"field": names, "value": values}, hide_index=True, height="content", alt=alt)
+
+
+def shown_as(value: object) -> str:
+    """Return a value as a person writes it."""
+    if value in (None, "", ()):
+        return "—"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def manifest(shown: Current) -> None:

@@ -34,7 +34,7 @@ FIRST_KEY, SECOND_KEY = "filter_compare_a", "filter_compare_b"
 OUTCOME, NUDGE, MODEL, DETECTOR, OWN = "Outcome", "Nudge", "Run", "Detector", "Any two"
 KINDS = {
     OUTCOME: "Two samples of one prompt: one acted instrumentally, one did not.",
-    NUDGE: "One task and sample, without a nudge and with one.",
+    NUDGE: "One task and sample, without a nudge and with one (or under another condition).",
     MODEL: "One task and sample in two runs, such as two models.",
     DETECTOR: "One trace as two detectors see it.",
     OWN: "Any two traces of this run, by id.",
@@ -52,7 +52,7 @@ class Side:
         """Return what tells a trace of this side from its partner."""
         facts = row.facts
         seen_by = "" if self.detector is None else f" · by {self.detector.name}"
-        parts = f"{self.run.name} · nudge {facts.condition} · sample {facts.sample}"
+        parts = f"{self.run.name} · condition {facts.condition} · sample {facts.sample}"
         return visible(f"{parts} · {row.outcome}{seen_by}")
 
 
@@ -64,6 +64,12 @@ def adopt() -> None:
             st.session_state[key] = asked[name]
     if asked.get("with") in runs():
         st.session_state[OTHER_RUN_KEY] = asked["with"]
+
+
+def first_kind(shown: Current) -> None:
+    """Start with a kind of which the run holds pairs."""
+    if KIND_KEY not in st.session_state and not by_outcome(shown.rows) and by_nudge(shown.rows):
+        st.session_state[KIND_KEY] = NUDGE
 
 
 def pairs_of(shown: Current, kind: str) -> tuple[list[Pair], Side, Side]:
@@ -137,6 +143,10 @@ def choose_pair(pairs: list[Pair], kind: str, *, comparable: bool) -> Pair:
     event = st.dataframe(
         pair_table(pairs, comparable=comparable),
         hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(format="%.2f")
+            for name in ("peak A", "peak B", "B − A")
+        },
         key=f"compare_{kind}_{len(pairs)}",
         on_select="rerun",
         selection_mode="single-row-required",
@@ -153,18 +163,21 @@ def pair_table(pairs: list[Pair], *, comparable: bool) -> dict[str, list[object]
     """Return the columns of the table of pairs; a difference only where scales are the same."""
     columns: dict[str, list[object]] = {
         "task": [visible(pair.first.facts.task) for pair in pairs],
-        "A": [visible(f"{p.first.outcome}, sample {p.first.facts.sample}") for p in pairs],
-        "B": [visible(f"{p.second.outcome}, sample {p.second.facts.sample}") for p in pairs],
-        "peak A": [_short(pair.first.peak) for pair in pairs],
-        "peak B": [_short(pair.second.peak) for pair in pairs],
+        "A": [visible(_told(pair.first, pair.second)) for pair in pairs],
+        "B": [visible(_told(pair.second, pair.first)) for pair in pairs],
+        "peak A": [pair.first.peak for pair in pairs],
+        "peak B": [pair.second.peak for pair in pairs],
     }
     if comparable:
-        columns["B − A"] = [_short(pair.difference) for pair in pairs]
+        columns["B − A"] = [pair.difference for pair in pairs]
     return {**columns, "alarm": [pair.alarms for pair in pairs]}
 
 
-def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+def _told(row: Row, other: Row) -> str:
+    """Return what became of a trace, and in what it differs from its partner."""
+    facts = row.facts
+    same = facts.condition == other.facts.condition
+    return f"{row.outcome}, {f'sample {facts.sample}' if same else facts.condition}"
 
 
 def summary(pairs: list[Pair], *, comparable: bool) -> str:
@@ -173,11 +186,13 @@ def summary(pairs: list[Pair], *, comparable: bool) -> str:
         words: sum(pair.alarms == words for pair in pairs)
         for words in ("both", "only A", "only B", "neither")
     }
-    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    told = " · alarms: " + ", ".join(f"{name} {count}" for name, count in counts.items())
+    thresholds = {row.threshold for pair in pairs for row in (pair.first, pair.second)}
+    told = "" if thresholds == {None} else told
     mean = mean_difference(pairs)
     shown = comparable and mean.known and len(pairs) > 1
     tail = f" · mean difference of peaks, B − A: {mean.text()} over tasks" if shown else ""
-    return f"{len(pairs):,} pairs · alarms: {told}{tail}"
+    return f"{len(pairs):,} pairs{told}{tail}"
 
 
 def origins(pair: Pair, align: Align) -> tuple[int, int]:
@@ -208,7 +223,7 @@ def side_by_side(pair: Pair, sides: tuple[Side, Side], at: tuple[int, int]) -> N
         st.space("stretch")
         for letter, side, row in zip("AB", sides, rows, strict=True):
             if st.button(f"Read {letter}", key=f"compare_read_{letter}"):
-                open_trace(Current(side.run, side.detector, []), row.facts.id)
+                open_trace(Current(side.run, side.detector), row.facts.id)
     contents = [
         {**payload(trace, row, side.detector), "title": f"{letter} · {side.name(row)}"}
         for letter, trace, row, side in zip("AB", traces, rows, sides, strict=True)
@@ -223,6 +238,7 @@ shown = current()
 if not shown.rows:
     no_traces()
 adopt()
+first_kind(shown)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     link = sidebar.arrival() or {}
     kind = choose_one("What differs", list(KINDS), key=KIND_KEY, asked=link.get("pair"))
@@ -234,7 +250,13 @@ if not pairs:
     sidebar.publish(shown.view(), link)
     st.info("This run holds no such pair." if kind != OWN else "Name two traces.")
     end_page()
-pairs.sort(key=lambda pair: (pair.alarms == "neither", -pair.gap))
+pairs.sort(
+    key=lambda pair: (
+        pair.alarms == "neither",
+        -pair.gap,
+        pair.first.outcome == pair.second.outcome,
+    )
+)
 comparable = sides[0].detector == sides[1].detector
 st.text(visible(summary(pairs, comparable=comparable)))
 pair = choose_pair(pairs, kind, comparable=comparable)

@@ -1,10 +1,12 @@
 """Home: what this run is, how much warning there was, and three traces to start with."""
 
+from typing import Any
+
 import streamlit as st
 
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import intervals, lead_histogram
-from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
+from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.figures import MAIN, RANKS, Figure, best_baseline, figure, notes
 from trace_probe.explorer.heldout import by_category, unseen
 from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
@@ -13,6 +15,7 @@ from trace_probe.explorer.sparks import spark_svg
 from trace_probe.explorer.words import headline
 from trace_probe.visible import visible
 
+PLAIN: Any = {"delta_color": "off", "delta_arrow": "off", "border": True}
 STARTS = {
     "early": "An early warning",
     "quiet": "Never said, yet caught",
@@ -21,16 +24,16 @@ STARTS = {
 }
 
 
-def card(cell: st.delta_generator.DeltaGenerator, name: str, found: Figure, share: bool) -> None:
+def card(name: str, found: Figure, *, share: bool = False) -> None:
     """Show one figure large, with its interval below it."""
     if not found.known:
-        cell.metric(name, "—", found.text(), delta_color="off", delta_arrow="off", border=True)
+        st.metric(name, "—", found.text(), **PLAIN)
         return
     estimate, _, spread = found.text(percent=share).partition(" [")
     words = f"95 %: {spread.rstrip(']').replace(', ', ' to ')}" if spread else "no interval"
     count = "" if found.n is None else f", n = {found.n}"
     words = f"{words}{count}"
-    cell.metric(name, estimate, words, delta_color="off", delta_arrow="off", border=True)
+    st.metric(name, estimate, words, **PLAIN)
 
 
 def figures(shown: Current) -> None:
@@ -38,16 +41,15 @@ def figures(shown: Current) -> None:
     report = None if shown.detector is None else shown.detector.report
     acted = sum(row.outcome == "instrumental" for row in shown.rows)
     tasks = len({row.facts.task for row in shown.rows})
-    plain = {"delta_color": "off", "delta_arrow": "off", "border": True}
-    cells = st.columns(5)
-    cells[0].metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **plain)
-    share = f"{acted / len(shown.rows):.1%} of all"
-    cells[1].metric("Acted instrumentally", f"{acted:,}", share, **plain)
     ranks = next((key for key in RANKS if figure(report, key).known), RANKS[0])
-    card(cells[2], MAIN[ranks], figure(report, ranks), share=False)
-    caught = figure(report, "caught_before_action")
-    card(cells[3], "Caught before the action", caught, share=True)
-    card(cells[4], "False alarms", figure(report, "false_alarm_rate"), share=True)
+    with st.container(horizontal=True):
+        st.metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **PLAIN)
+        share = f"{acted / len(shown.rows):.1%} of all"
+        st.metric("Acted instrumentally", f"{acted:,}", share, **PLAIN)
+        card(MAIN[ranks], figure(report, ranks))
+        caught = figure(report, "caught_before_action")
+        card("Caught before the action", caught, share=True)
+        card("False alarms", figure(report, "false_alarm_rate"), share=True)
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]} of the best baseline: {best}"))
@@ -123,7 +125,7 @@ if not shown.rows:
     no_traces()
 figures(shown)
 if shown.detector is None:
-    st.info("No detector has scored this run: train one with `trace-probe train`.")
+    st.info(no_detector(shown))
 elif shown.detector.threshold is None:
     st.info(NO_THRESHOLD)
 left, right = st.columns(2, gap="large")

@@ -151,7 +151,7 @@ def show_place(trace: Trace, row: Row, place: Place, asked: Asked) -> None:
     span = trace.sentences[index]
     st.text(
         visible(
-            f"{row.facts.task} · nudge {row.facts.condition} · {span.channel} · "
+            f"{row.facts.task} · condition {row.facts.condition} · {span.channel} · "
             f"sentence {index + 1} of {len(trace.sentences)}"
         )
     )

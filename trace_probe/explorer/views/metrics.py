@@ -21,6 +21,7 @@ from trace_probe.explorer.current import (
     Current,
     current,
     end_page,
+    no_detector,
     own_threshold,
     problem,
     reports,
@@ -237,13 +238,13 @@ def calibration(shown: Current, report: Report) -> None:
             st.info("Not enough labelled traces of unseen tasks.")
     with right:
         st.subheader("In figures")
-        more = report.get("more") if isinstance(report.get("more"), dict) else {}
+        more = report.get("more") if isinstance(report.get("more"), dict) else None
         names = {"brier": "Brier score", "calibration_error": "Calibration error"}
-        values = {name: number((more or {}).get(key)) for key, name in names.items()}
+        values = {name: figure(more, key) for key, name in names.items()}
         st.dataframe(
             {
                 "figure": list(values),
-                "value": ["—" if v is None else f"{v:.3f}" for v in values.values()],
+                "value [95 %]": [value.text() for value in values.values()],
             },
             hide_index=True,
             alt="Calibration figures",
@@ -329,7 +330,7 @@ shown = current()
 st.title("Metrics")
 if shown.detector is None:
     sidebar.publish(shown.view())
-    st.info("No detector has scored this run: `trace-probe train`, then `trace-probe evaluate`.")
+    st.info(no_detector(shown))
     end_page()
 report = shown.detector.report
 if report is None:

@@ -21,6 +21,8 @@ from trace_probe.visible import visible
 
 RUNS_KEY, SOURCE_KEY = "filter_study_runs", "filter_study_source"
 HERE = "runs at hand"
+CROSSED = ", "
+"""Stands in the name of a group of more than one condition."""
 FIGURES = {
     "instrumental": "Acted instrumentally",
     "silent": "Of those, never said it",
@@ -65,18 +67,32 @@ def at_hand() -> dict[str, Any] | None:
 def shares(found: Mapping[str, Any]) -> None:
     """Show how often something is the case, by run and group."""
     rows = [*found.get("shares", []), *found.get("explained", [])]
+    several = len({row.get("run") for row in rows}) > 1
     for key, title in FIGURES.items():
-        named = {
-            visible(_name(row)): figure(row, "value") for row in rows if row.get("figure") == key
-        }
-        if any(value.known for value in named.values()):
-            st.subheader(title)
-            st.vega_lite_chart(forest(named, "share of traces, 95 % over tasks"), alt=title)
+        here = [row for row in rows if row.get("figure") == key]
+        single = [row for row in here if CROSSED not in str(row.get("group"))]
+        if draw(title, single, several=several) and len(single) < len(here):
+            with st.expander("Conditions crossed"):
+                draw("", [row for row in here if row not in single], several=several)
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    group = row.get("group")
-    return str(row.get("run")) if group == "all" else f"{row.get('run')} · {group}"
+def draw(title: str, rows: Sequence[Mapping[str, Any]], *, several: bool) -> bool:
+    """Draw shares under a title; return whether there was anything to draw."""
+    named = {visible(_name(row, several=several)): figure(row, "value") for row in rows}
+    known = any(value.known for value in named.values())
+    if known and title:
+        st.subheader(title)
+    if known:
+        words = "share of traces, 95 % over tasks"
+        st.vega_lite_chart(forest(named, words), alt=title or words)
+    return known
+
+
+def _name(row: Mapping[str, Any], *, several: bool) -> str:
+    run, group = str(row.get("run")), str(row.get("group"))
+    if group == "all":
+        return run
+    return f"{run} · {group}" if several else group
 
 
 def differences(found: Mapping[str, Any]) -> None:
@@ -84,7 +100,7 @@ def differences(found: Mapping[str, Any]) -> None:
     rows = found.get("differences", [])
     st.subheader("Differences on the same tasks")
     if not rows:
-        st.text("None: it takes two runs, or a nudge that varies within one.")
+        st.text("None: it takes two runs, or tasks that were asked under several nudges.")
         return
     named = {
         visible(f"{row['first']} − {row['second']} · {row['group']}"): figure(row, "value")
@@ -159,11 +175,8 @@ else:
 if found is not None:
     st.text(f"{found.get('tasks')} test tasks in all of them")
     controls(found)
-    left, right = st.columns(2, gap="large")
-    with left:
-        shares(found)
-    with right:
-        differences(found)
+    differences(found)
+    shares(found)
     rates(found)
     with st.expander("Keep it, or read it as JSON"):
         st.text(f"Results in {results_folder(root())} are listed here. To keep one:")

@@ -1,7 +1,8 @@
 """Trace: one trace, opened at its first alarm."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import NoReturn
 
 import streamlit as st
 
@@ -13,6 +14,7 @@ from trace_probe.explorer.current import (
     OWN_KEY,
     THRESHOLD_KEY,
     Current,
+    chosen_detector,
     current,
     end_page,
     no_traces,
@@ -24,7 +26,7 @@ from trace_probe.explorer.links import VIEWS, open_trace
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
 from trace_probe.explorer.reader.page import page
-from trace_probe.explorer.rows import Row, ordered
+from trace_probe.explorer.search import near
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.state import ViewState
 from trace_probe.visible import visible
@@ -37,30 +39,39 @@ BOX_KEY = "layer_box"
 
 def order_of(shown: Current) -> list[str]:
     """Return the ids in the order of the list the reader came from, else by risk."""
-    known = {row.facts.id for row in shown.rows}
+    known = shown.run.facts
     kept = [name for name in st.session_state.get(ORDER_KEY, []) if name in known]
-    return kept or [row.facts.id for row in ordered(shown.rows, "risk")]
+    return kept or list(shown.run.by_risk(shown.detector))
 
 
-def chosen_row(shown: Current, asked: ViewState, order: list[str]) -> Row:
-    """Return the row the address asks for; end the page where there is none."""
-    if not shown.rows:
-        no_traces()
+def chosen_trace(shown: Current, asked: ViewState, order: list[str]) -> str:
+    """Return the trace the address asks for; end the page where there is none."""
     wanted = asked.trace or order[0]
-    found = next((row for row in shown.rows if row.facts.id == wanted), None)
-    if found is None:
-        problem(
-            "The link asks for a trace that is not in this run",
-            f"trace {wanted}\nrun   {shown.run.path.resolve()}",
-        )
-        st.page_link(VIEWS / "traces.py", label="All traces of this run", icon=":material/list:")
-        end_page()
-    return found
+    if wanted not in shown.run.facts:
+        not_here(shown, wanted)
+    return wanted
 
 
-def toolbar(shown: Current, row: Row, order: list[str]) -> str:
+def not_here(shown: Current, wanted: str) -> NoReturn:
+    """Say that there is no such trace, and offer those whose ids are nearly the same."""
+    problem(
+        "The link asks for a trace that is not in this run",
+        f"trace {wanted}\nrun   {shown.run.path.resolve()}",
+    )
+    found = near(wanted, shown.run.facts)
+    st.text("Nearly so called:" if found else "No id is like it.")
+    for name in found:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button("Read", key=f"near_{name}"):
+                open_trace(shown, name)
+            st.text(visible(f"{name} \u00b7 {shown.run.facts[name].task}"))
+    st.page_link(VIEWS / "traces.py", label="All traces of this run", icon=":material/list:")
+    end_page()
+
+
+def toolbar(shown: Current, trace_id: str, order: list[str]) -> str:
     """Draw place, layer, what is beside, and the view; return which view is wanted."""
-    place = order.index(row.facts.id) if row.facts.id in order else None
+    place = order.index(trace_id) if trace_id in order else None
     before, after = (None, None) if place is None else (place - 1, place + 1)
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Previous", disabled=before is None or before < 0):
@@ -111,13 +122,11 @@ def beside_box(shown: Current) -> None:
     if others:
         st.selectbox(
             "Beside it",
-            [None, *others],
+            ["", *others],
             key=BESIDE_KEY,
             width=230,
             label_visibility="collapsed",
-            format_func=lambda other: (
-                f"beside it: {'nothing' if other is None else visible(other)}"
-            ),
+            format_func=lambda other: f"beside it: {visible(other) or 'nothing'}",
         )
 
 
@@ -135,8 +144,9 @@ def opening_sentence(trace_id: str, asked: ViewState) -> int | None:
     return focus
 
 
-def read(shown: Current, chosen: Chosen, focus: int | None, order: list[str]) -> None:
+def read(shown: Current, trace_id: str, focus: int | None, order: list[str]) -> None:
     """Draw the reader and keep the address at the sentence it stands on."""
+    chosen = seen_now(shown, trace_id)
     content = payload(chosen.trace, chosen.row, chosen.detector, focus=focus, beside=chosen.beside)
 
     def step(by: int) -> None:
@@ -148,7 +158,7 @@ def read(shown: Current, chosen: Chosen, focus: int | None, order: list[str]) ->
     sentence = reader(content, key=key, on_step=step, on_threshold=try_threshold)
     if sentence is not None:
         st.session_state[FOCUS_KEY]["address"] = sentence
-        publish(shown, chosen, sentence)
+        sidebar.publish(shown.view(chosen.id, sentence))
     st.download_button(
         "Download as one HTML file",
         lambda: page([content]),
@@ -162,11 +172,6 @@ def read(shown: Current, chosen: Chosen, focus: int | None, order: list[str]) ->
 def try_threshold(value: float) -> None:
     """Take a threshold that was dragged in the curve, as if the sidebar had set it."""
     st.session_state[OWN_KEY], st.session_state[THRESHOLD_KEY] = True, value
-
-
-def publish(shown: Current, chosen: Chosen, sentence: int | None) -> None:
-    """Make the address a link to what is shown."""
-    sidebar.publish(shown.view(chosen.id, sentence))
 
 
 def raw(shown: Current, chosen: Chosen) -> None:
@@ -183,32 +188,47 @@ def raw(shown: Current, chosen: Chosen) -> None:
     st.text(f"Trace {trace.id} · run {shown.run.name} · source {visible(trace.source)}")
 
 
-def choose(shown: Current, row: Row, order: list[str]) -> tuple[str, Chosen]:
-    """Draw the choices; return view and trace, or end the page where it cannot be read."""
+def seen_now(shown: Current, trace_id: str) -> Chosen:
+    """Return a trace at the threshold of this moment; end the page where it cannot be read."""
     try:
-        view = toolbar(shown, row, order)
-        return view, look(
-            shown.run,
-            row,
-            shown.detector,
+        now = replace(shown, detector=chosen_detector(shown.run))
+        return look(
+            now.run,
+            now.row(trace_id),
+            now.detector,
             layer=own_layer(),
             own_threshold=own_threshold(),
-            other=st.session_state.get(BESIDE_KEY),
+            other=st.session_state.get(BESIDE_KEY) or None,
         )
     except TraceProbeError as error:
-        problem("This trace cannot be read", str(error))
-        end_page()
+        unreadable(error)
 
 
-shown = current()
+def unreadable(error: TraceProbeError) -> NoReturn:
+    """Say why a trace cannot be read."""
+    problem("This trace cannot be read", str(error))
+    end_page()
+
+
+def choose(shown: Current, asked: ViewState) -> tuple[str, list[str], str]:
+    """Draw the choices; return trace, order and view, or end the page where there is nothing."""
+    if not shown.run.facts:
+        no_traces()
+    try:
+        order = order_of(shown)
+        trace_id = chosen_trace(shown, asked, order)
+        return trace_id, order, toolbar(shown, trace_id, order)
+    except TraceProbeError as error:
+        unreadable(error)
+
+
+shown = current(every_row=False)
 asked = ViewState.from_query(dict(st.query_params))
-order = order_of(shown)
-row = chosen_row(shown, asked, order)
-view, chosen = choose(shown, row, order)
-focus = opening_sentence(chosen.id, asked)
-publish(shown, chosen, asked.sentence)
+trace_id, order, view = choose(shown, asked)
+focus = opening_sentence(trace_id, asked)
+sidebar.publish(shown.view(trace_id, asked.sentence))
 if view == "Read":
-    # A fragment: a key press draws the reader again, not the page.
-    st.fragment(read)(shown, chosen, focus, order)
+    # A fragment: a key or a threshold draws the reader again, not the page.
+    st.fragment(read)(shown, trace_id, focus, order)
 else:
-    raw(shown, chosen)
+    raw(shown, seen_now(shown, trace_id))

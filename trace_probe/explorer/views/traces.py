@@ -6,18 +6,22 @@ import streamlit as st
 
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
-from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_traces
+from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.filters import ORDERS, Filters
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, table
+from trace_probe.explorer.search import excerpt, sentence_with
+from trace_probe.explorer.shortcut import focus_on_slash
 from trace_probe.explorer.sparks import spark_image
 from trace_probe.explorer.tables import to_csv
 from trace_probe.visible import snippet, visible
 
 PAGE_ROWS = 200
+FACET_PX, CHOSEN_PX = 125, 250
+SEARCH, PLACEHOLDER = "Search", "words, a task or an id"
 SNIPPET_LENGTH = 90
 ORDER_KEY = "order"
-TABLE_KEY = "table_number"
+TABLE_KEY, PAGE_KEY = "table_number", "table_page"
 VIEW_KEY, SORT_KEY, WORDS_KEY = "filter_view", "filter_sort", "filter_words"
 COLUMNS = (
     "task",
@@ -26,8 +30,9 @@ COLUMNS = (
     "risk by position",
     "alarm → said → act",
     "lead",
+    "words found",
     "sentence at the alarm",
-    "nudge",
+    "condition",
     "outcome",
     "category",
 )
@@ -35,6 +40,10 @@ VIEW_HELP = (
     "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
     "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
     "Disagree: one labeller calls it instrumental, another harmless."
+)
+WORDS_HELP = (
+    "Finds traces whose reasoning or answer holds these words, or whose task or id does. The key / "
+    "leads here."
 )
 
 
@@ -51,14 +60,16 @@ def adopt(shown: Current) -> None:
     st.session_state[VIEW_KEY] = asked.view
     st.session_state[SORT_KEY] = asked.by
     st.session_state[WORDS_KEY] = asked.words
+    rows = shown.rows
     for facet in FACETS:
-        there = choices(shown.rows, facet)
+        there = choices(rows, facet)
         wanted = asked.chosen.get(facet, ())
         st.session_state[facet_key(facet)] = [value for value in wanted if value in there]
 
 
 def choose(shown: Current) -> Filters:
     """Draw the filters and return what they say."""
+    rows = shown.rows
     with st.container(horizontal=True, vertical_alignment="bottom"):
         view = st.pills(
             "Quick view",
@@ -66,26 +77,31 @@ def choose(shown: Current) -> Filters:
             key=VIEW_KEY,
             help=VIEW_HELP,
             disabled=not shown.run.labels,
-            format_func=lambda name: f"{name} {sum(map(QUICK_VIEWS[name], shown.rows))}",
+            format_func=lambda name: f"{name} {sum(map(QUICK_VIEWS[name], rows)):,}",
         )
         by = choose_one("Sort by", ORDERS, key=SORT_KEY)
-    varying = [facet for facet in FACETS if len(choices(shown.rows, facet)) > 1]
-    words, *boxes = st.columns(len(varying) + 1)
-    text = words.text_input("Task or id", key=WORDS_KEY, placeholder="part of its name")
-    chosen = {
-        facet: box.multiselect(
-            facet.capitalize(),
-            choices(shown.rows, facet),
-            key=facet_key(facet),
-            format_func=visible,
-            placeholder="all",
+    found = {facet: choices(rows, facet) for facet in FACETS}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        text = st.text_input(
+            SEARCH, key=WORDS_KEY, placeholder=PLACEHOLDER, help=WORDS_HELP, width=250
         )
-        for facet, box in zip(varying, boxes, strict=True)
-    }
+        chosen = {
+            facet: st.multiselect(
+                facet.capitalize(),
+                values,
+                key=facet_key(facet),
+                format_func=visible,
+                placeholder="all",
+                width=CHOSEN_PX if st.session_state.get(facet_key(facet)) else FACET_PX,
+            )
+            for facet, values in found.items()
+            if len(values) > 1
+        }
+    focus_on_slash(SEARCH)
     return Filters(view, by, text or "", {facet: values for facet, values in chosen.items()})
 
 
-def cells(shown: Current, rows: list[Row]) -> dict[str, list[object]]:
+def cells(shown: Current, rows: list[Row], words: str) -> dict[str, list[object]]:
     """Return the columns of the table, with the risk of each trace as a picture."""
     columns = {
         name: [visible(cell) if isinstance(cell, str) else cell for cell in column]
@@ -100,31 +116,45 @@ def cells(shown: Current, rows: list[Row]) -> dict[str, list[object]]:
         columns["sentence at the alarm"] = [
             snippet(shown.run.alarm_text(row), SNIPPET_LENGTH) for row in rows
         ]
+    if words.strip():
+        columns["words found"] = [
+            excerpt(shown.run.texts[row.facts.id], words) or None for row in rows
+        ]
     return columns
+
+
+def unknown(shown: Current) -> set[str]:
+    """Return the columns that would be empty, for want of scores, of alarms or of places."""
+    labels = (row.label for row in shown.rows)
+    placed = any(label is not None and (label.said or label.acted) for label in labels)
+    empty = {"peak": shown.detector is None, "alarm → said → act": not (shown.alarms or placed)}
+    empty |= dict.fromkeys(("reading", "lead"), not shown.alarms)
+    return {name for name, nothing in empty.items() if nothing}
 
 
 def columns() -> dict[str, Any]:
     """Return how each column is drawn."""
     column = st.column_config
     return {
-        "task": column.TextColumn(width=230),
+        "task": column.TextColumn(width=285),
         "reading": column.TextColumn(width=85, help="How the detector did; see About"),
         "peak": column.NumberColumn(
             format="%.2f", width=60, help="Highest score of a reasoning sentence"
         ),
         "risk by position": column.ImageColumn(
-            width=150,
+            width=135,
             help="Highest score in each 32nd of what was generated; hatched where there is none",
         ),
         "alarm → said → act": column.TextColumn(
-            width=130, help="Tokens of alarm, words and action"
+            width=115, help="Tokens of alarm, words and action"
         ),
         "lead": column.NumberColumn(
             format="%+d",
             width=60,
             help="Tokens from the alarm to whatever showed first, word or deed",
         ),
-        "sentence at the alarm": column.TextColumn(width=300),
+        "words found": column.TextColumn(width=330),
+        "sentence at the alarm": column.TextColumn(width=260),
     }
 
 
@@ -136,15 +166,28 @@ def clear_filters() -> None:
         st.session_state[facet_key(facet)] = []
 
 
-def show_table(shown: Current, rows: list[Row], first: int) -> None:
-    """Draw one page of the table; choosing a row opens its trace."""
-    page = rows[first : first + PAGE_ROWS]
+def open_chosen(shown: Current) -> None:
+    """Open the trace whose row was chosen, if one was, before the list is made again."""
     number = st.session_state.setdefault(TABLE_KEY, 0)
-    event = st.dataframe(
-        cells(shown, page),
+    chosen = st.session_state.get(f"table_{number}")
+    if not chosen or not chosen["selection"]["rows"]:
+        return
+    # A fresh table next time: coming back must not open the same trace again.
+    st.session_state[TABLE_KEY] = number + 1
+    trace_id = st.session_state[PAGE_KEY][chosen["selection"]["rows"][0]]
+    words = st.session_state.get(WORDS_KEY, "")
+    sentence = sentence_with(shown.run.trace(trace_id), words) if words else None
+    open_trace(shown, trace_id, sentence)
+
+
+def show_table(shown: Current, page: list[Row], words: str) -> None:
+    """Draw one page of the table; choosing a row opens its trace."""
+    st.session_state[PAGE_KEY] = [row.facts.id for row in page]
+    st.dataframe(
+        cells(shown, page, words),
         column_config=columns(),
-        column_order=COLUMNS,
-        key=f"table_{number}",
+        column_order=[name for name in COLUMNS if name not in unknown(shown)],
+        key=f"table_{st.session_state[TABLE_KEY]}",
         on_select="rerun",
         selection_mode="single-row",
         hide_index=True,
@@ -152,15 +195,11 @@ def show_table(shown: Current, rows: list[Row], first: int) -> None:
         height=min(36 * len(page) + 40, 640),
         alt="Traces with their risk, alarm and lead; choosing a row opens the trace",
     )
-    if event.selection.rows:
-        # A fresh table next time: coming back must not open the same trace again.
-        st.session_state[TABLE_KEY] = number + 1
-        st.session_state[ORDER_KEY] = [row.facts.id for row in rows]
-        open_trace(shown, page[event.selection.rows[0]].facts.id)
 
 
-def show_list(shown: Current, rows: list[Row]) -> None:
+def show_list(shown: Current, rows: list[Row], words: str) -> None:
     """Draw the count, the way to a file, and the table in pages."""
+    st.session_state[ORDER_KEY] = [row.facts.id for row in rows]
     pages = -(-len(rows) // PAGE_ROWS)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.text(f"{len(rows):,} of {len(shown.rows):,} traces · choose a row to read it")
@@ -175,13 +214,14 @@ def show_list(shown: Current, rows: list[Row]) -> None:
             on_click="ignore",
             help="The rows that pass the filters, in this order",
         )
-    show_table(shown, rows, (int(page or 1) - 1) * PAGE_ROWS)
+    first = (int(page or 1) - 1) * PAGE_ROWS
+    show_table(shown, rows[first : first + PAGE_ROWS], words)
 
 
 def notices(shown: Current) -> None:
     """Say what this run cannot show."""
     if shown.detector is None:
-        st.info("No detector has scored this run, so there is no risk to sort by.")
+        st.info(f"There is no risk to sort by. {no_detector(shown)}")
     elif shown.detector.threshold is None:
         st.info(NO_THRESHOLD)
     if not shown.run.labels:
@@ -191,7 +231,7 @@ def notices(shown: Current) -> None:
 def nothing_passes(shown: Current, filters: Filters) -> None:
     """Say that no trace passes, and which filter is to blame."""
     st.warning("No trace passes these filters.")
-    most = filters.strictest(shown.rows)
+    most = filters.strictest(shown.rows, shown.run.texts)
     if most is not None:
         st.text(f"By itself, {most[0]} removes {most[1]:,} of {len(shown.rows):,}.")
     st.button("Clear filters", on_click=clear_filters)
@@ -200,12 +240,13 @@ def nothing_passes(shown: Current, filters: Filters) -> None:
 shown = current()
 if not shown.rows:
     no_traces()
+open_chosen(shown)
 adopt(shown)
 filters = choose(shown)
 sidebar.publish(shown.view(), filters.to_query())
 notices(shown)
-rows = filters.apply(shown.rows)
+rows = filters.apply(shown.rows, shown.run.texts)
 if rows:
-    show_list(shown, rows)
+    show_list(shown, rows, filters.words)
 else:
     nothing_passes(shown, filters)

@@ -1,0 +1,61 @@
+"""Takes the README's picture: a trace of the committed demo in which the alarm came early.
+
+``make picture`` does it. Which trace it is follows from the run, so a new run needs no new choice.
+"""
+
+import sys
+from pathlib import Path
+
+from trace_probe.bench.explorer import PATIENCE_MS, browser, server
+from trace_probe.errors import NotEnoughData
+from trace_probe.explorer.heldout import unseen
+from trace_probe.explorer.loading import Loaded, load_run
+from trace_probe.explorer.rows import Row
+from trace_probe.explorer.words import Detector
+
+SIZE = {"width": 1440, "height": 1000}
+MOST_SENTENCES = 12
+"""So that the picture holds the whole trace."""
+STILL_MS = 1500
+
+
+def choose(run: Loaded, detector: Detector) -> str:
+    """Return the trace with the longest warning of those that show all there is to show.
+
+    It is of a task that the detector has not seen, short, said and done, and has an oracle where
+    the run has one.
+
+    Raises:
+        NotEnoughData: there is none.
+    """
+
+    def tells(row: Row) -> bool:
+        return row.verdict == "early" and len(row.facts.stops) <= MOST_SENTENCES
+
+    early = [row for row in unseen(run.rows(detector)) if tells(row)]
+    known = [row for row in early if run.oracle(row.facts.id)] or early
+    if not known:
+        raise NotEnoughData(f"{run.path} holds no short trace with an early alarm")
+    return max(known, key=lambda row: row.lead or 0).facts.id
+
+
+def take(path: Path, file: Path) -> str:
+    """Write the picture of a run; return the id of the trace it shows.
+
+    Raises:
+        TraceProbeError: there is no browser, or no trace to show.
+    """
+    run = load_run(path)
+    detector = run.detector(run.detectors[0])
+    trace_id = choose(run, detector)
+    with browser() as chromium, server(path.parent) as (address, _):
+        page = chromium.new_context(viewport=SIZE).new_page()
+        page.goto(f"{address}/trace?r={run.name}&t={trace_id}&p={detector.name}")
+        page.wait_for_selector(f'.reader[data-ready="{trace_id}"]', timeout=PATIENCE_MS)
+        page.wait_for_timeout(STILL_MS)
+        page.screenshot(path=str(file))
+    return trace_id
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{take(Path('traces/demo'), Path(sys.argv[1]))}\n")
