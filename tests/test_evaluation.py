@@ -351,6 +351,9 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "prefix",
         "more",
         "notes",
+        "rule",
+        "PreV(0)",
+        "UWR(0)",
     }
     assert set(raw["n"]) == {
         *("traces", "positives", "tasks", "mixed_prompts", "benign"),

@@ -1,6 +1,6 @@
 """From a labelled run to a probe with a threshold.
 
-Layer, strength and threshold never see a test task: the split comes first.
+Layer, strength, alarm rule and threshold never see a test task: the split comes first.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
+from trace_probe.probing.alarm import choose_rule
 from trace_probe.probing.dataset import (
     Corpus,
     Split,
@@ -34,6 +35,7 @@ from trace_probe.statistics.calibration import (
     pac_threshold,
 )
 from trace_probe.statistics.metrics import Scores, trace_maxima
+from trace_probe.statistics.rules import statistics
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -76,12 +78,15 @@ def train(  # noqa: PLR0913 - these are the options of the command
     corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, (recipe.layer,)))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
-    scores = probe_scores(probe, calibration, recipe.layer)
+    rule, caught = choose_rule(learned, recipe, target_rate, seed=seed)
+    tell(f"the alarm follows the rule {rule.name}")
+    scores = statistics(probe_scores(probe, calibration, recipe.layer), rule)
     ids = [trace.id for trace in build_panel(calibration, learned).calibration]
     set_threshold = conformal_threshold if promise == "conformal" else pac_threshold
     threshold = set_threshold(trace_maxima(scores, ids), target_rate)
+    figures |= {f"in_time_at_{target_rate:g}/{each}": share for each, share in caught.items()}
     card = _card(store, corpus, split, recipe, threshold, figures)
-    return SavedProbe(replace(card, name=name or card.name), probe)
+    return SavedProbe(replace(card, name=name or card.name, rule=rule.name), probe)
 
 
 def _cells(

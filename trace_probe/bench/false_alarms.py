@@ -14,11 +14,11 @@ from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
 from trace_probe.monitor.calibrated import Promise, level, threshold
 from trace_probe.monitor.drift import check_levels
-from trace_probe.monitor.rules import DEFAULT_RULES, parse_rule, statistics
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.calibration import Threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
+from trace_probe.statistics.rules import DEFAULT_RULES, parse_rule, statistics
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 from trace_probe.training import score_run
@@ -127,7 +127,7 @@ def count_alarms(
     """Return every rule, promise and rate with its realised alarms."""
     rows = [
         _row(scores, ids, rule, promise, rate)
-        for rule in plan.rules
+        for rule in dict.fromkeys((saved.card.rule, *plan.rules))
         for promise in plan.promises
         for rate in plan.rates
     ]

@@ -38,11 +38,13 @@ RATES = (0.001, 0.01, 0.05)
 PERMUTATIONS = 20
 
 
-def details(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> dict[str, Any]:
-    """Return further figures of a detector as JSON."""
+def details(
+    scores: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms
+) -> dict[str, Any]:
+    """Return further figures of a detector as JSON, from its scores and what its alarm follows."""
     cohort, weights = alarms.cohort, alarms.weights
-    rows = score_rows(cohort, scores)
-    held, maxima = scores_held(rows), running_maxima(rows)
+    rows, steps = score_rows(cohort, scores), score_rows(cohort, followed)
+    held, maxima = scores_held(rows), running_maxima(steps)
     return {
         **_probabilities(held, panel, weights),
         "whole_trace": _json_all(summary(rank(cohort, maxima, cohort.length, weights), cohort)),
@@ -61,12 +63,12 @@ def details(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> d
             )
             for guard in GUARDS
         },
-        "useful_warning_by_chance": _json(_chance(rows, threshold, panel, alarms)),
-        "predictive_value": _predictive(scores, threshold, panel, alarms),
+        "useful_warning_by_chance": _json(_chance(steps, threshold, panel, alarms)),
+        "predictive_value": _predictive(followed, threshold, panel, alarms),
         "alarm_free": alarm_free(alarms),
         "mean_warning": _json_all(mean_warnings(alarms)),
         "tokens": _json_all(alarms.by_tokens()),
-        "by_rate": _by_rate(scores, panel, weights),
+        "by_rate": _by_rate(followed, panel, weights),
         "event_aligned": event_aligned(cohort, rows, weights, seed=panel.seed),
     }
 

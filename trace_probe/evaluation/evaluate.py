@@ -18,6 +18,7 @@ from trace_probe.statistics.metrics import (
     pairs_within,
     resample,
 )
+from trace_probe.statistics.rules import statistics
 
 CONTROL = "shuffled labels"
 OBSERVER = "observer"
@@ -35,17 +36,19 @@ def evaluate(
     """Judge a detector and its baselines on the same traces, resamples and promise.
 
     AUROC is time-matched: both traces of a pair are read for as many sentences as come before
-    the positive one says it. Layer and labeller are for the caller to fill in.
+    the positive one says it. Alarms, also those of the baselines, follow the rule of the panel.
+    Layer and labeller are for the caller to fill in.
     """
+    followed = statistics(scores, panel.rule)
     cohort = panel.cohort
     weights = resample(cohort.n_tasks, seed=panel.seed)
     ranked = {name: ranking(runs, panel, weights) for name, runs in baselines.items()}
     best, its = best_text(ranked)
     own = ranking([scores], panel, weights)
-    alarms = alarms_of(scores, threshold, panel, weights)
+    alarms = alarms_of(followed, threshold, panel, weights)
     figures: dict[str, Metric | None] = {
-        "false_alarm_rate": alarm_rate(scores, threshold, panel.benign),
-        "hard_negative_alarm_rate": alarm_rate(scores, threshold, panel.hard_negative),
+        "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
+        "hard_negative_alarm_rate": alarm_rate(followed, threshold, panel.hard_negative),
         **summary(own, cohort),
         **alarms.figures(),
         "delta_over_best_text": _gain(own, its, cohort),
@@ -60,11 +63,12 @@ def evaluate(
         n={**cohort.counts(), **cohort.heard(), "benign": len(panel.benign)},
         threshold=threshold,
         target_false_alarm_rate=target_rate,
+        rule=panel.rule.name,
         figures=figures,
         baselines=beside(baselines, ranked, panel, weights, target_rate, own),
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),
-        more={"best_text": best, **details(scores, threshold, panel, alarms)},
+        more={"best_text": best, **details(scores, followed, threshold, panel, alarms)},
         notes=tuple(_notes(figures, cohort, best)),
     )
 

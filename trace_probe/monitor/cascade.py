@@ -12,7 +12,6 @@ import numpy as np
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.monitor.calibrated import Guard, calibrate
-from trace_probe.monitor.rules import statistics
 from trace_probe.statistics.metrics import (
     Index,
     Mask,
@@ -22,6 +21,7 @@ from trace_probe.statistics.metrics import (
     resample,
     trace_maxima,
 )
+from trace_probe.statistics.rules import statistics
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
