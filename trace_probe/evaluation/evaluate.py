@@ -56,6 +56,7 @@ def evaluate(
         "selectivity": _gain(own, ranked.get(CONTROL), cohort),
         "observer_gap": _gain(own, ranked.get(OBSERVER), cohort),
     }
+    more = {"best_text": best, **details(scores, followed, threshold, panel, alarms)}
     return Report(
         detector=detector,
         labeller="",
@@ -68,8 +69,8 @@ def evaluate(
         baselines=beside(baselines, ranked, panel, weights, target_rate, own),
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),
-        more={"best_text": best, **details(scores, followed, threshold, panel, alarms)},
-        notes=tuple(_notes(figures, cohort, best)),
+        more=more,
+        notes=(*_notes(figures, cohort, best), *_about_alarms(more["useful_warning_over_chance"])),
     )
 
 
@@ -157,3 +158,13 @@ def _notes(figures: Figures, cohort: Cohort, best: str) -> list[str]:
     elif delta is not None and delta.lower <= 0:
         notes.append(f"No early signal beyond the text: the detector does not clearly beat {best}.")
     return notes
+
+
+def _about_alarms(over_chance: Mapping[str, float] | None) -> list[str]:
+    """Return what is to be said where alarms know the task alone."""
+    if over_chance is None or over_chance["lower"] > 0:
+        return []
+    return [
+        "The alarms are not shown to know which trace of a task acts: with scores dealt anew "
+        "within tasks as many would be warned. At this threshold they tell of the situation."
+    ]

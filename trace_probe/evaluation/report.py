@@ -139,7 +139,8 @@ def _tail(report: Report) -> list[str]:
 def _further(more: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
     """Return further figures that are worth a line, by what the line says."""
     return {
-        "the same with scores dealt anew within tasks": more.get("useful_warning_by_chance"),
+        "UWR(0) with scores dealt anew within tasks": more.get("useful_warning_by_chance"),
+        "UWR(0) beyond that": more.get("useful_warning_over_chance"),
         **{f"mean warning, {k}": v for k, v in more.get("mean_warning", {}).items()},
         **{
             name.replace("_", " "): more.get(name)
