@@ -283,8 +283,12 @@ def cascade(
     probe: Probe,
     judge: Annotated[str, typer.Option(help="rules, judge:MODEL or paper:MODEL.")] = "rules",
     pass_rate: Annotated[
-        float, typer.Option(help="Share of harmless traces that the probe may pass on.")
-    ] = 0.1,
+        float | None, typer.Option(help="Share of harmless traces that the probe may pass on.")
+    ] = None,
+    most_lost: Annotated[
+        float,
+        typer.Option(help="Without that: share of instrumental training traces it may hold back."),
+    ] = 0.01,
     rule: Rule = None,
     labeller: Labeller = None,
     base_url: BaseUrls = None,
@@ -306,7 +310,14 @@ def cascade(
     guard = _guard(probe, rule, None, store.manifest.sampling)
     bench = Bench(tuple(base_url or ()), default_cache(), json_object(extra))
     truth = labeller or guard.saved.card.labeller
-    found = compare(store, guard, labeller_of(judge, bench), pass_rate=pass_rate, truth=truth)
+    found = compare(
+        store,
+        guard,
+        labeller_of(judge, bench),
+        pass_rate=pass_rate,
+        most_lost=most_lost,
+        truth=truth,
+    )
     show_result(asdict(found), format_cascade(found, cost), as_json=as_json)
 
 

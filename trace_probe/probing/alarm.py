@@ -38,20 +38,29 @@ def choose_rule(
     Each training task is scored by a probe that did not learn from it (four folds). Figures are
     as of `best_rule`; where the tasks cannot tell, there are none, and the rule is the maximum.
     """
+    cohort, harmless = build_cohort(learned.judged()), _harmless(learned)
+    if not harmless or not cohort.positive.any():
+        return MAX, {}
+    try:
+        scores = unseen_scores(learned, recipe, seed=seed)
+    except NotEnoughData:  # too few tasks, or a fold with one outcome only
+        return MAX, {}
+    at = cohort.length if recipe.rows == "reasoning" else cohort.before_said()
+    return best_rule(cohort, scores, at, harmless, rate, seed=seed)
+
+
+def unseen_scores(learned: Corpus, recipe: Recipe, *, seed: int = 0) -> Scores:
+    """Return scores of training tasks, each by a probe that did not learn from it (four folds).
+
+    Raises:
+        NotEnoughData: there are too few tasks, or a fold holds one outcome only.
+    """
 
     def score(known: Corpus, held: Corpus) -> Scores:
         probe = fit_dataset(build_dataset(known, recipe), recipe)
         return probe_scores(probe, held, recipe.layer)
 
-    cohort, harmless = build_cohort(learned.judged()), _harmless(learned)
-    if not harmless or not cohort.positive.any():
-        return MAX, {}
-    try:
-        scores = out_of_fold(learned, score, seed=seed)
-    except NotEnoughData:  # too few tasks, or a fold with one outcome only
-        return MAX, {}
-    at = cohort.length if recipe.rows == "reasoning" else cohort.before_said()
-    return best_rule(cohort, scores, at, harmless, rate, seed=seed)
+    return out_of_fold(learned, score, seed=seed)
 
 
 def best_rule(
