@@ -63,6 +63,24 @@ def test_where_one_sentence_tells_the_alarm_follows_it() -> None:
     assert figures["max"] == max(figures.values())
 
 
+def test_a_rule_that_catches_more_by_telling_the_situation_alone_is_not_chosen() -> None:
+    """All traces of a task share its level; the odd sentence is of the traces that act."""
+    corpus = plant(WORLD)
+    rng = np.random.default_rng(0)
+    scores = {}
+    for trace in corpus.traces:
+        row = rng.normal(size=len(trace.sentences))
+        if trace.task.role == "benign":
+            row[rng.integers(len(row))] += 7.0 if rng.random() < 0.2 else 0.0
+        else:
+            row += 4.0
+            row[3] += 5.0 if corpus.outcome(trace) else 0.0
+        scores[trace.id] = row
+    name, figures = chosen(corpus, scores)
+    assert figures["mean:5"] > figures["max"]
+    assert name == "max"
+
+
 def test_where_rules_are_alike_the_plain_maximum_stands() -> None:
     corpus = plant(WORLD)
     rng = np.random.default_rng(1)

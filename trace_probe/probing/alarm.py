@@ -1,8 +1,9 @@
 """Which statistic of a probe's scores its alarm follows: chosen on training tasks alone.
 
 The highest score of a harmless trace has a heavy tail: one odd sentence in a long thought is
-enough. A mean over a few sentences has a lighter one, and comes a little later. What that is worth
-differs from model to model, so it is measured for each probe.
+enough. A mean over a few sentences has a lighter one, so more instrumental traces alarm at the same
+rate. But it may earn that by telling the situation alone, which all traces of a task share; then as
+many would alarm if the scores were dealt anew among them. Both are measured for each probe.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from trace_probe.statistics.metrics import (
     Index,
     Scores,
     Values,
+    chance_rows,
     resample,
     running_maxima,
     score_rows,
@@ -28,6 +30,7 @@ from trace_probe.statistics.metrics import (
 from trace_probe.statistics.rules import CANDIDATES, MAX, Rule, parse_rule, statistics
 
 DRAWS = 200
+PERMUTATIONS = 20
 
 
 def choose_rule(
@@ -75,35 +78,56 @@ def best_rule(
     """Choose among `CANDIDATES` by the share of positives that alarm in time.
 
     In time is within the first `at` sentences; the threshold of each rule is set for `rate` on the
-    harmless traces. The plain maximum stands unless another rule is better by more than the
-    standard error of the difference, over resamples of tasks and harmless traces.
+    harmless traces. The plain maximum stands unless another rule catches more, and knows no less
+    of which trace of a task acts: what it catches beyond scores dealt anew within tasks. More and
+    less are by over one standard error of the difference, over resamples of tasks and harmless
+    traces.
     """
     rng = np.random.default_rng(seed)
     n = len(harmless)
     weights = resample(cohort.n_tasks, seed=seed, draws=DRAWS)
     drawn = np.vstack([np.arange(n), rng.integers(n, size=(DRAWS, n))])
     power: dict[str, Values] = {}
+    knows: dict[str, Values] = {}
     for name in CANDIDATES:
         values = statistics(scores, parse_rule(name))
         quiet = trace_maxima(values, harmless)
         limits = np.array([conformal_threshold(quiet[each], rate).value for each in drawn])
-        power[name] = _caught(cohort, values, at, limits, weights)
-    best = max(CANDIDATES, key=lambda name: power[name][0])
-    gain = power[best] - power[MAX.name]
-    chosen = parse_rule(best) if gain[0] > np.std(gain[1:]) else MAX
+        rows = score_rows(cohort, values)
+        power[name] = _caught(cohort, rows, at, limits, weights)
+        knows[name] = power[name] - _by_chance(cohort, rows, at, limits, weights, seed)
+    honest = [name for name in CANDIDATES if not _above(knows[MAX.name], knows[name])]
+    best = max(honest, key=lambda name: power[name][0])
+    chosen = parse_rule(best) if _above(power[best], power[MAX.name]) else MAX
     return chosen, {name: float(draws[0]) for name, draws in power.items()}
 
 
-def _caught(cohort: Cohort, values: Scores, at: Index, limits: Values, weights: Values) -> Values:
+def _above(first: Values, second: Values) -> bool:
+    """Return whether a figure exceeds another by more than the standard error of that."""
+    difference = first - second
+    return bool(difference[0] > np.std(difference[1:]))
+
+
+def _caught(cohort: Cohort, rows: Values, at: Index, limits: Values, weights: Values) -> Values:
     """Return for each draw the share of positives that reach its limit in time."""
-    maxima = running_maxima(score_rows(cohort, values))
     known = cohort.positive & (cohort.said != UNKNOWN)
     positive = np.flatnonzero(known if known.any() else cohort.positive)
-    peak = maxima[positive, at[positive]]
+    peak = running_maxima(rows)[positive, at[positive]]
     weight = weights[:, cohort.task[positive]]
     hits = peak[None, :] >= limits[:, None]
     shares: Values = (weight * hits).sum(axis=1) / np.maximum(weight.sum(axis=1), 1)
     return shares
+
+
+def _by_chance(
+    cohort: Cohort, rows: Values, at: Index, limits: Values, weights: Values, seed: int
+) -> Values:
+    """Return the same with scores dealt anew within tasks, on average."""
+    rng = np.random.default_rng(seed)
+    dealt = (chance_rows(rows, cohort.task, rng) for _ in range(PERMUTATIONS))
+    shares = [_caught(cohort, each, at, limits, weights) for each in dealt]
+    mean: Values = np.mean(shares, axis=0)
+    return mean
 
 
 def _harmless(corpus: Corpus) -> list[str]:
