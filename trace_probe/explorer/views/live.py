@@ -129,7 +129,11 @@ except TraceProbeError as error:
     problem("This probe cannot be read", str(error))
     end_page()
 card = saved.card
-st.text(visible(f"{card.model} · layer {card.layer} · threshold {card.threshold:.3g}"))
+st.text(
+    visible(
+        f"{card.model} · layer {card.layer} · threshold {card.threshold:.3g} · rule {card.rule}"
+    )
+)
 settings(shown, saved)
 held: Watched | None = st.session_state.get(WATCHED_KEY)
 if held is not None and held.running:
