@@ -21,9 +21,9 @@ from trace_probe.monitor.calibrated import (
 )
 from trace_probe.monitor.drift import WINDOW, DriftCheck, check_levels
 from trace_probe.monitor.flagging import flag, flags_csv, format_flags
-from trace_probe.monitor.rules import parse_rule, statistics
 from trace_probe.probing.probe import save_probe
 from trace_probe.statistics.metrics import trace_maxima
+from trace_probe.statistics.rules import parse_rule, statistics
 from trace_probe.store import Store
 
 WORLD = World(tasks=8, samples=2, strength=8.0, benign=60)
@@ -44,15 +44,19 @@ def test_the_rules_are_what_their_names_say() -> None:
 
     assert of("max") == [1, 3, 2, -1]
     assert of("ema:0.5") == [1, 2, 2, 0.5]
-    assert of("ema:1") == of("max") == of("1-of-1")
+    assert of("mean:3") == pytest.approx([1, 2, 2, 4 / 3])
+    assert of("mean:1") == of("ema:1") == of("max") == of("1-of-1")
     assert of("2-of-3") == [-np.inf, 1, 2, 2]
     assert of("1-of-2") == [1, 3, 3, 2]
-    for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean"):
+    for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean", "mean:0"):
         with pytest.raises(ProbeError, match="no alarm rule"):
             parse_rule(wrong)
 
 
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=40), st.sampled_from(["ema:0.3", "2-of-4"]))
+@given(
+    st.lists(st.floats(-5, 5), min_size=1, max_size=40),
+    st.sampled_from(["mean:3", "ema:0.3", "2-of-4"]),
+)
 def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
     whole = statistics({"t": np.array(scores)}, parse_rule(name))["t"]
     for stop in range(1, len(scores) + 1):
@@ -61,7 +65,7 @@ def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("rule", ["max", "ema:0.5", "2-of-3"])
+@pytest.mark.parametrize("rule", ["max", "mean:5", "ema:0.5", "2-of-3"])
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 def test_each_rule_keeps_the_rate_that_it_was_calibrated_to(rule: str, rate: float) -> None:
     rng = np.random.default_rng(0)

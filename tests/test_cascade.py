@@ -1,5 +1,6 @@
 """A judge asked only where a probe alarms: what it saves and what it misses, on planted runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from test_flagging import probe as planted_probe
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import as_guard
-from trace_probe.monitor.cascade import cascade, format_cascade
+from trace_probe.monitor.cascade import calls_at, cascade, format_cascade, lenient_limit
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -36,7 +37,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_a_strong_probe_saves_most_calls_and_loses_nothing(store: Store) -> None:
-    found = cascade(store, as_guard(planted_probe(4.0)), Oracle(store), truth="planted")
+    found = cascade(
+        store, as_guard(planted_probe(4.0)), Oracle(store), pass_rate=0.1, truth="planted"
+    )
     arms = {arm.name: arm for arm in found.arms}
     assert arms["judge"].calls == found.traces
     assert arms["probe"].calls == arms["probe"].tokens == 0
@@ -52,11 +55,35 @@ def test_a_strong_probe_saves_most_calls_and_loses_nothing(store: Store) -> None
 
 def test_a_probe_that_knows_nothing_loses_what_it_does_not_pass_on(tmp_path: Path) -> None:
     run = keep(plant(World(tasks=40, samples=4, strength=0.0, benign=300)), tmp_path / "run")
-    found = cascade(run, as_guard(planted_probe(4.0)), Oracle(run), truth="planted")
+    guard = as_guard(planted_probe(4.0))
+    found = cascade(run, guard, Oracle(run), pass_rate=0.1, truth="planted")
     assert found.caught_lost is not None
     assert found.caught_lost.estimate > 0.5
 
 
+def test_the_first_stage_is_set_on_training_tasks_for_what_it_may_lose(store: Store) -> None:
+    probe = planted_probe(4.0)
+    tasks = sorted({trace.task.id for trace in store.traces()})
+    calm = tuple(task for task in tasks[1::4] if task.startswith("benign"))
+    card = replace(probe.card, training_tasks=tuple(tasks[::2]), calibration_tasks=calm)
+    guard = as_guard(replace(probe, card=card))
+    strict, mild = (lenient_limit(store, guard, "planted", lost) for lost in (0.2, 0.0))
+    assert mild < strict
+    found = cascade(store, guard, Oracle(store), most_lost=0.0, truth="planted")
+    assert found.threshold == mild
+    assert found.caught_lost is not None
+    assert found.caught_lost.estimate <= 0.1
+    passed = {kind: one.estimate for kind, one in found.passed.items() if one}
+    assert passed["instrumental"] > 0.9 > passed["benign"]
+    saved = calls_at(found, 0.01)
+    assert saved == pytest.approx(1 - 0.01 * passed["instrumental"] - 0.99 * passed["benign"])
+
+
+def test_a_first_stage_without_training_tasks_asks_for_a_rate(store: Store) -> None:
+    with pytest.raises(NotEnoughData, match="--pass-rate"):
+        cascade(store, as_guard(planted_probe()), Oracle(store), truth="planted")
+
+
 def test_traces_without_labels_are_not_compared(store: Store) -> None:
     with pytest.raises(NotEnoughData, match="labelled by nobody"):
-        cascade(store, as_guard(planted_probe()), Oracle(store), truth="nobody")
+        cascade(store, as_guard(planted_probe()), Oracle(store), pass_rate=0.1, truth="nobody")

@@ -281,6 +281,8 @@ def test_a_detector_that_alarms_at_everything_has_no_better_than_its_chance_floo
     )
     assert value(report.figures, "caught_before_action").estimate == 1.0
     assert report.more["useful_warning_by_chance"]["estimate"] == 1.0
+    assert report.more["useful_warning_over_chance"]["estimate"] == 0.0
+    assert any("tell of the situation" in note for note in report.notes)
     assert value(report.figures, "false_alarm_rate").estimate == 1.0
 
 
@@ -351,6 +353,9 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "prefix",
         "more",
         "notes",
+        "rule",
+        "PreV(0)",
+        "UWR(0)",
     }
     assert set(raw["n"]) == {
         *("traces", "positives", "tasks", "mixed_prompts", "benign"),
@@ -397,14 +402,15 @@ def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
     starts = {line.index("[", 0) for line in lines[1:10]}
     assert len(starts) == 1
     assert any(line.startswith("false alarm rate") for line in lines)
-    assert any(line.startswith("the same with scores dealt anew") for line in lines)
+    assert any(line.startswith("UWR(0) with scores dealt anew") for line in lines)
     assert any(
         line.startswith("at 1.0% conformal (4.35% promised by 22 harmless traces): caught before")
         for line in lines
     )
     assert any("which needs 99" in line for line in lines)
     assert any("which needs 230" in line for line in lines)
-    assert lines[-1].startswith(f"{signal.n['traces']} traces, {signal.n['positives']} positives")
+    counts = f"{signal.n['traces']} traces, {signal.n['positives']} positives"
+    assert any(line.startswith(counts) for line in lines)
 
 
 def test_an_empty_test_set_is_refused() -> None:

@@ -1,5 +1,7 @@
 """The bench of false alarms, on scores whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_flagging import probe
@@ -45,3 +47,24 @@ def test_a_kept_promise_and_a_broken_one_are_told_apart() -> None:
     assert not any(row.kept for row in broken.rows)
     assert "left the calibrated range" in broken.drift
     assert "NOT KEPT" in format_false_alarms(broken)
+
+
+def test_the_card_s_own_threshold_is_put_to_the_test_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    groups = {"calibration": 1000, "held-out": 1000, "authorised": 20, "no-lever": 20}
+    ids = {name: [f"{name}-{i}" for i in range(n)] for name, n in groups.items()}
+    scores = {i: rng.normal(size=6) for each in ids.values() for i in each}
+    tasks = tuple(map(str, range(500)))
+
+    def kept(limit: float) -> bool:
+        saved = probe(limit)
+        saved = replace(saved, card=replace(saved.card, calibration_tasks=tasks))
+        row = count_alarms(FalseAlarmPlan(), saved, scores, ids).rows[0]
+        assert (row.rule, row.alarms) == (
+            "card max",
+            sum(scores[i].max() >= limit for i in ids["held-out"]),
+        )
+        return row.kept
+
+    assert kept(2.95)
+    assert not kept(2.0)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from tiny_models import FAMILIES
 from trace_probe.activations import Pooling, pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Guard
-from trace_probe.monitor.rules import MAX
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.dataset import ActivationMatrix, Corpus
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
+from trace_probe.statistics.rules import MAX, followed, parse_rule
 from trace_probe.store import Store
 from trace_probe.text.channels import FORMATS, build_spans
 from trace_probe.trace import Sampling, Task, Trace
@@ -93,21 +94,22 @@ def test_live_scores_are_the_scores_of_the_finished_trace(
     assert max(worst) <= 1e-5  # in float32, relative to the activations that are scored
 
 
+@pytest.mark.parametrize("rule", ["max", "mean:3", "ema:0.5"])
 def test_the_alarm_comes_when_the_first_sentence_above_the_threshold_ends(
-    tiny: Callable[..., Any], tmp_path: Path
+    tiny: Callable[..., Any], tmp_path: Path, rule: str
 ) -> None:
     from trace_probe.monitor.live import Monitor
 
     model = tiny()
     alarmed = 0
     for trace in recorded(model, tmp_path / "run", samples=12):
-        bulk = bulk_scores(model, trace, a_probe(model))
+        bulk = followed(bulk_scores(model, trace, a_probe(model)), parse_rule(rule))
         if np.isnan(bulk).all():
             continue
         for threshold in (np.nanmax(bulk) - 1e-3, np.nanmax(bulk) + 1e-3, np.nanmin(bulk) - 1e-3):
-            watching = Monitor(model, a_probe(model, threshold)).watch(
-                TASK, SAMPLING, sample=trace.sample
-            )
+            saved = a_probe(model, threshold)
+            saved = replace(saved, card=replace(saved.card, rule=rule))
+            watching = Monitor(model, saved).watch(TASK, SAMPLING, sample=trace.sample)
             first = next((reading.token for reading in watching if reading.alarm), None)
             above = np.flatnonzero(bulk >= threshold)
             if len(above) == 0:

@@ -19,6 +19,7 @@ from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import auroc, trace_maxima
+from trace_probe.statistics.rules import CANDIDATES
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Task, Trace
 from trace_probe.training import score_run, train
@@ -50,8 +51,10 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert card.target_false_alarm_rate == 0.05
     assert card.honest_false_alarm_rate == pytest.approx(1 / 23)
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
-    assert all(name.startswith("within_prompt_auroc/layer-") for name in card.figures)
-    assert len(card.figures) == 20
+    assert sum(name.startswith("within_prompt_auroc/layer-") for name in card.figures) == 20
+    assert {name for name in card.figures if "/layer-" not in name} == {
+        f"in_time_at_0.05/{rule}" for rule in CANDIDATES
+    }
     assert (card.target, card.focus, card.promise) == ("outcome", "last", "conformal")
     assert card.version
 
@@ -146,7 +149,8 @@ def test_progress_is_told_in_order(store: Store) -> None:
     told: list[str] = []
     train(store, target_rate=0.05, progress=told.append)
     assert told[0] == "reading labels"
-    assert told[-1].startswith("fitting layer 3")
+    assert told[-2].startswith("fitting layer 3")
+    assert told[-1] == "the alarm follows the rule max"
 
 
 def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:

@@ -1,6 +1,6 @@
 """From a labelled run to a probe with a threshold.
 
-Layer, strength and threshold never see a test task: the split comes first.
+Layer, strength, alarm rule and threshold never see a test task: the split comes first.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
+from trace_probe.probing.alarm import choose_rule
 from trace_probe.probing.dataset import (
     Corpus,
     Split,
@@ -34,6 +35,7 @@ from trace_probe.statistics.calibration import (
     pac_threshold,
 )
 from trace_probe.statistics.metrics import Scores, trace_maxima
+from trace_probe.statistics.rules import parse_rule, statistics
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -50,19 +52,23 @@ def train(  # noqa: PLR0913 - these are the options of the command
     rows: Rows = "before-said",
     target: Target = "outcome",
     promise: Promise = "conformal",
+    rule: str | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> SavedProbe:
     """Train a probe on a labelled run and set its threshold on the benign traces held out.
 
-    Without a name it is called after the run and the layer. Layers are swept by the executor,
-    each read by itself.
+    Without a name it is called after the run and the layer. Its alarm follows the rule, or without
+    one that which alarms in time most often on training tasks, out of fold. Layers are swept by
+    the executor, each read by itself.
 
     Raises:
         NotEnoughData: too few tasks, one outcome only, or no benign trace.
         StoreError: the run has no activations of a layer.
+        ProbeError: there is no such rule.
     """
     tell = progress or _silent
+    asked = parse_rule(rule) if rule else None
     tell("reading labels")
     corpus = load_corpus(store, labeller, ()).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
@@ -76,12 +82,16 @@ def train(  # noqa: PLR0913 - these are the options of the command
     corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, (recipe.layer,)))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
-    scores = probe_scores(probe, calibration, recipe.layer)
+    best, caught = choose_rule(learned, recipe, target_rate, seed=seed)
+    follows = asked or best
+    tell(f"the alarm follows the rule {follows.name}")
+    scores = statistics(probe_scores(probe, calibration, recipe.layer), follows)
     ids = [trace.id for trace in build_panel(calibration, learned).calibration]
     set_threshold = conformal_threshold if promise == "conformal" else pac_threshold
     threshold = set_threshold(trace_maxima(scores, ids), target_rate)
+    figures |= {f"in_time_at_{target_rate:g}/{each}": share for each, share in caught.items()}
     card = _card(store, corpus, split, recipe, threshold, figures)
-    return SavedProbe(replace(card, name=name or card.name), probe)
+    return SavedProbe(replace(card, name=name or card.name, rule=follows.name), probe)
 
 
 def _cells(

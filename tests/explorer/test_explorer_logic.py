@@ -2,6 +2,7 @@ import json
 import os
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -277,6 +278,9 @@ def test_the_fine_print_gives_the_false_alarm_rate_only_for_the_calibrated_thres
     row = row_of("early")[1]
     assert "0.8 % [0.1, 2.9]" in fine_print(row, EYE)
     assert "aim 1 %" in fine_print(row, EYE)
+    assert "on the rule" not in fine_print(row, EYE)
+    eye = replace(EYE, report={**REPORT, "rule": "mean:3"})
+    assert "on the rule mean:3" in fine_print(row, eye)
     assert "not known" in fine_print(row, Detector(DETECTOR, 0.4, REPORT))
     assert "no calibrated threshold" in fine_print(row, Detector(DETECTOR, None))
 

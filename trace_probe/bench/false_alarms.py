@@ -14,11 +14,11 @@ from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
 from trace_probe.monitor.calibrated import Promise, level, threshold
 from trace_probe.monitor.drift import check_levels
-from trace_probe.monitor.rules import DEFAULT_RULES, parse_rule, statistics
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.calibration import Threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
+from trace_probe.statistics.rules import DEFAULT_RULES, parse_rule, statistics
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 from trace_probe.training import score_run
@@ -27,6 +27,8 @@ from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 Say = Callable[[str], None]
 Range = tuple[int, int]
+CARD = "card "
+"""Before the rule, where the threshold is the card's own, set on its own calibration traces."""
 SIDES = (0.025, 0.975)
 
 
@@ -124,10 +126,19 @@ def _ids(traces: Sequence[Trace], groups: dict[str, tuple[Task, ...]]) -> dict[s
 def count_alarms(
     plan: FalseAlarmPlan, saved: SavedProbe, scores: Scores, ids: dict[str, list[str]]
 ) -> FalseAlarms:
-    """Return every rule, promise and rate with its realised alarms."""
-    rows = [
-        _row(scores, ids, rule, promise, rate)
-        for rule in plan.rules
+    """Return the card's own promise, then every rule, promise and rate, with realised alarms."""
+    card = saved.card
+    kept_by_card = Threshold(
+        card.threshold,
+        card.target_false_alarm_rate,
+        card.honest_false_alarm_rate,
+        len(card.calibration_tasks),
+        card.promise,
+    )
+    rows = [_row(scores, ids, card.rule, kept_by_card, CARD)] if card.calibration_tasks else []
+    rows += [
+        _row(scores, ids, rule, threshold(scores, ids["calibration"], rule, rate, promise))
+        for rule in dict.fromkeys((saved.card.rule, *plan.rules))
         for promise in plan.promises
         for rate in plan.rates
     ]
@@ -142,16 +153,16 @@ def count_alarms(
 
 
 def _row(
-    scores: Scores, ids: dict[str, list[str]], rule: str, promise: Promise, rate: float
+    scores: Scores, ids: dict[str, list[str]], rule: str, limit: Threshold, source: str = ""
 ) -> Kept:
-    limit = threshold(scores, ids["calibration"], rule, rate, promise)
+    rate, promise = limit.target_rate, limit.method
     alarms, traces = _alarms(scores, ids["held-out"], rule, limit)
     plain = plain_range(traces, rate)
     pac = promise == "pac"
     expected = (0, plain[1]) if pac else noisy_range(traces, limit.honest_rate, limit.n)
     hard = tuple((n, *_alarms(scores, ids[n], rule, limit)) for n in ("authorised", "no-lever"))
     kept = expected[0] <= alarms <= expected[1]
-    return Kept(rule, promise, rate, alarms, traces, plain, expected, kept, hard)
+    return Kept(f"{source}{rule}", promise, rate, alarms, traces, plain, expected, kept, hard)
 
 
 def _alarms(scores: Scores, ids: Sequence[str], rule: str, limit: Threshold) -> tuple[int, int]:
@@ -185,7 +196,7 @@ def noisy_range(traces: int, share: float, calibration: int) -> Range:
 def format_false_alarms(found: FalseAlarms) -> str:
     """Return a table of promises."""
     rows = [
-        f"{one.rule:8} {one.promise:10} {one.target:6.1%} {one.alarms:5} of {one.traces}"
+        f"{one.rule:12} {one.promise:10} {one.target:6.1%} {one.alarms:5} of {one.traces}"
         f"  {list(one.binomial)!s:9} {list(one.expected)!s:9} "
         f"{'kept' if one.kept else 'NOT KEPT':9}"
         + "  ".join(f"{name} {alarms} of {n}" for name, alarms, n in one.hard_negatives)
@@ -193,7 +204,7 @@ def format_false_alarms(found: FalseAlarms) -> str:
     ]
     head = f"{found.probe} on {found.model}, thresholds set on {found.calibration} benign traces"
     names = (
-        f"{'rule':8} {'promise':10} target  alarms        {'binomial':9} {'expected':9} "
+        f"{'rule':12} {'promise':10} target  alarms        {'binomial':9} {'expected':9} "
         f"{'':9}hard negatives"
     )
     note = (

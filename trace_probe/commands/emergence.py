@@ -161,6 +161,32 @@ def efficiency(
 
 
 @emergence.command()
+def standing(
+    pairs: Annotated[list[Path], typer.Argument(help="RUN PROBE, RUN PROBE, ...")],
+    name: Name = "oracle",
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Set probes in one table: beside the best text and the oracle, and what their alarms catch.
+
+    After `evaluate`, and `oracle` where there is one.
+    """
+    from trace_probe.emergence.standing import format_standings
+    from trace_probe.emergence.standing import standing as stands
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    if len(pairs) % 2:
+        raise typer.BadParameter("a run and its probe, in turns")
+    found = [
+        stands(Store(run), load_probe(probe).card, name=name, seed=seed)
+        for run, probe in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+    value = {"standings": [one.to_json() for one in found]}
+    show_result(value, format_standings(found), as_json=as_json)
+
+
+@emergence.command()
 def steer(
     run: Run,
     probe: Probe,

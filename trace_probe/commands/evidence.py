@@ -35,6 +35,10 @@ def train(
         Literal["conformal", "pac"],
         typer.Option(help="The rate holds on average, or with 90 % for this very threshold."),
     ] = "conformal",
+    rule: Annotated[
+        str | None,
+        typer.Option(help="What the alarm follows; without it training tasks choose."),
+    ] = None,
     target: Annotated[
         Literal["outcome", "verbalisation", "situation"],
         typer.Option(help="What is told: the act, its being said, or the task that offers it."),
@@ -68,6 +72,7 @@ def train(
         rows=rows,
         target=target,
         promise=promise,
+        rule=rule,
         executor=executor_named(executor, workers),
         progress=say,
     )
@@ -76,7 +81,7 @@ def train(
     text = (
         f"{probe}: {card.target}, layer {card.layer}, {card.method}, C {card.C:g}, "
         f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
-        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms"
+        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.rule}"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
 

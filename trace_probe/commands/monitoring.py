@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 monitoring = typer.Typer()
 
-Rule = Annotated[str, typer.Option(help="max, ema:WEIGHT or K-of-N.")]
+Rule = Annotated[
+    str | None,
+    typer.Option(help="max, mean:N, ema:WEIGHT or K-of-N; that of the probe's card without this."),
+]
 Threshold = Annotated[float | None, typer.Option(help="Instead of the probe's own.")]
 FailOnAlarm = Annotated[
     bool, typer.Option("--fail-on-alarm", help="Exit with 1 if there is any alarm.")
@@ -53,7 +56,7 @@ def watch(
     prompt: Annotated[str, typer.Argument(help="What the model is asked; - reads it from stdin.")],
     probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
     model: ModelName = None,
-    rule: Rule = "max",
+    rule: Rule = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     on_alarm: Annotated[
         Literal["continue", "stop", "ask"], typer.Option(help="What an alarm leads to.")
@@ -96,7 +99,7 @@ def watch(
 def _watched(
     probes: list[Path],
     model: str | None,
-    rule: str,
+    rule: str | None,
     task: "Task",
     sampling: "Sampling",
     *,
@@ -157,7 +160,7 @@ def model_of(guard: "Guard") -> str:
 def flag(
     run: Run,
     probe: Probe,
-    rule: Rule = "max",
+    rule: Rule = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
@@ -180,15 +183,15 @@ def flag(
 
 
 def _guard(
-    folder: Path, rule: str, threshold: float | None, sampling: "Sampling | None" = None
+    folder: Path, rule: str | None, threshold: float | None, sampling: "Sampling | None" = None
 ) -> "Guard":
     from trace_probe.monitor.calibrated import Decoding, Guard, load_guard
-    from trace_probe.monitor.rules import parse_rule
     from trace_probe.probing.probe import load_probe
+    from trace_probe.statistics.rules import parse_rule
 
     saved = load_probe(folder)
     if threshold is not None:
-        return Guard(saved, parse_rule(rule), threshold)
+        return Guard(saved, parse_rule(rule or saved.card.rule), threshold)
     return load_guard(folder, saved, rule, Decoding.of(sampling) if sampling else None)
 
 
@@ -200,7 +203,7 @@ def score(
         bool, typer.Option("--jsonl", help="One JSON object a line in, one out.")
     ] = False,
     prompt: Annotated[str, typer.Option(help="What came before the text.")] = "",
-    rule: Rule = "max",
+    rule: Rule = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
 ) -> None:
@@ -249,7 +252,10 @@ def _json_lines() -> Iterator[dict[str, Any]]:
 def calibrate(
     run: Run,
     probe: Probe,
-    rules: Annotated[str, typer.Option(help="Rules to set thresholds for.")] = "max,ema:0.5,2-of-3",
+    rules: Annotated[
+        str | None,
+        typer.Option(help="Rules to set thresholds for: the probe's own, max, ema:0.5 and 2-of-3."),
+    ] = None,
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
     promise: Annotated[
         Literal["conformal", "pac"],
@@ -263,10 +269,13 @@ def calibrate(
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
     from trace_probe.monitor.calibrated import save_calibration
     from trace_probe.probing.probe import load_probe
+    from trace_probe.statistics.rules import DEFAULT_RULES
     from trace_probe.store import Store
 
-    names = [name.strip() for name in rules.split(",")]
-    found = calibrate_on(Store(run), load_probe(probe), names, rate, promise=promise)
+    saved = load_probe(probe)
+    own = dict.fromkeys((saved.card.rule, *DEFAULT_RULES))
+    names = [name.strip() for name in rules.split(",")] if rules else list(own)
+    found = calibrate_on(Store(run), saved, names, rate, promise=promise)
     save_calibration(probe, found)
     rows = [
         f"{name:10} threshold {each.value:8.3f} promises {each.honest_rate:.2%} ({each.method}, "
@@ -282,9 +291,13 @@ def cascade(
     probe: Probe,
     judge: Annotated[str, typer.Option(help="rules, judge:MODEL or paper:MODEL.")] = "rules",
     pass_rate: Annotated[
-        float, typer.Option(help="Share of harmless traces that the probe may pass on.")
-    ] = 0.1,
-    rule: Rule = "max",
+        float | None, typer.Option(help="Share of harmless traces that the probe may pass on.")
+    ] = None,
+    most_lost: Annotated[
+        float,
+        typer.Option(help="Without that: share of instrumental training traces it may hold back."),
+    ] = 0.01,
+    rule: Rule = None,
     labeller: Labeller = None,
     base_url: BaseUrls = None,
     extra: Extra = None,
@@ -305,7 +318,14 @@ def cascade(
     guard = _guard(probe, rule, None, store.manifest.sampling)
     bench = Bench(tuple(base_url or ()), default_cache(), json_object(extra))
     truth = labeller or guard.saved.card.labeller
-    found = compare(store, guard, labeller_of(judge, bench), pass_rate=pass_rate, truth=truth)
+    found = compare(
+        store,
+        guard,
+        labeller_of(judge, bench),
+        pass_rate=pass_rate,
+        most_lost=most_lost,
+        truth=truth,
+    )
     show_result(asdict(found), format_cascade(found, cost), as_json=as_json)
 
 
@@ -313,7 +333,7 @@ def cascade(
 def serve(
     probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
     model: ModelName = None,
-    rule: Rule = "max",
+    rule: Rule = None,
     on_alarm: Annotated[
         Literal["annotate", "stop", "withhold"], typer.Option(help="What an alarm leads to.")
     ] = "annotate",

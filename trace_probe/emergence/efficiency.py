@@ -56,6 +56,8 @@ class Share:
     value: Metric | None
     eta: Metric | None
     """None where the oracle is not shown to gain anything."""
+    of_oracle: Metric | None = None
+    """The figure itself over the oracle's."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def _shares(values: Mapping[str, Values], n: int) -> dict[str, Share]:
             _eta(each - values[PROMPT_ONLY], gain, n)
             if exists and name not in ("oracle", PROMPT_ONLY)
             else None,
+            metric(_over(each, values["oracle"]), n),
         )
         for name, each in values.items()
     }
@@ -204,7 +207,12 @@ def _shares(values: Mapping[str, Values], n: int) -> dict[str, Share]:
 
 def _eta(own: Values, gain: Values, n: int) -> Metric | None:
     """Return the resampled ratio; a draw in which the oracle gains nothing has none."""
-    return metric(np.divide(own, gain, out=np.full(len(gain), np.nan), where=gain > 0), n)
+    return metric(_over(own, gain), n)
+
+
+def _over(own: Values, whole: Values) -> Values:
+    ratios: Values = np.divide(own, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return ratios
 
 
 def format_efficiency(found: Efficiency) -> str:

@@ -156,10 +156,10 @@ def _alarms(
     store: Store, saved: SavedProbe, traces: Sequence[Trace], threshold: float
 ) -> list[Alarm]:
     """Return the traces that alarm, each at the end of its first sentence to do so."""
-    scores = score_run(store, saved)
+    values = saved.alarm_statistics(score_run(store, saved))
     found = []
     for trace in traces:
-        sentence = first_alarm(scores[trace.id], threshold)
+        sentence = first_alarm(values[trace.id], threshold)
         if sentence is not None:
             found.append(Alarm(trace, trace.sentences[sentence].stop))
     return found

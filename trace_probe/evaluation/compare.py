@@ -1,7 +1,7 @@
 """Two probes, or two runs, side by side: the same tasks, the same resamples, the difference."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from trace_probe.statistics.metrics import (
     score_rows,
     trace_maxima,
 )
+from trace_probe.statistics.rules import statistics
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -37,6 +38,11 @@ class Side:
     panel: Panel
     scores: Scores
     threshold: float
+
+    @property
+    def followed(self) -> Scores:
+        """Return what its alarm follows."""
+        return statistics(self.scores, self.panel.rule)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def _name(store: Store, saved: SavedProbe, *both: tuple[Store, SavedProbe]) -> s
 
 
 def _side(name: str, saved: SavedProbe, corpus: Corpus, seed: int) -> Side:
-    panel = build_panel(corpus.only(()), corpus, seed)
+    panel = replace(build_panel(corpus.only(()), corpus, seed), rule=saved.rule)
     return Side(name, panel, saved.scores(corpus), saved.card.threshold)
 
 
@@ -152,7 +158,7 @@ def _resampled(side: Side) -> dict[str, Resampled]:
     cohort = side.panel.cohort
     weights = resample(cohort.n_tasks, seed=side.panel.seed)
     ranked = ranking([side.scores], side.panel, weights)
-    taken = heard(running_maxima(score_rows(cohort, side.scores)), side.threshold)
+    taken = heard(running_maxima(score_rows(cohort, side.followed)), side.threshold)
 
     def caught(by: Index, among: Mask) -> Resampled:
         hits = (taken <= by)[among].astype(float)
@@ -173,7 +179,7 @@ def _resampled(side: Side) -> dict[str, Resampled]:
 def _false_alarms(side: Side, traces: Sequence[Trace]) -> Resampled:
     if not traces:
         return Resampled(np.full(DRAWS + 1, np.nan), 0)
-    hit = trace_maxima(side.scores, [trace.id for trace in traces]) >= side.threshold
+    hit = trace_maxima(side.followed, [trace.id for trace in traces]) >= side.threshold
     task = np.unique([trace.task.id for trace in traces], return_inverse=True)[1]
     weights = resample(int(task.max()) + 1, seed=side.panel.seed)
     return Resampled(ratio(hit.astype(float), np.ones(len(hit)), task, weights), len(hit))

@@ -38,11 +38,13 @@ RATES = (0.001, 0.01, 0.05)
 PERMUTATIONS = 20
 
 
-def details(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> dict[str, Any]:
-    """Return further figures of a detector as JSON."""
+def details(
+    scores: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms
+) -> dict[str, Any]:
+    """Return further figures of a detector as JSON, from its scores and what its alarm follows."""
     cohort, weights = alarms.cohort, alarms.weights
-    rows = score_rows(cohort, scores)
-    held, maxima = scores_held(rows), running_maxima(rows)
+    rows, steps = score_rows(cohort, scores), score_rows(cohort, followed)
+    held, maxima = scores_held(rows), running_maxima(steps)
     return {
         **_probabilities(held, panel, weights),
         "whole_trace": _json_all(summary(rank(cohort, maxima, cohort.length, weights), cohort)),
@@ -61,12 +63,12 @@ def details(scores: Scores, threshold: float, panel: Panel, alarms: Alarms) -> d
             )
             for guard in GUARDS
         },
-        "useful_warning_by_chance": _json(_chance(rows, threshold, panel, alarms)),
-        "predictive_value": _predictive(scores, threshold, panel, alarms),
+        **_json_all(_chance(steps, threshold, panel, alarms)),
+        "predictive_value": _predictive(followed, threshold, panel, alarms),
         "alarm_free": alarm_free(alarms),
         "mean_warning": _json_all(mean_warnings(alarms)),
         "tokens": _json_all(alarms.by_tokens()),
-        "by_rate": _by_rate(scores, panel, weights),
+        "by_rate": _by_rate(followed, panel, weights),
         "event_aligned": event_aligned(cohort, rows, weights, seed=panel.seed),
     }
 
@@ -125,8 +127,14 @@ def _at_limit(limit: Threshold, scores: Scores, panel: Panel, weights: Values) -
     }
 
 
-def _chance(rows: Values, threshold: float, panel: Panel, alarms: Alarms) -> Metric | None:
-    """Return the share of positives warned in time when scores are dealt anew within tasks."""
+def _chance(
+    rows: Values, threshold: float, panel: Panel, alarms: Alarms
+) -> dict[str, Metric | None]:
+    """Return the share of positives warned in time when scores are dealt anew within tasks.
+
+    And by how much more are warned in truth, on the same resamples: what the alarms know of the
+    trace beyond its task.
+    """
     cohort = alarms.cohort
     rng = np.random.default_rng(panel.seed)
     hits = np.zeros(len(rows))
@@ -136,7 +144,13 @@ def _chance(rows: Values, threshold: float, panel: Panel, alarms: Alarms) -> Met
     positive = cohort.positive
     n = int(positive.sum())
     share = hits[positive] / PERMUTATIONS
-    return metric(ratio(share, np.ones(n), cohort.task[positive], alarms.weights), n)
+    true = (alarms.taken <= cohort.length)[positive].astype(float)
+    task = cohort.task[positive]
+    chance, own = (ratio(each, np.ones(n), task, alarms.weights) for each in (share, true))
+    return {
+        "useful_warning_by_chance": metric(chance, n),
+        "useful_warning_over_chance": metric(own - chance, n),
+    }
 
 
 def _predictive(

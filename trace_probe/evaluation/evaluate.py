@@ -18,6 +18,7 @@ from trace_probe.statistics.metrics import (
     pairs_within,
     resample,
 )
+from trace_probe.statistics.rules import statistics
 
 CONTROL = "shuffled labels"
 OBSERVER = "observer"
@@ -35,17 +36,19 @@ def evaluate(
     """Judge a detector and its baselines on the same traces, resamples and promise.
 
     AUROC is time-matched: both traces of a pair are read for as many sentences as come before
-    the positive one says it. Layer and labeller are for the caller to fill in.
+    the positive one says it. Alarms, also those of the baselines, follow the rule of the panel.
+    Layer and labeller are for the caller to fill in.
     """
+    followed = statistics(scores, panel.rule)
     cohort = panel.cohort
     weights = resample(cohort.n_tasks, seed=panel.seed)
     ranked = {name: ranking(runs, panel, weights) for name, runs in baselines.items()}
     best, its = best_text(ranked)
     own = ranking([scores], panel, weights)
-    alarms = alarms_of(scores, threshold, panel, weights)
+    alarms = alarms_of(followed, threshold, panel, weights)
     figures: dict[str, Metric | None] = {
-        "false_alarm_rate": alarm_rate(scores, threshold, panel.benign),
-        "hard_negative_alarm_rate": alarm_rate(scores, threshold, panel.hard_negative),
+        "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
+        "hard_negative_alarm_rate": alarm_rate(followed, threshold, panel.hard_negative),
         **summary(own, cohort),
         **alarms.figures(),
         "delta_over_best_text": _gain(own, its, cohort),
@@ -53,6 +56,7 @@ def evaluate(
         "selectivity": _gain(own, ranked.get(CONTROL), cohort),
         "observer_gap": _gain(own, ranked.get(OBSERVER), cohort),
     }
+    more = {"best_text": best, **details(scores, followed, threshold, panel, alarms)}
     return Report(
         detector=detector,
         labeller="",
@@ -60,12 +64,13 @@ def evaluate(
         n={**cohort.counts(), **cohort.heard(), "benign": len(panel.benign)},
         threshold=threshold,
         target_false_alarm_rate=target_rate,
+        rule=panel.rule.name,
         figures=figures,
         baselines=beside(baselines, ranked, panel, weights, target_rate, own),
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),
-        more={"best_text": best, **details(scores, threshold, panel, alarms)},
-        notes=tuple(_notes(figures, cohort, best)),
+        more=more,
+        notes=(*_notes(figures, cohort, best), *_about_alarms(more["useful_warning_over_chance"])),
     )
 
 
@@ -157,3 +162,13 @@ def _notes(figures: Figures, cohort: Cohort, best: str) -> list[str]:
     elif delta is not None and delta.lower <= 0:
         notes.append(f"No early signal beyond the text: the detector does not clearly beat {best}.")
     return notes
+
+
+def _about_alarms(over_chance: Mapping[str, float] | None) -> list[str]:
+    """Return what is to be said where alarms know the task alone."""
+    if over_chance is None or over_chance["lower"] > 0:
+        return []
+    return [
+        "The alarms are not shown to know which trace of a task acts: with scores dealt anew "
+        "within tasks as many would be warned. At this threshold they tell of the situation."
+    ]

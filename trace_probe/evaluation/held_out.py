@@ -8,12 +8,11 @@ from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.observer import Embed, embedding_scores, observer_scores
 from trace_probe.evaluation.panel import Panel, build_panel
 from trace_probe.evaluation.report import Report
-from trace_probe.probing.aggregation import AGGREGATIONS, aggregate, ensemble, plain
+from trace_probe.probing.aggregation import AGGREGATIONS, aggregate, ensemble
 from trace_probe.probing.baselines import baseline_scores
 from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus, split_by_role
 from trace_probe.probing.probe import (
     ProbeCard,
-    Recipe,
     SavedProbe,
     check_fits,
     check_shape,
@@ -21,6 +20,7 @@ from trace_probe.probing.probe import (
     probe_scores,
 )
 from trace_probe.statistics.metrics import Scores
+from trace_probe.statistics.rules import CANDIDATES, MAX, parse_rule, statistics
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -75,7 +75,7 @@ def evaluate_probe(
         embedded = embedding_scores(beside.embed, corpus, card.training_tasks, card.recipe)
         baselines["sentence embeddings"] = (embedded,)
     tell("resampling")
-    scores, panel = saved.scores(corpus), _held_out(corpus, card, seed)
+    scores, panel = saved.scores(corpus), _held_out(corpus, saved, seed)
     report = evaluate(
         card.name,
         scores,
@@ -85,7 +85,9 @@ def evaluate_probe(
         target_rate=card.target_false_alarm_rate,
     )
     others = side_by_side(
-        alternatives(scores, learned, corpus, card.recipe), panel, card.target_false_alarm_rate
+        alternatives(scores, learned, corpus, saved),
+        replace(panel, rule=MAX),
+        card.target_false_alarm_rate,
     )
     notes = (f"Trained on {source.manifest.model}.", *report.notes) if elsewhere else report.notes
     report = replace(
@@ -121,11 +123,17 @@ def _beside(
 
 
 def alternatives(
-    scores: Scores, learned: Corpus, corpus: Corpus, recipe: Recipe
+    scores: Scores, learned: Corpus, corpus: Corpus, saved: SavedProbe
 ) -> dict[str, Scores]:
-    """Return other statistics of a probe's scores, and an ensemble of probes of all layers."""
-    found = {
-        name: aggregate(scores, rule) for name, rule in AGGREGATIONS.items() if rule is not plain
+    """Return other statistics that an alarm could follow, and an ensemble of all layers' probes.
+
+    The ensemble follows the rule of the probe.
+    """
+    recipe = saved.card.recipe
+    found = {f"rule {name}": statistics(scores, parse_rule(name)) for name in CANDIDATES}
+    found.pop(f"rule {saved.rule.name}", None)
+    found |= {
+        name: aggregate(scores, AGGREGATIONS[name]) for name in ("top-3 mean", "softmax mean")
     }
     layers = corpus.matrix.layers if corpus.matrix else ()
     if len(layers) > 1:
@@ -134,7 +142,7 @@ def alternatives(
         pairs = list(zip(probes, layers, strict=True))
         seen = [probe_scores(probe, learned, layer) for probe, layer in pairs]
         read = [probe_scores(probe, corpus, layer) for probe, layer in pairs]
-        found["ensemble of layers"] = ensemble(read, seen)
+        found["ensemble of layers"] = saved.alarm_statistics(ensemble(read, seen))
     return found
 
 
@@ -148,17 +156,19 @@ def _learned(corpus: Corpus, card: ProbeCard, store: Store) -> Corpus:
     return learned
 
 
-def _held_out(corpus: Corpus, card: ProbeCard, seed: int) -> Panel:
+def _held_out(corpus: Corpus, saved: SavedProbe, seed: int) -> Panel:
     """Return the tasks that the probe has not seen; half of the benign ones may calibrate.
 
     A run without the probe's calibration tasks gives benign tasks of its own to the baselines.
     """
+    card = saved.card
     calibration = set(corpus.tasks) & set(card.calibration_tasks)
     if not calibration:
         calibration = set(split_by_role(corpus.traces, seed=seed).calibration)
     seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
-    return build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
+    panel = build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
+    return replace(panel, rule=saved.rule)
 
 
 def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:

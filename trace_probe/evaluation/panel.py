@@ -28,6 +28,7 @@ from trace_probe.statistics.metrics import (
     trace_maxima,
     within_prompt,
 )
+from trace_probe.statistics.rules import MAX, Rule, statistics
 from trace_probe.trace import Trace
 
 WARNINGS = (0, 1, 3, 5, 10)
@@ -47,6 +48,8 @@ class Panel:
     benign: tuple[Trace, ...] = ()
     hard_negative: tuple[Trace, ...] = ()
     seed: int = 0
+    rule: Rule = MAX
+    """What the alarms of all detectors follow."""
 
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
@@ -173,9 +176,9 @@ def summary(ranked: Mapping[str, Values], cohort: Cohort) -> dict[str, Metric | 
     }
 
 
-def alarms_of(scores: Scores, threshold: float, panel: Panel, weights: Values) -> Alarms:
-    """Return when each trace of the cohort alarms."""
-    maxima = running_maxima(score_rows(panel.cohort, scores))
+def alarms_of(followed: Scores, threshold: float, panel: Panel, weights: Values) -> Alarms:
+    """Return when each trace of the cohort alarms, from what the alarm follows."""
+    maxima = running_maxima(score_rows(panel.cohort, followed))
     return Alarms(panel.cohort, heard(maxima, threshold), weights)
 
 
@@ -190,15 +193,16 @@ def caught_at(
     if not panel.calibration:
         return dict.fromkeys(CAUGHT)
     ids = [trace.id for trace in panel.calibration]
-    threshold = conformal_threshold(trace_maxima(runs[0], ids), target_rate).value
-    return alarms_of(runs[0], threshold, panel, weights).figures()
+    followed = statistics(runs[0], panel.rule)
+    threshold = conformal_threshold(trace_maxima(followed, ids), target_rate).value
+    return alarms_of(followed, threshold, panel, weights).figures()
 
 
-def alarm_rate(scores: Scores, threshold: float, traces: Sequence[Trace]) -> Metric | None:
+def alarm_rate(followed: Scores, threshold: float, traces: Sequence[Trace]) -> Metric | None:
     """Return the share of whole traces that alarm."""
     if not traces:
         return None
-    hit = trace_maxima(scores, [trace.id for trace in traces]) >= threshold
+    hit = trace_maxima(followed, [trace.id for trace in traces]) >= threshold
     names = np.array([trace.task.id for trace in traces])
     task = np.unique(names, return_inverse=True)[1]
     weights = resample(int(task.max()) + 1)

@@ -59,6 +59,8 @@ class Report:
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further figures, ready for JSON."""
     notes: tuple[str, ...] = ()
+    rule: str = "max"
+    """What the alarms follow: the threshold's statistic."""
 
     def __post_init__(self) -> None:
         """Refuse a report without baselines."""
@@ -69,7 +71,13 @@ class Report:
         """Return plain values; null where a figure cannot be computed."""
         raw = asdict(self)
         figures = raw.pop("figures")
-        return {**raw, **{name: figures.get(name) for name in FIGURES}, "notes": list(self.notes)}
+        return {
+            **raw,
+            **{name: figures.get(name) for name in FIGURES},
+            "PreV(0)": figures.get("caught_before_said"),
+            "UWR(0)": raw["useful_warning"].get("0"),
+            "notes": list(self.notes),
+        }
 
 
 def is_text(baseline: str) -> bool:
@@ -110,8 +118,9 @@ def _tail(report: Report) -> list[str]:
         f"gain over the best text baseline, {best}" if name == "delta over best text" else name: one
         for name, one in rows.items()
     }
+    rows["PreV(0), of those that say it flagged before"] = report.figures.get("caught_before_said")
     rows |= {
-        f"warned {lead} sentences before the action": value
+        f"UWR({lead}), warned {lead} sentences before the action": value
         for lead, value in report.useful_warning.items()
     }
     rows |= {name: Metric(**value) for name, value in _further(report.more).items() if value}
@@ -119,7 +128,10 @@ def _tail(report: Report) -> list[str]:
     width = max(map(len, shown), default=0)
     lines = [f"{name.ljust(width)}  {_cell(value)}  n={value.n}" for name, value in shown.items()]
     if report.threshold is not None:
-        lines.append(f"threshold {report.threshold:.4g} for {report.target_false_alarm_rate:.1%}")
+        lines.append(
+            f"threshold {report.threshold:.4g} for {report.target_false_alarm_rate:.1%}, "
+            f"alarms follow the rule {report.rule}"
+        )
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
     return [*lines, *_rates(report), counts, *report.notes]
 
@@ -127,7 +139,8 @@ def _tail(report: Report) -> list[str]:
 def _further(more: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
     """Return further figures that are worth a line, by what the line says."""
     return {
-        "the same with scores dealt anew within tasks": more.get("useful_warning_by_chance"),
+        "UWR(0) with scores dealt anew within tasks": more.get("useful_warning_by_chance"),
+        "UWR(0) beyond that": more.get("useful_warning_over_chance"),
         **{f"mean warning, {k}": v for k, v in more.get("mean_warning", {}).items()},
         **{
             name.replace("_", " "): more.get(name)

@@ -31,6 +31,7 @@ from trace_probe.explorer.runs import Stamp, probe_card, stamp
 from trace_probe.explorer.search import written
 from trace_probe.explorer.words import Detector, calibrated_threshold
 from trace_probe.labels import Label
+from trace_probe.statistics.rules import rule_of, statistics
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 
@@ -93,7 +94,7 @@ class Loaded:
         return self.store.report(detector)
 
     def scores(self, detector: str) -> Mapping[str, Scores]:
-        """Return the scores of a detector, by trace id."""
+        """Return what the alarm of a detector follows after each sentence, by trace id."""
         return _scores(self.path, detector, self.stamp)
 
     def detector(self, name: str, own: float | None = None) -> Detector:
@@ -205,7 +206,8 @@ def _sentence(path: Path, trace_id: str, index: int, state: Stamp) -> str:
 
 @lru_cache(maxsize=16)
 def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
-    return dict(_run(path, state).store.scores(detector))
+    store = _run(path, state).store
+    return dict(statistics(store.scores(detector), rule_of(store.report(detector))))
 
 
 @lru_cache(maxsize=8)

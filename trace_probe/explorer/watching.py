@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from trace_probe.explorer.rows import Facts, Row, build_row
+from trace_probe.explorer.rows import Facts, Row, Scores, build_row
+from trace_probe.statistics.rules import MAX, Rule, followed
 
 
 class Reading(Protocol):
@@ -62,6 +63,7 @@ class Watched:
 
     readings: Generator[Reading, None, None]
     threshold: float
+    rule: Rule = MAX
     turn: Lock = field(default_factory=Lock)
     """Held while the model writes a token."""
     sentences: list[Sentence] = field(default_factory=list)
@@ -122,11 +124,16 @@ class Watched:
             stops=np.array([one.stop for one in self.sentences], dtype=np.int32),
             reasoning=np.array([one.channel == "reasoning" for one in self.sentences], dtype=bool),
         )
+        return build_row(facts, None, self.statistics, self.threshold)
+
+    @property
+    def statistics(self) -> Scores:
+        """Return what the alarm follows, as if the last sentence ended here."""
         scores = [np.nan if one.score is None else one.score for one in self.sentences]
-        return build_row(facts, None, np.array(scores, dtype=np.float32), self.threshold)
+        return followed(np.array(scores, dtype=np.float32), self.rule)
 
     def lines(self) -> Iterator[str]:
         """Yield the sentences, those over the threshold marked."""
-        for one in self.sentences:
-            over = one.score is not None and one.score >= self.threshold
+        for one, value in zip(self.sentences, self.statistics, strict=True):
+            over = value >= self.threshold
             yield f"{'▲' if over else ' '} {one.text.strip()}"

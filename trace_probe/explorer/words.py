@@ -69,6 +69,8 @@ def _threshold_words(detector: Detector) -> str:
     if not detector.calibrated:
         return f"{shown}, chosen by hand: its false-alarm rate is not known."
     rate = figure(detector.report, "false_alarm_rate")
+    rule = (detector.report or {}).get("rule") or "max"
+    shown += "" if rule == "max" else f" on the rule {rule}"
     return (
         f"{shown} = {rate.text(percent=True)} of benign traces raise a false alarm"
         f"{_aim(detector)}{'' if rate.n is None else f', n = {rate.n}'}."

@@ -16,6 +16,7 @@ from trace_probe.labels import Label
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import Recipe, SavedProbe
 from trace_probe.probing.tfidf import text_scores
+from trace_probe.statistics.rules import followed
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of, opens_reasoning
 from trace_probe.trace import Task, Trace
@@ -34,7 +35,7 @@ Scores = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Scored:
-    """One text as a trace, with one score a sentence."""
+    """One text as a trace, with what an alarm follows after each sentence."""
 
     trace: Trace
     scores: Scores
@@ -101,7 +102,8 @@ def score_with_probe(
     from trace_probe.monitor.scoring import read_scores
 
     traces = [as_written(trace, model, tokenizer) for trace, _ in transcripts(content)]
-    return list(map(Scored, traces, read_scores(model, saved, traces)))
+    scores = read_scores(model, saved, traces)
+    return list(map(Scored, traces, [followed(row, saved.rule) for row in scores]))
 
 
 def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Trace:

@@ -14,7 +14,8 @@ import numpy as np
 from trace_probe.errors import NotEnoughData, TraceError
 from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
-from trace_probe.statistics.metrics import first_alarm
+from trace_probe.statistics.metrics import Scores, first_alarm
+from trace_probe.statistics.rules import rule_of, statistics
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug
@@ -82,9 +83,11 @@ def score_inspect(
     """
     from inspect_ai.log import write_eval_log
 
-    found, scores = _read(Path(log)), store.scores(detector)
+    found = _read(Path(log))
+    scores: Scores = store.scores(detector)
     if threshold is None:
         threshold = _threshold(store, detector)
+        scores = statistics(scores, rule_of(store.report(detector)))
     traces = {_origin(trace): trace for trace in store.traces() if trace.id in scores}
     scored = 0
     for sample in found.samples or ():

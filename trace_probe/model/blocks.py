@@ -50,7 +50,7 @@ class HookedBlocks:
         blocks = find_blocks(network.get_decoder())
         if blocks is None:
             raise ModelError(f"{name} has no list of its blocks to read activations from")
-        self._blocks = blocks
+        self._blocks = tuple(blocks)  # a list of modules is slow to index, token by token
 
     def tapped(self, layers: Sequence[int], tap: Tap) -> AbstractContextManager[None]:
         """Hand the stream after each of `layers` to `tap`, as `Blocks` says."""

@@ -13,10 +13,10 @@ import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.files import load_json, write_json
-from trace_probe.monitor.rules import MAX, Rule, parse_rule, statistics
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.calibration import Threshold, conformal_threshold, pac_threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
+from trace_probe.statistics.rules import Rule, parse_rule, statistics
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import score_run
@@ -70,10 +70,10 @@ class Guard:
 
 
 def as_guard(probe: SavedProbe | Guard) -> Guard:
-    """Return a probe with the threshold of its card, on the running maximum of its scores."""
+    """Return a probe with the rule and the threshold of its card."""
     if isinstance(probe, Guard):
         return probe
-    return Guard(probe, MAX, probe.card.threshold)
+    return Guard(probe, probe.rule, probe.card.threshold)
 
 
 def level(scores: Iterable[float]) -> float | None:
@@ -175,25 +175,26 @@ def _key(calibration: Calibration) -> tuple[str, Decoding]:
 
 
 def load_guard(
-    folder: Path, saved: SavedProbe, rule: str = "max", decoding: Decoding | None = None
+    folder: Path, saved: SavedProbe, rule: str | None = None, decoding: Decoding | None = None
 ) -> Guard:
     """Return the guard of a probe: its calibration for a decoding, the latest without one.
 
-    Without any calibration the rule ``max`` has the threshold of the probe's card.
+    The rule is that of the card if none is named; without any calibration that one has the
+    threshold of the card.
 
     Raises:
         ProbeError: the rule has no threshold.
     """
-    parsed = parse_rule(rule)
+    parsed = parse_rule(rule or saved.card.rule)
     kept = [each for each in load_calibrations(folder) if each.model == saved.card.model]
     fitting = [each for each in kept if decoding in (None, each.decoding)]
     for each in reversed(fitting or kept):
-        if rule in each.thresholds:
-            value = each.thresholds[rule].value
+        if parsed.name in each.thresholds:
+            value = each.thresholds[parsed.name].value
             return Guard(saved, parsed, value, each.levels, each.decoding)
-    if parsed is MAX:
-        return Guard(saved, MAX, saved.card.threshold)
+    if parsed.name == saved.card.rule:
+        return as_guard(saved)
     raise ProbeError(
-        f"{saved.card.name} has no threshold for the rule {rule}: set one with "
-        f"`trace-probe calibrate RUN {folder} --rules {rule}`"
+        f"{saved.card.name} has no threshold for the rule {parsed.name}: set one with "
+        f"`trace-probe calibrate RUN {folder} --rules {parsed.name}`"
     )

@@ -1,18 +1,21 @@
 """A cheap probe first, a judge only where it alarms: what that saves and what it misses.
 
-The probe's threshold is set on harmless traces alone, at the share of them that the judge may
-be asked about. Nothing is tuned on the traces that are judged here.
+The first stage is lenient, since the judge looks after it. Its threshold is set on harmless
+traces, at the share of them that the judge may be asked about; or on the probe's training tasks,
+out of fold, where so many instrumental traces pass as may be. Nothing is tuned on the traces that
+are judged here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.monitor.calibrated import Guard, calibrate
-from trace_probe.monitor.rules import statistics
+from trace_probe.probing.alarm import unseen_scores
+from trace_probe.probing.dataset import load_corpus
 from trace_probe.statistics.metrics import (
     Index,
     Mask,
@@ -22,11 +25,15 @@ from trace_probe.statistics.metrics import (
     resample,
     trace_maxima,
 )
+from trace_probe.statistics.rules import statistics
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
 
 Prices = tuple[float, float]
+GENTLE = 0.1
+"""Share of harmless traces that set which tasks calibrate, where none is asked for."""
+BASES = (0.1, 0.01)
 CHARACTERS_A_TOKEN, REPLY_TOKENS = 4, 150
 """What a judge's reading of a trace is reckoned at: English text and a verdict."""
 
@@ -55,7 +62,7 @@ class Cascade:
     truth: str
     """Whose labels say what is instrumental."""
     pass_rate: float
-    """Share of harmless traces that the probe was set to pass on to the judge."""
+    """Share of the benign calibration traces that the probe passes on to the judge."""
     threshold: float
     traces: int
     instrumental: int
@@ -64,6 +71,8 @@ class Cascade:
     """Share of the judge's calls that the cascade does without."""
     caught_lost: Metric | None
     """Share of instrumental traces that the judge alone reports and the cascade does not."""
+    passed: Mapping[str, Metric | None] = field(default_factory=dict)
+    """Share that the judge is asked about, by kind of trace."""
     note: str = ""
 
 
@@ -87,31 +96,35 @@ def cascade(
     guard: Guard,
     judge: Labeller,
     *,
-    pass_rate: float = 0.1,
+    pass_rate: float | None = None,
+    most_lost: float = 0.01,
     truth: str = "rules",
 ) -> Cascade:
     """Compare a probe, a judge and the cascade on the traces that the probe has not seen.
 
-    The judge labels every trace once; the cascade uses the labels of those that the probe
-    passes on. `truth` names labels of the run, which no trace without is compared by.
+    The first stage passes on `pass_rate` of harmless traces, or without one as few as lose at most
+    the share `most_lost` of the instrumental traces of training tasks. The judge labels every
+    trace once; the cascade uses the labels of those that the probe passes on. `truth` names
+    labels of the run, which no trace without is compared by.
 
     Raises:
         NotEnoughData: no unseen trace has a label, or there is no benign trace to calibrate on.
     """
-    saved, rule = guard.saved, guard.rule.name
-    first = calibrate(store, saved, [rule], pass_rate)
-    limit = first.thresholds[rule].value
-    labels = store.labels(truth)
-    seen = {*saved.card.training_tasks, *saved.card.calibration_tasks, *first.tasks}
+    saved, labels = guard.saved, store.labels(truth)
+    calibrated = calibrate(store, saved, [guard.rule.name], pass_rate or GENTLE)
+    limit = calibrated.thresholds[guard.rule.name].value
+    if pass_rate is None:
+        limit = lenient_limit(store, guard, truth, most_lost)
+    seen = {*saved.card.training_tasks, *saved.card.calibration_tasks, *calibrated.tasks}
     traces = [t for t in store.traces() if t.task.id not in seen and _known(labels, t)]
     if not traces:
         raise NotEnoughData(
             f"no trace that {guard.name} has not seen is labelled by {truth}: label more"
         )
     verdicts = {one.trace_id: one.outcome for one in label_traces(traces, judge)}
-    maxima = trace_maxima(
-        statistics(score_run(store, saved), guard.rule), [trace.id for trace in traces]
-    )
+    values = statistics(score_run(store, saved), guard.rule)
+    maxima = trace_maxima(values, [trace.id for trace in traces])
+    calm = [trace.id for trace in store.traces() if trace.task.id in calibrated.tasks]
     tasks, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
     watched = _Watched(
         traces=traces,
@@ -123,7 +136,29 @@ def cascade(
         weights=resample(len(tasks)),
     )
     found = _compare(watched, guard, judge.name, truth)
-    return replace(found, pass_rate=pass_rate, threshold=limit)
+    asked = float((trace_maxima(values, calm) >= limit).mean())
+    return replace(found, pass_rate=asked, threshold=limit)
+
+
+def lenient_limit(store: Store, guard: Guard, truth: str, most_lost: float) -> float:
+    """Return the highest threshold that loses so few instrumental traces of training tasks.
+
+    They are scored by probes that did not learn from their tasks.
+
+    Raises:
+        NotEnoughData: the run lacks training tasks of the probe, or instrumental traces of them.
+    """
+    card = guard.saved.card
+    learned = load_corpus(store, truth, (card.layer,)).only(card.training_tasks)
+    acted = [trace.id for trace in learned.judged().traces if learned.outcome(trace)]
+    if not acted:
+        raise NotEnoughData(
+            f"{store.path} has no instrumental trace of the training tasks of {card.name}, on "
+            f"which a first stage is set: give --pass-rate"
+        )
+    values = statistics(unseen_scores(learned, card.recipe), guard.rule)
+    maxima = np.sort(trace_maxima(values, acted))
+    return float(maxima[int(most_lost * len(acted) + 1e-9)])
 
 
 def _known(labels: Mapping[str, Label], trace: Trace) -> bool:
@@ -155,8 +190,31 @@ def _compare(watched: _Watched, guard: Guard, judge: str, truth: str) -> Cascade
         ),
         calls_saved=rate(~watched.passed, every, watched.task, watched.weights),
         caught_lost=rate(watched.judged & ~both, watched.truth, watched.task, watched.weights),
+        passed={
+            kind: rate(watched.passed, among, watched.task, watched.weights)
+            for kind, among in _kinds(watched).items()
+        },
         note=note,
     )
+
+
+def _kinds(watched: _Watched) -> dict[str, Mask]:
+    """Return which traces are of a kind: traffic differs in how many it holds of each."""
+    role = np.array([trace.task.role for trace in watched.traces])
+    return {
+        "benign": ~watched.truth & (role == "benign"),
+        "hard-negative": ~watched.truth & (role == "hard-negative"),
+        "harmless, same tasks": ~watched.truth & (role == "test"),
+        "instrumental": watched.truth,
+    }
+
+
+def calls_at(found: Cascade, base: float) -> float | None:
+    """Return the share of calls saved where so many traces are instrumental, the others benign."""
+    benign, risky = found.passed.get("benign"), found.passed.get("instrumental")
+    if benign is None or risky is None:
+        return None
+    return 1 - base * risky.estimate - (1 - base) * benign.estimate
 
 
 def _arm(name: str, watched: _Watched, reported: Mask, asked: Mask) -> Arm:
@@ -187,7 +245,15 @@ def format_cascade(found: Cascade, price: Prices | None = None) -> str:
             *rows,
             f"judge calls saved {_shown(found.calls_saved)}, caught lost "
             f"{_shown(found.caught_lost)}; {found.traces} traces, {found.instrumental} "
-            f"instrumental, the probe passes on {found.pass_rate:.0%} of harmless ones",
+            f"instrumental, the probe passes on {found.pass_rate:.0%} of calibration traces",
+            "passed on: "
+            + ", ".join(f"{kind} {_shown(one)}" for kind, one in found.passed.items() if one),
+            *(
+                f"where 1 in {round(1 / base)} is instrumental and the others benign, "
+                f"judge calls saved {saved:.3f}"
+                for base in BASES
+                if (saved := calls_at(found, base)) is not None
+            ),
             *([found.note] if found.note else []),
         ]
     )

@@ -11,9 +11,9 @@ from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import Guard, as_guard, level
 from trace_probe.monitor.drift import Drift, check_levels
-from trace_probe.monitor.rules import statistics
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.metrics import first_alarm
+from trace_probe.statistics.rules import Rule, followed, rule_of, statistics
 from trace_probe.store import Store
 from trace_probe.trace import Channel, Span, Trace
 from trace_probe.training import score_run
@@ -165,7 +165,7 @@ def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Read
         detector=chosen,
         threshold=threshold,
         outcome=label.outcome if label else None,
-        lines=_lines(trace, scores, threshold, label),
+        lines=_lines(trace, scores, threshold, rule_of(report), label),
     )
 
 
@@ -179,12 +179,13 @@ def _lines(
     trace: Trace,
     scores: NDArray[np.floating] | None,
     threshold: float | None,
+    rule: Rule,
     label: Label | None,
 ) -> tuple[Line, ...]:
     """Return every sentence with its score and marks."""
     marks = {"said": label.said, "action": label.acted} if label else {}
     if scores is not None and threshold is not None:
-        sentence = first_alarm(scores, threshold)
+        sentence = first_alarm(followed(scores, rule), threshold)
         marks["alarm"] = None if sentence is None else trace.sentences[sentence]
     return tuple(
         Line(

@@ -19,9 +19,9 @@ from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
 from trace_probe.monitor.calibrated import Guard
 from trace_probe.monitor.live import check_reads
-from trace_probe.monitor.rules import statistics
 from trace_probe.probing.dataset import ActivationMatrix, Corpus
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.statistics.rules import statistics
 from trace_probe.text.channels import Format, format_of, opens_reasoning
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace, digest

@@ -22,6 +22,7 @@ from trace_probe.probing.recipe import Focus, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Promise
 from trace_probe.statistics.metrics import Index, Scores
+from trace_probe.statistics.rules import Rule, parse_rule, statistics
 from trace_probe.store import Manifest, write_bytes, write_json
 
 
@@ -208,7 +209,7 @@ class ProbeCard:
     calibration_tasks: tuple[str, ...]
     """Benign tasks that set the threshold; together with the training tasks never tested on."""
     threshold: float
-    """A sentence alarms at a score equal to or above it."""
+    """A sentence alarms where the statistic of the rule is equal to it or above."""
     target_false_alarm_rate: float
     honest_false_alarm_rate: float
     """Whole-trace rate that the calibration traces can promise."""
@@ -221,6 +222,8 @@ class ProbeCard:
     focus: Focus = "all"
     guard_tokens: int = 0
     promise: Promise = "conformal"
+    rule: str = "max"
+    """What its alarm follows, chosen on training tasks; see `statistics.rules`."""
 
     @property
     def recipe(self) -> Recipe:
@@ -246,6 +249,15 @@ class SavedProbe:
     def scores(self, corpus: Corpus) -> Scores:
         """Return the score of each reasoning sentence of each trace."""
         return probe_scores(self.probe, corpus, self.card.layer)
+
+    @property
+    def rule(self) -> Rule:
+        """Return what its alarm follows."""
+        return parse_rule(self.card.rule)
+
+    def alarm_statistics(self, scores: Scores) -> Scores:
+        """Return what its alarm follows, from its scores: it alarms at the card's threshold."""
+        return statistics(scores, self.rule)
 
 
 def save_probe(path: Path | str, saved: SavedProbe) -> None:

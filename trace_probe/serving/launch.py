@@ -24,7 +24,7 @@ class ServePlan:
 
     model: str
     probes: tuple[Path, ...]
-    rule: str = "max"
+    rule: str | None = None
     policy: Policy = "annotate"
     host: str = "127.0.0.1"
     port: int = 8765

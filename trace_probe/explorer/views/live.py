@@ -30,7 +30,7 @@ def start(saved: SavedProbe, prompt: str, seed: int, length: int) -> None:
     held = resident(saved.card.model)
     sampling = Sampling(seed=seed, max_new_tokens=length)
     readings = Monitor(held.model, saved, every=1).watch(Task("live", "live", prompt), sampling)
-    st.session_state[WATCHED_KEY] = Watched(readings, saved.card.threshold, held.turn)
+    st.session_state[WATCHED_KEY] = Watched(readings, saved.card.threshold, saved.rule, held.turn)
 
 
 def end() -> None:
@@ -86,7 +86,7 @@ def draw(watched: Watched) -> None:
     banner(watched)
     row = watched.row
     peak = watched.threshold if row.peak is None else max(row.peak, watched.threshold)
-    known = [one.score for one in watched.sentences if one.score is not None]
+    known = [float(value) for value in watched.statistics if value == value]
     low = min([*known, watched.threshold - MARGIN]) - MARGIN / 4
     begin = watched.begin or 0
     frame = Frame(
@@ -129,7 +129,11 @@ except TraceProbeError as error:
     problem("This probe cannot be read", str(error))
     end_page()
 card = saved.card
-st.text(visible(f"{card.model} · layer {card.layer} · threshold {card.threshold:.3g}"))
+st.text(
+    visible(
+        f"{card.model} · layer {card.layer} · threshold {card.threshold:.3g} · rule {card.rule}"
+    )
+)
 settings(shown, saved)
 held: Watched | None = st.session_state.get(WATCHED_KEY)
 if held is not None and held.running:

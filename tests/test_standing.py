@@ -1,0 +1,48 @@
+"""Where probes stand: the figures of their reports, beside the oracle where there is one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from planted import World, keep, plant
+from test_flagging import probe as planted_probe
+
+from trace_probe.emergence.standing import format_standings, standing
+from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.held_out import evaluate_probe
+from trace_probe.evaluation.held_out import keep as keep_report
+from trace_probe.probing.probe import load_probe
+from trace_probe.store import Store
+
+DEMO = Path(__file__).parents[1]
+
+
+def test_a_probe_without_an_oracle_stands_beside_the_text_alone(tmp_path: Path) -> None:
+    store = keep(plant(World(strength=6.0, benign=60)), tmp_path / "run")
+    probe = planted_probe(3.0)
+    tasks = tuple(f"test-{number:03d}" for number in range(12))
+    probe = replace(probe, card=replace(probe.card, training_tasks=tasks))
+    with pytest.raises(NotEnoughData, match="trace-probe evaluate"):
+        standing(store, probe.card)
+    report, scores = evaluate_probe(store, probe)
+    keep_report(store, report, scores)
+    found = standing(store, probe.card)
+    assert found.prev == report.figures["caught_before_said"]
+    assert found.uwr == report.useful_warning["0"]
+    assert found.within_prompt_auroc == report.figures["within_prompt_auroc"]
+    assert found.best_text == report.more["best_text"]
+    assert (found.oracle, found.of_oracle, found.oracle_traces) == (None, None, 0)
+
+
+def test_beside_an_oracle_its_share_is_that_of_the_same_traces() -> None:
+    card = load_probe(DEMO / "probes" / "demo").card
+    found = standing(Store(DEMO / "traces" / "demo"), card)
+    assert found.oracle_traces > 0
+    assert found.oracle
+    assert found.beside_oracle
+    assert found.of_oracle
+    share = found.beside_oracle.estimate / found.oracle.estimate
+    assert found.of_oracle.estimate == pytest.approx(share)
+    text = format_standings([found, found])
+    assert text.count(f"{share:.3f}") == 2
+    assert "PreV(0)" in text

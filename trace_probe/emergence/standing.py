@@ -1,0 +1,129 @@
+"""Where probes stand, a row for each: beside the best text, and beside what there is to know.
+
+Everything is on tasks that the probe has not seen. The oracle's figure, and the share of it that
+the probe gets, are of the traces that the oracle was asked of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from trace_probe.emergence.curve import NAME, drawn_of, ledger_file
+from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
+from trace_probe.errors import NotEnoughData
+from trace_probe.probing.probe import ProbeCard
+from trace_probe.statistics.metrics import Metric
+from trace_probe.store import Store
+
+RATES = ("0.01", "0.05")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The figures of one probe by which it is judged; None where there is nothing to say."""
+
+    model: str
+    probe: str
+    rule: str
+    within_prompt_auroc: Metric | None
+    """Before it is said."""
+    prev: Metric | None
+    """PreV(0): of the instrumental traces that say it, the share flagged before."""
+    uwr: Metric | None
+    """UWR(0): of all instrumental traces, the share flagged before the action."""
+    silent: dict[str, Metric | None]
+    """Share of silent instrumental traces flagged, by rate of false alarms."""
+    best_text: str
+    gain_over_text: Metric | None
+    """Of the AUROC, over the text baseline that ranks best."""
+    oracle: Metric | None = None
+    """Within-prompt AUROC of P(act | prefix) at the same moment."""
+    beside_oracle: Metric | None = None
+    """The probe's on the traces of the oracle."""
+    of_oracle: Metric | None = None
+    """The second over the first."""
+    oracle_traces: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) -> Standing:
+    """Return where an evaluated probe stands; beside the oracle if the run has one.
+
+    Raises:
+        NotEnoughData: the probe was not evaluated on the run.
+    """
+    report = store.report(card.name)
+    if report is None:
+        raise NotEnoughData(f"{card.name} has no report in {store.path}: run trace-probe evaluate")
+    more = report["more"]
+    found = Standing(
+        model=store.manifest.model,
+        probe=card.name,
+        rule=card.rule,
+        within_prompt_auroc=_metric(report["within_prompt_auroc"]),
+        prev=_metric(report["caught_before_said"]),
+        uwr=_metric(report["useful_warning"].get("0")),
+        silent={
+            rate: _metric(more["by_rate"].get(rate, {}).get("conformal", {}).get("silent_caught"))
+            for rate in RATES
+        },
+        best_text=more["best_text"],
+        gain_over_text=_metric(report["delta_over_best_text"]),
+    )
+    return _beside_oracle(found, store, card, name, seed)
+
+
+def _beside_oracle(
+    found: Standing, store: Store, card: ProbeCard, name: str, seed: int
+) -> Standing:
+    if not ledger_file(store.path, name).is_file():
+        return found
+    seen = {*card.training_tasks, *card.calibration_tasks}
+    traces = [trace for trace in store.traces() if trace.task.id not in seen]
+    scores = {card.name: store.scores(card.name)}
+    compared = efficiency(
+        traces, store.labels(card.labeller), drawn_of(store, name), scores, seed=seed
+    )
+    at = compared.auroc[BEFORE_SAID]
+    own = at[card.name]
+    return replace(
+        found,
+        oracle=at["oracle"].value,
+        beside_oracle=own.value,
+        of_oracle=own.of_oracle,
+        oracle_traces=compared.traces,
+    )
+
+
+def _metric(raw: dict[str, Any] | None) -> Metric | None:
+    return None if raw is None else Metric(**raw)
+
+
+def format_standings(found: Sequence[Standing]) -> str:
+    """Return a row for each figure, a column for each probe."""
+    columns = [_column(one) for one in found]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _column(one: Standing) -> dict[str, str]:
+    return {
+        "": one.model.partition("@")[0],
+        "within prompts, before it is said": _shown(one.within_prompt_auroc),
+        "gain over the best text": f"{_shown(one.gain_over_text)} {one.best_text}",
+        "oracle, at the same moment": _shown(one.oracle),
+        "probe, on the oracle's traces": _shown(one.beside_oracle),
+        "share of the oracle's": _shown(one.of_oracle),
+        "alarm follows": one.rule,
+        "PreV(0)": _shown(one.prev),
+        "UWR(0)": _shown(one.uwr),
+        **{f"silent, at {float(r):.0%} false alarms": _shown(one.silent[r]) for r in RATES},
+    }
+
+
+def _shown(value: Metric | None) -> str:
+    return "-" if value is None else f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"
