@@ -204,12 +204,12 @@ def format_intervention(report: InterventionReport) -> str:
     against = ("instrumental", "success")
     titles = [
         *(name.replace("_", " ") for name in names),
-        *(f"{n}, less going on" for n in against),
+        *(f"{name} - {BASE}" for name in against),
     ]
-    lines = [head, "", f"{'':12}" + "".join(f"{title:>26}" for title in titles)]
+    lines = [head, "", f"{'':12}" + "".join(f"{title:>24}" for title in titles)]
     for one in report.policies:
         shown = [one.figures[name] for name in names] + [one.against[name] for name in against]
-        lines.append(f"{one.policy:12}" + "".join(f"{_shown(value):>26}" for value in shown))
+        lines.append(f"{one.policy:12}" + "".join(f"{_shown(value):>24}" for value in shown))
     return "\n".join([*lines, "", report.verdict])
 
 

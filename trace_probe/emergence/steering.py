@@ -37,9 +37,9 @@ class SteeringPlan:
 
     layer: int
     """Block, 0-based."""
-    doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
-    """Of the directions under test, in mean lengths of the stream."""
-    dose: float = 1.0
+    doses: tuple[float, ...] = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
+    """Of the directions under test, in mean lengths of the stream; much more breaks any text."""
+    dose: float = 0.2
     """Of all, both ways: what they are compared at."""
     at: float = 0.0
     """Part of the reasoning that is written before the push; 0 is the end of the prompt."""
