@@ -83,6 +83,12 @@ def test_who_knows_more_gets_more_of_the_oracle_s_gain(urns: Urns) -> None:
         assert eta(at["best"]) > 0.85
         assert eta(at["best"]) > eta(at["fair"]) > eta(at["blind"])
         assert abs(eta(at["blind"])) < 0.25
+        oracle, part = at["oracle"].value, at["fair"].of_oracle
+        assert oracle is not None
+        assert part is not None
+        assert at["fair"].value is not None
+        assert part.estimate == pytest.approx(at["fair"].value.estimate / oracle.estimate)
+        assert at["oracle"].of_oracle is None
     assert 0.4 < eta(found.caught["1.0"]["best"]) < 1.8
     text = format_efficiency(found)
     assert "share of the oracle's gain" in text

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from trace_probe.emergence.directions import Direction, random_directions
 from trace_probe.emergence.readout import Readout, rates, reached_goal, read_out
 from trace_probe.emergence.steering import (
     Bench,
+    Effect,
     SteeringPlan,
     SteeringReport,
+    _necessary,
     format_steering,
     steer,
 )
@@ -22,7 +25,7 @@ from trace_probe.emergence.trial import Trial
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.metrics import resample
+from trace_probe.statistics.metrics import Metric, resample
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -95,6 +98,15 @@ def test_the_cause_is_found(tiny: Callable[..., Any], folder: Path) -> None:
     assert effect.size.lower > 0.2
     assert effect.p == pytest.approx(1 / 21)
     assert "all random" in format_steering(found)
+    assert "Without the direction" in found.verdict
+
+
+def test_the_act_needs_a_direction_only_where_it_is_rarer_than_by_chance_without_it() -> None:
+    size = Metric(-0.3, -0.5, -0.1, 40)
+    assert "the act is rarer" in _necessary(Effect("cause", size, (0.1,) * 30, 1 / 31))
+    for unsure in (replace(size, upper=0.1), None):
+        assert "not shown" in _necessary(Effect("cause", unsure, (0.1,) * 30, 1 / 31))
+    assert "not shown" in _necessary(Effect("cause", size, (-0.4,) * 30, 1.0))
 
 
 def test_a_random_direction_is_not_called_a_cause(tiny: Callable[..., Any], folder: Path) -> None:

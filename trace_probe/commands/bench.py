@@ -105,6 +105,34 @@ def monitor(
     show_result(found.to_json(), format_monitor(found), as_json=as_json)
 
 
+@bench.command()
+def continuation(
+    run: Annotated[
+        Path, typer.Argument(help="Run whose traces are continued by its own model.")
+    ] = Path("traces/demo"),
+    prefixes: Annotated[str, typer.Option(help="Tokens of made-up prefixes.")] = "128,512,1024",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Drawn after made-up prefixes.")] = 48,
+    continuations: Annotated[int, typer.Option(min=1, help="Of each prefix.")] = 20,
+    traces: Annotated[int, typer.Option(min=1, help="Of the run.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Continue prefixes many times, read once or read again for each: what sharing saves."""
+    from trace_probe.bench.continuation import (
+        ContinuationPlan,
+        bench_continuation,
+        format_continuation,
+    )
+
+    lengths = tuple(int(part) for part in prefixes.split(","))
+    plan = ContinuationPlan(
+        lengths, new_tokens, continuations, run=run, traces=traces, rounds=rounds, seed=seed
+    )
+    found = bench_continuation(plan, say=say)
+    show_result(found.to_json(), format_continuation(found), as_json=as_json)
+
+
 @bench.command("false-alarms")
 def false_alarms(
     probe: Annotated[Path, typer.Argument(help="Folder of a probe on an organism.")] = Path(

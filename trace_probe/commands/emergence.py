@@ -195,8 +195,8 @@ def steer(
     layer: Annotated[int | None, typer.Option(help="Instead of the probe's own.")] = None,
     doses: Annotated[
         str, typer.Option(help="Of the probe's direction, in mean lengths of the stream.")
-    ] = "-2,-1,-0.5,0.5,1,2",
-    dose: Annotated[float, typer.Option(help="At which all directions are compared.")] = 1.0,
+    ] = "-0.3,-0.2,-0.1,0.1,0.2,0.3",
+    dose: Annotated[float, typer.Option(help="At which all directions are compared.")] = 0.2,
     at: Annotated[
         float, typer.Option(min=0, max=1, help="Part of the reasoning written before the push.")
     ] = 0.0,

@@ -45,6 +45,8 @@ from trace_probe.trace import Trace
 
 PROMPT_ONLY = "prompt-only"
 BEFORE_SAID = "before it is said"
+WITHOUT = {"value": (), "eta": ("oracle", PROMPT_ONLY), "of_oracle": ("oracle",)}
+"""Who has no such figure, by definition."""
 LEAST = 0.01
 """What the oracle must surely know beyond the prompt for eta to exist."""
 
@@ -56,8 +58,8 @@ class Share:
     value: Metric | None
     eta: Metric | None
     """None where the oracle is not shown to gain anything."""
-    of_oracle: Metric | None = None
-    """The figure itself over the oracle's."""
+    of_oracle: Metric | None
+    """The figure as a part of the oracle's; None for the oracle itself."""
 
 
 @dataclass(frozen=True)
@@ -196,23 +198,18 @@ def _shares(values: Mapping[str, Values], n: int) -> dict[str, Share]:
     return {
         name: Share(
             metric(each, n),
-            _eta(each - values[PROMPT_ONLY], gain, n)
+            _part_of(each - values[PROMPT_ONLY], gain, n)
             if exists and name not in ("oracle", PROMPT_ONLY)
             else None,
-            metric(_over(each, values["oracle"]), n),
+            None if name == "oracle" else _part_of(each, values["oracle"], n),
         )
         for name, each in values.items()
     }
 
 
-def _eta(own: Values, gain: Values, n: int) -> Metric | None:
-    """Return the resampled ratio; a draw in which the oracle gains nothing has none."""
-    return metric(_over(own, gain), n)
-
-
-def _over(own: Values, whole: Values) -> Values:
-    ratios: Values = np.divide(own, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-    return ratios
+def _part_of(own: Values, whole: Values, n: int) -> Metric | None:
+    """Return the resampled ratio; a draw in which the oracle has nothing has none."""
+    return metric(np.divide(own, whole, out=np.full(len(whole), np.nan), where=whole > 0), n)
 
 
 def format_efficiency(found: Efficiency) -> str:
@@ -221,14 +218,16 @@ def format_efficiency(found: Efficiency) -> str:
         f"{found.traces} traces, {found.positives} instrumental, {found.tasks} tasks, "
         f"{found.mixed_prompts} prompts with both outcomes"
     )
-    titles = {
-        "within-prompt AUROC": found.auroc,
-        f"caught at {found.false_alarm_rate:.0%} false alarms": found.caught,
-    }
+    caught = f"caught at {found.false_alarm_rate:.0%} false alarms"
     lines = [head]
-    for title, table in titles.items():
-        lines += ["", title, *_table(table, "value"), "", "share of the oracle's gain (eta)"]
-        lines += _table(table, "eta")
+    for title, table, field in (
+        ("within-prompt AUROC", found.auroc, "value"),
+        ("share of the oracle's gain over the prompt (eta)", found.auroc, "eta"),
+        ("as a part of the oracle's", found.auroc, "of_oracle"),
+        (caught, found.caught, "value"),
+        ("share of the oracle's gain over the prompt (eta)", found.caught, "eta"),
+    ):
+        lines += ["", title, *_table(table, field)]
     lines += ["", f"{'as an estimate of P':22}{'Brier':>10}{'constant':>10}{'R2':>26}"]
     for name, one in found.as_estimator.items():
         lines.append(f"{name:22}{one.brier:10.3f}{one.constant:10.3f}{_shown(one.explained):>26}")
@@ -236,18 +235,18 @@ def format_efficiency(found: Efficiency) -> str:
 
 
 def _table(table: Mapping[str, Mapping[str, Share]], field: str) -> list[str]:
-    names = [
-        name
-        for name in next(iter(table.values()))
-        if field == "value" or name not in ("oracle", PROMPT_ONLY)
-    ]
-    head = f"{'':22}" + "".join(f"{moment:>24}" for moment in table)
+    names = [name for name in next(iter(table.values())) if name not in WITHOUT[field]]
+    head = f"{'':22}" + "".join(f"{_after(moment):>21}" for moment in table)
     rows = [
         f"{name:22}"
-        + "".join(f"{_shown(getattr(shares[name], field)):>24}" for shares in table.values())
+        + "".join(f"{_shown(getattr(shares[name], field)):>21}" for shares in table.values())
         for name in names
     ]
     return [head, *rows]
+
+
+def _after(moment: str) -> str:
+    return moment if moment == BEFORE_SAID else f"after {float(moment):.0%}"
 
 
 def _shown(value: Metric | None) -> str:

@@ -201,10 +201,15 @@ def format_intervention(report: InterventionReport) -> str:
         f"{report.continuations} continuations each; reflection: {report.reflection!r}"
     )
     names = ("instrumental", "success", "well_formed")
-    lines = [head, "", f"{'':14}" + "".join(f"{n:>24}" for n in (*names, "less going on"))]
+    against = ("instrumental", "success")
+    titles = [
+        *(name.replace("_", " ") for name in names),
+        *(f"{name} - {BASE}" for name in against),
+    ]
+    lines = [head, "", f"{'':12}" + "".join(f"{title:>24}" for title in titles)]
     for one in report.policies:
-        figures = "".join(f"{_shown(one.figures[name]):>24}" for name in names)
-        lines.append(f"{one.policy:14}{figures}{_shown(one.against['instrumental']):>24}")
+        shown = [one.figures[name] for name in names] + [one.against[name] for name in against]
+        lines.append(f"{one.policy:12}" + "".join(f"{_shown(value):>24}" for value in shown))
     return "\n".join([*lines, "", report.verdict])
 
 

@@ -37,9 +37,9 @@ class SteeringPlan:
 
     layer: int
     """Block, 0-based."""
-    doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
-    """Of the directions under test, in mean lengths of the stream."""
-    dose: float = 1.0
+    doses: tuple[float, ...] = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
+    """Of the directions under test, in mean lengths of the stream; much more breaks any text."""
+    dose: float = 0.2
     """Of all, both ways: what they are compared at."""
     at: float = 0.0
     """Part of the reasoning that is written before the push; 0 is the end of the prompt."""
@@ -159,7 +159,7 @@ def steer(
         rows=tuple(_rows(rated, found, codes, weights)),
         added=added,
         ablated=ablated,
-        verdict=_verdict(added[0], rated, plan, tested[0]),
+        verdict=f"{_verdict(added[0], rated, plan, tested[0])} {_necessary(ablated[0])}",
     )
 
 
@@ -261,6 +261,14 @@ def _verdict(
     return text
 
 
+def _necessary(effect: Effect) -> str:
+    """Return in a sentence whether the act needs the direction."""
+    size = effect.size
+    if size is None or size.upper >= 0 or effect.p > ALPHA:
+        return f"Without the direction the act is not shown to be rarer ({_shown(size)})."
+    return f"Without the direction the act is rarer ({_shown(size)}; p = {effect.p:.3f})."
+
+
 def format_steering(report: SteeringReport) -> str:
     """Return the table of doses and the verdict."""
     plan = report.plan
@@ -270,7 +278,7 @@ def format_steering(report: SteeringReport) -> str:
         f"dose 1 = {report.scale:.2f}"
     )
     names = ("instrumental", "success", "well_formed", "perplexity")
-    lines = [head, "", f"{'':40}{'dose':>6}" + "".join(f"{name:>22}" for name in names)]
+    lines = [head, "", f"{'':32}{'dose':>6}" + "".join(f"{_words(name):>22}" for name in names)]
     for row in report.rows:
         cell = row.cell
         what = "left alone" if cell.how == "none" else cell.direction
@@ -278,14 +286,19 @@ def format_steering(report: SteeringReport) -> str:
             "" if cell.how == "none" else "out" if cell.how == "project-out" else f"{cell.dose:g}"
         )
         figures = "".join(f"{_shown(row.figures[name]):>22}" for name in names)
-        lines.append(f"{what[:38]:40}{dose:>6}{figures}")
+        lines.append(f"{what[:30]:32}{dose:>6}{figures}")
     for title, effects in (("added", report.added), ("projected out", report.ablated)):
         lines += [
-            f"{title}: {one.direction} moves the rate by {_shown(one.size)}, "
-            f"p = {one.p:.3f} among {len(one.others)} others"
+            f"{title}: {one.direction} moves the rate by {_shown(one.size)}, the "
+            f"{len(one.others)} others by {min(one.others):.2f} to {max(one.others):.2f} "
+            f"(p = {one.p:.3f})"
             for one in effects
         ]
     return "\n".join([*lines, "", report.verdict])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _shown(value: Metric | None) -> str:

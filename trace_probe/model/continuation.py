@@ -78,19 +78,23 @@ def _mixes_lengths(network: PreTrainedModel) -> bool:
 
 
 def _batches(branches: Sequence[Branch], budget: int, *, mixed: bool) -> Iterator[list[int]]:
-    """Yield indices of branches in batches within a budget, those that begin alike together."""
+    """Yield indices of branches in batches within a budget, those of a length together.
+
+    So no row has much padding to attend to; within a batch they are in the order of `_nested`.
+    """
     batch: list[int] = []
     rows = width = 0
-    for i in sorted(range(len(branches)), key=lambda i: branches[i].prefix):
+    order = sorted(range(len(branches)), key=lambda i: branches[i].prefix)
+    for i in sorted(order, key=lambda i: len(branches[i].prefix)):
         own = len(branches[i].prefix) + branches[i].room
         more, wider = rows + len(branches[i].seeds), max(width, own)
         same = mixed or not batch or branches[batch[0]].prefix == branches[i].prefix
         if batch and (more * wider > budget or not same):
-            yield batch
+            yield sorted(batch, key=order.index)
             batch, more, wider = [], len(branches[i].seeds), own
         batch, rows, width = [*batch, i], more, wider
     if batch:
-        yield batch
+        yield sorted(batch, key=order.index)
 
 
 @torch.inference_mode()

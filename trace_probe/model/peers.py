@@ -1,4 +1,4 @@
-"""What capture is measured beside: a network of given sizes, its bare pass, TransformerLens."""
+"""What is measured beside: a network of given sizes, its bare pass, TransformerLens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from trace_probe.model.bridge import BridgedBlocks
 from trace_probe.model.capture import padded
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.local import Model
 from trace_probe.trace import Span
 
 
@@ -55,6 +57,12 @@ def random_network(sizes: Sizes, seed: int = 0) -> PreTrainedModel:
     config = AutoConfig.for_model(sizes.family, **sizes.config)
     network: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return network.eval().requires_grad_(False)
+
+
+def random_model(sizes: Sizes, seed: int = 0, speaks: str = "organism:base") -> Model:
+    """Return a model with random weights and the tokenizer of another, which knows fewer ids."""
+    tokenizer = AutoTokenizer.from_pretrained(locate(speaks))
+    return Model(random_network(sizes, seed), tokenizer, f"random, {sizes.layers} x {sizes.width}")
 
 
 @torch.inference_mode()
