@@ -53,6 +53,13 @@ def locate(name: str) -> Path | str:
     return name
 
 
+def known_as(name: str, place: Path | str) -> str:
+    """Return what runs and cards call a model: one name for one model."""
+    if not isinstance(place, Path):
+        return name
+    return f"organism:{place.name}" if name.startswith("organism:") else place.resolve().name
+
+
 def fingerprint(folder: Path) -> str:
     """Return a hash of a model folder's content, of large files by 256 samples of 64 KiB.
 

@@ -25,7 +25,7 @@ from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
-from trace_probe.model.checkpoint import commit, failure, fingerprint, locate
+from trace_probe.model.checkpoint import commit, failure, fingerprint, known_as, locate
 from trace_probe.model.drawing import NotedDraws, draws
 from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.tokenizer import ChatTokenizer
@@ -326,9 +326,8 @@ def load_model(
     if report["missing_keys"]:
         raise ModelError(f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}")
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
-    shown = place.resolve().name if isinstance(place, Path) and ":" not in name else name
     placed = network if device_map else network.to(device)
-    return Model(placed, tokenizer, f"{shown}@{version[:8]}")
+    return Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")
 
 
 def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
