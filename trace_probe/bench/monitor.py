@@ -1,5 +1,6 @@
 """What probes on guard cost while a model writes, beside the same generation without any."""
 
+import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 Say = Callable[[str], None]
 Writing = Generator[object, None, None]
 NEVER = 1e9
+RANDOM = re.compile(r"random:(\d+)x(\d+)")
+"""Layers and width of a network with random weights, in Qwen3's proportions."""
 BARE, ONE, EIGHT = "no probe", "1 probe", "8 probes, 4 layers"
 
 
@@ -60,7 +63,7 @@ def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
 
     On a CPU processor time is counted, which other work on the machine disturbs least.
     """
-    model = load_model(plan.model)
+    model = _model(plan)
     device = next(iter(model.blocks.network.parameters())).device.type
     clock = time.process_time if device == "cpu" else time.perf_counter
     monitors = {ONE: _monitor(model, 1, 1), EIGHT: _monitor(model, 8, 4)}
@@ -78,6 +81,14 @@ def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
     return MonitorBench(
         model.name, device, tuple(tokens), {name: tuple(each) for name, each in seconds.items()}
     )
+
+
+def _model(plan: MonitorPlan) -> Model:
+    if not (shape := RANDOM.fullmatch(plan.model)):
+        return load_model(plan.model)
+    from trace_probe.model.peers import Sizes, random_model
+
+    return random_model(Sizes(layers=int(shape[1]), width=int(shape[2])), plan.seed)
 
 
 def _ways(

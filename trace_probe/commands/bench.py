@@ -92,7 +92,9 @@ def explorer(
 
 @bench.command()
 def monitor(
-    model: Annotated[str, typer.Option(help="Hub id, folder or organism:NAME.")] = "organism:rl-s0",
+    model: Annotated[
+        str, typer.Option(help="Hub id, folder, organism:NAME, or random:12x1024, layers by width.")
+    ] = "organism:rl-s0",
     rounds: Annotated[int, typer.Option(min=1, help="Answers that are written.")] = 30,
     seed: int = 0,
     as_json: AsJson = False,
