@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -437,6 +438,30 @@ def listen(url: str, seed: int, told: set[str], times: int = 1000) -> None:
             if type(error).__module__.startswith("httpx"):
                 return  # the connection broke in the middle of a stream
             raise
+
+
+def test_a_place_is_free_before_its_client_knows_that_the_answer_ended() -> None:
+    from trace_probe.serving.scheduler import Scheduler
+
+    def words(count: int) -> Generator[Any, None, None]:
+        yield from range(count)
+
+    scheduler, active = Scheduler(1), queue.SimpleQueue[int]()
+
+    def deliver(reading: object) -> bool:
+        if reading is None:
+            active.put(scheduler.active)
+        return True
+
+    try:
+        scheduler.submit(words(3), deliver)
+        assert active.get(timeout=10) == 0
+        stream = scheduler.submit(words(10**9), deliver)
+        assert scheduler.active == 1
+        stream.cancel()
+        assert scheduler.active == 0
+    finally:
+        scheduler.close()
 
 
 def test_many_streams_at_once_are_neither_lost_nor_mixed() -> None:

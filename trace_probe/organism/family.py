@@ -64,10 +64,7 @@ def train_family(
             which is not installed; before anything is trained.
     """
     waiting = [one for one in members if not _built(out, one.name)]
-    if any(one.reward for one in waiting) and find_spec("trl") is None:
-        raise ModelError(
-            "training needs TRL: pip install -e '.[organism]' (--members base does without)"
-        )
+    _check_needs(out, waiting)
     running: dict[Future[None], Member] = {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         while waiting or running:
@@ -76,11 +73,20 @@ def train_family(
                 say(f"{one.name}: training, {one.steps} steps")
                 running[pool.submit(train_member, out, one)] = one
                 waiting.remove(one)
-            if not running:
-                raise ModelError(f"{waiting[0].name} needs {waiting[0].parent}: train it too")
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 done.result()
                 yield running.pop(done)
+
+
+def _check_needs(out: Path, waiting: list[Member]) -> None:
+    names = {one.name for one in waiting}
+    for one in waiting:
+        if one.parent and one.parent not in names and not _built(out, one.parent):
+            raise ModelError(f"{one.name} needs {one.parent}: train it too")
+    if any(one.reward for one in waiting) and find_spec("trl") is None:
+        raise ModelError(
+            "training needs TRL: pip install -e '.[organism]' (--members base does without)"
+        )
 
 
 def _built(out: Path, name: str) -> bool:

@@ -23,11 +23,13 @@ class Stream:
 
     readings: Generator[Reading, None, None]
     deliver: Deliver
+    release: Callable[["Stream"], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """End the generation at its next turn; may be called from any thread."""
+        """End the generation at its next turn, its place free at once; from any thread."""
         self.cancelled.set()
+        self.release(self)
 
 
 class Full(Exception):
@@ -39,7 +41,7 @@ class Scheduler:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._active = 0
+        self._under_way: set[Stream] = set()
         self._lock = threading.Lock()
         self._new: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -48,7 +50,7 @@ class Scheduler:
     @property
     def active(self) -> int:
         """Return how many streams are under way."""
-        return self._active
+        return len(self._under_way)
 
     @property
     def alive(self) -> bool:
@@ -61,11 +63,11 @@ class Scheduler:
         Raises:
             Full: as many as are allowed are under way.
         """
+        stream = Stream(readings, deliver, self._release)
         with self._lock:
-            if self._active >= self._most:
+            if len(self._under_way) >= self._most:
                 raise Full
-            self._active += 1
-        stream = Stream(readings, deliver)
+            self._under_way.add(stream)
         self._new.put(stream)
         return stream
 
@@ -80,9 +82,6 @@ class Scheduler:
             stream = turns.popleft()
             if self._turn(stream):
                 turns.append(stream)
-            else:
-                with self._lock:
-                    self._active -= 1
         for stream in turns:
             stream.readings.close()
             stream.deliver(RuntimeError("the server is shutting down"))
@@ -101,11 +100,17 @@ class Scheduler:
         try:
             reading = None if stream.cancelled.is_set() else next(stream.readings, None)
         except Exception as error:  # whatever it was, its client is told and the others go on
+            self._release(stream)
             stream.deliver(error)
             return False
         if reading is not None and stream.deliver(reading):
             return True
         stream.readings.close()
+        self._release(stream)  # before its client can know: it may ask again at once
         if reading is None:
             stream.deliver(None)
         return False
+
+    def _release(self, stream: Stream) -> None:
+        with self._lock:
+            self._under_way.discard(stream)
