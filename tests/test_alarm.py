@@ -15,9 +15,10 @@ from trace_probe.evaluation.held_out import keep as keep_report
 from trace_probe.explorer.loading import load_run
 from trace_probe.monitor.calibrated import as_guard, load_guard
 from trace_probe.monitor.flagging import flag, read_trace
-from trace_probe.probing.alarm import best_rule
+from trace_probe.probing.alarm import Way, best_alarm, rule_to_rank_by
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
+from trace_probe.probing.recipe import Recipe
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import Scores, first_alarm, trace_maxima
 from trace_probe.statistics.rules import CANDIDATES, followed, parse_rule, statistics
@@ -28,10 +29,15 @@ WORLD = World(tasks=24, samples=6, strength=6.0, benign=60, said=None)
 
 
 def chosen(corpus: Corpus, scores: Scores) -> tuple[str, Mapping[str, float]]:
+    ways = {(1.0, name): statistics(scores, parse_rule(name)) for name in CANDIDATES}
+    (_, rule), figures = alarm(corpus, ways)
+    return rule, {name: share for (_, name), share in figures.items()}
+
+
+def alarm(corpus: Corpus, ways: Mapping[Way, Scores]) -> tuple[Way, Mapping[Way, float]]:
     cohort = build_cohort(corpus.judged())
     harmless = [trace.id for trace in corpus.traces if trace.task.role == "benign"]
-    rule, figures = best_rule(cohort, scores, cohort.before_said(), harmless, 0.05)
-    return rule.name, figures
+    return best_alarm(cohort, ways, cohort.before_said(), harmless, 0.05)
 
 
 def planted_scores(corpus: Corpus, *, spikes: float, sustained: bool) -> Scores:
@@ -79,6 +85,49 @@ def test_a_rule_that_catches_more_by_telling_the_situation_alone_is_not_chosen()
     name, figures = chosen(corpus, scores)
     assert figures["mean:5"] > figures["max"]
     assert name == "max"
+
+
+@pytest.mark.parametrize(("forgets", "expected"), [(False, 3.0), (True, 1.0)])
+def test_a_heavier_weight_of_benign_traces_is_taken_unless_the_probe_then_forgets_who_acts(
+    forgets: bool, expected: float
+) -> None:
+    """Benign traces are quieter by it; what rises in a trace that acts stays, or is lost."""
+    corpus = plant(WORLD)
+    light = planted_scores(corpus, spikes=3.0, sustained=False)
+    rng = np.random.default_rng(3)
+    heavy = {}
+    for trace in corpus.traces:
+        benign = trace.task.role == "benign"
+        row = light[trace.id].copy()
+        if forgets and not benign:
+            row = rng.normal(size=len(row)) + 4.0
+        heavy[trace.id] = row - 1.5 * benign
+    (weight, rule), figures = alarm(corpus, {(1.0, "max"): light, (3.0, "max"): heavy})
+    assert figures[3.0, "max"] > figures[1.0, "max"] + 0.2
+    assert (weight, rule) == (expected, "max")
+
+
+def test_of_ways_that_catch_alike_the_first_stands() -> None:
+    corpus = plant(WORLD)
+    scores = planted_scores(corpus, spikes=0.0, sustained=True)
+    way, figures = alarm(corpus, {(w, "max"): scores for w in (1.0, 3.0)})
+    assert len(set(figures.values())) == 1
+    assert way == (1.0, "max")
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(2.0, "mean:"), (0.0, "max")])
+def test_scores_are_ranked_by_a_mean_where_single_ones_swing(noise: float, expected: str) -> None:
+    corpus = plant(WORLD)
+    rng = np.random.default_rng(4)
+    scores = {
+        trace.id: rng.normal(size=len(trace.sentences)) * noise
+        + (1.0 if corpus.outcome(trace) else 0.0)
+        for trace in corpus.traces
+    }
+    rule, figures = rule_to_rank_by(corpus, scores, Recipe(0))
+    assert rule.name.startswith(expected)
+    assert set(figures) == {f"within_prompt_auroc/ranked-by-{name}" for name in CANDIDATES}
+    assert figures[f"within_prompt_auroc/ranked-by-{rule.name}"] > 0.6
 
 
 def test_where_rules_are_alike_the_plain_maximum_stands() -> None:
@@ -149,6 +198,23 @@ def test_every_reader_of_a_card_alarms_at_the_same_sentence(
     name, sentence = next(iter(expected.items()))
     shown = [line for line in read_trace(store, name, "truth").lines if "alarm" in line.marks]
     assert [line.sentence for line in shown] == [sentence]
+
+
+def test_ranking_follows_its_own_rule_and_baselines_the_better_of_two(
+    saved: SavedProbe, tmp_path: Path
+) -> None:
+    store = keep(plant(replace(WORLD, strength=1.0)), tmp_path / "faint")
+    smooth = SavedProbe(replace(saved.card, ranked_by="mean:5"), saved.probe)
+    plain, ranked = (evaluate_probe(store, one)[0] for one in (saved, smooth))
+    assert ranked.ranked_by == "mean:5"
+    alike = plain.alternatives["rule mean:5"]["within_prompt_auroc"]
+    assert ranked.figures["within_prompt_auroc"] == alike != plain.figures["within_prompt_auroc"]
+    assert ranked.useful_warning == plain.useful_warning
+    for name in ("tfidf", "layer 0", "length"):
+        better, own = (one.baselines[name]["within_prompt_auroc"] for one in (ranked, plain))
+        assert better is not None
+        assert own is not None
+        assert better.estimate >= own.estimate
 
 
 def test_a_rule_changes_alarms_but_not_how_scores_rank(store: Store, saved: SavedProbe) -> None:

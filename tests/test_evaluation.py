@@ -354,6 +354,7 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "more",
         "notes",
         "rule",
+        "ranked_by",
         "PreV(0)",
         "UWR(0)",
     }

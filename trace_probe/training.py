@@ -1,15 +1,17 @@
 """From a labelled run to a probe with a threshold.
 
-Layer, strength, alarm rule and threshold never see a test task: the split comes first.
+Layer, strength, weights, rules and threshold never see a test task: the split comes first.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 
+from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
-from trace_probe.probing.alarm import choose_rule
+from trace_probe.probing.alarm import BENIGN_WEIGHTS, Choice, choose_alarm
 from trace_probe.probing.dataset import (
     Corpus,
     Split,
@@ -20,7 +22,6 @@ from trace_probe.probing.dataset import (
 )
 from trace_probe.probing.probe import (
     ProbeCard,
-    Recipe,
     SavedProbe,
     check_fits,
     fit_dataset,
@@ -35,7 +36,7 @@ from trace_probe.statistics.calibration import (
     pac_threshold,
 )
 from trace_probe.statistics.metrics import Scores, trace_maxima
-from trace_probe.statistics.rules import parse_rule, statistics
+from trace_probe.statistics.rules import CANDIDATES, parse_rule, statistics
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -53,22 +54,23 @@ def train(  # noqa: PLR0913 - these are the options of the command
     target: Target = "outcome",
     promise: Promise = "conformal",
     rule: str | None = None,
+    benign_weight: float | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> SavedProbe:
     """Train a probe on a labelled run and set its threshold on the benign traces held out.
 
-    Without a name it is called after the run and the layer. Its alarm follows the rule, or without
-    one that which alarms in time most often on training tasks, out of fold. Layers are swept by
-    the executor, each read by itself.
+    Without a name it is called after the run and the layer. Weight and rule, where they are not
+    given, are those with which most instrumental traces of training tasks alarm in time, out of
+    fold: see `probing.alarm`. Layers are swept by the executor, each read by itself.
 
     Raises:
         NotEnoughData: too few tasks, one outcome only, or no benign trace.
         StoreError: the run has no activations of a layer.
-        ProbeError: there is no such rule.
+        ProbeError: there is no such rule, or no such weight.
     """
     tell = progress or _silent
-    asked = parse_rule(rule) if rule else None
+    rules, weights = _asked(rule, benign_weight)
     tell("reading labels")
     corpus = load_corpus(store, labeller, ()).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
@@ -81,17 +83,27 @@ def train(  # noqa: PLR0913 - these are the options of the command
     tell(f"fitting layer {recipe.layer}, C = {recipe.C:g}")
     corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, (recipe.layer,)))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
+    tell("choosing the weight of benign traces and the rule of the alarm")
+    made = choose_alarm(learned, recipe, target_rate, rules=rules, weights=weights, seed=seed)
+    recipe = made.recipe
+    tell(f"benign traces weigh {recipe.benign_weight:g}, the alarm follows {made.rule.name}")
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
-    best, caught = choose_rule(learned, recipe, target_rate, seed=seed)
-    follows = asked or best
-    tell(f"the alarm follows the rule {follows.name}")
-    scores = statistics(probe_scores(probe, calibration, recipe.layer), follows)
+    scores = statistics(probe_scores(probe, calibration, recipe.layer), made.rule)
     ids = [trace.id for trace in build_panel(calibration, learned).calibration]
     set_threshold = conformal_threshold if promise == "conformal" else pac_threshold
     threshold = set_threshold(trace_maxima(scores, ids), target_rate)
-    figures |= {f"in_time_at_{target_rate:g}/{each}": share for each, share in caught.items()}
-    card = _card(store, corpus, split, recipe, threshold, figures)
-    return SavedProbe(replace(card, name=name or card.name, rule=follows.name), probe)
+    card = _card(store, corpus, split, made, threshold, figures)
+    return SavedProbe(replace(card, name=name or card.name), probe)
+
+
+def _asked(
+    rule: str | None, benign_weight: float | None
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the rules and the weights to choose among."""
+    if benign_weight is not None and not 0 < benign_weight < math.inf:
+        raise ProbeError(f"benign traces cannot weigh {benign_weight:g}: give a number above 0")
+    rules = CANDIDATES if rule is None else (parse_rule(rule).name,)
+    return rules, BENIGN_WEIGHTS if benign_weight is None else (benign_weight,)
 
 
 def _cells(
@@ -116,11 +128,11 @@ def _card(
     store: Store,
     corpus: Corpus,
     split: Split,
-    recipe: Recipe,
+    made: Choice,
     threshold: Threshold,
-    figures: dict[str, float],
+    swept: dict[str, float],
 ) -> ProbeCard:
-    manifest = store.manifest
+    manifest, recipe = store.manifest, made.recipe
     return ProbeCard(
         name=f"{store.name}-layer-{recipe.layer}",
         model=manifest.model,
@@ -141,9 +153,12 @@ def _card(
         threshold=threshold.value,
         target_false_alarm_rate=threshold.target_rate,
         honest_false_alarm_rate=threshold.honest_rate,
-        figures=figures,
+        figures={**swept, **made.figures},
         promise=threshold.method,
-        limits=tuple(_limits(store, threshold, figures)),
+        rule=made.rule.name,
+        ranked_by=made.ranked_by.name,
+        benign_weight=recipe.benign_weight,
+        limits=tuple(_limits(store, threshold, swept)),
         version=version("trace-probe"),
     )
 

@@ -154,6 +154,7 @@ def efficiency(
         store.labels(card.labeller),
         drawn_of(store, name),
         {detector: store.scores(detector) for detector in wanted},
+        card=card,
         false_alarms=false_alarms,
         seed=seed,
     )

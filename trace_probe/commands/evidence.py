@@ -39,6 +39,10 @@ def train(
         str | None,
         typer.Option(help="What the alarm follows; without it training tasks choose."),
     ] = None,
+    benign_weight: Annotated[
+        float | None,
+        typer.Option(help="Of harmless benign traces beside others; likewise."),
+    ] = None,
     target: Annotated[
         Literal["outcome", "verbalisation", "situation"],
         typer.Option(help="What is told: the act, its being said, or the task that offers it."),
@@ -56,6 +60,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a probe on the training tasks of a run and calibrate its threshold."""
+    from trace_probe.evaluation.report import ranked_as
     from trace_probe.execution.choice import executor_named
     from trace_probe.probing.probe import save_probe
     from trace_probe.store import Store
@@ -73,6 +78,7 @@ def train(
         target=target,
         promise=promise,
         rule=rule,
+        benign_weight=benign_weight,
         executor=executor_named(executor, workers),
         progress=say,
     )
@@ -81,7 +87,8 @@ def train(
     text = (
         f"{probe}: {card.target}, layer {card.layer}, {card.method}, C {card.C:g}, "
         f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
-        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.rule}"
+        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.rule}, "
+        f"ranked by {ranked_as(card.ranked_by)}, benign traces weigh {card.benign_weight:g}"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
 

@@ -23,6 +23,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.panel import PREFIXES
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import (
     Cohort,
@@ -41,6 +42,7 @@ from trace_probe.statistics.metrics import (
     scores_held,
     within_prompt,
 )
+from trace_probe.statistics.rules import MAX, parse_rule, statistics
 from trace_probe.trace import Trace
 
 PROMPT_ONLY = "prompt-only"
@@ -83,18 +85,21 @@ class Efficiency:
         return asdict(self)
 
 
-def efficiency(
+def efficiency(  # noqa: PLR0913 - what is compared, and how
     traces: Sequence[Trace],
     labels: Mapping[str, Label],
     drawn: Mapping[str, Sequence[Drawn]],
     detectors: Mapping[str, Scores],
     *,
+    card: ProbeCard | None = None,
     false_alarms: float = 0.05,
     seed: int = 0,
 ) -> Efficiency:
     """Compare detectors with an oracle on the traces that it was asked of.
 
-    These must be of tasks that no detector has learned from. Scores as of `Scores`.
+    These must be of tasks that no detector has learned from. Scores as of `Scores`. The alarms of
+    all follow the rule of a card, and its detector is ranked by the rule that the card names; the
+    others by that or by plain scores, whichever ranks them better.
 
     Raises:
         NotEnoughData: the oracle was asked of no trace of known outcome, or of one outcome only.
@@ -106,10 +111,15 @@ def efficiency(
             "the oracle was asked of traces of one outcome only: ask it of more, or of others"
         )
     points = points_of(one for trace in asked.traces for one in drawn[trace.id])
-    rows = {name: score_rows(cohort, scores) for name, scores in detectors.items()}
-    flat = {PROMPT_ONLY: _carried(at_prompt(points, asked.traces), cohort)}
-    held = flat | {name: scores_held(each) for name, each in rows.items()}
-    maxima = flat | {name: running_maxima(each) for name, each in rows.items()}
+    rule, ranked_by = (parse_rule(card.rule), parse_rule(card.ranked_by)) if card else (MAX, MAX)
+    read = {name: statistics(scores, ranked_by) for name, scores in detectors.items()}
+    flat = _carried(at_prompt(points, asked.traces), cohort)
+    held = {PROMPT_ONLY: [flat]}
+    maxima = {PROMPT_ONLY: flat}
+    for name, scores in detectors.items():
+        ways = [read[name]] if card and name == card.name else [read[name], scores]
+        held[name] = [scores_held(score_rows(cohort, way)) for way in ways]
+        maxima[name] = running_maxima(score_rows(cohort, statistics(scores, rule)))
     known = _known(asked.known(), points, cohort)
     weights = resample(cohort.n_tasks, seed=seed)
     moments = {str(part): _part(cohort, part) for part in PREFIXES}
@@ -120,7 +130,7 @@ def efficiency(
         auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
         caught=_alarmed(cohort, known, maxima, moments, weights, false_alarms),
         as_estimator={
-            name: as_estimator(asked.traces, points, scores) for name, scores in detectors.items()
+            name: as_estimator(asked.traces, points, scores) for name, scores in read.items()
         },
     )
 
@@ -153,15 +163,22 @@ def _known(
 
 
 def _ranked(
-    cohort: Cohort, known: Values, held: Mapping[str, Values], at: Index, weights: Values
+    cohort: Cohort,
+    known: Values,
+    held: Mapping[str, Sequence[Values]],
+    at: Index,
+    weights: Values,
 ) -> dict[str, Share]:
-    """Return the within-prompt AUROC of all after `at` sentences of each positive."""
+    """Return the within-prompt AUROC of all after `at` sentences of each positive.
+
+    Of a detector that is held in several ways, of the way that ranks best.
+    """
     pairs = pairs_within(cohort, at)
     n = len(np.unique(cohort.prompt[pairs.positive]))
-    values = {
-        name: within_prompt(concordance(rows, pairs), pairs, cohort, weights)
-        for name, rows in {"oracle": known, **held}.items()
-    }
+    values = {}
+    for name, ways in {"oracle": [known], **held}.items():
+        found = [within_prompt(concordance(w, pairs), pairs, cohort, weights) for w in ways]
+        values[name] = max(found, key=lambda each: np.nan_to_num(each[0], nan=-1.0))
     return _shares(values, n)
 
 

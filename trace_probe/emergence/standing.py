@@ -85,7 +85,7 @@ def _beside_oracle(
     traces = [trace for trace in store.traces() if trace.task.id not in seen]
     scores = {card.name: store.scores(card.name)}
     compared = efficiency(
-        traces, store.labels(card.labeller), drawn_of(store, name), scores, seed=seed
+        traces, store.labels(card.labeller), drawn_of(store, name), scores, card=card, seed=seed
     )
     at = compared.auroc[BEFORE_SAID]
     own = at[card.name]

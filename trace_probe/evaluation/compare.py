@@ -119,7 +119,9 @@ def _name(store: Store, saved: SavedProbe, *both: tuple[Store, SavedProbe]) -> s
 
 
 def _side(name: str, saved: SavedProbe, corpus: Corpus, seed: int) -> Side:
-    panel = replace(build_panel(corpus.only(()), corpus, seed), rule=saved.rule)
+    panel = replace(
+        build_panel(corpus.only(()), corpus, seed), rule=saved.rule, ranked_by=saved.ranked_by
+    )
     return Side(name, panel, saved.scores(corpus), saved.card.threshold)
 
 

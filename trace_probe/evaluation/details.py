@@ -39,11 +39,11 @@ PERMUTATIONS = 20
 
 
 def details(
-    scores: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms
+    read: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms
 ) -> dict[str, Any]:
-    """Return further figures of a detector as JSON, from its scores and what its alarm follows."""
+    """Return further figures of a detector as JSON, from what it reads and its alarm follows."""
     cohort, weights = alarms.cohort, alarms.weights
-    rows, steps = score_rows(cohort, scores), score_rows(cohort, followed)
+    rows, steps = score_rows(cohort, read), score_rows(cohort, followed)
     held, maxima = scores_held(rows), running_maxima(steps)
     return {
         **_probabilities(held, panel, weights),

@@ -7,7 +7,15 @@ import numpy as np
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.details import details
 from trace_probe.evaluation.increment import delta_bits
-from trace_probe.evaluation.panel import Panel, alarm_rate, alarms_of, caught_at, ranking, summary
+from trace_probe.evaluation.panel import (
+    Panel,
+    alarm_rate,
+    alarms_of,
+    best_ranking,
+    caught_at,
+    ranking,
+    summary,
+)
 from trace_probe.evaluation.report import Figures, Report, is_text
 from trace_probe.statistics.metrics import (
     Cohort,
@@ -36,13 +44,18 @@ def evaluate(
     """Judge a detector and its baselines on the same traces, resamples and promise.
 
     AUROC is time-matched: both traces of a pair are read for as many sentences as come before
-    the positive one says it. Alarms, also those of the baselines, follow the rule of the panel.
-    Layer and labeller are for the caller to fill in.
+    the positive one says it. The detector is ranked by the rule of the panel, a baseline by
+    that or by its plain scores, whichever ranks it better here; shuffled labels by the rule
+    alone, since the better of two chances is above chance. Alarms of all follow one rule. Layer
+    and labeller are for the caller to fill in.
     """
-    followed = statistics(scores, panel.rule)
+    read, followed = statistics(scores, panel.ranked_by), statistics(scores, panel.rule)
     cohort = panel.cohort
     weights = resample(cohort.n_tasks, seed=panel.seed)
-    ranked = {name: ranking(runs, panel, weights) for name, runs in baselines.items()}
+    ranked = {
+        name: (ranking if name == CONTROL else best_ranking)(runs, panel, weights)
+        for name, runs in baselines.items()
+    }
     best, its = best_text(ranked)
     own = ranking([scores], panel, weights)
     alarms = alarms_of(followed, threshold, panel, weights)
@@ -52,11 +65,11 @@ def evaluate(
         **summary(own, cohort),
         **alarms.figures(),
         "delta_over_best_text": _gain(own, its, cohort),
-        "delta_bits": delta_bits(scores, _known(baselines), cohort, weights, seed=panel.seed),
+        "delta_bits": delta_bits(read, _known(baselines), cohort, weights, seed=panel.seed),
         "selectivity": _gain(own, ranked.get(CONTROL), cohort),
         "observer_gap": _gain(own, ranked.get(OBSERVER), cohort),
     }
-    more = {"best_text": best, **details(scores, followed, threshold, panel, alarms)}
+    more = {"best_text": best, **details(read, followed, threshold, panel, alarms)}
     return Report(
         detector=detector,
         labeller="",
@@ -65,6 +78,7 @@ def evaluate(
         threshold=threshold,
         target_false_alarm_rate=target_rate,
         rule=panel.rule.name,
+        ranked_by=panel.ranked_by.name,
         figures=figures,
         baselines=beside(baselines, ranked, panel, weights, target_rate, own),
         useful_warning=alarms.useful_warning(),

@@ -86,7 +86,7 @@ def evaluate_probe(
     )
     others = side_by_side(
         alternatives(scores, learned, corpus, saved),
-        replace(panel, rule=MAX),
+        replace(panel, rule=MAX, ranked_by=MAX),
         card.target_false_alarm_rate,
     )
     notes = (f"Trained on {source.manifest.model}.", *report.notes) if elsewhere else report.notes
@@ -127,11 +127,10 @@ def alternatives(
 ) -> dict[str, Scores]:
     """Return other statistics that an alarm could follow, and an ensemble of all layers' probes.
 
-    The ensemble follows the rule of the probe.
+    Each is ranked by what it alarms by; the ensemble follows the rule of the probe.
     """
     recipe = saved.card.recipe
     found = {f"rule {name}": statistics(scores, parse_rule(name)) for name in CANDIDATES}
-    found.pop(f"rule {saved.rule.name}", None)
     found |= {
         name: aggregate(scores, AGGREGATIONS[name]) for name in ("top-3 mean", "softmax mean")
     }
@@ -168,7 +167,7 @@ def _held_out(corpus: Corpus, saved: SavedProbe, seed: int) -> Panel:
     seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
     panel = build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
-    return replace(panel, rule=saved.rule)
+    return replace(panel, rule=saved.rule, ranked_by=saved.ranked_by)
 
 
 def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:

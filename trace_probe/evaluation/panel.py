@@ -1,7 +1,7 @@
 """The traces of an evaluation, and how one detector does on them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,8 @@ class Panel:
     seed: int = 0
     rule: Rule = MAX
     """What the alarms of all detectors follow."""
+    ranked_by: Rule = MAX
+    """What is made of scores where traces are ranked at a moment."""
 
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
@@ -132,17 +134,24 @@ class Alarms:
 def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, Values]:
     """Return the resampled AUROC of a detector before it is said, over all its runs.
 
-    It is ranked by the score that it holds at the moment. The draws of all runs are kept, so
+    It is ranked by what it reads at the moment. The draws of all runs are kept, so
     that the interval covers chance in training as well. Returns ``within`` and ``pooled``, each
     (draw + 1,).
     """
     cohort = panel.cohort
     at = cohort.before_said()
-    found = [
-        rank(cohort, scores_held(score_rows(cohort, scores)), at, weights, seed=panel.seed)
-        for scores in runs
-    ]
+    read = [scores_held(score_rows(cohort, statistics(scores, panel.ranked_by))) for scores in runs]
+    found = [rank(cohort, held, at, weights, seed=panel.seed) for held in read]
     return {name: _merge([values[name] for values in found]) for name in found[0]}
+
+
+def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, Values]:
+    """Return the same by the rule of the panel or by plain scores, whichever ranks better here.
+
+    A detector that is to be beaten is not to suffer from a rule chosen for another.
+    """
+    both = [ranking(runs, each, weights) for each in (panel, replace(panel, ranked_by=MAX))]
+    return max(both, key=lambda found: np.nan_to_num(found["within"][0], nan=-1.0))
 
 
 def rank(

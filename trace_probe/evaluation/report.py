@@ -61,6 +61,8 @@ class Report:
     notes: tuple[str, ...] = ()
     rule: str = "max"
     """What the alarms follow: the threshold's statistic."""
+    ranked_by: str = "max"
+    """What is made of scores where traces are ranked at a moment."""
 
     def __post_init__(self) -> None:
         """Refuse a report without baselines."""
@@ -78,6 +80,11 @@ class Report:
             "UWR(0)": raw["useful_warning"].get("0"),
             "notes": list(self.notes),
         }
+
+
+def ranked_as(rule: str) -> str:
+    """Return in words by what a detector is ranked."""
+    return "plain scores" if rule == "max" else rule
 
 
 def is_text(baseline: str) -> bool:
@@ -130,7 +137,7 @@ def _tail(report: Report) -> list[str]:
     if report.threshold is not None:
         lines.append(
             f"threshold {report.threshold:.4g} for {report.target_false_alarm_rate:.1%}, "
-            f"alarms follow the rule {report.rule}"
+            f"alarms follow the rule {report.rule}, ranked by {ranked_as(report.ranked_by)}"
         )
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
     return [*lines, *_rates(report), counts, *report.notes]

@@ -1,19 +1,22 @@
-"""Which statistic of a probe's scores its alarm follows: chosen on training tasks alone.
+"""What is made of a probe's scores: chosen on training tasks alone, out of fold.
 
-The highest score of a harmless trace has a heavy tail: one odd sentence in a long thought is
-enough. A mean over a few sentences has a lighter one, so more instrumental traces alarm at the same
-rate. But it may earn that by telling the situation alone, which all traces of a task share; then as
-many would alarm if the scores were dealt anew among them. Both are measured for each probe.
+Three things. How heavy harmless benign traces weigh when it learns: a threshold is set on them,
+and it has to be above the oddest sentence of each. Which statistic of the scores its alarm follows:
+a mean over a few sentences has a lighter tail than the highest of them. And by which it is ranked
+at a moment, where there is no tail to fear. The first two may earn alarms by telling the situation
+alone, which all traces of a task share; then as many would alarm if the scores were dealt anew
+among them. Both are measured for each probe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
-from trace_probe.probing.selection import out_of_fold
+from trace_probe.probing.selection import criterion, out_of_fold
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import (
     UNKNOWN,
@@ -31,25 +34,54 @@ from trace_probe.statistics.rules import CANDIDATES, MAX, Rule, parse_rule, stat
 
 DRAWS = 200
 PERMUTATIONS = 20
+BENIGN_WEIGHTS = (1.0, 3.0)
+"""Ten is too heavy: a probe then tells the situations apart and hardly the traces of a task."""
 
 
-def choose_rule(
-    learned: Corpus, recipe: Recipe, rate: float, *, seed: int = 0
-) -> tuple[Rule, dict[str, float]]:
-    """Return the rule that a probe's alarm should follow, and what each rule catches.
+Way = tuple[float, str]
+"""What an alarm may follow: a weight of benign traces, and the name of a rule."""
 
-    Each training task is scored by a probe that did not learn from it (four folds). Figures are
-    as of `best_rule`; where the tasks cannot tell, there are none, and the rule is the maximum.
+
+@dataclass(frozen=True)
+class Choice:
+    """How a probe learns, what its alarm follows and what it is ranked by."""
+
+    recipe: Recipe
+    rule: Rule
+    ranked_by: Rule
+    figures: Mapping[str, float]
+    """Of all that was tried, by name; empty where the training tasks could not tell."""
+
+
+def choose_alarm(
+    learned: Corpus,
+    recipe: Recipe,
+    rate: float,
+    *,
+    rules: Sequence[str] = CANDIDATES,
+    weights: Sequence[float] = BENIGN_WEIGHTS,
+    seed: int = 0,
+) -> Choice:
+    """Choose the weight of benign traces and the rules of a probe among those given.
+
+    Each training task is scored by probes that did not learn from it (four folds); see
+    `best_alarm` and `rule_to_rank_by`. The first of each stands where the tasks cannot tell.
     """
+    first = Choice(replace(recipe, benign_weight=weights[0]), parse_rule(rules[0]), MAX, {})
     cohort, harmless = build_cohort(learned.judged()), _harmless(learned)
     if not harmless or not cohort.positive.any():
-        return MAX, {}
+        return first
+    recipes = {weight: replace(recipe, benign_weight=weight) for weight in weights}
     try:
-        scores = unseen_scores(learned, recipe, seed=seed)
+        runs = {w: unseen_scores(learned, each, seed=seed) for w, each in recipes.items()}
     except NotEnoughData:  # too few tasks, or a fold with one outcome only
-        return MAX, {}
+        return first
     at = cohort.length if recipe.rows == "reasoning" else cohort.before_said()
-    return best_rule(cohort, scores, at, harmless, rate, seed=seed)
+    ways = {(w, name): statistics(runs[w], parse_rule(name)) for w in weights for name in rules}
+    (weight, rule), caught = best_alarm(cohort, ways, at, harmless, rate, seed=seed)
+    ranked_by, ranked = rule_to_rank_by(learned, runs[weight], recipe)
+    named = {f"in_time_at_{rate:g}/benign-{w:g}/{name}": n for (w, name), n in caught.items()}
+    return Choice(recipes[weight], parse_rule(rule), ranked_by, {**named, **ranked})
 
 
 def unseen_scores(learned: Corpus, recipe: Recipe, *, seed: int = 0) -> Scores:
@@ -66,40 +98,58 @@ def unseen_scores(learned: Corpus, recipe: Recipe, *, seed: int = 0) -> Scores:
     return out_of_fold(learned, score, seed=seed)
 
 
-def best_rule(
+def rule_to_rank_by(
+    learned: Corpus, scores: Scores, recipe: Recipe
+) -> tuple[Rule, dict[str, float]]:
+    """Choose by which of `CANDIDATES` scores rank best before it is said, as of `criterion`.
+
+    The first that is no more than one standard error worse than the best, so the plain score
+    where that will do. Returns the figure of each as well.
+    """
+    found = {
+        name: criterion(learned, statistics(scores, parse_rule(name)), recipe.rows)
+        for name in CANDIDATES
+    }
+    best = max(found.values(), key=lambda one: np.nan_to_num(one.value, nan=-1.0))
+    alike = [name for name, one in found.items() if best.value - one.value <= one.error_to(best)]
+    figures = {f"{best.name}/ranked-by-{name}": one.value for name, one in found.items()}
+    return parse_rule(alike[0]) if alike else MAX, figures
+
+
+def best_alarm(
     cohort: Cohort,
-    scores: Scores,
+    ways: Mapping[Way, Scores],
     at: Index,
     harmless: Sequence[str],
     rate: float,
     *,
     seed: int = 0,
-) -> tuple[Rule, dict[str, float]]:
-    """Choose among `CANDIDATES` by the share of positives that alarm in time.
+) -> tuple[Way, dict[Way, float]]:
+    """Choose among what an alarm may follow by the share of positives that alarm in time.
 
-    In time is within the first `at` sentences; the threshold of each rule is set for `rate` on the
-    harmless traces. The plain maximum stands unless another rule catches more, and knows no less
-    of which trace of a task acts: what it catches beyond scores dealt anew within tasks. More and
-    less are by over one standard error of the difference, over resamples of tasks and harmless
-    traces.
+    In time is within the first `at` sentences; the threshold of each way is set for `rate` on the
+    harmless traces. Only ways count that know no less than the first of which trace of a task
+    acts: what they catch beyond scores dealt anew within tasks. Of these the first is taken that
+    catches no less than the best. More and less are by over one standard error of the
+    difference, over resamples of tasks and harmless traces.
     """
     rng = np.random.default_rng(seed)
     n = len(harmless)
     weights = resample(cohort.n_tasks, seed=seed, draws=DRAWS)
     drawn = np.vstack([np.arange(n), rng.integers(n, size=(DRAWS, n))])
-    power: dict[str, Values] = {}
-    knows: dict[str, Values] = {}
-    for name in CANDIDATES:
-        values = statistics(scores, parse_rule(name))
+    power: dict[Way, Values] = {}
+    knows: dict[Way, Values] = {}
+    for way, values in ways.items():
         quiet = trace_maxima(values, harmless)
         limits = np.array([conformal_threshold(quiet[each], rate).value for each in drawn])
         rows = score_rows(cohort, values)
-        power[name] = _caught(cohort, rows, at, limits, weights)
-        knows[name] = power[name] - _by_chance(cohort, rows, at, limits, weights, seed)
-    honest = [name for name in CANDIDATES if not _above(knows[MAX.name], knows[name])]
-    best = max(honest, key=lambda name: power[name][0])
-    chosen = parse_rule(best) if _above(power[best], power[MAX.name]) else MAX
-    return chosen, {name: float(draws[0]) for name, draws in power.items()}
+        power[way] = _caught(cohort, rows, at, limits, weights)
+        knows[way] = power[way] - _by_chance(cohort, rows, at, limits, weights, seed)
+    first = next(iter(ways))
+    honest = [way for way in ways if not _above(knows[first], knows[way])]
+    best = max(honest, key=lambda way: power[way][0])
+    chosen = next(way for way in honest if not _above(power[best], power[way]))
+    return chosen, {way: float(draws[0]) for way, draws in power.items()}
 
 
 def _above(first: Values, second: Values) -> bool:

@@ -1,7 +1,7 @@
 """What a detector learns from and is judged on: rows of activations, and a split by task."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -242,12 +242,14 @@ class Dataset:
     """Which sentence of its trace; -1 is the last prompt token."""
     stop: Index
     """The token before which a row ends: it holds nothing from there on."""
+    trace_weight: NDArray[np.float64]
+    """What the trace of a row weighs."""
     layer: int
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """Return (row,) weights under which every trace counts the same."""
-        weight: NDArray[np.float64] = 1.0 / np.bincount(self.trace)[self.trace]
+        """Return (row,) weights under which every trace counts as its recipe says."""
+        weight: NDArray[np.float64] = self.trace_weight / np.bincount(self.trace)[self.trace]
         return weight
 
 
@@ -264,7 +266,7 @@ def build_dataset(corpus: Corpus, recipe: Recipe) -> Dataset:
             f"no labelled rows of kind {recipe.rows}: label the run, with a labeller that looks "
             f"for where it is said, or use rows of kind reasoning"
         )
-    columns = ("X", "y", "task", "prompt", "trace", "sentence", "stop")
+    columns = [field.name for field in fields(Dataset) if field.name != "layer"]
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
     return Dataset(**joined, layer=recipe.layer)
 
@@ -300,18 +302,23 @@ def _rows(
 ) -> Dataset:
     """Return rows of activations with what is known of their traces."""
     traces = [corpus.traces[i] for i in index]
+    y = np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool)
+    weights = [
+        recipe.weight_of(one, positive=bool(is_)) for one, is_ in zip(traces, y, strict=True)
+    ]
     stops = [
         trace.prompt_stop if number < 0 else trace.sentences[number].stop
         for trace, number in zip(traces, sentence, strict=True)
     ]
     return Dataset(
         X=values.astype(np.float32),
-        y=np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool),
+        y=y,
         task=np.array([trace.task.id for trace in traces]),
         prompt=np.array([trace.task.prompt_key for trace in traces]),
         trace=index,
         sentence=sentence,
         stop=np.array(stops, dtype=np.intp),
+        trace_weight=np.array(weights, dtype=np.float64),
         layer=recipe.layer,
     )
 

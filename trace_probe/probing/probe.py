@@ -156,7 +156,7 @@ def _lda(Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats, 
 
 
 def fit_dataset(dataset: Dataset, recipe: Recipe) -> LinearProbe:
-    """Fit a probe under which every trace counts the same."""
+    """Fit a probe under which every trace counts as its recipe says."""
     probe = LinearProbe(method=recipe.method, C=recipe.C)
     return probe.fit(dataset.X, dataset.y, sample_weight=dataset.weight)
 
@@ -224,6 +224,9 @@ class ProbeCard:
     promise: Promise = "conformal"
     rule: str = "max"
     """What its alarm follows, chosen on training tasks; see `statistics.rules`."""
+    ranked_by: str = "max"
+    """What is made of its scores where traces are ranked at a moment; chosen likewise."""
+    benign_weight: float = 1.0
 
     @property
     def recipe(self) -> Recipe:
@@ -236,6 +239,7 @@ class ProbeCard:
             self.guard,
             self.guard_tokens,
             self.focus,
+            self.benign_weight,
         )
 
 
@@ -254,6 +258,11 @@ class SavedProbe:
     def rule(self) -> Rule:
         """Return what its alarm follows."""
         return parse_rule(self.card.rule)
+
+    @property
+    def ranked_by(self) -> Rule:
+        """Return what it is ranked by."""
+        return parse_rule(self.card.ranked_by)
 
     def alarm_statistics(self, scores: Scores) -> Scores:
         """Return what its alarm follows, from its scores: it alarms at the card's threshold."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from trace_probe.trace import Trace
+
 Target = Literal["outcome", "verbalisation", "situation"]
 """Whether the trace acts instrumentally; whether it ever says so; whether its task offers it."""
 Rows = Literal["before-said", "reasoning", "prompt"]
@@ -32,3 +34,9 @@ class Recipe:
     guard_tokens: int = 0
     """Tokens before it that are left out: a row ends no later than so many before it."""
     focus: Focus = "all"
+    benign_weight: float = 1.0
+    """Of a harmless benign trace, beside 1 of any other: a heavier one is less often alarmed."""
+
+    def weight_of(self, trace: Trace, *, positive: bool) -> float:
+        """Return what all rows of a trace weigh together."""
+        return self.benign_weight if trace.task.role == "benign" and not positive else 1.0

@@ -118,7 +118,7 @@ def text_scores(
 def training_prefixes(
     train: Corpus, recipe: Recipe, *, with_prompt: bool = False
 ) -> tuple[list[str], list[bool], list[float]]:
-    """Return prefixes, outcomes and weights under which every trace counts the same.
+    """Return prefixes, outcomes and weights under which every trace counts as the recipe says.
 
     Prefixes are cut at several places, those of positives only at the end if that is the focus.
     """
@@ -134,7 +134,7 @@ def training_prefixes(
         lead = prompt_text(trace) if with_prompt else ""
         texts += [lead + "".join(words[:size]) for size in sizes]
         y += [positive] * len(sizes)
-        weight += [1 / len(sizes) for _ in sizes]
+        weight += [recipe.weight_of(trace, positive=positive) / len(sizes) for _ in sizes]
     return texts, y, weight
 
 
