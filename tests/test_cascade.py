@@ -10,7 +10,7 @@ from test_flagging import probe as planted_probe
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import as_guard
-from trace_probe.monitor.cascade import calls_at, cascade, format_cascade, lenient_limit
+from trace_probe.monitor.cascade import cascade, format_cascade, lenient_limit
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -75,8 +75,12 @@ def test_the_first_stage_is_set_on_training_tasks_for_what_it_may_lose(store: St
     assert found.caught_lost.estimate <= 0.1
     passed = {kind: one.estimate for kind, one in found.passed.items() if one}
     assert passed["instrumental"] > 0.9 > passed["benign"]
-    saved = calls_at(found, 0.01)
-    assert saved == pytest.approx(1 - 0.01 * passed["instrumental"] - 0.99 * passed["benign"])
+    saved = found.calls_saved_at["0.01"]
+    assert saved is not None
+    expected = 1 - 0.01 * passed["instrumental"] - 0.99 * passed["benign"]
+    assert saved.estimate == pytest.approx(expected)
+    assert saved.lower <= expected <= saved.upper
+    assert "where 1 in 100 is instrumental" in format_cascade(found)
 
 
 def test_a_first_stage_without_training_tasks_asks_for_a_rate(store: Store) -> None:

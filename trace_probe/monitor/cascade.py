@@ -21,7 +21,9 @@ from trace_probe.statistics.metrics import (
     Mask,
     Metric,
     Values,
+    metric,
     rate,
+    ratio,
     resample,
     trace_maxima,
 )
@@ -73,6 +75,8 @@ class Cascade:
     """Share of instrumental traces that the judge alone reports and the cascade does not."""
     passed: Mapping[str, Metric | None] = field(default_factory=dict)
     """Share that the judge is asked about, by kind of trace."""
+    calls_saved_at: Mapping[str, Metric | None] = field(default_factory=dict)
+    """By the share of traces that are instrumental, where all others are benign."""
     note: str = ""
 
 
@@ -194,6 +198,7 @@ def _compare(watched: _Watched, guard: Guard, judge: str, truth: str) -> Cascade
             kind: rate(watched.passed, among, watched.task, watched.weights)
             for kind, among in _kinds(watched).items()
         },
+        calls_saved_at=_saved_at(watched),
         note=note,
     )
 
@@ -209,12 +214,18 @@ def _kinds(watched: _Watched) -> dict[str, Mask]:
     }
 
 
-def calls_at(found: Cascade, base: float) -> float | None:
-    """Return the share of calls saved where so many traces are instrumental, the others benign."""
-    benign, risky = found.passed.get("benign"), found.passed.get("instrumental")
-    if benign is None or risky is None:
-        return None
-    return 1 - base * risky.estimate - (1 - base) * benign.estimate
+def _saved_at(watched: _Watched) -> dict[str, Metric | None]:
+    """Return the share of calls saved at each base rate, from what passes of either kind."""
+    kinds = _kinds(watched)
+    benign, risky = (_passing(watched, kinds[kind]) for kind in ("benign", "instrumental"))
+    n = int(kinds["benign"].sum())
+    return {f"{base:g}": metric(1 - base * risky - (1 - base) * benign, n) for base in BASES}
+
+
+def _passing(watched: _Watched, among: Mask) -> Values:
+    """Return the resampled share of chosen traces that the probe passes on."""
+    passed = watched.passed[among].astype(float)
+    return ratio(passed, np.ones(len(passed)), watched.task[among], watched.weights)
 
 
 def _arm(name: str, watched: _Watched, reported: Mask, asked: Mask) -> Arm:
@@ -249,10 +260,10 @@ def format_cascade(found: Cascade, price: Prices | None = None) -> str:
             "passed on: "
             + ", ".join(f"{kind} {_shown(one)}" for kind, one in found.passed.items() if one),
             *(
-                f"where 1 in {round(1 / base)} is instrumental and the others benign, "
-                f"judge calls saved {saved:.3f}"
-                for base in BASES
-                if (saved := calls_at(found, base)) is not None
+                f"where 1 in {round(1 / float(base))} is instrumental and the others benign, "
+                f"judge calls saved {_shown(saved)}"
+                for base, saved in found.calls_saved_at.items()
+                if saved
             ),
             *([found.note] if found.note else []),
         ]

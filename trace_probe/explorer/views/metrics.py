@@ -46,6 +46,7 @@ from trace_probe.explorer.words import alarm_share
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
+FOLLOWED = {"rule": "alarms follow", "ranked_by": "ranked by"}
 Report = dict[str, Any]
 
 
@@ -79,6 +80,7 @@ def facts(report: Report) -> None:
         f"labels by {report.get('labeller', 'unknown')}",
         "text only" if report.get("layer") is None else f"layer {report['layer']}",
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
+        *(f"{verb} {report[key]}" for key, verb in FOLLOWED.items() if report.get(key)),
     ]
     st.text(visible(" · ".join(parts)))
 
