@@ -40,6 +40,7 @@ from trace_probe.statistics.metrics import (
     running_maxima,
     score_rows,
     scores_held,
+    shown,
     within_prompt,
 )
 from trace_probe.statistics.rules import MAX, parse_rule, statistics
@@ -247,7 +248,7 @@ def format_efficiency(found: Efficiency) -> str:
         lines += ["", title, *_table(table, field)]
     lines += ["", f"{'as an estimate of P':22}{'Brier':>10}{'constant':>10}{'R2':>26}"]
     for name, one in found.as_estimator.items():
-        lines.append(f"{name:22}{one.brier:10.3f}{one.constant:10.3f}{_shown(one.explained):>26}")
+        lines.append(f"{name:22}{one.brier:10.3f}{one.constant:10.3f}{shown(one.explained, 2):>26}")
     return "\n".join(lines)
 
 
@@ -256,7 +257,7 @@ def _table(table: Mapping[str, Mapping[str, Share]], field: str) -> list[str]:
     head = f"{'':22}" + "".join(f"{_after(moment):>21}" for moment in table)
     rows = [
         f"{name:22}"
-        + "".join(f"{_shown(getattr(shares[name], field)):>21}" for shares in table.values())
+        + "".join(f"{shown(getattr(shares[name], field), 2):>21}" for shares in table.values())
         for name in names
     ]
     return [head, *rows]
@@ -264,7 +265,3 @@ def _table(table: Mapping[str, Mapping[str, Share]], field: str) -> list[str]:
 
 def _after(moment: str) -> str:
     return moment if moment == BEFORE_SAID else f"after {float(moment):.0%}"
-
-
-def _shown(value: Metric | None) -> str:
-    return "-" if value is None else f"{value.estimate:.2f} [{value.lower:.2f}, {value.upper:.2f}]"

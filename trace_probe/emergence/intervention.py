@@ -22,7 +22,7 @@ from trace_probe.labels import Label
 from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.metrics import Metric, metric, resample
+from trace_probe.statistics.metrics import Metric, metric, resample, shown
 from trace_probe.trace import Trace
 
 Policy = Literal["as recorded", "go on", "stop", "ablate", "reflect"]
@@ -208,10 +208,6 @@ def format_intervention(report: InterventionReport) -> str:
     ]
     lines = [head, "", f"{'':12}" + "".join(f"{title:>24}" for title in titles)]
     for one in report.policies:
-        shown = [one.figures[name] for name in names] + [one.against[name] for name in against]
-        lines.append(f"{one.policy:12}" + "".join(f"{_shown(value):>24}" for value in shown))
+        values = [one.figures[name] for name in names] + [one.against[name] for name in against]
+        lines.append(f"{one.policy:12}" + "".join(f"{shown(value):>24}" for value in values))
     return "\n".join([*lines, "", report.verdict])
-
-
-def _shown(value: Metric | None) -> str:
-    return "-" if value is None else f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"

@@ -19,7 +19,16 @@ import numpy as np
 from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
-from trace_probe.statistics.metrics import Index, Metric, Values, metric, rate, ratio, resample
+from trace_probe.statistics.metrics import (
+    Index,
+    Metric,
+    Values,
+    metric,
+    rate,
+    ratio,
+    resample,
+    shown,
+)
 from trace_probe.trace import Trace
 
 Where = Literal["prompt", "early", "middle", "late", "never"]
@@ -238,7 +247,7 @@ def format_summary(summary: OracleSummary) -> str:
     )
     rows = [f"{'where it emerges':28}{'instrumental traces':24}all traces"]
     rows += [
-        f"{name:28}{_shown(summary.where[name]):24}{_shown(summary.where_all[name])}"
+        f"{name:28}{shown(summary.where[name]):24}{shown(summary.where_all[name])}"
         for name in PLACES
     ]
     rest = {
@@ -246,8 +255,4 @@ def format_summary(summary: OracleSummary) -> str:
         "taken back, said again": summary.said_again,
         "taken back, done anyway": summary.acted_anyway,
     }
-    return "\n".join([head, "", *rows, "", *(f"{k:28}{_shown(v)}" for k, v in rest.items())])
-
-
-def _shown(value: Metric | None) -> str:
-    return "-" if value is None else f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"
+    return "\n".join([head, "", *rows, "", *(f"{k:28}{shown(v)}" for k, v in rest.items())])

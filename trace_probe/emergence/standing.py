@@ -12,7 +12,7 @@ from trace_probe.emergence.curve import NAME, drawn_of, ledger_file
 from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.probe import ProbeCard
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.metrics import Metric, shown
 from trace_probe.store import Store
 
 RATES = ("0.01", "0.05")
@@ -113,17 +113,13 @@ def format_standings(found: Sequence[Standing]) -> str:
 def _column(one: Standing) -> dict[str, str]:
     return {
         "": one.model.partition("@")[0],
-        "within prompts, before it is said": _shown(one.within_prompt_auroc),
-        "gain over the best text": f"{_shown(one.gain_over_text)} {one.best_text}",
-        "oracle, at the same moment": _shown(one.oracle),
-        "probe, on the oracle's traces": _shown(one.beside_oracle),
-        "share of the oracle's": _shown(one.of_oracle),
+        "within prompts, before it is said": shown(one.within_prompt_auroc),
+        "gain over the best text": f"{shown(one.gain_over_text)} {one.best_text}",
+        "oracle, at the same moment": shown(one.oracle),
+        "probe, on the oracle's traces": shown(one.beside_oracle),
+        "share of the oracle's": shown(one.of_oracle),
         "alarm follows": one.rule,
-        "PreV(0)": _shown(one.prev),
-        "UWR(0)": _shown(one.uwr),
-        **{f"silent, at {float(r):.0%} false alarms": _shown(one.silent[r]) for r in RATES},
+        "PreV(0)": shown(one.prev),
+        "UWR(0)": shown(one.uwr),
+        **{f"silent, at {float(r):.0%} false alarms": shown(one.silent[r]) for r in RATES},
     }
-
-
-def _shown(value: Metric | None) -> str:
-    return "-" if value is None else f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"

@@ -22,7 +22,7 @@ from trace_probe.emergence.readout import Rates, Readout, rates
 from trace_probe.emergence.trial import Ask, Trial, seeds_of
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.metrics import Metric, Values, metric, resample
+from trace_probe.statistics.metrics import Metric, Values, metric, resample, shown
 from trace_probe.trace import Trace
 
 How = Literal["none", "add", "project-out"]
@@ -242,7 +242,7 @@ def _verdict(
     what = (
         f"along {direction.name} at layer {plan.layer} the instrumental rate goes from "
         f"{low.instrumental[0]:.2f} at dose {-plan.dose:g} to {high.instrumental[0]:.2f} at dose "
-        f"{plan.dose:g} ({_shown(size)})"
+        f"{plan.dose:g} ({shown(size, 2)})"
     )
     as_far = round(effect.p * (1 + len(effect.others))) - 1
     beside = (
@@ -265,8 +265,8 @@ def _necessary(effect: Effect) -> str:
     """Return in a sentence whether the act needs the direction."""
     size = effect.size
     if size is None or size.upper >= 0 or effect.p > ALPHA:
-        return f"Without the direction the act is not shown to be rarer ({_shown(size)})."
-    return f"Without the direction the act is rarer ({_shown(size)}; p = {effect.p:.3f})."
+        return f"Without the direction the act is not shown to be rarer ({shown(size, 2)})."
+    return f"Without the direction the act is rarer ({shown(size, 2)}; p = {effect.p:.3f})."
 
 
 def format_steering(report: SteeringReport) -> str:
@@ -285,11 +285,11 @@ def format_steering(report: SteeringReport) -> str:
         dose = (
             "" if cell.how == "none" else "out" if cell.how == "project-out" else f"{cell.dose:g}"
         )
-        figures = "".join(f"{_shown(row.figures[name]):>22}" for name in names)
+        figures = "".join(f"{shown(row.figures[name], 2):>22}" for name in names)
         lines.append(f"{what[:30]:32}{dose:>6}{figures}")
     for title, effects in (("added", report.added), ("projected out", report.ablated)):
         lines += [
-            f"{title}: {one.direction} moves the rate by {_shown(one.size)}, the "
+            f"{title}: {one.direction} moves the rate by {shown(one.size, 2)}, the "
             f"{len(one.others)} others by {min(one.others):.2f} to {max(one.others):.2f} "
             f"(p = {one.p:.3f})"
             for one in effects
@@ -299,7 +299,3 @@ def format_steering(report: SteeringReport) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _shown(value: Metric | None) -> str:
-    return "-" if value is None else f"{value.estimate:.2f} [{value.lower:.2f}, {value.upper:.2f}]"

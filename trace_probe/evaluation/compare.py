@@ -23,6 +23,7 @@ from trace_probe.statistics.metrics import (
     resample,
     running_maxima,
     score_rows,
+    shown,
     trace_maxima,
 )
 from trace_probe.statistics.rules import statistics
@@ -192,16 +193,10 @@ def format_comparison(found: Comparison) -> str:
     traces = "the same traces" if found.same_traces else "traces of their own"
     rows = [["", found.first, found.second, "difference", "n"]]
     for name, pair in found.figures.items():
-        cells = [_cell(pair.first), _cell(pair.second), _cell(pair.difference, "+")]
+        cells = [shown(pair.first), shown(pair.second), shown(pair.difference, sign="+")]
         n = str(pair.difference.n) if pair.difference else "0"
         rows.append([name.replace("_", " "), *cells, n])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     head = f"{found.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"
     return "\n".join([head, *lines])
-
-
-def _cell(value: Metric | None, sign: str = "") -> str:
-    if value is None:
-        return "-"
-    return f"{value.estimate:{sign}.3f} [{value.lower:{sign}.3f}, {value.upper:{sign}.3f}]"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.metrics import Metric, shown
 
 FIGURES = (
     "false_alarm_rate",
@@ -100,9 +100,9 @@ def format_report(report: Report) -> str:
     """
     columns = [name for name in COLUMNS if _any(report, name)]
     header = ["", *(COLUMNS[name] for name in columns)]
-    rows = [header, [report.detector, *(_cell(report.figures.get(name)) for name in columns)]]
+    rows = [header, [report.detector, *(shown(report.figures.get(name)) for name in columns)]]
     rows += [
-        [name, *(_cell(figures.get(column)) for column in columns)]
+        [name, *(shown(figures.get(column)) for column in columns)]
         for name, figures in (*report.baselines.items(), *report.alternatives.items())
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
@@ -131,9 +131,9 @@ def _tail(report: Report) -> list[str]:
         for lead, value in report.useful_warning.items()
     }
     rows |= {name: Metric(**value) for name, value in _further(report.more).items() if value}
-    shown = {name: value for name, value in rows.items() if value is not None}
-    width = max(map(len, shown), default=0)
-    lines = [f"{name.ljust(width)}  {_cell(value)}  n={value.n}" for name, value in shown.items()]
+    given = {name: value for name, value in rows.items() if value is not None}
+    width = max(map(len, given), default=0)
+    lines = [f"{name.ljust(width)}  {shown(value)}  n={value.n}" for name, value in given.items()]
     if report.threshold is not None:
         lines.append(
             f"threshold {report.threshold:.4g} for {report.target_false_alarm_rate:.1%}, "
@@ -178,9 +178,3 @@ def _promise(target: float, name: str, found: Mapping[str, Any]) -> str:
     honest = f"{found['honest_rate']:.2%} promised by {found['n']} harmless traces"
     short = f"; {found['note']}" if found["note"] else ""
     return f"at {target:.1%} {name} ({honest}): {', '.join(shares)}{short}"
-
-
-def _cell(value: Metric | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"

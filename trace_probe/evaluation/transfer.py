@@ -13,7 +13,7 @@ from trace_probe.evaluation.report import Figures
 from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset, split_by_role
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
 from trace_probe.probing.recipe import TARGETS
-from trace_probe.statistics.metrics import Metric, resample, score_rows, scores_held
+from trace_probe.statistics.metrics import Metric, resample, score_rows, scores_held, shown
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
 
@@ -125,15 +125,9 @@ def format_transfer(transfer: Transfer) -> str:
     rows = [["learned from", "judged on", "within prompts", "pooled"]]
     for source, row in transfer.cells.items():
         for target, found in row.items():
-            figures = (_cell(found["within_prompt_auroc"]), _cell(found["pooled_auroc"]))
+            figures = (shown(found["within_prompt_auroc"]), shown(found["pooled_auroc"]))
             rows.append([source, target, *figures])
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     head = f"across {transfer.across}, layer {transfer.recipe.layer}: AUROC before it is said"
     return "\n".join([head, *lines])
-
-
-def _cell(value: Metric | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"

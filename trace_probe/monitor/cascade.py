@@ -25,6 +25,7 @@ from trace_probe.statistics.metrics import (
     rate,
     ratio,
     resample,
+    shown,
     trace_maxima,
 )
 from trace_probe.statistics.rules import statistics
@@ -246,7 +247,7 @@ def format_cascade(found: Cascade, price: Prices | None = None) -> str:
     """Return a table of the three ways and what the cascade saves and loses."""
     head = f"{'':9} {'caught':22} {'false alarms':22} {'judge calls':>12} {'tokens':>9}"
     rows = [
-        f"{arm.name:9} {_shown(arm.caught):22} {_shown(arm.false_alarms):22} "
+        f"{arm.name:9} {shown(arm.caught):22} {shown(arm.false_alarms):22} "
         f"{arm.calls:12} {arm.tokens:9}{_dollars(arm, price)}"
         for arm in found.arms
     ]
@@ -254,26 +255,20 @@ def format_cascade(found: Cascade, price: Prices | None = None) -> str:
         [
             head,
             *rows,
-            f"judge calls saved {_shown(found.calls_saved)}, caught lost "
-            f"{_shown(found.caught_lost)}; {found.traces} traces, {found.instrumental} "
+            f"judge calls saved {shown(found.calls_saved)}, caught lost "
+            f"{shown(found.caught_lost)}; {found.traces} traces, {found.instrumental} "
             f"instrumental, the probe passes on {found.pass_rate:.0%} of calibration traces",
             "passed on: "
-            + ", ".join(f"{kind} {_shown(one)}" for kind, one in found.passed.items() if one),
+            + ", ".join(f"{kind} {shown(one)}" for kind, one in found.passed.items() if one),
             *(
                 f"where 1 in {round(1 / float(base))} is instrumental and the others benign, "
-                f"judge calls saved {_shown(saved)}"
+                f"judge calls saved {shown(saved)}"
                 for base, saved in found.calls_saved_at.items()
                 if saved
             ),
             *([found.note] if found.note else []),
         ]
     )
-
-
-def _shown(value: Metric | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"
 
 
 def _dollars(arm: Arm, price: Prices | None) -> str:

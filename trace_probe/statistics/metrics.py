@@ -48,6 +48,16 @@ class Metric:
         """Return the four numbers by name."""
         return asdict(self)
 
+    def __format__(self, spec: str) -> str:
+        """Return estimate and interval, each number as `spec` says."""
+        estimate, *ends = (format(each, spec) for each in (self.estimate, self.lower, self.upper))
+        return f"{estimate} [{', '.join(ends)}]"
+
+
+def shown(value: Metric | None, digits: int = 3, sign: str = "") -> str:
+    """Return a figure with its interval, a dash where there is none."""
+    return "-" if value is None else format(value, f"{sign}.{digits}f")
+
 
 @dataclass(frozen=True)
 class Cohort:
