@@ -82,6 +82,20 @@ def test_a_layer_is_read_at_its_own_threshold_which_nobody_vouches_for(tmp_path:
     assert "layer 2" in card["detail"]
 
 
+def test_layers_of_an_older_probe_are_not_shown(tmp_path: Path) -> None:
+    make_run("rich", tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert [scale.layer for scale in run.layers(DETECTOR)] == list(LAYERS)
+    assert not run.older_layers(DETECTOR)
+    file = tmp_path / "run" / "reports" / f"{DETECTOR}.json"
+    report = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**report, "threshold": THRESHOLD + 0.1}), "utf-8")
+    run = load_run(tmp_path / "run")
+    assert run.older_layers(DETECTOR)
+    assert run.layers(DETECTOR) == ()
+    assert run.layer_rows(DETECTOR, PLANTED[0][0].id) == ()
+
+
 def test_the_layer_a_detector_reads_is_the_detector(tmp_path: Path) -> None:
     make_run("rich", tmp_path / "run")
     assert chosen(tmp_path / "run", "early", layer=4).detector == load_run(

@@ -116,12 +116,24 @@ class Loaded:
         return layer if isinstance(layer, int) else None
 
     def layers(self, detector: str) -> tuple[LayerScale, ...]:
-        """Return the layers on which a detector was trained and scored as well."""
-        return _layers(self.path, detector, self.stamp)
+        """Return the layers on which a detector was trained and scored as well, if it still is it.
+
+        None where they were scored for an older probe of the same name.
+        """
+        return () if self.older_layers(detector) else _layers(self.path, detector, self.stamp)
+
+    def older_layers(self, detector: str) -> bool:
+        """Return whether the kept layers are of another probe than the report."""
+        own, report = self.own_layer(detector), self.report(detector) or {}
+        return any(
+            scale.layer == own and scale.threshold != report.get("threshold")
+            for scale in _layers(self.path, detector, self.stamp)
+        )
 
     def layer_rows(self, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
-        """Return the scores of every layer on a trace."""
-        return _layer_rows(self.path, detector, trace_id, self.stamp)
+        """Return the scores on a trace of the layers that `layers` returns."""
+        older = self.older_layers(detector)
+        return () if older else _layer_rows(self.path, detector, trace_id, self.stamp)
 
     def oracle(self, trace_id: str) -> tuple[OraclePoint, ...]:
         """Return P(instrumental | prefix) along a trace; nothing where it was not drawn."""

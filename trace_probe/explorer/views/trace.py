@@ -95,6 +95,8 @@ def layer_box(shown: Current) -> None:
     layers = [scale.layer for scale in scored]
     if own_layer() not in layers:
         st.session_state[LAYER_KEY] = None
+    if shown.detector is not None and shown.run.older_layers(shown.detector.name):
+        st.caption("The layers kept here are of an older probe: run `trace-probe layers` again.")
     if len(layers) < 2 or shown.detector is None:
         return
     own = shown.run.own_layer(shown.detector.name)
