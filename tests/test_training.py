@@ -15,7 +15,7 @@ from trace_probe.evaluation.report import format_report
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
-from trace_probe.probing.alarm import BENIGN_WEIGHTS
+from trace_probe.probing.alarm import WAYS
 from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
@@ -54,7 +54,7 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
     assert sum(name.startswith("within_prompt_auroc/layer-") for name in card.figures) == 20
     assert {name for name in card.figures if "/layer-" not in name} == {
-        *(f"in_time_at_0.05/benign-{w:g}/{rule}" for w in BENIGN_WEIGHTS for rule in CANDIDATES),
+        *(f"in_time_at_0.05/benign-{weight:g}/{rule}" for weight, rule in WAYS),
         *(f"within_prompt_auroc/ranked-by-{rule}" for rule in CANDIDATES),
     }
     assert (card.target, card.focus, card.promise) == ("outcome", "last", "conformal")
@@ -151,8 +151,23 @@ def test_progress_is_told_in_order(store: Store) -> None:
     told: list[str] = []
     train(store, target_rate=0.05, progress=told.append)
     assert told[0] == "reading labels"
-    assert told[-3].startswith("fitting layer 3")
+    assert told[-4].startswith("fitting layer 3")
+    assert told[-2] == "training tasks out of fold, benign traces weigh 3"
     assert told[-1] == "benign traces weigh 1, the alarm follows max"
+
+
+def test_a_rule_and_a_weight_that_are_asked_for_are_taken(store: Store) -> None:
+    saved = train(store, target_rate=0.05, rule="mean:5", benign_weight=2.0)
+    assert (saved.card.rule, saved.card.benign_weight) == ("mean:5", 2.0)
+    assert "in_time_at_0.05/benign-2/mean:5" in saved.card.figures
+    plain = train(store, target_rate=0.05, rule="mean:5", benign_weight=1.0)
+    assert np.any(plain.probe.coef_ != saved.probe.coef_)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_no_weight_is_refused(store: Store, weight: float) -> None:
+    with pytest.raises(ProbeError, match="above 0"):
+        train(store, benign_weight=weight)
 
 
 def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
-from trace_probe.probing.alarm import BENIGN_WEIGHTS, Choice, choose_alarm
+from trace_probe.probing.alarm import WAYS, Choice, Way, choose_alarm
 from trace_probe.probing.dataset import (
     Corpus,
     Split,
@@ -36,7 +36,7 @@ from trace_probe.statistics.calibration import (
     pac_threshold,
 )
 from trace_probe.statistics.metrics import Scores, trace_maxima
-from trace_probe.statistics.rules import CANDIDATES, parse_rule, statistics
+from trace_probe.statistics.rules import parse_rule, statistics
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -70,7 +70,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
         ProbeError: there is no such rule, or no such weight.
     """
     tell = progress or _silent
-    rules, weights = _asked(rule, benign_weight)
+    ways = _asked(rule, benign_weight)
     tell("reading labels")
     corpus = load_corpus(store, labeller, ()).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
@@ -83,8 +83,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     tell(f"fitting layer {recipe.layer}, C = {recipe.C:g}")
     corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, (recipe.layer,)))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
-    tell("choosing the weight of benign traces and the rule of the alarm")
-    made = choose_alarm(learned, recipe, target_rate, rules=rules, weights=weights, seed=seed)
+    made = choose_alarm(learned, recipe, target_rate, ways, seed=seed, progress=tell)
     recipe = made.recipe
     tell(f"benign traces weigh {recipe.benign_weight:g}, the alarm follows {made.rule.name}")
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
@@ -96,14 +95,13 @@ def train(  # noqa: PLR0913 - these are the options of the command
     return SavedProbe(replace(card, name=name or card.name), probe)
 
 
-def _asked(
-    rule: str | None, benign_weight: float | None
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Return the rules and the weights to choose among."""
+def _asked(rule: str | None, benign_weight: float | None) -> tuple[Way, ...]:
+    """Return the ways to choose among: those of a rule or a weight that was asked for."""
     if benign_weight is not None and not 0 < benign_weight < math.inf:
         raise ProbeError(f"benign traces cannot weigh {benign_weight:g}: give a number above 0")
-    rules = CANDIDATES if rule is None else (parse_rule(rule).name,)
-    return rules, BENIGN_WEIGHTS if benign_weight is None else (benign_weight,)
+    name = None if rule is None else parse_rule(rule).name
+    ways = ((benign_weight or weight, name or candidate) for weight, candidate in WAYS)
+    return tuple(dict.fromkeys(ways))
 
 
 def _cells(

@@ -8,7 +8,7 @@ alone, which all traces of a task share; then as many would alarm if the scores 
 among them. Both are measured for each probe.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +40,7 @@ BENIGN_WEIGHTS = (1.0, 3.0)
 
 Way = tuple[float, str]
 """What an alarm may follow: a weight of benign traces, and the name of a rule."""
+WAYS: tuple[Way, ...] = tuple((weight, rule) for weight in BENIGN_WEIGHTS for rule in CANDIDATES)
 
 
 @dataclass(frozen=True)
@@ -57,31 +58,36 @@ def choose_alarm(
     learned: Corpus,
     recipe: Recipe,
     rate: float,
+    ways: Sequence[Way] = WAYS,
     *,
-    rules: Sequence[str] = CANDIDATES,
-    weights: Sequence[float] = BENIGN_WEIGHTS,
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> Choice:
-    """Choose the weight of benign traces and the rules of a probe among those given.
+    """Choose the weight of benign traces and the rules of a probe among the ways given.
 
     Each training task is scored by probes that did not learn from it (four folds); see
     `best_alarm` and `rule_to_rank_by`. The first of each stands where the tasks cannot tell.
     """
-    first = Choice(replace(recipe, benign_weight=weights[0]), parse_rule(rules[0]), MAX, {})
+    weight, rule = ways[0]
+    first = Choice(replace(recipe, benign_weight=weight), parse_rule(rule), MAX, {})
     cohort, harmless = build_cohort(learned.judged()), _harmless(learned)
     if not harmless or not cohort.positive.any():
         return first
-    recipes = {weight: replace(recipe, benign_weight=weight) for weight in weights}
-    try:
-        runs = {w: unseen_scores(learned, each, seed=seed) for w, each in recipes.items()}
-    except NotEnoughData:  # too few tasks, or a fold with one outcome only
-        return first
+    runs: dict[float, Scores] = {}
+    for weight in dict.fromkeys(weight for weight, _ in ways):
+        if progress:
+            progress(f"training tasks out of fold, benign traces weigh {weight:g}")
+        try:
+            runs[weight] = unseen_scores(learned, replace(recipe, benign_weight=weight), seed=seed)
+        except NotEnoughData:  # too few tasks, or a fold with one outcome only
+            return first
     at = cohort.length if recipe.rows == "reasoning" else cohort.before_said()
-    ways = {(w, name): statistics(runs[w], parse_rule(name)) for w in weights for name in rules}
-    (weight, rule), caught = best_alarm(cohort, ways, at, harmless, rate, seed=seed)
+    followed = {way: statistics(runs[way[0]], parse_rule(way[1])) for way in ways}
+    (weight, rule), caught = best_alarm(cohort, followed, at, harmless, rate, seed=seed)
     ranked_by, ranked = rule_to_rank_by(learned, runs[weight], recipe)
     named = {f"in_time_at_{rate:g}/benign-{w:g}/{name}": n for (w, name), n in caught.items()}
-    return Choice(recipes[weight], parse_rule(rule), ranked_by, {**named, **ranked})
+    chosen = replace(recipe, benign_weight=weight)
+    return Choice(chosen, parse_rule(rule), ranked_by, {**named, **ranked})
 
 
 def unseen_scores(learned: Corpus, recipe: Recipe, *, seed: int = 0) -> Scores:
@@ -118,7 +124,7 @@ def rule_to_rank_by(
 
 def best_alarm(
     cohort: Cohort,
-    ways: Mapping[Way, Scores],
+    followed: Mapping[Way, Scores],
     at: Index,
     harmless: Sequence[str],
     rate: float,
@@ -139,14 +145,14 @@ def best_alarm(
     drawn = np.vstack([np.arange(n), rng.integers(n, size=(DRAWS, n))])
     power: dict[Way, Values] = {}
     knows: dict[Way, Values] = {}
-    for way, values in ways.items():
+    for way, values in followed.items():
         quiet = trace_maxima(values, harmless)
         limits = np.array([conformal_threshold(quiet[each], rate).value for each in drawn])
         rows = score_rows(cohort, values)
         power[way] = _caught(cohort, rows, at, limits, weights)
         knows[way] = power[way] - _by_chance(cohort, rows, at, limits, weights, seed)
-    first = next(iter(ways))
-    honest = [way for way in ways if not _above(knows[first], knows[way])]
+    first = next(iter(followed))
+    honest = [way for way in followed if not _above(knows[first], knows[way])]
     best = max(honest, key=lambda way: power[way][0])
     chosen = next(way for way in honest if not _above(power[best], power[way]))
     return chosen, {way: float(draws[0]) for way, draws in power.items()}
