@@ -110,6 +110,7 @@ class LiveScorer:
         self._statistics = [guard.rule.start() for guard in guards]
         self._intercepts = np.array([guard.saved.probe.intercept_ for guard in guards])
         self._from_last = np.array([guard.saved.card.pooling == "last" for guard in guards])
+        self._any_last = bool(self._from_last.any())
         self._take, self._every = take, every
         self._start, self._count = start, 0
         self._sums = np.zeros((64, len(guards)))
@@ -120,24 +121,17 @@ class LiveScorer:
 
     def read(self, piece: str, *, last: bool = False) -> Reading:
         """Take the characters that the next token completes, once the model has read it."""
-        ended = self.segments.feed(piece)
+        segments, ended = self.segments, self.segments.feed(piece)
         if last:
-            ended += self.segments.finish()
+            ended += segments.finish()
         self._count += 1
         due = self._count - self._known >= self._every
-        if due or last or any(each.channel == "reasoning" for each in ended):
+        if due or last or (ended and any(each.channel == "reasoning" for each in ended)):
             self._fetch()
-        scored = tuple(self._judge(each) for each in ended)
+        scored = tuple(map(self._judge, ended)) if ended else ()
         sentence, scores = self._current(scored if last else ())
-        return Reading(
-            self._start + self._count - 1,
-            piece,
-            self.segments.channel,
-            sentence,
-            scores,
-            self._alarms,
-            scored,
-        )
+        position = self._start + self._count - 1
+        return Reading(position, piece, segments.channel, sentence, scores, self._alarms, scored)
 
     def _fetch(self) -> None:
         """Read the scores that wait on the device."""
@@ -158,9 +152,11 @@ class LiveScorer:
         if stop <= start:
             return ()
         # In float64, so that what long sums lose in their difference is far below float32.
-        first = np.where(self._from_last, stop - 1, start)
-        sums = self._sums[stop] - self._sums[first, np.arange(len(first))]
-        return tuple((sums / (stop - first) + self._intercepts).tolist())
+        end = self._sums[stop]
+        scores = (end - self._sums[start]) / (stop - start)
+        if self._any_last:
+            scores = np.where(self._from_last, end - self._sums[stop - 1], scores)
+        return tuple((scores + self._intercepts).tolist())
 
     def _judge(self, ended: Ended) -> ScoredSentence:
         """Score a sentence that has ended and follow the rules of the alarms."""
@@ -176,13 +172,6 @@ class LiveScorer:
         self._alarms += tuple(name for name in reached if name not in self._alarms)
         return ScoredSentence(*ended, scores, values, reached)
 
-    def _so_far(self, first: int) -> tuple[float, ...]:
-        """Return the scores of the sentence from `first` on, anew only if more are known."""
-        reach = first, min(self._count, self._known)
-        if reach != self._shown_reach:
-            self._shown_reach, self._shown = reach, self._pooled(*reach)
-        return self._shown
-
     def _current(
         self, finished: tuple[ScoredSentence, ...]
     ) -> tuple[int | None, tuple[float, ...]]:
@@ -190,8 +179,12 @@ class LiveScorer:
         current = self.segments.current
         if current is not None:
             number, first = current
-            reasoning = self.segments.channel == "reasoning"
-            return number, self._so_far(first) if reasoning else ()
+            if self.segments.channel != "reasoning":
+                return number, ()
+            reach = first, self._known
+            if reach != self._shown_reach:
+                self._shown_reach, self._shown = reach, self._pooled(*reach)
+            return number, self._shown
         if finished and finished[-1].stop == self._count:
             return finished[-1].sentence, finished[-1].scores
         return None, ()

@@ -56,7 +56,11 @@ class SentenceReader:
 
     def starts(self, token: str) -> bool:
         """Take the text of the next token; return whether a sentence starts with it."""
-        start = self._tokens % MAX_TOKENS == 0 or _is_boundary(self._sentence, token)
+        # After a letter or a digit only a line break ends a sentence, so most tokens stop here.
+        inside = self._sentence[-1:].isalnum() and "\n" not in token
+        start = self._tokens % MAX_TOKENS == 0 or (
+            not inside and _is_boundary(self._sentence, token)
+        )
         if start:
             self._sentence, self._tokens = "", 0
         self._sentence += token
