@@ -16,7 +16,9 @@ class ProbeTap:
     def __init__(self, directions: Sequence[tuple[int, NDArray[np.floating]]]) -> None:
         """Take for each probe its layer and its direction, (d_model,)."""
         self.layers = tuple(sorted({layer for layer, _ in directions}))
-        self._at = np.array([self.layers.index(layer) for layer, _ in directions])
+        at = np.array([self.layers.index(layer) for layer, _ in directions])
+        self._own = at * len(at) + np.arange(len(at))
+        """Where the score of each probe is among those of all layers on all directions."""
         stacked = np.stack([direction for _, direction in directions], axis=1)
         self._weights = torch.tensor(stacked, dtype=torch.float32)
         self._held: list[torch.Tensor] = []
@@ -43,10 +45,9 @@ class ProbeTap:
         rows = torch.cat(held, dim=1).float()
         if self._weights.device != rows.device:
             self._weights = self._weights.to(rows.device)
-        scores = (rows @ self._weights).cpu().numpy()
-        by_layer = scores.reshape(len(scores), -1, len(self.layers), len(self._at))
-        found: NDArray[np.float32] = by_layer[:, :, self._at, np.arange(len(self._at))]
-        return found.swapaxes(0, 1)
+        scores: NDArray[np.float32] = (rows @ self._weights).cpu().numpy()
+        whole = scores.reshape(len(scores), -1, len(self.layers) * len(self._own))
+        return whole.take(self._own, axis=2).swapaxes(0, 1)
 
     def forget(self) -> None:
         """Drop what was not taken."""

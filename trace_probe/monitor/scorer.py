@@ -108,14 +108,12 @@ class LiveScorer:
         self.segments = Segmenter(format, prefilled=prefilled)
         self._guards = tuple(guards)
         self._statistics = [guard.rule.start() for guard in guards]
-        self._intercepts = np.array([guard.saved.probe.intercept_ for guard in guards])
-        self._from_last = np.array([guard.saved.card.pooling == "last" for guard in guards])
-        self._any_last = bool(self._from_last.any())
+        self._intercepts = [float(guard.saved.probe.intercept_) for guard in guards]
+        self._from_last = [guard.saved.card.pooling == "last" for guard in guards]
         self._take, self._every = take, every
         self._start, self._count = start, 0
-        self._sums = np.zeros((64, len(guards)))
-        """Row n holds the sums over the first n tokens; doubled when it is full."""
-        self._known = 0
+        self._sums = [[0.0] * len(guards)]
+        """At n the sums over the first n tokens; lists, since NumPy is slow for so few numbers."""
         self._shown_reach, self._shown = (0, 0), tuple[float, ...]()
         self._alarms: tuple[str, ...] = ()
 
@@ -133,30 +131,28 @@ class LiveScorer:
         position = self._start + self._count - 1
         return Reading(position, piece, segments.channel, sentence, scores, self._alarms, scored)
 
+    @property
+    def _known(self) -> int:
+        """Return how many tokens have scores."""
+        return len(self._sums) - 1
+
     def _fetch(self) -> None:
         """Read the scores that wait on the device."""
-        new = self._take()
-        stop = self._known + len(new)
-        while stop >= len(self._sums):
-            self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
-        if len(new) == 1:
-            self._sums[stop] = self._sums[self._known] + new[0]
-        else:
-            sums = np.cumsum(new, axis=0, dtype=np.float64)
-            self._sums[self._known + 1 : stop + 1] = self._sums[self._known] + sums
-        self._known = stop
+        for scores in self._take().tolist():
+            self._sums.append([a + b for a, b in zip(self._sums[-1], scores, strict=True)])
 
     def _pooled(self, start: int, stop: int) -> tuple[float, ...]:
         """Return the scores of tokens ``[start, stop)``, of those that have one."""
         stop = min(stop, self._known)
         if stop <= start:
             return ()
-        # In float64, so that what long sums lose in their difference is far below float32.
-        end = self._sums[stop]
-        scores = (end - self._sums[start]) / (stop - start)
-        if self._any_last:
-            scores = np.where(self._from_last, end - self._sums[stop - 1], scores)
-        return tuple((scores + self._intercepts).tolist())
+        # In double precision, so that what long sums lose in their difference is far below single.
+        scores = []
+        for probe, intercept in enumerate(self._intercepts):
+            first = stop - 1 if self._from_last[probe] else start
+            total = self._sums[stop][probe] - self._sums[first][probe]
+            scores.append(total / (stop - first) + intercept)
+        return tuple(scores)
 
     def _judge(self, ended: Ended) -> ScoredSentence:
         """Score a sentence that has ended and follow the rules of the alarms."""

@@ -18,6 +18,7 @@ _CLOSERS = "\"')]}»”’*_`」』）"
 _ENDS = frozenset(".!?…。！？" + _CLOSERS)
 _CLOSED = re.compile(rf"(?P<stop>[.!?…]+|[。！？]+)(?P<closers>[{re.escape(_CLOSERS)}]*)$")
 _LIST_MARK = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])\.")
+_BEFORE_WORD = re.compile(r"[\s(\[{\"'“‘*_]")
 _DOTTED = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _ALWAYS = frozenset(
     {
@@ -113,7 +114,7 @@ def _goes_on(body: str, closers: str, opening: str) -> bool:
         return False
     if _LIST_MARK.fullmatch(body):
         return True
-    word = re.split(r"[\s(\[{\"'“‘*_]", body[-_TAIL:-1])[-1]
+    word = _BEFORE_WORD.split(body[-_TAIL:-1])[-1]
     if word.lower() in _BEFORE_NUMBERS:
         return opening[0].isdigit()
     if word.lower() in _UNLESS_CAPITAL:
