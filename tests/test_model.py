@@ -131,12 +131,47 @@ def test_no_hook_is_left_after_an_exception_or_a_dropped_stream(tiny: Callable[.
     with pytest.raises(IndexError):
         model.replay([[len(word_tokenizer()) + 7]], [[Span(0, 1)]], LAYERS)  # no such token
     assert hooks(model) == before
-    stream = model.stream(model.render(TASK), 0, SAMPLING, LAYERS)
-    next(stream)
-    assert hooks(model) == before
-    stream.close()
+    closed, dropped = (model.stream(model.render(TASK), 0, SAMPLING, LAYERS) for _ in range(2))
+    next(closed), next(dropped)
+    expected = next(closed).activation
+    closed.close()
+    assert np.array_equal(next(dropped).activation, expected)  # its own hooks are still there
+    del dropped
     gc.collect()
     assert hooks(model) == before
+
+
+def test_between_two_tokens_a_stream_sees_nothing_of_what_its_consumer_does(
+    tiny: Callable[..., Any],
+) -> None:
+    from trace_probe.model.steering import Steering, steered
+
+    model = tiny()
+    prompt, seen = model.render(TASK), list[int]()
+    alone = [token.id for token in model.stream(prompt, 0, SAMPLING, LAYERS)]
+    written = []
+    for token, position, _ in model.tokens(
+        prompt, 0, SAMPLING, LAYERS, lambda at, _: seen.append(at)
+    ):
+        assert seen == list(LAYERS) * (position - len(prompt) + 2)  # one pass a token, no more
+        written.append(token)
+        with steered(model, Steering(1, np.ones(model.d_model), "add", 50.0)):
+            model.replay([prompt], [each_token(prompt)], LAYERS)
+    assert written == alone
+
+
+def test_a_stream_reads_what_is_changed_at_its_layer_while_it_runs(
+    tiny: Callable[..., Any],
+) -> None:
+    from trace_probe.model.steering import Steering, steered
+
+    model = tiny()
+    stream = model.stream(model.render(TASK), 0, SAMPLING, (1,))
+    free = next(stream).activation
+    with steered(model, Steering(1, np.ones(model.d_model), "add", 500.0)):
+        pushed = next(stream).activation
+    assert np.linalg.norm(free) < 100
+    assert np.linalg.norm(pushed) > 400
 
 
 def test_a_stream_does_not_leak_inference_mode_to_its_consumer(tiny: Callable[..., Any]) -> None:

@@ -59,6 +59,10 @@ def test_chinese_needs_no_white_space_between_sentences() -> None:
     assert cut("我想。“好。”走吧！", ".") == ["我想。", "“好。”", "走吧！"]
 
 
+def test_a_line_break_that_a_token_begins_with_ends_a_sentence() -> None:
+    assert cut("A title\nThe text", r"\s?\w+") == ["A title", "\nThe text"]
+
+
 def test_a_run_on_is_cut_at_the_maximum() -> None:
     text = "on " * (2 * MAX_TOKENS + 5)
     assert [s.count("on") for s in cut(text)] == [MAX_TOKENS, MAX_TOKENS, 5]

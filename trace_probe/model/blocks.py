@@ -1,8 +1,8 @@
 """Where the residual stream passes by: after each block of a model, to be read or changed."""
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -34,9 +34,12 @@ class Blocks(Protocol):
         Of two taps at one layer the one that was set first comes first.
         """
 
+    def ready(self, layers: Sequence[int]) -> AbstractContextManager[None]:
+        """Make it cheap to tap `layers` again and again; untapped passes stay as they are."""
+
 
 class HookedBlocks:
-    """Blocks read by forward hooks on the modules of transformers, which cost nothing."""
+    """Blocks read by forward hooks on the modules of transformers, which cost little."""
 
     backend: Backend = "hooks"
 
@@ -50,34 +53,72 @@ class HookedBlocks:
         blocks = find_blocks(network.get_decoder())
         if blocks is None:
             raise ModelError(f"{name} has no list of its blocks to read activations from")
-        self._blocks = tuple(blocks)  # a list of modules is slow to index, token by token
+        self._outlets = [_Outlet(block, layer) for layer, block in enumerate(blocks)]
 
     def tapped(self, layers: Sequence[int], tap: Tap) -> AbstractContextManager[None]:
         """Hand the stream after each of `layers` to `tap`, as `Blocks` says."""
-        return _Hooks([(self._blocks[layer], layer) for layer in layers], tap)
+        return _Tapping([self._outlets[layer] for layer in layers], tap)
+
+    def ready(self, layers: Sequence[int]) -> AbstractContextManager[None]:
+        """Keep hooks on `layers`, since to put one on takes longer than what it does."""
+        return self.tapped(layers, _pass_by)
 
 
-class _Hooks(AbstractContextManager[None]):
-    """Forward hooks until the context ends; a class, since it is entered for every token."""
+def _pass_by(_layer: int, _hidden: torch.Tensor) -> None:
+    """Take nothing and change nothing."""
 
-    def __init__(self, blocks: Sequence[tuple[torch.nn.Module, int]], tap: Tap) -> None:
-        self._blocks, self._tap = blocks, tap
-        self._handles: list[RemovableHandle] = []
+
+_changing = threading.RLock()
+"""Held while taps change: generations of other threads, or dropped ones, may end meanwhile."""
+
+
+class _Tapping(AbstractContextManager[None]):
+    """A tap at some outlets until the context ends; a class, since it is entered every token."""
+
+    def __init__(self, outlets: "Sequence[_Outlet]", tap: Tap) -> None:
+        self._outlets, self.tap = outlets, tap
 
     def __enter__(self) -> None:
-        for block, layer in self._blocks:
-            self._handles.append(block.register_forward_hook(partial(self._see, layer)))
+        with _changing:
+            for outlet in self._outlets:
+                outlet.open(self)
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        with _changing:
+            for outlet in self._outlets:
+                outlet.close(self)
 
-    def _see(self, layer: int, _module: object, _inputs: object, output: object) -> object:
-        if not isinstance(output, tuple):
-            assert isinstance(output, torch.Tensor)
-            return self._tap(layer, output)
-        changed = self._tap(layer, output[0])
-        return None if changed is None else (changed, *output[1:])
+
+class _Outlet:
+    """Where the stream after one block is tapped: a forward hook, on while any tap is set."""
+
+    def __init__(self, block: torch.nn.Module, layer: int) -> None:
+        self._block, self._layer = block, layer
+        self._tappings: list[_Tapping] = []
+        self._hook: RemovableHandle | None = None
+
+    def open(self, tapping: _Tapping) -> None:
+        self._tappings.append(tapping)
+        if self._hook is None:
+            self._hook = self._block.register_forward_hook(self._see)
+
+    def close(self, tapping: _Tapping) -> None:
+        self._tappings.remove(tapping)
+        if self._hook is not None and not self._tappings:
+            self._hook.remove()
+            self._hook = None
+
+    def _see(self, _module: object, _inputs: object, output: object) -> object:
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert isinstance(hidden, torch.Tensor)
+        changed = None
+        for tapping in tuple(self._tappings):
+            found = tapping.tap(self._layer, hidden)
+            if found is not None:
+                hidden = changed = found
+        if changed is None or not isinstance(output, tuple):
+            return changed
+        return changed, *output[1:]
 
 
 def find_blocks(base: PreTrainedModel) -> torch.nn.ModuleList | None:

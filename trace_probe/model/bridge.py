@@ -4,6 +4,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +39,10 @@ class BridgedBlocks:
         points = [(f"blocks.{layer}.hook_resid_post", at(layer)) for layer in layers]
         with self.bridge.hooks(fwd_hooks=points):
             yield
+
+    def ready(self, layers: Sequence[int]) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Do nothing: TransformerLens puts on a hook of its own for each tap."""
+        return contextlib.nullcontext()
 
 
 def bridged(model: Model) -> Model:

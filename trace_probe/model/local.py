@@ -249,15 +249,16 @@ class Model:
         processors = draws(sampling, [seed])
         cache = DynamicCache(config=self._network.config)
         ids, end = list(prompt), len(prompt) + sampling.max_new_tokens - 1
-        for position in range(len(prompt) - 1, end + 1):
-            logits = self._step(ids, cache, layers, consume)
-            last = position == end or (position >= len(prompt) and ids[-1] in self._stops)
-            yield ids[-1], position, last
-            if last:
-                return
-            ids = [int(processors(None, logits).argmax())]
+        with self.blocks.ready(layers):
+            for position in range(len(prompt) - 1, end + 1):
+                logits = self._step(ids, cache, layers, consume)
+                last = position == end or (position >= len(prompt) and ids[-1] in self._stops)
+                yield ids[-1], position, last
+                if last:
+                    return
+                ids = [int(processors(None, logits).argmax())]
 
-    # The mode and the hooks end with each step: held across a `yield` they would leak into
+    # The mode and the taps end with each step: held across a `yield` they would leak into
     # whatever the consumer does between two tokens.
     @torch.inference_mode()
     def _step(

@@ -16,37 +16,39 @@ class ProbeTap:
     def __init__(self, directions: Sequence[tuple[int, NDArray[np.floating]]]) -> None:
         """Take for each probe its layer and its direction, (d_model,)."""
         self.layers = tuple(sorted({layer for layer, _ in directions}))
-        by_layer = [[i for i, (at, _) in enumerate(directions) if at == n] for n in self.layers]
-        self._weights = {
-            layer: torch.tensor(
-                np.stack([directions[i][1] for i in those], axis=1), dtype=torch.float32
-            )
-            for layer, those in zip(self.layers, by_layer, strict=True)
-        }
-        order = np.argsort([i for those in by_layer for i in those])
-        self._order = None if (order == np.arange(len(order))).all() else order
-        self._held: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+        at = np.array([self.layers.index(layer) for layer, _ in directions])
+        self._own = at * len(at) + np.arange(len(at))
+        """Where the score of each probe is among those of all layers on all directions."""
+        stacked = np.stack([direction for _, direction in directions], axis=1)
+        self._weights = torch.tensor(stacked, dtype=torch.float32)
+        self._held: list[torch.Tensor] = []
+        """(batch, 1, d_model) each, pass by pass and in each the layers in their order."""
 
-    def consume(self, layer: int, hidden: torch.Tensor) -> None:
-        """Keep the last token of each row of (batch, token, d_model); `take` scores it."""
-        self._held[layer].append(hidden[:, -1].clone())
+    def consume(self, layer: int, hidden: torch.Tensor) -> None:  # noqa: ARG002
+        """Keep the last token of each row of (batch, token, d_model); `take` scores it.
 
-    @torch.inference_mode()
+        A model is trusted not to change in place what a block gave, as transformers itself is
+        where it returns hidden states; so of a pass of one token nothing is copied.
+        """
+        single = hidden.shape[1] == 1
+        self._held.append(hidden if single else hidden[:, -1:].clone())
+
     def take(self) -> NDArray[np.float32]:
-        """Return (pass, batch, probe), the scores since they were last taken: one transfer."""
-        parts: list[torch.Tensor] = []
-        for layer, held in self._held.items():
-            rows, weights = torch.stack(held).float(), self._weights[layer]
-            if weights.device != rows.device:
-                weights = self._weights[layer] = weights.to(rows.device)
-            scores = rows @ weights
-            parts.append(scores.to(parts[0].device) if parts else scores)
-        self.forget()
-        whole = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        found: NDArray[np.float32] = whole.cpu().numpy()
-        return found if self._order is None else found[:, :, self._order]
+        """Return (pass, batch, probe), the scores since they were last taken: one transfer.
+
+        All layers are projected on all directions at once, which is cheaper than to pick.
+        """
+        held, self._held = self._held, []
+        device = held[0].device
+        if any(row.device != device for row in held[1 : len(self.layers)]):
+            held = [row.to(device) for row in held]
+        rows = torch.cat(held, dim=1).float()
+        if self._weights.device != rows.device:
+            self._weights = self._weights.to(rows.device)
+        scores: NDArray[np.float32] = (rows @ self._weights).cpu().numpy()
+        whole = scores.reshape(len(scores), -1, len(self.layers) * len(self._own))
+        return whole.take(self._own, axis=2).swapaxes(0, 1)
 
     def forget(self) -> None:
         """Drop what was not taken."""
-        for held in self._held.values():
-            held.clear()
+        self._held.clear()

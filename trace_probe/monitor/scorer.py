@@ -108,59 +108,51 @@ class LiveScorer:
         self.segments = Segmenter(format, prefilled=prefilled)
         self._guards = tuple(guards)
         self._statistics = [guard.rule.start() for guard in guards]
-        self._intercepts = np.array([guard.saved.probe.intercept_ for guard in guards])
-        self._from_last = np.array([guard.saved.card.pooling == "last" for guard in guards])
+        self._intercepts = [float(guard.saved.probe.intercept_) for guard in guards]
+        self._from_last = [guard.saved.card.pooling == "last" for guard in guards]
         self._take, self._every = take, every
         self._start, self._count = start, 0
-        self._sums = np.zeros((64, len(guards)))
-        """Row n holds the sums over the first n tokens; doubled when it is full."""
-        self._known = 0
+        self._sums = [[0.0] * len(guards)]
+        """At n the sums over the first n tokens; lists, since NumPy is slow for so few numbers."""
         self._shown_reach, self._shown = (0, 0), tuple[float, ...]()
         self._alarms: tuple[str, ...] = ()
 
     def read(self, piece: str, *, last: bool = False) -> Reading:
         """Take the characters that the next token completes, once the model has read it."""
-        ended = self.segments.feed(piece)
+        segments, ended = self.segments, self.segments.feed(piece)
         if last:
-            ended += self.segments.finish()
+            ended += segments.finish()
         self._count += 1
         due = self._count - self._known >= self._every
-        if due or last or any(each.channel == "reasoning" for each in ended):
+        if due or last or (ended and any(each.channel == "reasoning" for each in ended)):
             self._fetch()
-        scored = tuple(self._judge(each) for each in ended)
+        scored = tuple(map(self._judge, ended)) if ended else ()
         sentence, scores = self._current(scored if last else ())
-        return Reading(
-            self._start + self._count - 1,
-            piece,
-            self.segments.channel,
-            sentence,
-            scores,
-            self._alarms,
-            scored,
-        )
+        position = self._start + self._count - 1
+        return Reading(position, piece, segments.channel, sentence, scores, self._alarms, scored)
+
+    @property
+    def _known(self) -> int:
+        """Return how many tokens have scores."""
+        return len(self._sums) - 1
 
     def _fetch(self) -> None:
         """Read the scores that wait on the device."""
-        new = self._take()
-        stop = self._known + len(new)
-        while stop >= len(self._sums):
-            self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
-        if len(new) == 1:
-            self._sums[stop] = self._sums[self._known] + new[0]
-        else:
-            sums = np.cumsum(new, axis=0, dtype=np.float64)
-            self._sums[self._known + 1 : stop + 1] = self._sums[self._known] + sums
-        self._known = stop
+        for scores in self._take().tolist():
+            self._sums.append([a + b for a, b in zip(self._sums[-1], scores, strict=True)])
 
     def _pooled(self, start: int, stop: int) -> tuple[float, ...]:
         """Return the scores of tokens ``[start, stop)``, of those that have one."""
         stop = min(stop, self._known)
         if stop <= start:
             return ()
-        # In float64, so that what long sums lose in their difference is far below float32.
-        first = np.where(self._from_last, stop - 1, start)
-        sums = self._sums[stop] - self._sums[first, np.arange(len(first))]
-        return tuple((sums / (stop - first) + self._intercepts).tolist())
+        # In double precision, so that what long sums lose in their difference is far below single.
+        scores = []
+        for probe, intercept in enumerate(self._intercepts):
+            first = stop - 1 if self._from_last[probe] else start
+            total = self._sums[stop][probe] - self._sums[first][probe]
+            scores.append(total / (stop - first) + intercept)
+        return tuple(scores)
 
     def _judge(self, ended: Ended) -> ScoredSentence:
         """Score a sentence that has ended and follow the rules of the alarms."""
@@ -176,13 +168,6 @@ class LiveScorer:
         self._alarms += tuple(name for name in reached if name not in self._alarms)
         return ScoredSentence(*ended, scores, values, reached)
 
-    def _so_far(self, first: int) -> tuple[float, ...]:
-        """Return the scores of the sentence from `first` on, anew only if more are known."""
-        reach = first, min(self._count, self._known)
-        if reach != self._shown_reach:
-            self._shown_reach, self._shown = reach, self._pooled(*reach)
-        return self._shown
-
     def _current(
         self, finished: tuple[ScoredSentence, ...]
     ) -> tuple[int | None, tuple[float, ...]]:
@@ -190,8 +175,12 @@ class LiveScorer:
         current = self.segments.current
         if current is not None:
             number, first = current
-            reasoning = self.segments.channel == "reasoning"
-            return number, self._so_far(first) if reasoning else ()
+            if self.segments.channel != "reasoning":
+                return number, ()
+            reach = first, self._known
+            if reach != self._shown_reach:
+                self._shown_reach, self._shown = reach, self._pooled(*reach)
+            return number, self._shown
         if finished and finished[-1].stop == self._count:
             return finished[-1].sentence, finished[-1].scores
         return None, ()

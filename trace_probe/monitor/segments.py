@@ -29,7 +29,6 @@ class Segmenter:
     def __init__(self, format: Format, *, prefilled: bool) -> None:
         self.channel: Channel = "prompt"
         """Of the last token whose characters are known, as far as is known."""
-        self.text = ""
         self._channels = ChannelReader(format, prefilled=prefilled)
         self._sentences = SentenceReader()
         self._offsets: list[int] = []
@@ -40,6 +39,11 @@ class Segmenter:
         """Where the sentence that is being written starts."""
         self._number = -1
         self._ended: list[Ended] = []
+
+    @property
+    def text(self) -> str:
+        """Return the characters so far."""
+        return self._channels.text
 
     @property
     def current(self) -> tuple[int, int] | None:
@@ -58,11 +62,11 @@ class Segmenter:
         """
         self._offsets.append(len(self.text))
         if piece:
-            channel = self._channels.feed(piece)
-            self.text += piece
-            for token in range(self._placed, len(self._offsets)):
-                self._place(token, piece if token == len(self._offsets) - 1 else "", channel)
-            self._placed = len(self._offsets)
+            channel, newest = self._channels.feed(piece), len(self._offsets) - 1
+            for token in range(self._placed, newest):
+                self._place(token, "", channel)
+            self._place(newest, piece, channel)
+            self._placed = newest + 1
         return self._taken()
 
     def finish(self) -> list[Ended]:

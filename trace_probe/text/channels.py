@@ -169,21 +169,28 @@ class ChannelReader:
     def __init__(self, format: Format, *, prefilled: bool) -> None:
         self._format = format
         self._pattern, self._longest = _pattern(format), _longest(format)
+        self._heads = _heads(format)
         self._prefilled = prefilled
-        self._text = ""
+        self.text = ""
+        """All that was fed."""
         self._markers: list[_Marker] = []
         self._scanned = 0
+        self._pending = False
+        """Whether what was not scanned for good may begin a tag."""
         self._last: Channel | None = None
         """Of the last character, where text without a tag can only continue it."""
 
     def feed(self, piece: str) -> Channel:
         """Take the next piece; return the channel in which it starts, as far as is known."""
-        start, before = len(self._text), len(self._markers)
-        self._text += piece
-        for match in self._pattern.finditer(self._text, self._scanned):
+        start, before = len(self.text), len(self._markers)
+        self.text += piece
+        if self._last and not self._pending and self._heads.isdisjoint(piece):
+            return self._last
+        for match in self._pattern.finditer(self.text, self._scanned):
             self._markers.append(_Marker(match[0], *match.span()))
         found = self._markers[-1].stop if self._markers else 0
-        self._scanned = max(found, len(self._text) - self._longest + 1, 0)
+        self._scanned = max(found, len(self.text) - self._longest + 1, 0)
+        self._pending = not self._heads.isdisjoint(self.text[self._scanned :])
         if self._last and len(self._markers) == before:
             return self._last
         ranges = self.split().ranges
@@ -199,12 +206,12 @@ class ChannelReader:
     def split(self) -> Split:
         """Return the channels of the text so far."""
         if self._format.name == "harmony":
-            return _split_harmony(self._text, self._markers, self._prefilled)
-        tail = _end_of_turn(self._text, self._markers)
+            return _split_harmony(self.text, self._markers, self._prefilled)
+        tail = _end_of_turn(self.text, self._markers)
         ranges, thought = _split_tags(
-            self._text[:tail], self._markers, self._format, self._prefilled
+            self.text[:tail], self._markers, self._format, self._prefilled
         )
-        return Split(_tile([*ranges, Range("markup", tail, len(self._text))]), thought)
+        return Split(_tile([*ranges, Range("markup", tail, len(self.text))]), thought)
 
 
 def split(text: str, start: int, format: Format, *, prefilled: bool) -> Split:
@@ -361,6 +368,12 @@ def _pattern(format: Format) -> re.Pattern[str]:
 def _longest(format: Format) -> int:
     """Return the length of the longest tag that can matter."""
     return max(map(len, _tags(format)))
+
+
+@cache
+def _heads(format: Format) -> frozenset[str]:
+    """Return the characters with which a tag that can matter begins."""
+    return frozenset(tag[0] for tag in _tags(format))
 
 
 def _tags(format: Format) -> list[str]:

@@ -18,6 +18,7 @@ _CLOSERS = "\"')]}»”’*_`」』）"
 _ENDS = frozenset(".!?…。！？" + _CLOSERS)
 _CLOSED = re.compile(rf"(?P<stop>[.!?…]+|[。！？]+)(?P<closers>[{re.escape(_CLOSERS)}]*)$")
 _LIST_MARK = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])\.")
+_BEFORE_WORD = re.compile(r"[\s(\[{\"'“‘*_]")
 _DOTTED = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _ALWAYS = frozenset(
     {
@@ -56,7 +57,11 @@ class SentenceReader:
 
     def starts(self, token: str) -> bool:
         """Take the text of the next token; return whether a sentence starts with it."""
-        start = self._tokens % MAX_TOKENS == 0 or _is_boundary(self._sentence, token)
+        # After a letter or a digit only a line break ends a sentence, so most tokens stop here.
+        inside = self._sentence[-1:].isalnum() and "\n" not in token
+        start = self._tokens % MAX_TOKENS == 0 or (
+            not inside and _is_boundary(self._sentence, token)
+        )
         if start:
             self._sentence, self._tokens = "", 0
         self._sentence += token
@@ -109,7 +114,7 @@ def _goes_on(body: str, closers: str, opening: str) -> bool:
         return False
     if _LIST_MARK.fullmatch(body):
         return True
-    word = re.split(r"[\s(\[{\"'“‘*_]", body[-_TAIL:-1])[-1]
+    word = _BEFORE_WORD.split(body[-_TAIL:-1])[-1]
     if word.lower() in _BEFORE_NUMBERS:
         return opening[0].isdigit()
     if word.lower() in _UNLESS_CAPITAL:
