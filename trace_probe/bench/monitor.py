@@ -1,5 +1,6 @@
 """What probes on guard cost while a model writes, beside the same generation without any."""
 
+import copy
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trace_probe.bench.spread import Spread
+from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.local import Model, load_model
 from trace_probe.monitor.live import Monitor
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
@@ -66,7 +68,7 @@ def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
     model = _model(plan)
     device = next(iter(model.blocks.network.parameters())).device.type
     clock = time.process_time if device == "cpu" else time.perf_counter
-    monitors = {ONE: _monitor(model, 1, 1), EIGHT: _monitor(model, 8, 4)}
+    monitors = {ONE: _monitor(_twin(model), 1, 1), EIGHT: _monitor(_twin(model), 8, 4)}
     tokens: list[int] = []
     seconds: dict[str, list[float]] = {name: [] for name in (BARE, ONE, EIGHT)}
     for number, task in enumerate(world_tasks(f"world:bench:{plan.rounds + 1}")):
@@ -91,6 +93,16 @@ def _model(plan: MonitorPlan) -> Model:
     return random_model(Sizes(layers=int(shape[1]), width=int(shape[2])), plan.seed)
 
 
+def _twin(model: Model) -> Model:
+    """Return a model of the same weights whose blocks bear hooks of their own.
+
+    Hooks stay on while a generation lasts, and would slow down the bare one beside it.
+    """
+    network = model.blocks.network
+    shared: dict[int, Any] = {id(one): one for one in (*network.parameters(), *network.buffers())}
+    return model.through(HookedBlocks(copy.deepcopy(network, shared), model.name))
+
+
 def _ways(
     model: Model, monitors: dict[str, Monitor], prompt: Sequence[int], sampling: Sampling
 ) -> dict[str, Writing]:
@@ -113,7 +125,7 @@ def _ways(
 def _in_turns(
     ways: dict[str, Writing], clock: Callable[[], float], turn: int
 ) -> tuple[int, dict[str, float]]:
-    """Write a token by each way after another, each first in its turn; return tokens, seconds.
+    """Write a token by each way after another, in random order; return tokens, seconds.
 
     Where the first token of a way comes with the reading of the prompt, that is not counted.
     """
@@ -123,10 +135,9 @@ def _in_turns(
     for way in ways.values():
         next(way)
     running, tokens = set(names), 0
+    order = np.random.default_rng(turn)  # a fixed one gives each way a neighbour of its own
     while running:
-        turn += 1
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in order.permutation(names).tolist():
             began = clock()
             ended = next(ways[name], None) is None
             taken[name] += clock() - began
