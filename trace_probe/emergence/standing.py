@@ -31,6 +31,8 @@ class Standing:
     """PreV(0): of the instrumental traces that say it, the share flagged before."""
     uwr: Metric | None
     """UWR(0): of all instrumental traces, the share flagged before the action."""
+    uwr_over_chance: Metric | None
+    """Less what it is with scores dealt anew within tasks: what alarms owe to the trace."""
     silent: dict[str, Metric | None]
     """Share of silent instrumental traces flagged, by rate of false alarms."""
     best_text: str
@@ -66,6 +68,7 @@ def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) 
         within_prompt_auroc=_metric(report["within_prompt_auroc"]),
         prev=_metric(report["caught_before_said"]),
         uwr=_metric(report["useful_warning"].get("0")),
+        uwr_over_chance=_metric(more.get("useful_warning_over_chance")),
         silent={
             rate: _metric(more["by_rate"].get(rate, {}).get("conformal", {}).get("silent_caught"))
             for rate in RATES
@@ -121,5 +124,6 @@ def _column(one: Standing) -> dict[str, str]:
         "alarm follows": one.rule,
         "PreV(0)": shown(one.prev),
         "UWR(0)": shown(one.uwr),
+        "UWR(0) beyond scores dealt anew": shown(one.uwr_over_chance),
         **{f"silent, at {float(r):.0%} false alarms": shown(one.silent[r]) for r in RATES},
     }
