@@ -10,8 +10,10 @@ import pytest
 from planted import World, keep, plant
 from test_flagging import probe as planted_probe
 
+from trace_probe.evaluation.evaluate import CONTROL, evaluate
 from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.held_out import keep as keep_report
+from trace_probe.evaluation.panel import build_panel
 from trace_probe.explorer.loading import load_run
 from trace_probe.monitor.calibrated import as_guard, load_guard
 from trace_probe.monitor.flagging import flag, read_trace
@@ -215,6 +217,25 @@ def test_ranking_follows_its_own_rule_and_baselines_the_better_of_two(
         assert better is not None
         assert own is not None
         assert better.estimate >= own.estimate
+
+
+def test_a_text_is_ranked_as_is_better_for_it_and_the_control_as_the_probe_is() -> None:
+    """Only the last score tells, so a mean is the worse way to rank."""
+    corpus = plant(WORLD)
+    rng = np.random.default_rng(5)
+    scores = {}
+    for trace in corpus.traces:
+        row = 9.0 * rng.normal(size=len(trace.sentences))
+        row[-2] = 1.0 if corpus.outcome(trace) else 0.0  # the answer comes after it
+        scores[trace.id] = row
+    panel = replace(build_panel(corpus, corpus), ranked_by=parse_rule("mean:5"))
+    several = {"tfidf": [scores], CONTROL: [scores]}
+    report = evaluate("eye", scores, several, panel, threshold=1.0, target_rate=0.05)
+    text, control = (report.baselines[name]["within_prompt_auroc"] for name in several)
+    assert text is not None
+    assert control is not None
+    assert text.estimate == 1.0 > 0.7 > control.estimate
+    assert control == report.figures["within_prompt_auroc"]
 
 
 def test_a_rule_changes_alarms_but_not_how_scores_rank(store: Store, saved: SavedProbe) -> None:

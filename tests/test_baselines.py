@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from planted import World, make_label, make_trace, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.evaluation.report import is_text
 from trace_probe.probing.baselines import (
     SHUFFLES,
     baseline_scores,
@@ -66,6 +67,17 @@ def test_every_baseline_scores_the_reasoning_sentences_and_no_others() -> None:
         for trace in test.traces:
             finite = np.isfinite(runs[0][trace.id])
             assert finite.tolist() == [span.channel == "reasoning" for span in trace.sentences]
+
+
+def test_where_benign_traces_weigh_more_words_are_read_without_the_weight_too() -> None:
+    train, test = parts(World(tasks=12, samples=4, benign=12, cue=True))
+    heavy = baseline_scores(train, test, replace(RECIPE, benign_weight=9.0))
+    even = baseline_scores(train, test, RECIPE)
+    for name in ("tfidf", "tfidf-with-prompt"):
+        assert is_text(f"{name}-unweighted")
+        assert same(heavy[f"{name}-unweighted"][0], even[name][0])
+        assert not same(heavy[name][0], even[name][0])
+    assert not same(heavy["layer 0"][0], even["layer 0"][0])
 
 
 def test_a_category_scores_its_training_base_rate() -> None:

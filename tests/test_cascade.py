@@ -79,7 +79,7 @@ def test_the_first_stage_is_set_on_training_tasks_for_what_it_may_lose(store: St
     assert saved is not None
     expected = 1 - 0.01 * passed["instrumental"] - 0.99 * passed["benign"]
     assert saved.estimate == pytest.approx(expected)
-    assert saved.lower <= expected <= saved.upper
+    assert saved.lower < expected < saved.upper
     assert "where 1 in 100 is instrumental" in format_cascade(found)
 
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_flagging import probe as planted_probe
 from test_oracle import DOWN, UP, trace, truth
 
 from trace_probe.emergence.curve import Drawn, points_of, prefixes
 from trace_probe.emergence.efficiency import (
     BEFORE_SAID,
+    PROMPT,
     Share,
     efficiency,
     format_efficiency,
@@ -18,9 +20,11 @@ from trace_probe.emergence.estimator import as_estimator
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.statistics.metrics import Scores
+from trace_probe.statistics.rules import parse_rule, statistics
 from trace_probe.trace import Task, Trace
 
 STEPS = 12
+CARD = planted_probe(0.0).card
 
 
 class Urns:
@@ -77,9 +81,10 @@ def test_who_knows_more_gets_more_of_the_oracle_s_gain(urns: Urns) -> None:
     found = efficiency(urns.traces, urns.labels, urns.drawn, detectors)
     for moment in ("0.5", "1.0", BEFORE_SAID):
         at = found.auroc[moment]
-        assert at["prompt-only"].value is not None
-        assert at["prompt-only"].value.estimate == 0.5  # it reads the same for a whole prompt
-        assert at["prompt-only"].eta is None
+        prompt = at[PROMPT]
+        assert prompt.value is not None
+        assert prompt.value.estimate == 0.5  # it is the same for a whole prompt
+        assert prompt.eta is None
         assert eta(at["best"]) > 0.85
         assert eta(at["best"]) > eta(at["fair"]) > eta(at["blind"])
         assert abs(eta(at["blind"])) < 0.25
@@ -93,6 +98,35 @@ def test_who_knows_more_gets_more_of_the_oracle_s_gain(urns: Urns) -> None:
     text = format_efficiency(found)
     assert "share of the oracle's gain" in text
     assert "blind" in text
+
+
+def test_a_probe_is_ranked_and_alarms_by_the_rules_of_its_card(urns: Urns) -> None:
+    """Single scores swing; their mean does not."""
+    scores = {"eye": urns.scores(2.0), "other": urns.scores(0.0)}
+    plain = efficiency(urns.traces, urns.labels, urns.drawn, scores)
+    card = replace(CARD, name="eye", rule="mean:5", ranked_by="mean:3")
+    found = efficiency(urns.traces, urns.labels, urns.drawn, scores, card=card)
+    smooth = {"eye": statistics(scores["eye"], parse_rule("mean:3")), "other": scores["other"]}
+    by_hand = efficiency(urns.traces, urns.labels, urns.drawn, smooth)
+    end = "1.0"
+    assert found.auroc[end]["eye"] == by_hand.auroc[end]["eye"] != plain.auroc[end]["eye"]
+    assert found.as_estimator["eye"] == by_hand.as_estimator["eye"] != plain.as_estimator["eye"]
+    assert found.as_estimator["other"] == plain.as_estimator["other"]
+    assert found.caught[end]["eye"] != plain.caught[end]["eye"]
+    better, own = (each.auroc[end]["other"].value for each in (found, plain))
+    assert better is not None
+    assert own is not None
+    assert better.estimate >= own.estimate
+
+
+@pytest.mark.parametrize(("tasks", "exists"), [(4, False), (5, True)])
+def test_of_very_few_tasks_there_is_no_eta(tasks: int, exists: bool) -> None:
+    few = Urns(tasks=tasks, samples=60)
+    found = efficiency(few.traces, few.labels, few.drawn, {"best": few.scores(0.0)})
+    best = found.auroc["1.0"]["best"]
+    assert best.value is not None
+    assert best.of_oracle is not None
+    assert (best.eta is not None) is exists
 
 
 def test_without_a_gain_of_the_oracle_there_is_no_efficiency(urns: Urns) -> None:

@@ -46,10 +46,12 @@ from trace_probe.statistics.metrics import (
 from trace_probe.statistics.rules import MAX, parse_rule, statistics
 from trace_probe.trace import Trace
 
-PROMPT_ONLY = "prompt-only"
+PROMPT = "P at the prompt"
 BEFORE_SAID = "before it is said"
-WITHOUT = {"value": (), "eta": ("oracle", PROMPT_ONLY), "of_oracle": ("oracle",)}
+WITHOUT = {"value": (), "eta": ("oracle", PROMPT), "of_oracle": ("oracle",)}
 """Who has no such figure, by definition."""
+LEAST_TASKS = 5
+"""For eta to exist: a bootstrap over fewer cannot say what the oracle surely knows."""
 LEAST = 0.01
 """What the oracle must surely know beyond the prompt for eta to exist."""
 
@@ -115,8 +117,8 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
     rule, ranked_by = (parse_rule(card.rule), parse_rule(card.ranked_by)) if card else (MAX, MAX)
     read = {name: statistics(scores, ranked_by) for name, scores in detectors.items()}
     flat = _carried(at_prompt(points, asked.traces), cohort)
-    held = {PROMPT_ONLY: [flat]}
-    maxima = {PROMPT_ONLY: flat}
+    held = {PROMPT: [flat]}
+    maxima = {PROMPT: flat}
     for name, scores in detectors.items():
         ways = [read[name]] if card and name == card.name else [read[name], scores]
         held[name] = [scores_held(score_rows(cohort, way)) for way in ways]
@@ -131,7 +133,10 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
         auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
         caught=_alarmed(cohort, known, maxima, moments, weights, false_alarms),
         as_estimator={
-            name: as_estimator(asked.traces, points, scores) for name, scores in read.items()
+            name: as_estimator(
+                asked.traces, points, read[name] if card and name == card.name else scores
+            )
+            for name, scores in detectors.items()
         },
     )
 
@@ -176,11 +181,12 @@ def _ranked(
     """
     pairs = pairs_within(cohort, at)
     n = len(np.unique(cohort.prompt[pairs.positive]))
+    tasks = len(np.unique(cohort.task[pairs.positive]))
     values = {}
     for name, ways in {"oracle": [known], **held}.items():
         found = [within_prompt(concordance(w, pairs), pairs, cohort, weights) for w in ways]
         values[name] = max(found, key=lambda each: np.nan_to_num(each[0], nan=-1.0))
-    return _shares(values, n)
+    return _shares(values, n, tasks)
 
 
 def _alarmed(
@@ -205,19 +211,20 @@ def _alarmed(
             # After k sentences column k is read, so an alarm at column k has taken k of them.
             hit = (when <= at)[positive].astype(float)
             values[name] = ratio(hit, np.ones(len(hit)), task, weights)
-        found[moment] = _shares(values, int(positive.sum()))
+        found[moment] = _shares(values, int(positive.sum()), len(np.unique(task)))
     return found
 
 
-def _shares(values: Mapping[str, Values], n: int) -> dict[str, Share]:
-    gain = values["oracle"] - values[PROMPT_ONLY]
+def _shares(values: Mapping[str, Values], n: int, tasks: int) -> dict[str, Share]:
+    """Return the figures of all with their parts of the oracle's."""
+    gain = values["oracle"] - values[PROMPT]
     sure = metric(gain, n)
-    exists = sure is not None and sure.lower > LEAST
+    exists = tasks >= LEAST_TASKS and sure is not None and sure.lower > LEAST
     return {
         name: Share(
-            metric(each, n),
-            _part_of(each - values[PROMPT_ONLY], gain, n)
-            if exists and name not in ("oracle", PROMPT_ONLY)
+            metric(each, n, tasks=tasks),
+            _part_of(each - values[PROMPT], gain, n)
+            if exists and name not in ("oracle", PROMPT)
             else None,
             None if name == "oracle" else _part_of(each, values["oracle"], n),
         )

@@ -44,6 +44,8 @@ class Standing:
     """The probe's on the traces of the oracle."""
     of_oracle: Metric | None = None
     """The second over the first."""
+    eta: Metric | None = None
+    """The same of what each has beyond the prompt: see `efficiency`."""
     oracle_traces: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def _beside_oracle(
         oracle=at["oracle"].value,
         beside_oracle=own.value,
         of_oracle=own.of_oracle,
+        eta=own.eta,
         oracle_traces=compared.traces,
     )
 
@@ -120,7 +123,8 @@ def _column(one: Standing) -> dict[str, str]:
         "gain over the best text": f"{shown(one.gain_over_text)} {one.best_text}",
         "oracle, at the same moment": shown(one.oracle),
         "probe, on the oracle's traces": shown(one.beside_oracle),
-        "share of the oracle's": shown(one.of_oracle),
+        "as a part of the oracle's": shown(one.of_oracle),
+        "eta, the same beyond the prompt": shown(one.eta),
         "alarm follows": one.rule,
         "PreV(0)": shown(one.prev),
         "UWR(0)": shown(one.uwr),

@@ -19,6 +19,7 @@ from trace_probe.probing.probe import (
     fit_dataset,
     probe_scores,
 )
+from trace_probe.probing.recipe import Recipe
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.rules import CANDIDATES, MAX, parse_rule, statistics
 from trace_probe.store import Store
@@ -84,11 +85,9 @@ def evaluate_probe(
         threshold=card.threshold,
         target_rate=card.target_false_alarm_rate,
     )
-    others = side_by_side(
-        alternatives(scores, learned, corpus, saved),
-        replace(panel, rule=MAX, ranked_by=MAX),
-        card.target_false_alarm_rate,
-    )
+    rate = card.target_false_alarm_rate
+    followed = side_by_side(rules(scores), replace(panel, rule=MAX, ranked_by=MAX), rate)
+    others = followed | side_by_side(all_layers(learned, corpus, card.recipe), panel, rate)
     notes = (f"Trained on {source.manifest.model}.", *report.notes) if elsewhere else report.notes
     report = replace(
         report,
@@ -122,27 +121,24 @@ def _beside(
     return found
 
 
-def alternatives(
-    scores: Scores, learned: Corpus, corpus: Corpus, saved: SavedProbe
-) -> dict[str, Scores]:
-    """Return other statistics that an alarm could follow, and an ensemble of all layers' probes.
-
-    Each is ranked by what it alarms by; the ensemble follows the rule of the probe.
-    """
-    recipe = saved.card.recipe
+def rules(scores: Scores) -> dict[str, Scores]:
+    """Return other statistics that an alarm could follow, by which they are ranked as well."""
     found = {f"rule {name}": statistics(scores, parse_rule(name)) for name in CANDIDATES}
-    found |= {
-        name: aggregate(scores, AGGREGATIONS[name]) for name in ("top-3 mean", "softmax mean")
-    }
+    means = ("top-3 mean", "softmax mean")
+    return found | {name: aggregate(scores, AGGREGATIONS[name]) for name in means}
+
+
+def all_layers(learned: Corpus, corpus: Corpus, recipe: Recipe) -> dict[str, Scores]:
+    """Return the scores of an ensemble of all layers' probes; nothing where there is one layer."""
     layers = corpus.matrix.layers if corpus.matrix else ()
-    if len(layers) > 1:
-        every = [replace(recipe, layer=layer) for layer in layers]
-        probes = [fit_dataset(build_dataset(learned, each), each) for each in every]
-        pairs = list(zip(probes, layers, strict=True))
-        seen = [probe_scores(probe, learned, layer) for probe, layer in pairs]
-        read = [probe_scores(probe, corpus, layer) for probe, layer in pairs]
-        found["ensemble of layers"] = saved.alarm_statistics(ensemble(read, seen))
-    return found
+    if len(layers) < 2:
+        return {}
+    every = [replace(recipe, layer=layer) for layer in layers]
+    probes = [fit_dataset(build_dataset(learned, each), each) for each in every]
+    pairs = list(zip(probes, layers, strict=True))
+    seen = [probe_scores(probe, learned, layer) for probe, layer in pairs]
+    read = [probe_scores(probe, corpus, layer) for probe, layer in pairs]
+    return {"ensemble of layers": ensemble(read, seen)}
 
 
 def _learned(corpus: Corpus, card: ProbeCard, store: Store) -> Corpus:

@@ -21,7 +21,16 @@ FIGURES = (
     "silent_caught",
     "same_task_alarm_rate",
 )
-TEXT = ("category-only", "position", "length", "tfidf", "tfidf-with-prompt", "sentence embeddings")
+TEXT = (
+    "category-only",
+    "position",
+    "length",
+    "tfidf",
+    "tfidf-with-prompt",
+    "tfidf-unweighted",
+    "tfidf-with-prompt-unweighted",
+    "sentence embeddings",
+)
 """Baselines that read nothing but text; so do those called ``text-monitor``."""
 COLUMNS = {
     "within_prompt_auroc": "within prompts",

@@ -21,9 +21,7 @@ from trace_probe.statistics.metrics import (
     Mask,
     Metric,
     Values,
-    metric,
     rate,
-    ratio,
     resample,
     shown,
     trace_maxima,
@@ -218,15 +216,29 @@ def _kinds(watched: _Watched) -> dict[str, Mask]:
 def _saved_at(watched: _Watched) -> dict[str, Metric | None]:
     """Return the share of calls saved at each base rate, from what passes of either kind."""
     kinds = _kinds(watched)
-    benign, risky = (_passing(watched, kinds[kind]) for kind in ("benign", "instrumental"))
-    n = int(kinds["benign"].sum())
-    return {f"{base:g}": metric(1 - base * risky - (1 - base) * benign, n) for base in BASES}
+    benign, risky = (
+        rate(watched.passed, kinds[kind], watched.task, watched.weights)
+        for kind in ("benign", "instrumental")
+    )
+    if benign is None or risky is None:
+        return {f"{base:g}": None for base in BASES}
+    return {f"{base:g}": _saved(benign, risky, base) for base in BASES}
 
 
-def _passing(watched: _Watched, among: Mask) -> Values:
-    """Return the resampled share of chosen traces that the probe passes on."""
-    passed = watched.passed[among].astype(float)
-    return ratio(passed, np.ones(len(passed)), watched.task[among], watched.weights)
+def _saved(benign: Metric, risky: Metric, base: float) -> Metric:
+    """Return what is saved where a share `base` is instrumental.
+
+    The interval takes both ends at their worst and at their best, so it is rather wide.
+    """
+    least, middle, most = (
+        1 - base * of_risky - (1 - base) * of_benign
+        for of_risky, of_benign in (
+            (risky.upper, benign.upper),
+            (risky.estimate, benign.estimate),
+            (risky.lower, benign.lower),
+        )
+    )
+    return Metric(middle, least, most, benign.n)
 
 
 def _arm(name: str, watched: _Watched, reported: Mask, asked: Mask) -> Arm:

@@ -35,7 +35,7 @@ from trace_probe.statistics.rules import CANDIDATES, MAX, Rule, parse_rule, stat
 DRAWS = 200
 PERMUTATIONS = 20
 BENIGN_WEIGHTS = (1.0, 3.0)
-"""Ten is too heavy: a probe then tells the situations apart and hardly the traces of a task."""
+"""Heavier ones catch more by the situation alone; 10 was dropped when that was seen on one run."""
 
 
 Way = tuple[float, str]
@@ -134,9 +134,9 @@ def best_alarm(
     """Choose among what an alarm may follow by the share of positives that alarm in time.
 
     In time is within the first `at` sentences; the threshold of each way is set for `rate` on the
-    harmless traces. Only ways count that know no less than the first of which trace of a task
-    acts: what they catch beyond scores dealt anew within tasks. Of these the first is taken that
-    catches no less than the best. More and less are by over one standard error of the
+    harmless traces. Only ways count that are not shown to know less than the first of which trace
+    of a task acts: what they catch beyond scores dealt anew within tasks. Of these the first is
+    taken that catches no less than the best. More and less are by over one standard error of the
     difference, over resamples of tasks and harmless traces.
     """
     rng = np.random.default_rng(seed)

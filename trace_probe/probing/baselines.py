@@ -25,7 +25,9 @@ def baseline_scores(
 ) -> dict[str, tuple[Scores, ...]]:
     """Return the scores of each baseline on `every`, learned from `train` by the same recipe.
 
-    A baseline whose training is itself a matter of chance comes as several scores.
+    So benign traces weigh in them as they do in the probe, whose weight was chosen for its own
+    sake; those that read words come without it as well, since it may cost them ranking. A baseline
+    whose training is itself a matter of chance comes as several scores.
     """
     found: dict[str, tuple[Scores, ...]] = {
         "category-only": (category_only(train, every),),
@@ -35,6 +37,10 @@ def baseline_scores(
         "tfidf": (tfidf(train, every, recipe),),
         "tfidf-with-prompt": (tfidf(train, every, recipe, with_prompt=True),),
     }
+    if recipe.benign_weight != 1.0:
+        even = replace(recipe, benign_weight=1.0)
+        found["tfidf-unweighted"] = (tfidf(train, every, even),)
+        found["tfidf-with-prompt-unweighted"] = (tfidf(train, every, even, with_prompt=True),)
     lowest = min(activations_of(train).layers)
     bottom = replace(recipe, layer=lowest)
     found[f"layer {lowest}"] = (
