@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import World, keep, plant
+from planted import World, keep, make_label, plant
 
-from trace_probe.errors import NotEnoughData
+from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.evaluation.compare import (
     Comparison,
     Pair,
@@ -19,6 +19,7 @@ from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.probing.recipe import Rows, Target
 from trace_probe.statistics.metrics import Metric, Scores
 from trace_probe.store import Store
 from trace_probe.training import train
@@ -57,8 +58,57 @@ def test_the_layer_of_the_signal_beats_the_other(store: Store, saved: SavedProbe
     assert difference(found, "within_prompt_auroc").lower > 0.1
     assert (found.first, found.second) == ("planted-layer-3", "planted-layer-0")
     rows = format_comparison(found).splitlines()
-    assert len(rows) == 2 + len(found.figures)
+    assert len(rows) == 3 + len(found.figures)
     assert "the same traces" in rows[0]
+
+
+def test_it_says_by_which_rule_each_side_is_ranked(store: Store, saved: SavedProbe) -> None:
+    plain, smooth = (
+        replace(saved, card=replace(saved.card, name=name, ranked_by=rule))
+        for name, rule in (("plain", "max"), ("smooth", "mean:3"))
+    )
+    found = compare_probes((store, plain), (store, smooth))
+    assert found.ranked_by == ("max", "mean:3")
+    last = format_comparison(found).splitlines()[-1]
+    assert last == "plain is ranked by plain scores, smooth by mean:3"
+
+
+@pytest.mark.parametrize("target", ["verbalisation", "situation"])
+def test_a_probe_is_judged_on_what_it_tells(target: Target, tmp_path: Path) -> None:
+    some = plant(replace(WORLD, tasks=16))
+    labels = {  # it is said in every other positive, and in every other negative
+        trace.id: make_label(trace, some.outcome(trace), 6 if trace.sample % 2 else None)
+        for trace in some.traces
+    }
+    run = keep(replace(some, labels=labels), tmp_path / "half")
+    rows: Rows = "prompt" if target == "situation" else "before-said"
+    told = train(run, name=target, target=target, target_rate=0.05, rows=rows)
+    report, _ = evaluate_probe(run, told)
+    found = compare_probes((run, told), (run, told))
+    for name in ("within_prompt_auroc", "pooled_auroc", "caught_before_action"):
+        pair, alone = found.figures[name].first, report.figures[name]
+        assert (pair is None) == (alone is None)
+        if pair is not None and alone is not None:
+            assert (pair.estimate, pair.n) == (alone.estimate, alone.n), name
+    assert found.figures["pooled_auroc"].first is not None
+
+
+def test_probes_of_two_targets_are_not_compared(store: Store, saved: SavedProbe) -> None:
+    told = replace(saved, card=replace(saved.card, name="told", target="verbalisation"))
+    with pytest.raises(ProbeError, match=r"outcome and told the verbalisation.*one target"):
+        compare_probes((store, saved), (store, told))
+
+
+def test_an_unlabelled_harmless_task_does_not_keep_situations_from_being_compared(
+    tmp_path: Path,
+) -> None:
+    some = plant(replace(WORLD, tasks=12))
+    both = keep(some, tmp_path / "both")
+    fewer = {name: label for name, label in some.labels.items() if "benign-00" not in name}
+    other = keep(replace(some, labels=fewer), tmp_path / "fewer")
+    told = train(both, name="situation", target="situation", target_rate=0.05, rows="prompt")
+    found = compare_probes((both, told), (other, told))
+    assert found.figures["pooled_auroc"].difference is not None
 
 
 def test_two_runs_are_compared_on_the_tasks_they_share(

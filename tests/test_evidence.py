@@ -7,7 +7,7 @@ from planted import World, keep, plant
 from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
-from trace_probe.probing.probe import save_probe
+from trace_probe.probing.probe import load_probe, save_probe
 from trace_probe.training import train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
@@ -68,6 +68,15 @@ def test_transfer_gives_a_figure_for_each_pair_of_kinds(folder: Path, across: st
     cells = [cell for row in found["cells"].values() for cell in row.values()]
     assert len(cells) == 4
     assert all(cell["within_prompt_auroc"]["estimate"] > 0.8 for cell in cells)
+
+
+@pytest.mark.parametrize("across", ["category", "target"])
+def test_transfer_ranks_as_the_card_of_the_probe_says(folder: Path, across: str) -> None:
+    saved = load_probe(folder / "probe")
+    save_probe(folder / "smooth", replace(saved, card=replace(saved.card, ranked_by="mean:3")))
+    words = ("transfer", folder / "smooth", folder / "run", "--across", across)
+    assert json.loads(call(*words, "--json"))["ranked_by"] == "mean:3"
+    assert "ranked by mean:3" in call(*words).splitlines()[0]
 
 
 def test_kinds_that_need_several_runs_are_not_asked_of_one(folder: Path) -> None:

@@ -141,6 +141,97 @@ def test_no_hook_is_left_after_an_exception_or_a_dropped_stream(tiny: Callable[.
     assert hooks(model) == before
 
 
+def test_many_live_streams_cost_a_pass_no_more_than_one(tiny: Callable[..., Any]) -> None:
+    import sys
+
+    model = tiny()
+    _, ids = written(model)
+
+    def calls() -> int:
+        ran: list[str] = []
+
+        def note(frame: Any, event: str, _: object) -> None:
+            if event == "call" and frame.f_code.co_filename.endswith("model/blocks.py"):
+                ran.append(frame.f_code.co_name)
+
+        sys.setprofile(note)
+        try:
+            model.replay([ids], [each_token(ids)], LAYERS)
+        finally:
+            sys.setprofile(None)
+        return len(ran)
+
+    before = hooks(model)
+    streams = [model.stream(model.render(TASK), seed, SAMPLING, LAYERS) for seed in range(8)]
+    next(streams[0])
+    alone = calls()
+    for stream in streams[1:]:
+        next(stream)
+    assert hooks(model) == before + len(LAYERS)
+    assert calls() == alone
+    for stream in streams:
+        assert hooks(model) > before  # those still running keep theirs
+        stream.close()
+    assert hooks(model) == before
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_is_left_twice_takes_nothing_from_anybody_else(
+    tiny: Callable[..., Any], kept: bool
+) -> None:
+    model = tiny()
+    _, ids = written(model)
+    blocks, before, seen = model.blocks, hooks(model), list[int]()
+    taken = blocks.ready(LAYERS) if kept else blocks.tapped(LAYERS, lambda *_: None)
+    with blocks.ready(LAYERS), blocks.tapped(LAYERS, lambda at, _: seen.append(at)):
+        taken.__enter__()
+        for _ in range(3):
+            taken.__exit__(None, None, None)
+        model.replay([ids], [each_token(ids)], LAYERS)
+        assert seen == list(LAYERS)
+        assert hooks(model) == before + len(LAYERS)
+    assert hooks(model) == before
+    taken.__exit__(None, None, None)
+    with blocks.tapped(LAYERS, lambda at, _: seen.append(at)):
+        model.replay([ids], [each_token(ids)], LAYERS)
+    assert seen == 2 * list(LAYERS)
+
+
+def test_threads_that_come_and_go_leave_no_hook(tiny: Callable[..., Any]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = tiny()
+    before = hooks(model)
+
+    def come_and_go(_: int) -> None:
+        for _ in range(200):
+            with model.blocks.ready(LAYERS), model.blocks.tapped(LAYERS, lambda *_: None):
+                assert hooks(model) >= before + len(LAYERS)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(come_and_go, range(8)))
+    assert hooks(model) == before
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_hook_of_another_library_is_read_if_it_is_on_before_a_stream_begins(
+    tiny: Callable[..., Any], begun: bool
+) -> None:
+    model = tiny()
+    free = [token.activation for token in model.stream(model.render(TASK), 0, SAMPLING, (1,))]
+    stream = model.stream(model.render(TASK), 0, SAMPLING, (1,))
+    if begun:
+        next(stream)
+    with model._base.layers[1].register_forward_hook(lambda _, __, out: _doubled(out)):
+        read = next(stream).activation
+    stream.close()
+    assert np.allclose(read, (1 if begun else 2) * free[int(begun)], rtol=1e-5)
+
+
+def _doubled(output: Any) -> Any:
+    return (output[0] * 2, *output[1:]) if isinstance(output, tuple) else output * 2
+
+
 def test_between_two_tokens_a_stream_sees_nothing_of_what_its_consumer_does(
     tiny: Callable[..., Any],
 ) -> None:

@@ -16,6 +16,7 @@ from trace_probe.evaluation.transfer import (
 from trace_probe.probing.dataset import Corpus, split_by_role
 from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.rules import parse_rule
 
 RECIPE = Recipe(layer=3)
 SIGNAL = World(strength=4.0, benign=20)
@@ -134,6 +135,20 @@ def test_a_probe_of_the_act_does_not_tell_the_situation_and_the_other_way_round(
     assert within(found, "situation", "outcome").estimate < 0.7
     # Nobody says it, so that nothing can be learned of saying it.
     assert found.cells["verbalisation"]["outcome"]["pooled_auroc"] is None
+
+
+def test_traces_are_ranked_by_the_rule_that_is_named() -> None:
+    corpus = plant(replace(SIGNAL, strength=1.5, said=None))
+    smooth = parse_rule("mean:5")
+    plain = transfer_matrix("run", {"here": corpus}, RECIPE)
+    ranked = transfer_matrix("run", {"here": corpus}, RECIPE, ranked_by=smooth)
+    # Half of the noise of a sentence averages out, since the signal lasts.
+    assert within(ranked, "here", "here").estimate > within(plain, "here", "here").estimate + 0.03
+    apart = leave_one_category_out(corpus, RECIPE, ranked_by=smooth)
+    assert apart.cells != leave_one_category_out(corpus, RECIPE).cells
+    assert [found.ranked_by for found in (plain, ranked, apart)] == ["max", "mean:5", "mean:5"]
+    assert "ranked by plain scores" in format_transfer(plain).splitlines()[0]
+    assert "ranked by mean:5" in format_transfer(ranked).splitlines()[0]
 
 
 def test_runs_of_different_widths_are_refused() -> None:

@@ -195,19 +195,22 @@ def transfer(
 
     if (len(runs) > 1) != (across == "run"):
         raise typer.BadParameter("give several runs with --across run, else one")
-    card = load_probe(probe).card
+    saved = load_probe(probe)
+    card, ranked_by = saved.card, saved.ranked_by
     kinds = {
         str(run): load_corpus(Store(run), labeller or card.labeller, (card.layer,)) for run in runs
     }
     corpus = kinds[str(runs[0])]
     if across == "category":
-        found = leave_one_category_out(corpus.aimed(card.target), card.recipe, seed=seed)
-    elif across == "target":
-        found = transfer_matrix(across, by_target(corpus), card.recipe, seed=seed)
+        aimed = corpus.aimed(card.target)
+        found = leave_one_category_out(aimed, card.recipe, ranked_by=ranked_by, seed=seed)
     else:
-        parts = by_condition(corpus, across) if across == "nudge" else kinds
-        aimed = {kind: part.aimed(card.target) for kind, part in parts.items()}
-        found = transfer_matrix(across, aimed, card.recipe, seed=seed)
+        if across == "target":
+            parts = by_target(corpus)
+        else:
+            several = by_condition(corpus, across) if across == "nudge" else kinds
+            parts = {kind: part.aimed(card.target) for kind, part in several.items()}
+        found = transfer_matrix(across, parts, card.recipe, ranked_by=ranked_by, seed=seed)
     show_result(asdict(found), format_transfer(found), as_json=as_json)
 
 

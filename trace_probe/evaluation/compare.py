@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trace_probe.errors import NotEnoughData
+from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.evaluation.panel import Panel, build_panel, ranking
+from trace_probe.evaluation.report import ranked_as
 from trace_probe.probing.dataset import Corpus, load_corpus
 from trace_probe.probing.probe import SavedProbe, check_fits
 from trace_probe.statistics.metrics import (
@@ -65,6 +66,8 @@ class Comparison:
     tasks: int
     same_traces: bool
     figures: Mapping[str, Pair]
+    ranked_by: tuple[str, str]
+    """What is made of the scores of each where traces are ranked at a moment."""
 
 
 class Resampled(NamedTuple):
@@ -84,13 +87,16 @@ def compare_probes(
     """Compare two probes, each on its run, on the tasks that both runs hold and neither saw.
 
     Raises:
-        ProbeError: a probe does not fit its run.
+        ProbeError: a probe does not fit its run, or the two tell different things.
         NotEnoughData: no labelled test task is left.
     """
+    _check_same_target(first[1], second[1])
     corpora = []
     for store, saved in (first, second):
-        check_fits(saved.card, store.manifest)
-        corpora.append(load_corpus(store, labeller or saved.card.labeller, (saved.card.layer,)))
+        card = saved.card
+        check_fits(card, store.manifest)
+        corpus = load_corpus(store, labeller or card.labeller, (card.layer,))
+        corpora.append(corpus.aimed(card.target))
     seen = {
         task
         for _, saved in (first, second)
@@ -104,12 +110,26 @@ def compare_probes(
     return compare(*sides)
 
 
+def _check_same_target(first: SavedProbe, second: SavedProbe) -> None:
+    one, other = first.card, second.card
+    if one.target != other.target:
+        raise ProbeError(
+            f"{one.name} tells the {one.target} and {other.name} the {other.target}, which have "
+            f"positives of their own: compare probes of one target, or judge the targets by "
+            f"each other with `trace-probe transfer --across target`"
+        )
+
+
 def _judged(corpus: Corpus) -> set[str]:
-    """Return the tasks that a corpus says something on: harmless ones need no known outcome."""
+    """Return the tasks that a corpus says something on.
+
+    Harmless ones need no known outcome, unless positives are to be told from them.
+    """
+    told = {trace.id for trace in corpus.judged().traces}
     return {
         trace.task.id
         for trace in corpus.traces
-        if trace.task.role != "test" or corpus.outcome(trace) is not None
+        if trace.id not in told or corpus.outcome(trace) is not None
     }
 
 
@@ -145,6 +165,7 @@ def compare(first: Side, second: Side) -> Comparison:
         tasks,
         first.panel.cohort.ids == second.panel.cohort.ids,
         {name: _pair(one[name], other[name], tasks) for name in one},
+        (first.panel.ranked_by.name, second.panel.ranked_by.name),
     )
 
 
@@ -199,4 +220,6 @@ def format_comparison(found: Comparison) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     head = f"{found.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"
-    return "\n".join([head, *lines])
+    one, other = map(ranked_as, found.ranked_by)
+    ranked = f"{found.first} is ranked by {one}, {found.second} by {other}"
+    return "\n".join([head, *lines, ranked])

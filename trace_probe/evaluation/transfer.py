@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import rank, summary
-from trace_probe.evaluation.report import Figures
+from trace_probe.evaluation.report import Figures, ranked_as
 from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset, split_by_role
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
 from trace_probe.probing.recipe import TARGETS
 from trace_probe.statistics.metrics import Metric, resample, score_rows, scores_held, shown
+from trace_probe.statistics.rules import MAX, Rule, statistics
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
 
@@ -27,15 +28,23 @@ class Transfer:
     recipe: Recipe
     cells: Mapping[str, Mapping[str, Figures]]
     """By kind that was learned from, then kind that was judged; both AUROCs before it is said."""
+    ranked_by: str = MAX.name
+    """What was made of scores where traces were ranked at a moment."""
 
 
 def transfer_matrix(
-    across: str, kinds: Mapping[str, Corpus], recipe: Recipe, *, seed: int = 0
+    across: str,
+    kinds: Mapping[str, Corpus],
+    recipe: Recipe,
+    *,
+    ranked_by: Rule = MAX,
+    seed: int = 0,
 ) -> Transfer:
     """Train on the training tasks of each kind and judge on the held-out tasks of every kind.
 
-    A task is held out from all kinds or from none. Figures are None where the traces of a
-    kind have one outcome.
+    A task is held out from all kinds or from none. Traces are ranked as a report on a probe
+    ranks them, by the rule of its card. Figures are None where the traces of a kind have one
+    outcome.
 
     Raises:
         ProbeError: the kinds were recorded at different widths.
@@ -51,16 +60,20 @@ def transfer_matrix(
     for source, corpus in kinds.items():
         probe = _fit(corpus.only(split.train), recipe)
         cells[source] = {
-            target: judge(probe, other.only(split.test).judged(), recipe, seed=seed)
+            target: judge(
+                probe, other.only(split.test).judged(), recipe, ranked_by=ranked_by, seed=seed
+            )
             for target, other in kinds.items()
         }
-    return Transfer(across, recipe, cells)
+    return Transfer(across, recipe, cells, ranked_by.name)
 
 
-def leave_one_category_out(corpus: Corpus, recipe: Recipe, *, seed: int = 0) -> Transfer:
+def leave_one_category_out(
+    corpus: Corpus, recipe: Recipe, *, ranked_by: Rule = MAX, seed: int = 0
+) -> Transfer:
     """Judge each category by a probe that learned from all others.
 
-    Layer and strength are the recipe's, which may have been chosen on all categories.
+    Layer, strength and the rule of ranking are given, and may have been chosen on all categories.
     """
     benign = set(corpus.only(corpus.tasks, "benign").tasks)
     kept_out = benign - set(split_by_role(corpus.traces, seed=seed).train)
@@ -68,9 +81,9 @@ def leave_one_category_out(corpus: Corpus, recipe: Recipe, *, seed: int = 0) -> 
     cells = {}
     for category in sorted({t.task.category for t in corpus.traces if t.task.role == "test"}):
         left, others = _divided(corpus, category)[0], _divided(rest, category)[1]
-        found = judge(_fit(others, recipe), left, recipe, seed=seed)
+        found = judge(_fit(others, recipe), left, recipe, ranked_by=ranked_by, seed=seed)
         cells[f"all but {category}"] = {category: found}
-    return Transfer("category", recipe, cells)
+    return Transfer("category", recipe, cells, ranked_by.name)
 
 
 def _divided(corpus: Corpus, category: str) -> tuple[Corpus, Corpus]:
@@ -109,13 +122,19 @@ def _fit(corpus: Corpus, recipe: Recipe) -> LinearProbe | None:
 
 
 def judge(
-    probe: LinearProbe | None, corpus: Corpus, recipe: Recipe, *, seed: int = 0
+    probe: LinearProbe | None,
+    corpus: Corpus,
+    recipe: Recipe,
+    *,
+    ranked_by: Rule = MAX,
+    seed: int = 0,
 ) -> dict[str, Metric | None]:
     """Return how a probe ranks the traces of a corpus before it is said."""
     cohort = build_cohort(corpus)
     if probe is None or not cohort.ids:
         return dict(NOTHING)
-    held = scores_held(score_rows(cohort, probe_scores(probe, corpus, recipe.layer)))
+    scores = statistics(probe_scores(probe, corpus, recipe.layer), ranked_by)
+    held = scores_held(score_rows(cohort, scores))
     weights = resample(cohort.n_tasks, seed=seed)
     return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed), cohort)
 
@@ -129,5 +148,8 @@ def format_transfer(transfer: Transfer) -> str:
             rows.append([source, target, *figures])
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    head = f"across {transfer.across}, layer {transfer.recipe.layer}: AUROC before it is said"
+    head = (
+        f"across {transfer.across}, layer {transfer.recipe.layer}: AUROC before it is said, "
+        f"ranked by {ranked_as(transfer.ranked_by)}"
+    )
     return "\n".join([head, *lines])

@@ -1,7 +1,8 @@
 """Where the residual stream passes by: after each block of a model, to be read or changed."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -35,7 +36,12 @@ class Blocks(Protocol):
         """
 
     def ready(self, layers: Sequence[int]) -> AbstractContextManager[None]:
-        """Make it cheap to tap `layers` again and again; untapped passes stay as they are."""
+        """Make it cheap to tap `layers` again and again; untapped passes stay as they are.
+
+        Taps still come in the order in which they are set. A forward hook that is none of these
+        taps is seen by them only if it was put on before: one that is to change the stream has
+        to be on a block before the context begins.
+        """
 
 
 class HookedBlocks:
@@ -59,13 +65,23 @@ class HookedBlocks:
         """Hand the stream after each of `layers` to `tap`, as `Blocks` says."""
         return _Tapping([self._outlets[layer] for layer in layers], tap)
 
-    def ready(self, layers: Sequence[int]) -> AbstractContextManager[None]:
-        """Keep hooks on `layers`, since to put one on takes longer than what it does."""
-        return self.tapped(layers, _pass_by)
+    @contextlib.contextmanager
+    def ready(self, layers: Sequence[int]) -> Iterator[None]:
+        """Keep hooks on `layers`, since to put one on takes longer than what it does.
 
-
-def _pass_by(_layer: int, _hidden: torch.Tensor) -> None:
-    """Take nothing and change nothing."""
+        However many keep it ready, a block bears one hook, which a pass without taps runs
+        through once. What else is to change the stream is put on before, as `Blocks` says.
+        """
+        outlets = [self._outlets[layer] for layer in layers]
+        with _changing:
+            for outlet in outlets:
+                outlet.keep()
+        try:
+            yield
+        finally:
+            with _changing:
+                for outlet in outlets:
+                    outlet.release()
 
 
 _changing = threading.RLock()
@@ -73,7 +89,10 @@ _changing = threading.RLock()
 
 
 class _Tapping(AbstractContextManager[None]):
-    """A tap at some outlets until the context ends; a class, since it is entered every token."""
+    """A tap at some outlets until the context ends; a class, since it is entered every token.
+
+    To leave it again does nothing.
+    """
 
     def __init__(self, outlets: "Sequence[_Outlet]", tap: Tap) -> None:
         self._outlets, self.tap = outlets, tap
@@ -90,21 +109,38 @@ class _Tapping(AbstractContextManager[None]):
 
 
 class _Outlet:
-    """Where the stream after one block is tapped: a forward hook, on while any tap is set."""
+    """Where the stream after one block is tapped: a forward hook, on while it is needed."""
 
     def __init__(self, block: torch.nn.Module, layer: int) -> None:
         self._block, self._layer = block, layer
         self._tappings: list[_Tapping] = []
+        self._keepers = 0
+        """How many will tap it again and again."""
         self._hook: RemovableHandle | None = None
 
     def open(self, tapping: _Tapping) -> None:
         self._tappings.append(tapping)
-        if self._hook is None:
-            self._hook = self._block.register_forward_hook(self._see)
+        self._settle()
 
     def close(self, tapping: _Tapping) -> None:
-        self._tappings.remove(tapping)
-        if self._hook is not None and not self._tappings:
+        if tapping in self._tappings:
+            self._tappings.remove(tapping)
+        self._settle()
+
+    def keep(self) -> None:
+        self._keepers += 1
+        self._settle()
+
+    def release(self) -> None:
+        self._keepers -= 1
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put the hook on if anybody needs it, and take it off if nobody does."""
+        needed = bool(self._tappings or self._keepers)
+        if needed and self._hook is None:
+            self._hook = self._block.register_forward_hook(self._see)
+        elif self._hook is not None and not needed:
             self._hook.remove()
             self._hook = None
 

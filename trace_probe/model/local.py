@@ -242,6 +242,11 @@ class Model:
         As `stream`, but what the model holds stays where the model is: before each token is
         yielded, `consume` gets the residual stream after each of `layers`.
 
+        What is set by `steered` or `Blocks.tapped` while this runs is seen from the next token
+        on. A forward hook of another library's that is to change the stream has to be on a block
+        before the first token is asked for: the hook that reads stays on for the generation,
+        and of two hooks the older one comes first.
+
         Raises:
             ModelError: the context is too short.
         """
