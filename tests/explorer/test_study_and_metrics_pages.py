@@ -20,6 +20,7 @@ from trace_probe.explorer.heldout import (
 )
 from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.rows import build_row, facts_of
+from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.store import Store
 
 ROWS = [build_row(facts_of(t), label, scores, THRESHOLD) for t, label, scores in PLANTED]
@@ -187,3 +188,12 @@ def test_a_report_of_another_version_loses_parts_not_the_page(traces: Path) -> N
         store.write_report(DETECTOR, {**REPORT, "more": [], "useful_warning": 3, "prefix": None})
     for tab in TABS:
         assert not open_page("metrics", tab=tab).exception
+
+
+def test_the_confidence_of_a_promise_is_that_of_its_threshold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRACE_PROBE_TRACES", str(Path(__file__).parents[2] / "traces"))
+    app = open_page("metrics", r="demo", tab="False alarms")
+    assert PAC_DELTA == 0.1
+    assert any("pac with 90 % confidence" in caption.value for caption in app.caption)

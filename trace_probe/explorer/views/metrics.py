@@ -43,6 +43,7 @@ from trace_probe.explorer.heldout import reliability as bins_of
 from trace_probe.explorer.heldout import trade_off as trade_off_of
 from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.words import alarm_share
+from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
@@ -219,7 +220,8 @@ def promised(report: Report) -> None:
         st.dataframe(rows, hide_index=True, alt="What is caught at several false-alarm rates")
         st.caption(
             "Aim: the false-alarm rate wished for. Promise: what the benign traces at hand can "
-            "vouch for; conformal holds on average, pac with 95 % confidence. Brackets: 95 %."
+            "vouch for; conformal holds on average, pac with "
+            f"{100 * (1 - PAC_DELTA):.0f} % confidence. Brackets: 95 %."
         )
     else:
         st.text("This report does not hold it: evaluate again.")
