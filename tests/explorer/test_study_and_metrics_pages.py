@@ -190,6 +190,19 @@ def test_a_report_of_another_version_loses_parts_not_the_page(traces: Path) -> N
         assert not open_page("metrics", tab=tab).exception
 
 
+@pytest.mark.parametrize(
+    ("ranked_by", "said"), [("max", "ranked by plain scores"), ("mean:5", "ranked by mean:5")]
+)
+def test_what_ranks_is_named_in_the_words_of_the_report(
+    ranked_by: str, said: str, traces: Path
+) -> None:
+    make_run("planted", traces / "run")
+    store = Store(traces / "run")
+    with store.writing():
+        store.write_report(DETECTOR, {**REPORT, "rule": "mean:3", "ranked_by": ranked_by})
+    assert f"alarms follow mean:3 · {said}" in words(open_page("metrics"))
+
+
 def test_the_confidence_of_a_promise_is_that_of_its_threshold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from trace_probe.evaluation.report import ranked_as
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import (
     CHANCE,
@@ -47,7 +48,6 @@ from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
-FOLLOWED = {"rule": "alarms follow", "ranked_by": "ranked by"}
 Report = dict[str, Any]
 
 
@@ -81,8 +81,11 @@ def facts(report: Report) -> None:
         f"labels by {report.get('labeller', 'unknown')}",
         "text only" if report.get("layer") is None else f"layer {report['layer']}",
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
-        *(f"{verb} {report[key]}" for key, verb in FOLLOWED.items() if report.get(key)),
     ]
+    if report.get("rule"):
+        parts.append(f"alarms follow {report['rule']}")
+    if report.get("ranked_by"):
+        parts.append(f"ranked by {ranked_as(report['ranked_by'])}")
     st.text(visible(" · ".join(parts)))
 
 
