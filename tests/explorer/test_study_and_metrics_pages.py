@@ -203,6 +203,26 @@ def test_what_ranks_is_named_in_the_words_of_the_report(
     assert f"alarms follow mean:3 · {said}" in words(open_page("metrics"))
 
 
+@pytest.mark.parametrize(
+    ("ranked_by", "said"), [("max", "plain scores"), ("mean:5", "scores (ranked by mean:5)")]
+)
+def test_what_is_of_ranked_scores_is_told_from_what_the_alarm_follows(
+    ranked_by: str, said: str, traces: Path
+) -> None:
+    make_run("planted", traces / "run")
+    store = Store(traces / "run")
+    near = {"offset": [-1], "positive": [interval(0.5, 0.4, 0.6, 9)], "negative": [], "n": 9}
+    more = {"event_aligned": near, "brier": interval(0.1, 0.0, 0.2, 9)}
+    with store.writing():
+        store.write_report(
+            DETECTOR, {**REPORT, "rule": "mean:3", "ranked_by": ranked_by, "more": more}
+        )
+    drawing_near = words(open_page("metrics", tab="Early warning"))
+    assert "Scores as the words draw near" in drawing_near
+    assert f"Of {said}." in drawing_near
+    assert f"Of {said} before it is said" in words(open_page("metrics", tab="Calibration"))
+
+
 def test_the_confidence_of_a_promise_is_that_of_its_threshold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

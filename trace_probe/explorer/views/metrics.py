@@ -122,7 +122,7 @@ def early_warning(shown: Current, report: Report) -> None:
             st.text(f"{words}, on tasks that the detector did not learn from.")
         else:
             st.text("No lead: it takes an alarm, and a label of where it was said or done.")
-        st.subheader("Risk as the words draw near")
+        st.subheader("Scores as the words draw near")
         near(report)
     with right:
         st.subheader("At least so many sentences before the action")
@@ -137,6 +137,12 @@ def early_warning(shown: Current, report: Report) -> None:
         steps(named, "of the reasoning read")
 
 
+def as_ranked(report: Report) -> str:
+    """Return what is made of the scores where traces are ranked; risk is what alarms follow."""
+    rule = report.get("ranked_by") or "max"
+    return ranked_as(rule) if rule == "max" else f"scores (ranked by {rule})"
+
+
 def steps(points: dict[str, Figure], title: str) -> None:
     """Draw a share by step, or say that there is none."""
     if any(value.known for value in points.values()):
@@ -146,7 +152,7 @@ def steps(points: dict[str, Figure], title: str) -> None:
 
 
 def near(report: Report) -> None:
-    """Draw the mean risk around the sentence that says it."""
+    """Draw the mean score around the sentence that says it."""
     more = report.get("more")
     raw = more.get("event_aligned") if isinstance(more, dict) else None
     if not isinstance(raw, dict) or not isinstance(raw.get("offset"), list):
@@ -160,7 +166,8 @@ def near(report: Report) -> None:
         ]
         for name, key in groups.items()
     }
-    st.vega_lite_chart(approach(curves), alt="Mean risk by sentences from the one that says it")
+    st.vega_lite_chart(approach(curves), alt="Mean score by sentences from the one that says it")
+    st.text(visible(f"Of {as_ranked(report)}."))
     st.text(told_apart(raw.get("emergence"), dict(curves["acted"])))
 
 
@@ -241,6 +248,7 @@ def calibration(shown: Current, report: Report) -> None:
         if bins:
             points = [(one.foretold, Figure(*vars(one.observed).values())) for one in bins]
             st.vega_lite_chart(reliability(points), alt="Observed share by predicted risk")
+            st.caption("Of the highest risk of each trace before it acts: what its alarm follows.")
         else:
             st.info("Not enough labelled traces of unseen tasks.")
     with right:
@@ -256,6 +264,7 @@ def calibration(shown: Current, report: Report) -> None:
             hide_index=True,
             alt="Calibration figures",
         )
+        st.text(visible(f"Of {as_ranked(report)} before it is said, not of the curve's peaks."))
         st.caption(
             "Risk is a score first: the threshold comes from benign traces, not from this curve. "
             "Points off the dashes mean that risk must not be read as a probability."
