@@ -1,5 +1,7 @@
 """Where probes stand: the figures of their reports, beside the oracle where there is one."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +34,18 @@ def test_a_probe_without_an_oracle_stands_beside_the_text_alone(tmp_path: Path) 
     assert found.within_prompt_auroc == report.figures["within_prompt_auroc"]
     assert found.best_text == report.more["best_text"]
     assert (found.oracle, found.of_oracle, found.oracle_traces) == (None, None, 0)
+
+
+def test_the_rule_is_that_of_the_report_as_all_its_figures_are(tmp_path: Path) -> None:
+    shutil.copytree(DEMO / "traces" / "demo" / "reports", tmp_path / "reports")
+    shutil.copy(DEMO / "traces" / "demo" / "run.json", tmp_path)
+    card = replace(load_probe(DEMO / "probes" / "demo").card, rule="mean:3")
+    assert standing(Store(tmp_path), card).rule == "max"
+    file = tmp_path / "reports" / "demo.json"
+    report = json.loads(file.read_text("utf-8"))
+    del report["rule"]
+    file.write_text(json.dumps(report), "utf-8")
+    assert standing(Store(tmp_path), card).rule == "mean:3"
 
 
 def test_beside_an_oracle_its_share_is_that_of_the_same_traces() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from explorer.conftest import make_run
 from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD
+from explorer.test_explorer_pages import open_page
 from trace_probe.commands.main import app
 from trace_probe.errors import StoreError
 from trace_probe.explorer.chosen import Chosen, look
@@ -23,13 +25,14 @@ from trace_probe.explorer.layers import (
     read_scales,
     write_layers,
 )
-from trace_probe.explorer.layerwise import strength
+from trace_probe.explorer.layerwise import at_layer, strength
 from trace_probe.explorer.loading import load_run
 from trace_probe.explorer.payload import absent, find_marks, payload
 from trace_probe.explorer.reader.component import aligned
 from trace_probe.explorer.rows import build_row, facts_of
 from trace_probe.explorer.words import Detector
-from trace_probe.probing.probe import load_probe
+from trace_probe.probing.probe import SavedProbe, load_probe
+from trace_probe.store import Store
 from trace_probe.trace import Span
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +97,40 @@ def test_layers_of_an_older_probe_are_not_shown(tmp_path: Path) -> None:
     assert run.older_layers(DETECTOR)
     assert run.layers(DETECTOR) == ()
     assert run.layer_rows(DETECTOR, PLANTED[0][0].id) == ()
+
+
+def write_card(run: Path, threshold: float) -> None:
+    file = run.parents[1] / "probes" / DETECTOR / "card.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    card = {"training_tasks": [], "calibration_tasks": [], "layer": 4, "threshold": threshold}
+    file.write_text(json.dumps(card), "utf-8")
+
+
+def test_after_training_anew_it_is_the_report_that_is_old_not_the_layers(traces: Path) -> None:
+    make_run("rich", traces / "run")
+    file = traces / "run" / "reports" / f"{DETECTOR}.json"
+    file.write_text(json.dumps({**REPORT, "threshold": THRESHOLD + 0.1}), "utf-8")
+    write_card(traces / "run", THRESHOLD)
+    run = load_run(traces / "run")
+    assert not run.older_layers(DETECTOR)
+    assert run.older_report(DETECTOR)
+    assert run.layers(DETECTOR) == ()
+    told = "\n".join(one.value for one in open_page("trace", t="early").caption)
+    assert "trace-probe evaluate" in told
+    assert "trace-probe layers" not in told
+
+
+def test_layers_are_older_than_the_card_even_where_the_report_is_too(traces: Path) -> None:
+    make_run("rich", traces / "run")
+    write_card(traces / "run", THRESHOLD + 0.1)
+    run = load_run(traces / "run")
+    assert run.older_layers(DETECTOR)
+    assert run.older_report(DETECTOR)
+    write_card(traces / "run", THRESHOLD)
+    run = load_run(traces / "run")
+    assert not run.older_layers(DETECTOR)
+    assert not run.older_report(DETECTOR)
+    assert [scale.layer for scale in run.layers(DETECTOR)] == list(LAYERS)
 
 
 def test_the_layer_a_detector_reads_is_the_detector(tmp_path: Path) -> None:
@@ -212,6 +249,15 @@ def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(dem
     thresholds = {one["layer"]: one["threshold"] for one in found["layers"]}
     assert thresholds[card.layer] == card.threshold
     assert strength(card, card.layer) == card.C
+
+
+def test_another_layer_keeps_the_promise_of_the_probe(demo: Path) -> None:
+    saved, store = load_probe(demo / "probes" / "demo"), Store(demo / "traces" / "demo")
+    rate, limits = 0.2, {}
+    for promise in ("conformal", "pac"):
+        card = replace(saved.card, promise=promise, target_false_alarm_rate=rate)
+        limits[promise] = at_layer(store, SavedProbe(card, saved.probe), 0).card.threshold
+    assert limits["pac"] > limits["conformal"]
 
 
 def test_show_writes_a_page_that_reaches_nothing(demo: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explorer.planted import DETECTOR, REPORT, THRESHOLD, planted
+from explorer.planted import DETECTOR, REPORT, THRESHOLD, interval, planted
 from explorer.test_explorer_pages import open_page, words
 from trace_probe.explorer.pairing import (
     Pair,
@@ -54,15 +54,16 @@ def names(pairs: list[Pair]) -> list[tuple[str, str]]:
     return [(pair.first.facts.id, pair.second.facts.id) for pair in pairs]
 
 
-def paired_run(path: Path) -> Store:
+def paired_run(path: Path, threshold: float = THRESHOLD, add: float = 0.0) -> Store:
     store = Store.create(path, Manifest(model="organism:rl@0"))
     with store.writing():
         for trace, label, _ in SAMPLES:
             store.add(trace)
             store.add_labels([label])
-        for name, add in ((DETECTOR, 0.0), ("other", -1.0)):
-            store.write_scores(name, {trace.id: row + add for trace, _, row in SAMPLES})
-        store.write_report(DETECTOR, REPORT)
+        for name, more in ((DETECTOR, add), ("other", -1.0)):
+            store.write_scores(name, {trace.id: row + more for trace, _, row in SAMPLES})
+        figures = {"false_alarm_rate": interval(0.01 + add, 0.0, 0.5, 9), "threshold": threshold}
+        store.write_report(DETECTOR, {**REPORT, **figures})
     return store
 
 
@@ -155,6 +156,43 @@ def test_two_runs_are_compared_on_what_they_share(traces: Path) -> None:
     app = open_page("compare", r="run", pair="Run")
     assert not app.exception
     assert "3 pairs" in words(app)
+
+
+def test_one_probe_on_two_runs_has_a_difference_whatever_each_run_says_of_it(traces: Path) -> None:
+    paired_run(traces / "run")
+    paired_run(traces / "second", add=0.25)
+    app = open_page("compare", r="run", pair="Run")
+    assert list(app.dataframe[0].value["B − A"]) == pytest.approx([0.25] * 3)
+    assert "mean difference of peaks, B − A: 0.25" in words(app)
+
+
+def test_probes_of_one_name_at_two_thresholds_have_no_difference(traces: Path) -> None:
+    paired_run(traces / "run")
+    paired_run(traces / "second", threshold=THRESHOLD + 0.1)
+    app = open_page("compare", r="run", pair="Run")
+    assert "B − A" not in app.dataframe[0].value
+    assert "mean difference" not in words(app)
+
+
+def test_both_runs_are_seen_by_the_labels_of_one_labeller(traces: Path) -> None:
+    paired_run(traces / "run")
+    store = paired_run(traces / "second")
+    with store.writing():
+        store.add_labels(
+            Label(trace.id, "human:ada", not label.outcome) for trace, label, _ in SAMPLES
+        )
+    table = open_page("compare", r="run", pair="Run").dataframe[0].value
+    assert list(table["A"]) == list(table["B"])
+
+
+def test_a_run_that_the_labeller_has_not_seen_has_no_outcomes_and_says_so(traces: Path) -> None:
+    store = paired_run(traces / "run")
+    paired_run(traces / "second")
+    with store.writing():
+        store.add_labels(Label(trace.id, "human:ada", True) for trace, _, _ in SAMPLES)
+    app = open_page("compare", r="run", by="human:ada", pair="Run")
+    assert "human:ada has not labelled second, so B has no outcomes." in words(app)
+    assert all(told.startswith("not labelled") for told in app.dataframe[0].value["B"])
 
 
 def test_any_two_traces_can_be_named_by_the_beginning_of_their_ids(traces: Path) -> None:

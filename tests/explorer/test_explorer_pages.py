@@ -334,6 +334,35 @@ def test_about_shows_the_card_of_the_probe(traces: Path) -> None:
     assert CARD in words(open_page("about"))
 
 
+def test_about_says_what_the_threshold_of_the_probe_is_of(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    card = traces.parent / "probes" / DETECTOR / "card.json"
+    card.parent.mkdir(parents=True)
+    said = {
+        "threshold": 0.6,
+        "rule": "mean:3",
+        "ranked_by": "mean:5",
+        "benign_weight": 3.0,
+        "target": "situation",
+        "focus": "last",
+        "promise": "pac",
+    }
+    card.write_text(json.dumps({**json.loads(CARD), **said}), encoding="utf-8")
+    tables = [one.value for one in open_page("about").dataframe]
+    shown = dict(pair for table in tables for pair in zip(*table.values.T, strict=True))
+    assert shown["benign weight"] == "3"
+    del said["benign_weight"]
+    for name, value in said.items():
+        assert shown[name.replace("_", " ")] == str(value)
+
+
+def test_about_calls_risk_what_the_alarm_follows(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    told = "\n".join(one.value for one in open_page("about").markdown)
+    assert "**Risk** of a sentence: what the detector's alarm follows" in told
+    assert "as *ranked by* says" in told
+
+
 def test_tasks_the_probe_has_learned_from_are_told_apart(traces: Path) -> None:
     make_run("planted", traces / "run")
     assert "task held out" not in reader_content(open_page("trace", t="early"))["title"]

@@ -20,6 +20,7 @@ from trace_probe.explorer.heldout import (
 )
 from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.rows import build_row, facts_of
+from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.store import Store
 
 ROWS = [build_row(facts_of(t), label, scores, THRESHOLD) for t, label, scores in PLANTED]
@@ -187,3 +188,45 @@ def test_a_report_of_another_version_loses_parts_not_the_page(traces: Path) -> N
         store.write_report(DETECTOR, {**REPORT, "more": [], "useful_warning": 3, "prefix": None})
     for tab in TABS:
         assert not open_page("metrics", tab=tab).exception
+
+
+@pytest.mark.parametrize(
+    ("ranked_by", "said"), [("max", "ranked by plain scores"), ("mean:5", "ranked by mean:5")]
+)
+def test_what_ranks_is_named_in_the_words_of_the_report(
+    ranked_by: str, said: str, traces: Path
+) -> None:
+    make_run("planted", traces / "run")
+    store = Store(traces / "run")
+    with store.writing():
+        store.write_report(DETECTOR, {**REPORT, "rule": "mean:3", "ranked_by": ranked_by})
+    assert f"alarms follow mean:3 · {said}" in words(open_page("metrics"))
+
+
+@pytest.mark.parametrize(
+    ("ranked_by", "said"), [("max", "plain scores"), ("mean:5", "scores (ranked by mean:5)")]
+)
+def test_what_is_of_ranked_scores_is_told_from_what_the_alarm_follows(
+    ranked_by: str, said: str, traces: Path
+) -> None:
+    make_run("planted", traces / "run")
+    store = Store(traces / "run")
+    near = {"offset": [-1], "positive": [interval(0.5, 0.4, 0.6, 9)], "negative": [], "n": 9}
+    more = {"event_aligned": near, "brier": interval(0.1, 0.0, 0.2, 9)}
+    with store.writing():
+        store.write_report(
+            DETECTOR, {**REPORT, "rule": "mean:3", "ranked_by": ranked_by, "more": more}
+        )
+    drawing_near = words(open_page("metrics", tab="Early warning"))
+    assert "Scores as the words draw near" in drawing_near
+    assert f"Of {said}." in drawing_near
+    assert f"Of {said} before it is said" in words(open_page("metrics", tab="Calibration"))
+
+
+def test_the_confidence_of_a_promise_is_that_of_its_threshold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRACE_PROBE_TRACES", str(Path(__file__).parents[2] / "traces"))
+    app = open_page("metrics", r="demo", tab="False alarms")
+    assert PAC_DELTA == 0.1
+    assert any("pac with 90 % confidence" in caption.value for caption in app.caption)

@@ -25,6 +25,7 @@ class Standing:
     model: str
     probe: str
     rule: str
+    """What the alarms of the report follow; as the card says where the report does not."""
     within_prompt_auroc: Metric | None
     """Before it is said."""
     prev: Metric | None
@@ -66,7 +67,7 @@ def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) 
     found = Standing(
         model=store.manifest.model,
         probe=card.name,
-        rule=card.rule,
+        rule=report.get("rule") or card.rule,
         within_prompt_auroc=_metric(report["within_prompt_auroc"]),
         prev=_metric(report["caught_before_said"]),
         uwr=_metric(report["useful_warning"].get("0")),

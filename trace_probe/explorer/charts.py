@@ -224,7 +224,7 @@ def reliability(bins: Sequence[tuple[float, Figure]]) -> dict[str, Any]:
 
 
 def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> dict[str, Any]:
-    """Return mean risk by sentences from the one that says it, a line and a band a group."""
+    """Return mean scores by sentences from the one that says it, a line and a band a group."""
     values = _points(curves)
     names = list(curves)
     colour = {
@@ -245,7 +245,7 @@ def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> dict[str, An
         "title": "sentences from the one that says it",
         "axis": {"format": "+d", "tickMinStep": 1},
     }
-    y = {"type": "quantitative", "title": "mean risk"}
+    y = {"type": "quantitative", "title": "mean score"}
     return {
         "height": 260,
         "data": {"values": values},

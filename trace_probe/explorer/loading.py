@@ -118,22 +118,36 @@ class Loaded:
     def layers(self, detector: str) -> tuple[LayerScale, ...]:
         """Return the layers on which a detector was trained and scored as well, if it still is it.
 
-        None where they were scored for an older probe of the same name.
+        Empty where they, or the scores that they would stand beside, are of an older probe of the
+        same name.
         """
-        return () if self.older_layers(detector) else _layers(self.path, detector, self.stamp)
+        if self.older_layers(detector) or self.older_report(detector):
+            return ()
+        return _layers(self.path, detector, self.stamp)
 
     def older_layers(self, detector: str) -> bool:
-        """Return whether the kept layers are of another probe than the report."""
-        own, report = self.own_layer(detector), self.report(detector) or {}
+        """Return whether the kept layers are of another probe than the card.
+
+        Than the report, where no card is kept beside the runs.
+        """
+        card = _card(probe_card(self.path, detector), self.stamp)
+        probe = card if "threshold" in card else self.report(detector) or {}
         return any(
-            scale.layer == own and scale.threshold != report.get("threshold")
+            scale.layer == probe.get("layer") and scale.threshold != probe.get("threshold")
             for scale in _layers(self.path, detector, self.stamp)
         )
 
+    def older_report(self, detector: str) -> bool:
+        """Return whether a detector was evaluated before the probe of its name was trained anew."""
+        card = _card(probe_card(self.path, detector), self.stamp)
+        known = card.get("threshold"), calibrated_threshold(self.report(detector))
+        return None not in known and known[0] != known[1]
+
     def layer_rows(self, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
         """Return the scores on a trace of the layers that `layers` returns."""
-        older = self.older_layers(detector)
-        return () if older else _layer_rows(self.path, detector, trace_id, self.stamp)
+        if not self.layers(detector):
+            return ()
+        return _layer_rows(self.path, detector, trace_id, self.stamp)
 
     def oracle(self, trace_id: str) -> tuple[OraclePoint, ...]:
         """Return P(instrumental | prefix) along a trace; nothing where it was not drawn."""
@@ -269,8 +283,8 @@ def _disputed(path: Path, state: Stamp) -> frozenset[str]:
 
 
 @lru_cache(maxsize=16)
-def _splits(card: Path | None, state: Stamp) -> defaultdict[str, Split]:
-    """Return for each task what it was to a probe; *unknown* for all without its card.
+def _card(card: Path | None, state: Stamp) -> dict[str, Any]:
+    """Return what the card of a probe says; nothing without one.
 
     `state` tells one content of the card from another.
 
@@ -279,13 +293,28 @@ def _splits(card: Path | None, state: Stamp) -> defaultdict[str, Split]:
     """
     del state
     if card is None:
+        return {}
+    try:
+        return dict(json.loads(card.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ProbeError(f"{card} is not the card of a probe: train it again") from error
+
+
+@lru_cache(maxsize=16)
+def _splits(card: Path | None, state: Stamp) -> defaultdict[str, Split]:
+    """Return for each task what it was to a probe; *unknown* for all without its card.
+
+    Raises:
+        ProbeError: the card is broken.
+    """
+    raw = _card(card, state)
+    if card is None:
         return defaultdict(lambda: "unknown")
     try:
-        raw = json.loads(card.read_text(encoding="utf-8"))
         found: defaultdict[str, Split] = defaultdict(lambda: "held out")
         found |= {task: "calibrated on" for task in raw["calibration_tasks"]}
         found |= {task: "trained on" for task in raw["training_tasks"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ProbeError(f"{card} is not the card of a probe: train it again") from error
     return found
 

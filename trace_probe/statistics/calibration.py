@@ -15,6 +15,8 @@ from trace_probe.errors import NotEnoughData
 
 Promise = Literal["conformal", "pac"]
 """What holds on average over calibration sets, or for this one with high probability."""
+PAC_DELTA = 0.1
+"""The probability with which the promise of a PAC threshold may fail."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Thres
     return Threshold(_above(ordered[n - 1 - allowed]), rate, honest, n, "conformal", note)
 
 
-def pac_threshold(maxima: NDArray[np.floating[Any]], rate: float, delta: float = 0.1) -> Threshold:
+def pac_threshold(
+    maxima: NDArray[np.floating[Any]], rate: float, delta: float = PAC_DELTA
+) -> Threshold:
     """Set a threshold whose true rate is at most `honest_rate` with probability ``1 - delta``.
 
     The probability is over calibration sets, so the promise holds for this very threshold. With

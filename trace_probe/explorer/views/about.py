@@ -14,8 +14,9 @@ from trace_probe.model.checkpoint import organism_path
 from trace_probe.visible import snippet, visible
 
 DEFINITIONS = """
-- **Risk** of a sentence: the detector's score once the model has written it. Later text plays
-  no part.
+- **Risk** of a sentence: what the detector's alarm follows once the model has written it. By the
+  rule *max* that is the sentence's score, by any other what the rule makes of the scores so far.
+  Later text plays no part.
 - **Running risk**: the highest so far. It is the line; the bars are the sentences.
 - **Alarm** ▲: the first sentence of the reasoning whose risk reaches the threshold. It is known at
   the last token of that sentence. The answer raises none; its bars are pale.
@@ -28,8 +29,9 @@ DEFINITIONS = """
 - **Quiet**: done, never said, and yet an alarm.
 - **Disagree**: one labeller calls the trace instrumental, another harmless.
 - **Threshold**: set so that a chosen share of whole *benign* traces raises a false alarm.
-- **Within-prompt AUROC**: how well the detector tells samples of *one* prompt apart; what only
-  knows the task scores 0.5.
+- **Within-prompt AUROC**: how well the detector's scores tell samples of *one* prompt apart, plain
+  or as *ranked by* says, which need not be what the alarm follows. What only knows the task
+  scores 0.5.
 - **Hatched** or blank: no score was computed there. That is not a score of 0.
 """
 
@@ -52,6 +54,12 @@ CARD_FIELDS = (
     "rows",
     "pooling",
     "labeller",
+    "target",
+    "focus",
+    "benign_weight",
+    "rule",
+    "ranked_by",
+    "promise",
     "threshold",
     "target_false_alarm_rate",
     "honest_false_alarm_rate",

@@ -55,6 +55,13 @@ class Side:
         parts = f"{self.run.name} · condition {facts.condition} · sample {facts.sample}"
         return visible(f"{parts} · {row.outcome}{seen_by}")
 
+    def scored_as(self, other: "Side") -> bool:
+        """Return whether peaks of both are on one scale: one detector, at one threshold."""
+        if self.detector is None or other.detector is None:
+            return self.detector is other.detector
+        mine, its = self.detector, other.detector
+        return (mine.name, mine.threshold) == (its.name, its.threshold)
+
 
 def adopt() -> None:
     """Set the widgets to what a link asks for."""
@@ -87,7 +94,10 @@ def pairs_of(shown: Current, kind: str) -> tuple[list[Pair], Side, Side]:
 
 
 def other_run(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
-    """Let the reader choose another run; the same detector if it has scored that one too."""
+    """Let the reader choose another run; the same detector and labeller if it has them too.
+
+    Without the labeller its traces count as unlabelled: outcomes of two labellers do not compare.
+    """
     names = [name for name in runs() if name != shown.run.name]
     if not names:
         return [], here, here
@@ -99,10 +109,12 @@ def other_run(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
         wanted = None if shown.detector is None else shown.detector.name
         name = wanted if wanted in run.detectors else next(iter(run.detectors), None)
         detector = None if name is None else run.detector(name)
-        rows = run.rows(detector)
+        rows = run.rows(detector, shown.labeller)
     except TraceProbeError as error:
         problem("The other run cannot be read", str(error))
         end_page()
+    if shown.labeller is not None and shown.labeller not in run.labellers:
+        st.text(visible(f"{shown.labeller} has not labelled {run.name}, so B has no outcomes."))
     return across(shown.rows, rows), here, Side(run, detector)
 
 
@@ -257,7 +269,7 @@ pairs.sort(
         pair.first.outcome == pair.second.outcome,
     )
 )
-comparable = sides[0].detector == sides[1].detector
+comparable = sides[0].scored_as(sides[1])
 st.text(visible(summary(pairs, comparable=comparable)))
 pair = choose_pair(pairs, kind, comparable=comparable)
 link |= {"a": pair.first.facts.id, "b": pair.second.facts.id}

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from trace_probe.evaluation.report import ranked_as
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import (
     CHANCE,
@@ -43,10 +44,10 @@ from trace_probe.explorer.heldout import reliability as bins_of
 from trace_probe.explorer.heldout import trade_off as trade_off_of
 from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.words import alarm_share
+from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
-FOLLOWED = {"rule": "alarms follow", "ranked_by": "ranked by"}
 Report = dict[str, Any]
 
 
@@ -80,8 +81,11 @@ def facts(report: Report) -> None:
         f"labels by {report.get('labeller', 'unknown')}",
         "text only" if report.get("layer") is None else f"layer {report['layer']}",
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
-        *(f"{verb} {report[key]}" for key, verb in FOLLOWED.items() if report.get(key)),
     ]
+    if report.get("rule"):
+        parts.append(f"alarms follow {report['rule']}")
+    if report.get("ranked_by"):
+        parts.append(f"ranked by {ranked_as(report['ranked_by'])}")
     st.text(visible(" · ".join(parts)))
 
 
@@ -118,7 +122,7 @@ def early_warning(shown: Current, report: Report) -> None:
             st.text(f"{words}, on tasks that the detector did not learn from.")
         else:
             st.text("No lead: it takes an alarm, and a label of where it was said or done.")
-        st.subheader("Risk as the words draw near")
+        st.subheader("Scores as the words draw near")
         near(report)
     with right:
         st.subheader("At least so many sentences before the action")
@@ -133,6 +137,12 @@ def early_warning(shown: Current, report: Report) -> None:
         steps(named, "of the reasoning read")
 
 
+def as_ranked(report: Report) -> str:
+    """Return what is made of the scores where traces are ranked; risk is what alarms follow."""
+    rule = report.get("ranked_by") or "max"
+    return ranked_as(rule) if rule == "max" else f"scores (ranked by {rule})"
+
+
 def steps(points: dict[str, Figure], title: str) -> None:
     """Draw a share by step, or say that there is none."""
     if any(value.known for value in points.values()):
@@ -142,7 +152,7 @@ def steps(points: dict[str, Figure], title: str) -> None:
 
 
 def near(report: Report) -> None:
-    """Draw the mean risk around the sentence that says it."""
+    """Draw the mean score around the sentence that says it."""
     more = report.get("more")
     raw = more.get("event_aligned") if isinstance(more, dict) else None
     if not isinstance(raw, dict) or not isinstance(raw.get("offset"), list):
@@ -156,7 +166,8 @@ def near(report: Report) -> None:
         ]
         for name, key in groups.items()
     }
-    st.vega_lite_chart(approach(curves), alt="Mean risk by sentences from the one that says it")
+    st.vega_lite_chart(approach(curves), alt="Mean score by sentences from the one that says it")
+    st.text(visible(f"Of {as_ranked(report)}."))
     st.text(told_apart(raw.get("emergence"), dict(curves["acted"])))
 
 
@@ -219,7 +230,8 @@ def promised(report: Report) -> None:
         st.dataframe(rows, hide_index=True, alt="What is caught at several false-alarm rates")
         st.caption(
             "Aim: the false-alarm rate wished for. Promise: what the benign traces at hand can "
-            "vouch for; conformal holds on average, pac with 95 % confidence. Brackets: 95 %."
+            "vouch for; conformal holds on average, pac with "
+            f"{100 * (1 - PAC_DELTA):.0f} % confidence. Brackets: 95 %."
         )
     else:
         st.text("This report does not hold it: evaluate again.")
@@ -236,6 +248,7 @@ def calibration(shown: Current, report: Report) -> None:
         if bins:
             points = [(one.foretold, Figure(*vars(one.observed).values())) for one in bins]
             st.vega_lite_chart(reliability(points), alt="Observed share by predicted risk")
+            st.caption("Of the highest risk of each trace before it acts: what its alarm follows.")
         else:
             st.info("Not enough labelled traces of unseen tasks.")
     with right:
@@ -251,6 +264,7 @@ def calibration(shown: Current, report: Report) -> None:
             hide_index=True,
             alt="Calibration figures",
         )
+        st.text(visible(f"Of {as_ranked(report)} before it is said, not of the curve's peaks."))
         st.caption(
             "Risk is a score first: the threshold comes from benign traces, not from this curve. "
             "Points off the dashes mean that risk must not be read as a probability."

@@ -23,6 +23,7 @@ from trace_probe.explorer.current import (
     problem,
 )
 from trace_probe.explorer.links import VIEWS, open_trace
+from trace_probe.explorer.loading import Loaded
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
 from trace_probe.explorer.reader.page import page
@@ -89,14 +90,22 @@ def toolbar(shown: Current, trace_id: str, order: list[str]) -> str:
     return str(view)
 
 
+def say_older(run: Loaded, detector: str) -> None:
+    """Say which of what is kept is of an older probe than the one that now has its name."""
+    if run.older_report(detector):
+        st.caption("Scores and report are of an older probe: run `trace-probe evaluate` again.")
+    if run.older_layers(detector):
+        st.caption("The layers kept here are of an older probe: run `trace-probe layers` again.")
+
+
 def layer_box(shown: Current) -> None:
     """Offer the layers that were scored; no choice is the layer that the detector reads."""
     scored = () if shown.detector is None else shown.run.layers(shown.detector.name)
     layers = [scale.layer for scale in scored]
     if own_layer() not in layers:
         st.session_state[LAYER_KEY] = None
-    if shown.detector is not None and shown.run.older_layers(shown.detector.name):
-        st.caption("The layers kept here are of an older probe: run `trace-probe layers` again.")
+    if shown.detector is not None:
+        say_older(shown.run, shown.detector.name)
     if len(layers) < 2 or shown.detector is None:
         return
     own = shown.run.own_layer(shown.detector.name)
