@@ -32,8 +32,7 @@ from trace_probe.probing.sweep import Cell, Grid, LayerSweeper, choose
 from trace_probe.statistics.calibration import (
     Promise,
     Threshold,
-    conformal_threshold,
-    pac_threshold,
+    promised_threshold,
 )
 from trace_probe.statistics.metrics import Scores, trace_maxima
 from trace_probe.statistics.rules import parse_rule, statistics
@@ -89,8 +88,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
     scores = statistics(probe_scores(probe, calibration, recipe.layer), made.rule)
     ids = [trace.id for trace in build_panel(calibration, learned).calibration]
-    set_threshold = conformal_threshold if promise == "conformal" else pac_threshold
-    threshold = set_threshold(trace_maxima(scores, ids), target_rate)
+    threshold = promised_threshold(trace_maxima(scores, ids), target_rate, promise)
     card = _card(store, corpus, split, made, threshold, figures)
     return SavedProbe(replace(card, name=name or card.name), probe)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
-from trace_probe.monitor.calibrated import Promise, level, threshold
+from trace_probe.monitor.calibrated import level, threshold
 from trace_probe.monitor.drift import check_levels
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.recording.record import new_manifest, record
-from trace_probe.statistics.calibration import Threshold
+from trace_probe.statistics.calibration import Promise, Threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
 from trace_probe.statistics.rules import DEFAULT_RULES, parse_rule, statistics
 from trace_probe.store import Store

@@ -116,11 +116,12 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
     points = points_of(one for trace in asked.traces for one in drawn[trace.id])
     rule, ranked_by = (parse_rule(card.rule), parse_rule(card.ranked_by)) if card else (MAX, MAX)
     read = {name: statistics(scores, ranked_by) for name, scores in detectors.items()}
+    own = None if card is None else card.name
     flat = _carried(at_prompt(points, asked.traces), cohort)
     held = {PROMPT: [flat]}
     maxima = {PROMPT: flat}
     for name, scores in detectors.items():
-        ways = [read[name]] if card and name == card.name else [read[name], scores]
+        ways = [read[name]] if name == own else [read[name], scores]
         held[name] = [scores_held(score_rows(cohort, way)) for way in ways]
         maxima[name] = running_maxima(score_rows(cohort, statistics(scores, rule)))
     known = _known(asked.known(), points, cohort)
@@ -133,9 +134,7 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
         auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
         caught=_alarmed(cohort, known, maxima, moments, weights, false_alarms),
         as_estimator={
-            name: as_estimator(
-                asked.traces, points, read[name] if card and name == card.name else scores
-            )
+            name: as_estimator(asked.traces, points, read[name] if name == own else scores)
             for name, scores in detectors.items()
         },
     )

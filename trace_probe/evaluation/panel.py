@@ -150,8 +150,9 @@ def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[
 
     A detector that is to be beaten is not to suffer from a rule chosen for another.
     """
-    both = [ranking(runs, each, weights) for each in (panel, replace(panel, ranked_by=MAX))]
-    return max(both, key=lambda found: np.nan_to_num(found["within"][0], nan=-1.0))
+    rules = dict.fromkeys((panel.ranked_by, MAX))
+    found = [ranking(runs, replace(panel, ranked_by=rule), weights) for rule in rules]
+    return max(found, key=lambda one: np.nan_to_num(one["within"][0], nan=-1.0))
 
 
 def rank(

@@ -21,7 +21,7 @@ from trace_probe.probing.probe import (
     fit_dataset,
     probe_scores,
 )
-from trace_probe.statistics.calibration import conformal_threshold, pac_threshold
+from trace_probe.statistics.calibration import promised_threshold
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.store import Store
 
@@ -64,8 +64,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     held = corpus.only(card.calibration_tasks)
     ids = [trace.id for trace in build_panel(held, learned).calibration]
     maxima = trace_maxima(saved.alarm_statistics(probe_scores(probe, held, layer)), ids)
-    set_threshold = conformal_threshold if card.promise == "conformal" else pac_threshold
-    threshold = set_threshold(maxima, card.target_false_alarm_rate)
+    threshold = promised_threshold(maxima, card.target_false_alarm_rate, card.promise)
     return SavedProbe(replace(card, layer=layer, C=recipe.C, threshold=threshold.value), probe)
 
 

@@ -7,21 +7,20 @@ calibrated on, with what the scores of harmless traces looked like then (see `dr
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.files import load_json, write_json
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.statistics.calibration import Threshold, conformal_threshold, pac_threshold
+from trace_probe.statistics.calibration import Promise, Threshold, promised_threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
 from trace_probe.statistics.rules import Rule, parse_rule, statistics
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import score_run
 
-Promise = Literal["conformal", "pac"]
 FILE = "alarms.json"
 
 
@@ -122,7 +121,7 @@ def threshold(
 ) -> Threshold:
     """Return the threshold of a rule on the maxima of its statistic over whole traces."""
     maxima = trace_maxima(statistics({i: scores[i] for i in ids}, parse_rule(rule)), ids)
-    return (conformal_threshold if promise == "conformal" else pac_threshold)(maxima, rate)
+    return promised_threshold(maxima, rate, promise)
 
 
 def _harmless(store: Store, saved: SavedProbe) -> list[Trace]:

@@ -35,6 +35,17 @@ class Threshold:
     """What is to be said beside the rate; empty if nothing is."""
 
 
+def promised_threshold(
+    maxima: NDArray[np.floating[Any]], rate: float, promise: Promise
+) -> Threshold:
+    """Set a threshold on (trace,) maxima by a promise; see the function of each.
+
+    Raises:
+        NotEnoughData: there is no harmless trace that was scored.
+    """
+    return (conformal_threshold if promise == "conformal" else pac_threshold)(maxima, rate)
+
+
 def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Threshold:
     """Set a threshold by split conformal prediction on the maxima of harmless traces.
 
