@@ -58,7 +58,8 @@ def attend(
     groups, shared = key.shape[1], heads // key.shape[1]
     scaling, softcap = settings.get("scaling") or width**-0.5, settings.get("softcap")
     queries = (query * scaling).reshape(batch, groups, shared * count, width)
-    top = query.new_full((*queries.shape[:3], 1), torch.finfo(torch.float32).min).float()
+    lowest = torch.finfo(torch.float32).min
+    top = query.new_full((*queries.shape[:3], 1), lowest, dtype=torch.float32)
     total, out = torch.zeros_like(top), top.new_zeros(*queries.shape[:3], value.shape[-1])
     for start in range(0, key.shape[2], KEYS):
         block = slice(start, start + KEYS)
