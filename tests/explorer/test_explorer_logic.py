@@ -23,7 +23,7 @@ from explorer.planted import (
     planted,
     planted_run,
 )
-from trace_probe.bench.picture import choose
+from benchmarks.picture import choose
 from trace_probe.errors import StoreError
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
 from trace_probe.explorer.launch import SETTINGS, command
