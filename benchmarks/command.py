@@ -26,7 +26,7 @@ def run(
         arguments: Words of the command line; those of this process by default.
     """
     summary = (measure.__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog=f"python -m {_name(plan)}", description=summary)
+    parser = argparse.ArgumentParser(prog=f"python -m {_name(measure)}", description=summary)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     for field in fields(plan):
         option, known = f"--{field.name.replace('_', '-')}", f"default: {_written(field.default)}"
@@ -38,10 +38,10 @@ def run(
     sys.stdout.write(f"{shown}\n")
 
 
-def _name(plan: type[Any]) -> str:
-    """Return the module of a plan, also where it runs as the main module."""
-    spec = getattr(sys.modules[plan.__module__], "__spec__", None)
-    return spec.name if spec else plan.__module__
+def _name(measure: Callable[..., Any]) -> str:
+    """Return the module of a benchmark, also where it runs as the main module."""
+    spec = sys.modules[measure.__module__].__spec__
+    return spec.name if spec else measure.__module__
 
 
 def _written(value: object) -> str:

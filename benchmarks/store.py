@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import run
-from trace_probe.activations import Activations, pooled_spans
 from benchmarks.spread import Spread
+from trace_probe.activations import Activations, pooled_spans
 from trace_probe.labels import Label
 from trace_probe.storage.tensors import Values, as_bytes
 from trace_probe.store import Manifest, Store
