@@ -28,6 +28,7 @@ from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, failure, fingerprint, known_as, locate
 from trace_probe.model.drawing import NotedDraws, draws
 from trace_probe.model.fidelity import checked_replay
+from trace_probe.model.threads import PROCESS
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -307,6 +308,8 @@ def load_model(
 
     The default is bfloat16 on a GPU and float32 without one. A `device_map` as accelerate has
     it (``auto``, ``balanced``, or module names to devices) spreads the blocks over devices.
+    While a process has only tiny models it computes on one thread, unless OMP_NUM_THREADS or
+    `torch.set_num_threads` says otherwise.
 
     Raises:
         ModelError: it cannot be found or loaded, or has no chat template.
@@ -331,6 +334,7 @@ def load_model(
         raise ModelError(failure(name, place, error)) from error
     if report["missing_keys"]:
         raise ModelError(f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}")
+    PROCESS.make_room_for(network)
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     placed = network if device_map else network.to(device)
     return Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")
