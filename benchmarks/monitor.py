@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.bench.spread import Spread
+from benchmarks.command import run
+from benchmarks.spread import Spread
 from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.local import Model, load_model
 from trace_probe.monitor.live import Monitor
@@ -189,3 +190,7 @@ def format_monitor(found: MonitorBench) -> str:
         shown = f" {more.median:9.1%}  {more.lowest:.1%} to {more.highest:.1%}" if more else ""
         rows.append(f"{name:20} {each:11.3f}{shown}")
     return "\n".join([head, *rows])
+
+
+if __name__ == "__main__":
+    run(MonitorPlan, bench_monitor, format_monitor)
