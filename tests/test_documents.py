@@ -170,8 +170,8 @@ def test_models_are_loaded_in_one_room_and_every_load_forbids_their_code() -> No
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func).rpartition(".")[2]
                 if called in LOADS | TRAINERS:
-                    said = {one.arg: ast.unparse(one.value) for one in node.keywords}
-                    assert said.get("trust_remote_code") == "False", f"{name}:{node.lineno}"
+                    given = {one.arg: ast.unparse(one.value) for one in node.keywords}
+                    assert given.get("trust_remote_code") == "False", f"{name}:{node.lineno}"
                     rooms |= {name} if called in LOADS else set()
                     loads += 1
     assert rooms == {"trace_probe/model/loading.py"}

@@ -81,7 +81,12 @@ def test_no_load_runs_code_or_asks(
     hostile: Path, tmp_path: Path, load: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("builtins.input", lambda *text: (asked.append(text), "y")[1])
+
+    def yes(*text: object) -> str:
+        asked.append(text)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", yes)
     tokens = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
     edit(hostile / "tokenizer_config.json", **tokens)
     with pytest.raises(ModelError, match="needs code of its own, which is never run"):
