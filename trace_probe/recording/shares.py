@@ -15,7 +15,7 @@ from trace_probe.activations import Pooling
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
-from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.plan import RecordReport, resumed_dtype
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
 
@@ -169,7 +169,8 @@ def _open(recording: Recording) -> "tuple[Model, Store]":
     from trace_probe.recording.record import new_manifest
 
     one, of = recording, recording.weights
-    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
+    dtype = resumed_dtype(of.dtype, one.run)
+    where = {"device": of.device, "dtype": dtype, "revision": of.revision}
     model = load_through(of.backend, of.name, **where, device_map=of.device_map)
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
