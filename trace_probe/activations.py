@@ -1,7 +1,7 @@
 """What a model held in its residual stream while it read, thought and said."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,28 @@ from numpy.typing import NDArray
 from trace_probe.errors import ProbeError, TraceError
 from trace_probe.trace import Span, Trace
 
-Pooling = Literal["mean", "last", "max"]
+Pooling = Literal["last", "mean", "max"]
+"""How the tokens of a span become one vector: its last token, their mean, or the highest value of
+each coordinate."""
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+ALL_POOLINGS = "+".join(POOLINGS)
+"""What is recorded unless something else is asked for."""
+
+
+def parse_poolings(text: str) -> tuple[Pooling, ...]:
+    """Return the poolings that a text such as ``last+mean`` names, in its order.
+
+    Raises:
+        ProbeError: it names none, one that does not exist, or one twice.
+    """
+    names = text.split("+")
+    known = [pooling for name in names for pooling in POOLINGS if pooling == name]
+    if len(known) < len(names) or len(set(names)) < len(names):
+        raise ProbeError(
+            f"{text!r} is not a pooling: use {', '.join(POOLINGS)}, or several joined by +, "
+            f"such as {ALL_POOLINGS}"
+        )
+    return tuple(known)
 
 
 @dataclass(frozen=True)
@@ -32,11 +53,13 @@ class Activations:
     """
 
     values: NDArray[np.floating]
-    """(layer, row, d_model), in the order of `layers` and `spans`."""
+    """(layer, row, width), in the order of `layers` and `spans`. A row holds the poolings of its
+    tokens side by side, each d_model wide, in the order in which `pooling` names them."""
     layers: tuple[int, ...]
     spans: tuple[Span, ...]
     """The tokens of each row: first the last prompt token, then the sentences of the trace."""
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
+    """``last``, ``mean``, ``max``, or several joined by ``+``."""
     tokens: NDArray[np.floating] | None = None
     """(layer, token, d_model): each token from the first row on, where raw tokens are wanted."""
     fidelity: Fidelity | None = None
@@ -62,7 +85,7 @@ class Activations:
         return max(span.stop for span in self.spans) - self.spans[0].start if self.spans else 0
 
     def at(self, layer: int) -> NDArray[np.floating]:
-        """Return (row, d_model) of one layer.
+        """Return (row, width) of one layer.
 
         Raises:
             ProbeError: the layer was not recorded.

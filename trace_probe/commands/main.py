@@ -116,7 +116,7 @@ def record(
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
     backend: Backend = "hooks",
     tolerance: Tolerance = None,

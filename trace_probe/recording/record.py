@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import Activations, Pooling, pooled_spans
+from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
@@ -43,12 +43,13 @@ def new_manifest(
     *,
     layers: Sequence[int] | None = None,
     tasks: str = "",
-    pooling: Pooling = "mean",
+    pooling: str = ALL_POOLINGS,
 ) -> Manifest:
     """Return the manifest of a run of this model; `layers` None means `default_layers`.
 
-    `tasks` says where the tasks came from. No layers at all records text only. Replace
-    `raw_tokens` to keep every token.
+    `pooling` says how the tokens of a sentence become its row: ``last``, ``mean``, ``max``, or
+    several joined by ``+``. `tasks` says where the tasks came from. No layers at all records
+    text only. Replace `raw_tokens` to keep every token.
     """
     return Manifest(
         model=model.name,

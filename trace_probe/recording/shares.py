@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import Pooling
+from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
@@ -72,7 +72,7 @@ class Recording:
     max_new_tokens: int | None = None
     """None means 4096, or half of the model's context if that is less."""
     batch_size: int = 32
-    pooling: Pooling = "mean"
+    pooling: str = ALL_POOLINGS
     raw_tokens: bool = False
     tolerance: float | None = None
     """Most by which a replay may be off; None means by precision."""
