@@ -13,6 +13,7 @@ from trace_probe.errors import ProbeError
 from trace_probe.probing.dataset import Corpus, build_dataset
 from trace_probe.probing.features import (
     FEATURES,
+    Feature,
     check_features,
     default_features,
     feature_rows,
@@ -105,7 +106,7 @@ def test_before_any_reasoning_a_feature_is_the_row_of_the_prompt() -> None:
     spans = prompt_span, answer, Span(answer.stop, thought.stop, "reasoning"), end
     first = replace(trace, spans=spans, sentences=(answer, *trace.sentences[1:]))
     zero = np.zeros(1, dtype=int)
-    running = ("running-mean", "running-max")
+    running: tuple[Feature, ...] = ("running-mean", "running-max")
     rows = feature_rows(matrix_of([first]), [first], (1,), running, zero, zero)
     prompt = tokens_of(first)[0, first.prompt_stop - 1]
     np.testing.assert_allclose(rows[0], np.concatenate([prompt, prompt]), atol=1e-6)
@@ -216,7 +217,7 @@ def test_a_probe_of_before_there_were_features_scores_as_it_did(tmp_path: Path) 
     for trace in corpus.traces[:5]:
         first = corpus.matrix.start[corpus.traces.index(trace)] + 1  # type: ignore[union-attr]
         rows = corpus.matrix.at(3)[first : first + 8]  # type: ignore[union-attr]
-        expected = rows @ saved.probe.coef_ + saved.probe.intercept_
+        expected = rows @ saved.probe.coef_[0] + saved.probe.intercept_
         np.testing.assert_allclose(old.scores(corpus)[trace.id][:8], expected, atol=1e-4)
 
 
@@ -225,7 +226,7 @@ def test_the_direction_of_a_probe_is_how_its_score_grows_when_the_thought_moves(
 
     trace, rng = thinking_trace(), np.random.default_rng(3)
     probe = LinearProbe()
-    probe.coef_, probe.intercept_ = rng.normal(size=len(FEATURES) * WIDTH), 0.0
+    probe.coef_, probe.intercept_ = rng.normal(size=(1, len(FEATURES) * WIDTH)), np.zeros(1)
     card = ProbeCard(
         name="p", model="m", tokenizer="t", layers=(1,), d_model=WIDTH, features=FEATURES,
         rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,

@@ -85,7 +85,7 @@ def tested(saved: SavedProbe, rows: Rows, layer: int) -> tuple[Direction, Direct
     if layer in saved.card.layers:
         along = saved.direction(layer)
     else:
-        along = np.asarray(_fit(saved.card, rows, rows.acted).coef_, np.float64)
+        along = np.asarray(_fit(saved.card, rows, rows.acted).coef_[0], np.float64)
     means = rows.X[rows.acted].mean(axis=0) - rows.X[~rows.acted].mean(axis=0)
     return (
         Direction(saved.card.name, "probe", _unit(along)),
@@ -115,7 +115,7 @@ def unrelated_directions(card: ProbeCard, rows: Rows, count: int) -> list[Direct
             found.append((name, mask))
         if len(found) == count:
             return [
-                Direction(name, "unrelated", _unit(_fit(card, rows, mask).coef_))
+                Direction(name, "unrelated", _unit(_fit(card, rows, mask).coef_[0]))
                 for name, mask in found
             ]
     raise NotEnoughData(
