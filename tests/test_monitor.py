@@ -52,7 +52,7 @@ def bulk_scores(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
 
     layer, how = saved.card.layer, capture.Reading(saved.card.pooling)
     (read,) = model.replay([trace.token_ids], [pooled_spans(trace)], (layer,), how)
-    matrix = ActivationMatrix(read.values, (layer,), np.array([0]))
+    matrix = ActivationMatrix(read.values, (layer,), np.array([0]), how.pooling)
     return probe_scores(saved.probe, Corpus((trace,), {}, matrix), saved.card.recipe)[trace.id]
 
 

@@ -37,10 +37,12 @@ def parse_poolings(text: str) -> tuple[Pooling, ...]:
 class Fidelity:
     """How far reading a trace again was from what can be compared with it."""
 
-    against: Literal["log-probabilities", "second-pass"]
-    """Those noted while the trace was written, or its activations read once more otherwise."""
+    against: Literal["log-probabilities", "second-pass", "recorded-rows"]
+    """Those noted while the trace was written; its activations read once more in another way; or
+    those that another run holds of it."""
     error: float
-    """Root mean square over tokens, in nats; or greatest difference over greatest value."""
+    """Of log-probabilities the root mean square over tokens, in nats; else the greatest
+    difference as a share of the greatest value of the layer."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,23 @@ class Activations:
                 f"raw activations of shape {raw.shape} do not fit {len(self.layers)} layers "
                 f"and {self.reach} tokens"
             )
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """Return the poolings of a row, in the order in which they lie in it."""
+        return parse_poolings(self.pooling)
+
+    def part(self, layer: int, pooling: Pooling) -> NDArray[np.floating]:
+        """Return (row, d_model) of one pooling of a layer, without copying it.
+
+        Raises:
+            ProbeError: the layer or the pooling was not recorded.
+        """
+        if pooling not in self.poolings:
+            raise ProbeError(f"{pooling} was not recorded; there is {self.pooling}: recapture it")
+        rows, place = self.at(layer), self.poolings.index(pooling)
+        width = rows.shape[1] // len(self.poolings)
+        return rows[:, place * width : (place + 1) * width]
 
     @property
     def reach(self) -> int:

@@ -163,14 +163,19 @@ class Recorder:
         return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
 
 
+def load_weights(of: Weights) -> "Model":
+    """Load the model that some weights name."""
+    from trace_probe.model.bridge import load_through
+
+    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
+    return load_through(of.backend, of.name, **where, device_map=of.device_map)
+
+
 def _open(recording: Recording) -> "tuple[Model, Store]":
     """Load the model and make the run, or open it."""
-    from trace_probe.model.bridge import load_through
     from trace_probe.recording.record import new_manifest
 
-    one, of = recording, recording.weights
-    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
-    model = load_through(of.backend, of.name, **where, device_map=of.device_map)
+    one, model = recording, load_weights(recording.weights)
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)

@@ -107,6 +107,7 @@ def _trace(raw: dict[str, Any]) -> Trace:
             "token_ids": tuple(raw["token_ids"]),
             "spans": tuple(Span(**span) for span in raw["spans"]),
             "sentences": tuple(Span(**span) for span in raw["sentences"]),
+            "uncertainty": tuple(tuple(row) for row in raw.get("uncertainty", ())),
         }
     )
 
