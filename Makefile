@@ -17,4 +17,4 @@ app:
 	streamlit run app.py
 
 picture:
-	python -m trace_probe.bench.picture notebooks/trace.png
+	python -m benchmarks.picture notebooks/trace.png

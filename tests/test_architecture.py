@@ -1,4 +1,4 @@
-"""Data flows one way, heavy packages have one home, and nothing grows past reading."""
+"""Data flows one way, heavy packages have one home, and modules can be read at once."""
 
 import ast
 import re
@@ -19,16 +19,16 @@ PIPELINE = (
     *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "interop", "model", "recording", "labelling"),
     *("probing", "evaluation", "training", "monitor", "serving", "emergence"),
-    *("organism", "study", "demo", "explorer", "bench", "doctor", "commands"),
+    *("organism", "study", "demo", "explorer", "doctor", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""
 
 HOMES = {
-    "torch": ("model", "organism", "monitor.stopping"),
+    "torch": ("model", "organism", "monitor.stopping", "probing.mlp"),
     "transformers": ("model", "organism", "monitor.stopping"),
     "trl": ("organism",),
     "transformer_lens": ("model",),
-    "openai": ("model.endpoint", "bench.serve"),
+    "openai": ("model.endpoint",),
     "fastapi": ("serving",),
     "uvicorn": ("serving",),
     "prometheus_client": ("serving",),
@@ -96,6 +96,11 @@ def test_data_flows_one_way() -> None:
     assert not against
 
 
+def test_the_packages_are_described_in_the_order_of_the_data() -> None:
+    rows = re.findall(r"^\| (`.*`) \|", (ROOT / "docs/structure.md").read_text("utf-8"), re.M)
+    assert re.findall(r"`(\w+)`", " ".join(rows)) == list(PIPELINE)
+
+
 def test_heavy_packages_are_imported_at_home_only() -> None:
     strays = [
         f"{name} imports {package}"
@@ -140,7 +145,7 @@ def test_modules_and_functions_can_be_read_at_once() -> None:
     long = [
         f"{name}: {lines} lines"
         for name, file in modules().items()
-        if (lines := len(file.read_text("utf-8").splitlines())) > 400
+        if (lines := len(file.read_text("utf-8").splitlines())) > 500
     ]
     for name, tree in trees().items():
         for node in ast.walk(tree):
@@ -166,7 +171,7 @@ def written_lines(source: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in found if re.search(r"\w", line)]
 
 
-def repeated(sources: dict[str, str], run: int = 6) -> list[str]:
+def repeated(sources: dict[str, str], run: int = 9) -> list[str]:
     """Return the places where so many lines on end stand that stand somewhere before."""
     first: dict[tuple[str, ...], str] = {}
     found = []
@@ -181,7 +186,7 @@ def repeated(sources: dict[str, str], run: int = 6) -> list[str]:
 
 def test_nothing_is_written_twice() -> None:
     assert not repeated({name: file.read_text("utf-8") for name, file in modules().items()})
-    once = "def add(a, b):\n    " + "\n    ".join(f"a{n} = b{n} + 1" for n in range(6))
+    once = "def add(a, b):\n    " + "\n    ".join(f"a{n} = b{n} + 1" for n in range(9))
     assert repeated({"one": once, "two": once.replace("add", "sum")}) == ["two:2 repeats one:2"]
 
 

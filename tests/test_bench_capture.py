@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trace_probe.bench.capture import (
+from benchmarks.capture import (
     CaptureBench,
     CapturePlan,
     bench_capture,
@@ -57,7 +57,7 @@ def test_all_that_was_measured_is_printed(bench: CaptureBench) -> None:
 def test_both_ways_read_the_same_activations() -> None:
     import numpy as np
 
-    from trace_probe.bench.capture import made_up
+    from benchmarks.capture import made_up
     from trace_probe.model.blocks import HookedBlocks
     from trace_probe.model.bridge import bridged_blocks
     from trace_probe.model.capture import Reading, replay

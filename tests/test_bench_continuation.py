@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_probe.bench.continuation import (
+from benchmarks.continuation import (
     SHARED,
     TEXT,
     ContinuationBench,

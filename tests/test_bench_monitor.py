@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trace_probe.bench import monitor
-from trace_probe.bench.monitor import BARE, EIGHT, ONE, MonitorPlan, bench_monitor, format_monitor
+from benchmarks import monitor
+from benchmarks.monitor import BARE, EIGHT, ONE, MonitorPlan, bench_monitor, format_monitor
 from trace_probe.trace import Sampling
 
 PLAN = MonitorPlan("random:2x64", rounds=2)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trace_probe.bench.store import StoreBench, StorePlan, bench_store, format_store_bench
+from benchmarks.store import StoreBench, StorePlan, bench_store, format_store_bench
 
 PLAN = StorePlan(traces=6, rows=8, layers=2, width=16, listed=700, reads=4, rounds=3)
 

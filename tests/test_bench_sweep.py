@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trace_probe.bench.sweep import SweepBench, SweepPlan, bench_sweep, format_bench
+from benchmarks.sweep import SweepBench, SweepPlan, bench_sweep, format_bench
 
 
 @pytest.fixture(scope="module")

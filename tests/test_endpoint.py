@@ -392,7 +392,7 @@ def test_one_log_has_one_writer_and_a_torn_line_is_cut(tmp_path: Path) -> None:
 
 
 def test_kill_9_loses_no_alarm_that_a_client_was_told_of(tmp_path: Path) -> None:
-    from trace_probe.bench.serve import LoadPlan, running
+    from benchmarks.serve import LoadPlan, running
 
     probe = tmp_path / "probe"
     shutil.copytree(ROOT / "probes" / "demo", probe)
@@ -465,7 +465,7 @@ def test_a_place_is_free_before_its_client_knows_that_the_answer_ended() -> None
 
 
 def test_many_streams_at_once_are_neither_lost_nor_mixed() -> None:
-    from trace_probe.bench.serve import LoadPlan, bench_serve
+    from benchmarks.serve import LoadPlan, bench_serve
 
     plan = LoadPlan(ROOT / "probes" / "demo", streams=8, seconds=3, max_tokens=24)
     found = bench_serve(plan, say=lambda _: None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_flagging import probe
 
-from trace_probe.bench.false_alarms import (
+from benchmarks.false_alarms import (
     FalseAlarmPlan,
     count_alarms,
     format_false_alarms,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.explorer import BUDGETS, bench_explorer, format_explorer, server
+from benchmarks.generated import Size
 from explorer.browsing import CONTRAST, PATIENCE_MS, Tab, needs_browser
 from explorer.conftest import make_run
 from explorer.planted import DETECTOR, HOSTILE, MONITOR
-from trace_probe.bench.explorer import BUDGETS, bench_explorer, format_explorer, server
-from trace_probe.bench.generated import Size
 from trace_probe.explorer.links import VIEWS
 from trace_probe.interop.transcripts import import_transcripts
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.picture import choose
 from explorer.planted import (
     ANSWER,
     DETECTOR,
@@ -23,7 +24,6 @@ from explorer.planted import (
     planted,
     planted_run,
 )
-from trace_probe.bench.picture import choose
 from trace_probe.errors import StoreError
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
 from trace_probe.explorer.launch import SETTINGS, command

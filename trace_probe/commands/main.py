@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trace_probe.commands.bench import bench
 from trace_probe.commands.doctor import doctor
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
@@ -60,7 +59,6 @@ app = typer.Typer(
 )
 
 app.add_typer(organism, name="organism")
-app.add_typer(bench, name="bench")
 app.add_typer(store_commands, name="store")
 app.add_typer(interchange)
 app.add_typer(judging)

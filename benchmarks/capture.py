@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trace_probe.bench.spread import Spread
+from benchmarks.command import run
+from benchmarks.spread import Spread
 from trace_probe.trace import Span
 
 SENTENCE = 16
@@ -213,3 +214,7 @@ def format_capture(bench: CaptureBench) -> str:
 
 def _row(name: str, spread: Spread) -> str:
     return f"{name:28}{spread.median:.3f} ({spread.lowest:.3f} to {spread.highest:.3f})"
+
+
+if __name__ == "__main__":
+    run(CapturePlan, bench_capture, format_capture)

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import run
+from benchmarks.spread import Spread
 from trace_probe.activations import Activations, pooled_spans
-from trace_probe.bench.spread import Spread
 from trace_probe.labels import Label
 from trace_probe.storage.tensors import Values, as_bytes
 from trace_probe.store import Manifest, Store
@@ -267,3 +268,7 @@ def format_store_bench(bench: StoreBench) -> str:
 
 def _cell(spread: Spread, form: str) -> str:
     return f"{spread.median:{form}} [{spread.lowest:{form}}, {spread.highest:{form}}]"
+
+
+if __name__ == "__main__":
+    run(StorePlan, bench_store, format_store_bench)

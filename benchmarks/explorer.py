@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.bench.generated import DETECTOR, LONG, Size, generate
+from benchmarks.command import run
+from benchmarks.generated import DETECTOR, LONG, Size, generate
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.launch import command
 from trace_probe.explorer.runs import VARIABLE
@@ -331,3 +332,7 @@ def _shown(name: str, value: float) -> str:
     unit = UNITS.get(name)
     scale = {"KB": 1e3, "MB": 1e6}
     return f"{value / scale[unit]:.0f} {unit}" if unit else f"{1000 * value:.0f} ms"
+
+
+if __name__ == "__main__":
+    run(Size, bench_explorer, format_explorer)

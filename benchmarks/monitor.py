@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.bench.spread import Spread
+from benchmarks.command import run
+from benchmarks.spread import Spread
 from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.local import Model, load_model
 from trace_probe.monitor.live import Monitor
@@ -154,9 +155,8 @@ def _monitor(model: Model, probes: int, layers: int) -> Monitor:
 
 
 def _probe(model: Model, layer: int, rng: np.random.Generator) -> SavedProbe:
-    probe = LinearProbe()
-    probe.coef_ = rng.standard_normal(model.d_model) / np.sqrt(model.d_model)
-    probe.intercept_ = 0.0
+    direction = rng.standard_normal(model.d_model) / np.sqrt(model.d_model)
+    probe = LinearProbe.of(direction, 0.0)
     card = ProbeCard(
         name="random",
         model=model.name,
@@ -189,3 +189,7 @@ def format_monitor(found: MonitorBench) -> str:
         shown = f" {more.median:9.1%}  {more.lowest:.1%} to {more.highest:.1%}" if more else ""
         rows.append(f"{name:20} {each:11.3f}{shown}")
     return "\n".join([head, *rows])
+
+
+if __name__ == "__main__":
+    run(MonitorPlan, bench_monitor, format_monitor)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.bench.spread import Spread
+from benchmarks.command import run
+from benchmarks.spread import Spread
 from trace_probe.emergence.continuers import branch_of
 from trace_probe.emergence.oracle import OraclePlan, choose, wanted
 from trace_probe.model.continuation import Branch, continue_from
@@ -36,7 +37,7 @@ class ContinuationPlan:
     continuations: int = 20
     layers: int = 4
     width: int = 256
-    run: Path | None = None
+    run: Path | None = Path("traces/demo")
     """Whose own model goes on from its traces, as the oracle does."""
     traces: int = 4
     """Of that run."""
@@ -187,3 +188,7 @@ def format_continuation(bench: ContinuationBench) -> str:
             f"{ratio.lowest:.1f} to {ratio.highest:.1f}, {race.same:.1%} the same to the token"
         )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(ContinuationPlan, bench_continuation, format_continuation)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import run
 from trace_probe.probing.probe import LinearProbe
 from trace_probe.probing.ridge import Block, ridge_from_moments, ridge_paths, sum_moments
 from trace_probe.probing.sweep import LOGISTIC_TO_RIDGE
@@ -208,3 +209,7 @@ def format_bench(bench: SweepBench) -> str:
         *(f"{rows} rows: {peak / 2**20:.0f} MiB" for rows, peak in bench.peak_bytes.items()),
     ]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(SweepPlan, bench_sweep, format_bench)

@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from trace_probe.bench.explorer import PATIENCE_MS, browser, server
+from benchmarks.explorer import PATIENCE_MS, browser, server
 from trace_probe.errors import NotEnoughData
 from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.loading import Loaded, load_run

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import run
 from trace_probe.errors import ServerError
 
 Say = Callable[[str], None]
@@ -265,3 +266,7 @@ def format_load(found: Load) -> str:
             f"memory of the server {memory} MB, growth {found.growth:+.2%}",
         ]
     )
+
+
+if __name__ == "__main__":
+    run(LoadPlan, bench_serve, format_load)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import run
 from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
 from trace_probe.monitor.calibrated import level, threshold
@@ -213,3 +214,7 @@ def format_false_alarms(found: FalseAlarms) -> str:
         "more than the target, with 90 % confidence."
     )
     return "\n".join([head, names, *rows, note, *([found.drift] if found.drift else [])])
+
+
+if __name__ == "__main__":
+    run(FalseAlarmPlan, bench_false_alarms, format_false_alarms)

@@ -1,0 +1,1 @@
+"""What things cost, beside what others use. Run one as ``python -m benchmarks.NAME``."""
