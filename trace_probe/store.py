@@ -241,6 +241,10 @@ class Store:
         """Return the lines of traces or labels as they are, repeated and broken ones too."""
         return self._traces if kind == "traces" else self._labels
 
+    def broken(self) -> list[str]:
+        """Return what is wrong with lines that were met so far; all others can be read."""
+        return [*self._traces.broken.values(), *self._labels.broken.values()]
+
     def index(self) -> "pa.Table":
         """Return a row for each line of a trace, in order: see `trace_probe.storage.columns`."""
         return self._traces.table()

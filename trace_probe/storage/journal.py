@@ -40,8 +40,6 @@ class Journal(Lines):
         super().__init__(place, name, required=required)
         self.at: dict[str, tuple[str, int, int]] = {}
         """For each id where its first line is: file, first byte, length."""
-        self.broken: list[Line] = []
-        """What could not be read, of what was looked at."""
         self._about = about
         self._columns = {**columns, "file": "string", "start": "int64", "size": "int64"}
         self._index = f"cache/{name}.parquet"
@@ -49,7 +47,6 @@ class Journal(Lines):
 
     def _forget(self) -> None:
         self.at.clear()
-        self.broken.clear()
         self._read: dict[str, int] = {}
         self._base: pa.Table | None = None
         self._rows: list[Row] = []
@@ -87,7 +84,6 @@ class Journal(Lines):
         for line in self.walk_file(file, self._read.get(file, 0)):
             row, line = self._row(line)
             if row is None:
-                self.broken.append(line)
                 self.tell(line)
             else:
                 self._rows.append({**row, "file": file, "start": line.start, "size": line.size})

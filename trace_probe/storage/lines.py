@@ -56,7 +56,8 @@ class Lines:
         self.name = name
         self._place, self._required = place, required
         self._main = f"{name}.jsonl"
-        self._told: set[tuple[str, int]] = set()
+        self.broken: dict[tuple[str, int], str] = {}
+        """What is wrong with lines that were met so far, by file and first byte."""
 
     @property
     def url(self) -> str:
@@ -191,9 +192,9 @@ class Lines:
 
     def tell(self, line: Line) -> None:
         """Name a broken line, once."""
-        if (line.file, line.start) not in self._told:
-            self._told.add((line.file, line.start))
-            log.warning("%s; the others are read", self.complaint(line))
+        if (line.file, line.start) not in self.broken:
+            complaint = self.broken[line.file, line.start] = self.complaint(line)
+            log.warning("%s; the others are read", complaint)
 
     def complaint(self, line: Line) -> str:
         """Return in words what is wrong with a line."""
