@@ -108,7 +108,7 @@ class LiveScorer:
         self.segments = Segmenter(format, prefilled=prefilled)
         self._detectors = tuple(detectors)
         self._statistics = [detector.smoothing.start() for detector in detectors]
-        self._intercepts = [float(detector.saved.probe.intercept_) for detector in detectors]
+        self._intercepts = [float(detector.saved.probe.intercept_[0]) for detector in detectors]
         self._from_last = [detector.saved.card.pooling == "last" for detector in detectors]
         self._take, self._every = take, every
         self._start, self._count = start, 0

@@ -80,7 +80,7 @@ class GenerateWatch:
         self._chat = ChatTokenizer(tokenizer, network.name_or_path or "this model")
         _check(network, self._chat, self.detectors)
         self._format = format_of(self._chat.chat_template, self._chat.name)
-        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_) for g in self.detectors])
+        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.detectors])
         blocks = HookedBlocks(network, self._chat.name)
         self._hooks = blocks.tapped(self._tap.layers, self._tap.consume)
         self._stops = stop_tokens(network, tokenizer)
