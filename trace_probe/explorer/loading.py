@@ -268,11 +268,10 @@ def _detector(
 def _smoothings(path: Path, name: str, state: Stamp) -> tuple[str, ...]:
     usual = _detector(path, name, None, None, state)
     folder = probe_beside(path, name)
-    kept = () if folder is None or usual.probe is None else load_calibrations(folder)
-    own = [each for each in kept if each.model == usual.saved.card.model]
-    return tuple(
-        dict.fromkeys([usual.smoothing.name, *(n for each in own for n in each.thresholds)])
-    )
+    kept = () if folder is None else load_calibrations(folder)
+    model = _run(path, state).manifest.model
+    known = [name for each in kept if each.model == model for name in each.thresholds]
+    return tuple(dict.fromkeys([usual.smoothing.name, *known]))
 
 
 @lru_cache(maxsize=16)
