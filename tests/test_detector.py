@@ -88,8 +88,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved = load_probe(root / "probes" / "demo")
     card = replace(saved.card, name="other", smoothing="mean:3", threshold=-0.3)
     save_probe(root / "probes" / "other", replace(saved, card=card))
-    layers = {"layers": (saved.card.layer,), "pooling": saved.card.pooling}
-    manifest = new_manifest(model, SAMPLING, tasks="world:table", **layers)
+    manifest = new_manifest(model, SAMPLING, layers=(saved.card.layer,), pooling=saved.card.pooling)
     run = Store.create(root / "traces" / "run", manifest)
     record(model, tasks_from("world:table:14"), run, progress=False)
     return root
