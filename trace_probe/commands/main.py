@@ -161,7 +161,6 @@ def record(
     where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
     from trace_probe.recording.shares import Recording, Weights, recapture_with, record_with
-    from trace_probe.store import Store
 
     weights = Weights(model, device, dtype, revision, backend, device_map)
     spread = bool(shard) or executor != "local"
@@ -199,8 +198,7 @@ def record(
             tolerance=tolerance,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
-    room = Store(run).manifest.sampling.max_new_tokens
-    show_result(asdict(report), f"{run}: {_told(report, room)}", as_json=as_json)
+    show_result(asdict(report), f"{run}: {_told(report, run)}", as_json=as_json)
 
 
 def _check_options(
@@ -222,7 +220,10 @@ def _check_options(
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
 
 
-def _told(report: "RecordReport", room: int) -> str:
+def _told(report: "RecordReport", run: Path) -> str:
+    from trace_probe.store import Store
+
+    room = Store(run).manifest.sampling.max_new_tokens
     return (
         f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
