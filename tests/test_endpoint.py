@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_monitor import a_probe
+from made_probes import a_probe
 
 pytest.importorskip("fastapi", reason="the server needs fastapi: pip install -e .[test]")
 pytest.importorskip("prometheus_client", reason="the server needs prometheus-client")
