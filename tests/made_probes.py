@@ -12,15 +12,15 @@ WORLD = World(tasks=8, samples=4, strength=8.0)
 
 
 def planted_probe(threshold: float = 4.0, model: str = "planted") -> SavedProbe:
-    """Return a planted_probe that reads the planted direction."""
+    """Return a probe that reads the planted direction."""
     fitted = LinearProbe.of(WORLD.direction, 0.0)
     card = ProbeCard(
         name="truth",
         model=model,
         tokenizer="words",
-        layer=3,
+        layers=(3,),
         d_model=WORLD.d_model,
-        pooling="mean",
+        features=("mean",),
         rows="reasoning",
         guard=0,
         labeller="planted",
@@ -42,9 +42,9 @@ def a_probe(
     # of length one, so that scores are in activations' units
     probe = LinearProbe.of(direction / np.linalg.norm(direction), 0.25)
     card = ProbeCard(
-        name="p", model=model.name, tokenizer=model.tokenizer, layer=layer, d_model=32,
-        pooling=pooling, rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,
-        training_tasks=(), calibration_tasks=(), threshold=threshold,
+        name="p", model=model.name, tokenizer=model.tokenizer, layers=(layer,), d_model=32,
+        features=(pooling,), rows="before-said", guard=0, labeller="rule", method="logistic",
+        C=0.01, training_tasks=(), calibration_tasks=(), threshold=threshold,
         target_false_alarm_rate=0.01, honest_false_alarm_rate=0.01,
     )  # fmt: skip
     return SavedProbe(card, probe)

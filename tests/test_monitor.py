@@ -12,7 +12,8 @@ from trace_probe.activations import Pooling, pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
-from trace_probe.probing.dataset import ActivationMatrix, Corpus
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe, probe_scores
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
@@ -37,8 +38,8 @@ def bulk_scores(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
 
     layer, how = saved.card.layer, capture.Reading(saved.card.pooling)
     (read,) = model.replay([trace.token_ids], [pooled_spans(trace)], (layer,), how)
-    matrix = ActivationMatrix(read.values, (layer,), np.array([0]))
-    return probe_scores(saved.probe, Corpus((trace,), {}, matrix), layer)[trace.id]
+    matrix = ActivationMatrix(read.values, (layer,), np.array([0]), how.pooling)
+    return probe_scores(saved.probe, Corpus((trace,), {}, matrix), saved.card.recipe)[trace.id]
 
 
 def row_norms(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
