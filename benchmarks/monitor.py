@@ -189,10 +189,13 @@ def _head(name: str, width: int, rng: np.random.Generator) -> LinearProbe | MLPP
     """Return a head that has learned from noise."""
     if name == "linear":
         return LinearProbe.of(rng.standard_normal(width) / np.sqrt(width), 0.0)
-    shapes = {"mean": width, "scale": width, "hidden_weight": (128, width), "out_bias": 1}
-    shapes |= {"hidden_bias": 128, "out_weight": 128}
+    shapes = {"mean": (width,), "scale": (width,), "hidden_weight": (128, width)}
+    more = {"hidden_bias": (128,), "out_weight": (128,), "out_bias": (1,)}
     return MLPProbe.from_tensors(
-        {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+        {
+            key: rng.standard_normal(shape).astype(np.float32)
+            for key, shape in (shapes | more).items()
+        }
     )
 
 
