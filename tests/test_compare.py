@@ -20,7 +20,8 @@ from trace_probe.evaluation.panel import build_panel
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.probing.recipe import Rows, Target
-from trace_probe.statistics.metrics import Metric, Scores
+from trace_probe.statistics.bootstrap import Metric
+from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 from trace_probe.training import train
 

@@ -14,7 +14,8 @@ from trace_probe.probing.baselines import baseline_scores, position
 from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
 from trace_probe.probing.reading import constant_scores
-from trace_probe.statistics.metrics import Metric, Scores
+from trace_probe.statistics.bootstrap import Metric
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task
 
 RECIPE = Recipe(layer=3)

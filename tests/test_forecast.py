@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trace_probe.statistics.bootstrap import Metric, resample
 from trace_probe.statistics.forecast import (
     brier,
     calibration_error,
     predictive_interval,
     predictive_value,
 )
-from trace_probe.statistics.metrics import Metric, resample
 
 PLAIN = resample(1, draws=0)
 

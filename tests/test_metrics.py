@@ -8,24 +8,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.statistics.bootstrap import Values, metric, rate, ratio, resample
 from trace_probe.statistics.metrics import (
     NEVER,
     UNKNOWN,
     Cohort,
-    Values,
     auroc,
     average_precision,
     chance_rows,
     concordance,
     first_alarm,
     heard,
-    metric,
     pairs_across,
     pairs_within,
     pooled,
-    rate,
-    ratio,
-    resample,
     running_maxima,
     score_rows,
     scores_held,

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.statistics.metrics import (
-    NEVER,
-    UNKNOWN,
-    Cohort,
-    Values,
-    resample,
-    running_maxima,
-)
+from trace_probe.statistics.bootstrap import Values, resample
+from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, running_maxima
 from trace_probe.statistics.siblings import mixed_prompts, sibling_threshold
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.statistics.metrics import resample
+from trace_probe.statistics.bootstrap import resample
 from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, survival_draws
 
 survival = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=30)

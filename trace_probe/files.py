@@ -5,11 +5,13 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from trace_probe.errors import StoreError, TraceProbeError
+
+Plain = TypeVar("Plain")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -61,6 +63,18 @@ def json_bytes(value: object) -> bytes:
     """Return a value as an indented JSON file; a nan is refused."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
+
+
+def without_nan(value: Plain) -> Plain:
+    """Return plain values with None in place of each nan, which JSON does not know."""
+    found: Any = value
+    if isinstance(value, float) and value != value:
+        found = None
+    elif isinstance(value, Mapping):
+        found = {key: without_nan(each) for key, each in value.items()}
+    elif isinstance(value, list | tuple):
+        found = [without_nan(each) for each in value]
+    return cast(Plain, found)
 
 
 def append(path: Path, lines: Iterable[bytes]) -> None:

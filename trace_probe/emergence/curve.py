@@ -20,7 +20,7 @@ import numpy as np
 
 from trace_probe.errors import StoreError
 from trace_probe.files import read_lines
-from trace_probe.statistics.metrics import Values
+from trace_probe.statistics.bootstrap import Values
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 

@@ -21,26 +21,21 @@ from trace_probe.emergence.estimator import Estimator, as_estimator
 from trace_probe.emergence.onset import at_prompt
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.panel import PREFIXES
+from trace_probe.files import without_nan
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.probe import ProbeCard
+from trace_probe.statistics.bootstrap import Index, Metric, Values, metric, ratio, resample, shown
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import (
     Cohort,
-    Index,
-    Metric,
     Scores,
-    Values,
     concordance,
     heard,
-    metric,
     pairs_within,
-    ratio,
-    resample,
     running_maxima,
     score_rows,
     scores_held,
-    shown,
     within_prompt,
 )
 from trace_probe.statistics.rules import MAX, parse_rule, statistics
@@ -85,7 +80,7 @@ class Efficiency:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 def efficiency(  # noqa: PLR0913 - what is compared, and how

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.statistics.metrics import Cohort, Index, Values, metric, ratio
+from trace_probe.statistics.bootstrap import Index, Values, metric, ratio
+from trace_probe.statistics.metrics import Cohort
 
 OFFSETS = tuple(range(-8, 4))
 """Sentences from the one that says it, which is 0."""

@@ -11,22 +11,18 @@ from trace_probe.evaluation.panel import Panel, build_panel, ranking
 from trace_probe.evaluation.report import ranked_as
 from trace_probe.probing.dataset import Corpus, load_corpus
 from trace_probe.probing.probe import SavedProbe, check_fits
-from trace_probe.statistics.metrics import (
+from trace_probe.statistics.bootstrap import (
     DRAWS,
     Index,
     Mask,
     Metric,
-    Scores,
     Values,
-    heard,
     metric,
     ratio,
     resample,
-    running_maxima,
-    score_rows,
     shown,
-    trace_maxima,
 )
+from trace_probe.statistics.metrics import Scores, heard, running_maxima, score_rows, trace_maxima
 from trace_probe.statistics.rules import statistics
 from trace_probe.store import Store
 from trace_probe.trace import Trace

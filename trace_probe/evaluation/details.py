@@ -15,17 +15,14 @@ from trace_probe.evaluation.increment import (
 )
 from trace_probe.evaluation.lead import alarm_free, mean_warnings
 from trace_probe.evaluation.panel import Alarms, Panel, alarm_rate, alarms_of, rank, summary
+from trace_probe.statistics.bootstrap import Metric, Values, metric, ratio
 from trace_probe.statistics.calibration import Threshold, conformal_threshold, pac_threshold
 from trace_probe.statistics.forecast import brier, calibration_error, predictive_interval
 from trace_probe.statistics.metrics import (
-    Metric,
     Scores,
-    Values,
     average_precision,
     chance_rows,
     heard,
-    metric,
-    ratio,
     running_maxima,
     score_rows,
     scores_held,

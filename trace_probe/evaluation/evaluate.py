@@ -17,15 +17,8 @@ from trace_probe.evaluation.panel import (
     summary,
 )
 from trace_probe.evaluation.report import Figures, Report, is_text
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Metric,
-    Scores,
-    Values,
-    metric,
-    pairs_within,
-    resample,
-)
+from trace_probe.statistics.bootstrap import Metric, Values, metric, resample
+from trace_probe.statistics.metrics import Cohort, Scores, pairs_within
 from trace_probe.statistics.rules import statistics
 
 CONTROL = "shuffled labels"

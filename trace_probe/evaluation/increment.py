@@ -4,18 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Index,
-    Mask,
-    Metric,
-    Scores,
-    Values,
-    metric,
-    ratio,
-    score_rows,
-    scores_held,
-)
+from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, metric, ratio
+from trace_probe.statistics.metrics import Cohort, Scores, score_rows, scores_held
 
 FOLDS = 5
 

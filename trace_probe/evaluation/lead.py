@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from trace_probe.evaluation.panel import Alarms
-from trace_probe.statistics.metrics import Mask, Metric, metric
+from trace_probe.statistics.bootstrap import Mask, Metric, metric
 from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, survival_draws
 
 MOST_SENTENCES = 10

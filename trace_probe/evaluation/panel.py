@@ -6,22 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, metric, rate, resample
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import (
     Cohort,
-    Index,
-    Mask,
-    Metric,
     Scores,
-    Values,
     concordance,
     heard,
-    metric,
     pairs_across,
     pairs_within,
     pooled,
-    rate,
-    resample,
     running_maxima,
     score_rows,
     scores_held,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.statistics.metrics import Metric, shown
+from trace_probe.statistics.bootstrap import Metric, shown
 
 FIGURES = (
     "false_alarm_rate",

@@ -12,7 +12,8 @@ from trace_probe.probing.baselines import category_only, length
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.reading import constant_scores
 from trace_probe.probing.tfidf import fit_text, read_text
-from trace_probe.statistics.metrics import Cohort, Metric, Scores, Values, metric, resample
+from trace_probe.statistics.bootstrap import Metric, Values, metric, resample
+from trace_probe.statistics.metrics import Cohort, Scores
 from trace_probe.store import Store
 
 FOLDS = 5

@@ -13,7 +13,8 @@ from trace_probe.evaluation.report import Figures, ranked_as
 from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset, split_by_role
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
 from trace_probe.probing.recipe import TARGETS
-from trace_probe.statistics.metrics import Metric, resample, score_rows, scores_held, shown
+from trace_probe.statistics.bootstrap import Metric, resample, shown
+from trace_probe.statistics.metrics import score_rows, scores_held
 from trace_probe.statistics.rules import MAX, Rule, statistics
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}

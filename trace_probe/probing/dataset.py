@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
 from trace_probe.probing.recipe import Recipe, Rows, Target
-from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Index
+from trace_probe.statistics.bootstrap import Index
+from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
 from trace_probe.upkeep.matrix import layer_matrix, worth_caching

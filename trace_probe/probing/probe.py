@@ -20,8 +20,9 @@ from trace_probe.probing.binary import BinaryClassifier, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
 from trace_probe.probing.recipe import Focus, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
+from trace_probe.statistics.bootstrap import Index
 from trace_probe.statistics.calibration import Promise
-from trace_probe.statistics.metrics import Index, Scores
+from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.rules import Rule, parse_rule, statistics
 from trace_probe.store import Manifest, write_bytes, write_json
 

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from trace_probe.statistics.metrics import Index, Mask, Metric, Values, ratio
+from trace_probe.statistics.bootstrap import Index, Mask, Metric, Resampled, Values, ratio
 
 BINS = 10
 
 
-def brier(probability: Values, positive: Mask, task: Index, weights: Values) -> Values:
+def brier(probability: Values, positive: Mask, task: Index, weights: Values) -> Resampled:
     """Return the resampled mean squared error of (trace,) probabilities (Brier 1950)."""
     error = (probability - positive) ** 2
     return ratio(error, np.ones(len(error)), task, weights)

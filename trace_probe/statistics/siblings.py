@@ -15,15 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.statistics.metrics import (
-    UNKNOWN,
-    Cohort,
-    Index,
-    Scores,
-    Values,
-    running_maxima,
-    score_rows,
-)
+from trace_probe.statistics.bootstrap import Index, Values
+from trace_probe.statistics.metrics import UNKNOWN, Cohort, Scores, running_maxima, score_rows
 
 SIBLING_RATES = (0.05, 0.1)
 """Shares of siblings that may alarm, for which the headline is reported."""
