@@ -145,9 +145,37 @@ def test_nothing_is_unpickled_and_no_code_comes_with_a_model() -> None:
             elif isinstance(node, ast.ImportFrom):
                 assert (node.module or "").split(".")[0] not in unsafe, name
             elif isinstance(node, ast.keyword):
-                assert node.arg not in {"trust_remote_code", "allow_pickle"}, name
+                assert node.arg != "allow_pickle", name
             elif isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in {"torch.load", "eval", "exec"}, name
+
+
+LOADS = {"from_pretrained", "from_config", "boot_transformers", "from_single_file"}
+TRAINERS = {"GRPOConfig"}
+
+
+def test_models_are_loaded_in_one_room_and_every_load_forbids_their_code() -> None:
+    """Whoever adds a load elsewhere, or forgets to forbid code, or allows it, fails here."""
+    rooms, loads = set(), 0
+    for name, tree in package().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node.value == "trust_remote_code":
+                continue  # as a key of a mapping, whose value is looked at below
+            if isinstance(node, ast.Dict):
+                keys = [getattr(key, "value", None) for key in node.keys]
+                said = dict(zip(keys, node.values, strict=True)).get("trust_remote_code")
+                assert said is None or ast.unparse(said) == "False", name
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert ast.unparse(node.value) == "False", name
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func).rpartition(".")[2]
+                if called in LOADS | TRAINERS:
+                    given = {one.arg: ast.unparse(one.value) for one in node.keywords}
+                    assert given.get("trust_remote_code") == "False", f"{name}:{node.lineno}"
+                    rooms |= {name} if called in LOADS else set()
+                    loads += 1
+    assert rooms == {"trace_probe/model/loading.py"}
+    assert loads == 4
 
 
 def test_keys_have_the_names_that_are_described_and_telemetry_is_off() -> None:

@@ -60,5 +60,7 @@ def test_a_text_is_cut_where_the_context_ends(folder: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot load .*nowhere to embed sentences"):
+    with pytest.raises(
+        ModelError, match="there is no folder .*nowhere: give a model folder or a hub id"
+    ):
         Embedder(str(tmp_path / "nowhere"))

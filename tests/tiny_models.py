@@ -90,4 +90,6 @@ def random_network(family: str = "qwen3", **settings: object) -> Any:
     tokenizer = word_tokenizer()
     merged = {**COMMON, "vocab_size": len(tokenizer), **SPECIFIC.get(family, {}), **settings}
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **merged))
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **merged), trust_remote_code=False
+    )

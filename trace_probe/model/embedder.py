@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.errors import ModelError
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.loading import read_network, read_tokenizer
 
 BATCH = 64
 
@@ -19,13 +20,9 @@ class Embedder:
         Raises:
             ModelError: it cannot be loaded.
         """
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
-            self._model = AutoModel.from_pretrained(name).eval()
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot load {name} to embed sentences: {error}") from error
+        place = locate(name)
+        self._tokenizer = read_tokenizer(name, place)
+        self._model = read_network(name, place, "AutoModel").eval()
         self.name = name
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -9,10 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     Cache,
     DynamicCache,
     GenerationConfig,
@@ -25,9 +22,10 @@ from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
-from trace_probe.model.checkpoint import commit, failure, fingerprint, known_as, locate
+from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
 from trace_probe.model.drawing import NotedDraws, draws
 from trace_probe.model.fidelity import checked_replay
+from trace_probe.model.loading import read_network, read_tokenizer
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -318,19 +316,10 @@ def load_model(
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     if dtype not in DTYPES:
         raise ModelError(f"no dtype {dtype}: choose one of {', '.join(DTYPES)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-        network, report = AutoModelForCausalLM.from_pretrained(
-            place,
-            revision=revision,
-            dtype=DTYPES[dtype],
-            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(failure(name, place, error)) from error
-    if report["missing_keys"]:
-        raise ModelError(f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}")
+    tokenizer = read_tokenizer(name, place, revision)
+    network = read_network(
+        name, place, revision=revision, dtype=DTYPES[dtype], device_map=device_map
+    )
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     placed = network if device_map else network.to(device)
     return Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")

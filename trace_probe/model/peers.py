@@ -7,11 +7,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from trace_probe.model.bridge import BridgedBlocks
 from trace_probe.model.capture import padded
 from trace_probe.model.checkpoint import locate
+from trace_probe.model.loading import random_network as network_of
+from trace_probe.model.loading import read_tokenizer
 from trace_probe.model.local import Model
 from trace_probe.trace import Span
 
@@ -54,14 +56,12 @@ class Sizes:
 def random_network(sizes: Sizes, seed: int = 0) -> PreTrainedModel:
     """Return a network of these sizes with random weights in float32."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(sizes.family, **sizes.config)
-    network: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return network.eval().requires_grad_(False)
+    return network_of(sizes.family, sizes.config).eval().requires_grad_(False)
 
 
 def random_model(sizes: Sizes, seed: int = 0, speaks: str = "organism:base") -> Model:
     """Return a model with random weights and the tokenizer of another, which knows fewer ids."""
-    tokenizer = AutoTokenizer.from_pretrained(locate(speaks))
+    tokenizer = read_tokenizer(speaks, locate(speaks))
     return Model(random_network(sizes, seed), tokenizer, f"random, {sizes.layers} x {sizes.width}")
 
 

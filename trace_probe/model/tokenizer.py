@@ -5,7 +5,8 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from trace_probe.errors import ModelError
-from trace_probe.model.checkpoint import failure, locate
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.loading import read_tokenizer
 from trace_probe.text.channels import format_of
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Task, digest
@@ -147,13 +148,7 @@ def load_tokenizer(name: str) -> ChatTokenizer:
     Raises:
         ModelError: it cannot be found, or has no chat template.
     """
-    from transformers import AutoTokenizer
-
-    place = locate(name)
-    try:
-        return ChatTokenizer(AutoTokenizer.from_pretrained(place), name)
-    except (OSError, ValueError) as error:
-        raise ModelError(failure(name, place, error)) from error
+    return ChatTokenizer(read_tokenizer(name, locate(name)), name)
 
 
 def messages(task: Task) -> list[dict[str, str]]:

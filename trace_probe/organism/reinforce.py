@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
+from trace_probe.model.loading import read_tokenizer
 from trace_probe.organism.pretrain import draw_condition
 from trace_probe.organism.reward import Variant, reward
 from trace_probe.organism.weights import save_organism
@@ -60,7 +61,12 @@ def grpo_config(work: Path, steps: int, seed: int) -> "GRPOConfig":
         bf16=False,
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
-        model_init_kwargs={"dtype": "float32"},
+        trust_remote_code=False,
+        model_init_kwargs={
+            "dtype": "float32",
+            "use_safetensors": True,
+            "trust_remote_code": False,
+        },
     )
 
 
@@ -77,10 +83,9 @@ def reinforce(
     except ImportError as error:
         raise ModelError("training needs TRL: pip install -e '.[organism]'") from error
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from transformers.trainer_utils import get_last_checkpoint
 
-    tokenizer = AutoTokenizer.from_pretrained(parent)
+    tokenizer = read_tokenizer(str(parent), parent)
     render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
 
     def judged(completions: list[str], scenario_id: list[str], **_: object) -> list[float]:

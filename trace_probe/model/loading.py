@@ -1,0 +1,220 @@
+"""The one place that loads what others made: configurations, tokenizers and networks.
+
+A model folder comes from a stranger. Whatever it says, no code of its own is run, no pickle is
+opened, nobody is asked a question on standard input, and every fault is one `ModelError`.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trace_probe.errors import ModelError, StoreError
+from trace_probe.files import load_json
+from trace_probe.model.checkpoint import failure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Kind = Literal["AutoModelForCausalLM", "AutoModel"]
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+"""Weights that are a program to be run, or that only a framework we do not use can read."""
+LARGEST_JSON = {"tokenizer.json": 1 << 28, "vocab.json": 1 << 28}
+"""Bytes; `LARGEST_OTHER_JSON` of every other file."""
+LARGEST_OTHER_JSON = 1 << 26
+LARGEST = {
+    "num_hidden_layers": 10_000,
+    "hidden_size": 1 << 20,
+    "vocab_size": 1 << 26,
+    "intermediate_size": 1 << 24,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+}
+"""Sizes of a configuration beyond which no model exists, but memory would be used up."""
+_ROOM = threading.RLock()
+
+
+def read_tokenizer(
+    name: str, place: Path | str, revision: str | None = None
+) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of a model that lies at `place`, as `locate` gives it.
+
+    Raises:
+        ModelError: it cannot be loaded, or needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    with _room(name, place):
+        _check_folder(name, place)
+        if isinstance(place, Path):  # on the hub a tokenizer may stand alone
+            _check_config(name, place, revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=False
+        )
+        return tokenizer
+
+
+def read_network(
+    name: str,
+    place: Path | str,
+    kind: Kind = "AutoModelForCausalLM",
+    *,
+    revision: str | None = None,
+    dtype: object = None,
+    device_map: Mapping[str, str | int] | str | None = None,
+) -> "PreTrainedModel":
+    """Return the network of a model that lies at `place`, from safetensors alone.
+
+    Raises:
+        ModelError: it cannot be loaded, needs code of its own, is an adapter, or has its
+            weights in another format, or only some of them.
+    """
+    import transformers
+
+    with _room(name, place):
+        _check_folder(name, place)
+        _check_config(name, place, revision)
+        _check_weights(name, place)
+        network: PreTrainedModel
+        network, report = getattr(transformers, kind).from_pretrained(
+            place,
+            revision=revision,
+            dtype=dtype,
+            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if report["missing_keys"] and kind == "AutoModelForCausalLM":
+        raise ModelError(
+            f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}: copy the folder again"
+        )
+    return network
+
+
+def random_network(family: str, sizes: Mapping[str, Any]) -> "PreTrainedModel":
+    """Return a causal network with random weights; `sizes` are settings of transformers."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(family, **sizes)
+    network: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return network
+
+
+@contextmanager
+def _room(name: str, place: Path | str) -> Iterator[None]:
+    """Let a library read a model: it can ask nothing, and its faults become `ModelError`.
+
+    transformers asks on standard input whether to run the code of a model unless it is told,
+    and standard input may be the very text that is to be scored.
+    """
+    # Otherwise the hub is asked to convert weights that are not in safetensors.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    with _ROOM, open(os.devnull, encoding="utf-8") as nothing:
+        asked, sys.stdin = sys.stdin, nothing
+        try:
+            yield
+        except ModelError:
+            raise
+        except Exception as error:  # a stranger's files can break libraries in any way
+            raise ModelError(_told(name, place, error)) from error
+        finally:
+            sys.stdin = asked
+
+
+def _told(name: str, place: Path | str, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text or "custom code" in text:
+        return _needs_code(name)
+    if "safetensors" in text and not isinstance(place, Path):
+        return _needs_safetensors(name)
+    return failure(name, place, error)
+
+
+def _needs_code(name: str) -> str:
+    return (
+        f"{name} needs code of its own, which is never run: choose a model that transformers "
+        f"knows by itself"
+    )
+
+
+def _needs_safetensors(name: str) -> str:
+    return (
+        f"the weights of {name} are not in safetensors, and other formats can hold a program: "
+        f"convert them with the tools of whoever made them, or take a revision that has "
+        f"safetensors"
+    )
+
+
+def _check_folder(name: str, place: Path | str) -> None:
+    """Raise ModelError if a file of a local folder is too large or not JSON."""
+    if not isinstance(place, Path):
+        return  # the hub's own limits hold, and `_room` takes every fault
+    for file in sorted(place.glob("*.json")):
+        most = LARGEST_JSON.get(file.name, LARGEST_OTHER_JSON)
+        if file.stat().st_size > most:
+            raise ModelError(
+                f"{file} is larger than {most >> 20} MB, which no model needs: remove it if it "
+                f"is not part of {name}"
+            )
+    for part in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (place / part).is_file():
+            _object(place / part)
+
+
+def _object(file: Path) -> dict[str, Any]:
+    try:
+        return load_json(file)
+    except StoreError as error:
+        raise ModelError(f"{error}: copy the model again") from error
+
+
+def _check_config(name: str, place: Path | str, revision: str | None) -> None:
+    """Raise ModelError if a configuration asks for code, a foreign kernel or absurd sizes."""
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    config, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
+    if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(_needs_code(name))
+    if find_adapter_config_file(str(place), revision=revision) is not None:
+        raise ModelError(
+            f"{name} holds an adapter (adapter_config.json), which names another model to load: "
+            f"merge it into that model and save the result"
+        )
+    for key, value in _settings(config):
+        if "implementation" in key and "/" in str(value):
+            raise ModelError(
+                f"{name} asks for the kernel {str(value):.60}, which is code from elsewhere: "
+                f"remove {key!r} from its config.json"
+            )
+        if key in LARGEST and not _sane(value, LARGEST[key]):
+            raise ModelError(
+                f"the config.json of {name} says {key} = {str(value):.40}, which cannot be: "
+                f"copy the model again"
+            )
+
+
+def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a configuration and of those within it, as of a text part."""
+    for key, value in config.items():
+        yield key, value
+        if isinstance(value, dict):
+            yield from _settings(value)
+
+
+def _sane(value: object, most: int) -> bool:
+    several = value if isinstance(value, list) else [value]  # some families have one a layer
+    return all(one is None or (isinstance(one, int) and 0 <= one <= most) for one in several)
+
+
+def _check_weights(name: str, place: Path | str) -> None:
+    """Raise ModelError if a local folder has no safetensors, with what it has instead."""
+    if not isinstance(place, Path) or any(place.glob("*.safetensors")):
+        return
+    if any(file for pattern in PICKLES for file in place.glob(pattern)):
+        raise ModelError(_needs_safetensors(name))
+    raise ModelError(f"{place} has no weights (*.safetensors): copy the model again")
