@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, metric, ratio
+from trace_probe.statistics.bootstrap import ANY, Index, Mask, Metric, Values, ratio
 from trace_probe.statistics.metrics import Cohort, Scores, score_rows, scores_held
 
 FOLDS = 5
@@ -49,7 +49,7 @@ def delta_bits(
     if not trainable(positive, fold):
         return None
     bits = _bits(without, positive, fold) - _bits(gained, positive, fold)
-    return metric(ratio(bits, np.ones(len(bits)), task, weights), len(bits))
+    return ratio(bits, np.ones(len(bits)), task, weights, ANY).interval()
 
 
 def folds_of(task: Index, n_tasks: int, seed: int) -> Index:

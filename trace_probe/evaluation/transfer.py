@@ -137,7 +137,7 @@ def judge(
     scores = statistics(probe_scores(probe, corpus, recipe.layer), ranked_by)
     held = scores_held(score_rows(cohort, scores))
     weights = resample(cohort.n_tasks, seed=seed)
-    return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed), cohort)
+    return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed))
 
 
 def format_transfer(transfer: Transfer) -> str:

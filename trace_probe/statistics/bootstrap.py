@@ -25,6 +25,8 @@ Bounds = tuple[float, float]
 
 DRAWS = 1000
 Z = 1.959963984540054
+SAME = 1e-12
+"""Draws that lie no further apart are equal but for rounding."""
 LEAST_TASKS = 4
 """With fewer tasks the spread between them is not known well enough for an interval."""
 SHARE: Bounds = (0.0, 1.0)
@@ -114,8 +116,14 @@ class Resampled:
         return float(np.nanstd(drawn)) if np.isfinite(drawn).any() else 0.0
 
     def __sub__(self, other: "Resampled") -> "Resampled":
-        """Return the difference on the same resamples."""
+        """Return the difference on the same resamples.
+
+        A figure that is the same in all of them is taken for known, such as the AUROC of a half
+        that whoever knows nothing of a trace gets.
+        """
         (low, high), (least, most) = self.bounds, other.bounds
+        if np.nanmax(other.draws, initial=-np.inf) - np.nanmin(other.draws, initial=np.inf) < SAME:
+            least = most = other.estimate
         return self._with(other, self.draws - other.draws, (low - most, high - least))
 
     def __truediv__(self, other: "Resampled") -> "Resampled":
@@ -152,7 +160,7 @@ class Resampled:
         lower, upper = np.percentile(drawn, [2.5, 97.5])
         if self.tasks < LEAST_TASKS:
             return Metric(self.estimate, math.nan, math.nan, self.n)
-        if upper - lower < 1e-12:
+        if upper - lower < SAME:
             return self._unvaried()
         value, wider = self.estimate, stretch(min(self.tasks, self.alike))
         low = max(value - wider * (value - lower), self.bounds[0])
@@ -167,6 +175,18 @@ class Resampled:
         met = wilson(0.0, self.tasks, n=1).upper
         value = self.estimate
         return Metric(value, value - met * (value - low), value + met * (high - value), self.n)
+
+
+def of_several(runs: Sequence[Resampled]) -> Resampled:
+    """Return the mean of a figure over several runs, its draws taken from the runs in turn.
+
+    So its interval covers what differs between runs as well.
+    """
+    stacked = np.stack([one.draws for one in runs])
+    every = np.arange(stacked.shape[1])
+    draws = stacked[every % len(stacked), every]
+    draws[0] = stacked[:, 0].mean()
+    return replace(runs[0], draws=draws)
 
 
 @lru_cache
@@ -259,7 +279,7 @@ def wilson(share: float, trials: float, *, n: int) -> Metric:
     spread = Z**2 / trials
     middle = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    lower, upper = max(0.0, middle - half), min(1.0, middle + half)
+    lower, upper = max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
     return Metric(float(share), float(lower), float(upper), n)
 
 

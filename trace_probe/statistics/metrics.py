@@ -218,6 +218,12 @@ class Pairs:
         """Return the number of pairs."""
         return len(self.positive)
 
+    def where(self, chosen: Mask | Index) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(
+            self.positive[chosen], self.negative[chosen], self.moment[chosen], self.excluded
+        )
+
 
 def pairs_within(cohort: Cohort, at: Index) -> Pairs:
     """Pair each positive with the negatives of its prompt; at most `at` sentences are read.
@@ -233,9 +239,7 @@ def pairs_across(cohort: Cohort, at: Index, *, seed: int = 0) -> Pairs:
     if pairs.n <= MOST_PAIRS:
         return pairs
     chosen = np.random.default_rng(seed).choice(pairs.n, MOST_PAIRS, replace=False)
-    return Pairs(
-        pairs.positive[chosen], pairs.negative[chosen], pairs.moment[chosen], pairs.excluded
-    )
+    return pairs.where(chosen)
 
 
 def _pairs(cohort: Cohort, at: Index, *, same_prompt: bool) -> Pairs:
