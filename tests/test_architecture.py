@@ -24,7 +24,7 @@ PIPELINE = (
 """Packages and single modules in the order of the data; each imports only from those before it."""
 
 HOMES = {
-    "torch": ("model", "organism", "monitor.stopping"),
+    "torch": ("model", "organism", "monitor.stopping", "probing.mlp"),
     "transformers": ("model", "organism", "monitor.stopping"),
     "trl": ("organism",),
     "transformer_lens": ("model",),

@@ -21,9 +21,7 @@ def store(tmp_path: Path) -> Store:
 
 def probe(threshold: float = 4.0, model: str = "planted") -> SavedProbe:
     """Return a probe that reads the planted direction."""
-    fitted = LinearProbe()
-    fitted.coef_, fitted.intercept_ = WORLD.direction, 0.0
-    fitted.classes_, fitted.n_features_in_ = np.array([False, True]), WORLD.d_model
+    fitted = LinearProbe.of(WORLD.direction, 0.0)
     card = ProbeCard(
         name="truth",
         model=model,

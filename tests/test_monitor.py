@@ -25,10 +25,9 @@ SAMPLING = Sampling(seed=1, max_new_tokens=40)
 def a_probe(
     model: Any, threshold: float = 1e9, layer: int = 2, pooling: Pooling = "mean"
 ) -> SavedProbe:
-    probe = LinearProbe()
     direction = np.random.default_rng(0).standard_normal(32)
-    probe.coef_ = direction / np.linalg.norm(direction)  # so that scores are in activations' units
-    probe.intercept_ = 0.25
+    # of length one, so that scores are in activations' units
+    probe = LinearProbe.of(direction / np.linalg.norm(direction), 0.25)
     card = ProbeCard(
         name="p", model=model.name, tokenizer=model.tokenizer, layer=layer, d_model=32,
         pooling=pooling, rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,
@@ -129,7 +128,7 @@ def test_several_probes_on_several_layers_read_as_each_does_alone(
     model = tiny()
     probes = [a_probe(model, 1e9, layer) for layer in (2, 0, 1, 0, 2)]
     for number, saved in enumerate(probes):
-        saved.probe.coef_ = np.random.default_rng(number).standard_normal(32) / 6
+        saved.probe.coef_ = np.random.default_rng(number).standard_normal((1, 32)) / 6
 
     def scores(*chosen: SavedProbe) -> list[tuple[float, ...]]:
         watching = Monitor(model, chosen).watch(TASK, SAMPLING)
@@ -201,11 +200,11 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
     spans, sentences, _ = build_spans(text, starts, 0, FORMATS["think"], prefilled=prefilled)
     saved = a_probe(tiny())
     means = [values[s.start : s.stop].mean(0) for s in sentences if s.channel == "reasoning"]
-    scores = [float(mean @ saved.probe.coef_ + saved.probe.intercept_) for mean in means]
+    scores = [float(saved.probe.raw_scores(mean)) for mean in means]
 
     def alarms(threshold: float, every: int = 1) -> bool:
         guard = Guard(saved, MAX, threshold)
-        read = iter(values @ saved.probe.coef_.astype(np.float32))
+        read = iter(values @ saved.probe.coef_[0].astype(np.float32))
         waiting: list[np.float32] = []
 
         def take() -> np.ndarray:

@@ -40,7 +40,7 @@ def saved(store: Store) -> SavedProbe:
 
 
 def test_training_finds_the_layer_and_the_direction_of_the_signal(saved: SavedProbe) -> None:
-    coef = saved.probe.coef_
+    coef = saved.probe.coef_[0]
     assert saved.card.layer == 3
     assert coef @ WORLD.direction / np.linalg.norm(coef) >= 0.95
 
@@ -198,7 +198,7 @@ def test_a_probe_can_be_trained_for_each_target(store: Store) -> None:
     told = train(store, target="verbalisation", target_rate=0.05)
     assert told.card.target == "verbalisation"
     # What is planted acts and says so: the two targets are one here.
-    assert told.probe.coef_ == pytest.approx(train(store, target_rate=0.05).probe.coef_)
+    assert told.probe.coef_[0] == pytest.approx(train(store, target_rate=0.05).probe.coef_[0])
     report, _ = evaluate_probe(store, told)
     assert report.n["positives"] > 0
     where = train(store, target="situation", target_rate=0.05, rows="prompt")

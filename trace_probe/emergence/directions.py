@@ -87,7 +87,7 @@ def tested(saved: SavedProbe, rows: Rows, layer: int) -> tuple[Direction, Direct
         probe = _fit(saved.card, rows, rows.acted)
     means = rows.X[rows.acted].mean(axis=0) - rows.X[~rows.acted].mean(axis=0)
     return (
-        Direction(saved.card.name, "probe", _unit(probe.coef_)),
+        Direction(saved.card.name, "probe", _unit(probe.coef_[0])),
         Direction("difference of means", "means", _unit(means)),
     )
 
@@ -114,7 +114,7 @@ def unrelated_directions(card: ProbeCard, rows: Rows, count: int) -> list[Direct
             found.append((name, mask))
         if len(found) == count:
             return [
-                Direction(name, "unrelated", _unit(_fit(card, rows, mask).coef_))
+                Direction(name, "unrelated", _unit(_fit(card, rows, mask).coef_[0]))
                 for name, mask in found
             ]
     raise NotEnoughData(

@@ -79,7 +79,7 @@ class Monitor:
         text = self.model.text_stream()
         for token in prompt:
             text.feed(token)
-        tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_) for g in self.guards])
+        tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.guards])
         format, prefilled = format_under(text.text, self._format)
         scorer = LiveScorer(
             self.guards,

@@ -108,7 +108,7 @@ class LiveScorer:
         self.segments = Segmenter(format, prefilled=prefilled)
         self._guards = tuple(guards)
         self._statistics = [guard.rule.start() for guard in guards]
-        self._intercepts = [float(guard.saved.probe.intercept_) for guard in guards]
+        self._intercepts = [float(guard.saved.probe.intercept_[0]) for guard in guards]
         self._from_last = [guard.saved.card.pooling == "last" for guard in guards]
         self._take, self._every = take, every
         self._start, self._count = start, 0

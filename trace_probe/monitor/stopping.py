@@ -81,7 +81,7 @@ class GenerateWatch:
         self._chat = ChatTokenizer(tokenizer, network.name_or_path or "this model")
         _check(network, self._chat, self.guards)
         self._format = format_of(self._chat.chat_template, self._chat.name)
-        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_) for g in self.guards])
+        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.guards])
         blocks = HookedBlocks(network, self._chat.name)
         self._hooks = blocks.tapped(self._tap.layers, self._tap.consume)
         self._stops = stop_tokens(network, tokenizer)
