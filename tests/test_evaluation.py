@@ -257,7 +257,7 @@ def test_the_gain_over_a_baseline_is_the_paired_difference() -> None:
     )
     same = value(report.baselines["same"], "gain_over_it")
     assert same.estimate == 0.0
-    assert same.lower < 0.0 < same.upper  # tasks that were not met might differ
+    assert same.lower < 0.0  # tasks that were not met might differ
     found = value(report.baselines["half"], "gain_over_it")
     its = value(report.baselines["half"], "within_prompt_auroc")
     assert found.estimate == pytest.approx(1 - its.estimate)
@@ -368,8 +368,11 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
     }
     assert set(raw["within_prompt_auroc"]) == {"estimate", "lower", "upper", "n"}
     assert set(raw["useful_warning"]) == {"0", "1", "3", "5", "10"}
+    assert set(raw["caught_before_said_at_sibling_rate"]) == {"0.05", "0.1"}
     for figures in raw["baselines"].values():
+        assert set(figures["caught_before_said_at_sibling_rate"]) == {"0.05", "0.1"}
         assert set(figures) == {
+            "caught_before_said_at_sibling_rate",
             "within_prompt_auroc",
             "pooled_auroc",
             "caught_before_said",

@@ -20,7 +20,7 @@ from trace_probe.evaluation.panel import (
     ranking,
     summary,
 )
-from trace_probe.evaluation.report import Figures, Report, at_rate, is_text
+from trace_probe.evaluation.report import RATES, Figures, Report, at_rate, is_text
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.rules import statistics
@@ -50,15 +50,11 @@ def evaluate(
     time, is always among the baselines. Layer and labeller are for the caller to fill in.
     """
     read, followed = statistics(scores, panel.ranked_by), statistics(scores, panel.rule)
-    cohort = panel.cohort
-    weights = resample(cohort.n_tasks, seed=panel.seed)
+    cohort, weights = panel.cohort, resample(panel.cohort.n_tasks, seed=panel.seed)
     baselines = {**baselines, SENTENCES_LEFT: sentences_left(panel)}
-    ranked = {
-        name: (ranking if name == CONTROL else best_ranking)(runs, panel, weights)
-        for name, runs in baselines.items()
-    }
-    own, best = ranking([scores], panel, weights), best_text(ranked)
-    mine, caught = headline(followed, panel, weights), caught_by_each(baselines, panel, weights)
+    own, ranked = ranking([scores], panel, weights), _ranked(baselines, panel, weights)
+    best, mine = best_text(ranked), headline(followed, panel, weights)
+    caught = caught_by_each(baselines, panel, weights)
     alarms = alarms_of(followed, threshold, panel, weights)
     figures: dict[str, Metric | None] = {
         **mine.figures(),
@@ -72,24 +68,14 @@ def evaluate(
         "selectivity": gain(own, ranked.get(CONTROL)),
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
-    more = {
-        "best_text": best,
-        **_beside_headline(mine, caught),
-        **details(read, followed, threshold, panel, alarms),
-    }
-    beside_it = beside(baselines, ranked, panel, weights, target_rate, own)
-    for name, its in caught.items():
-        beside_it[name] |= {at_rate(rate): value.interval() for rate, value in its.items()}
+    more = {"best_text": best, "headline": _beside_headline(mine, caught)}
+    more |= details(read, followed, threshold, panel, alarms)
+    beside_it = beside(baselines, ranked, panel, weights, target_rate, own, caught)
     return Report(
         detector=detector,
         labeller="",
         layer=None,
-        n={
-            **cohort.counts(),
-            "siblings": len(panel.mixed.sibling),
-            **cohort.heard(),
-            "benign": len(panel.benign),
-        },
+        n=panel.counts(),
         threshold=threshold,
         target_false_alarm_rate=target_rate,
         rule=panel.rule.name,
@@ -103,6 +89,13 @@ def evaluate(
     )
 
 
+def _ranked(baselines: Runs, panel: Panel, weights: Values) -> dict[str, Ranked]:
+    return {
+        name: (ranking if name == CONTROL else best_ranking)(runs, panel, weights)
+        for name, runs in baselines.items()
+    }
+
+
 def gain(own: Ranked, its: Ranked | None) -> Metric | None:
     """Return the difference of two within-prompt AUROCs."""
     return None if its is None else (own["within"] - its["within"]).interval()
@@ -110,7 +103,7 @@ def gain(own: Ranked, its: Ranked | None) -> Metric | None:
 
 def _beside_headline(
     mine: Headline, caught: Mapping[str, Mapping[str, Resampled]]
-) -> dict[str, object]:
+) -> dict[str, dict[str, object]]:
     """Return chance, lead and the best rivals of a headline, by sibling rate, as JSON."""
     found: dict[str, dict[str, object]] = {}
     for rate, own in mine.caught.items():
@@ -126,7 +119,7 @@ def _beside_headline(
             "over_sentences_left": _json(own - left),
             "lead": {unit: _json(value) for unit, value in mine.lead[rate].items()},
         }
-    return {"headline": found}
+    return found
 
 
 def _json(value: Resampled) -> dict[str, float | int | None] | None:
@@ -148,20 +141,23 @@ def side_by_side(
     weights = resample(panel.cohort.n_tasks, seed=panel.seed)
     several = {name: (scores,) for name, scores in runs.items()}
     ranked = {name: ranking(each, panel, weights) for name, each in several.items()}
-    return {**beside(several, ranked, panel, weights, target_rate)}
+    return beside(several, ranked, panel, weights, target_rate)
 
 
-def beside(
+def beside(  # noqa: PLR0913 - what was computed already is not computed again
     runs: Runs,
     ranked: Mapping[str, Ranked],
     panel: Panel,
     weights: Values,
     target_rate: float,
     own: Ranked | None = None,
-) -> dict[str, dict[str, Metric | None]]:
+    caught: Mapping[str, Mapping[str, Resampled]] | None = None,
+) -> dict[str, Figures]:
     """Return how several detectors rank, what they catch, and by how much they are beaten."""
+    caught = caught_by_each(runs, panel, weights) if caught is None else caught
     return {
         name: {
+            **{at_rate(rate): interval(caught[name].get(rate)) for rate in RATES},
             **summary(ranked[name]),
             **caught_at(each, panel, weights, target_rate),
             **({} if own is None else {"gain_over_it": gain(own, ranked[name])}),

@@ -63,6 +63,12 @@ class Panel:
         """Return the traces of prompts with both outcomes."""
         return mixed_prompts(self.cohort)
 
+    def counts(self) -> dict[str, int]:
+        """Return what there is to count."""
+        siblings, benign = len(self.mixed.sibling), len(self.benign)
+        cohort = self.cohort
+        return {**cohort.counts(), "siblings": siblings, **cohort.heard(), "benign": benign}
+
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
     """Sort the traces of an evaluation by role; a harmful trace is in no harmless group."""
