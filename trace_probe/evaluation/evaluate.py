@@ -23,7 +23,6 @@ from trace_probe.evaluation.panel import (
 from trace_probe.evaluation.report import RATES, Figures, Report, at_rate, is_text
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
 from trace_probe.statistics.metrics import Scores
-from trace_probe.statistics.rules import statistics
 
 CONTROL = "shuffled labels"
 OBSERVER = "observer"
@@ -49,7 +48,7 @@ def evaluate(
     better of two chances is above chance. How many sentences are left, which nobody can know in
     time, is always among the baselines. Layer and labeller are for the caller to fill in.
     """
-    read, followed = statistics(scores, panel.ranked_by), statistics(scores, panel.rule)
+    read, followed = panel.ranked_by.apply(scores), panel.rule.apply(scores)
     cohort, weights = panel.cohort, resample(panel.cohort.n_tasks, seed=panel.seed)
     baselines = {**baselines, SENTENCES_LEFT: sentences_left(panel)}
     own, ranked = ranking([scores], panel, weights), _ranked(baselines, panel, weights)

@@ -11,7 +11,7 @@ from trace_probe.evaluation.panel import Panel
 from trace_probe.evaluation.report import RATES, at_rate
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values
 from trace_probe.statistics.metrics import Scores, running_maxima, score_rows
-from trace_probe.statistics.rules import MAX, statistics
+from trace_probe.statistics.smoothing import MAX
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def caught_by_each(
     """
     found = {}
     for name, several in runs.items():
-        ways = [statistics(several[0], rule) for rule in dict.fromkeys((panel.rule, MAX))]
+        ways = [rule.apply(several[0]) for rule in dict.fromkeys((panel.rule, MAX))]
         found[name] = max((caught_by_rate(way, panel, weights) for way in ways), key=_smallest_rate)
     return found
 
