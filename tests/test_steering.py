@@ -26,7 +26,7 @@ from trace_probe.emergence.trial import Trial
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.metrics import Metric, resample
+from trace_probe.statistics.bootstrap import Metric, resample
 
 
 @pytest.fixture(scope="module")
