@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+LONGEST_WORD = 32
+
+
 class ChatTokenizer:
     """A tokenizer with a chat template."""
 
@@ -30,6 +33,8 @@ class ChatTokenizer:
         self.chat_template = str(tokenizer.chat_template)
         self.fingerprint = digest(tokenizer.get_vocab())
         """What each id stands for."""
+        self.longest = max(LONGEST_WORD, *map(len, tokenizer.get_vocab()))
+        """Characters that one token can stand for; a word that is not known may be longer."""
         self._tokenizer = tokenizer
         self._decode = lru_cache(1 << 16)(
             lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
