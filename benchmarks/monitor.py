@@ -155,16 +155,15 @@ def _monitor(model: Model, probes: int, layers: int) -> Monitor:
 
 
 def _probe(model: Model, layer: int, rng: np.random.Generator) -> SavedProbe:
-    probe = LinearProbe()
-    probe.coef_ = rng.standard_normal(model.d_model) / np.sqrt(model.d_model)
-    probe.intercept_ = 0.0
+    direction = rng.standard_normal(model.d_model) / np.sqrt(model.d_model)
+    probe = LinearProbe.of(direction, 0.0)
     card = ProbeCard(
         name="random",
         model=model.name,
         tokenizer=model.tokenizer,
-        layer=layer,
+        layers=(layer,),
         d_model=model.d_model,
-        pooling="mean",
+        features=("mean",),
         rows="before-said",
         guard=0,
         labeller="",

@@ -20,7 +20,7 @@ from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import auroc, trace_maxima
-from trace_probe.statistics.rules import CANDIDATES
+from trace_probe.statistics.smoothing import CANDIDATES
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Task, Trace
 from trace_probe.training import score_run, train
@@ -40,7 +40,7 @@ def saved(store: Store) -> SavedProbe:
 
 
 def test_training_finds_the_layer_and_the_direction_of_the_signal(saved: SavedProbe) -> None:
-    coef = saved.probe.coef_
+    coef = saved.probe.coef_[0]
     assert saved.card.layer == 3
     assert coef @ WORLD.direction / np.linalg.norm(coef) >= 0.95
 
@@ -158,7 +158,7 @@ def test_progress_is_told_in_order(store: Store) -> None:
 
 def test_a_rule_and_a_weight_that_are_asked_for_are_taken(store: Store) -> None:
     saved = train(store, target_rate=0.05, rule="mean:5", benign_weight=2.0)
-    assert (saved.card.rule, saved.card.benign_weight) == ("mean:5", 2.0)
+    assert (saved.card.smoothing, saved.card.benign_weight) == ("mean:5", 2.0)
     assert "in_time_at_0.05/benign-2/mean:5" in saved.card.figures
     plain = train(store, target_rate=0.05, rule="mean:5", benign_weight=1.0)
     assert np.any(plain.probe.coef_ != saved.probe.coef_)
@@ -198,7 +198,7 @@ def test_a_probe_can_be_trained_for_each_target(store: Store) -> None:
     told = train(store, target="verbalisation", target_rate=0.05)
     assert told.card.target == "verbalisation"
     # What is planted acts and says so: the two targets are one here.
-    assert told.probe.coef_ == pytest.approx(train(store, target_rate=0.05).probe.coef_)
+    assert told.probe.coef_[0] == pytest.approx(train(store, target_rate=0.05).probe.coef_[0])
     report, _ = evaluate_probe(store, told)
     assert report.n["positives"] > 0
     where = train(store, target="situation", target_rate=0.05, rows="prompt")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import MANIFEST
 from typer.testing import CliRunner
 
 from explorer.conftest import make_run
-from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD
+from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD, shown
 from explorer.test_explorer_pages import open_page
 from trace_probe.commands.main import app
 from trace_probe.errors import StoreError
@@ -19,7 +20,6 @@ from trace_probe.explorer.curves import curve, over, rounded
 from trace_probe.explorer.facts import early_signal, facts, sure
 from trace_probe.explorer.layers import (
     LayerScale,
-    layers_file,
     read_layer,
     read_layers,
     read_scales,
@@ -30,7 +30,6 @@ from trace_probe.explorer.loading import load_run
 from trace_probe.explorer.payload import absent, find_marks, payload
 from trace_probe.explorer.reader.component import aligned
 from trace_probe.explorer.rows import build_row, facts_of
-from trace_probe.explorer.words import Detector
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.store import Store
 from trace_probe.trace import Span
@@ -52,22 +51,22 @@ def test_layers_come_back_as_they_were_kept_and_only_those_of_the_trace(tmp_path
     gap = np.array([0.1, np.nan], np.float32)
     ones = np.ones(3, np.float32)
     scores = {layer: {"a": gap + np.float32(layer), "b": ones} for layer in (0, 7)}
-    write_layers(tmp_path, "eye", scales, scores)
-    assert read_scales(tmp_path, "eye") == tuple(scales)
-    rows = read_layers(tmp_path, "eye", "a")
+    run = Store.create(tmp_path, MANIFEST)
+    write_layers(run, "eye", scales, scores)
+    assert read_scales(run, "eye") == tuple(scales)
+    rows = read_layers(run, "eye", "a")
     assert [(row.layer, row.threshold) for row in rows] == [(0, 0.5), (7, 0.6)]
     np.testing.assert_array_equal(rows[1].scores, gap + 7)
-    assert set(read_layer(tmp_path, "eye", 7)) == {"a", "b"}
-    assert read_layers(tmp_path, "eye", "unknown") == ()
-    assert read_layers(tmp_path, "another", "a") == ()
+    assert set(read_layer(run, "eye", 7)) == {"a", "b"}
+    assert read_layers(run, "eye", "unknown") == ()
+    assert read_layers(run, "another", "a") == ()
 
 
 def test_a_broken_file_of_layers_says_how_to_make_it_again(tmp_path: Path) -> None:
-    file = layers_file(tmp_path, "eye")
-    file.parent.mkdir()
-    file.write_bytes(b"PAR1 but not really")
+    run = Store.create(tmp_path, MANIFEST)
+    run.place.write("layers/eye.parquet", [b"PAR1 but not really"])
     with pytest.raises(StoreError, match="trace-probe layers"):
-        read_scales(tmp_path, "eye")
+        read_scales(run, "eye")
 
 
 def test_a_layer_is_read_at_its_own_threshold_which_nobody_vouches_for(tmp_path: Path) -> None:
@@ -79,7 +78,7 @@ def test_a_layer_is_read_at_its_own_threshold_which_nobody_vouches_for(tmp_path:
     assert other.row.scores is not None
     np.testing.assert_allclose(other.row.scores, own.row.scores * 0.6)
     assert other.detector is not None
-    assert not other.detector.calibrated
+    assert not other.detector.measured
     card = sure(other.row, other.detector)
     assert "not known" in card["value"]
     assert "layer 2" in card["detail"]
@@ -90,9 +89,9 @@ def test_layers_of_an_older_probe_are_not_shown(tmp_path: Path) -> None:
     run = load_run(tmp_path / "run")
     assert [scale.layer for scale in run.layers(DETECTOR)] == list(LAYERS)
     assert not run.older_layers(DETECTOR)
-    file = tmp_path / "run" / "reports" / f"{DETECTOR}.json"
-    report = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps({**report, "threshold": THRESHOLD + 0.1}), "utf-8")
+    report = run.store.report(DETECTOR)
+    assert report is not None
+    run.store.write_report(DETECTOR, {**report, "threshold": THRESHOLD + 0.1})
     run = load_run(tmp_path / "run")
     assert run.older_layers(DETECTOR)
     assert run.layers(DETECTOR) == ()
@@ -108,8 +107,7 @@ def write_card(run: Path, threshold: float) -> None:
 
 def test_after_training_anew_it_is_the_report_that_is_old_not_the_layers(traces: Path) -> None:
     make_run("rich", traces / "run")
-    file = traces / "run" / "reports" / f"{DETECTOR}.json"
-    file.write_text(json.dumps({**REPORT, "threshold": THRESHOLD + 0.1}), "utf-8")
+    Store(traces / "run").write_report(DETECTOR, {**REPORT, "threshold": THRESHOLD + 0.1})
     write_card(traces / "run", THRESHOLD)
     run = load_run(traces / "run")
     assert not run.older_layers(DETECTOR)
@@ -167,13 +165,13 @@ def test_what_is_over_is_decided_before_rounding() -> None:
     assert rounded(scores) == [0.6, 0.6, None]
     assert over(scores, 0.6) == [1]
     assert over(scores, None) == []
-    assert curve(Detector("other", 0.6), scores)["over"] == [1]
+    assert curve(shown("other", 0.6), scores)["over"] == [1]
 
 
 def test_the_cards_quote_the_sentences_of_the_marks() -> None:
     trace, label, scores = PLANTED[0]
     row = build_row(facts_of(trace), label, scores, THRESHOLD)
-    eye = Detector(DETECTOR, THRESHOLD, REPORT)
+    eye = shown(DETECTOR, THRESHOLD, REPORT)
     cards = facts(trace, row, eye, find_marks(trace, row), absent(row))
     assert [card["name"] for card in cards] == ["alarm", "said", "action", "sure"]
     for card, place in zip(cards, (5, 8, 13), strict=False):
@@ -186,16 +184,16 @@ def test_the_cards_quote_the_sentences_of_the_marks() -> None:
 def test_a_card_without_a_mark_says_why() -> None:
     trace, label, scores = next(item for item in PLANTED if item[0].id == "quiet")
     row = build_row(facts_of(trace), label, scores, THRESHOLD)
-    cards = facts(trace, row, Detector(DETECTOR, THRESHOLD), find_marks(trace, row), absent(row))
+    cards = facts(trace, row, shown(DETECTOR, THRESHOLD), find_marks(trace, row), absent(row))
     assert cards[1]["value"] == "Never said"
     assert cards[1]["sentence"] is None
 
 
 def test_a_detector_not_shown_to_beat_chance_is_called_so() -> None:
     flat = {"within_prompt_auroc": {"estimate": 0.6, "lower": 0.4, "upper": 0.8, "n": 9}}
-    assert "no early signal" in early_signal(Detector("eye", 0.0, flat))[0]
-    assert "no early signal" not in early_signal(Detector("eye", 0.0, REPORT))[0]
-    assert early_signal(Detector("eye", 0.0)) == []
+    assert "no early signal" in early_signal(shown("eye", 0.0, flat))[0]
+    assert "no early signal" not in early_signal(shown("eye", 0.0, REPORT))[0]
+    assert early_signal(shown("eye", 0.0)) == []
 
 
 def test_the_tokens_of_a_sentence_are_its_text() -> None:
@@ -214,7 +212,7 @@ def test_two_traces_are_drawn_on_axes_of_one_length_with_their_origins_together(
     sides = []
     for trace, label, scores in PLANTED[:2]:
         row = build_row(facts_of(trace), label, scores, THRESHOLD)
-        sides.append(payload(trace, row, Detector(DETECTOR, THRESHOLD)))
+        sides.append(payload(trace, row, shown(DETECTOR, THRESHOLD)))
     origins = (sides[0]["marks"]["alarm"]["token"], sides[1]["marks"]["alarm"]["token"])
     pair = aligned(sides[0], sides[1], origins)
     (a, b), (c, d) = (side["axis"] for side in pair)
@@ -242,8 +240,8 @@ def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(dem
     found = json.loads(done.stdout)
     loaded, card = load_run(run), load_probe(probe).card
     assert [one["layer"] for one in found["layers"]] == list(loaded.manifest.layers)
-    kept = loaded.scores(card.name)
-    own = read_layer(run, card.name, card.layer)
+    kept = loaded.scores(loaded.detector(card.name))
+    own = read_layer(loaded.store, card.name, card.layer)
     for trace_id in list(kept)[:20]:
         np.testing.assert_allclose(own[trace_id], kept[trace_id], rtol=1e-5)
     thresholds = {one["layer"]: one["threshold"] for one in found["layers"]}

@@ -1,158 +1,34 @@
-"""A linear probe: one direction of the residual stream and one threshold.
+"""A fitted probe with its card, and how both are saved.
 
-A scikit-learn estimator, so that it works in `Pipeline`, `GridSearchCV` and `clone`. Saved
-as a folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
+A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_is_fitted, validate_data
+from numpy.typing import NDArray
 
-from trace_probe.activations import Pooling
-from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.probing.binary import BinaryClassifier, Floats
+from trace_probe.errors import ProbeError
+from trace_probe.probing.binary import Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
+from trace_probe.probing.features import (
+    Feature,
+    feature_rows,
+    features_from,
+    parse_features,
+    pooling_for,
+)
+from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.recipe import Focus, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Promise
-from trace_probe.statistics.metrics import Index, Scores
-from trace_probe.statistics.rules import Rule, parse_rule, statistics
+from trace_probe.statistics.metrics import Scores
+from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.store import Manifest, write_bytes, write_json
-
-
-class LinearProbe(BinaryClassifier):
-    """Linear classifier of activation rows.
-
-    Rows are standardised within classes for the fit and the scale is folded back, so
-    `coef_` (d_model,) and `intercept_` act on raw activations: a score is one dot product.
-    ``difference-of-means`` (Marks and Tegmark, arXiv 2310.06824) is not standardised; ``lda``
-    whitens it with the covariance within classes, shrunk as of Ledoit and Wolf (2004).
-    """
-
-    def __init__(
-        self,
-        method: Method = "logistic",
-        C: float = 0.01,
-        class_weight: Literal["balanced"] | None = "balanced",
-    ) -> None:
-        """Choose a method; a smaller `C` penalises more (logistic and ridge only)."""
-        self.method = method
-        self.C = C
-        self.class_weight = class_weight
-
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit to rows (row, d_model) and two classes, the greater of which is the positive one.
-
-        Raises:
-            NotEnoughData: there are not two classes.
-            ProbeError: there is no such method.
-        """
-        rows, targets = validate_data(self, X, y, dtype=np.float32)
-        self.classes_, codes = np.unique(targets, return_inverse=True)
-        if len(self.classes_) != 2:
-            raise NotEnoughData(
-                f"a probe tells two outcomes apart, these rows have {len(self.classes_)}: "
-                f"record more samples or other tasks"
-            )
-        weight = _weights(codes, sample_weight, self.class_weight)
-        mean = np.average(rows, axis=0, weights=weight).astype(np.float32)
-        scale = _within_scale(rows, codes, weight)
-        if self.method == "difference-of-means":
-            scale[:] = 1.0
-        coef, intercept = self._solve((rows - mean) / scale, codes, weight)
-        self.coef_ = coef / scale
-        self.intercept_ = float(intercept - self.coef_ @ mean)
-        return self
-
-    def _solve(self, Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats, float]:
-        """Return direction and offset in standardised space."""
-        if self.method == "logistic":
-            return _logistic(Z, codes, weight, self.C)
-        if self.method == "ridge":
-            return _ridge(Z, codes, weight, self.C)
-        if self.method == "lda":
-            return _lda(Z, codes, weight)
-        if self.method == "difference-of-means":
-            low, high = _means(Z, codes, weight)
-            return high - low, float(-(high - low) @ (high + low) / 2)
-        raise ProbeError(
-            f"no method {self.method!r}: use logistic, difference-of-means, lda or ridge"
-        )
-
-    def decision_function(self, X: ArrayLike) -> Floats:
-        """Return (row,) scores, in log odds for ``logistic``; positive means the positive class."""
-        check_is_fitted(self)
-        rows = validate_data(self, X, dtype=np.float32, reset=False)
-        scores: Floats = rows @ self.coef_.astype(np.float32) + np.float32(self.intercept_)
-        return scores
-
-
-def _weights(codes: Index, sample_weight: ArrayLike | None, class_weight: str | None) -> Floats:
-    """Return row weights; balanced ones give both classes half of the total."""
-    given = np.ones(len(codes)) if sample_weight is None else np.asarray(sample_weight, float)
-    if class_weight is None:
-        return given
-    total = np.bincount(codes, given)
-    balanced: Floats = given * (given.sum() / 2 / total)[codes]
-    return balanced
-
-
-def _within_scale(X: NDArray[np.float32], codes: Index, weight: Floats) -> NDArray[np.float32]:
-    """Return the standard deviation of each axis around the class means.
-
-    The total deviation would shrink the very axes that separate the classes. A constant
-    axis keeps its scale.
-    """
-    centred = X - np.stack(_means(X, codes, weight)).astype(np.float32)[codes]
-    scale = np.sqrt(np.average(centred**2, axis=0, weights=weight)).astype(np.float32)
-    return np.where(scale < 1e-6, np.float32(1.0), scale)
-
-
-def _means(Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats, Floats]:
-    low, high = (
-        np.average(Z[codes == code].astype(float), axis=0, weights=weight[codes == code])
-        for code in (0, 1)
-    )
-    return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-
-
-def _logistic(
-    Z: NDArray[np.float32], codes: Index, weight: Floats, C: float
-) -> tuple[Floats, float]:
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=C, max_iter=1000, tol=1e-4)
-    model.fit(Z, codes, sample_weight=weight.astype(Z.dtype))
-    return model.coef_[0].astype(float), float(model.intercept_[0])
-
-
-def _ridge(Z: NDArray[np.float32], codes: Index, weight: Floats, C: float) -> tuple[Floats, float]:
-    """Solve weighted least squares on targets of -1 and 1 with a penalty of ``1 / C``."""
-    target = 2.0 * codes - 1.0
-    offset = float(np.average(target, weights=weight))
-    weighted = (Z * weight[:, None]).astype(np.float64)
-    gram = weighted.T @ Z + np.eye(Z.shape[1]) / C
-    return np.asarray(np.linalg.solve(gram, weighted.T @ (target - offset)), np.float64), offset
-
-
-def _lda(Z: NDArray[np.float32], codes: Index, weight: Floats) -> tuple[Floats, float]:
-    """Solve linear discriminant analysis with the shrinkage of Ledoit and Wolf (2004)."""
-    from sklearn.covariance import ledoit_wolf
-
-    low, high = _means(Z, codes, weight)
-    centred = Z - np.stack([low, high])[codes]
-    covariance, _ = ledoit_wolf(
-        centred * np.sqrt(weight / weight.mean())[:, None], assume_centered=True
-    )
-    coef = np.linalg.solve(covariance, high - low)
-    prior = np.bincount(codes, weight)
-    return coef, float(np.log(prior[1] / prior[0]) - coef @ (high + low) / 2)
 
 
 def fit_dataset(dataset: Dataset, recipe: Recipe) -> LinearProbe:
@@ -161,30 +37,43 @@ def fit_dataset(dataset: Dataset, recipe: Recipe) -> LinearProbe:
     return probe.fit(dataset.X, dataset.y, sample_weight=dataset.weight)
 
 
-def probe_scores(probe: LinearProbe, corpus: Corpus, layer: int) -> dict[str, NDArray[np.float32]]:
+TOGETHER = 128
+"""Traces whose rows are made at once."""
+
+
+def probe_scores(
+    probe: LinearProbe, corpus: Corpus, recipe: Recipe
+) -> dict[str, NDArray[np.float32]]:
     """Return the score of each reasoning sentence of each trace; nan for other sentences.
 
+    The recipe says which layers and features the probe reads.
+
     Raises:
-        ProbeError: the corpus has no activations of that layer.
+        ProbeError: the corpus has no activations of a layer, or not those for a feature.
     """
-    return several_scores([probe], corpus, layer)[0]
+    return several_scores([probe], corpus, recipe)[0]
 
 
 def several_scores(
-    probes: Sequence[LinearProbe], corpus: Corpus, layer: int
+    probes: Sequence[LinearProbe], corpus: Corpus, recipe: Recipe
 ) -> list[dict[str, NDArray[np.float32]]]:
-    """Return the scores of several probes of a layer in one pass; see `probe_scores`."""
-    matrix = activations_of(corpus)
-    values = matrix.at(layer)
-    coef = np.stack([probe.coef_ for probe in probes]).astype(np.float32)
-    intercept = np.array([[probe.intercept_] for probe in probes], dtype=np.float32)
+    """Return the scores of several probes of the same rows in one pass; see `probe_scores`."""
+    matrix, traces = activations_of(corpus), corpus.traces
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in probes]
-    for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
-        rows = values[first : first + len(trace.sentences)].astype(np.float32)
-        thinking = np.array([span.channel == "reasoning" for span in trace.sentences], dtype=bool)
-        each = np.where(thinking, coef @ rows.T + intercept, np.float32(np.nan))
-        for scores, row in zip(found, each, strict=True):
-            scores[trace.id] = row
+    for first in range(0, len(traces), TOGETHER):
+        some = traces[first : first + TOGETHER]
+        spans = [span for trace in some for span in trace.sentences]
+        thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
+        sizes = [len(trace.sentences) for trace in some]
+        ends = np.cumsum(sizes)
+        index = np.repeat(np.arange(first, first + len(some)), sizes)
+        sentence = np.arange(len(spans)) - np.repeat(ends - sizes, sizes)
+        where = index[thinking], sentence[thinking]
+        X = feature_rows(matrix, traces, recipe.layers, recipe.features, *where)
+        for probe, scores in zip(probes, found, strict=True):
+            row = np.full(len(spans), np.nan, dtype=np.float32)
+            row[thinking] = probe.raw_scores(X)
+            scores |= {t.id: r for t, r in zip(some, np.split(row, ends[:-1]), strict=True)}
     return found
 
 
@@ -196,10 +85,11 @@ class ProbeCard:
     model: str
     """Name and revision of the model whose activations it reads."""
     tokenizer: str
-    layer: int
-    """0-based block; the residual stream after it."""
+    layers: tuple[int, ...]
+    """0-based blocks; the residual stream after each."""
     d_model: int
-    pooling: Pooling
+    features: tuple[Feature, ...]
+    """What it reads of each layer; see `probing.features`."""
     rows: Rows
     guard: int
     labeller: str
@@ -209,7 +99,7 @@ class ProbeCard:
     calibration_tasks: tuple[str, ...]
     """Benign tasks that set the threshold; together with the training tasks never tested on."""
     threshold: float
-    """A sentence alarms where the statistic of the rule is equal to it or above."""
+    """A sentence alarms where its smoothed score is equal to it or above."""
     target_false_alarm_rate: float
     honest_false_alarm_rate: float
     """Whole-trace rate that the calibration traces can promise."""
@@ -222,24 +112,43 @@ class ProbeCard:
     focus: Focus = "all"
     guard_tokens: int = 0
     promise: Promise = "conformal"
-    rule: str = "max"
-    """What its alarm follows, chosen on training tasks; see `statistics.rules`."""
+    smoothing: str = "max"
+    """What its alarm follows, chosen on training tasks; see `statistics.smoothing`."""
     ranked_by: str = "max"
     """What is made of its scores where traces are ranked at a moment; chosen likewise."""
     benign_weight: float = 1.0
+    head: str = "linear"
+    """What turns a row into a score."""
+
+    @property
+    def layer(self) -> int:
+        """Return the deepest layer that it reads."""
+        return max(self.layers)
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a row holds."""
+        return len(self.layers) * len(self.features) * self.d_model
+
+    @property
+    def pooling(self) -> str:
+        """Return the pooling that a run has to be recorded with at least, such as ``last+max``."""
+        return pooling_for(self.features)
 
     @property
     def recipe(self) -> Recipe:
         """Return how it was trained."""
         return Recipe(
-            self.layer,
-            self.method,
-            self.C,
-            self.rows,
-            self.guard,
-            self.guard_tokens,
-            self.focus,
-            self.benign_weight,
+            layers=self.layers,
+            features=self.features,
+            head=self.head,
+            method=self.method,
+            C=self.C,
+            rows=self.rows,
+            guard=self.guard,
+            guard_tokens=self.guard_tokens,
+            focus=self.focus,
+            benign_weight=self.benign_weight,
         )
 
 
@@ -252,32 +161,41 @@ class SavedProbe:
 
     def scores(self, corpus: Corpus) -> Scores:
         """Return the score of each reasoning sentence of each trace."""
-        return probe_scores(self.probe, corpus, self.card.layer)
+        return probe_scores(self.probe, corpus, self.card.recipe)
+
+    def direction(self, layer: int) -> Floats:
+        """Return (d_model,), along which a layer raises the score most when every token moves.
+
+        To move all tokens of the thought moves each of its pools by as much, so the weights of
+        all features of the layer are added; only the prompt stays where it is.
+
+        Raises:
+            ProbeError: the probe does not read that layer.
+        """
+        card = self.card
+        if layer not in card.layers:
+            raise ProbeError(f"probe {card.name} reads layers {list(card.layers)}, not {layer}")
+        weights = self.probe.coef_[0].reshape(len(card.layers), len(card.features), card.d_model)
+        moved = np.array([feature != "prompt" for feature in card.features])
+        direction: Floats = weights[card.layers.index(layer), moved].sum(axis=0)
+        return direction
 
     @property
-    def rule(self) -> Rule:
+    def smoothing(self) -> Smoothing:
         """Return what its alarm follows."""
-        return parse_rule(self.card.rule)
+        return parse_smoothing(self.card.smoothing)
 
     @property
-    def ranked_by(self) -> Rule:
+    def ranked_by(self) -> Smoothing:
         """Return what it is ranked by."""
-        return parse_rule(self.card.ranked_by)
-
-    def alarm_statistics(self, scores: Scores) -> Scores:
-        """Return what its alarm follows, from its scores: it alarms at the card's threshold."""
-        return statistics(scores, self.rule)
+        return parse_smoothing(self.card.ranked_by)
 
 
 def save_probe(path: Path | str, saved: SavedProbe) -> None:
     """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically."""
     from safetensors.numpy import save
 
-    tensors = {
-        "coef": np.ascontiguousarray(saved.probe.coef_, dtype=np.float32),
-        "intercept": np.array([saved.probe.intercept_], dtype=np.float32),
-    }
-    write_bytes(Path(path) / "probe.safetensors", save(tensors))
+    write_bytes(Path(path) / "probe.safetensors", save(saved.probe.to_tensors()))
     write_json(Path(path) / "card.json", asdict(saved.card))
 
 
@@ -294,42 +212,48 @@ def load_probe(path: Path | str) -> SavedProbe:
     try:
         card = _to_card(json.loads((folder / "card.json").read_text(encoding="utf-8")))
         tensors = load((folder / "probe.safetensors").read_bytes())
-        coef, intercept = tensors["coef"].astype(float), float(tensors["intercept"][0])
+        probe = LinearProbe.from_tensors(tensors, method=card.method, C=card.C)
     except FileNotFoundError as error:
         raise ProbeError(f"no probe at {folder}: train one with `trace-probe train`") from error
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ProbeError(
             f"{folder} does not hold a whole probe ({error}): train it again"
         ) from error
-    if coef.shape != (card.d_model,):
-        raise ProbeError(f"{folder}: {coef.shape} weights but d_model {card.d_model} on the card")
-    probe = LinearProbe(method=card.method, C=card.C)
-    probe.coef_, probe.intercept_ = coef, intercept
-    probe.classes_, probe.n_features_in_ = np.array([False, True]), card.d_model
+    if probe.n_features_in_ != card.width:
+        raise ProbeError(
+            f"{folder} has {probe.n_features_in_} weights, its card asks for {card.width}: train "
+            f"it again"
+        )
     return SavedProbe(card, probe)
 
 
 def _to_card(raw: dict[str, Any]) -> ProbeCard:
-    tuples = {key: tuple(raw[key]) for key in ("training_tasks", "calibration_tasks", "limits")}
-    return ProbeCard(**{**raw, **tuples})
+    if "layers" not in raw:  # written before a probe could read several layers and features
+        raw = {**raw, "layers": [raw["layer"]], "features": [raw["pooling"]]}
+        del raw["layer"], raw["pooling"]
+    raw = {"smoothing" if key == "rule" else key: value for key, value in raw.items()}
+    names = ("layers", "training_tasks", "calibration_tasks", "limits")
+    tuples = {key: tuple(raw[key]) for key in names}
+    return ProbeCard(**{**raw, **tuples, "features": parse_features(raw["features"])})
 
 
 def check_fits(card: ProbeCard, manifest: Manifest) -> None:
     """Refuse a probe on activations of another model.
 
     Raises:
-        ProbeError: it was trained on another model, tokenizer, width, pooling or layer.
+        ProbeError: it was trained on another model, tokenizer or width, or the run lacks a layer
+            or a pooling that it reads.
     """
-    _check(card, manifest, ("model", "tokenizer", "d_model", "pooling"))
+    _check(card, manifest, ("model", "tokenizer", "d_model"))
 
 
 def check_shape(card: ProbeCard, manifest: Manifest) -> None:
     """Refuse a probe on activations that it cannot read; they may be of another model.
 
     Raises:
-        ProbeError: it was trained on another width, pooling or layer.
+        ProbeError: it was trained on another width, or the run lacks a layer or a pooling.
     """
-    _check(card, manifest, ("d_model", "pooling"))
+    _check(card, manifest, ("d_model",))
 
 
 def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
@@ -338,10 +262,17 @@ def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
         for fact in facts
         if getattr(manifest, fact) != getattr(card, fact)
     ]
-    if card.layer not in manifest.layers:
-        differing.append(f"layers {list(manifest.layers)}, without {card.layer}")
-    if differing:
+    lacking = []
+    if not set(card.layers) <= set(manifest.layers):
+        without = sorted(set(card.layers) - set(manifest.layers))
+        lacking.append(f"layers {list(manifest.layers)}, without {without}")
+    unmade = [one for one in card.features if one not in features_from(manifest.pooling)]
+    if unmade:
+        lacking.append(f"pooling {manifest.pooling!r}, which cannot give {', '.join(unmade)}")
+    if differing or lacking:
+        way = "Record with the probe's model" if differing else "Read it again with --recapture"
         raise ProbeError(
-            f"probe {card.name} does not fit: the run has {'; '.join(differing)}. "
-            f"Record with the probe's model and layer, or train a probe on this run"
+            f"probe {card.name} does not fit: the run has {'; '.join([*differing, *lacking])}. "
+            f"{way}, layers {list(card.layers)} and pooling {card.pooling}, or train a probe on "
+            f"this run"
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.probe import LinearProbe
+from trace_probe.probing.linear import LinearProbe
 from trace_probe.statistics.metrics import Index, Values
 
 BLOCK = 4096
@@ -61,10 +61,7 @@ class RidgePath(NamedTuple):
     def probes(self) -> Iterator[LinearProbe]:
         """Yield the probe of each strength."""
         for coef, intercept in zip(self.coef, self.intercept, strict=True):
-            probe = LinearProbe(method="ridge")
-            probe.coef_, probe.intercept_ = coef, float(intercept)
-            probe.classes_, probe.n_features_in_ = np.array([False, True]), len(coef)
-            yield probe
+            yield LinearProbe.of(coef, float(intercept), method="ridge")
 
 
 def sum_moments(blocks: Iterable[Block], folds: int) -> Moments:

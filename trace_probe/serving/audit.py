@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_probe.errors import StoreError
-from trace_probe.files import cut_torn_line
+from trace_probe.files import append
 
 
 class AuditLog:
@@ -47,7 +47,7 @@ class AuditLog:
             raise StoreError(
                 f"another server writes to {self.path}: name another file with --audit"
             ) from error
-        cut_torn_line(self.path)
+        append(self.path, [], locked=True)
         return file
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -62,28 +62,15 @@ class AuditLog:
             if self._moved():
                 moved, self._file = self._file, self._open()
                 os.close(moved)
-            _append(self._file, data, self.path)
+            append(self.path, [data], locked=True)
 
     def _moved(self) -> bool:
         """Return whether the path no longer leads to the file that is open."""
         try:
-            return not os.path.samestat(os.stat(self.path), os.fstat(self._file))
+            return not os.path.samestat(os.lstat(self.path), os.fstat(self._file))
         except FileNotFoundError:
             return True
 
     def close(self) -> None:
         """Let another server have it."""
         os.close(self._file)
-
-
-def _append(file: int, data: bytes, path: Path) -> None:
-    """Append to an open file; a write that fails leaves it as it was."""
-    start = os.fstat(file).st_size
-    rest = memoryview(data)
-    try:
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
-    except OSError as error:
-        os.ftruncate(file, start)
-        raise StoreError(f"cannot write the audit log {path}: {error.strerror}") from error
