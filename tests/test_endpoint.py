@@ -684,9 +684,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("text", [" ", "\N{GRINNING FACE}", "a", "\n\t"])
-def test_the_largest_body_freezes_nobody(
-    tiny: Callable[..., Any], tmp_path: Path, text: str
-) -> None:
+def test_the_largest_body_freezes_nobody(tmp_path: Path, text: str) -> None:
     """While eight streams run and a megabyte is read, the server says in time that it is well."""
     from trace_probe.model.local import Model
 
@@ -714,7 +712,6 @@ def test_the_largest_body_freezes_nobody(
             sock.close()
         asking.join()
     assert max(waits) < 0.25, waits
-    assert tiny
 
 
 def leave_whole(port: int, data: bytes) -> None:

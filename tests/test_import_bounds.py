@@ -22,7 +22,7 @@ from trace_probe.text.channels import Format, format_of, lay_out, split
 from trace_probe.text.sentences import sentence_spans
 
 ROOT = Path(__file__).parents[1]
-FIXED = {"max_examples": 100, "derandomize": True}
+FIXED: dict[str, Any] = {"max_examples": 100, "derandomize": True}
 
 
 def bomb(path: Path, gigabytes: int, *, lie: bool = False) -> Path:

@@ -104,7 +104,7 @@ def _count(value: object) -> int | None:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
         return None
-    return int(value) if 0 <= value <= MOST_TOKENS else None  # type: ignore[call-overload, operator, no-any-return]
+    return int(value) if 0 <= value <= MOST_TOKENS else None  # type: ignore[call-overload, operator]
 
 
 def _ids(value: object) -> tuple[int, ...]:
