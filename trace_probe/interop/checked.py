@@ -10,15 +10,13 @@ from trace_probe.errors import TraceError
 
 
 def check(value: object, name: str) -> None:
-    """Look at every field of a dataclass and of those within it.
+    """Look at every field of a dataclass, and of those within it.
 
     Raises:
         TraceError: one is of another type, no finite number, or no text.
     """
     for field, kind in _hints(type(value)).items():
         held = getattr(value, field)
-        if is_dataclass(held) and not isinstance(held, type):
-            check(held, f"{name}.{field}")
         if not _is(held, kind):
             raise TraceError(f"{name}.{field} is {held!r:.60}, which is no {kind!s:.60}")
 
@@ -45,4 +43,7 @@ def _is(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type, or what sta
         )
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    return type(value) is kind
+    if type(value) is not kind:
+        return False
+    inside = _hints(kind).items() if is_dataclass(kind) else ()
+    return all(_is(getattr(value, field), one) for field, one in inside)
