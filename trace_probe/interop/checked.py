@@ -34,16 +34,17 @@ def _is(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type, or what sta
         return any(_is(value, one) for one in inner)
     if origin is Literal:
         return any(value == one and type(value) is type(one) for one in inner)
-    if origin is tuple:
-        kinds = inner[:1] * len(value) if isinstance(value, tuple) and ... in inner else inner
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            _is(key, inner[0]) and _is(one, inner[1]) for key, one in value.items()
-        )
+    if origin in (tuple, dict):
+        return isinstance(value, origin) and _holds(value, inner)
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    if type(value) is not kind:
-        return False
     inside = _hints(kind).items() if is_dataclass(kind) else ()
-    return all(_is(getattr(value, field), one) for field, one in inside)
+    return type(value) is kind and all(_is(getattr(value, field), one) for field, one in inside)
+
+
+def _holds(value: Any, inner: tuple[Any, ...]) -> bool:  # noqa: ANN401 - a tuple or a mapping
+    """Return whether all in a tuple or a mapping is of the kinds that its annotation names."""
+    if isinstance(value, dict):
+        return all(_is(key, inner[0]) and _is(one, inner[1]) for key, one in value.items())
+    kinds = inner[:1] * len(value) if ... in inner else inner
+    return len(value) == len(kinds) and all(map(_is, value, kinds))
