@@ -188,7 +188,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return (folder / "run.jsonl").read_bytes().splitlines(keepends=True)
 
 
-@settings(**FIXED)
+@settings(max_examples=40, derandomize=True)
 @given(st.data())
 def test_an_export_that_was_changed_anywhere_is_read_or_named(
     tmp_path_factory: pytest.TempPathFactory, exported: list[bytes], data: st.DataObject

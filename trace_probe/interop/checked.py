@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from trace_probe.errors import TraceError
 
 
-def check(value: object, name: str) -> None:
+def check(value: Any, name: str) -> None:  # noqa: ANN401 - of any dataclass
     """Look at every field of a dataclass, and of those within it.
 
     Raises:
@@ -22,7 +22,7 @@ def check(value: object, name: str) -> None:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a class, which can be hashed
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind)}
 
