@@ -15,7 +15,7 @@ def check(value: Any, name: str) -> None:  # noqa: ANN401 - of any dataclass
     Raises:
         TraceError: one is of another type, no finite number, or no text.
     """
-    for field, kind in _hints(type(value)).items():
+    for field, kind in _hints(value.__class__).items():
         held = getattr(value, field)
         if not _is(held, kind):
             raise TraceError(f"{name}.{field} is {held!r:.60}, which is no {kind!s:.60}")
@@ -38,7 +38,8 @@ def _is(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type, or what sta
         return isinstance(value, origin) and _holds(value, inner)
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    inside = _hints(kind).items() if is_dataclass(kind) else ()
+    known: Any = kind
+    inside = _hints(known).items() if is_dataclass(kind) else ()
     return type(value) is kind and all(_is(getattr(value, field), one) for field, one in inside)
 
 
