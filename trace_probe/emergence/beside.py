@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from trace_probe.emergence.curve import NAME, drawn_of
 from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
+from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.report import RATES, Report
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.metrics import Scores
