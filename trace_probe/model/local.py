@@ -26,6 +26,7 @@ from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
 from trace_probe.model.drawing import NotedDraws, draws
 from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.loading import read_network, read_tokenizer
+from trace_probe.model.threads import PROCESS
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -305,6 +306,8 @@ def load_model(
 
     The default is bfloat16 on a GPU and float32 without one. A `device_map` as accelerate has
     it (``auto``, ``balanced``, or module names to devices) spreads the blocks over devices.
+    While a process has only tiny models it computes on one thread, unless OMP_NUM_THREADS or
+    `torch.set_num_threads` says otherwise.
 
     Raises:
         ModelError: it cannot be found or loaded, or has no chat template.
@@ -320,6 +323,7 @@ def load_model(
     network = read_network(
         name, place, revision=revision, dtype=DTYPES[dtype], device_map=device_map
     )
+    PROCESS.make_room_for(network)
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     placed = network if device_map else network.to(device)
     return Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")

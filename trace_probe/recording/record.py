@@ -9,6 +9,7 @@ from tqdm import tqdm
 from trace_probe.activations import Activations, Pooling, pooled_spans
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
+from trace_probe.model.continuation import complete
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
@@ -161,7 +162,8 @@ def record_batch(
     if all(planned.id in known for planned in batch):
         return
     manifest = store.manifest
-    completions = model.generate(
+    completions = complete(
+        model,
         [planned.prompt for planned in batch],
         [planned.seed for planned in batch],
         manifest.sampling,
