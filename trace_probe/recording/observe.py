@@ -1,6 +1,6 @@
 """Another model reads the traces of a run: the same text, its own tokens, its own activations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,8 @@ class ObserveReport:
     read: int
     resumed: int
     """Traces that had been read before."""
+    checked: int
+    """Traces that were read a second time, in another way, to see that both readings agree."""
 
 
 def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = None) -> Manifest:
@@ -36,32 +38,50 @@ def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = N
 
 
 def observe(
-    model: Model, tokenizer: ChatTokenizer, run: Store, out: Store, *, progress: bool = True
+    model: Model,
+    tokenizer: ChatTokenizer,
+    run: Store,
+    out: Store,
+    *,
+    tolerance: float | None = None,
+    progress: bool = True,
 ) -> ObserveReport:
     """Read every trace of a run and keep it, with its labels, beside what the reader held.
 
     The traces of `out` are those of the run, in the tokens of the model that wrote them; only
-    the activations are the reader's, pooled as those of the run. Each trace is read twice, in
-    two ways, to see that both agree. What is there already is not read again.
+    the activations are the reader's, pooled as those of the run. The longest of every 32 traces
+    is read twice, in two ways; where both differ by more than `tolerance` (None: by precision)
+    none of the 32 is kept. What is there already is not read again.
 
     Raises:
         ModelError: a trace is longer than the reader's context, or two readings of it differ.
         StoreError: another process writes to `out`.
     """
+    checked = 0
     with out.writing():
         known = out.ids()
         waiting = [trace for trace in run.traces() if trace.id not in known]
-        for start in tqdm(range(0, len(waiting), BATCH), unit="batch", disable=not progress):
-            _read(model, tokenizer, waiting[start : start + BATCH], out)
+        with tqdm(total=len(waiting), unit="trace", disable=not progress) as bar:
+            for start in range(0, len(waiting), BATCH):
+                batch = waiting[start : start + BATCH]
+                checked += _read(model, tokenizer, batch, out, tolerance)
+                bar.update(len(batch))
         for labeller in run.labellers():
             labels, kept = run.labels(labeller), out.labels(labeller)
             out.add_labels(label for name, label in labels.items() if kept.get(name) != label)
-    return ObserveReport(len(waiting), len(known))
+    return ObserveReport(len(waiting), len(known), checked)
 
 
-def _read(model: Model, tokenizer: ChatTokenizer, traces: Iterable[Trace], out: Store) -> None:
-    ids, spans, batch = [], [], list(traces)
-    for trace in batch:
+def _read(
+    model: Model,
+    tokenizer: ChatTokenizer,
+    traces: Sequence[Trace],
+    out: Store,
+    tolerance: float | None,
+) -> int:
+    """Read traces, keep them, and return how many were read twice."""
+    ids, spans = [], []
+    for trace in traces:
         tokens, ends = tokenizer.pieces(trace.text)
         if model.context is not None and len(tokens) > model.context:
             raise ModelError(
@@ -72,9 +92,11 @@ def _read(model: Model, tokenizer: ChatTokenizer, traces: Iterable[Trace], out: 
         spans.append(reader_spans(trace, ends))
     reading = Reading(out.manifest.pooling, out.manifest.raw_tokens)
     held = model.checked_replay(ids, spans, out.manifest.layers, reading)
-    for trace, activations in zip(batch, held, strict=True):
-        refuse_unfaithful(trace.id, activations, model.dtype)
+    for trace, activations in zip(traces, held, strict=True):
+        refuse_unfaithful(trace.id, activations, model.dtype, tolerance)
+    for trace, activations in zip(traces, held, strict=True):
         out.add(trace, activations)
+    return sum(activations.fidelity is not None for activations in held)
 
 
 def reader_spans(trace: Trace, ends: Sequence[int]) -> list[Span]:
