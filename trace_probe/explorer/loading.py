@@ -326,14 +326,14 @@ def _range(path: Path, detector: str, threshold: float | None, state: Stamp) -> 
 
 @lru_cache(maxsize=16)
 def _layers(path: Path, detector: str, state: Stamp) -> tuple[LayerScale, ...]:
-    return read_scales(_run(path, state).path, detector)
+    return read_scales(_run(path, state).store, detector)
 
 
 @lru_cache(maxsize=64)
 def _layer_rows(path: Path, detector: str, trace_id: str, state: Stamp) -> tuple[LayerRow, ...]:
-    return read_layers(_run(path, state).path, detector, trace_id)
+    return read_layers(_run(path, state).store, detector, trace_id)
 
 
 @lru_cache(maxsize=4)
 def _oracle(path: Path, state: Stamp) -> dict[str, tuple[OraclePoint, ...]]:
-    return oracle_points(_run(path, state).path)
+    return oracle_points(_run(path, state).store)

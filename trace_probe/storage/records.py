@@ -9,7 +9,9 @@ from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.trace import Sampling, Span, Task, Trace
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of runs that are made now: everything in them carries a checksum."""
+READABLE = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,18 @@ def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
         raise StoreError(f"{file} is not a manifest: {error}") from error
 
 
+def row_width(manifest: Manifest) -> int:
+    """Return the width of a recorded row: that of the residual stream, for each pooling."""
+    return len(manifest.pooling.split("+")) * manifest.d_model
+
+
 def differences(ours: Manifest, theirs: Manifest) -> str:
     """Return the names of the settings in which two manifests differ.
 
-    Versions may, and a chat template that is not known differs from none.
+    Versions and schemas may, and a chat template that is not known differs from none.
     """
     left, right = asdict(ours), asdict(theirs)
-    left["version"] = right["version"]
+    left["version"], left["schema"] = right["version"], right["schema"]
     if not (ours.chat_template and theirs.chat_template):
         left["chat_template"] = right["chat_template"]
     return ", ".join(key for key in left if left[key] != right[key])
