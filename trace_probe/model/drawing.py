@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from trace_probe.model.precision import overflowed
 from trace_probe.trace import Sampling
 
 
@@ -39,7 +40,12 @@ class NotedDraws:
         self._noted: list[torch.Tensor] = []
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores of the draw; the likeliest of them is what is drawn."""
+        """Return the scores of the draw; the likeliest of them is what is drawn.
+
+        Raises:
+            ModelError: the model gives logits that are inf or nan.
+        """
+        check_logits(scores)
         found: torch.Tensor = self._draw(ids, scores)
         drawn = found.argmax(-1, keepdim=True)
         self._noted.append((scores.gather(1, drawn)[:, 0] - scores.logsumexp(-1)).cpu())
@@ -48,6 +54,12 @@ class NotedDraws:
     def logprobs(self) -> list[list[float]]:
         """Return for each row the log-probability of each of its tokens, padding included."""
         return [list(map(float, row)) for row in torch.stack(self._noted, dim=1)]
+
+
+def check_logits(logits: torch.Tensor) -> None:
+    """Raise ModelError if logits, (row, vocabulary), are inf or nan; tokens may be ruled out."""
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise overflowed("the logits of the model")
 
 
 def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trace_probe.model.precision import overflowed
+
 
 class ProbeTap:
     """Scores the last token of each forward pass, many at once; nothing is read before `take`.
@@ -36,7 +38,11 @@ class ProbeTap:
     def take(self) -> NDArray[np.float32]:
         """Return (pass, batch, probe), the scores since they were last taken: one transfer.
 
-        All layers are projected on all directions at once, which is cheaper than to pick.
+        All layers are projected on all directions at once, which is cheaper than to pick. That
+        is done in float32, whatever the model runs in and under autocast too.
+
+        Raises:
+            ModelError: what the model holds is inf or nan, which would never alarm.
         """
         held, self._held = self._held, []
         device = held[0].device
@@ -45,7 +51,10 @@ class ProbeTap:
         rows = torch.cat(held, dim=1).float()
         if self._weights.device != rows.device:
             self._weights = self._weights.to(rows.device)
-        scores: NDArray[np.float32] = (rows @ self._weights).cpu().numpy()
+        with torch.autocast(rows.device.type, enabled=False):
+            scores: NDArray[np.float32] = (rows @ self._weights).cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise overflowed("the activations that a probe reads")
         whole = scores.reshape(len(scores), -1, len(self.layers) * len(self._own))
         return whole.take(self._own, axis=2).swapaxes(0, 1)
 

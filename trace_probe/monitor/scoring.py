@@ -17,6 +17,7 @@ from trace_probe.activations import pooled_spans
 from trace_probe.errors import TraceError
 from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
+from trace_probe.model.precision import overflowed
 from trace_probe.monitor.calibrated import Guard
 from trace_probe.monitor.live import check_reads
 from trace_probe.probing.dataset import ActivationMatrix, Corpus
@@ -77,12 +78,15 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
 
     Raises:
         ProbeError: the probe is of another model.
+        ModelError: what the model holds is inf or nan.
     """
     card = saved.card
     check_reads(model, card)
     spans = [pooled_spans(trace) for trace in traces]
     how = Reading(card.pooling)
     held = model.replay([trace.token_ids for trace in traces], spans, (card.layer,), how)
+    if not all(np.isfinite(read.values).all() for read in held):
+        raise overflowed("the activations that a probe reads")
     matrices = [ActivationMatrix(read.values, (card.layer,), np.array([0])) for read in held]
     return [
         saved.scores(Corpus((trace,), {}, matrix))[trace.id]
