@@ -131,10 +131,12 @@ def reads_whole(case: Case) -> None:
     spans, at_once = [each(ids) for ids in texts], Reading(pass_tokens=3 * case.tokens)
     together = case.model.replay(texts, spans, LAYERS, at_once)
     exact = case.exact.replay(texts, spans, LAYERS, at_once)
-    for ids, one, wanted in zip(texts, together, exact, strict=True):
-        (alone,) = case.model.replay([ids], [each(ids)], LAYERS, at_once)
-        assert far(one.values, alone.values) <= WITHIN[case.dtype]
-        assert far(one.values, wanted.values) <= case.of_float32
+    alone = [case.model.replay([ids], [each(ids)], LAYERS, at_once)[0] for ids in texts]
+    ours, theirs, wanted = (
+        np.concatenate([one.values for one in held], axis=1) for held in (together, alone, exact)
+    )
+    assert far(ours, theirs) <= WITHIN[case.dtype]
+    assert far(ours, wanted) <= case.of_float32
 
 
 def reads_in_chunks(case: Case) -> None:
@@ -225,6 +227,22 @@ def records_through_transformer_lens(case: Case) -> None:
         assert one.fidelity.error <= NATS[case.dtype]
 
 
+def recaptures(case: Case) -> None:
+    """What is read again is what was recorded, and other layers are read too."""
+    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.record import new_manifest, record
+    from trace_probe.store import Store
+
+    sampling = Sampling(seed=1, max_new_tokens=NEW)
+    run = Store.create(case.folder / "run", new_manifest(case.model, sampling, layers=(1,)))
+    record(case.model, [case.task()], run, samples=2, progress=False)
+    for layers in ((1, 2), (0,)):  # compared with what was recorded, and with a second reading
+        out = Store.create(
+            case.folder / f"{len(layers)}", recapture_manifest(case.model, run, layers)
+        )
+        assert recapture(case.model, run, out, progress=False).read == 2
+
+
 def observes(case: Case) -> None:
     """Another model's traces are read, and what was held is kept."""
     from trace_probe.model.tokenizer import ChatTokenizer
@@ -268,11 +286,12 @@ def watches(case: Case) -> None:
 
 def scores(case: Case) -> None:
     """A text is scored as in float32."""
+    from trace_probe.monitor.detector import as_detector
     from trace_probe.monitor.scoring import score_texts
 
     text = f" {case.task().prompt} ."
     found, exact = (
-        next(score_texts(model, a_guard(model), [{"reasoning": text}])).sentences
+        next(score_texts(model, as_detector(a_probe(model)), [{"reasoning": text}])).sentences
         for model in (case.model, case.exact)
     )
     ours, theirs = ([s.score for s in each if s.score is not None] for each in (found, exact))
@@ -281,15 +300,11 @@ def scores(case: Case) -> None:
     assert np.abs(np.subtract(ours, theirs)).max() <= scale * 2 * case.of_float32
 
 
-def a_guard(model: Any) -> Any:
-    from trace_probe.monitor.calibrated import as_guard
-
-    return as_guard(a_probe(model))
-
-
 def serves(case: Case) -> None:
     """An answer comes over HTTP, its sentences scored."""
-    from test_endpoint import Limits, up
+    from test_endpoint import up
+
+    from trace_probe.serving.limits import Limits
 
     limits = Limits(tokens=48, body_bytes=1 << 20)
     messages: Any = [{"role": "user", "content": case.task().prompt}]
@@ -375,8 +390,8 @@ def records_with_workers(case: Case) -> None:
 
 ROADS: tuple[Callable[[Case], None], ...] = (
     reads_whole, reads_in_chunks, reads_twice, finds_likely, steers, records,
-    records_through_transformer_lens, observes, watches, scores, serves, continues, intervenes,
-    generates_on_guard, embeds, records_with_workers,
+    records_through_transformer_lens, recaptures, observes, watches, scores, serves, continues,
+    intervenes, generates_on_guard, embeds, records_with_workers,
 )  # fmt: skip
 NO_LENGTH = {intervenes}
 """Roads whose tests make their own short prompts."""

@@ -110,12 +110,12 @@ def test_a_live_monitor_does_not_take_nan_for_calm(overflowing: Any) -> None:
 
 
 def test_a_text_of_nan_is_not_scored_as_if_it_had_no_reasoning(overflowing: Any) -> None:
-    from trace_probe.monitor.calibrated import as_guard
+    from trace_probe.monitor.detector import as_detector
     from trace_probe.monitor.scoring import score_texts
 
-    guard = as_guard(a_probe(overflowing))
+    detector = as_detector(a_probe(overflowing))
     with pytest.raises(ModelError, match="activations that a probe reads are inf or nan"):
-        list(score_texts(overflowing, guard, [{"reasoning": " stop it ."}]))
+        list(score_texts(overflowing, detector, [{"reasoning": " stop it ."}]))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -87,7 +87,7 @@ def train(
     text = (
         f"{probe}: {card.target}, layer {card.layer}, {card.method}, C {card.C:g}, "
         f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
-        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.rule}, "
+        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.smoothing}, "
         f"ranked by {ranked_as(card.ranked_by)}, benign traces weigh {card.benign_weight:g}"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
@@ -198,7 +198,7 @@ def transfer(
     saved = load_probe(probe)
     card, ranked_by = saved.card, saved.ranked_by
     kinds = {
-        str(run): load_corpus(Store(run), labeller or card.labeller, (card.layer,)) for run in runs
+        str(run): load_corpus(Store(run), labeller or card.labeller, card.layers) for run in runs
     }
     corpus = kinds[str(runs[0])]
     if across == "category":

@@ -21,7 +21,7 @@ from trace_probe.probing.probe import (
 )
 from trace_probe.probing.recipe import Recipe
 from trace_probe.statistics.metrics import Scores
-from trace_probe.statistics.rules import CANDIDATES, MAX, parse_rule, statistics
+from trace_probe.statistics.smoothing import CANDIDATES, MAX, parse_smoothing
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -57,7 +57,7 @@ def evaluate_probe(
     judged if `beside` names the run that the probe was trained on.
 
     Raises:
-        ProbeError: the probe was trained on another model, layer or pooling.
+        ProbeError: the probe was trained on another model, or the run lacks what it reads.
         NotEnoughData: there is no training task or no labelled test task of the probe.
     """
     card, tell = saved.card, progress or _silent
@@ -123,7 +123,7 @@ def _beside(
 
 def rules(scores: Scores) -> dict[str, Scores]:
     """Return other statistics that an alarm could follow, by which they are ranked as well."""
-    found = {f"rule {name}": statistics(scores, parse_rule(name)) for name in CANDIDATES}
+    found = {f"rule {name}": parse_smoothing(name).apply(scores) for name in CANDIDATES}
     means = ("top-3 mean", "softmax mean")
     return found | {name: aggregate(scores, AGGREGATIONS[name]) for name in means}
 
@@ -133,11 +133,11 @@ def all_layers(learned: Corpus, corpus: Corpus, recipe: Recipe) -> dict[str, Sco
     layers = corpus.matrix.layers if corpus.matrix else ()
     if len(layers) < 2:
         return {}
-    every = [replace(recipe, layer=layer) for layer in layers]
+    every = [replace(recipe, layers=(layer,)) for layer in layers]
     probes = [fit_dataset(build_dataset(learned, each), each) for each in every]
-    pairs = list(zip(probes, layers, strict=True))
-    seen = [probe_scores(probe, learned, layer) for probe, layer in pairs]
-    read = [probe_scores(probe, corpus, layer) for probe, layer in pairs]
+    pairs = list(zip(probes, every, strict=True))
+    seen = [probe_scores(probe, learned, each) for probe, each in pairs]
+    read = [probe_scores(probe, corpus, each) for probe, each in pairs]
     return {"ensemble of layers": ensemble(read, seen)}
 
 
@@ -163,7 +163,7 @@ def _held_out(corpus: Corpus, saved: SavedProbe, seed: int) -> Panel:
     seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
     panel = build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
-    return replace(panel, rule=saved.rule, ranked_by=saved.ranked_by)
+    return replace(panel, rule=saved.smoothing, ranked_by=saved.ranked_by)
 
 
 def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:

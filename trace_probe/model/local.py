@@ -41,8 +41,14 @@ class Completion:
     ids: tuple[int, ...]
     """The end-of-turn token included, if it was reached."""
     finish: Literal["stop", "length"]
-    logprobs: tuple[float, ...] = field(default=(), compare=False)
-    """The log-probability of each token to the model, whatever the sampling."""
+    uncertainty: NDArray[np.float32] | None = field(default=None, compare=False)
+    """(token, measure), how unsure the model was of each token, whatever the sampling; see
+    `trace_probe.trace.MEASURES`. None where it was not noted."""
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """Return the log-probability of each token to the model; empty where it was not noted."""
+        return () if self.uncertainty is None else tuple((-self.uncertainty[:, 0]).tolist())
 
 
 @dataclass(frozen=True)
@@ -166,14 +172,14 @@ class Model:
             logits_processor=LogitsProcessorList([noted]),
         )
         rows = written[:, ids.shape[1] :].tolist()
-        return list(map(self._completion, rows, noted.logprobs()))
+        return list(map(self._completion, rows, noted.noted()))
 
-    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
+    def _completion(self, ids: list[int], uncertainty: NDArray[np.float32]) -> Completion:
         """Cut a row after its first stop token; what follows is padding."""
         end = next((i for i, token in enumerate(ids) if token in self._stops), None)
         if end is None:
-            return Completion(tuple(ids), "length", tuple(logprobs))
-        return Completion(tuple(ids[: end + 1]), "stop", tuple(logprobs[: end + 1]))
+            return Completion(tuple(ids), "length", uncertainty)
+        return Completion(tuple(ids[: end + 1]), "stop", uncertainty[: end + 1])
 
     def replay(
         self,

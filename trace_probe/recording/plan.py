@@ -18,6 +18,17 @@ class RecordReport:
     """Recorded traces that reached `max_new_tokens` before they ended."""
 
 
+@dataclass(frozen=True)
+class ObserveReport:
+    """What a call of `observe` or `recapture` did."""
+
+    read: int
+    resumed: int
+    """Traces that had been read before."""
+    checked: int
+    """Traces whose reading was compared: with a second one, or with the rows of the run."""
+
+
 def trace_id(model: str, task: Task, sampling: Sampling, sample: int) -> str:
     """Return the id that the trace of a model has before it is made."""
     return digest(model, task.prompt_key, asdict(sampling), sample)
