@@ -395,3 +395,5 @@ ROADS: tuple[Callable[[Case], None], ...] = (
 )  # fmt: skip
 NO_LENGTH = {intervenes}
 """Roads whose tests make their own short prompts."""
+NO_FAMILY = {embeds, records_with_workers}
+"""Roads that load a model from a folder, and are the same for each family from there on."""

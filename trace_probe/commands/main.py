@@ -24,6 +24,7 @@ from trace_probe.commands.options import (
     Backend,
     BaseUrls,
     Concurrency,
+    Dtype,
     ExecutorName,
     Extra,
     Nudge,
@@ -136,7 +137,7 @@ def record(
     device_map: Annotated[
         str | None, typer.Option(help="Spread a model over devices: auto, balanced, sequential.")
     ] = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     revision: str | None = None,
     conditions: Annotated[
         str | None,

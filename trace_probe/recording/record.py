@@ -60,6 +60,7 @@ def new_manifest(
         n_layers=model.n_layers,
         d_model=model.d_model,
         dtype=model.dtype,
+        dtype_chosen=model.dtype_chosen,
         tokenizer=model.tokenizer,
         sampling=sampling,
         tasks=tasks,

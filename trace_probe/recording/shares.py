@@ -16,7 +16,7 @@ from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
-from trace_probe.recording.plan import ObserveReport, RecordReport
+from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
 
@@ -192,7 +192,9 @@ def _open(recording: Recording) -> "tuple[Model, Store]":
     """Load the model and make the run, or open it."""
     from trace_probe.recording.record import new_manifest
 
-    one, model = recording, load_weights(recording.weights)
+    one = recording
+    dtype = resumed_dtype(one.weights.dtype, one.run)
+    model = load_weights(replace(one.weights, dtype=dtype))
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)
