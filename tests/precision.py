@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from test_monitor import a_probe
+from made_probes import a_probe
 from tiny_models import COMMON, SENTENCES, SPECIFIC, word_tokenizer
 
 from trace_probe.trace import Sampling, Span, Task
@@ -332,15 +332,18 @@ def continues(case: Case) -> None:
 
 def intervenes(case: Case) -> None:
     """Alarmed traces go on under ablation and reflection, and their likelihood is known."""
-    from test_intervention import responses
-    from test_steering import traces
+    from acts import Acts, cause, traces
 
-    from trace_probe.emergence.intervention import Alarm
+    from trace_probe.emergence.intervention import Alarm, Responses
+    from trace_probe.emergence.trial import Trial
+    from trace_probe.model.steering import Steering
 
+    ablation = Steering(1, cause(case.model).vector, "project-out")
+    responses = Responses(case.model, Trial(case.model, Acts()), ablation, "so let us wait .", 2)
     every = traces(case.model, 2)
     alarms = [Alarm(one, one.prompt_stop + 2) for one in every]
     for policy in ("go on", "ablate", "reflect"):
-        readouts = responses(case.model).respond(policy, alarms)
+        readouts = responses.respond(policy, alarms)
         assert len(readouts) == 4
         assert all(one.surprise is not None and np.isfinite(one.surprise) for one in readouts)
 

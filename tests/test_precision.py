@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_probes import a_probe
 from precision import (
     DTYPES,
     LONG,
@@ -27,7 +28,6 @@ from precision import (
     serves,
 )
 from ray_clusters import two_nodes
-from test_monitor import a_probe
 from tiny_models import FAMILIES, random_network, word_tokenizer
 
 from trace_probe.errors import ModelError
@@ -139,21 +139,3 @@ def test_a_precision_that_there_is_not_is_refused_before_anything_is_loaded() ->
 
     with pytest.raises(ModelError, match="no dtype float8: choose one of float32, bfloat16"):
         load_model("no-such/model", dtype="float8")
-
-
-def test_scores_under_autocast_are_those_without_it() -> None:
-    import numpy as np
-    import torch
-
-    from trace_probe.model.projection import ProbeTap
-
-    direction, stream = np.linspace(-1, 1, 32), torch.linspace(0, 3, 64).reshape(2, 1, 32)
-
-    def scores() -> Any:
-        tap = ProbeTap([(0, direction)])
-        tap.consume(0, stream)
-        return tap.take()
-
-    plain = scores()
-    with torch.autocast("cpu", torch.bfloat16):
-        np.testing.assert_array_equal(scores(), plain)
