@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
+from trace_probe.files import TEMPORARY
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
@@ -79,7 +80,7 @@ class Store:
             )
         self.manifest = to_manifest(raw, file)
         checked = self.manifest.schema > 1
-        self.vault = Vault(self.place, self.place.url)
+        self.vault = Vault(self.place, row_width(self.manifest), required=checked)
         self.artifacts = Artifacts(self.place, required=checked)
         about = about_trace(self.manifest)
         self._traces = Journal(self.place, "traces", about, TRACES, required=checked)
@@ -103,7 +104,7 @@ class Store:
                     f"choose another folder, or repeat the settings to resume it"
                 )
             return store
-        others = [name for name in place.names() if not name.endswith(".tmp")]
+        others = [name for name in place.names() if not TEMPORARY.fullmatch(name)]
         folder = place.folder
         if others or (folder is not None and folder.exists() and not folder.is_dir()):
             raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
@@ -312,10 +313,12 @@ class Store:
         Raises:
             StoreError: the layer was not recorded, or a file does not fit its trace.
         """
-        chosen = self.known_layers((layer,))
+        (chosen,) = self.known_layers((layer,))
         table = self.index()
-        keys = dict(zip(table["id"].to_pylist(), table["key"].to_pylist(), strict=True))
-        return self.vault.scan(keys, *chosen)
+        columns = (table[name].to_pylist() for name in ("id", "key", "rows"))
+        return self.vault.scan(
+            {one: (key, n) for one, key, n in zip(*columns, strict=True)}, chosen
+        )
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from trace_probe.errors import StoreError
 from trace_probe.storage.shards import Packed, write_index
-from trace_probe.storage.tensors import Values, checksum, encode
+from trace_probe.storage.tensors import Values, checksum, checksum_of_all, encode
 from trace_probe.store import Store
 from trace_probe.trace import digest
 
@@ -73,13 +73,17 @@ def _pieces(store: Store) -> Iterator[_Piece]:
         known.add(trace_id)
         values = store.vault.load(trace_id, store.manifest.layers, key)
         found = store.vault.find(trace_id)
-        its = checksum(values)
-        if values.shape[1] != rows or found.checksum not in ("", its):
+        whole = found.checksum.startswith("crc32:") or found.checksum in (
+            "",
+            checksum_of_all(values),  # of schema 1
+        )
+        if values.shape[1] != rows or not whole:
             raise StoreError(
                 f"{store.place.url}/{found.file} is damaged: `trace-probe store verify` lists "
                 f"what is; delete it and record the trace again"
             )
-        yield _Piece(trace_id, key, its, values, found.fidelity)
+        sums = checksum(values, store.manifest.layers)
+        yield _Piece(trace_id, key, sums, values, found.fidelity)
 
 
 def _shards(pieces: Iterator[_Piece], limit: int) -> Iterator[list[_Piece]]:
