@@ -1,0 +1,225 @@
+"""A detector: a probe, how its scores are smoothed, and from which value on they are an alarm.
+
+Everything that raises alarms (commands, pages, the server, experiments, logs of Inspect) asks a
+`Detector`, so all of them alarm at the same sentences. `load_detector` makes one of the folder of
+a probe; `recorded_detector` finds the one behind the scores that a run keeps.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import ProbeError
+from trace_probe.monitor.calibrated import Decoding, load_calibrations
+from trace_probe.probing.probe import SavedProbe, load_probe
+from trace_probe.statistics.metrics import first_alarm
+from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing, smoothing_of
+from trace_probe.store import Store
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a threshold comes from."""
+
+    kind: Literal["card", "calibration", "report", "hand", "none"]
+    """The probe's card, a calibration kept beside it, the report of a run, a person, nowhere."""
+    decoding: Decoding | None = None
+    """What a calibration holds for."""
+
+    def __str__(self) -> str:
+        """Return it in words, as a part of a sentence."""
+        if self.decoding is not None:
+            drawn = f"temperature {self.decoding.temperature:g}, top-p {self.decoding.top_p:g}"
+            return f"calibration at {drawn}"
+        return {
+            "card": "the probe's card",
+            "calibration": "a calibration",
+            "report": "the report of the run",
+            "hand": "given by hand",
+            "none": "nothing known",
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Decides at which sentence of a trace the alarm comes.
+
+    Example:
+        >>> detector = Detector("eye", parse_smoothing("mean:2"), 2.5, Source("hand"))
+        >>> detector.alarm(np.array([1.0, 3.0, 3.0]))
+        2
+    """
+
+    name: str
+    smoothing: Smoothing
+    threshold: float
+    """A sentence alarms if its smoothed score is equal to it or above; inf means never."""
+    source: Source
+    probe: SavedProbe | None = None
+    """None where only recorded scores are read."""
+    levels: tuple[float, ...] = ()
+    """Median scores of the calibration traces, from which drift is told; empty if not known."""
+
+    @property
+    def saved(self) -> SavedProbe:
+        """Return the probe.
+
+        Raises:
+            ProbeError: it was made for recorded scores only.
+        """
+        if self.probe is None:
+            raise ProbeError(f"{self.name} has recorded scores only: give the folder of a probe")
+        return self.probe
+
+    def follow(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Return (sentence,) what the alarm follows, from the scores of a trace.
+
+        Sentences without a score are nan and stay nan.
+        """
+        return self.smoothing.follow(scores)
+
+    def alarm(self, scores: NDArray[np.floating[Any]]) -> int | None:
+        """Return the first sentence that alarms, from (sentence,) scores; None if none does."""
+        return first_alarm(self.follow(scores), self.threshold)
+
+    def at(self, threshold: float) -> "Detector":
+        """Return it with a threshold given by hand."""
+        return replace(self, threshold=threshold, source=Source("hand"))
+
+    def __str__(self) -> str:
+        """Return at which threshold it alarms, and why, in one line."""
+        if self.source.kind == "none":
+            return f"{self.name}: no threshold, so no alarms"
+        smoothed = "" if self.smoothing == MAX else f" on {self.smoothing.name}"
+        return f"{self.name}: threshold {self.threshold:.3f}{smoothed} ({self.source})"
+
+
+def as_detector(probe: SavedProbe | Detector) -> Detector:
+    """Return a probe with the smoothing and the threshold of its card."""
+    if isinstance(probe, Detector):
+        return probe
+    card = probe.card
+    return Detector(card.name, probe.smoothing, card.threshold, Source("card"), probe)
+
+
+def as_detectors(
+    probes: SavedProbe | Detector | Sequence[SavedProbe | Detector],
+) -> tuple[Detector, ...]:
+    """Return one or several probes as detectors; see `as_detector`."""
+    several = [probes] if isinstance(probes, SavedProbe | Detector) else probes
+    return tuple(map(as_detector, several))
+
+
+def load_detector(
+    folder: Path | str,
+    *,
+    smoothing: str | None = None,
+    threshold: float | None = None,
+    decoding: Decoding | None = None,
+) -> Detector:
+    """Return the detector of a probe's folder.
+
+    The smoothing is that of the card unless one is named. The threshold is, in this order: the
+    one given; that of the calibration for this decoding, or of the latest one if there is none
+    for it or no decoding is given; that of the card.
+
+    Args:
+        folder: Where ``card.json`` and ``probe.safetensors`` lie, perhaps with ``alarms.json``.
+        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT`` or ``K-of-N``.
+        threshold: Smoothed score from which on it alarms.
+        decoding: How the tokens to be scored are drawn.
+
+    Raises:
+        ProbeError: there is no probe, or it has no threshold for this smoothing.
+    """
+    saved = load_probe(folder)
+    return _resolved(
+        Path(folder), as_detector(saved), saved.card.model, (smoothing, threshold), decoding
+    )
+
+
+def _resolved(
+    folder: Path,
+    own: Detector,
+    model: str,
+    asked: tuple[str | None, float | None],
+    decoding: Decoding | None,
+) -> Detector:
+    """Return the detector that a probe's card names, calibrated or set by hand."""
+    smoothing, threshold = asked
+    chosen = own.smoothing if smoothing is None else parse_smoothing(smoothing)
+    kept = [each for each in load_calibrations(folder) if each.model == model]
+    fitting = [each for each in kept if decoding in (None, each.decoding)]
+    found = own if chosen == own.smoothing else None
+    for each in fitting or kept:  # the latest last
+        if chosen.name in each.thresholds:
+            value, source = each.thresholds[chosen.name].value, Source("calibration", each.decoding)
+            found = Detector(own.name, chosen, value, source, own.probe, each.levels)
+    if threshold is not None:
+        return replace(found or own, smoothing=chosen).at(threshold)
+    if found is None:
+        raise ProbeError(
+            f"{own.name} has no threshold for the smoothing {chosen.name}: set one with "
+            f"`trace-probe calibrate RUN {folder} --smoothing {chosen.name}`"
+        )
+    return found
+
+
+def recorded_detector(
+    store: Store,
+    name: str,
+    *,
+    smoothing: str | None = None,
+    threshold: float | None = None,
+) -> Detector:
+    """Return the detector whose scores a run keeps under a name.
+
+    If it is a probe that lies beside the runs (``probes/NAME``) and reads the model of the run,
+    it alarms as `flag` would alarm on this run. If not, it alarms as in the report of the run;
+    without a report it has no threshold and never alarms.
+
+    Raises:
+        ProbeError: the files of the probe are broken, or it has no threshold for the smoothing.
+    """
+    folder = probe_beside(store.path, name)
+    card = {} if folder is None else _card(folder)
+    if folder is not None and card.get("model") == store.manifest.model and "threshold" in card:
+        follows = parse_smoothing(card.get("smoothing") or card.get("rule") or MAX.name)
+        own = Detector(name, follows, float(card["threshold"]), Source("card"))
+        decoding = Decoding.of(store.manifest.sampling)
+        return _resolved(folder, own, str(card["model"]), (smoothing, threshold), decoding)
+    report = store.report(name) or {}
+    reported = smoothing_of(report)
+    chosen = reported if smoothing is None else parse_smoothing(smoothing)
+    known = report.get("threshold") if chosen == reported else None
+    if threshold is not None:
+        return Detector(name, chosen, threshold, Source("hand"))
+    if known is not None:
+        return Detector(name, chosen, float(known), Source("report"))
+    return Detector(name, chosen, math.inf, Source("none"))
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """Return what the card of a probe says, without reading its weights."""
+    file = folder / "card.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ProbeError(f"{file} is not the card of a probe: train it again") from error
+
+
+def probe_beside(run: Path, name: str) -> Path | None:
+    """Return the folder of a probe that is kept beside the runs, in ``probes/NAME``."""
+    folder = probes_beside(run) / name
+    return folder if (folder / "card.json").is_file() else None
+
+
+def probes_beside(run: Path) -> Path:
+    """Return where the probes of a run are looked for: ``probes`` beside the folder of runs."""
+    return run.resolve().parent.parent / "probes"
