@@ -45,7 +45,7 @@ from trace_probe.storage.records import row_width as row_width
 from trace_probe.storage.records import to_label as to_label
 from trace_probe.storage.records import to_manifest as to_manifest
 from trace_probe.storage.records import to_trace as to_trace
-from trace_probe.storage.seals import opened_json, sealed_json
+from trace_probe.storage.seals import JSON, Seals, check, opened_json, sealed_json
 from trace_probe.storage.tensors import Values, content_key
 from trace_probe.storage.vault import Vault
 from trace_probe.trace import Trace
@@ -57,8 +57,10 @@ if TYPE_CHECKING:
 class Store:
     """A run. Readers need no lock; write under `writing`, or `joined` beside other writers."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, seals: Seals | None = None) -> None:
         """Open an existing run, in a folder or behind a URL such as ``s3://bucket/run``.
+
+        `seals` says whether checksums must be there and fit; they must in runs of schema 2.
 
         Raises:
             StoreError: there is no run, or one of another schema, at `path`.
@@ -67,24 +69,26 @@ class Store:
         self.path = self.place.folder or Path(path)
         file = f"{self.place.url}/run.json"
         try:
-            raw = opened_json(self.place.read("run.json"), file)
+            data = self.place.read("run.json")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
                 f"no run at {self.place.url}: make one with `trace-probe demo`, "
                 f"`trace-probe record` or `trace-probe import`"
             ) from error
+        raw = opened_json(data, file, seals=seals or "compared")
         if raw.get("schema") not in READABLE:
             raise StoreError(
                 f"{file} has schema {raw.get('schema')}, this version reads "
                 f"{' and '.join(map(str, READABLE))}: update trace_probe or record the run again"
             )
         self.manifest = to_manifest(raw, file)
-        checked = self.manifest.schema > 1
-        self.vault = Vault(self.place, row_width(self.manifest), required=checked)
-        self.artifacts = Artifacts(self.place, required=checked)
+        checked = seals or ("required" if self.manifest.schema > 1 else "compared")
+        check(data, JSON, file, seals=checked)
+        self.vault = Vault(self.place, row_width(self.manifest), seals=checked)
+        self.artifacts = Artifacts(self.place, seals=checked)
         about = about_trace(self.manifest)
-        self._traces = Journal(self.place, "traces", about, TRACES, required=checked)
-        self._labels = Journal(self.place, "labels", about_label, LABELS, required=checked)
+        self._traces = Journal(self.place, "traces", about, TRACES, seals=checked)
+        self._labels = Journal(self.place, "labels", about_label, LABELS, seals=checked)
         self._waiting: dict[str, bytes] | None = None
 
     @classmethod

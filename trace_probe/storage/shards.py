@@ -15,7 +15,7 @@ from typing import Any
 from trace_probe.errors import StoreError
 from trace_probe.storage.names import checked_name
 from trace_probe.storage.place import Place
-from trace_probe.storage.seals import opened_table, sealed_table
+from trace_probe.storage.seals import Seals, opened_table, sealed_table
 
 INDEX = "shards/index.parquet"
 SHARD = re.compile(r"shards/[0-9a-f]{16}\.safetensors")
@@ -47,10 +47,10 @@ class Packed:
     fidelity: str = ""
 
 
-def read_index(place: Place, *, required: bool = False) -> dict[str, Packed]:
+def read_index(place: Place, *, seals: Seals = "compared") -> dict[str, Packed]:
     """Return the packed traces by id, in the order of packing; none if there is no index.
 
-    `required` says that it must have a checksum.
+    For `seals` see `trace_probe.storage.seals.Seals`.
 
     Raises:
         StoreError: the index is damaged.
@@ -58,7 +58,7 @@ def read_index(place: Place, *, required: bool = False) -> dict[str, Packed]:
     if place.size(INDEX) is None:
         return {}
     where = f"{place.url}/{INDEX}"
-    table = opened_table(place.read(INDEX), where, required=required, advice=ADVICE)
+    table = opened_table(place.read(INDEX), where, seals=seals, advice=ADVICE)
     try:
         return {row["trace_id"]: _packed(row) for row in table.to_pylist()}
     except (ValueError, KeyError, TypeError) as error:

@@ -20,7 +20,7 @@ from trace_probe.errors import StoreError
 from trace_probe.files import json_object
 from trace_probe.storage.place import Place
 from trace_probe.storage.records import Manifest
-from trace_probe.storage.seals import BLANK, HEADER, KEY, check, sealed
+from trace_probe.storage.seals import BLANK, HEADER, KEY, Seals, check, sealed
 from trace_probe.trace import Span, Trace, digest
 
 FLOAT16_MAX = 65504.0
@@ -136,8 +136,8 @@ class Header:
         return self.tensors[layer_name(layer)]
 
 
-def read_header(place: Place, name: str, *, required: bool = False) -> Header:
-    """Read the header of a tensor file; `required` says that it must have a checksum.
+def read_header(place: Place, name: str, *, seals: Seals = "compared") -> Header:
+    """Read the header of a tensor file; see `Seals`.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -149,7 +149,7 @@ def read_header(place: Place, name: str, *, required: bool = False) -> Header:
     if len(head) < 8 or size > LONGEST:
         raise StoreError(f"{where} is damaged: it has no header: {AGAIN}")
     data = head[: 8 + size] if size <= HEAD - 8 else place.read(name, 0, 8 + size)
-    check(data, HEADER, where, required=required, advice=AGAIN)
+    check(data, HEADER, where, seals=seals, advice=AGAIN)
     raw = json_object(data[8:], f"the header of {where} is damaged: it")
     try:
         metadata = {str(key): _text(value) for key, value in raw.pop("__metadata__", {}).items()}

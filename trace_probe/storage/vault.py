@@ -17,6 +17,7 @@ from trace_probe.activations import Activations, Fidelity
 from trace_probe.errors import StoreError
 from trace_probe.storage.names import NAME
 from trace_probe.storage.place import Place
+from trace_probe.storage.seals import Seals
 from trace_probe.storage.shards import INDEX, SHARD, Packed, read_index
 from trace_probe.storage.tensors import (
     AGAIN,
@@ -53,13 +54,13 @@ class Found(NamedTuple):
 class Vault:
     """Activations by trace id; read from anywhere, at any time."""
 
-    def __init__(self, place: Place, width: int, *, required: bool = False) -> None:
+    def __init__(self, place: Place, width: int, *, seals: Seals = "compared") -> None:
         """Open it without reading anything.
 
-        `width` is that of every row; `required` says that each file must have checksums.
+        `width` is that of every row; for `seals` see `trace_probe.storage.seals.Seals`.
         """
         self._place, self._url = place, place.url
-        self._width, self._required = width, required
+        self._width, self._seals = width, seals
         self._checked: dict[str, set[tuple[int, int]]] = {}
         """First row and layer of what was found to be whole, by file."""
         self._packed: dict[str, Packed] = {}
@@ -81,7 +82,7 @@ class Vault:
         """Return the packed traces by id, as they are now."""
         size = self._place.size(INDEX)
         if size != self._index_size:
-            self._packed = read_index(self._place, required=self._required)
+            self._packed = read_index(self._place, seals=self._seals)
             self._index_size = size
         return self._packed
 
@@ -156,7 +157,7 @@ class Vault:
         return self._in_shard(self._packed[trace_id])
 
     def _header(self, file: str) -> Header:
-        return read_header(self._place, file, required=self._required)
+        return read_header(self._place, file, seals=self._seals)
 
     def _alone(self, file: str, header: Header) -> Found:
         """Return a file that holds one trace."""
@@ -232,8 +233,8 @@ class Vault:
         if (found.start, layer) in known:
             return
         file = f"{self._url}/{found.file}"
-        expected = checksum_of(found.checksum, layer)
-        if expected is None and self._required:
+        expected = None if self._seals == "ignored" else checksum_of(found.checksum, layer)
+        if expected is None and self._seals == "required":
             raise StoreError(f"{file} is damaged: layer {layer} has no checksum: {AGAIN}")
         if expected is not None and expected != zlib.crc32(as_bytes(values)):
             raise StoreError(

@@ -118,6 +118,27 @@ def _write(store: Store, pieces: Sequence[_Piece]) -> Iterator[Packed]:
         start = stop
 
 
+def reseal_shards(store: Store) -> int:
+    """Write every shard and the index anew, with checksums; return how many shards there are."""
+    packed = dict(store.vault.packed())
+    keys = {row["id"]: row["key"] for row in store.index().select(["id", "key"]).to_pylist()}
+    by_shard: dict[str, list[Packed]] = {}
+    for one in sorted(packed.values(), key=lambda one: one.start):
+        by_shard.setdefault(one.shard, []).append(one)
+    for inside in by_shard.values():  # one shard in memory at a time
+        pieces = [_again(store, one, one.key or keys.get(one.trace_id, "")) for one in inside]
+        packed |= {one.trace_id: one for one in _write(store, pieces)}
+    if packed:
+        write_index(store.place, packed.values())
+    return len(by_shard)
+
+
+def _again(store: Store, one: Packed, key: str) -> _Piece:
+    values = store.vault.load(one.trace_id, store.manifest.layers, key)
+    sums = checksum(values, store.manifest.layers)
+    return _Piece(one.trace_id, key, sums, values, one.fidelity)
+
+
 def format_pack(report: PackReport) -> str:
     """Return a report as text."""
     return (
