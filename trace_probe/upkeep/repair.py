@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from trace_probe.errors import TraceProbeError
+from trace_probe.labels import Label
 from trace_probe.storage.artifacts import FORMS
 from trace_probe.storage.lines import Line, Lines, Row
 from trace_probe.storage.place import Place
@@ -46,7 +47,8 @@ def repair(store: Store, *, progress: bool = True) -> RepairReport:
         for file in files:
             report.files += [file] * _set_aside(store.place, file)
         for lines, make in _kinds(store):
-            sieve = _Sieve(store.place, lines, make, set(bad))
+            known = set(found.traces) - set(bad)
+            sieve = _Sieve(store.place, lines, make, known)
             lines.rewrite(sieve)
             report.lines += sieve.aside
         for trace_id in bad:
@@ -78,8 +80,8 @@ class _Sieve:
     place: Place
     lines: Lines
     make: Callable[[Row], object]
-    bad: set[str]
-    """Traces that are set aside."""
+    known: set[str]
+    """Traces that stay."""
     aside: int = 0
 
     def __call__(self, line: Line) -> bytes | None:
@@ -97,8 +99,9 @@ class _Sieve:
             made = self.make(line.value)
         except TraceProbeError:  # it says something else than it should
             return False
-        of = made.id if isinstance(made, Trace) else getattr(made, "trace_id", "")
-        return of not in self.bad
+        if isinstance(made, Trace):
+            return made.id in self.known
+        return not isinstance(made, Label) or made.trace_id in self.known
 
 
 def _keep(place: Place, file: str, data: bytes) -> None:
