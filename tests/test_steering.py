@@ -26,7 +26,7 @@ from trace_probe.emergence.trial import Trial
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.metrics import Metric, resample
+from trace_probe.statistics.bootstrap import Metric, resample
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
 

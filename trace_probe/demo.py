@@ -12,7 +12,7 @@ from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
 from trace_probe.probing.probe import save_probe
 from trace_probe.recording.record import new_manifest, record
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate
 from trace_probe.study.rows import read_rows
@@ -129,7 +129,7 @@ def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
 def format_demo(report: DemoReport, run: Path, probe: Path) -> str:
     """Return the figures and what to do next."""
     rate = report.instrumental_rate
-    share = f"{rate.estimate:.0%} [{rate.lower:.0%}, {rate.upper:.0%}]" if rate else "none"
+    share = f"{rate:.0%}" if rate else "none"
     return "\n".join(
         [
             f"{report.traces} traces, instrumental rate {share}, {report.seconds:.0f} s",

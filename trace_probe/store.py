@@ -3,7 +3,7 @@
     <run>/run.json                     what was recorded, by what, how (Manifest)
     <run>/traces.jsonl                 a trace a line; the line is the commit mark
     <run>/labels.jsonl                 a label a line; the last of a (trace, labeller) wins
-    <run>/activations/<id>.safetensors one tensor a layer, (row, row_width)
+    <run>/activations/<id>.safetensors one tensor a layer, (row, width)
     <run>/raw/<id>.safetensors         the same of single tokens
     <run>/shards/                      activations after `trace-probe store pack`
     <run>/scores, reports, layers, maps, oracle, experiments, annotations
@@ -41,7 +41,6 @@ from trace_probe.storage.lines import BrokenLine, Lines
 from trace_probe.storage.place import place_at
 from trace_probe.storage.records import READABLE, differences, to_line
 from trace_probe.storage.records import Manifest as Manifest
-from trace_probe.storage.records import row_width as row_width
 from trace_probe.storage.records import to_label as to_label
 from trace_probe.storage.records import to_manifest as to_manifest
 from trace_probe.storage.records import to_trace as to_trace
@@ -84,7 +83,7 @@ class Store:
         self.manifest = to_manifest(raw, file)
         checked = seals or ("required" if self.manifest.schema > 1 else "compared")
         check(data, JSON, file, seals=checked)
-        self.vault = Vault(self.place, row_width(self.manifest), seals=checked)
+        self.vault = Vault(self.place, self.manifest.width, self.manifest.d_model, seals=checked)
         self.artifacts = Artifacts(self.place, seals=checked)
         about = about_trace(self.manifest)
         self._traces = Journal(self.place, "traces", about, TRACES, seals=checked)
@@ -310,7 +309,7 @@ class Store:
         return chosen
 
     def scan(self, layer: int) -> Iterator[tuple[str, Values]]:
-        """Return an iterator over (row, d_model) of a layer of each trace, without reading texts.
+        """Return an iterator over (row, width) of a layer of each trace, without reading texts.
 
         Values of packed runs are read-only: they are mapped, not copied.
 

@@ -24,6 +24,7 @@ from trace_probe.commands.options import (
     Backend,
     BaseUrls,
     Concurrency,
+    Dtype,
     ExecutorName,
     Extra,
     Nudge,
@@ -110,13 +111,20 @@ def record(
     run: Run,
     *,
     tasks: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT; repeat it to join several."),
-    ],
+    ] = None,
+    recapture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of tasks: a run of this model whose traces are read again, token by "
+            "token as they were written, to keep other layers or poolings of them in RUN."
+        ),
+    ] = None,
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
     backend: Backend = "hooks",
     tolerance: Tolerance = None,
@@ -131,7 +139,7 @@ def record(
     device_map: Annotated[
         str | None, typer.Option(help="Spread a model over devices: auto, balanced, sequential.")
     ] = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     revision: str | None = None,
     conditions: Annotated[
         str | None,
@@ -155,14 +163,17 @@ def record(
     --base-url the model is asked over the network, and there are no activations; a key,
     where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
-    from trace_probe.recording.shares import Recording, Weights, record_with
-    from trace_probe.store import Store
+    from trace_probe.recording.shares import Recording, Weights, recapture_with, record_with
 
-    if (extra or tokenizer) and not base_url:
-        raise typer.BadParameter("--extra and --tokenizer go with --base-url")
-    if base_url and (shard or executor != "local"):
-        raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
-    chosen, where = _tasks_and_source(tasks, nudge, conditions)
+    weights = Weights(model, device, dtype, revision, backend, device_map)
+    spread = bool(shard) or executor != "local"
+    _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread)
+    if recapture is not None:
+        again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
+        told = f"{run}: {again.read} traces read, {again.resumed} were there"
+        show_result(asdict(again), told, as_json=as_json)
+        return
+    chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
     if base_url:
         from trace_probe.model.endpoint import Patience
         from trace_probe.recording.served import record_at
@@ -184,17 +195,38 @@ def record(
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            weights=Weights(model, device, dtype, revision, backend, device_map),
+            weights=weights,
             pooling=pooling,
             raw_tokens=raw_tokens,
             tolerance=tolerance,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
+    show_result(asdict(report), f"{run}: {_told(report, run)}", as_json=as_json)
+
+
+def _check_options(
+    tasks: list[str] | None,
+    recapture: Path | None,
+    base_url: list[str] | None,
+    served: str | None,
+    *,
+    spread: bool,
+) -> None:
+    """Refuse options that do not go together."""
+    if bool(tasks) == (recapture is not None):
+        raise typer.BadParameter("give --tasks, or a run to --recapture, but not both")
+    if recapture and (base_url or spread):
+        raise typer.BadParameter("--recapture reads with a model that is loaded here, in one job")
+    if served and not base_url:
+        raise typer.BadParameter("--extra and --tokenizer go with --base-url")
+    if base_url and spread:
+        raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
+
+
+def _told(report: "RecordReport", run: Path) -> str:
+    from trace_probe.store import Store
+
     room = Store(run).manifest.sampling.max_new_tokens
-    show_result(asdict(report), f"{run}: {_told(report, room)}", as_json=as_json)
-
-
-def _told(report: "RecordReport", room: int) -> str:
     return (
         f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"

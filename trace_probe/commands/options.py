@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from trace_probe.files import without_nan
+
 Run = Annotated[
     Path, typer.Argument(help="Folder of a run, such as traces/demo, or a URL (s3://...).")
 ]
@@ -34,7 +36,11 @@ Extra = Annotated[
     str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
 ]
 Pooling = Annotated[
-    Literal["mean", "last", "max"], typer.Option(help="How the tokens of a sentence become a row.")
+    str,
+    typer.Option(
+        help="What is kept of each sentence: last, mean, max of its tokens, or several joined "
+        "by +. A probe with memory of the thought needs mean and max."
+    ),
 ]
 RawTokens = Annotated[
     bool, typer.Option("--raw-tokens", help="Keep every token beside the rows; takes much room.")
@@ -42,6 +48,13 @@ RawTokens = Annotated[
 Backend = Annotated[
     Literal["hooks", "transformer-lens"],
     typer.Option(help="What reads the activations; both give the same numbers."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16, or auto: bfloat16 on a CPU where a trial shows that "
+        "it is faster. Without it float32 on a CPU, bfloat16 on a GPU."
+    ),
 ]
 Tolerance = Annotated[
     float | None,
@@ -60,7 +73,9 @@ PerMinute = Annotated[
 
 def show_result(value: object, text: str, *, as_json: bool) -> None:
     """Print a result as one JSON object or as text."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text)
+    if as_json:
+        text = json.dumps(without_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
+    typer.echo(text)
 
 
 def say(text: str) -> None:

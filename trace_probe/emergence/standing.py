@@ -11,8 +11,9 @@ from typing import Any
 from trace_probe.emergence.curve import NAME, drawn_of
 from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
 from trace_probe.errors import NotEnoughData
+from trace_probe.files import without_nan
 from trace_probe.probing.probe import ProbeCard
-from trace_probe.statistics.metrics import Metric, shown
+from trace_probe.statistics.bootstrap import Metric, shown
 from trace_probe.store import Store
 
 RATES = ("0.01", "0.05")
@@ -51,7 +52,7 @@ class Standing:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures by name."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) -> Standing:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trace_probe.statistics.bootstrap import Metric
+
 MAIN = {
     "within_prompt_auroc": "Within-prompt AUROC",
     "pooled_auroc": "Pooled AUROC",
@@ -31,6 +33,15 @@ class Figure:
     lower: float | None
     upper: float | None
     n: int | None
+
+    @classmethod
+    def of(cls, value: Metric | None, n: int) -> "Figure":
+        """Return a figure that was computed here, of n where there is none."""
+        if value is None:
+            return cls(None, None, None, n)
+        if not value.has_interval:
+            return cls(value.estimate, None, None, value.n)
+        return cls(value.estimate, value.lower, value.upper, value.n)
 
     @property
     def known(self) -> bool:

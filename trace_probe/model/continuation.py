@@ -9,15 +9,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import Cache, DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import input_device
-from trace_probe.model.drawing import SeededDraw, draws
+from trace_probe.model.drawing import SeededDraw, draws, uncertainty
 from trace_probe.model.local import Completion, Model
-from trace_probe.trace import Sampling
+from trace_probe.trace import MEASURES, Sampling
 
 BATCH_TOKENS = 1 << 16
 """Rows times columns of a batch: what its cache holds."""
@@ -240,7 +242,7 @@ class _State:
         """Draw until every row has ended and return what each has written."""
         count, room = len(self.token), int(self.room.max())
         written = torch.full((count, room), -1, device=self.token.device)
-        noted = torch.zeros((count, room), device=self.token.device)
+        noted = torch.zeros((count, room, len(MEASURES)), device=self.token.device)
         alive = torch.arange(count, device=self.token.device)
         columns = torch.arange(self.width, device=self.token.device)
         mask = (columns < self.position[:, None]).long()
@@ -251,7 +253,7 @@ class _State:
             logits = self._logits(model, mask)
             self.token = draw(None, logits).argmax(-1)
             written[alive, step] = torch.where(ended, -1, self.token)
-            noted[alive, step] = logits.gather(1, self.token[:, None])[:, 0] - logits.logsumexp(-1)
+            noted[alive, step] = uncertainty(logits, self.token[:, None])
             ended |= torch.isin(self.token, stops) | (self.room <= step + 1)
             if bool(ended.all()):
                 break
@@ -259,7 +261,7 @@ class _State:
             if len(keep) <= SHRINK * len(ended):
                 self._keep(keep, draw)
                 alive, mask, ended = alive[keep], mask[keep], ended[keep]
-        return list(map(partial(_completion, model.stops), written.tolist(), noted.tolist()))
+        return list(map(partial(_completion, model.stops), written.tolist(), noted.cpu().numpy()))
 
     def _logits(self, model: Model, mask: torch.Tensor) -> torch.Tensor:
         """Read the next token of each row and return (row, vocabulary)."""
@@ -286,7 +288,7 @@ class _State:
                 processor.keep(rows.tolist())
 
 
-def _completion(stops: frozenset[int], row: list[int], logprobs: list[float]) -> Completion:
+def _completion(stops: frozenset[int], row: list[int], noted: NDArray[np.float32]) -> Completion:
     """Return what a row has written; -1 stands where it had ended."""
     ids = tuple(token for token in row if token >= 0)
-    return Completion(ids, "stop" if ids[-1] in stops else "length", tuple(logprobs[: len(ids)]))
+    return Completion(ids, "stop" if ids[-1] in stops else "length", noted[: len(ids)])

@@ -17,16 +17,8 @@ from trace_probe.monitor.calibrated import calibrate
 from trace_probe.monitor.detector import Detector
 from trace_probe.probing.alarm import unseen_scores
 from trace_probe.probing.dataset import load_corpus
-from trace_probe.statistics.metrics import (
-    Index,
-    Mask,
-    Metric,
-    Values,
-    rate,
-    resample,
-    shown,
-    trace_maxima,
-)
+from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, rate, resample, shown
+from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
@@ -152,7 +144,7 @@ def lenient_limit(store: Store, detector: Detector, truth: str, most_lost: float
         NotEnoughData: the run lacks training tasks of the probe, or instrumental traces of them.
     """
     card = detector.saved.card
-    learned = load_corpus(store, truth, (card.layer,)).only(card.training_tasks)
+    learned = load_corpus(store, truth, card.layers).only(card.training_tasks)
     acted = [trace.id for trace in learned.judged().traces if learned.outcome(trace)]
     if not acted:
         raise NotEnoughData(

@@ -7,15 +7,16 @@ order and more than once, and the run is the same as if one process had recorded
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import Pooling
+from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
-from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
 
@@ -72,7 +73,7 @@ class Recording:
     max_new_tokens: int | None = None
     """None means 4096, or half of the model's context if that is less."""
     batch_size: int = 32
-    pooling: Pooling = "mean"
+    pooling: str = ALL_POOLINGS
     raw_tokens: bool = False
     tolerance: float | None = None
     """Most by which a replay may be off; None means by precision."""
@@ -124,6 +125,22 @@ def record_with(
     return record_shares(recording, executor_named(kind, workers), share)
 
 
+def recapture_with(
+    weights: Weights,
+    source: Path,
+    run: Path,
+    layers: tuple[int, ...] | None,
+    pooling: str,
+    tolerance: float | None,
+) -> ObserveReport:
+    """Read the traces of one run again into another, as a command line says."""
+    from trace_probe.recording.recapture import recapture, recapture_manifest
+
+    model, known = load_weights(weights), Store(source)
+    out = Store.create(run, recapture_manifest(model, known, layers, pooling))
+    return recapture(model, known, out, tolerance=tolerance)
+
+
 def record_alone(recording: Recording) -> RecordReport:
     """Record in this process, as the only writer of the run; see `trace_probe.recording.record`."""
     from trace_probe.recording.record import record
@@ -163,14 +180,21 @@ class Recorder:
         return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
 
 
+def load_weights(of: Weights) -> "Model":
+    """Load the model that some weights name."""
+    from trace_probe.model.bridge import load_through
+
+    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
+    return load_through(of.backend, of.name, **where, device_map=of.device_map)
+
+
 def _open(recording: Recording) -> "tuple[Model, Store]":
     """Load the model and make the run, or open it."""
-    from trace_probe.model.bridge import load_through
     from trace_probe.recording.record import new_manifest
 
-    one, of = recording, recording.weights
-    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
-    model = load_through(of.backend, of.name, **where, device_map=of.device_map)
+    one = recording
+    dtype = resumed_dtype(one.weights.dtype, one.run)
+    model = load_weights(replace(one.weights, dtype=dtype))
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from trace_probe.activations import Pooling
-from trace_probe.errors import StoreError, TraceError
+from trace_probe.activations import Pooling, parse_poolings
+from trace_probe.errors import StoreError, TraceError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage.names import checked_name
 from trace_probe.trace import Channel, Role, Sampling, Span, Task, Thought, Trace
@@ -15,7 +15,6 @@ from trace_probe.trace import Channel, Role, Sampling, Span, Task, Thought, Trac
 SCHEMA = 2
 """Of runs that are made now: everything in them carries a checksum."""
 READABLE = (1, 2)
-POOLINGS = frozenset(("last", "mean", "max"))
 CHANNELS = frozenset(get_args(Channel))
 MOST_WIDE = 2**24
 """No model has so wide a residual stream; a wider one is a damaged number."""
@@ -32,10 +31,15 @@ class Manifest:
     """Recorded blocks, 0-based; empty if there are no activations."""
     n_layers: int = 0
     d_model: int = 0
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
+    """How the tokens of a sentence become its row: ``last``, ``mean``, ``max``, or several joined
+    by ``+``, which then lie side by side in the row."""
     raw_tokens: bool = False
     """Whether each token is kept beside the pooled rows."""
     dtype: str = ""
+    """Precision in which the model ran."""
+    dtype_chosen: str = ""
+    """How that was chosen; empty if the user named it."""
     tokenizer: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     tasks: str = ""
@@ -45,6 +49,16 @@ class Manifest:
     schema: int = SCHEMA
     chat_template: str = ""
     """Digest of the template that made prompts of tasks; empty where none is known."""
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """Return the poolings of a row, in the order in which they lie in it."""
+        return parse_poolings(self.pooling)
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a row of one layer holds."""
+        return len(self.poolings) * self.d_model
 
 
 def to_line(value: Trace | Label) -> bytes:
@@ -63,7 +77,7 @@ def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
     """
     try:
         return _manifest(raw)
-    except (KeyError, TypeError, ValueError, AttributeError, TraceError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, TraceProbeError) as error:
         raise StoreError(f"{file} is not a manifest: {error}") from error
 
 
@@ -71,7 +85,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     layers = tuple(raw["layers"])
     found = Manifest(**{**raw, "layers": layers, "sampling": _sampling(raw["sampling"])})
     _texts(found, "model", "source", "pooling", "dtype", "tokenizer", "tasks", "version")
-    _texts(found, "chat_template")
+    _texts(found, "chat_template", "dtype_chosen")
     _counts("d_model", [found.d_model], MOST_WIDE)
     _counts("n_layers", [found.n_layers])
     _counts("layers", layers)
@@ -79,8 +93,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
         raise ValueError("a layer is there twice")
     if type(found.raw_tokens) is not bool:
         raise TypeError("raw_tokens is neither true nor false")
-    if not set(found.pooling.split("+")) <= POOLINGS:
-        raise ValueError(f"pooling {found.pooling!r:.40} is not known")
+    parse_poolings(found.pooling)
     return found
 
 
@@ -114,23 +127,26 @@ def _counts(name: str, values: Sequence[object], most: int = 2**31) -> None:
         raise ValueError(f"{name} holds a number that cannot be")
 
 
+def _numbers(name: str, rows: Sequence[Sequence[object]]) -> None:
+    """Raise TypeError unless all are numbers."""
+    if not all(set(map(type, row)) <= {int, float} for row in rows):
+        raise TypeError(f"{name} must be numbers")
+
+
 def _one_of(name: str, value: object, kinds: object) -> None:
     if value not in get_args(kinds):
         raise ValueError(f"{name} cannot be {value!r:.40}")
 
 
-def row_width(manifest: Manifest) -> int:
-    """Return the width of a recorded row: that of the residual stream, for each pooling."""
-    return len(manifest.pooling.split("+")) * manifest.d_model
-
-
 def differences(ours: Manifest, theirs: Manifest) -> str:
     """Return the names of the settings in which two manifests differ.
 
-    Versions and schemas may, and a chat template that is not known differs from none.
+    Versions and schemas may, and how the precision was chosen; a chat template that is not
+    known differs from none.
     """
     left, right = asdict(ours), asdict(theirs)
-    left["version"], left["schema"] = right["version"], right["schema"]
+    for free in ("version", "schema", "dtype_chosen"):
+        left[free] = right[free]
     if not (ours.chat_template and theirs.chat_template):
         left["chat_template"] = right["chat_template"]
     return ", ".join(key for key in left if left[key] != right[key])
@@ -164,10 +180,12 @@ def _trace(raw: dict[str, Any]) -> Trace:
             "token_ids": ids,
             "spans": tuple(_span(span) for span in raw["spans"]),
             "sentences": tuple(_span(span) for span in raw["sentences"]),
+            "uncertainty": tuple(tuple(row) for row in raw.get("uncertainty", ())),
         }
     )
     _texts(found, "model", "text", "tokenizer", "source")
     _text_by_name("facts", found.facts)
+    _numbers("uncertainty", found.uncertainty)
     _one_of("thought", found.thought, Thought)
     _one_of("finish", found.finish, Literal["stop", "length", "unknown"])
     return found

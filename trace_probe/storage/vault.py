@@ -54,13 +54,16 @@ class Found(NamedTuple):
 class Vault:
     """Activations by trace id; read from anywhere, at any time."""
 
-    def __init__(self, place: Place, width: int, *, seals: Seals = "compared") -> None:
+    def __init__(
+        self, place: Place, width: int, raw_width: int, *, seals: Seals = "compared"
+    ) -> None:
         """Open it without reading anything.
 
-        `width` is that of every row; for `seals` see `trace_probe.storage.seals.Seals`.
+        `width` is that of a row, `raw_width` that of a single token; for `seals` see
+        `trace_probe.storage.seals.Seals`.
         """
         self._place, self._url = place, place.url
-        self._width, self._seals = width, seals
+        self._width, self._raw_width, self._seals = width, raw_width, seals
         self._checked: dict[str, set[tuple[int, int]]] = {}
         """First row and layer of what was found to be whole, by file."""
         self._packed: dict[str, Packed] = {}
@@ -207,7 +210,7 @@ class Vault:
         tensors = [self._tensor(found, layer) for layer in layers]
         if len({tensor.dtype for tensor in tensors}) > 1:
             raise StoreError(f"the layers of {found.file} differ in kind: {AGAIN}")
-        values = np.empty((len(layers), found.rows, self._width), tensors[0].dtype)
+        values = np.empty((len(layers), found.rows, tensors[0].shape[1]), tensors[0].dtype)
         for layer, into, tensor in zip(layers, values, tensors, strict=True):
             read_rows(self._place, found.file, tensor, into, found.start)
             self._check(found, layer, into)
@@ -216,10 +219,11 @@ class Vault:
     def _tensor(self, found: Found, layer: int) -> Tensor:
         """Return where a layer of what was found lies, if its rows can be there."""
         tensor = found.header.of(layer, found.file)
-        if tensor.shape[1] != self._width or found.start + found.rows > tensor.shape[0]:
+        width = self._raw_width if found.file.startswith("raw/") else self._width
+        if tensor.shape[1] != width or found.start + found.rows > tensor.shape[0]:
             raise StoreError(
                 f"{self._url}/{found.file} is damaged: layer {layer} has shape "
-                f"{list(tensor.shape)}, rows are {self._width} wide: {AGAIN}"
+                f"{list(tensor.shape)}, rows are {width} wide: {AGAIN}"
             )
         return tensor
 

@@ -12,7 +12,7 @@ from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage.artifacts import FORMS, Kind, rows_by_trace
 from trace_probe.storage.lines import Lines, Row
-from trace_probe.storage.records import row_width, to_label, to_trace
+from trace_probe.storage.records import to_label, to_trace
 from trace_probe.storage.seals import state
 from trace_probe.storage.tensors import checksum_of_all
 from trace_probe.store import Store
@@ -159,7 +159,7 @@ def _wrong(found: Findings, trace: Trace) -> Iterator[str]:
         yield f"{kept.file}: other activations of trace {trace.id} than those of this run"
         return
     values = store.vault.read(kept, layers)
-    expected = (len(layers), len(pooled_spans(trace)), row_width(store.manifest))
+    expected = (len(layers), len(pooled_spans(trace)), store.manifest.width)
     if values.shape != expected:
         yield f"{kept.file}: trace {trace.id} has shape {values.shape}, not {expected}"
     old = not kept.checksum.startswith("crc32:")
