@@ -135,9 +135,9 @@ CARD: dict[str, Any] = {
     "name": "demo",
     "model": "m@1",
     "tokenizer": "0123",
-    "layer": 3,
+    "layers": (3,),
     "d_model": 5,
-    "pooling": "mean",
+    "features": ("mean",),
     "rows": "before-said",
     "guard": 0,
     "labeller": "rule",
@@ -197,6 +197,29 @@ def _shown(saved: SavedProbe) -> object:
 def _read_run(
     run: Store, found: dict[str, Any], look: Callable[[str, Callable[[], Any]], None]
 ) -> None:
+    found["manifest"] = run.manifest
+    _read_rows(run, found, look)
+    found.update({f"label {name}": label for name, label in run.labels().items()})
+    found.update({f"listed {name}": True for name in run.index()["id"].to_pylist()})
+    look("scores", lambda: {name: row.tolist() for name, row in run.scores("demo").items()})
+    look("report", partial(run.report, "demo"))
+
+    def table(kind: Any, name: str) -> object:
+        read = run.artifacts.read_table(kind, name)
+        return None if read is None else read.to_pylist()
+
+    look("layers", partial(table, "layers", "demo"))
+    look("maps", partial(table, "maps", "layer-3"))
+    kinds: tuple[Kind, ...] = ("oracle", "experiments", "annotations")
+    for kind in kinds:
+        for line in run.artifacts.lines(kind, "one").raw():
+            found[f"{kind} {line['trace']}"] = line
+        look(f"settings {kind}", partial(run.artifacts.read_json, kind, "one"))
+
+
+def _read_rows(
+    run: Store, found: dict[str, Any], look: Callable[[str, Callable[[], Any]], None]
+) -> None:
     def scan() -> None:
         for name, rows in run.scan(1):
             found[f"scan {name}"] = rows.tobytes()
@@ -204,11 +227,6 @@ def _read_run(
     def matrix() -> None:
         found.update(_matrix(run))
 
-    def table(kind: Any, name: str) -> object:
-        read = run.artifacts.read_table(kind, name)
-        return None if read is None else read.to_pylist()
-
-    found["manifest"] = run.manifest
     for trace in run.traces():
         found[f"trace {trace.id}"] = trace
         look(f"rows {trace.id}", partial(run.activations, trace))
@@ -219,17 +237,6 @@ def _read_run(
                 found[name] = getattr(held, "values", held).tobytes()
     look("scan", scan)
     look("matrix", matrix)
-    found.update({f"label {name}": label for name, label in run.labels().items()})
-    found.update({f"listed {name}": True for name in run.index()["id"].to_pylist()})
-    look("scores", lambda: {name: row.tolist() for name, row in run.scores("demo").items()})
-    look("report", partial(run.report, "demo"))
-    look("layers", partial(table, "layers", "demo"))
-    look("maps", partial(table, "maps", "layer-3"))
-    kinds: tuple[Kind, ...] = ("oracle", "experiments", "annotations")
-    for kind in kinds:
-        for line in run.artifacts.lines(kind, "one").raw():
-            found[f"{kind} {line['trace']}"] = line
-        look(f"settings {kind}", partial(run.artifacts.read_json, kind, "one"))
 
 
 def _matrix(run: Store) -> dict[str, bytes]:
