@@ -294,6 +294,8 @@ class Bucket:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes of a file, or a range of them."""
+        if stop is not None and stop <= start:
+            return b""  # S3 would send the whole file
         with self._reaching(name):
             try:
                 return bytes(self._files.cat_file(self._at(name), start=start, end=stop))
