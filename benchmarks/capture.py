@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.command import run
 from benchmarks.spread import Spread
+from trace_probe.activations import ALL_POOLINGS
 from trace_probe.trace import Span
 
 FOUR = "4 layers"
@@ -39,6 +40,8 @@ class CapturePlan:
     memory_tokens: tuple[int, ...] = (2048, 16384)
     few_layers: int = 4
     """Blocks of the networks for long traces, which share what is measured among blocks."""
+    pooling: str = ALL_POOLINGS
+    """What is kept of each sentence."""
     seed: int = 0
 
 
@@ -137,7 +140,7 @@ def _ways(plan: CapturePlan, layers: int, traces: int, tokens: int) -> dict[str,
     ids, spans = made_up(plan, traces, tokens)
     four = _four(layers)
     half = tuple(layer for layer in four if layer < layers // 2)
-    read = partial(replay, blocks, ids, spans, reading=Reading())
+    read = partial(replay, blocks, ids, spans, reading=Reading(plan.pooling))
     return {
         "bare pass": partial(bare_pass, network, ids),
         FOUR: partial(read, four),
@@ -217,7 +220,7 @@ def peak_above_loaded(plan: CapturePlan, family: Literal["qwen3", "gpt_oss"], to
     ids, spans = made_up(plan, 1, tokens)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
     before = _memory("VmRSS")
-    replay(blocks, ids, spans, every, Reading())
+    replay(blocks, ids, spans, every, Reading(plan.pooling))
     return _memory("VmHWM") - before
 
 
