@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from trace_probe.errors import ModelError
 from trace_probe.trace import Sampling
 
 
@@ -52,7 +53,29 @@ class NotedDraws:
     def noted(self) -> NDArray[np.float32]:
         """Return (row, token, measure), padding included; see `trace_probe.trace.MEASURES`."""
         values: NDArray[np.float32] = torch.stack(self._noted, dim=1).numpy()
+        if np.isnan(values).any():
+            raise unreadable()
         return values
+
+
+def unreadable() -> ModelError:
+    """Return the error for logits that are no numbers: no draw from them means anything."""
+    return ModelError(
+        "the model's logits hold nan or infinity, so what it would write cannot be drawn: choose "
+        "another dtype, or look at its weights"
+    )
+
+
+def drawn(processors: LogitsProcessorList, logits: torch.Tensor) -> int:
+    """Return the token that is drawn from (1, word) logits.
+
+    Raises:
+        ModelError: they are no numbers.
+    """
+    token = int(processors(None, logits).argmax())
+    if not torch.isfinite(logits.amax()):  # nan, if there is any
+        raise unreadable()
+    return token
 
 
 def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:

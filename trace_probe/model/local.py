@@ -24,7 +24,7 @@ from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
-from trace_probe.model.drawing import NotedDraws, draws
+from trace_probe.model.drawing import NotedDraws, drawn, draws
 from trace_probe.model.dtypes import choose_precision
 from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.loading import read_config, read_network, read_tokenizer
@@ -269,7 +269,7 @@ class Model:
                 yield ids[-1], position, last
                 if last:
                     return
-                ids = [int(processors(None, logits).argmax())]
+                ids = [drawn(processors, logits)]
 
     # The mode and the taps end with each step: held across a `yield` they would leak into
     # whatever the consumer does between two tokens.
