@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_flagging import probe as planted_probe
-from test_oracle import DOWN, UP, trace, truth
+from made_probes import planted_probe
+from urns import DOWN, UP, trace, truth
 
 from trace_probe.emergence.curve import Drawn, points_of, prefixes
 from trace_probe.emergence.efficiency import (

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_monitor import a_probe
+from made_probes import a_probe
 from tiny_models import random_network, word_tokenizer
 
 pytest.importorskip("fastapi", reason="the server needs fastapi: pip install -e .[test]")

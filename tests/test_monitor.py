@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_probes import a_probe
 from tiny_models import FAMILIES
 
 from trace_probe.activations import pooled_spans
@@ -14,7 +15,7 @@ from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.features import FEATURES, Feature
 from trace_probe.probing.matrix import ActivationMatrix
-from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
+from trace_probe.probing.probe import SavedProbe, probe_scores
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 from trace_probe.text.channels import FORMATS, build_spans
@@ -22,21 +23,6 @@ from trace_probe.trace import Sampling, Task, Trace
 
 TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
 SAMPLING = Sampling(seed=1, max_new_tokens=40)
-
-
-def a_probe(
-    model: Any, threshold: float = 1e9, layer: int = 2, feature: Feature = "mean"
-) -> SavedProbe:
-    direction = np.random.default_rng(0).standard_normal(32)
-    # of length one, so that scores are in activations' units
-    probe = LinearProbe.of(direction / np.linalg.norm(direction), 0.25)
-    card = ProbeCard(
-        name="p", model=model.name, tokenizer=model.tokenizer, layers=(layer,), d_model=32,
-        features=(feature,), rows="before-said", guard=0, labeller="rule", method="logistic",
-        C=0.01, training_tasks=(), calibration_tasks=(), threshold=threshold,
-        target_false_alarm_rate=0.01, honest_false_alarm_rate=0.01,
-    )  # fmt: skip
-    return SavedProbe(card, probe)
 
 
 def recorded(model: Any, folder: Path, samples: int) -> list[Trace]:

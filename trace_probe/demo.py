@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_probe.evaluation.held_out import evaluate_probe, keep
-from trace_probe.evaluation.report import Report, format_report
+from trace_probe.evaluation.report import NAME, Report, format_report
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
 from trace_probe.probing.probe import save_probe
@@ -72,16 +72,21 @@ class DemoReport:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return one object with the figures of the demo, then the whole report."""
+        """Return one object with the figures of the demo, then the whole report.
+
+        Of each baseline the AUROC within prompts, with the headline beside it.
+        """
         full = self.report.to_json()
-        names = ("within_prompt_auroc", "pooled_auroc", "threshold", "target_false_alarm_rate")
-        more = ("false_alarm_rate", "caught_before_said", "caught_before_action")
+        names = (NAME, "within_prompt_auroc", "pooled_auroc", "threshold")
+        more = ("target_false_alarm_rate", "false_alarm_rate", "sibling_alarm_rate")
+        caught = ("caught_before_said", "caught_before_action")
         return {
             "traces": self.traces,
             "instrumental_rate": self.instrumental_rate and self.instrumental_rate.to_json(),
-            **{name: full[name] for name in (*names, *more)},
+            **{name: full[name] for name in (*names, *more, *caught)},
             "baselines": {
-                name: figures["within_prompt_auroc"] for name, figures in full["baselines"].items()
+                name: {**(figures["within_prompt_auroc"] or {}), NAME: figures[NAME]}
+                for name, figures in full["baselines"].items()
             },
             "seconds": round(self.seconds, 1),
             "report": full,
