@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_monitor import TASK, a_probe, recorded
+from made_probes import a_probe
+from test_monitor import TASK, recorded
 from tiny_models import random_network, word_tokenizer
 
 from trace_probe.activations import Activations, pooled_spans
@@ -144,8 +145,8 @@ def test_logits_that_are_no_numbers_are_an_error(temperature: float) -> None:
         network.get_output_embeddings().weight[7] = torch.nan
     model = Model(network, word_tokenizer(), "broken@0")
     sampling = Sampling(temperature=temperature, max_new_tokens=8)
-    with pytest.raises(ModelError, match="logits hold nan or infinity"):
+    with pytest.raises(ModelError, match="logits of the model are inf or nan"):
         list(Monitor(model, a_probe(model)).watch(TASK, sampling))
     if temperature:
-        with pytest.raises(ModelError, match="logits hold nan or infinity"):
+        with pytest.raises(ModelError, match="logits of the model are inf or nan"):
             model.generate([model.render(TASK)], [1], sampling)

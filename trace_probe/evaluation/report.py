@@ -110,6 +110,10 @@ class Report:
         if not self.baselines:
             raise NotEnoughData("a detector cannot be reported without its baselines")
 
+    def __str__(self) -> str:
+        """Return it as text; see `format_report`."""
+        return format_report(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; null where a figure cannot be computed."""
         own = {**dict.fromkeys((*FIGURES, *map(at_rate, RATES))), **self.figures}

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from trace_probe.errors import ModelError
+from trace_probe.model.precision import overflowed
 from trace_probe.trace import Sampling
 
 
@@ -44,7 +44,12 @@ class NotedDraws:
         self._noted: list[torch.Tensor] = []
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores of the draw; the likeliest of them is what is drawn."""
+        """Return the scores of the draw; the likeliest of them is what is drawn.
+
+        Raises:
+            ModelError: the model gives logits that are inf or nan.
+        """
+        check_logits(scores)
         found: torch.Tensor = self._draw(ids, scores)
         drawn = found.argmax(-1, keepdim=True)
         self._noted.append(uncertainty(scores, drawn).cpu())
@@ -53,29 +58,7 @@ class NotedDraws:
     def noted(self) -> NDArray[np.float32]:
         """Return (row, token, measure), padding included; see `trace_probe.trace.MEASURES`."""
         values: NDArray[np.float32] = torch.stack(self._noted, dim=1).numpy()
-        if np.isnan(values).any():
-            raise unreadable()
         return values
-
-
-def unreadable() -> ModelError:
-    """Return the error for logits that are no numbers: no draw from them means anything."""
-    return ModelError(
-        "the model's logits hold nan or infinity, so what it would write cannot be drawn: choose "
-        "another dtype, or look at its weights"
-    )
-
-
-def drawn(processors: LogitsProcessorList, logits: torch.Tensor) -> int:
-    """Return the token that is drawn from (1, word) logits.
-
-    Raises:
-        ModelError: they are no numbers.
-    """
-    token = int(processors(None, logits).argmax())
-    if not torch.isfinite(logits.amax()):  # nan, if there is any
-        raise unreadable()
-    return token
 
 
 def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
@@ -88,6 +71,12 @@ def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     surprisal = -given.gather(1, drawn)[:, 0]
     entropy = torch.special.entr(likely).sum(-1)
     return torch.stack([surprisal, entropy, 1 - likely.amax(-1)], dim=1)
+
+
+def check_logits(logits: torch.Tensor) -> None:
+    """Raise ModelError if logits, (row, vocabulary), are inf or nan; tokens may be ruled out."""
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise overflowed("the logits of the model")
 
 
 def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
