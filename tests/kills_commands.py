@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 VERDICTS = 60
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "oracle": ("--name", "killed", "--traces", "2", "--continuations", "4", "--bisections", "0"),
+    "oracle": ("--name", "killed", "--traces", "8", "--continuations", "2", "--bisections", "0"),
     "efficiency": ("PROBE", "--json"),
     "study": ("OTHER", "--json"),
     "steer": (
