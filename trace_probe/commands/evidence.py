@@ -115,6 +115,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
+    from trace_probe.emergence.beside import beside_oracle
     from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
     from trace_probe.evaluation.report import format_report
     from trace_probe.evaluation.text_report import text_report
@@ -137,6 +138,8 @@ def evaluate(
         )
         saved = load_probe(probe)
         report, scores = evaluate_probe(store, saved, labeller=labeller, seed=seed, beside=others)
+        own = scores[saved.card.name]
+        report = beside_oracle(report, store, saved.card, own, seed=seed)
     keep(store, report, scores)
     show_result(report.to_json(), format_report(report), as_json=as_json)
 
