@@ -156,3 +156,42 @@ def test_features_of_uncertainty_are_made_as_those_of_activations(
     np.testing.assert_allclose(rows[0, 9:12], traces[0].uncertainty[0][3:6], rtol=1e-5)
     with pytest.raises(NotEnoughData, match="record with this version"):
         uncertainty_matrix([replace(traces[0], uncertainty=())])
+
+
+# On the command line
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "give --tasks, or a run to --recapture"),
+        (["--tasks", "world:a:1", "--recapture", "run"], "but not both"),
+        (["--recapture", "run", "--executor", "ray"], "in one job"),
+        (["--recapture", "run", "--base-url", "http://127.0.0.1:1"], "in one job"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], text: str) -> None:
+    from typer.testing import CliRunner
+
+    from trace_probe.commands.main import app
+
+    found = CliRunner().invoke(app, ["record", "organism:rl", "traces/out", *options])
+    assert found.exit_code == 2
+    assert text in " ".join(found.output.replace("│", " ").split())
+
+
+def test_the_command_reads_a_run_again_into_another(
+    tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from trace_probe.commands.main import app
+    from trace_probe.recording import shares
+
+    run = recorded(tiny(), tmp_path / "run", "last", (1,))
+    monkeypatch.setattr(shares, "load_weights", lambda _: tiny())
+    command = ["record", "tiny", str(tmp_path / "out"), "--recapture", str(run.path)]
+    for expected in (f"{len(run)} traces read, 0 were there", "0 traces read"):
+        found = CliRunner().invoke(app, command)
+        assert (found.exit_code, expected in found.output) == (0, True)
+    assert Store(tmp_path / "out").manifest.pooling == "last+mean+max"
