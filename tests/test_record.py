@@ -308,7 +308,7 @@ def _check_whole(run: Path) -> int:
     store = Store(run)
     for trace in store.traces():
         read = store.activations(trace)
-        assert read.values.shape == (3, len(pooled_spans(trace)), 32)
+        assert read.values.shape == (3, len(pooled_spans(trace)), 3 * 32)  # last, mean and max
     return len(store)
 
 

@@ -7,12 +7,13 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 
 from trace_probe.errors import StoreError, TraceProbeError
 
+Plain = TypeVar("Plain")
 TEMPORARY = re.compile(r".+\.[0-9a-f]{12}\.tmp")
 """Names under which whole files are written before they are renamed."""
 
@@ -89,6 +90,18 @@ def json_bytes(value: object) -> bytes:
     return (text + "\n").encode()
 
 
+def without_nan(value: Plain) -> Plain:
+    """Return plain values with None in place of each nan, which JSON does not know."""
+    found: Any = value
+    if isinstance(value, float) and value != value:
+        found = None
+    elif isinstance(value, Mapping):
+        found = {key: without_nan(each) for key, each in value.items()}
+    elif isinstance(value, list | tuple):
+        found = [without_nan(each) for each in value]
+    return cast(Plain, found)
+
+
 def append(
     path: Path,
     lines: Iterable[bytes],
@@ -105,9 +118,7 @@ def append(
     data = memoryview(b"".join(lines))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _opened(path) as file:
-            if not locked:
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with _opened(path, locked=locked) as file:
             start = _end(file, whole)
             try:
                 while data:
@@ -120,10 +131,25 @@ def append(
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _opened(path: Path) -> BinaryIO:
-    """Open a file for appending, unless its name is a link."""
+def _opened(path: Path, *, locked: bool) -> BinaryIO:
+    """Open a file for appending and lock it, unless its name is a link or it is `locked`."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return open(os.open(path, flags, 0o666), "r+b", buffering=0)
+    while True:
+        file = open(os.open(path, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115
+        if locked:
+            return file
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
+                return file
+        file.close()  # it was replaced while its lock was waited for
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep others from appending to a file while it is replaced."""
+    with _opened(path, locked=False):
+        yield
 
 
 def cut_torn_line(path: Path) -> None:

@@ -26,6 +26,7 @@ from explorer.planted import (
     shown,
 )
 from trace_probe.errors import StoreError
+from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
 from trace_probe.explorer.launch import SETTINGS, command
 from trace_probe.explorer.loading import load_run
@@ -38,7 +39,6 @@ from trace_probe.explorer.rows import (
     narrow,
     ordered,
     running,
-    score_range,
     sparkline,
     table,
 )
@@ -411,7 +411,7 @@ def test_a_report_of_another_shape_shows_figures_as_missing() -> None:
     broken: list[dict[str, Any]] = [{}, {"pooled_auroc": 3}, {"pooled_auroc": {"estimate": "x"}}]
     for report in broken:
         assert figure(report, "pooled_auroc").text() == "not measured"
-        assert len(main_figures(report)["n"]) == 8
+        assert len(main_figures(report)["n"]) == 11
     assert figure(None, "pooled_auroc").text() == "not measured"
 
 

@@ -24,7 +24,7 @@ from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
-from trace_probe.model.drawing import NotedDraws, draws
+from trace_probe.model.drawing import NotedDraws, check_logits, draws
 from trace_probe.model.dtypes import choose_precision
 from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.loading import read_config, read_network, read_tokenizer
@@ -282,6 +282,7 @@ class Model:
             read = torch.tensor([ids], device=self._device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = output.logits[:, -1].float()
+        check_logits(logits)
         return logits
 
     def check_layers(self, layers: Sequence[int]) -> None:
@@ -293,6 +294,14 @@ class Model:
             raise ModelError(f"no layer {wrong[0]}: {self.name} has blocks 0-{self.n_layers - 1}")
         if len(set(layers)) < len(layers):
             raise ModelError(f"a layer was asked for twice: {list(layers)}")
+
+    def check_length(self, characters: int) -> None:
+        """Raise ModelError if a text of so many characters cannot fit, before it is tokenised."""
+        if self.context is not None and characters > self.context * self._chat.longest:
+            raise ModelError(
+                f"a prompt of {characters} characters is more than {self.name} can read, which is "
+                f"{self.context} tokens: send a shorter one"
+            )
 
     def check_room(self, prompt: int, sampling: Sampling) -> None:
         """Raise ModelError unless a prompt of so many tokens leaves room for the new ones."""

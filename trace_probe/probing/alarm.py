@@ -17,15 +17,13 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
 from trace_probe.probing.selection import criterion, out_of_fold
+from trace_probe.statistics.bootstrap import Index, Values, resample
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import (
     UNKNOWN,
     Cohort,
-    Index,
     Scores,
-    Values,
     chance_rows,
-    resample,
     running_maxima,
     score_rows,
     trace_maxima,

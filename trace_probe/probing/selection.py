@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, build_cohort, task_folds
 from trace_probe.probing.recipe import Rows
+from trace_probe.statistics.bootstrap import Values, resample
 from trace_probe.statistics.metrics import (
     Scores,
-    Values,
     concordance,
     pairs_across,
     pairs_within,
     pooled,
-    resample,
     running_maxima,
     score_rows,
     scores_held,
@@ -66,9 +65,9 @@ def criterion(corpus: Corpus, scores: Scores, rows: Rows = "before-said") -> Cri
     pairs = pairs_within(cohort, at)
     if pairs.n:
         wins = concordance(held, pairs)
-        return Criterion("within_prompt_auroc", within_prompt(wins, pairs, cohort, weights))
+        return Criterion("within_prompt_auroc", within_prompt(wins, pairs, cohort, weights).draws)
     pairs = pairs_across(cohort, at)
-    return Criterion("pooled_auroc", pooled(concordance(held, pairs), pairs, cohort, weights))
+    return Criterion("pooled_auroc", pooled(concordance(held, pairs), pairs, cohort, weights).draws)
 
 
 def alarm_power(corpus: Corpus, scores: Scores, rate: float = POWER_AT) -> float:

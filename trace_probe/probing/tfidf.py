@@ -11,7 +11,8 @@ from trace_probe.probing.dataset import Corpus, chosen_sentences
 from trace_probe.probing.reading import reasoning_sentences, spread
 from trace_probe.probing.recipe import FOCUSES, Recipe, Rows
 from trace_probe.probing.selection import criterion, out_of_fold
-from trace_probe.statistics.metrics import Index, Scores
+from trace_probe.statistics.bootstrap import Index
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace
 
 CUTS = (0.25, 0.5, 0.75, 1.0)
