@@ -92,6 +92,17 @@ def test_weights_come_back_from_tensors_with_the_same_scores(
     np.testing.assert_allclose(fitted.raw_scores(X), fitted.decision_function(X), atol=1e-5)
 
 
+@pytest.mark.parametrize("head", [LinearProbe(), MLPProbe()], ids=["linear", "mlp"])
+def test_the_score_of_a_mean_probe_is_the_mean_score(head: BinaryProbe, rows: Rows) -> None:
+    X, y = rows
+    three = [clone(head).fit(X[part::3] * (1 + part), y[part::3]) for part in range(3)]
+    whole = type(head).mean_of(three)
+    mean = np.mean([probe.decision_function(X) for probe in three], axis=0)
+    np.testing.assert_allclose(whole.decision_function(X), mean, rtol=1e-4, atol=1e-4)
+    back = type(head).from_tensors(whole.to_tensors(), **whole.get_params())
+    np.testing.assert_allclose(back.raw_scores(X), mean, rtol=1e-3, atol=1e-3)
+
+
 def test_a_row_of_640_is_scored_within_30_microseconds() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 640)).astype(np.float32)

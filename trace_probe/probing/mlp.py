@@ -1,5 +1,6 @@
 """The MLP head: one hidden layer, which can hold an AND of two facts that a line cannot."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -108,6 +109,30 @@ class MLPProbe(BinaryProbe):
         for name in TENSORS:
             setattr(probe, f"{name}_", np.asarray(tensors[name], np.float32))
         return probe._as_fitted(len(probe.mean_))
+
+    @classmethod
+    def mean_of(cls, probes: Sequence[Self]) -> Self:
+        """Return one network with the units of all; see `BinaryProbe.mean_of`.
+
+        The rows that each was trained on were standardised by their own mean and scale, which
+        become those of all.
+        """
+        params, whole = probes[0].get_params(), cls()
+        whole.set_params(**{**params, "members": params["members"] * len(probes)})
+        whole.mean_ = np.mean([one.mean_ for one in probes], axis=0)
+        whole.scale_ = np.mean([one.scale_ for one in probes], axis=0)
+        whole.hidden_weight_ = np.concatenate(
+            [one.hidden_weight_ * (whole.scale_ / one.scale_) for one in probes]
+        )
+        whole.hidden_bias_ = np.concatenate(
+            [
+                one.hidden_bias_ + one.hidden_weight_ @ ((whole.mean_ - one.mean_) / one.scale_)
+                for one in probes
+            ]
+        )
+        whole.out_weight_ = np.concatenate([one.out_weight_ for one in probes]) / len(probes)
+        whole.out_bias_ = np.mean([one.out_bias_ for one in probes], axis=0)
+        return whole._as_fitted(len(whole.mean_))
 
 
 def _train(
