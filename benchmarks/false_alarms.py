@@ -103,7 +103,7 @@ def bench_false_alarms(plan: FalseAlarmPlan, say: Say) -> FalseAlarms:
     sampling = Sampling(seed=1, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
     card = saved.card
     manifest = new_manifest(
-        model, sampling, layers=(card.layer,), tasks="world:far", pooling=card.pooling
+        model, sampling, layers=card.layers, tasks="world:far", pooling=card.pooling
     )
     store = Store.create(plan.run, manifest)
     groups = plan.tasks()

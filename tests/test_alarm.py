@@ -126,7 +126,7 @@ def test_scores_are_ranked_by_a_mean_where_single_ones_swing(noise: float, expec
         + (1.0 if corpus.outcome(trace) else 0.0)
         for trace in corpus.traces
     }
-    rule, figures = rule_to_rank_by(corpus, scores, Recipe(0))
+    rule, figures = rule_to_rank_by(corpus, scores, Recipe((0,)))
     assert rule.name.startswith(expected)
     assert set(figures) == {f"within_prompt_auroc/ranked-by-{name}" for name in CANDIDATES}
     assert figures[f"within_prompt_auroc/ranked-by-{rule.name}"] > 0.6

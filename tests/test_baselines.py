@@ -24,7 +24,7 @@ from trace_probe.probing.tfidf import fit_text, tfidf, training_prefixes
 from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task
 
-RECIPE = Recipe(layer=3)
+RECIPE = Recipe((3,))
 
 
 def parts(world: World) -> tuple[Corpus, Corpus]:

@@ -70,7 +70,7 @@ def by_hand(tokens: np.ndarray, span: Span, pooling: str) -> np.ndarray:
     return {**pooled, "last": part[:, -1]}[pooling]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "max"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "max", "last+mean+max", "max+last"])
 @pytest.mark.parametrize("pass_tokens", [500, 50, 8])
 def test_rows_are_pooled_over_their_spans(
     tiny: Callable[..., Any], pooling: Any, pass_tokens: int
@@ -85,7 +85,11 @@ def test_rows_are_pooled_over_their_spans(
         whole, model.replay(traces, spans, LAYERS, reading), spans, strict=True
     ):
         assert pooled.pooling == pooling
-        expected = np.stack([by_hand(tokens.values, span, pooling) for span in wanted], axis=1)
+        rows = [
+            np.concatenate([by_hand(tokens.values, span, one) for one in pooling.split("+")], -1)
+            for span in wanted
+        ]
+        expected = np.stack(rows, axis=1)
         assert relative_error(pooled.values, expected) < 1e-5
 
 

@@ -106,7 +106,7 @@ def test_a_guard_takes_nothing_from_a_trace_that_never_says_it(trace: Trace) -> 
 def test_rows_are_those_that_were_recorded_for_their_sentence() -> None:
     corpus = plant(World(tasks=4, samples=2, sentences=5, said=3))
     assert corpus.matrix is not None
-    rows = build_dataset(corpus, Recipe(3))
+    rows = build_dataset(corpus, Recipe((3,)))
     assert rows.X.dtype == np.float32
     for x, index, sentence in zip(rows.X, rows.trace, rows.sentence, strict=True):
         row = corpus.matrix.start[index] + 1 + sentence
@@ -120,13 +120,13 @@ def test_rows_are_those_that_were_recorded_for_their_sentence() -> None:
 def test_every_trace_weighs_the_same() -> None:
     corpus = plant(World(tasks=4, samples=3, said=2))
     assert corpus.matrix is not None
-    rows = build_dataset(corpus, Recipe(0))
+    rows = build_dataset(corpus, Recipe((0,)))
     np.testing.assert_allclose(np.bincount(rows.trace, rows.weight), 1.0)
 
 
 def test_a_harmless_benign_trace_weighs_what_the_recipe_says() -> None:
     corpus = plant(World(tasks=4, samples=3, benign=5, hard_negatives=2))
-    rows = build_dataset(corpus, Recipe(0, benign_weight=3.0))
+    rows = build_dataset(corpus, Recipe((0,), benign_weight=3.0))
     weights = np.bincount(rows.trace, rows.weight, minlength=len(corpus.traces))
     benign = [trace.task.role == "benign" for trace in corpus.traces]
     np.testing.assert_allclose(weights, np.where(benign, 3.0, 1.0))
@@ -137,7 +137,7 @@ def test_a_harmless_benign_trace_weighs_what_the_recipe_says() -> None:
 def test_prompt_rows_are_the_last_prompt_token() -> None:
     corpus = plant(World(tasks=4, samples=2))
     assert corpus.matrix is not None
-    rows = build_dataset(corpus, Recipe(0, rows="prompt"))
+    rows = build_dataset(corpus, Recipe((0,), rows="prompt"))
     np.testing.assert_array_equal(rows.X, corpus.matrix.at(0)[corpus.matrix.start])
 
 
@@ -147,7 +147,7 @@ def test_an_unknown_outcome_is_no_row_and_no_negative() -> None:
     labels = {**corpus.labels, gone: replace(corpus.labels[gone], outcome=None)}
     unlabelled = {name: label for name, label in labels.items() if name != corpus.traces[1].id}
     assert corpus.matrix is not None
-    rows = build_dataset(replace(corpus, labels=unlabelled), Recipe(0))
+    rows = build_dataset(replace(corpus, labels=unlabelled), Recipe((0,)))
     assert not set(rows.trace) & {0, 1}
     assert len(build_cohort(Corpus(corpus.traces, unlabelled)).ids) == len(corpus.traces) - 2
 
@@ -156,9 +156,9 @@ def test_no_labelled_row_is_an_error_that_says_so() -> None:
     corpus = plant(World(tasks=4, samples=2))
     assert corpus.matrix is not None
     with pytest.raises(NotEnoughData, match="no labelled rows"):
-        build_dataset(replace(corpus, labels={}), Recipe(0))
+        build_dataset(replace(corpus, labels={}), Recipe((0,)))
     with pytest.raises(ProbeError, match="layer 7 is not here"):
-        build_dataset(corpus, Recipe(7))
+        build_dataset(corpus, Recipe((7,)))
 
 
 def test_rows_end_strictly_before_it_is_said_less_a_guard_band_and_before_the_action() -> None:
@@ -174,17 +174,17 @@ def test_rows_end_strictly_before_it_is_said_less_a_guard_band_and_before_the_ac
         ]
 
     # Sentences are five tokens long: a band of six takes away two of them.
-    assert min(gaps(Recipe(3), said=True)) == 0
-    assert min(gaps(Recipe(3, guard_tokens=5), said=True)) == 5
-    assert min(gaps(Recipe(3, guard_tokens=6), said=True)) == 10
-    assert min(gaps(Recipe(3, guard=2), said=True)) == 10
-    assert min(gaps(Recipe(3, rows="reasoning"), said=False)) == 0
-    assert min(gaps(Recipe(3, rows="reasoning"), said=True)) == -10
+    assert min(gaps(Recipe((3,)), said=True)) == 0
+    assert min(gaps(Recipe((3,), guard_tokens=5), said=True)) == 5
+    assert min(gaps(Recipe((3,), guard_tokens=6), said=True)) == 10
+    assert min(gaps(Recipe((3,), guard=2), said=True)) == 10
+    assert min(gaps(Recipe((3,), rows="reasoning"), said=False)) == 0
+    assert min(gaps(Recipe((3,), rows="reasoning"), said=True)) == -10
 
 
 def test_of_a_positive_the_last_row_can_stand_for_all_of_a_negative_none_is_left_out() -> None:
     corpus = plant(World(tasks=6, samples=4, said=6))
-    every, last = (build_dataset(corpus, Recipe(3, focus=focus)) for focus in ("all", "last"))
+    every, last = (build_dataset(corpus, Recipe((3,), focus=focus)) for focus in ("all", "last"))
     assert set(last.sentence[last.y]) == {5}
     np.testing.assert_array_equal(last.X[~last.y], every.X[~every.y])
     np.testing.assert_allclose(np.bincount(last.trace, last.weight), 1.0)
@@ -193,8 +193,8 @@ def test_of_a_positive_the_last_row_can_stand_for_all_of_a_negative_none_is_left
 def test_blocks_of_traces_are_the_rows_of_all() -> None:
     corpus = plant(World(tasks=5, samples=3))
     whole, parts = (
-        build_dataset(corpus, Recipe(3)),
-        list(stream_rows(corpus, Recipe(3), traces=4)),
+        build_dataset(corpus, Recipe((3,))),
+        list(stream_rows(corpus, Recipe((3,)), traces=4)),
     )
     assert len(parts) == 4
     for name in ("X", "y", "task", "trace", "sentence", "stop", "weight"):
@@ -226,8 +226,8 @@ def test_where_nobody_looked_for_it_no_row_comes_before_it_is_said() -> None:
     }
     blind = replace(corpus, labels=unheard)
     with pytest.raises(NotEnoughData, match="use rows of kind reasoning"):
-        build_dataset(blind, Recipe(3))
-    assert len(build_dataset(blind, Recipe(3, rows="reasoning")).y) == 16 * 8
+        build_dataset(blind, Recipe((3,)))
+    assert len(build_dataset(blind, Recipe((3,), rows="reasoning")).y) == 16 * 8
     cohort = build_cohort(blind)
     assert not cohort.silent.any()
     assert not cohort.spoken.any()
@@ -243,8 +243,8 @@ def test_a_run_on_disk_gives_the_rows_that_were_recorded(tmp_path: Path) -> None
     assert corpus.matrix is not None
     assert loaded.matrix is not None
     np.testing.assert_allclose(loaded.matrix.values, corpus.matrix.values, atol=4e-3)
-    one = build_dataset(load_corpus(store, layers=(3,)), Recipe(3))
-    np.testing.assert_array_equal(one.X, build_dataset(loaded, Recipe(3)).X)
+    one = build_dataset(load_corpus(store, layers=(3,)), Recipe((3,)))
+    np.testing.assert_array_equal(one.X, build_dataset(loaded, Recipe((3,))).X)
 
 
 def test_a_part_of_a_corpus_keeps_the_rows_of_its_traces() -> None:

@@ -17,7 +17,7 @@ from trace_probe.probing.reading import constant_scores
 from trace_probe.statistics.metrics import Metric, Scores
 from trace_probe.trace import Task
 
-RECIPE = Recipe(layer=3)
+RECIPE = Recipe((3,))
 
 
 def judge(world: World, recipe: Recipe = RECIPE, threshold: float = 0.0) -> Report:
@@ -27,7 +27,7 @@ def judge(world: World, recipe: Recipe = RECIPE, threshold: float = 0.0) -> Repo
     probe = fit_dataset(build_dataset(train, recipe), recipe)
     return evaluate(
         "probe",
-        probe_scores(probe, corpus, recipe.layer),
+        probe_scores(probe, corpus, recipe),
         baseline_scores(train, corpus, recipe),
         build_panel(corpus.only(split.calibration), corpus.only(split.test)),
         threshold=threshold,

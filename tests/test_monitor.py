@@ -11,7 +11,8 @@ from trace_probe.activations import Pooling, pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Guard
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
-from trace_probe.probing.dataset import ActivationMatrix, Corpus
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
 from trace_probe.statistics.rules import MAX, followed, parse_rule
 from trace_probe.store import Store
@@ -29,9 +30,9 @@ def a_probe(
     # of length one, so that scores are in activations' units
     probe = LinearProbe.of(direction / np.linalg.norm(direction), 0.25)
     card = ProbeCard(
-        name="p", model=model.name, tokenizer=model.tokenizer, layer=layer, d_model=32,
-        pooling=pooling, rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,
-        training_tasks=(), calibration_tasks=(), threshold=threshold,
+        name="p", model=model.name, tokenizer=model.tokenizer, layers=(layer,), d_model=32,
+        features=(pooling,), rows="before-said", guard=0, labeller="rule", method="logistic",
+        C=0.01, training_tasks=(), calibration_tasks=(), threshold=threshold,
         target_false_alarm_rate=0.01, honest_false_alarm_rate=0.01,
     )  # fmt: skip
     return SavedProbe(card, probe)
@@ -51,8 +52,8 @@ def bulk_scores(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
 
     layer, how = saved.card.layer, capture.Reading(saved.card.pooling)
     (read,) = model.replay([trace.token_ids], [pooled_spans(trace)], (layer,), how)
-    matrix = ActivationMatrix(read.values, (layer,), np.array([0]))
-    return probe_scores(saved.probe, Corpus((trace,), {}, matrix), layer)[trace.id]
+    matrix = ActivationMatrix(read.values, (layer,), np.array([0]), how.pooling)
+    return probe_scores(saved.probe, Corpus((trace,), {}, matrix), saved.card.recipe)[trace.id]
 
 
 def row_norms(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:

@@ -99,7 +99,7 @@ def test_another_model_reads_the_same_traces_at_its_own_width(
     assert out.manifest.layers == (1,)
     assert out.manifest.model == "tiny-llama@00000000"
     trace = next(recorded.traces())
-    assert out.activations(trace).values.shape == (1, 1 + len(trace.sentences), 32)
+    assert out.activations(trace).values.shape == (1, 1 + len(trace.sentences), 3 * 32)
 
 
 def test_a_trace_longer_than_the_readers_context_is_refused(
@@ -160,7 +160,7 @@ def test_an_observer_must_have_read_every_trace(tmp_path: Path) -> None:
     corpus = plant(SIGNAL)
     some = keep(corpus.where(lambda trace: trace.sample > 0), tmp_path / "some")
     with pytest.raises(ProbeError, match="lacks"):
-        observer_scores(some, corpus, corpus.tasks, Recipe(layer=3))
+        observer_scores(some, corpus, corpus.tasks, Recipe((3,)))
 
 
 def test_embeddings_are_token_weighted_means_of_all_so_far() -> None:
@@ -187,7 +187,7 @@ def test_sentence_embeddings_are_a_baseline_of_what_the_words_mean() -> None:
         noise[:, 0] += ["quietly" in text for text in texts]
         return np.asarray(noise, dtype=np.float32)
 
-    scores = embedding_scores(embed, corpus, corpus.tasks, Recipe(layer=3))
+    scores = embedding_scores(embed, corpus, corpus.tasks, Recipe((3,)))
     assert criterion(corpus, scores).value > 0.9
     none = plant(World(tasks=24, samples=6))
-    assert criterion(none, embedding_scores(embed, none, none.tasks, Recipe(3))).value < 0.7
+    assert criterion(none, embedding_scores(embed, none, none.tasks, Recipe((3,)))).value < 0.7

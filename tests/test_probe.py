@@ -115,7 +115,7 @@ def test_scores_are_of_reasoning_sentences_and_nan_elsewhere() -> None:
     corpus = plant(World(tasks=4, samples=4, strength=4.0))
     assert corpus.matrix is not None
     probe = LinearProbe().fit(corpus.matrix.at(3)[:50], np.arange(50) % 2)
-    scores = probe_scores(probe, corpus, 3)
+    scores = probe_scores(probe, corpus, Recipe((3,)))
     trace = corpus.traces[5]
     first = corpus.matrix.start[5] + 1
     rows = corpus.matrix.at(3)[first : first + 8]
@@ -123,7 +123,7 @@ def test_scores_are_of_reasoning_sentences_and_nan_elsewhere() -> None:
     assert np.isnan(scores[trace.id][8:]).all()
     assert len(scores[trace.id]) == len(trace.sentences)
     with pytest.raises(ProbeError, match="no activations"):
-        probe_scores(probe, replace(corpus, matrix=None), 3)
+        probe_scores(probe, replace(corpus, matrix=None), Recipe((3,)))
 
 
 @pytest.fixture
@@ -133,9 +133,9 @@ def saved(rows: Rows) -> SavedProbe:
         name="p",
         model="m@1",
         tokenizer="tok",
-        layer=3,
+        layers=(3,),
         d_model=16,
-        pooling="mean",
+        features=("mean",),
         rows="before-said",
         guard=0,
         labeller="rule",
@@ -158,7 +158,7 @@ def test_a_saved_probe_comes_back_with_the_same_scores(
     save_probe(tmp_path / "p", saved)
     loaded = load_probe(tmp_path / "p")
     assert loaded.card == saved.card
-    assert loaded.card.recipe == Recipe(3, "logistic", 0.01, "before-said", 0)
+    assert loaded.card.recipe == Recipe((3,), ("mean",), C=0.01)
     np.testing.assert_allclose(
         loaded.probe.decision_function(rows[0]), saved.probe.decision_function(rows[0]), atol=1e-5
     )
@@ -197,8 +197,8 @@ def test_a_damaged_probe_is_refused(saved: SavedProbe, tmp_path: Path, damage: s
         ("model", "m@2", "model 'm@2', not 'm@1'"),
         ("tokenizer", "other", "tokenizer 'other', not 'tok'"),
         ("d_model", 32, "d_model 32, not 16"),
-        ("pooling", "last", "pooling 'last', not 'mean'"),
-        ("layers", (0, 1), r"layers \[0, 1\], without 3"),
+        ("pooling", "last", "pooling 'last', which cannot give mean"),
+        ("layers", (0, 1), r"layers \[0, 1\], without \[3\]"),
     ],
 )
 def test_a_probe_of_another_model_is_refused_by_name(
@@ -215,6 +215,6 @@ def test_every_trace_counts_the_same_in_a_fit() -> None:
     from trace_probe.probing.dataset import build_dataset
 
     assert corpus.matrix is not None
-    rows = build_dataset(corpus, Recipe(3))
+    rows = build_dataset(corpus, Recipe((3,)))
     direct = LinearProbe().fit(rows.X, rows.y, sample_weight=rows.weight)
-    np.testing.assert_array_equal(fit_dataset(rows, Recipe(3)).coef_, direct.coef_)
+    np.testing.assert_array_equal(fit_dataset(rows, Recipe((3,))).coef_, direct.coef_)

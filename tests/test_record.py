@@ -58,13 +58,15 @@ def test_every_family_records_end_to_end(
 
 
 def test_what_is_stored_is_what_the_model_held(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    from trace_probe.model.capture import Reading
     from trace_probe.recording.record import record
 
     model = tiny()
     store = start_run(tmp_path / "run", model)
     record(model, TASKS, store, samples=2, progress=False)
     for trace in store.traces():
-        (alone,) = model.replay([trace.token_ids], [pooled_spans(trace)], (0, 1, 2))
+        how = Reading(store.manifest.pooling)
+        (alone,) = model.replay([trace.token_ids], [pooled_spans(trace)], (0, 1, 2), how)
         stored = store.activations(trace).values
         assert np.abs(stored - alone.values).max() < 2e-3 * np.abs(alone.values).max()  # float16
 
@@ -317,6 +319,7 @@ def test_manifest_says_what_was_recorded_how(tiny: Callable[..., Any], tmp_path:
         layers=(0, 1, 2),
         n_layers=3,
         d_model=32,
+        pooling="last+mean+max",
         dtype="float32",
         tokenizer=tiny().tokenizer,
         sampling=SAMPLING,

@@ -28,7 +28,7 @@ def cell(
     own = np.random.default_rng(int(C * 1e6) + layer).normal(size=200) * noise
     draws = np.concatenate([[value], value + shared + own])
     found = Criterion("within_prompt_auroc", draws)
-    return Cell(Recipe(layer, C=C, focus=focus), found, power)
+    return Cell(Recipe((layer,), C=C, focus=focus), found, power)
 
 
 def test_the_strongest_penalty_within_one_standard_error_is_chosen() -> None:
@@ -75,9 +75,9 @@ def test_a_penalty_is_not_traded_for_another_layer_or_focus() -> None:
 
 
 def test_cells_without_a_figure_are_passed_over_and_no_cell_is_an_error() -> None:
-    unknown = Cell(Recipe(0), Criterion("pooled_auroc", np.full(3, np.nan)))
+    unknown = Cell(Recipe((0,)), Criterion("pooled_auroc", np.full(3, np.nan)))
     assert choose([unknown, cell(0.1, 0.6)])[0].C == 0.1
-    assert choose([unknown]) == (Recipe(0), {})
+    assert choose([unknown]) == (Recipe((0,)), {})
     with pytest.raises(NotEnoughData, match="no activations"):
         choose([])
 

@@ -130,14 +130,14 @@ def test_the_cell_of_the_signal_is_chosen() -> None:
 
 
 def logistic_scores(recipe: Recipe, some: Corpus, held: Corpus) -> Scores:
-    return probe_scores(fit_dataset(build_dataset(some, recipe), recipe), held, recipe.layer)
+    return probe_scores(fit_dataset(build_dataset(some, recipe), recipe), held, recipe)
 
 
 def test_ridge_judges_a_cell_as_a_logistic_probe_does() -> None:
     corpus = plant(World(tasks=40, strength=1.2, d_model=24))
     strengths = (1e-4, 1e-2, 1.0)
-    for C, swept in zip(strengths, layer_scores(corpus, Recipe(3), strengths), strict=True):
-        fitted = out_of_fold(corpus, partial(logistic_scores, Recipe(3, C=C)))
+    for C, swept in zip(strengths, layer_scores(corpus, Recipe((3,)), strengths), strict=True):
+        fitted = out_of_fold(corpus, partial(logistic_scores, Recipe((3,), C=C)))
         assert criterion(corpus, swept).value == pytest.approx(
             criterion(corpus, fitted).value, abs=0.02
         )

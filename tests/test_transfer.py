@@ -18,7 +18,7 @@ from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.metrics import Metric
 from trace_probe.statistics.rules import parse_rule
 
-RECIPE = Recipe(layer=3)
+RECIPE = Recipe((3,))
 SIGNAL = World(strength=4.0, benign=20)
 
 

@@ -23,7 +23,7 @@ from runs import (
 from trace_probe.errors import ProbeError, StoreError
 from trace_probe.files import append, write_json
 from trace_probe.labels import Label
-from trace_probe.probing.dataset import load_matrix
+from trace_probe.probing.matrix import load_matrix
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.upkeep import matrix as caching

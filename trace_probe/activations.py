@@ -1,7 +1,7 @@
 """What a model held in its residual stream while it read, thought and said."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,17 +9,40 @@ from numpy.typing import NDArray
 from trace_probe.errors import ProbeError, TraceError
 from trace_probe.trace import Span, Trace
 
-Pooling = Literal["mean", "last", "max"]
+Pooling = Literal["last", "mean", "max"]
+"""How the tokens of a span become one vector: its last token, their mean, or the highest value of
+each coordinate."""
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+ALL_POOLINGS = "+".join(POOLINGS)
+"""What is recorded unless something else is asked for."""
+
+
+def parse_poolings(text: str) -> tuple[Pooling, ...]:
+    """Return the poolings that a text such as ``last+mean`` names, in its order.
+
+    Raises:
+        ProbeError: it names none, one that does not exist, or one twice.
+    """
+    names = text.split("+")
+    known = [pooling for name in names for pooling in POOLINGS if pooling == name]
+    if len(known) < len(names) or len(set(names)) < len(names):
+        raise ProbeError(
+            f"{text!r} is not a pooling: use {', '.join(POOLINGS)}, or several joined by +, "
+            f"such as {ALL_POOLINGS}"
+        )
+    return tuple(known)
 
 
 @dataclass(frozen=True)
 class Fidelity:
     """How far reading a trace again was from what can be compared with it."""
 
-    against: Literal["log-probabilities", "second-pass"]
-    """Those noted while the trace was written, or its activations read once more otherwise."""
+    against: Literal["log-probabilities", "second-pass", "recorded-rows"]
+    """Those noted while the trace was written; its activations read once more in another way; or
+    those that another run holds of it."""
     error: float
-    """Root mean square over tokens, in nats; or greatest difference over greatest value."""
+    """Of log-probabilities the root mean square over tokens, in nats; else the greatest
+    difference as a share of the greatest value of the layer."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +55,13 @@ class Activations:
     """
 
     values: NDArray[np.floating]
-    """(layer, row, d_model), in the order of `layers` and `spans`."""
+    """(layer, row, width), in the order of `layers` and `spans`. A row holds the poolings of its
+    tokens side by side, each d_model wide, in the order in which `pooling` names them."""
     layers: tuple[int, ...]
     spans: tuple[Span, ...]
     """The tokens of each row: first the last prompt token, then the sentences of the trace."""
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
+    """``last``, ``mean``, ``max``, or several joined by ``+``."""
     tokens: NDArray[np.floating] | None = None
     """(layer, token, d_model): each token from the first row on, where raw tokens are wanted."""
     fidelity: Fidelity | None = None
@@ -57,12 +82,29 @@ class Activations:
             )
 
     @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """Return the poolings of a row, in the order in which they lie in it."""
+        return parse_poolings(self.pooling)
+
+    def part(self, layer: int, pooling: Pooling) -> NDArray[np.floating]:
+        """Return (row, d_model) of one pooling of a layer, without copying it.
+
+        Raises:
+            ProbeError: the layer or the pooling was not recorded.
+        """
+        if pooling not in self.poolings:
+            raise ProbeError(f"{pooling} was not recorded; there is {self.pooling}: recapture it")
+        rows, place = self.at(layer), self.poolings.index(pooling)
+        width = rows.shape[1] // len(self.poolings)
+        return rows[:, place * width : (place + 1) * width]
+
+    @property
     def reach(self) -> int:
         """Return the number of tokens from the first of the first row to the last of any."""
         return max(span.stop for span in self.spans) - self.spans[0].start if self.spans else 0
 
     def at(self, layer: int) -> NDArray[np.floating]:
-        """Return (row, d_model) of one layer.
+        """Return (row, width) of one layer.
 
         Raises:
             ProbeError: the layer was not recorded.

@@ -3,7 +3,7 @@
     <run>/run.json                     what was recorded, by what, how (Manifest)
     <run>/traces.jsonl                 a trace a line; the line is the commit mark
     <run>/labels.jsonl                 a label a line; the last of a (trace, labeller) wins
-    <run>/activations/<id>.safetensors one tensor a layer, (row, d_model)
+    <run>/activations/<id>.safetensors one tensor a layer, (row, width)
     <run>/scores/<detector>.parquet    a trace a row, a score a sentence
     <run>/reports/<detector>.json      the evaluation of that detector on this run
     <run>/traces/<part>.jsonl          lines of one of many writers, or of a store without append
@@ -291,7 +291,7 @@ class Store:
         return chosen
 
     def scan(self, layer: int) -> Iterator[tuple[str, Values]]:
-        """Return an iterator over (row, d_model) of a layer of each trace, without reading texts.
+        """Return an iterator over (row, width) of a layer of each trace, without reading texts.
 
         Values of packed runs are read-only: they are mapped, not copied.
 

@@ -9,13 +9,17 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from trace_probe.errors import TraceError
 
 Channel = Literal["prompt", "reasoning", "answer", "markup"]
 Thought = Literal["closed", "truncated", "empty", "absent", "not_delimited"]
 Role = Literal["test", "hard-negative", "benign"]
+Measure = Literal["surprisal", "entropy", "doubt"]
+"""Minus the log-probability of the token that was drawn, and the entropy of the distribution it was
+drawn from, both in nats; and 1 minus the highest probability in that distribution."""
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ class Trace:
     source: str = "recorded"
     facts: dict[str, str] = field(default_factory=dict)
     """How it came about, such as ``{"ids": "retokenised"}``; never part of what it is."""
+    uncertainty: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
+    """How unsure the model was of its own tokens, in `MEASURES`: for each sentence those of its
+    last token, their means and their highest values. Empty where they were not noted."""
 
     def __post_init__(self) -> None:
         """Check that spans tile the tokens and sentences tile reasoning and answer."""

@@ -17,9 +17,9 @@ from trace_probe.probing.dataset import (
     Split,
     build_dataset,
     load_corpus,
-    load_matrix,
     split_by_role,
 )
+from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
@@ -80,13 +80,13 @@ def train(  # noqa: PLR0913 - these are the options of the command
     chosen = store.manifest.layers if layers is None else tuple(layers)
     recipe, figures = choose(_cells(executor or LocalExecutor(), sweeper, chosen, tell))
     tell(f"fitting layer {recipe.layer}, C = {recipe.C:g}")
-    corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, (recipe.layer,)))
+    corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, recipe.layers))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
     made = choose_alarm(learned, recipe, target_rate, ways, seed=seed, progress=tell)
     recipe = made.recipe
     tell(f"benign traces weigh {recipe.benign_weight:g}, the alarm follows {made.rule.name}")
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
-    scores = statistics(probe_scores(probe, calibration, recipe.layer), made.rule)
+    scores = statistics(probe_scores(probe, calibration, recipe), made.rule)
     ids = [trace.id for trace in build_panel(calibration, learned).calibration]
     threshold = promised_threshold(trace_maxima(scores, ids), target_rate, promise)
     card = _card(store, corpus, split, made, threshold, figures)
@@ -133,9 +133,10 @@ def _card(
         name=f"{store.name}-layer-{recipe.layer}",
         model=manifest.model,
         tokenizer=manifest.tokenizer,
-        layer=recipe.layer,
+        layers=recipe.layers,
         d_model=manifest.d_model,
-        pooling=manifest.pooling,
+        features=recipe.features,
+        head=recipe.head,
         rows=recipe.rows,
         guard=recipe.guard,
         guard_tokens=recipe.guard_tokens,
@@ -163,6 +164,11 @@ def _limits(store: Store, threshold: Threshold, figures: dict[str, float]) -> It
     """Yield what a user of the probe must know."""
     yield f"Reads the reasoning of {store.manifest.model} only, sampled as in run {store.name}."
     yield f"The false-alarm rate holds for tasks like the {threshold.n} benign ones it was set on."
+    if len(store.manifest.poolings) == 1:
+        yield (
+            f"The run holds the {store.manifest.pooling} of each sentence only, so it was trained "
+            f"without memory of the thought: `trace-probe record --recapture` reads the rest."
+        )
     if threshold.note:
         yield f"{threshold.note[0].upper()}{threshold.note[1:]}."
     if any(name.startswith("pooled") for name in figures):
@@ -176,11 +182,11 @@ def score_run(store: Store, saved: SavedProbe) -> Scores:
     """Return the score of each reasoning sentence of every trace of a run.
 
     Raises:
-        ProbeError: the probe was trained on another model, layer or pooling.
+        ProbeError: the probe was trained on another model, or the run lacks what it reads.
     """
     check_fits(saved.card, store.manifest)
     traces = tuple(store.traces())
-    matrix = load_matrix(store, traces, (saved.card.layer,))
+    matrix = load_matrix(store, traces, saved.card.layers)
     return saved.scores(Corpus(traces, {}, matrix))
 
 

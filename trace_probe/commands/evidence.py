@@ -198,7 +198,7 @@ def transfer(
     saved = load_probe(probe)
     card, ranked_by = saved.card, saved.ranked_by
     kinds = {
-        str(run): load_corpus(Store(run), labeller or card.labeller, (card.layer,)) for run in runs
+        str(run): load_corpus(Store(run), labeller or card.labeller, card.layers) for run in runs
     }
     corpus = kinds[str(runs[0])]
     if across == "category":

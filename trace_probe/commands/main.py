@@ -46,8 +46,10 @@ from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
     from trace_probe.model.endpoint import Patience
+    from trace_probe.recording.observe import ObserveReport
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
+    from trace_probe.recording.shares import Weights
     from trace_probe.trace import Task
 
 app = typer.Typer(
@@ -108,13 +110,20 @@ def record(
     run: Run,
     *,
     tasks: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT; repeat it to join several."),
-    ],
+    ] = None,
+    recapture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of tasks: a run of this model whose traces are read again, token by "
+            "token as they were written, to keep other layers or poolings of them in RUN."
+        ),
+    ] = None,
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
     backend: Backend = "hooks",
     tolerance: Tolerance = None,
@@ -156,11 +165,22 @@ def record(
     from trace_probe.recording.shares import Recording, Weights, record_with
     from trace_probe.store import Store
 
+    if bool(tasks) == (recapture is not None):
+        raise typer.BadParameter("give either --tasks or --recapture")
+    weights = Weights(model, device, dtype, revision, backend, device_map)
+    if recapture is not None:
+        if base_url or shard or executor != "local":
+            raise typer.BadParameter("--recapture reads with a model that is loaded here")
+        again = _recaptured(weights, recapture, run, integers(layers), pooling, tolerance)
+        show_result(
+            asdict(again), f"{run}: {again.read} read, {again.resumed} were there", as_json=as_json
+        )
+        return
     if (extra or tokenizer) and not base_url:
         raise typer.BadParameter("--extra and --tokenizer go with --base-url")
     if base_url and (shard or executor != "local"):
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
-    chosen, where = _tasks_and_source(tasks, nudge, conditions)
+    chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
     if base_url:
         from trace_probe.model.endpoint import Patience
         from trace_probe.recording.served import record_at
@@ -182,7 +202,7 @@ def record(
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            weights=Weights(model, device, dtype, revision, backend, device_map),
+            weights=weights,
             pooling=pooling,
             raw_tokens=raw_tokens,
             tolerance=tolerance,
@@ -190,6 +210,24 @@ def record(
         report = record_with(recording, executor, workers=workers, shard=shard)
     room = Store(run).manifest.sampling.max_new_tokens
     show_result(asdict(report), f"{run}: {_told(report, room)}", as_json=as_json)
+
+
+def _recaptured(
+    weights: "Weights",
+    source: Path,
+    run: Path,
+    layers: tuple[int, ...] | None,
+    pooling: str,
+    tolerance: float | None,
+) -> "ObserveReport":
+    """Read the traces of a run again into another."""
+    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.shares import load_weights
+    from trace_probe.store import Store
+
+    model, known = load_weights(weights), Store(source)
+    out = Store.create(run, recapture_manifest(model, known, layers, pooling))
+    return recapture(model, known, out, tolerance=tolerance)
 
 
 def _told(report: "RecordReport", room: int) -> str:

@@ -34,7 +34,11 @@ Extra = Annotated[
     str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
 ]
 Pooling = Annotated[
-    Literal["mean", "last", "max"], typer.Option(help="How the tokens of a sentence become a row.")
+    str,
+    typer.Option(
+        help="What is kept of each sentence: last, mean, max of its tokens, or several joined "
+        "by +. A probe with memory of the thought needs mean and max."
+    ),
 ]
 RawTokens = Annotated[
     bool, typer.Option("--raw-tokens", help="Keep every token beside the rows; takes much room.")

@@ -73,7 +73,7 @@ def rows_at(corpus: Corpus, layer: int) -> Rows:
         raise NotEnoughData("directions need traces of both outcomes: record and label more")
     chosen = np.array([row for _, _, row in where], dtype=np.intp)
     return Rows(
-        corpus.matrix.at(layer)[chosen].astype(np.float32),
+        corpus.matrix.part(layer)[chosen].astype(np.float32),
         acted,
         tuple(trace for trace, _, _ in where),
         np.array([index for _, index, _ in where], dtype=np.intp),
@@ -82,12 +82,13 @@ def rows_at(corpus: Corpus, layer: int) -> Rows:
 
 def tested(saved: SavedProbe, rows: Rows, layer: int) -> tuple[Direction, Direction]:
     """Return the probe's direction, fitted anew at another layer, and that between the means."""
-    probe = saved.probe
-    if layer != saved.card.layer:
-        probe = _fit(saved.card, rows, rows.acted)
+    if layer in saved.card.layers:
+        along = saved.direction(layer)
+    else:
+        along = np.asarray(_fit(saved.card, rows, rows.acted).coef_[0], np.float64)
     means = rows.X[rows.acted].mean(axis=0) - rows.X[~rows.acted].mean(axis=0)
     return (
-        Direction(saved.card.name, "probe", _unit(probe.coef_[0])),
+        Direction(saved.card.name, "probe", _unit(along)),
         Direction("difference of means", "means", _unit(means)),
     )
 

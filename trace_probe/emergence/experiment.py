@@ -118,7 +118,7 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
     limit = card.threshold if threshold is None else threshold
     alarms = _alarms(store, saved, known, limit)
     pushed = bridged(model) if backend == "transformer-lens" else model
-    ablation = Steering(card.layer, saved.probe.coef_[0], "project-out")
+    ablation = Steering(card.layer, saved.direction(card.layer), "project-out")
     said = reflection or reflection_for(model)
     responses = Responses(pushed, Trial(model, labeller), ablation, said, continuations, seed)
     settings = {

@@ -95,7 +95,7 @@ def compare_probes(
     for store, saved in (first, second):
         card = saved.card
         check_fits(card, store.manifest)
-        corpus = load_corpus(store, labeller or card.labeller, (card.layer,))
+        corpus = load_corpus(store, labeller or card.labeller, card.layers)
         corpora.append(corpus.aimed(card.target))
     seen = {
         task

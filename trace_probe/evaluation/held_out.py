@@ -57,7 +57,7 @@ def evaluate_probe(
     judged if `beside` names the run that the probe was trained on.
 
     Raises:
-        ProbeError: the probe was trained on another model, layer or pooling.
+        ProbeError: the probe was trained on another model, or the run lacks what it reads.
         NotEnoughData: there is no training task or no labelled test task of the probe.
     """
     card, tell = saved.card, progress or _silent
@@ -133,11 +133,11 @@ def all_layers(learned: Corpus, corpus: Corpus, recipe: Recipe) -> dict[str, Sco
     layers = corpus.matrix.layers if corpus.matrix else ()
     if len(layers) < 2:
         return {}
-    every = [replace(recipe, layer=layer) for layer in layers]
+    every = [replace(recipe, layers=(layer,)) for layer in layers]
     probes = [fit_dataset(build_dataset(learned, each), each) for each in every]
-    pairs = list(zip(probes, layers, strict=True))
-    seen = [probe_scores(probe, learned, layer) for probe, layer in pairs]
-    read = [probe_scores(probe, corpus, layer) for probe, layer in pairs]
+    pairs = list(zip(probes, every, strict=True))
+    seen = [probe_scores(probe, learned, each) for probe, each in pairs]
+    read = [probe_scores(probe, corpus, each) for probe, each in pairs]
     return {"ensemble of layers": ensemble(read, seen)}
 
 

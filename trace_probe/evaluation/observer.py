@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.activations import Pooling, parse_poolings
 from trace_probe.errors import ProbeError
-from trace_probe.probing.dataset import ActivationMatrix, Corpus, build_dataset, load_matrix
+from trace_probe.probing.dataset import Corpus, build_dataset
+from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import Scores
@@ -78,13 +80,14 @@ def _moments(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def _probed(corpus: Corpus, tasks: Collection[str], recipe: Recipe) -> Scores:
     learned = corpus.only(tasks)
     cell, _ = choose_cell(learned, Grid(rows=recipe.rows))
-    chosen = replace(recipe, layer=cell.layer, C=cell.C, focus=cell.focus)
-    return probe_scores(fit_dataset(build_dataset(learned, chosen), chosen), corpus, chosen.layer)
+    chosen = replace(recipe, layers=cell.layers, features=cell.features, C=cell.C, focus=cell.focus)
+    return probe_scores(fit_dataset(build_dataset(learned, chosen), chosen), corpus, chosen)
 
 
 def _so_far(corpus: Corpus, matrix: ActivationMatrix, layer: int) -> np.ndarray:
     """Return (1, row, d_model): each sentence as the token-weighted mean of all up to it."""
-    values = np.array(matrix.at(layer), dtype=np.float32)
+    pooling: Pooling | None = "mean" if "mean" in parse_poolings(matrix.pooling) else None
+    values = np.array(matrix.part(layer, pooling), dtype=np.float32)
     for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
         rows = slice(first, first + len(trace.sentences))
         sizes = np.array([len(span) for span in trace.sentences], dtype=np.float32)

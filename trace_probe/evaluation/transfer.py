@@ -133,7 +133,7 @@ def judge(
     cohort = build_cohort(corpus)
     if probe is None or not cohort.ids:
         return dict(NOTHING)
-    scores = statistics(probe_scores(probe, corpus, recipe.layer), ranked_by)
+    scores = statistics(probe_scores(probe, corpus, recipe), ranked_by)
     held = scores_held(score_rows(cohort, scores))
     weights = resample(cohort.n_tasks, seed=seed)
     return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed), cohort)
@@ -148,8 +148,9 @@ def format_transfer(transfer: Transfer) -> str:
             rows.append([source, target, *figures])
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    layers = ", ".join(map(str, transfer.recipe.layers))
     head = (
-        f"across {transfer.across}, layer {transfer.recipe.layer}: AUROC before it is said, "
+        f"across {transfer.across}, layer {layers}: AUROC before it is said, "
         f"ranked by {ranked_as(transfer.ranked_by)}"
     )
     return "\n".join([head, *lines])

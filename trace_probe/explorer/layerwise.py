@@ -13,7 +13,8 @@ import numpy as np
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.explorer.layers import LayerScale, write_layers
 from trace_probe.explorer.rows import Scores, score_range
-from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus, load_matrix
+from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus
+from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
@@ -34,7 +35,7 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
     """Train, calibrate and score every recorded layer of a run, and keep the scores.
 
     Raises:
-        ProbeError: the probe was trained on another model, layer or pooling.
+        ProbeError: the probe was trained on another model, or the run lacks what it reads.
         NotEnoughData: the tasks of the probe are not in this run.
     """
     check_fits(saved.card, store.manifest)
@@ -45,7 +46,7 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
         progress(f"layer {layer}: {len(scales) + 1} of {len(store.manifest.layers)}")
         probe = at_layer(store, saved, layer)
         corpus = Corpus(traces, {}, load_matrix(store, traces, (layer,)))
-        scores[layer] = dict(probe.alarm_statistics(probe_scores(probe.probe, corpus, layer)))
+        scores[layer] = dict(probe.alarm_statistics(probe.scores(corpus)))
         low, high = score_range(scores[layer].values(), probe.card.threshold)
         scales.append(LayerScale(layer, probe.card.threshold, low, high))
     write_layers(store.path, saved.card.name, scales, scores)
@@ -55,17 +56,17 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
 def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     """Return a probe as it would have been on another layer, with a threshold of its own."""
     card = saved.card
-    if layer == card.layer:
+    if card.layers == (layer,):
         return saved
     corpus = load_corpus(store, card.labeller, (layer,)).aimed(card.target)
     learned = corpus.only(card.training_tasks)
-    recipe = replace(card.recipe, layer=layer, C=strength(card, layer))
+    recipe = replace(card.recipe, layers=(layer,), C=strength(card, layer))
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
     held = corpus.only(card.calibration_tasks)
     ids = [trace.id for trace in build_panel(held, learned).calibration]
-    maxima = trace_maxima(saved.alarm_statistics(probe_scores(probe, held, layer)), ids)
+    maxima = trace_maxima(saved.alarm_statistics(probe_scores(probe, held, recipe)), ids)
     threshold = promised_threshold(maxima, card.target_false_alarm_rate, card.promise)
-    return SavedProbe(replace(card, layer=layer, C=recipe.C, threshold=threshold.value), probe)
+    return SavedProbe(replace(card, layers=(layer,), C=recipe.C, threshold=threshold.value), probe)
 
 
 def strength(card: ProbeCard, layer: int) -> float:

@@ -86,7 +86,7 @@ def score_words(content: bytes, run: Store, labeller: str | None = None) -> list
         raise NotEnoughData(f"{run.path} is not labelled, so there is nothing to learn from")
     brought = list(transcripts(content))
     read = Corpus(tuple(trace for trace, _ in brought), {})
-    scores = text_scores(learned, read, Recipe(layer=0, C=TEXT_PENALTY))
+    scores = text_scores(learned, read, Recipe((0,), C=TEXT_PENALTY))
     return [Scored(trace, scores[trace.id], label) for trace, label in brought]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from trace_probe.activations import Activations, Pooling
+from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Blocks, input_device
 from trace_probe.model.chunks import DeepEnough, read_in_chunks
@@ -23,7 +23,8 @@ EAGER_TOKENS = 2048
 class Reading:
     """How traces are read."""
 
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
+    """``last``, ``mean``, ``max``, or several joined by ``+``."""
     raw_tokens: bool = False
     """Keep every token beside the rows, from the first of the first row on."""
     pass_tokens: int | None = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from trace_probe.trace import Sampling
@@ -32,7 +33,10 @@ class SeededDraw:
 
 
 class NotedDraws:
-    """Logits processor that draws as another does, and notes what the model gave each draw."""
+    """Logits processor that draws as another does, and notes how sure the model was of each draw.
+
+    Of the distribution that the model itself gave, whatever the sampling.
+    """
 
     def __init__(self, draw: LogitsProcessorList) -> None:
         self._draw = draw
@@ -42,12 +46,17 @@ class NotedDraws:
         """Return the scores of the draw; the likeliest of them is what is drawn."""
         found: torch.Tensor = self._draw(ids, scores)
         drawn = found.argmax(-1, keepdim=True)
-        self._noted.append((scores.gather(1, drawn)[:, 0] - scores.logsumexp(-1)).cpu())
+        given = scores.log_softmax(-1)
+        likely = given.exp()
+        surprisal = -given.gather(1, drawn)[:, 0]
+        entropy = torch.special.entr(likely).sum(-1)
+        self._noted.append(torch.stack([surprisal, entropy, 1 - likely.amax(-1)], dim=1).cpu())
         return found
 
-    def logprobs(self) -> list[list[float]]:
-        """Return for each row the log-probability of each of its tokens, padding included."""
-        return [list(map(float, row)) for row in torch.stack(self._noted, dim=1)]
+    def noted(self) -> NDArray[np.float32]:
+        """Return (row, token, measure), padding included; see `trace_probe.trace.MEASURES`."""
+        values: NDArray[np.float32] = torch.stack(self._noted, dim=1).numpy()
+        return values
 
 
 def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:

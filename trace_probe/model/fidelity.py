@@ -24,6 +24,14 @@ NATS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 """Tolerated by precision: one token at a time rounds otherwise than all at once."""
 SHARE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """The same for activations, as a share of the greatest value of a layer."""
+STORED = {**SHARE, "float32": 1e-3}
+"""The same where one side was rounded to float16 when it was stored."""
+TOLERATED = {"log-probabilities": NATS, "second-pass": SHARE, "recorded-rows": STORED}
+GAPS = {
+    "log-probabilities": "nats from the log-probabilities noted while it was written",
+    "second-pass": "of the greatest value from a second reading in other chunks",
+    "recorded-rows": "of the greatest value from what was recorded of it",
+}
 
 
 def checked_replay(
@@ -138,16 +146,11 @@ def refuse_unfaithful(
     fidelity = activations.fidelity
     if fidelity is None:
         return
-    noted = fidelity.against == "log-probabilities"
-    usual = NATS if noted else SHARE
+    usual = TOLERATED[fidelity.against]
     most = usual.get(dtype, usual["bfloat16"]) if tolerance is None else tolerance
     if not fidelity.error <= most:
-        gap = (
-            "nats from the log-probabilities noted while it was written"
-            if noted
-            else ("of the greatest value from a second reading in other chunks")
-        )
         raise ModelError(
-            f"trace {trace_id}, read again, is {fidelity.error:.2g} {gap}; {most:g} is tolerated "
-            f"in {dtype}: load the model in float32, or allow more with --tolerance"
+            f"trace {trace_id}, read again, is {fidelity.error:.2g} {GAPS[fidelity.against]}; "
+            f"{most:g} is tolerated in {dtype}: load the model in float32, or allow more with "
+            f"--tolerance"
         )

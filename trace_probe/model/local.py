@@ -26,6 +26,7 @@ from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
 from trace_probe.model.drawing import NotedDraws, draws
 from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.loading import read_network, read_tokenizer
+from trace_probe.model.threads import PROCESS
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
@@ -40,8 +41,14 @@ class Completion:
     ids: tuple[int, ...]
     """The end-of-turn token included, if it was reached."""
     finish: Literal["stop", "length"]
-    logprobs: tuple[float, ...] = field(default=(), compare=False)
-    """The log-probability of each token to the model, whatever the sampling."""
+    uncertainty: NDArray[np.float32] | None = field(default=None, compare=False)
+    """(token, measure), how unsure the model was of each token, whatever the sampling; see
+    `trace_probe.trace.MEASURES`. None where it was not noted."""
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """Return the log-probability of each token to the model; empty where it was not noted."""
+        return () if self.uncertainty is None else tuple((-self.uncertainty[:, 0]).tolist())
 
 
 @dataclass(frozen=True)
@@ -165,14 +172,14 @@ class Model:
             logits_processor=LogitsProcessorList([noted]),
         )
         rows = written[:, ids.shape[1] :].tolist()
-        return list(map(self._completion, rows, noted.logprobs()))
+        return list(map(self._completion, rows, noted.noted()))
 
-    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
+    def _completion(self, ids: list[int], uncertainty: NDArray[np.float32]) -> Completion:
         """Cut a row after its first stop token; what follows is padding."""
         end = next((i for i, token in enumerate(ids) if token in self._stops), None)
         if end is None:
-            return Completion(tuple(ids), "length", tuple(logprobs))
-        return Completion(tuple(ids[: end + 1]), "stop", tuple(logprobs[: end + 1]))
+            return Completion(tuple(ids), "length", uncertainty)
+        return Completion(tuple(ids[: end + 1]), "stop", uncertainty[: end + 1])
 
     def replay(
         self,
@@ -305,6 +312,8 @@ def load_model(
 
     The default is bfloat16 on a GPU and float32 without one. A `device_map` as accelerate has
     it (``auto``, ``balanced``, or module names to devices) spreads the blocks over devices.
+    While a process has only tiny models it computes on one thread, unless OMP_NUM_THREADS or
+    `torch.set_num_threads` says otherwise.
 
     Raises:
         ModelError: it cannot be found or loaded, or has no chat template.
@@ -320,6 +329,7 @@ def load_model(
     network = read_network(
         name, place, revision=revision, dtype=DTYPES[dtype], device_map=device_map
     )
+    PROCESS.make_room_for(network)
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     placed = network if device_map else network.to(device)
     return Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")

@@ -1,13 +1,13 @@
 """What is kept of the residual stream while it passes by: pooled rows, or every token."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trace_probe.activations import Pooling
+from trace_probe.activations import parse_poolings
 from trace_probe.trace import Span
 
 
@@ -20,61 +20,87 @@ class Collector(Protocol):
         """Take from (batch, token, d_model), whose first column is token `start`."""
 
 
+class _Chosen(NamedTuple):
+    """Which of the flattened tokens of some columns are wanted, and for which rows."""
+
+    tokens: torch.Tensor
+    rows: torch.Tensor
+
+
 class PooledRows:
-    """A row for each span of each trace of a batch, pooled in float32."""
+    """A row for each span of each trace of a batch, pooled in float32 in one pass.
+
+    Several poolings of a span lie side by side in its row, in the order in which they are named.
+    """
 
     def __init__(
-        self, spans: Sequence[Sequence[Span]], layers: Sequence[int], pooling: Pooling
+        self, spans: Sequence[Sequence[Span]], layers: Sequence[int], pooling: str
     ) -> None:
         """Say what is pooled; spans may overlap, and none is empty."""
         self.layers = tuple(layers)
-        self._pooling = pooling
+        self._poolings = parse_poolings(pooling)
         every = [(trace, span) for trace, wanted in enumerate(spans) for span in wanted]
-        ends = [
-            (span.stop - 1 if pooling == "last" else span.start, span.stop) for _, span in every
-        ]
-        self._counts = torch.tensor([stop - start for start, stop in ends], dtype=torch.long)
-        starts = torch.tensor([start for start, _ in ends], dtype=torch.long)
         traces = torch.tensor([trace for trace, _ in every], dtype=torch.long)
+        starts = torch.tensor([span.start for _, span in every], dtype=torch.long)
+        self._counts = torch.tensor([len(span) for _, span in every], dtype=torch.long)
+        rows = torch.arange(len(every))
+        self._last = (traces, starts + self._counts - 1, rows)
+        """Trace, token and row of what is wanted: here of the last token of each span."""
+        row = rows.repeat_interleave(self._counts)
         before = self._counts.cumsum(0) - self._counts
-        self._row = torch.arange(len(every)).repeat_interleave(self._counts)
-        self._trace = traces[self._row]
-        self._token = torch.arange(len(self._row)) + (starts - before)[self._row]
-        self._where: dict[tuple[int, int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._all = (traces[row], torch.arange(len(row)) + (starts - before)[row], row)
+        self._where: dict[tuple[int, int, torch.device], tuple[_Chosen, _Chosen]] = {}
         self._held: dict[int, torch.Tensor] = {}
 
     def take(self, layer: int, hidden: torch.Tensor, start: int) -> None:
         """Add the tokens of some columns to their rows."""
-        tokens, rows = self._at(start, hidden.shape[1], hidden.device)
+        last, every = self._at(start, hidden.shape[1], hidden.device)
         if layer not in self._held:
-            empty = -torch.inf if self._pooling == "max" else 0.0
-            shape = (len(self._counts), hidden.shape[2])
-            self._held[layer] = hidden.new_full(shape, empty, dtype=torch.float32)
-        held, chosen = self._held[layer], hidden.flatten(0, 1)[tokens].float()
-        if self._pooling == "mean":
-            held.index_add_(0, rows, chosen)
-        elif self._pooling == "max":
-            held.scatter_reduce_(0, rows[:, None].expand_as(chosen), chosen, "amax")
-        else:
-            held.index_copy_(0, rows, chosen)
+            self._held[layer] = self._empty(hidden)
+        flat, parts = hidden.flatten(0, 1), self._held[layer].chunk(len(self._poolings), dim=1)
+        for pooling, part in zip(self._poolings, parts, strict=True):
+            if pooling == "last":
+                part.index_copy_(0, last.rows, flat[last.tokens].float())
+        if self._poolings == ("last",):
+            return
+        tokens = flat[every.tokens].float()
+        for pooling, part in zip(self._poolings, parts, strict=True):
+            if pooling == "mean":
+                part.index_add_(0, every.rows, tokens)
+            elif pooling == "max":
+                part.scatter_reduce_(0, every.rows[:, None].expand_as(tokens), tokens, "amax")
 
-    def _at(
-        self, start: int, count: int, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return which of the flattened tokens of some columns are wanted, and for which rows."""
+    def _empty(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return (row, width) that no token has been added to."""
+        shape = (len(self._counts), hidden.shape[2])
+        parts = [
+            hidden.new_full(shape, -torch.inf if pooling == "max" else 0.0, dtype=torch.float32)
+            for pooling in self._poolings
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _at(self, start: int, count: int, device: torch.device) -> tuple[_Chosen, _Chosen]:
+        """Return the last tokens of spans, and all tokens of spans, among some columns."""
         key = (start, count, device)
         if key not in self._where:
-            here = (self._token >= start) & (self._token < start + count)
-            tokens = self._trace[here] * count + self._token[here] - start
-            self._where[key] = (tokens.to(device), self._row[here].to(device))
+            chosen = []
+            for trace, token, row in (self._last, self._all):
+                here = (token >= start) & (token < start + count)
+                tokens = trace[here] * count + token[here] - start
+                chosen.append(_Chosen(tokens.to(device), row[here].to(device)))
+            self._where[key] = (chosen[0], chosen[1])
         return self._where[key]
 
     def rows(self) -> torch.Tensor:
-        """Give (layer, row, d_model) in float32 away: the rows of all traces, one by one."""
+        """Give (layer, row, width) in float32 away: the rows of all traces, one by one."""
         found = torch.empty(len(self.layers), *self._held[self.layers[0]].shape)
         for row, layer in zip(found, self.layers, strict=True):
             row.copy_(self._held.pop(layer))
-        return found.div_(self._counts[:, None]) if self._pooling == "mean" else found
+        parts = found.chunk(len(self._poolings), dim=2)
+        for pooling, part in zip(self._poolings, parts, strict=True):
+            if pooling == "mean":
+                part.div_(self._counts[:, None])
+        return found
 
 
 class RawTokens:

@@ -152,7 +152,7 @@ def lenient_limit(store: Store, guard: Guard, truth: str, most_lost: float) -> f
         NotEnoughData: the run lacks training tasks of the probe, or instrumental traces of them.
     """
     card = guard.saved.card
-    learned = load_corpus(store, truth, (card.layer,)).only(card.training_tasks)
+    learned = load_corpus(store, truth, card.layers).only(card.training_tasks)
     acted = [trace.id for trace in learned.judged().traces if learned.outcome(trace)]
     if not acted:
         raise NotEnoughData(

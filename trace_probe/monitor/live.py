@@ -105,5 +105,5 @@ def check_reads(model: Model, card: ProbeCard) -> None:
     Raises:
         ProbeError: it was trained on another model, tokenizer or width.
     """
-    manifest = new_manifest(model, Sampling(), layers=(card.layer,), pooling=card.pooling)
+    manifest = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
     check_fits(card, manifest)

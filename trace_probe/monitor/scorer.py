@@ -82,12 +82,13 @@ def check_live(card: ProbeCard) -> None:
     """Refuse a probe whose scores cannot be had from those of single tokens.
 
     Raises:
-        ProbeError: it reads the highest activations of a sentence.
+        ProbeError: it reads several layers, or other features than means or last tokens.
     """
-    if card.pooling == "max":
+    if card.features not in (("mean",), ("last",)) or len(card.layers) > 1:
         raise ProbeError(
-            f"probe {card.name} reads the highest activations of whole sentences, which cannot "
-            f"be followed live: use `trace-probe flag` on a run, or train on means or last tokens"
+            f"probe {card.name} reads {', '.join(card.features)} of layers {list(card.layers)}, "
+            f"which cannot be followed live: use `trace-probe flag` on a run, or train on means "
+            f"or last tokens"
         )
 
 

@@ -19,7 +19,8 @@ from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
 from trace_probe.monitor.calibrated import Guard
 from trace_probe.monitor.live import check_reads
-from trace_probe.probing.dataset import ActivationMatrix, Corpus
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.rules import statistics
 from trace_probe.text.channels import Format, format_of, opens_reasoning
@@ -82,8 +83,10 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
     check_reads(model, card)
     spans = [pooled_spans(trace) for trace in traces]
     how = Reading(card.pooling)
-    held = model.replay([trace.token_ids for trace in traces], spans, (card.layer,), how)
-    matrices = [ActivationMatrix(read.values, (card.layer,), np.array([0])) for read in held]
+    held = model.replay([trace.token_ids for trace in traces], spans, card.layers, how)
+    matrices = [
+        ActivationMatrix(read.values, read.layers, np.array([0]), read.pooling) for read in held
+    ]
     return [
         saved.scores(Corpus((trace,), {}, matrix))[trace.id]
         for trace, matrix in zip(traces, matrices, strict=True)

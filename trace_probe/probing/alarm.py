@@ -99,7 +99,7 @@ def unseen_scores(learned: Corpus, recipe: Recipe, *, seed: int = 0) -> Scores:
 
     def score(known: Corpus, held: Corpus) -> Scores:
         probe = fit_dataset(build_dataset(known, recipe), recipe)
-        return probe_scores(probe, held, recipe.layer)
+        return probe_scores(probe, held, recipe)
 
     return out_of_fold(learned, score, seed=seed)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of, build_dataset
+from trace_probe.probing.features import feature_rows
 from trace_probe.probing.probe import fit_dataset, probe_scores
 from trace_probe.probing.reading import constant_scores, reasoning_sentences, spread
 from trace_probe.probing.recipe import Recipe
@@ -42,9 +43,9 @@ def baseline_scores(
         found["tfidf-unweighted"] = (tfidf(train, every, even),)
         found["tfidf-with-prompt-unweighted"] = (tfidf(train, every, even, with_prompt=True),)
     lowest = min(activations_of(train).layers)
-    bottom = replace(recipe, layer=lowest)
+    bottom = replace(recipe, layers=(lowest,))
     found[f"layer {lowest}"] = (
-        probe_scores(fit_dataset(build_dataset(train, bottom), bottom), every, lowest),
+        probe_scores(fit_dataset(build_dataset(train, bottom), bottom), every, bottom),
     )
     found["shuffled labels"] = shuffled_labels(train, every, recipe, seed)
     return found
@@ -73,10 +74,12 @@ def prompt_only(train: Corpus, every: Corpus, recipe: Recipe) -> Scores:
 
     Averaged over the traces of a prompt, which read the same: rounding must not rank them.
     """
-    before = replace(recipe, rows="prompt", focus="all")
+    before = replace(recipe, features=("prompt",), rows="prompt", focus="all")
     probe = fit_dataset(build_dataset(train, before), before)
-    matrix = activations_of(every)
-    values = probe.decision_function(matrix.at(recipe.layer)[matrix.start].astype(np.float32))
+    index = np.arange(len(every.traces))
+    where = index, np.full(len(index), -1)
+    X = feature_rows(activations_of(every), every.traces, before.layers, before.features, *where)
+    values = probe.raw_scores(X)
     keys = np.array([trace.task.prompt_key for trace in every.traces])
     _, code = np.unique(keys, return_inverse=True)
     mean = (np.bincount(code, values) / np.bincount(code))[code]
@@ -119,7 +122,7 @@ def shuffled_labels(
     runs = []
     for _ in range(SHUFFLES):
         mixed = replace(rows, y=permute_between_tasks(rows, rng))
-        runs.append(probe_scores(fit_dataset(mixed, recipe), every, recipe.layer))
+        runs.append(probe_scores(fit_dataset(mixed, recipe), every, recipe))
     return tuple(runs)
 
 

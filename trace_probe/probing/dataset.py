@@ -2,72 +2,18 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
+from trace_probe.probing.features import feature_rows
+from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.recipe import Recipe, Rows, Target
 from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Index
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
-from trace_probe.upkeep.matrix import layer_matrix, worth_caching
-
-
-@dataclass(frozen=True)
-class ActivationMatrix:
-    """Activations of many traces in one array."""
-
-    values: NDArray[np.floating[Any]]
-    """(layer, row, d_model), in the precision of the store."""
-    layers: tuple[int, ...]
-    start: Index
-    """For each trace its first row, the last prompt token; its sentences follow. There may be
-    rows of other traces between them."""
-
-    def at(self, layer: int) -> NDArray[np.floating[Any]]:
-        """Return (row, d_model) of a layer.
-
-        Raises:
-            ProbeError: the layer was not loaded.
-        """
-        if layer not in self.layers:
-            raise ProbeError(f"layer {layer} is not here; there are {list(self.layers)}")
-        values: NDArray[np.floating[Any]] = self.values[self.layers.index(layer)]
-        return values
-
-
-def load_matrix(
-    store: Store, traces: Sequence[Trace], layers: Iterable[int] | None = None
-) -> ActivationMatrix:
-    """Load the activations of traces, of all recorded layers or of those named.
-
-    Raises:
-        StoreError: a trace or a layer has no activations.
-    """
-    if not traces:
-        raise NotEnoughData(f"no labelled traces in {store.path}: record and label some first")
-    chosen = store.known_layers(layers)
-    if worth_caching(store, traces):
-        return _mapped(store, traces, chosen)
-    parts = [store.activations(trace, chosen).values for trace in traces]
-    sizes = [part.shape[1] for part in parts]
-    start = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
-    return ActivationMatrix(np.concatenate(parts, axis=1), chosen, start)
-
-
-def _mapped(store: Store, traces: Sequence[Trace], layers: Sequence[int]) -> ActivationMatrix:
-    """Return whole layers of a run as they lie on disk; a single one is not copied."""
-    found = [layer_matrix(store, layer) for layer in layers]
-    for trace in traces:
-        if found[0].keys.get(trace.id) != store.key(trace):
-            store.activations(trace, layers)  # says what is wrong with it
-            raise ProbeError(f"trace {trace.id} has changed since it was read: read it again")
-    values = found[0].values[None] if len(found) == 1 else np.stack([one.values for one in found])
-    start = np.array([found[0].start[trace.id] for trace in traces], dtype=np.intp)
-    return ActivationMatrix(values, tuple(layers), start)
 
 
 @dataclass(frozen=True)
@@ -116,7 +62,7 @@ class Corpus:
         keep = [index for index, trace in enumerate(self.traces) if holds(trace)]
         matrix = self.matrix
         if matrix is not None:
-            matrix = ActivationMatrix(matrix.values, matrix.layers, matrix.start[keep])
+            matrix = replace(matrix, start=matrix.start[keep])
         return replace(self, traces=tuple(self.traces[i] for i in keep), matrix=matrix)
 
     def known(self) -> tuple[Trace, ...]:
@@ -229,10 +175,10 @@ def _codes(names: Sequence[str]) -> Index:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows of one layer with the outcome of their trace."""
+    """Rows of the layers and features of a recipe with the outcome of their trace."""
 
     X: NDArray[np.float32]
-    """(row, d_model)."""
+    """(row, layers x features x d_model); see `probing.features`."""
     y: NDArray[np.bool_]
     task: NDArray[np.str_]
     prompt: NDArray[np.str_]
@@ -244,7 +190,6 @@ class Dataset:
     """The token before which a row ends: it holds nothing from there on."""
     trace_weight: NDArray[np.float64]
     """What the trace of a row weighs."""
-    layer: int
 
     @property
     def weight(self) -> NDArray[np.float64]:
@@ -257,7 +202,7 @@ def build_dataset(corpus: Corpus, recipe: Recipe) -> Dataset:
     """Join activations and labels of the traces whose outcome is known.
 
     Raises:
-        ProbeError: the traces have no activations of that layer.
+        ProbeError: the traces have no activations of a layer, or not those for a feature.
         NotEnoughData: no trace has a row of that kind.
     """
     parts = list(stream_rows(corpus, recipe))
@@ -266,15 +211,17 @@ def build_dataset(corpus: Corpus, recipe: Recipe) -> Dataset:
             f"no labelled rows of kind {recipe.rows}: label the run, with a labeller that looks "
             f"for where it is said, or use rows of kind reasoning"
         )
-    columns = [field.name for field in fields(Dataset) if field.name != "layer"]
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-    return Dataset(**joined, layer=recipe.layer)
+    if len(parts) == 1:
+        return parts[0]
+    columns = [field.name for field in fields(Dataset)]
+    return Dataset(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+    )
 
 
 def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[Dataset]:
     """Yield the rows of so many traces at a time; what is not yielded is not held."""
     matrix = activations_of(corpus)
-    values = matrix.at(recipe.layer)
     for first in range(0, len(corpus.traces), traces):
         where = [
             (index, sentence)
@@ -284,7 +231,8 @@ def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[D
         ]
         if where:
             index, sentence = (np.array(column, np.intp) for column in zip(*where, strict=True))
-            yield _rows(corpus, values[matrix.start[index] + 1 + sentence], index, sentence, recipe)
+            X = feature_rows(matrix, corpus.traces, recipe.layers, recipe.features, index, sentence)
+            yield _rows(corpus, X, index, sentence, recipe)
 
 
 def count_rows(corpus: Corpus, recipe: Recipe) -> int:
@@ -294,13 +242,9 @@ def count_rows(corpus: Corpus, recipe: Recipe) -> int:
 
 
 def _rows(
-    corpus: Corpus,
-    values: NDArray[np.floating[Any]],
-    index: Index,
-    sentence: Index,
-    recipe: Recipe,
+    corpus: Corpus, X: NDArray[np.float32], index: Index, sentence: Index, recipe: Recipe
 ) -> Dataset:
-    """Return rows of activations with what is known of their traces."""
+    """Return rows with what is known of their traces."""
     traces = [corpus.traces[i] for i in index]
     y = np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool)
     weights = [
@@ -311,7 +255,7 @@ def _rows(
         for trace, number in zip(traces, sentence, strict=True)
     ]
     return Dataset(
-        X=values.astype(np.float32),
+        X=X,
         y=y,
         task=np.array([trace.task.id for trace in traces]),
         prompt=np.array([trace.task.prompt_key for trace in traces]),
@@ -319,7 +263,6 @@ def _rows(
         sentence=sentence,
         stop=np.array(stops, dtype=np.intp),
         trace_weight=np.array(weights, dtype=np.float64),
-        layer=recipe.layer,
     )
 
 

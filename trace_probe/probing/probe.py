@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import Pooling
 from trace_probe.errors import ProbeError
+from trace_probe.probing.binary import Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
+from trace_probe.probing.features import (
+    Feature,
+    feature_rows,
+    features_from,
+    parse_features,
+    pooling_for,
+)
 from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.recipe import Focus, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
@@ -30,30 +37,43 @@ def fit_dataset(dataset: Dataset, recipe: Recipe) -> LinearProbe:
     return probe.fit(dataset.X, dataset.y, sample_weight=dataset.weight)
 
 
-def probe_scores(probe: LinearProbe, corpus: Corpus, layer: int) -> dict[str, NDArray[np.float32]]:
+TOGETHER = 128
+"""Traces whose rows are made at once."""
+
+
+def probe_scores(
+    probe: LinearProbe, corpus: Corpus, recipe: Recipe
+) -> dict[str, NDArray[np.float32]]:
     """Return the score of each reasoning sentence of each trace; nan for other sentences.
 
+    The recipe says which layers and features the probe reads.
+
     Raises:
-        ProbeError: the corpus has no activations of that layer.
+        ProbeError: the corpus has no activations of a layer, or not those for a feature.
     """
-    return several_scores([probe], corpus, layer)[0]
+    return several_scores([probe], corpus, recipe)[0]
 
 
 def several_scores(
-    probes: Sequence[LinearProbe], corpus: Corpus, layer: int
+    probes: Sequence[LinearProbe], corpus: Corpus, recipe: Recipe
 ) -> list[dict[str, NDArray[np.float32]]]:
-    """Return the scores of several probes of a layer in one pass; see `probe_scores`."""
-    matrix = activations_of(corpus)
-    values = matrix.at(layer)
-    coef = np.concatenate([probe.coef_ for probe in probes]).astype(np.float32)
-    intercept = np.stack([probe.intercept_ for probe in probes]).astype(np.float32)
+    """Return the scores of several probes of the same rows in one pass; see `probe_scores`."""
+    matrix, traces = activations_of(corpus), corpus.traces
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in probes]
-    for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
-        rows = values[first : first + len(trace.sentences)].astype(np.float32)
-        thinking = np.array([span.channel == "reasoning" for span in trace.sentences], dtype=bool)
-        each = np.where(thinking, coef @ rows.T + intercept, np.float32(np.nan))
-        for scores, row in zip(found, each, strict=True):
-            scores[trace.id] = row
+    for first in range(0, len(traces), TOGETHER):
+        some = traces[first : first + TOGETHER]
+        spans = [span for trace in some for span in trace.sentences]
+        thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
+        sizes = [len(trace.sentences) for trace in some]
+        ends = np.cumsum(sizes)
+        index = np.repeat(np.arange(first, first + len(some)), sizes)
+        sentence = np.arange(len(spans)) - np.repeat(ends - sizes, sizes)
+        where = index[thinking], sentence[thinking]
+        X = feature_rows(matrix, traces, recipe.layers, recipe.features, *where)
+        for probe, scores in zip(probes, found, strict=True):
+            row = np.full(len(spans), np.nan, dtype=np.float32)
+            row[thinking] = probe.raw_scores(X)
+            scores |= {t.id: r for t, r in zip(some, np.split(row, ends[:-1]), strict=True)}
     return found
 
 
@@ -65,10 +85,11 @@ class ProbeCard:
     model: str
     """Name and revision of the model whose activations it reads."""
     tokenizer: str
-    layer: int
-    """0-based block; the residual stream after it."""
+    layers: tuple[int, ...]
+    """0-based blocks; the residual stream after each."""
     d_model: int
-    pooling: Pooling
+    features: tuple[Feature, ...]
+    """What it reads of each layer; see `probing.features`."""
     rows: Rows
     guard: int
     labeller: str
@@ -96,19 +117,38 @@ class ProbeCard:
     ranked_by: str = "max"
     """What is made of its scores where traces are ranked at a moment; chosen likewise."""
     benign_weight: float = 1.0
+    head: str = "linear"
+    """What turns a row into a score."""
+
+    @property
+    def layer(self) -> int:
+        """Return the deepest layer that it reads."""
+        return max(self.layers)
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a row holds."""
+        return len(self.layers) * len(self.features) * self.d_model
+
+    @property
+    def pooling(self) -> str:
+        """Return the pooling that a run has to be recorded with at least, such as ``last+max``."""
+        return pooling_for(self.features)
 
     @property
     def recipe(self) -> Recipe:
         """Return how it was trained."""
         return Recipe(
-            self.layer,
-            self.method,
-            self.C,
-            self.rows,
-            self.guard,
-            self.guard_tokens,
-            self.focus,
-            self.benign_weight,
+            layers=self.layers,
+            features=self.features,
+            head=self.head,
+            method=self.method,
+            C=self.C,
+            rows=self.rows,
+            guard=self.guard,
+            guard_tokens=self.guard_tokens,
+            focus=self.focus,
+            benign_weight=self.benign_weight,
         )
 
 
@@ -121,7 +161,24 @@ class SavedProbe:
 
     def scores(self, corpus: Corpus) -> Scores:
         """Return the score of each reasoning sentence of each trace."""
-        return probe_scores(self.probe, corpus, self.card.layer)
+        return probe_scores(self.probe, corpus, self.card.recipe)
+
+    def direction(self, layer: int) -> Floats:
+        """Return (d_model,), along which a layer raises the score most when every token moves.
+
+        To move all tokens of the thought moves each of its pools by as much, so the weights of
+        all features of the layer are added; only the prompt stays where it is.
+
+        Raises:
+            ProbeError: the probe does not read that layer.
+        """
+        card = self.card
+        if layer not in card.layers:
+            raise ProbeError(f"probe {card.name} reads layers {list(card.layers)}, not {layer}")
+        weights = self.probe.coef_[0].reshape(len(card.layers), len(card.features), card.d_model)
+        moved = np.array([feature != "prompt" for feature in card.features])
+        direction: Floats = weights[card.layers.index(layer), moved].sum(axis=0)
+        return direction
 
     @property
     def rule(self) -> Rule:
@@ -166,35 +223,40 @@ def load_probe(path: Path | str) -> SavedProbe:
         raise ProbeError(
             f"{folder} does not hold a whole probe ({error}): train it again"
         ) from error
-    width = probe.n_features_in_
-    if width != card.d_model:
+    if probe.n_features_in_ != card.width:
         raise ProbeError(
-            f"{folder}: {width} weights but d_model {card.d_model} on the card: train it again"
+            f"{folder} has {probe.n_features_in_} weights, its card asks for {card.width}: train "
+            f"it again"
         )
     return SavedProbe(card, probe)
 
 
 def _to_card(raw: dict[str, Any]) -> ProbeCard:
-    tuples = {key: tuple(raw[key]) for key in ("training_tasks", "calibration_tasks", "limits")}
-    return ProbeCard(**{**raw, **tuples})
+    if "layers" not in raw:  # written before a probe could read several layers and features
+        raw = {**raw, "layers": [raw["layer"]], "features": [raw["pooling"]]}
+        del raw["layer"], raw["pooling"]
+    names = ("layers", "training_tasks", "calibration_tasks", "limits")
+    tuples = {key: tuple(raw[key]) for key in names}
+    return ProbeCard(**{**raw, **tuples, "features": parse_features(raw["features"])})
 
 
 def check_fits(card: ProbeCard, manifest: Manifest) -> None:
     """Refuse a probe on activations of another model.
 
     Raises:
-        ProbeError: it was trained on another model, tokenizer, width, pooling or layer.
+        ProbeError: it was trained on another model, tokenizer or width, or the run lacks a layer
+            or a pooling that it reads.
     """
-    _check(card, manifest, ("model", "tokenizer", "d_model", "pooling"))
+    _check(card, manifest, ("model", "tokenizer", "d_model"))
 
 
 def check_shape(card: ProbeCard, manifest: Manifest) -> None:
     """Refuse a probe on activations that it cannot read; they may be of another model.
 
     Raises:
-        ProbeError: it was trained on another width, pooling or layer.
+        ProbeError: it was trained on another width, or the run lacks a layer or a pooling.
     """
-    _check(card, manifest, ("d_model", "pooling"))
+    _check(card, manifest, ("d_model",))
 
 
 def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
@@ -203,10 +265,17 @@ def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
         for fact in facts
         if getattr(manifest, fact) != getattr(card, fact)
     ]
-    if card.layer not in manifest.layers:
-        differing.append(f"layers {list(manifest.layers)}, without {card.layer}")
-    if differing:
+    lacking = []
+    if not set(card.layers) <= set(manifest.layers):
+        without = sorted(set(card.layers) - set(manifest.layers))
+        lacking.append(f"layers {list(manifest.layers)}, without {without}")
+    unmade = [one for one in card.features if one not in features_from(manifest.pooling)]
+    if unmade:
+        lacking.append(f"pooling {manifest.pooling!r}, which cannot give {', '.join(unmade)}")
+    if differing or lacking:
+        way = "Record with the probe's model" if differing else "Read it again with --recapture"
         raise ProbeError(
-            f"probe {card.name} does not fit: the run has {'; '.join(differing)}. "
-            f"Record with the probe's model and layer, or train a probe on this run"
+            f"probe {card.name} does not fit: the run has {'; '.join([*differing, *lacking])}. "
+            f"{way}, layers {list(card.layers)} and pooling {card.pooling}, or train a probe on "
+            f"this run"
         )

@@ -1,8 +1,9 @@
-"""What a probe is to tell, and from which rows of which layer it learns that."""
+"""What a probe is to tell, and from which rows and features of which layers it learns that."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from trace_probe.probing.features import Feature
 from trace_probe.trace import Trace
 
 Target = Literal["outcome", "verbalisation", "situation"]
@@ -25,7 +26,12 @@ FOCUSES: tuple[Focus, ...] = get_args(Focus)
 class Recipe:
     """How a probe is trained; its baselines follow the same recipe."""
 
-    layer: int
+    layers: tuple[int, ...]
+    """Blocks that it reads, 0-based; a row holds them side by side."""
+    features: tuple[Feature, ...] = ("mean",)
+    """What it reads of each layer; see `probing.features`."""
+    head: str = "linear"
+    """What turns a row into a score."""
     method: Method = "logistic"
     C: float = 0.01
     rows: Rows = "before-said"
@@ -36,6 +42,11 @@ class Recipe:
     focus: Focus = "all"
     benign_weight: float = 1.0
     """Of a harmless benign trace, beside 1 of any other: a heavier one is less often alarmed."""
+
+    @property
+    def layer(self) -> int:
+        """Return the deepest layer that it reads."""
+        return max(self.layers)
 
     def weight_of(self, trace: Trace, *, positive: bool) -> float:
         """Return what all rows of a trace weigh together."""

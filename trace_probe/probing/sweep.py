@@ -18,10 +18,11 @@ from trace_probe.probing.dataset import (
     build_dataset,
     count_rows,
     load_corpus,
-    load_matrix,
     stream_rows,
     task_folds,
 )
+from trace_probe.probing.features import Feature, default_features
+from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import several_scores
 from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
 from trace_probe.probing.ridge import Block, paths_from_moments, ridge_paths
@@ -45,6 +46,8 @@ class Grid:
     strengths: tuple[float, ...] = STRENGTHS
     """Of a logistic probe, the strongest penalty first."""
     seed: int = 0
+    features: tuple[Feature, ...] | None = None
+    """What is read of the layer; None means `default_features` of what was recorded."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,9 @@ def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
 def sweep_layer(corpus: Corpus, layer: int, grid: Grid = Grid()) -> list[Cell]:
     """Return the cells of one layer. Layers share nothing, so that they may be swept at once."""
     cells = []
+    features = grid.features or default_features(activations_of(corpus).pooling)
     for focus in grid.focuses:
-        recipe = Recipe(layer, rows=grid.rows, focus=focus)
+        recipe = Recipe((layer,), features, rows=grid.rows, focus=focus)
         swept = layer_scores(corpus, recipe, grid.strengths, grid.seed)
         cells += [
             Cell(
@@ -138,14 +142,15 @@ def layer_scores(
     folds = [held for _, held in task_folds(corpus.traces, FOLDS, seed)]
     fold_of = {task: fold for fold, tasks in enumerate(folds) for task in tasks}
     ridge = [C * LOGISTIC_TO_RIDGE for C in strengths]
-    if count_rows(corpus, recipe) < activations_of(corpus).values.shape[2]:
+    width = len(recipe.layers) * len(recipe.features) * activations_of(corpus).d_model
+    if count_rows(corpus, recipe) < width:
         paths = ridge_paths(_as_block(build_dataset(corpus, recipe), fold_of), FOLDS, ridge)
     else:
         blocks = (_as_block(part, fold_of) for part in stream_rows(corpus, recipe))
         paths = paths_from_moments(blocks, FOLDS, ridge)
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in strengths]
     for held, path in zip(folds, paths, strict=True):
-        swept = several_scores(list(path.probes()), corpus.only(held), recipe.layer)
+        swept = several_scores(list(path.probes()), corpus.only(held), recipe)
         for scores, its in zip(found, swept, strict=True):
             scores.update(its)
     return list(found)

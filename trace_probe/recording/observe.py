@@ -1,12 +1,12 @@
 """Another model reads the traces of a run: the same text, its own tokens, its own activations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
 
-from trace_probe.activations import pooled_spans
+from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
@@ -21,7 +21,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class ObserveReport:
-    """What a call of `observe` did."""
+    """What a call of `observe` or `recapture` did."""
 
     read: int
     resumed: int
@@ -48,20 +48,50 @@ def observe(
         ModelError: a trace is longer than the reader's context, or two readings of it differ.
         StoreError: another process writes to `out`.
     """
+
+    def read(traces: Sequence[Trace]) -> Iterator[Activations]:
+        ids, spans = _as_read(model, tokenizer, traces)
+        reading = Reading(out.manifest.pooling, out.manifest.raw_tokens)
+        yield from model.checked_replay(ids, spans, out.manifest.layers, reading)
+
+    return read_again(run, out, read, dtype=model.dtype, progress=progress)
+
+
+def read_again(
+    run: Store,
+    out: Store,
+    read: Callable[[Sequence[Trace]], Iterator[Activations]],
+    *,
+    dtype: str,
+    tolerance: float | None = None,
+    progress: bool = True,
+) -> ObserveReport:
+    """Keep the traces and labels of a run in another, beside what `read` gives for a batch.
+
+    What is there already is not read again. A reading that is off by more than `tolerance`
+    (None: by precision) is refused.
+    """
     with out.writing():
         known = out.ids()
         waiting = [trace for trace in run.traces() if trace.id not in known]
         for start in tqdm(range(0, len(waiting), BATCH), unit="batch", disable=not progress):
-            _read(model, tokenizer, waiting[start : start + BATCH], out)
+            batch = waiting[start : start + BATCH]
+            for trace, activations in zip(batch, read(batch), strict=True):
+                refuse_unfaithful(trace.id, activations, dtype, tolerance)
+                out.add(trace, activations)
         for labeller in run.labellers():
             labels, kept = run.labels(labeller), out.labels(labeller)
             out.add_labels(label for name, label in labels.items() if kept.get(name) != label)
     return ObserveReport(len(waiting), len(known))
 
 
-def _read(model: Model, tokenizer: ChatTokenizer, traces: Iterable[Trace], out: Store) -> None:
-    ids, spans, batch = [], [], list(traces)
-    for trace in batch:
+def _as_read(
+    model: Model, tokenizer: ChatTokenizer, traces: Sequence[Trace]
+) -> tuple[list[Sequence[int]], list[list[Span]]]:
+    """Return the reader's tokens of each trace, and the rows of the trace in them."""
+    ids: list[Sequence[int]] = []
+    spans: list[list[Span]] = []
+    for trace in traces:
         tokens, ends = tokenizer.pieces(trace.text)
         if model.context is not None and len(tokens) > model.context:
             raise ModelError(
@@ -70,11 +100,7 @@ def _read(model: Model, tokenizer: ChatTokenizer, traces: Iterable[Trace], out: 
             )
         ids.append(tokens)
         spans.append(reader_spans(trace, ends))
-    reading = Reading(out.manifest.pooling, out.manifest.raw_tokens)
-    held = model.checked_replay(ids, spans, out.manifest.layers, reading)
-    for trace, activations in zip(batch, held, strict=True):
-        refuse_unfaithful(trace.id, activations, model.dtype)
-        out.add(trace, activations)
+    return ids, spans
 
 
 def reader_spans(trace: Trace, ends: Sequence[int]) -> list[Span]:

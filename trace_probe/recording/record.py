@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from trace_probe.activations import Activations, Pooling, pooled_spans
+from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
@@ -14,7 +16,7 @@ from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
 from trace_probe.text.written import read_back
-from trace_probe.trace import Sampling, Task, Trace, digest
+from trace_probe.trace import Sampling, Span, Task, Trace, digest
 
 
 class Planned(NamedTuple):
@@ -43,12 +45,13 @@ def new_manifest(
     *,
     layers: Sequence[int] | None = None,
     tasks: str = "",
-    pooling: Pooling = "mean",
+    pooling: str = ALL_POOLINGS,
 ) -> Manifest:
     """Return the manifest of a run of this model; `layers` None means `default_layers`.
 
-    `tasks` says where the tasks came from. No layers at all records text only. Replace
-    `raw_tokens` to keep every token.
+    `pooling` says how the tokens of a sentence become its row: ``last``, ``mean``, ``max``, or
+    several joined by ``+``. `tasks` says where the tasks came from. No layers at all records
+    text only. Replace `raw_tokens` to keep every token.
     """
     return Manifest(
         model=model.name,
@@ -103,7 +106,8 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
     return RecordReport(len(tokens), resumed, sum(tokens), cut)
 
 
-def _check(model: Model, manifest: Manifest, samples: int) -> None:
+def check_same_model(model: Model, manifest: Manifest) -> None:
+    """Raise ModelError unless a run is of this model, in this precision."""
     ours = new_manifest(model, manifest.sampling)
     for name in ("model", "tokenizer", "dtype", "n_layers", "d_model"):
         if getattr(ours, name) != getattr(manifest, name):
@@ -111,6 +115,10 @@ def _check(model: Model, manifest: Manifest, samples: int) -> None:
                 f"the run is of {name} {getattr(manifest, name)}, not {getattr(ours, name)}: "
                 f"load what it was started with, or choose another folder"
             )
+
+
+def _check(model: Model, manifest: Manifest, samples: int) -> None:
+    check_same_model(model, manifest)
     if manifest.sampling.temperature == 0 and samples > 1:
         raise ModelError("at temperature 0 all samples of a task are the same: use samples=1")
 
@@ -192,6 +200,7 @@ def _replay(
 def _trace(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:
     """Return the trace of one completion, cut into channels and sentences."""
     ids = (*planned.prompt, *completion.ids)
+    written = read_back(model, ids, len(planned.prompt))
     return Trace(
         id=planned.id,
         task=planned.task,
@@ -201,5 +210,22 @@ def _trace(model: Model, planned: Planned, completion: Completion, sampling: Sam
         token_ids=ids,
         tokenizer=model.tokenizer,
         finish=completion.finish,
-        **read_back(model, ids, len(planned.prompt))._asdict(),
+        uncertainty=pooled_uncertainty(
+            completion.uncertainty, written.sentences, len(planned.prompt)
+        ),
+        **written._asdict(),
     )
+
+
+def pooled_uncertainty(
+    noted: NDArray[np.float32] | None, sentences: Sequence[Span], start: int
+) -> tuple[tuple[float, ...], ...]:
+    """Return for each sentence what was noted of its tokens, pooled as a trace keeps it.
+
+    `noted` is (token, measure) of the tokens from `start` on. Four digits are kept.
+    """
+    if noted is None:
+        return ()
+    parts = [noted[span.start - start : span.stop - start].astype(float) for span in sentences]
+    rows = [np.concatenate([part[-1], part.mean(axis=0), part.max(axis=0)]) for part in parts]
+    return tuple(tuple(float(f"{value:.4g}") for value in row) for row in rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import Pooling
+from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
@@ -72,7 +72,7 @@ class Recording:
     max_new_tokens: int | None = None
     """None means 4096, or half of the model's context if that is less."""
     batch_size: int = 32
-    pooling: Pooling = "mean"
+    pooling: str = ALL_POOLINGS
     raw_tokens: bool = False
     tolerance: float | None = None
     """Most by which a replay may be off; None means by precision."""
@@ -163,14 +163,19 @@ class Recorder:
         return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
 
 
+def load_weights(of: Weights) -> "Model":
+    """Load the model that some weights name."""
+    from trace_probe.model.bridge import load_through
+
+    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
+    return load_through(of.backend, of.name, **where, device_map=of.device_map)
+
+
 def _open(recording: Recording) -> "tuple[Model, Store]":
     """Load the model and make the run, or open it."""
-    from trace_probe.model.bridge import load_through
     from trace_probe.recording.record import new_manifest
 
-    one, of = recording, recording.weights
-    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
-    model = load_through(of.backend, of.name, **where, device_map=of.device_map)
+    one, model = recording, load_weights(recording.weights)
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from trace_probe.activations import Pooling
+from trace_probe.activations import Pooling, parse_poolings
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.trace import Sampling, Span, Task, Trace
@@ -23,7 +23,9 @@ class Manifest:
     """Recorded blocks, 0-based; empty if there are no activations."""
     n_layers: int = 0
     d_model: int = 0
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
+    """How the tokens of a sentence become its row: ``last``, ``mean``, ``max``, or several joined
+    by ``+``, which then lie side by side in the row."""
     raw_tokens: bool = False
     """Whether each token is kept beside the pooled rows."""
     dtype: str = ""
@@ -36,6 +38,16 @@ class Manifest:
     schema: int = SCHEMA
     chat_template: str = ""
     """Digest of the template that made prompts of tasks; empty where none is known."""
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """Return the poolings of a row, in the order in which they lie in it."""
+        return parse_poolings(self.pooling)
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a row of one layer holds."""
+        return len(self.poolings) * self.d_model
 
 
 def to_line(value: Trace | Label) -> bytes:
@@ -95,6 +107,7 @@ def _trace(raw: dict[str, Any]) -> Trace:
             "token_ids": tuple(raw["token_ids"]),
             "spans": tuple(Span(**span) for span in raw["spans"]),
             "sentences": tuple(Span(**span) for span in raw["sentences"]),
+            "uncertainty": tuple(tuple(row) for row in raw.get("uncertainty", ())),
         }
     )
 

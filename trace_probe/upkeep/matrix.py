@@ -1,6 +1,6 @@
 """One layer of a whole run as one array on disk, so that training reads it without copying.
 
-    <run>/cache/matrix/layer.<l>-<key>.npy    (row, d_model), trace after trace
+    <run>/cache/matrix/layer.<l>-<key>.npy    (row, width), trace after trace
 
 The key names the traces, their order and their content: a run that has changed has another,
 and what was cached before it changed is removed. For a run behind a URL the array is kept on
@@ -33,7 +33,7 @@ class LayerMatrix:
     """A layer of all traces of a run."""
 
     values: Values
-    """(row, d_model), mapped from disk."""
+    """(row, width), mapped from disk."""
     start: Mapping[str, int]
     """For each trace its first row: the last prompt token; its sentences follow."""
     keys: Mapping[str, str]
@@ -52,7 +52,7 @@ def layer_matrix(store: Store, layer: int, *, progress: bool = True) -> LayerMat
     starts = np.concatenate([[0], np.cumsum(list(rows.values()), dtype=np.int64)])
     name = f"layer.{layer}-{digest(list(keys.items()))}.npy"
     folder = store.cache / "matrix"
-    shape = (int(starts[-1]), store.manifest.d_model)
+    shape = (int(starts[-1]), store.manifest.width)
     if not (folder / name).is_file():
         write_chunks(folder / name, _chunks(store, layer, shape, progress))
         _forget_others(folder, name)
@@ -70,7 +70,7 @@ def worth_caching(store: Store, traces: Sequence[Trace]) -> bool:
     if not store.manifest.layers or 2 * len(traces) < len(store):
         return False
     rows = sum(len(trace.sentences) + 1 for trace in traces)
-    if rows * store.manifest.d_model * 2 < WORTH_CACHING:
+    if rows * store.manifest.width * 2 < WORTH_CACHING:
         return False
     try:
         store.cache.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def _wrong(store: Store, trace: Trace, kept: Found) -> Iterator[str]:
         yield f"{kept.file}: other activations of trace {trace.id} than those of this run"
         return
     values = store.vault.read(kept, layers)
-    expected = (len(layers), len(pooled_spans(trace)), store.manifest.d_model)
+    expected = (len(layers), len(pooled_spans(trace)), store.manifest.width)
     if values.shape != expected:
         yield f"{kept.file}: trace {trace.id} has shape {values.shape}, not {expected}"
     if not np.isfinite(values).all():
