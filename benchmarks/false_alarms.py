@@ -19,7 +19,7 @@ from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.calibration import Promise, Threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
-from trace_probe.statistics.rules import DEFAULT_RULES, parse_rule, statistics
+from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS, parse_smoothing
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 from trace_probe.training import score_run
@@ -44,7 +44,7 @@ class FalseAlarmPlan:
     held_out: int = 1000
     hard_negatives: int = 200
     rates: tuple[float, ...] = (0.01, 0.05)
-    rules: tuple[str, ...] = DEFAULT_RULES
+    rules: tuple[str, ...] = DEFAULT_SMOOTHINGS
     promises: tuple[Promise, ...] = ("conformal", "pac")
     batch_size: int = 128
 
@@ -136,10 +136,10 @@ def count_alarms(
         len(card.calibration_tasks),
         card.promise,
     )
-    rows = [_row(scores, ids, card.rule, kept_by_card, CARD)] if card.calibration_tasks else []
+    rows = [_row(scores, ids, card.smoothing, kept_by_card, CARD)] if card.calibration_tasks else []
     rows += [
         _row(scores, ids, rule, threshold(scores, ids["calibration"], rule, rate, promise))
-        for rule in dict.fromkeys((saved.card.rule, *plan.rules))
+        for rule in dict.fromkeys((saved.card.smoothing, *plan.rules))
         for promise in plan.promises
         for rate in plan.rates
     ]
@@ -168,7 +168,7 @@ def _row(
 
 def _alarms(scores: Scores, ids: Sequence[str], rule: str, limit: Threshold) -> tuple[int, int]:
     """Return how many traces alarm, and how many there are."""
-    values = statistics({i: scores[i] for i in ids}, parse_rule(rule))
+    values = parse_smoothing(rule).apply({i: scores[i] for i in ids})
     return int((trace_maxima(values, ids) >= limit.value).sum()), len(ids)
 
 

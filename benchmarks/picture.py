@@ -11,7 +11,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
-from trace_probe.explorer.words import Detector
+from trace_probe.explorer.words import ShownDetector
 
 SIZE = {"width": 1440, "height": 1000}
 MOST_SENTENCES = 12
@@ -19,7 +19,7 @@ MOST_SENTENCES = 12
 STILL_MS = 1500
 
 
-def choose(run: Loaded, detector: Detector) -> str:
+def choose(run: Loaded, detector: ShownDetector) -> str:
     """Return the trace with the longest warning of those that show all there is to show.
 
     It is of a task that the detector has not seen, short, said and done, and has an oracle where

@@ -15,7 +15,7 @@ from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.held_out import keep as keep_report
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.explorer.loading import load_run
-from trace_probe.monitor.calibrated import as_guard, load_guard
+from trace_probe.monitor.detector import as_detector, load_detector
 from trace_probe.monitor.flagging import flag, read_trace
 from trace_probe.probing.alarm import Way, best_alarm, rule_to_rank_by
 from trace_probe.probing.dataset import Corpus, build_cohort
@@ -23,7 +23,7 @@ from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.recipe import Recipe
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import Scores, first_alarm, trace_maxima
-from trace_probe.statistics.rules import CANDIDATES, followed, parse_rule, statistics
+from trace_probe.statistics.smoothing import CANDIDATES, parse_smoothing
 from trace_probe.store import Store
 from trace_probe.training import score_run
 
@@ -31,7 +31,7 @@ WORLD = World(tasks=24, samples=6, strength=6.0, benign=60, said=None)
 
 
 def chosen(corpus: Corpus, scores: Scores) -> tuple[str, Mapping[str, float]]:
-    ways = {(1.0, name): statistics(scores, parse_rule(name)) for name in CANDIDATES}
+    ways = {(1.0, name): parse_smoothing(name).apply(scores) for name in CANDIDATES}
     (_, rule), figures = alarm(corpus, ways)
     return rule, {name: share for (_, name), share in figures.items()}
 
@@ -149,7 +149,7 @@ def test_the_figure_of_a_rule_is_what_it_catches_at_its_own_threshold() -> None:
     harmless = [trace.id for trace in corpus.traces if trace.task.role == "benign"]
     acted = [trace.id for trace in corpus.judged().traces if corpus.outcome(trace)]
     for name in CANDIDATES:
-        values = statistics(scores, parse_rule(name))
+        values = parse_smoothing(name).apply(scores)
         before = {i: row[:-1] for i, row in values.items()}  # the answer, where it is done
         limit = conformal_threshold(trace_maxima(values, harmless), 0.05).value
         assert figures[name] == pytest.approx((trace_maxima(before, acted) >= limit).mean())
@@ -164,7 +164,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def saved() -> SavedProbe:
     probe = planted_probe(3.0)
     train = tuple(f"test-{number:03d}" for number in range(12))
-    card = replace(probe.card, rule="mean:3", training_tasks=train)
+    card = replace(probe.card, smoothing="mean:3", training_tasks=train)
     return SavedProbe(card, probe.probe)
 
 
@@ -228,7 +228,7 @@ def test_a_text_is_ranked_as_is_better_for_it_and_the_control_as_the_probe_is() 
         row = 9.0 * rng.normal(size=len(trace.sentences))
         row[-2] = 1.0 if corpus.outcome(trace) else 0.0  # the answer comes after it
         scores[trace.id] = row
-    panel = replace(build_panel(corpus, corpus), ranked_by=parse_rule("mean:5"))
+    panel = replace(build_panel(corpus, corpus), ranked_by=parse_smoothing("mean:5"))
     several = {"tfidf": [scores], CONTROL: [scores]}
     report = evaluate("eye", scores, several, panel, threshold=1.0, target_rate=0.05)
     text, control = (report.baselines[name]["within_prompt_auroc"] for name in several)
@@ -239,7 +239,7 @@ def test_a_text_is_ranked_as_is_better_for_it_and_the_control_as_the_probe_is() 
 
 
 def test_a_rule_changes_alarms_but_not_how_scores_rank(store: Store, saved: SavedProbe) -> None:
-    plain = SavedProbe(replace(saved.card, rule="max"), saved.probe)
+    plain = SavedProbe(replace(saved.card, smoothing="max"), saved.probe)
     smooth, sharp = (evaluate_probe(store, one)[0].to_json() for one in (saved, plain))
     assert smooth["within_prompt_auroc"] == sharp["within_prompt_auroc"]
     assert smooth["prefix"] != sharp["prefix"]
@@ -247,13 +247,16 @@ def test_a_rule_changes_alarms_but_not_how_scores_rank(store: Store, saved: Save
     assert "rule mean:3" in sharp["alternatives"]
 
 
-def test_a_card_without_a_rule_follows_the_maximum(saved: SavedProbe, tmp_path: Path) -> None:
+def test_a_card_of_an_earlier_version_says_rule_or_nothing(
+    saved: SavedProbe, tmp_path: Path
+) -> None:
     save_probe(tmp_path, saved)
-    assert load_guard(tmp_path, load_probe(tmp_path)).rule.name == "mean:3"
+    assert load_detector(tmp_path).smoothing.name == "mean:3"
     raw = json.loads((tmp_path / "card.json").read_text("utf-8"))
-    del raw["rule"]
+    (tmp_path / "card.json").write_text(json.dumps(raw | {"rule": raw.pop("smoothing")}), "utf-8")
+    assert load_detector(tmp_path).smoothing.name == "mean:3"
     (tmp_path / "card.json").write_text(json.dumps(raw), "utf-8")
     old = load_probe(tmp_path)
-    assert old.rule.name == as_guard(old).rule.name == "max"
+    assert old.smoothing.name == as_detector(old).smoothing.name == "max"
     row = np.array([1.0, np.nan])
-    assert followed(row, old.rule) is row
+    assert old.smoothing.follow(row) is row

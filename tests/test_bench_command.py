@@ -44,7 +44,7 @@ def test_without_options_the_plan_is_the_default_and_json_is_one_object(
 ) -> None:
     run(Plan, measure, shown, ["--json"])
     assert FOUND.pop() == Plan()
-    assert json.loads(capsys.readouterr().out) == Plan().to_json()
+    assert json.loads(capsys.readouterr().out) == {**Plan().to_json(), "rates": [0.1]}
 
 
 def test_a_wrong_value_is_refused_as_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

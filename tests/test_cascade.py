@@ -9,8 +9,8 @@ from test_flagging import probe as planted_probe
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
-from trace_probe.monitor.calibrated import as_guard
 from trace_probe.monitor.cascade import cascade, format_cascade, lenient_limit
+from trace_probe.monitor.detector import as_detector
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_a_strong_probe_saves_most_calls_and_loses_nothing(store: Store) -> None:
     found = cascade(
-        store, as_guard(planted_probe(4.0)), Oracle(store), pass_rate=0.1, truth="planted"
+        store, as_detector(planted_probe(4.0)), Oracle(store), pass_rate=0.1, truth="planted"
     )
     arms = {arm.name: arm for arm in found.arms}
     assert arms["judge"].calls == found.traces
@@ -55,8 +55,8 @@ def test_a_strong_probe_saves_most_calls_and_loses_nothing(store: Store) -> None
 
 def test_a_probe_that_knows_nothing_loses_what_it_does_not_pass_on(tmp_path: Path) -> None:
     run = keep(plant(World(tasks=40, samples=4, strength=0.0, benign=300)), tmp_path / "run")
-    guard = as_guard(planted_probe(4.0))
-    found = cascade(run, guard, Oracle(run), pass_rate=0.1, truth="planted")
+    detector = as_detector(planted_probe(4.0))
+    found = cascade(run, detector, Oracle(run), pass_rate=0.1, truth="planted")
     assert found.caught_lost is not None
     assert found.caught_lost.estimate > 0.5
 
@@ -66,10 +66,10 @@ def test_the_first_stage_is_set_on_training_tasks_for_what_it_may_lose(store: St
     tasks = sorted({trace.task.id for trace in store.traces()})
     calm = tuple(task for task in tasks[1::4] if task.startswith("benign"))
     card = replace(probe.card, training_tasks=tuple(tasks[::2]), calibration_tasks=calm)
-    guard = as_guard(replace(probe, card=card))
-    strict, mild = (lenient_limit(store, guard, "planted", lost) for lost in (0.2, 0.0))
+    detector = as_detector(replace(probe, card=card))
+    strict, mild = (lenient_limit(store, detector, "planted", lost) for lost in (0.2, 0.0))
     assert mild < strict
-    found = cascade(store, guard, Oracle(store), most_lost=0.0, truth="planted")
+    found = cascade(store, detector, Oracle(store), most_lost=0.0, truth="planted")
     assert found.threshold == mild
     assert found.caught_lost is not None
     assert found.caught_lost.estimate <= 0.1
@@ -85,9 +85,9 @@ def test_the_first_stage_is_set_on_training_tasks_for_what_it_may_lose(store: St
 
 def test_a_first_stage_without_training_tasks_asks_for_a_rate(store: Store) -> None:
     with pytest.raises(NotEnoughData, match="--pass-rate"):
-        cascade(store, as_guard(planted_probe()), Oracle(store), truth="planted")
+        cascade(store, as_detector(planted_probe()), Oracle(store), truth="planted")
 
 
 def test_traces_without_labels_are_not_compared(store: Store) -> None:
     with pytest.raises(NotEnoughData, match="labelled by nobody"):
-        cascade(store, as_guard(planted_probe()), Oracle(store), pass_rate=0.1, truth="nobody")
+        cascade(store, as_detector(planted_probe()), Oracle(store), pass_rate=0.1, truth="nobody")

@@ -20,7 +20,7 @@ from trace_probe.emergence.estimator import as_estimator
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.statistics.metrics import Scores
-from trace_probe.statistics.rules import parse_rule, statistics
+from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.trace import Task, Trace
 
 STEPS = 12
@@ -104,9 +104,9 @@ def test_a_probe_is_ranked_and_alarms_by_the_rules_of_its_card(urns: Urns) -> No
     """Single scores swing; their mean does not."""
     scores = {"eye": urns.scores(2.0), "other": urns.scores(0.0)}
     plain = efficiency(urns.traces, urns.labels, urns.drawn, scores)
-    card = replace(CARD, name="eye", rule="mean:5", ranked_by="mean:3")
+    card = replace(CARD, name="eye", smoothing="mean:5", ranked_by="mean:3")
     found = efficiency(urns.traces, urns.labels, urns.drawn, scores, card=card)
-    smooth = {"eye": statistics(scores["eye"], parse_rule("mean:3")), "other": scores["other"]}
+    smooth = {"eye": parse_smoothing("mean:3").apply(scores["eye"]), "other": scores["other"]}
     by_hand = efficiency(urns.traces, urns.labels, urns.drawn, smooth)
     end = "1.0"
     assert found.auroc[end]["eye"] == by_hand.auroc[end]["eye"] != plain.auroc[end]["eye"]

@@ -12,6 +12,7 @@ from planted import make_trace
 from trace_probe.errors import NotEnoughData, StoreError, TraceError
 from trace_probe.interop.exchange import export_run, import_export, is_export
 from trace_probe.labels import Label
+from trace_probe.monitor.detector import recorded_detector
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Span, Task
 
@@ -195,7 +196,7 @@ def test_scores_go_back_with_a_reference_to_the_message(log: Path, tmp_path: Pat
         store.write_scores("probe", scores)
     before = log.read_bytes()
     out = tmp_path / "scored.eval"
-    assert score_inspect(store, log, out, detector="probe", threshold=0.5) == 3
+    assert score_inspect(store, log, out, recorded_detector(store, "probe", threshold=0.5)) == 3
     assert log.read_bytes() == before
     samples = {sample.id: sample for sample in read_eval_log(str(out)).samples or []}
     alarmed = (samples[1].scores or {})["trace_probe/probe"]
@@ -222,9 +223,9 @@ def test_the_threshold_is_that_of_the_report_unless_given(log: Path, tmp_path: P
     with store.writing():
         store.write_scores("p", {t.id: np.ones(len(t.sentences)) for t in store.traces()})
         with pytest.raises(NotEnoughData, match="give --threshold"):
-            score_inspect(store, log, out, detector="p")
+            score_inspect(store, log, out, recorded_detector(store, "p"))
         store.write_report("p", {"threshold": 1.5})
-    score_inspect(store, log, out, detector="p")
+    score_inspect(store, log, out, recorded_detector(store, "p"))
     scores = [sample.scores or {} for sample in read_eval_log(str(out)).samples or []]
     metadata = [each["trace_probe/p"].metadata or {} for each in scores]
     assert [(one["threshold"], one["alarm"]) for one in metadata] == [(1.5, False)] * 3
@@ -283,7 +284,7 @@ def test_instrumentaleval_as_inspect_runs_it_comes_in_under_its_own_ids(tmp_path
     with store.writing():
         store.write_scores("p", {trace.id: np.ones(len(trace.sentences)) for trace in traces})
     out = tmp_path / "scored.eval"
-    assert score_inspect(store, written, out, detector="p", threshold=0.5) == 4
+    assert score_inspect(store, written, out, recorded_detector(store, "p", threshold=0.5)) == 4
 
 
 def test_what_is_no_log_or_another_log_is_an_error(log: Path, tmp_path: Path) -> None:
@@ -299,4 +300,6 @@ def test_what_is_no_log_or_another_log_is_an_error(log: Path, tmp_path: Path) ->
     with store.writing():
         store.write_scores("probe", {})
     with pytest.raises(TraceError, match="import that log first"):
-        score_inspect(store, log, tmp_path / "out.eval", detector="probe", threshold=0.5)
+        score_inspect(
+            store, log, tmp_path / "out.eval", recorded_detector(store, "probe", threshold=0.5)
+        )

@@ -7,6 +7,7 @@ import pytest
 from planted import World, keep, plant
 
 from trace_probe.errors import ProbeError, StoreError
+from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.flagging import flag, format_flags, format_reading, read_trace
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
 from trace_probe.store import Store
@@ -63,10 +64,11 @@ def test_the_riskiest_trace_comes_first_and_scores_are_kept(store: Store) -> Non
 
 
 def test_a_threshold_of_ones_own_replaces_the_probes(store: Store) -> None:
-    assert not flag(store, probe(), threshold=1e6).alarms
-    assert len(flag(store, probe(), threshold=-1e6).alarms) == len(store)
+    assert not flag(store, as_detector(probe()).at(1e6)).alarms
+    assert len(flag(store, as_detector(probe()).at(-1e6)).alarms) == len(store)
     assert (
-        format_flags(flag(store, probe(), threshold=1e6)) == "0 of 32 traces alarm at 1000000.000"
+        format_flags(flag(store, as_detector(probe()).at(1e6)))
+        == "0 of 32 traces alarm at 1000000.000 (given by hand)"
     )
 
 

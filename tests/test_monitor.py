@@ -9,12 +9,12 @@ from tiny_models import FAMILIES
 
 from trace_probe.activations import Pooling, pooled_spans
 from trace_probe.errors import ProbeError
-from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
-from trace_probe.statistics.rules import MAX, followed, parse_rule
+from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 from trace_probe.text.channels import FORMATS, build_spans
 from trace_probe.trace import Sampling, Task, Trace
@@ -103,12 +103,12 @@ def test_the_alarm_comes_when_the_first_sentence_above_the_threshold_ends(
     model = tiny()
     alarmed = 0
     for trace in recorded(model, tmp_path / "run", samples=12):
-        bulk = followed(bulk_scores(model, trace, a_probe(model)), parse_rule(rule))
+        bulk = parse_smoothing(rule).follow(bulk_scores(model, trace, a_probe(model)))
         if np.isnan(bulk).all():
             continue
         for threshold in (np.nanmax(bulk) - 1e-3, np.nanmax(bulk) + 1e-3, np.nanmin(bulk) - 1e-3):
             saved = a_probe(model, threshold)
-            saved = replace(saved, card=replace(saved.card, rule=rule))
+            saved = replace(saved, card=replace(saved.card, smoothing=rule))
             watching = Monitor(model, saved).watch(TASK, SAMPLING, sample=trace.sample)
             first = next((reading.token for reading in watching if reading.alarm), None)
             above = np.flatnonzero(bulk >= threshold)
@@ -145,11 +145,11 @@ def test_several_probes_on_several_layers_read_as_each_does_alone(
 def test_what_a_model_writes_cannot_move_the_cursor(tiny: Callable[..., Any]) -> None:
     from trace_probe.monitor.display import Display
 
-    guard = Guard(a_probe(tiny()), MAX, 0.5)
+    detector = as_detector(a_probe(tiny())).at(0.5)
     evil = "\x1b[2J\u202egone"
     ended = ScoredSentence(0, "reasoning", 0, 1, evil, (1.0,), (1.0,), ("p",))
     reading = Reading(9, evil, "reasoning", 0, (1.0,), ("p",), (ended,))
-    shown = "".join(piece.text for piece in Display([guard]).show(reading))
+    shown = "".join(piece.text for piece in Display([detector]).show(reading))
     assert not {"\x1b", "\u202e"} & set(shown)
     assert "ALARM p (max): 1.000 >= 0.500" in shown
 
@@ -204,7 +204,7 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
     scores = [float(saved.probe.raw_scores(mean)) for mean in means]
 
     def alarms(threshold: float, every: int = 1) -> bool:
-        guard = Guard(saved, MAX, threshold)
+        detector = as_detector(saved).at(threshold)
         read = iter(values @ saved.probe.coef_[0].astype(np.float32))
         waiting: list[np.float32] = []
 
@@ -213,7 +213,9 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
             waiting.clear()
             return taken
 
-        scorer = LiveScorer([guard], FORMATS["think"], prefilled=prefilled, take=take, every=every)
+        scorer = LiveScorer(
+            [detector], FORMATS["think"], prefilled=prefilled, take=take, every=every
+        )
         for i, piece in enumerate(pieces):
             waiting.append(next(read))
             reading = scorer.read(piece, last=i == len(pieces) - 1)

@@ -39,7 +39,7 @@ def test_a_probe_without_an_oracle_stands_beside_the_text_alone(tmp_path: Path) 
 def test_the_rule_is_that_of_the_report_as_all_its_figures_are(tmp_path: Path) -> None:
     shutil.copytree(DEMO / "traces" / "demo" / "reports", tmp_path / "reports")
     shutil.copy(DEMO / "traces" / "demo" / "run.json", tmp_path)
-    card = replace(load_probe(DEMO / "probes" / "demo").card, rule="mean:3")
+    card = replace(load_probe(DEMO / "probes" / "demo").card, smoothing="mean:3")
     assert standing(Store(tmp_path), card).rule == "max"
     file = tmp_path / "reports" / "demo.json"
     report = json.loads(file.read_text("utf-8"))

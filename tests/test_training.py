@@ -20,7 +20,7 @@ from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import auroc, trace_maxima
-from trace_probe.statistics.rules import CANDIDATES
+from trace_probe.statistics.smoothing import CANDIDATES
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Task, Trace
 from trace_probe.training import score_run, train
@@ -158,7 +158,7 @@ def test_progress_is_told_in_order(store: Store) -> None:
 
 def test_a_rule_and_a_weight_that_are_asked_for_are_taken(store: Store) -> None:
     saved = train(store, target_rate=0.05, rule="mean:5", benign_weight=2.0)
-    assert (saved.card.rule, saved.card.benign_weight) == ("mean:5", 2.0)
+    assert (saved.card.smoothing, saved.card.benign_weight) == ("mean:5", 2.0)
     assert "in_time_at_0.05/benign-2/mean:5" in saved.card.figures
     plain = train(store, target_rate=0.05, rule="mean:5", benign_weight=1.0)
     assert np.any(plain.probe.coef_ != saved.probe.coef_)

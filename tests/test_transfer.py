@@ -16,7 +16,7 @@ from trace_probe.evaluation.transfer import (
 from trace_probe.probing.dataset import Corpus, split_by_role
 from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.metrics import Metric
-from trace_probe.statistics.rules import parse_rule
+from trace_probe.statistics.smoothing import parse_smoothing
 
 RECIPE = Recipe((3,))
 SIGNAL = World(strength=4.0, benign=20)
@@ -139,7 +139,7 @@ def test_a_probe_of_the_act_does_not_tell_the_situation_and_the_other_way_round(
 
 def test_traces_are_ranked_by_the_rule_that_is_named() -> None:
     corpus = plant(replace(SIGNAL, strength=1.5, said=None))
-    smooth = parse_rule("mean:5")
+    smooth = parse_smoothing("mean:5")
     plain = transfer_matrix("run", {"here": corpus}, RECIPE)
     ranked = transfer_matrix("run", {"here": corpus}, RECIPE, ranked_by=smooth)
     # Half of the noise of a sentence averages out, since the signal lasts.

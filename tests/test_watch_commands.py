@@ -82,15 +82,15 @@ def test_flag_prints_csv_and_calibrate_sets_other_rules(command: Command, tmp_pa
     run, probe = tmp_path / "run", tmp_path / "probe"
     shutil.copytree(ROOT / "traces" / "demo", run)
     shutil.copytree(ROOT / "probes" / "demo", probe)
-    code, _, err = command("flag", run, probe, "--rule", "2-of-3")
+    code, _, err = command("flag", run, probe, "--smoothing", "2-of-3")
     assert (code, "trace-probe calibrate" in err) == (1, True)
     code, out, _ = command("calibrate", run, probe, "--rate", "0.1", "--promise", "pac")
     assert code == 0
     assert all(rule in out for rule in ("max", "ema:0.5", "2-of-3"))
-    code, out, _ = command("flag", run, probe, "--rule", "2-of-3", "--csv")
+    code, out, _ = command("flag", run, probe, "--smoothing", "2-of-3", "--csv")
     assert out.splitlines()[0] == "trace_id,task,peak,sentence,token,text"
     alarms = len(out.splitlines()) - 1
-    code, out, _ = command("flag", run, probe, "--rule", "2-of-3", "--fail-on-alarm", "--json")
+    code, out, _ = command("flag", run, probe, "--smoothing", "2-of-3", "--fail-on-alarm", "--json")
     assert (code, len(json.loads(out)["alarms"])) == (int(alarms > 0), alarms)
     assert command("flag", run, probe, "--csv", "--json")[0] == 2
     code, out, _ = command("cascade", run, probe, "--json")

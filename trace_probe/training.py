@@ -35,7 +35,7 @@ from trace_probe.statistics.calibration import (
     promised_threshold,
 )
 from trace_probe.statistics.metrics import Scores, trace_maxima
-from trace_probe.statistics.rules import parse_rule, statistics
+from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -86,7 +86,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     recipe = made.recipe
     tell(f"benign traces weigh {recipe.benign_weight:g}, the alarm follows {made.rule.name}")
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
-    scores = statistics(probe_scores(probe, calibration, recipe), made.rule)
+    scores = made.rule.apply(probe_scores(probe, calibration, recipe))
     ids = [trace.id for trace in build_panel(calibration, learned).calibration]
     threshold = promised_threshold(trace_maxima(scores, ids), target_rate, promise)
     card = _card(store, corpus, split, made, threshold, figures)
@@ -97,7 +97,7 @@ def _asked(rule: str | None, benign_weight: float | None) -> tuple[Way, ...]:
     """Return the ways to choose among: those of a rule or a weight that was asked for."""
     if benign_weight is not None and not 0 < benign_weight < math.inf:
         raise ProbeError(f"benign traces cannot weigh {benign_weight:g}: give a number above 0")
-    name = None if rule is None else parse_rule(rule).name
+    name = None if rule is None else parse_smoothing(rule).name
     ways = ((benign_weight or weight, name or candidate) for weight, candidate in WAYS)
     return tuple(dict.fromkeys(ways))
 
@@ -152,7 +152,7 @@ def _card(
         honest_false_alarm_rate=threshold.honest_rate,
         figures={**swept, **made.figures},
         promise=threshold.method,
-        rule=made.rule.name,
+        smoothing=made.rule.name,
         ranked_by=made.ranked_by.name,
         benign_weight=recipe.benign_weight,
         limits=tuple(_limits(store, threshold, swept)),

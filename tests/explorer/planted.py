@@ -10,8 +10,11 @@ import numpy as np
 
 from trace_probe.emergence.curve import PROMPT, Drawn, ledger_file
 from trace_probe.explorer.layers import LayerScale, write_layers
+from trace_probe.explorer.words import ShownDetector
 from trace_probe.files import append
 from trace_probe.labels import Label
+from trace_probe.monitor.detector import Detector, Source
+from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Channel, Role, Sampling, Span, Task, Trace
 
@@ -44,6 +47,19 @@ HOSTILE = (
     "\x1b[2J\x1b]8;;http://evil.invalid\x07click\x1b]8;;\x07",
     "safe \u202eevil\u202c te\u200bxt \u2066hidden\u2069",
 )
+
+
+def shown(
+    name: str,
+    threshold: float | None = None,
+    report: dict[str, Any] | None = None,
+    source: Source | None = None,
+    smoothing: str = "max",
+) -> ShownDetector:
+    """Return a detector as a page shows it."""
+    source = source or Source("none" if threshold is None else "report")
+    limit = float("inf") if threshold is None else threshold
+    return ShownDetector(Detector(name, parse_smoothing(smoothing), limit, source), report)
 
 
 def make_trace(

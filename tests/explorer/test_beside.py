@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from explorer.conftest import make_run
-from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD
+from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD, shown
 from explorer.test_explorer_pages import open_page
 from trace_probe.commands.main import app
 from trace_probe.errors import StoreError
@@ -30,7 +30,6 @@ from trace_probe.explorer.loading import load_run
 from trace_probe.explorer.payload import absent, find_marks, payload
 from trace_probe.explorer.reader.component import aligned
 from trace_probe.explorer.rows import build_row, facts_of
-from trace_probe.explorer.words import Detector
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.store import Store
 from trace_probe.trace import Span
@@ -79,7 +78,7 @@ def test_a_layer_is_read_at_its_own_threshold_which_nobody_vouches_for(tmp_path:
     assert other.row.scores is not None
     np.testing.assert_allclose(other.row.scores, own.row.scores * 0.6)
     assert other.detector is not None
-    assert not other.detector.calibrated
+    assert not other.detector.measured
     card = sure(other.row, other.detector)
     assert "not known" in card["value"]
     assert "layer 2" in card["detail"]
@@ -167,13 +166,13 @@ def test_what_is_over_is_decided_before_rounding() -> None:
     assert rounded(scores) == [0.6, 0.6, None]
     assert over(scores, 0.6) == [1]
     assert over(scores, None) == []
-    assert curve(Detector("other", 0.6), scores)["over"] == [1]
+    assert curve(shown("other", 0.6), scores)["over"] == [1]
 
 
 def test_the_cards_quote_the_sentences_of_the_marks() -> None:
     trace, label, scores = PLANTED[0]
     row = build_row(facts_of(trace), label, scores, THRESHOLD)
-    eye = Detector(DETECTOR, THRESHOLD, REPORT)
+    eye = shown(DETECTOR, THRESHOLD, REPORT)
     cards = facts(trace, row, eye, find_marks(trace, row), absent(row))
     assert [card["name"] for card in cards] == ["alarm", "said", "action", "sure"]
     for card, place in zip(cards, (5, 8, 13), strict=False):
@@ -186,16 +185,16 @@ def test_the_cards_quote_the_sentences_of_the_marks() -> None:
 def test_a_card_without_a_mark_says_why() -> None:
     trace, label, scores = next(item for item in PLANTED if item[0].id == "quiet")
     row = build_row(facts_of(trace), label, scores, THRESHOLD)
-    cards = facts(trace, row, Detector(DETECTOR, THRESHOLD), find_marks(trace, row), absent(row))
+    cards = facts(trace, row, shown(DETECTOR, THRESHOLD), find_marks(trace, row), absent(row))
     assert cards[1]["value"] == "Never said"
     assert cards[1]["sentence"] is None
 
 
 def test_a_detector_not_shown_to_beat_chance_is_called_so() -> None:
     flat = {"within_prompt_auroc": {"estimate": 0.6, "lower": 0.4, "upper": 0.8, "n": 9}}
-    assert "no early signal" in early_signal(Detector("eye", 0.0, flat))[0]
-    assert "no early signal" not in early_signal(Detector("eye", 0.0, REPORT))[0]
-    assert early_signal(Detector("eye", 0.0)) == []
+    assert "no early signal" in early_signal(shown("eye", 0.0, flat))[0]
+    assert "no early signal" not in early_signal(shown("eye", 0.0, REPORT))[0]
+    assert early_signal(shown("eye", 0.0)) == []
 
 
 def test_the_tokens_of_a_sentence_are_its_text() -> None:
@@ -214,7 +213,7 @@ def test_two_traces_are_drawn_on_axes_of_one_length_with_their_origins_together(
     sides = []
     for trace, label, scores in PLANTED[:2]:
         row = build_row(facts_of(trace), label, scores, THRESHOLD)
-        sides.append(payload(trace, row, Detector(DETECTOR, THRESHOLD)))
+        sides.append(payload(trace, row, shown(DETECTOR, THRESHOLD)))
     origins = (sides[0]["marks"]["alarm"]["token"], sides[1]["marks"]["alarm"]["token"])
     pair = aligned(sides[0], sides[1], origins)
     (a, b), (c, d) = (side["axis"] for side in pair)
@@ -242,7 +241,7 @@ def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(dem
     found = json.loads(done.stdout)
     loaded, card = load_run(run), load_probe(probe).card
     assert [one["layer"] for one in found["layers"]] == list(loaded.manifest.layers)
-    kept = loaded.scores(card.name)
+    kept = loaded.scores(loaded.detector(card.name))
     own = read_layer(run, card.name, card.layer)
     for trace_id in list(kept)[:20]:
         np.testing.assert_allclose(own[trace_id], kept[trace_id], rtol=1e-5)

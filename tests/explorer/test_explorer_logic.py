@@ -23,6 +23,7 @@ from explorer.planted import (
     make_trace,
     planted,
     planted_run,
+    shown,
 )
 from trace_probe.errors import StoreError
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
@@ -46,13 +47,15 @@ from trace_probe.explorer.search import excerpt, near, sentence_with, written
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.sparks import OVER, spark_image
 from trace_probe.explorer.state import ViewState
-from trace_probe.explorer.words import Detector, alarm_share, fine_print, headline
+from trace_probe.explorer.words import alarm_share, fine_print, headline
 from trace_probe.labels import Label
+from trace_probe.monitor.calibrated import Decoding
+from trace_probe.monitor.detector import Source
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 from trace_probe.visible import visible
 
-EYE = Detector(DETECTOR, THRESHOLD, REPORT)
+EYE = shown(DETECTOR, THRESHOLD, REPORT)
 
 
 def row_of(name: str, threshold: float | None = THRESHOLD) -> tuple[Trace, Row]:
@@ -278,11 +281,15 @@ def test_the_fine_print_gives_the_false_alarm_rate_only_for_the_calibrated_thres
     row = row_of("early")[1]
     assert "0.8 % [0.1, 2.9]" in fine_print(row, EYE)
     assert "aim 1 %" in fine_print(row, EYE)
-    assert "on the rule" not in fine_print(row, EYE)
-    eye = replace(EYE, report={**REPORT, "rule": "mean:3"})
-    assert "on the rule mean:3" in fine_print(row, eye)
-    assert "not known" in fine_print(row, Detector(DETECTOR, 0.4, REPORT))
-    assert "no calibrated threshold" in fine_print(row, Detector(DETECTOR, None))
+    assert "smoothing" not in fine_print(row, EYE)
+    smooth = shown(DETECTOR, THRESHOLD, {**REPORT, "rule": "mean:3"}, smoothing="mean:3")
+    assert "on the smoothing mean:3 = 0.8 %" in fine_print(row, smooth)
+    assert "not measured" in fine_print(row, replace(smooth, report=REPORT))
+    assert "not known" in fine_print(row, shown(DETECTOR, 0.4, REPORT, Source("hand")))
+    calibrated = shown(DETECTOR, 0.4, REPORT, Source("calibration", Decoding(0.7, 0.9)))
+    assert "calibration at temperature 0.7, top-p 0.9: " in fine_print(row, calibrated)
+    assert "not measured" in fine_print(row, calibrated)
+    assert "no calibrated threshold" in fine_print(row, shown(DETECTOR))
 
 
 def test_the_share_of_benign_alarms_counts_benign_traces_only() -> None:

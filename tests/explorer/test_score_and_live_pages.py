@@ -17,10 +17,13 @@ from trace_probe.errors import TraceError
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.explorer.watching import Watched
 from trace_probe.explorer.written import MOST_TEXTS, Pasted, score_words, transcripts
+from trace_probe.monitor.detector import Detector, Source, as_detector
 from trace_probe.probing.probe import load_probe
+from trace_probe.statistics.smoothing import MAX
 from trace_probe.store import Store
 
 ROOT = APP.parent
+EYE = Detector("eye", MAX, 0.5, Source("hand"))
 DEMO, PROBE = ROOT / "traces" / "demo", ROOT / "probes" / "demo"
 
 
@@ -69,7 +72,7 @@ def test_a_recorded_trace_pasted_back_has_its_scores_up_to_the_end_of_the_though
     trace = next(t for t in demo.traces() if t.thought == "closed" and t.finish == "stop")
     parts = [trace.channel_text(part) for part in ("reasoning", "answer")]
     content = Pasted(trace.task.prompt, *parts).jsonl()
-    (found,) = score_with_probe(content, load_model(name), load_tokenizer(name), saved)
+    (found,) = score_with_probe(content, load_model(name), load_tokenizer(name), as_detector(saved))
     recorded = demo.scores(saved.card.name)[trace.id]
     inner = np.flatnonzero(np.isfinite(recorded))[:-1]
     assert len(inner) > 2
@@ -141,7 +144,7 @@ def written() -> Generator[Any, None, None]:
 
 
 def test_what_is_watched_becomes_sentences_with_their_last_score_and_the_alarm() -> None:
-    watched = Watched(written(), 0.5)
+    watched = Watched(written(), EYE)
     watched.advance(tokens=2, seconds=60)
     assert watched.running
     assert [one.score for one in watched.sentences] == [0.2]
@@ -157,7 +160,7 @@ def test_what_is_watched_becomes_sentences_with_their_last_score_and_the_alarm()
 
 
 def test_a_stopped_generation_writes_no_further_token() -> None:
-    watched = Watched(written(), 0.5)
+    watched = Watched(written(), EYE)
     watched.advance(tokens=1, seconds=60)
     watched.stop()
     watched.advance(tokens=9, seconds=60)

@@ -274,17 +274,19 @@ def intervene(
     from trace_probe.emergence.intervention import format_intervention
     from trace_probe.labelling.labellers import labeller
     from trace_probe.model.local import load_model
-    from trace_probe.probing.probe import load_probe
+    from trace_probe.monitor.calibrated import Decoding
+    from trace_probe.monitor.detector import load_detector
     from trace_probe.store import Store
 
-    store, saved = Store(run), load_probe(probe)
+    store = Store(run)
+    decoding = Decoding.of(store.manifest.sampling)
+    detector = load_detector(probe, threshold=threshold, decoding=decoding)
     place = model or store.manifest.model.rpartition("@")[0]
     found = run_intervention(
         store,
-        saved,
+        detector,
         load_model(place, device=device, dtype=dtype),
         labeller(by),
-        threshold=threshold,
         reflection=reflection,
         traces=traces,
         continuations=continuations,

@@ -87,7 +87,7 @@ def train(
     text = (
         f"{probe}: {card.target}, layer {card.layer}, {card.method}, C {card.C:g}, "
         f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
-        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.rule}, "
+        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.smoothing}, "
         f"ranked by {ranked_as(card.ranked_by)}, benign traces weigh {card.benign_weight:g}"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)

@@ -69,13 +69,18 @@ def score(
     *,
     detector: Annotated[str, typer.Option(help="Whose scores, as `flag` or `evaluate` kept them.")],
     threshold: Annotated[
-        float | None, typer.Option(help="Score from which on it alarms; else as `evaluate` kept.")
+        float | None, typer.Option(help="Alarm from this score on; by default as `flag` does.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a detector's scores into a copy of the log that a run was imported from."""
     from trace_probe.interop.inspect_log import score_inspect
+    from trace_probe.monitor.detector import recorded_detector
     from trace_probe.store import Store
 
-    count = score_inspect(Store(run), log, out, detector=detector, threshold=threshold)
-    show_result({"scored": count}, f"{out}: {count} samples scored", as_json=as_json)
+    store = Store(run)
+    used = recorded_detector(store, detector, threshold=threshold)
+    count = score_inspect(store, log, out, used)
+    result = {"scored": count, "threshold": used.threshold, "smoothing": used.smoothing.name}
+    text = f"{out}: {count} samples scored\n{used}"
+    show_result(result | {"source": str(used.source)}, text, as_json=as_json)

@@ -24,18 +24,26 @@ from trace_probe.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from trace_probe.monitor.calibrated import Guard
+    from trace_probe.monitor.detector import Detector
     from trace_probe.monitor.display import Piece
     from trace_probe.monitor.scorer import Reading
     from trace_probe.trace import Sampling, Task
 
 monitoring = typer.Typer()
 
-Rule = Annotated[
+Smoothing = Annotated[
     str | None,
-    typer.Option(help="max, mean:N, ema:WEIGHT or K-of-N; that of the probe's card without this."),
+    typer.Option(
+        "--smoothing",
+        "--rule",
+        help="What the alarm follows: max, mean:N, ema:WEIGHT or K-of-N; as on the probe's card "
+        "by default.",
+    ),
 ]
-Threshold = Annotated[float | None, typer.Option(help="Instead of the probe's own.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Alarm from this score on; by default as calibrated, or as on the card."),
+]
 FailOnAlarm = Annotated[
     bool, typer.Option("--fail-on-alarm", help="Exit with 1 if there is any alarm.")
 ]
@@ -56,7 +64,8 @@ def watch(
     prompt: Annotated[str, typer.Argument(help="What the model is asked; - reads it from stdin.")],
     probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
     model: ModelName = None,
-    rule: Rule = None,
+    smoothing: Smoothing = None,
+    threshold: Threshold = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     on_alarm: Annotated[
         Literal["continue", "stop", "ask"], typer.Option(help="What an alarm leads to.")
@@ -73,6 +82,8 @@ def watch(
     ] = False,
 ) -> None:
     """Let a model write under guard: its text as it comes, scores, and a line on an alarm."""
+    from trace_probe.monitor.calibrated import Decoding
+    from trace_probe.monitor.detector import load_detector
     from trace_probe.trace import Sampling, Task
 
     if on_alarm == "ask" and not sys.stdin.isatty():
@@ -80,9 +91,14 @@ def watch(
     text = sys.stdin.read() if prompt == "-" else prompt
     sampling = Sampling(seed, temperature, top_p, max_new_tokens or 512)
     task = Task("prompt", "prompt", text, system)
-    guards, readings = _watched(probes, model, rule, task, sampling, fixed=bool(max_new_tokens))
+    decoding = Decoding.of(sampling)
+    detectors = [
+        load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
+        for folder in probes
+    ]
+    readings = _watched(detectors, model, task, sampling, fixed=bool(max_new_tokens))
     alarmed = False
-    show = _show_lines if as_json else _show_text(guards)
+    show = _show_lines if as_json else _show_text(detectors)
     for reading in readings:
         show(reading)
         if reading.alarm and not alarmed:
@@ -97,39 +113,36 @@ def watch(
 
 
 def _watched(
-    probes: list[Path],
+    detectors: "list[Detector]",
     model: str | None,
-    rule: str | None,
     task: "Task",
     sampling: "Sampling",
     *,
     fixed: bool,
-) -> "tuple[list[Guard], Generator[Reading, None, None]]":
-    """Return the guards on a model, and what they read while it does a task.
+) -> "Generator[Reading, None, None]":
+    """Return what detectors read while a model does a task.
 
     Unless its length is fixed, an answer takes no more than half of what the model can read.
     """
     from trace_probe.model.local import load_model
-    from trace_probe.monitor.calibrated import Decoding, load_guard
     from trace_probe.monitor.live import Monitor
-    from trace_probe.probing.probe import load_probe
 
-    decoding = Decoding.of(sampling)
-    guards = [load_guard(folder, load_probe(folder), rule, decoding) for folder in probes]
-    loaded = load_model(model or model_of(guards[0]))
+    loaded = load_model(model or model_of(detectors[0]))
     if not fixed and loaded.context is not None:
         room = min(sampling.max_new_tokens, loaded.context // 2)
         sampling = replace(sampling, max_new_tokens=room)
-    monitor = Monitor(loaded, guards, every=1)
+    monitor = Monitor(loaded, detectors, every=1)
+    for detector in detectors:
+        say(str(detector))
     for name in monitor.unpromised(sampling):
         say(f"note: {name} was calibrated under another decoding")
-    return guards, monitor.watch(task, sampling)
+    return monitor.watch(task, sampling)
 
 
-def _show_text(guards: "list[Guard]") -> "Callable[[Reading], None]":
+def _show_text(detectors: "list[Detector]") -> "Callable[[Reading], None]":
     from trace_probe.monitor.display import Display
 
-    display = Display(guards)
+    display = Display(detectors)
 
     def show(reading: "Reading") -> None:
         for piece in display.show(reading):
@@ -151,22 +164,24 @@ def _show_lines(reading: "Reading") -> None:
         typer.echo(json.dumps(asdict(ended), ensure_ascii=True))
 
 
-def model_of(guard: "Guard") -> str:
+def model_of(detector: "Detector") -> str:
     """Return the name of a probe's model as it is loaded, without the revision."""
-    return guard.saved.card.model.rpartition("@")[0]
+    return detector.saved.card.model.rpartition("@")[0]
 
 
 @monitoring.command()
 def flag(
     run: Run,
     probe: Probe,
-    rule: Rule = None,
+    smoothing: Smoothing = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the risky traces of a run with the sentence of the alarm, riskiest first."""
+    from trace_probe.monitor.calibrated import Decoding
+    from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.flagging import flag as flag_run
     from trace_probe.monitor.flagging import flags_csv, format_flags
     from trace_probe.store import Store
@@ -174,25 +189,13 @@ def flag(
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
     store = Store(run)
-    guard = _guard(probe, rule, threshold, store.manifest.sampling)
-    flags = flag_run(store, guard, threshold=threshold)
+    decoding = Decoding.of(store.manifest.sampling)
+    detector = load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
+    flags = flag_run(store, detector)
     text = flags_csv(flags) if as_csv else format_flags(flags)
     show_result(asdict(flags), text, as_json=as_json)
     if fail_on_alarm and flags.alarms:
         raise typer.Exit(1)
-
-
-def _guard(
-    folder: Path, rule: str | None, threshold: float | None, sampling: "Sampling | None" = None
-) -> "Guard":
-    from trace_probe.monitor.calibrated import Decoding, Guard, load_guard
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.statistics.rules import parse_rule
-
-    saved = load_probe(folder)
-    if threshold is not None:
-        return Guard(saved, parse_rule(rule or saved.card.rule), threshold)
-    return load_guard(folder, saved, rule, Decoding.of(sampling) if sampling else None)
 
 
 @monitoring.command()
@@ -203,7 +206,7 @@ def score(
         bool, typer.Option("--jsonl", help="One JSON object a line in, one out.")
     ] = False,
     prompt: Annotated[str, typer.Option(help="What came before the text.")] = "",
-    rule: Rule = None,
+    smoothing: Smoothing = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
 ) -> None:
@@ -213,13 +216,15 @@ def score(
     `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.
     """
     from trace_probe.model.local import load_model
+    from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.scoring import score_texts
 
-    guard = _guard(probe, rule, threshold)
-    loaded = load_model(model or model_of(guard))
+    detector = load_detector(probe, smoothing=smoothing, threshold=threshold)
+    loaded = load_model(model or model_of(detector))
+    say(str(detector))
     records = _json_lines() if lines else iter([{"text": sys.stdin.read(), "prompt": prompt}])
     alarmed = False
-    for scored in score_texts(loaded, guard, records):
+    for scored in score_texts(loaded, detector, records):
         alarmed = alarmed or scored.alarm
         if lines:
             typer.echo(json.dumps(asdict(scored), ensure_ascii=True))
@@ -252,9 +257,14 @@ def _json_lines() -> Iterator[dict[str, Any]]:
 def calibrate(
     run: Run,
     probe: Probe,
-    rules: Annotated[
+    smoothing: Annotated[
         str | None,
-        typer.Option(help="Rules to set thresholds for: the probe's own, max, ema:0.5 and 2-of-3."),
+        typer.Option(
+            "--smoothing",
+            "--rules",
+            help="Set a threshold for each of these; the probe's own, max, ema:0.5 and 2-of-3 by "
+            "default.",
+        ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
     promise: Annotated[
@@ -265,16 +275,16 @@ def calibrate(
     ] = "conformal",
     as_json: AsJson = False,
 ) -> None:
-    """Set the thresholds of alarm rules on the benign traces of a run, for its decoding."""
+    """Set thresholds on the benign traces of a run, for the way its tokens were drawn."""
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
     from trace_probe.monitor.calibrated import save_calibration
     from trace_probe.probing.probe import load_probe
-    from trace_probe.statistics.rules import DEFAULT_RULES
+    from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS
     from trace_probe.store import Store
 
     saved = load_probe(probe)
-    own = dict.fromkeys((saved.card.rule, *DEFAULT_RULES))
-    names = [name.strip() for name in rules.split(",")] if rules else list(own)
+    own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
+    names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
     found = calibrate_on(Store(run), saved, names, rate, promise=promise)
     save_calibration(probe, found)
     rows = [
@@ -297,7 +307,7 @@ def cascade(
         float,
         typer.Option(help="Without that: share of instrumental training traces it may hold back."),
     ] = 0.01,
-    rule: Rule = None,
+    smoothing: Smoothing = None,
     labeller: Labeller = None,
     base_url: BaseUrls = None,
     extra: Extra = None,
@@ -310,17 +320,20 @@ def cascade(
     from trace_probe.labelling.judge import Bench
     from trace_probe.labelling.labellers import labeller as labeller_of
     from trace_probe.labelling.runs import default_cache
+    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.cascade import cascade as compare
     from trace_probe.monitor.cascade import format_cascade
+    from trace_probe.monitor.detector import load_detector
     from trace_probe.store import Store
 
     store, cost = Store(run), price_pair(price)
-    guard = _guard(probe, rule, None, store.manifest.sampling)
+    decoding = Decoding.of(store.manifest.sampling)
+    detector = load_detector(probe, smoothing=smoothing, decoding=decoding)
     bench = Bench(tuple(base_url or ()), default_cache(), json_object(extra))
-    truth = labeller or guard.saved.card.labeller
+    truth = labeller or detector.saved.card.labeller
     found = compare(
         store,
-        guard,
+        detector,
         labeller_of(judge, bench),
         pass_rate=pass_rate,
         most_lost=most_lost,
@@ -333,7 +346,8 @@ def cascade(
 def serve(
     probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
     model: ModelName = None,
-    rule: Rule = None,
+    smoothing: Smoothing = None,
+    threshold: Threshold = None,
     on_alarm: Annotated[
         Literal["annotate", "stop", "withhold"], typer.Option(help="What an alarm leads to.")
     ] = "annotate",
@@ -361,5 +375,5 @@ def serve(
         raise ModelError(f"{error.name} is missing: pip install 'trace-probe[serve]'") from error
     name = model or load_probe(probes[0]).card.model.rpartition("@")[0]
     limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
-    plan = ServePlan(name, tuple(probes), rule, on_alarm, host, port, audit, limits)
+    plan = ServePlan(name, tuple(probes), smoothing, threshold, on_alarm, host, port, audit, limits)
     run_server(plan, say)

@@ -43,7 +43,7 @@ from trace_probe.statistics.metrics import (
     shown,
     within_prompt,
 )
-from trace_probe.statistics.rules import MAX, parse_rule, statistics
+from trace_probe.statistics.smoothing import MAX, parse_smoothing
 from trace_probe.trace import Trace
 
 PROMPT = "P at the prompt"
@@ -114,8 +114,10 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
             "the oracle was asked of traces of one outcome only: ask it of more, or of others"
         )
     points = points_of(one for trace in asked.traces for one in drawn[trace.id])
-    rule, ranked_by = (parse_rule(card.rule), parse_rule(card.ranked_by)) if card else (MAX, MAX)
-    read = {name: statistics(scores, ranked_by) for name, scores in detectors.items()}
+    rule, ranked_by = (
+        (parse_smoothing(card.smoothing), parse_smoothing(card.ranked_by)) if card else (MAX, MAX)
+    )
+    read = {name: ranked_by.apply(scores) for name, scores in detectors.items()}
     own = None if card is None else card.name
     flat = _carried(at_prompt(points, asked.traces), cohort)
     held = {PROMPT: [flat]}
@@ -123,7 +125,7 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
     for name, scores in detectors.items():
         ways = [read[name]] if name == own else [read[name], scores]
         held[name] = [scores_held(score_rows(cohort, way)) for way in ways]
-        maxima[name] = running_maxima(score_rows(cohort, statistics(scores, rule)))
+        maxima[name] = running_maxima(score_rows(cohort, rule.apply(scores)))
     known = _known(asked.known(), points, cohort)
     weights = resample(cohort.n_tasks, seed=seed)
     moments = {str(part): _part(cohort, part) for part in PREFIXES}

@@ -25,9 +25,9 @@ from trace_probe.model.blocks import Backend
 from trace_probe.model.bridge import bridged
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering
+from trace_probe.monitor.detector import Detector
 from trace_probe.probing.dataset import Corpus, load_corpus
 from trace_probe.probing.probe import SavedProbe, check_fits
-from trace_probe.statistics.metrics import first_alarm
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
@@ -90,11 +90,10 @@ def run_steering(  # noqa: PLR0913 - these are the options of the command
 
 def run_intervention(  # noqa: PLR0913 - these are the options of the command
     store: Store,
-    saved: SavedProbe,
+    detector: Detector,
     model: Model,
     labeller: Labeller,
     *,
-    threshold: float | None = None,
     reflection: str | None = None,
     traces: int | None = None,
     continuations: int = 4,
@@ -113,10 +112,10 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
         NotEnoughData: there is no trace of known outcome that the probe has not seen.
     """
     check_model(store, model)
+    saved = detector.saved
     card, labels = saved.card, store.labels(saved.card.labeller)
     known = _known(store, saved, labels)[:traces]
-    limit = card.threshold if threshold is None else threshold
-    alarms = _alarms(store, saved, known, limit)
+    alarms = _alarms(store, detector, known)
     pushed = bridged(model) if backend == "transformer-lens" else model
     ablation = Steering(card.layer, saved.direction(card.layer), "project-out")
     said = reflection or reflection_for(model)
@@ -125,7 +124,8 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
         "model": model.name,
         "probe": card.name,
         "labeller": labeller.name,
-        "threshold": limit,
+        "threshold": detector.threshold,
+        "smoothing": detector.smoothing.name,
         "reflection": said,
         "continuations": continuations,
         "seed": seed,
@@ -152,14 +152,12 @@ def _known(store: Store, saved: SavedProbe, labels: Mapping[str, Label]) -> list
     return known
 
 
-def _alarms(
-    store: Store, saved: SavedProbe, traces: Sequence[Trace], threshold: float
-) -> list[Alarm]:
+def _alarms(store: Store, detector: Detector, traces: Sequence[Trace]) -> list[Alarm]:
     """Return the traces that alarm, each at the end of its first sentence to do so."""
-    values = saved.alarm_statistics(score_run(store, saved))
+    scores = score_run(store, detector.saved)
     found = []
     for trace in traces:
-        sentence = first_alarm(values[trace.id], threshold)
+        sentence = detector.alarm(scores[trace.id])
         if sentence is not None:
             found.append(Alarm(trace, trace.sentences[sentence].stop))
     return found

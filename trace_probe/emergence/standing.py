@@ -67,7 +67,7 @@ def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) 
     found = Standing(
         model=store.manifest.model,
         probe=card.name,
-        rule=report.get("rule") or card.rule,
+        rule=report.get("rule") or card.smoothing,
         within_prompt_auroc=_metric(report["within_prompt_auroc"]),
         prev=_metric(report["caught_before_said"]),
         uwr=_metric(report["useful_warning"].get("0")),

@@ -27,7 +27,6 @@ from trace_probe.statistics.metrics import (
     shown,
     trace_maxima,
 )
-from trace_probe.statistics.rules import statistics
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -44,7 +43,7 @@ class Side:
     @property
     def followed(self) -> Scores:
         """Return what its alarm follows."""
-        return statistics(self.scores, self.panel.rule)
+        return self.panel.rule.apply(self.scores)
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _name(store: Store, saved: SavedProbe, *both: tuple[Store, SavedProbe]) -> s
 
 def _side(name: str, saved: SavedProbe, corpus: Corpus, seed: int) -> Side:
     panel = replace(
-        build_panel(corpus.only(()), corpus, seed), rule=saved.rule, ranked_by=saved.ranked_by
+        build_panel(corpus.only(()), corpus, seed), rule=saved.smoothing, ranked_by=saved.ranked_by
     )
     return Side(name, panel, saved.scores(corpus), saved.card.threshold)
 

@@ -26,7 +26,6 @@ from trace_probe.statistics.metrics import (
     pairs_within,
     resample,
 )
-from trace_probe.statistics.rules import statistics
 
 CONTROL = "shuffled labels"
 OBSERVER = "observer"
@@ -49,7 +48,7 @@ def evaluate(
     alone, since the better of two chances is above chance. Alarms of all follow one rule. Layer
     and labeller are for the caller to fill in.
     """
-    read, followed = statistics(scores, panel.ranked_by), statistics(scores, panel.rule)
+    read, followed = panel.ranked_by.apply(scores), panel.rule.apply(scores)
     cohort = panel.cohort
     weights = resample(cohort.n_tasks, seed=panel.seed)
     ranked = {

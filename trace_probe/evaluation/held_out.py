@@ -21,7 +21,7 @@ from trace_probe.probing.probe import (
 )
 from trace_probe.probing.recipe import Recipe
 from trace_probe.statistics.metrics import Scores
-from trace_probe.statistics.rules import CANDIDATES, MAX, parse_rule, statistics
+from trace_probe.statistics.smoothing import CANDIDATES, MAX, parse_smoothing
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -123,7 +123,7 @@ def _beside(
 
 def rules(scores: Scores) -> dict[str, Scores]:
     """Return other statistics that an alarm could follow, by which they are ranked as well."""
-    found = {f"rule {name}": statistics(scores, parse_rule(name)) for name in CANDIDATES}
+    found = {f"rule {name}": parse_smoothing(name).apply(scores) for name in CANDIDATES}
     means = ("top-3 mean", "softmax mean")
     return found | {name: aggregate(scores, AGGREGATIONS[name]) for name in means}
 
@@ -163,7 +163,7 @@ def _held_out(corpus: Corpus, saved: SavedProbe, seed: int) -> Panel:
     seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
     panel = build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
-    return replace(panel, rule=saved.rule, ranked_by=saved.ranked_by)
+    return replace(panel, rule=saved.smoothing, ranked_by=saved.ranked_by)
 
 
 def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:

@@ -28,7 +28,7 @@ from trace_probe.statistics.metrics import (
     trace_maxima,
     within_prompt,
 )
-from trace_probe.statistics.rules import MAX, Rule, statistics
+from trace_probe.statistics.smoothing import MAX, Smoothing
 from trace_probe.trace import Trace
 
 WARNINGS = (0, 1, 3, 5, 10)
@@ -48,9 +48,9 @@ class Panel:
     benign: tuple[Trace, ...] = ()
     hard_negative: tuple[Trace, ...] = ()
     seed: int = 0
-    rule: Rule = MAX
+    rule: Smoothing = MAX
     """What the alarms of all detectors follow."""
-    ranked_by: Rule = MAX
+    ranked_by: Smoothing = MAX
     """What is made of scores where traces are ranked at a moment."""
 
 
@@ -140,7 +140,7 @@ def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, 
     """
     cohort = panel.cohort
     at = cohort.before_said()
-    read = [scores_held(score_rows(cohort, statistics(scores, panel.ranked_by))) for scores in runs]
+    read = [scores_held(score_rows(cohort, panel.ranked_by.apply(scores))) for scores in runs]
     found = [rank(cohort, held, at, weights, seed=panel.seed) for held in read]
     return {name: _merge([values[name] for values in found]) for name in found[0]}
 
@@ -203,7 +203,7 @@ def caught_at(
     if not panel.calibration:
         return dict.fromkeys(CAUGHT)
     ids = [trace.id for trace in panel.calibration]
-    followed = statistics(runs[0], panel.rule)
+    followed = panel.rule.apply(runs[0])
     threshold = conformal_threshold(trace_maxima(followed, ids), target_rate).value
     return alarms_of(followed, threshold, panel, weights).figures()
 

@@ -14,7 +14,7 @@ from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset, spl
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
 from trace_probe.probing.recipe import TARGETS
 from trace_probe.statistics.metrics import Metric, resample, score_rows, scores_held, shown
-from trace_probe.statistics.rules import MAX, Rule, statistics
+from trace_probe.statistics.smoothing import MAX, Smoothing
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
 
@@ -37,7 +37,7 @@ def transfer_matrix(
     kinds: Mapping[str, Corpus],
     recipe: Recipe,
     *,
-    ranked_by: Rule = MAX,
+    ranked_by: Smoothing = MAX,
     seed: int = 0,
 ) -> Transfer:
     """Train on the training tasks of each kind and judge on the held-out tasks of every kind.
@@ -69,7 +69,7 @@ def transfer_matrix(
 
 
 def leave_one_category_out(
-    corpus: Corpus, recipe: Recipe, *, ranked_by: Rule = MAX, seed: int = 0
+    corpus: Corpus, recipe: Recipe, *, ranked_by: Smoothing = MAX, seed: int = 0
 ) -> Transfer:
     """Judge each category by a probe that learned from all others.
 
@@ -126,14 +126,14 @@ def judge(
     corpus: Corpus,
     recipe: Recipe,
     *,
-    ranked_by: Rule = MAX,
+    ranked_by: Smoothing = MAX,
     seed: int = 0,
 ) -> dict[str, Metric | None]:
     """Return how a probe ranks the traces of a corpus before it is said."""
     cohort = build_cohort(corpus)
     if probe is None or not cohort.ids:
         return dict(NOTHING)
-    scores = statistics(probe_scores(probe, corpus, recipe), ranked_by)
+    scores = ranked_by.apply(probe_scores(probe, corpus, recipe))
     held = scores_held(score_rows(cohort, scores))
     weights = resample(cohort.n_tasks, seed=seed)
     return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed), cohort)

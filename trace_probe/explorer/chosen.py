@@ -6,7 +6,9 @@ from trace_probe.explorer.curves import TEXT_MONITOR, Beside
 from trace_probe.explorer.layers import LayerRow
 from trace_probe.explorer.loading import Loaded
 from trace_probe.explorer.rows import Row, build_row
-from trace_probe.explorer.words import Detector
+from trace_probe.explorer.words import ShownDetector
+from trace_probe.monitor.detector import Detector, Source
+from trace_probe.statistics.smoothing import MAX
 from trace_probe.trace import Trace
 
 
@@ -16,7 +18,7 @@ class Chosen:
 
     trace: Trace
     row: Row
-    detector: Detector | None
+    detector: ShownDetector | None
     beside: Beside
 
     @property
@@ -28,7 +30,7 @@ class Chosen:
 def look(
     run: Loaded,
     row: Row,
-    detector: Detector | None,
+    detector: ShownDetector | None,
     *,
     layer: int | None = None,
     own_threshold: float | None = None,
@@ -54,10 +56,10 @@ def look(
     return Chosen(trace, row, detector, Beside(present, run.oracle(trace.id), rows, shown))
 
 
-def at_layer(detector: Detector, found: LayerRow, own_threshold: float | None) -> Detector:
+def at_layer(
+    detector: ShownDetector, found: LayerRow, own_threshold: float | None
+) -> ShownDetector:
     """Return a detector as it is on another layer, at that layer's threshold."""
-    by_hand = own_threshold is not None
-    threshold = own_threshold if by_hand else found.threshold
-    return Detector(
-        detector.name, threshold, None, found.low, found.high, found.layer, by_hand=by_hand
-    )
+    own = Detector(detector.name, MAX, found.threshold, Source("card"))  # its scores are smoothed
+    follows = own if own_threshold is None else own.at(own_threshold)
+    return ShownDetector(follows, None, found.low, found.high, found.layer)

@@ -14,13 +14,13 @@ from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.runs import list_runs, traces_root
 from trace_probe.explorer.state import ViewState
-from trace_probe.explorer.words import Detector
+from trace_probe.explorer.words import ShownDetector
 from trace_probe.store import Store
 from trace_probe.visible import visible
 
 RUN_KEY, DETECTOR_KEY, LABELLER_KEY = "run", "detector", "labeller"
 LAYER_KEY = "layer"
-OWN_KEY, THRESHOLD_KEY = "own_threshold", "threshold"
+OWN_KEY, THRESHOLD_KEY, SMOOTHING_KEY = "own_threshold", "threshold", "smoothing"
 NO_THRESHOLD = (
     "This detector has no calibrated threshold here, so there are no alarms: evaluate it on a run "
     "with benign traces, or try a threshold of your own at the left."
@@ -32,7 +32,7 @@ class Current:
     """What the sidebar says: the run, the detector, whose labels."""
 
     run: Loaded
-    detector: Detector | None
+    detector: ShownDetector | None
     labeller: str | None = None
     """None where nobody has labelled the run."""
 
@@ -61,6 +61,7 @@ class Current:
             detector=detector,
             layer=own_layer(),
             threshold=own_threshold(),
+            smoothing=own_smoothing(),
             labeller=several,
         )
 
@@ -105,10 +106,12 @@ def current(*, every_row: bool = True) -> Current:
         end_page()
 
 
-def chosen_detector(run: Loaded) -> Detector | None:
+def chosen_detector(run: Loaded) -> ShownDetector | None:
     """Return the detector of the sidebar, or None where none has scored the run."""
     name = st.session_state.get(DETECTOR_KEY)
-    return run.detector(name, own_threshold()) if name in run.detectors else None
+    return (
+        None if name not in run.detectors else run.detector(name, own_threshold(), own_smoothing())
+    )
 
 
 def chosen_labeller(run: Loaded) -> str | None:
@@ -121,6 +124,12 @@ def own_threshold() -> float | None:
     """Return the threshold the reader set, if any."""
     chosen = st.session_state.get(THRESHOLD_KEY) if st.session_state.get(OWN_KEY) else None
     return None if chosen is None else float(chosen)
+
+
+def own_smoothing() -> str | None:
+    """Return the smoothing the reader chose instead of the detector's own, if any."""
+    chosen = st.session_state.get(SMOOTHING_KEY)
+    return None if chosen is None else str(chosen)
 
 
 def own_layer() -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 from trace_probe.emergence.curve import OraclePoint
 from trace_probe.explorer.layers import LayerRow
 from trace_probe.explorer.rows import Scores
-from trace_probe.explorer.words import Detector
+from trace_probe.explorer.words import ShownDetector
 from trace_probe.visible import visible
 
 TEXT_MONITOR = "text-monitor "
@@ -20,7 +20,7 @@ TEXT_MONITOR = "text-monitor "
 class Beside:
     """What a page wants drawn with a trace, all of it optional."""
 
-    others: tuple[tuple[Detector, Scores], ...] = ()
+    others: tuple[tuple[ShownDetector, Scores], ...] = ()
     oracle: tuple[OraclePoint, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     layer: int | None = None
@@ -35,7 +35,7 @@ class Beside:
         }
 
 
-def curve(detector: Detector, scores: Scores) -> dict[str, Any]:
+def curve(detector: ShownDetector, scores: Scores) -> dict[str, Any]:
     """Return the curve of another detector; a text monitor speaks in probabilities."""
     monitor = detector.name.startswith(TEXT_MONITOR)
     return {

@@ -5,7 +5,7 @@ from typing import Any
 
 from trace_probe.explorer.figures import figure
 from trace_probe.explorer.rows import Row
-from trace_probe.explorer.words import Detector, fine_print, gap
+from trace_probe.explorer.words import ShownDetector, fine_print, gap
 from trace_probe.trace import Trace
 from trace_probe.visible import snippet, visible
 
@@ -17,7 +17,7 @@ Marks = Mapping[str, Mapping[str, Any]]
 
 
 def facts(
-    trace: Trace, row: Row, detector: Detector | None, marks: Marks, absent: Mapping[str, str]
+    trace: Trace, row: Row, detector: ShownDetector | None, marks: Marks, absent: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Return one card for each mark, there or not, and one that says how sure we are."""
     cards = [_card(trace, name, marks.get(name), absent[name]) for name in TITLES]
@@ -47,10 +47,10 @@ def _fact(name: str, title: str, value: str, detail: str = "") -> dict[str, Any]
     return {**fact, "quote": "", "sentence": None}
 
 
-def sure(row: Row, detector: Detector | None) -> dict[str, Any]:
+def sure(row: Row, detector: ShownDetector | None) -> dict[str, Any]:
     """Return the card on trust: false alarms first, then whether the detector beats chance."""
     rate = None if detector is None else figure(detector.report, "false_alarm_rate")
-    if rate is not None and rate.known and detector is not None and detector.calibrated:
+    if rate is not None and rate.known and detector is not None and detector.measured:
         value = f"{rate.text(percent=True)} false alarms"
     else:
         value = "False-alarm rate not known"
@@ -58,7 +58,7 @@ def sure(row: Row, detector: Detector | None) -> dict[str, Any]:
     return _fact("sure", "How sure", value, visible(" ".join(words)))
 
 
-def early_signal(detector: Detector | None) -> list[str]:
+def early_signal(detector: ShownDetector | None) -> list[str]:
     """Return whether the detector tells outcomes apart among samples of one prompt."""
     found = figure(None if detector is None else detector.report, "within_prompt_auroc")
     if not found.known:

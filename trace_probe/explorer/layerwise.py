@@ -46,7 +46,7 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
         progress(f"layer {layer}: {len(scales) + 1} of {len(store.manifest.layers)}")
         probe = at_layer(store, saved, layer)
         corpus = Corpus(traces, {}, load_matrix(store, traces, (layer,)))
-        scores[layer] = dict(probe.alarm_statistics(probe.scores(corpus)))
+        scores[layer] = dict(probe.smoothing.apply(probe.scores(corpus)))
         low, high = score_range(scores[layer].values(), probe.card.threshold)
         scales.append(LayerScale(layer, probe.card.threshold, low, high))
     write_layers(store.path, saved.card.name, scales, scores)
@@ -64,7 +64,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     probe = fit_dataset(build_dataset(learned, recipe), recipe)
     held = corpus.only(card.calibration_tasks)
     ids = [trace.id for trace in build_panel(held, learned).calibration]
-    maxima = trace_maxima(saved.alarm_statistics(probe_scores(probe, held, recipe)), ids)
+    maxima = trace_maxima(saved.smoothing.apply(probe_scores(probe, held, recipe)), ids)
     threshold = promised_threshold(maxima, card.target_false_alarm_rate, card.promise)
     return SavedProbe(replace(card, layers=(layer,), C=recipe.C, threshold=threshold.value), probe)
 

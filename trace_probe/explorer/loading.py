@@ -29,9 +29,11 @@ from trace_probe.explorer.rows import (
 )
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
 from trace_probe.explorer.search import written
-from trace_probe.explorer.words import Detector, calibrated_threshold
+from trace_probe.explorer.words import ShownDetector, threshold_of
 from trace_probe.labels import Label
-from trace_probe.statistics.rules import rule_of, statistics
+from trace_probe.monitor.calibrated import load_calibrations
+from trace_probe.monitor.detector import Detector, probe_beside, recorded_detector
+from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 
@@ -93,22 +95,35 @@ class Loaded:
         """Return the evaluation of a detector on this run, or None."""
         return self.store.report(detector)
 
-    def scores(self, detector: str) -> Mapping[str, Scores]:
+    def scores(self, detector: ShownDetector) -> Mapping[str, Scores]:
         """Return what the alarm of a detector follows after each sentence, by trace id."""
-        return _scores(self.path, detector, self.stamp)
+        return _scores(self.path, detector.name, detector.detector.smoothing.name, self.stamp)
 
-    def detector(self, name: str, own: float | None = None) -> Detector:
-        """Return a detector at its calibrated threshold, or at one of the reader's own."""
-        report = self.report(name)
-        calibrated = calibrated_threshold(report)
-        low, high = _range(self.path, name, calibrated, self.stamp)
-        threshold, by_hand = calibrated if own is None else own, own is not None
-        return Detector(name, threshold, report, low, high, by_hand=by_hand)
+    def detector(
+        self, name: str, threshold: float | None = None, smoothing: str | None = None
+    ) -> ShownDetector:
+        """Return a detector as `flag` would use it, or with the reader's own settings.
 
-    def beside(self, name: str, trace_id: str) -> tuple[Detector, Scores] | None:
+        Raises:
+            ProbeError: its files are broken, or it has no threshold for the smoothing.
+        """
+        usual = _detector(self.path, name, None, None, self.stamp)
+        found = usual
+        if threshold is not None or smoothing is not None:
+            found = _detector(self.path, name, threshold, smoothing, self.stamp)
+        limit = ShownDetector(usual).threshold
+        low, high = _range(self.path, name, found.smoothing.name, limit, self.stamp)
+        return ShownDetector(found, self.report(name), low, high)
+
+    def smoothings(self, name: str) -> tuple[str, ...]:
+        """Return the smoothings for which a detector has a threshold, its usual one first."""
+        return _smoothings(self.path, name, self.stamp)
+
+    def beside(self, name: str, trace_id: str) -> tuple[ShownDetector, Scores] | None:
         """Return another detector and its scores of a trace, or None if it has none."""
-        scores = self.scores(name).get(trace_id)
-        return None if scores is None else (self.detector(name), scores)
+        detector = self.detector(name)
+        scores = self.scores(detector).get(trace_id)
+        return None if scores is None else (detector, scores)
 
     def own_layer(self, detector: str) -> int | None:
         """Return the layer that a detector reads, or None where none is known."""
@@ -140,7 +155,7 @@ class Loaded:
     def older_report(self, detector: str) -> bool:
         """Return whether a detector was evaluated before the probe of its name was trained anew."""
         card = _card(probe_card(self.path, detector), self.stamp)
-        known = card.get("threshold"), calibrated_threshold(self.report(detector))
+        known = card.get("threshold"), threshold_of(self.report(detector))
         return None not in known and known[0] != known[1]
 
     def layer_rows(self, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
@@ -153,14 +168,16 @@ class Loaded:
         """Return P(instrumental | prefix) along a trace; nothing where it was not drawn."""
         return _oracle(self.path, self.stamp).get(trace_id, ())
 
-    def rows(self, detector: Detector | None, labeller: str | None = None) -> list[Row]:
+    def rows(self, detector: ShownDetector | None, labeller: str | None = None) -> list[Row]:
         """Return the trace table as a detector sees it, by the labels of a labeller or the last."""
         by = labeller or next(reversed(self.labellers), None)
         if detector is None:
-            return _rows(self.path, None, None, by, self.stamp)
-        return _rows(self.path, detector.name, detector.threshold, by, self.stamp)
+            return _rows(self.path, None, by, self.stamp)
+        return _rows(self.path, _key(detector), by, self.stamp)
 
-    def row(self, trace_id: str, detector: Detector | None, labeller: str | None = None) -> Row:
+    def row(
+        self, trace_id: str, detector: ShownDetector | None, labeller: str | None = None
+    ) -> Row:
         """Return the row of one trace, without looking at any other.
 
         Raises:
@@ -172,13 +189,22 @@ class Loaded:
         disputed = trace_id in _disputed(self.path, self.stamp)
         if detector is None:
             return build_row(facts, label, None, None, disputed=disputed)
-        scores = self.scores(detector.name).get(trace_id)
+        scores = self.scores(detector).get(trace_id)
         split = _splits(probe_card(self.path, detector.name), self.stamp)[facts.task]
         return build_row(facts, label, scores, detector.threshold, split, disputed=disputed)
 
-    def by_risk(self, detector: Detector | None) -> Sequence[str]:
+    def by_risk(self, detector: ShownDetector | None) -> Sequence[str]:
         """Return the ids by falling peak, which no threshold and no label changes."""
-        return _by_risk(self.path, None if detector is None else detector.name, self.stamp)
+        key = None if detector is None else (*_key(detector)[:2], None)
+        return _by_risk(self.path, key, self.stamp)
+
+
+_Key = tuple[str, str, float | None]
+"""Name, smoothing and threshold of a detector: what the rows of a run depend on."""
+
+
+def _key(detector: ShownDetector) -> _Key:
+    return detector.name, detector.detector.smoothing.name, detector.threshold
 
 
 def load_run(path: Path) -> Loaded:
@@ -230,32 +256,49 @@ def _sentence(path: Path, trace_id: str, index: int, state: Stamp) -> str:
     return trace.text_of(trace.sentences[index]).strip()
 
 
-@lru_cache(maxsize=16)
-def _scores(path: Path, detector: str, state: Stamp) -> dict[str, Scores]:
+@lru_cache(maxsize=64)
+def _detector(
+    path: Path, name: str, threshold: float | None, smoothing: str | None, state: Stamp
+) -> Detector:
     store = _run(path, state).store
-    return dict(statistics(store.scores(detector), rule_of(store.report(detector))))
+    return recorded_detector(store, name, threshold=threshold, smoothing=smoothing)
+
+
+@lru_cache(maxsize=16)
+def _smoothings(path: Path, name: str, state: Stamp) -> tuple[str, ...]:
+    usual = _detector(path, name, None, None, state)
+    folder = probe_beside(path, name)
+    kept = () if folder is None or usual.probe is None else load_calibrations(folder)
+    own = [each for each in kept if each.model == usual.saved.card.model]
+    return tuple(
+        dict.fromkeys([usual.smoothing.name, *(n for each in own for n in each.thresholds)])
+    )
+
+
+@lru_cache(maxsize=16)
+def _scores(path: Path, detector: str, smoothing: str, state: Stamp) -> dict[str, Scores]:
+    store = _run(path, state).store
+    return dict(parse_smoothing(smoothing).apply(store.scores(detector)))
 
 
 @lru_cache(maxsize=8)
-def _rows(
-    path: Path, detector: str | None, threshold: float | None, labeller: str | None, state: Stamp
-) -> list[Row]:
+def _rows(path: Path, detector: _Key | None, labeller: str | None, state: Stamp) -> list[Row]:
     run = _run(path, state)
     facts, labels = run.facts.values(), run.judged.get(labeller or "", {})
     disputed = _disputed(path, state)
     if detector is None:
         return build_rows(facts, labels, {}, None, _splits(None, state), disputed)
-    splits = _splits(probe_card(path, detector), state)
-    scores = _scores(path, detector, state)
+    name, smoothing, threshold = detector
+    splits = _splits(probe_card(path, name), state)
+    scores = _scores(path, name, smoothing, state)
     rows = build_rows(facts, labels, scores, threshold, splits, disputed)
     _set_aside()
     return rows
 
 
 @lru_cache(maxsize=8)
-def _by_risk(path: Path, detector: str | None, state: Stamp) -> tuple[str, ...]:
-    run = _run(path, state)
-    rows = run.rows(None if detector is None else run.detector(detector))
+def _by_risk(path: Path, detector: _Key | None, state: Stamp) -> tuple[str, ...]:
+    rows = _rows(path, detector, None, state)
     return tuple(row.facts.id for row in ordered(rows, "risk"))
 
 
@@ -320,8 +363,10 @@ def _splits(card: Path | None, state: Stamp) -> defaultdict[str, Split]:
 
 
 @lru_cache(maxsize=32)
-def _range(path: Path, detector: str, threshold: float | None, state: Stamp) -> tuple[float, float]:
-    return score_range(_scores(path, detector, state).values(), threshold)
+def _range(
+    path: Path, detector: str, smoothing: str, threshold: float | None, state: Stamp
+) -> tuple[float, float]:
+    return score_range(_scores(path, detector, smoothing, state).values(), threshold)
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from trace_probe.probing.probe import SavedProbe, load_probe
+from trace_probe.monitor.calibrated import Decoding
+from trace_probe.monitor.detector import Detector, load_detector
 
 if TYPE_CHECKING:
     from trace_probe.model.local import Model
@@ -31,14 +32,14 @@ def _load_model(name: str) -> Resident:
     return Resident(load_model(name), load_tokenizer(name))
 
 
-def _load_probe(folder: Path, changed: tuple[int, ...]) -> SavedProbe:
-    """Return a probe; `changed` tells one content of its files from another."""
+def _load_detector(folder: Path, decoding: Decoding | None, changed: tuple[int, ...]) -> Detector:
+    """Return a detector; `changed` tells one content of its files from another."""
     del changed
-    return load_probe(folder)
+    return load_detector(folder, decoding=decoding)
 
 
 MODELS: Any = st.cache_resource(_load_model, max_entries=2, show_spinner="Loading the model")
-PROBES: Any = st.cache_resource(_load_probe, max_entries=8, show_spinner=False)
+DETECTORS: Any = st.cache_resource(_load_detector, max_entries=8, show_spinner=False)
 
 
 def resident(model: str) -> Resident:
@@ -51,13 +52,14 @@ def resident(model: str) -> Resident:
     return found
 
 
-def probe(folder: Path) -> SavedProbe:
-    """Return a probe as it now is on disk.
+def detector(folder: Path, decoding: Decoding | None = None) -> Detector:
+    """Return the detector of a probe's folder as it now is on disk, for a way of decoding.
 
     Raises:
         ProbeError: its files are broken.
     """
-    found: SavedProbe = PROBES(folder, tuple(file.stat().st_mtime_ns for file in folder.iterdir()))
+    changed = tuple(file.stat().st_mtime_ns for file in folder.iterdir())
+    found: Detector = DETECTORS(folder, decoding, changed)
     return found
 
 

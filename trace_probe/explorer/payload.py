@@ -12,7 +12,7 @@ import numpy as np
 from trace_probe.explorer.curves import Beside, over, rounded
 from trace_probe.explorer.facts import facts
 from trace_probe.explorer.rows import Row
-from trace_probe.explorer.words import Detector, headline
+from trace_probe.explorer.words import ShownDetector, headline
 from trace_probe.trace import Span, Trace
 from trace_probe.visible import visible
 
@@ -27,7 +27,7 @@ NOTHING = Beside()
 def payload(
     trace: Trace,
     row: Row,
-    detector: Detector | None,
+    detector: ShownDetector | None,
     *,
     focus: int | None = None,
     beside: Beside = NOTHING,
@@ -130,7 +130,7 @@ def opening(row: Row, marks: dict[str, dict[str, Any]], focus: int | None) -> in
 
 
 def folds(
-    row: Row, detector: Detector | None, marks: dict[str, dict[str, Any]]
+    row: Row, detector: ShownDetector | None, marks: dict[str, dict[str, Any]]
 ) -> list[list[float]]:
     """Return runs of calm sentences worth folding away: first, last + 1, highest score."""
     if detector is None or row.threshold is None or row.scores is None:

@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from trace_probe.monitor.calibrated import FILE as CALIBRATIONS
+from trace_probe.monitor.detector import probe_beside, probes_beside
+
 VARIABLE = "TRACE_PROBE_TRACES"
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -35,17 +38,17 @@ def changed(run: Path) -> int:
 
 def stamp(run: Path) -> Stamp:
     """Return path, mtime and size of every file the explorer reads: equal means unchanged."""
-    return _states([*_run_files(run), *sorted(_probes(run).glob("*/card.json"))])
+    probes = probes_beside(run)
+    kept = [
+        file for name in ("card.json", CALIBRATIONS) for file in sorted(probes.glob(f"*/{name}"))
+    ]
+    return _states([*_run_files(run), *kept])
 
 
 def probe_card(run: Path, detector: str) -> Path | None:
     """Return the card of a probe kept beside the runs, in ``probes/<detector>``."""
-    file = _probes(run) / detector / "card.json"
-    return file if file.is_file() else None
-
-
-def _probes(run: Path) -> Path:
-    return run.resolve().parents[1] / "probes"
+    folder = probe_beside(run, detector)
+    return None if folder is None else folder / "card.json"
 
 
 def _run_files(run: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from trace_probe.explorer.current import (
     LAYER_KEY,
     OWN_KEY,
     RUN_KEY,
+    SMOOTHING_KEY,
     THRESHOLD_KEY,
     root,
     runs,
@@ -87,6 +88,8 @@ def _adopt_address() -> ViewState:
     if asked.labeller:
         st.session_state[LABELLER_KEY] = asked.labeller
     st.session_state[LAYER_KEY] = asked.layer
+    if asked.smoothing:
+        st.session_state[SMOOTHING_KEY] = asked.smoothing
     if asked.threshold is not None:
         st.session_state[OWN_KEY] = True
         st.session_state[THRESHOLD_KEY] = asked.threshold
@@ -100,11 +103,12 @@ def _choose_detector(run: Loaded) -> None:
     if st.session_state.get(DETECTOR_KEY) not in run.detectors:
         st.session_state[DETECTOR_KEY] = run.detectors[0]
     name = st.selectbox("Detector", run.detectors, key=DETECTOR_KEY)
-    calibrated = run.detector(name)
+    calibrated = run.detector(name, None, _choose_smoothing(run, name))
     if calibrated.threshold is None:
         st.caption("No calibrated threshold.")
     else:
-        st.caption(f"Calibrated threshold {calibrated.threshold:.3g}")
+        source = calibrated.detector.source
+        st.caption(visible(f"Threshold {calibrated.threshold:.3g} ({source})"))
     if not st.toggle("Try another threshold", key=OWN_KEY):
         return
     low, high = calibrated.low, calibrated.high
@@ -112,6 +116,16 @@ def _choose_detector(run: Loaded) -> None:
     held = st.session_state.get(THRESHOLD_KEY, start)
     st.session_state[THRESHOLD_KEY] = min(max(float(held), low), high)
     st.slider("Threshold", low, high, key=THRESHOLD_KEY, step=(high - low) / STEPS)
+
+
+def _choose_smoothing(run: Loaded, detector: str) -> str | None:
+    """Let the reader choose a smoothing, where there are thresholds for several."""
+    known = run.smoothings(detector)
+    if st.session_state.get(SMOOTHING_KEY) not in known:
+        st.session_state.pop(SMOOTHING_KEY, None)
+    if len(known) < 2:
+        return None
+    return str(st.selectbox("Smoothing", known, key=SMOOTHING_KEY))
 
 
 def _choose_labeller(run: Loaded) -> None:

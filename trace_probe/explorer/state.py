@@ -18,6 +18,8 @@ class ViewState:
     """0-based block; None is the layer that the detector reads."""
     threshold: float | None = None
     """A threshold of the reader's own; None is the calibrated one."""
+    smoothing: str | None = None
+    """A smoothing of the reader's own; None is the detector's."""
     labeller: str | None = None
     """Whose labels; None where a run has one labeller."""
 
@@ -31,6 +33,7 @@ class ViewState:
             detector=query.get("p") or None,
             layer=_index(query.get("l", "")),
             threshold=_threshold(query.get("th", "")),
+            smoothing=query.get("sm") or None,
             labeller=query.get("by") or None,
         )
 
@@ -43,6 +46,7 @@ class ViewState:
             "p": self.detector,
             "l": self.layer,
             "th": None if self.threshold is None else f"{self.threshold:.6g}",
+            "sm": self.smoothing,
             "by": self.labeller,
         }
         return {key: str(value) for key, value in parts.items() if value is not None}

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from trace_probe.explorer.rows import Facts, Row, Scores, build_row
-from trace_probe.statistics.rules import MAX, Rule, followed
+from trace_probe.monitor.detector import Detector
 
 
 class Reading(Protocol):
@@ -62,8 +62,7 @@ class Watched:
     """A generation that is running, or that ran."""
 
     readings: Generator[Reading, None, None]
-    threshold: float
-    rule: Rule = MAX
+    detector: Detector
     turn: Lock = field(default_factory=Lock)
     """Held while the model writes a token."""
     sentences: list[Sentence] = field(default_factory=list)
@@ -124,16 +123,16 @@ class Watched:
             stops=np.array([one.stop for one in self.sentences], dtype=np.int32),
             reasoning=np.array([one.channel == "reasoning" for one in self.sentences], dtype=bool),
         )
-        return build_row(facts, None, self.statistics, self.threshold)
+        return build_row(facts, None, self.statistics, self.detector.threshold)
 
     @property
     def statistics(self) -> Scores:
         """Return what the alarm follows, as if the last sentence ended here."""
         scores = [np.nan if one.score is None else one.score for one in self.sentences]
-        return followed(np.array(scores, dtype=np.float32), self.rule)
+        return self.detector.follow(np.array(scores, dtype=np.float32))
 
     def lines(self) -> Iterator[str]:
         """Yield the sentences, those over the threshold marked."""
         for one, value in zip(self.sentences, self.statistics, strict=True):
-            over = value >= self.threshold
+            over = value >= self.detector.threshold
             yield f"{'▲' if over else ' '} {one.text.strip()}"

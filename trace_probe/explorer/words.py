@@ -6,35 +6,44 @@ from typing import Any
 
 from trace_probe.explorer.figures import figure, number
 from trace_probe.explorer.rows import Row
+from trace_probe.monitor.detector import Detector
+from trace_probe.statistics.smoothing import MAX, smoothing_of
 
 
 @dataclass(frozen=True)
-class Detector:
-    """A detector as the reader looks through it: which, at what threshold, how sure."""
+class ShownDetector:
+    """A detector as a page shows it: with its evaluation and the range of its scores."""
 
-    name: str
-    threshold: float | None
+    detector: Detector
     report: dict[str, Any] | None = None
     low: float = 0.0
     high: float = 1.0
     layer: int | None = None
     """A layer other than the one that the detector reads; its threshold is its own."""
-    by_hand: bool = False
-    """Whether the reader chose the threshold."""
 
     @property
-    def calibrated(self) -> bool:
-        """Return whether the threshold is the one that the report vouches for."""
-        known = self.threshold is not None and self.layer is None
-        return known and self.threshold == calibrated_threshold(self.report)
+    def name(self) -> str:
+        """Return the name of the detector."""
+        return self.detector.name
+
+    @property
+    def threshold(self) -> float | None:
+        """Return the smoothed score from which on it alarms; None if there is no threshold."""
+        return None if self.detector.source.kind == "none" else self.detector.threshold
+
+    @property
+    def measured(self) -> bool:
+        """Return whether the report measured false alarms at this very threshold."""
+        same = self.threshold is not None and self.threshold == threshold_of(self.report)
+        return same and self.layer is None and self.detector.smoothing == smoothing_of(self.report)
 
 
-def calibrated_threshold(report: dict[str, Any] | None) -> float | None:
+def threshold_of(report: dict[str, Any] | None) -> float | None:
     """Return the threshold of a report, or None if there is no report or no threshold in it."""
     return number(report.get("threshold")) if report else None
 
 
-def headline(row: Row, detector: Detector | None) -> str:
+def headline(row: Row, detector: ShownDetector | None) -> str:
     """Return what happened on a trace: alarm, words, action, and by how much the first led."""
     if detector is None or row.scores is None:
         return f"No scores for this trace. {_events(row)}"
@@ -47,7 +56,7 @@ def headline(row: Row, detector: Detector | None) -> str:
     return f"{place} — {_leads(row)}."
 
 
-def fine_print(row: Row, detector: Detector | None) -> str:
+def fine_print(row: Row, detector: ShownDetector | None) -> str:
     """Return how far the headline can be trusted: threshold, false alarms, labeller."""
     labeller = f"Labelled by {row.label.labeller}." if row.label else "Not labelled."
     if detector is None:
@@ -55,29 +64,31 @@ def fine_print(row: Row, detector: Detector | None) -> str:
     return f"{detector.name}: {_threshold_words(detector)} {labeller}"
 
 
-def _threshold_words(detector: Detector) -> str:
+def _threshold_words(detector: ShownDetector) -> str:
     if detector.threshold is None:
         return "no calibrated threshold; evaluate it with benign traces, or try one of your own."
     shown = f"threshold {detector.threshold:.3g}"
-    if detector.layer is not None and not detector.by_hand:
+    source = detector.detector.source
+    smoothing = detector.detector.smoothing
+    shown += "" if smoothing == MAX else f" on the smoothing {smoothing.name}"
+    if detector.layer is not None and source.kind != "hand":
         return (
             f"layer {detector.layer}, {shown}, set on the same benign traces as the detector's "
             "own; its false-alarm rate was not measured."
         )
-    if detector.report is None and not detector.by_hand:
-        return f"{shown}, the probe's own: how often it alarms on benign text is not known here."
-    if not detector.calibrated:
+    if source.kind == "hand" and not detector.measured:
         return f"{shown}, chosen by hand: its false-alarm rate is not known."
+    shown += f", from {source}," if source.kind == "calibration" else ""
+    if detector.report is None or not detector.measured:
+        return f"{shown.rstrip(',')}: how often it alarms on benign text was not measured here."
     rate = figure(detector.report, "false_alarm_rate")
-    rule = (detector.report or {}).get("rule") or "max"
-    shown += "" if rule == "max" else f" on the rule {rule}"
     return (
         f"{shown} = {rate.text(percent=True)} of benign traces raise a false alarm"
         f"{_aim(detector)}{'' if rate.n is None else f', n = {rate.n}'}."
     )
 
 
-def _aim(detector: Detector) -> str:
+def _aim(detector: ShownDetector) -> str:
     target = number((detector.report or {}).get("target_false_alarm_rate"))
     return "" if target is None else f" (aim {100 * target:.3g} %)"
 

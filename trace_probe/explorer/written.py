@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from trace_probe.errors import NotEnoughData, TraceError
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.labels import Label
+from trace_probe.monitor.detector import Detector
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.probe import Recipe, SavedProbe
+from trace_probe.probing.probe import Recipe
 from trace_probe.probing.tfidf import text_scores
-from trace_probe.statistics.rules import followed
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of, opens_reasoning
 from trace_probe.trace import Task, Trace
@@ -91,7 +91,7 @@ def score_words(content: bytes, run: Store, labeller: str | None = None) -> list
 
 
 def score_with_probe(
-    content: bytes, model: "Model", tokenizer: "ChatTokenizer", saved: SavedProbe
+    content: bytes, model: "Model", tokenizer: "ChatTokenizer", detector: Detector
 ) -> list[Scored]:
     """Score transcripts by a probe: the model reads each as if it had just written it.
 
@@ -102,8 +102,8 @@ def score_with_probe(
     from trace_probe.monitor.scoring import read_scores
 
     traces = [as_written(trace, model, tokenizer) for trace, _ in transcripts(content)]
-    scores = read_scores(model, saved, traces)
-    return list(map(Scored, traces, [followed(row, saved.rule) for row in scores]))
+    scores = read_scores(model, detector.saved, traces)
+    return list(map(Scored, traces, map(detector.follow, scores)))
 
 
 def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Trace:

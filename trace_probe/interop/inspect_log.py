@@ -14,8 +14,8 @@ import numpy as np
 from trace_probe.errors import NotEnoughData, TraceError
 from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
-from trace_probe.statistics.metrics import Scores, first_alarm
-from trace_probe.statistics.rules import rule_of, statistics
+from trace_probe.monitor.detector import Detector
+from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug
@@ -65,13 +65,9 @@ def score_inspect(
     store: Store,
     log: Path | str,
     out: Path | str,
-    *,
-    detector: str,
-    threshold: float | None = None,
+    detector: Detector,
 ) -> int:
     """Write a copy of a log with a detector's scores; return how many samples were scored.
-
-    Without a threshold it is the one of the detector's report on this run.
 
     An alarm is explained by the sentence it came at, with a reference to the message, so that
     Inspect's viewer shows it beside the transcript.
@@ -79,34 +75,28 @@ def score_inspect(
     Raises:
         TraceError: the log cannot be read, or none of the run's traces come from it.
         StoreError: the detector has not scored this run.
-        NotEnoughData: no threshold is given, and there is no report.
+        NotEnoughData: the detector has no threshold.
     """
     from inspect_ai.log import write_eval_log
 
     found = _read(Path(log))
-    scores: Scores = store.scores(detector)
-    if threshold is None:
-        threshold = _threshold(store, detector)
-        scores = statistics(scores, rule_of(store.report(detector)))
+    scores: Scores = store.scores(detector.name)
+    if detector.source.kind == "none":
+        raise NotEnoughData(
+            f"no threshold of {detector.name} is known in {store.path}: give --threshold"
+        )
     traces = {_origin(trace): trace for trace in store.traces() if trace.id in scores}
     scored = 0
     for sample in found.samples or ():
         trace = traces.get((found.eval.eval_id, str(sample.id), str(sample.epoch)))
         if trace is not None:
-            score = _score(trace, sample, scores[trace.id], threshold)
-            sample.scores = {**(sample.scores or {}), f"trace_probe/{detector}": score}
+            score = _score(trace, sample, scores[trace.id], detector)
+            sample.scores = {**(sample.scores or {}), f"trace_probe/{detector.name}": score}
             scored += 1
     if not scored:
         raise TraceError(f"no trace of {store.path} comes from {log}: import that log first")
     write_eval_log(found, str(out))
     return scored
-
-
-def _threshold(store: Store, detector: str) -> float:
-    known = (store.report(detector) or {}).get("threshold")
-    if known is None:
-        raise NotEnoughData(f"no threshold of {detector} is kept in {store.path}: give --threshold")
-    return float(known)
 
 
 def _read(path: Path) -> "EvalLog":
@@ -231,7 +221,7 @@ def _origin(trace: Trace) -> tuple[str, str, str]:
 
 
 def _score(
-    trace: Trace, sample: "EvalSample", scores: "np.ndarray[Any, Any]", threshold: float
+    trace: Trace, sample: "EvalSample", scores: "np.ndarray[Any, Any]", detector: Detector
 ) -> "Score":
     """Return the score of one sample: the highest of its sentences, and where the alarm came."""
     from inspect_ai.scorer import Reference, Score
@@ -240,16 +230,18 @@ def _score(
     if message is None or message.id is None or not np.isfinite(scores).any():
         raise NotEnoughData(f"trace {trace.id} has no score, or its message no id")
     cite = f"[M{sample.messages.index(message) + 1}]"
-    alarm = first_alarm(scores, threshold)
+    alarm = detector.alarm(scores)
     said = "no alarm" if alarm is None else f"alarm at: {trace.text_of(trace.sentences[alarm])!r}"
     reference = Reference(type="message", cite=cite, id=message.id)
     return Score(
-        value=float(np.nanmax(scores)),
+        value=float(np.nanmax(detector.follow(scores))),
         explanation=f"{said} {cite}",
         metadata={
             "scanner_references": [reference.model_dump()],
             "alarm": alarm is not None,
             "sentence": alarm,
-            "threshold": threshold,
+            "threshold": detector.threshold,
+            "smoothing": detector.smoothing.name,
+            "source": str(detector.source),
         },
     )

@@ -1,4 +1,4 @@
-"""What an alarm promises: thresholds of each rule, for one model under one decoding.
+"""Calibration: the threshold of each smoothing, for one model under one decoding.
 
 Kept beside the probe in ``alarms.json``, one entry for each model and decoding it was
 calibrated on, with what the scores of harmless traces looked like then (see `drift`).
@@ -16,7 +16,7 @@ from trace_probe.files import load_json, write_json
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.calibration import Promise, Threshold, promised_threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
-from trace_probe.statistics.rules import Rule, parse_rule, statistics
+from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import score_run
@@ -39,40 +39,15 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The thresholds of a probe's rules on one model under one decoding."""
+    """The thresholds of a probe on one model under one decoding."""
 
     model: str
     decoding: Decoding
     thresholds: dict[str, Threshold]
-    """By name of the rule."""
+    """By name of the smoothing."""
     levels: tuple[float, ...]
     """The `level` of each calibration trace, ascending: the range that drift is told from."""
     tasks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A probe, the rule that its alarm follows, and the threshold of that rule."""
-
-    saved: SavedProbe
-    rule: Rule
-    threshold: float
-    levels: tuple[float, ...] = ()
-    """Of the calibration traces; empty if they are not known."""
-    decoding: Decoding | None = None
-    """What the threshold was calibrated under, where that is known."""
-
-    @property
-    def name(self) -> str:
-        """Return the name of the probe."""
-        return self.saved.card.name
-
-
-def as_guard(probe: SavedProbe | Guard) -> Guard:
-    """Return a probe with the rule and the threshold of its card."""
-    if isinstance(probe, Guard):
-        return probe
-    return Guard(probe, probe.rule, probe.card.threshold)
 
 
 def level(scores: Iterable[float]) -> float | None:
@@ -84,19 +59,19 @@ def level(scores: Iterable[float]) -> float | None:
 def calibrate(
     store: Store,
     saved: SavedProbe,
-    rules: Sequence[str],
+    smoothings: Sequence[str],
     rate: float,
     *,
     promise: Promise = "conformal",
 ) -> Calibration:
-    """Set the threshold of each rule on harmless traces of a run that the probe has not seen.
+    """Set the threshold of each smoothing on harmless traces of a run that the probe has not seen.
 
     Of a run with calibration tasks of the probe those are used, else every benign task but
     those that it learned from; one trace a task, since those of a task are alike.
 
     Raises:
         NotEnoughData: there is no such trace.
-        ProbeError: the probe does not fit the run, or a rule is not known.
+        ProbeError: the probe does not fit the run, or a smoothing is not known.
     """
     traces = _harmless(store, saved)
     if not traces:
@@ -110,17 +85,17 @@ def calibrate(
     return Calibration(
         model=store.manifest.model,
         decoding=Decoding.of(store.manifest.sampling),
-        thresholds={name: threshold(scores, ids, name, rate, promise) for name in rules},
+        thresholds={name: threshold(scores, ids, name, rate, promise) for name in smoothings},
         levels=tuple(sorted(each for each in levels if each is not None)),
         tasks=tuple(sorted(trace.task.id for trace in traces)),
     )
 
 
 def threshold(
-    scores: Scores, ids: Sequence[str], rule: str, rate: float, promise: Promise
+    scores: Scores, ids: Sequence[str], smoothing: str, rate: float, promise: Promise
 ) -> Threshold:
-    """Return the threshold of a rule on the maxima of its statistic over whole traces."""
-    maxima = trace_maxima(statistics({i: scores[i] for i in ids}, parse_rule(rule)), ids)
+    """Return a threshold, set on the highest smoothed score of each trace."""
+    maxima = trace_maxima(parse_smoothing(smoothing).apply({i: scores[i] for i in ids}), ids)
     return promised_threshold(maxima, rate, promise)
 
 
@@ -139,7 +114,7 @@ def _harmless(store: Store, saved: SavedProbe) -> list[Trace]:
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Keep a calibration beside its probe, in place of one of the same model and decoding.
 
-    Rules that the older one holds and this one does not are dropped with it.
+    Smoothings that only the older one holds are dropped with it.
     """
     others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
     write_json(folder / FILE, {"calibrations": [asdict(each) for each in (*others, calibration)]})
@@ -171,29 +146,3 @@ def _read(raw: dict[str, Any]) -> Calibration:
 
 def _key(calibration: Calibration) -> tuple[str, Decoding]:
     return calibration.model, calibration.decoding
-
-
-def load_guard(
-    folder: Path, saved: SavedProbe, rule: str | None = None, decoding: Decoding | None = None
-) -> Guard:
-    """Return the guard of a probe: its calibration for a decoding, the latest without one.
-
-    The rule is that of the card if none is named; without any calibration that one has the
-    threshold of the card.
-
-    Raises:
-        ProbeError: the rule has no threshold.
-    """
-    parsed = parse_rule(rule or saved.card.rule)
-    kept = [each for each in load_calibrations(folder) if each.model == saved.card.model]
-    fitting = [each for each in kept if decoding in (None, each.decoding)]
-    for each in reversed(fitting or kept):
-        if parsed.name in each.thresholds:
-            value = each.thresholds[parsed.name].value
-            return Guard(saved, parsed, value, each.levels, each.decoding)
-    if parsed.name == saved.card.rule:
-        return as_guard(saved)
-    raise ProbeError(
-        f"{saved.card.name} has no threshold for the rule {parsed.name}: set one with "
-        f"`trace-probe calibrate RUN {folder} --rules {parsed.name}`"
-    )

@@ -13,7 +13,8 @@ import numpy as np
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label, Labeller, label_traces
-from trace_probe.monitor.calibrated import Guard, calibrate
+from trace_probe.monitor.calibrated import calibrate
+from trace_probe.monitor.detector import Detector
 from trace_probe.probing.alarm import unseen_scores
 from trace_probe.probing.dataset import load_corpus
 from trace_probe.statistics.metrics import (
@@ -26,7 +27,6 @@ from trace_probe.statistics.metrics import (
     shown,
     trace_maxima,
 )
-from trace_probe.statistics.rules import statistics
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
@@ -96,7 +96,7 @@ class _Watched:
 
 def cascade(
     store: Store,
-    guard: Guard,
+    detector: Detector,
     judge: Labeller,
     *,
     pass_rate: float | None = None,
@@ -113,37 +113,37 @@ def cascade(
     Raises:
         NotEnoughData: no unseen trace has a label, or there is no benign trace to calibrate on.
     """
-    saved, labels = guard.saved, store.labels(truth)
-    calibrated = calibrate(store, saved, [guard.rule.name], pass_rate or GENTLE)
-    limit = calibrated.thresholds[guard.rule.name].value
+    saved, labels = detector.saved, store.labels(truth)
+    calibrated = calibrate(store, saved, [detector.smoothing.name], pass_rate or GENTLE)
+    limit = calibrated.thresholds[detector.smoothing.name].value
     if pass_rate is None:
-        limit = lenient_limit(store, guard, truth, most_lost)
+        limit = lenient_limit(store, detector, truth, most_lost)
     seen = {*saved.card.training_tasks, *saved.card.calibration_tasks, *calibrated.tasks}
     traces = [t for t in store.traces() if t.task.id not in seen and _known(labels, t)]
     if not traces:
         raise NotEnoughData(
-            f"no trace that {guard.name} has not seen is labelled by {truth}: label more"
+            f"no trace that {detector.name} has not seen is labelled by {truth}: label more"
         )
     verdicts = {one.trace_id: one.outcome for one in label_traces(traces, judge)}
-    values = statistics(score_run(store, saved), guard.rule)
+    values = detector.smoothing.apply(score_run(store, saved))
     maxima = trace_maxima(values, [trace.id for trace in traces])
     calm = [trace.id for trace in store.traces() if trace.task.id in calibrated.tasks]
     tasks, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
     watched = _Watched(
         traces=traces,
         truth=np.array([labels[trace.id].outcome is True for trace in traces]),
-        strict=maxima >= guard.threshold,
+        strict=maxima >= detector.threshold,
         passed=maxima >= limit,
         judged=np.array([verdicts.get(trace.id) is True for trace in traces]),
         task=task,
         weights=resample(len(tasks)),
     )
-    found = _compare(watched, guard, judge.name, truth)
+    found = _compare(watched, detector, judge.name, truth)
     asked = float((trace_maxima(values, calm) >= limit).mean())
     return replace(found, pass_rate=asked, threshold=limit)
 
 
-def lenient_limit(store: Store, guard: Guard, truth: str, most_lost: float) -> float:
+def lenient_limit(store: Store, detector: Detector, truth: str, most_lost: float) -> float:
     """Return the highest threshold that loses so few instrumental traces of training tasks.
 
     They are scored by probes that did not learn from their tasks.
@@ -151,7 +151,7 @@ def lenient_limit(store: Store, guard: Guard, truth: str, most_lost: float) -> f
     Raises:
         NotEnoughData: the run lacks training tasks of the probe, or instrumental traces of them.
     """
-    card = guard.saved.card
+    card = detector.saved.card
     learned = load_corpus(store, truth, card.layers).only(card.training_tasks)
     acted = [trace.id for trace in learned.judged().traces if learned.outcome(trace)]
     if not acted:
@@ -159,7 +159,7 @@ def lenient_limit(store: Store, guard: Guard, truth: str, most_lost: float) -> f
             f"{store.path} has no instrumental trace of the training tasks of {card.name}, on "
             f"which a first stage is set: give --pass-rate"
         )
-    values = statistics(unseen_scores(learned, card.recipe), guard.rule)
+    values = detector.smoothing.apply(unseen_scores(learned, card.recipe))
     maxima = np.sort(trace_maxima(values, acted))
     return float(maxima[int(most_lost * len(acted) + 1e-9)])
 
@@ -168,7 +168,7 @@ def _known(labels: Mapping[str, Label], trace: Trace) -> bool:
     return trace.id in labels and labels[trace.id].outcome is not None
 
 
-def _compare(watched: _Watched, guard: Guard, judge: str, truth: str) -> Cascade:
+def _compare(watched: _Watched, detector: Detector, judge: str, truth: str) -> Cascade:
     every = np.ones(len(watched.traces), dtype=bool)
     both = watched.passed & watched.judged
     nobody = np.zeros(len(watched.traces), dtype=bool)
@@ -179,7 +179,7 @@ def _compare(watched: _Watched, guard: Guard, judge: str, truth: str) -> Cascade
             f"errs, so it shows what the probe costs the cascade, not what a judge adds."
         )
     return Cascade(
-        probe=guard.name,
+        probe=detector.name,
         judge=judge,
         truth=truth,
         pass_rate=0.0,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.visible import snippet, visible
 
@@ -20,8 +20,8 @@ class Piece(NamedTuple):
 class Display:
     """Turns readings into pieces of text."""
 
-    def __init__(self, guards: Sequence[Guard]) -> None:
-        self._guards = guards
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self._detectors = detectors
         self._shown = 0
         """Tokens shown so far."""
 
@@ -40,19 +40,22 @@ class Display:
         """Yield the scores of a sentence, and a line for each alarm."""
         if not ended.scores:
             return
-        for guard, score, value in zip(self._guards, ended.scores, ended.statistics, strict=True):
-            yield Piece(f" [{score:.2f}]", _nearness(value, guard))
+        for detector, score, value in zip(
+            self._detectors, ended.scores, ended.statistics, strict=True
+        ):
+            yield Piece(f" [{score:.2f}]", _nearness(value, detector))
         yield Piece("" if ended.text.endswith("\n") else "\n", "markup")
-        for guard, value in zip(self._guards, ended.statistics, strict=True):
-            if guard.name in ended.alarms:
-                yield Piece(f"{alarm_line(guard, value, ended)}\n", "alarm")
+        for detector, value in zip(self._detectors, ended.statistics, strict=True):
+            if detector.name in ended.alarms:
+                yield Piece(f"{alarm_line(detector, value, ended)}\n", "alarm")
 
 
-def alarm_line(guard: Guard, value: float, ended: ScoredSentence) -> str:
+def alarm_line(detector: Detector, value: float, ended: ScoredSentence) -> str:
     """Return one line that says which probe alarmed, why and where."""
     return (
-        f"ALARM {guard.name} ({guard.rule.name}): {value:.3f} >= {guard.threshold:.3f} "
-        f"at token {ended.stop - 1}, sentence {ended.sentence}: {snippet(ended.text, 80)}"
+        f"ALARM {detector.name} ({detector.smoothing.name}): "
+        f"{value:.3f} >= {detector.threshold:.3f} at token {ended.stop - 1}, "
+        f"sentence {ended.sentence}: {snippet(ended.text, 80)}"
     )
 
 
@@ -61,8 +64,8 @@ def _tone(reading: Reading) -> Tone:
     return names.get(reading.channel, "markup")
 
 
-def _nearness(value: float, guard: Guard) -> Tone:
+def _nearness(value: float, detector: Detector) -> Tone:
     """Return how near a statistic is to the alarm; close is the last unit of the score."""
-    if value >= guard.threshold:
+    if value >= detector.threshold:
         return "alarm"
-    return "close" if value >= guard.threshold - 1 else "calm"
+    return "close" if value >= detector.threshold - 1 else "calm"

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
-from trace_probe.monitor.calibrated import Guard, as_guard, level
+from trace_probe.monitor.calibrated import level
+from trace_probe.monitor.detector import Detector, as_detector, recorded_detector
 from trace_probe.monitor.drift import Drift, check_levels
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.statistics.metrics import first_alarm
-from trace_probe.statistics.rules import Rule, followed, rule_of, statistics
 from trace_probe.store import Store
 from trace_probe.trace import Channel, Span, Trace
 from trace_probe.training import score_run
@@ -27,7 +26,7 @@ class Flag:
     trace_id: str
     task: str
     peak: float
-    """Highest statistic of any reasoning sentence; with the rule ``max``, highest score."""
+    """Highest smoothed score of any reasoning sentence."""
     sentence: int
     """First sentence that alarmed, an index into the trace's sentences."""
     token: int
@@ -45,7 +44,9 @@ class Flags:
     traces: int
     """How many were scored."""
     alarms: tuple[Flag, ...]
-    rule: str = "max"
+    smoothing: str = "max"
+    source: str = ""
+    """Where the threshold comes from, in words."""
     drift: Drift | None = None
     """Whether the scores of the run lie where those of the calibration traces lay; None if
     these are not known."""
@@ -77,36 +78,42 @@ class Reading:
     lines: tuple[Line, ...]
 
 
-def flag(store: Store, probe: SavedProbe | Guard, *, threshold: float | None = None) -> Flags:
+def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
     """Score every trace of a run, keep the scores, and return those that alarm.
 
     Raises:
         ProbeError: the probe was trained on another model, tokenizer, width or layer.
     """
-    guard = as_guard(probe)
-    scores = score_run(store, guard.saved)
+    detector = as_detector(probe)
+    scores = score_run(store, detector.saved)
     with store.writing():
-        store.write_scores(guard.name, scores)
-    limit = guard.threshold if threshold is None else threshold
-    values = statistics(scores, guard.rule)
-    found = [_flag(trace, values[trace.id], limit) for trace in store.traces()]
+        store.write_scores(detector.name, scores)
+    found = [_flag(trace, scores[trace.id], detector) for trace in store.traces()]
     alarms = sorted((one for one in found if one), key=lambda one: -one.peak)
     levels = [each for row in scores.values() if (each := level(row.tolist())) is not None]
-    drift = check_levels(guard.levels, levels) if guard.levels else None
-    total = len(found)
-    return Flags(str(store.path), guard.name, limit, total, tuple(alarms), guard.rule.name, drift)
+    drift = check_levels(detector.levels, levels) if detector.levels else None
+    return Flags(
+        run=str(store.path),
+        probe=detector.name,
+        threshold=detector.threshold,
+        traces=len(found),
+        alarms=tuple(alarms),
+        smoothing=detector.smoothing.name,
+        source=str(detector.source),
+        drift=drift,
+    )
 
 
-def _flag(trace: Trace, scores: NDArray[np.floating], threshold: float) -> Flag | None:
+def _flag(trace: Trace, scores: NDArray[np.floating], detector: Detector) -> Flag | None:
     """Return the flag of a trace, or None if it raises no alarm."""
-    sentence = first_alarm(scores, threshold)
+    sentence = detector.alarm(scores)
     if sentence is None:
         return None
     span = trace.sentences[sentence]
     return Flag(
         trace_id=trace.id,
         task=trace.task.id,
-        peak=float(np.nanmax(scores)),
+        peak=float(np.nanmax(detector.follow(scores))),
         sentence=sentence,
         token=span.stop - 1,
         text=trace.text_of(span).strip(),
@@ -120,8 +127,9 @@ def format_flags(flags: Flags) -> str:
         f"{snippet(one.text, 60)}"
         for one in flags.alarms
     ]
-    rule = "" if flags.rule == "max" else f" ({flags.rule})"
-    total = f"{len(flags.alarms)} of {flags.traces} traces alarm at {flags.threshold:.3f}{rule}"
+    smoothed = "" if flags.smoothing == "max" else f" on {flags.smoothing}"
+    limit = f"{flags.threshold:.3f}{smoothed} ({flags.source})"
+    total = f"{len(flags.alarms)} of {flags.traces} traces alarm at {limit}"
     note = [flags.drift.note] if flags.drift and flags.drift.note else []
     return "\n".join([*rows, total, *note])
 
@@ -155,17 +163,16 @@ def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Read
     trace = store.trace(matching[0])
     chosen = detector or _evaluated_first(store)
     scores = store.scores(chosen).get(trace.id) if chosen else None
-    report = store.report(chosen) if chosen else None
-    threshold = report["threshold"] if report else None
+    follows = recorded_detector(store, chosen) if chosen else None
     label = store.labels().get(trace.id)
     return Reading(
         trace_id=trace.id,
         task=trace.task.id,
         model=trace.model,
         detector=chosen,
-        threshold=threshold,
+        threshold=follows.threshold if follows and follows.source.kind != "none" else None,
         outcome=label.outcome if label else None,
-        lines=_lines(trace, scores, threshold, rule_of(report), label),
+        lines=_lines(trace, scores, follows, label),
     )
 
 
@@ -178,14 +185,13 @@ def _evaluated_first(store: Store) -> str | None:
 def _lines(
     trace: Trace,
     scores: NDArray[np.floating] | None,
-    threshold: float | None,
-    rule: Rule,
+    detector: Detector | None,
     label: Label | None,
 ) -> tuple[Line, ...]:
     """Return every sentence with its score and marks."""
     marks = {"said": label.said, "action": label.acted} if label else {}
-    if scores is not None and threshold is not None:
-        sentence = first_alarm(followed(scores, rule), threshold)
+    if scores is not None and detector is not None:
+        sentence = detector.alarm(scores)
         marks["alarm"] = None if sentence is None else trace.sentences[sentence]
     return tuple(
         Line(

@@ -1,11 +1,12 @@
-"""Probes on guard: scores for each token while a model thinks, an alarm when it is earned."""
+"""Reads along while a model writes: a score for each token, alarms at the ends of sentences."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from trace_probe.model.local import Model
 from trace_probe.model.projection import ProbeTap
-from trace_probe.monitor.calibrated import Decoding, Guard, as_guard
+from trace_probe.monitor.calibrated import Decoding
+from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.scorer import LiveScorer, Reading, check_live
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
@@ -23,7 +24,7 @@ class Monitor:
     def __init__(
         self,
         model: Model,
-        probes: SavedProbe | Guard | Sequence[SavedProbe | Guard],
+        probes: SavedProbe | Detector | Sequence[SavedProbe | Detector],
         *,
         every: int = READ_EVERY,
     ) -> None:
@@ -36,19 +37,18 @@ class Monitor:
         Raises:
             ProbeError: a probe was trained on another model, tokenizer or width.
         """
-        single = isinstance(probes, SavedProbe | Guard)
-        self.guards = tuple(map(as_guard, [probes] if single else probes))  # type: ignore[arg-type]
+        self.detectors = as_detectors(probes)
         self.model = model
         self._every = every
         self._format = format_of(model.chat_template, model.name)
-        for guard in self.guards:
-            check_live(guard.saved.card)
-            check_reads(model, guard.saved.card)
+        for detector in self.detectors:
+            check_live(detector.saved.card)
+            check_reads(model, detector.saved.card)
 
     def unpromised(self, sampling: Sampling) -> list[str]:
         """Return the probes whose thresholds were calibrated under another decoding."""
         asked = Decoding.of(sampling)
-        return [guard.name for guard in self.guards if guard.decoding not in (None, asked)]
+        return [one.name for one in self.detectors if one.source.decoding not in (None, asked)]
 
     def watch(
         self, prompt: str | Task, sampling: Sampling | None = None, *, sample: int = 0
@@ -79,10 +79,10 @@ class Monitor:
         text = self.model.text_stream()
         for token in prompt:
             text.feed(token)
-        tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.guards])
+        tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.detectors])
         format, prefilled = format_under(text.text, self._format)
         scorer = LiveScorer(
-            self.guards,
+            self.detectors,
             format,
             prefilled=prefilled,
             take=lambda: tap.take()[:, 0],

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.segments import Ended, Segmenter
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.text.channels import Format
@@ -37,9 +37,9 @@ class ScoredSentence:
     scores: tuple[float, ...]
     """Of each probe; empty outside the reasoning, which alone is scored."""
     statistics: tuple[float, ...]
-    """What each probe's rule makes of its scores so far."""
+    """The smoothed score of each probe, which its alarm follows."""
     alarms: tuple[str, ...]
-    """Names of the probes whose statistic reached the threshold at this sentence."""
+    """Names of the probes whose smoothed score reached the threshold at this sentence."""
 
 
 class Reading(NamedTuple):
@@ -97,7 +97,7 @@ class LiveScorer:
 
     def __init__(
         self,
-        guards: Sequence[Guard],
+        detectors: Sequence[Detector],
         format: Format,
         *,
         prefilled: bool,
@@ -107,13 +107,13 @@ class LiveScorer:
     ) -> None:
         """Begin a completion whose first token has position `start` in the trace."""
         self.segments = Segmenter(format, prefilled=prefilled)
-        self._guards = tuple(guards)
-        self._statistics = [guard.rule.start() for guard in guards]
-        self._intercepts = [float(guard.saved.probe.intercept_[0]) for guard in guards]
-        self._from_last = [guard.saved.card.pooling == "last" for guard in guards]
+        self._detectors = tuple(detectors)
+        self._statistics = [detector.smoothing.start() for detector in detectors]
+        self._intercepts = [float(detector.saved.probe.intercept_[0]) for detector in detectors]
+        self._from_last = [detector.saved.card.pooling == "last" for detector in detectors]
         self._take, self._every = take, every
         self._start, self._count = start, 0
-        self._sums = [[0.0] * len(guards)]
+        self._sums = [[0.0] * len(detectors)]
         """At n the sums over the first n tokens; lists, since NumPy is slow for so few numbers."""
         self._shown_reach, self._shown = (0, 0), tuple[float, ...]()
         self._alarms: tuple[str, ...] = ()
@@ -156,15 +156,15 @@ class LiveScorer:
         return tuple(scores)
 
     def _judge(self, ended: Ended) -> ScoredSentence:
-        """Score a sentence that has ended and follow the rules of the alarms."""
+        """Score a sentence that has ended and see whether it alarms."""
         scores = self._pooled(ended.start, ended.stop) if ended.channel == "reasoning" else ()
         values = tuple(
             update(score) for update, score in zip(self._statistics, scores, strict=False)
         )
         reached = tuple(
-            guard.name
-            for guard, value in zip(self._guards, values, strict=False)
-            if value >= guard.threshold
+            detector.name
+            for detector, value in zip(self._detectors, values, strict=False)
+            if value >= detector.threshold
         )
         self._alarms += tuple(name for name in reached if name not in self._alarms)
         return ScoredSentence(*ended, scores, values, reached)

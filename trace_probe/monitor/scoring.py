@@ -17,12 +17,11 @@ from trace_probe.activations import pooled_spans
 from trace_probe.errors import TraceError
 from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
-from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_reads
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.statistics.rules import statistics
 from trace_probe.text.channels import Format, format_of, opens_reasoning
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace, digest
@@ -49,7 +48,7 @@ class ScoredText:
 
     id: str
     peak: float | None
-    """Highest score of a reasoning sentence; None without reasoning."""
+    """Highest smoothed score of a reasoning sentence; None without reasoning."""
     alarm: bool
     sentence: int | None
     """Where it alarmed first."""
@@ -57,7 +56,7 @@ class ScoredText:
 
 
 def score_texts(
-    model: Model, guard: Guard, records: Iterable[Mapping[str, Any]]
+    model: Model, detector: Detector, records: Iterable[Mapping[str, Any]]
 ) -> Iterator[ScoredText]:
     """Yield each record scored, in order; a few are read together.
 
@@ -68,9 +67,8 @@ def score_texts(
     numbered = enumerate(records, start=1)
     while group := list(islice(numbered, TOGETHER)):
         traces = [_trace(model, record, number) for number, record in group]
-        for trace, row in zip(traces, read_scores(model, guard.saved, traces), strict=True):
-            values = statistics({trace.id: row}, guard.rule)[trace.id]
-            yield _text(trace, row, values, guard)
+        for trace, row in zip(traces, read_scores(model, detector.saved, traces), strict=True):
+            yield _text(trace, row, detector)
 
 
 def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> list[Row]:
@@ -93,21 +91,21 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
     ]
 
 
-def _text(trace: Trace, scores: Row, values: Row, guard: Guard) -> ScoredText:
-    reached = [bool(value >= guard.threshold) for value in values]
+def _text(trace: Trace, scores: Row, detector: Detector) -> ScoredText:
+    values = detector.follow(scores)
+    first = detector.alarm(scores)
     lines = tuple(
         ScoredLine(
             sentence=number,
             channel=span.channel,
             text=trace.text_of(span),
             score=None if np.isnan(scores[number]) else float(scores[number]),
-            alarm=reached[number],
+            alarm=bool(values[number] >= detector.threshold),
         )
         for number, span in enumerate(trace.sentences)
     )
-    given = [line.score for line in lines if line.score is not None]
-    first = reached.index(True) if any(reached) else None
-    return ScoredText(trace.id, max(given, default=None), first is not None, first, lines)
+    peak = None if np.isnan(values).all() else float(np.nanmax(values))
+    return ScoredText(trace.id, peak, first is not None, first, lines)
 
 
 def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:

@@ -1,4 +1,4 @@
-"""Probes on guard over a call of transformers' own `generate`: a criterion and a streamer.
+"""Probes that watch a call of transformers' own `generate`: a criterion and a streamer.
 
     with GenerateWatch(network, tokenizer, probes) as watch:
         written = network.generate(**batch, stopping_criteria=[watch.criteria])
@@ -23,7 +23,7 @@ from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.local import stop_tokens
 from trace_probe.model.projection import ProbeTap
 from trace_probe.model.tokenizer import ChatTokenizer
-from trace_probe.monitor.calibrated import Guard, as_guard
+from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence, check_live
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.text.channels import format_of, format_under
@@ -62,7 +62,7 @@ class GenerateWatch:
         self,
         network: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        probes: SavedProbe | Guard | Sequence[SavedProbe | Guard],
+        probes: SavedProbe | Detector | Sequence[SavedProbe | Detector],
         *,
         stop: bool = True,
         every: int = 8,
@@ -76,12 +76,11 @@ class GenerateWatch:
             ProbeError: a probe is of another tokenizer, width or depth.
             ModelError: the blocks of the network cannot be found, or there is no chat template.
         """
-        single = isinstance(probes, SavedProbe | Guard)
-        self.guards = tuple(map(as_guard, [probes] if single else probes))  # type: ignore[arg-type]
+        self.detectors = as_detectors(probes)
         self._chat = ChatTokenizer(tokenizer, network.name_or_path or "this model")
-        _check(network, self._chat, self.guards)
+        _check(network, self._chat, self.detectors)
         self._format = format_of(self._chat.chat_template, self._chat.name)
-        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.guards])
+        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.detectors])
         blocks = HookedBlocks(network, self._chat.name)
         self._hooks = blocks.tapped(self._tap.layers, self._tap.consume)
         self._stops = stop_tokens(network, tokenizer)
@@ -135,7 +134,7 @@ class GenerateWatch:
             format, prefilled = format_under(text.text, self._format)
             row = _Row(None, text)  # type: ignore[arg-type]
             row.scorer = LiveScorer(
-                self.guards,
+                self.detectors,
                 format,
                 prefilled=prefilled,
                 take=row.take,
@@ -262,10 +261,10 @@ class ReadingStreamer(BaseStreamer):  # type: ignore[misc]
         """Do nothing: what was not read has no score."""
 
 
-def _check(network: PreTrainedModel, chat: ChatTokenizer, guards: Sequence[Guard]) -> None:
+def _check(network: PreTrainedModel, chat: ChatTokenizer, detectors: Sequence[Detector]) -> None:
     """Raise ProbeError unless every probe can read this network."""
     config = network.config.get_text_config()
-    for card in (guard.saved.card for guard in guards):
+    for card in (detector.saved.card for detector in detectors):
         check_live(card)
         if (card.d_model, card.tokenizer) != (config.hidden_size, chat.fingerprint):
             raise ProbeError(

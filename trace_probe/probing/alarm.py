@@ -30,7 +30,7 @@ from trace_probe.statistics.metrics import (
     score_rows,
     trace_maxima,
 )
-from trace_probe.statistics.rules import CANDIDATES, MAX, Rule, parse_rule, statistics
+from trace_probe.statistics.smoothing import CANDIDATES, MAX, Smoothing, parse_smoothing
 
 DRAWS = 200
 PERMUTATIONS = 20
@@ -48,8 +48,8 @@ class Choice:
     """How a probe learns, what its alarm follows and what it is ranked by."""
 
     recipe: Recipe
-    rule: Rule
-    ranked_by: Rule
+    rule: Smoothing
+    ranked_by: Smoothing
     figures: Mapping[str, float]
     """Of all that was tried, by name; empty where the training tasks could not tell."""
 
@@ -69,7 +69,7 @@ def choose_alarm(
     `best_alarm` and `rule_to_rank_by`. The first of each stands where the tasks cannot tell.
     """
     weight, rule = ways[0]
-    first = Choice(replace(recipe, benign_weight=weight), parse_rule(rule), MAX, {})
+    first = Choice(replace(recipe, benign_weight=weight), parse_smoothing(rule), MAX, {})
     cohort, harmless = build_cohort(learned.judged()), _harmless(learned)
     if not harmless or not cohort.positive.any():
         return first
@@ -82,12 +82,12 @@ def choose_alarm(
         except NotEnoughData:  # too few tasks, or a fold with one outcome only
             return first
     at = cohort.length if recipe.rows == "reasoning" else cohort.before_said()
-    followed = {way: statistics(runs[way[0]], parse_rule(way[1])) for way in ways}
+    followed = {way: parse_smoothing(way[1]).apply(runs[way[0]]) for way in ways}
     (weight, rule), caught = best_alarm(cohort, followed, at, harmless, rate, seed=seed)
     ranked_by, ranked = rule_to_rank_by(learned, runs[weight], recipe)
     named = {f"in_time_at_{rate:g}/benign-{w:g}/{name}": n for (w, name), n in caught.items()}
     chosen = replace(recipe, benign_weight=weight)
-    return Choice(chosen, parse_rule(rule), ranked_by, {**named, **ranked})
+    return Choice(chosen, parse_smoothing(rule), ranked_by, {**named, **ranked})
 
 
 def unseen_scores(learned: Corpus, recipe: Recipe, *, seed: int = 0) -> Scores:
@@ -106,20 +106,20 @@ def unseen_scores(learned: Corpus, recipe: Recipe, *, seed: int = 0) -> Scores:
 
 def rule_to_rank_by(
     learned: Corpus, scores: Scores, recipe: Recipe
-) -> tuple[Rule, dict[str, float]]:
+) -> tuple[Smoothing, dict[str, float]]:
     """Choose by which of `CANDIDATES` scores rank best before it is said, as of `criterion`.
 
     The first that is no more than one standard error worse than the best, so the plain score
     where that will do. Returns the figure of each as well.
     """
     found = {
-        name: criterion(learned, statistics(scores, parse_rule(name)), recipe.rows)
+        name: criterion(learned, parse_smoothing(name).apply(scores), recipe.rows)
         for name in CANDIDATES
     }
     best = max(found.values(), key=lambda one: np.nan_to_num(one.value, nan=-1.0))
     alike = [name for name, one in found.items() if best.value - one.value <= one.error_to(best)]
     figures = {f"{best.name}/ranked-by-{name}": one.value for name, one in found.items()}
-    return parse_rule(alike[0]) if alike else MAX, figures
+    return parse_smoothing(alike[0]) if alike else MAX, figures
 
 
 def best_alarm(

@@ -27,7 +27,7 @@ from trace_probe.probing.recipe import Focus, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Promise
 from trace_probe.statistics.metrics import Scores
-from trace_probe.statistics.rules import Rule, parse_rule, statistics
+from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.store import Manifest, write_bytes, write_json
 
 
@@ -99,7 +99,7 @@ class ProbeCard:
     calibration_tasks: tuple[str, ...]
     """Benign tasks that set the threshold; together with the training tasks never tested on."""
     threshold: float
-    """A sentence alarms where the statistic of the rule is equal to it or above."""
+    """A sentence alarms where its smoothed score is equal to it or above."""
     target_false_alarm_rate: float
     honest_false_alarm_rate: float
     """Whole-trace rate that the calibration traces can promise."""
@@ -112,8 +112,8 @@ class ProbeCard:
     focus: Focus = "all"
     guard_tokens: int = 0
     promise: Promise = "conformal"
-    rule: str = "max"
-    """What its alarm follows, chosen on training tasks; see `statistics.rules`."""
+    smoothing: str = "max"
+    """What its alarm follows, chosen on training tasks; see `statistics.smoothing`."""
     ranked_by: str = "max"
     """What is made of its scores where traces are ranked at a moment; chosen likewise."""
     benign_weight: float = 1.0
@@ -181,18 +181,14 @@ class SavedProbe:
         return direction
 
     @property
-    def rule(self) -> Rule:
+    def smoothing(self) -> Smoothing:
         """Return what its alarm follows."""
-        return parse_rule(self.card.rule)
+        return parse_smoothing(self.card.smoothing)
 
     @property
-    def ranked_by(self) -> Rule:
+    def ranked_by(self) -> Smoothing:
         """Return what it is ranked by."""
-        return parse_rule(self.card.ranked_by)
-
-    def alarm_statistics(self, scores: Scores) -> Scores:
-        """Return what its alarm follows, from its scores: it alarms at the card's threshold."""
-        return statistics(scores, self.rule)
+        return parse_smoothing(self.card.ranked_by)
 
 
 def save_probe(path: Path | str, saved: SavedProbe) -> None:
@@ -237,7 +233,8 @@ def _to_card(raw: dict[str, Any]) -> ProbeCard:
         del raw["layer"], raw["pooling"]
     names = ("layers", "training_tasks", "calibration_tasks", "limits")
     tuples = {key: tuple(raw[key]) for key in names}
-    return ProbeCard(**{**raw, **tuples, "features": parse_features(raw["features"])})
+    named = {"smoothing" if key == "rule" else key: value for key, value in raw.items()}
+    return ProbeCard(**{**named, **tuples, "features": parse_features(raw["features"])})
 
 
 def check_fits(card: ProbeCard, manifest: Manifest) -> None:

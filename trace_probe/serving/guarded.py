@@ -1,4 +1,4 @@
-"""Generations under guard for many clients: from a request to readings, alarms written down."""
+"""Watched generations for many clients: from a request to readings, alarms written down."""
 
 import asyncio
 import secrets
@@ -43,7 +43,7 @@ class GuardedModel:
         self.telemetry = Telemetry(lambda: self.scheduler.active)
         self.policy: Policy = policy
         self._monitor, self._audit = monitor, audit
-        levels = monitor.guards[0].levels
+        levels = monitor.detectors[0].levels
         self._drift = DriftCheck(levels) if levels else None
         self._told_drift = False
 
@@ -88,7 +88,7 @@ class GuardedModel:
         channels = ChannelReader(format, prefilled=prefilled)
         name = f"chatcmpl-{secrets.token_hex(12)}"
         most = request.sampling.max_new_tokens
-        return Reply(name, self.name, self._monitor.guards, self.policy, channels, format, most)
+        return Reply(name, self.name, self._monitor.detectors, self.policy, channels, format, most)
 
     async def parts(self, answer: Answer) -> AsyncGenerator[Part, None]:
         """Yield the answer as it comes; leaving early ends the generation.
@@ -134,19 +134,20 @@ class GuardedModel:
         """Count the sentences of a reading and write new alarms down."""
         for scored in reading.ended:
             self.telemetry.sentence(scored)
-            for guard, score, value in zip(
-                reply.guards, scored.scores, scored.statistics, strict=False
+            for detector, score, value in zip(
+                reply.detectors, scored.scores, scored.statistics, strict=False
             ):
-                if guard.name not in scored.alarms or guard.name in told:
+                if detector.name not in scored.alarms or detector.name in told:
                     continue
-                self.telemetry.alarm(guard.name)
+                self.telemetry.alarm(detector.name)
                 entry = {
                     "event": "alarm",
                     "completion": reply.id,
                     "model": self._monitor.model.name,
-                    "probe": guard.name,
-                    "rule": guard.rule.name,
-                    "threshold": guard.threshold,
+                    "probe": detector.name,
+                    "smoothing": detector.smoothing.name,
+                    "threshold": detector.threshold,
+                    "source": str(detector.source),
                     "statistic": value,
                     "score": score,
                     "sentence": scored.sentence,

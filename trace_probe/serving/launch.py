@@ -8,9 +8,8 @@ from pathlib import Path
 import uvicorn
 
 from trace_probe.model.local import load_model
-from trace_probe.monitor.calibrated import load_guard
+from trace_probe.monitor.detector import load_detector
 from trace_probe.monitor.live import Monitor
-from trace_probe.probing.probe import load_probe
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.endpoint import build_app
 from trace_probe.serving.guarded import GuardedModel
@@ -24,7 +23,8 @@ class ServePlan:
 
     model: str
     probes: tuple[Path, ...]
-    rule: str | None = None
+    smoothing: str | None = None
+    threshold: float | None = None
     policy: Policy = "annotate"
     host: str = "127.0.0.1"
     port: int = 8765
@@ -44,11 +44,16 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     check_address(plan.host, token)  # before a model is loaded
     audit = AuditLog(plan.audit)
     model = load_model(plan.model)
-    guards = [load_guard(folder, load_probe(folder), plan.rule) for folder in plan.probes]
+    detectors = [
+        load_detector(folder, smoothing=plan.smoothing, threshold=plan.threshold)
+        for folder in plan.probes
+    ]
     served = GuardedModel(
-        Monitor(model, guards), audit, policy=plan.policy, streams=plan.limits.streams
+        Monitor(model, detectors), audit, policy=plan.policy, streams=plan.limits.streams
     )
     app = build_app(served, plan.limits, token)
-    say(f"{served.name} under {', '.join(g.name for g in guards)} ({plan.policy} on alarm)")
+    say(f"{served.name}, on an alarm: {plan.policy}")
+    for detector in detectors:
+        say(str(detector))
     say(f"http://{plan.host}:{plan.port}/v1, alarms in {plan.audit}")
     uvicorn.run(app, host=plan.host, port=plan.port, log_level="warning", access_log=False)

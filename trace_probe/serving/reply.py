@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trace_probe.monitor.calibrated import Guard
+from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.text.channels import ChannelReader, Format
 
@@ -22,7 +22,7 @@ class Reply:
 
     id: str
     model: str
-    guards: Sequence[Guard]
+    detectors: Sequence[Detector]
     policy: Policy
     channels: ChannelReader
     format: Format
@@ -102,9 +102,14 @@ class Reply:
             "alarm": bool(self.alarms),
             "alarms": list(self.alarms),
             "probes": [
-                {"name": g.name, "layer": g.saved.card.layer, "rule": g.rule.name}
-                | {"threshold": g.threshold}
-                for g in self.guards
+                {
+                    "name": one.name,
+                    "layer": one.saved.card.layer,
+                    "smoothing": one.smoothing.name,
+                    "threshold": one.threshold,
+                    "source": str(one.source),
+                }
+                for one in self.detectors
             ],
             "sentences": [self.risk(each) for each in self.sentences],
             "drift": drift or None,
@@ -113,15 +118,15 @@ class Reply:
     def risk(self, scored: ScoredSentence) -> dict[str, Any]:
         """Return what the probes say of one sentence; an answer withheld is not told this way."""
         hidden = self.policy == "withhold" and scored.channel == "answer"
-        by_probe = zip(self.guards, scored.scores, scored.statistics, strict=False)
+        by_probe = zip(self.detectors, scored.scores, scored.statistics, strict=False)
         return {
             "sentence": scored.sentence,
             "channel": scored.channel,
             "tokens": [scored.start, scored.stop],
             "text": None if hidden else scored.text,
             "risk": [
-                {"probe": guard.name, "score": score, "statistic": value}
-                for guard, score, value in by_probe
+                {"probe": detector.name, "score": score, "statistic": value}
+                for detector, score, value in by_probe
             ],
             "alarms": list(scored.alarms),
         }

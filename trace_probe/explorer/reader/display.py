@@ -1,6 +1,7 @@
 """The reader in a notebook: ``display(trace, scores)`` as the last line of a cell."""
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.page import page
 from trace_probe.explorer.rows import build_row, facts_of, score_range
-from trace_probe.explorer.words import Detector
+from trace_probe.explorer.words import ShownDetector
 from trace_probe.files import write_bytes
 from trace_probe.labels import Label
+from trace_probe.monitor.detector import Detector, Source
+from trace_probe.statistics.smoothing import MAX
 from trace_probe.trace import Trace
 
 
@@ -54,5 +57,7 @@ def display(
     values = None if scores is None else np.asarray(scores, dtype=float)
     row = build_row(facts_of(trace), label, values, threshold)
     low, high = score_range([] if values is None else [values], threshold)
-    eye = None if values is None else Detector(name, threshold, None, low, high)
+    source = Source("none" if threshold is None else "hand")
+    follows = Detector(name, MAX, math.inf if threshold is None else threshold, source)
+    eye = None if values is None else ShownDetector(follows, None, low, high)
     return Display(page([payload(trace, row, eye)]))

@@ -25,7 +25,7 @@ from trace_probe.explorer.pairing import (
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import pair as pair_reader
 from trace_probe.explorer.rows import Row
-from trace_probe.explorer.words import Detector
+from trace_probe.explorer.words import ShownDetector
 from trace_probe.visible import visible
 
 KIND_KEY, ALIGN_KEY = "filter_compare_kind", "filter_compare_align"
@@ -46,7 +46,7 @@ class Side:
     """Where one half of the pairs comes from."""
 
     run: Loaded
-    detector: Detector | None
+    detector: ShownDetector | None
 
     def name(self, row: Row) -> str:
         """Return what tells a trace of this side from its partner."""

@@ -6,10 +6,12 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, problem, root
-from trace_probe.explorer.models import probe, probes, resident
+from trace_probe.explorer.models import detector as load
+from trace_probe.explorer.models import probes, resident
 from trace_probe.explorer.panels import Frame, panel
 from trace_probe.explorer.watching import Watched
-from trace_probe.probing.probe import SavedProbe
+from trace_probe.monitor.calibrated import Decoding
+from trace_probe.monitor.detector import Detector
 from trace_probe.trace import Sampling, Task
 from trace_probe.visible import visible
 
@@ -22,15 +24,16 @@ MARGIN = 1.0
 """Room on the score axis beyond the threshold, in units of the score."""
 
 
-def start(saved: SavedProbe, prompt: str, seed: int, length: int) -> None:
+def start(detector: Detector, prompt: str, seed: int, length: int) -> None:
     """Begin to watch a generation; an older one is ended."""
     from trace_probe.monitor.live import Monitor
 
     end()
-    held = resident(saved.card.model)
+    held = resident(detector.saved.card.model)
     sampling = Sampling(seed=seed, max_new_tokens=length)
-    readings = Monitor(held.model, saved, every=1).watch(Task("live", "live", prompt), sampling)
-    st.session_state[WATCHED_KEY] = Watched(readings, saved.card.threshold, saved.rule, held.turn)
+    monitor = Monitor(held.model, detector, every=1)
+    readings = monitor.watch(Task("live", "live", prompt), sampling)
+    st.session_state[WATCHED_KEY] = Watched(readings, detector, held.turn)
 
 
 def end() -> None:
@@ -49,7 +52,7 @@ def example(shown: Current) -> str:
         return ""  # the other pages tell what is wrong with this run
 
 
-def settings(shown: Current, saved: SavedProbe) -> None:
+def settings(shown: Current, detector: Detector) -> None:
     """Draw prompt, seed and length, and the button that begins."""
     with st.form("live_form", border=True):
         prompt = st.text_area("Prompt", value=example(shown), height=120)
@@ -63,7 +66,7 @@ def settings(shown: Current, saved: SavedProbe) -> None:
         st.warning("There is no prompt.")
         return
     try:
-        start(saved, prompt, int(seed), int(length))
+        start(detector, prompt, int(seed), int(length))
     except TraceProbeError as error:
         problem("This cannot be watched", str(error))
 
@@ -85,9 +88,10 @@ def draw(watched: Watched) -> None:
     """Draw banner, curve and text of what was written so far."""
     banner(watched)
     row = watched.row
-    peak = watched.threshold if row.peak is None else max(row.peak, watched.threshold)
+    limit = watched.detector.threshold
+    peak = limit if row.peak is None else max(row.peak, limit)
     known = [float(value) for value in watched.statistics if value == value]
-    low = min([*known, watched.threshold - MARGIN]) - MARGIN / 4
+    low = min([*known, limit - MARGIN]) - MARGIN / 4
     begin = watched.begin or 0
     frame = Frame(
         begin, (0, max(watched.last - begin, 60)), (low, peak + MARGIN / 4), "tokens written"
@@ -124,17 +128,13 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     choose_one("Pace", list(PACES), key=PACE_KEY)
     st.toggle("Stop at the alarm", key=HALT_KEY)
 try:
-    saved = probe(there[name])
+    detector = load(there[name], Decoding.of(Sampling()))
 except TraceProbeError as error:
     problem("This probe cannot be read", str(error))
     end_page()
-card = saved.card
-st.text(
-    visible(
-        f"{card.model} · layer {card.layer} · threshold {card.threshold:.3g} · rule {card.rule}"
-    )
-)
-settings(shown, saved)
+card = detector.saved.card
+st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
+settings(shown, detector)
 held: Watched | None = st.session_state.get(WATCHED_KEY)
 if held is not None and held.running:
     st.fragment(watching, run_every=TICK_S)()

@@ -1,15 +1,18 @@
 """Score: text of your own, read by a probe or by its words alone; nothing is kept."""
 
+import math
+
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.current import Current, current, end_page, problem, root
-from trace_probe.explorer.models import probe, probes, resident
+from trace_probe.explorer.models import detector as load
+from trace_probe.explorer.models import probes, resident
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
 from trace_probe.explorer.rows import Row, build_row, facts_of, score_range
-from trace_probe.explorer.words import Detector
+from trace_probe.explorer.words import ShownDetector
 from trace_probe.explorer.written import (
     TEXT_DETECTOR,
     Pasted,
@@ -17,7 +20,8 @@ from trace_probe.explorer.written import (
     score_with_probe,
     score_words,
 )
-from trace_probe.probing.probe import SavedProbe
+from trace_probe.monitor.detector import Detector, Source
+from trace_probe.statistics.smoothing import MAX
 from trace_probe.visible import visible
 
 BY_KEY, SCORED_KEY = "filter_score_by", "scored"
@@ -61,25 +65,25 @@ def brought() -> bytes | None:
     return Pasted(prompt, reasoning, answer).jsonl()
 
 
-def by_probe(content: bytes, saved: SavedProbe) -> tuple[list[Scored], Detector]:
+def by_probe(content: bytes, detector: Detector) -> tuple[list[Scored], ShownDetector]:
     """Score by a probe, with its model."""
-    held = resident(saved.card.model)
+    held = resident(detector.saved.card.model)
     with st.spinner("Reading"), held.turn:
-        found = score_with_probe(content, held.model, held.tokenizer, saved)
-    limit = saved.card.threshold
-    low, high = score_range([one.scores for one in found], limit)
-    return found, Detector(saved.card.name, limit, None, low, high)
+        found = score_with_probe(content, held.model, held.tokenizer, detector)
+    low, high = score_range([one.scores for one in found], detector.threshold)
+    return found, ShownDetector(detector, None, low, high)
 
 
-def by_words(shown: Current, content: bytes) -> tuple[list[Scored], Detector]:
+def by_words(shown: Current, content: bytes) -> tuple[list[Scored], ShownDetector]:
     """Score by words alone."""
     with st.spinner("Learning the words of this run"):
         found = score_words(content, shown.run.store, shown.labeller)
     low, high = score_range([one.scores for one in found], None)
-    return found, Detector(TEXT_DETECTOR, None, None, low, high)
+    words = Detector(TEXT_DETECTOR, MAX, math.inf, Source("none"))
+    return found, ShownDetector(words, None, low, high)
 
 
-def show(found: list[Scored], detector: Detector) -> None:
+def show(found: list[Scored], detector: ShownDetector) -> None:
     """Show the texts scored: a table of them if there are several, and one in the reader."""
     rows = [
         build_row(facts_of(one.trace), one.label, one.scores, detector.threshold) for one in found
@@ -121,19 +125,20 @@ st.title("Score")
 there = probes(root())
 by = st.selectbox("Scored by", [*there, TEXT_DETECTOR], key=BY_KEY, format_func=visible, width=320)
 try:
-    saved = probe(there[by]) if by in there else None
+    detector = load(there[by]) if by in there else None
 except TraceProbeError as error:
     problem("This probe cannot be read", str(error))
     end_page()
-if saved is None:
+if detector is None:
     st.caption(ABOUT_WORDS)
 else:
-    st.text(visible(f"{saved.card.model} · layer {saved.card.layer}"))
+    card = detector.saved.card
+    st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
     st.caption(ABOUT_PROBE)
 content = brought()
 if content is not None:
     try:
-        scored = by_words(shown, content) if saved is None else by_probe(content, saved)
+        scored = by_words(shown, content) if detector is None else by_probe(content, detector)
         st.session_state[SCORED_KEY] = (by, *scored)
     except TraceProbeError as error:
         st.session_state.pop(SCORED_KEY, None)

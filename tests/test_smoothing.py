@@ -15,15 +15,15 @@ from trace_probe.monitor.calibrated import (
     Decoding,
     calibrate,
     load_calibrations,
-    load_guard,
     save_calibration,
     threshold,
 )
+from trace_probe.monitor.detector import load_detector
 from trace_probe.monitor.drift import WINDOW, DriftCheck, check_levels
 from trace_probe.monitor.flagging import flag, flags_csv, format_flags
 from trace_probe.probing.probe import save_probe
 from trace_probe.statistics.metrics import trace_maxima
-from trace_probe.statistics.rules import parse_rule, statistics
+from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 
 WORLD = World(tasks=8, samples=2, strength=8.0, benign=60)
@@ -38,7 +38,7 @@ def test_the_rules_are_what_their_names_say() -> None:
     scores = {"t": np.array([1.0, np.nan, 3.0, 2.0, -1.0])}
 
     def of(name: str) -> list[float]:
-        values = statistics(scores, parse_rule(name))["t"]
+        values = parse_smoothing(name).apply(scores)["t"]
         assert np.isnan(values[1])
         return [float(value) for value in np.delete(values, 1)]
 
@@ -49,8 +49,8 @@ def test_the_rules_are_what_their_names_say() -> None:
     assert of("2-of-3") == [-np.inf, 1, 2, 2]
     assert of("1-of-2") == [1, 3, 3, 2]
     for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean", "mean:0"):
-        with pytest.raises(ProbeError, match="no alarm rule"):
-            parse_rule(wrong)
+        with pytest.raises(ProbeError, match="no smoothing"):
+            parse_smoothing(wrong)
 
 
 @given(
@@ -58,21 +58,21 @@ def test_the_rules_are_what_their_names_say() -> None:
     st.sampled_from(["mean:3", "ema:0.3", "2-of-4"]),
 )
 def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
-    whole = statistics({"t": np.array(scores)}, parse_rule(name))["t"]
+    whole = parse_smoothing(name).apply({"t": np.array(scores)})["t"]
     for stop in range(1, len(scores) + 1):
         assert (
-            statistics({"t": np.array(scores[:stop])}, parse_rule(name))["t"][-1] == whole[stop - 1]
+            parse_smoothing(name).apply({"t": np.array(scores[:stop])})["t"][-1] == whole[stop - 1]
         )
 
 
 @pytest.mark.parametrize("rule", ["max", "mean:5", "ema:0.5", "2-of-3"])
 @pytest.mark.parametrize("rate", [0.01, 0.05])
-def test_each_rule_keeps_the_rate_that_it_was_calibrated_to(rule: str, rate: float) -> None:
+def test_each_smoothing_keeps_the_rate_that_it_was_calibrated_to(rule: str, rate: float) -> None:
     rng = np.random.default_rng(0)
     scores = {f"{i}": rng.normal(size=rng.integers(2, 12)) for i in range(40_000)}
     ids = list(scores)
     limit = threshold(scores, ids[:20_000], rule, rate, "conformal").value
-    maxima = trace_maxima(statistics(scores, parse_rule(rule)), ids[20_000:])
+    maxima = trace_maxima(parse_smoothing(rule).apply(scores), ids[20_000:])
     assert abs((maxima >= limit).mean() - rate) < 0.005
 
 
@@ -81,20 +81,20 @@ def test_calibrations_are_kept_for_each_decoding_and_found_again(
 ) -> None:
     saved, folder = planted_probe(), tmp_path / "probe"
     save_probe(folder, saved)
-    assert load_guard(folder, saved).threshold == saved.card.threshold
+    assert load_detector(folder).threshold == saved.card.threshold
     with pytest.raises(ProbeError, match="calibrate RUN"):
-        load_guard(folder, saved, "2-of-3")
+        load_detector(folder, smoothing="2-of-3")
     found = calibrate(store, saved, ["max", "2-of-3"], 0.05)
     save_calibration(folder, found)
     save_calibration(folder, found)
     assert load_calibrations(folder) == (found,)
-    guard = load_guard(folder, saved, "2-of-3")
-    assert guard.threshold == found.thresholds["2-of-3"].value
-    assert (guard.decoding, len(guard.levels)) == (Decoding(1.0, 1.0), 60)
+    detector = load_detector(folder, smoothing="2-of-3")
+    assert detector.threshold == found.thresholds["2-of-3"].value
+    assert (detector.source.decoding, len(detector.levels)) == (Decoding(1.0, 1.0), 60)
     assert len(found.tasks) == 60
     (folder / "alarms.json").write_text(json.dumps({"calibrations": [{}]}), "utf-8")
     with pytest.raises(ProbeError, match="calibrate again"):
-        load_guard(folder, saved)
+        load_detector(folder)
 
 
 def test_without_benign_traces_nothing_is_promised(tmp_path: Path) -> None:
@@ -103,11 +103,11 @@ def test_without_benign_traces_nothing_is_promised(tmp_path: Path) -> None:
         calibrate(run, planted_probe(), ["max"], 0.05)
 
 
-def test_flags_follow_a_rule_and_their_csv_runs_nothing(store: Store, tmp_path: Path) -> None:
+def test_flags_follow_a_smoothing_and_their_csv_runs_nothing(store: Store, tmp_path: Path) -> None:
     saved, folder = planted_probe(), tmp_path / "probe"
     save_probe(folder, saved)
     save_calibration(folder, calibrate(store, saved, ["2-of-3"], 0.05))
-    flags = flag(store, load_guard(folder, saved, "2-of-3"))
+    flags = flag(store, load_detector(folder, smoothing="2-of-3"))
     acted = {name for name, label in store.labels().items() if label.outcome}
     assert acted <= {one.trace_id for one in flags.alarms}
     for one in flags.alarms:

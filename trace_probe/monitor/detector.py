@@ -1,0 +1,202 @@
+"""A detector: a probe, how its scores are smoothed, and from which value on they are an alarm.
+
+Everything that raises alarms (commands, pages, the server, experiments, logs of Inspect) asks a
+`Detector`, so all of them alarm at the same sentences. `load_detector` makes one of the folder of
+a probe; `recorded_detector` finds the one behind the scores that a run keeps.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import ProbeError
+from trace_probe.monitor.calibrated import Decoding, load_calibrations
+from trace_probe.probing.probe import SavedProbe, load_probe
+from trace_probe.statistics.metrics import first_alarm
+from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing, smoothing_of
+from trace_probe.store import Store
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a threshold comes from."""
+
+    kind: Literal["card", "calibration", "report", "hand", "none"]
+    """The probe's card, a calibration kept beside it, the report of a run, a person, nowhere."""
+    decoding: Decoding | None = None
+    """What a calibration holds for."""
+
+    def __str__(self) -> str:
+        """Return it in words, as a part of a sentence."""
+        if self.decoding is not None:
+            drawn = f"temperature {self.decoding.temperature:g}, top-p {self.decoding.top_p:g}"
+            return f"calibration at {drawn}"
+        return {
+            "card": "the probe's card",
+            "calibration": "a calibration",
+            "report": "the report of the run",
+            "hand": "given by hand",
+            "none": "nothing known",
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Decides at which sentence of a trace the alarm comes.
+
+    Example:
+        >>> detector = Detector("eye", parse_smoothing("mean:2"), 2.5, Source("hand"))
+        >>> detector.alarm(np.array([1.0, 3.0, 3.0]))
+        2
+    """
+
+    name: str
+    smoothing: Smoothing
+    threshold: float
+    """A sentence alarms if its smoothed score is equal to it or above; inf means never."""
+    source: Source
+    probe: SavedProbe | None = None
+    """None for scores that come from no probe, such as those of a text baseline."""
+    levels: tuple[float, ...] = ()
+    """Median scores of the calibration traces, from which drift is told; empty if not known."""
+
+    @property
+    def saved(self) -> SavedProbe:
+        """Return the probe.
+
+        Raises:
+            ProbeError: the scores come from no probe.
+        """
+        if self.probe is None:
+            raise ProbeError(f"{self.name} is no probe: give the folder of one")
+        return self.probe
+
+    def follow(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Return (sentence,) what the alarm follows, from the scores of a trace.
+
+        Sentences without a score are nan and stay nan.
+        """
+        return self.smoothing.follow(scores)
+
+    def alarm(self, scores: NDArray[np.floating[Any]]) -> int | None:
+        """Return the first sentence that alarms, from (sentence,) scores; None if none does."""
+        return first_alarm(self.follow(scores), self.threshold)
+
+    def at(self, threshold: float) -> "Detector":
+        """Return it with a threshold given by hand."""
+        return replace(self, threshold=threshold, source=Source("hand"))
+
+    def __str__(self) -> str:
+        """Return at which threshold it alarms, and why, in one line."""
+        if self.source.kind == "none":
+            return f"{self.name}: no threshold, so no alarms"
+        smoothed = "" if self.smoothing == MAX else f" on {self.smoothing.name}"
+        return f"{self.name}: threshold {self.threshold:.3f}{smoothed} ({self.source})"
+
+
+def as_detector(probe: SavedProbe | Detector) -> Detector:
+    """Return a probe with the smoothing and the threshold of its card."""
+    if isinstance(probe, Detector):
+        return probe
+    card = probe.card
+    return Detector(card.name, probe.smoothing, card.threshold, Source("card"), probe)
+
+
+def as_detectors(
+    probes: SavedProbe | Detector | Sequence[SavedProbe | Detector],
+) -> tuple[Detector, ...]:
+    """Return one or several probes as detectors; see `as_detector`."""
+    several = [probes] if isinstance(probes, SavedProbe | Detector) else probes
+    return tuple(map(as_detector, several))
+
+
+def load_detector(
+    folder: Path | str,
+    *,
+    smoothing: str | None = None,
+    threshold: float | None = None,
+    decoding: Decoding | None = None,
+) -> Detector:
+    """Return the detector of a probe's folder.
+
+    The smoothing is that of the card unless one is named. The threshold is, in this order: the
+    one given; that of the calibration for this decoding, or of the latest one if there is none
+    for it or no decoding is given; that of the card.
+
+    Args:
+        folder: Where ``card.json`` and ``probe.safetensors`` lie, perhaps with ``alarms.json``.
+        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT`` or ``K-of-N``.
+        threshold: Smoothed score from which on it alarms.
+        decoding: How the tokens to be scored are drawn.
+
+    Raises:
+        ProbeError: there is no probe, or it has no threshold for this smoothing.
+    """
+    saved = load_probe(folder)
+    chosen = parse_smoothing(smoothing or saved.card.smoothing)
+    kept = [each for each in load_calibrations(Path(folder)) if each.model == saved.card.model]
+    fitting = [each for each in kept if decoding in (None, each.decoding)]
+    found = None
+    for each in fitting or kept:
+        if chosen.name in each.thresholds:
+            value, source = each.thresholds[chosen.name].value, Source("calibration", each.decoding)
+            found = Detector(saved.card.name, chosen, value, source, saved, each.levels)
+    if found is None and chosen == saved.smoothing:
+        found = as_detector(saved)
+    if threshold is not None:
+        return (found or Detector(saved.card.name, chosen, 0, Source("hand"), saved)).at(threshold)
+    if found is None:
+        raise ProbeError(
+            f"{saved.card.name} has no threshold for the smoothing {chosen.name}: set one with "
+            f"`trace-probe calibrate RUN {folder} --smoothing {chosen.name}`"
+        )
+    return found
+
+
+def recorded_detector(
+    store: Store,
+    name: str,
+    *,
+    smoothing: str | None = None,
+    threshold: float | None = None,
+) -> Detector:
+    """Return the detector whose scores a run keeps under a name.
+
+    If it is a probe that lies beside the runs (``probes/NAME``) and reads the model of the run,
+    it alarms as `flag` would alarm on this run. If not, it alarms as in the report of the run;
+    without a report it has no threshold and never alarms.
+
+    Raises:
+        ProbeError: the files of the probe are broken, or it has no threshold for the smoothing.
+    """
+    folder = probe_beside(store.path, name)
+    if folder is not None:
+        decoding = Decoding.of(store.manifest.sampling)
+        found = load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
+        if found.saved.card.model == store.manifest.model:
+            return found
+    report = store.report(name) or {}
+    own = smoothing_of(report)
+    chosen = own if smoothing is None else parse_smoothing(smoothing)
+    known = report.get("threshold") if chosen == own else None
+    if threshold is not None:
+        return Detector(name, chosen, threshold, Source("hand"))
+    if known is not None:
+        return Detector(name, chosen, float(known), Source("report"))
+    return Detector(name, chosen, math.inf, Source("none"))
+
+
+def probe_beside(run: Path, name: str) -> Path | None:
+    """Return the folder of a probe that is kept beside the runs, in ``probes/NAME``."""
+    folder = probes_beside(run) / name
+    return folder if (folder / "card.json").is_file() else None
+
+
+def probes_beside(run: Path) -> Path:
+    """Return where the probes of a run are looked for: ``probes`` beside the folder of runs."""
+    return run.resolve().parents[1] / "probes"
