@@ -99,8 +99,8 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
 
     @abstractmethod
-    def direction(self, X: Rows) -> Floats:
-        """Return (width,) the mean gradient of the score at rows (row, width)."""
+    def direction(self) -> Floats:
+        """Return (width,) the gradient of the score, the mean over the rows it learned from."""
 
     @abstractmethod
     def to_tensors(self) -> dict[str, NDArray[np.float32]]:

@@ -12,7 +12,6 @@ from trace_probe.probing.binary import (
     BinaryProbe,
     ClassWeight,
     Floats,
-    Rows,
     Tensors,
     class_means,
     row_scale,
@@ -82,7 +81,7 @@ class LinearProbe(BinaryProbe):
         scores: NDArray[Any] = X @ self.coef_[0].astype(X.dtype) + X.dtype.type(self.intercept_[0])
         return scores
 
-    def direction(self, X: Rows) -> Floats:  # noqa: ARG002 - it is the same everywhere
+    def direction(self) -> Floats:
         """Return (width,) the direction of the probe."""
         direction: Floats = self.coef_[0]
         return direction

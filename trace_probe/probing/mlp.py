@@ -27,7 +27,7 @@ LEARNING_RATE = 3e-3
 EPOCHS = 30
 STEPS = (300, 1500)
 """The fewest and the most steps of gradient descent, however few or many rows there are."""
-TENSORS = ("mean", "scale", "hidden_weight", "hidden_bias", "out_weight", "out_bias")
+TENSORS = ("mean", "scale", "hidden_weight", "hidden_bias", "out_weight", "out_bias", "direction")
 
 
 class MLPProbe(BinaryProbe):
@@ -43,6 +43,7 @@ class MLPProbe(BinaryProbe):
         hidden_bias_: (members x hidden,).
         out_weight_: (members x hidden,), already divided by the number of members.
         out_bias_: The offset of the score.
+        direction_: (width,), the mean gradient over the rows it learned from.
     """
 
     head: ClassVar[str] = "mlp"
@@ -75,6 +76,7 @@ class MLPProbe(BinaryProbe):
         self.hidden_weight_, self.hidden_bias_ = first, bias
         self.out_weight_ = (out / self.members).astype(np.float32)
         self.out_bias_ = np.array([offset.mean()], np.float32)
+        self.direction_ = self._gradient(rows, weight)
 
     def _check_parameters(self) -> None:
         if self.hidden < 1 or self.members < 1:
@@ -90,12 +92,15 @@ class MLPProbe(BinaryProbe):
         scores: NDArray[Any] = hidden @ self.out_weight_ + self.out_bias_[0]
         return scores
 
-    def direction(self, X: Rows) -> Floats:
-        """Return (width,) the mean gradient of the score at rows (row, width)."""
+    def _gradient(self, X: NDArray[Any], weight: Floats) -> NDArray[np.float32]:
+        """Return (width,) the weighted mean of the gradient of the score over rows."""
         open_ = ((X - self.mean_) / self.scale_) @ self.hidden_weight_.T + self.hidden_bias_ > 0
-        share = open_.mean(axis=0) * self.out_weight_
-        gradient: Floats = (share @ self.hidden_weight_ / self.scale_).astype(np.float64)
-        return gradient
+        share = np.average(open_, axis=0, weights=weight) * self.out_weight_
+        return np.asarray(share @ self.hidden_weight_ / self.scale_, np.float32)
+
+    def direction(self) -> Floats:
+        """Return (width,) the gradient of the score, the mean over the rows it learned from."""
+        return self.direction_.astype(np.float64)
 
     def to_tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights by name, as the attributes are called."""
@@ -132,6 +137,7 @@ class MLPProbe(BinaryProbe):
         )
         whole.out_weight_ = np.concatenate([one.out_weight_ for one in probes]) / len(probes)
         whole.out_bias_ = np.mean([one.out_bias_ for one in probes], axis=0)
+        whole.direction_ = np.mean([one.direction_ for one in probes], axis=0)
         return whole._as_fitted(len(whole.mean_))
 
 

@@ -5,7 +5,7 @@ A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.probing.binary import Floats
+from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
 from trace_probe.probing.features import (
     Feature,
@@ -23,7 +23,8 @@ from trace_probe.probing.features import (
     pooling_for,
 )
 from trace_probe.probing.linear import LinearProbe as LinearProbe
-from trace_probe.probing.recipe import Focus, Method, Rows, Target
+from trace_probe.probing.mlp import MLPProbe
+from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Promise
 from trace_probe.statistics.metrics import Scores
@@ -31,9 +32,23 @@ from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.store import Manifest, write_bytes, write_json
 
 
-def fit_dataset(dataset: Dataset, recipe: Recipe) -> LinearProbe:
-    """Fit a probe under which every trace counts as its recipe says."""
-    probe = LinearProbe(method=recipe.method, C=recipe.C)
+HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
+
+
+def parameters(recipe: "Recipe | ProbeCard") -> dict[str, Any]:
+    """Return the parameters of the head of a recipe.
+
+    Raises:
+        ProbeError: there is no such head.
+    """
+    if recipe.head not in HEADS:
+        raise ProbeError(f"no head {recipe.head!r}: use one of {', '.join(HEADS)}")
+    return {"C": recipe.C, **({"method": recipe.method} if recipe.head == "linear" else {})}
+
+
+def fit_dataset(dataset: Dataset, recipe: Recipe) -> BinaryProbe:
+    """Fit the head of a recipe; every trace counts the same."""
+    probe = HEADS[recipe.head](**parameters(recipe))
     return probe.fit(dataset.X, dataset.y, sample_weight=dataset.weight)
 
 
@@ -42,7 +57,7 @@ TOGETHER = 128
 
 
 def probe_scores(
-    probe: LinearProbe, corpus: Corpus, recipe: Recipe
+    probe: BinaryProbe, corpus: Corpus, recipe: Recipe
 ) -> dict[str, NDArray[np.float32]]:
     """Return the score of each reasoning sentence of each trace; nan for other sentences.
 
@@ -55,7 +70,7 @@ def probe_scores(
 
 
 def several_scores(
-    probes: Sequence[LinearProbe], corpus: Corpus, recipe: Recipe
+    probes: Sequence[BinaryProbe], corpus: Corpus, recipe: Recipe
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Return the scores of several probes of the same rows in one pass; see `probe_scores`."""
     matrix, traces = activations_of(corpus), corpus.traces
@@ -116,9 +131,19 @@ class ProbeCard:
     """What its alarm follows, chosen on training tasks; see `statistics.smoothing`."""
     ranked_by: str = "max"
     """What is made of its scores where traces are ranked at a moment; chosen likewise."""
-    benign_weight: float = 1.0
-    head: str = "linear"
+    head: Head = "linear"
     """What turns a row into a score."""
+    twin: dict[str, Any] | None = None
+    """Of a head that is not linear, the settings of the linear probe to be shown beside it."""
+    false_alarm_rate: float | None = None
+    """Share of the calibration traces that alarm; None if it was not measured."""
+    target_sibling_rate: float | None = None
+    """Share of siblings that may alarm (see `statistics.siblings`); None if nobody asked."""
+    sibling_alarm_rate: float | None = None
+    """Share of the training tasks' siblings that alarm, each scored by a probe that has not seen
+    its task; None if there are too few to know."""
+    siblings: int = 0
+    """How many siblings that is a share of."""
 
     @property
     def layer(self) -> int:
@@ -136,6 +161,15 @@ class ProbeCard:
         return pooling_for(self.features)
 
     @property
+    def linear_twin(self) -> Recipe | None:
+        """Return the recipe of the linear probe to be shown beside another head."""
+        if self.twin is None:
+            return None
+        read = {name: tuple(self.twin[name]) for name in ("layers", "features")}
+        more = {name: self.twin[name] for name in ("C", "focus")}
+        return replace(self.recipe, head="linear", **read, **more)
+
+    @property
     def recipe(self) -> Recipe:
         """Return how it was trained."""
         return Recipe(
@@ -148,7 +182,6 @@ class ProbeCard:
             guard=self.guard,
             guard_tokens=self.guard_tokens,
             focus=self.focus,
-            benign_weight=self.benign_weight,
         )
 
 
@@ -157,7 +190,7 @@ class SavedProbe:
     """A fitted probe and its card."""
 
     card: ProbeCard
-    probe: LinearProbe
+    probe: BinaryProbe
 
     def scores(self, corpus: Corpus) -> Scores:
         """Return the score of each reasoning sentence of each trace."""
@@ -175,7 +208,7 @@ class SavedProbe:
         card = self.card
         if layer not in card.layers:
             raise ProbeError(f"probe {card.name} reads layers {list(card.layers)}, not {layer}")
-        weights = self.probe.coef_[0].reshape(len(card.layers), len(card.features), card.d_model)
+        weights = self.probe.direction().reshape(len(card.layers), len(card.features), card.d_model)
         moved = np.array([feature != "prompt" for feature in card.features])
         direction: Floats = weights[card.layers.index(layer), moved].sum(axis=0)
         return direction
@@ -212,7 +245,7 @@ def load_probe(path: Path | str) -> SavedProbe:
     try:
         card = _to_card(json.loads((folder / "card.json").read_text(encoding="utf-8")))
         tensors = load((folder / "probe.safetensors").read_bytes())
-        probe = LinearProbe.from_tensors(tensors, method=card.method, C=card.C)
+        probe = HEADS[card.head].from_tensors(tensors, **parameters(card))
     except FileNotFoundError as error:
         raise ProbeError(f"no probe at {folder}: train one with `trace-probe train`") from error
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -234,6 +267,7 @@ def _to_card(raw: dict[str, Any]) -> ProbeCard:
     names = ("layers", "training_tasks", "calibration_tasks", "limits")
     tuples = {key: tuple(raw[key]) for key in names}
     named = {"smoothing" if key == "rule" else key: value for key, value in raw.items()}
+    named.pop("benign_weight", None)  # what benign traces weighed while it learned
     return ProbeCard(**{**named, **tuples, "features": parse_features(raw["features"])})
 
 
