@@ -12,13 +12,14 @@ from trace_probe.probing.baselines import category_only, length
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.reading import constant_scores
 from trace_probe.probing.tfidf import (
+    CHOICES,
     TextModel,
     TextRecipe,
     Words,
     fitted_scores,
     read_texts,
     tune,
-    unseen_text_scores,
+    unseen_row_scores,
     whole_rows,
 )
 from trace_probe.statistics.metrics import (
@@ -130,14 +131,12 @@ def whole_text(learned: Corpus, read: Corpus) -> Scores:
     """Return the scores of a text model of whole reasoning, tuned on the traces it learns from."""
     texts = read_texts(learned)
     rows = whole_rows(texts)
-    positive = np.array([bool(learned.outcome(trace)) for trace in learned.traces])
 
     def value(how: TextRecipe) -> float:
-        scores = unseen_text_scores(texts, rows, how)
-        return auroc(np.array([_last(scores[one.id]) for one in learned.traces]), positive)
+        return auroc(unseen_row_scores(texts, rows, how), rows[2])
 
     others = read_texts(read, vocabulary=texts.words.vocabulary)
-    return fitted_scores(texts, rows, tune(value, TextRecipe(last=False)), others)
+    return fitted_scores(texts, rows, tune(value, TextRecipe(last=False), CHOICES[1:]), others)
 
 
 def _rank_whole(cohort: Cohort, scores: Scores, weights: Values) -> dict[str, Values]:

@@ -7,7 +7,13 @@ import numpy as np
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.recipe import Rows
 from trace_probe.probing.selection import criterion, first_of_equals
-from trace_probe.statistics.calibration import Promise, Threshold, promised_threshold
+from trace_probe.statistics.calibration import (
+    Promise,
+    Threshold,
+    promised_threshold,
+    with_siblings,
+    without_siblings,
+)
 from trace_probe.statistics.metrics import (
     Scores,
     resample,
@@ -15,7 +21,7 @@ from trace_probe.statistics.metrics import (
     score_rows,
     trace_maxima,
 )
-from trace_probe.statistics.siblings import keep_quiet, mixed_prompts
+from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.statistics.smoothing import CANDIDATES, Smoothing, parse_smoothing
 
 
@@ -62,12 +68,12 @@ def set_threshold(
     maxima = trace_maxima(harmless, list(harmless))
     threshold = promised_threshold(maxima, rate, promise)
     if siblings is None:
-        return keep_quiet(threshold, maxima, None, None, sibling_rate)
+        return without_siblings(threshold, maxima, sibling_rate)
     corpus, followed = siblings
     cohort = build_cohort(corpus.judged())
     mixed = mixed_prompts(cohort)
     if mixed.shortage():
-        return keep_quiet(threshold, maxima, None, None, sibling_rate)
-    highest = mixed.peaks(running_maxima(score_rows(cohort, followed)))
-    weights = resample(cohort.n_tasks)
-    return keep_quiet(threshold, maxima, highest, mixed.limits(highest, weights, sibling_rate), sibling_rate)
+        return without_siblings(threshold, maxima, sibling_rate)
+    _, highest = mixed.peaks(running_maxima(score_rows(cohort, followed)))
+    drawn = mixed.limits(highest, resample(cohort.n_tasks), sibling_rate)
+    return with_siblings(threshold, maxima, highest, drawn, sibling_rate)

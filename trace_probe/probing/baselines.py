@@ -19,9 +19,6 @@ from trace_probe.probing.tfidf import tfidf
 from trace_probe.statistics.metrics import Scores
 
 SHUFFLES = 8
-TEXT = ("tfidf", "tfidf-mlp")
-PROMPTED = ("tfidf-with-prompt", "tfidf-with-prompt-mlp")
-"""Names of the text baselines, one for each head."""
 
 
 def baseline_scores(
@@ -32,16 +29,12 @@ def baseline_scores(
     Where the probe has another head, words are read with that one as well. A baseline whose
     training is itself a matter of chance comes as several scores.
     """
-    heads: tuple[Head, ...] = ("linear",) if head == "linear" else ("linear", head)
-    words = tfidf(train, every, recipe, heads=heads)
-    prompted = tfidf(train, every, recipe, with_prompt=True, heads=heads)
     found: dict[str, tuple[Scores, ...]] = {
         "category-only": (category_only(train, every),),
         "prompt-only": (prompt_only(train, every, recipe),),
         "position": (position(every),),
         "length": (length(every),),
-        **{name: (scores,) for name, scores in zip(TEXT, words, strict=False)},
-        **{name: (scores,) for name, scores in zip(PROMPTED, prompted, strict=False)},
+        **{name: (scores,) for name, scores in tfidf(train, every, recipe, head).items()},
     }
     lowest = min(activations_of(train).layers)
     bottom = replace(recipe, layers=(lowest,))

@@ -5,7 +5,9 @@ smoothing and thresholds are chosen are those of the very probes that ship, each
 has not seen, and their scale is the same.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +15,12 @@ from numpy.typing import NDArray
 from trace_probe.probing.binary import BinaryProbe
 from trace_probe.probing.dataset import Corpus, build_dataset, task_folds
 from trace_probe.probing.probe import fit_dataset, probe_scores
-from trace_probe.probing.recipe import Recipe
-from trace_probe.probing.selection import FOLDS
+from trace_probe.probing.recipe import Head, Recipe
+from trace_probe.probing.selection import FOLDS, Criterion, criterion, first_of_equals
+from trace_probe.probing.sweep import Cell, leaders
 from trace_probe.statistics.metrics import Scores
+
+MLP_STRENGTH = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,44 @@ def cross_fit(learned: Corpus, recipe: Recipe, *, folds: int = FOLDS, seed: int 
         scores.update(probe_scores(probe, learned.only(held), recipe))
         probes.append(probe)
     return CrossFitted(recipe, tuple(probes), scores)
+
+
+def rival_recipes(cells: Sequence[Cell], head: Head | Literal["auto"]) -> tuple[Recipe, ...]:
+    """Return the MLPs to be compared, one for each choice of features with a memory.
+
+    Each reads the layer and learns from the rows that did best for a linear probe of the same
+    features. Without any memory it is the one choice that there is.
+    """
+    if head == "linear":
+        return ()
+    best = [cell.recipe for cell in leaders(cells)]
+    chosen = best[1:] or best
+    return tuple(replace(recipe, head="mlp", C=MLP_STRENGTH) for recipe in chosen)
+
+
+def choose_head(
+    learned: Corpus,
+    linear: Recipe,
+    rivals: Sequence[Recipe],
+    head: Head | Literal["auto"],
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[CrossFitted, dict[str, float]]:
+    """Fit the linear recipe and its rivals, and return the one that ships.
+
+    ``auto`` keeps the linear one unless a rival is better by more than one standard error.
+    Returns the figures of all of them by name.
+    """
+    fitted: list[tuple[CrossFitted, Criterion]] = []
+    for recipe in (linear, *rivals) if head != "mlp" else rivals:
+        if progress:
+            read = "+".join(recipe.features)
+            progress(f"fitting a {recipe.head} probe of {read} of layer {recipe.layer}")
+        one = cross_fit(learned, recipe, seed=seed)
+        fitted.append((one, criterion(learned, one.scores, recipe.rows)))
+    figures = {
+        f"{found.name}/{one.recipe.head}/{'+'.join(one.recipe.features)}": found.value
+        for one, found in fitted
+    }
+    return first_of_equals(fitted), figures

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BATCH = 256
 LEARNING_RATE = 3e-3
 EPOCHS = 30
-STEPS = (300, 1500)
+STEPS = (300, 1000)
 """The fewest and the most steps of gradient descent, however few or many rows there are."""
 TENSORS = ("mean", "scale", "hidden_weight", "hidden_bias", "out_weight", "out_bias", "direction")
 

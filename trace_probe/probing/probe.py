@@ -31,7 +31,6 @@ from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.store import Manifest, write_bytes, write_json
 
-
 HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
 
 
@@ -166,8 +165,7 @@ class ProbeCard:
         if self.twin is None:
             return None
         read = {name: tuple(self.twin[name]) for name in ("layers", "features")}
-        more = {name: self.twin[name] for name in ("C", "focus")}
-        return replace(self.recipe, head="linear", **read, **more)
+        return replace(self.recipe, head="linear", **{**self.twin, **read})
 
     @property
     def recipe(self) -> Recipe:
@@ -183,6 +181,12 @@ class ProbeCard:
             guard_tokens=self.guard_tokens,
             focus=self.focus,
         )
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what tells a linear recipe from another head's, as a card holds it."""
+    read = {"layers": list(recipe.layers), "features": list(recipe.features)}
+    return {**read, "C": recipe.C, "focus": recipe.focus}
 
 
 @dataclass(frozen=True)

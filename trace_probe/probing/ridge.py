@@ -50,7 +50,6 @@ class Moments:
     gram: Values
     """(fold, class, d_model, d_model)."""
 
-
     def of(self, columns: Index) -> "Moments":
         """Return the moments of some columns of the rows."""
         gram = self.gram[:, :, columns][:, :, :, columns]

@@ -6,9 +6,9 @@ and weighted is tuned on training tasks as carefully as a probe is.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, chosen_sentences, task_folds
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.reading import reasoning_sentences, spread
-from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows
+from trace_probe.probing.recipe import FOCUSES, Focus, Head, Recipe, Rows
 from trace_probe.probing.selection import FOLDS, criterion
 from trace_probe.statistics.metrics import Index, Scores, Values
 from trace_probe.trace import Trace
@@ -50,7 +50,7 @@ class TextRecipe:
     """Whether n occurrences count as ``1 + log(n)``."""
     C: float = 10.0
     """A smaller one penalises more."""
-    head: Literal["linear", "mlp"] = "linear"
+    head: Head = "linear"
 
 
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -98,7 +98,10 @@ class Words:
 
         ends = np.concatenate([[0], np.cumsum(part + 1)])
         columns = np.concatenate(
-            [np.arange(self.start[t], self.start[t] + p + 1) for t, p in zip(text, part, strict=True)]
+            [
+                np.arange(self.start[t], self.start[t] + p + 1)
+                for t, p in zip(text, part, strict=True)
+            ]
         )
         shape = (len(text), self.counts.shape[0])
         return csr_matrix((np.ones(len(columns)), columns, ends), shape) @ self.counts
@@ -160,7 +163,7 @@ class TextModel:
         from sklearn.linear_model import LogisticRegression
 
         if self.how.head == "linear":
-            model = LogisticRegression(C=self.how.C, max_iter=1000)
+            model = LogisticRegression(C=self.how.C, solver="liblinear")
             self._score = model.fit(rows, y, sample_weight=weight).decision_function
             return
         reduced = TruncatedSVD(min(COMPONENTS, min(rows.shape) - 1), random_state=0).fit(rows)
@@ -190,12 +193,18 @@ class TextModel:
         return found
 
 
-def tune(value: Callable[[TextRecipe], float], start: TextRecipe = TextRecipe()) -> TextRecipe:
+def tune(
+    value: Callable[[TextRecipe], float],
+    start: TextRecipe = TextRecipe(),
+    choices: Sequence[tuple[str, tuple[Any, ...]]] = CHOICES,
+) -> TextRecipe:
     """Return the recipe with the highest value, found one choice after the other."""
     best, highest = start, value(start)
-    for name, options in CHOICES:
-        for option in options[1:]:
+    for name, options in choices:
+        for option in options:
             other = replace(best, **{name: option})
+            if other == best:
+                continue
             if (found := value(other)) > highest:
                 best, highest = other, found
     return best
@@ -242,10 +251,7 @@ def training_rows(read: ReadTexts, recipe: Recipe, focus: Focus) -> LearnedRows:
         allowed = _allowed(trace, read.corpus, recipe)
         cuts = CUTS[-1:] if positive and focus == "last" else CUTS
         sizes = sorted({int(np.ceil(cut * len(allowed))) for cut in cuts} - {0})
-        rows += [
-            (number, 1 + order[allowed[size - 1]], positive, 1 / len(sizes))
-            for size in sizes
-        ]
+        rows += [(number, 1 + order[allowed[size - 1]], positive, 1 / len(sizes)) for size in sizes]
     return _as_learned(rows)
 
 
@@ -291,45 +297,80 @@ def text_scores(model: TextModel, read: ReadTexts, traces: Sequence[int]) -> Sco
 
 def unseen_text_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe) -> Scores:
     """Return scores of every trace by a text model that did not learn from its task."""
-    tasks = np.array([trace.task.id for trace in read.corpus.traces])
     found: dict[str, NDArray[np.floating]] = {}
-    for _, held in task_folds(read.corpus.traces, FOLDS):
-        outside = np.isin(tasks, held)
-        learned = ~outside[rows[0]]
-        text, part, y, weight = (column[learned] for column in rows)
-        model = TextModel(how).fit(read.words, text, part, y, weight)
+    for outside, model in _of_folds(read, rows, how):
         found.update(text_scores(model, read, np.flatnonzero(outside).tolist()))
     return found
 
 
-def tfidf(
-    train: Corpus,
-    every: Corpus,
-    recipe: Recipe,
-    *,
-    with_prompt: bool = False,
-    heads: Sequence[Literal["linear", "mlp"]] = ("linear",),
-) -> list[Scores]:
-    """Score by the words so far, as tuned on the training tasks, under each of some heads.
+def unseen_row_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe) -> Values:
+    """Return (row,) scores of rows to learn from, likewise."""
+    found = np.empty(len(rows[0]))
+    for outside, model in _of_folds(read, rows, how):
+        held = outside[rows[0]]
+        if held.any():
+            found[held] = model.scores(read.words, rows[0][held], rows[1][held])
+    return found
 
-    The second head reads what was tuned for the first: a few directions of it.
+
+def _of_folds(
+    read: ReadTexts, rows: LearnedRows, how: TextRecipe
+) -> Iterator[tuple[NDArray[np.bool_], TextModel]]:
+    """Yield which texts a fold holds out, and the model that learned from the others."""
+    tasks = np.array([trace.task.id for trace in read.corpus.traces])
+    for _, held in task_folds(read.corpus.traces, FOLDS):
+        outside = np.isin(tasks, held)
+        learned = ~outside[rows[0]]
+        text, part, y, weight = (column[learned] for column in rows)
+        yield outside, TextModel(how).fit(read.words, text, part, y, weight)
+
+
+class TextBaseline:
+    """The words so far under several heads, with or without those of the prompt."""
+
+    def __init__(self, train: Corpus, recipe: Recipe, *, with_prompt: bool = False) -> None:
+        """Count the words of the training traces."""
+        self._train, self._recipe, self._with_prompt = train, recipe, with_prompt
+        self._read = read_texts(train, with_prompt=with_prompt)
+        self._rows = {focus: training_rows(self._read, recipe, focus) for focus in FOCUSES}
+
+    def tuned(
+        self, start: TextRecipe = TextRecipe(), choices: Sequence[tuple[str, Any]] = CHOICES
+    ) -> TextRecipe:
+        """Return how the words are read best, as of `selection.criterion`, out of fold."""
+
+        def value(how: TextRecipe) -> float:
+            scores = unseen_text_scores(self._read, self._rows[how.focus], how)
+            return float(np.nan_to_num(criterion(self._train, scores, self._recipe.rows).value))
+
+        return tune(value, start, choices)
+
+    def scores(self, every: Corpus, how: TextRecipe) -> Scores:
+        """Return the scores of each reasoning sentence of other traces."""
+        vocabulary = self._read.words.vocabulary
+        others = read_texts(every, with_prompt=self._with_prompt, vocabulary=vocabulary)
+        return fitted_scores(self._read, self._rows[how.focus], how, others)
+
+
+def tfidf(train: Corpus, every: Corpus, recipe: Recipe, head: Head = "linear") -> dict[str, Scores]:
+    """Score by the words so far, tuned on the training tasks, without and with the prompt's.
+
+    With the prompt only the strength is tuned anew. Where the probe has another head than a
+    linear one, so have the words: it reads a few directions of what was tuned for the linear one.
     """
-    read = read_texts(train, with_prompt=with_prompt)
-    of_focus = {focus: training_rows(read, recipe, focus) for focus in FOCUSES}
+    found: dict[str, Scores] = {}
+    how = TextRecipe()
+    for name in ("tfidf", "tfidf-with-prompt"):
+        prompted = name != "tfidf"
+        baseline = TextBaseline(train, recipe, with_prompt=prompted)
+        how = baseline.tuned(how, CHOICES[-1:] if prompted else CHOICES)
+        found[name] = baseline.scores(every, how)
+        if head != "linear":
+            found[f"{name}-{head}"] = baseline.scores(every, replace(how, head=head))
+    return found
 
-    def value(how: TextRecipe) -> float:
-        scores = unseen_text_scores(read, of_focus[how.focus], how)
-        return float(np.nan_to_num(criterion(train, scores, recipe.rows).value))
 
-    tuned = tune(value)
-    models = [replace(tuned, head=head) for head in heads]
-    others = read_texts(every, with_prompt=with_prompt, vocabulary=read.words.vocabulary)
-    return [fitted_scores(read, of_focus[tuned.focus], how, others) for how in models]
-
-
-def fitted_scores(
-    read: ReadTexts, rows: LearnedRows, how: TextRecipe, others: ReadTexts
-) -> Scores:
+def fitted_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe, others: ReadTexts) -> Scores:
     """Return the scores of other traces, counted with the same vocabulary."""
     model = TextModel(how).fit(read.words, *rows)
     return text_scores(model, others, range(len(others.corpus.traces)))
