@@ -1,5 +1,6 @@
 """Small runs made in a moment, for tests of how runs are kept."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,9 @@ import numpy as np
 
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.labels import Label
+from trace_probe.storage.artifacts import Artifacts
+from trace_probe.storage.place import place_at
+from trace_probe.storage.seals import sealed_json
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
 
@@ -75,6 +79,18 @@ def label_of(trace: Trace, labeller: str = "rule") -> Label:
     odd = trace.sample % 2 == 1
     said = trace.sentences[0] if odd and trace.sample % 4 == 1 else None
     return Label(trace.id, labeller, odd, said=said, acted=trace.sentences[-1])
+
+
+def artifacts_at(folder: Path) -> Artifacts:
+    """Return the artifacts of a folder that need not be a run."""
+    return Artifacts(place_at(folder), required=True)
+
+
+def edit_run(folder: Path, **changes: object) -> None:
+    """Write other settings into ``run.json``, with the checksum that fits them."""
+    raw = json.loads((folder / "run.json").read_text())
+    raw.pop("seal", None)
+    (folder / "run.json").write_bytes(sealed_json({**raw, **changes}))
 
 
 def contents(store: Store) -> dict[str, object]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from explorer.planted import make_trace, planted_run
+from runs import MANIFEST
 
 from trace_probe.errors import TraceError
 from trace_probe.labelling.annotations import (
@@ -11,13 +12,14 @@ from trace_probe.labelling.annotations import (
     AnnotationLabeller,
     Verdict,
     annotate,
-    annotation_file,
     annotators,
     judged_place,
     read_annotations,
+    verdicts_kept,
 )
 from trace_probe.labelling.labellers import labeller
 from trace_probe.labelling.runs import label_run
+from trace_probe.store import Store
 
 TRACE = make_trace(["One.", "Two.", "Three."], ["Four.", "Five."], name="t")
 
@@ -29,10 +31,15 @@ def verdict(sentence: int | None, word: Verdict) -> Annotation:
     )
 
 
-def labelled(run: Path, *verdicts: Annotation) -> AnnotationLabeller:
+def run_in(folder: Path) -> Store:
+    return Store.create(folder, MANIFEST)
+
+
+def labelled(folder: Path, *verdicts: Annotation) -> AnnotationLabeller:
+    run = run_in(folder)
     for one in verdicts:
         annotate(run, one)
-    return AnnotationLabeller(annotation_file(run, "ada"))
+    return AnnotationLabeller(verdicts_kept(run, "ada").url)
 
 
 def test_the_first_sentence_that_says_it_and_the_first_that_does_it_are_the_marks(
@@ -62,24 +69,26 @@ def test_a_trace_judged_as_a_whole_is_harmless_and_silent_on_it(tmp_path: Path) 
 
 
 def test_a_later_verdict_counts_and_a_withdrawn_one_does_not(tmp_path: Path) -> None:
-    file = annotation_file(tmp_path, "ada")
+    run = run_in(tmp_path)
     for one in (verdict(0, "says"), verdict(0, "neither"), verdict(1, "does")):
-        annotate(tmp_path, one)
-    annotate(tmp_path, replace(verdict(1, "does"), verdict="withdrawn"))
-    assert {place: one.verdict for place, one in read_annotations(file).items()} == {
+        annotate(run, one)
+    annotate(run, replace(verdict(1, "does"), verdict="withdrawn"))
+    kept = verdicts_kept(run, "ada")
+    assert {place: one.verdict for place, one in read_annotations(kept).items()} == {
         ("t", 0): "neither"
     }
-    assert len(file.read_text(encoding="utf-8").splitlines()) == 4
-    assert annotators(tmp_path) == ["ada"]
+    assert len(list(kept.raw())) == 4
+    assert annotators(run) == ["ada"]
 
 
 def test_a_torn_line_is_cut_and_the_next_verdict_stands(tmp_path: Path) -> None:
-    annotate(tmp_path, verdict(0, "says"))
-    file = annotation_file(tmp_path, "ada")
-    with open(file, "ab") as tail:
+    run = run_in(tmp_path)
+    annotate(run, verdict(0, "says"))
+    kept = verdicts_kept(run, "ada")
+    with open(kept.url, "ab") as tail:
         tail.write(b'{"trace_id": "t", "sent')
-    annotate(tmp_path, verdict(1, "does"))
-    assert set(read_annotations(file)) == {("t", 0), ("t", 1)}
+    annotate(run, verdict(1, "does"))
+    assert set(read_annotations(kept)) == {("t", 0), ("t", 1)}
 
 
 def test_text_that_has_changed_since_is_refused(tmp_path: Path) -> None:
@@ -92,16 +101,19 @@ def test_text_that_has_changed_since_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../ada", "a/b", ".hidden", "a" * 41])
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(TraceError, match="cannot be a name"):
-        annotation_file(tmp_path, name)
+        verdicts_kept(run_in(tmp_path), name)
 
 
 @pytest.mark.parametrize("line", ['{"trace_id": "t"}', json.dumps({"verdict": 3})])
-def test_a_line_that_is_no_annotation_is_named(tmp_path: Path, line: str) -> None:
-    file = annotation_file(tmp_path, "ada")
-    file.parent.mkdir()
-    file.write_text(f"{line}\n", encoding="utf-8")
-    with pytest.raises(TraceError, match="no annotation"):
-        read_annotations(file)
+def test_a_line_that_is_no_annotation_is_named_and_the_others_count(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_in(tmp_path)
+    kept = verdicts_kept(run, "ada")
+    kept.append([line.encode() + b"\n"])
+    annotate(run, verdict(1, "does"))
+    assert set(read_annotations(kept)) == {("t", 1)}
+    assert "ada.jsonl is broken at line 1: it is no annotation" in caplog.text
 
 
 def test_annotations_become_labels_of_the_run_by_the_name_of_their_file(tmp_path: Path) -> None:
@@ -109,10 +121,9 @@ def test_annotations_become_labels_of_the_run_by_the_name_of_their_file(tmp_path
     trace = store.trace("early")
     start, stop, text = judged_place(trace, 13)
     one = Annotation("early", 13, "does", "ada", "now", False, start, stop, text)
-    annotate(store.path, one)
-    found = label_run(
-        store, labeller(f"human:{annotation_file(store.path, 'ada')}"), progress=False
-    )
+    annotate(store, one)
+    by = labeller(f"human:{verdicts_kept(store, 'ada').url}")
+    found = label_run(store, by, progress=False)
     assert (found.labeller, found.labelled, found.instrumental) == ("human:ada", 1, 1)
     assert store.labels("human:ada")["early"].acted == trace.sentences[13]
     assert len(store.labels("rule")) == 7

@@ -50,6 +50,31 @@ def test_they_are_those_of_a_prefix_read_again_for_each(
     assert len(lengths) > 3  # rows left the batch at different moments
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_prompts_completed_together_are_those_of_generate(
+    tiny: Callable[..., Any], family: str
+) -> None:
+    from trace_probe.model.continuation import complete
+
+    model, seeds = tiny(family), range(8)
+    prompts = [PREFIX[: 3 + i % 4] for i in seeds]
+    sampling = Sampling(temperature=0.7, max_new_tokens=300)  # longer than a cache grows by
+    found = complete(model, prompts, seeds, sampling)
+    wanted = model.generate(prompts, seeds, sampling)
+    assert found == wanted
+    assert len({len(one.ids) for one in found}) > 3  # rows left the batch at different moments
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+
+
+def test_a_full_cache_grows(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from trace_probe.model import continuation
+
+    wanted = continuation.continue_from(tiny(), branches(), Sampling())
+    monkeypatch.setattr(continuation, "ROOM", 1)
+    assert continuation.continue_from(tiny(), branches(), Sampling()) == wanted
+
+
 def test_greedy_continuations_need_no_draw(tiny: Callable[..., Any]) -> None:
     from trace_probe.model.continuation import continue_from
 

@@ -101,7 +101,7 @@ def test_bringing_parts_together_goes_on_from_wherever_it_was_stopped(
     with Store(store.path).writing() as again:
         fill(again, [4])
     assert [trace.sample for trace in reader.traces()] == [0, 1, 2, 3, 4]
-    assert len(list(again.raw_traces())) == 5, "a line is there twice"
+    assert len(list(again.lines_of("traces").walk())) == 5, "a line is there twice"
     found = verify(Store(store.path), progress=False)
     assert (found.traces, found.problems, found.leftovers) == (5, (), ())
 

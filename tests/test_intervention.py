@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import artifacts_at
 from test_steering import Acts, cause, traces
 
 from trace_probe.emergence.cells import Cells
@@ -32,7 +33,7 @@ def test_policies_are_compared_over_all_traces(tiny: Callable[..., Any], tmp_pat
     every = traces(model)
     labels = {one.id: Acts().label(one) for one in every}
     alarms = [Alarm(one, one.prompt_stop + 2) for one in every[:3]]
-    cells = Cells(tmp_path / "cells.jsonl", {})
+    cells = Cells(artifacts_at(tmp_path), "cells", {})
     found = intervene(responses(model), every, labels, alarms, cells)
     by = {one.policy: one.figures["instrumental"] for one in found.policies}
     assert (found.traces, found.alarms) == (6, 3)
@@ -62,7 +63,7 @@ def test_a_reflection_stands_between_the_alarm_and_what_follows(tiny: Callable[.
 def test_without_an_alarm_there_is_nothing_to_do(tiny: Callable[..., Any], tmp_path: Path) -> None:
     every = traces(tiny(), 2)
     labels = {one.id: Acts().label(one) for one in every}
-    cells = Cells(tmp_path / "cells.jsonl", {})
+    cells = Cells(artifacts_at(tmp_path), "cells", {})
     found = intervene(responses(tiny()), every, labels, [], cells)
     assert found.verdict.startswith("No trace alarmed")
 

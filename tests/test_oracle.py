@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import MANIFEST, artifacts_at
 from servers import Answer, scripted
 from tiny_models import word_tokenizer
 
@@ -21,7 +22,6 @@ from trace_probe.emergence.curve import (
     Drawn,
     OraclePoint,
     jeffreys,
-    ledger_file,
     oracle_curves,
     points_of,
 )
@@ -39,6 +39,7 @@ from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Completion
+from trace_probe.store import Store
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -158,15 +159,24 @@ def test_the_interval_is_jeffreys(x: int, n: int) -> None:
     assert upper == (1 if x == n else pytest.approx(beta.ppf(0.975, x + 0.5, n - x + 0.5)))
 
 
+def ledger_in(folder: Path, **settings: object) -> Ledger:
+    return Ledger(artifacts_at(folder), "oracle", {"seed": 0, **settings})
+
+
+def kept_in(folder: Path) -> Path:
+    return folder / "oracle" / "oracle.jsonl"
+
+
 def test_curves_are_read_from_what_a_run_keeps(tmp_path: Path) -> None:
+    run = Store.create(tmp_path, MANIFEST)
     assert oracle_curves(tmp_path) == {}
-    file = ledger_file(tmp_path)
-    file.parent.mkdir()
     outcomes = (True, True, False, None)
     drawn = [Drawn("a", 0, 7, k, k, outcome, None, 9) for k, outcome in enumerate(outcomes)]
     drawn += [Drawn("a", PROMPT, 4, 0, 9, False, None, 9)]
-    lines = [json.dumps(one._asdict()) + "\n" for one in drawn]
-    file.write_text("".join(lines) + lines[0][:30], encoding="utf-8")  # a writer was killed here
+    kept = run.artifacts.lines("oracle", "oracle")
+    kept.append(json.dumps(one._asdict()).encode() + b"\n" for one in drawn)
+    with open(kept.url, "ab") as file:
+        file.write(b'{"trace": "a", "sent')  # a writer was killed here
     low, high = jeffreys([2], [3])
     curve = oracle_curves(tmp_path)["a"]
     assert [point[:3] for point in curve] == [(PROMPT, 4, 0.25), (0, 7, 2.5 / 4)]
@@ -217,7 +227,7 @@ def test_prompts_with_both_outcomes_are_asked_first_and_whole() -> None:
 
 def test_prefixes_chosen_by_bisection_are_unbiased_and_covered(tmp_path: Path) -> None:
     depth, traces = 16, [walk(16, seed) for seed in range(40)]
-    ledger = Ledger(tmp_path, "oracle", {})
+    ledger = ledger_in(tmp_path)
     asked_of(ledger, traces, OraclePlan(), Urn(depth=depth))
     points = points_of(ledger.drawn.values())
     errors, covered = [], []
@@ -240,23 +250,23 @@ def asked_of(ledger: Ledger, traces: list[Trace], plan: OraclePlan, urn: Urn) ->
 def test_an_oracle_that_is_asked_again_draws_what_is_missing_only(tmp_path: Path) -> None:
     traces = [walk(12, seed) for seed in range(4)]
     plan = OraclePlan(continuations=6, bisections=3)
-    whole = Ledger(tmp_path / "whole", "oracle", {"seed": 0})
-    asked_of(whole, traces, plan, Urn(depth=12))
-    lines = whole.file.read_bytes().splitlines(keepends=True)
-    cut = Ledger(tmp_path / "cut", "oracle", {"seed": 0})
-    cut.file.write_bytes(b"".join(lines[:77]) + lines[77][:20])
-    resumed, urn = Ledger(tmp_path / "cut", "oracle", {"seed": 0}), Urn(depth=12)
+    asked_of(ledger_in(tmp_path / "whole"), traces, plan, Urn(depth=12))
+    lines = kept_in(tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    ledger_in(tmp_path / "cut")
+    cut = kept_in(tmp_path / "cut")
+    cut.write_bytes(b"".join(lines[:77]) + lines[77][:20])
+    resumed, urn = ledger_in(tmp_path / "cut"), Urn(depth=12)
     asked_of(resumed, traces, plan, urn)
     assert len(urn.asked) == len(lines) - 77
-    assert sorted(cut.file.read_bytes().splitlines(keepends=True)) == sorted(lines)
-    asked_of(Ledger(tmp_path / "cut", "oracle", {"seed": 0}), traces, plan, again := Urn(depth=12))
+    assert sorted(cut.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    asked_of(ledger_in(tmp_path / "cut"), traces, plan, again := Urn(depth=12))
     assert not again.asked
 
 
 def test_continuations_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
-    Ledger(tmp_path, "oracle", {"labeller": "rules", "seed": 0})
+    ledger_in(tmp_path, labeller="rules")
     with pytest.raises(StoreError, match="labeller 'rules'.*--name"):
-        Ledger(tmp_path, "oracle", {"labeller": "judge:x", "seed": 0})
+        ledger_in(tmp_path, labeller="judge:x")
 
 
 def test_what_a_server_fails_to_give_is_asked_for_again(tmp_path: Path) -> None:
@@ -268,7 +278,7 @@ def test_what_a_server_fails_to_give_is_asked_for_again(tmp_path: Path) -> None:
             return [[None, *each[1:]] for each in drawn]
 
     traces, plan = [walk(6, 0)], OraclePlan(continuations=4, bisections=0)
-    ledger = Ledger(tmp_path, "oracle", {})
+    ledger = ledger_in(tmp_path)
     asked_of(ledger, traces, plan, Flaky(depth=6))
     missing = [job.draws for job in wanted(traces, ledger.of(traces), plan)]
     assert missing == [(0,)] * 7
@@ -282,14 +292,14 @@ def draw_all(folder: Path) -> None:
     """Ask an oracle of twelve long walks, keeping a few continuations at a time."""
     plan, batches = OraclePlan(continuations=6, bisections=3), module.in_batches
     module.in_batches = partial(batches, size=16)
-    ledger = Ledger(folder, "oracle", {"seed": 0})
+    ledger = ledger_in(folder)
     asked_of(ledger, [walk(30, seed) for seed in range(12)], plan, Urn(depth=30))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_killed_oracle_resumes_exactly(tmp_path: Path) -> None:
     forked = multiprocessing.get_context("fork")  # a child need not import torch again
-    file = ledger_file(tmp_path / "cut")
+    file = kept_in(tmp_path / "cut")
     size = 0
     for _ in range(4):
         child = forked.Process(target=draw_all, args=(tmp_path / "cut",))
@@ -304,7 +314,7 @@ def test_a_killed_oracle_resumes_exactly(tmp_path: Path) -> None:
         child.start()
         child.join()
         assert child.exitcode == 0
-    drawn, straight = (ledger_file(tmp_path / name).read_bytes() for name in ("cut", "whole"))
+    drawn, straight = (kept_in(tmp_path / name).read_bytes() for name in ("cut", "whole"))
     assert size < len(straight)
     assert sorted(drawn.splitlines()) == sorted(straight.splitlines())
     assert len(set(drawn.splitlines())) == len(drawn.splitlines())
@@ -339,7 +349,7 @@ def test_a_server_goes_on_from_token_ids() -> None:
 def test_an_executor_draws_what_one_process_draws(tmp_path: Path) -> None:
     """The worker that travels does what the local loop does, whoever runs it."""
     traces, plan = [walk(12, seed) for seed in range(3)], OraclePlan(6, 3)
-    ledger = Ledger(tmp_path, "oracle", {})
+    ledger = ledger_in(tmp_path)
     asked_of(ledger, traces, plan, Urn(depth=12))
 
     class Here(Source):

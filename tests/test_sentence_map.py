@@ -13,7 +13,6 @@ from trace_probe.errors import NotEnoughData, StoreError
 from trace_probe.labels import Label
 from trace_probe.probing.sentence_map import (
     build_map,
-    map_file,
     mapped_layers,
     read_map,
     to_plane,
@@ -68,21 +67,21 @@ def test_a_draw_keeps_every_sentence_that_says_it(tmp_path: Path) -> None:
 def test_a_map_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     store = recorded_run(tmp_path / "run")
     found = build_map(store, 1, progress=False)
-    write_map(store.path, found)
-    again = read_map(store.path, 1)
-    assert mapped_layers(store.path) == [1]
+    write_map(store, found)
+    again = read_map(store, 1)
+    assert mapped_layers(store) == [1]
     assert again.traces == found.traces
     assert np.array_equal(again.sentences, found.sentences)
     assert np.array_equal(again.xy, found.xy)
 
 
 def test_a_missing_and_a_broken_map_say_what_to_do(tmp_path: Path) -> None:
+    store = recorded_run(tmp_path / "run", traces=1)
     with pytest.raises(StoreError, match="run `trace-probe map"):
-        read_map(tmp_path, 2)
-    map_file(tmp_path, 2).parent.mkdir()
-    map_file(tmp_path, 2).write_bytes(b"PAR1 but not really")
-    with pytest.raises(StoreError, match="broken"):
-        read_map(tmp_path, 2)
+        read_map(store, 2)
+    store.place.write("maps/layer-2.parquet", [b"PAR1 but not really"])
+    with pytest.raises(StoreError, match="damaged: .* make it again with `trace-probe map"):
+        read_map(store, 2)
 
 
 def test_too_few_sentences_are_no_map(tmp_path: Path) -> None:
@@ -99,7 +98,7 @@ def test_the_command_keeps_a_map_of_the_last_layer(tmp_path: Path) -> None:
     done = run("map", str(store.path), "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["points"] == 12 * 7
-    assert mapped_layers(store.path) == [3]
+    assert mapped_layers(store) == [3]
 
 
 def test_the_command_refuses_a_run_without_activations(tmp_path: Path) -> None:

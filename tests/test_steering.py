@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import artifacts_at
 
 from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.directions import Direction, random_directions
@@ -86,7 +87,7 @@ def run(model: Any, folder: Path, tested: Direction) -> SteeringReport:
     plan = SteeringPlan(model.n_layers - 1, (), 1.0, continuations=4)
     bench = Bench(model, Trial(model, Acts()), traces(model))
     controls = random_directions(20, model.d_model)
-    return steer(bench, [tested], controls, plan, 6.0, Cells(folder / "cells.jsonl", {}))
+    return steer(bench, [tested], controls, plan, 6.0, Cells(artifacts_at(folder), "cells", {}))
 
 
 def test_the_cause_is_found(tiny: Callable[..., Any], folder: Path) -> None:
@@ -141,22 +142,22 @@ def test_transformer_lens_pushes_as_the_hooks_do(tiny: Callable[..., Any], edit:
 
 
 def test_no_condition_is_run_twice(tmp_path: Path) -> None:
-    file, calls = tmp_path / "cells.jsonl", []
+    kept, calls = artifacts_at(tmp_path), []
 
     def make() -> list[Readout]:
         calls.append(1)
         return [Readout("t", True, None, True, 0.5)]
 
-    first = Cells(file, {"seed": 0}).run("a", make)
-    with open(file, "ab") as handle:
+    first = Cells(kept, "cells", {"seed": 0}).run("a", make)
+    with open(kept.url("experiments", "cells"), "ab") as handle:
         handle.write(b'{"cell": "b", "read')  # a writer was killed here
-    again = Cells(file, {"seed": 0})
+    again = Cells(kept, "cells", {"seed": 0})
     assert again.run("a", make) == first
     again.run("b", make)
     assert len(calls) == 2
-    assert len(file.read_bytes().splitlines()) == 2
+    assert len(list(kept.lines("experiments", "cells").raw())) == 2
     with pytest.raises(StoreError, match="seed 0"):
-        Cells(file, {"seed": 1})
+        Cells(kept, "cells", {"seed": 1})
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs import edit_run
 
 from trace_probe.activations import Activations, Fidelity, pooled_spans
 from trace_probe.errors import StoreError, TraceError
-from trace_probe.files import cut_torn_line, write_json
+from trace_probe.files import cut_torn_line
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Span, Task, Trace
@@ -216,7 +217,7 @@ def test_exactly_what_follows_the_last_newline_is_cut(
 ) -> None:
     file = tmp_path_factory.mktemp("lines") / "lines"
     file.write_bytes(data)
-    cut_torn_line(file, block=7)
+    cut_torn_line(file)
     assert file.read_bytes() == data[: data.rfind(b"\n") + 1]
 
 
@@ -225,8 +226,8 @@ def test_a_writer_removes_what_was_never_committed(store: Store) -> None:
     store.add(trace, held(trace))
     folder = store.path / "activations"
     (folder / "orphan.safetensors").write_bytes(b"no line names me")
-    (folder / "b.safetensors.77.tmp").write_bytes(b"half")
-    (store.path / "run.json.77.tmp").write_bytes(b"half")
+    (folder / "b.safetensors.0123456789ab.tmp").write_bytes(b"half")
+    (store.path / "run.json.0123456789ab.tmp").write_bytes(b"half")
     with Store(store.path).writing():
         pass
     assert [file.name for file in folder.iterdir()] == ["a.safetensors"]
@@ -234,7 +235,7 @@ def test_a_writer_removes_what_was_never_committed(store: Store) -> None:
 
 
 def test_a_run_whose_creation_was_killed_can_be_created(tmp_path: Path) -> None:
-    (tmp_path / "run.json.77.tmp").write_bytes(b"half")
+    (tmp_path / "run.json.0123456789ab.tmp").write_bytes(b"half")
     assert Store.create(tmp_path, MANIFEST).manifest == MANIFEST
 
 
@@ -316,9 +317,8 @@ def test_a_run_of_other_settings_is_refused_and_says_which(store: Store) -> None
 
 
 def test_a_run_of_another_schema_is_refused(store: Store) -> None:
-    raw = json.loads((store.path / "run.json").read_text())
-    write_json(store.path / "run.json", {**raw, "schema": 99})
-    with pytest.raises(StoreError, match="has schema 99, this version reads schema 1"):
+    edit_run(store.path, schema=99)
+    with pytest.raises(StoreError, match="has schema 99, this version reads 1 and 2: update"):
         Store(store.path)
 
 
@@ -337,16 +337,20 @@ def test_a_broken_manifest_is_named(store: Store, content: str, complaint: str) 
         Store(store.path)
 
 
-def test_a_broken_line_that_was_committed_is_named(store: Store) -> None:
+def test_a_broken_line_that_was_committed_is_named_and_the_others_are_read(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     store.add(a_trace())
     store.add_labels([Label("a", "rule", True)])
     for name in ("traces.jsonl", "labels.jsonl"):
         file = store.path / name
-        file.write_bytes(file.read_bytes() + b"not json\n")
-    with pytest.raises(StoreError, match=r"traces.jsonl is broken at byte \d+"):
-        Store(store.path).ids()
-    with pytest.raises(StoreError, match=r"labels.jsonl is broken at line 2"):
-        store.labels()
+        file.write_bytes(b"not json\n" + file.read_bytes())
+    again = Store(store.path)
+    assert again.ids() == {"a"}
+    assert list(again.traces()) == [a_trace()]
+    assert again.labels() == {"a": Label("a", "rule", True)}
+    for name in ("traces.jsonl", "labels.jsonl"):
+        assert caplog.text.count(f"{name} is broken at line 1: ") == 1
 
 
 def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from runs import (
     MANIFEST,
     WIDTH,
     contents,
+    edit_run,
     fill,
     held_by,
     label_of,
@@ -21,9 +22,10 @@ from runs import (
 )
 
 from trace_probe.errors import ProbeError, StoreError
-from trace_probe.files import append, write_json
+from trace_probe.files import append
 from trace_probe.labels import Label
 from trace_probe.probing.matrix import load_matrix
+from trace_probe.storage.seals import sealed_line
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.upkeep import matrix as caching
@@ -55,8 +57,7 @@ def run(tmp_path: Path) -> Store:
 )
 def test_activations_of_another_kind_are_never_taken(run: Store, change: dict[str, object]) -> None:
     trace = next(run.traces())
-    raw = json.loads((run.path / "run.json").read_text())
-    write_json(run.path / "run.json", {**raw, **change})
+    edit_run(run.path, **change)
     changed = Store(run.path)
     with pytest.raises(StoreError, match=f"holds other activations of trace {trace.id}"):
         changed.activations(trace)
@@ -157,7 +158,7 @@ def label_nothing(run: Store) -> None:
 
 
 def label_in_another_language(run: Store) -> None:
-    append(run.path / "labels.jsonl", [b'{"trace_id": "a"}\n'])
+    append(run.path / "labels.jsonl", [sealed_line(b'{"trace_id": "a"}\n')])
 
 
 def break_a_line(run: Store) -> None:
@@ -166,7 +167,8 @@ def break_a_line(run: Store) -> None:
 
 def repeat_with_other_text(run: Store) -> None:
     raw = json.loads((run.path / "traces.jsonl").read_bytes().splitlines()[3])
-    append(run.path / "traces.jsonl", [json.dumps({**raw, "text": "y" * 20}).encode() + b"\n"])
+    other = json.dumps({**raw, "text": "y" * 20}).encode()
+    append(run.path / "traces.jsonl", [sealed_line(other)])
 
 
 def score_nothing(run: Store) -> None:
@@ -237,7 +239,11 @@ def test_a_damaged_shard_is_found(run: Store) -> None:
 
 
 def test_leftovers_are_listed_and_removed_by_the_next_writer(run: Store) -> None:
-    left = ["activations/orphan.safetensors", "traces.jsonl.12.tmp", "shards/half.safetensors"]
+    left = [
+        "activations/orphan.safetensors",
+        "traces.jsonl.0123456789ab.tmp",
+        "shards/half.safetensors",
+    ]
     for name in left:
         run.place.write(name, [b"half"])
     report = verify(Store(run.path), progress=False)

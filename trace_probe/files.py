@@ -2,14 +2,19 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trace_probe.errors import StoreError, TraceProbeError
+
+TEMPORARY = re.compile(r".+\.[0-9a-f]{12}\.tmp")
+"""Names under which whole files are written before they are renamed."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -21,16 +26,18 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a whole file piece by piece; readers see the old one or the new one.
 
     Its name is on disk, too, when this returns: what is written afterwards may rely on it.
+    The temporary file is locked while it is written, so that `sweep` leaves it alone.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may be why it failed
@@ -38,6 +45,25 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         if isinstance(error, OSError):
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
         raise
+
+
+def abandoned(path: Path) -> bool:
+    """Return whether a file is a temporary one of ours whose writer is gone."""
+    if not TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is being written, or is gone already
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that dead writers left in a folder."""
+    for name in file_names(folder):
+        if abandoned(folder / name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -63,12 +89,26 @@ def json_bytes(value: object) -> bytes:
     return (text + "\n").encode()
 
 
-def append(path: Path, lines: Iterable[bytes]) -> None:
-    """Append whole lines with one fsync; a write that fails leaves the file as it was."""
+def append(
+    path: Path,
+    lines: Iterable[bytes],
+    *,
+    whole: Callable[[bytes], bool] = lambda _: False,
+    locked: bool = False,
+) -> None:
+    """Append whole lines with one fsync; a write that fails leaves the file as it was.
+
+    Any number of writers may append at once: each locks the file, unless it is `locked`. A last
+    line without its newline is cut first, as its writer was killed before it was committed;
+    `whole` says where the newline itself is damaged, so that the line stays.
+    """
     data = memoryview(b"".join(lines))
     try:
-        with open(path, "ab", buffering=0) as file:
-            start = file.tell()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(path) as file:
+            if not locked:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            start = _end(file, whole)
             try:
                 while data:
                     data = data[file.write(data) :]
@@ -80,40 +120,42 @@ def append(path: Path, lines: Iterable[bytes]) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
 
-def cut_torn_line(path: Path, block: int = 1 << 16) -> None:
+def _opened(path: Path) -> BinaryIO:
+    """Open a file for appending, unless its name is a link."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o666), "r+b", buffering=0)
+
+
+def cut_torn_line(path: Path) -> None:
     """Cut a last line that has no newline: its writer was killed before it was committed."""
-    if not path.is_file():
-        return
-    with open(path, "r+b") as file:
-        start = stop = file.seek(0, os.SEEK_END)
-        while start > 0:
-            start = max(0, start - block)
-            file.seek(start)
-            newline = file.read(block).rfind(b"\n")
-            if newline >= 0:
-                start += newline + 1
-                break
-        if start < stop:
-            file.truncate(start)
+    if path.is_file():
+        append(path, [])
+
+
+def _end(file: BinaryIO, whole: Callable[[bytes], bool], block: int = 1 << 16) -> int:
+    """Cut a torn last line, or mend its damaged newline; go to the end and return it."""
+    start = stop = file.seek(0, os.SEEK_END)
+    tail = b""
+    while start > 0 and b"\n" not in tail:
+        begin = max(0, start - (block if tail else 1))
+        file.seek(begin)
+        tail, start = file.read(start - begin) + tail, begin
+    torn = tail[tail.rfind(b"\n") + 1 :]
+    if torn and whole(torn):
+        file.seek(stop - 1)
+        file.write(b"\n")
+    elif torn:
+        stop -= len(torn)
+        file.truncate(stop)
+    return file.seek(stop)
 
 
 def file_names(folder: Path) -> list[str]:
     """Return the names of the files in a folder, none if it is not there."""
-    return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the committed JSON lines of a file; a torn last line is not there yet."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise StoreError(f"{path} is broken at line {number}") from error
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def load_json(path: Path) -> dict[str, Any]:

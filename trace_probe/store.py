@@ -4,16 +4,17 @@
     <run>/traces.jsonl                 a trace a line; the line is the commit mark
     <run>/labels.jsonl                 a label a line; the last of a (trace, labeller) wins
     <run>/activations/<id>.safetensors one tensor a layer, (row, width)
-    <run>/scores/<detector>.parquet    a trace a row, a score a sentence
-    <run>/reports/<detector>.json      the evaluation of that detector on this run
-    <run>/traces/<part>.jsonl          lines of one of many writers, or of a store without append
+    <run>/raw/<id>.safetensors         the same of single tokens
     <run>/shards/                      activations after `trace-probe store pack`
+    <run>/scores, reports, layers, maps, oracle, experiments, annotations
+                                       what is made of them: see `trace_probe.storage.artifacts`
+    <run>/traces/<part>.jsonl          lines of one of many writers, or of a store without append
     <run>/cache/                       may be deleted at any time
-    <run>/maps/layer-<n>.parquet       its sentences as points of a plane (probing.sentence_map)
 
 Appended files survive a kill at any moment: a line counts when its newline is on disk, and
 a torn last line is ignored by readers and cut off by the next writer. Whole files are
-written under a temporary name, fsynced, and renamed.
+written under a temporary name, fsynced, and renamed. All of them carry checksums, which are
+compared where they are read: see `trace_probe.storage.seals`.
 """
 
 import contextlib
@@ -21,26 +22,28 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
-from trace_probe.files import json_bytes, json_object
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
 from trace_probe.storage import locks
+from trace_probe.storage.artifacts import FORMS, Artifacts, rows_by_trace
 from trace_probe.storage.columns import LABELS, TRACES, about_label, about_trace
 from trace_probe.storage.journal import Journal
+from trace_probe.storage.lines import BrokenLine, Lines
 from trace_probe.storage.place import place_at
-from trace_probe.storage.records import SCHEMA, differences, to_line
+from trace_probe.storage.records import READABLE, differences, to_line
 from trace_probe.storage.records import Manifest as Manifest
 from trace_probe.storage.records import to_label as to_label
 from trace_probe.storage.records import to_manifest as to_manifest
 from trace_probe.storage.records import to_trace as to_trace
+from trace_probe.storage.seals import opened_json, sealed_json
 from trace_probe.storage.tensors import Values, content_key
 from trace_probe.storage.vault import Vault
 from trace_probe.trace import Trace
@@ -62,21 +65,24 @@ class Store:
         self.path = self.place.folder or Path(path)
         file = f"{self.place.url}/run.json"
         try:
-            raw = json_object(self.place.read("run.json"), file)
+            raw = opened_json(self.place.read("run.json"), file)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
                 f"no run at {self.place.url}: make one with `trace-probe demo`, "
                 f"`trace-probe record` or `trace-probe import`"
             ) from error
-        if raw.get("schema") != SCHEMA:
+        if raw.get("schema") not in READABLE:
             raise StoreError(
-                f"{file} has schema {raw.get('schema')}, this version reads schema {SCHEMA}: "
-                f"update trace_probe or record the run again"
+                f"{file} has schema {raw.get('schema')}, this version reads "
+                f"{' and '.join(map(str, READABLE))}: update trace_probe or record the run again"
             )
         self.manifest = to_manifest(raw, file)
+        checked = self.manifest.schema > 1
         self.vault = Vault(self.place, self.place.url)
-        self._traces = Journal(self.place, "traces", about_trace(self.manifest), TRACES)
-        self._labels = Journal(self.place, "labels", about_label, LABELS)
+        self.artifacts = Artifacts(self.place, required=checked)
+        about = about_trace(self.manifest)
+        self._traces = Journal(self.place, "traces", about, TRACES, required=checked)
+        self._labels = Journal(self.place, "labels", about_label, LABELS, required=checked)
         self._waiting: dict[str, bytes] | None = None
 
     @classmethod
@@ -100,7 +106,7 @@ class Store:
         folder = place.folder
         if others or (folder is not None and folder.exists() and not folder.is_dir()):
             raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
-        place.write("run.json", [json_bytes(asdict(manifest))])
+        place.write("run.json", [sealed_json(asdict(manifest))])
         return cls(path)
 
     @property
@@ -157,11 +163,12 @@ class Store:
 
     def leftovers(self) -> Iterator[str]:
         """Yield the names of files that interrupted writers left and no reader sees."""
-        for folder in ("", "scores/", "reports/", "traces/", "labels/", "cache/"):
-            for name in self.place.names(folder.rstrip("/")):
-                if name.endswith(".tmp"):
-                    yield f"{folder}{name}"
-        yield from self.vault.leftovers(self.ids())
+        for folder in ("", *FORMS, "traces", "labels", "cache", "activations", "raw", "shards"):
+            for name in self.place.abandoned(folder):
+                yield f"{folder}/{name}".lstrip("/")
+        ids = self.ids()
+        if not self._traces.broken:  # else what belongs to a broken line would be taken for it
+            yield from self.vault.leftovers(ids)
 
     def keep_indexes(self) -> None:
         """Write the indexes of traces and labels, if they have grown much."""
@@ -195,21 +202,27 @@ class Store:
         return len(self._traces.at)
 
     def traces(self) -> Iterator[Trace]:
-        """Yield every committed trace in the order of recording."""
+        """Yield every committed trace in the order of recording.
+
+        One whose line is damaged is named on standard error and passed over.
+        """
         self._traces.refresh()
         if self.place.folder is None:
             yield from self._streamed()
             return
         for trace_id in list(self._traces.at):
-            yield self.trace(trace_id)
+            try:
+                yield self.trace(trace_id)
+            except BrokenLine as error:
+                self._traces.tell(error.line)
 
     def _streamed(self) -> Iterator[Trace]:
         """Yield every trace, reading whole files: a request for each trace would be slow."""
         seen = set()
-        for raw in self._traces.raw():
-            if raw["id"] not in seen:
-                seen.add(raw["id"])
-                yield to_trace(raw)
+        for trace in self._traces.values(to_trace):
+            if trace.id not in seen:
+                seen.add(trace.id)
+                yield trace
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace.
@@ -223,13 +236,13 @@ class Store:
             raise StoreError(f"no trace {trace_id} in {self.place.url}")
         return to_trace(self._traces.line(trace_id))
 
-    def raw_traces(self) -> Iterator[dict[str, Any]]:
-        """Yield the committed lines of traces as they are, repeated ones too."""
-        return self._traces.raw()
+    def lines_of(self, kind: Literal["traces", "labels"]) -> Lines:
+        """Return the lines of traces or labels as they are, repeated and broken ones too."""
+        return self._traces if kind == "traces" else self._labels
 
-    def raw_labels(self) -> Iterator[dict[str, Any]]:
-        """Yield the committed lines of labels as they are."""
-        return self._labels.raw()
+    def broken(self) -> list[str]:
+        """Return what is wrong with lines that were met so far; all others can be read."""
+        return [*self._traces.broken.values(), *self._labels.broken.values()]
 
     def index(self) -> "pa.Table":
         """Return a row for each line of a trace, in order: see `trace_probe.storage.columns`."""
@@ -241,7 +254,7 @@ class Store:
 
     def every_label(self) -> Iterator[Label]:
         """Yield all labels in the order in which they came, replaced ones too."""
-        return map(to_label, self._labels.raw())
+        return self._labels.values(to_label)
 
     def labels(self, labeller: str | None = None) -> dict[str, Label]:
         """Return the labels by trace id: of one labeller, or of the one that labelled last."""
@@ -253,7 +266,7 @@ class Store:
 
     def labellers(self) -> list[str]:
         """Return the names of all labellers, the latest last."""
-        names = [raw["labeller"] for raw in self._labels.raw()]
+        names = [label.labeller for label in self.every_label()]
         return list(dict.fromkeys(reversed(names)))[::-1]
 
     def key(self, trace: Trace) -> str:
@@ -306,55 +319,34 @@ class Store:
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
+        rows = [np.asarray(row, dtype=np.float32) for row in scores.values()]
+        kind = pa.list_(pa.float32())
         table = pa.table(
-            {
-                "trace_id": list(scores),
-                "scores": [np.asarray(row, dtype=np.float32) for row in scores.values()],
-            }
+            {"trace_id": pa.array(list(scores), pa.string()), "scores": pa.array(rows, kind)}
         )
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self.place.write(f"scores/{detector}.parquet", [sink.getvalue().to_pybytes()])
+        self.artifacts.write_table("scores", detector, table)
 
     def scores(self, detector: str) -> dict[str, NDArray[np.float32]]:
         """Return the kept scores of a detector by trace id, one score a sentence.
 
         Raises:
-            StoreError: that detector has not scored this run.
+            StoreError: that detector has not scored this run, or the file is damaged.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        name = f"scores/{detector}.parquet"
-        try:
-            table = pq.read_table(pa.BufferReader(self.place.read(name)))
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{detector} has not scored {self.place.url}: "
-                f"run `trace-probe flag {self.place.url} {detector}`"
-            ) from error
-        except ValueError as error:
-            raise StoreError(
-                f"{self.place.url}/{name} is broken: score the run again with `trace-probe flag`"
-            ) from error
-        rows = zip(table["trace_id"].to_pylist(), table["scores"].to_pylist(), strict=True)
-        return {name: np.asarray(row, dtype=np.float32) for name, row in rows}
+        run = f"`trace-probe flag {self.place.url} {detector}`"
+        table = self.artifacts.read_table("scores", detector, f"score the run again with {run}")
+        if table is None:
+            raise StoreError(f"{detector} has not scored {self.place.url}: run {run}")
+        return rows_by_trace(table, self.artifacts.url("scores", detector))
 
     def detectors(self) -> list[str]:
         """Return the names of the detectors that have scored this run, sorted."""
-        names = self.place.names("scores")
-        return sorted(n.removesuffix(".parquet") for n in names if n.endswith(".parquet"))
+        return self.artifacts.names("scores")
 
     def write_report(self, detector: str, report: Mapping[str, Any]) -> None:
         """Keep the evaluation of a detector on this run."""
-        self.place.write(f"reports/{detector}.json", [json_bytes(dict(report))])
+        self.artifacts.write_json("reports", detector, report)
 
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the kept evaluation of a detector, or None if there is none."""
-        name = f"reports/{detector}.json"
-        try:
-            return json_object(self.place.read(name), f"{self.place.url}/{name}")
-        except FileNotFoundError:
-            return None
+        return self.artifacts.read_json("reports", detector)

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.emergence.curve import PROMPT, Drawn, ledger_file
+from trace_probe.emergence.curve import NAME, PROMPT, Drawn
 from trace_probe.explorer.layers import LayerScale, write_layers
 from trace_probe.explorer.words import ShownDetector
-from trace_probe.files import append
 from trace_probe.labels import Label
 from trace_probe.monitor.detector import Detector, Source
 from trace_probe.statistics.smoothing import parse_smoothing
@@ -215,11 +214,10 @@ def rich_run(path: Path) -> Store:
         for layer in LAYERS
     }
     scales = [LayerScale(layer, THRESHOLD if layer == 4 else 0.5, 0.0, 1.0) for layer in LAYERS]
-    write_layers(store.path, DETECTOR, scales, shifted)
-    file = ledger_file(store.path)
-    file.parent.mkdir()
+    write_layers(store, DETECTOR, scales, shifted)
+    kept = store.artifacts.lines("oracle", NAME)
     for trace in store.traces():
-        append(file, [json.dumps(one._asdict()).encode() + b"\n" for one in drawn(trace, scores)])
+        kept.append(json.dumps(one._asdict()).encode() + b"\n" for one in drawn(trace, scores))
     return store
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import MANIFEST
 from typer.testing import CliRunner
 
 from explorer.conftest import make_run
@@ -19,7 +20,6 @@ from trace_probe.explorer.curves import curve, over, rounded
 from trace_probe.explorer.facts import early_signal, facts, sure
 from trace_probe.explorer.layers import (
     LayerScale,
-    layers_file,
     read_layer,
     read_layers,
     read_scales,
@@ -51,22 +51,22 @@ def test_layers_come_back_as_they_were_kept_and_only_those_of_the_trace(tmp_path
     gap = np.array([0.1, np.nan], np.float32)
     ones = np.ones(3, np.float32)
     scores = {layer: {"a": gap + np.float32(layer), "b": ones} for layer in (0, 7)}
-    write_layers(tmp_path, "eye", scales, scores)
-    assert read_scales(tmp_path, "eye") == tuple(scales)
-    rows = read_layers(tmp_path, "eye", "a")
+    run = Store.create(tmp_path, MANIFEST)
+    write_layers(run, "eye", scales, scores)
+    assert read_scales(run, "eye") == tuple(scales)
+    rows = read_layers(run, "eye", "a")
     assert [(row.layer, row.threshold) for row in rows] == [(0, 0.5), (7, 0.6)]
     np.testing.assert_array_equal(rows[1].scores, gap + 7)
-    assert set(read_layer(tmp_path, "eye", 7)) == {"a", "b"}
-    assert read_layers(tmp_path, "eye", "unknown") == ()
-    assert read_layers(tmp_path, "another", "a") == ()
+    assert set(read_layer(run, "eye", 7)) == {"a", "b"}
+    assert read_layers(run, "eye", "unknown") == ()
+    assert read_layers(run, "another", "a") == ()
 
 
 def test_a_broken_file_of_layers_says_how_to_make_it_again(tmp_path: Path) -> None:
-    file = layers_file(tmp_path, "eye")
-    file.parent.mkdir()
-    file.write_bytes(b"PAR1 but not really")
+    run = Store.create(tmp_path, MANIFEST)
+    run.place.write("layers/eye.parquet", [b"PAR1 but not really"])
     with pytest.raises(StoreError, match="trace-probe layers"):
-        read_scales(tmp_path, "eye")
+        read_scales(run, "eye")
 
 
 def test_a_layer_is_read_at_its_own_threshold_which_nobody_vouches_for(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_layers_of_an_older_probe_are_not_shown(tmp_path: Path) -> None:
     run = load_run(tmp_path / "run")
     assert [scale.layer for scale in run.layers(DETECTOR)] == list(LAYERS)
     assert not run.older_layers(DETECTOR)
-    file = tmp_path / "run" / "reports" / f"{DETECTOR}.json"
-    report = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps({**report, "threshold": THRESHOLD + 0.1}), "utf-8")
+    report = run.store.report(DETECTOR)
+    assert report is not None
+    run.store.write_report(DETECTOR, {**report, "threshold": THRESHOLD + 0.1})
     run = load_run(tmp_path / "run")
     assert run.older_layers(DETECTOR)
     assert run.layers(DETECTOR) == ()
@@ -107,8 +107,7 @@ def write_card(run: Path, threshold: float) -> None:
 
 def test_after_training_anew_it_is_the_report_that_is_old_not_the_layers(traces: Path) -> None:
     make_run("rich", traces / "run")
-    file = traces / "run" / "reports" / f"{DETECTOR}.json"
-    file.write_text(json.dumps({**REPORT, "threshold": THRESHOLD + 0.1}), "utf-8")
+    Store(traces / "run").write_report(DETECTOR, {**REPORT, "threshold": THRESHOLD + 0.1})
     write_card(traces / "run", THRESHOLD)
     run = load_run(traces / "run")
     assert not run.older_layers(DETECTOR)
@@ -242,7 +241,7 @@ def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(dem
     loaded, card = load_run(run), load_probe(probe).card
     assert [one["layer"] for one in found["layers"]] == list(loaded.manifest.layers)
     kept = loaded.scores(loaded.detector(card.name))
-    own = read_layer(run, card.name, card.layer)
+    own = read_layer(loaded.store, card.name, card.layer)
     for trace_id in list(kept)[:20]:
         np.testing.assert_allclose(own[trace_id], kept[trace_id], rtol=1e-5)
     thresholds = {one["layer"]: one["threshold"] for one in found["layers"]}

@@ -13,15 +13,7 @@ from trace_probe.store import Manifest, Store
 APP = Path(__file__).parents[2] / "app.py"
 VIEWS = APP.parent / "trace_probe" / "explorer" / "views"
 PAGES = tuple(sorted(view.stem for view in VIEWS.glob("[a-z]*.py")))
-BROKEN = (
-    "garbage",
-    "foreign trace",
-    "foreign label",
-    "other schema",
-    "broken scores",
-    "broken report",
-    "short scores",
-)
+BROKEN = ("broken scores", "broken report", "short scores")
 
 CARD = json.dumps({"training_tasks": ["making-copies-early"], "calibration_tasks": []})
 
@@ -78,7 +70,7 @@ def test_a_missing_folder_is_called_missing(
 
 @pytest.mark.parametrize(
     ("page", "kind"),
-    [*((page, "garbage") for page in PAGES), *(("home", kind) for kind in BROKEN[1:])],
+    [*((page, "other schema") for page in PAGES), *(("home", kind) for kind in BROKEN)],
 )
 def test_a_broken_run_is_named_on_every_page(page: str, kind: str, traces: Path) -> None:
     make_run(kind, traces / "run")
@@ -88,8 +80,18 @@ def test_a_broken_run_is_named_on_every_page(page: str, kind: str, traces: Path)
     assert str(traces / "run") in app.code[0].value
 
 
+@pytest.mark.parametrize("kind", ["garbage", "foreign trace", "foreign label"])
+def test_a_broken_line_is_named_and_the_rest_is_shown(kind: str, traces: Path) -> None:
+    make_run(kind, traces / "run")
+    app = open_page("traces")
+    assert not app.exception
+    assert "Some lines of this run cannot be read" in words(app)
+    assert "is broken at line 1" in app.code[0].value
+    assert bool(app.dataframe) == (kind != "foreign trace")
+
+
 def test_a_broken_run_does_not_hide_the_others(traces: Path) -> None:
-    make_run("garbage", traces / "bad")
+    make_run("other schema", traces / "bad")
     make_run("planted", traces / "good")
     app = open_page("traces", r="bad")
     assert "This run cannot be read" in words(app)

@@ -11,7 +11,8 @@ from explorer.planted import DETECTOR, HOSTILE, PLANTED, THRESHOLD
 from explorer.test_explorer_pages import open_page, words
 from trace_probe.explorer.atlas import COLOURINGS, chart, chosen, grouped, points
 from trace_probe.explorer.rows import build_row, facts_of
-from trace_probe.probing.sentence_map import SentenceMap, map_file, write_map
+from trace_probe.probing.sentence_map import SentenceMap, write_map
+from trace_probe.store import Store
 
 ROWS = [build_row(facts_of(t), label, scores, THRESHOLD) for t, label, scores in PLANTED]
 
@@ -83,7 +84,7 @@ def test_a_run_without_a_map_says_how_to_make_one_and_makes_none(traces: Path) -
     make_run("planted", traces / "run")
     app = open_page("map")
     assert f"trace-probe map {traces / 'run'}" in words(app)
-    assert not map_file(traces / "run", 4).exists()
+    assert not (traces / "run" / "maps").exists()
 
 
 def test_a_run_without_activations_says_that_there_is_nothing_to_map(traces: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_run_without_activations_says_that_there_is_nothing_to_map(traces: Pat
 
 def test_a_region_shows_its_texts_and_a_row_opens_the_trace_there(traces: Path) -> None:
     make_run("planted", traces / "run")
-    write_map(traces / "run", whole_map())
+    write_map(Store(traces / "run"), whole_map())
     app = open_page("map", colour="channel")
     assert not app.exception
     assert "Draw a box or a lasso" in words(app)
@@ -110,13 +111,13 @@ def test_a_map_of_other_traces_says_so(traces: Path) -> None:
     make_run("planted", traces / "run")
     found = whole_map()
     gone = SentenceMap(4, ("gone", *found.traces[1:]), found.sentences, found.xy)
-    write_map(traces / "run", gone)
+    write_map(Store(traces / "run"), gone)
     assert "1 points are of sentences that this run no longer has" in words(open_page("map"))
 
 
 def test_a_broken_map_is_named(traces: Path) -> None:
     make_run("planted", traces / "run")
-    file = map_file(traces / "run", 4)
+    file = traces / "run" / "maps" / "layer-4.parquet"
     file.parent.mkdir()
     file.write_bytes(b"PAR1 but not really")
     app = open_page("map")
@@ -133,7 +134,7 @@ def test_hostile_categories_stay_data(traces: Path) -> None:
         np.arange(count, dtype=np.int32),
         np.zeros((count, 2), dtype=np.float32),
     )
-    write_map(traces / "run", found)
+    write_map(Store(traces / "run"), found)
     app = open_page("map", colour="category", p=DETECTOR)
     assert not app.exception
     sinks = [*app.markdown, *app.caption]

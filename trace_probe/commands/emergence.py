@@ -9,6 +9,7 @@ import typer
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
+    Dtype,
     Extra,
     Probe,
     Run,
@@ -61,7 +62,7 @@ def oracle(
         str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
     ] = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -209,7 +210,7 @@ def steer(
     by: By = "rules",
     name: Experiment = "",
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -261,7 +262,7 @@ def intervene(
     by: By = "rules",
     name: Experiment = "",
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
+    Dtype,
     Extra,
     Labeller,
     Probe,
@@ -244,7 +245,7 @@ def observe(
     out: Annotated[Path, typer.Argument(help="Folder for what it held while reading.")],
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
     """Let another model read the traces of a run; `evaluate --observer` probes it."""
@@ -252,9 +253,11 @@ def observe(
     from trace_probe.model.tokenizer import load_tokenizer
     from trace_probe.recording.observe import observe as read
     from trace_probe.recording.observe import observer_manifest
+    from trace_probe.recording.plan import resumed_dtype
     from trace_probe.store import Store
 
-    store, loaded = Store(run), load_model(model, device=device, dtype=dtype)
+    store = Store(run)
+    loaded = load_model(model, device=device, dtype=resumed_dtype(dtype, out))
     into = Store.create(out, observer_manifest(loaded, store, integers(layers)))
     report = read(loaded, load_tokenizer(model), store, into)
     text = f"{out}: {report.read} traces read by {loaded.name}, {report.resumed} were there"

@@ -24,6 +24,7 @@ from trace_probe.commands.options import (
     Backend,
     BaseUrls,
     Concurrency,
+    Dtype,
     ExecutorName,
     Extra,
     Nudge,
@@ -46,10 +47,8 @@ from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
     from trace_probe.model.endpoint import Patience
-    from trace_probe.recording.observe import ObserveReport
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
-    from trace_probe.recording.shares import Weights
     from trace_probe.trace import Task
 
 app = typer.Typer(
@@ -138,7 +137,7 @@ def record(
     device_map: Annotated[
         str | None, typer.Option(help="Spread a model over devices: auto, balanced, sequential.")
     ] = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     revision: str | None = None,
     conditions: Annotated[
         str | None,
@@ -162,24 +161,16 @@ def record(
     --base-url the model is asked over the network, and there are no activations; a key,
     where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
-    from trace_probe.recording.shares import Recording, Weights, record_with
-    from trace_probe.store import Store
+    from trace_probe.recording.shares import Recording, Weights, recapture_with, record_with
 
-    if bool(tasks) == (recapture is not None):
-        raise typer.BadParameter("give either --tasks or --recapture")
     weights = Weights(model, device, dtype, revision, backend, device_map)
+    spread = bool(shard) or executor != "local"
+    _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread)
     if recapture is not None:
-        if base_url or shard or executor != "local":
-            raise typer.BadParameter("--recapture reads with a model that is loaded here")
-        again = _recaptured(weights, recapture, run, integers(layers), pooling, tolerance)
-        show_result(
-            asdict(again), f"{run}: {again.read} read, {again.resumed} were there", as_json=as_json
-        )
+        again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
+        told = f"{run}: {again.read} traces read, {again.resumed} were there"
+        show_result(asdict(again), told, as_json=as_json)
         return
-    if (extra or tokenizer) and not base_url:
-        raise typer.BadParameter("--extra and --tokenizer go with --base-url")
-    if base_url and (shard or executor != "local"):
-        raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
     if base_url:
         from trace_probe.model.endpoint import Patience
@@ -208,29 +199,32 @@ def record(
             tolerance=tolerance,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
-    room = Store(run).manifest.sampling.max_new_tokens
-    show_result(asdict(report), f"{run}: {_told(report, room)}", as_json=as_json)
+    show_result(asdict(report), f"{run}: {_told(report, run)}", as_json=as_json)
 
 
-def _recaptured(
-    weights: "Weights",
-    source: Path,
-    run: Path,
-    layers: tuple[int, ...] | None,
-    pooling: str,
-    tolerance: float | None,
-) -> "ObserveReport":
-    """Read the traces of a run again into another."""
-    from trace_probe.recording.recapture import recapture, recapture_manifest
-    from trace_probe.recording.shares import load_weights
+def _check_options(
+    tasks: list[str] | None,
+    recapture: Path | None,
+    base_url: list[str] | None,
+    served: str | None,
+    *,
+    spread: bool,
+) -> None:
+    """Refuse options that do not go together."""
+    if bool(tasks) == (recapture is not None):
+        raise typer.BadParameter("give --tasks, or a run to --recapture, but not both")
+    if recapture and (base_url or spread):
+        raise typer.BadParameter("--recapture reads with a model that is loaded here, in one job")
+    if served and not base_url:
+        raise typer.BadParameter("--extra and --tokenizer go with --base-url")
+    if base_url and spread:
+        raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
+
+
+def _told(report: "RecordReport", run: Path) -> str:
     from trace_probe.store import Store
 
-    model, known = load_weights(weights), Store(source)
-    out = Store.create(run, recapture_manifest(model, known, layers, pooling))
-    return recapture(model, known, out, tolerance=tolerance)
-
-
-def _told(report: "RecordReport", room: int) -> str:
+    room = Store(run).manifest.sampling.max_new_tokens
     return (
         f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"

@@ -1,6 +1,5 @@
 """``trace-probe map``: the sentences of a run as points of a plane."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +32,6 @@ def map_(
     chosen = store.manifest.layers[-1] if layer is None else layer
     found = build_map(store, chosen, most=points, seed=seed, say=say)
     with store.writing():
-        file = write_map(Path(run), found)
-    result = {"file": str(file), "layer": chosen, "points": len(found)}
+        file = write_map(store, found)
+    result = {"file": file, "layer": chosen, "points": len(found)}
     show_result(result, f"{file}: {len(found):,} sentences at layer {chosen}", as_json=as_json)

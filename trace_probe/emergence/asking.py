@@ -99,7 +99,7 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
     """
     executor = executor or LocalExecutor()
     with store.writing():
-        ledger = Ledger(store.path, name, _settings(store, source, plan))
+        ledger = Ledger(store.artifacts, name, _settings(store, source, plan))
         before = len(ledger.drawn)
         if isinstance(executor, LocalExecutor):
             continuer = source.continuer()

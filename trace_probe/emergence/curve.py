@@ -14,19 +14,18 @@ What was asked, of whom, is beside it in ``oracle/<name>.json``.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trace_probe.errors import StoreError
-from trace_probe.files import read_lines
 from trace_probe.statistics.metrics import Values
+from trace_probe.storage.artifacts import Artifacts
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
 PROMPT = -1
 """Sentence index that stands for the end of the prompt."""
-FOLDER = "oracle"
 NAME = "oracle"
 
 
@@ -103,22 +102,25 @@ class Drawn(NamedTuple):
     tokens: int
 
 
-def ledger_file(run: Path, name: str = NAME) -> Path:
-    """Return where a run keeps the continuations of an oracle."""
-    return run / FOLDER / f"{name}.jsonl"
+MAYBE = (bool, type(None))
+DRAWN_KINDS = ((str,), (int,), (int,), (int,), (int,), MAYBE, MAYBE, (int,))
+"""What each field of a continuation may be."""
 
 
-def read_drawn(file: Path) -> Iterator[Drawn]:
-    """Yield the continuations that a file holds, in the order of drawing.
+def read_drawn(artifacts: Artifacts, name: str = NAME) -> Iterator[Drawn]:
+    """Return the continuations that a run keeps of an oracle, in the order of drawing."""
+    return artifacts.lines("oracle", name).values(_to_drawn)
 
-    Raises:
-        StoreError: a line is not one.
-    """
-    for line in read_lines(file):
-        try:
-            yield Drawn(**line)
-        except TypeError as error:
-            raise StoreError(f"{file} holds something else: {error}") from error
+
+def _to_drawn(line: dict[str, Any]) -> Drawn:
+    try:
+        drawn = Drawn(**line)
+    except TypeError as error:
+        raise StoreError(f"it is no continuation: {error}") from error
+    for value, kinds in zip(drawn, DRAWN_KINDS, strict=True):
+        if type(value) not in kinds:
+            raise StoreError(f"it is no continuation: {value!r:.40} stands in it")
+    return drawn
 
 
 def points_of(drawn: Iterable[Drawn]) -> dict[str, tuple[OraclePoint, ...]]:
@@ -140,17 +142,19 @@ def points_of(drawn: Iterable[Drawn]) -> dict[str, tuple[OraclePoint, ...]]:
 
 def drawn_of(run: Path | str | Store, name: str = NAME) -> dict[str, list[Drawn]]:
     """Return the continuations that a run keeps, by trace id; empty if no oracle was asked."""
-    path = run.path if isinstance(run, Store) else Path(run)
     found: dict[str, list[Drawn]] = {}
-    for one in read_drawn(ledger_file(path, name)):
+    for one in read_drawn(_opened(run).artifacts, name):
         found.setdefault(one.trace, []).append(one)
     return found
 
 
 def oracle_points(run: Path | str | Store, name: str = NAME) -> dict[str, tuple[OraclePoint, ...]]:
     """Return the oracle's points of a run by trace id; empty if none was asked."""
-    path = run.path if isinstance(run, Store) else Path(run)
-    return points_of(read_drawn(ledger_file(path, name)))
+    return points_of(read_drawn(_opened(run).artifacts, name))
+
+
+def _opened(run: Path | str | Store) -> Store:
+    return run if isinstance(run, Store) else Store(run)
 
 
 def oracle_curves(run: Path | str | Store, name: str = NAME) -> dict[str, list[CurvePoint]]:

@@ -32,8 +32,6 @@ from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
 
-FOLDER = "experiments"
-
 
 def run_steering(  # noqa: PLR0913 - these are the options of the command
     store: Store,
@@ -81,11 +79,10 @@ def run_steering(  # noqa: PLR0913 - these are the options of the command
         "seed": plan.seed,
         "prompts": [trace.id for trace in bench.traces],
     }
-    file = store.path / FOLDER / f"{name or f'steer-{saved.card.name}-{plan.layer}'}.jsonl"
+    name = name or f"steer-{saved.card.name}-{plan.layer}"
     with store.writing():
-        return steer(
-            bench, tested(saved, rows, plan.layer), others, plan, rows.scale, Cells(file, settings)
-        )
+        cells = Cells(store.artifacts, name, settings)
+        return steer(bench, tested(saved, rows, plan.layer), others, plan, rows.scale, cells)
 
 
 def run_intervention(  # noqa: PLR0913 - these are the options of the command
@@ -131,9 +128,9 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
         "seed": seed,
         "alarms": [alarm.trace.id for alarm in alarms],
     }
-    file = store.path / FOLDER / f"{name or f'intervene-{card.name}'}.jsonl"
     with store.writing():
-        return intervene(responses, known, labels, alarms, Cells(file, settings))
+        cells = Cells(store.artifacts, name or f"intervene-{card.name}", settings)
+        return intervene(responses, known, labels, alarms, cells)
 
 
 def _known(store: Store, saved: SavedProbe, labels: Mapping[str, Label]) -> list[Trace]:

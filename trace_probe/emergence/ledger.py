@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import Literal
 
-from trace_probe.emergence.curve import Drawn, ledger_file, read_drawn
+from trace_probe.emergence.curve import Drawn, read_drawn
 from trace_probe.errors import StoreError
-from trace_probe.files import append, cut_torn_line, load_json, write_json
+from trace_probe.storage.artifacts import Artifacts
 from trace_probe.trace import Trace
 
 Key = tuple[str, int, int]
@@ -16,26 +16,21 @@ Key = tuple[str, int, int]
 class Ledger:
     """The continuations of one oracle of a run; hold the run's write lock while adding."""
 
-    def __init__(self, run: Path, name: str, settings: Mapping[str, object]) -> None:
-        """Open what an oracle has drawn so far, and cut off what a killed writer left half done.
+    def __init__(self, artifacts: Artifacts, name: str, settings: Mapping[str, object]) -> None:
+        """Open what an oracle has drawn so far.
 
         Raises:
             StoreError: what is there was drawn under other settings.
         """
-        self.file = ledger_file(run, name)
-        card = self.file.with_suffix(".json")
-        if card.is_file():
-            check_settings(card, settings)
-        else:
-            write_json(card, dict(settings))
-        cut_torn_line(self.file)
-        self.drawn: dict[Key, Drawn] = {key_of(one): one for one in read_drawn(self.file)}
+        keep_settings(artifacts, "oracle", name, settings)
+        self._lines = artifacts.lines("oracle", name)
+        self.drawn: dict[Key, Drawn] = {key_of(one): one for one in read_drawn(artifacts, name)}
 
     def add(self, drawn: Iterable[Drawn]) -> None:
         """Keep continuations; one that is there already is left alone."""
         new = {key_of(one): one for one in drawn if key_of(one) not in self.drawn}
         if new:
-            append(self.file, [_line(one) for one in new.values()])
+            self._lines.append(_line(one) for one in new.values())
             self.drawn |= new
 
     def of(self, traces: Iterable[Trace]) -> dict[str, list[Drawn]]:
@@ -56,17 +51,25 @@ def _line(one: Drawn) -> bytes:
     return (json.dumps(one._asdict()) + "\n").encode()
 
 
-def check_settings(card: Path, settings: Mapping[str, object]) -> None:
-    """Refuse to mix what was drawn under different settings.
+def keep_settings(
+    artifacts: Artifacts,
+    kind: Literal["oracle", "experiments"],
+    name: str,
+    settings: Mapping[str, object],
+) -> None:
+    """Keep the settings of what is drawn; refuse to mix what was drawn under different ones.
 
     Raises:
-        StoreError: `card` was written with others.
+        StoreError: what is there was drawn under others.
     """
-    there = load_json(card)
-    differing = [name for name, value in settings.items() if there.get(name) != value]
+    there = artifacts.read_json(kind, name)
+    if there is None:
+        artifacts.write_json(kind, name, dict(settings))
+        return
+    differing = [key for key, value in settings.items() if there.get(key) != value]
     if differing:
-        was = ", ".join(f"{name} {there.get(name)!r}" for name in differing)
+        was = ", ".join(f"{key} {there.get(key)!r}" for key in differing)
         raise StoreError(
-            f"{card} was made with {was}: repeat these settings to resume it, "
-            f"or give another --name"
+            f"{artifacts.url(kind, name)} was made with {was}: repeat these settings to resume "
+            f"it, or give another --name"
         )

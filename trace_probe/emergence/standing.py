@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from trace_probe.emergence.curve import NAME, drawn_of, ledger_file
+from trace_probe.emergence.curve import NAME, drawn_of
 from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.probe import ProbeCard
@@ -85,7 +85,7 @@ def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) 
 def _beside_oracle(
     found: Standing, store: Store, card: ProbeCard, name: str, seed: int
 ) -> Standing:
-    if not ledger_file(store.path, name).is_file():
+    if name not in store.artifacts.names("oracle"):
         return found
     seen = {*card.training_tasks, *card.calibration_tasks}
     traces = [trace for trace in store.traces() if trace.task.id not in seen]

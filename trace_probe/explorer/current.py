@@ -100,6 +100,8 @@ def current(*, every_row: bool = True) -> Current:
         found = Current(run, chosen_detector(run), chosen_labeller(run))
         if every_row:
             found.rows  # noqa: B018 - made here, where what is broken can be told
+        if run.store.broken():
+            problem("Some lines of this run cannot be read", "\n".join(run.store.broken()))
         return found
     except TraceProbeError as error:
         problem("This run cannot be read", f"{path.resolve()}\n{error}")

@@ -9,16 +9,20 @@ own, trained and calibrated on the same tasks, so its scores are read against it
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trace_probe.errors import StoreError
 from trace_probe.explorer.rows import Scores
-from trace_probe.files import write_bytes
+from trace_probe.storage.seals import Wanted
+from trace_probe.store import Store
 
-FOLDER = "layers"
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FOLDER: Literal["layers"] = "layers"
+AGAIN = "make it again with `trace-probe layers`"
 KEY = b"trace_probe.layers"
 GROUP = 4096
 """Rows of the file that are read at once for one trace."""
@@ -46,20 +50,14 @@ class LayerRow:
     scores: Scores
 
 
-def layers_file(run: Path, detector: str) -> Path:
-    """Return where the scores of all layers of a detector are kept."""
-    return run / FOLDER / f"{detector}.parquet"
-
-
 def write_layers(
-    run: Path,
+    store: Store,
     detector: str,
     scales: Sequence[LayerScale],
     scores: Mapping[int, Mapping[str, Scores]],
-) -> Path:
+) -> None:
     """Keep the scores of all layers; the rows of a trace lie together."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     order = [scale.layer for scale in scales]
     pairs = sorted((name, layer) for layer in order for name in scores[layer])
@@ -71,73 +69,69 @@ def write_layers(
         }
     )
     meta = {KEY: json.dumps([vars(scale) for scale in scales]).encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(meta), sink, row_group_size=GROUP)
-    file = layers_file(run, detector)
-    write_bytes(file, sink.getvalue().to_pybytes())
-    return file
+    store.artifacts.write_table(FOLDER, detector, table.replace_schema_metadata(meta), group=GROUP)
 
 
-def read_scales(run: Path, detector: str) -> tuple[LayerScale, ...]:
-    """Return the layers that were scored, in order; none if the file is not there.
+def read_scales(store: Store, detector: str) -> tuple[LayerScale, ...]:
+    """Return the layers that were scored, in order; none if there is no such file.
 
     Raises:
         StoreError: the file is broken.
     """
-    import pyarrow.parquet as pq
-
-    file = layers_file(run, detector)
-    if not file.is_file():
-        return ()
-    try:
-        raw = json.loads((pq.read_schema(file).metadata or {})[KEY])
-        return tuple(LayerScale(**one) for one in raw)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise broken(file) from error
+    table = _table(store, detector)
+    return () if table is None else _scales(store, detector, table)
 
 
-def read_layers(run: Path, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
+def read_layers(store: Store, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
     """Return the scores of all layers on one trace; none if it was not scored.
 
     Raises:
         StoreError: the file is broken.
     """
-    import pyarrow.parquet as pq
-
-    scales = read_scales(run, detector)
-    if not scales:
+    table = _table(store, detector, ("trace_id", trace_id))
+    if table is None:
         return ()
-    file = layers_file(run, detector)
-    try:
-        table = pq.read_table(file, filters=[("trace_id", "=", trace_id)])
-        rows: list[dict[str, Any]] = table.to_pylist()
-    except (ValueError, KeyError, OSError) as error:
-        raise broken(file) from error
-    found = {row["layer"]: np.asarray(row["scores"], np.float32) for row in rows}
+    found = _by(store, detector, table, "layer")
     return tuple(
         LayerRow(**vars(scale), scores=found[scale.layer])
-        for scale in scales
+        for scale in _scales(store, detector, table)
         if scale.layer in found
     )
 
 
-def read_layer(run: Path, detector: str, layer: int) -> dict[str, Scores]:
+def read_layer(store: Store, detector: str, layer: int) -> dict[str, Scores]:
     """Return the scores of one layer by trace id.
 
     Raises:
         StoreError: the file is not there or broken.
     """
-    import pyarrow.parquet as pq
+    table = _table(store, detector, ("layer", layer))
+    if table is None:
+        raise StoreError(f"{store.place.url} has no scores of the layers of {detector}: {AGAIN}")
+    return _by(store, detector, table, "trace_id")
 
-    file = layers_file(run, detector)
+
+def _table(store: Store, detector: str, wanted: Wanted | None = None) -> "pa.Table | None":
+    return store.artifacts.read_table(FOLDER, detector, AGAIN, wanted)
+
+
+def _scales(store: Store, detector: str, table: "pa.Table") -> tuple[LayerScale, ...]:
     try:
-        table = pq.read_table(file, filters=[("layer", "=", layer)])
-    except (ValueError, OSError) as error:
-        raise broken(file) from error
-    rows = zip(table["trace_id"].to_pylist(), table["scores"].to_pylist(), strict=True)
-    return {name: np.asarray(row, np.float32) for name, row in rows}
+        raw = json.loads((table.schema.metadata or {})[KEY])
+        return tuple(LayerScale(**one) for one in raw)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _strange(store, detector) from error
 
 
-def broken(file: Path) -> StoreError:
-    """Return the error of a file that cannot be read."""
-    return StoreError(f"{file} is broken: make it again with `trace-probe layers`")
+def _by(store: Store, detector: str, table: "pa.Table", column: str) -> dict[Any, Scores]:
+    """Return the scores in a table by one of its columns."""
+    try:
+        rows = zip(table[column].to_pylist(), table["scores"].to_pylist(), strict=True)
+        return {name: np.asarray(row, np.float32) for name, row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _strange(store, detector) from error
+
+
+def _strange(store: Store, detector: str) -> StoreError:
+    file = store.artifacts.url(FOLDER, detector)
+    return StoreError(f"{file} is damaged: it holds no scores of layers: {AGAIN}")

@@ -49,7 +49,7 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
         scores[layer] = dict(probe.smoothing.apply(probe.scores(corpus)))
         low, high = score_range(scores[layer].values(), probe.card.threshold)
         scales.append(LayerScale(layer, probe.card.threshold, low, high))
-    write_layers(store.path, saved.card.name, scales, scores)
+    write_layers(store, saved.card.name, scales, scores)
     return tuple(scales)
 
 

@@ -268,11 +268,10 @@ def _detector(
 def _smoothings(path: Path, name: str, state: Stamp) -> tuple[str, ...]:
     usual = _detector(path, name, None, None, state)
     folder = probe_beside(path, name)
-    kept = () if folder is None or usual.probe is None else load_calibrations(folder)
-    own = [each for each in kept if each.model == usual.saved.card.model]
-    return tuple(
-        dict.fromkeys([usual.smoothing.name, *(n for each in own for n in each.thresholds)])
-    )
+    kept = () if folder is None else load_calibrations(folder)
+    model = _run(path, state).manifest.model
+    known = [name for each in kept if each.model == model for name in each.thresholds]
+    return tuple(dict.fromkeys([usual.smoothing.name, *known]))
 
 
 @lru_cache(maxsize=16)
@@ -371,14 +370,14 @@ def _range(
 
 @lru_cache(maxsize=16)
 def _layers(path: Path, detector: str, state: Stamp) -> tuple[LayerScale, ...]:
-    return read_scales(_run(path, state).path, detector)
+    return read_scales(_run(path, state).store, detector)
 
 
 @lru_cache(maxsize=64)
 def _layer_rows(path: Path, detector: str, trace_id: str, state: Stamp) -> tuple[LayerRow, ...]:
-    return read_layers(_run(path, state).path, detector, trace_id)
+    return read_layers(_run(path, state).store, detector, trace_id)
 
 
 @lru_cache(maxsize=4)
 def _oracle(path: Path, state: Stamp) -> dict[str, tuple[OraclePoint, ...]]:
-    return oracle_points(_run(path, state).path)
+    return oracle_points(_run(path, state).store)

@@ -6,16 +6,17 @@ A place is a sentence of a trace, or the trace as a whole. To withdraw is to app
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from trace_probe.errors import TraceError
-from trace_probe.files import append, cut_torn_line, read_lines
 from trace_probe.labels import Label
+from trace_probe.storage.lines import Lines
+from trace_probe.storage.place import place_at
+from trace_probe.store import Store
 from trace_probe.trace import Span, Trace, digest
 
 Verdict = Literal["says", "does", "neither", "unsure", "withdrawn"]
@@ -61,8 +62,8 @@ def judged_place(trace: Trace, sentence: int | None) -> tuple[int, int, str]:
     return span.start, span.stop, digest(trace.text_of(span))
 
 
-def annotation_file(run: Path, annotator: str) -> Path:
-    """Return where the verdicts of a person are kept.
+def verdicts_kept(store: Store, annotator: str) -> Lines:
+    """Return the lines of a person's verdicts on a run; there may be none yet.
 
     Raises:
         TraceError: the name is not fit for a file.
@@ -72,46 +73,46 @@ def annotation_file(run: Path, annotator: str) -> Path:
             f"{annotator!r} cannot be a name: use up to 40 letters, digits, - and _, "
             f"starting with a letter or a digit"
         )
-    return run / "annotations" / f"{annotator}.jsonl"
+    return store.artifacts.lines("annotations", annotator)
 
 
-def annotate(run: Path, annotation: Annotation) -> None:
-    """Append a verdict and have it on disk.
+def annotate(store: Store, annotation: Annotation) -> None:
+    """Append a verdict and have it on disk; any number of writers may do so at once.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the run cannot be written.
         TraceError: the annotator's name is not fit for a file.
     """
-    file = annotation_file(run, annotation.annotator)
-    os.makedirs(file.parent, exist_ok=True)
-    cut_torn_line(file)
-    append(file, [(json.dumps(asdict(annotation), ensure_ascii=False) + "\n").encode()])
+    line = json.dumps(asdict(annotation), ensure_ascii=False) + "\n"
+    verdicts_kept(store, annotation.annotator).append([line.encode()])
 
 
-def annotators(run: Path) -> list[str]:
+def annotators(store: Store) -> list[str]:
     """Return who has judged sentences of a run."""
-    return sorted(file.stem for file in (run / "annotations").glob("*.jsonl"))
+    return store.artifacts.names("annotations")
 
 
-def read_annotations(file: Path) -> dict[tuple[str, int | None], Annotation]:
+def read_annotations(lines: Lines) -> dict[tuple[str, int | None], Annotation]:
     """Return the verdicts that count, by place: the last, unless it was withdrawn.
 
-    Raises:
-        TraceError: a line holds no annotation.
-        StoreError: the file is broken.
+    Lines that are damaged, or that hold no verdict, are named and passed over.
     """
     found: dict[tuple[str, int | None], Annotation] = {}
-    for raw in read_lines(file) if file.is_file() else ():
-        try:
-            one = Annotation(**raw)
-        except TypeError as error:
-            raise TraceError(f"{file} holds a line that is no annotation: {error}") from error
-        if one.verdict not in get_args(Verdict):
-            raise TraceError(f"{file} has the verdict {one.verdict!r}")
+    for one in lines.values(_to_annotation):
         found.pop(one.place, None)
         if one.verdict != "withdrawn":
             found[one.place] = one
     return found
+
+
+def _to_annotation(raw: dict[str, Any]) -> Annotation:
+    try:
+        one = Annotation(**raw)
+    except TypeError as error:
+        raise TraceError(f"it is no annotation: {error}") from error
+    if one.verdict not in get_args(Verdict):
+        raise TraceError(f"it has the verdict {one.verdict!r}")
+    return one
 
 
 class AnnotationLabeller:
@@ -131,7 +132,8 @@ class AnnotationLabeller:
         self.name = f"human:{Path(path).stem}"
         self._path = Path(path)
         self._by_trace: dict[str, list[Annotation]] = {}
-        for one in read_annotations(self._path).values():
+        lines = Lines(place_at(self._path.parent), self._path.stem)
+        for one in read_annotations(lines).values():
             self._by_trace.setdefault(one.trace_id, []).append(one)
         if not self._by_trace:
             raise TraceError(f"{path} holds no verdict: judge sentences in the explorer first")

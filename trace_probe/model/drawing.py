@@ -46,17 +46,25 @@ class NotedDraws:
         """Return the scores of the draw; the likeliest of them is what is drawn."""
         found: torch.Tensor = self._draw(ids, scores)
         drawn = found.argmax(-1, keepdim=True)
-        given = scores.log_softmax(-1)
-        likely = given.exp()
-        surprisal = -given.gather(1, drawn)[:, 0]
-        entropy = torch.special.entr(likely).sum(-1)
-        self._noted.append(torch.stack([surprisal, entropy, 1 - likely.amax(-1)], dim=1).cpu())
+        self._noted.append(uncertainty(scores, drawn).cpu())
         return found
 
     def noted(self) -> NDArray[np.float32]:
         """Return (row, token, measure), padding included; see `trace_probe.trace.MEASURES`."""
         values: NDArray[np.float32] = torch.stack(self._noted, dim=1).numpy()
         return values
+
+
+def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Return (row, measure), how unsure a model was where it drew (row, 1) tokens.
+
+    The measures are those of `trace_probe.trace.MEASURES`, in their order.
+    """
+    given = logits.log_softmax(-1)
+    likely = given.exp()
+    surprisal = -given.gather(1, drawn)[:, 0]
+    entropy = torch.special.entr(likely).sum(-1)
+    return torch.stack([surprisal, entropy, 1 - likely.amax(-1)], dim=1)
 
 
 def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:

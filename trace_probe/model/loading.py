@@ -17,7 +17,7 @@ from trace_probe.files import load_json
 from trace_probe.model.checkpoint import failure
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["AutoModelForCausalLM", "AutoModel"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
@@ -55,6 +55,23 @@ def read_tokenizer(
             place, revision=revision, trust_remote_code=False
         )
         return tokenizer
+
+
+def read_config(name: str, place: Path | str, revision: str | None = None) -> "PreTrainedConfig":
+    """Return the configuration of a model that lies at `place`.
+
+    Raises:
+        ModelError: it cannot be read, needs code of its own, or cannot be.
+    """
+    from transformers import AutoConfig
+
+    with _room(name, place):
+        _check_folder(name, place)
+        _check_config(name, place, revision)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            place, revision=revision, trust_remote_code=False
+        )
+        return config
 
 
 def read_network(

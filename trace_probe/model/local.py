@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,14 +25,14 @@ from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
 from trace_probe.model.drawing import NotedDraws, draws
+from trace_probe.model.dtypes import choose_precision
 from trace_probe.model.fidelity import checked_replay
-from trace_probe.model.loading import read_network, read_tokenizer
+from trace_probe.model.loading import read_config, read_network, read_tokenizer
+from trace_probe.model.shapes import DTYPES
 from trace_probe.model.threads import PROCESS
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Model:
         self.d_model: int = config.hidden_size
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.dtype = str(network.dtype).removeprefix("torch.")
+        self.dtype_chosen = ""
+        """How the precision was chosen; empty if the caller named it."""
         self.chat_template = chat.chat_template
         self.tokenizer = chat.fingerprint
         self._chat = chat
@@ -310,7 +313,8 @@ def load_model(
 ) -> Model:
     """Load a folder, a hub id, or an organism of the family (``organism:<variant>``).
 
-    The default is bfloat16 on a GPU and float32 without one. A `device_map` as accelerate has
+    The default `dtype` is bfloat16 on a GPU and float32 without one; ``auto`` times both on a CPU
+    that is fast in bfloat16, see `choose_precision`. A `device_map` as accelerate has
     it (``auto``, ``balanced``, or module names to devices) spreads the blocks over devices.
     While a process has only tiny models it computes on one thread, unless OMP_NUM_THREADS or
     `torch.set_num_threads` says otherwise.
@@ -322,17 +326,17 @@ def load_model(
     if device and device_map:
         raise ModelError("give either a device or a device map, not both")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    if dtype not in DTYPES:
-        raise ModelError(f"no dtype {dtype}: choose one of {', '.join(DTYPES)}")
+    chosen = choose_precision(dtype, device, partial(read_config, name, place, revision))
     tokenizer = read_tokenizer(name, place, revision)
     network = read_network(
-        name, place, revision=revision, dtype=DTYPES[dtype], device_map=device_map
+        name, place, revision=revision, dtype=DTYPES[chosen.dtype], device_map=device_map
     )
     PROCESS.make_room_for(network)
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     placed = network if device_map else network.to(device)
-    return Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")
+    model = Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")
+    model.dtype_chosen = chosen.why
+    return model
 
 
 def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

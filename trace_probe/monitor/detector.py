@@ -5,6 +5,7 @@ Everything that raises alarms (commands, pages, the server, experiments, logs of
 a probe; `recorded_detector` finds the one behind the scores that a run keeps.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ class Detector:
     """A sentence alarms if its smoothed score is equal to it or above; inf means never."""
     source: Source
     probe: SavedProbe | None = None
-    """None for scores that come from no probe, such as those of a text baseline."""
+    """None where only recorded scores are read."""
     levels: tuple[float, ...] = ()
     """Median scores of the calibration traces, from which drift is told; empty if not known."""
 
@@ -70,10 +71,10 @@ class Detector:
         """Return the probe.
 
         Raises:
-            ProbeError: the scores come from no probe.
+            ProbeError: it was made for recorded scores only.
         """
         if self.probe is None:
-            raise ProbeError(f"{self.name} is no probe: give the folder of one")
+            raise ProbeError(f"{self.name} has recorded scores only: give the folder of a probe")
         return self.probe
 
     def follow(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -138,21 +139,33 @@ def load_detector(
         ProbeError: there is no probe, or it has no threshold for this smoothing.
     """
     saved = load_probe(folder)
-    chosen = parse_smoothing(smoothing or saved.card.smoothing)
-    kept = [each for each in load_calibrations(Path(folder)) if each.model == saved.card.model]
+    return _resolved(
+        Path(folder), as_detector(saved), saved.card.model, (smoothing, threshold), decoding
+    )
+
+
+def _resolved(
+    folder: Path,
+    own: Detector,
+    model: str,
+    asked: tuple[str | None, float | None],
+    decoding: Decoding | None,
+) -> Detector:
+    """Return the detector that a probe's card names, calibrated or set by hand."""
+    smoothing, threshold = asked
+    chosen = own.smoothing if smoothing is None else parse_smoothing(smoothing)
+    kept = [each for each in load_calibrations(folder) if each.model == model]
     fitting = [each for each in kept if decoding in (None, each.decoding)]
-    found = None
-    for each in fitting or kept:
+    found = own if chosen == own.smoothing else None
+    for each in fitting or kept:  # the latest last
         if chosen.name in each.thresholds:
             value, source = each.thresholds[chosen.name].value, Source("calibration", each.decoding)
-            found = Detector(saved.card.name, chosen, value, source, saved, each.levels)
-    if found is None and chosen == saved.smoothing:
-        found = as_detector(saved)
+            found = Detector(own.name, chosen, value, source, own.probe, each.levels)
     if threshold is not None:
-        return (found or Detector(saved.card.name, chosen, 0, Source("hand"), saved)).at(threshold)
+        return replace(found or own, smoothing=chosen).at(threshold)
     if found is None:
         raise ProbeError(
-            f"{saved.card.name} has no threshold for the smoothing {chosen.name}: set one with "
+            f"{own.name} has no threshold for the smoothing {chosen.name}: set one with "
             f"`trace-probe calibrate RUN {folder} --smoothing {chosen.name}`"
         )
     return found
@@ -175,20 +188,30 @@ def recorded_detector(
         ProbeError: the files of the probe are broken, or it has no threshold for the smoothing.
     """
     folder = probe_beside(store.path, name)
-    if folder is not None:
+    card = {} if folder is None else _card(folder)
+    if folder is not None and card.get("model") == store.manifest.model and "threshold" in card:
+        follows = parse_smoothing(card.get("smoothing") or card.get("rule") or MAX.name)
+        own = Detector(name, follows, float(card["threshold"]), Source("card"))
         decoding = Decoding.of(store.manifest.sampling)
-        found = load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
-        if found.saved.card.model == store.manifest.model:
-            return found
+        return _resolved(folder, own, str(card["model"]), (smoothing, threshold), decoding)
     report = store.report(name) or {}
-    own = smoothing_of(report)
-    chosen = own if smoothing is None else parse_smoothing(smoothing)
-    known = report.get("threshold") if chosen == own else None
+    reported = smoothing_of(report)
+    chosen = reported if smoothing is None else parse_smoothing(smoothing)
+    known = report.get("threshold") if chosen == reported else None
     if threshold is not None:
         return Detector(name, chosen, threshold, Source("hand"))
     if known is not None:
         return Detector(name, chosen, float(known), Source("report"))
     return Detector(name, chosen, math.inf, Source("none"))
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """Return what the card of a probe says, without reading its weights."""
+    file = folder / "card.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ProbeError(f"{file} is not the card of a probe: train it again") from error
 
 
 def probe_beside(run: Path, name: str) -> Path | None:
@@ -199,4 +222,4 @@ def probe_beside(run: Path, name: str) -> Path | None:
 
 def probes_beside(run: Path) -> Path:
     """Return where the probes of a run are looked for: ``probes`` beside the folder of runs."""
-    return run.resolve().parents[1] / "probes"
+    return run.resolve().parent.parent / "probes"

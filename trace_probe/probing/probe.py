@@ -268,11 +268,11 @@ def _to_card(raw: dict[str, Any]) -> ProbeCard:
     if "layers" not in raw:  # written before a probe could read several layers and features
         raw = {**raw, "layers": [raw["layer"]], "features": [raw["pooling"]]}
         del raw["layer"], raw["pooling"]
+    raw = {"smoothing" if key == "rule" else key: value for key, value in raw.items()}
     names = ("layers", "training_tasks", "calibration_tasks", "limits")
     tuples = {key: tuple(raw[key]) for key in names}
-    named = {"smoothing" if key == "rule" else key: value for key, value in raw.items()}
-    named.pop("benign_weight", None)  # what benign traces weighed while it learned
-    return ProbeCard(**{**named, **tuples, "features": parse_features(raw["features"])})
+    raw.pop("benign_weight", None)  # what benign traces weighed while it learned
+    return ProbeCard(**{**raw, **tuples, "features": parse_features(raw["features"])})
 
 
 def check_fits(card: ProbeCard, manifest: Manifest) -> None:

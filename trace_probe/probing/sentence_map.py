@@ -5,23 +5,23 @@ takes minutes, so it is computed once and kept in the run, in ``maps/layer-<n>.p
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from trace_probe.errors import NotEnoughData, StoreError
-from trace_probe.files import write_bytes
 from trace_probe.store import Store
 
 MOST_POINTS = 20_000
 COMPONENTS = 50
 NEIGHBOURS = 15
 FEWEST_POINTS = 10
+NAME = re.compile(r"layer-(\d{1,9})")
 
 Points = NDArray[np.floating]
 
@@ -137,21 +137,19 @@ def to_plane(
     return xy
 
 
-def map_file(run: Path, layer: int) -> Path:
-    """Return where the map of a layer is kept in a run."""
-    return run / "maps" / f"layer-{layer}.parquet"
+def _name(layer: int) -> str:
+    return f"layer-{layer}"
 
 
-def mapped_layers(run: Path) -> list[int]:
+def mapped_layers(store: Store) -> list[int]:
     """Return the layers of which a run keeps a map."""
-    files = (run / "maps").glob("layer-*.parquet")
-    return sorted(int(file.stem.removeprefix("layer-")) for file in files)
+    names = (NAME.fullmatch(name) for name in store.artifacts.names("maps"))
+    return sorted(int(name[1]) for name in names if name)
 
 
-def write_map(run: Path, found: SentenceMap) -> Path:
-    """Keep a map in a run."""
+def write_map(store: Store, found: SentenceMap) -> str:
+    """Keep a map in a run; return where."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.table(
         {
@@ -161,28 +159,25 @@ def write_map(run: Path, found: SentenceMap) -> Path:
             "y": found.xy[:, 1],
         }
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    file = map_file(run, found.layer)
-    write_bytes(file, sink.getvalue().to_pybytes())
-    return file
+    store.artifacts.write_table("maps", _name(found.layer), table)
+    return store.artifacts.url("maps", _name(found.layer))
 
 
-def read_map(run: Path, layer: int) -> SentenceMap:
+def read_map(store: Store, layer: int) -> SentenceMap:
     """Return the map of a layer that a run keeps.
 
     Raises:
         StoreError: there is none, or it is broken.
     """
-    import pyarrow.parquet as pq
-
-    file = map_file(run, layer)
-    if not file.is_file():
-        raise StoreError(f"{run} has no map of layer {layer}: run `trace-probe map {run}`")
+    run = f"`trace-probe map {store.place.url} --layer {layer}`"
+    table = store.artifacts.read_table("maps", _name(layer), f"make it again with {run}")
+    if table is None:
+        raise StoreError(f"{store.place.url} has no map of layer {layer}: run {run}")
     try:
-        table = pq.read_table(file)
-        xy = np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()])
+        xy = np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]).astype(np.float32)
         traces = tuple(table["trace_id"].to_pylist())
-        return SentenceMap(layer, traces, table["sentence"].to_numpy().astype(np.int32), xy)
-    except (ValueError, KeyError, OSError) as error:
-        raise StoreError(f"{file} is broken: run `trace-probe map {run}` again") from error
+        sentences = table["sentence"].to_numpy().astype(np.int32)
+    except (ValueError, KeyError, TypeError) as error:
+        file = store.artifacts.url("maps", _name(layer))
+        raise StoreError(f"{file} holds no map: make it again with {run}") from error
+    return SentenceMap(layer, traces, sentences, xy)

@@ -1,7 +1,7 @@
 """Another model reads the traces of a run: the same text, its own tokens, its own activations."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -12,20 +12,12 @@ from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Model
 from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.recording.plan import ObserveReport
 from trace_probe.recording.record import new_manifest
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Span, Trace
 
 BATCH = 32
-
-
-@dataclass(frozen=True)
-class ObserveReport:
-    """What a call of `observe` or `recapture` did."""
-
-    read: int
-    resumed: int
-    """Traces that had been read before."""
 
 
 def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = None) -> Manifest:

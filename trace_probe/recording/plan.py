@@ -1,7 +1,10 @@
 """What a recording will hold: for each trace an id that says what it is, and a seed."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from trace_probe.storage.place import place_at
+from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, digest
 
 
@@ -18,6 +21,15 @@ class RecordReport:
     """Recorded traces that reached `max_new_tokens` before they ended."""
 
 
+@dataclass(frozen=True)
+class ObserveReport:
+    """What a call of `observe` or `recapture` did."""
+
+    read: int
+    resumed: int
+    """Traces that had been read before."""
+
+
 def trace_id(model: str, task: Task, sampling: Sampling, sample: int) -> str:
     """Return the id that the trace of a model has before it is made."""
     return digest(model, task.prompt_key, asdict(sampling), sample)
@@ -26,3 +38,10 @@ def trace_id(model: str, task: Task, sampling: Sampling, sample: int) -> str:
 def trace_seed(sampling: Sampling, task: Task, sample: int) -> int:
     """Return the seed of one trace; under one sampling seed no other trace has it."""
     return int(digest(sampling.seed, task.prompt_key, sample), 16)
+
+
+def resumed_dtype(wanted: str | None, run: Path | str) -> str | None:
+    """Return the precision to load a model in: for ``auto`` that of the run, if it is there."""
+    if wanted != "auto" or place_at(run).size("run.json") is None:
+        return wanted
+    return Store(run).manifest.dtype or wanted

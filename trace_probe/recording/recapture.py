@@ -9,7 +9,8 @@ from trace_probe.activations import ALL_POOLINGS, Activations, Fidelity, pooled_
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
-from trace_probe.recording.observe import ObserveReport, read_again
+from trace_probe.recording.observe import read_again
+from trace_probe.recording.plan import ObserveReport
 from trace_probe.recording.record import check_same_model, new_manifest
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace

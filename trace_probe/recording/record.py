@@ -11,6 +11,7 @@ from tqdm import tqdm
 from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
+from trace_probe.model.continuation import complete
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
@@ -59,6 +60,7 @@ def new_manifest(
         n_layers=model.n_layers,
         d_model=model.d_model,
         dtype=model.dtype,
+        dtype_chosen=model.dtype_chosen,
         tokenizer=model.tokenizer,
         sampling=sampling,
         tasks=tasks,
@@ -169,7 +171,8 @@ def record_batch(
     if all(planned.id in known for planned in batch):
         return
     manifest = store.manifest
-    completions = model.generate(
+    completions = complete(
+        model,
         [planned.prompt for planned in batch],
         [planned.seed for planned in batch],
         manifest.sampling,

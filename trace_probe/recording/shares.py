@@ -7,6 +7,7 @@ order and more than once, and the run is the same as if one process had recorded
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
-from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
 
@@ -124,6 +125,22 @@ def record_with(
     return record_shares(recording, executor_named(kind, workers), share)
 
 
+def recapture_with(
+    weights: Weights,
+    source: Path,
+    run: Path,
+    layers: tuple[int, ...] | None,
+    pooling: str,
+    tolerance: float | None,
+) -> ObserveReport:
+    """Read the traces of one run again into another, as a command line says."""
+    from trace_probe.recording.recapture import recapture, recapture_manifest
+
+    model, known = load_weights(weights), Store(source)
+    out = Store.create(run, recapture_manifest(model, known, layers, pooling))
+    return recapture(model, known, out, tolerance=tolerance)
+
+
 def record_alone(recording: Recording) -> RecordReport:
     """Record in this process, as the only writer of the run; see `trace_probe.recording.record`."""
     from trace_probe.recording.record import record
@@ -175,7 +192,9 @@ def _open(recording: Recording) -> "tuple[Model, Store]":
     """Load the model and make the run, or open it."""
     from trace_probe.recording.record import new_manifest
 
-    one, model = recording, load_weights(recording.weights)
+    one = recording
+    dtype = resumed_dtype(one.weights.dtype, one.run)
+    model = load_weights(replace(one.weights, dtype=dtype))
     room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_probe.errors import StoreError
-from trace_probe.files import append, cut_torn_line
+from trace_probe.files import append
 
 
 class AuditLog:
@@ -40,7 +40,7 @@ class AuditLog:
             raise StoreError(
                 f"another server writes to {path}: name another file with --audit"
             ) from error
-        cut_torn_line(path)
+        append(path, [], locked=True)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append an entry with the time; it is on disk when this returns.
@@ -50,7 +50,7 @@ class AuditLog:
         """
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}
         with self._lock:
-            append(self.path, [json.dumps(line, ensure_ascii=True).encode() + b"\n"])
+            append(self.path, [json.dumps(line, ensure_ascii=True).encode() + b"\n"], locked=True)
 
     def close(self) -> None:
         """Let another server have it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from trace_probe.model.local import load_model
-from trace_probe.monitor.detector import load_detector
+from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.live import Monitor
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.endpoint import build_app
@@ -32,6 +32,18 @@ class ServePlan:
     limits: Limits = field(default_factory=Limits)
 
 
+def detectors_of(plan: ServePlan) -> list[Detector]:
+    """Return the detectors of a plan, each with its latest calibration.
+
+    Raises:
+        ProbeError: a probe cannot be read, or has no threshold for the smoothing.
+    """
+    return [
+        load_detector(folder, smoothing=plan.smoothing, threshold=plan.threshold)
+        for folder in plan.probes
+    ]
+
+
 def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     """Serve until interrupted.
 
@@ -44,10 +56,7 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     check_address(plan.host, token)  # before a model is loaded
     audit = AuditLog(plan.audit)
     model = load_model(plan.model)
-    detectors = [
-        load_detector(folder, smoothing=plan.smoothing, threshold=plan.threshold)
-        for folder in plan.probes
-    ]
+    detectors = detectors_of(plan)
     served = GuardedModel(
         Monitor(model, detectors), audit, policy=plan.policy, streams=plan.limits.streams
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trace_probe.activations import pooled_spans
-from trace_probe.storage.records import Manifest, to_trace
+from trace_probe.storage.records import Manifest, to_label, to_trace
 from trace_probe.storage.tensors import content_key
 
 TRACES = {
@@ -67,15 +67,14 @@ def about_trace(manifest: Manifest) -> Callable[[dict[str, Any]], dict[str, Any]
 
 def about_label(raw: dict[str, Any]) -> dict[str, Any]:
     """Return the index row of the line of a label."""
-    said, acted = raw["said"], raw["acted"]
-    unknown = raw.get("facts", {}).get("said") == "unknown"
+    label = to_label(raw)
     return {
-        "id": raw["trace_id"],
-        "labeller": _plain(raw["labeller"]),
-        "outcome": raw["outcome"],
-        "said": said and said["start"],
-        "acted": acted and acted["start"],
-        "silent": raw["outcome"] is True and said is None and not unknown,
+        "id": label.trace_id,
+        "labeller": _plain(label.labeller),
+        "outcome": label.outcome,
+        "said": label.said and label.said.start,
+        "acted": label.acted and label.acted.start,
+        "silent": label.silent,
     }
 
 

@@ -10,14 +10,21 @@ import io
 import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from trace_probe.errors import StoreError
-from trace_probe.files import file_names, write_chunks
+from trace_probe.files import abandoned, append, file_names, sweep, write_chunks
 
+LINK = "is a link, and links inside a run are not followed: put the file itself there"
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+def never(_: bytes) -> bool:
+    """Return False."""
+    return False
 
 
 class Place(Protocol):
@@ -79,12 +86,30 @@ class Place(Protocol):
         """
         ...
 
+    def append(
+        self, name: str, lines: Iterable[bytes], whole: Callable[[bytes], bool] = never
+    ) -> None:
+        """Append whole lines to a file; see `trace_probe.files.append`.
+
+        Raises:
+            StoreError: it cannot be written, or files cannot grow here.
+        """
+        ...
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there.
 
         Raises:
             StoreError: it cannot be removed.
         """
+        ...
+
+    def abandoned(self, folder: str) -> list[str]:
+        """Return the names of temporary files that dead writers left in a folder."""
+        ...
+
+    def sweep(self, folder: str) -> None:
+        """Remove the temporary files that dead writers left in a folder."""
         ...
 
 
@@ -100,58 +125,110 @@ class Folder:
         return str(self.folder)
 
     def _at(self, name: str) -> str:
-        return f"{self.folder}/{name}"  # as `Path` does it, in a tenth of the time
+        """Return the path of a file, if no link below the folder leads to it.
+
+        Raises:
+            StoreError: its folder is a link, or its name would lead out of this one.
+        """
+        path = f"{self.folder}/{name}"  # as `Path` does it, in a tenth of the time
+        if ".." in name and ".." in name.split("/"):
+            raise StoreError(f"{path} may lead out of {self.folder}: it is not touched")
+        end = name.rfind("/")
+        while end > 0:
+            if os.path.islink(f"{self.folder}/{name[:end]}"):
+                raise StoreError(f"{self.folder}/{name[:end]} {LINK}")
+            end = name.rfind("/", 0, end)
+        return path
+
+    def _open(self, name: str) -> BinaryIO:
+        """Open a file for reading, without following a link or waiting for a pipe."""
+        path = self._at(name)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StoreError(f"{path} {LINK}") from error
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise StoreError(f"{path} is not a file: remove it from the run")
+        return open(handle, "rb", buffering=0)
 
     def size(self, name: str) -> int | None:
         """Return the size of a file, None if it is not there."""
+        path = self._at(name)
         try:
-            return os.stat(self._at(name)).st_size
+            found = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if stat.S_ISLNK(found.st_mode):
+            raise StoreError(f"{path} {LINK}")
+        return found.st_size
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names of all that is in a folder, none if it is not there."""
-        return file_names(self.folder / folder)
+        return file_names(Path(self._at(f"{folder}/" if folder else "")))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes of a file, or a range of them."""
-        with open(self._at(name), "rb", buffering=0) as file:
+        with self._open(name) as file:
             file.seek(start)
             return file.read(-1 if stop is None else stop - start)
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill a buffer of bytes from a file."""
-        with open(self._at(name), "rb", buffering=0) as file:
+        with self._open(name) as file:
             file.seek(start)
             while buffer:
-                count = file.readinto(buffer)
+                count = file.readinto(buffer)  # type: ignore[attr-defined]
                 if not count:
                     raise StoreError(f"{self._at(name)} ends too early: it is damaged")
                 buffer = buffer[count:]
 
     def mapped(self, name: str) -> memoryview | None:
         """Return a file as memory that is read on first touch; it holds a file handle."""
-        with open(self._at(name), "rb", buffering=0) as file:
+        with self._open(name) as file:
             if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
         """Yield the lines of a file from a byte on."""
-        with open(self.folder / name, "rb") as file:
+        with io.BufferedReader(self._open(name)) as file:  # type: ignore[type-var]
             file.seek(start)
             yield from file
 
     def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Write a whole file."""
-        write_chunks(self.folder / name, chunks)
+        write_chunks(Path(self._at(name)), chunks)
+
+    def append(
+        self, name: str, lines: Iterable[bytes], whole: Callable[[bytes], bool] = never
+    ) -> None:
+        """Append whole lines to a file."""
+        path = Path(self._at(name))
+        if path.is_symlink():
+            raise StoreError(f"{path} {LINK}")
+        append(path, lines, whole=whole)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
+        path = Path(self._at(name))
         try:
-            (self.folder / name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot remove {self.folder / name}: {error.strerror}") from error
+            raise StoreError(f"cannot remove {path}: {error.strerror}") from error
+
+    def abandoned(self, folder: str) -> list[str]:
+        """Return the names of temporary files that dead writers left in a folder."""
+        at = Path(self._at(f"{folder}/" if folder else ""))
+        return [name for name in file_names(at) if abandoned(at / name)]
+
+    def sweep(self, folder: str) -> None:
+        """Remove the temporary files that dead writers left in a folder."""
+        sweep(Path(self._at(f"{folder}/" if folder else "")))
 
 
 class Bucket:
@@ -238,6 +315,22 @@ class Bucket:
                 self._files.pipe_file(self._at(name), b"".join(chunks))
         except FileNotFoundError as error:
             raise StoreError(f"cannot write {self.url}/{name}: {error}") from error
+
+    def append(
+        self,
+        name: str,
+        lines: Iterable[bytes],  # noqa: ARG002
+        whole: Callable[[bytes], bool] = never,  # noqa: ARG002
+    ) -> None:
+        """Refuse: an object is written whole."""
+        raise StoreError(f"{self.url}/{name} cannot grow where it lies: copy the run to a disk")
+
+    def abandoned(self, folder: str) -> list[str]:  # noqa: ARG002
+        """Return none: an object is there once all of it has arrived."""
+        return []
+
+    def sweep(self, folder: str) -> None:
+        """Do nothing: an object is there once all of it has arrived."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -9,7 +9,9 @@ from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.trace import Sampling, Span, Task, Trace
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of runs that are made now: everything in them carries a checksum."""
+READABLE = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Manifest:
     raw_tokens: bool = False
     """Whether each token is kept beside the pooled rows."""
     dtype: str = ""
+    """Precision in which the model ran."""
+    dtype_chosen: str = ""
+    """How that was chosen; empty if the user named it."""
     tokenizer: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     tasks: str = ""
@@ -74,10 +79,12 @@ def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
 def differences(ours: Manifest, theirs: Manifest) -> str:
     """Return the names of the settings in which two manifests differ.
 
-    Versions may, and a chat template that is not known differs from none.
+    Versions and schemas may, and how the precision was chosen; a chat template that is not
+    known differs from none.
     """
     left, right = asdict(ours), asdict(theirs)
-    left["version"] = right["version"]
+    for free in ("version", "schema", "dtype_chosen"):
+        left[free] = right[free]
     if not (ours.chat_template and theirs.chat_template):
         left["chat_template"] = right["chat_template"]
     return ", ".join(key for key in left if left[key] != right[key])

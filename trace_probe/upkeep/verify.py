@@ -1,18 +1,23 @@
 """Reads all of a run and says what is wrong with it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import TraceProbeError
+from trace_probe.labels import Label
+from trace_probe.storage.lines import Lines, Row
 from trace_probe.storage.records import to_label, to_trace
 from trace_probe.storage.tensors import checksum
 from trace_probe.storage.vault import Found
 from trace_probe.store import Store
 from trace_probe.trace import Trace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,9 @@ def verify(store: Store, *, progress: bool = True) -> VerifyReport:
             problems += wrong
             whole += not wrong
             unkeyed += not wrong and not kept.key
-    for name in _labelled(store):
-        labels += name in traces
-        problems += [] if name in traces else [f"labels: {name}"]
+    for label in _labels(store, traces):
+        problems += [label] if isinstance(label, str) else []
+        labels += not isinstance(label, str)
     problems += _detectors(store, traces)
     return VerifyReport(
         run=store.place.url,
@@ -71,14 +76,26 @@ def verify(store: Store, *, progress: bool = True) -> VerifyReport:
 
 def _traces(store: Store) -> Iterator[Trace | str]:
     """Yield every trace, or what is wrong with its line."""
-    try:
-        for raw in store.raw_traces():
-            try:
-                yield to_trace(raw)
-            except TraceProbeError as error:
-                yield str(error)
-    except TraceProbeError as error:  # a line that is not JSON: nothing after it can be trusted
-        yield str(error)
+    return _made(store.lines_of("traces"), to_trace)
+
+
+def _labels(store: Store, traces: Mapping[str, Trace]) -> Iterator[Label | str]:
+    """Yield every label, or what is wrong with it."""
+    for label in _made(store.lines_of("labels"), to_label):
+        lost = not isinstance(label, str) and label.trace_id not in traces
+        yield f"labels: {label.trace_id} is not here" if lost else label  # type: ignore[union-attr]
+
+
+def _made(lines: Lines, make: Callable[[Row], T]) -> Iterator[T | str]:
+    """Yield what is made of each line, or what is wrong with it."""
+    for line in lines.walk():
+        if line.value is None:
+            yield lines.complaint(line)
+            continue
+        try:
+            yield make(line.value)
+        except TraceProbeError as error:
+            yield lines.complaint(line._replace(why=str(error)))
 
 
 def _wrong(store: Store, trace: Trace, kept: Found) -> Iterator[str]:
@@ -95,15 +112,6 @@ def _wrong(store: Store, trace: Trace, kept: Found) -> Iterator[str]:
         yield f"{kept.file}: trace {trace.id} holds inf or nan"
     if kept.checksum and kept.checksum != checksum(values):
         yield f"{kept.file}: trace {trace.id} is damaged, its checksum differs"
-
-
-def _labelled(store: Store) -> Iterator[str]:
-    """Yield the trace of every label, or what is wrong with the label."""
-    try:
-        for raw in store.raw_labels():
-            yield to_label(raw).trace_id
-    except TraceProbeError as error:
-        yield str(error)
 
 
 def _detectors(store: Store, traces: dict[str, Trace]) -> Iterator[str]:

@@ -27,10 +27,10 @@ from trace_probe.labelling.annotations import (
     AnnotationLabeller,
     Verdict,
     annotate,
-    annotation_file,
     annotators,
     judged_place,
     read_annotations,
+    verdicts_kept,
 )
 from trace_probe.labelling.runs import label_run
 from trace_probe.trace import Trace
@@ -92,7 +92,7 @@ def writable(shown: Current) -> bool:
 def verdicts_of(shown: Current, name: str) -> Verdicts:
     """Return what a person has said of this run; end the page if the name or file is unfit."""
     try:
-        return read_annotations(annotation_file(shown.run.path, name))
+        return read_annotations(verdicts_kept(shown.run.store, name))
     except TraceProbeError as error:
         problem("Verdicts cannot be kept under this name", str(error))
         end_page()
@@ -119,7 +119,7 @@ def give(shown: Current, row: Row, sentence: int | None, verdict: Verdict, asked
         note=str(st.session_state.get(NOTE_KEY) or ""),
     )
     try:
-        annotate(shown.run.path, one)
+        annotate(shown.run.store, one)
     except TraceProbeError as error:
         problem("The verdict could not be kept", str(error))
         return
@@ -210,9 +210,9 @@ def agreement(shown: Current, name: str, done: Verdicts) -> None:
     """Show how far verdicts agree with the labels and with other people."""
     st.subheader("Agreement")
     figures = {f"{name} and the labels": with_labels(done, shown.rows)}
-    for other in annotators(shown.run.path):
+    for other in annotators(shown.run.store):
         if other != name:
-            theirs = read_annotations(annotation_file(shown.run.path, other))
+            theirs = read_annotations(verdicts_kept(shown.run.store, other))
             figures[f"{name} and {other}"] = between(done, theirs, shown.rows)
     st.dataframe(
         {
@@ -236,7 +236,7 @@ def kappa_words(found: Figure) -> str:
 def keep(shown: Current, name: str, done: Verdicts) -> None:
     """Make labels of the verdicts, which training can use."""
     st.subheader("Use them")
-    file = annotation_file(shown.run.path, name)
+    file = verdicts_kept(shown.run.store, name).url
     traces = len({trace_id for trace_id, _ in done})
     st.text(f"{len(done):,} verdicts on {traces:,} traces, kept in {file}")
     if st.button("Make labels of them", disabled=not done):

@@ -41,7 +41,7 @@ def pick(shown: Current, layers: list[int]) -> tuple[SentenceMap, str]:
         layer = choose_one("Layer", layers[::-1], key=LAYER_KEY, asked=wanted)
     sidebar.publish(shown.view(), {"colour": colouring, "map": str(layer)})
     try:
-        return read_map(shown.run.path, layer), colouring
+        return read_map(shown.run.store, layer), colouring
     except TraceProbeError as error:
         problem("This map cannot be read", str(error))
         end_page()
@@ -85,7 +85,7 @@ def show_texts(shown: Current, found: list[Point]) -> None:
 shown = current()
 if not shown.rows:
     no_traces()
-layers = mapped_layers(shown.run.path)
+layers = mapped_layers(shown.run.store)
 if not layers:
     sidebar.publish(shown.view())
     st.title("Map")

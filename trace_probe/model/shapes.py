@@ -1,0 +1,173 @@
+"""Networks of a given shape with random weights: what a model costs, without its weights."""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from trace_probe.errors import ModelError
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.loading import read_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHAPES: dict[str, dict[str, Any]] = {
+    "DeepSeek-R1-Distill-Qwen-1.5B": {
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": False,
+    },
+    "Qwen3-1.7B": {
+        "model_type": "qwen3",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "max_position_embeddings": 40960,
+        "tie_word_embeddings": True,
+    },
+    "gpt-oss-20b": {
+        "model_type": "gpt_oss",
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "num_local_experts": 32,
+        "num_experts_per_tok": 4,
+        "sliding_window": 128,
+        "vocab_size": 201088,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": False,
+    },
+    "Gemma-3-1B": {
+        "model_type": "gemma3_text",
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "sliding_window": 512,
+        "vocab_size": 262144,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+    },
+    "Llama-3.2-1B": {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
+    },
+}
+"""Settings of public models, as their config.json has them."""
+WORDS_A_SENTENCE = 20
+"""Of the made-up language: one word in so many ends a sentence."""
+SPECIAL = ("<pad>", "<|im_end|>", "<|im_start|>", "<think>", "</think>", "<unk>")
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }}"
+    "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|> assistant<think>{% endif %}"
+)
+
+
+def config_of(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """Return the configuration of a built-in shape, a model folder or a hub id, of its text part.
+
+    A folder needs no more than its config.json.
+
+    Raises:
+        ModelError: there is no such model, or its configuration cannot be read.
+    """
+    if name in SHAPES:
+        config = AutoConfig.for_model(**SHAPES[name])
+    else:
+        try:
+            config = read_config(name, locate(name), revision)
+        except ModelError as error:
+            known = ", ".join(SHAPES)
+            raise ModelError(f"{error} (or name a built-in shape: {known})") from error
+    text: PreTrainedConfig = copy.deepcopy(config.get_text_config())
+    return text
+
+
+def parameters(config: PreTrainedConfig) -> int:
+    """Return how many weights a network of this configuration has, without making them."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return int(network.num_parameters())
+
+
+def with_blocks(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    """Return a configuration with the first blocks only, everything else as it is."""
+    short, whole = copy.deepcopy(config), config.num_hidden_layers
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == whole:
+            setattr(short, name, value[:count])
+    short.num_hidden_layers = count
+    return short
+
+
+def period(config: PreTrainedConfig) -> int:
+    """Return after how many blocks the kinds of blocks repeat: 6 for Gemma 3, 1 for Llama."""
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or ["same"]
+    return next(
+        step
+        for step in range(1, len(kinds) + 1)
+        if all(kind == kinds[i % step] for i, kind in enumerate(kinds))
+    )
+
+
+def network_of(config: PreTrainedConfig, dtype: str, seed: int = 0) -> PreTrainedModel:
+    """Return a causal network with random weights."""
+    torch.manual_seed(seed)
+    network: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, dtype=DTYPES[dtype], trust_remote_code=False
+    )
+    return network.eval().requires_grad_(False)
+
+
+def made_up_tokenizer(vocabulary: int) -> "PreTrainedTokenizerBase":
+    """Return a tokenizer of so many made-up words, so that random ids read as sentences.
+
+    Its chat template opens a thought, as those of reasoning models do.
+    """
+    from tokenizers import Regex, Tokenizer, decoders
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
+
+    ends = (" user", " assistant", *(f" w{i}" for i in range(vocabulary - len(SPECIAL) - 2)))
+    words = [word if i % WORDS_A_SENTENCE else f"{word}." for i, word in enumerate(ends, 1)]
+    backend = Tokenizer(
+        WordLevel({word: i for i, word in enumerate([*SPECIAL, *words])}, unk_token="<unk>")
+    )
+    backend.pre_tokenizer = Split(Regex(r" \S+"), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>", "<think>", "</think>"],
+        chat_template=TEMPLATE,
+    )

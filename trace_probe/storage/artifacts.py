@@ -1,0 +1,137 @@
+"""What is made of a run and kept in it: scores, reports, maps, layers, experiments, verdicts.
+
+    <run>/<kind>/<name>.json       a whole object
+    <run>/<kind>/<name>.parquet    a whole table
+    <run>/<kind>/<name>.jsonl      lines that only grow: see `trace_probe.storage.lines`
+
+All of it lies where the run lies, in a folder or behind a URL, and carries checksums.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import StoreError
+from trace_probe.storage.lines import Lines
+from trace_probe.storage.names import checked_name
+from trace_probe.storage.place import Place
+from trace_probe.storage.seals import (
+    ADVICE,
+    Wanted,
+    opened_json,
+    opened_table,
+    sealed_json,
+    sealed_table,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Kind = Literal["scores", "reports", "layers", "maps", "oracle", "experiments", "annotations"]
+FORMS: Mapping[Kind, str] = {
+    "scores": ".parquet",
+    "reports": ".json",
+    "layers": ".parquet",
+    "maps": ".parquet",
+    "oracle": ".jsonl",
+    "experiments": ".jsonl",
+    "annotations": ".jsonl",
+}
+"""What the files of each kind end in."""
+
+
+class Artifacts:
+    """The artifacts of one run, by kind and name."""
+
+    def __init__(self, place: Place, *, required: bool = False) -> None:
+        """Open them without reading anything; `required` says that each must have a checksum."""
+        self._place, self._required = place, required
+
+    def names(self, kind: Kind) -> list[str]:
+        """Return the names of all artifacts of a kind, sorted."""
+        end = FORMS[kind]
+        found = {name.removesuffix(end) for name in self._place.names(kind) if name.endswith(end)}
+        if end == ".jsonl":  # where nothing grows, a name is a folder of parts
+            others = (".json", ".jsonl", ".tmp")
+            found |= {name for name in self._place.names(kind) if not name.endswith(others)}
+        return sorted(found)
+
+    def file(self, kind: Kind, name: str, form: str = "") -> str:
+        """Return the name of the file of an artifact, in the run.
+
+        Raises:
+            StoreError: the name would not be safe in a path.
+        """
+        return f"{kind}/{checked_name(name, f'a file of {kind}')}{form or FORMS[kind]}"
+
+    def url(self, kind: Kind, name: str) -> str:
+        """Return where an artifact is kept."""
+        return f"{self._place.url}/{self.file(kind, name)}"
+
+    def write_json(self, kind: Kind, name: str, value: Mapping[str, Any]) -> None:
+        """Keep an object."""
+        self._write(self.file(kind, name, ".json"), sealed_json(value))
+
+    def read_json(self, kind: Kind, name: str) -> dict[str, Any] | None:
+        """Return an object, or None if it is not there.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        file = self.file(kind, name, ".json")
+        try:
+            data = self._place.read(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return opened_json(data, f"{self._place.url}/{file}", required=self._required)
+
+    def write_table(
+        self, kind: Kind, name: str, table: "pa.Table", *, group: int | None = None
+    ) -> None:
+        """Keep a table; `group` rows are read at once where only some are wanted."""
+        self._write(self.file(kind, name), sealed_table(table, group))
+
+    def read_table(
+        self, kind: Kind, name: str, again: str = "", wanted: Wanted | None = None
+    ) -> "pa.Table | None":
+        """Return a table, or None if it is not there; `again` says how it can be made again.
+
+        `wanted` is a column and the value that its rows must have; all rows are read without it.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        file = self.file(kind, name)
+        try:
+            data = self._place.read(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        where = f"{self._place.url}/{file}"
+        return opened_table(data, where, wanted, required=self._required, advice=again or ADVICE)
+
+    def lines(self, kind: Kind, name: str) -> Lines:
+        """Return the lines of an artifact; there may be none yet."""
+        stem = self.file(kind, name).removesuffix(FORMS[kind])
+        return Lines(self._place, stem, required=self._required)
+
+    def _write(self, file: str, data: bytes) -> None:
+        self._place.sweep(file.partition("/")[0])
+        self._place.write(file, [data])
+
+
+def rows_by_trace(table: "pa.Table", file: str) -> dict[str, NDArray[np.float32]]:
+    """Return the scores of a table by trace id, one score a sentence, nan = none.
+
+    Raises:
+        StoreError: it holds something else, or an infinite score.
+    """
+    try:
+        rows = zip(table["trace_id"].to_pylist(), table["scores"].to_pylist(), strict=True)
+        found = {str(name): np.asarray(row, dtype=np.float32) for name, row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{file} holds no scores: score the run again") from error
+    if any(np.isinf(row).any() or row.ndim != 1 for row in found.values()):
+        raise StoreError(f"{file} holds a score that is infinite: score the run again")
+    return found
