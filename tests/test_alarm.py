@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +88,12 @@ def siblings_of(heights: Sequence[float]) -> tuple[Corpus, Scores]:
 def test_a_threshold_keeps_the_promise_that_asks_for_more() -> None:
     benign = {f"b{number}": np.array([0.0, number / 100, np.nan]) for number in range(199)}
     quiet, loud = (siblings_of([top, *[-1.0] * 9]) for top in (-0.5, 5.0))
-    both = {"rate": 0.05, "sibling_rate": 0.05}
-    low = set_threshold(benign, quiet, **both)
-    assert low.value == set_threshold(benign, None, **both).value == pytest.approx(1.90, abs=0.011)
+    promised = partial(set_threshold, benign, rate=0.05, sibling_rate=0.05)
+    low = promised(quiet)
+    assert low.value == promised(None).value == pytest.approx(1.90, abs=0.011)
     assert low.sibling_alarm_rate == 0.0
     assert low.false_alarm_rate == pytest.approx(0.05, abs=0.006)
-    high = set_threshold(benign, loud, **both)
+    high = promised(loud)
     assert high.value == pytest.approx(5.0)
     assert high.false_alarm_rate == 0.0
     assert high.sibling_alarm_rate == 0.0  # one in ten is as loud as the next

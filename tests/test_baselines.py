@@ -154,7 +154,7 @@ def test_the_last_sentence_is_read_by_itself_beside_the_text_so_far() -> None:
     text, part = np.zeros(3, dtype=np.intp), np.arange(3)
     grams = {column: gram for gram, column in read.vocabulary.items()}
     alone = read.of(text, part).toarray()
-    assert {grams[i] for i in np.flatnonzero(alone[1])} == {
+    assert {grams[i] for i in np.flatnonzero(alone[1]).tolist()} == {
         "now", "stop", "plan now", "now stop", "we plan now", "plan now stop",
     }  # fmt: skip
     np.testing.assert_array_equal(read.until(text, part).toarray(), np.cumsum(alone, axis=0))

@@ -41,7 +41,7 @@ def test_the_strongest_penalty_within_one_standard_error_is_chosen() -> None:
 
 
 def test_the_simplest_features_that_are_not_clearly_worse_are_chosen() -> None:
-    memory = ("last", "running-mean")
+    memory: tuple[Feature, ...] = ("last", "running-mean")
     rich = cell(0.1, 0.82, noise=0.02, features=memory)
     assert choose([rich, cell(0.1, 0.81, noise=0.02)])[0].features == ("last",)
     assert choose([rich, cell(0.1, 0.70, noise=0.02)])[0].features == memory
@@ -98,10 +98,10 @@ def two_facts(seed: int = 0) -> Corpus:
     values, rng = corpus.matrix.values.copy(), np.random.default_rng(seed)
     for trace, first in zip(corpus.traces, corpus.matrix.start + 1, strict=True):
         acts = corpus.outcome(trace)
-        facts = (True, True) if acts else ((True, False), (False, True), (False, False))
-        held = facts if acts else facts[int(rng.integers(3))]
+        other = ((True, False), (False, True), (False, False))[int(rng.integers(3))]
+        held = (True, True) if acts else other
         for axis, sentence, holds in zip((2, 3), (1, 4), held, strict=True):
-            values[:, first + sentence, axis] += 8.0 * float(bool(holds))
+            values[:, first + sentence, axis] += 8.0 * float(holds)
     values = np.concatenate([values] * 3, axis=2)  # sentences of one token
     return replace(corpus, matrix=replace(corpus.matrix, values=values, pooling=ALL_POOLINGS))
 

@@ -72,9 +72,7 @@ def evaluate_probe(
     tell("scoring the baselines")
     linear = card.linear_twin or card.recipe
     baselines = baseline_scores(learned, corpus, linear, seed, head=card.head)
-    if card.linear_twin is not None:
-        twin = cross_fit(learned, linear, seed=seed).mean()
-        baselines["linear twin"] = (probe_scores(twin, corpus, linear),)
+    baselines |= _twin(learned, corpus, card, seed)
     baselines |= _beside(store, corpus, card, beside)
     if beside.embed is not None:
         tell("embedding sentences")
@@ -102,6 +100,17 @@ def evaluate_probe(
         notes=notes,
     )
     return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
+
+
+def _twin(
+    learned: Corpus, corpus: Corpus, card: ProbeCard, seed: int
+) -> dict[str, tuple[Scores, ...]]:
+    """Return the scores of the linear probe to be shown beside another head; else nothing."""
+    linear = card.linear_twin
+    if linear is None:
+        return {}
+    probe = cross_fit(learned, linear, seed=seed).mean()
+    return {"linear twin": (probe_scores(probe, corpus, linear),)}
 
 
 def _source(store: Store, card: ProbeCard, trained_on: Store | None) -> Store:

@@ -124,8 +124,8 @@ class MLPProbe(BinaryProbe):
         """
         params, whole = probes[0].get_params(), cls()
         whole.set_params(**{**params, "members": params["members"] * len(probes)})
-        whole.mean_ = np.mean([one.mean_ for one in probes], axis=0)
-        whole.scale_ = np.mean([one.scale_ for one in probes], axis=0)
+        whole.mean_ = np.asarray(np.mean([one.mean_ for one in probes], axis=0), np.float32)
+        whole.scale_ = np.asarray(np.mean([one.scale_ for one in probes], axis=0), np.float32)
         whole.hidden_weight_ = np.concatenate(
             [one.hidden_weight_ * (whole.scale_ / one.scale_) for one in probes]
         )
@@ -137,7 +137,8 @@ class MLPProbe(BinaryProbe):
         )
         whole.out_weight_ = np.concatenate([one.out_weight_ for one in probes]) / len(probes)
         whole.out_bias_ = np.mean([one.out_bias_ for one in probes], axis=0)
-        whole.direction_ = np.mean([one.direction_ for one in probes], axis=0)
+        direction = np.mean([one.direction_ for one in probes], axis=0)
+        whole.direction_ = np.asarray(direction, np.float32)
         return whole._as_fitted(len(whole.mean_))
 
 

@@ -320,9 +320,10 @@ def _of_folds(
     tasks = np.array([trace.task.id for trace in read.corpus.traces])
     for _, held in task_folds(read.corpus.traces, FOLDS):
         outside = np.isin(tasks, held)
-        learned = ~outside[rows[0]]
-        text, part, y, weight = (column[learned] for column in rows)
-        yield outside, TextModel(how).fit(read.words, text, part, y, weight)
+        text, part, y, weight = rows
+        kept = ~outside[text]
+        model = TextModel(how).fit(read.words, text[kept], part[kept], y[kept], weight[kept])
+        yield outside, model
 
 
 class TextBaseline:
@@ -372,5 +373,6 @@ def tfidf(train: Corpus, every: Corpus, recipe: Recipe, head: Head = "linear") -
 
 def fitted_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe, others: ReadTexts) -> Scores:
     """Return the scores of other traces, counted with the same vocabulary."""
-    model = TextModel(how).fit(read.words, *rows)
+    text, part, y, weight = rows
+    model = TextModel(how).fit(read.words, text, part, y, weight)
     return text_scores(model, others, range(len(others.corpus.traces)))
