@@ -17,7 +17,6 @@ from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
-from trace_probe.probing.selection import HEADLINE
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import auroc, trace_maxima
 from trace_probe.statistics.smoothing import CANDIDATES
@@ -26,6 +25,8 @@ from trace_probe.trace import Task, Trace
 from trace_probe.training import score_run, train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
+WITHIN = "within_prompt_auroc"
+"""By what is chosen where siblings are too few for the headline."""
 REAL = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 
 
@@ -53,10 +54,10 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert card.honest_false_alarm_rate == pytest.approx(1 / 23)
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
     assert (card.head, card.twin, card.target_sibling_rate) == ("linear", None, 0.05)
-    assert sum(name.startswith(f"{HEADLINE}/layer-") for name in card.figures) == 40
+    assert sum(name.startswith(f"{WITHIN}/layer-") for name in card.figures) == 40
     assert {name for name in card.figures if "/layer-" not in name} == {
-        f"{HEADLINE}/linear/mean",
-        *(f"{HEADLINE}/smoothing-{name}" for name in CANDIDATES),
+        f"{WITHIN}/linear/mean",
+        *(f"{WITHIN}/smoothing-{name}" for name in CANDIDATES),
     }
     assert (card.target, card.promise) == ("outcome", "conformal")
     assert card.version
@@ -162,9 +163,7 @@ def test_what_is_asked_for_is_taken(store: Store) -> None:
     )
     assert (asked.card.smoothing, asked.card.features) == ("mean:5", ("running-mean",))
     assert asked.card.head == "mlp"
-    assert {f"{HEADLINE}/mlp/running-mean", f"{HEADLINE}/smoothing-mean:5"} <= set(
-        asked.card.figures
-    )
+    assert {f"{WITHIN}/mlp/running-mean", f"{WITHIN}/smoothing-mean:5"} <= set(asked.card.figures)
     with pytest.raises(ProbeError, match="running-max cannot be made"):
         train(store, features=("running-max",))
     with pytest.raises(ProbeError, match="no smoothing 'loud'"):

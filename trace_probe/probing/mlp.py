@@ -135,8 +135,9 @@ class MLPProbe(BinaryProbe):
                 for one in probes
             ]
         )
-        whole.out_weight_ = np.concatenate([one.out_weight_ for one in probes]) / len(probes)
-        whole.out_bias_ = np.mean([one.out_bias_ for one in probes], axis=0)
+        shares = [one.out_weight_ / len(probes) for one in probes]
+        whole.out_weight_ = np.concatenate(shares).astype(np.float32)
+        whole.out_bias_ = np.asarray(np.mean([one.out_bias_ for one in probes], axis=0), np.float32)
         direction = np.mean([one.direction_ for one in probes], axis=0)
         whole.direction_ = np.asarray(direction, np.float32)
         return whole._as_fitted(len(whole.mean_))
