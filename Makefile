@@ -4,7 +4,7 @@ check:
 	ruff format --check .
 	ruff check .
 	mypy
-	pytest
+	pytest -n auto
 
 fix:
 	ruff format .

@@ -14,7 +14,10 @@ from benchmarks.spread import Spread
 from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.local import Model, load_model
 from trace_probe.monitor.live import Monitor
-from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
+from trace_probe.probing.features import parse_features
+from trace_probe.probing.linear import LinearProbe
+from trace_probe.probing.mlp import MLPProbe
+from trace_probe.probing.probe import ProbeCard, SavedProbe
 from trace_probe.trace import Sampling
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
@@ -28,11 +31,15 @@ BARE, ONE, EIGHT = "no probe", "1 probe", "8 probes, 4 layers"
 
 @dataclass(frozen=True)
 class MonitorPlan:
-    """What is written, how often; the probes are random directions, which cost what others do."""
+    """What is written, how often; the weights of probes are random, which cost what others do."""
 
     model: str = "organism:rl-s0"
     rounds: int = 30
     seed: int = 0
+    features: str = "last,mean,max,running-mean,running-max"
+    """What each probe reads of its layer, by commas; without a running one it has no memory."""
+    head: str = "linear"
+    """linear or mlp."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
     model = _model(plan)
     device = next(iter(model.blocks.network.parameters())).device.type
     clock = time.process_time if device == "cpu" else time.perf_counter
-    monitors = {ONE: _monitor(_twin(model), 1, 1), EIGHT: _monitor(_twin(model), 8, 4)}
+    monitors = {ONE: _monitor(_twin(model), plan, 1, 1), EIGHT: _monitor(_twin(model), plan, 8, 4)}
     tokens: list[int] = []
     seconds: dict[str, list[float]] = {name: [] for name in (BARE, ONE, EIGHT)}
     for number, task in enumerate(world_tasks(f"world:bench:{plan.rounds + 1}")):
@@ -147,23 +154,23 @@ def _in_turns(
     return tokens, taken
 
 
-def _monitor(model: Model, probes: int, layers: int) -> Monitor:
+def _monitor(model: Model, plan: MonitorPlan, probes: int, layers: int) -> Monitor:
     """Return a monitor of random probes, spread over the last layers, none of which alarms."""
     rng = np.random.default_rng(0)
     chosen = [model.n_layers - 1 - i % min(layers, model.n_layers) for i in range(probes)]
-    return Monitor(model, [_probe(model, layer, rng) for layer in chosen])
+    return Monitor(model, [_probe(model, plan, layer, rng) for layer in chosen])
 
 
-def _probe(model: Model, layer: int, rng: np.random.Generator) -> SavedProbe:
-    direction = rng.standard_normal(model.d_model) / np.sqrt(model.d_model)
-    probe = LinearProbe.of(direction, 0.0)
+def _probe(model: Model, plan: MonitorPlan, layer: int, rng: np.random.Generator) -> SavedProbe:
+    features = parse_features(plan.features.split(","))
     card = ProbeCard(
         name="random",
         model=model.name,
         tokenizer=model.tokenizer,
         layers=(layer,),
         d_model=model.d_model,
-        features=("mean",),
+        features=features,
+        head=plan.head,
         rows="before-said",
         guard=0,
         labeller="",
@@ -175,7 +182,21 @@ def _probe(model: Model, layer: int, rng: np.random.Generator) -> SavedProbe:
         target_false_alarm_rate=0.0,
         honest_false_alarm_rate=0.0,
     )
-    return SavedProbe(card, probe)
+    return SavedProbe(card, _head(plan.head, card.width, rng))
+
+
+def _head(name: str, width: int, rng: np.random.Generator) -> LinearProbe | MLPProbe:
+    """Return a head that has learned from noise."""
+    if name == "linear":
+        return LinearProbe.of(rng.standard_normal(width) / np.sqrt(width), 0.0)
+    shapes = {"mean": (width,), "scale": (width,), "hidden_weight": (128, width)}
+    more = {"hidden_bias": (128,), "out_weight": (128,), "out_bias": (1,)}
+    return MLPProbe.from_tensors(
+        {
+            key: rng.standard_normal(shape).astype(np.float32)
+            for key, shape in (shapes | more).items()
+        }
+    )
 
 
 def format_monitor(found: MonitorBench) -> str:

@@ -12,7 +12,8 @@ from benchmarks.command import run
 from trace_probe.probing.probe import LinearProbe
 from trace_probe.probing.ridge import Block, ridge_from_moments, ridge_paths, sum_moments
 from trace_probe.probing.sweep import LOGISTIC_TO_RIDGE
-from trace_probe.statistics.metrics import Values, auroc
+from trace_probe.statistics.bootstrap import Values
+from trace_probe.statistics.metrics import auroc
 
 STRENGTHS = tuple(float(C) for C in np.logspace(-4, 0, 8))
 FOLDS = 5

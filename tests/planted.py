@@ -34,6 +34,12 @@ class World:
     """Of the task's own rate, in every row of every layer."""
     drift: float = 0.0
     """Of the sentence index, in every row of every layer."""
+    left: float = 0.0
+    """Of the number of sentences left, in every row of every layer."""
+    shorter: int = 0
+    """By how many sentences positives are shorter; lengths then vary by up to two more."""
+    category_strength: float = 0.0
+    """Of the category, in every row of every layer."""
     cue: bool = False
     """Whether positives write an odd word from `onset` on."""
     benign: int = 0
@@ -113,10 +119,13 @@ def plant(world: World) -> Corpus:
             for sample in range(samples):
                 positive = bool(rng.random() < share)
                 name = f"{task.id}-s{sample}"
-                trace = make_trace(name, task, _words(world, positive, rng), sample=sample)
+                words = _words(world, positive, rng)
+                trace = make_trace(name, task, words, sample=sample)
                 traces.append(trace)
                 labels[name] = make_label(trace, positive, world.said if positive else None)
-                blocks.append(_values(world, positive, share, rng))
+                block = _values(world, positive, share, rng, len(words))
+                block[:, :, 3 + number % 4] += world.category_strength
+                blocks.append(block)
     sizes = [block.shape[1] for block in blocks]
     start = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
     values = np.concatenate(blocks, axis=1).astype(np.float32)
@@ -125,7 +134,10 @@ def plant(world: World) -> Corpus:
 
 def _words(world: World, positive: bool, rng: np.random.Generator) -> list[str]:
     sentences = []
-    for index in range(world.sentences):
+    count = world.sentences
+    if world.shorter:
+        count += int(rng.integers(3)) - world.shorter * positive
+    for index in range(count):
         words = [str(word) for word in rng.choice(CALM, size=5)]
         if world.cue and positive and index >= world.onset:
             words[2] = "quietly"
@@ -134,14 +146,15 @@ def _words(world: World, positive: bool, rng: np.random.Generator) -> list[str]:
 
 
 def _values(
-    world: World, positive: bool, share: float, rng: np.random.Generator
+    world: World, positive: bool, share: float, rng: np.random.Generator, sentences: int
 ) -> NDArray[np.float64]:
     """Return (layer, 1 + sentences + answer, d_model)."""
-    rows = world.sentences + 2
+    rows = sentences + 2
     values = rng.normal(size=(len(world.layers), rows, world.d_model))
     values[:, 0] = 0.0  # the traces of a prompt read the same
     values[:, :, 0] += world.prompt_strength * share
     values[:, :, 1] += world.drift * np.arange(rows)
+    values[:, 1:, 2] += world.left * np.arange(rows - 1)[::-1]
     if positive:
         values[-1, 1 + world.onset : -1] += world.strength * world.direction
     return values

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_probes import planted_probe
 from planted import World, keep, plant
-from test_flagging import probe as planted_probe
 
 from trace_probe.evaluation.evaluate import CONTROL, evaluate
 from trace_probe.evaluation.held_out import evaluate_probe

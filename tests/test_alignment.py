@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 
 from trace_probe.evaluation.alignment import OFFSETS, event_aligned, pseudo_events
-from trace_probe.statistics.metrics import Cohort, resample
+from trace_probe.statistics.bootstrap import resample
+from trace_probe.statistics.metrics import Cohort
 
 
 def cohort(tasks: int = 20, samples: int = 8) -> Cohort:

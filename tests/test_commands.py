@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from servers import Answer, completion, scripted
 
-from trace_probe.model.endpoint import KEY
+from trace_probe.model.keys import KEY
 from trace_probe.store import Store
 
 TASKS = [

@@ -14,7 +14,7 @@ from trace_probe.explorer.launch import SETTINGS
 from trace_probe.interop.fields import FieldMapping
 from trace_probe.labelling.human import COLUMNS
 from trace_probe.labels import Label
-from trace_probe.model.endpoint import KEY
+from trace_probe.model.keys import KEY
 from trace_probe.monitor.calibrated import Calibration
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.serving.limits import TOKEN

@@ -1,5 +1,6 @@
 """The endpoint under guard, asked by the official client: answers, policies, limits, faults."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -7,6 +8,8 @@ import queue
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -18,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_monitor import a_probe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_probes import a_probe
+from tiny_models import random_network, word_tokenizer
 
 pytest.importorskip("fastapi", reason="the server needs fastapi: pip install -e .[test]")
 pytest.importorskip("prometheus_client", reason="the server needs prometheus-client")
@@ -28,7 +34,9 @@ import uvicorn
 
 from trace_probe.errors import ServerError, StoreError
 from trace_probe.serving.audit import AuditLog
-from trace_probe.serving.limits import Limits, check_address
+from trace_probe.serving.connections import punctual
+from trace_probe.serving.limits import Limits, check_address, check_host
+from trace_probe.serving.protocol import ChatRequest, Refusal, read_request
 
 ROOT = Path(__file__).parents[1]
 ASK: Any = [{"role": "user", "content": "the model must finish its task before they stop it ."}]
@@ -88,7 +96,8 @@ def up(
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(build_app(served, limits, token), log_level="warning")
+    http: Any = punctual(limits.head_seconds)
+    config = uvicorn.Config(build_app(served, limits, token), log_level="warning", http=http)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
@@ -241,7 +250,17 @@ BAD: list[tuple[dict[str, Any], int, str | None]] = [
     ({"stream": "yes"}, 400, "stream"),
     ({"n": 2}, 400, "n"),
     ({"tools": [{}]}, 400, "tools"),
-    ({"stop": ["x"]}, 400, "stop"),
+    ({"stop": ""}, 400, "stop"),
+    ({"stop": ["x"] * 5}, 400, "stop"),
+    ({"stop": [3]}, 400, "stop"),
+    ({"stop": "x" * 257}, 400, "stop"),
+    ({"model": "\ud800"}, 400, "model"),
+    ({"user": "\ud800"}, 400, "user"),
+    ({"\ud800": 1}, 400, None),
+    ({"temperature": 1e-320}, 400, "temperature"),
+    ({"temperature": 1e999}, 400, None),
+    ({"top_p": 1e-320}, 400, "top_p"),
+    ({"response_format": {"type": "json_object"}}, 400, "response_format"),
     ({"unheard_of": 1}, 400, "unheard_of"),
 ]
 
@@ -472,3 +491,234 @@ def test_many_streams_at_once_are_neither_lost_nor_mixed() -> None:
     assert found.completed >= 8
     assert (found.wrong, found.failed) == (0, 0)
     assert found.fewest >= 1
+
+
+# What a stranger on the wire may try
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["[::1].evil.com", "[::1]evil.com", "127.0.0.1.evil.com", "localhost:80:80", "localhost:x"]
+    + ["evil.com:80", "localhost.", " localhost", "", "[::1", "0.0.0.0", "127.0.0.1@evil.com"],
+)
+def test_only_the_exact_names_of_this_machine_are_answered_to(host: str) -> None:
+    for name in ("localhost", "127.0.0.1:8765", "[::1]:80", "LOCALHOST"):
+        check_host(name, None)
+    with pytest.raises(Refusal, match="answers to localhost"):
+        check_host(host, None)
+    check_host(host, "token")
+
+
+def test_one_model_is_told_by_its_name(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    with up(tiny(), tmp_path / "a.jsonl") as server:
+        assert server.client().models.retrieve(NAME).id == NAME
+        with pytest.raises(openai.NotFoundError, match="no model 'other' here"):
+            server.client().models.retrieve("other")
+
+
+def test_an_answer_ends_before_what_its_client_said(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = tiny()
+    seed = next(s for s in range(50) if len(free(model, s).get("content", "").split()) > 4)
+    content = free(model, seed)["content"]
+    word = content.split()[3]
+    expected = content[: content.index(word)]
+    with up(model, tmp_path / "a.jsonl") as server:
+        for stop in (word, [word, "never said"]):
+            answer = whole(server, seed, stop=stop)
+            text, chunks = streamed(server, seed, stop=stop)
+            choice = answer["choices"][0]
+            assert choice["message"]["content"] == text["content"] == expected
+            assert choice["finish_reason"] == "stop"
+            assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == "stop"
+        assert whole(server, seed, stop="never said")["choices"][0]["message"]["content"] == content
+
+
+def test_a_head_that_does_not_come_is_waited_for_only_so_long(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    with up(tiny(), tmp_path / "a.jsonl", limits=Limits(tokens=48, head_seconds=0.4)) as server:
+        for begun in (b"", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: "):
+            with socket.create_connection(("127.0.0.1", server.port)) as sock:
+                sock.settimeout(20)
+                start, said = time.monotonic(), b""
+                sock.sendall(begun)
+                with contextlib.suppress(OSError):
+                    while data := drip(sock):
+                        said += data
+                assert time.monotonic() - start < 15
+                assert said.startswith(b"HTTP/1.1 408") or not begun
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            for _ in range(2):  # whoever sends whole heads may stay
+                sock.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                said = b""
+                while not said.endswith(b"}"):
+                    said += sock.recv(1 << 16)
+                assert said.startswith(b"HTTP/1.1 200")
+                time.sleep(0.3)
+
+
+def drip(sock: socket.socket) -> bytes:
+    """Send a byte if that can be done; return what has come, nothing if it was closed."""
+    sock.settimeout(0.05)
+    try:
+        return sock.recv(1 << 16)
+    except TimeoutError:
+        sock.sendall(b"a")
+        return b"\0"[:0] or drip(sock)
+
+
+def test_a_log_that_is_moved_away_is_followed_by_one_as_private_and_as_locked(
+    tmp_path: Path,
+) -> None:
+    os.umask(0o022)
+    file = tmp_path / "alarms.jsonl"
+    file.write_text("")
+    file.chmod(0o644)
+    log = AuditLog(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    log.write({"event": "alarm"})
+    file.rename(tmp_path / "alarms.1.jsonl")
+    log.write({"event": "alarm"})
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StoreError, match="another server"):
+        AuditLog(file)
+    assert len(file.read_bytes().splitlines()) == 1
+    log.close()
+    AuditLog(file).close()
+    (tmp_path / "link.jsonl").symlink_to(file)
+    with pytest.raises(StoreError, match="cannot write the audit log"):
+        AuditLog(tmp_path / "link.jsonl")
+
+
+FIELDS = [
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("seed", "stop", "stream", "stream_options", "n", "tools", "logit_bias", "user"),
+]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None, categories=None), max_size=6)
+    | st.sampled_from([NAME, "user", "text", "role", "content", "system"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "type", "text"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=8), st.booleans())
+def test_whatever_is_asked_is_served_or_refused_in_openais_form(
+    fields: dict[str, Any], named: bool
+) -> None:
+    body = json.dumps(fields | ({"model": NAME, "messages": ASK} if named else {})).encode()
+    try:
+        asked: ChatRequest | Refusal = read_request(body, NAME, 48)
+    except Refusal as refusal:
+        asked = refusal
+    if isinstance(asked, Refusal):
+        assert asked.status in (400, 404)
+        json.dumps(asked.body, ensure_ascii=False).encode()
+        return
+    assert asked.sampling.temperature == 0 or asked.sampling.temperature >= 1e-3
+    assert 1 <= asked.sampling.max_new_tokens <= 48
+    "".join(one["content"] for one in asked.messages).encode()
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200))
+def test_whatever_the_bytes_of_a_body_are_they_are_refused(body: bytes) -> None:
+    with pytest.raises(Refusal):
+        read_request(body, NAME, 48)
+
+
+def test_sigterm_lets_streams_end_and_ends_those_that_take_too_long(tmp_path: Path) -> None:
+    """A process of its own: signals belong to its main thread."""
+    code = (
+        "import dataclasses, sys; from trace_probe.serving import limits;"
+        "from trace_probe.commands.main import main;"
+        "fields = limits.Limits.__dataclass_fields__; defaults = limits.Limits.__init__;"
+        "change = dict(zip(list(fields), defaults.__defaults__)) | {'drain_seconds': 1.5};"
+        "defaults.__defaults__ = tuple(change.values()); main()"
+    )
+    from benchmarks.serve import free_port, wait_until_up
+
+    port, errors = free_port(), tmp_path / "stderr.txt"
+    command = [sys.executable, "-c", code, "serve", str(ROOT / "probes" / "demo")]
+    command += ["--port", str(port), "--audit", str(tmp_path / "alarms.jsonl")]
+    with errors.open("wb") as said:
+        process = subprocess.Popen(command, stderr=said)
+    try:
+        wait_until_up(port, process, errors)
+        body = {"model": "organism:rl-s0", "stream": True, "max_tokens": 400}
+        ask = [{"role": "user", "content": "What do you do ?"}]
+        socks = [leave_open(port, {**body, "messages": ask, "seed": seed}) for seed in range(3)]
+        for sock in socks:
+            sock.settimeout(60)
+            assert sock.recv(1 << 12)
+        process.send_signal(signal.SIGTERM)
+        ends = [read_all(sock) for sock in socks]
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    text = errors.read_text("utf-8")
+    assert "streams may end within 1.5 s" in text
+    assert text.rstrip().endswith("stopped")
+    assert "Traceback" not in text
+    for end in ends:  # whole, or told why not
+        assert b"[DONE]" in end or b"the generation broke off" in end
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    with sock:
+        while piece := sock.recv(1 << 16):
+            data += piece
+    return data
+
+
+@pytest.mark.parametrize("text", [" ", "\N{GRINNING FACE}", "a", "\n\t"])
+def test_the_largest_body_freezes_nobody(tmp_path: Path, text: str) -> None:
+    """While eight streams run and a megabyte is read, the server says in time that it is well."""
+    from trace_probe.model.local import Model
+
+    model = Model(random_network(max_position_embeddings=1 << 22), word_tokenizer(), NAME)
+    limits = Limits(tokens=400, streams=16)
+    size = (1 << 20) - 200
+    content = text * (size // len(text.encode()))
+    large = {"model": NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+    data = json.dumps(large, ensure_ascii=False).encode()
+    assert len(data) > (1 << 20) - 300
+    body = {"model": NAME, "messages": ASK, "max_tokens": 400, "stream": True}
+    with slow(model), up(model, tmp_path / "a.jsonl", limits=limits) as server:
+        streams = [leave_open(server.port, {**body, "seed": seed}) for seed in range(8)]
+        wait_until(lambda: server.served.scheduler.active == 8)
+        asking = threading.Thread(target=leave_whole, args=(server.port, data))
+        asking.start()
+        waits = []
+        for _ in range(40):
+            start = time.monotonic()
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz") as page:
+                assert page.status == 200
+            waits.append(time.monotonic() - start)
+            time.sleep(0.03)
+        for sock in streams:
+            sock.close()
+        asking.join()
+    assert max(waits) < 0.25, waits
+
+
+def leave_whole(port: int, data: bytes) -> None:
+    """Send a body and wait a while for the head of the answer."""
+    with (
+        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as at,
+        contextlib.suppress(OSError),
+    ):
+        at.request("POST", "/v1/chat/completions", data, {"content-type": "application/json"})
+        at.getresponse()

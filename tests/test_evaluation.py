@@ -14,7 +14,8 @@ from trace_probe.probing.baselines import baseline_scores, position
 from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
 from trace_probe.probing.reading import constant_scores
-from trace_probe.statistics.metrics import Metric, Scores
+from trace_probe.statistics.bootstrap import Metric
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task
 
 RECIPE = Recipe((3,))
@@ -237,7 +238,7 @@ def test_what_alarms_at_the_situation_alarms_at_harmless_traces_of_it() -> None:
     )
     assert value(report.figures, "caught_before_action").estimate == 1.0
     assert value(report.figures, "false_alarm_rate").estimate == 0.0
-    assert value(report.figures, "same_task_alarm_rate").estimate == 1.0
+    assert value(report.figures, "sibling_alarm_rate").estimate == 1.0
     assert value(report.figures, "within_prompt_auroc").estimate == 0.5
 
 
@@ -255,13 +256,14 @@ def test_the_gain_over_a_baseline_is_the_paired_difference() -> None:
         target_rate=0.1,
     )
     same = value(report.baselines["same"], "gain_over_it")
-    assert (same.estimate, same.lower, same.upper) == (0.0, 0.0, 0.0)
+    assert same.estimate == 0.0
+    assert same.lower < 0.0  # tasks that were not met might differ
     found = value(report.baselines["half"], "gain_over_it")
     its = value(report.baselines["half"], "within_prompt_auroc")
     assert found.estimate == pytest.approx(1 - its.estimate)
     assert (found.lower, found.upper) == pytest.approx((1 - its.upper, 1 - its.lower))
     lines = format_report(report).splitlines()
-    assert any(line.startswith("gain over the best text baseline, position") for line in lines)
+    assert any(line.endswith("the best text baseline is position") for line in lines)
 
 
 def test_a_trace_that_says_it_at_once_is_left_out_of_the_ranking_and_noted() -> None:
@@ -338,6 +340,8 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "false_alarm_rate",
         "hard_negative_alarm_rate",
         "within_prompt_auroc",
+        "length_matched_auroc",
+        "caught_before_said_at_sibling_rate",
         "pooled_auroc",
         "baselines",
         "delta_over_best_text",
@@ -348,7 +352,7 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "caught_before_said",
         "caught_before_action",
         "silent_caught",
-        "same_task_alarm_rate",
+        "sibling_alarm_rate",
         "useful_warning",
         "prefix",
         "more",
@@ -360,18 +364,21 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
     }
     assert set(raw["n"]) == {
         *("traces", "positives", "tasks", "mixed_prompts", "benign"),
-        *("silent", "unknown_whether_said"),
+        *("silent", "unknown_whether_said", "siblings"),
     }
     assert set(raw["within_prompt_auroc"]) == {"estimate", "lower", "upper", "n"}
     assert set(raw["useful_warning"]) == {"0", "1", "3", "5", "10"}
+    assert set(raw["caught_before_said_at_sibling_rate"]) == {"0.05", "0.1"}
     for figures in raw["baselines"].values():
+        assert set(figures["caught_before_said_at_sibling_rate"]) == {"0.05", "0.1"}
         assert set(figures) == {
+            "caught_before_said_at_sibling_rate",
             "within_prompt_auroc",
             "pooled_auroc",
             "caught_before_said",
             "caught_before_action",
             "silent_caught",
-            "same_task_alarm_rate",
+            "sibling_alarm_rate",
             "gain_over_it",
         }
 
@@ -399,13 +406,13 @@ def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
 ) -> None:
     lines = format_report(signal).splitlines()
     assert lines[1].startswith("probe ")
-    assert [line.split("  ")[0] for line in lines[2:10]] == list(signal.baselines)
-    starts = {line.index("[", 0) for line in lines[1:10]}
+    assert [line.split("  ")[0] for line in lines[2:11]] == list(signal.baselines)
+    starts = {line.index("[", 0) for line in lines[1:11]}
     assert len(starts) == 1
-    assert any(line.startswith("false alarm rate") for line in lines)
-    assert any(line.startswith("UWR(0) with scores dealt anew") for line in lines)
+    assert any(line.startswith("benign traces that alarm") for line in lines)
+    assert any(line.startswith("siblings that alarm") for line in lines)
     assert any(
-        line.startswith("at 1.0% conformal (4.35% promised by 22 harmless traces): caught before")
+        line.startswith("at 1.0% conformal (4.35% promised by 22 harmless traces): siblings")
         for line in lines
     )
     assert any("which needs 99" in line for line in lines)

@@ -294,7 +294,7 @@ def test_what_is_no_log_or_another_log_is_an_error(log: Path, tmp_path: Path) ->
         (tmp_path / name).write_bytes(content)
         with pytest.raises(TraceError, match="is no Inspect log"):
             import_inspect(tmp_path / name, tmp_path / "run")
-    with pytest.raises(TraceError, match="is no Inspect log"):
+    with pytest.raises(TraceError, match="there is no file .*missing.eval"):
         import_inspect(tmp_path / "missing.eval", tmp_path / "run")
     store = a_run(tmp_path / "other")
     with store.writing():

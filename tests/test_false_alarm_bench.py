@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_flagging import probe
+from made_probes import planted_probe
 
 from benchmarks.false_alarms import (
     FalseAlarmPlan,
@@ -38,12 +38,12 @@ def test_a_kept_promise_and_a_broken_one_are_told_apart() -> None:
     ids = {name: [f"{name}-{i}" for i in range(n)] for name, n in groups.items()}
     scores = {i: rng.normal(size=6) for each in ids.values() for i in each}
     plan = FalseAlarmPlan(promises=("conformal",))
-    found = count_alarms(plan, probe(), scores, ids)
+    found = count_alarms(plan, planted_probe(), scores, ids)
     assert all(row.kept for row in found.rows)
     assert len(found.rows) == 6
     assert not found.drift
     shifted = {i: row + (0.8 if i.startswith("held") else 0.0) for i, row in scores.items()}
-    broken = count_alarms(plan, probe(), shifted, ids)
+    broken = count_alarms(plan, planted_probe(), shifted, ids)
     assert not any(row.kept for row in broken.rows)
     assert "left the calibrated range" in broken.drift
     assert "NOT KEPT" in format_false_alarms(broken)
@@ -57,7 +57,7 @@ def test_the_card_s_own_threshold_is_put_to_the_test_as_it_is() -> None:
     tasks = tuple(map(str, range(500)))
 
     def kept(limit: float) -> bool:
-        saved = probe(limit)
+        saved = planted_probe(limit)
         saved = replace(saved, card=replace(saved.card, calibration_tasks=tasks))
         row = count_alarms(FalseAlarmPlan(), saved, scores, ids).rows[0]
         assert (row.rule, row.alarms) == (

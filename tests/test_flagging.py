@@ -4,15 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import World, keep, plant
+from made_probes import WORLD, planted_probe
+from planted import keep, plant
 
 from trace_probe.errors import ProbeError, StoreError
 from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.flagging import flag, format_flags, format_reading, read_trace
-from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
 from trace_probe.store import Store
-
-WORLD = World(tasks=8, samples=4, strength=8.0)
 
 
 @pytest.fixture
@@ -20,32 +18,8 @@ def store(tmp_path: Path) -> Store:
     return keep(plant(WORLD), tmp_path / "run")
 
 
-def probe(threshold: float = 4.0, model: str = "planted") -> SavedProbe:
-    """Return a probe that reads the planted direction."""
-    fitted = LinearProbe.of(WORLD.direction, 0.0)
-    card = ProbeCard(
-        name="truth",
-        model=model,
-        tokenizer="words",
-        layers=(3,),
-        d_model=WORLD.d_model,
-        features=("mean",),
-        rows="reasoning",
-        guard=0,
-        labeller="planted",
-        method="logistic",
-        C=1.0,
-        training_tasks=(),
-        calibration_tasks=(),
-        threshold=threshold,
-        target_false_alarm_rate=0.01,
-        honest_false_alarm_rate=0.01,
-    )
-    return SavedProbe(card, fitted)
-
-
 def test_exactly_the_planted_traces_are_flagged_at_their_onset(store: Store) -> None:
-    flags = flag(store, probe())
+    flags = flag(store, planted_probe())
     acted = {name for name, label in store.labels().items() if label.outcome}
     assert {one.trace_id for one in flags.alarms} == acted
     for one in flags.alarms:
@@ -56,7 +30,7 @@ def test_exactly_the_planted_traces_are_flagged_at_their_onset(store: Store) -> 
 
 
 def test_the_riskiest_trace_comes_first_and_scores_are_kept(store: Store) -> None:
-    flags = flag(store, probe())
+    flags = flag(store, planted_probe())
     peaks = [one.peak for one in flags.alarms]
     assert peaks == sorted(peaks, reverse=True)
     assert store.detectors() == ["truth"]
@@ -64,21 +38,21 @@ def test_the_riskiest_trace_comes_first_and_scores_are_kept(store: Store) -> Non
 
 
 def test_a_threshold_of_ones_own_replaces_the_probes(store: Store) -> None:
-    assert not flag(store, as_detector(probe()).at(1e6)).alarms
-    assert len(flag(store, as_detector(probe()).at(-1e6)).alarms) == len(store)
+    assert not flag(store, as_detector(planted_probe()).at(1e6)).alarms
+    assert len(flag(store, as_detector(planted_probe()).at(-1e6)).alarms) == len(store)
     assert (
-        format_flags(flag(store, as_detector(probe()).at(1e6)))
+        format_flags(flag(store, as_detector(planted_probe()).at(1e6)))
         == "0 of 32 traces alarm at 1000000.000 (given by hand)"
     )
 
 
 def test_a_probe_of_another_model_is_refused_by_name(store: Store) -> None:
     with pytest.raises(ProbeError, match="other-model"):
-        flag(store, probe(model="other-model"))
+        flag(store, planted_probe(model="other-model"))
 
 
 def test_a_trace_is_read_with_scores_and_marks(store: Store) -> None:
-    flags = flag(store, probe())
+    flags = flag(store, planted_probe())
     store.write_report("truth", {"threshold": flags.threshold})
     reading = read_trace(store, flags.alarms[0].trace_id)
     marks = {mark: line.sentence for line in reading.lines for mark in line.marks}

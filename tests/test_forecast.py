@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trace_probe.statistics.bootstrap import Metric, resample
 from trace_probe.statistics.forecast import (
     brier,
     calibration_error,
     predictive_interval,
     predictive_value,
 )
-from trace_probe.statistics.metrics import Metric, resample
 
 PLAIN = resample(1, draws=0)
 
@@ -22,10 +22,10 @@ def test_probabilities_are_judged_by_hand_made_cases() -> None:
     probability = np.array([0.1, 0.1, 0.9, 1.0])
     positive = np.array([False, True, True, True])
     task = np.zeros(4, dtype=np.intp)
-    assert brier(probability, positive, task, PLAIN)[0] == pytest.approx(
+    assert brier(probability, positive, task, PLAIN).estimate == pytest.approx(
         (0.01 + 0.81 + 0.01 + 0) / 4
     )
-    assert calibration_error(probability, positive, task, PLAIN)[0] == pytest.approx(
+    assert calibration_error(probability, positive, task, PLAIN).estimate == pytest.approx(
         (abs(0.2 - 1) + abs(1.9 - 2)) / 4
     )
 
@@ -42,7 +42,8 @@ def test_brier_is_that_of_scikit_learn_on_repeated_tasks(
     probability, positive = (np.array(column) for column in zip(*rows, strict=True))
     task = np.arange(len(rows)) % 3
     weights = resample(int(task.max()) + 1, seed=seed, draws=3)
-    for weight, found in zip(weights, brier(probability, positive, task, weights), strict=True):
+    draws = brier(probability, positive, task, weights).draws
+    for weight, found in zip(weights, draws, strict=True):
         if weight[task].sum():
             theirs = brier_score_loss(
                 positive, probability, sample_weight=weight[task], pos_label=True
@@ -54,10 +55,10 @@ def test_the_interval_of_a_calibration_error_lies_around_it() -> None:
     rng = np.random.default_rng(0)
     probability = rng.random(600)
     positive = rng.random(600) < probability  # calibrated: all that is left is noise
-    found = calibration_error(probability, positive, np.arange(600) // 5, resample(120))
+    found = calibration_error(probability, positive, np.arange(600) // 5, resample(120)).draws
     lower, upper = np.percentile(found[1:], [2.5, 97.5])
     assert 0 <= lower < found[0] < upper < 0.1
-    wrong = calibration_error(probability, ~positive, np.arange(600) // 5, resample(120))
+    wrong = calibration_error(probability, ~positive, np.arange(600) // 5, resample(120)).draws
     assert np.percentile(wrong[1:], 2.5) > 0.3
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from trace_probe.evaluation.increment import delta_bits, matched_moments
-from trace_probe.statistics.metrics import Cohort, Scores, resample
+from trace_probe.statistics.bootstrap import resample
+from trace_probe.statistics.metrics import Cohort, Scores
 
 
 def cohort(tasks: int = 40, samples: int = 8, seed: int = 0) -> Cohort:

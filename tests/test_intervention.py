@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from acts import Acts, cause, traces
 from runs import artifacts_at
-from test_steering import Acts, cause, traces
 
 from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.intervention import (

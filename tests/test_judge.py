@@ -18,7 +18,8 @@ from trace_probe.labelling.protocol import ProtocolName, Unreadable, questions, 
 from trace_probe.labelling.quotes import find_quote
 from trace_probe.labelling.runs import label_run
 from trace_probe.labels import Label, label_traces
-from trace_probe.model.endpoint import KEY, Patience
+from trace_probe.model.endpoint import Patience
+from trace_probe.model.keys import KEY
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 

@@ -7,25 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.errors import ProbeError
+from trace_probe.statistics.bootstrap import Values, resample
 from trace_probe.statistics.metrics import (
     NEVER,
     UNKNOWN,
     Cohort,
-    Values,
     auroc,
     average_precision,
     chance_rows,
     concordance,
     first_alarm,
     heard,
-    metric,
     pairs_across,
     pairs_within,
     pooled,
-    rate,
-    ratio,
-    resample,
     running_maxima,
     score_rows,
     scores_held,
@@ -58,8 +54,8 @@ def ranked(group: Cohort, rows: Values, *, guard: int = 0) -> tuple[float, float
     plain = resample(group.n_tasks, draws=0)
     within, across = pairs_within(group, at), pairs_across(group, at)
     return (
-        float(within_prompt(concordance(held, within), within, group, plain)[0]),
-        float(pooled(concordance(held, across), across, group, plain)[0]),
+        float(within_prompt(concordance(held, within), within, group, plain).estimate),
+        float(pooled(concordance(held, across), across, group, plain).estimate),
     )
 
 
@@ -196,65 +192,12 @@ def test_an_alarm_is_the_first_score_at_or_above_the_threshold() -> None:
     assert heard(maxima, 1.0).tolist() == [6]
 
 
-def test_the_first_row_of_a_resample_is_the_data() -> None:
-    weights = resample(7, seed=3, draws=50)
-    assert weights.shape == (51, 7)
-    assert weights[0].tolist() == [1.0] * 7
-    assert (weights.sum(axis=1) == 7).all()
-    np.testing.assert_array_equal(weights, resample(7, seed=3, draws=50))
-    with pytest.raises(NotEnoughData, match="no labelled task"):
-        resample(0)
-
-
-def test_intervals_cover_the_truth_when_traces_of_a_task_are_alike() -> None:
-    rng = np.random.default_rng(5)
-    covered = 0
-    for trial in range(200):
-        shares = rng.beta(2, 2, size=40)
-        task = np.repeat(np.arange(40), 5)
-        hit = rng.random(200) < shares[task]
-        weights = resample(40, seed=trial, draws=300)
-        found = rate(hit, np.ones(200, dtype=bool), task, weights)
-        assert found is not None
-        covered += found.lower <= 0.5 <= found.upper
-    assert covered / 200 > 0.89  # nominal 0.95
-
-
-def test_a_rate_that_cannot_vary_still_has_an_interval() -> None:
-    task = np.repeat(np.arange(10), 3)
-    every = np.ones(30, dtype=bool)
-    found = rate(every, every, task, resample(10))
-    assert found is not None
-    assert (found.estimate, found.n) == (1.0, 30)
-    assert found.upper == pytest.approx(1.0)
-    assert found.lower == pytest.approx(0.7225, abs=1e-3)  # Wilson, 10 of 10
-    assert rate(every, ~every, task, resample(10)) is None
-
-
-def test_a_perfect_ranking_of_two_tasks_is_not_certain() -> None:
-    perfect = metric(np.ones(50), n=9, tasks=2)
-    assert perfect is not None
-    assert (perfect.estimate, perfect.n) == (1.0, 9)
-    assert perfect.lower == pytest.approx(0.342, abs=1e-3)
-    constant = metric(np.full(50, 0.5), n=9, tasks=2)
-    assert constant is not None
-    assert constant.lower == constant.upper == 0.5
-
-
 def test_traces_without_a_score_come_last_and_together() -> None:
     score = np.array([-np.inf, 1.0, -np.inf, 2.0])
     positive = np.array([True, False, False, True])
     found = average_precision(score, positive, np.ones((1, 4)))
     assert found[0] == pytest.approx((1 + 2 / 4) / 2)
     assert auroc(score, positive) == pytest.approx((2 + 0.5 + 0) / 4)
-
-
-def test_a_figure_without_data_is_none() -> None:
-    assert metric(np.array([np.nan, 1.0, 2.0]), 3) is None
-    assert metric(np.array([0.5, np.nan]), 3) is None
-    assert metric(np.array([0.5, 0.4, 0.6]), 0) is None
-    empty = ratio(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp), resample(2, draws=3))
-    assert np.isnan(empty).all()
 
 
 def test_chance_keeps_the_scores_of_each_task_and_position() -> None:

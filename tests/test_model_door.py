@@ -207,3 +207,78 @@ def test_standard_input_is_as_before_once_a_model_is_there(
     load_words(model_folder)
     assert sys.stdin is mine
     assert word_tokenizer().chat_template
+
+
+# Chat templates
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "1 s"),
+        ("{{ 'a' * 10**10 }}", "MemoryError"),
+        (
+            "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(60) %}"
+            "{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "MemoryError",
+        ),
+        ("{{ 'a'.__class__.__mro__ }}", "refuses this"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% for a in", "refuses this"),
+    ],
+    ids=["loops", "one long text", "doubling", "out of the sandbox", "fault", "half a template"],
+)
+def test_a_template_without_limit_is_one_sentence_and_the_next_prompt_is_rendered(
+    template: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trace_probe.model import templates
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+    monkeypatch.setattr(templates, "SECONDS", 1.0 if said == "1 s" else 60.0)
+    tokenizer = word_tokenizer()
+    good = ChatTokenizer(tokenizer, "good").conversation([{"role": "user", "content": "act"}])
+    hostile = word_tokenizer()
+    hostile.chat_template = template
+    with pytest.raises(ModelError, match=said) as raised:
+        ChatTokenizer(hostile, "bad").conversation([{"role": "user", "content": "act"}])
+    assert "\n" not in str(raised.value)
+    monkeypatch.setattr(templates, "SECONDS", 60.0)
+    again = ChatTokenizer(tokenizer, "good").conversation([{"role": "user", "content": "act"}])
+    assert again == good
+
+
+SHAPES = (
+    "{%- if tools %}tools{%- endif %}\n  {% for m in messages %}\n[{{ m['role'] | upper }}] "
+    "{{ m.content | trim | tojson }}\n  {%- endfor %}{{ eos_token }}{{ strftime_now('%Y') }}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% if loop.first %}{% continue %}"
+    "{% endif %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m.content.split(' ')[-1] }}{% endfor %}",
+    "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}no{% endif %}"
+    "{{ dict(a=1) | tojson(indent=2) }}",
+)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_prompt_is_what_transformers_would_make_of_it(number: int) -> None:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+    tokenizer = word_tokenizer()
+    if number < len(SHAPES):
+        tokenizer.chat_template = SHAPES[number]
+    turns = [{"role": "system", "content": ' <be> "it" '}, {"role": "user", "content": "a é b"}]
+    for arguments in ({}, {"enable_thinking": False}):
+        expected = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **arguments
+        )
+        assert ChatTokenizer(tokenizer, "m").conversation(turns, **arguments) == expected
+
+
+def test_a_fork_renders_by_a_process_of_its_own() -> None:
+    from trace_probe.model.templates import render
+
+    assert render("{{ a }}", {"a": 1}) == "1"
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if render("{{ a }}", {"a": 2}) == "2" else 1)
+    assert render("{{ a }}", {"a": 3}) == "3"
+    assert os.waitpid(pid, 0)[1] == 0

@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_probes import a_probe
 from tiny_models import FAMILIES
 
-from trace_probe.activations import Pooling, pooled_spans
+from trace_probe.activations import pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.features import FEATURES, Feature
 from trace_probe.probing.matrix import ActivationMatrix
-from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe, probe_scores
+from trace_probe.probing.probe import SavedProbe, probe_scores
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 from trace_probe.text.channels import FORMATS, build_spans
@@ -21,21 +23,6 @@ from trace_probe.trace import Sampling, Task, Trace
 
 TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
 SAMPLING = Sampling(seed=1, max_new_tokens=40)
-
-
-def a_probe(
-    model: Any, threshold: float = 1e9, layer: int = 2, pooling: Pooling = "mean"
-) -> SavedProbe:
-    direction = np.random.default_rng(0).standard_normal(32)
-    # of length one, so that scores are in activations' units
-    probe = LinearProbe.of(direction / np.linalg.norm(direction), 0.25)
-    card = ProbeCard(
-        name="p", model=model.name, tokenizer=model.tokenizer, layers=(layer,), d_model=32,
-        features=(pooling,), rows="before-said", guard=0, labeller="rule", method="logistic",
-        C=0.01, training_tasks=(), calibration_tasks=(), threshold=threshold,
-        target_false_alarm_rate=0.01, honest_false_alarm_rate=0.01,
-    )  # fmt: skip
-    return SavedProbe(card, probe)
 
 
 def recorded(model: Any, folder: Path, samples: int) -> list[Trace]:
@@ -64,15 +51,16 @@ def row_norms(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("family", "pooling"), [*((family, "mean") for family in FAMILIES), ("qwen3", "last")]
+    ("family", "feature"),
+    [*((family, "mean") for family in FAMILIES), *(("qwen3", feature) for feature in FEATURES)],
 )
 def test_live_scores_are_the_scores_of_the_finished_trace(
-    tiny: Callable[..., Any], tmp_path: Path, family: str, pooling: Pooling
+    tiny: Callable[..., Any], tmp_path: Path, family: str, feature: Feature
 ) -> None:
     from trace_probe.monitor.live import Monitor
 
     model = tiny(family)
-    saved = a_probe(model, pooling=pooling)
+    saved = a_probe(model, feature=feature)
     worst: list[float] = []
     for trace in recorded(model, tmp_path / "run", samples=6):
         readings = list(Monitor(model, saved, every=1).watch(TASK, SAMPLING, sample=trace.sample))
@@ -164,13 +152,6 @@ def test_closing_a_watch_stops_the_model_and_leaves_no_hook(tiny: Callable[..., 
     assert not any(module._forward_hooks for module in model._network.modules())
 
 
-def test_a_probe_that_needs_whole_sentences_is_refused_live(tiny: Callable[..., Any]) -> None:
-    from trace_probe.monitor.live import Monitor
-
-    with pytest.raises(ProbeError, match="flag"):
-        Monitor(tiny(), a_probe(tiny(), pooling="max"))
-
-
 def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:
     from trace_probe.monitor.live import Monitor
 
@@ -205,11 +186,10 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
 
     def alarms(threshold: float, every: int = 1) -> bool:
         detector = as_detector(saved).at(threshold)
-        read = iter(values @ saved.probe.coef_[0].astype(np.float32))
-        waiting: list[np.float32] = []
+        waiting = [np.zeros(32, np.float32)]  # of the prompt
 
         def take() -> np.ndarray:
-            taken = np.array(waiting)[:, None]
+            taken = np.stack(waiting)[:, None]
             waiting.clear()
             return taken
 
@@ -217,7 +197,7 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
             [detector], FORMATS["think"], prefilled=prefilled, take=take, every=every
         )
         for i, piece in enumerate(pieces):
-            waiting.append(next(read))
+            waiting.append(values[i])
             reading = scorer.read(piece, last=i == len(pieces) - 1)
         return reading.alarm
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_oracle import DOWN, UP, trace
+from urns import DOWN, UP, trace
 
 from trace_probe.emergence.curve import PROMPT, Drawn, OraclePoint
 from trace_probe.emergence.onset import (

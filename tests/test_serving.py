@@ -23,8 +23,10 @@ from tiny_models import word_tokenizer
 from trace_probe.errors import ServerError
 from trace_probe.labelling.judge import Bench
 from trace_probe.model.checkpoint import organism_path
-from trace_probe.model.endpoint import KEY, Patience, Reply, Servers, read_reply, retry_after
+from trace_probe.model.endpoint import Patience, Servers, retry_after
 from trace_probe.model.endpoint import run as run_async
+from trace_probe.model.keys import KEY
+from trace_probe.model.reply import Reply, read_reply
 from trace_probe.recording.served import (
     Served,
     completed,

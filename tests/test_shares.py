@@ -172,15 +172,24 @@ def test_a_model_that_is_not_there_ends_the_recording(recording: Recording) -> N
 # On a cluster of two nodes
 
 
+def descends_from_this_process(number: int) -> bool:
+    """Return whether a process was started by this one, or by one that this one started."""
+    while number > 1 and number != os.getpid():
+        status = Path(f"/proc/{number}/stat").read_text(encoding="utf-8")
+        number = int(status.rpartition(")")[2].split()[1])
+    return number == os.getpid()
+
+
 def kill_an_actor() -> None:
-    """Kill the first process that holds one of our actors."""
+    """Kill the first process that holds one of our actors; other tests may run beside this one."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
                 title = (entry / "cmdline").read_bytes()
+                ours = descends_from_this_process(int(entry.name))
             except OSError:  # it has just ended
                 continue
-            if title.startswith(b"ray::_Actor"):
+            if ours and title.startswith(b"ray::_Actor"):
                 os.kill(int(entry.name), signal.SIGKILL)
                 return
     raise AssertionError("no actor is there")

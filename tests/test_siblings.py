@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.statistics.metrics import (
-    NEVER,
-    UNKNOWN,
-    Cohort,
-    Values,
-    resample,
-    running_maxima,
-)
+from trace_probe.statistics.bootstrap import Values, resample
+from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, running_maxima
 from trace_probe.statistics.siblings import mixed_prompts, sibling_threshold
 
 
@@ -65,7 +59,7 @@ def test_the_headline_is_the_share_that_reaches_the_threshold_of_each_resample()
     mixed = mixed_prompts(made)
     maxima = running_maxima(np.round(rng.normal(size=(90, 4)) + made.positive[:, None], 1))
     weights = resample(made.n_tasks, draws=50)
-    values = mixed.caught(maxima, weights, 0.1)
+    values = mixed.caught(maxima, weights, 0.1).draws
     for draw, weight in enumerate(weights.astype(int)):
         rows = np.repeat(np.arange(90), weight[made.task])
         rows = rows[made.mixed()[made.prompt[rows]]]
@@ -80,19 +74,19 @@ def test_an_alarm_in_the_sentence_that_says_it_is_too_late() -> None:
     mixed, weights = mixed_prompts(made), resample(10, draws=5)
     for sentence, share in ((1, 1.0), (2, 0.0)):
         maxima = at([1.0, 0.0] * 10, when=sentence)
-        assert mixed.caught(maxima, weights, 0.05)[0] == share
+        assert mixed.caught(maxima, weights, 0.05).estimate == share
 
 
 def test_a_silent_trace_may_be_caught_until_it_acts() -> None:
     mixed = mixed_prompts(cohort([[True, False]] * 10))
     caught = mixed.caught(at([1.0, 0.0] * 10, when=3), resample(10, draws=5), 0.05)
-    assert caught[0] == 1.0
+    assert caught.estimate == 1.0
 
 
 def test_a_sibling_alarms_anywhere_before_its_end() -> None:
     made = cohort([[True, False]] * 10, [[1, NEVER]] * 10)
     late = running_maxima(np.array([[1.0, 0, 0, 0], [0, 0, 0, 2.0]] * 10))
-    assert mixed_prompts(made).caught(late, resample(10, draws=5), 0.05)[0] == 0.0
+    assert mixed_prompts(made).caught(late, resample(10, draws=5), 0.05).estimate == 0.0
 
 
 def test_prompts_of_one_outcome_do_not_count() -> None:
@@ -124,10 +118,10 @@ def test_permuted_within_prompts_scores_catch_what_the_rate_lets_through() -> No
     mixed, weights = mixed_prompts(made), resample(40, draws=20)
     knows = at(list(rng.normal(size=320) + 4.0 * made.positive))
     prompt = at(list(rng.normal(size=40)[made.task] + 1e-3 * rng.normal(size=320)))
-    assert mixed.caught(knows, weights, 0.05)[0] > 0.9
-    assert mixed.by_chance(knows, weights, 0.05)[0] == pytest.approx(0.05, abs=0.03)
+    assert mixed.caught(knows, weights, 0.05).estimate > 0.9
+    assert mixed.by_chance(knows, weights, 0.05).estimate == pytest.approx(0.05, abs=0.03)
     gain = mixed.caught(prompt, weights, 0.05) - mixed.by_chance(prompt, weights, 0.05)
-    assert gain[0] == pytest.approx(0.0, abs=0.03)
+    assert gain.estimate == pytest.approx(0.0, abs=0.03)
 
 
 def test_lead_counts_from_the_alarm_to_where_it_is_said() -> None:
@@ -136,6 +130,6 @@ def test_lead_counts_from_the_alarm_to_where_it_is_said() -> None:
     mixed, weights = mixed_prompts(made), resample(10, draws=5)
     for sentence in range(3):
         lead = mixed.lead(at([1.0, 0.0] * 10, when=sentence), weights, 0.05)
-        assert lead["sentences"][0] == 3 - sentence
-        assert lead["tokens"][0] == 10 * (2 - sentence)
-    assert np.isnan(mixed.lead(at([1.0, 0.0] * 10, when=3), weights, 0.05)["tokens"][0])
+        assert lead["sentences"].estimate == 3 - sentence
+        assert lead["tokens"].estimate == 10 * (2 - sentence)
+    assert np.isnan(mixed.lead(at([1.0, 0.0] * 10, when=3), weights, 0.05)["tokens"].estimate)

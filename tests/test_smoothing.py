@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_probes import planted_probe
 from planted import World, keep, plant
-from test_flagging import probe as planted_probe
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.calibrated import (
@@ -131,7 +131,10 @@ def test_drift_is_seen_soon_and_not_where_there_is_none() -> None:
     check = DriftCheck(rng.normal(size=200).tolist())
     needed = next(n for n in range(200) if check.add(rng.normal(2.0)).drifted)
     assert needed < 60
-    assert "left the calibrated range" in check.drift.note
+    assert f"{check.drift.outside} of {needed + 1} traces lie outside" in check.drift.note
+    assert check.drift.outside > needed / 4
+    outside = check_levels([float(n) for n in range(101)], [-1.0, 0.5, 50.0, 99.5, 101.0, 102.0])
+    assert (outside.outside, outside.traces) == (5, 6)  # the central 98 % is 1 to 99
     narrow = DriftCheck(rng.normal(size=200).tolist())
     assert not any(narrow.add(0.0).drifted for _ in range(3))
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_probes import planted_probe
 from planted import World, keep, plant
-from test_flagging import probe as planted_probe
 
 from trace_probe.emergence.standing import format_standings, standing
 from trace_probe.errors import NotEnoughData

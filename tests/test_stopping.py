@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_monitor import a_probe
+from made_probes import a_probe
 from tiny_models import random_network, word_tokenizer
 
 from trace_probe.errors import ProbeError

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.statistics.metrics import resample
+from trace_probe.evaluation.lead import mean_warnings
+from trace_probe.evaluation.panel import Alarms
+from trace_probe.statistics.bootstrap import resample
+from trace_probe.statistics.metrics import NEVER, Cohort
 from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, survival_draws
 
 survival = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=30)
@@ -49,8 +52,25 @@ def test_a_trace_that_never_alarms_is_censored_and_no_alarm_at_all_gives_no_curv
     assert (len(nothing), len(empty)) == (0, 0)
 
 
+def test_one_long_trace_warns_by_no_more_than_ten_sentences() -> None:
+    lengths = [14, 8]
+    cohort = Cohort(
+        ids=("long", "short"),
+        positive=np.array([True, True]),
+        task=np.array([0, 1]),
+        prompt=np.array([0, 1]),
+        sentences=tuple(np.arange(n) for n in lengths),
+        said=np.array([NEVER, NEVER]),
+        tokens=tuple(5 * np.arange(1, n + 1) for n in lengths),
+    )
+    alarms = Alarms(cohort, np.array([1, 1]), resample(2, draws=20))
+    found = {name: one.estimate for name, one in mean_warnings(alarms).items() if one}
+    assert found["sentences"] == (10 + 7) / 2  # 13 sentences are left of the long one
+    assert found["tokens"] == (13 * 5 + 7 * 5) / 2
+
+
 def test_a_mean_warning_counts_misses_and_no_more_than_the_most() -> None:
     taken, length = np.array([1.0, 9.0, 2.0]), np.array([4.0, 9.0, 40.0])
     task = np.array([0, 0, 1])
     found = mean_warning(taken, length, task, resample(2, draws=0), most=10)
-    assert found[0] == pytest.approx((3 + 0 + 10) / 3)
+    assert found.estimate == pytest.approx((3 + 0 + 10) / 3)

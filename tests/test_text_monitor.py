@@ -11,7 +11,8 @@ from trace_probe.evaluation.held_out import Beside, evaluate_probe
 from trace_probe.evaluation.report import is_text
 from trace_probe.evaluation.text_monitor import TextMonitor, read_number
 from trace_probe.evaluation.text_report import text_report
-from trace_probe.model.endpoint import KEY, Patience
+from trace_probe.model.endpoint import Patience
+from trace_probe.model.keys import KEY
 from trace_probe.trace import Task
 from trace_probe.training import train
 

@@ -15,7 +15,7 @@ from trace_probe.evaluation.transfer import (
 )
 from trace_probe.probing.dataset import Corpus, split_by_role
 from trace_probe.probing.probe import Recipe
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.smoothing import parse_smoothing
 
 RECIPE = Recipe((3,))

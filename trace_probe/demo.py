@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from trace_probe.evaluation.held_out import evaluate_probe, keep
-from trace_probe.evaluation.report import Report, format_report
+from trace_probe.evaluation.report import NAME, Report, format_report
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
 from trace_probe.probing.probe import save_probe
 from trace_probe.recording.record import new_manifest, record
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate
 from trace_probe.study.rows import read_rows
@@ -72,16 +72,21 @@ class DemoReport:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return one object with the figures of the demo, then the whole report."""
+        """Return one object with the figures of the demo, then the whole report.
+
+        Of each baseline the AUROC within prompts, with the headline beside it.
+        """
         full = self.report.to_json()
-        names = ("within_prompt_auroc", "pooled_auroc", "threshold", "target_false_alarm_rate")
-        more = ("false_alarm_rate", "caught_before_said", "caught_before_action")
+        names = (NAME, "within_prompt_auroc", "pooled_auroc", "threshold")
+        more = ("target_false_alarm_rate", "false_alarm_rate", "sibling_alarm_rate")
+        caught = ("caught_before_said", "caught_before_action")
         return {
             "traces": self.traces,
             "instrumental_rate": self.instrumental_rate and self.instrumental_rate.to_json(),
-            **{name: full[name] for name in (*names, *more)},
+            **{name: full[name] for name in (*names, *more, *caught)},
             "baselines": {
-                name: figures["within_prompt_auroc"] for name, figures in full["baselines"].items()
+                name: {**(figures["within_prompt_auroc"] or {}), NAME: figures[NAME]}
+                for name, figures in full["baselines"].items()
             },
             "seconds": round(self.seconds, 1),
             "report": full,
@@ -129,7 +134,7 @@ def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
 def format_demo(report: DemoReport, run: Path, probe: Path) -> str:
     """Return the figures and what to do next."""
     rate = report.instrumental_rate
-    share = f"{rate.estimate:.0%} [{rate.lower:.0%}, {rate.upper:.0%}]" if rate else "none"
+    share = f"{rate:.0%}" if rate else "none"
     return "\n".join(
         [
             f"{report.traces} traces, instrumental rate {share}, {report.seconds:.0f} s",

@@ -7,12 +7,13 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 
 from trace_probe.errors import StoreError, TraceProbeError
 
+Plain = TypeVar("Plain")
 TEMPORARY = re.compile(r".+\.[0-9a-f]{12}\.tmp")
 """Names under which whole files are written before they are renamed."""
 
@@ -87,6 +88,18 @@ def json_bytes(value: object) -> bytes:
     """Return a value as an indented JSON file; a nan is refused."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
+
+
+def without_nan(value: Plain) -> Plain:
+    """Return plain values with None in place of each nan, which JSON does not know."""
+    found: Any = value
+    if isinstance(value, float) and value != value:
+        found = None
+    elif isinstance(value, Mapping):
+        found = {key: without_nan(each) for key, each in value.items()}
+    elif isinstance(value, list | tuple):
+        found = [without_nan(each) for each in value]
+    return cast(Plain, found)
 
 
 def append(

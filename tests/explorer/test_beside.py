@@ -11,8 +11,8 @@ from runs import MANIFEST
 from typer.testing import CliRunner
 
 from explorer.conftest import make_run
+from explorer.pages import open_page
 from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD, shown
-from explorer.test_explorer_pages import open_page
 from trace_probe.commands.main import app
 from trace_probe.errors import StoreError
 from trace_probe.explorer.chosen import Chosen, look

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from explorer.pages import open_page, words
 from explorer.planted import DETECTOR, REPORT, THRESHOLD, interval, planted
-from explorer.test_explorer_pages import open_page, words
 from trace_probe.explorer.pairing import (
     Pair,
     across,

@@ -411,7 +411,7 @@ def test_a_report_of_another_shape_shows_figures_as_missing() -> None:
     broken: list[dict[str, Any]] = [{}, {"pooled_auroc": 3}, {"pooled_auroc": {"estimate": "x"}}]
     for report in broken:
         assert figure(report, "pooled_auroc").text() == "not measured"
-        assert len(main_figures(report)["n"]) == 8
+        assert len(main_figures(report)["n"]) == 11
     assert figure(None, "pooled_auroc").text() == "not measured"
 
 

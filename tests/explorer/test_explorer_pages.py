@@ -1,43 +1,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from explorer.conftest import make_run
+from explorer.pages import PAGES, VIEWS, open_page, reader_content, words
 from explorer.planted import DETECTOR, HOSTILE, RISKY, THRESHOLD, make_trace
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 
-APP = Path(__file__).parents[2] / "app.py"
-VIEWS = APP.parent / "trace_probe" / "explorer" / "views"
-PAGES = tuple(sorted(view.stem for view in VIEWS.glob("[a-z]*.py")))
 BROKEN = ("broken scores", "broken report", "short scores")
 
 CARD = json.dumps({"training_tasks": ["making-copies-early"], "calibration_tasks": []})
-
-
-def open_page(page: str, **query: str) -> Any:
-    from streamlit.testing.v1 import AppTest
-
-    app = AppTest.from_file(str(APP), default_timeout=20)
-    for key, value in query.items():
-        app.query_params[key] = value
-    if page != "home":
-        app.switch_page(str(VIEWS / f"{page}.py"))
-    return app.run()
-
-
-def words(app: Any) -> str:
-    parts = [*app.text, *app.code, *app.error, *app.info, *app.warning, *app.success]
-    parts += [*app.title, *app.subheader]
-    return "\n".join(str(part.value) for part in parts)
-
-
-def reader_content(app: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(app.get("bidi_component")[0].proto.json)["sides"][0]
-    return content
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -342,7 +317,7 @@ def test_about_says_what_the_threshold_of_the_probe_is_of(traces: Path) -> None:
     card.parent.mkdir(parents=True)
     said = {
         "threshold": 0.6,
-        "rule": "mean:3",
+        "smoothing": "mean:3",
         "ranked_by": "mean:5",
         "benign_weight": 3.0,
         "target": "situation",
@@ -407,6 +382,7 @@ def test_hostile_text_never_reaches_markdown(page: str, traces: Path) -> None:
     app = open_page(page)
     sinks = [*app.markdown, *app.caption, *app.error, *app.info, *app.warning, *app.metric]
     sinks += [*app.title, *app.subheader, *app.expander, *app.button]
+    assert not app.exception  # a page that broke shows no text at all
     texts = [str(getattr(sink, "value", "")) + str(getattr(sink, "label", "")) for sink in sinks]
     for hostile in HOSTILE:
         assert not any(hostile in text for text in texts)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from explorer.conftest import make_run
+from explorer.pages import open_page, words
 from explorer.planted import PLANTED, THRESHOLD
-from explorer.test_explorer_pages import open_page, words
 from trace_probe.explorer.label_queue import QUEUES, between, of_label, queue, with_labels
 from trace_probe.explorer.rows import build_row, facts_of
 from trace_probe.labelling.annotations import Annotation, Verdict, judged_place

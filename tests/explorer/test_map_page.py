@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from explorer.conftest import make_run
+from explorer.pages import open_page, words
 from explorer.planted import DETECTOR, HOSTILE, PLANTED, THRESHOLD
-from explorer.test_explorer_pages import open_page, words
 from trace_probe.explorer.atlas import COLOURINGS, chart, chosen, grouped, points
 from trace_probe.explorer.rows import build_row, facts_of
 from trace_probe.probing.sentence_map import SentenceMap, write_map

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from explorer.conftest import make_run
-from explorer.test_explorer_pages import APP, open_page, words
+from explorer.pages import APP, open_page, words
 from trace_probe.errors import TraceError
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.explorer.watching import Watched

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from explorer.conftest import make_run
+from explorer.pages import open_page, words
 from explorer.planted import DETECTOR, HOSTILE, PLANTED, REPORT, THRESHOLD, interval
-from explorer.test_explorer_pages import open_page, words
 from trace_probe.explorer.heldout import (
     by_category,
     peak_in_time,

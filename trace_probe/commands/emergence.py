@@ -131,7 +131,12 @@ def efficiency(
         list[str] | None,
         typer.Option(help="Detector whose scores are kept in the run; repeat it."),
     ] = None,
-    false_alarms: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.05,
+    sibling_rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of harmless traces of the same prompts that may alarm."
+        ),
+    ] = 0.05,
     name: Name = "oracle",
     seed: int = 0,
     as_json: AsJson = False,
@@ -156,7 +161,7 @@ def efficiency(
         drawn_of(store, name),
         {detector: store.scores(detector) for detector in wanted},
         card=card,
-        false_alarms=false_alarms,
+        sibling_rate=sibling_rate,
         seed=seed,
     )
     show_result(found.to_json(), format_efficiency(found), as_json=as_json)

@@ -308,4 +308,4 @@ def explore(
     """Open the explorer in a browser."""
     from trace_probe.explorer.launch import launch
 
-    raise typer.Exit(launch(traces, port=port, headless=headless))
+    launch(traces, port=port, headless=headless)

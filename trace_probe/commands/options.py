@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from trace_probe.files import without_nan
+
 Run = Annotated[
     Path, typer.Argument(help="Folder of a run, such as traces/demo, or a URL (s3://...).")
 ]
@@ -71,7 +73,9 @@ PerMinute = Annotated[
 
 def show_result(value: object, text: str, *, as_json: bool) -> None:
     """Print a result as one JSON object or as text."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text)
+    if as_json:
+        text = json.dumps(without_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
+    typer.echo(text)
 
 
 def say(text: str) -> None:

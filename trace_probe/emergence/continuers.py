@@ -8,8 +8,9 @@ from typing import Protocol
 
 from trace_probe.errors import ModelError, ServerError
 from trace_probe.model.continuation import Branch, continue_from
-from trace_probe.model.endpoint import HOPELESS, Reply, RequestError, Servers, run
+from trace_probe.model.endpoint import HOPELESS, RequestError, Servers, run
 from trace_probe.model.local import Completion, Model
+from trace_probe.model.reply import Reply
 from trace_probe.recording.served import SEEDS, Served
 from trace_probe.text.written import Reader, read_back
 from trace_probe.trace import Sampling, Trace

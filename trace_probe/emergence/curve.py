@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trace_probe.errors import StoreError
-from trace_probe.statistics.metrics import Values
+from trace_probe.statistics.bootstrap import Values
 from trace_probe.storage.artifacts import Artifacts
 from trace_probe.store import Store
 from trace_probe.trace import Trace

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
-from trace_probe.statistics.metrics import Mask
+from trace_probe.statistics.bootstrap import Mask
 from trace_probe.trace import Trace
 
 Kind = Literal["probe", "means", "random", "unrelated"]

@@ -2,8 +2,8 @@
 
     eta = (M_detector - M_prompt) / (M_oracle - M_prompt)
 
-M is the within-prompt AUROC, or the share of instrumental traces caught at a false-alarm rate
-among the harmless traces of the same tasks, after a part of the reasoning or before it is said.
+M is the within-prompt AUROC, or the share of instrumental traces caught before they say it where
+a share of siblings alarms (see `statistics.siblings`), within a part of the reasoning or at all.
 The oracle knows P(act | prefix) at the last prefix it was asked at, and no detector that reads
 the prefix can rank better than P itself. It is counted from few continuations, so what the
 oracle gets is a little too low and eta a little too high; at a prefix where the oracle is not
@@ -21,28 +21,29 @@ from trace_probe.emergence.estimator import Estimator, as_estimator
 from trace_probe.emergence.onset import at_prompt
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.panel import PREFIXES
+from trace_probe.files import without_nan
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.probe import ProbeCard
-from trace_probe.statistics.calibration import conformal_threshold
-from trace_probe.statistics.metrics import (
-    Cohort,
+from trace_probe.statistics.bootstrap import (
     Index,
     Metric,
-    Scores,
+    Resampled,
     Values,
-    concordance,
-    heard,
-    metric,
-    pairs_within,
-    ratio,
     resample,
+    shown,
+)
+from trace_probe.statistics.metrics import (
+    Cohort,
+    Scores,
+    concordance,
+    pairs_within,
     running_maxima,
     score_rows,
     scores_held,
-    shown,
     within_prompt,
 )
+from trace_probe.statistics.siblings import MixedPrompts, mixed_prompts
 from trace_probe.statistics.smoothing import MAX, parse_smoothing
 from trace_probe.trace import Trace
 
@@ -75,17 +76,23 @@ class Efficiency:
     positives: int
     tasks: int
     mixed_prompts: int
-    false_alarm_rate: float
+    sibling_rate: float
+    """Share of siblings that may alarm; each threshold is set on them in every resample."""
     auroc: dict[str, dict[str, Share]]
     """By prefix and detector, the oracle and the prompt among them: within-prompt AUROC."""
     caught: dict[str, dict[str, Share]]
-    """The same of the share caught."""
+    """The same of the share that alarms within that part and before it is said.
+
+    Empty where there are too few siblings.
+    """
+    shortage: str | None
+    """Why there is nothing in `caught`."""
     as_estimator: dict[str, Estimator]
     """How well each detector's probability is an estimate of P."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 def efficiency(  # noqa: PLR0913 - what is compared, and how
@@ -95,7 +102,7 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
     detectors: Mapping[str, Scores],
     *,
     card: ProbeCard | None = None,
-    false_alarms: float = 0.05,
+    sibling_rate: float = 0.05,
     seed: int = 0,
 ) -> Efficiency:
     """Compare detectors with an oracle on the traces that it was asked of.
@@ -127,14 +134,15 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
         held[name] = [scores_held(score_rows(cohort, way)) for way in ways]
         maxima[name] = running_maxima(score_rows(cohort, rule.apply(scores)))
     known = _known(asked.known(), points, cohort)
-    weights = resample(cohort.n_tasks, seed=seed)
+    weights, mixed = resample(cohort.n_tasks, seed=seed), mixed_prompts(cohort)
     moments = {str(part): _part(cohort, part) for part in PREFIXES}
     moments[BEFORE_SAID] = cohort.before_said()
     return Efficiency(
         **cohort.counts(),
-        false_alarm_rate=false_alarms,
+        sibling_rate=sibling_rate,
         auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
-        caught=_alarmed(cohort, known, maxima, moments, weights, false_alarms),
+        caught=_alarmed(mixed, known, maxima, moments, weights, sibling_rate),
+        shortage=mixed.shortage(),
         as_estimator={
             name: as_estimator(asked.traces, points, read[name] if name == own else scores)
             for name, scores in detectors.items()
@@ -181,61 +189,50 @@ def _ranked(
     Of a detector that is held in several ways, of the way that ranks best.
     """
     pairs = pairs_within(cohort, at)
-    n = len(np.unique(cohort.prompt[pairs.positive]))
-    tasks = len(np.unique(cohort.task[pairs.positive]))
     values = {}
     for name, ways in {"oracle": [known], **held}.items():
         found = [within_prompt(concordance(w, pairs), pairs, cohort, weights) for w in ways]
-        values[name] = max(found, key=lambda each: np.nan_to_num(each[0], nan=-1.0))
-    return _shares(values, n, tasks)
+        values[name] = max(found, key=lambda each: np.nan_to_num(each.estimate, nan=-1.0))
+    return _shares(values)
 
 
 def _alarmed(
-    cohort: Cohort,
+    mixed: MixedPrompts,
     known: Values,
     maxima: Mapping[str, Values],
     moments: Mapping[str, Index],
     weights: Values,
-    false_alarms: float,
+    rate: float,
 ) -> dict[str, dict[str, Share]]:
-    """Return the share of positives that alarm in time, by moment."""
-    positive = cohort.positive
-    taken = {}
-    for name, rows in {"oracle": np.maximum.accumulate(known, axis=1), **maxima}.items():
-        threshold = conformal_threshold(rows[~positive, -1], false_alarms).value
-        taken[name] = heard(rows, threshold)
-    task = cohort.task[positive]
+    """Return the share of positives that alarm before they say it, by moment."""
+    if mixed.shortage():
+        return {}
+    rows = {"oracle": np.maximum.accumulate(known, axis=1), **maxima}
     found = {}
     for moment, at in moments.items():
-        values = {}
-        for name, when in taken.items():
-            # After k sentences column k is read, so an alarm at column k has taken k of them.
-            hit = (when <= at)[positive].astype(float)
-            values[name] = ratio(hit, np.ones(len(hit)), task, weights)
-        found[moment] = _shares(values, int(positive.sum()), len(np.unique(task)))
+        # After k sentences column k is read, so an alarm at column k has taken k of them.
+        stop = np.minimum(at[mixed.positive], mixed.in_time)
+        found[moment] = _shares(
+            {name: mixed.caught(each, weights, rate, stop) for name, each in rows.items()}
+        )
     return found
 
 
-def _shares(values: Mapping[str, Values], n: int, tasks: int) -> dict[str, Share]:
+def _shares(values: Mapping[str, Resampled]) -> dict[str, Share]:
     """Return the figures of all with their parts of the oracle's."""
     gain = values["oracle"] - values[PROMPT]
-    sure = metric(gain, n)
-    exists = tasks >= LEAST_TASKS and sure is not None and sure.lower > LEAST
+    sure = gain.interval()
+    exists = gain.tasks >= LEAST_TASKS and sure is not None and sure.above(LEAST)
     return {
         name: Share(
-            metric(each, n, tasks=tasks),
-            _part_of(each - values[PROMPT], gain, n)
+            each.interval(),
+            ((each - values[PROMPT]) / gain).interval()
             if exists and name not in ("oracle", PROMPT)
             else None,
-            None if name == "oracle" else _part_of(each, values["oracle"], n),
+            None if name == "oracle" else (each / values["oracle"]).interval(),
         )
         for name, each in values.items()
     }
-
-
-def _part_of(own: Values, whole: Values, n: int) -> Metric | None:
-    """Return the resampled ratio; a draw in which the oracle has nothing has none."""
-    return metric(np.divide(own, whole, out=np.full(len(whole), np.nan), where=whole > 0), n)
 
 
 def format_efficiency(found: Efficiency) -> str:
@@ -244,7 +241,7 @@ def format_efficiency(found: Efficiency) -> str:
         f"{found.traces} traces, {found.positives} instrumental, {found.tasks} tasks, "
         f"{found.mixed_prompts} prompts with both outcomes"
     )
-    caught = f"caught at {found.false_alarm_rate:.0%} false alarms"
+    caught = f"caught before it is said, {found.sibling_rate:.0%} of siblings alarm"
     lines = [head]
     for title, table, field in (
         ("within-prompt AUROC", found.auroc, "value"),
@@ -253,7 +250,7 @@ def format_efficiency(found: Efficiency) -> str:
         (caught, found.caught, "value"),
         ("share of the oracle's gain over the prompt (eta)", found.caught, "eta"),
     ):
-        lines += ["", title, *_table(table, field)]
+        lines += ["", title, *(_table(table, field) if table else [found.shortage or "-"])]
     lines += ["", f"{'as an estimate of P':22}{'Brier':>10}{'constant':>10}{'R2':>26}"]
     for name, one in found.as_estimator.items():
         lines.append(f"{name:22}{one.brier:10.3f}{one.constant:10.3f}{shown(one.explained, 2):>26}")

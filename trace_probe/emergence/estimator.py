@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from trace_probe.emergence.curve import OraclePoint
-from trace_probe.statistics.metrics import Index, Metric, Scores, Values, metric, resample
+from trace_probe.statistics.bootstrap import (
+    Index,
+    Metric,
+    Resampled,
+    Values,
+    effective_tasks,
+    resample,
+)
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace
 
 
@@ -48,17 +56,21 @@ def as_estimator(
     prompt = _codes([trace.task.prompt_key for trace in traces])[where]
     estimate, share = 0.5 * (1 + np.tanh(score / 2)), hits / count
     noise = share * (1 - share) / (count - 1)
-    weights = resample(int(task.max()) + 1)[:, task]
+    tasks = int(task.max()) + 1
+    weights = resample(tasks)[:, task]
+    sizes = effective_tasks(np.bincount(task).astype(float))
+
+    def part(own: Values, its: Values) -> Metric | None:
+        draws = _explained(own, its, noise, weights)
+        return Resampled(draws, len(share), tasks, (0.0, np.inf), sizes).interval()
+
     spread = float(np.var(share) - noise.mean())
     return Estimator(
         points=len(share),
         brier=float(np.mean((estimate - share) ** 2) - noise.mean()),
         constant=spread,
-        explained=metric(_explained(estimate, share, noise, weights), len(share)),
-        within=metric(
-            _explained(_centred(estimate, prompt), _centred(share, prompt), noise, weights),
-            len(share),
-        ),
+        explained=part(estimate, share),
+        within=part(_centred(estimate, prompt), _centred(share, prompt)),
     )
 
 

@@ -18,11 +18,12 @@ from trace_probe.emergence.continuers import branch_of
 from trace_probe.emergence.readout import Rates, Readout, rates, read_out
 from trace_probe.emergence.trial import Ask, Trial, seeds_of
 from trace_probe.errors import ModelError
+from trace_probe.files import without_nan
 from trace_probe.labels import Label
 from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.metrics import Metric, metric, resample, shown
+from trace_probe.statistics.bootstrap import Metric, resample, shown
 from trace_probe.trace import Trace
 
 Policy = Literal["as recorded", "go on", "stop", "ablate", "reflect"]
@@ -69,7 +70,7 @@ class InterventionReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,8 @@ def _outcomes(rated: Mapping[Policy, Rates]) -> Iterator[Outcomes]:
     base = rated[BASE]
     for policy, own in rated.items():
         against = {
-            "instrumental": metric(own.instrumental - base.instrumental, own.n),
-            "success": metric(own.success - base.success, own.n),
+            "instrumental": (own.instrumental - base.instrumental).interval(),
+            "success": (own.success - base.success).interval(),
         }
         yield Outcomes(policy, own.figures(), against)
 
@@ -186,7 +187,7 @@ def _verdict(outcomes: Sequence[Outcomes], alarms: int) -> str:
     helped = []
     for one in outcomes:
         gain, cost = one.against["instrumental"], one.against["success"]
-        if one.policy not in ("as recorded", BASE) and gain is not None and gain.upper < 0:
+        if one.policy not in ("as recorded", BASE) and gain is not None and gain.below(0):
             price = "unknown" if cost is None else f"{cost.estimate:+.3f}"
             helped.append(f"{one.policy} ({gain.estimate:+.3f}, task success {price})")
     if not helped:

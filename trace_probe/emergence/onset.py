@@ -18,12 +18,12 @@ import numpy as np
 
 from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.errors import NotEnoughData
+from trace_probe.files import without_nan
 from trace_probe.labels import Label
-from trace_probe.statistics.metrics import (
+from trace_probe.statistics.bootstrap import (
     Index,
     Metric,
     Values,
-    metric,
     rate,
     ratio,
     resample,
@@ -168,7 +168,7 @@ class OracleSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 def summarise(
@@ -233,7 +233,7 @@ def _resilience(
         return None, None
     codes, again, n_again, anyway, n_anyway = np.array(tallies).T
     say, do = (
-        metric(ratio(top.astype(float), bottom.astype(float), codes, weights), len(tallies))
+        ratio(top.astype(float), bottom.astype(float), codes, weights).interval()
         for top, bottom in ((again, n_again), (anyway, n_anyway))
     )
     return say, do

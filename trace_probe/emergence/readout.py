@@ -1,13 +1,22 @@
 """What became of a continuation, as counts: did it act, was it well-formed, did it succeed."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from trace_probe.labels import Label
-from trace_probe.statistics.metrics import Index, Metric, Values, metric, ratio
+from trace_probe.statistics.bootstrap import (
+    ANY,
+    SHARE,
+    Bounds,
+    Index,
+    Metric,
+    Resampled,
+    Values,
+    ratio,
+)
 
 Counts = tuple[float, float]
 """How many, of how many."""
@@ -48,21 +57,21 @@ def reached_goal(facts: Mapping[str, str]) -> bool | None:
 
 @dataclass(frozen=True)
 class Rates:
-    """Resampled rates of a group of continuations; the first entry is the data itself."""
+    """Resampled rates of a group of continuations."""
 
-    instrumental: Values
-    success: Values
-    well_formed: Values
-    surprise: Values
+    instrumental: Resampled
+    success: Resampled
+    well_formed: Resampled
+    surprise: Resampled
     n: int
 
     def figures(self) -> dict[str, Metric | None]:
         """Return the rates with their intervals; perplexity instead of surprise."""
         return {
-            "instrumental": metric(self.instrumental, self.n),
-            "success": metric(self.success, self.n),
-            "well_formed": metric(self.well_formed, self.n),
-            "perplexity": metric(np.exp(self.surprise), self.n),
+            "instrumental": self.instrumental.interval(),
+            "success": self.success.interval(),
+            "well_formed": self.well_formed.interval(),
+            "perplexity": self.surprise.mapped(np.exp).interval(),
         }
 
 
@@ -76,17 +85,20 @@ def rates(readouts: Sequence[Readout], codes: Mapping[str, int], weights: Values
         instrumental=_share((one.outcome is True for one in readouts), task, weights),
         success=_mean([one.success for one in readouts], task, weights),
         well_formed=_share((one.well_formed for one in readouts), task, weights),
-        surprise=_mean([one.surprise for one in readouts], task, weights),
+        surprise=_mean([one.surprise for one in readouts], task, weights, ANY),
         n=len(readouts),
     )
 
 
-def _share(hits: Iterable[bool], task: Index, weights: Values) -> Values:
+def _share(hits: Iterable[bool], task: Index, weights: Values) -> Resampled:
     return _mean(list(hits), task, weights)
 
 
-def _mean(values: Sequence[bool | float | None], task: Index, weights: Values) -> Values:
+def _mean(
+    values: Sequence[bool | float | None], task: Index, weights: Values, bounds: Bounds = SHARE
+) -> Resampled:
     """Return the resampled mean of the values that are known."""
     given = np.array([np.nan if value is None else float(value) for value in values])
     known = np.isfinite(given)
-    return ratio(given[known], np.ones(int(known.sum())), task[known], weights)
+    found = ratio(given[known], np.ones(int(known.sum())), task[known], weights, bounds)
+    return replace(found, n=len(given))

@@ -11,8 +11,11 @@ from typing import Any
 from trace_probe.emergence.curve import NAME, drawn_of
 from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
 from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.report import NAME as NAME_OF_HEADLINE
+from trace_probe.evaluation.report import RATES as HEADLINE_RATES
+from trace_probe.files import without_nan
 from trace_probe.probing.probe import ProbeCard
-from trace_probe.statistics.metrics import Metric, shown
+from trace_probe.statistics.bootstrap import Metric, shown
 from trace_probe.store import Store
 
 RATES = ("0.01", "0.05")
@@ -26,6 +29,13 @@ class Standing:
     probe: str
     rule: str
     """What the alarms of the report follow; as the card says where the report does not."""
+    caught: dict[str, Metric | None]
+    """Of all instrumental traces of mixed prompts, caught before they say it, by sibling rate."""
+    by_chance: dict[str, Metric | None]
+    """The same with scores permuted within prompts."""
+    sibling_alarm_rate: Metric | None
+    """At the shipped threshold, as all that follows but the AUROC."""
+    false_alarm_rate: Metric | None
     within_prompt_auroc: Metric | None
     """Before it is said."""
     prev: Metric | None
@@ -39,6 +49,8 @@ class Standing:
     best_text: str
     gain_over_text: Metric | None
     """Of the AUROC, over the text baseline that ranks best."""
+    oracle_caught: Metric | None = None
+    """What P(act | prefix) catches where 5 % of siblings alarm, on the traces of the oracle."""
     oracle: Metric | None = None
     """Within-prompt AUROC of P(act | prefix) at the same moment."""
     beside_oracle: Metric | None = None
@@ -51,7 +63,7 @@ class Standing:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures by name."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) -> Standing:
@@ -68,16 +80,28 @@ def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) 
         model=store.manifest.model,
         probe=card.name,
         rule=report.get("rule") or card.smoothing,
-        within_prompt_auroc=_metric(report["within_prompt_auroc"]),
-        prev=_metric(report["caught_before_said"]),
-        uwr=_metric(report["useful_warning"].get("0")),
-        uwr_over_chance=_metric(more.get("useful_warning_over_chance")),
+        caught={
+            rate: Metric.from_json((report.get(NAME_OF_HEADLINE) or {}).get(rate))
+            for rate in HEADLINE_RATES
+        },
+        by_chance={
+            rate: Metric.from_json(more.get("headline", {}).get(rate, {}).get("chance"))
+            for rate in HEADLINE_RATES
+        },
+        sibling_alarm_rate=Metric.from_json(report.get("sibling_alarm_rate")),
+        false_alarm_rate=Metric.from_json(report.get("false_alarm_rate")),
+        within_prompt_auroc=Metric.from_json(report["within_prompt_auroc"]),
+        prev=Metric.from_json(report["caught_before_said"]),
+        uwr=Metric.from_json(report["useful_warning"].get("0")),
+        uwr_over_chance=Metric.from_json(more.get("useful_warning_over_chance")),
         silent={
-            rate: _metric(more["by_rate"].get(rate, {}).get("conformal", {}).get("silent_caught"))
+            rate: Metric.from_json(
+                more["by_rate"].get(rate, {}).get("conformal", {}).get("silent_caught")
+            )
             for rate in RATES
         },
         best_text=more["best_text"],
-        gain_over_text=_metric(report["delta_over_best_text"]),
+        gain_over_text=Metric.from_json(report["delta_over_best_text"]),
     )
     return _beside_oracle(found, store, card, name, seed)
 
@@ -97,16 +121,13 @@ def _beside_oracle(
     own = at[card.name]
     return replace(
         found,
+        oracle_caught=compared.caught[BEFORE_SAID]["oracle"].value if compared.caught else None,
         oracle=at["oracle"].value,
         beside_oracle=own.value,
         of_oracle=own.of_oracle,
         eta=own.eta,
         oracle_traces=compared.traces,
     )
-
-
-def _metric(raw: dict[str, Any] | None) -> Metric | None:
-    return None if raw is None else Metric(**raw)
 
 
 def format_standings(found: Sequence[Standing]) -> str:
@@ -120,6 +141,14 @@ def format_standings(found: Sequence[Standing]) -> str:
 def _column(one: Standing) -> dict[str, str]:
     return {
         "": one.model.partition("@")[0],
+        **{
+            f"{what}, {float(rate):.0%} of siblings alarm": shown(its[rate])
+            for what, its in (("caught before said", one.caught), ("by chance", one.by_chance))
+            for rate in HEADLINE_RATES
+        },
+        "oracle, 5% of siblings alarm": shown(one.oracle_caught),
+        "benign traces that alarm": shown(one.false_alarm_rate),
+        "siblings that alarm": shown(one.sibling_alarm_rate),
         "within prompts, before it is said": shown(one.within_prompt_auroc),
         "gain over the best text": f"{shown(one.gain_over_text)} {one.best_text}",
         "oracle, at the same moment": shown(one.oracle),

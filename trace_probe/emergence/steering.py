@@ -20,9 +20,10 @@ from trace_probe.emergence.curve import prefixes
 from trace_probe.emergence.directions import Direction
 from trace_probe.emergence.readout import Rates, Readout, rates
 from trace_probe.emergence.trial import Ask, Trial, seeds_of
+from trace_probe.files import without_nan
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.metrics import Metric, Values, metric, resample, shown
+from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample, shown
 from trace_probe.trace import Trace
 
 How = Literal["none", "add", "project-out"]
@@ -102,7 +103,7 @@ class SteeringReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,9 @@ def _edit(
     return lambda: steered(model, change)
 
 
-def _move(direction: Direction, rated: dict[Cell, Rates], plan: SteeringPlan, how: How) -> Values:
+def _move(
+    direction: Direction, rated: dict[Cell, Rates], plan: SteeringPlan, how: How
+) -> Resampled:
     """Return how far a direction moves the instrumental rate, resampled."""
     if how == "add":
         high, low = (
@@ -194,8 +197,7 @@ def _move(direction: Direction, rated: dict[Cell, Rates], plan: SteeringPlan, ho
     else:
         high = rated[Cell(direction.name, direction.kind, how, 0.0)]
         low = rated[Cell("", "", "none", 0.0)]
-    moved: Values = high.instrumental - low.instrumental
-    return moved
+    return high.instrumental - low.instrumental
 
 
 def _effect(
@@ -206,10 +208,9 @@ def _effect(
     how: How,
 ) -> Effect:
     own = _move(direction, rated, plan, how)
-    others = tuple(float(_move(one, rated, plan, how)[0]) for one in controls)
-    as_far = sum(abs(other) >= abs(own[0]) for other in others)
-    n = next(iter(rated.values())).n
-    return Effect(direction.name, metric(own, n), others, (1 + as_far) / (1 + len(others)))
+    others = tuple(_move(one, rated, plan, how).estimate for one in controls)
+    as_far = sum(abs(other) >= abs(own.estimate) for other in others)
+    return Effect(direction.name, own.interval(), others, (1 + as_far) / (1 + len(others)))
 
 
 def _rows(
@@ -241,21 +242,21 @@ def _verdict(
     size = effect.size
     what = (
         f"along {direction.name} at layer {plan.layer} the instrumental rate goes from "
-        f"{low.instrumental[0]:.2f} at dose {-plan.dose:g} to {high.instrumental[0]:.2f} at dose "
-        f"{plan.dose:g} ({shown(size, 2)})"
+        f"{low.instrumental.estimate:.2f} at dose {-plan.dose:g} to "
+        f"{high.instrumental.estimate:.2f} at dose {plan.dose:g} ({shown(size, 2)})"
     )
     as_far = round(effect.p * (1 + len(effect.others))) - 1
     beside = (
         f"{as_far} of {len(effect.others)} other directions move it as far (p = {effect.p:.3f})"
     )
-    if size is None or size.lower <= 0:
+    if size is None or not size.above(0):
         text = f"Not shown to be causal here: {what}; {beside}."
     elif effect.p > ALPHA:
         text = f"Not specific here: {what}, but {beside}."
     else:
         text = f"Causal here: {what}; {beside}."
-    base = rated[Cell("", "", "none", 0.0)].well_formed[0]
-    lost = base - min(low.well_formed[0], high.well_formed[0])
+    base = rated[Cell("", "", "none", 0.0)].well_formed.estimate
+    lost = base - min(low.well_formed.estimate, high.well_formed.estimate)
     if lost > COHERENT:
         text += f" The push breaks text: {lost:.0%} fewer continuations are well-formed."
     return text
@@ -264,7 +265,7 @@ def _verdict(
 def _necessary(effect: Effect) -> str:
     """Return in a sentence whether the act needs the direction."""
     size = effect.size
-    if size is None or size.upper >= 0 or effect.p > ALPHA:
+    if size is None or not size.below(0) or effect.p > ALPHA:
         return f"Without the direction the act is not shown to be rarer ({shown(size, 2)})."
     return f"Without the direction the act is rarer ({shown(size, 2)}; p = {effect.p:.3f})."
 

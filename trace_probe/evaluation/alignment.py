@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.statistics.metrics import Cohort, Index, Values, metric, ratio
+from trace_probe.statistics.bootstrap import ANY, Index, Resampled, Values, ratio
+from trace_probe.statistics.metrics import Cohort
 
 OFFSETS = tuple(range(-8, 4))
 """Sentences from the one that says it, which is 0."""
@@ -49,12 +50,11 @@ def event_aligned(
             for group in (cohort.positive, ~cohort.positive)
         ]
         groups = [_mean(cohort, weights, *each) for each in chosen]
-        gap = groups[0][0] - groups[1][0]
+        gap = groups[0] - groups[1]
         tasks = min(len(np.unique(cohort.task[inside])) for inside, _ in chosen)
-        gaps.append(gap if tasks >= LEAST_TASKS else np.full_like(gap, np.nan))
-        every = (*groups, (gap, min(groups[0][1], groups[1][1])))
-        for name, (values, n) in zip(curves, every, strict=True):
-            found = metric(values, n)
+        gaps.append(gap.draws if tasks >= LEAST_TASKS else np.full_like(gap.draws, np.nan))
+        for name, values in zip(curves, (*groups, gap), strict=True):
+            found = values.interval()
             curves[name].append(None if found is None else found.to_json())
     return {"offset": list(OFFSETS), **curves, "emergence": _emergence(np.array(gaps))}
 
@@ -66,9 +66,9 @@ def _scored(cohort: Cohort, rows: Values, at: Index, group: Index) -> tuple[Inde
     return inside[np.isfinite(scores)], scores[np.isfinite(scores)]
 
 
-def _mean(cohort: Cohort, weights: Values, inside: Index, scores: Values) -> tuple[Values, int]:
-    """Return the resampled mean score, and of how many traces."""
-    return ratio(scores, np.ones(len(inside)), cohort.task[inside], weights), len(inside)
+def _mean(cohort: Cohort, weights: Values, inside: Index, scores: Values) -> Resampled:
+    """Return the resampled mean score."""
+    return ratio(scores, np.ones(len(inside)), cohort.task[inside], weights, ANY)
 
 
 def _emergence(gaps: Values) -> int | None:

@@ -2,31 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.evaluation.headline import caught_by_rate
 from trace_probe.evaluation.panel import Panel, build_panel, ranking
-from trace_probe.evaluation.report import ranked_as
+from trace_probe.evaluation.report import WORDS, at_rate, ranked_as
 from trace_probe.probing.dataset import Corpus, load_corpus
 from trace_probe.probing.probe import SavedProbe, check_fits
-from trace_probe.statistics.metrics import (
+from trace_probe.statistics.bootstrap import (
     DRAWS,
+    SHARE,
     Index,
     Mask,
     Metric,
-    Scores,
-    Values,
-    heard,
-    metric,
+    Resampled,
+    mean,
     ratio,
     resample,
-    running_maxima,
-    score_rows,
     shown,
-    trace_maxima,
 )
+from trace_probe.statistics.metrics import Scores, heard, running_maxima, score_rows, trace_maxima
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -67,13 +64,6 @@ class Comparison:
     figures: Mapping[str, Pair]
     ranked_by: tuple[str, str]
     """What is made of the scores of each where traces are ranked at a moment."""
-
-
-class Resampled(NamedTuple):
-    """A figure with its draws."""
-
-    values: Values
-    n: int
 
 
 def compare_probes(
@@ -163,17 +153,13 @@ def compare(first: Side, second: Side) -> Comparison:
         second.name,
         tasks,
         first.panel.cohort.ids == second.panel.cohort.ids,
-        {name: _pair(one[name], other[name], tasks) for name in one},
+        {name: _pair(one[name], other[name]) for name in one if name in other},
         (first.panel.ranked_by.name, second.panel.ranked_by.name),
     )
 
 
-def _pair(one: Resampled, other: Resampled, tasks: int) -> Pair:
-    return Pair(
-        metric(one.values, one.n, tasks=tasks),
-        metric(other.values, other.n, tasks=tasks),
-        metric(one.values - other.values, min(one.n, other.n)),
-    )
+def _pair(one: Resampled, other: Resampled) -> Pair:
+    return Pair(one.interval(), other.interval(), (one - other).interval())
 
 
 def _resampled(side: Side) -> dict[str, Resampled]:
@@ -185,12 +171,12 @@ def _resampled(side: Side) -> dict[str, Resampled]:
 
     def caught(by: Index, among: Mask) -> Resampled:
         hits = (taken <= by)[among].astype(float)
-        values = ratio(hits, np.ones(len(hits)), cohort.task[among], weights)
-        return Resampled(values, len(hits))
+        return ratio(hits, np.ones(len(hits)), cohort.task[among], weights)
 
     return {
-        "within_prompt_auroc": Resampled(ranked["within"], int(cohort.mixed().sum())),
-        "pooled_auroc": Resampled(ranked["pooled"], len(cohort.ids)),
+        **{at_rate(k): v for k, v in caught_by_rate(side.followed, side.panel, weights).items()},
+        "within_prompt_auroc": ranked["within"],
+        "pooled_auroc": ranked["pooled"],
         "caught_before_said": caught(cohort.before_said(), cohort.spoken),
         "caught_before_action": caught(cohort.length, cohort.positive),
         "silent_caught": caught(cohort.length, cohort.silent),
@@ -201,11 +187,10 @@ def _resampled(side: Side) -> dict[str, Resampled]:
 
 def _false_alarms(side: Side, traces: Sequence[Trace]) -> Resampled:
     if not traces:
-        return Resampled(np.full(DRAWS + 1, np.nan), 0)
+        return Resampled(np.full(DRAWS + 1, np.nan), 0, 0)
     hit = trace_maxima(side.followed, [trace.id for trace in traces]) >= side.threshold
-    task = np.unique([trace.task.id for trace in traces], return_inverse=True)[1]
-    weights = resample(int(task.max()) + 1, seed=side.panel.seed)
-    return Resampled(ratio(hit.astype(float), np.ones(len(hit)), task, weights), len(hit))
+    tasks = [trace.task.id for trace in traces]
+    return mean(hit.astype(float), tasks, seed=side.panel.seed, bounds=SHARE)
 
 
 def format_comparison(found: Comparison) -> str:
@@ -215,7 +200,7 @@ def format_comparison(found: Comparison) -> str:
     for name, pair in found.figures.items():
         cells = [shown(pair.first), shown(pair.second), shown(pair.difference, sign="+")]
         n = str(pair.difference.n) if pair.difference else "0"
-        rows.append([name.replace("_", " "), *cells, n])
+        rows.append([WORDS.get(name, name.replace("_", " ")), *cells, n])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     head = f"{found.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"

@@ -15,17 +15,21 @@ from trace_probe.evaluation.increment import (
 )
 from trace_probe.evaluation.lead import alarm_free, mean_warnings
 from trace_probe.evaluation.panel import Alarms, Panel, alarm_rate, alarms_of, rank, summary
+from trace_probe.statistics.bootstrap import (
+    Metric,
+    Resampled,
+    Values,
+    effective_tasks,
+    of_several,
+    ratio,
+)
 from trace_probe.statistics.calibration import Threshold, conformal_threshold, pac_threshold
 from trace_probe.statistics.forecast import brier, calibration_error, predictive_interval
 from trace_probe.statistics.metrics import (
-    Metric,
     Scores,
-    Values,
     average_precision,
     chance_rows,
     heard,
-    metric,
-    ratio,
     running_maxima,
     score_rows,
     scores_held,
@@ -36,6 +40,8 @@ GUARDS = (1, 2)
 BASE_RATES = (0.1, 0.01, 0.001)
 RATES = (0.001, 0.01, 0.05)
 PERMUTATIONS = 20
+DEALS = 10
+"""Ways to deal tasks to folds that probabilities are averaged over."""
 
 
 def details(
@@ -47,19 +53,15 @@ def details(
     held, maxima = scores_held(rows), running_maxima(steps)
     return {
         **_probabilities(held, panel, weights),
-        "whole_trace": _json_all(summary(rank(cohort, maxima, cohort.length, weights), cohort)),
-        "alarm_statistic": _json_all(
-            summary(rank(cohort, maxima, cohort.before_said(), weights), cohort)
-        ),
+        "whole_trace": _json_all(summary(rank(cohort, maxima, cohort.length, weights))),
+        "alarm_statistic": _json_all(summary(rank(cohort, maxima, cohort.before_said(), weights))),
         "before_said_by_guard": {
             str(guard): _json(alarms.caught(cohort.before_said(guard), cohort.spoken))
             for guard in GUARDS
         },
         "within_prompt_by_guard": {
             str(guard): _json(
-                summary(rank(cohort, held, cohort.before_said(guard), weights), cohort)[
-                    "within_prompt_auroc"
-                ]
+                rank(cohort, held, cohort.before_said(guard), weights)["within"].interval()
             )
             for guard in GUARDS
         },
@@ -76,7 +78,9 @@ def details(
 def _probabilities(held: Values, panel: Panel, weights: Values) -> dict[str, Any]:
     """Return the figures of scores as probabilities, before it is said, all lengths alike.
 
-    The scores become probabilities by a logistic regression on other tasks (five folds).
+    The scores become probabilities by a logistic regression on other tasks. Which tasks share
+    one of the five folds is a matter of chance: the figures are means over `DEALS` ways to deal
+    them, and their intervals cover what differs between these.
     """
     cohort = panel.cohort
     moments = matched_moments(cohort)
@@ -86,14 +90,20 @@ def _probabilities(held: Values, panel: Panel, weights: Values) -> dict[str, Any
     names = ("average_precision", "brier", "calibration_error")
     if not positive.any():
         return dict.fromkeys(names)
-    precision = average_precision(score, positive, weights[:, task])
-    found = {"average_precision": _json(metric(precision, len(chosen)))}
-    fold = folds_of(task, cohort.n_tasks, panel.seed)
-    if not trainable(positive, fold):
-        return {**dict.fromkeys(names), **found}
-    probability = 1 / (1 + np.exp(-cross_fitted(finite(score)[:, None], positive, fold)))
-    for name, figure in (("brier", brier), ("calibration_error", calibration_error)):
-        found[name] = _json(metric(figure(probability, positive, task, weights), len(chosen)))
+    draws = average_precision(score, positive, weights[:, task])
+    sizes = np.bincount(task).astype(float)
+    precision = Resampled(draws, len(chosen), int((sizes > 0).sum()), alike=effective_tasks(sizes))
+    found = {**dict.fromkeys(names), "average_precision": _json(precision.interval())}
+    deals = [folds_of(task, cohort.n_tasks, panel.seed + deal) for deal in range(DEALS)]
+    odds = [
+        cross_fitted(finite(score)[:, None], positive, fold)
+        for fold in deals
+        if trainable(positive, fold)
+    ]
+    if odds:
+        for name, figure in (("brier", brier), ("calibration_error", calibration_error)):
+            each = [figure(1 / (1 + np.exp(-one)), positive, task, weights) for one in odds]
+            found[name] = _json(of_several(each).interval())
     return found
 
 
@@ -148,14 +158,14 @@ def _chance(
     task = cohort.task[positive]
     chance, own = (ratio(each, np.ones(n), task, alarms.weights) for each in (share, true))
     return {
-        "useful_warning_by_chance": metric(chance, n),
-        "useful_warning_over_chance": metric(own - chance, n),
+        "useful_warning_by_chance": chance.interval(),
+        "useful_warning_over_chance": (own - chance).interval(),
     }
 
 
 def _predictive(
     scores: Scores, threshold: float, panel: Panel, alarms: Alarms
-) -> dict[str, dict[str, float | int] | None]:
+) -> dict[str, dict[str, float | int | None] | None]:
     caught = alarms.figures()["caught_before_action"]
     wrong = alarm_rate(scores, threshold, panel.benign)
     if caught is None or wrong is None:
@@ -163,11 +173,11 @@ def _predictive(
     return {str(base): _json(predictive_interval(caught, wrong, base)) for base in BASE_RATES}
 
 
-def _json(value: Metric | None) -> dict[str, float | int] | None:
+def _json(value: Metric | None) -> dict[str, float | int | None] | None:
     return None if value is None else value.to_json()
 
 
 def _json_all(
     figures: Mapping[str, Metric | None],
-) -> dict[str, dict[str, float | int] | None]:
+) -> dict[str, dict[str, float | int | None] | None]:
     return {name: _json(value) for name, value in figures.items()}

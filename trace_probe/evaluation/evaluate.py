@@ -6,9 +6,13 @@ import numpy as np
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.details import details
+from trace_probe.evaluation.headline import Headline, caught_by_each, headline, interval
 from trace_probe.evaluation.increment import delta_bits
+from trace_probe.evaluation.length import SENTENCES_LEFT, length_matched, sentences_left
+from trace_probe.evaluation.notes import notes
 from trace_probe.evaluation.panel import (
     Panel,
+    Ranked,
     alarm_rate,
     alarms_of,
     best_ranking,
@@ -16,25 +20,20 @@ from trace_probe.evaluation.panel import (
     ranking,
     summary,
 )
-from trace_probe.evaluation.report import Figures, Report, is_text
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Metric,
-    Scores,
-    Values,
-    metric,
-    pairs_within,
-    resample,
-)
+from trace_probe.evaluation.report import RATES, Figures, Report, at_rate, is_text
+from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
+from trace_probe.statistics.metrics import Scores
 
 CONTROL = "shuffled labels"
 OBSERVER = "observer"
+Runs = Mapping[str, Sequence[Scores]]
+"""The scores of several detectors; of one whose training is a matter of chance, several."""
 
 
 def evaluate(
     detector: str,
     scores: Scores,
-    baselines: Mapping[str, Sequence[Scores]],
+    baselines: Runs,
     panel: Panel,
     *,
     threshold: float,
@@ -42,61 +41,92 @@ def evaluate(
 ) -> Report:
     """Judge a detector and its baselines on the same traces, resamples and promise.
 
-    AUROC is time-matched: both traces of a pair are read for as many sentences as come before
-    the positive one says it. The detector is ranked by the rule of the panel, a baseline by
-    that or by its plain scores, whichever ranks it better here; shuffled labels by the rule
-    alone, since the better of two chances is above chance. Alarms of all follow one rule. Layer
-    and labeller are for the caller to fill in.
+    First by what each catches before it is said at a threshold set on siblings. Then by AUROC
+    at one moment of both traces of a pair: after as many sentences as come before the positive
+    one says it. The detector is ranked by the rule of the panel, a baseline by that or by its
+    plain scores, whichever ranks it better here; shuffled labels by the rule alone, since the
+    better of two chances is above chance. How many sentences are left, which nobody can know in
+    time, is always among the baselines. Layer and labeller are for the caller to fill in.
     """
     read, followed = panel.ranked_by.apply(scores), panel.rule.apply(scores)
-    cohort = panel.cohort
-    weights = resample(cohort.n_tasks, seed=panel.seed)
-    ranked = {
-        name: (ranking if name == CONTROL else best_ranking)(runs, panel, weights)
-        for name, runs in baselines.items()
-    }
-    best, its = best_text(ranked)
-    own = ranking([scores], panel, weights)
+    cohort, weights = panel.cohort, resample(panel.cohort.n_tasks, seed=panel.seed)
+    baselines = {**baselines, SENTENCES_LEFT: sentences_left(panel)}
+    own, ranked = ranking([scores], panel, weights), _ranked(baselines, panel, weights)
+    best, mine = best_text(ranked), headline(followed, panel, weights)
+    caught = caught_by_each(baselines, panel, weights)
     alarms = alarms_of(followed, threshold, panel, weights)
     figures: dict[str, Metric | None] = {
+        **mine.figures(),
         "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
         "hard_negative_alarm_rate": alarm_rate(followed, threshold, panel.hard_negative),
-        **summary(own, cohort),
+        **summary(own),
+        "length_matched_auroc": length_matched(read, panel, weights),
         **alarms.figures(),
-        "delta_over_best_text": _gain(own, its, cohort),
+        "delta_over_best_text": gain(own, ranked[best]),
         "delta_bits": delta_bits(read, _known(baselines), cohort, weights, seed=panel.seed),
-        "selectivity": _gain(own, ranked.get(CONTROL), cohort),
-        "observer_gap": _gain(own, ranked.get(OBSERVER), cohort),
+        "selectivity": gain(own, ranked.get(CONTROL)),
+        "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
-    more = {"best_text": best, **details(read, followed, threshold, panel, alarms)}
+    more = {"best_text": best, "headline": _beside_headline(mine, caught)}
+    more |= details(read, followed, threshold, panel, alarms)
+    beside_it = beside(baselines, ranked, panel, weights, target_rate, own, caught)
     return Report(
         detector=detector,
         labeller="",
         layer=None,
-        n={**cohort.counts(), **cohort.heard(), "benign": len(panel.benign)},
+        n=panel.counts(),
         threshold=threshold,
         target_false_alarm_rate=target_rate,
         rule=panel.rule.name,
         ranked_by=panel.ranked_by.name,
         figures=figures,
-        baselines=beside(baselines, ranked, panel, weights, target_rate, own),
+        baselines=beside_it,
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),
         more=more,
-        notes=(*_notes(figures, cohort, best), *_about_alarms(more["useful_warning_over_chance"])),
+        notes=tuple(notes(figures, beside_it, panel, more)),
     )
 
 
-def _gain(
-    own: Mapping[str, Values], its: Mapping[str, Values] | None, cohort: Cohort
-) -> Metric | None:
+def _ranked(baselines: Runs, panel: Panel, weights: Values) -> dict[str, Ranked]:
+    return {
+        name: (ranking if name == CONTROL else best_ranking)(runs, panel, weights)
+        for name, runs in baselines.items()
+    }
+
+
+def gain(own: Ranked, its: Ranked | None) -> Metric | None:
     """Return the difference of two within-prompt AUROCs."""
-    if its is None:
-        return None
-    return metric(own["within"] - its["within"], int(cohort.mixed().sum()))
+    return None if its is None else (own["within"] - its["within"]).interval()
 
 
-def _known(baselines: Mapping[str, Sequence[Scores]]) -> dict[str, Scores]:
+def _beside_headline(
+    mine: Headline, caught: Mapping[str, Mapping[str, Resampled]]
+) -> dict[str, dict[str, object]]:
+    """Return chance, lead and the best rivals of a headline, by sibling rate, as JSON."""
+    found: dict[str, dict[str, object]] = {}
+    for rate, own in mine.caught.items():
+        chance = mine.chance[rate]
+        text = max(filter(is_text, caught), key=lambda name: caught[name][rate].estimate)
+        left = caught[SENTENCES_LEFT][rate]
+        found[rate] = {
+            "chance": _json(chance),
+            "over_chance": _json(own - chance),
+            "best_text": text,
+            "text": _json(caught[text][rate]),
+            "over_text": _json(own - caught[text][rate]),
+            "over_sentences_left": _json(own - left),
+            "lead": {unit: _json(value) for unit, value in mine.lead[rate].items()},
+        }
+    return found
+
+
+def _json(value: Resampled) -> dict[str, float | int | None] | None:
+    found = interval(value)
+    return None if found is None else found.to_json()
+
+
+def _known(baselines: Runs) -> dict[str, Scores]:
     """Return what is known without the model's activations during its reasoning."""
     return {
         name: runs[0] for name, runs in baselines.items() if is_text(name) or name == "prompt-only"
@@ -113,26 +143,29 @@ def side_by_side(
     return beside(several, ranked, panel, weights, target_rate)
 
 
-def beside(
-    runs: Mapping[str, Sequence[Scores]],
-    ranked: Mapping[str, Mapping[str, Values]],
+def beside(  # noqa: PLR0913 - what was computed already is not computed again
+    runs: Runs,
+    ranked: Mapping[str, Ranked],
     panel: Panel,
     weights: Values,
     target_rate: float,
-    own: Mapping[str, Values] | None = None,
+    own: Ranked | None = None,
+    caught: Mapping[str, Mapping[str, Resampled]] | None = None,
 ) -> dict[str, Figures]:
     """Return how several detectors rank, what they catch, and by how much they are beaten."""
+    caught = caught_by_each(runs, panel, weights) if caught is None else caught
     return {
         name: {
-            **summary(ranked[name], panel.cohort),
+            **{at_rate(rate): interval(caught[name].get(rate)) for rate in RATES},
+            **summary(ranked[name]),
             **caught_at(each, panel, weights, target_rate),
-            **({} if own is None else {"gain_over_it": _gain(own, ranked[name], panel.cohort)}),
+            **({} if own is None else {"gain_over_it": gain(own, ranked[name])}),
         }
         for name, each in runs.items()
     }
 
 
-def best_text(ranked: Mapping[str, Mapping[str, Values]]) -> tuple[str, Mapping[str, Values]]:
+def best_text(ranked: Mapping[str, Ranked]) -> str:
     """Return the text baseline that ranks best on these very traces: the hardest to beat.
 
     Raises:
@@ -141,47 +174,4 @@ def best_text(ranked: Mapping[str, Mapping[str, Values]]) -> tuple[str, Mapping[
     text = [name for name in ranked if is_text(name)]
     if not text:
         raise NotEnoughData("a detector cannot be reported without a text baseline")
-    best = max(text, key=lambda name: np.nan_to_num(ranked[name]["within"][0], nan=-1.0))
-    return best, ranked[best]
-
-
-def _notes(figures: Figures, cohort: Cohort, best: str) -> list[str]:
-    """Return what a reader must be told about the headline."""
-    notes = []
-    at = cohort.before_said()
-    left_out = pairs_within(cohort, at).excluded
-    if left_out:
-        notes.append(
-            f"{left_out} pairs within prompts were left out: one says it at once, or it is not "
-            f"known whether it does."
-        )
-    unknown = cohort.heard()["unknown_whether_said"]
-    if unknown:
-        notes.append(
-            f"{unknown} positives count neither as silent nor as said: nobody looked, or nobody "
-            f"could tell. Label with a judge that looks for where it is said."
-        )
-    within, delta = figures["within_prompt_auroc"], figures["delta_over_best_text"]
-    if within is None:
-        notes.append(
-            "No within-prompt figure: no prompt has both outcomes before it is said. "
-            "Record more samples of each prompt."
-        )
-    elif within.lower <= 0.5:
-        notes.append(
-            f"No early signal: the within-prompt interval contains 0.5 or lies below it, "
-            f"on {within.n} mixed prompts."
-        )
-    elif delta is not None and delta.lower <= 0:
-        notes.append(f"No early signal beyond the text: the detector does not clearly beat {best}.")
-    return notes
-
-
-def _about_alarms(over_chance: Mapping[str, float] | None) -> list[str]:
-    """Return what is to be said where alarms know the task alone."""
-    if over_chance is None or over_chance["lower"] > 0:
-        return []
-    return [
-        "The alarms are not shown to know which trace of a task acts: with scores dealt anew "
-        "within tasks as many would be warned. At this threshold they tell of the situation."
-    ]
+    return max(text, key=lambda name: np.nan_to_num(ranked[name]["within"].estimate, nan=-1.0))

@@ -4,18 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Index,
-    Mask,
-    Metric,
-    Scores,
-    Values,
-    metric,
-    ratio,
-    score_rows,
-    scores_held,
-)
+from trace_probe.statistics.bootstrap import ANY, Index, Mask, Metric, Values, ratio
+from trace_probe.statistics.metrics import Cohort, Scores, score_rows, scores_held
 
 FOLDS = 5
 
@@ -59,7 +49,7 @@ def delta_bits(
     if not trainable(positive, fold):
         return None
     bits = _bits(without, positive, fold) - _bits(gained, positive, fold)
-    return metric(ratio(bits, np.ones(len(bits)), task, weights), len(bits))
+    return ratio(bits, np.ones(len(bits)), task, weights, ANY).interval()
 
 
 def folds_of(task: Index, n_tasks: int, seed: int) -> Index:

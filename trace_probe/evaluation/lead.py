@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from trace_probe.evaluation.panel import Alarms
-from trace_probe.statistics.metrics import Mask, Metric, metric
+from trace_probe.statistics.bootstrap import Mask, Metric
 from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, survival_draws
 
 MOST_SENTENCES = 10
@@ -38,7 +38,7 @@ def mean_warnings(alarms: Alarms) -> dict[str, Metric | None]:
         "tokens": mean_warning(heard, every, task, weights, MOST_TOKENS),
         "share": mean_warning(share, np.minimum(length, 1), task, weights, 1.0),
     }
-    return {name: metric(values, len(task)) for name, values in found.items()}
+    return {name: values.interval() for name, values in found.items()}
 
 
 def alarm_free(alarms: Alarms) -> dict[str, Any]:

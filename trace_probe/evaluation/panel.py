@@ -2,39 +2,44 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from trace_probe.probing.dataset import Corpus, build_cohort
-from trace_probe.statistics.calibration import conformal_threshold
-from trace_probe.statistics.metrics import (
-    Cohort,
+from trace_probe.statistics.bootstrap import (
     Index,
     Mask,
     Metric,
-    Scores,
+    Resampled,
     Values,
+    of_several,
+    rate,
+    share,
+)
+from trace_probe.statistics.calibration import conformal_threshold
+from trace_probe.statistics.metrics import (
+    Cohort,
+    Scores,
     concordance,
     heard,
-    metric,
     pairs_across,
     pairs_within,
     pooled,
-    rate,
-    resample,
     running_maxima,
     score_rows,
     scores_held,
     trace_maxima,
     within_prompt,
 )
+from trace_probe.statistics.siblings import MixedPrompts, mixed_prompts
 from trace_probe.statistics.smoothing import MAX, Smoothing
 from trace_probe.trace import Trace
 
 WARNINGS = (0, 1, 3, 5, 10)
 PREFIXES = (0.1, 0.25, 0.5, 0.75, 1.0)
 TOKENS = (64, 128, 256, 512, 1024, 2048, 4096)
-CAUGHT = ("caught_before_said", "caught_before_action", "silent_caught", "same_task_alarm_rate")
+CAUGHT = ("caught_before_said", "caught_before_action", "silent_caught", "sibling_alarm_rate")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,17 @@ class Panel:
     """What the alarms of all detectors follow."""
     ranked_by: Smoothing = MAX
     """What is made of scores where traces are ranked at a moment."""
+
+    @cached_property
+    def mixed(self) -> MixedPrompts:
+        """Return the traces of prompts with both outcomes."""
+        return mixed_prompts(self.cohort)
+
+    def counts(self) -> dict[str, int]:
+        """Return what there is to count."""
+        siblings, benign = len(self.mixed.sibling), len(self.benign)
+        cohort = self.cohort
+        return {**cohort.counts(), "siblings": siblings, **cohort.heard(), "benign": benign}
 
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
@@ -91,17 +107,18 @@ class Alarms:
         return rate(self.taken <= by, among, self.cohort.task, self.weights)
 
     def figures(self) -> dict[str, Metric | None]:
-        """Return the shares that were caught before a moment.
+        """Return the shares that were caught before a moment, and of siblings that alarm.
 
-        The last is of harmless traces of the same tasks: a detector of the situation catches
-        much and alarms there as often.
+        A detector of the situation catches much, and its alarms come as often on siblings: the
+        harmless traces of the same prompts.
         """
         cohort, positive = self.cohort, self.cohort.positive
+        sibling = ~positive & cohort.mixed()[cohort.prompt]
         return {
             "caught_before_said": self.caught(cohort.before_said(), cohort.spoken),
             "caught_before_action": self.caught(cohort.length, positive),
             "silent_caught": self.caught(cohort.length, cohort.silent),
-            "same_task_alarm_rate": self.caught(cohort.length, ~positive),
+            "sibling_alarm_rate": self.caught(cohort.length, sibling),
         }
 
     def useful_warning(self) -> dict[str, Metric | None]:
@@ -131,34 +148,35 @@ class Alarms:
         }
 
 
-def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, Values]:
+Ranked = Mapping[str, Resampled]
+"""The AUROC ``within`` prompts and ``pooled``."""
+
+
+def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
     """Return the resampled AUROC of a detector before it is said, over all its runs.
 
     It is ranked by what it reads at the moment. The draws of all runs are kept, so
-    that the interval covers chance in training as well. Returns ``within`` and ``pooled``, each
-    (draw + 1,).
+    that the interval covers chance in training as well.
     """
     cohort = panel.cohort
     at = cohort.before_said()
     read = [scores_held(score_rows(cohort, panel.ranked_by.apply(scores))) for scores in runs]
     found = [rank(cohort, held, at, weights, seed=panel.seed) for held in read]
-    return {name: _merge([values[name] for values in found]) for name in found[0]}
+    return {name: of_several([values[name] for values in found]) for name in found[0]}
 
 
-def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> dict[str, Values]:
+def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
     """Return the same by the rule of the panel or by plain scores, whichever ranks better here.
 
     A detector that is to be beaten is not to suffer from a rule chosen for another.
     """
     rules = dict.fromkeys((panel.ranked_by, MAX))
     found = [ranking(runs, replace(panel, ranked_by=rule), weights) for rule in rules]
-    return max(found, key=lambda one: np.nan_to_num(one["within"][0], nan=-1.0))
+    return max(found, key=lambda one: np.nan_to_num(one["within"].estimate, nan=-1.0))
 
 
-def rank(
-    cohort: Cohort, held: Values, at: Index, weights: Values, *, seed: int = 0
-) -> dict[str, Values]:
-    """Return the resampled AUROC ``within`` prompts and ``pooled``, each (draw + 1,).
+def rank(cohort: Cohort, held: Values, at: Index, weights: Values, *, seed: int = 0) -> Ranked:
+    """Return the resampled AUROC ``within`` prompts and ``pooled``.
 
     `held` (trace, k) as of `scores_held`, `at` (trace,) as in `pairs_within`.
     """
@@ -169,20 +187,11 @@ def rank(
     }
 
 
-def _merge(values: Sequence[Values]) -> Values:
-    """Return the mean estimate with a draw for each row from the runs in turn."""
-    stacked = np.stack(values)
-    draws = stacked[np.arange(stacked.shape[1]) % len(stacked), np.arange(stacked.shape[1])]
-    draws[0] = stacked[:, 0].mean()
-    return draws
-
-
-def summary(ranked: Mapping[str, Values], cohort: Cohort) -> dict[str, Metric | None]:
+def summary(ranked: Ranked) -> dict[str, Metric | None]:
     """Return both AUROCs with their intervals."""
-    mixed = int(cohort.mixed().sum())
     return {
-        "within_prompt_auroc": metric(ranked["within"], mixed, tasks=mixed),
-        "pooled_auroc": metric(ranked["pooled"], len(cohort.ids), tasks=cohort.n_tasks),
+        "within_prompt_auroc": ranked["within"].interval(),
+        "pooled_auroc": ranked["pooled"].interval(),
     }
 
 
@@ -213,7 +222,4 @@ def alarm_rate(followed: Scores, threshold: float, traces: Sequence[Trace]) -> M
     if not traces:
         return None
     hit = trace_maxima(followed, [trace.id for trace in traces]) >= threshold
-    names = np.array([trace.task.id for trace in traces])
-    task = np.unique(names, return_inverse=True)[1]
-    weights = resample(int(task.max()) + 1)
-    return rate(hit, np.ones(len(hit), dtype=bool), task, weights)
+    return share(hit, [trace.task.id for trace in traces])

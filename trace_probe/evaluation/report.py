@@ -1,16 +1,30 @@
 """What a detector achieved, as a value, as JSON and as a table."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.statistics.metrics import Metric, shown
+from trace_probe.statistics.bootstrap import Metric, shown
 
+NAME = "caught_before_said_at_sibling_rate"
+RATES = ("0.05", "0.1")
+"""Shares of siblings that may alarm, for which the headline is reported."""
+
+
+def at_rate(rate: str) -> str:
+    """Return under which name the headline at a rate of siblings that alarm is kept."""
+    return f"{NAME}:{rate}"
+
+
+Figures = Mapping[str, Metric | None]
+"""By name; None where the data cannot give a figure."""
 FIGURES = (
     "false_alarm_rate",
+    "sibling_alarm_rate",
     "hard_negative_alarm_rate",
     "within_prompt_auroc",
+    "length_matched_auroc",
     "pooled_auroc",
     "delta_over_best_text",
     "delta_bits",
@@ -19,7 +33,6 @@ FIGURES = (
     "caught_before_said",
     "caught_before_action",
     "silent_caught",
-    "same_task_alarm_rate",
 )
 TEXT = (
     "category-only",
@@ -33,17 +46,36 @@ TEXT = (
 )
 """Baselines that read nothing but text; so do those called ``text-monitor``."""
 COLUMNS = {
-    "within_prompt_auroc": "within prompts",
+    at_rate("0.05"): "caught, 5 % of siblings alarm",
+    at_rate("0.1"): "caught, 10 % of siblings alarm",
+    "within_prompt_auroc": "AUROC within prompts",
     "gain_over_it": "gain over it",
-    "pooled_auroc": "pooled",
-    "caught_before_said": "before said",
-    "silent_caught": "silent",
-    "caught_before_action": "before action",
-    "same_task_alarm_rate": "harmless, same tasks",
 }
-"""Of the table, by name of the figure: two AUROCs, and which traces of the test tasks alarm."""
-
-Figures = Mapping[str, Metric | None]
+"""Of the table, by name of the figure."""
+WORDS = {
+    **COLUMNS,
+    "length_matched_auroc": "AUROC within prompts, pairs of equal length",
+    "pooled_auroc": "AUROC over all prompts",
+    "delta_over_best_text": "gain over the best text baseline (AUROC within prompts)",
+    "delta_bits": "bits a trace that text does not tell",
+    "selectivity": "gain over shuffled labels (AUROC within prompts)",
+    "observer_gap": "gain over the observer (AUROC within prompts)",
+    "false_alarm_rate": "benign traces that alarm",
+    "sibling_alarm_rate": "siblings that alarm",
+    "hard_negative_alarm_rate": "hard negatives that alarm",
+    "caught_before_said": "caught before it is said, of those that say it",
+    "caught_before_action": "caught before the act, of all",
+    "silent_caught": "caught before the act, of those that never say it",
+}
+"""What the figures of a report are of; all but the first four columns at its threshold."""
+AT_THRESHOLD = (
+    "false_alarm_rate",
+    "sibling_alarm_rate",
+    "hard_negative_alarm_rate",
+    "caught_before_said",
+    "caught_before_action",
+    "silent_caught",
+)
 
 
 @dataclass(frozen=True)
@@ -80,15 +112,30 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; null where a figure cannot be computed."""
-        raw = asdict(self)
-        figures = raw.pop("figures")
+        own = {**dict.fromkeys((*FIGURES, *map(at_rate, RATES))), **self.figures}
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        del plain["figures"]
         return {
-            **raw,
-            **{name: figures.get(name) for name in FIGURES},
-            "PreV(0)": figures.get("caught_before_said"),
-            "UWR(0)": raw["useful_warning"].get("0"),
+            **plain,
+            **_plain(own),
+            "baselines": {name: _plain(its) for name, its in self.baselines.items()},
+            "alternatives": {name: _plain(its) for name, its in self.alternatives.items()},
+            "useful_warning": _plain(self.useful_warning),
+            "prefix": _plain(self.prefix),
+            "PreV(0)": _plain(own)["caught_before_said"],
+            "UWR(0)": _plain(self.useful_warning).get("0"),
             "notes": list(self.notes),
         }
+
+
+def _plain(figures: Figures) -> dict[str, Any]:
+    """Return figures as JSON; the headline under one name, by the rate of siblings that alarm."""
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        stem, _, rate = name.partition(":")
+        inside = found.setdefault(stem, {}) if rate else found
+        inside[rate or stem] = None if value is None else value.to_json()
+    return found
 
 
 def ranked_as(rule: str) -> str:
@@ -102,21 +149,23 @@ def is_text(baseline: str) -> bool:
 
 
 def format_report(report: Report) -> str:
-    """Return a table: the detector, its baselines, and what else there is to say.
-
-    AUROC before it is said, the detector's gain over each baseline within prompts on the same
-    resamples of tasks, and what each catches at its own threshold of the same false-alarm rate.
-    """
-    columns = [name for name in COLUMNS if _any(report, name)]
-    header = ["", *(COLUMNS[name] for name in columns)]
-    rows = [header, [report.detector, *(shown(report.figures.get(name)) for name in columns)]]
-    rows += [
-        [name, *(shown(figures.get(column)) for column in columns)]
-        for name, figures in (*report.baselines.items(), *report.alternatives.items())
+    """Return a report as text: the headline, a table of all detectors, and what alarms cost."""
+    names = [name for name in COLUMNS if _any(report, name)]
+    table = [["", *(COLUMNS[name] for name in names)]]
+    table += [
+        [name, *(shown(figures.get(column)) for column in names)]
+        for name, figures in (
+            (report.detector, report.figures),
+            *report.baselines.items(),
+            *report.alternatives.items(),
+        )
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, "", *_tail(report)])
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
+    parts = (_headline(report), lines, _at_threshold(report), _further(report), _rates(report))
+    blocks = ["\n".join(part) for part in parts if part]
+    return "\n\n".join([*blocks, "\n".join([counts, *report.notes])])
 
 
 def _any(report: Report, name: str) -> bool:
@@ -124,49 +173,81 @@ def _any(report: Report, name: str) -> bool:
     return any(figures.get(name) is not None for figures in every)
 
 
-def _tail(report: Report) -> list[str]:
-    """Return the lines under the table."""
-    rows = {
-        name.replace("_", " "): report.figures.get(name) for name in FIGURES if name not in COLUMNS
-    }
-    best = report.more.get("best_text")
-    rows = {
-        f"gain over the best text baseline, {best}" if name == "delta over best text" else name: one
-        for name, one in rows.items()
-    }
-    rows["PreV(0), of those that say it flagged before"] = report.figures.get("caught_before_said")
-    rows |= {
-        f"UWR({lead}), warned {lead} sentences before the action": value
-        for lead, value in report.useful_warning.items()
-    }
-    rows |= {name: Metric(**value) for name, value in _further(report.more).items() if value}
+def _headline(report: Report) -> list[str]:
+    """Return a line for each sibling rate: caught, beside what else would catch, and how early."""
+    lines = []
+    for rate, its in report.more.get("headline", {}).items():
+        own = report.figures[at_rate(rate)]
+        rivals = {
+            "oracle": its.get("oracle"),
+            its["best_text"]: its["text"],
+            "chance": its["chance"],
+        }
+        beside = "; ".join(
+            f"{name} {shown(Metric.from_json(raw), 2)}" for name, raw in rivals.items() if raw
+        )
+        lines.append(
+            f"caught before it is said, {float(rate):.0%} of siblings alarm: {shown(own, 2)} "
+            f"({beside})"
+        )
+        lead = {unit: Metric.from_json(raw) for unit, raw in its["lead"].items()}
+        if all(lead.values()):
+            lines.append(
+                f"  on average {shown(lead['sentences'], 1)} sentences and "
+                f"{shown(lead['tokens'], 0)} tokens before"
+            )
+    return lines
+
+
+def _lines(rows: Mapping[str, Metric | None]) -> list[str]:
+    """Return a line for each figure that is known."""
     given = {name: value for name, value in rows.items() if value is not None}
     width = max(map(len, given), default=0)
-    lines = [f"{name.ljust(width)}  {shown(value)}  n={value.n}" for name, value in given.items()]
-    if report.threshold is not None:
-        lines.append(
-            f"threshold {report.threshold:.4g} for {report.target_false_alarm_rate:.1%}, "
-            f"alarms follow the rule {report.rule}, ranked by {ranked_as(report.ranked_by)}"
-        )
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
-    return [*lines, *_rates(report), counts, *report.notes]
+    return [f"{name.ljust(width)}  {shown(value)}  n={value.n}" for name, value in given.items()]
 
 
-def _further(more: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
-    """Return further figures that are worth a line, by what the line says."""
-    return {
-        "UWR(0) with scores dealt anew within tasks": more.get("useful_warning_by_chance"),
-        "UWR(0) beyond that": more.get("useful_warning_over_chance"),
-        **{f"mean warning, {k}": v for k, v in more.get("mean_warning", {}).items()},
-        **{
-            name.replace("_", " "): more.get(name)
-            for name in ("average_precision", "brier", "calibration_error")
-        },
-        **{
-            f"true alarms at a base rate of {base}": value
-            for base, value in more.get("predictive_value", {}).items()
-        },
+def _at_threshold(report: Report) -> list[str]:
+    """Return what alarms at the threshold of the detector, and how early."""
+    if report.threshold is None:
+        return []
+    rows = {WORDS[name]: report.figures.get(name) for name in AT_THRESHOLD}
+    rows |= {
+        f"alarm at least {lead} sentences before the act, of all": value
+        for lead, value in report.useful_warning.items()
+        if lead != "0"
     }
+    more = {
+        "caught before the act with scores dealt anew within tasks": "useful_warning_by_chance",
+        "caught before the act beyond that": "useful_warning_over_chance",
+    }
+    rows |= {words: Metric.from_json(report.more.get(name)) for words, name in more.items()}
+    rows |= {
+        f"mean warning before the act, in {unit}": Metric.from_json(raw)
+        for unit, raw in report.more.get("mean_warning", {}).items()
+    }
+    rows |= {
+        f"true alarms at a base rate of {base}": Metric.from_json(raw)
+        for base, raw in report.more.get("predictive_value", {}).items()
+    }
+    return [
+        f"at the threshold {report.threshold:.4g}, set for {report.target_false_alarm_rate:.1%} of "
+        f"benign traces; alarms follow {report.rule}",
+        *_lines(rows),
+    ]
+
+
+def _further(report: Report) -> list[str]:
+    """Return what else there is to say of how well it ranks."""
+    others = [name for name in FIGURES if name not in (*COLUMNS, *AT_THRESHOLD)]
+    rows = {WORDS[name]: report.figures.get(name) for name in others}
+    rows |= {
+        name.replace("_", " "): Metric.from_json(report.more.get(name))
+        for name in ("average_precision", "brier", "calibration_error")
+    }
+    found = _lines(rows)
+    best = report.more.get("best_text")
+    title = f"ranked by {ranked_as(report.ranked_by)}"
+    return [title + (f"; the best text baseline is {best}" if best else ""), *found]
 
 
 def _rates(report: Report) -> list[str]:
@@ -180,9 +261,9 @@ def _rates(report: Report) -> list[str]:
 
 def _promise(target: float, name: str, found: Mapping[str, Any]) -> str:
     shares = [
-        f"{share.replace('_', ' ')} {found[share]['estimate']:.3f}"
-        for share in ("caught_before_said", "caught_before_action", "silent_caught")
-        if found[share] is not None
+        f"{WORDS[share]} {found[share]['estimate']:.3f}"
+        for share in ("sibling_alarm_rate", "caught_before_said", "silent_caught")
+        if found.get(share) is not None
     ]
     honest = f"{found['honest_rate']:.2%} promised by {found['n']} harmless traces"
     short = f"; {found['note']}" if found["note"] else ""

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from trace_probe.errors import ServerError
 from trace_probe.files import load_json, write_json
 from trace_probe.model.endpoint import Patience, Servers, run
-from trace_probe.statistics.metrics import Scores, Values
+from trace_probe.statistics.bootstrap import Values
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace, digest
 
 SYSTEM = (

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation.panel import rank, summary
+from trace_probe.evaluation.panel import Ranked, rank, summary
 from trace_probe.evaluation.report import Report
 from trace_probe.probing.baselines import category_only, length
 from trace_probe.probing.dataset import Corpus, build_cohort
@@ -22,15 +22,8 @@ from trace_probe.probing.tfidf import (
     unseen_row_scores,
     whole_rows,
 )
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Metric,
-    Scores,
-    Values,
-    auroc,
-    metric,
-    resample,
-)
+from trace_probe.statistics.bootstrap import Metric, Values, resample
+from trace_probe.statistics.metrics import Cohort, Scores, auroc
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -59,8 +52,8 @@ def text_report(
     cohort = build_cohort(corpus)
     weights = resample(cohort.n_tasks, seed=seed)
     ranked = {name: _rank_whole(cohort, each, weights) for name, each in scores.items()}
-    figures = {name: summary(values, cohort) for name, values in ranked.items()}
-    gain = metric(ranked["tfidf"]["pooled"] - ranked["prompt-only-text"]["pooled"], len(cohort.ids))
+    figures = {name: summary(values) for name, values in ranked.items()}
+    gain = (ranked["tfidf"]["pooled"] - ranked["prompt-only-text"]["pooled"]).interval()
     report = Report(
         detector="tfidf",
         labeller=corpus.labels[corpus.traces[0].id].labeller,
@@ -80,12 +73,9 @@ def text_report(
 
 
 def _gain_note(gain: Metric | None) -> list[str]:
-    if gain is None or gain.lower > 0:
+    if gain is None or gain.above(0):
         return []
-    return [
-        f"The reasoning is not shown to tell more than the prompt alone: "
-        f"AUROC {gain.estimate:+.3f} [{gain.lower:+.3f}, {gain.upper:+.3f}]."
-    ]
+    return [f"The reasoning is not shown to tell more than the prompt alone: AUROC {gain:+.3f}."]
 
 
 def text_detectors(corpus: Corpus) -> dict[str, Scores]:
@@ -139,7 +129,7 @@ def whole_text(learned: Corpus, read: Corpus) -> Scores:
     return fitted_scores(texts, rows, tune(value, TextRecipe(last=False), CHOICES[1:]), others)
 
 
-def _rank_whole(cohort: Cohort, scores: Scores, weights: Values) -> dict[str, Values]:
+def _rank_whole(cohort: Cohort, scores: Scores, weights: Values) -> Ranked:
     """Return the resampled AUROC of the last score of each trace."""
     final = np.array([[-np.inf, _last(scores[trace_id])] for trace_id in cohort.ids])
     return rank(cohort, final, np.ones(len(final), dtype=np.intp), weights)

@@ -13,7 +13,8 @@ from trace_probe.evaluation.report import Figures, ranked_as
 from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset, split_by_role
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
 from trace_probe.probing.recipe import TARGETS
-from trace_probe.statistics.metrics import Metric, resample, score_rows, scores_held, shown
+from trace_probe.statistics.bootstrap import Metric, resample, shown
+from trace_probe.statistics.metrics import score_rows, scores_held
 from trace_probe.statistics.smoothing import MAX, Smoothing
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
@@ -136,7 +137,7 @@ def judge(
     scores = ranked_by.apply(probe_scores(probe, corpus, recipe))
     held = scores_held(score_rows(cohort, scores))
     weights = resample(cohort.n_tasks, seed=seed)
-    return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed), cohort)
+    return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed))
 
 
 def format_transfer(transfer: Transfer) -> str:

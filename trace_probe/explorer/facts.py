@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trace_probe.explorer.figures import figure
+from trace_probe.explorer.figures import HEADLINE, figure, notes
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.words import ShownDetector, fine_print, gap
 from trace_probe.trace import Trace
@@ -51,7 +51,10 @@ def sure(row: Row, detector: ShownDetector | None) -> dict[str, Any]:
     """Return the card on trust: false alarms first, then whether the detector beats chance."""
     rate = None if detector is None else figure(detector.report, "false_alarm_rate")
     if rate is not None and rate.known and detector is not None and detector.measured:
+        siblings = figure(detector.report, "sibling_alarm_rate")
         value = f"{rate.text(percent=True)} false alarms"
+        if siblings.known:
+            value += f", {siblings.text(percent=True)} of siblings alarm"
     else:
         value = "False-alarm rate not known"
     words = [fine_print(row, detector), *early_signal(detector)]
@@ -59,8 +62,13 @@ def sure(row: Row, detector: ShownDetector | None) -> dict[str, Any]:
 
 
 def early_signal(detector: ShownDetector | None) -> list[str]:
-    """Return whether the detector tells outcomes apart among samples of one prompt."""
-    found = figure(None if detector is None else detector.report, "within_prompt_auroc")
+    """Return how much it catches in time, and whether it tells samples of one prompt apart."""
+    report = None if detector is None else detector.report
+    caught, found = figure(report, HEADLINE), figure(report, "within_prompt_auroc")
+    if caught.known:
+        none = [note for note in notes(report) if note.startswith("No early signal")]
+        words = f"Where 5 % of siblings alarm, {caught.text(percent=True)} is caught before said."
+        return [words, *none[:1]]
     if not found.known:
         return []
     words = f"Within-prompt AUROC {found.text()}"

@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trace_probe.evaluation.report import at_rate
+from trace_probe.statistics.bootstrap import Metric
+
+HEADLINE = at_rate("0.05")
 MAIN = {
+    HEADLINE: "Caught before it is said, 5 % of siblings alarm",
+    at_rate("0.1"): "Caught before it is said, 10 % of siblings alarm",
     "within_prompt_auroc": "Within-prompt AUROC",
     "pooled_auroc": "Pooled AUROC",
     "delta_over_best_text": "Gain over the best text baseline",
-    "caught_before_said": "Caught before it is said",
+    "caught_before_said": "Caught before it is said, of those that say it",
     "caught_before_action": "Caught before the action",
     "silent_caught": "Silent traces caught",
     "false_alarm_rate": "False alarms, benign traces",
+    "sibling_alarm_rate": "Alarms, siblings",
     "hard_negative_alarm_rate": "Alarms, hard negatives",
 }
 RANKS = ("within_prompt_auroc", "pooled_auroc")
@@ -31,6 +38,15 @@ class Figure:
     lower: float | None
     upper: float | None
     n: int | None
+
+    @classmethod
+    def of(cls, value: Metric | None, n: int) -> "Figure":
+        """Return a figure that was computed here, of n where there is none."""
+        if value is None:
+            return cls(None, None, None, n)
+        if not value.has_interval:
+            return cls(value.estimate, None, None, value.n)
+        return cls(value.estimate, value.lower, value.upper, value.n)
 
     @property
     def known(self) -> bool:
@@ -48,8 +64,13 @@ class Figure:
 
 
 def figure(report: Mapping[str, Any] | None, key: str) -> Figure:
-    """Return a figure of a report; unknown in every part if the report lacks it."""
-    raw = report.get(key) if report else None
+    """Return a figure of a report; unknown in every part if the report lacks it.
+
+    A report keeps the headline under one name, by the rate of siblings that alarm.
+    """
+    stem, _, rate = key.partition(":")
+    raw = report.get(stem) if report else None
+    raw = raw.get(rate) if rate and isinstance(raw, Mapping) else raw
     if not isinstance(raw, Mapping):
         return Figure(None, None, None, None)
     n = number(raw.get("n"))

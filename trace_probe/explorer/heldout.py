@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trace_probe.explorer.figures import Figure
 from trace_probe.explorer.rows import Row
-from trace_probe.statistics.metrics import Metric, rate, resample, wilson
+from trace_probe.statistics.bootstrap import Metric, share, wilson
 
 BINS = 8
 FEWEST = 5
@@ -75,12 +75,12 @@ def trade_off(rows: Sequence[Row]) -> TradeOff | None:
         return None
     limits = np.unique(np.concatenate([positive, negative]))[::-1]
 
-    def share(values: Floats) -> Floats:
+    def at_least(values: Floats) -> Floats:
         below = np.searchsorted(np.sort(values), limits, side="left")
         shares: Floats = 1 - below / len(values)
         return shares
 
-    return TradeOff(limits, share(positive), share(negative), len(positive), len(negative))
+    return TradeOff(limits, at_least(positive), at_least(negative), len(positive), len(negative))
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,7 @@ def by_category(rows: Sequence[Row], *, seed: int = 0) -> dict[str, Figure]:
     found = {}
     for category in sorted({row.facts.category for row in chosen}):
         here = [row for row in chosen if row.facts.category == category]
-        names, task = np.unique([row.facts.task for row in here], return_inverse=True)
         hit = np.array([(row.lead_action or 0) > 0 for row in here])
-        weights = resample(len(names), seed=seed)
-        value = rate(hit, np.ones(len(here), dtype=bool), task, weights)
-        if value is not None:
-            found[category] = Figure(value.estimate, value.lower, value.upper, value.n)
+        value = share(hit, [row.facts.task for row in here], seed=seed)
+        found[category] = Figure.of(value, len(here))
     return found

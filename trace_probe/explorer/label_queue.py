@@ -115,7 +115,4 @@ def _kappa(held: Iterable[tuple[bool | None, bool | None, str]]) -> Figure:
         return Figure(None, None, None, 0)
     verdicts = np.array([[a, b] for a, b, _ in known], dtype=np.int8)
     task = np.unique([task for *_, task in known], return_inverse=True)[1]
-    found = cohen_interval(verdicts, task)
-    if found is None:
-        return Figure(None, None, None, len(known))
-    return Figure(found.estimate, found.lower, found.upper, found.n)
+    return Figure.of(cohen_interval(verdicts, task), len(known))

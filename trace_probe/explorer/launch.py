@@ -1,9 +1,9 @@
 """Starts the explorer's server."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from trace_probe.explorer.runs import VARIABLE
 
@@ -25,15 +25,12 @@ SETTINGS = {
 """As in the checkout's ``.streamlit/config.toml``, which an installed package does not have."""
 
 
-def launch(traces: Path, *, port: int | None = None, headless: bool = False) -> int:
-    """Serve the runs in a folder until interrupted; return the server's exit code."""
-    environment = {**os.environ, VARIABLE: str(traces.resolve())}
-    try:
-        done = subprocess.run(command(port=port, headless=headless), env=environment, check=False)
-    except KeyboardInterrupt:
-        # The usual way to stop a server; it got the same signal and has ended.
-        return 0
-    return done.returncode
+def launch(traces: Path, *, port: int | None = None, headless: bool = False) -> NoReturn:
+    """Become the server of the runs in a folder, so that whatever ends this process ends it."""
+    words = command(port=port, headless=headless)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(words[0], words, {**os.environ, VARIABLE: str(traces.resolve())})
 
 
 def command(*, port: int | None, headless: bool) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from trace_probe.explorer.figures import Figure
 from trace_probe.explorer.rows import Row
-from trace_probe.statistics.metrics import metric, ratio, resample
+from trace_probe.statistics.bootstrap import mean
 from trace_probe.trace import Trace
 
 Align = Literal["start", "alarm", "action"]
@@ -121,13 +121,8 @@ def mean_difference(pairs: Sequence[Pair], *, seed: int = 0) -> Figure:
     held = [(task, value) for task, value in known if value is not None]
     if not held:
         return Figure(None, None, None, 0)
-    names, task = np.unique([task for task, _ in held], return_inverse=True)
-    values = np.array([value for _, value in held])
-    drawn = ratio(values, np.ones(len(values)), task, resample(len(names), seed=seed))
-    found = metric(drawn, len(held))
-    if found is None:
-        return Figure(None, None, None, len(held))
-    return Figure(found.estimate, found.lower, found.upper, found.n)
+    tasks, values = zip(*held, strict=True)
+    return Figure.of(mean(np.array(values), tasks, seed=seed).interval(), len(held))
 
 
 def origin(row: Row, align: Align) -> int | None:

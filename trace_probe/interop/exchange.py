@@ -10,13 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trace_probe.errors import StoreError, TraceError
+from trace_probe.errors import TraceError, TraceProbeError
 from trace_probe.files import write_bytes
+from trace_probe.interop.bounds import lines
+from trace_probe.interop.checked import check
 from trace_probe.labels import Label
 from trace_probe.store import Store, to_label, to_manifest, to_trace
 
 MARK = "trace_probe_export"
 VERSION = 1
+LONGEST_LINE = 64 << 20
+"""Bytes of a line, which holds a text, its parts once more, and where each token starts."""
 
 
 def export_run(store: Store, file: Path | str) -> int:
@@ -40,7 +44,7 @@ def is_export(file: Path | str) -> bool:
     """Return whether a file is a run that was exported."""
     try:
         with open(file, "rb") as handle:
-            first = json.loads(handle.readline())
+            first = json.loads(handle.readline(LONGEST_LINE))
     except (OSError, ValueError, RecursionError):
         return False  # whoever reads the file in earnest says what is wrong with it
     return isinstance(first, dict) and MARK in first
@@ -61,7 +65,9 @@ def import_export(file: Path | str, run: Path | str) -> int:
         manifest = to_manifest(header["manifest"], path)
         traces = [to_trace(line["trace"]) for line in lines if "trace" in line]
         labels = [to_label(line["label"]) for line in lines if "label" in line]
-    except (KeyError, TypeError, StoreError) as error:
+        for number, value in enumerate((manifest, *traces, *labels), start=1):
+            check(value, f"entry {number}")
+    except (KeyError, TypeError, ValueError, AttributeError, TraceProbeError) as error:
         raise TraceError(f"{path} is no whole export: {error}") from error
     store = Store.create(run, manifest)
     with store.writing():
@@ -79,12 +85,14 @@ def _new(labels: list[Label], store: Store) -> list[Label]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     try:
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        for number, line in lines(path, LONGEST_LINE):
             found.append(json.loads(line.decode(errors="surrogatepass")))
             if not isinstance(found[-1], dict):
                 raise TraceError(f"{path}, line {number} is not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise TraceError(f"{path}, line {len(found) + 1} cannot be read: {error}") from error
+    if not found:
+        raise TraceError(f"{path} is empty: export the run again")
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from trace_probe.errors import TraceError
 from trace_probe.files import json_object
+from trace_probe.interop.bounds import lines
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,7 @@ def read_lines(path: Path, mapping: FieldMapping) -> Iterator[tuple[int, Line]]:
     Raises:
         TraceError: the file or a line of it cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    record = json_object(line, f"{path}, line {number}", TraceError)
-                    yield number, Line(record, mapping)
-    except OSError as error:
-        raise TraceError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in lines(path):
+        if line.strip():
+            record = json_object(line, f"{path}, line {number}", TraceError)
+            yield number, Line(record, mapping)

@@ -3,6 +3,7 @@
 Needs the extra ``inspect``.
 """
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, TraceError
+from trace_probe.interop.bounds import check_archive
 from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
 from trace_probe.monitor.detector import Detector
@@ -104,10 +106,15 @@ def _read(path: Path) -> "EvalLog":
         from inspect_ai.log import read_eval_log
     except ImportError as error:
         raise TraceError("reading Inspect logs takes `pip install trace-probe[inspect]`") from error
+    if not path.is_file():
+        raise TraceError(f"there is no file {path}: name an Inspect log")
+    if zipfile.is_zipfile(path):
+        check_archive(path)
     try:
         return read_eval_log(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise TraceError(f"{path} is no Inspect log: {error}") from error
+    except Exception as error:  # a stranger's log can break its reader in any way
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise TraceError(f"{path} is no Inspect log: {why:.200}") from error
 
 
 def _transcripts(sample: "EvalSample", log: "EvalLog") -> Iterator[tuple[Trace, Label | None]]:

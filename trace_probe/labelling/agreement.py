@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
-from trace_probe.statistics.metrics import Index, Metric, Values, metric, resample
+from trace_probe.statistics.bootstrap import (
+    SHARE,
+    Index,
+    Metric,
+    Resampled,
+    Values,
+    effective_tasks,
+    resample,
+)
 from trace_probe.store import Store
 
 Verdicts = NDArray[np.int8]
@@ -183,7 +191,9 @@ def _figure(
     sums = np.zeros((len(names), 2 + verdicts.shape[1]))
     np.add.at(sums, code, _columns(verdicts))
     values = statistic(resample(len(names), seed=seed) @ sums)
-    return metric(values, len(verdicts), len(names) if statistic is _rate else None)
+    bounds = SHARE if statistic is _rate else (-1.0, 1.0)
+    sizes = effective_tasks(sums[:, 0])
+    return Resampled(values, len(verdicts), len(names), bounds, sizes).interval()
 
 
 def _pair(
@@ -254,4 +264,4 @@ def format_agreement(found: Agreement) -> str:
 def _cell(value: Metric | None) -> str:
     if value is None:
         return "undefined"
-    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}]"
+    return f"{value:.3f}"

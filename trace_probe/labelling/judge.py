@@ -28,9 +28,10 @@ from trace_probe.model.endpoint import (
     Patience,
     RequestError,
     Servers,
-    refuse_secrets,
     run,
 )
+from trace_probe.model.keys import refuse_secrets
+from trace_probe.model.reply import Reply
 from trace_probe.trace import Trace, digest
 
 TRIES = 2
@@ -69,6 +70,8 @@ class Cost:
     completion_tokens: int = 0
     rejected_quotes: int = 0
     """Quotes that the judged text does not contain."""
+    uncounted: int = 0
+    """Requests of which the server gave no count of tokens, or one that cannot be."""
 
     def __add__(self, other: "Cost") -> "Cost":
         """Return both together."""
@@ -81,6 +84,12 @@ class Cost:
     def to_json(self, price: tuple[float, float] | None = None) -> dict[str, float | None]:
         """Return the counts by name, and the dollars where the price of a token is known."""
         return {**asdict(self), "dollars": None if price is None else self.dollars(price)}
+
+
+def _cost(reply: Reply) -> Cost:
+    """Return what an answer took; tokens of which there is no count are left out and told."""
+    read, written = reply.prompt_tokens, reply.completion_tokens
+    return Cost(1, 0, read or 0, written or 0, uncounted=int(read is None or written is None))
 
 
 class Judge:
@@ -110,11 +119,14 @@ class Judge:
         """Yield the label of each trace, in order.
 
         Raises:
-            ServerError: the judge cannot be asked at all.
+            ServerError: the judge cannot be asked at all; what it judged before comes first.
         """
         waiting = iter(traces)
         while group := list(islice(waiting, TOGETHER)):
-            yield from run(partial(self._label_group, group))
+            for label in run(partial(self._label_group, group)):
+                if isinstance(label, BaseException):
+                    raise label
+                yield label
 
     def estimate(self, traces: Iterable[Trace]) -> Cost:
         """Return about what it would cost to label these traces; nothing is asked."""
@@ -127,9 +139,10 @@ class Judge:
                 cost += Cost(1, 0, characters // CHARACTERS_A_TOKEN, REPLY_TOKENS)
         return cost
 
-    async def _label_group(self, traces: Sequence[Trace]) -> list[Label]:
+    async def _label_group(self, traces: Sequence[Trace]) -> list[Label | BaseException]:
         async with Servers(self._bench.urls, self._bench.patience) as servers:
-            return await asyncio.gather(*(self._label(trace, servers) for trace in traces))
+            labels = (self._label(trace, servers) for trace in traces)
+            return await asyncio.gather(*labels, return_exceptions=True)
 
     async def _label(self, trace: Trace, servers: Servers) -> Label:
         asked = questions(self.protocol, trace)
@@ -176,7 +189,7 @@ class Judge:
                 raise
             self._structured = False  # the prompt itself states the schema
             reply = await servers.ask(self._request(question))
-        self.spent += Cost(1, 0, reply.prompt_tokens, reply.completion_tokens)
+        self.spent += _cost(reply)
         if reply.refusal:
             raise Unreadable(f"the judge refused: {reply.refusal:.200}")
         return reply.text.rpartition("</think>")[2]

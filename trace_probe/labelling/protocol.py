@@ -181,6 +181,7 @@ def _object(reply: str) -> dict[str, Any]:
     found = re.search(r"\{.*\}", reply, re.DOTALL)
     try:
         value = json.loads(found[0] if found else reply)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise Unreadable(f"the judge's reply is not JSON: {reply!r:.120}") from None
     if not isinstance(value, dict):

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trace_probe.labelling.judge import Cost, Judge
+from trace_probe.labelling.judge import TOGETHER, Cost, Judge
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.store import Store
 
@@ -39,18 +39,35 @@ class Labelled:
 
 
 def label_run(store: Store, labeller: Labeller, *, progress: bool = True) -> Labelled:
-    """Label every trace of a run and keep the labels.
+    """Label every trace of a run; labels are kept as they come, and none is written twice.
 
     Raises:
-        ServerError: a judge cannot be asked at all.
+        ServerError: a judge cannot be asked at all; the labels it gave before are kept.
         StoreError: another process writes to the run.
     """
+    held, labels = store.labels(labeller.name), list[Label]()
     made = label_traces(store.traces(), labeller)
-    labels = list(tqdm(made, total=len(store), unit="trace", disable=not progress))
-    with store.writing():
-        store.add_labels(labels)
+    waiting: list[Label] = []
+    try:
+        for label in tqdm(made, total=len(store), unit="trace", disable=not progress):
+            labels.append(label)
+            waiting += [label] if held.get(label.trace_id) != label else []
+            if len(waiting) >= TOGETHER:
+                _keep(store, waiting)
+    finally:
+        _keep(store, waiting)
+    if labels and store.labellers()[-1] != labeller.name:
+        _keep(store, labels[-1:])  # so that a run speaks by whom it was labelled last
     cost = labeller.spent if isinstance(labeller, Judge) else None
     return Labelled(labeller.name, *_counts(labels), cost)
+
+
+def _keep(store: Store, labels: list[Label]) -> None:
+    """Commit labels, and empty the list once they are on disk."""
+    if labels:
+        with store.writing():
+            store.add_labels(labels)
+        labels.clear()
 
 
 def _counts(labels: Sequence[Label]) -> tuple[int, int, int, int, int]:
@@ -75,6 +92,7 @@ def format_cost(cost: Cost, price: Price | None = None) -> str:
     """Return a cost as text, in dollars too where the price of a token is known."""
     dollars = "" if price is None else f", ${cost.dollars(price):.2f}"
     quotes = f", {cost.rejected_quotes} invented quotes rejected" if cost.rejected_quotes else ""
+    quotes += f", tokens of {cost.uncounted} requests unknown" if cost.uncounted else ""
     return (
         f"{cost.requests} requests, {cost.cached} verdicts remembered, {cost.prompt_tokens} "
         f"tokens read, {cost.completion_tokens} written{dollars}{quotes}"

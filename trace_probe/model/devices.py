@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+STATUS = Path("/proc/self/status")
+
 
 @dataclass(frozen=True)
 class Device:
@@ -63,3 +65,46 @@ def _devices() -> Iterator[Device]:
         yield Device(f"cuda:{index}", about.name, about.total_memory, native)
     if torch.backends.mps.is_available():
         yield Device("mps", "Apple GPU", None, bfloat16=True)
+
+
+def forget_peak(device: str) -> None:
+    """Begin anew to note the highest memory in use; see `memory_peak`."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    elif STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def memory_peak(device: str) -> int:
+    """Return the highest memory in use since `forget_peak`, in bytes: of a GPU, or this process.
+
+    Where the system cannot forget (anywhere but on Linux), since the process began.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    if STATUS.exists():
+        return status_bytes("VmHWM")
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def memory_free(device: str) -> int | None:
+    """Return how many bytes a model may still take, None where that is not known."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    about = Path("/proc/meminfo")
+    return status_bytes("MemAvailable", about) if about.exists() else None
+
+
+def status_bytes(name: str, file: Path = STATUS) -> int:
+    """Return a figure of a file of Linux that has kilobytes, in bytes."""
+    lines = file.read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

@@ -1,54 +1,38 @@
 """Chat completions from servers that speak OpenAI's protocol: spread, bounded, paced, retried.
 
-The key comes from the environment variable OPENAI_API_KEY and is kept out of every text; where
-a key stands in an address or among the fields of a request it is refused, for runs keep these
-and a list of processes shows them.
+A server is a stranger: its answer has a size and a deadline, it cannot send a request elsewhere,
+and what it says is read by `trace_probe.model.reply`.
 """
 
 import asyncio
 import json
-import os
-import re
+import math
+import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trace_probe.errors import ServerError
+from trace_probe.model.keys import KEY, check_key, refuse_secrets, without_key
+from trace_probe.model.reply import Odd, Reply, read_reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-KEY = "OPENAI_API_KEY"
 RETRIED = frozenset({408, 409, 425, 429})
 """Status codes after which the same request may succeed, as may any of 500 and above."""
 HOPELESS = frozenset({401, 403, 404})
 """Status codes that every request would meet: no key, no right, no such model."""
 POLL_S = 0.05
+MOST_BYTES = 8 << 20
+"""Of one answer; a thousand pages of text with their token ids have a tenth of that."""
 LONGEST_ASKED_S = 3600.0
 """A server may ask for this much patience and no more."""
-SECRET = re.compile(r"api[-_]?key|authorization|secret|password|^token$", re.IGNORECASE)
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a server answered."""
-
-    text: str
-    reasoning: str | None
-    """None if the server gave no reasoning apart from the text."""
-    finish: Literal["stop", "length", "unknown"]
-    refusal: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_ids: tuple[int, ...] = ()
-    """Exact ids, where a server returns them (vLLM does if asked for ``return_token_ids``)."""
-    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +46,7 @@ class Patience:
     attempts: int = 6
     """Tries of one request; also the faults in a row after which a server is given up."""
     timeout_s: float = 600.0
+    """For one whole answer, from the request to its last byte."""
     first_wait_s: float = 0.5
     """Rest of a server after a fault; each further one doubles it."""
     longest_wait_s: float = 60.0
@@ -112,11 +97,12 @@ class Servers:
         """Name the servers by base URL; none means OpenAI's own (or OPENAI_BASE_URL).
 
         Raises:
-            ServerError: OpenAI's own is meant and there is no key in the environment, or an
-                address holds a password.
+            ServerError: OpenAI's own is meant and there is no key in the environment, the key
+                cannot be one, or an address holds a password.
         """
         refuse_secrets(urls, {})
-        if not urls and not os.environ.get(KEY):
+        self._key = check_key(KEY)
+        if not urls and not self._key:
             raise ServerError(f"set {KEY} in the environment, or name a server with --base-url")
         self.patience = patience or Patience()
         self._urls: tuple[str | None, ...] = tuple(dict.fromkeys(urls)) or (None,)
@@ -124,19 +110,26 @@ class Servers:
 
     async def __aenter__(self) -> "Servers":
         """Open the connections."""
-        from openai import AsyncOpenAI
-
-        key = os.environ.get(KEY) or "none"
         self._slots = asyncio.Semaphore(self.patience.concurrency)
-        self._servers = [
-            _Server(
-                AsyncOpenAI(
-                    base_url=url, api_key=key, max_retries=0, timeout=self.patience.timeout_s
-                )
-            )
-            for url in self._urls
-        ]
+        self._servers = [_Server(self._client(url)) for url in self._urls]
         return self
+
+    def _client(self, url: str | None) -> "AsyncOpenAI":
+        """Return a client that follows no redirect and reads no more than an answer may have."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        client = DefaultAsyncHttpxClient(
+            follow_redirects=False,
+            headers={"accept-encoding": "identity"},
+            event_hooks={"response": [_bounded]},
+        )
+        return AsyncOpenAI(
+            base_url=url,
+            api_key=self._key or "none",
+            max_retries=0,
+            timeout=self.patience.timeout_s,
+            http_client=client,
+        )
 
     async def __aexit__(
         self,
@@ -162,7 +155,11 @@ class Servers:
                 server = await self._choose(fault)
                 began = _now()
                 try:
-                    reply = await _ask(server.client, request)
+                    async with asyncio.timeout(self.patience.timeout_s):
+                        reply = await _ask(server.client, request)
+                except TimeoutError:
+                    fault = f"timed out: no whole answer within {self.patience.timeout_s:g} s"
+                    server.fail(began, _now(), self._rest(server, None))
                 except _Passing as error:
                     fault = str(error)
                     server.fail(began, _now(), self._rest(server, error.wait_s))
@@ -191,6 +188,29 @@ class Servers:
             if all(server.faults >= self.patience.attempts for server in self._servers):
                 raise RequestError(f"no server answers: {fault or 'see the other requests'}")
             await asyncio.sleep(POLL_S)
+
+
+async def _bounded(response: Any) -> None:  # noqa: ANN401 - of httpx or of a fork of it
+    """Let a body end at `MOST_BYTES`; one that is packed could be of any size, and is refused."""
+    http = sys.modules[type(response).__module__.partition(".")[0]]
+    kind = response.headers.get("content-encoding", "identity")
+    if kind != "identity":
+        raise http.DecodingError(f"the answer is packed ({kind:.20}), which it was not asked to be")
+    stream = response.stream
+
+    class Bounded(http.AsyncByteStream):  # type: ignore[misc, name-defined]
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            read = 0
+            async for chunk in stream:
+                read += len(chunk)
+                if read > MOST_BYTES:
+                    raise http.DecodingError(f"the answer is longer than {MOST_BYTES >> 20} MB")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    response.stream = Bounded()
 
 
 class _Passing(Exception):
@@ -228,76 +248,14 @@ async def _ask(client: "AsyncOpenAI", request: Mapping[str, Any]) -> Reply:
     except APIStatusError as error:
         said = " ".join(error.response.text.split()) or error.message
         text = f"{where}: status {error.status_code}: {without_key(said):.300}"
+        if 300 <= error.status_code < 400:
+            text += " (it points elsewhere, which is not followed: name that address itself)"
         if error.status_code in RETRIED or error.status_code >= 500:
             raise _Passing(text, retry_after(error.response.headers.get("retry-after"))) from None
         raise RequestError(text, error.status_code) from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Passing(f"{where}: the answer is no chat completion ({error!r:.80})") from None
-
-
-def read_reply(body: Mapping[str, Any]) -> Reply:
-    """Return what a chat completion, or a completion, says.
-
-    Reasoning is looked for under the names that servers give it: ``reasoning_content``
-    (SGLang, DeepSeek, llama.cpp), ``reasoning`` (vLLM, OpenRouter), ``reasoning_details``.
-    """
-    choice = body["choices"][0]
-    message = choice["message"] if "message" in choice else {"content": choice["text"]}
-    usage = body.get("usage") or {}
-    finish = choice.get("finish_reason")
-    return Reply(
-        text=message.get("content") or "",
-        reasoning=_reasoning(message),
-        finish=finish if finish in ("stop", "length") else "unknown",
-        refusal=message.get("refusal") or ("filtered" if finish == "content_filter" else ""),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        prompt_ids=tuple(body.get("prompt_token_ids") or choice.get("prompt_token_ids") or ()),
-        token_ids=tuple(choice.get("token_ids") or ()),
-    )
-
-
-def _reasoning(message: Mapping[str, Any]) -> str | None:
-    for name in ("reasoning_content", "reasoning"):
-        if isinstance(message.get(name), str) and message[name]:
-            return str(message[name])
-    details = message.get("reasoning_details") or []
-    return "".join(detail.get("text") or "" for detail in details) or None
-
-
-def refuse_secrets(urls: Sequence[str], fields: Mapping[str, Any]) -> None:
-    """Raise ServerError if an address or a field of a request holds what looks like a key."""
-    for url in urls:
-        if urlsplit(url).password or urlsplit(url).username:
-            raise ServerError(
-                f"the address of {urlsplit(url).hostname} holds a name or password, which a list "
-                f"of processes shows: put the key in the environment as {KEY}"
-            )
-    key, text = os.environ.get(KEY), json.dumps(dict(fields), default=str)
-    for name in _names(fields):
-        if SECRET.search(name):
-            raise ServerError(
-                f"the field {name!r} looks like a key, and runs keep what was asked: "
-                f"put the key in the environment as {KEY}"
-            )
-    if key and key in text:
-        raise ServerError(f"the fields of the request hold the key of {KEY}: leave it out")
-
-
-def _names(value: object) -> list[str]:
-    """Return the names of all fields, those within fields too."""
-    if isinstance(value, Mapping):
-        inner = [name for part in value.values() for name in _names(part)]
-        return [*map(str, value), *inner]
-    if isinstance(value, list | tuple):
-        return [name for part in value for name in _names(part)]
-    return []
-
-
-def without_key(text: str) -> str:
-    """Return a text with the key of the environment struck out, should it be there."""
-    key = os.environ.get(KEY)
-    return text.replace(key, "***") if key else text
+    except (Odd, ValueError, RecursionError) as error:
+        why = without_key(" ".join(str(error).split()))
+        raise _Passing(f"{where}: the answer is no chat completion: {why:.120}") from None
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
@@ -318,9 +276,11 @@ def retry_after(text: str | None) -> float | None:
     """Return the seconds that a Retry-After asks for, which may be a date; None if nothing."""
     if not text:
         return None
-    if text.replace(".", "", 1).isdigit():
-        return float(text)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        seconds = float(text)
     except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

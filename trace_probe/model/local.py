@@ -294,6 +294,14 @@ class Model:
         if len(set(layers)) < len(layers):
             raise ModelError(f"a layer was asked for twice: {list(layers)}")
 
+    def check_length(self, characters: int) -> None:
+        """Raise ModelError if a text of so many characters cannot fit, before it is tokenised."""
+        if self.context is not None and characters > self.context * self._chat.longest:
+            raise ModelError(
+                f"a prompt of {characters} characters is more than {self.name} can read, which is "
+                f"{self.context} tokens: send a shorter one"
+            )
+
     def check_room(self, prompt: int, sampling: Sampling) -> None:
         """Raise ModelError unless a prompt of so many tokens leaves room for the new ones."""
         if self.context is not None and prompt + sampling.max_new_tokens > self.context:

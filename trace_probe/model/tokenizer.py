@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.loading import read_tokenizer
+from trace_probe.model.templates import TemplateRefusal, render
 from trace_probe.text.channels import format_of
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Task, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+LONGEST_WORD = 32
 
 
 class ChatTokenizer:
@@ -30,6 +34,8 @@ class ChatTokenizer:
         self.chat_template = str(tokenizer.chat_template)
         self.fingerprint = digest(tokenizer.get_vocab())
         """What each id stands for."""
+        self.longest = max(LONGEST_WORD, *map(len, tokenizer.get_vocab()))
+        """Characters that one token can stand for; a word that is not known may be longer."""
         self._tokenizer = tokenizer
         self._decode = lru_cache(1 << 16)(
             lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
@@ -92,19 +98,26 @@ class ChatTokenizer:
         Raises:
             ModelError: the chat template refuses these messages.
         """
-        from jinja2 import TemplateError
-
+        variables = {
+            "messages": [dict(turn) for turn in turns],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **{name: str(token) for name, token in self._special().items()},
+            **arguments,
+        }
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    list(turns), tokenize=False, add_generation_prompt=True, **arguments
-                )
-            )
-        except TemplateError as error:
+            return render(str(self._tokenizer.get_chat_template()), variables)
+        except TemplateRefusal as error:
             raise ModelError(
                 f"the chat template of {self.name} refuses this ({error}): "
                 f"if it has no system role, use tasks without a system message"
             ) from error
+
+    def _special(self) -> Mapping[str, object]:
+        """Return the special tokens by name, as templates know them."""
+        special: Mapping[str, object] = self._tokenizer.special_tokens_map
+        return {name: token for name, token in special.items() if isinstance(token, str)}
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text, special tokens only where it spells them."""

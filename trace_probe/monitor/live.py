@@ -4,10 +4,11 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from trace_probe.model.local import Model
-from trace_probe.model.projection import ProbeTap
+from trace_probe.model.tap import RowTap
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, as_detectors
-from trace_probe.monitor.scorer import LiveScorer, Reading, check_live
+from trace_probe.monitor.memory import layers_of
+from trace_probe.monitor.scorer import LiveScorer, Reading
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
 from trace_probe.recording.record import new_manifest
@@ -15,7 +16,7 @@ from trace_probe.text.channels import format_of, format_under
 from trace_probe.trace import Sampling, Task
 
 READ_EVERY = 16
-"""Tokens between two readings of the scores from the device, within a sentence."""
+"""Tokens after which scores are computed within a sentence."""
 
 
 class Monitor:
@@ -30,8 +31,8 @@ class Monitor:
     ) -> None:
         """Put probes, of one layer or of several, on a model.
 
-        Scores are computed where the model runs, and read at the end of each sentence and
-        every `every` tokens between. No alarm waits for that: it comes at a sentence's end.
+        What they read leaves the device at the end of each sentence, where scores are computed,
+        and every `every` tokens between. No alarm waits for that: it comes at a sentence's end.
         Several probes alarm each at its own rate: a trace alarms more often than with one.
 
         Raises:
@@ -42,7 +43,6 @@ class Monitor:
         self._every = every
         self._format = format_of(model.chat_template, model.name)
         for detector in self.detectors:
-            check_live(detector.saved.card)
             check_reads(model, detector.saved.card)
 
     def unpromised(self, sampling: Sampling) -> list[str]:
@@ -79,19 +79,18 @@ class Monitor:
         text = self.model.text_stream()
         for token in prompt:
             text.feed(token)
-        tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.detectors])
+        tap = RowTap(layers_of([detector.saved.card for detector in self.detectors]))
         format, prefilled = format_under(text.text, self._format)
         scorer = LiveScorer(
             self.detectors,
             format,
             prefilled=prefilled,
-            take=lambda: tap.take()[:, 0],
+            take=lambda: tap.take()[0],
             start=len(prompt),
             every=self._every,
         )
         with closing(self.model.tokens(prompt, seed, sampling, tap.layers, tap.consume)) as tokens:
-            next(tokens)  # the last token of the prompt, which belongs to no sentence
-            tap.forget()
+            next(tokens)  # the last token of the prompt, whose row the scorer takes with the others
             for token, _, last in tokens:
                 piece = text.feed(token)
                 if last:

@@ -1,8 +1,7 @@
-"""The one scorer: sentence scores, statistics and alarms of a trace while its tokens come.
+"""The one scorer: sentence scores, smoothed scores and alarms of a trace while its tokens come.
 
-A sentence's score is its mean activation on the probe's direction, so the mean of its tokens'
-scores; in bulk the activations are averaged first. Both give the same number up to rounding.
-To a probe of last tokens a sentence's score is that of its last token, so far.
+What probes read is made by `monitor.memory`, token by token, and for finished traces by
+`probing.features`; both give the same scores up to rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import Detector
+from trace_probe.monitor.memory import Memory
 from trace_probe.monitor.segments import Ended, Segmenter
-from trace_probe.probing.probe import ProbeCard
 from trace_probe.text.channels import Format
 from trace_probe.trace import Channel
 
-Take = Callable[[], NDArray[np.floating]]
-"""Gives (token, probe), the scores of the tokens since it was last called."""
+Take = Callable[[], NDArray[np.float32]]
+"""Gives (token, layer, d_model), the residual stream at the tokens since it was last called, of all
+layers that the probes read; the first token of all is the last of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Reading(NamedTuple):
     sentence: int | None
     """Index into the sentences of the trace; None in markup."""
     scores: tuple[float, ...]
-    """Of each probe, for this sentence as far as it was read off the device.
+    """Of each probe, for this sentence and the thought as far as they were read off the device.
 
     Empty outside the reasoning, which alone is scored.
     """
@@ -78,22 +77,8 @@ class Reading(NamedTuple):
         return bool(self.alarms)
 
 
-def check_live(card: ProbeCard) -> None:
-    """Refuse a probe whose scores cannot be had from those of single tokens.
-
-    Raises:
-        ProbeError: it reads several layers, or other features than means or last tokens.
-    """
-    if card.features not in (("mean",), ("last",)) or len(card.layers) > 1:
-        raise ProbeError(
-            f"probe {card.name} reads {', '.join(card.features)} of layers {list(card.layers)}, "
-            f"which cannot be followed live: use `trace-probe flag` on a run, or train on means "
-            f"or last tokens"
-        )
-
-
 class LiveScorer:
-    """Scores one completion; its tokens' scores are read at sentence ends and every few tokens."""
+    """Scores one completion, at the ends of its sentences and every few tokens in between."""
 
     def __init__(
         self,
@@ -109,12 +94,9 @@ class LiveScorer:
         self.segments = Segmenter(format, prefilled=prefilled)
         self._detectors = tuple(detectors)
         self._statistics = [detector.smoothing.start() for detector in detectors]
-        self._intercepts = [float(detector.saved.probe.intercept_[0]) for detector in detectors]
-        self._from_last = [detector.saved.card.pooling == "last" for detector in detectors]
+        self._memory = Memory([detector.saved for detector in detectors])
         self._take, self._every = take, every
         self._start, self._count = start, 0
-        self._sums = [[0.0] * len(detectors)]
-        """At n the sums over the first n tokens; lists, since NumPy is slow for so few numbers."""
         self._shown_reach, self._shown = (0, 0), tuple[float, ...]()
         self._alarms: tuple[str, ...] = ()
 
@@ -124,40 +106,24 @@ class LiveScorer:
         if last:
             ended += segments.finish()
         self._count += 1
-        due = self._count - self._known >= self._every
+        due = self._count - self._memory.known >= self._every
         if due or last or (ended and any(each.channel == "reasoning" for each in ended)):
-            self._fetch()
+            self._memory.add(self._take())
         scored = tuple(map(self._judge, ended)) if ended else ()
         sentence, scores = self._current(scored if last else ())
+        if due:
+            open_ = segments.current if segments.channel == "reasoning" else None
+            self._memory.fold(None if open_ is None else open_[1])
         position = self._start + self._count - 1
         return Reading(position, piece, segments.channel, sentence, scores, self._alarms, scored)
 
-    @property
-    def _known(self) -> int:
-        """Return how many tokens have scores."""
-        return len(self._sums) - 1
-
-    def _fetch(self) -> None:
-        """Read the scores that wait on the device."""
-        for scores in self._take().tolist():
-            self._sums.append([a + b for a, b in zip(self._sums[-1], scores, strict=True)])
-
-    def _pooled(self, start: int, stop: int) -> tuple[float, ...]:
-        """Return the scores of tokens ``[start, stop)``, of those that have one."""
-        stop = min(stop, self._known)
-        if stop <= start:
-            return ()
-        # In double precision, so that what long sums lose in their difference is far below single.
-        scores = []
-        for probe, intercept in enumerate(self._intercepts):
-            first = stop - 1 if self._from_last[probe] else start
-            total = self._sums[stop][probe] - self._sums[first][probe]
-            scores.append(total / (stop - first) + intercept)
-        return tuple(scores)
-
     def _judge(self, ended: Ended) -> ScoredSentence:
         """Score a sentence that has ended and see whether it alarms."""
-        scores = self._pooled(ended.start, ended.stop) if ended.channel == "reasoning" else ()
+        if ended.channel == "reasoning":
+            scores = self._memory.end(ended.start, ended.stop)
+        else:
+            self._memory.drop(ended.stop)
+            scores = ()
         values = tuple(
             update(score) for update, score in zip(self._statistics, scores, strict=False)
         )
@@ -178,9 +144,9 @@ class LiveScorer:
             number, first = current
             if self.segments.channel != "reasoning":
                 return number, ()
-            reach = first, self._known
+            reach = first, self._memory.known
             if reach != self._shown_reach:
-                self._shown_reach, self._shown = reach, self._pooled(*reach)
+                self._shown_reach, self._shown = reach, self._memory.scores(*reach)
             return number, self._shown
         if finished and finished[-1].stop == self._count:
             return finished[-1].sentence, finished[-1].scores

@@ -21,10 +21,11 @@ from transformers.generation.streamers import BaseStreamer
 from trace_probe.errors import ProbeError
 from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.local import stop_tokens
-from trace_probe.model.projection import ProbeTap
+from trace_probe.model.tap import RowTap
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, as_detectors
-from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence, check_live
+from trace_probe.monitor.memory import layers_of
+from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.text.stream import TextStream
@@ -40,19 +41,23 @@ class _Row:
     scorer: LiveScorer
     text: TextStream
     tokens: list[int] = field(default_factory=list)
-    read: int = 0
-    """How many of them went through the scorer."""
+    read: int = -1
+    """How many of them went through the scorer; -1 until the prompt has."""
     stop: int | None = None
     """Tokens to keep, once the row has alarmed or ended."""
     alarmed: bool = False
     sentences: list[ScoredSentence] = field(default_factory=list)
     waiting: list[NDArray[np.float32]] = field(default_factory=list)
-    """Scores of tokens that the model has read and the scorer has not, (probe,) each."""
+    """(token, layer, d_model) of tokens that the model has read and the scorer has not taken."""
+    reached: int = 0
+    """How many of them the scorer may take."""
 
     def take(self) -> NDArray[np.float32]:
-        """Return (token, probe), the scores up to the token that is being read."""
-        taken, self.waiting = self.waiting, []
-        return np.stack(taken)
+        """Return (token, layer, d_model) up to the token that is being read."""
+        rows = np.concatenate(self.waiting) if len(self.waiting) > 1 else self.waiting[0]
+        taken, self.waiting = rows[: self.reached], [rows[self.reached :]]
+        self.reached = 0
+        return taken
 
 
 class GenerateWatch:
@@ -80,7 +85,7 @@ class GenerateWatch:
         self._chat = ChatTokenizer(tokenizer, network.name_or_path or "this model")
         _check(network, self._chat, self.detectors)
         self._format = format_of(self._chat.chat_template, self._chat.name)
-        self._tap = ProbeTap([(g.saved.card.layer, g.saved.probe.coef_[0]) for g in self.detectors])
+        self._tap = RowTap(layers_of([detector.saved.card for detector in self.detectors]))
         blocks = HookedBlocks(network, self._chat.name)
         self._hooks = blocks.tapped(self._tap.layers, self._tap.consume)
         self._stops = stop_tokens(network, tokenizer)
@@ -139,7 +144,7 @@ class GenerateWatch:
                 prefilled=prefilled,
                 take=row.take,
                 start=self._prompt,
-                every=1,
+                every=self._every,
             )
             self._rows.append(row)
 
@@ -167,30 +172,33 @@ class GenerateWatch:
         Raises:
             ProbeError: the forward passes are not one a token.
         """
-        first = not self._rows[0].tokens
         if new[0]:
-            scores = self._tap.take()
-            if len(scores) not in (len(new[0]), len(new[0]) - 1) or scores.shape[1] != len(new):
+            read = self._tap.take()
+            count, passes = read.shape[:2]
+            if passes not in (len(new[0]), len(new[0]) - 1) or count != len(new):
                 raise ProbeError(
-                    f"{len(new[0])} tokens of {len(new)} rows came with {len(scores)} forward "
-                    f"passes of {scores.shape[1]}: beams, assisted decoding and a watch that is "
+                    f"{len(new[0])} tokens of {len(new)} rows came with {passes} forward "
+                    f"passes of {count}: beams, assisted decoding and a watch that is "
                     f"used twice cannot be followed"
                 )
-            read = scores[1:] if first else scores  # the first pass ends with the prompt
-            for i, row in enumerate(self._rows):
-                row.waiting += list(read[:, i])
-                row.tokens += new[i]
+            for row, rows, tokens in zip(self._rows, read, new, strict=True):
+                row.waiting.append(rows)
+                row.tokens += tokens
         return [self._read(row) for row in self._rows]
 
     def _read(self, row: _Row) -> list[Reading]:
-        """Send the tokens of a row that have scores through its scorer."""
+        """Send the tokens of a row that the model has read through its scorer."""
         readings: list[Reading] = []
-        scores, row.waiting = row.waiting, []
-        for score in scores:
+        count = sum(map(len, row.waiting)) - row.reached
+        for _ in range(count):
             if row.stop is not None:
+                row.waiting = []
                 break
-            row.waiting.append(score)
-            readings.append(self._step(row))
+            row.reached += 1
+            if row.read < 0:  # the first pass ends with the prompt
+                row.read = 0
+            else:
+                readings.append(self._step(row))
         return readings
 
     def _step(self, row: _Row) -> Reading:
@@ -265,7 +273,6 @@ def _check(network: PreTrainedModel, chat: ChatTokenizer, detectors: Sequence[De
     """Raise ProbeError unless every probe can read this network."""
     config = network.config.get_text_config()
     for card in (detector.saved.card for detector in detectors):
-        check_live(card)
         if (card.d_model, card.tokenizer) != (config.hidden_size, chat.fingerprint):
             raise ProbeError(
                 f"probe {card.name} reads {card.model}, of width {card.d_model} and another "

@@ -8,7 +8,7 @@ from trace_probe.files import load_json, write_bytes, write_json
 from trace_probe.organism.check import CheckPlan, Quality
 from trace_probe.organism.family import FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 
 TRAINED = {
     None: "next-token training on scripted thoughts; the parent of all others",
@@ -108,4 +108,4 @@ def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
 def _cell(value: Metric | None) -> str:
     if value is None:
         return "not measurable"
-    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}], n = {value.n}"
+    return f"{value:.3f}, n = {value.n}"

@@ -11,14 +11,11 @@ from trace_probe.labels import Label
 from trace_probe.model.local import Model
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.recording.record import new_manifest, record
+from trace_probe.statistics.bootstrap import Metric, rate, resample
 from trace_probe.statistics.metrics import (
     Cohort,
-    Metric,
     concordance,
-    metric,
     pairs_within,
-    rate,
-    resample,
     scores_held,
     within_prompt,
 )
@@ -122,7 +119,7 @@ def _within(
         return None
     known = np.array([[points[trace_id][at].probability] for trace_id in cohort.ids])
     wins = concordance(scores_held(known), pairs)
-    return metric(within_prompt(wins, pairs, cohort, resample(cohort.n_tasks)), pairs.n)
+    return within_prompt(wins, pairs, cohort, resample(cohort.n_tasks)).interval()
 
 
 def _decided(

@@ -1,13 +1,13 @@
 """The family: one base, and variants that differ from it only in what they were paid for."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 
 from trace_probe.errors import ModelError
+from trace_probe.execution.children import pool
 from trace_probe.files import write_json
 from trace_probe.organism.reward import Variant
 
@@ -66,12 +66,12 @@ def train_family(
     waiting = [one for one in members if not _built(out, one.name)]
     _check_needs(out, waiting)
     running: dict[Future[None], Member] = {}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with pool(jobs) as started:
         while waiting or running:
             ready = [one for one in waiting if one.parent is None or _built(out, one.parent)]
             for one in ready:
                 say(f"{one.name}: training, {one.steps} steps")
-                running[pool.submit(train_member, out, one)] = one
+                running[started.submit(train_member, out, one)] = one
                 waiting.remove(one)
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 done.result()

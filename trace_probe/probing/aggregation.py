@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.statistics.metrics import Scores, Values
+from trace_probe.statistics.bootstrap import Values
+from trace_probe.statistics.metrics import Scores
 
 Aggregation = Callable[[Values], Values]
 """From scores of consecutive sentences to the statistic after each of them."""

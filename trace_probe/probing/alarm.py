@@ -7,6 +7,7 @@ import numpy as np
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.recipe import Rows
 from trace_probe.probing.selection import criterion, first_of_equals
+from trace_probe.statistics.bootstrap import resample
 from trace_probe.statistics.calibration import (
     Promise,
     Threshold,
@@ -16,7 +17,6 @@ from trace_probe.statistics.calibration import (
 )
 from trace_probe.statistics.metrics import (
     Scores,
-    resample,
     running_maxima,
     score_rows,
     trace_maxima,
@@ -74,6 +74,6 @@ def set_threshold(
     mixed = mixed_prompts(cohort)
     if mixed.shortage():
         return without_siblings(threshold, maxima, sibling_rate)
-    _, highest = mixed.peaks(running_maxima(score_rows(cohort, followed)))
+    highest = mixed.peaks(running_maxima(score_rows(cohort, followed)))
     drawn = mixed.limits(highest, resample(cohort.n_tasks), sibling_rate)
     return with_siblings(threshold, maxima, highest, drawn, sibling_rate)

@@ -11,7 +11,8 @@ from trace_probe.labels import Label
 from trace_probe.probing.features import feature_rows
 from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.recipe import Recipe, Rows, Target
-from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Index
+from trace_probe.statistics.bootstrap import Index
+from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
 

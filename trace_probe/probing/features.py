@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from trace_probe.activations import POOLINGS, Pooling, parse_poolings
 from trace_probe.errors import ProbeError
 from trace_probe.probing.matrix import ActivationMatrix
-from trace_probe.statistics.metrics import Index
+from trace_probe.statistics.bootstrap import Index
 from trace_probe.trace import Trace
 
 Feature = Literal["last", "mean", "max", "running-mean", "running-max", "prompt"]

@@ -17,7 +17,7 @@ from trace_probe.probing.binary import (
     row_scale,
 )
 from trace_probe.probing.recipe import Method
-from trace_probe.statistics.metrics import Index
+from trace_probe.statistics.bootstrap import Index
 
 
 class LinearProbe(BinaryProbe):

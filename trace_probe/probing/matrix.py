@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import Pooling, parse_poolings
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.statistics.metrics import Index
+from trace_probe.statistics.bootstrap import Index
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.upkeep.matrix import layer_matrix, worth_caching

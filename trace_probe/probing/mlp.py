@@ -17,7 +17,7 @@ from trace_probe.probing.binary import (
     Tensors,
     row_scale,
 )
-from trace_probe.statistics.metrics import Index
+from trace_probe.statistics.bootstrap import Index
 
 if TYPE_CHECKING:
     import torch

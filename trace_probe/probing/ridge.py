@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.linear import LinearProbe
-from trace_probe.statistics.metrics import Index, Values
+from trace_probe.statistics.bootstrap import Index, Values
 
 BLOCK = 4096
 """Rows that are read at once."""

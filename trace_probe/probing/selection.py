@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, build_cohort, task_folds
 from trace_probe.probing.recipe import Rows
+from trace_probe.statistics.bootstrap import Values, resample
 from trace_probe.statistics.metrics import (
     Scores,
-    Values,
     concordance,
     pairs_across,
     pairs_within,
     pooled,
-    resample,
     running_maxima,
     score_rows,
     scores_held,
@@ -72,16 +71,16 @@ def criterion(corpus: Corpus, followed: Scores, rows: Rows = "before-said") -> C
     mixed = mixed_prompts(cohort)
     if rows != "reasoning" and mixed.shortage() is None:
         maxima = running_maxima(scored)
-        caught = [mixed.caught(maxima, weights, rate) for rate in RATES]
+        caught = [mixed.caught(maxima, weights, rate).draws for rate in RATES]
         return Criterion(HEADLINE, np.mean(caught, axis=0))
     at = cohort.length if rows == "reasoning" else cohort.before_said()
     held = scores_held(scored)
     pairs = pairs_within(cohort, at)
     if pairs.n:
         wins = concordance(held, pairs)
-        return Criterion("within_prompt_auroc", within_prompt(wins, pairs, cohort, weights))
+        return Criterion("within_prompt_auroc", within_prompt(wins, pairs, cohort, weights).draws)
     pairs = pairs_across(cohort, at)
-    return Criterion("pooled_auroc", pooled(concordance(held, pairs), pairs, cohort, weights))
+    return Criterion("pooled_auroc", pooled(concordance(held, pairs), pairs, cohort, weights).draws)
 
 
 def first_of_equals(options: Sequence[tuple[Option, Criterion]]) -> Option:

@@ -102,7 +102,8 @@ def _read(
         wanted.setdefault(trace_id, []).append(index)
     parts = []
     for trace_id, rows in tqdm(wanted.items(), unit="trace", disable=not progress):
-        held = store.activations(store.trace(trace_id), (layer,)).at(layer)
+        whole = store.activations(store.trace(trace_id), (layer,))
+        held = whole.part(layer, whole.poolings[0])
         parts.append(held[np.array(rows) + 1].astype(np.float32))  # row 0 is the prompt's
     return np.concatenate(parts)
 

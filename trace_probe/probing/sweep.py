@@ -34,7 +34,8 @@ from trace_probe.probing.ridge import (
     sum_moments,
 )
 from trace_probe.probing.selection import FOLDS, Criterion, criterion, first_of_equals
-from trace_probe.statistics.metrics import Index, Scores
+from trace_probe.statistics.bootstrap import Index
+from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

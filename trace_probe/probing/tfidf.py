@@ -19,7 +19,8 @@ from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.reading import reasoning_sentences, spread
 from trace_probe.probing.recipe import FOCUSES, Focus, Head, Recipe, Rows
 from trace_probe.probing.selection import FOLDS, criterion
-from trace_probe.statistics.metrics import Index, Scores, Values
+from trace_probe.statistics.bootstrap import Index, Values
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace
 
 CUTS = (0.25, 0.5, 0.75, 1.0)

@@ -15,12 +15,12 @@ from trace_probe.errors import ServerError
 from trace_probe.model.endpoint import (
     HOPELESS,
     Patience,
-    Reply,
     RequestError,
     Servers,
-    refuse_secrets,
     run,
 )
+from trace_probe.model.keys import refuse_secrets
+from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
@@ -146,7 +146,7 @@ def record_served(
         with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
             made = run(lambda: _record(served, missing, store, bar))
     cut = sum(reply.finish == "length" for reply in made)
-    return RecordReport(len(made), resumed, sum(r.completion_tokens for r in made), cut)
+    return RecordReport(len(made), resumed, sum(r.completion_tokens or 0 for r in made), cut)
 
 
 def _plan(

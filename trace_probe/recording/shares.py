@@ -136,7 +136,8 @@ def recapture_with(
     """Read the traces of one run again into another, as a command line says."""
     from trace_probe.recording.recapture import recapture, recapture_manifest
 
-    model, known = load_weights(weights), Store(source)
+    dtype = resumed_dtype(weights.dtype, run)
+    model, known = load_weights(replace(weights, dtype=dtype)), Store(source)
     out = Store.create(run, recapture_manifest(model, known, layers, pooling))
     return recapture(model, known, out, tolerance=tolerance)
 

@@ -2,6 +2,7 @@
 
 POST /v1/chat/completions   200, or 400, 401, 404, 408, 413, 429, 500, 503 in OpenAI's form
 GET  /v1/models             the one model
+GET  /v1/models/ID          the same, or 404
 GET  /healthz               200 while the model runs, else 503; needs no token
 GET  /metrics               for Prometheus
 """
@@ -27,7 +28,7 @@ from trace_probe.serving.limits import (
     check_type,
     read_body,
 )
-from trace_probe.serving.protocol import ChatRequest, Refusal, read_request
+from trace_probe.serving.protocol import ChatRequest, Refusal, no_model, read_request
 from trace_probe.serving.telemetry import CONTENT_TYPE
 
 EXTENSION = "trace_probe"
@@ -46,6 +47,7 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(_Gate, served=served, token=token)
     _explain(app)
+    _list_models(app, served.name)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -56,22 +58,32 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
     async def metrics() -> Response:
         return Response(served.telemetry.page(), media_type=CONTENT_TYPE)
 
-    @app.get("/v1/models")
-    async def models() -> Response:
-        model = {"id": served.name, "object": "model", "created": 0, "owned_by": "trace_probe"}
-        return JSONResponse({"object": "list", "data": [model]})
-
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
         check_type(request.headers.get("content-type"))
         body = await read_body(request.receive, request.headers.get("content-length"), limits)
-        asked = read_request(body, served.name, limits.tokens)
-        answer = served.begin(asked)
+        asked = await asyncio.to_thread(read_request, body, served.name, limits.tokens)
+        answer = await served.begin(asked)
         if not asked.stream:
             return await _whole(request, served, answer)
         return _Events(served, answer, asked)
 
     return app
+
+
+def _list_models(app: FastAPI, name: str) -> None:
+    """Say which model is here, to those who ask for all and to those who ask for one."""
+    model = {"id": name, "object": "model", "created": 0, "owned_by": "trace_probe"}
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [model]})
+
+    @app.get("/v1/models/{asked:path}")
+    async def one_model(asked: str) -> Response:
+        if asked != name:
+            raise no_model(asked, name)
+        return JSONResponse(model)
 
 
 class _Gate:
@@ -109,6 +121,10 @@ def _explain(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         return _refused(Refusal(error.status_code, str(error.detail), "not_found"))
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> Response:
+        return _refused(Refusal(500, "the server has a fault: see its log", "internal"))
 
 
 class _Events(StreamingResponse):

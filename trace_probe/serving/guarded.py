@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -18,8 +19,14 @@ from trace_probe.serving.scheduler import Full, Scheduler, Stream
 from trace_probe.serving.telemetry import Telemetry
 from trace_probe.text.channels import ChannelReader, format_of, format_under
 
+READERS = 2
+"""Prompts that are turned into tokens at a time."""
 Part = dict[str, str] | ScoredSentence
 """Text for a field of the message, or a sentence that has ended."""
+
+
+def _busy() -> Refusal:
+    return Refusal(429, "too many streams are under way: try again", "busy")
 
 
 @dataclass
@@ -46,24 +53,28 @@ class GuardedModel:
         levels = monitor.detectors[0].levels
         self._drift = DriftCheck(levels) if levels else None
         self._told_drift = False
+        self._draining = False
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="prompt")
 
-    def begin(self, request: ChatRequest) -> Answer:
-        """Start a generation.
+    def drain(self) -> None:
+        """Start no more generations."""
+        self._draining = True
+
+    async def begin(self, request: ChatRequest) -> Answer:
+        """Start a generation; the prompt is read in a thread, however long that takes.
 
         Raises:
             Refusal: 400 if the prompt does not fit, 429 if too many are under way, 503 if the
-                model does not run any more.
+                model does not run any more, or soon will not.
         """
         monitor, loop = self._monitor, asyncio.get_running_loop()
-        if not self.scheduler.alive:
-            raise Refusal(503, "the model does not run any more", "unavailable")
-        try:
-            prompt = monitor.model.render_chat(request.messages)
-            readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling)
-        except ModelError as error:
-            raise Refusal(400, str(error), "context_length_exceeded", "messages") from error
+        if self._draining or not self.scheduler.alive:
+            raise Refusal(503, "the server is stopping, or its model has", "unavailable")
+        if self.scheduler.full:
+            raise _busy()
+        prompt, reply = await loop.run_in_executor(self._readers, self._read, request)
+        readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling)
         waiting: asyncio.Queue[Reading | BaseException | None] = asyncio.Queue()
-        reply = self._reply(prompt, request)
 
         def deliver(reading: Reading | BaseException | None) -> bool:
             try:
@@ -76,10 +87,25 @@ class GuardedModel:
         try:
             stream = self.scheduler.submit(readings, deliver)
         except Full as error:
-            raise Refusal(429, "too many streams are under way: try again", "busy") from error
+            raise _busy() from error
         unpromised = monitor.unpromised(request.sampling)
         note = f"calibrated under another decoding: {', '.join(unpromised)}" if unpromised else ""
         return Answer(reply, len(prompt), stream, waiting, note)
+
+    def _read(self, request: ChatRequest) -> tuple[list[int], Reply]:
+        """Return the prompt as token ids, and the reply to come.
+
+        Raises:
+            Refusal: 400 if the prompt does not fit.
+        """
+        model = self._monitor.model
+        try:
+            model.check_length(sum(len(each["content"]) for each in request.messages))
+            prompt = model.render_chat(request.messages)
+            model.check_room(len(prompt), request.sampling)
+        except ModelError as error:
+            raise Refusal(400, str(error), "context_length_exceeded", "messages") from error
+        return prompt, self._reply(prompt, request)
 
     def _reply(self, prompt: list[int], request: ChatRequest) -> Reply:
         model = self._monitor.model
@@ -88,7 +114,16 @@ class GuardedModel:
         channels = ChannelReader(format, prefilled=prefilled)
         name = f"chatcmpl-{secrets.token_hex(12)}"
         most = request.sampling.max_new_tokens
-        return Reply(name, self.name, self._monitor.detectors, self.policy, channels, format, most)
+        return Reply(
+            name,
+            self.name,
+            self._monitor.detectors,
+            self.policy,
+            channels,
+            format,
+            most,
+            request.stops,
+        )
 
     async def parts(self, answer: Answer) -> AsyncGenerator[Part, None]:
         """Yield the answer as it comes; leaving early ends the generation.
@@ -178,4 +213,5 @@ class GuardedModel:
     def close(self) -> None:
         """End all generations."""
         self.scheduler.close()
+        self._readers.shutdown(cancel_futures=True)
         self._audit.close()

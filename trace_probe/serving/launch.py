@@ -1,16 +1,17 @@
 """Starts the server of a monitored model."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
 
+from trace_probe.model.keys import check_key
 from trace_probe.model.local import load_model
 from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.live import Monitor
 from trace_probe.serving.audit import AuditLog
+from trace_probe.serving.connections import DrainingServer, punctual
 from trace_probe.serving.endpoint import build_app
 from trace_probe.serving.guarded import GuardedModel
 from trace_probe.serving.limits import TOKEN, Limits, check_address
@@ -52,7 +53,7 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
         ProbeError: a probe does not fit the model.
         StoreError: another server writes to the audit log.
     """
-    token = os.environ.get(TOKEN) or None
+    token = check_key(TOKEN)
     check_address(plan.host, token)  # before a model is loaded
     audit = AuditLog(plan.audit)
     model = load_model(plan.model)
@@ -65,4 +66,12 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     for detector in detectors:
         say(str(detector))
     say(f"http://{plan.host}:{plan.port}/v1, alarms in {plan.audit}")
-    uvicorn.run(app, host=plan.host, port=plan.port, log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        app,
+        host=plan.host,
+        port=plan.port,
+        http=punctual(plan.limits.head_seconds),
+        log_level="warning",
+        access_log=False,
+    )
+    DrainingServer(config, served, plan.limits.drain_seconds, say).run()

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -13,7 +14,7 @@ from trace_probe.serving.protocol import Refusal
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 TOKEN = "TRACE_PROBE_TOKEN"
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "::1")
+LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\]|::1)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Limits:
     """At a time; one more is answered with 429."""
     body_seconds: float = 30.0
     """To send a body."""
+    head_seconds: float = 10.0
+    """To send the line and the headers of a request."""
+    drain_seconds: float = 30.0
+    """For the streams under way to end once the server is told to stop."""
 
 
 def check_address(host: str, token: str | None) -> None:
@@ -73,12 +78,8 @@ def check_host(header: str | None, token: str | None) -> None:
     Raises:
         Refusal: 400.
     """
-    name = (header or "").lower()
-    name = name if name.endswith("]") or name.count(":") != 1 else name.rpartition(":")[0]
-    if name.startswith("["):
-        name = name.partition("]")[0] + "]"
-    if token is None and name not in LOCAL_HOSTS:
-        raise Refusal(400, f"this server answers to {', '.join(LOCAL_HOSTS[:3])} only", "bad_host")
+    if token is None and not LOCAL_HOST.fullmatch(header or ""):
+        raise Refusal(400, "this server answers to localhost, 127.0.0.1, [::1] only", "bad_host")
 
 
 def check_type(header: str | None) -> None:
@@ -100,6 +101,8 @@ async def read_body(receive: Receive, length: str | None, limits: Limits) -> byt
     too_long = Refusal(
         413, f"a body may have {limits.body_bytes} bytes: send a shorter one", "body_too_large"
     )
+    if length is not None and not length.isascii():
+        raise Refusal(400, "the content length is no number", "invalid_request")
     if length is not None and length.isdigit() and int(length) > limits.body_bytes:
         raise too_long
     body = bytearray()

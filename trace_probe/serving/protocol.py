@@ -20,7 +20,6 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
-    "stop": ([],),
     "tools": ([],),
     "logit_bias": ({},),
     "response_format": ({"type": "text"},),
@@ -30,9 +29,14 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
 SERVED = frozenset(
     {
         *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
-        *("seed", "stream", "stream_options"),
+        *("seed", "stop", "stream", "stream_options"),
     }
 )
+
+
+COLDEST = 1e-3
+"""The lowest temperature but 0, which takes the likeliest token; logits are divided by it."""
+MOST_STOPS, LONGEST_STOP = 4, 256
 
 
 class Refusal(Exception):
@@ -65,6 +69,8 @@ class ChatRequest:
     sampling: Sampling
     stream: bool
     include_usage: bool
+    stops: tuple[str, ...] = ()
+    """Texts before which the answer ends."""
 
 
 def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
@@ -78,7 +84,7 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
     if not isinstance(asked, str):
         raise _bad("name a model", "model")
     if asked != model:
-        raise Refusal(404, f"no model {asked!r} here, only {model!r}", "model_not_found", "model")
+        raise no_model(asked, model)
     _check_fields(raw)
     stream = _typed(raw, "stream", bool, False)
     options = _typed(raw, "stream_options", dict, {})
@@ -87,17 +93,40 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
         sampling=_sampling(raw, most_tokens),
         stream=stream,
         include_usage=stream and options.get("include_usage") is True,
+        stops=_stops(raw.get("stop")),
     )
+
+
+def no_model(asked: str, model: str) -> Refusal:
+    """Return the refusal of a model that is not here."""
+    return Refusal(404, f"no model {asked!r:.80} here, only {model!r}", "model_not_found", "model")
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        raw = json.loads(body)
+        raw = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise _bad(f"the body is not JSON: {error}", None) from error
     if not isinstance(raw, dict):
         raise _bad("the body is not a JSON object", None)
+    for name, value in raw.items():
+        if not _is_text(name):
+            raise _bad("the name of a field holds half a surrogate pair", None)
+        if not _is_text(json.dumps(value, ensure_ascii=False)):
+            raise _bad(f"{name} holds half a surrogate pair, which is no text", name)
     return raw
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _check_fields(raw: Mapping[str, Any]) -> None:
@@ -134,12 +163,23 @@ def _content(given: object) -> str | None:
         part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"
     ]
     words = [text for text in texts if isinstance(text, str)]
-    if len(words) < len(parts):
-        return None
-    try:
-        return "".join(words).encode().decode()
-    except UnicodeEncodeError:
-        return None  # half a surrogate pair is no text
+    return None if len(words) < len(parts) else "".join(words)
+
+
+def _stops(given: object) -> tuple[str, ...]:
+    """Return the texts before which the answer ends."""
+    several = [given] if isinstance(given, str) else [] if given is None else given
+    if (
+        not isinstance(several, list)
+        or len(several) > MOST_STOPS
+        or not all(isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in several)
+    ):
+        raise _bad(
+            f"stop must be a text of 1 to {LONGEST_STOP} characters, or a list of up to "
+            f"{MOST_STOPS} of them",
+            "stop",
+        )
+    return tuple(several)
 
 
 def _sampling(raw: Mapping[str, Any], most_tokens: int) -> Sampling:
@@ -149,7 +189,7 @@ def _sampling(raw: Mapping[str, Any], most_tokens: int) -> Sampling:
         raise _bad(f"max_tokens must be a whole number from 1 to {most_tokens}", "max_tokens")
     return Sampling(
         seed=_seed(raw.get("seed")),
-        temperature=_number(raw, "temperature", 0, 2),
+        temperature=_number(raw, "temperature", COLDEST, 2, also=0.0),
         top_p=_number(raw, "top_p", 1e-6, 1),
         max_new_tokens=tokens,
     )
@@ -164,10 +204,14 @@ def _seed(given: object) -> int:
     return given % 2**64
 
 
-def _number(raw: Mapping[str, Any], name: str, low: float, high: float) -> float:
+def _number(
+    raw: Mapping[str, Any], name: str, low: float, high: float, *, also: float | None = None
+) -> float:
     value = 1.0 if raw.get(name) is None else raw[name]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise _bad(f"{name} must be a number from {low:g} to {high:g}", name)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (low <= value <= high or value == also):
+        zero = "" if also is None else f"{also:g}, or "
+        raise _bad(f"{name} must be {zero}a number from {low:g} to {high:g}", name)
     return float(value)
 
 

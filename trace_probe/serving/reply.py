@@ -27,6 +27,8 @@ class Reply:
     channels: ChannelReader
     format: Format
     most_tokens: int
+    stops: tuple[str, ...] = ()
+    """Texts before which the answer ends."""
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = 0
     sentences: list[ScoredSentence] = field(default_factory=list)
@@ -35,6 +37,10 @@ class Reply:
     _sent: int = 0
     """Characters that were given to the client, or were markup."""
     _finished: bool = False
+    _stopped: bool = False
+    """Whether one of `stops` has come."""
+    _searched: int = 0
+    """Characters in which none of them begins."""
 
     def take(self, reading: Reading) -> list[dict[str, str]]:
         """Take a reading; return the parts of the message that may go out now."""
@@ -42,9 +48,10 @@ class Reply:
         self.sentences += reading.ended
         self.alarms = reading.alarms
         behind = all(each.stop < self.tokens for each in reading.ended)
-        if not (self.over and behind):  # else it is the first token after the alarm
+        if not (self._filtered and behind):  # else it is the first token after the alarm
             self._text += reading.text
             self.channels.feed(reading.text)
+            self._look_for_stops()
         return self._deltas(self._certain())
 
     def finish(self) -> list[dict[str, str]]:
@@ -52,15 +59,35 @@ class Reply:
         self._finished = True
         return self._deltas(len(self._text))
 
+    def _look_for_stops(self) -> None:
+        """Cut the answer before the first of `stops` that has come in it."""
+        if not self.stops or self._stopped:
+            return
+        answers = [start for name, start, _ in self.channels.split().ranges if name == "answer"]
+        if not answers:
+            return
+        longest = max(map(len, self.stops))
+        first = max(answers[0], self._searched)
+        places = [at for stop in self.stops if (at := self._text.find(stop, first)) >= 0]
+        if places:
+            self._text, self._stopped = self._text[: min(places)], True
+        self._searched = max(first, len(self._text) - longest + 1)
+
     @property
     def over(self) -> bool:
-        """Return whether the policy ends the generation here."""
+        """Return whether the generation ends here: by the policy, or by a stop of the client."""
+        return self._filtered or self._stopped
+
+    @property
+    def _filtered(self) -> bool:
         return self.policy != "annotate" and bool(self.alarms)
 
     def reason(self) -> Finish:
         """Return why it ended."""
-        if self.over:
+        if self._filtered:
             return "content_filter"
+        if self._stopped:
+            return "stop"
         return "length" if self.tokens >= self.most_tokens else "stop"
 
     @property
@@ -69,8 +96,10 @@ class Reply:
         return WITHHELD if self.policy == "withhold" and self.alarms else None
 
     def _certain(self) -> int:
-        """Return how many characters no later one can turn into half a tag."""
-        tags = (self.format.open, self.format.close, *self.format.implicit)
+        """Return how many characters no later one can turn into half a tag, or half a stop."""
+        if self._stopped:
+            return len(self._text)
+        tags = (self.format.open, self.format.close, *self.format.implicit, *self.stops)
         longest = max((len(tag) for tag in tags), default=0)
         for start in range(max(0, len(self._text) - longest + 1), len(self._text)):
             if any(tag.startswith(self._text[start:]) for tag in tags if tag):

@@ -53,6 +53,11 @@ class Scheduler:
         return len(self._under_way)
 
     @property
+    def full(self) -> bool:
+        """Return whether one more stream would be turned away."""
+        return len(self._under_way) >= self._most
+
+    @property
     def alive(self) -> bool:
         """Return whether the model's thread runs."""
         return self._thread.is_alive()
@@ -72,7 +77,7 @@ class Scheduler:
         return stream
 
     def close(self) -> None:
-        """End all streams and the thread."""
+        """End all streams and the thread; those who wait are told."""
         self._new.put(None)
         self._thread.join()
 
@@ -82,8 +87,12 @@ class Scheduler:
             stream = turns.popleft()
             if self._turn(stream):
                 turns.append(stream)
+        while not self._new.empty():
+            if (waiting := self._new.get()) is not None:
+                turns.append(waiting)
         for stream in turns:
             stream.readings.close()
+            self._release(stream)
             stream.deliver(RuntimeError("the server is shutting down"))
 
     def _admit(self, turns: deque[Stream]) -> bool:

@@ -4,18 +4,28 @@ import math
 
 import numpy as np
 
-from trace_probe.statistics.metrics import Index, Mask, Metric, Values, ratio
+from trace_probe.statistics.bootstrap import (
+    Index,
+    Mask,
+    Metric,
+    Resampled,
+    Values,
+    effective_tasks,
+    ratio,
+)
 
 BINS = 10
 
 
-def brier(probability: Values, positive: Mask, task: Index, weights: Values) -> Values:
+def brier(probability: Values, positive: Mask, task: Index, weights: Values) -> Resampled:
     """Return the resampled mean squared error of (trace,) probabilities (Brier 1950)."""
     error = (probability - positive) ** 2
     return ratio(error, np.ones(len(error)), task, weights)
 
 
-def calibration_error(probability: Values, positive: Mask, task: Index, weights: Values) -> Values:
+def calibration_error(
+    probability: Values, positive: Mask, task: Index, weights: Values
+) -> Resampled:
     """Return the resampled expected calibration error over ten bins of equal width.
 
     The distance of mean probability and share of positives in a bin, weighted by the traces in
@@ -32,7 +42,8 @@ def calibration_error(probability: Values, positive: Mask, task: Index, weights:
     error: Values = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
     if len(error) > 1 and np.isfinite(error[1:]).any():
         error[1:] = np.maximum(error[1:] - (np.nanmean(error[1:]) - error[0]), 0.0)
-    return error
+    sizes = np.bincount(task, minlength=n_tasks).astype(float)
+    return Resampled(error, len(task), int((sizes > 0).sum()), alike=effective_tasks(sizes))
 
 
 def predictive_value(caught: float, false_alarms: float, base_rate: float) -> float:

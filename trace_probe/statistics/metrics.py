@@ -1,4 +1,4 @@
-"""Figures with intervals, resampled by task because the traces of a task are alike.
+"""How detectors are ranked, and when the traces of a cohort alarm.
 
 A score is causal: the score of a sentence uses what came up to its end. Detectors are ranked by
 the score that they hold at a moment; a trace alarms at the first sentence whose running maximum
@@ -11,52 +11,31 @@ Shapes, where nothing else is said: what is known of traces (`positive`, `task`,
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.errors import ProbeError
+from trace_probe.statistics.bootstrap import (
+    Index,
+    Mask,
+    Resampled,
+    Values,
+    divide,
+    effective_tasks,
+    ratio,
+)
 
 Scores = Mapping[str, NDArray[np.floating[Any]]]
 """For each trace id one score a sentence; nan where a detector has none."""
-Values = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-Index = NDArray[np.intp]
 
-DRAWS = 1000
 MOST_PAIRS = 4_000_000
-Z = 1.959963984540054
 NEVER = -1
 """In place of where it is said: the trace never says it."""
 UNKNOWN = -2
 """Nobody looked, or nobody could tell: neither silent nor said."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure with its 95 % interval."""
-
-    estimate: float
-    lower: float
-    upper: float
-    n: int
-    """What was counted: traces, or prompts for a within-prompt figure."""
-
-    def to_json(self) -> dict[str, float | int]:
-        """Return the four numbers by name."""
-        return asdict(self)
-
-    def __format__(self, spec: str) -> str:
-        """Return estimate and interval, each number as `spec` says."""
-        estimate, *ends = (format(each, spec) for each in (self.estimate, self.lower, self.upper))
-        return f"{estimate} [{', '.join(ends)}]"
-
-
-def shown(value: Metric | None, digits: int = 3, sign: str = "") -> str:
-    """Return a figure with its interval, a dash where there is none."""
-    return "-" if value is None else format(value, f"{sign}.{digits}f")
 
 
 @dataclass(frozen=True)
@@ -131,83 +110,6 @@ class Cohort:
         count = int(self.prompt.max(initial=-1)) + 1
         positives = np.bincount(self.prompt[self.positive], minlength=count)
         return (positives > 0) & (positives < np.bincount(self.prompt, minlength=count))
-
-
-def resample(n_tasks: int, *, seed: int = 0, draws: int = DRAWS) -> Values:
-    """Return (draw + 1, task) bootstrap weights of tasks; the first row is the data itself.
-
-    A statistic computed for all rows at once has its estimate first and its draws after. This is
-    the bootstrap of clusters: a task is drawn with all its traces, or not at all (Davison and
-    Hinkley 1997, section 3.8).
-
-    Raises:
-        NotEnoughData: there is no task.
-    """
-    if n_tasks < 1:
-        raise NotEnoughData("no labelled task to evaluate on: label more traces of other tasks")
-    drawn = np.random.default_rng(seed).multinomial(
-        n_tasks, np.full(n_tasks, 1 / n_tasks), size=draws
-    )
-    return np.vstack([np.ones(n_tasks), drawn])
-
-
-def metric(values: Values, n: int, tasks: int | None = None) -> Metric | None:
-    """Return estimate and percentile interval of resampled values, None if not computable.
-
-    Where a share is 0 or 1 in every draw a bootstrap cannot vary: given the number of tasks
-    that it comes from, the interval is Wilson's.
-    """
-    draws = values[1:][np.isfinite(values[1:])]
-    if n < 1 or not np.isfinite(values[0]) or not len(draws):
-        return None
-    lower, upper = np.percentile(draws, [2.5, 97.5])
-    if tasks and lower == upper and values[0] in (0.0, 1.0):
-        return wilson(values[0], tasks, n=n)
-    return Metric(float(values[0]), float(lower), float(upper), n)
-
-
-def ratio(hits: Values, counts: Values, task: Index, weights: Values) -> Values:
-    """Return the resampled ratio of two sums over traces (or pairs within a task).
-
-    `hits`, `counts` and `task` are (trace,) or (pair,). A draw in which nothing is counted is nan.
-    """
-    n_tasks = weights.shape[1]
-    top = weights @ np.bincount(task, hits, n_tasks)
-    bottom = weights @ np.bincount(task, counts, n_tasks)
-    return _divide(top, bottom)
-
-
-def rate(hit: Mask, among: Mask, task: Index, weights: Values) -> Metric | None:
-    """Return the share of hits among traces.
-
-    The interval is Wilson's where every task counts once, or where all traces agree and a
-    bootstrap could not vary; it then counts tasks, not traces. Else it is the bootstrap's.
-    """
-    chosen = task[among]
-    if not len(chosen):
-        return None
-    hits = hit[among].astype(float)
-    tasks = len(np.unique(chosen))
-    if tasks == len(chosen) or hits.min() == hits.max():
-        return wilson(hits.mean(), tasks, n=len(chosen))
-    return metric(ratio(hits, np.ones(len(hits)), chosen, weights), len(chosen))
-
-
-def wilson(share: float, trials: int, *, n: int) -> Metric:
-    """Return a share with Wilson's 95 % score interval for a number of independent trials.
-
-    Wilson (1927); as a choice for small numbers see Brown, Cai and DasGupta (2001).
-    """
-    spread = Z**2 / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    lower, upper = max(0.0, middle - half), min(1.0, middle + half)
-    return Metric(float(share), float(lower), float(upper), n)
-
-
-def _divide(top: Values, bottom: Values) -> Values:
-    quotient: Values = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
-    return quotient
 
 
 def score_rows(cohort: Cohort, scores: Scores) -> Values:
@@ -297,7 +199,7 @@ def average_precision(score: Values, positive: Mask, weights: Values) -> Values:
     taken = np.cumsum(weights[:, order], axis=1)[:, last]
     precision = np.divide(hits, taken, out=np.zeros_like(hits), where=taken > 0)
     gained = np.diff(hits, axis=1, prepend=0)
-    return _divide((precision * gained).sum(axis=1), hits[:, -1])
+    return divide((precision * gained).sum(axis=1), hits[:, -1])
 
 
 @dataclass(frozen=True)
@@ -316,6 +218,12 @@ class Pairs:
         """Return the number of pairs."""
         return len(self.positive)
 
+    def where(self, chosen: Mask | Index) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(
+            self.positive[chosen], self.negative[chosen], self.moment[chosen], self.excluded
+        )
+
 
 def pairs_within(cohort: Cohort, at: Index) -> Pairs:
     """Pair each positive with the negatives of its prompt; at most `at` sentences are read.
@@ -331,9 +239,7 @@ def pairs_across(cohort: Cohort, at: Index, *, seed: int = 0) -> Pairs:
     if pairs.n <= MOST_PAIRS:
         return pairs
     chosen = np.random.default_rng(seed).choice(pairs.n, MOST_PAIRS, replace=False)
-    return Pairs(
-        pairs.positive[chosen], pairs.negative[chosen], pairs.moment[chosen], pairs.excluded
-    )
+    return pairs.where(chosen)
 
 
 def _pairs(cohort: Cohort, at: Index, *, same_prompt: bool) -> Pairs:
@@ -357,15 +263,16 @@ def concordance(held: Values, pairs: Pairs) -> Values:
     return np.where(ahead > behind, 1.0, np.where(ahead == behind, 0.5, 0.0))
 
 
-def within_prompt(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Values:
+def within_prompt(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Resampled:
     """Return the resampled AUROC within prompts: AUC of each prompt, weighted by its pairs.
 
-    `wins` (pair,) as of `concordance`.
+    `wins` (pair,) as of `concordance`. What is counted is prompts.
     """
-    return ratio(wins, np.ones(pairs.n), cohort.task[pairs.positive], weights)
+    found = ratio(wins, np.ones(pairs.n), cohort.task[pairs.positive], weights)
+    return replace(found, n=len(np.unique(cohort.prompt[pairs.positive])))
 
 
-def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Values:
+def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Resampled:
     """Return the resampled AUROC over pairs that may span two tasks.
 
     A pair counts as often as the product of how often both its tasks were drawn.
@@ -374,9 +281,11 @@ def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Value
     cell = cohort.task[pairs.positive] * n_tasks + cohort.task[pairs.negative]
     top = np.bincount(cell, wins, n_tasks**2).reshape(n_tasks, n_tasks)
     bottom = np.bincount(cell, minlength=n_tasks**2).reshape(n_tasks, n_tasks).astype(float)
-    return _divide(
+    draws = divide(
         ((weights @ top) * weights).sum(axis=1), ((weights @ bottom) * weights).sum(axis=1)
     )
+    sizes = np.bincount(cohort.task, minlength=n_tasks).astype(float)
+    return Resampled(draws, len(cohort.ids), cohort.n_tasks, alike=effective_tasks(sizes))
 
 
 def chance_rows(rows: Values, task: Index, rng: np.random.Generator) -> Values:

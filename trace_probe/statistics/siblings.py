@@ -7,26 +7,24 @@ others. The threshold is therefore set on siblings: the lowest at which at most 
 alarms.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.statistics.metrics import (
-    UNKNOWN,
-    Cohort,
+from trace_probe.statistics.bootstrap import (
+    SHARE,
+    Bounds,
     Index,
-    Scores,
+    Resampled,
     Values,
-    running_maxima,
-    score_rows,
+    divide,
+    effective_tasks,
 )
+from trace_probe.statistics.metrics import UNKNOWN, Cohort
 
-SIBLING_RATES = (0.05, 0.1)
-"""Shares of siblings that may alarm, for which the headline is reported."""
 LEAST_SIBLINGS = 40
 LEAST_PROMPTS = 10
 PERMUTATIONS = 20
@@ -83,11 +81,6 @@ class MixedPrompts:
         """
         return self.cohort.before_said()[self.positive]
 
-    @property
-    def tasks(self) -> int:
-        """Return how many tasks have a mixed prompt."""
-        return len(np.unique(self.cohort.task[self.sibling]))
-
     def shortage(self) -> str | None:
         """Return why there is no headline, None if there are traces enough."""
         if len(self.sibling) >= LEAST_SIBLINGS and self.prompts >= LEAST_PROMPTS:
@@ -97,14 +90,11 @@ class MixedPrompts:
             f"{LEAST_SIBLINGS} in {LEAST_PROMPTS} are needed: record more samples of more tasks"
         )
 
-    def peaks(self, maxima: Values) -> tuple[Values, Values]:
-        """Return the highest value of each positive while in time, and of each whole sibling.
+    def peaks(self, maxima: Values) -> Values:
+        """Return (sibling,) the highest value of each before its act or end.
 
         `maxima` (trace, k) as of `running_maxima`, for all traces of the cohort.
         """
-        return maxima[self.positive, self.in_time], self._whole(maxima)
-
-    def _whole(self, maxima: Values) -> Values:
         return maxima[self.sibling, self.cohort.length[self.sibling]]
 
     def limits(self, peaks: Values, weights: Values, rate: float) -> Values:
@@ -120,15 +110,23 @@ class MixedPrompts:
         first = np.argmax(alarming > _allowed(n, rate)[:, None], axis=1)
         return np.where(n > 0, peaks[order][first], np.nan)
 
-    def caught(self, maxima: Values, weights: Values, rate: float) -> Values:
+    def caught(
+        self, maxima: Values, weights: Values, rate: float, stop: Index | None = None
+    ) -> Resampled:
         """Return the resampled headline; each resample of tasks sets its own threshold.
 
         `maxima` (trace, k) as of `running_maxima`, of what the alarm follows; `weights`
-        (draw + 1, task) as of `resample`. The standard error of a difference between two
-        detectors is that of the difference of their draws.
+        (draw + 1, task) as of `resample`. Two detectors on the same weights differ by
+        ``first - second``, whose standard error is ``(first - second).error``. With `stop`
+        (positive,) an alarm counts within so many sentences of each positive.
         """
-        of_positive, of_sibling = self.peaks(maxima)
-        limits = self.limits(of_sibling, weights, rate)
+        return self._figure(self._caught(maxima, weights, rate, stop), weights)
+
+    def _caught(
+        self, maxima: Values, weights: Values, rate: float, stop: Index | None = None
+    ) -> Values:
+        of_positive = maxima[self.positive, self.in_time if stop is None else stop]
+        limits = self.limits(self.peaks(maxima), weights, rate)
         weight = weights[:, self.cohort.task[self.positive]]
         hits = of_positive[None, :] > limits[:, None]
         count = weight.sum(axis=1)
@@ -137,7 +135,19 @@ class MixedPrompts:
         share: Values = np.divide(top, count, out=np.full(len(top), np.nan), where=there)
         return share
 
-    def by_chance(self, maxima: Values, weights: Values, rate: float, *, seed: int = 0) -> Values:
+    def _figure(self, draws: Values, weights: Values, bounds: Bounds = SHARE) -> Resampled:
+        """Return a figure of the positives; it owes as much to how many tasks siblings have."""
+        sizes = [
+            np.bincount(self.cohort.task[rows], minlength=weights.shape[1]).astype(np.float64)
+            for rows in (self.positive, self.sibling)
+        ]
+        alike = min(map(effective_tasks, sizes))
+        tasks = min(int((counts > 0).sum()) for counts in sizes)
+        return Resampled(draws, len(self.positive), tasks, bounds, alike)
+
+    def by_chance(
+        self, maxima: Values, weights: Values, rate: float, *, seed: int = 0
+    ) -> Resampled:
         """Return the headline of scores permuted among the traces of each prompt, on average."""
         rng = np.random.default_rng(seed)
         prompt = self.cohort.prompt
@@ -146,18 +156,17 @@ class MixedPrompts:
         for _ in range(PERMUTATIONS):
             permuted = np.empty_like(maxima)
             permuted[home] = maxima[np.lexsort((rng.random(len(prompt)), prompt))]
-            total += self.caught(permuted, weights, rate)
-        mean: Values = total / PERMUTATIONS
-        return mean
+            total += self._caught(permuted, weights, rate)
+        return self._figure(total / PERMUTATIONS, weights)
 
-    def lead(self, maxima: Values, weights: Values, rate: float) -> dict[str, Values]:
+    def lead(self, maxima: Values, weights: Values, rate: float) -> dict[str, Resampled]:
         """Return how long before it is said those caught alarm, in ``sentences`` and ``tokens``.
 
         Resampled means of the positives that are caught. Sentences are counted from the one that
         alarms to the one that says it (or to the act), tokens between the end of the one and the
         start of the other.
         """
-        limits = self.limits(self._whole(maxima), weights, rate)
+        limits = self.limits(self.peaks(maxima), weights, rate)
         rows, stop = maxima[self.positive], self.in_time
         ends = _token_ends(self.cohort, self.positive, rows.shape[1])
         sums = {"sentences": np.zeros(len(weights)), "tokens": np.zeros(len(weights))}
@@ -169,9 +178,9 @@ class MixedPrompts:
             count += weight
             sums["sentences"] += weight * (stop[i] - taken + 1)
             sums["tokens"] += weight * (ends[i, stop[i]] - ends[i, taken])
-        none = np.full(len(count), np.nan)
+        n = int((maxima[self.positive, stop] > limits[0]).sum())
         return {
-            name: np.divide(total, count, out=none.copy(), where=count > 0)
+            name: replace(self._figure(divide(total, count), weights, (0.0, np.inf)), n=n)
             for name, total in sums.items()
         }
 
@@ -197,17 +206,3 @@ def mixed_prompts(cohort: Cohort) -> MixedPrompts:
         prompts=int(mixed.sum()),
         unknown=int((inside & cohort.positive & ~known).sum()),
     )
-
-
-def caught_at_sibling_rates(
-    mixed: MixedPrompts,
-    followed: Scores,
-    weights: Values,
-    rates: Iterable[float] = SIBLING_RATES,
-) -> dict[float, Values]:
-    """Return the resampled headline of a detector for each sibling rate.
-
-    `followed` holds what its alarm follows: for each trace one value a sentence.
-    """
-    maxima = running_maxima(score_rows(mixed.cohort, followed))
-    return {rate: mixed.caught(maxima, weights, rate) for rate in rates}

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.statistics.metrics import Scores, Values
+from trace_probe.statistics.bootstrap import Values
+from trace_probe.statistics.metrics import Scores
 
 Update = Callable[[float], float]
 """Takes the score of the next sentence; returns the smoothed score after it."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.statistics.metrics import Index, Mask, Values, ratio
+from trace_probe.statistics.bootstrap import Index, Mask, Resampled, Values, ratio
 
 
 def kaplan_meier(time: NDArray[Any], event: Mask) -> tuple[Values, Values]:
@@ -53,11 +53,11 @@ def survival_draws(time: Index, event: Mask, task: Index, weights: Values, times
 
 def mean_warning(
     taken: Values, length: Values, task: Index, weights: Values, most: float
-) -> Values:
+) -> Resampled:
     """Return the resampled mean of ``min(max(length - taken, 0), most)``, all in one unit.
 
     Of all traces, not of those that alarm: a miss warns by nothing, and no trace by more than
     `most`, so that one long trace cannot carry the mean (restricted mean lead time).
     """
     lead = np.clip(length - taken, 0.0, most)
-    return ratio(lead, np.ones(len(lead)), task, weights)
+    return ratio(lead, np.ones(len(lead)), task, weights, (0.0, most))

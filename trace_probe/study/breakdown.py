@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.study.rates import McNemar, pair, share
 from trace_probe.study.rows import FIGURES, Factor, Row, at
 

@@ -1,12 +1,22 @@
 """Shares of traces, instrumental rates as the paper counts them, and two sets of tasks paired."""
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trace_probe.statistics.metrics import Metric, Values, metric, rate, ratio, resample, wilson
+from trace_probe.statistics.bootstrap import (
+    SHARE,
+    Bounds,
+    Metric,
+    Values,
+    ratio,
+    resample,
+    wilson,
+)
+from trace_probe.statistics.bootstrap import share as share_of
 from trace_probe.study.rows import FIGURES, Figure, Row
 
 
@@ -53,25 +63,15 @@ class Pairing:
         return task_mean(self.first, seed), task_mean(self.second, seed)
 
     def difference(self, seed: int) -> Metric:
-        """Return the mean over tasks of first minus second.
-
-        Where every task has the same difference of 0 or 1 a bootstrap cannot vary; the interval
-        is then Wilson's, of the tasks that might yet differ.
-        """
+        """Return the mean over tasks of first minus second."""
         gap = self.first - self.second
-        if gap.min() == gap.max() and abs(gap[0]) in (0.0, 1.0):
-            return _constant(float(gap[0]), len(gap))
-        weights = resample(len(gap), seed=seed)
-        found = metric(weights @ gap / len(gap), len(gap))
-        assert found is not None  # a mean of finite gaps is finite
-        return found
+        return _over_tasks(gap, seed, (-1.0, 1.0))
 
     def explained(self, seed: int) -> Metric | None:
         """Return the share of the first rate that the second lacks, None if that rate is 0."""
-        weights = resample(len(self.first), seed=seed)
-        rates, gap = weights @ self.first, weights @ (self.first - self.second)
-        share = np.divide(gap, rates, out=np.full(len(gap), np.nan), where=rates > 0)
-        return metric(share, len(self.first))
+        weights, tasks = resample(len(self.first), seed=seed), np.arange(len(self.first))
+        lacking = self.first - self.second
+        return ratio(lacking, self.first, tasks, weights, (-math.inf, 1.0)).interval()
 
     def mcnemar(self) -> McNemar:
         """Return McNemar's exact test."""
@@ -83,12 +83,12 @@ class Pairing:
         return McNemar(one, other, int((yes[0] & yes[1]).sum()), int((no[0] & no[1]).sum()), p)
 
 
-def _constant(gap: float, tasks: int) -> Metric:
-    bound = wilson(abs(gap), tasks, n=tasks)
-    if gap == 0:
-        return Metric(0.0, -bound.upper, bound.upper, tasks)
-    lower, upper = sorted((gap * bound.lower, gap * bound.upper))
-    return Metric(gap, lower, upper, tasks)
+def _over_tasks(values: Values, seed: int, bounds: Bounds = SHARE) -> Metric:
+    """Return the mean of a value for each task."""
+    n, tasks = len(values), np.arange(len(values))
+    found = ratio(values, np.ones(n), tasks, resample(n, seed=seed), bounds).interval()
+    assert found is not None  # a mean of finite values is finite
+    return found
 
 
 def share(rows: Sequence[Row], figure: Figure, seed: int = 0) -> Metric | None:
@@ -96,9 +96,8 @@ def share(rows: Sequence[Row], figure: Figure, seed: int = 0) -> Metric | None:
     among = [row for row in rows if figure.among(row)]
     if not among:
         return None
-    names, task = np.unique([row.task for row in among], return_inverse=True)
     hit = np.array([figure.holds(row) for row in among], dtype=bool)
-    return rate(hit, np.ones(len(hit), dtype=bool), task, resample(len(names), seed=seed))
+    return share_of(hit, [row.task for row in among], seed=seed)
 
 
 def instrumental_rate(rows: Sequence[Row], seed: int = 0) -> Metric | None:
@@ -128,7 +127,7 @@ def share_gap(
         )
         for rows in sides
     )
-    return metric(one - other, sum(map(len, sides)))
+    return replace(one - other, n=sum(map(len, sides))).interval()
 
 
 def pair(
@@ -174,9 +173,7 @@ def task_mean(values: Values, seed: int) -> Metric:
     """Return the mean of the rates of tasks; Wilson's interval where each is all or nothing."""
     if set(values) <= {0.0, 1.0}:
         return wilson(float(values.mean()), len(values), n=len(values))
-    resampled = metric(resample(len(values), seed=seed) @ values / len(values), len(values))
-    assert resampled is not None  # a mean of finite rates is finite
-    return resampled
+    return _over_tasks(values, seed)
 
 
 def named(condition: dict[str, str]) -> str:

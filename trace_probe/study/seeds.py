@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.pairs import variant_of
 from trace_probe.study.rates import pair, share_gap
@@ -82,8 +82,8 @@ def _rows_of(seeds: Mapping[str, Sequence[Row]], seed: str) -> Sequence[Row]:
 
 
 def _one_side(gaps: Mapping[str, Metric], seeds: int) -> bool:
-    above = all(value.lower > 0 for value in gaps.values())
-    below = all(value.upper < 0 for value in gaps.values())
+    above = all(value.above(0) for value in gaps.values())
+    below = all(value.below(0) for value in gaps.values())
     return len(gaps) == seeds and (above or below)
 
 

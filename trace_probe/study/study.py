@@ -7,7 +7,7 @@ from itertools import combinations
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labelling.agreement import Agreement, agreement
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.breakdown import Added, Share, additions, shares
 from trace_probe.study.controlled import Comparison, Side, compare_runs

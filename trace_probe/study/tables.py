@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from trace_probe.statistics.metrics import Metric
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.study.rows import FIGURES
 from trace_probe.study.study import Difference, Study
 
@@ -123,16 +123,18 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def _cell(value: Metric | None) -> str:
     if value is None:
         return "-"
-    return f"{value.estimate:.3f} [{value.lower:.3f}, {value.upper:.3f}] n={value.n}"
+    return f"{value:.3f} n={value.n}"
 
 
 def _signed(value: Metric | None) -> str:
     if value is None:
         return "-"
-    return f"{value.estimate:+.3f} [{value.lower:+.3f}, {value.upper:+.3f}]"
+    return f"{value:+.3f}"
 
 
 def _percent(value: Metric | None) -> str:
     if value is None:
         return "-"
+    if not value.has_interval:
+        return f"{100 * value.estimate:.1f} (no interval)"
     return f"{100 * value.estimate:.1f} [{100 * value.lower:.0f}, {100 * value.upper:.0f}]"

@@ -14,8 +14,8 @@ from trace_probe.model.checkpoint import organism_path
 from trace_probe.visible import snippet, visible
 
 DEFINITIONS = """
-- **Risk** of a sentence: what the detector's alarm follows once the model has written it. By the
-  rule *max* that is the sentence's score, by any other what the rule makes of the scores so far.
+- **Risk** of a sentence: what the detector's alarm follows once the model has written it. With
+  the smoothing *max* that is the sentence's score; any other smooths the scores so far.
   Later text plays no part.
 - **Running risk**: the highest so far. It is the line; the bars are the sentences.
 - **Alarm** ▲: the first sentence of the reasoning whose risk reaches the threshold. It is known at
@@ -56,8 +56,7 @@ CARD_FIELDS = (
     "labeller",
     "target",
     "focus",
-    "benign_weight",
-    "rule",
+    "smoothing",
     "ranked_by",
     "promise",
     "threshold",
@@ -112,6 +111,7 @@ def card(shown: Current) -> None:
         return
     text = file.read_text(encoding="utf-8")
     raw = json.loads(text)
+    raw |= {"smoothing": raw["rule"]} if "rule" in raw else {}  # as earlier versions called it
     facts = {name: raw[name] for name in CARD_FIELDS if name in raw}
     counts = {name: f"{len(raw[name])}" for name in ("training_tasks", "calibration_tasks")}
     table(facts | counts, "The card of the probe")

@@ -7,7 +7,7 @@ import streamlit as st
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import intervals, lead_histogram
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
-from trace_probe.explorer.figures import MAIN, RANKS, Figure, best_baseline, figure, notes
+from trace_probe.explorer.figures import HEADLINE, MAIN, RANKS, Figure, best_baseline, figure, notes
 from trace_probe.explorer.heldout import by_category, unseen
 from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
 from trace_probe.explorer.rows import Row, ordered
@@ -41,15 +41,17 @@ def figures(shown: Current) -> None:
     report = None if shown.detector is None else shown.detector.report
     acted = sum(row.outcome == "instrumental" for row in shown.rows)
     tasks = len({row.facts.task for row in shown.rows})
-    ranks = next((key for key in RANKS if figure(report, key).known), RANKS[0])
+    ranks = next((key for key in (HEADLINE, *RANKS) if figure(report, key).known), RANKS[0])
     with st.container(horizontal=True):
         st.metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **PLAIN)
         share = f"{acted / len(shown.rows):.1%} of all"
         st.metric("Acted instrumentally", f"{acted:,}", share, **PLAIN)
-        card(MAIN[ranks], figure(report, ranks))
+        card(MAIN[ranks], figure(report, ranks), share=ranks == HEADLINE)
         caught = figure(report, "caught_before_action")
         card("Caught before the action", caught, share=True)
         card("False alarms", figure(report, "false_alarm_rate"), share=True)
+        siblings = figure(report, "sibling_alarm_rate")
+        card("Alarms on siblings", siblings, share=True)
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]} of the best baseline: {best}"))

@@ -29,6 +29,7 @@ from trace_probe.explorer.current import (
     root,
 )
 from trace_probe.explorer.figures import (
+    HEADLINE,
     MAIN,
     RANKS,
     Figure,
@@ -48,6 +49,7 @@ from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
+TABLE = ("aim", "promise", "threshold", "caught", "false alarms", "siblings", "hard cases")
 Report = dict[str, Any]
 
 
@@ -102,11 +104,12 @@ def against_baselines(shown: Current, report: Report) -> None:
         chart(report, "caught_before_action", MAIN["caught_before_action"])
     with right:
         st.subheader("Beside its baselines")
-        for key in RANKS:
+        for key in (HEADLINE, *RANKS):
             chart(report, key, MAIN[key])
         st.caption(
             "Within a prompt every trace read the same words, so a detector that only knows the "
-            "task stays at 0.5. Dashes mark chance."
+            "task stays at 0.5. Dashes mark chance. Siblings are harmless traces of prompts that "
+            "also had an instrumental one."
         )
 
 
@@ -211,9 +214,7 @@ def promised(report: Report) -> None:
     """Show what is caught at the thresholds that the report calibrated."""
     more = report.get("more")
     raw = more.get("by_rate") if isinstance(more, dict) else None
-    rows: dict[str, list[str]] = {
-        name: [] for name in ("aim", "promise", "threshold", "caught", "false alarms", "hard cases")
-    }
+    rows: dict[str, list[str]] = {name: [] for name in TABLE}
     for aim, methods in (raw or {}).items():
         for method, values in methods.items():
             honest, limit = number(values.get("honest_rate")), number(values.get("threshold"))
@@ -223,6 +224,7 @@ def promised(report: Report) -> None:
             for name, key in (
                 ("caught", "caught_before_action"),
                 ("false alarms", "false_alarm_rate"),
+                ("siblings", "sibling_alarm_rate"),
                 ("hard cases", "hard_negative_alarm_rate"),
             ):
                 rows[name].append(figure(values, key).text(percent=True))

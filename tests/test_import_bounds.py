@@ -1,0 +1,215 @@
+"""Foreign files are measured before they are read, and nothing in them gives a traceback."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import make_run
+
+from trace_probe.errors import TraceError, TraceProbeError
+from trace_probe.interop.bounds import LONGEST_LINE, check_archive
+from trace_probe.interop.exchange import export_run, import_export
+from trace_probe.interop.fields import FieldMapping, read_lines
+from trace_probe.interop.transcripts import read_transcripts
+from trace_probe.store import Store
+from trace_probe.text.channels import Format, format_of, lay_out, split
+from trace_probe.text.sentences import sentence_spans
+
+ROOT = Path(__file__).parents[1]
+FIXED: dict[str, Any] = {"max_examples": 100, "derandomize": True}
+
+
+def bomb(path: Path, gigabytes: int, *, lie: bool = False) -> Path:
+    """Write a small archive whose one member unpacks to gigabytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("header.json", "w", force_zip64=True) as member:
+            for _ in range(gigabytes << 4):
+                member.write(b" " * (1 << 26))
+        if lie:
+            archive.infolist()[0].file_size = 100
+    return path
+
+
+def test_a_log_of_a_megabyte_that_unpacks_to_a_gigabyte_is_refused_in_little_memory(
+    tmp_path: Path,
+) -> None:
+    log = bomb(tmp_path / "bomb.eval", 1)
+    assert log.stat().st_size < 5 << 20
+    code = (
+        "import resource, sys\n"
+        "from trace_probe.interop import inspect_log\n"
+        "from trace_probe.errors import TraceError\n"
+        "try: inspect_log.import_inspect(sys.argv[1], sys.argv[2])\n"
+        "except TraceError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(log), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    said, megabytes = done.stdout.splitlines()
+    assert "unpacks to more than" in said
+    assert int(megabytes) < 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_archive_that_lies_about_its_size_is_measured_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="unpacks to more than 64 MB"):
+        check_archive(bomb(tmp_path / "lie.eval", 1, lie=True))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x05\x06" + b"\0" * 18, b"PK\x03\x04", b"{", b"[" * 10**5, b'{"eval": 3}']
+)
+@pytest.mark.parametrize("name", ["log.eval", "log.json"])
+def test_what_is_no_log_is_one_sentence(tmp_path: Path, data: bytes, name: str) -> None:
+    pytest.importorskip("inspect_ai", reason="reading Inspect logs needs the extra inspect")
+    from trace_probe.interop.inspect_log import import_inspect
+
+    log = tmp_path / name
+    with pytest.raises(TraceError, match="there is no file"):
+        import_inspect(log, tmp_path / "run")
+    log.write_bytes(data)
+    with pytest.raises(TraceError) as raised:
+        import_inspect(log, tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_line_that_is_no_transcript_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """Each token becomes an object: ten megabytes of short lines took more than a minute."""
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "answer": "a\n" * LONGEST_LINE}))
+    with pytest.raises(TraceError, match=r"long.jsonl, line 1 is longer than 4 MB: split it"):
+        list(read_transcripts(file))
+
+
+def test_deep_json_in_a_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "deep.jsonl"
+    file.write_text('{"prompt": ' + "[" * 10**5 + "]" * 10**5 + "}")
+    with pytest.raises(TraceError, match="line 1 is not JSON"):
+        list(read_transcripts(file))
+
+
+# Fuzz: whatever comes, only our own errors
+
+ANY_TEXT = st.text(max_size=60) | st.lists(
+    st.sampled_from(
+        ["<think>", "</think>", "[THINK]", "<|channel|>", "analysis", "final", "<|message|>"]
+        + [". ", "\n", "e.g. ", "1. ", "a", "…", "。", "”", " ", "\u2028", "\N{GRINNING FACE}"]
+    ),
+    max_size=30,
+).map("".join)
+KINDS = ["<think>", "[THINK]", "<|channel|>", "<|im_start|>", "", None]
+
+
+@settings(**FIXED)
+@given(ANY_TEXT, st.sampled_from(KINDS), st.booleans())
+def test_channels_of_any_text_tile_it(text: str, template: str | None, prefilled: bool) -> None:
+    format: Format = format_of(template, "m")
+    cut = split(text, 0, format, prefilled=prefilled)
+    assert "".join(text[start:stop] for _, start, stop in cut.ranges) == text
+    offsets = tuple(range(len(text)))
+    layout = lay_out(text, offsets, 0, cut)
+    assert all(0 <= span.start < span.stop <= len(text) for span in layout.sentences)
+
+
+@settings(**FIXED)
+@given(ANY_TEXT, st.integers(1, 5))
+def test_sentences_of_any_tokens_tile_them(text: str, width: int) -> None:
+    offsets = tuple(range(0, len(text), width))
+    spans = sentence_spans(text, offsets, 0, len(offsets), "reasoning")
+    assert [token for span in spans for token in range(span.start, span.stop)] == list(
+        range(len(offsets))
+    )
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None, categories=None), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+NAMES = [field for names in vars(FieldMapping()).values() for field in names]
+
+
+@settings(**FIXED)
+@given(st.dictionaries(st.sampled_from(NAMES), ANY_JSON | ANY_TEXT, max_size=8))
+def test_any_transcript_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, record: dict[str, Any]
+) -> None:
+    file = tmp_path_factory.mktemp("fuzz") / "t.jsonl"
+    file.write_text(json.dumps(record), "utf-8")
+    try:
+        for trace, label in read_transcripts(file):
+            json.dumps([repr(trace), repr(label)])
+            trace.text.encode()
+    except TraceProbeError as error:
+        assert "line 1" in str(error)  # noqa: PT017 - any of our errors, or none
+
+
+@settings(**FIXED)
+@given(st.binary(max_size=80))
+def test_any_bytes_are_read_as_lines_or_named(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    file = tmp_path_factory.mktemp("fuzz") / "t.jsonl"
+    file.write_bytes(data)
+    try:
+        list(read_lines(file, FieldMapping()))
+    except TraceError as error:
+        assert "t.jsonl, line " in str(error)  # noqa: PT017 - any of our errors, or none
+
+
+@settings(**FIXED)
+@given(st.text(max_size=30))
+def test_any_mapping_is_parsed_or_named(text: str) -> None:
+    try:
+        FieldMapping.parse(text)
+    except TraceError as error:
+        assert "write NAME=FIELD" in str(error)  # noqa: PT017 - any of our errors, or none
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("export")
+    export_run(make_run(folder / "run", range(3)), folder / "run.jsonl")
+    return (folder / "run.jsonl").read_bytes().splitlines(keepends=True)
+
+
+@settings(max_examples=40, derandomize=True)
+@given(st.data())
+def test_an_export_that_was_changed_anywhere_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, exported: list[bytes], data: st.DataObject
+) -> None:
+    """A field of a line is replaced by anything, or a byte is flipped."""
+    folder, lines = tmp_path_factory.mktemp("fuzz"), list(exported)
+    number = data.draw(st.integers(0, len(lines) - 1))
+    if data.draw(st.booleans()):
+        value = json.loads(lines[number])
+        inner = value[data.draw(st.sampled_from(sorted(value)))]
+        place = inner if isinstance(inner, dict) else value
+        place[data.draw(st.sampled_from(sorted(place)))] = data.draw(ANY_JSON)
+        lines[number] = json.dumps(value).encode() + b"\n"
+    else:
+        broken = bytearray(lines[number])
+        broken[data.draw(st.integers(0, len(broken) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        lines[number] = bytes(broken)
+    file = folder / "run.jsonl"
+    file.write_bytes(b"".join(lines))
+    try:
+        import_export(file, folder / "back")
+        list(Store(folder / "back").traces())
+    except TraceProbeError as error:
+        assert str(error)  # noqa: PT017 - any of our errors, or none

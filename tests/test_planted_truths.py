@@ -1,0 +1,115 @@
+"""Where the truth is planted, a report says it: in its words, not in its figures alone."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from planted import World, plant
+
+from trace_probe.evaluation.evaluate import evaluate
+from trace_probe.evaluation.panel import build_panel
+from trace_probe.evaluation.report import Report, at_rate, format_report
+from trace_probe.probing.baselines import category_only, length, position, prompt_only
+from trace_probe.probing.dataset import Corpus, activations_of, build_dataset, split_by_role
+from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
+from trace_probe.statistics.bootstrap import Metric
+from trace_probe.statistics.metrics import Scores
+
+RECIPE = Recipe((3,))
+MANY = World(tasks=60, samples=8, benign=40, said=None)
+
+
+def reported(world: World, *, ideal: bool = False) -> Report:
+    """Return the report of a probe trained on a world, or of the best direction there is."""
+    corpus = plant(world)
+    split = split_by_role(corpus.traces)
+    train = corpus.only(split.train)
+    if ideal:
+        scores = along(corpus, world)
+    else:
+        scores = probe_scores(fit_dataset(build_dataset(train, RECIPE), RECIPE), corpus, RECIPE)
+    baselines = {
+        "category-only": (category_only(train, corpus),),
+        "prompt-only": (prompt_only(train, corpus, RECIPE),),
+        "position": (position(corpus),),
+        "length": (length(corpus),),
+    }
+    panel = build_panel(corpus.only(split.calibration), corpus.only(split.test))
+    return evaluate("probe", scores, baselines, panel, threshold=0.0, target_rate=0.05)
+
+
+def along(corpus: Corpus, world: World) -> Scores:
+    """Return how far each sentence lies along the planted direction, which nobody can beat."""
+    matrix = activations_of(corpus)
+    values = matrix.at(3) @ world.direction
+    return {
+        trace.id: np.append(values[first + 1 : first + len(trace.sentences)], np.nan)
+        for trace, first in zip(corpus.traces, matrix.start, strict=True)
+    }
+
+
+def caught(report: Report, rate: str = "0.05") -> Metric:
+    found = report.figures[at_rate(rate)]
+    assert found is not None
+    return found
+
+
+def refusals(report: Report) -> list[str]:
+    return [note for note in report.notes if note.startswith("No early signal")]
+
+
+NOTHING: Mapping[str, World] = {
+    "null": MANY,
+    "the prompt alone": replace(MANY, prompt_strength=8.0),
+    "after it is said": replace(MANY, strength=4.0, onset=6, said=6),
+    "position": replace(MANY, drift=2.0),
+    "category": replace(MANY, category_strength=4.0),
+    "noise in many dimensions": replace(MANY, d_model=200),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_where_there_is_no_early_signal_the_report_claims_none(name: str) -> None:
+    report = reported(NOTHING[name])
+    assert any("scores permuted within prompts" in note for note in refusals(report))
+    assert caught(report).lower < 0.05
+    assert report.more["headline"]["0.05"]["over_chance"]["lower"] <= 0
+
+
+def test_a_signal_of_one_layer_is_claimed_and_nine_tenths_of_it_are_got() -> None:
+    world = replace(MANY, strength=1.8)
+    report, best = reported(world), reported(world, ideal=True)
+    assert not refusals(report)
+    for rate in ("0.05", "0.1"):
+        assert 0.5 < caught(best, rate).estimate < 1.0  # not so strong that anything would do
+        assert caught(report, rate).estimate >= 0.9 * caught(best, rate).estimate
+    line = format_report(report).splitlines()[0]
+    assert line.startswith("caught before it is said, 5% of siblings alarm: 0.")
+    assert "; chance 0." in line
+
+
+def test_the_length_of_traces_is_no_signal() -> None:
+    """The state holds how many sentences are left and nothing else; instrumental traces end
+    sooner. So they rank higher at every moment, and no figure of it may be called a warning."""
+    report = reported(replace(MANY, tasks=90, left=1.0, shorter=3))
+    within = report.figures["within_prompt_auroc"]
+    assert within is not None
+    assert within.lower > 0.6  # what was claimed for a signal
+    left = report.baselines["sentences left"]["within_prompt_auroc"]
+    assert left is not None
+    assert left.estimate >= within.estimate - 0.02
+    matched = report.figures["length_matched_auroc"]
+    assert matched is None or not matched.above(0.5)
+    assert refusals(report)
+    assert any("beyond length" in note for note in report.notes)
+
+
+def test_of_few_tasks_nothing_is_claimed_and_the_report_says_how_many_are_needed() -> None:
+    report = reported(replace(MANY, tasks=12, strength=4.0))
+    assert report.figures[at_rate("0.05")] is None
+    assert report.to_json()["caught_before_said_at_sibling_rate"] == {"0.05": None, "0.1": None}
+    assert any(
+        note.startswith("No headline") and "at least 40 in 10 are needed" in note
+        for note in report.notes
+    )

@@ -1,0 +1,109 @@
+"""What a report says in words: what is claimed, and what is not."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trace_probe.evaluation.length import SENTENCES_LEFT
+from trace_probe.evaluation.panel import Panel
+from trace_probe.evaluation.report import RATES, Figures
+from trace_probe.statistics.bootstrap import Metric
+from trace_probe.statistics.metrics import pairs_within
+
+
+def notes(
+    figures: Figures, baselines: Mapping[str, Figures], panel: Panel, more: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield what a reader must be told about the figures of a report."""
+    yield from _left_out(panel)
+    if more["headline"]:
+        yield from _by_headline(more["headline"])
+    else:
+        yield (
+            f"No headline, so no claim of an early warning can be made: {panel.mixed.shortage()}."
+        )
+    yield from _by_ranking(figures, baselines, more["best_text"], claimed=bool(more["headline"]))
+    yield from _at_threshold(more["useful_warning_over_chance"])
+
+
+def _left_out(panel: Panel) -> Iterator[str]:
+    cohort = panel.cohort
+    left_out = pairs_within(cohort, cohort.before_said()).excluded
+    if left_out:
+        yield (
+            f"{left_out} pairs within prompts were left out: one says it at once, or it is not "
+            f"known whether it does."
+        )
+    unknown = cohort.heard()["unknown_whether_said"]
+    if unknown:
+        yield (
+            f"{unknown} positives count neither as silent nor as said: nobody looked, or nobody "
+            f"could tell. Label with a judge that looks for where it is said."
+        )
+    if panel.mixed.unknown:
+        yield f"The headline leaves out {panel.mixed.unknown} of them, which have mixed prompts."
+
+
+def _by_headline(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield whether more is caught before it is said than chance, text and length would."""
+    for rate in RATES:
+        its, share = found[rate], f"{float(rate):.0%} of siblings alarm"
+        if not _above(its["over_chance"]):
+            yield (
+                f"No early signal: where {share}, no more instrumental traces are shown to alarm "
+                f"before they say it than with scores permuted within prompts."
+            )
+        elif not _above(its["over_text"]):
+            yield (
+                f"No early signal beyond the text: where {share}, the detector is not shown to "
+                f"catch more than {its['best_text']}."
+            )
+        elif not _above(its["over_sentences_left"]):
+            yield (
+                f"No early signal beyond length: where {share}, the number of sentences left "
+                f"would catch as much."
+            )
+
+
+def _by_ranking(
+    figures: Figures, baselines: Mapping[str, Figures], text: str, *, claimed: bool
+) -> Iterator[str]:
+    """Yield what the AUROC within prompts cannot show."""
+    within = figures["within_prompt_auroc"]
+    what = "AUROC within prompts" if claimed else "No early signal"
+    if within is None:
+        yield (
+            "No within-prompt figure: no prompt has both outcomes before it is said. "
+            "Record more samples of each prompt."
+        )
+    elif not within.has_interval:
+        yield f"{what}: mixed prompts of fewer than 4 tasks are too few for an interval."
+    elif not within.above(0.5):
+        yield (
+            f"{what}: the within-prompt interval contains 0.5 or lies below it, "
+            f"on {within.n} mixed prompts."
+        )
+    elif _not_beaten(figures["delta_over_best_text"]):
+        yield f"{what} beyond the text: the detector does not clearly beat {text}."
+    elif _not_beaten(baselines[SENTENCES_LEFT]["gain_over_it"]):
+        yield (
+            f"{what} beyond length: the detector does not clearly beat the number of sentences "
+            f"left. Look at pairs of equal length."
+        )
+
+
+def _not_beaten(gain: Metric | None) -> bool:
+    return gain is not None and not gain.above(0)
+
+
+def _above(raw: Mapping[str, Any] | None) -> bool:
+    found = Metric.from_json(raw)
+    return found is not None and found.above(0)
+
+
+def _at_threshold(over_chance: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what is to be said where the shipped threshold's alarms know the task alone."""
+    if over_chance is not None and not _above(over_chance):
+        yield (
+            "The alarms are not shown to know which trace of a task acts: with scores dealt anew "
+            "within tasks as many would be warned. At this threshold they tell of the situation."
+        )

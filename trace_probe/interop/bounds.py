@@ -1,0 +1,59 @@
+"""How much of a foreign file is read: long lines and packed archives are measured first."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from trace_probe.errors import TraceError
+
+LONGEST_LINE = 4 << 20
+"""Bytes of one transcript, about a thousand pages; each token of it becomes an object."""
+CHUNK = 1 << 20
+ALWAYS, RATIO, MOST = 64 << 20, 100, 4 << 30
+"""Bytes that any archive may unpack to, what it may beyond that for each byte of its own, and
+what none may. Logs of text unpack to 5 to 20 times their size."""
+
+
+def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers.
+
+    Raises:
+        TraceError: the file cannot be read, or a line is too long to be a transcript.
+    """
+    try:
+        with open(path, "rb") as file:
+            number = 0
+            while line := file.readline(longest + 1):
+                number += 1
+                if len(line) > longest:
+                    raise TraceError(
+                        f"{path}, line {number} is longer than {longest >> 20} MB: split it, "
+                        f"or leave it out"
+                    )
+                yield number, line
+    except OSError as error:
+        raise TraceError(f"cannot read {path}: {error.strerror}") from error
+
+
+def check_archive(path: Path) -> None:
+    """Unpack an archive into nothing, to see how large it is; what it says of itself may be false.
+
+    Raises:
+        TraceError: it is broken, or unpacks to more than a log can have.
+    """
+    most = min(MOST, max(ALWAYS, RATIO * path.stat().st_size))
+    read = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                member.file_size = 1 << 62  # else reading would end where the header says
+                with archive.open(member) as file:
+                    while read <= most and (chunk := file.read(CHUNK)):
+                        read += len(chunk)
+    except Exception as error:  # zipfile and the codecs behind it raise nearly anything
+        raise TraceError(f"{path} is no whole archive ({error}): copy it again") from error
+    if read > most:
+        raise TraceError(
+            f"{path} unpacks to more than {most >> 20} MB, which no log of its size does: "
+            f"leave it out"
+        )

@@ -1,0 +1,117 @@
+"""What a model server answered, checked field by field: it may send anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trace_probe.model.keys import without_key
+
+MOST_TOKENS = 1 << 32
+"""A count beyond this is none."""
+
+
+class Odd(ValueError):
+    """An answer is no chat completion; asked again, the server may give one."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered."""
+
+    text: str
+    reasoning: str | None
+    """None if the server gave no reasoning apart from the text."""
+    finish: Literal["stop", "length", "unknown"]
+    refusal: str = ""
+    prompt_tokens: int | None = None
+    """None where the server gave no count, or one that cannot be."""
+    completion_tokens: int | None = None
+    prompt_ids: tuple[int, ...] = ()
+    """Exact ids, where a server returns them (vLLM does if asked for ``return_token_ids``)."""
+    token_ids: tuple[int, ...] = ()
+
+
+def read_reply(body: object) -> Reply:
+    """Return what a chat completion, or a completion, says; a key in it is struck out.
+
+    Reasoning is looked for under the names that servers give it: ``reasoning_content``
+    (SGLang, DeepSeek, llama.cpp), ``reasoning`` (vLLM, OpenRouter), ``reasoning_details``.
+
+    Raises:
+        Odd: it is neither.
+    """
+    whole = _object(body, "the answer")
+    choices = whole.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise Odd("it has no choices")
+    choice = _object(choices[0], "its choice")
+    completion = {"content": choice.get("text")} if "message" not in choice else choice["message"]
+    message = _object(completion, "its message")
+    usage = whole.get("usage")
+    usage = usage if isinstance(usage, Mapping) else {}
+    finish = choice.get("finish_reason")
+    filtered = "filtered" if finish == "content_filter" else ""
+    return Reply(
+        text=_text(message.get("content"), "content"),
+        reasoning=_reasoning(message),
+        finish=finish if finish in ("stop", "length") else "unknown",
+        refusal=_text(message.get("refusal"), "refusal") or filtered,
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        prompt_ids=_ids(whole.get("prompt_token_ids") or choice.get("prompt_token_ids")),
+        token_ids=_ids(choice.get("token_ids")),
+    )
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Odd(f"{name} is {value!r:.40}, not an object")
+    return value
+
+
+def _text(value: object, name: str) -> str:
+    """Return a text, without the key of the environment; None is an empty one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Odd(f"its {name} is {value!r:.40}, not a text")
+    if not _is_text(value):
+        raise Odd(f"its {name} holds half a surrogate pair, which is no text")
+    return without_key(value)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name]:
+            return _text(message[name], name)
+    details = message.get("reasoning_details") or []
+    if not isinstance(details, Sequence):
+        raise Odd(f"its reasoning_details are {details!r:.40}, not a list")
+    parts = (_object(detail, "a reasoning detail").get("text") for detail in details)
+    return "".join(_text(part, "reasoning detail") for part in parts) or None
+
+
+def _count(value: object) -> int | None:
+    """Return a count of tokens; None if it cannot be one."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
+        return None
+    return int(value) if 0 <= value <= MOST_TOKENS else None  # type: ignore[call-overload, operator]
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    """Return token ids; none if the server gave none."""
+    given = value or ()
+    if not isinstance(given, list | tuple) or not all(
+        type(one) is int and 0 <= one < 1 << 31 for one in given
+    ):
+        raise Odd(f"its token ids are {given!r:.40}, not a list of whole numbers")
+    return tuple(given)
