@@ -18,14 +18,15 @@ from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.probing.recipe import Head
 from trace_probe.store import Store
 from trace_probe.trace import Span, Task, Trace
 
 LAYERS = (0, 2)
-HEADS = ("linear", "mlp")
+HEADS: tuple[Head, ...] = ("linear", "mlp")
 
 
-def wide_probe(model: Any, head: str, seed: int = 0) -> SavedProbe:
+def wide_probe(model: Any, head: Head, seed: int = 0) -> SavedProbe:
     """Return a probe of all features of two layers; its scores are of the size of activations."""
     saved = a_probe(model)
     card = replace(saved.card, layers=LAYERS, features=FEATURES, head=head)

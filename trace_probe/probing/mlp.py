@@ -111,8 +111,10 @@ class MLPProbe(BinaryProbe):
     def from_tensors(cls, tensors: Tensors, **params: Any) -> Self:  # noqa: ANN401
         """Return a fitted probe; see `BinaryProbe.from_tensors`."""
         probe = cls(**params)
-        for name in TENSORS:
+        for name in TENSORS[:-1]:
             setattr(probe, f"{name}_", np.asarray(tensors[name], np.float32))
+        at_mean = probe._gradient(probe.mean_[None], np.ones(1))
+        probe.direction_ = np.asarray(tensors.get("direction", at_mean), np.float32)
         return probe._as_fitted(len(probe.mean_))
 
     @classmethod
