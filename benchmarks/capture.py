@@ -13,8 +13,10 @@ import numpy as np
 
 from benchmarks.command import run
 from benchmarks.spread import Spread
+from trace_probe.activations import ALL_POOLINGS
 from trace_probe.trace import Span
 
+FOUR = "4 layers"
 SENTENCE = 16
 """Tokens of a row."""
 STATUS = Path("/proc/self/status")
@@ -26,7 +28,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """What is measured; all networks have random weights and are read in float32."""
+    """What is measured; all networks have random weights, in float32 where nothing else is said."""
 
     layers: int = 8
     width: int = 512
@@ -38,6 +40,8 @@ class CapturePlan:
     memory_tokens: tuple[int, ...] = (2048, 16384)
     few_layers: int = 4
     """Blocks of the networks for long traces, which share what is measured among blocks."""
+    pooling: str = ALL_POOLINGS
+    """What is kept of each sentence."""
     seed: int = 0
 
 
@@ -50,22 +54,24 @@ class CaptureBench:
     """Processor seconds of each way and round; in a round the ways come in turns."""
     long_seconds: dict[str, tuple[float, ...]]
     """The same for one long trace."""
+    half_seconds: dict[str, dict[str, tuple[float, ...]]]
+    """In bfloat16, for short traces and for one long one."""
     peak_bytes: dict[str, dict[int, int]]
     """By family and tokens of one trace: the highest memory above the loaded network."""
 
     def ratios(self) -> dict[str, Spread]:
         """Return how many times longer than the bare pass each way took, round by round."""
-        bare = self.seconds["bare pass"]
-        return {
-            name: Spread.of([a / b for a, b in zip(taken, bare, strict=True)])
-            for name, taken in self.seconds.items()
-        }
+        return _over_bare(self.seconds)
+
+    def half_ratios(self) -> dict[str, Spread]:
+        """Return how many times longer than the bare pass four layers took in bfloat16."""
+        return {name: _over_bare(taken)[FOUR] for name, taken in self.half_seconds.items()}
 
     def against_transformer_lens(self) -> dict[str, Spread]:
         """Return how many times longer than four layers here its cache of the same took."""
         found = {}
         for name, seconds in (("short", self.seconds), ("long", self.long_seconds)):
-            pairs = zip(seconds["TransformerLens, 4 layers"], seconds["4 layers"], strict=True)
+            pairs = zip(seconds["TransformerLens, 4 layers"], seconds[FOUR], strict=True)
             found[name] = Spread.of([theirs / ours for theirs, ours in pairs])
         return found
 
@@ -81,6 +87,7 @@ class CaptureBench:
         return {
             **asdict(self),
             "ratios": {name: asdict(spread) for name, spread in self.ratios().items()},
+            "half_ratios": {name: asdict(spread) for name, spread in self.half_ratios().items()},
             "transformer_lens": {
                 name: asdict(spread) for name, spread in self.against_transformer_lens().items()
             },
@@ -95,9 +102,14 @@ def bench_capture(plan: CapturePlan, say: Callable[[str], None]) -> CaptureBench
     few = {
         name: work
         for name, work in _ways(plan, plan.few_layers, 1, plan.long_tokens).items()
-        if name in {"bare pass", "4 layers", "TransformerLens, 4 layers"}
+        if name in {"bare pass", FOUR, "TransformerLens, 4 layers"}
     }
-    long_seconds = _in_turns(few, max(plan.repeats // 5, 1), say)
+    rounds = max(plan.repeats // 5, 1)
+    long_seconds = _in_turns(few, rounds, say)
+    half = {
+        "short": _in_turns(_half(plan, plan.layers, plan.traces, plan.tokens), plan.repeats, say),
+        "long": _in_turns(_half(plan, plan.few_layers, 1, plan.long_tokens), rounds, say),
+    }
     peaks: dict[str, dict[int, int]] = {}
     families: tuple[Literal["qwen3", "gpt_oss"], ...] = ("qwen3", "gpt_oss")
     for family in families:
@@ -105,7 +117,15 @@ def bench_capture(plan: CapturePlan, say: Callable[[str], None]) -> CaptureBench
         for tokens in plan.memory_tokens if STATUS.exists() else ():
             peaks[family][tokens] = in_fresh_process(peak_above_loaded, plan, family, tokens)
             say(f"{family}, {tokens} tokens: {peaks[family][tokens] / 2**20:.0f} MiB")
-    return CaptureBench(plan, seconds, long_seconds, peaks)
+    return CaptureBench(plan, seconds, long_seconds, half, peaks)
+
+
+def _over_bare(seconds: dict[str, tuple[float, ...]]) -> dict[str, Spread]:
+    bare = seconds["bare pass"]
+    return {
+        name: Spread.of([a / b for a, b in zip(taken, bare, strict=True)])
+        for name, taken in seconds.items()
+    }
 
 
 def _ways(plan: CapturePlan, layers: int, traces: int, tokens: int) -> dict[str, Work]:
@@ -118,16 +138,36 @@ def _ways(plan: CapturePlan, layers: int, traces: int, tokens: int) -> dict[str,
     network = random_network(Sizes(layers=layers, width=plan.width), plan.seed)
     blocks, lens = HookedBlocks(network, "random"), bridged_blocks(network, "random")
     ids, spans = made_up(plan, traces, tokens)
-    four = tuple(sorted({round((i + 1) * layers / 4) - 1 for i in range(4)}))
+    four = _four(layers)
     half = tuple(layer for layer in four if layer < layers // 2)
-    read = partial(replay, blocks, ids, spans, reading=Reading())
+    read = partial(replay, blocks, ids, spans, reading=Reading(plan.pooling))
     return {
         "bare pass": partial(bare_pass, network, ids),
-        "4 layers": partial(read, four),
+        FOUR: partial(read, four),
         "all layers": partial(read, range(layers)),
         "stop half-way": partial(read, half),
         "TransformerLens, 4 layers": partial(cached_and_pooled, lens, ids, spans, four),
     }
+
+
+def _half(plan: CapturePlan, layers: int, traces: int, tokens: int) -> dict[str, Work]:
+    """Return the bare pass and the reading of four layers in bfloat16."""
+    from trace_probe.model.blocks import HookedBlocks
+    from trace_probe.model.capture import Reading, replay
+    from trace_probe.model.peers import Sizes, bare_pass, random_network
+
+    network = random_network(Sizes(layers=layers, width=plan.width), plan.seed, "bfloat16")
+    ids, spans = made_up(plan, traces, tokens)
+    blocks = HookedBlocks(network, "random")
+    return {
+        "bare pass": partial(bare_pass, network, ids),
+        FOUR: partial(replay, blocks, ids, spans, _four(layers), Reading()),
+    }
+
+
+def _four(layers: int) -> tuple[int, ...]:
+    """Return four evenly spaced blocks, the last among them."""
+    return tuple(sorted({round((i + 1) * layers / 4) - 1 for i in range(4)}))
 
 
 def made_up(
@@ -180,7 +220,7 @@ def peak_above_loaded(plan: CapturePlan, family: Literal["qwen3", "gpt_oss"], to
     ids, spans = made_up(plan, 1, tokens)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
     before = _memory("VmRSS")
-    replay(blocks, ids, spans, every, Reading())
+    replay(blocks, ids, spans, every, Reading(plan.pooling))
     return _memory("VmHWM") - before
 
 
@@ -197,6 +237,10 @@ def format_capture(bench: CaptureBench) -> str:
         f"{plan.traces} traces of {plan.tokens} tokens, {plan.layers} blocks {plan.width} wide, "
         f"{plan.repeats} rounds; processor time, as a multiple of the bare pass",
         *(_row(name, spread) for name, spread in bench.ratios().items()),
+        "",
+        f"4 layers in bfloat16, as a multiple of the bare pass; long is {plan.long_tokens} tokens "
+        f"on {plan.few_layers} blocks",
+        *(_row(name, spread) for name, spread in bench.half_ratios().items()),
         "",
         "TransformerLens run_with_cache over the same four layers here",
         *(_row(name, spread) for name, spread in bench.against_transformer_lens().items()),

@@ -18,7 +18,7 @@ PIPELINE = (
     *("errors", "visible", "files", "execution", "statistics", "trace", "activations", "labels"),
     *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "model", "recording", "labelling"),
-    *("probing", "evaluation", "training", "monitor", "interop", "serving", "emergence"),
+    *("probing", "evaluation", "training", "run", "monitor", "interop", "serving", "emergence"),
     *("organism", "study", "demo", "explorer", "doctor", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""

@@ -48,9 +48,17 @@ def test_ratios_are_taken_round_by_round(bench: CaptureBench) -> None:
     assert found["transformer_lens"]["long"]["median"] == pytest.approx(ratio)
 
 
+def test_four_layers_are_also_read_in_bfloat16(bench: CaptureBench) -> None:
+    assert set(bench.half_seconds) == {"short", "long"}
+    assert {len(taken) for taken in bench.half_seconds["short"].values()} == {PLAN.repeats}
+    taken = bench.half_seconds["long"]
+    ratio = taken["4 layers"][0] / taken["bare pass"][0]
+    assert bench.half_ratios()["long"].median == pytest.approx(ratio)
+
+
 def test_all_that_was_measured_is_printed(bench: CaptureBench) -> None:
     text = format_capture(bench)
-    for word in ("stop half-way", "run_with_cache", "gpt_oss", "256 tokens"):
+    for word in ("stop half-way", "run_with_cache", "bfloat16", "gpt_oss", "256 tokens"):
         assert word in text
 
 

@@ -79,7 +79,8 @@ def test_a_model_that_reads_its_own_traces_holds_what_it_held(
 
     model = tiny()
     out = Store.create(tmp_path / "out", observer_manifest(model, recorded))
-    assert observe(model, tokenizer, recorded, out, progress=False).read == 8
+    report = observe(model, tokenizer, recorded, out, progress=False)
+    assert (report.read, report.resumed, report.checked) == (8, 0, 1)
     for trace in recorded.traces():
         assert out.trace(trace.id) == trace
         ours, theirs = recorded.activations(trace), out.activations(trace)
@@ -100,6 +101,17 @@ def test_another_model_reads_the_same_traces_at_its_own_width(
     assert out.manifest.model == "tiny-llama@00000000"
     trace = next(recorded.traces())
     assert out.activations(trace).values.shape == (1, 1 + len(trace.sentences), 3 * 32)
+
+
+def test_two_readings_that_differ_leave_nothing_of_their_batch(
+    tiny: Callable[..., Any], tokenizer: ChatTokenizer, recorded: Store, tmp_path: Path
+) -> None:
+    from trace_probe.recording.observe import observe, observer_manifest
+
+    out = Store.create(tmp_path / "out", observer_manifest(tiny(), recorded))
+    with pytest.raises(ModelError, match="a second reading .* or allow more with --tolerance"):
+        observe(tiny(), tokenizer, recorded, out, tolerance=0.0, progress=False)
+    assert not len(Store(tmp_path / "out"))
 
 
 def test_a_trace_longer_than_the_readers_context_is_refused(

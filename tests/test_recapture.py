@@ -52,13 +52,15 @@ def test_a_run_of_last_tokens_gets_the_other_poolings(
         assert out.vault.fidelity(trace.id).against == "recorded-rows"  # type: ignore[union-attr]
 
 
-def test_layers_that_were_not_recorded_are_read_twice(
+def test_of_layers_that_were_not_recorded_the_longest_trace_is_read_twice(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = recorded(tiny(), tmp_path / "run", "mean", (1,))
     out = again(tiny(), run, tmp_path / "out", layers=(2,))
-    for trace in out.traces():
-        assert out.vault.fidelity(trace.id).against == "second-pass"  # type: ignore[union-attr]
+    found = {trace.id: out.vault.fidelity(trace.id) for trace in out.traces()}
+    longest = max(out.traces(), key=len)
+    assert [name for name, fidelity in found.items() if fidelity is not None] == [longest.id]
+    assert found[longest.id].against == "second-pass"  # type: ignore[union-attr]
 
 
 def test_what_was_read_already_is_not_read_again(tiny: Callable[..., Any], tmp_path: Path) -> None:
@@ -154,3 +156,42 @@ def test_features_of_uncertainty_are_made_as_those_of_activations(
     np.testing.assert_allclose(rows[0, 9:12], traces[0].uncertainty[0][3:6], rtol=1e-5)
     with pytest.raises(NotEnoughData, match="record with this version"):
         uncertainty_matrix([replace(traces[0], uncertainty=())])
+
+
+# On the command line
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "give --tasks, or a run to --recapture"),
+        (["--tasks", "world:a:1", "--recapture", "run"], "but not both"),
+        (["--recapture", "run", "--executor", "ray"], "in one job"),
+        (["--recapture", "run", "--base-url", "http://127.0.0.1:1"], "in one job"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], text: str) -> None:
+    from typer.testing import CliRunner
+
+    from trace_probe.commands.main import app
+
+    found = CliRunner().invoke(app, ["record", "organism:rl", "traces/out", *options])
+    assert found.exit_code == 2
+    assert text in " ".join(found.output.replace("│", " ").split())
+
+
+def test_the_command_reads_a_run_again_into_another(
+    tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from trace_probe.commands.main import app
+    from trace_probe.recording import shares
+
+    run = recorded(tiny(), tmp_path / "run", "last", (1,))
+    monkeypatch.setattr(shares, "load_weights", lambda _: tiny())
+    command = ["record", "tiny", str(tmp_path / "out"), "--recapture", str(run.path)]
+    for expected in (f"{len(run)} traces read, 0 were there", "0 traces read"):
+        found = CliRunner().invoke(app, command)
+        assert (found.exit_code, expected in found.output) == (0, True)
+    assert Store(tmp_path / "out").manifest.pooling == "last+mean+max"

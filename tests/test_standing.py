@@ -9,11 +9,19 @@ import pytest
 from made_probes import planted_probe
 from planted import World, keep, plant
 
+from trace_probe.emergence.beside import beside_oracle
+from trace_probe.emergence.curve import Drawn, prefixes
+from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.standing import format_standings, standing
 from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.held_out import keep as keep_report
+from trace_probe.evaluation.panel import build_panel
+from trace_probe.evaluation.report import format_report
+from trace_probe.probing.baselines import position
 from trace_probe.probing.probe import load_probe
+from trace_probe.probing.reading import constant_scores
 from trace_probe.store import Store
 
 DEMO = Path(__file__).parents[1]
@@ -60,3 +68,32 @@ def test_beside_an_oracle_its_share_is_that_of_the_same_traces() -> None:
     text = format_standings([found, found])
     assert text.count(f"{share:.3f}") == 2
     assert "PreV(0)" in text
+
+
+def test_an_oracle_of_every_sentence_stands_beside_the_headline(tmp_path: Path) -> None:
+    """It knows each outcome from the first sentence on; the probe knows nothing."""
+    corpus = plant(World(tasks=16, samples=8, said=None))
+    store, card = (
+        keep(corpus, tmp_path / "run"),
+        replace(planted_probe(0.0).card, labeller="planted"),
+    )
+    scores = constant_scores(corpus, lambda _: 0.0)
+    panel = build_panel(corpus.only(()), corpus)
+    baselines = {"position": (position(corpus),)}
+    report = evaluate(card.name, scores, baselines, panel, threshold=1.0, target_rate=0.05)
+    report = replace(report, labeller="planted")
+    assert beside_oracle(report, store, card, scores) is report
+    with store.writing():
+        Ledger(store.artifacts, "oracle", {}).add(
+            Drawn(trace.id, sentence, token, k, k, sentence >= 0 and corpus.outcome(trace), None, 1)
+            for trace in corpus.traces
+            for sentence, token in prefixes(trace)
+            for k in range(4)
+        )
+    found = beside_oracle(report, store, card, scores).more["headline"]["0.05"]
+    assert found["oracle"]["estimate"] == 1.0
+    assert found["beside_oracle"]["estimate"] == 0.0
+    assert found["oracle_traces"] == 128
+    assert found["chance"] == report.more["headline"]["0.05"]["chance"]
+    text = format_report(beside_oracle(report, store, card, scores))
+    assert "on 128 traces the oracle 1.00" in text

@@ -1,0 +1,89 @@
+"""Linear probes on reasoning traces.
+
+The names of this module are all that most programs need; each is imported when it is first used,
+so ``import trace_probe as tp`` is quick and loads no torch.
+
+Example:
+    >>> import trace_probe as tp
+    >>> len(tp.tasks("world:mine:48"))
+    48
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trace_probe.errors import TraceProbeError
+    from trace_probe.labels import Label
+    from trace_probe.model.local import load_model
+    from trace_probe.monitor.calibrated import calibrate
+    from trace_probe.monitor.detector import Detector, load_detector
+    from trace_probe.monitor.flagging import flag
+    from trace_probe.monitor.live import Monitor
+    from trace_probe.monitor.stopping import GenerateWatch
+    from trace_probe.probing.probe import load_probe, save_probe
+    from trace_probe.recording.served import Served
+    from trace_probe.run import Run, evaluate, train
+    from trace_probe.store import Store
+    from trace_probe.tasks.sources import tasks_from as tasks
+    from trace_probe.trace import Sampling, Task, Trace
+
+_HOMES = {
+    "Detector": "monitor.detector",
+    "GenerateWatch": "monitor.stopping",
+    "Label": "labels",
+    "Monitor": "monitor.live",
+    "Run": "run",
+    "Sampling": "trace",
+    "Served": "recording.served",
+    "Store": "store",
+    "Task": "trace",
+    "Trace": "trace",
+    "TraceProbeError": "errors",
+    "calibrate": "monitor.calibrated",
+    "evaluate": "run",
+    "flag": "monitor.flagging",
+    "load_detector": "monitor.detector",
+    "load_model": "model.local",
+    "load_probe": "probing.probe",
+    "save_probe": "probing.probe",
+    "train": "run",
+}
+"""The module of each public name; `tasks` is the package of that name, which can be called."""
+
+__all__ = [
+    "Detector",
+    "GenerateWatch",
+    "Label",
+    "Monitor",
+    "Run",
+    "Sampling",
+    "Served",
+    "Store",
+    "Task",
+    "Trace",
+    "TraceProbeError",
+    "calibrate",
+    "evaluate",
+    "flag",
+    "load_detector",
+    "load_model",
+    "load_probe",
+    "save_probe",
+    "tasks",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    """Import a public name when it is first asked for."""
+    if name == "tasks":
+        return import_module("trace_probe.tasks")
+    if name not in _HOMES:
+        raise AttributeError(f"trace_probe has no {name!r}: see trace_probe.__all__")
+    return getattr(import_module(f"trace_probe.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

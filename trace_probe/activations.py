@@ -65,7 +65,7 @@ class Activations:
     tokens: NDArray[np.floating] | None = None
     """(layer, token, d_model): each token from the first row on, where raw tokens are wanted."""
     fidelity: Fidelity | None = None
-    """None where nothing was compared."""
+    """None where nothing was compared: without noted log-probabilities only some traces are."""
 
     def __post_init__(self) -> None:
         """Refuse values whose shape contradicts layers or spans."""

@@ -138,6 +138,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
+    from trace_probe.emergence.beside import beside_oracle
     from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
     from trace_probe.evaluation.report import format_report
     from trace_probe.evaluation.text_report import text_report
@@ -160,6 +161,8 @@ def evaluate(
         )
         saved = load_probe(probe)
         report, scores = evaluate_probe(store, saved, labeller=labeller, seed=seed, beside=others)
+        own = scores[saved.card.name]
+        report = beside_oracle(report, store, saved.card, own, seed=seed)
     keep(store, report, scores)
     show_result(report.to_json(), format_report(report), as_json=as_json)
 
@@ -244,6 +247,14 @@ def observe(
     model: Annotated[str, typer.Argument(help="The reader: hub id, folder, or organism:NAME.")],
     out: Annotated[Path, typer.Argument(help="Folder for what it held while reading.")],
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Most by which two readings may differ, as a share of the greatest value; "
+            "by dtype without it.",
+        ),
+    ] = None,
     device: str | None = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
@@ -259,8 +270,11 @@ def observe(
     store = Store(run)
     loaded = load_model(model, device=device, dtype=resumed_dtype(dtype, out))
     into = Store.create(out, observer_manifest(loaded, store, integers(layers)))
-    report = read(loaded, load_tokenizer(model), store, into)
-    text = f"{out}: {report.read} traces read by {loaded.name}, {report.resumed} were there"
+    report = read(loaded, load_tokenizer(model), store, into, tolerance=tolerance)
+    text = (
+        f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
+        f"{report.resumed} were there"
+    )
     show_result(asdict(report), text, as_json=as_json)
 
 

@@ -110,6 +110,10 @@ class Report:
         if not self.baselines:
             raise NotEnoughData("a detector cannot be reported without its baselines")
 
+    def __str__(self) -> str:
+        """Return it as text; see `format_report`."""
+        return format_report(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; null where a figure cannot be computed."""
         own = {**dict.fromkeys((*FIGURES, *map(at_rate, RATES))), **self.figures}
@@ -178,11 +182,10 @@ def _headline(report: Report) -> list[str]:
     lines = []
     for rate, its in report.more.get("headline", {}).items():
         own = report.figures[at_rate(rate)]
-        rivals = {
-            "oracle": its.get("oracle"),
-            its["best_text"]: its["text"],
-            "chance": its["chance"],
-        }
+        rivals = {its["best_text"]: its["text"], "chance": its["chance"]}
+        if its.get("oracle"):
+            asked = f"on {its['oracle_traces']} traces the oracle"
+            rivals |= {asked: its["oracle"], "and it": its.get("beside_oracle")}
         beside = "; ".join(
             f"{name} {shown(Metric.from_json(raw), 2)}" for name, raw in rivals.items() if raw
         )

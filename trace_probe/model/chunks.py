@@ -109,7 +109,7 @@ class OneBlockCache(DynamicCache):  # type: ignore[misc]
 
     def _room(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         shape = (*new.shape[:2], self._length, new.shape[3])
-        fits = held.shape == shape and held.device == new.device
+        fits = (held.shape, held.dtype, held.device) == (shape, new.dtype, new.device)
         return held if fits else new.new_empty(shape)
 
     def _first(self) -> int:
@@ -156,7 +156,10 @@ def only_block(base: PreTrainedModel, layer: int | None) -> PreTrainedModel:
 
 
 def comes_apart(base: PreTrainedModel) -> bool:
-    """Return whether a block can be run alone: it gets the stream as given and returns only it."""
+    """Return whether a block can be run alone.
+
+    It must get the stream as given, and return nothing else, in the same precision.
+    """
     found = find_blocks(base)
     cache = DynamicCache(config=base.config)
     if found is None or not any(module is found for module in base.children()):
@@ -172,7 +175,7 @@ def comes_apart(base: PreTrainedModel) -> bool:
         same.append(bool(args) and isinstance(args[0], torch.Tensor) and args[0].equal(given))
 
     def leaves(_module: object, _args: object, output: object) -> None:
-        same.append(isinstance(output, torch.Tensor))
+        same.append(isinstance(output, torch.Tensor) and output.dtype == given.dtype)
 
     with contextlib.ExitStack() as hooks:
         hooks.callback(found[0].register_forward_pre_hook(enters).remove)

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import input_device
-from trace_probe.model.drawing import SeededDraw, draws, uncertainty
+from trace_probe.model.drawing import SeededDraw, check_logits, draws, uncertainty
 from trace_probe.model.local import Completion, Model
 from trace_probe.trace import MEASURES, Sampling
 
@@ -275,6 +275,7 @@ class _State:
         )
         self.position = self.position + 1
         logits: torch.Tensor = output.logits[:, -1].float()
+        check_logits(logits)
         return logits
 
     def _keep(self, rows: torch.Tensor, draw: LogitsProcessorList) -> None:

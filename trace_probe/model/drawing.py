@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from trace_probe.model.precision import overflowed
 from trace_probe.trace import Sampling
 
 
@@ -43,7 +44,12 @@ class NotedDraws:
         self._noted: list[torch.Tensor] = []
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores of the draw; the likeliest of them is what is drawn."""
+        """Return the scores of the draw; the likeliest of them is what is drawn.
+
+        Raises:
+            ModelError: the model gives logits that are inf or nan.
+        """
+        check_logits(scores)
         found: torch.Tensor = self._draw(ids, scores)
         drawn = found.argmax(-1, keepdim=True)
         self._noted.append(uncertainty(scores, drawn).cpu())
@@ -65,6 +71,12 @@ def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     surprisal = -given.gather(1, drawn)[:, 0]
     entropy = torch.special.entr(likely).sum(-1)
     return torch.stack([surprisal, entropy, 1 - likely.amax(-1)], dim=1)
+
+
+def check_logits(logits: torch.Tensor) -> None:
+    """Raise ModelError if logits, (row, vocabulary), are inf or nan; tokens may be ruled out."""
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise overflowed("the logits of the model")
 
 
 def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:

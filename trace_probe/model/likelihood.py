@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from trace_probe.model.local import Model
 
 BATCH_TOKENS = 16384
+LOGITS = 1 << 28
+"""Most logits at a time, tokens times vocabulary: in float32 these are 1 GiB."""
 
 
 @torch.inference_mode()
@@ -25,6 +27,8 @@ def surprise(
     """
     found = np.full(len(texts), np.nan)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    vocabulary = model.blocks.network.config.get_text_config().vocab_size
+    batch_tokens = min(batch_tokens, LOGITS // vocabulary)
     while order:
         width = len(texts[order[-1]])
         batch = [order.pop() for _ in range(min(len(order), max(1, batch_tokens // width)))]

@@ -112,15 +112,6 @@ def read_network(
     return network
 
 
-def random_network(family: str, sizes: Mapping[str, Any]) -> "PreTrainedModel":
-    """Return a causal network with random weights; `sizes` are settings of transformers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(family, **sizes)
-    network: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return network
-
-
 @contextmanager
 def _room(name: str, place: Path | str) -> Iterator[None]:
     """Let a library read a model: it can ask nothing, and its faults become `ModelError`.

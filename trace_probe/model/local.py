@@ -24,7 +24,7 @@ from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
-from trace_probe.model.drawing import NotedDraws, draws
+from trace_probe.model.drawing import NotedDraws, check_logits, draws
 from trace_probe.model.dtypes import choose_precision
 from trace_probe.model.fidelity import checked_replay
 from trace_probe.model.loading import read_config, read_network, read_tokenizer
@@ -282,6 +282,7 @@ class Model:
             read = torch.tensor([ids], device=self._device)
             output = self._network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = output.logits[:, -1].float()
+        check_logits(logits)
         return logits
 
     def check_layers(self, layers: Sequence[int]) -> None:

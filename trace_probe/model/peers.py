@@ -7,14 +7,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from trace_probe.model.bridge import BridgedBlocks
 from trace_probe.model.capture import padded
 from trace_probe.model.checkpoint import locate
-from trace_probe.model.loading import random_network as network_of
 from trace_probe.model.loading import read_tokenizer
 from trace_probe.model.local import Model
+from trace_probe.model.shapes import network_of
 from trace_probe.trace import Span
 
 
@@ -53,10 +53,9 @@ class Sizes:
         }
 
 
-def random_network(sizes: Sizes, seed: int = 0) -> PreTrainedModel:
-    """Return a network of these sizes with random weights in float32."""
-    torch.manual_seed(seed)
-    return network_of(sizes.family, sizes.config).eval().requires_grad_(False)
+def random_network(sizes: Sizes, seed: int = 0, dtype: str = "float32") -> PreTrainedModel:
+    """Return a network of these sizes with random weights."""
+    return network_of(AutoConfig.for_model(sizes.family, **sizes.config), dtype, seed)
 
 
 def random_model(sizes: Sizes, seed: int = 0, speaks: str = "organism:base") -> Model:

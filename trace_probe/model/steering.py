@@ -51,7 +51,7 @@ def steered(model: Model, steering: Steering) -> Iterator[None]:
         if steering.how == "add":
             changed = wide + steering.strength * along
         else:
-            changed = wide - (wide @ along)[..., None] * along
+            changed = wide - (wide * along).sum(-1, keepdim=True) * along
         return torch.where(chosen, changed, wide).to(hidden.dtype)
 
     base = model.blocks.network.get_decoder()

@@ -17,6 +17,7 @@ from trace_probe.activations import pooled_spans
 from trace_probe.errors import TraceError
 from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
+from trace_probe.model.precision import overflowed
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_reads
 from trace_probe.probing.dataset import Corpus
@@ -76,12 +77,15 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
 
     Raises:
         ProbeError: the probe is of another model.
+        ModelError: what the model holds is inf or nan.
     """
     card = saved.card
     check_reads(model, card)
     spans = [pooled_spans(trace) for trace in traces]
     how = Reading(card.pooling)
     held = model.replay([trace.token_ids for trace in traces], spans, card.layers, how)
+    if not all(np.isfinite(read.values).all() for read in held):
+        raise overflowed("the activations that a probe reads")
     matrices = [
         ActivationMatrix(read.values, read.layers, np.array([0]), read.pooling) for read in held
     ]

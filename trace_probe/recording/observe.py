@@ -28,13 +28,20 @@ def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = N
 
 
 def observe(
-    model: Model, tokenizer: ChatTokenizer, run: Store, out: Store, *, progress: bool = True
+    model: Model,
+    tokenizer: ChatTokenizer,
+    run: Store,
+    out: Store,
+    *,
+    tolerance: float | None = None,
+    progress: bool = True,
 ) -> ObserveReport:
     """Read every trace of a run and keep it, with its labels, beside what the reader held.
 
     The traces of `out` are those of the run, in the tokens of the model that wrote them; only
-    the activations are the reader's, pooled as those of the run. Each trace is read twice, in
-    two ways, to see that both agree. What is there already is not read again.
+    the activations are the reader's, pooled as those of the run. The longest of every 32 traces
+    is read twice, in two ways; where both differ by more than `tolerance` (None: by precision)
+    none of the 32 is kept. What is there already is not read again.
 
     Raises:
         ModelError: a trace is longer than the reader's context, or two readings of it differ.
@@ -46,7 +53,7 @@ def observe(
         reading = Reading(out.manifest.pooling, out.manifest.raw_tokens)
         yield from model.checked_replay(ids, spans, out.manifest.layers, reading)
 
-    return read_again(run, out, read, dtype=model.dtype, progress=progress)
+    return read_again(run, out, read, dtype=model.dtype, tolerance=tolerance, progress=progress)
 
 
 def read_again(
@@ -61,20 +68,26 @@ def read_again(
     """Keep the traces and labels of a run in another, beside what `read` gives for a batch.
 
     What is there already is not read again. A reading that is off by more than `tolerance`
-    (None: by precision) is refused.
+    (None: by precision) is refused, and nothing of its batch is kept.
     """
+    checked = 0
     with out.writing():
         known = out.ids()
         waiting = [trace for trace in run.traces() if trace.id not in known]
-        for start in tqdm(range(0, len(waiting), BATCH), unit="batch", disable=not progress):
-            batch = waiting[start : start + BATCH]
-            for trace, activations in zip(batch, read(batch), strict=True):
-                refuse_unfaithful(trace.id, activations, dtype, tolerance)
-                out.add(trace, activations)
+        with tqdm(total=len(waiting), unit="trace", disable=not progress) as bar:
+            for start in range(0, len(waiting), BATCH):
+                batch = waiting[start : start + BATCH]
+                held = list(zip(batch, read(batch), strict=True))
+                for trace, activations in held:
+                    refuse_unfaithful(trace.id, activations, dtype, tolerance)
+                    checked += activations.fidelity is not None
+                for trace, activations in held:
+                    out.add(trace, activations)
+                bar.update(len(batch))
         for labeller in run.labellers():
             labels, kept = run.labels(labeller), out.labels(labeller)
             out.add_labels(label for name, label in labels.items() if kept.get(name) != label)
-    return ObserveReport(len(waiting), len(known))
+    return ObserveReport(len(waiting), len(known), checked)
 
 
 def _as_read(

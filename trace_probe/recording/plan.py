@@ -28,6 +28,8 @@ class ObserveReport:
     read: int
     resumed: int
     """Traces that had been read before."""
+    checked: int
+    """Traces whose reading was compared: with a second one, or with the rows of the run."""
 
 
 def trace_id(model: str, task: Task, sampling: Sampling, sample: int) -> str:

@@ -32,8 +32,8 @@ def recapture(
     """Read the recorded token ids of a run again and keep them, with their labels, in `out`.
 
     The run itself is left as it is. What is there already is not read again. Where both runs
-    hold the same pooling of the same layer, the two must agree; where they share nothing, each
-    trace is read twice, in two ways, to see that both agree.
+    hold the same pooling of the same layer, the two must agree; where they share nothing, the
+    longest of every 32 traces is read twice, in two ways, to see that both agree.
 
     Raises:
         ModelError: the model is not the one that wrote the run, a trace has no token ids, or what

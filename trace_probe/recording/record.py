@@ -186,6 +186,7 @@ def record_batch(
     for (trace, _), activations in zip(made, read, strict=True):
         if activations is not None:
             refuse_unfaithful(trace.id, activations, model.dtype, tolerance)
+    for (trace, _), activations in zip(made, read, strict=True):
         store.add(trace, activations)
         yield trace
 
