@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_probes import a_probe
 from planted import make_trace
-from test_monitor import SAMPLING, TASK, a_probe, recorded
+from test_monitor import SAMPLING, TASK, recorded
 
 from trace_probe.activations import pooled_spans
 from trace_probe.monitor.memory import HELD, Memory
@@ -64,7 +65,7 @@ def live(model: Any, saved: SavedProbe, sample: int) -> np.ndarray:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_live_scores_of_all_features_are_those_of_a_replay_in_one_pass_and_in_chunks(
-    tiny: Callable[..., Any], tmp_path: Path, head: str
+    tiny: Callable[..., Any], tmp_path: Path, head: Head
 ) -> None:
     model = tiny()
     saved, seen = wide_probe(model, head), 0
@@ -79,7 +80,7 @@ def test_live_scores_of_all_features_are_those_of_a_replay_in_one_pass_and_in_ch
 
 @pytest.mark.parametrize("head", HEADS)
 def test_rows_of_a_resumed_run_score_as_live_ones_up_to_their_rounding(
-    tiny: Callable[..., Any], tmp_path: Path, head: str
+    tiny: Callable[..., Any], tmp_path: Path, head: Head
 ) -> None:
     model = tiny()
     saved = wide_probe(model, head)
@@ -104,7 +105,7 @@ def test_rows_of_a_resumed_run_score_as_live_ones_up_to_their_rounding(
 
 @pytest.mark.parametrize("head", HEADS)
 def test_rows_of_a_left_padded_batch_score_as_each_does_alone(
-    tiny: Callable[..., Any], head: str
+    tiny: Callable[..., Any], head: Head
 ) -> None:
     from test_stopping import PROMPTS, scores_of
     from tiny_models import random_network, word_tokenizer
@@ -147,7 +148,7 @@ def in_bulk(saved: SavedProbe, trace: Trace, tokens: np.ndarray, count: int) -> 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("every", [1, 5, 16, 1000])
 def test_a_memory_that_is_fed_in_pieces_scores_as_whole_rows_do(
-    tiny: Callable[..., Any], head: str, every: int
+    tiny: Callable[..., Any], head: Head, every: int
 ) -> None:
     sizes = (3, 128, 1, 90, 17, 128)
     trace, tokens = a_thought(sizes)
