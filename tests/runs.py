@@ -83,7 +83,7 @@ def label_of(trace: Trace, labeller: str = "rule") -> Label:
 
 def artifacts_at(folder: Path) -> Artifacts:
     """Return the artifacts of a folder that need not be a run."""
-    return Artifacts(place_at(folder), required=True)
+    return Artifacts(place_at(folder), seals="required")
 
 
 def edit_run(folder: Path, **changes: object) -> None:

@@ -98,6 +98,7 @@ def without_keys(run: Store) -> None:
 
     for file in run.path.glob("activations/*"):
         save_file(load_file(file), file)
+    edit_run(run.path, schema=1)
 
 
 def test_runs_from_before_keys_are_read_and_given_keys_by_packing(run: Store) -> None:
@@ -184,8 +185,8 @@ def break_a_report(run: Store) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (damage_bytes, "is damaged, its checksum differs"),
-        (damage_header, "is damaged: record the trace again"),
+        (damage_bytes, "is damaged: the checksum of layer 3 does not fit"),
+        (damage_header, "is damaged: it has no header"),
         (lose_activations, "no activations of trace"),
         (swap_activations, "other activations of trace"),
         (label_nothing, "labels: nothing"),
@@ -233,7 +234,7 @@ def test_a_damaged_shard_is_found(run: Store) -> None:
     data[-1] ^= 1
     file.write_bytes(data)
     (problem,) = verify(Store(run.path), progress=False).problems
-    assert "checksum differs" in problem
+    assert "checksum of layer 3 does not fit" in problem
     file.unlink()
     assert len(verify(Store(run.path), progress=False).problems) == 10
 
@@ -242,7 +243,7 @@ def test_leftovers_are_listed_and_removed_by_the_next_writer(run: Store) -> None
     left = [
         "activations/orphan.safetensors",
         "traces.jsonl.0123456789ab.tmp",
-        "shards/half.safetensors",
+        "shards/0123456789abcdef.safetensors",
     ]
     for name in left:
         run.place.write(name, [b"half"])
@@ -289,7 +290,7 @@ def test_values_beyond_float16_keep_their_precision_in_a_shard_of_their_own(tmp_
 
 def test_damaged_activations_are_not_packed(run: Store) -> None:
     damage_bytes(run)
-    with pytest.raises(StoreError, match="is damaged: `trace-probe store verify`"):
+    with pytest.raises(StoreError, match="is damaged: the checksum of layer 3"):
         pack(run, progress=False)
     assert len(list(run.path.glob("activations/*"))) == 10
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -118,9 +118,7 @@ def append(
     data = memoryview(b"".join(lines))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _opened(path) as file:
-            if not locked:
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with _opened(path, locked=locked) as file:
             start = _end(file, whole)
             try:
                 while data:
@@ -133,10 +131,25 @@ def append(
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _opened(path: Path) -> BinaryIO:
-    """Open a file for appending, unless its name is a link."""
+def _opened(path: Path, *, locked: bool) -> BinaryIO:
+    """Open a file for appending and lock it, unless its name is a link or it is `locked`."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return open(os.open(path, flags, 0o666), "r+b", buffering=0)
+    while True:
+        file = open(os.open(path, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115
+        if locked:
+            return file
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
+                return file
+        file.close()  # it was replaced while its lock was waited for
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep others from appending to a file while it is replaced."""
+    with _opened(path, locked=False):
+        yield
 
 
 def cut_torn_line(path: Path) -> None:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
+from trace_probe.files import TEMPORARY
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
@@ -43,7 +44,7 @@ from trace_probe.storage.records import Manifest as Manifest
 from trace_probe.storage.records import to_label as to_label
 from trace_probe.storage.records import to_manifest as to_manifest
 from trace_probe.storage.records import to_trace as to_trace
-from trace_probe.storage.seals import opened_json, sealed_json
+from trace_probe.storage.seals import JSON, Seals, check, opened_json, sealed_json
 from trace_probe.storage.tensors import Values, content_key
 from trace_probe.storage.vault import Vault
 from trace_probe.trace import Trace
@@ -55,8 +56,10 @@ if TYPE_CHECKING:
 class Store:
     """A run. Readers need no lock; write under `writing`, or `joined` beside other writers."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, seals: Seals | None = None) -> None:
         """Open an existing run, in a folder or behind a URL such as ``s3://bucket/run``.
+
+        `seals` says whether checksums must be there and fit; they must in runs of schema 2.
 
         Raises:
             StoreError: there is no run, or one of another schema, at `path`.
@@ -65,24 +68,26 @@ class Store:
         self.path = self.place.folder or Path(path)
         file = f"{self.place.url}/run.json"
         try:
-            raw = opened_json(self.place.read("run.json"), file)
+            data = self.place.read("run.json")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
                 f"no run at {self.place.url}: make one with `trace-probe demo`, "
                 f"`trace-probe record` or `trace-probe import`"
             ) from error
+        raw = opened_json(data, file, seals=seals or "compared")
         if raw.get("schema") not in READABLE:
             raise StoreError(
                 f"{file} has schema {raw.get('schema')}, this version reads "
                 f"{' and '.join(map(str, READABLE))}: update trace_probe or record the run again"
             )
         self.manifest = to_manifest(raw, file)
-        checked = self.manifest.schema > 1
-        self.vault = Vault(self.place, self.place.url)
-        self.artifacts = Artifacts(self.place, required=checked)
+        checked = seals or ("required" if self.manifest.schema > 1 else "compared")
+        check(data, JSON, file, seals=checked)
+        self.vault = Vault(self.place, self.manifest.width, self.manifest.d_model, seals=checked)
+        self.artifacts = Artifacts(self.place, seals=checked)
         about = about_trace(self.manifest)
-        self._traces = Journal(self.place, "traces", about, TRACES, required=checked)
-        self._labels = Journal(self.place, "labels", about_label, LABELS, required=checked)
+        self._traces = Journal(self.place, "traces", about, TRACES, seals=checked)
+        self._labels = Journal(self.place, "labels", about_label, LABELS, seals=checked)
         self._waiting: dict[str, bytes] | None = None
 
     @classmethod
@@ -102,7 +107,7 @@ class Store:
                     f"choose another folder, or repeat the settings to resume it"
                 )
             return store
-        others = [name for name in place.names() if not name.endswith(".tmp")]
+        others = [name for name in place.names() if not TEMPORARY.fullmatch(name)]
         folder = place.folder
         if others or (folder is not None and folder.exists() and not folder.is_dir()):
             raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
@@ -311,10 +316,12 @@ class Store:
         Raises:
             StoreError: the layer was not recorded, or a file does not fit its trace.
         """
-        chosen = self.known_layers((layer,))
+        (chosen,) = self.known_layers((layer,))
         table = self.index()
-        keys = dict(zip(table["id"].to_pylist(), table["key"].to_pylist(), strict=True))
-        return self.vault.scan(keys, *chosen)
+        columns = (table[name].to_pylist() for name in ("id", "key", "rows"))
+        return self.vault.scan(
+            {one: (key, n) for one, key, n in zip(*columns, strict=True)}, chosen
+        )
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""

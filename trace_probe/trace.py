@@ -6,7 +6,7 @@ occur only in `Trace.offsets`, which says where each token starts in `Trace.text
 
 import hashlib
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -159,9 +159,14 @@ def check_tiling(trace: Trace) -> None:
         raise TraceError(f"trace {trace.id}: offsets decrease")
     if _gap(trace.spans, 0) != len(trace):
         raise TraceError(f"trace {trace.id}: spans do not tile its {len(trace)} tokens")
+    starts = [sentence.start for sentence in trace.sentences]
+    if any(b < a for a, b in zip(starts, starts[1:], strict=False)):
+        raise TraceError(f"trace {trace.id}: sentences are out of order")
     for span in trace.spans:
         if span.channel in ("reasoning", "answer") and len(span):
-            inside = [s for s in trace.sentences if span.start <= s.start < span.stop]
+            inside = trace.sentences[
+                bisect_left(starts, span.start) : bisect_left(starts, span.stop)
+            ]
             same = all(s.channel == span.channel and len(s) for s in inside)
             if not same or _gap(inside, span.start) != span.stop:
                 raise TraceError(f"trace {trace.id}: sentences do not tile its {span.channel}")

@@ -41,6 +41,7 @@ from trace_probe.commands.options import (
     show_result,
 )
 from trace_probe.commands.organism import organism
+from trace_probe.commands.probe import probe as probe_commands
 from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
@@ -61,6 +62,7 @@ app = typer.Typer(
 
 app.add_typer(organism, name="organism")
 app.add_typer(store_commands, name="store")
+app.add_typer(probe_commands, name="probe")
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(monitoring)

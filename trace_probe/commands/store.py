@@ -65,17 +65,50 @@ def verify(
 ) -> None:
     """Read all of a run and say what is wrong with it; exit with 1 if anything is."""
     from trace_probe.store import Store
-    from trace_probe.upkeep.verify import format_verify
-    from trace_probe.upkeep.verify import verify as verify_run
+    from trace_probe.upkeep.verify import format_verify, verify_at
 
-    opened = Store(run)
     if tidy:
-        with opened.writing():
+        with Store(run).writing():
             pass
-    report = verify_run(opened)
+    report = verify_at(run)
     show_result(asdict(report), format_verify(report), as_json=as_json)
     if report.problems:
         raise typer.Exit(1)
+
+
+@store.command()
+def repair(run: Run, as_json: AsJson = False) -> None:
+    """Set aside what is broken in a run, in RUN/aside, so that the rest can be used."""
+    from trace_probe.store import Store
+    from trace_probe.upkeep.repair import format_repair
+    from trace_probe.upkeep.repair import repair as repair_run
+
+    report = repair_run(Store(run))
+    show_result(asdict(report), format_repair(report), as_json=as_json)
+    if report.left:
+        raise typer.Exit(1)
+
+
+@store.command()
+def migrate(run: Run, as_json: AsJson = False) -> None:
+    """Bring a run of an earlier version to the present layout, in which all has checksums."""
+    from trace_probe.store import Store
+    from trace_probe.upkeep.seal import format_seal
+    from trace_probe.upkeep.seal import migrate as migrate_run
+
+    report = migrate_run(Store(run))
+    show_result(asdict(report), format_seal(report), as_json=as_json)
+
+
+@store.command()
+def seal(run: Run, as_json: AsJson = False) -> None:
+    """Accept a run as it is: give new checksums to what you edited yourself."""
+    from trace_probe.store import Store
+    from trace_probe.upkeep.seal import format_seal
+    from trace_probe.upkeep.seal import seal as seal_run
+
+    report = seal_run(Store(run, "ignored"))
+    show_result(asdict(report), format_seal(report), as_json=as_json)
 
 
 @store.command()

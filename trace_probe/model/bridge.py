@@ -12,10 +12,16 @@ from transformers import PreTrainedModel
 
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import Backend, Tap
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.loading import read_config
 from trace_probe.model.local import Model, load_model
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+
+ONLY_FLOAT32 = frozenset({"olmo2", "olmo3"})
+"""Model types that TransformerLens 4.3 runs in float32 alone."""
 
 
 class BridgedBlocks:
@@ -62,8 +68,9 @@ def bridged_blocks(network: PreTrainedModel, name: str) -> BridgedBlocks:
     """Return the blocks of a network of the same weights that TransformerLens wraps.
 
     Raises:
-        ModelError: TransformerLens does not know the architecture.
+        ModelError: TransformerLens does not know the architecture, or not in this precision.
     """
+    _check_precision(name, network.config.model_type, str(network.dtype).removeprefix("torch."))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages that TransformerLens imports
         from transformer_lens.model_bridge.sources import build_bridge_from_module
@@ -92,7 +99,20 @@ def load_through(
     """Load a model as `load_model` does, to be read through a backend.
 
     Raises:
-        ModelError: it cannot be loaded, or TransformerLens does not know the architecture.
+        ModelError: it cannot be loaded, or TransformerLens does not know the architecture, or
+            not in this precision.
     """
+    if backend == "transformer-lens" and dtype is not None:
+        kind = read_config(name, locate(name), revision).model_type
+        _check_precision(name, kind, dtype)  # before the weights are loaded
     model = load_model(name, device=device, device_map=device_map, dtype=dtype, revision=revision)
     return bridged(model) if backend == "transformer-lens" else model
+
+
+def _check_precision(name: str, kind: str, dtype: str) -> None:
+    """Refuse a precision that TransformerLens cannot run a type of model in."""
+    if kind in ONLY_FLOAT32 and dtype in ("bfloat16", "float16"):
+        raise ModelError(
+            f"TransformerLens cannot run {name} ({kind}) in {dtype}: use the backend hooks, or "
+            f"--dtype float32"
+        )

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.errors import NotEnoughData, ProbeError, StoreError
-from trace_probe.files import load_json, write_json
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.probing.kept import check_fields, read_json, write_json
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.calibration import Promise, Threshold, promised_threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
 from trace_probe.statistics.smoothing import parse_smoothing
+from trace_probe.storage.seals import Seals
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import score_run
@@ -117,31 +118,45 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
     Smoothings that only the older one holds are dropped with it.
     """
     others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
-    write_json(folder / FILE, {"calibrations": [asdict(each) for each in (*others, calibration)]})
+    write_calibrations(folder, (*others, calibration))
 
 
-def load_calibrations(folder: Path) -> tuple[Calibration, ...]:
+def write_calibrations(folder: Path, calibrations: Sequence[Calibration]) -> None:
+    """Keep calibrations beside a probe, in place of all that are there."""
+    write_json(folder / FILE, {"calibrations": [asdict(each) for each in calibrations]})
+
+
+def load_calibrations(folder: Path, seals: Seals | None = None) -> tuple[Calibration, ...]:
     """Return the calibrations that are kept beside a probe; none if it has no such file.
 
+    For `seals` see `trace_probe.probing.kept.read_json`.
+
     Raises:
-        ProbeError: the file does not hold calibrations.
+        ProbeError: the file is damaged, holds no calibrations, or a number that is not finite.
     """
-    if not (folder / FILE).is_file():
+    file = folder / FILE
+    if not file.is_file():
         return ()
+    raw, _ = read_json(file, seals)
     try:
-        return tuple(_read(raw) for raw in load_json(folder / FILE)["calibrations"])
-    except (KeyError, TypeError, StoreError) as error:
-        raise ProbeError(f"{folder / FILE} is broken ({error}): calibrate again") from error
+        return tuple(_read(each, file) for each in raw["calibrations"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProbeError(f"{file} is broken ({error}): calibrate again") from error
 
 
-def _read(raw: dict[str, Any]) -> Calibration:
-    return Calibration(
+def _read(raw: dict[str, Any], file: Path) -> Calibration:
+    found = Calibration(
         model=raw["model"],
         decoding=Decoding(**raw["decoding"]),
         thresholds={name: Threshold(**each) for name, each in raw["thresholds"].items()},
         levels=tuple(raw["levels"]),
         tasks=tuple(raw["tasks"]),
     )
+    check_fields(found, file)
+    check_fields(found.decoding, file)
+    for each in found.thresholds.values():
+        check_fields(each, file)
+    return found
 
 
 def _key(calibration: Calibration) -> tuple[str, Decoding]:

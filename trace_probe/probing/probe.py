@@ -3,7 +3,6 @@
 A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from trace_probe.probing.features import (
     parse_features,
     pooling_for,
 )
+from trace_probe.probing.kept import AGAIN, CARD, check_fields, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
@@ -29,7 +29,9 @@ from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Promise
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
-from trace_probe.store import Manifest, write_bytes, write_json
+from trace_probe.storage.names import checked_name
+from trace_probe.storage.seals import Seals
+from trace_probe.store import Manifest
 
 HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
 
@@ -86,9 +88,23 @@ def several_scores(
         X = feature_rows(matrix, traces, recipe.layers, recipe.features, *where)
         for probe, scores in zip(probes, found, strict=True):
             row = np.full(len(spans), np.nan, dtype=np.float32)
-            row[thinking] = probe.raw_scores(X)
+            with np.errstate(invalid="ignore"):  # what is no number is named below
+                row[thinking] = probe.raw_scores(X)
+            _refuse_unreadable(row, thinking, np.repeat([t.id for t in some], sizes))
             scores |= {t.id: r for t, r in zip(some, np.split(row, ends[:-1]), strict=True)}
     return found
+
+
+def _refuse_unreadable(
+    scores: NDArray[np.float32], thinking: NDArray[np.bool_], traces: NDArray[np.str_]
+) -> None:
+    """Raise ProbeError if a thought has no score: that is no thought without an alarm."""
+    wrong = np.flatnonzero(thinking & ~np.isfinite(scores))
+    if len(wrong):
+        raise ProbeError(
+            f"trace {traces[wrong[0]]} is unreadable: its activations give no score (nan or "
+            f"infinity), so nobody can say whether it alarms: record it again, or leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -230,32 +246,26 @@ class SavedProbe:
 
 def save_probe(path: Path | str, saved: SavedProbe) -> None:
     """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically."""
-    from safetensors.numpy import save
-
-    write_bytes(Path(path) / "probe.safetensors", save(saved.probe.to_tensors()))
-    write_json(Path(path) / "card.json", asdict(saved.card))
+    write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
 
 
-def load_probe(path: Path | str) -> SavedProbe:
-    """Read a saved probe.
+def load_probe(path: Path | str, seals: Seals | None = None) -> SavedProbe:
+    """Read a saved probe; for `seals` see `trace_probe.probing.kept.read_json`.
 
     Raises:
-        ProbeError: there is no probe at `path`, or its files do not belong together.
+        ProbeError: there is no probe at `path`, its files are damaged or do not belong
+            together, or a weight or threshold is not finite.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     folder = Path(path)
+    raw, seals = read_json(folder / CARD, seals)
+    tensors = read_weights(folder, seals)
     try:
-        card = _to_card(json.loads((folder / "card.json").read_text(encoding="utf-8")))
-        tensors = load((folder / "probe.safetensors").read_bytes())
+        card = _to_card(raw)
+        checked_name(card.name, "a probe", ProbeError)
+        check_fields(card, folder / CARD)
         probe = HEADS[card.head].from_tensors(tensors, **parameters(card))
-    except FileNotFoundError as error:
-        raise ProbeError(f"no probe at {folder}: train one with `trace-probe train`") from error
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ProbeError(
-            f"{folder} does not hold a whole probe ({error}): train it again"
-        ) from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ProbeError(f"{folder} does not hold a whole probe ({error}): {AGAIN}") from error
     if probe.n_features_in_ != card.width:
         raise ProbeError(
             f"{folder} has {probe.n_features_in_} weights, its card asks for {card.width}: train "

@@ -19,11 +19,15 @@ from trace_probe.storage.names import checked_name
 from trace_probe.storage.place import Place
 from trace_probe.storage.seals import (
     ADVICE,
+    JSON,
+    PARQUET,
+    Seals,
     Wanted,
     opened_json,
     opened_table,
     sealed_json,
     sealed_table,
+    state,
 )
 
 if TYPE_CHECKING:
@@ -45,9 +49,9 @@ FORMS: Mapping[Kind, str] = {
 class Artifacts:
     """The artifacts of one run, by kind and name."""
 
-    def __init__(self, place: Place, *, required: bool = False) -> None:
-        """Open them without reading anything; `required` says that each must have a checksum."""
-        self._place, self._required = place, required
+    def __init__(self, place: Place, *, seals: Seals = "compared") -> None:
+        """Open them without reading anything; see `Seals`."""
+        self._place, self._seals = place, seals
 
     def names(self, kind: Kind) -> list[str]:
         """Return the names of all artifacts of a kind, sorted."""
@@ -85,7 +89,7 @@ class Artifacts:
             data = self._place.read(file)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return opened_json(data, f"{self._place.url}/{file}", required=self._required)
+        return opened_json(data, f"{self._place.url}/{file}", seals=self._seals)
 
     def write_table(
         self, kind: Kind, name: str, table: "pa.Table", *, group: int | None = None
@@ -109,12 +113,20 @@ class Artifacts:
         except (FileNotFoundError, NotADirectoryError):
             return None
         where = f"{self._place.url}/{file}"
-        return opened_table(data, where, wanted, required=self._required, advice=again or ADVICE)
+        return opened_table(data, where, wanted, seals=self._seals, advice=again or ADVICE)
+
+    def unsealed(self, file: str) -> bool:
+        """Return whether a file of the run is there and carries no checksum."""
+        try:
+            data = self._place.read(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return state(data, PARQUET if file.endswith(".parquet") else JSON) == "unsealed"
 
     def lines(self, kind: Kind, name: str) -> Lines:
         """Return the lines of an artifact; there may be none yet."""
         stem = self.file(kind, name).removesuffix(FORMS[kind])
-        return Lines(self._place, stem, required=self._required)
+        return Lines(self._place, stem, seals=self._seals)
 
     def _write(self, file: str, data: bytes) -> None:
         self._place.sweep(file.partition("/")[0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trace_probe.errors import TraceProbeError
 from trace_probe.storage.lines import BrokenLine, Line, Lines, Row
 from trace_probe.storage.place import Place
-from trace_probe.storage.seals import opened_line, opened_table, sealed_table
+from trace_probe.storage.seals import Seals, opened_line, opened_table, sealed_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,13 +31,13 @@ class Journal(Lines):
         about: Callable[[Row], Row],
         columns: Mapping[str, str],
         *,
-        required: bool = False,
+        seals: Seals = "compared",
     ) -> None:
         """Open it without reading anything.
 
         `about` says what is indexed of a line: a row with an ``id``, in `columns` of Arrow types.
         """
-        super().__init__(place, name, required=required)
+        super().__init__(place, name, seals=seals)
         self.at: dict[str, tuple[str, int, int]] = {}
         """For each id where its first line is: file, first byte, length."""
         self._about = about
@@ -59,6 +59,11 @@ class Journal(Lines):
         if brought:
             self._forget()
         return brought
+
+    def rewrite(self, change: Callable[[Line], bytes | None]) -> None:
+        """Replace lines; see `Lines.rewrite`."""
+        super().rewrite(change)
+        self._forget()
 
     def refresh(self) -> None:
         """Read what was committed since the last look."""
@@ -114,7 +119,7 @@ class Journal(Lines):
             file, start, size = self.at[key]
             data = self._place.read(file, start, start + size)
         try:
-            return opened_line(data[:-1], required=self._required)
+            return opened_line(data[:-1], seals=self._seals)
         except ValueError as error:
             line = Line(file, start, size, None, str(error))
             raise BrokenLine(self.complaint(line), line) from error
@@ -165,7 +170,7 @@ class Journal(Lines):
         except FileNotFoundError:
             return
         try:
-            table = opened_table(kept, self._index, required=True)
+            table = opened_table(kept, self._index, seals="required")
             covers = json.loads(table.schema.metadata[b"covers"])
             self._read = dict(covers["read"])
             gone = {*self._read, *table["file"].unique().to_pylist()} - {*self.files()}

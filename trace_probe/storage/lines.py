@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.storage.place import Place
-from trace_probe.storage.seals import opened_line, sealed_line, state
+from trace_probe.storage.seals import Seals, opened_line, sealed_line, state
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -36,7 +36,7 @@ class Line(NamedTuple):
     value: Row | None
     """What it says; None where it is broken."""
     why: str = ""
-    """What is wrong with it."""
+    """What is wrong with it; one whose newline alone is damaged can be read."""
 
 
 class BrokenLine(StoreError):
@@ -51,10 +51,10 @@ class BrokenLine(StoreError):
 class Lines:
     """All lines of one kind, such as the verdicts of one person on a run."""
 
-    def __init__(self, place: Place, name: str, *, required: bool = False) -> None:
-        """Open them without reading anything; `required` says that each must have a checksum."""
+    def __init__(self, place: Place, name: str, *, seals: Seals = "compared") -> None:
+        """Open them without reading anything; see `Seals`."""
         self.name = name
-        self._place, self._required = place, required
+        self._place, self._seals = place, seals
         self._main = f"{name}.jsonl"
         self.broken: dict[tuple[str, int], str] = {}
         """What is wrong with lines that were met so far, by file and first byte."""
@@ -184,11 +184,28 @@ class Lines:
         yield self._line(file, start, data)
 
     def _line(self, file: str, start: int, data: bytes) -> Line:
+        why = "" if data.endswith(b"\n") else "its newline is damaged"
         try:
-            text = data[:-1]
-            return Line(file, start, len(data), opened_line(text, required=self._required))
+            return Line(file, start, len(data), opened_line(data[:-1], seals=self._seals), why)
         except ValueError as error:
             return Line(file, start, len(data), None, str(error))
+
+    def rewrite(self, change: Callable[[Line], bytes | None]) -> None:
+        """Replace each line by what `change` makes of it; None drops it.
+
+        Files in which nothing changes stay as they are. For who holds the lock of the run.
+        """
+        for file in self.files():
+            lines = list(self.walk_file(file))
+            made = [change(line) for line in lines]
+            data = b"".join(line for line in made if line is not None)
+            with self._place.held(file):
+                if data != self._place.read(file):
+                    self._place.write(file, [data])
+
+    def bytes_of(self, line: Line) -> bytes:
+        """Return a line as it stands in its file, with its newline."""
+        return self._place.read(line.file, line.start, line.start + line.size - 1) + b"\n"
 
     def tell(self, line: Line) -> None:
         """Name a broken line, once."""

@@ -4,7 +4,9 @@ Locks belong to a file system; behind a URL there are none, and every writer com
 """
 
 import contextlib
+import errno
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -58,8 +60,12 @@ def _held(folder: Path | None, name: str, kind: int, complaint: str) -> Iterator
         yield
 
 
-def _opened(file: Path) -> IO[str]:
+def _opened(file: Path) -> IO[bytes]:
+    """Open a lock without following a link and without changing what is in it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return open(file, "w", encoding="utf-8")
+        return open(os.open(file, flags, 0o600), "rb", buffering=0)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"{file} is a link: remove it, a lock is a file of the run") from error
         raise StoreError(f"cannot write to {file.parent}: {error.strerror}") from error

@@ -12,11 +12,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from trace_probe.errors import StoreError
-from trace_probe.files import abandoned, append, file_names, sweep, write_chunks
+from trace_probe.files import abandoned, append, file_names, held, sweep, write_chunks
 
 LINK = "is a link, and links inside a run are not followed: put the file itself there"
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
@@ -102,6 +103,10 @@ class Place(Protocol):
         Raises:
             StoreError: it cannot be removed.
         """
+        ...
+
+    def held(self, name: str) -> AbstractContextManager[None]:
+        """Keep others from appending to a file that is about to be replaced."""
         ...
 
     def abandoned(self, folder: str) -> list[str]:
@@ -221,6 +226,10 @@ class Folder:
         except OSError as error:
             raise StoreError(f"cannot remove {path}: {error.strerror}") from error
 
+    def held(self, name: str) -> AbstractContextManager[None]:
+        """Keep others from appending to a file that is about to be replaced."""
+        return held(Path(self._at(name)))
+
     def abandoned(self, folder: str) -> list[str]:
         """Return the names of temporary files that dead writers left in a folder."""
         at = Path(self._at(f"{folder}/" if folder else ""))
@@ -285,6 +294,8 @@ class Bucket:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes of a file, or a range of them."""
+        if stop is not None and stop <= start:
+            return b""  # S3 would send the whole file
         with self._reaching(name):
             try:
                 return bytes(self._files.cat_file(self._at(name), start=start, end=stop))
@@ -324,6 +335,10 @@ class Bucket:
     ) -> None:
         """Refuse: an object is written whole."""
         raise StoreError(f"{self.url}/{name} cannot grow where it lies: copy the run to a disk")
+
+    def held(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Do nothing: no object grows."""
+        return contextlib.nullcontext()
 
     def abandoned(self, folder: str) -> list[str]:  # noqa: ARG002
         """Return none: an object is there once all of it has arrived."""

@@ -1,17 +1,23 @@
 """What a run is and what its lines say: values to JSON and back."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from math import isfinite
+from typing import Any, Literal, get_args
 
 from trace_probe.activations import Pooling, parse_poolings
-from trace_probe.errors import StoreError
+from trace_probe.errors import StoreError, TraceError, TraceProbeError
 from trace_probe.labels import Label
-from trace_probe.trace import Sampling, Span, Task, Trace
+from trace_probe.storage.names import checked_name
+from trace_probe.trace import Channel, Role, Sampling, Span, Task, Thought, Trace
 
 SCHEMA = 2
 """Of runs that are made now: everything in them carries a checksum."""
 READABLE = (1, 2)
+CHANNELS = frozenset(get_args(Channel))
+MOST_WIDE = 2**24
+"""No model has so wide a residual stream; a wider one is a damaged number."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,66 @@ def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
         StoreError: it holds none.
     """
     try:
-        sampling = Sampling(**raw["sampling"])
-        return Manifest(**{**raw, "layers": tuple(raw["layers"]), "sampling": sampling})
-    except (KeyError, TypeError) as error:
+        return _manifest(raw)
+    except (KeyError, TypeError, ValueError, AttributeError, TraceProbeError) as error:
         raise StoreError(f"{file} is not a manifest: {error}") from error
+
+
+def _manifest(raw: dict[str, Any]) -> Manifest:
+    layers = tuple(raw["layers"])
+    found = Manifest(**{**raw, "layers": layers, "sampling": _sampling(raw["sampling"])})
+    _texts(found, "model", "source", "pooling", "dtype", "tokenizer", "tasks", "version")
+    _texts(found, "chat_template", "dtype_chosen")
+    _counts("d_model", [found.d_model], MOST_WIDE)
+    _counts("n_layers", [found.n_layers])
+    _counts("layers", layers)
+    if len(set(layers)) < len(layers):
+        raise ValueError("a layer is there twice")
+    if type(found.raw_tokens) is not bool:
+        raise TypeError("raw_tokens is neither true nor false")
+    parse_poolings(found.pooling)
+    return found
+
+
+def _sampling(raw: dict[str, Any]) -> Sampling:
+    found = Sampling(**raw)
+    _counts("max_new_tokens", [found.max_new_tokens])
+    numbers = found.seed, found.temperature, found.top_p
+    if not {type(each) for each in numbers} <= {int, float} or not isfinite(found.temperature):
+        raise TypeError("sampling holds something else than numbers")
+    return found
+
+
+def _texts(found: object, *names: str) -> None:
+    """Raise TypeError if one of these fields is no text."""
+    wrong = [name for name in names if not isinstance(getattr(found, name), str)]
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)} must be text")
+
+
+def _text_by_name(name: str, value: object) -> None:
+    """Raise TypeError unless a field holds texts by name."""
+    if not isinstance(value, dict) or not {type(each) for each in value.values()} <= {str}:
+        raise TypeError(f"{name} must hold texts by name")
+
+
+def _counts(name: str, values: Sequence[object], most: int = 2**31) -> None:
+    """Raise TypeError unless all are whole numbers, of at least 0 and below `most`."""
+    if not set(map(type, values)) <= {int}:
+        raise TypeError(f"{name} must be whole numbers")
+    if values and not (min(values) >= 0 and max(values) < most):  # type: ignore[type-var,operator]
+        raise ValueError(f"{name} holds a number that cannot be")
+
+
+def _numbers(name: str, rows: Sequence[Sequence[object]]) -> None:
+    """Raise TypeError unless all are numbers."""
+    if not all(set(map(type, row)) <= {int, float} for row in rows):
+        raise TypeError(f"{name} must be numbers")
+
+
+def _one_of(name: str, value: object, kinds: object) -> None:
+    if value not in get_args(kinds):
+        raise ValueError(f"{name} cannot be {value!r:.40}")
 
 
 def differences(ours: Manifest, theirs: Manifest) -> str:
@@ -98,25 +160,52 @@ def to_trace(raw: dict[str, Any]) -> Trace:
     """
     try:
         return _trace(raw)
-    except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"trace {raw.get('id')} is not as this version wrote it: {error}"
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        name = f"{raw.get('id')!s:.40}"
+        raise StoreError(f"trace {name} is not as this version wrote it: {error}") from error
 
 
 def _trace(raw: dict[str, Any]) -> Trace:
-    return Trace(
+    checked_name(raw["id"], "a trace")
+    offsets, ids = tuple(raw["offsets"]), tuple(raw["token_ids"])
+    _counts("offsets", offsets, len(raw["text"]) + 1)
+    _counts("token_ids", ids)
+    _counts("sample", [raw["sample"]])
+    found = Trace(
         **{
             **raw,
-            "task": Task(**raw["task"]),
-            "sampling": Sampling(**raw["sampling"]),
-            "offsets": tuple(raw["offsets"]),
-            "token_ids": tuple(raw["token_ids"]),
-            "spans": tuple(Span(**span) for span in raw["spans"]),
-            "sentences": tuple(Span(**span) for span in raw["sentences"]),
+            "task": _task(raw["task"]),
+            "sampling": _sampling(raw["sampling"]),
+            "offsets": offsets,
+            "token_ids": ids,
+            "spans": tuple(_span(span) for span in raw["spans"]),
+            "sentences": tuple(_span(span) for span in raw["sentences"]),
             "uncertainty": tuple(tuple(row) for row in raw.get("uncertainty", ())),
         }
     )
+    _texts(found, "model", "text", "tokenizer", "source")
+    _text_by_name("facts", found.facts)
+    _numbers("uncertainty", found.uncertainty)
+    _one_of("thought", found.thought, Thought)
+    _one_of("finish", found.finish, Literal["stop", "length", "unknown"])
+    return found
+
+
+def _task(raw: dict[str, Any]) -> Task:
+    found = Task(**raw)
+    _texts(found, "id", "category", "prompt", "criterion")
+    _text_by_name("condition", found.condition)
+    _one_of("role", found.role, Role)
+    if found.system is not None:
+        _texts(found, "system")
+    return found
+
+
+def _span(raw: dict[str, Any]) -> Span:
+    span = Span(**raw)
+    if type(span.start) is not int or type(span.stop) is not int or span.channel not in CHANNELS:
+        raise TypeError(f"{raw!r:.60} is no span")
+    return span
 
 
 def to_label(raw: dict[str, Any]) -> Label:
@@ -127,15 +216,24 @@ def to_label(raw: dict[str, Any]) -> Label:
     """
     try:
         return _label(raw)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, TraceError) as error:
+        name = f"{raw.get('trace_id')!s:.40}"
         raise StoreError(
-            f"label of trace {raw.get('trace_id')} is not as this version wrote it: {error}"
+            f"label of trace {name} is not as this version wrote it: {error}"
         ) from error
 
 
 def _label(raw: dict[str, Any]) -> Label:
+    checked_name(raw["trace_id"], "a trace")
     spans = {
-        key: Span(**raw[key]) if raw[key] else None
+        key: _span(raw[key]) if raw[key] is not None else None
         for key in ("said", "acted", "considered", "rejected")
     }
-    return Label(**{**raw, **spans, "quotes": tuple(raw["quotes"])})
+    found = Label(**{**raw, **spans, "quotes": tuple(raw["quotes"])})
+    _texts(found, "labeller", "rationale")
+    _text_by_name("facts", found.facts)
+    if found.outcome not in (True, False, None) or type(found.outcome) is int:
+        raise TypeError("outcome is neither true, false nor null")
+    if not {type(quote) for quote in found.quotes} <= {str}:
+        raise TypeError("quotes must be texts")
+    return found

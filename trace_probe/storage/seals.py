@@ -30,6 +30,8 @@ ADVICE = (
 )
 
 State = Literal["whole", "damaged", "unsealed"]
+Seals = Literal["required", "compared", "ignored"]
+"""Whether what is read must have a seal that fits; may have none; or is taken as it is."""
 Wanted = tuple[str, object]
 """A column, and the value that its rows must have."""
 
@@ -72,7 +74,7 @@ def check(
     mark: bytes,
     file: str,
     *,
-    required: bool,
+    seals: Seals,
     wrong: type[TraceProbeError] = StoreError,
     advice: str = ADVICE,
 ) -> None:
@@ -81,10 +83,12 @@ def check(
     Raises:
         TraceProbeError: of the kind `wrong`.
     """
+    if seals == "ignored":
+        return
     found = state(data, mark)
     if found == "damaged":
         raise wrong(f"{file} is damaged: its checksum does not fit: {advice}")
-    if found == "unsealed" and required:
+    if found == "unsealed" and seals == "required":
         raise wrong(f"{file} is damaged: its checksum is missing: {advice}")
 
 
@@ -100,7 +104,7 @@ def opened_json(
     data: bytes,
     file: str,
     *,
-    required: bool = False,
+    seals: Seals = "compared",
     wrong: type[TraceProbeError] = StoreError,
     advice: str = ADVICE,
 ) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def opened_json(
         TraceProbeError: of the kind `wrong`; it is damaged, or is no JSON object.
     """
     value = json_object(data, file, wrong)
-    check(data, JSON, file, required=required, wrong=wrong, advice=advice)
+    check(data, JSON, file, seals=seals, wrong=wrong, advice=advice)
     value.pop(KEY, None)
     return value
 
@@ -127,16 +131,16 @@ def sealed_line(line: bytes) -> bytes:
     return sealed(text + comma + JSON + BLANK.encode() + b'"}') + b"\n"
 
 
-def opened_line(line: bytes, *, required: bool = False) -> dict[str, Any]:
+def opened_line(line: bytes, *, seals: Seals = "compared") -> dict[str, Any]:
     """Return what a line says, given without its newline.
 
     Raises:
         ValueError: it is damaged, or is no JSON object; the text says so.
     """
-    found = state(line)
+    found = "whole" if seals == "ignored" else state(line)
     if found == "damaged":
         raise ValueError("its checksum does not fit")
-    if found == "unsealed" and required:
+    if found == "unsealed" and seals == "required":
         raise ValueError("its checksum is missing")
     try:
         value = json.loads(line)
@@ -170,7 +174,7 @@ def opened_table(
     file: str,
     wanted: Wanted | None = None,
     *,
-    required: bool = False,
+    seals: Seals = "compared",
     advice: str = ADVICE,
 ) -> "pa.Table":
     """Return the table that a Parquet file holds, all of it or the rows that are wanted.
@@ -181,7 +185,7 @@ def opened_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    check(data, PARQUET, file, required=required, advice=advice)
+    check(data, PARQUET, file, seals=seals, advice=advice)
     try:
         filters = [(wanted[0], "=", wanted[1])] if wanted else None
         table = pq.read_table(pa.BufferReader(data), use_threads=False, filters=filters)

@@ -1,19 +1,35 @@
 """Many traces in one file: what `trace-probe store pack` makes of a run's activations.
 
     shards/<name>.safetensors   one tensor a layer, (row, d_model), trace after trace
-    shards/index.parquet        for each trace its shard, its rows, its key and checksum
+    shards/index.parquet        for each trace its shard, its rows, its key and checksums
 
 The index is the commit mark: a shard that it does not name is not there. Layers are contiguous,
 so that reading one layer of all traces reads nothing else.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from trace_probe.errors import StoreError
+from trace_probe.storage.names import checked_name
 from trace_probe.storage.place import Place
+from trace_probe.storage.seals import Seals, opened_table, sealed_table
 
 INDEX = "shards/index.parquet"
+SHARD = re.compile(r"shards/[0-9a-f]{16}\.safetensors")
+"""Names of shards; nothing else in the folder is ever deleted."""
+ADVICE = "restore it, or delete it and record the run again"
+COLUMNS = {
+    "trace_id": "string",
+    "shard": "string",
+    "start": "int64",
+    "stop": "int64",
+    "key": "string",
+    "checksum": "string",
+    "fidelity": "string",
+}
 
 
 @dataclass(frozen=True)
@@ -31,29 +47,40 @@ class Packed:
     fidelity: str = ""
 
 
-def read_index(place: Place) -> dict[str, Packed]:
+def read_index(place: Place, *, seals: Seals = "compared") -> dict[str, Packed]:
     """Return the packed traces by id, in the order of packing; none if there is no index.
+
+    For `seals` see `trace_probe.storage.seals.Seals`.
 
     Raises:
         StoreError: the index is damaged.
     """
     if place.size(INDEX) is None:
         return {}
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    where = f"{place.url}/{INDEX}"
+    table = opened_table(place.read(INDEX), where, seals=seals, advice=ADVICE)
     try:
-        rows = pq.read_table(pa.BufferReader(place.read(INDEX))).to_pylist()
-        return {row["trace_id"]: Packed(**row) for row in rows}
+        return {row["trace_id"]: _packed(row) for row in table.to_pylist()}
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{place.url}/{INDEX} is damaged: restore it ({error})") from error
+        raise StoreError(f"{where} is damaged: {error}: {ADVICE}") from error
+
+
+def _packed(row: dict[str, Any]) -> Packed:
+    """Return a row of the index, if it can be so."""
+    one = Packed(**row)
+    checked_name(one.trace_id, "a trace in the index of shards")
+    texts = (one.shard, one.key, one.checksum, one.fidelity)
+    if not all(isinstance(text, str) for text in texts) or not SHARD.fullmatch(one.shard):
+        raise ValueError(f"{one.shard!r:.60} is no shard of ours")
+    if not 0 <= one.start <= one.stop:
+        raise ValueError(f"trace {one.trace_id} has no rows [{one.start}, {one.stop})")
+    return one
 
 
 def write_index(place: Place, packed: Iterable[Packed]) -> None:
     """Commit an index."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(one) for one in packed]), sink)
-    place.write(INDEX, [sink.getvalue().to_pybytes()])
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    table = pa.Table.from_pylist([asdict(one) for one in packed], schema)
+    place.write(INDEX, [sealed_table(table)])

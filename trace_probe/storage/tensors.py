@@ -7,6 +7,8 @@ without the others, into memory that is already there.
 
 import hashlib
 import json
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
+from trace_probe.files import json_object
 from trace_probe.storage.place import Place
 from trace_probe.storage.records import Manifest
+from trace_probe.storage.seals import BLANK, HEADER, KEY, Seals, check, sealed
 from trace_probe.trace import Span, Trace, digest
 
 FLOAT16_MAX = 65504.0
@@ -24,6 +28,7 @@ DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 HEAD = 1 << 13
 """Bytes that are fetched at once in the hope that the header is no longer."""
+AGAIN = "`trace-probe store repair` sets it aside, so that the others can be used"
 LONGEST = 100_000_000
 """Bytes that the format allows a header."""
 
@@ -56,12 +61,31 @@ def as_bytes(values: Values) -> memoryview:
     return flat
 
 
-def checksum(layers: Iterable[Values]) -> str:
-    """Return a checksum (BLAKE2b, 16 hexadecimal digits) over (row, d_model) values by layer."""
+def checksum(values: Iterable[Values], layers: Iterable[int]) -> str:
+    """Return a CRC-32 for each layer of (row, width) values, such as ``crc32:1=0a1b2c3d,...``."""
+    sums = (f"{n}={zlib.crc32(as_bytes(v)):08x}" for n, v in zip(layers, values, strict=True))
+    return "crc32:" + ",".join(sums)
+
+
+def checksum_of(text: str, layer: int) -> int | None:
+    """Return the CRC-32 of a layer from what `checksum` returned; None where it has none."""
+    found = re.search(rf"[:,]{layer}=([0-9a-f]{{8}})(?:,|$)", text)
+    return int(found[1], 16) if found else None
+
+
+def checksum_of_all(layers: Iterable[Values]) -> str:
+    """Return the checksum that schema 1 kept: BLAKE2b over all layers, 16 digits."""
     hasher = hashlib.blake2b(digest_size=8)
     for values in layers:
         hasher.update(as_bytes(values))
     return hasher.hexdigest()
+
+
+def all_finite(values: Values) -> bool:
+    """Return whether no value is inf or nan; they have all bits of the exponent set."""
+    if values.dtype == np.float16:
+        return not bool(((values.view(np.uint16) & 0x7C00) == 0x7C00).any())
+    return bool(np.isfinite(values).all())
 
 
 def on_disk(trace_id: str, values: Values) -> Values:
@@ -112,27 +136,44 @@ class Header:
         return self.tensors[layer_name(layer)]
 
 
-def read_header(place: Place, name: str) -> Header:
-    """Read the header of a tensor file.
+def read_header(place: Place, name: str, *, seals: Seals = "compared") -> Header:
+    """Read the header of a tensor file; see `Seals`.
 
     Raises:
         FileNotFoundError: it is not there.
         StoreError: it is no such file, or is damaged.
     """
     head = place.read(name, 0, HEAD)
+    where = f"{place.url}/{name}"
+    size = int.from_bytes(head[:8], "little")
+    if len(head) < 8 or size > LONGEST:
+        raise StoreError(f"{where} is damaged: it has no header: {AGAIN}")
+    data = head[: 8 + size] if size <= HEAD - 8 else place.read(name, 0, 8 + size)
+    check(data, HEADER, where, seals=seals, advice=AGAIN)
+    raw = json_object(data[8:], f"the header of {where} is damaged: it")
     try:
-        size = int.from_bytes(head[:8], "little")
-        if size > LONGEST:
-            raise ValueError("too long a header")
-        raw = json.loads(head[8 : 8 + size] if size <= HEAD - 8 else place.read(name, 8, 8 + size))
-        metadata = raw.pop("__metadata__", {})
-        tensors = {
-            key: Tensor(DTYPES[t["dtype"]], tuple(t["shape"]), 8 + size + t["data_offsets"][0])
-            for key, t in raw.items()
-        }
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise StoreError(f"{place.url}/{name} is damaged: record the trace again") from error
+        metadata = {str(key): _text(value) for key, value in raw.pop("__metadata__", {}).items()}
+        tensors = {key: _tensor(value, 8 + size) for key, value in raw.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{where} is damaged: its header is not ours: {AGAIN}") from error
     return Header(metadata, tensors)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
+
+
+def _tensor(raw: dict[str, Any], start: int) -> Tensor:
+    """Return where a tensor lies, if what the header says of it can be so."""
+    dtype, (rows, width), (first, end) = DTYPES[raw["dtype"]], raw["shape"], raw["data_offsets"]
+    numbers = (rows, width, first, end)
+    if {type(number) for number in numbers} != {int} or min(numbers) < 0 or max(numbers) >= 2**48:
+        raise ValueError("no such shape")
+    if end - first != rows * width * dtype.itemsize:
+        raise ValueError("shape and bytes differ")
+    return Tensor(dtype, (rows, width), start + first)
 
 
 def read_rows(place: Place, name: str, tensor: Tensor, into: Values, start: int = 0) -> None:
@@ -167,7 +208,7 @@ def encode(
     `shape` is (row, d_model) of each layer; a layer may come in any number of pieces.
     """
     size = shape[0] * shape[1] * dtype.itemsize
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    header: dict[str, Any] = {"__metadata__": {**metadata, KEY: BLANK}}
     for place, layer in enumerate(layers):
         offsets = [place * size, (place + 1) * size]
         header[layer_name(layer)] = {
@@ -175,8 +216,8 @@ def encode(
             "shape": list(shape),
             "data_offsets": offsets,
         }
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
+    yield sealed(len(text).to_bytes(8, "little") + text, HEADER)
     for piece in values:
         yield as_bytes(piece)

@@ -1,11 +1,12 @@
 """The activations of a run: a file a trace, or packed into shards; looked up by content.
 
-activations/<trace>.safetensors    one tensor a layer, (row, d_model), key, checksum, fidelity
-raw/<trace>.safetensors            the same of single tokens, (token, d_model); never packed
+activations/<trace>.safetensors    one tensor a layer, (row, width), key, checksums, fidelity
+raw/<trace>.safetensors            the same of single tokens, (token, width); never packed
 shards/                            see `trace_probe.storage.shards`
 """
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
@@ -14,12 +15,19 @@ import numpy as np
 
 from trace_probe.activations import Activations, Fidelity
 from trace_probe.errors import StoreError
+from trace_probe.storage.names import NAME
 from trace_probe.storage.place import Place
-from trace_probe.storage.shards import INDEX, Packed, read_index
+from trace_probe.storage.seals import Seals
+from trace_probe.storage.shards import INDEX, SHARD, Packed, read_index
 from trace_probe.storage.tensors import (
+    AGAIN,
     Header,
+    Tensor,
     Values,
+    all_finite,
+    as_bytes,
     checksum,
+    checksum_of,
     encode,
     on_disk,
     read_header,
@@ -46,8 +54,18 @@ class Found(NamedTuple):
 class Vault:
     """Activations by trace id; read from anywhere, at any time."""
 
-    def __init__(self, place: Place, url: str) -> None:
-        self._place, self._url = place, url
+    def __init__(
+        self, place: Place, width: int, raw_width: int, *, seals: Seals = "compared"
+    ) -> None:
+        """Open it without reading anything.
+
+        `width` is that of a row, `raw_width` that of a single token; for `seals` see
+        `trace_probe.storage.seals.Seals`.
+        """
+        self._place, self._url = place, place.url
+        self._width, self._raw_width, self._seals = width, raw_width, seals
+        self._checked: dict[str, set[tuple[int, int]]] = {}
+        """First row and layer of what was found to be whole, by file."""
         self._packed: dict[str, Packed] = {}
         self._index_size: int | None = None
         self._headers: dict[str, Header] = {}
@@ -67,7 +85,8 @@ class Vault:
         """Return the packed traces by id, as they are now."""
         size = self._place.size(INDEX)
         if size != self._index_size:
-            self._packed, self._index_size = read_index(self._place), size
+            self._packed = read_index(self._place, seals=self._seals)
+            self._index_size = size
         return self._packed
 
     def has(self, trace_id: str) -> bool:
@@ -89,10 +108,12 @@ class Vault:
         for file, given in parts.items():
             if given is not None:
                 values = on_disk(trace_id, given)
-                metadata = {"key": key, "checksum": checksum(values), "fidelity": fidelity}
+                sums = checksum(values, activations.layers)
+                metadata = {"key": key, "checksum": sums, "fidelity": fidelity}
                 shape = (values.shape[1], values.shape[2])
                 chunks = encode(metadata, activations.layers, shape, values.dtype, values)
                 self._place.write(file, chunks)
+                self._checked.pop(file, None)
 
     def raw(self, trace_id: str, layer: int) -> Values:
         """Return (token, d_model) of a trace: each token from the last of its prompt on.
@@ -102,13 +123,12 @@ class Vault:
         """
         file = self.raw_file(trace_id)
         try:
-            tensor = read_header(self._place, file).of(layer, file)
+            header = self._header(file)
         except FileNotFoundError as error:
             raise StoreError(
                 f"no raw activations of trace {trace_id} in {self._url}: record with --raw-tokens"
             ) from error
-        values = np.empty(tensor.shape, tensor.dtype)
-        read_rows(self._place, file, tensor, values)
+        values: Values = self.read(self._alone(file, header), (layer,))[0]
         return values
 
     def fidelity(self, trace_id: str) -> Fidelity | None:
@@ -118,7 +138,10 @@ class Vault:
             StoreError: there are no activations of it.
         """
         text = self.find(trace_id).fidelity
-        return Fidelity(**json.loads(text)) if text else None
+        try:
+            return Fidelity(**json.loads(text)) if text else None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreError(f"the fidelity of trace {trace_id} cannot be read: {AGAIN}") from error
 
     def find(self, trace_id: str) -> Found:
         """Return where the activations of a trace are.
@@ -129,21 +152,26 @@ class Vault:
         if trace_id not in self._packed:
             file = self.file(trace_id)
             try:
-                header = read_header(self._place, file)
+                return self._alone(file, self._header(file))
             except FileNotFoundError:
                 self.packed()  # it may have been packed since
-            else:
-                rows = max((tensor.shape[0] for tensor in header.tensors.values()), default=0)
-                about = [header.metadata.get(n, "") for n in ("key", "checksum", "fidelity")]
-                return Found(file, header, 0, rows, *about)
         if trace_id not in self._packed:
             raise StoreError(f"no activations of trace {trace_id} in {self._url}")
         return self._in_shard(self._packed[trace_id])
 
+    def _header(self, file: str) -> Header:
+        return read_header(self._place, file, seals=self._seals)
+
+    def _alone(self, file: str, header: Header) -> Found:
+        """Return a file that holds one trace."""
+        rows = max((tensor.shape[0] for tensor in header.tensors.values()), default=0)
+        about = [header.metadata.get(n, "") for n in ("key", "checksum", "fidelity")]
+        return Found(file, header, 0, rows, *about)
+
     def _in_shard(self, packed: Packed) -> Found:
         if packed.shard not in self._headers:
             try:
-                self._headers[packed.shard] = read_header(self._place, packed.shard)
+                self._headers[packed.shard] = self._header(packed.shard)
             except FileNotFoundError as error:
                 raise StoreError(f"{self._url}/{packed.shard} is missing: restore it") from error
         header = self._headers[packed.shard]
@@ -179,18 +207,51 @@ class Vault:
             FileNotFoundError: it was packed since.
             StoreError: its file is damaged.
         """
-        tensors = [found.header.of(layer, found.file) for layer in layers]
-        kinds = {(tensor.dtype, tensor.shape[1:]) for tensor in tensors}
-        if len(kinds) > 1:
-            raise StoreError(f"the layers of {found.file} differ in kind: record the trace again")
-        ((dtype, width),) = kinds
-        values = np.empty((len(layers), found.rows, *width), dtype)
-        for into, tensor in zip(values, tensors, strict=True):
+        tensors = [self._tensor(found, layer) for layer in layers]
+        if len({tensor.dtype for tensor in tensors}) > 1:
+            raise StoreError(f"the layers of {found.file} differ in kind: {AGAIN}")
+        values = np.empty((len(layers), found.rows, tensors[0].shape[1]), tensors[0].dtype)
+        for layer, into, tensor in zip(layers, values, tensors, strict=True):
             read_rows(self._place, found.file, tensor, into, found.start)
+            self._check(found, layer, into)
         return values
 
-    def scan(self, keys: Mapping[str, str], layer: int) -> Iterator[tuple[str, Values]]:
-        """Yield (row, d_model) of a layer for each trace, if it is the content of its key.
+    def _tensor(self, found: Found, layer: int) -> Tensor:
+        """Return where a layer of what was found lies, if its rows can be there."""
+        tensor = found.header.of(layer, found.file)
+        width = self._raw_width if found.file.startswith("raw/") else self._width
+        if tensor.shape[1] != width or found.start + found.rows > tensor.shape[0]:
+            raise StoreError(
+                f"{self._url}/{found.file} is damaged: layer {layer} has shape "
+                f"{list(tensor.shape)}, rows are {width} wide: {AGAIN}"
+            )
+        return tensor
+
+    def _check(self, found: Found, layer: int, values: Values) -> None:
+        """Compare values with their checksum where they are used for the first time.
+
+        Raises:
+            StoreError: they are not those that were written, or hold inf or nan.
+        """
+        known = self._checked.setdefault(found.file, set())
+        if (found.start, layer) in known:
+            return
+        file = f"{self._url}/{found.file}"
+        expected = None if self._seals == "ignored" else checksum_of(found.checksum, layer)
+        if expected is None and self._seals == "required":
+            raise StoreError(f"{file} is damaged: layer {layer} has no checksum: {AGAIN}")
+        if expected is not None and expected != zlib.crc32(as_bytes(values)):
+            raise StoreError(
+                f"{file} is damaged: the checksum of layer {layer} does not fit: {AGAIN}"
+            )
+        if not all_finite(values):
+            raise StoreError(f"{file} holds inf or nan in layer {layer}: {AGAIN}")
+        known.add((found.start, layer))
+
+    def scan(
+        self, wanted: Mapping[str, tuple[str, int]], layer: int
+    ) -> Iterator[tuple[str, Values]]:
+        """Yield (row, width) of a layer for each trace, if it has that key and so many rows.
 
         Shards of this machine are mapped: their values are read-only, and no copy. A file of
         one trace is read, which is as fast, and needs no handle for as long as its values live.
@@ -199,39 +260,48 @@ class Vault:
             StoreError: as `load` does.
         """
         packed = self.packed()
-        for trace_id, key in keys.items():
+        for trace_id, (key, rows) in wanted.items():
             if trace_id in packed:
-                yield trace_id, self._view(self._expect(trace_id, key), layer)
+                values = self._view(self._expect(trace_id, key), layer)
             else:
-                yield trace_id, self.load(trace_id, (layer,), key)[0]
+                values = self.load(trace_id, (layer,), key)[0]
+            if len(values) != rows:
+                raise StoreError(
+                    f"{self._url} has {len(values)} rows of trace {trace_id}, not {rows}: {AGAIN}"
+                )
+            yield trace_id, values
 
     def _view(self, found: Found, layer: int) -> Values:
         """Return (row, d_model) of a trace in a shard, mapped where it can be."""
+        tensor = self._tensor(found, layer)
         if found.file not in self._maps:
             self._maps[found.file] = self._place.mapped(found.file)
         data = self._maps[found.file]
         if data is None:
             fetched: Values = self.read(found, (layer,))[0]
             return fetched
-        tensor = found.header.of(layer, found.file)
         try:
-            return view_rows(data, tensor, found.start, found.start + found.rows)
+            rows = view_rows(data, tensor, found.start, found.start + found.rows)
         except ValueError as error:
             raise StoreError(
                 f"{self._url}/{found.file} ends too early: it is damaged: restore it"
             ) from error
+        self._check(found, layer, rows)
+        return rows
 
     def leftovers(self, committed: set[str]) -> Iterator[str]:
-        """Yield files that an interrupted writer left: of no trace, or packed already."""
+        """Yield files that an interrupted writer left: of no trace, or packed already.
+
+        Only files whose names have the form of ours; anything else is left alone.
+        """
         packed = self.packed()
-        for name in self._place.names("activations"):
-            trace_id = name.removesuffix(".safetensors")
-            if name.endswith(".tmp") or trace_id not in committed or trace_id in packed:
-                yield f"activations/{name}"
-        for name in self._place.names("raw"):
-            if name.endswith(".tmp") or name.removesuffix(".safetensors") not in committed:
-                yield f"raw/{name}"
-        named = {INDEX, *(one.shard for one in packed.values())}
+        for folder, gone in (("activations", packed.keys()), ("raw", set[str]())):
+            for name in self._place.names(folder):
+                trace_id, _, kind = name.rpartition(".")
+                ours = kind == "safetensors" and NAME.fullmatch(trace_id)
+                if ours and (trace_id not in committed or trace_id in gone):
+                    yield f"{folder}/{name}"
+        named = {one.shard for one in packed.values()}
         for name in self._place.names("shards"):
-            if f"shards/{name}" not in named:
+            if SHARD.fullmatch(f"shards/{name}") and f"shards/{name}" not in named:
                 yield f"shards/{name}"

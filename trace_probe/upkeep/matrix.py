@@ -9,9 +9,13 @@ this machine.
 
 import contextlib
 import io
+import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from trace_probe.errors import StoreError
-from trace_probe.files import file_names, write_chunks
-from trace_probe.storage.tensors import Values, as_bytes
+from trace_probe.files import file_names, sweep, write_chunks
+from trace_probe.storage.tensors import DTYPES, Values, as_bytes
 from trace_probe.store import Store
 from trace_probe.trace import Trace, digest
 
@@ -53,13 +57,51 @@ def layer_matrix(store: Store, layer: int, *, progress: bool = True) -> LayerMat
     name = f"layer.{layer}-{digest(list(keys.items()))}.npy"
     folder = store.cache / "matrix"
     shape = (int(starts[-1]), store.manifest.width)
-    if not (folder / name).is_file():
-        write_chunks(folder / name, _chunks(store, layer, shape, progress))
+    file = folder / name
+    values = _cached(file, shape)
+    if values is None:
+        sweep(folder)
+        write_chunks(file, _checked(_chunks(store, layer, shape, progress)))
         _forget_others(folder, name)
-    values = np.load(folder / name, mmap_mode="r")
-    if values.shape != shape:
-        raise StoreError(f"{folder / name} is damaged: delete it")
+        values = _cached(file, shape)
+    if values is None:
+        raise StoreError(f"{file} was damaged while it was written: is the disk whole?")
     return LayerMatrix(values, dict(zip(keys, starts[:-1].tolist(), strict=True)), keys)
+
+
+def _checked(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield chunks, and after them the checksum of all: 8 hexadecimal digits."""
+    total = 0
+    for chunk in chunks:
+        total = zlib.crc32(chunk, total)
+        yield chunk
+    yield b"%08x" % total
+
+
+def _cached(file: Path, shape: tuple[int, int]) -> Values | None:
+    """Return what is cached; None if it is not there or is damaged, so that it is made again."""
+    try:
+        about = os.stat(file)
+        if not _whole(file, about.st_mtime_ns, about.st_size):
+            return None
+        values: Values = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return values if values.shape == shape and values.dtype in DTYPES.values() else None
+
+
+@lru_cache(maxsize=64)
+def _whole(file: Path, changed: int, size: int) -> bool:
+    """Return whether a file fits the checksum at its end; looked at once for each change."""
+    del changed
+    if size < 8:
+        return False
+    with (
+        open(file, "rb") as held,
+        mmap.mmap(held.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        return b"%08x" % zlib.crc32(view[:-8]) == bytes(view[-8:])
 
 
 def worth_caching(store: Store, traces: Sequence[Trace]) -> bool:
@@ -106,8 +148,8 @@ def _chunks(
 
 def _forget_others(folder: Path, name: str) -> None:
     """Remove what was cached of the same layer before the run changed."""
-    layer = name.split("-")[0]
+    layer = re.compile(rf"{re.escape(name.split('-')[0])}-[0-9a-f]{{16}}\.npy")
     for other in file_names(folder):
-        if other != name and other.startswith(f"{layer}-"):
+        if other != name and layer.fullmatch(other):
             with contextlib.suppress(FileNotFoundError):  # another process may have done it
                 (folder / other).unlink()

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from trace_probe.errors import StoreError
 from trace_probe.storage.shards import Packed, write_index
-from trace_probe.storage.tensors import Values, checksum, encode
+from trace_probe.storage.tensors import Values, checksum, checksum_of_all, encode
 from trace_probe.store import Store
 from trace_probe.trace import digest
 
@@ -73,13 +73,17 @@ def _pieces(store: Store) -> Iterator[_Piece]:
         known.add(trace_id)
         values = store.vault.load(trace_id, store.manifest.layers, key)
         found = store.vault.find(trace_id)
-        its = checksum(values)
-        if values.shape[1] != rows or found.checksum not in ("", its):
+        whole = found.checksum.startswith("crc32:") or found.checksum in (
+            "",
+            checksum_of_all(values),  # of schema 1
+        )
+        if values.shape[1] != rows or not whole:
             raise StoreError(
                 f"{store.place.url}/{found.file} is damaged: `trace-probe store verify` lists "
                 f"what is; delete it and record the trace again"
             )
-        yield _Piece(trace_id, key, its, values, found.fidelity)
+        sums = checksum(values, store.manifest.layers)
+        yield _Piece(trace_id, key, sums, values, found.fidelity)
 
 
 def _shards(pieces: Iterator[_Piece], limit: int) -> Iterator[list[_Piece]]:
@@ -112,6 +116,27 @@ def _write(store: Store, pieces: Sequence[_Piece]) -> Iterator[Packed]:
         stop = start + one.values.shape[1]
         yield Packed(one.trace_id, name, start, stop, one.key, one.checksum, one.fidelity)
         start = stop
+
+
+def reseal_shards(store: Store) -> int:
+    """Write every shard and the index anew, with checksums; return how many shards there are."""
+    packed = dict(store.vault.packed())
+    keys = {row["id"]: row["key"] for row in store.index().select(["id", "key"]).to_pylist()}
+    by_shard: dict[str, list[Packed]] = {}
+    for one in sorted(packed.values(), key=lambda one: one.start):
+        by_shard.setdefault(one.shard, []).append(one)
+    for inside in by_shard.values():  # one shard in memory at a time
+        pieces = [_again(store, one, one.key or keys.get(one.trace_id, "")) for one in inside]
+        packed |= {one.trace_id: one for one in _write(store, pieces)}
+    if packed:
+        write_index(store.place, packed.values())
+    return len(by_shard)
+
+
+def _again(store: Store, one: Packed, key: str) -> _Piece:
+    values = store.vault.load(one.trace_id, store.manifest.layers, key)
+    sums = checksum(values, store.manifest.layers)
+    return _Piece(one.trace_id, key, sums, values, one.fidelity)
 
 
 def format_pack(report: PackReport) -> str:

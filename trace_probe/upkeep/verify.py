@@ -1,23 +1,34 @@
-"""Reads all of a run and says what is wrong with it."""
+"""Reads all of a run, compares every checksum, and says what is wrong with it."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
 from trace_probe.activations import pooled_spans
-from trace_probe.errors import TraceProbeError
+from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.labels import Label
+from trace_probe.storage.artifacts import FORMS, Kind, rows_by_trace
 from trace_probe.storage.lines import Lines, Row
 from trace_probe.storage.records import to_label, to_trace
-from trace_probe.storage.tensors import checksum
-from trace_probe.storage.vault import Found
+from trace_probe.storage.seals import state
+from trace_probe.storage.tensors import checksum_of_all
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
 T = TypeVar("T")
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a run, and what has to go so that the rest can be used."""
+
+    text: str
+    file: str = ""
+    """A whole file, if that is what is broken."""
+    trace: str = ""
+    """A trace, if its activations are."""
 
 
 @dataclass(frozen=True)
@@ -36,71 +47,114 @@ class VerifyReport:
     problems: tuple[str, ...]
     leftovers: tuple[str, ...]
     """Files that interrupted writers left; no reader sees them, the next writer removes them."""
+    unchecked: int = 0
+    """Lines, files and activations of earlier versions that carry no checksum."""
+
+
+@dataclass
+class Findings:
+    """What was found in a run so far."""
+
+    store: Store
+    traces: dict[str, Trace] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    labels: int = 0
+    whole: int = 0
+    unkeyed: int = 0
+    unchecked: int = 0
+
+
+def examine(store: Store, *, progress: bool = True) -> Findings:
+    """Read every line, file and tensor of a run, without trusting any index, and go on."""
+    found = Findings(store)
+    for trace in _lines(found, store.lines_of("traces"), to_trace):
+        if found.traces.setdefault(trace.id, trace) != trace:
+            text = f"trace {trace.id} is there twice, with different content"
+            found.problems.append(Problem(text))
+    for label in _lines(found, store.lines_of("labels"), to_label):
+        _label(found, label)
+    _activations(found, progress=progress)
+    for kind, form in FORMS.items():
+        for name in store.artifacts.names(kind):
+            _artifact(found, kind, name, form)
+    return found
 
 
 def verify(store: Store, *, progress: bool = True) -> VerifyReport:
-    """Read every line and every tensor of a run, without trusting any index."""
-    traces, problems = dict[str, Trace](), list[str]()
-    labels = whole = unkeyed = 0
-    for found in _traces(store):
-        if isinstance(found, str):
-            problems.append(found)
-        elif traces.setdefault(found.id, found) != found:
-            problems.append(f"trace {found.id} is there twice, with different content")
-    if store.manifest.layers:
-        for trace in tqdm(traces.values(), unit="trace", disable=not progress):
-            try:
-                kept = store.vault.find(trace.id)
-                wrong = list(_wrong(store, trace, kept))
-            except (TraceProbeError, OSError) as error:
-                wrong = [str(error)]
-            problems += wrong
-            whole += not wrong
-            unkeyed += not wrong and not kept.key
-    for label in _labels(store, traces):
-        problems += [label] if isinstance(label, str) else []
-        labels += not isinstance(label, str)
-    problems += _detectors(store, traces)
+    """Read every line, file and tensor of a run and report on it."""
+    found = examine(store, progress=progress)
     return VerifyReport(
         run=store.place.url,
-        traces=len(traces),
-        activations=whole,
-        packed=len(store.vault.packed()),
-        unkeyed=unkeyed,
-        labels=labels,
+        traces=len(found.traces),
+        activations=found.whole,
+        packed=_packed(store),
+        unkeyed=found.unkeyed,
+        labels=found.labels,
         detectors=len(store.detectors()),
-        problems=tuple(problems),
+        problems=tuple(problem.text for problem in found.problems),
         leftovers=tuple(_leftovers(store)),
+        unchecked=found.unchecked,
     )
 
 
-def _traces(store: Store) -> Iterator[Trace | str]:
-    """Yield every trace, or what is wrong with its line."""
-    return _made(store.lines_of("traces"), to_trace)
+def verify_at(path: Path | str, *, progress: bool = True) -> VerifyReport:
+    """Read a run and report on it, even if its ``run.json`` does not fit its checksum.
+
+    Raises:
+        StoreError: there is no run, or nothing can be made of its ``run.json``.
+    """
+    try:
+        store = Store(path)
+    except StoreError as error:
+        report = verify(Store(path, "ignored"), progress=progress)
+        return replace(report, problems=(str(error), *report.problems))
+    return verify(store, progress=progress)
 
 
-def _labels(store: Store, traces: Mapping[str, Trace]) -> Iterator[Label | str]:
-    """Yield every label, or what is wrong with it."""
-    for label in _made(store.lines_of("labels"), to_label):
-        lost = not isinstance(label, str) and label.trace_id not in traces
-        yield f"labels: {label.trace_id} is not here" if lost else label  # type: ignore[union-attr]
-
-
-def _made(lines: Lines, make: Callable[[Row], T]) -> Iterator[T | str]:
-    """Yield what is made of each line, or what is wrong with it."""
+def _lines(found: Findings, lines: Lines, make: Callable[[Row], T]) -> Iterator[T]:
+    """Yield what is made of each line that is whole, and note what is wrong with the others."""
     for line in lines.walk():
+        if line.why:
+            found.problems.append(Problem(lines.complaint(line)))
         if line.value is None:
-            yield lines.complaint(line)
             continue
+        found.unchecked += state(lines.bytes_of(line)) == "unsealed"
         try:
             yield make(line.value)
         except TraceProbeError as error:
-            yield lines.complaint(line._replace(why=str(error)))
+            found.problems.append(Problem(lines.complaint(line._replace(why=str(error)))))
 
 
-def _wrong(store: Store, trace: Trace, kept: Found) -> Iterator[str]:
+def _label(found: Findings, label: Label) -> None:
+    if label.trace_id in found.traces:
+        found.labels += 1
+    else:
+        found.problems.append(Problem(f"labels: {label.trace_id} is not here"))
+
+
+def _activations(found: Findings, *, progress: bool) -> None:
+    """Read the activations of all traces, and note what is wrong with them."""
+    store = found.store
+    if not store.manifest.layers:
+        return
+    try:
+        store.vault.packed()
+    except StoreError as error:  # once, not for each trace in it
+        found.problems.append(Problem(str(error)))
+        return
+    for trace in tqdm(found.traces.values(), unit="trace", disable=not progress):
+        try:
+            wrong = list(_wrong(found, trace))
+        except (TraceProbeError, OSError) as error:
+            wrong = [str(error)]
+        found.problems += [Problem(text, trace=trace.id) for text in wrong]
+        found.whole += not wrong
+
+
+def _wrong(found: Findings, trace: Trace) -> Iterator[str]:
     """Yield what is wrong with the activations of a trace."""
-    layers = store.manifest.layers
+    store, layers = found.store, found.store.manifest.layers
+    kept = store.vault.find(trace.id)
     if kept.key not in ("", store.key(trace)):
         yield f"{kept.file}: other activations of trace {trace.id} than those of this run"
         return
@@ -108,36 +162,58 @@ def _wrong(store: Store, trace: Trace, kept: Found) -> Iterator[str]:
     expected = (len(layers), len(pooled_spans(trace)), store.manifest.width)
     if values.shape != expected:
         yield f"{kept.file}: trace {trace.id} has shape {values.shape}, not {expected}"
-    if not np.isfinite(values).all():
-        yield f"{kept.file}: trace {trace.id} holds inf or nan"
-    if kept.checksum and kept.checksum != checksum(values):
-        yield f"{kept.file}: trace {trace.id} is damaged, its checksum differs"
+    old = not kept.checksum.startswith("crc32:")
+    if old and kept.checksum and kept.checksum != checksum_of_all(values):
+        yield f"{kept.file}: trace {trace.id} is damaged: its checksum does not fit"
+    if store.manifest.raw_tokens:
+        for layer in layers:
+            store.vault.raw(trace.id, layer)
+    found.unkeyed += not kept.key
+    found.unchecked += old
 
 
-def _detectors(store: Store, traces: dict[str, Trace]) -> Iterator[str]:
-    """Yield what is wrong with scores and reports."""
-    for name in store.detectors():
-        try:
-            store.report(name)
-            scores = store.scores(name)
-        except TraceProbeError as error:
-            yield str(error)
-            continue
-        strange = [one for one in scores if one not in traces]
-        long = [
-            one
-            for one, row in scores.items()
-            if one in traces and len(row) != len(traces[one].sentences)
-        ]
-        for one in (strange + long)[:1]:
-            yield f"scores of {name}: trace {one} is not here, or has other sentences"
+def _artifact(found: Findings, kind: Kind, name: str, form: str) -> None:
+    """Read one artifact, and the settings beside it, and note what is wrong with it."""
+    artifacts, file = found.store.artifacts, ""
+    try:
+        file = artifacts.file(kind, name)
+        if form == ".jsonl":
+            for _ in _lines(found, artifacts.lines(kind, name), lambda row: row):
+                pass
+            file = artifacts.file(kind, name, ".json")
+        if form == ".parquet":
+            table = artifacts.read_table(kind, name)
+            if kind == "scores" and table is not None:
+                _scores(found, name, rows_by_trace(table, file))
+        else:
+            artifacts.read_json(kind, name)
+    except TraceProbeError as error:
+        found.problems.append(Problem(str(error), file=file))
+        return
+    found.unchecked += artifacts.unsealed(file)
+
+
+def _scores(found: Findings, name: str, scores: Mapping[str, Sized]) -> None:
+    """Note if scores are of traces that are not here, or of other sentences."""
+    for one, row in scores.items():
+        if one not in found.traces or len(row) != len(found.traces[one].sentences):
+            text = f"scores of {name}: trace {one} is not here, or has other sentences"
+            found.problems.append(Problem(text))
+            return
+
+
+def _packed(store: Store) -> int:
+    try:
+        return len(store.vault.packed())
+    except StoreError:  # it has been reported
+        return 0
 
 
 def _leftovers(store: Store) -> Iterator[str]:
     try:
         yield from store.leftovers()
     except TraceProbeError:
-        return  # a broken line has been reported; without it nothing can be called left over
+        return  # what is broken has been reported; without it nothing can be called left over
 
 
 def format_verify(report: VerifyReport) -> str:
@@ -151,6 +227,11 @@ def format_verify(report: VerifyReport) -> str:
     if report.unkeyed:
         lines.append(
             f"{report.unkeyed} activations without a key: `trace-probe store pack` adds it"
+        )
+    if report.unchecked:
+        lines.append(
+            f"{report.unchecked} lines, files or activations of an earlier version are unchecked: "
+            f"`trace-probe store migrate` gives them checksums"
         )
     if report.leftovers:
         lines.append(f"{len(report.leftovers)} leftover files, removed by the next writer")

@@ -1,0 +1,175 @@
+"""The files of a saved probe: read and written with the checksums that they carry.
+
+    card.json            what it is
+    probe.safetensors    its weights
+    alarms.json          thresholds of its alarms, where it was calibrated
+
+Checksums find accidents, not strangers; see `trace_probe.storage.seals`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import ProbeError
+from trace_probe.files import sweep, write_bytes
+from trace_probe.storage.names import checked_name
+from trace_probe.storage.seals import (
+    BLANK,
+    HEADER,
+    JSON,
+    KEY,
+    Seals,
+    check,
+    opened_json,
+    sealed,
+    sealed_json,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+CARD, WEIGHTS = "card.json", "probe.safetensors"
+SCHEMA = 2
+"""Of files that carry checksums; those of schema 1 may do without."""
+AGAIN = (
+    "train it again, or, if you changed the file yourself, accept it as it is with "
+    "`trace-probe probe seal`"
+)
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def write_probe(folder: Path, card: Mapping[str, Any], tensors: Tensors) -> None:
+    """Write weights and then the card into a folder, each atomically.
+
+    Temporary files that an interrupted writer left there are removed.
+
+    Raises:
+        ProbeError: the name on the card could lead out of a folder.
+        StoreError: they cannot be written.
+    """
+    from safetensors.numpy import save
+
+    checked_name(card["name"], "a probe", ProbeError)
+    sweep(folder)
+    weights = save(dict(tensors), {KEY: BLANK})
+    write_bytes(folder / WEIGHTS, sealed(weights, HEADER))
+    write_json(folder / CARD, card)
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file of a probe."""
+    sweep(file.parent)
+    write_bytes(file, sealed_json({"schema": SCHEMA, **value}))
+
+
+def read_json(file: Path, seals: Seals | None = None) -> tuple[dict[str, Any], Seals]:
+    """Return what a JSON file of a probe says, and whether checksums must be there.
+
+    They must in files of schema 2, unless `seals` says otherwise.
+
+    Raises:
+        ProbeError: it is not there, is damaged, or is of a later version.
+    """
+    data = _read(file)
+    how: dict[str, Any] = {"wrong": ProbeError, "advice": AGAIN}
+    raw = opened_json(data, str(file), seals=seals or "compared", **how)
+    schema = raw.pop("schema", 1)
+    if schema not in (1, SCHEMA):
+        raise ProbeError(f"{file} has schema {schema!r:.40}: update trace_probe, or {AGAIN}")
+    seals = seals or ("required" if schema == SCHEMA else "compared")
+    check(data, JSON, str(file), seals=seals, **how)
+    return raw, seals
+
+
+def read_weights(folder: Path, seals: Seals) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a probe.
+
+    Raises:
+        ProbeError: they are not there, are damaged, or hold inf or nan.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file = folder / WEIGHTS
+    data = _read(file)
+    check(data, HEADER, str(file), seals=seals, wrong=ProbeError, advice=AGAIN)
+    try:
+        tensors: dict[str, NDArray[Any]] = load(data)
+        finite = all(np.isfinite(values).all() for values in tensors.values())
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ProbeError(f"{file} does not hold a whole probe ({error}): {AGAIN}") from error
+    if not finite:
+        raise ProbeError(f"{file} holds a weight that is inf or nan: train the probe again")
+    return tensors
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ProbeError(
+            f"no probe at {file.parent}: train one with `trace-probe train`"
+        ) from error
+    except OSError as error:
+        raise ProbeError(f"cannot read {file}: {error.strerror}") from error
+
+
+def check_fields(value: "DataclassInstance", file: Path) -> None:
+    """Refuse a card, or a part of one, whose fields are not what their types say.
+
+    Raises:
+        ProbeError: a number is not finite, a text is no text, or a name is not one of those
+            that there are.
+    """
+    for item in fields(value):
+        found = getattr(value, item.name)
+        wrong = _complaint(item.type, found)
+        if wrong:
+            raise ProbeError(f"{file}: {item.name} is {found!r:.60}, {wrong}: {AGAIN}")
+
+
+def _complaint(kind: object, value: object) -> str:
+    """Return what is wrong with a value of that type; nothing if it fits."""
+    if isinstance(kind, type) and kind in PLAIN:
+        fits, complaint = PLAIN[kind]
+        return "" if fits(value) else complaint
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return "" if value in inside else f"not one of {', '.join(map(str, inside))}"
+    parts: list[tuple[object, object]] = []
+    if origin is tuple and isinstance(value, tuple):
+        parts = [(inside[0], each) for each in value]
+    elif origin is dict and isinstance(value, dict):
+        parts = [
+            (kind, each) for pair in value.items() for kind, each in zip(inside, pair, strict=True)
+        ]
+    elif origin in (tuple, dict):
+        return f"not a {origin.__name__}"
+    return next(filter(None, (_complaint(*part) for part in parts)), "")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**31
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+PLAIN: Mapping[type, tuple[Callable[[object], bool], str]] = {
+    float: (_finite, "not a finite number"),
+    int: (_whole, "not a whole number"),
+    str: (_text, "not a text"),
+}
+"""What values of a plain type must be, and what is said of others."""

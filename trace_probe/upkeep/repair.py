@@ -1,0 +1,143 @@
+"""Sets aside what is broken in a run, so that the rest can be used; nothing is thrown away.
+
+<run>/aside/<file>.<checksum>    what was taken out of that file, as it was found
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.labels import Label
+from trace_probe.storage.artifacts import FORMS
+from trace_probe.storage.lines import Line, Lines, Row
+from trace_probe.storage.place import Place
+from trace_probe.storage.records import to_label, to_trace
+from trace_probe.store import Store
+from trace_probe.trace import Trace
+from trace_probe.upkeep.verify import examine
+
+
+@dataclass
+class RepairReport:
+    """What a call of `repair` set aside."""
+
+    run: str
+    lines: int = 0
+    traces: list[str] = field(default_factory=list)
+    """Those whose activations were broken."""
+    files: list[str] = field(default_factory=list)
+    left: tuple[str, ...] = ()
+    """What is still wrong, and has to be restored from a copy."""
+
+
+def repair(store: Store, *, progress: bool = True) -> RepairReport:
+    """Set broken lines, broken files and traces with broken activations aside.
+
+    Labels of such traces go with them, and so do their scores. Interrupted, call it again.
+
+    Raises:
+        StoreError: another process writes to the run, or it lies where nothing can be replaced.
+    """
+    report = RepairReport(store.place.url)
+    with store.writing():
+        found = examine(store, progress=progress)
+        bad = list(dict.fromkeys(problem.trace for problem in found.problems if problem.trace))
+        files = dict.fromkeys(problem.file for problem in found.problems if problem.file)
+        for file in files:
+            report.files += [file] * _set_aside(store.place, file)
+        for lines, make in _kinds(store):
+            known = set(found.traces) - set(bad)
+            sieve = _Sieve(store.place, lines, make, known)
+            lines.rewrite(sieve)
+            report.lines += sieve.aside
+        for trace_id in bad:
+            for file in (store.vault.file(trace_id), store.vault.raw_file(trace_id)):
+                _set_aside(store.place, file)
+        report.traces = bad
+        _drop_scores(store, {name: t for name, t in found.traces.items() if name not in bad})
+    after = examine(Store(store.place.url), progress=False)
+    report.left = tuple(problem.text for problem in after.problems)
+    return report
+
+
+def _kinds(store: Store) -> list[tuple[Lines, Callable[[Row], object]]]:
+    """Return all lines of a run, with what is made of each."""
+    kinds: list[tuple[Lines, Callable[[Row], object]]] = [
+        (store.lines_of("traces"), to_trace),
+        (store.lines_of("labels"), to_label),
+    ]
+    for kind, form in FORMS.items():
+        names = store.artifacts.names(kind) if form == ".jsonl" else []
+        kinds += [(store.artifacts.lines(kind, name), lambda row: row) for name in names]
+    return kinds
+
+
+@dataclass
+class _Sieve:
+    """Tells lines that stay from those that are set aside."""
+
+    place: Place
+    lines: Lines
+    make: Callable[[Row], object]
+    known: set[str]
+    """Traces that stay."""
+    aside: int = 0
+
+    def __call__(self, line: Line) -> bytes | None:
+        data = self.lines.bytes_of(line)
+        if self._stays(line):
+            return data
+        _keep(self.place, line.file, data)
+        self.aside += 1
+        return None
+
+    def _stays(self, line: Line) -> bool:
+        if line.value is None:
+            return False
+        try:
+            made = self.make(line.value)
+        except TraceProbeError:  # it says something else than it should
+            return False
+        if isinstance(made, Trace):
+            return made.id in self.known
+        return not isinstance(made, Label) or made.trace_id in self.known
+
+
+def _keep(place: Place, file: str, data: bytes) -> None:
+    place.write(f"aside/{file}.{zlib.crc32(data):08x}", [data])
+
+
+def _set_aside(place: Place, file: str) -> bool:
+    """Move a file of the run into ``aside/``; return whether it was there."""
+    try:
+        data = place.read(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    _keep(place, file, data)
+    place.remove(file)
+    return True
+
+
+def _drop_scores(store: Store, traces: Mapping[str, Trace]) -> None:
+    """Leave out scores of traces that are not there, or that have other sentences."""
+    for name in store.artifacts.names("scores"):
+        scores = store.scores(name)
+        fit = {
+            one: row
+            for one, row in scores.items()
+            if one in traces and len(row) == len(traces[one].sentences)
+        }
+        if len(fit) < len(scores):
+            store.write_scores(name, fit)
+
+
+def format_repair(report: RepairReport) -> str:
+    """Return a report as text."""
+    text = [
+        f"{report.run}: {report.lines} lines, {len(report.files)} files and "
+        f"{len(report.traces)} traces with broken activations are now in aside/"
+    ]
+    if report.left:
+        text += [f"{len(report.left)} problems are left: restore these from a copy", *report.left]
+    return "\n".join(text)
