@@ -1,5 +1,6 @@
-"""Probes with a planted direction, and on tiny models."""
+"""Probes with a planted direction and on tiny models, and what these models write."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ from planted import World
 
 from trace_probe.probing.features import Feature
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Task, Trace
 
 WORLD = World(tasks=8, samples=4, strength=8.0)
 
@@ -48,3 +51,17 @@ def a_probe(
         target_false_alarm_rate=0.01, honest_false_alarm_rate=0.01,
     )  # fmt: skip
     return SavedProbe(card, probe)
+
+
+TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
+
+
+SAMPLING = Sampling(seed=1, max_new_tokens=40)
+
+
+def recorded(model: Any, folder: Path, samples: int) -> list[Trace]:
+    from trace_probe.recording.record import new_manifest, record
+
+    store = Store.create(folder, new_manifest(model, SAMPLING))
+    record(model, [TASK], store, samples=samples, progress=False)
+    return sorted(store.traces(), key=lambda trace: trace.sample)

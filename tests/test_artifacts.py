@@ -14,9 +14,8 @@ from trace_probe.emergence.curve import Drawn, drawn_of, oracle_points
 from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.readout import Readout
 from trace_probe.errors import StoreError
-from trace_probe.explorer.layers import (
+from trace_probe.evaluation.layers import (
     LayerScale,
-    read_layer,
     read_layers,
     read_scales,
     write_layers,
@@ -59,7 +58,7 @@ def test_layers_come_back(root: str) -> None:
     again = Store(f"{root}/one")
     assert read_scales(again, "eye") == scales
     assert [row.layer for row in read_layers(again, "eye", "a")] == [1, 3]
-    np.testing.assert_array_equal(read_layer(again, "eye", 3)["a"], scores[3]["a"])
+    np.testing.assert_array_equal(read_layers(again, "eye", "a")[1].scores, scores[3]["a"])
     assert read_scales(again, "other") == ()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_probes import a_probe
+from made_probes import SAMPLING, TASK, a_probe, recorded
 from tiny_models import FAMILIES
 
 from trace_probe.activations import pooled_spans
@@ -17,20 +17,8 @@ from trace_probe.probing.features import FEATURES, Feature
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe, probe_scores
 from trace_probe.statistics.smoothing import parse_smoothing
-from trace_probe.store import Store
 from trace_probe.text.channels import FORMATS, build_spans
-from trace_probe.trace import Sampling, Task, Trace
-
-TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
-SAMPLING = Sampling(seed=1, max_new_tokens=40)
-
-
-def recorded(model: Any, folder: Path, samples: int) -> list[Trace]:
-    from trace_probe.recording.record import new_manifest, record
-
-    store = Store.create(folder, new_manifest(model, SAMPLING))
-    record(model, [TASK], store, samples=samples, progress=False)
-    return sorted(store.traces(), key=lambda trace: trace.sample)
+from trace_probe.trace import Trace
 
 
 def bulk_scores(model: Any, trace: Trace, saved: SavedProbe) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trace_probe.emergence.curve import NAME, PROMPT, Drawn
-from trace_probe.explorer.layers import LayerScale, write_layers
+from trace_probe.evaluation.layers import LayerScale, write_layers
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.labels import Label
 from trace_probe.monitor.detector import Detector, Source

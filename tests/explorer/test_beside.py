@@ -15,17 +15,16 @@ from explorer.pages import open_page
 from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD, shown
 from trace_probe.commands.main import app
 from trace_probe.errors import StoreError
-from trace_probe.explorer.chosen import Chosen, look
-from trace_probe.explorer.curves import curve, over, rounded
-from trace_probe.explorer.facts import early_signal, facts, sure
-from trace_probe.explorer.layers import (
+from trace_probe.evaluation.layers import (
     LayerScale,
-    read_layer,
     read_layers,
     read_scales,
     write_layers,
 )
-from trace_probe.explorer.layerwise import at_layer, strength
+from trace_probe.evaluation.layerwise import at_layer, strength
+from trace_probe.explorer.chosen import Chosen, look
+from trace_probe.explorer.curves import curve, over, rounded
+from trace_probe.explorer.facts import early_signal, facts, sure
 from trace_probe.explorer.loading import load_run
 from trace_probe.explorer.payload import absent, find_marks, payload
 from trace_probe.explorer.reader.component import aligned
@@ -57,7 +56,7 @@ def test_layers_come_back_as_they_were_kept_and_only_those_of_the_trace(tmp_path
     rows = read_layers(run, "eye", "a")
     assert [(row.layer, row.threshold) for row in rows] == [(0, 0.5), (7, 0.6)]
     np.testing.assert_array_equal(rows[1].scores, gap + 7)
-    assert set(read_layer(run, "eye", 7)) == {"a", "b"}
+    assert [row.layer for row in read_layers(run, "eye", "b")] == [0, 7]
     assert read_layers(run, "eye", "unknown") == ()
     assert read_layers(run, "another", "a") == ()
 
@@ -241,9 +240,10 @@ def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(dem
     loaded, card = load_run(run), load_probe(probe).card
     assert [one["layer"] for one in found["layers"]] == list(loaded.manifest.layers)
     kept = loaded.scores(loaded.detector(card.name))
-    own = read_layer(loaded.store, card.name, card.layer)
     for trace_id in list(kept)[:20]:
-        np.testing.assert_allclose(own[trace_id], kept[trace_id], rtol=1e-5)
+        rows = read_layers(loaded.store, card.name, trace_id)
+        (own,) = (row.scores for row in rows if row.layer == card.layer)
+        np.testing.assert_allclose(own, kept[trace_id], rtol=1e-5)
     thresholds = {one["layer"]: one["threshold"] for one in found["layers"]}
     assert thresholds[card.layer] == card.threshold
     assert strength(card, card.layer) == card.C

@@ -26,6 +26,7 @@ from explorer.planted import (
     shown,
 )
 from trace_probe.errors import StoreError
+from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
 from trace_probe.explorer.launch import SETTINGS, command
 from trace_probe.explorer.loading import load_run
@@ -38,7 +39,6 @@ from trace_probe.explorer.rows import (
     narrow,
     ordered,
     running,
-    score_range,
     sparkline,
     table,
 )

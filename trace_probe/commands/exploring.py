@@ -12,7 +12,7 @@ exploring = typer.Typer()
 @exploring.command()
 def layers(run: Run, probe: Probe, as_json: AsJson = False) -> None:
     """Score every recorded layer with a probe's recipe; the explorer shows layer by position."""
-    from trace_probe.explorer.layerwise import score_layers
+    from trace_probe.evaluation.layerwise import score_layers
     from trace_probe.probing.probe import load_probe
     from trace_probe.store import Store
 

@@ -18,9 +18,6 @@ from trace_probe.statistics.bootstrap import (
     ratio,
 )
 
-Counts = tuple[float, float]
-"""How many, of how many."""
-
 
 class Readout(NamedTuple):
     """What became of one continuation."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from trace_probe.evaluation.layers import LayerRow
 from trace_probe.explorer.curves import TEXT_MONITOR, Beside
-from trace_probe.explorer.layers import LayerRow
 from trace_probe.explorer.loading import Loaded
 from trace_probe.explorer.rows import Row, build_row
 from trace_probe.explorer.words import ShownDetector

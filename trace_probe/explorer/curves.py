@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trace_probe.emergence.curve import OraclePoint
-from trace_probe.explorer.layers import LayerRow
+from trace_probe.evaluation.layers import LayerRow
 from trace_probe.explorer.rows import Scores
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.visible import visible

@@ -15,7 +15,13 @@ from typing import Any
 
 from trace_probe.emergence.curve import OraclePoint, oracle_points
 from trace_probe.errors import ProbeError
-from trace_probe.explorer.layers import LayerRow, LayerScale, read_layers, read_scales
+from trace_probe.evaluation.layers import (
+    LayerRow,
+    LayerScale,
+    read_layers,
+    read_scales,
+    score_range,
+)
 from trace_probe.explorer.rows import (
     Facts,
     Row,
@@ -25,7 +31,6 @@ from trace_probe.explorer.rows import (
     build_rows,
     facts_of,
     ordered,
-    score_range,
 )
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
 from trace_probe.explorer.search import written

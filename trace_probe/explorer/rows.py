@@ -322,15 +322,6 @@ def positions(row: Row) -> str:
     return " → ".join("—" if token is None else str(token) for token in (alarm, said, acted))
 
 
-def score_range(scores: Iterable[Scores], threshold: float | None) -> tuple[float, float]:
-    """Return the axis of a detector: [0, 1] for probabilities, else what its scores span."""
-    known = [_known(row, np.ones(len(row), dtype=np.bool_)) for row in scores]
-    values = np.concatenate([*known, np.array([] if threshold is None else [threshold])])
-    if not values.size or (values.min() >= 0.0 and values.max() <= 1.0):
-        return 0.0, 1.0
-    return float(values.min()), float(values.max())
-
-
 def _known(scores: Scores | None, chosen: NDArray[np.bool_]) -> Scores:
     if scores is None:
         return np.array([])

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.page import page
-from trace_probe.explorer.rows import build_row, facts_of, score_range
+from trace_probe.explorer.rows import build_row, facts_of
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.files import write_bytes
 from trace_probe.labels import Label

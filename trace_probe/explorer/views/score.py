@@ -5,13 +5,14 @@ import math
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
+from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.current import Current, current, end_page, problem, root
 from trace_probe.explorer.models import detector as load
 from trace_probe.explorer.models import probes, resident
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
-from trace_probe.explorer.rows import Row, build_row, facts_of, score_range
+from trace_probe.explorer.rows import Row, build_row, facts_of
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.explorer.written import (
     TEXT_DETECTOR,

@@ -7,20 +7,22 @@ own, trained and calibrated on the same tasks, so its scores are read against it
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
-from trace_probe.explorer.rows import Scores
 from trace_probe.storage.seals import Wanted
 from trace_probe.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Scores = NDArray[np.floating[Any]]
+"""(sentence,), nan where there is no score."""
 FOLDER: Literal["layers"] = "layers"
 AGAIN = "make it again with `trace-probe layers`"
 KEY = b"trace_probe.layers"
@@ -48,6 +50,15 @@ class LayerRow:
     low: float
     high: float
     scores: Scores
+
+
+def score_range(scores: Iterable[Scores], threshold: float | None) -> tuple[float, float]:
+    """Return the axis of a detector: [0, 1] for probabilities, else what its scores span."""
+    limit = np.array([] if threshold is None else [threshold])
+    values = np.concatenate([*(row[~np.isnan(row)] for row in scores), limit])
+    if not values.size or (values.min() >= 0.0 and values.max() <= 1.0):
+        return 0.0, 1.0
+    return float(values.min()), float(values.max())
 
 
 def write_layers(
@@ -97,18 +108,6 @@ def read_layers(store: Store, detector: str, trace_id: str) -> tuple[LayerRow, .
         for scale in _scales(store, detector, table)
         if scale.layer in found
     )
-
-
-def read_layer(store: Store, detector: str, layer: int) -> dict[str, Scores]:
-    """Return the scores of one layer by trace id.
-
-    Raises:
-        StoreError: the file is not there or broken.
-    """
-    table = _table(store, detector, ("layer", layer))
-    if table is None:
-        raise StoreError(f"{store.place.url} has no scores of the layers of {detector}: {AGAIN}")
-    return _by(store, detector, table, "trace_id")
 
 
 def _table(store: Store, detector: str, wanted: Wanted | None = None) -> "pa.Table | None":

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from trace_probe.evaluation.layers import LayerScale, Scores, score_range, write_layers
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.explorer.layers import LayerScale, write_layers
-from trace_probe.explorer.rows import Scores, score_range
 from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import (
