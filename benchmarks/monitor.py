@@ -18,6 +18,7 @@ from trace_probe.probing.features import parse_features
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import ProbeCard, SavedProbe
+from trace_probe.probing.recipe import Head
 from trace_probe.trace import Sampling
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
@@ -38,7 +39,7 @@ class MonitorPlan:
     seed: int = 0
     features: str = "last,mean,max,running-mean,running-max"
     """What each probe reads of its layer, by commas; without a running one it has no memory."""
-    head: str = "linear"
+    head: Head = "linear"
     """linear or mlp."""
 
 

@@ -1,6 +1,7 @@
 """The store against raw bytes: one layer of a run scanned, single reads, traces listed.
 
-All ways of scanning read the same bytes, warm, from a run or file that is open already, take
+All ways of scanning read the same bytes, warm, from a run or file that is open already (but for
+first scans, which open the run and compare every checksum), take
 turns within a round, and end in the same reduction. There are two: the sum of the values, which
 is the least that a use of activations does, and the exclusive or of the words, which is as fast
 as memory and shows what the reading alone costs. Scans are measured in time of the processor,
@@ -140,6 +141,8 @@ def _ways_to_scan(
         "files": lambda: (values for _, values in files.scan(layer)),
         "packed": lambda: (values for _, values in packed.scan(layer)),
         "matrix cache": cached,
+        "files, first scan": lambda: (values for _, values in Store(files.path).scan(layer)),
+        "packed, first scan": lambda: (values for _, values in Store(packed.path).scan(layer)),
     }
     if len({sum(map(_words, way())) for way in ways.values()}) > 1:
         raise AssertionError("the ways do not read the same bytes")

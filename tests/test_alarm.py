@@ -1,8 +1,9 @@
 """The statistic of an alarm: chosen on training tasks, the same everywhere."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,11 @@ from trace_probe.evaluation.panel import build_panel
 from trace_probe.explorer.loading import load_run
 from trace_probe.monitor.detector import as_detector, load_detector
 from trace_probe.monitor.flagging import flag, read_trace
-from trace_probe.probing.alarm import Way, best_alarm, rule_to_rank_by
-from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.alarm import choose_smoothing, set_threshold
+from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
-from trace_probe.probing.recipe import Recipe
-from trace_probe.statistics.calibration import conformal_threshold
-from trace_probe.statistics.metrics import Scores, first_alarm, trace_maxima
+from trace_probe.probing.selection import HEADLINE
+from trace_probe.statistics.metrics import Scores, first_alarm
 from trace_probe.statistics.smoothing import CANDIDATES, parse_smoothing
 from trace_probe.store import Store
 from trace_probe.training import score_run
@@ -31,15 +31,9 @@ WORLD = World(tasks=24, samples=6, strength=6.0, benign=60, said=None)
 
 
 def chosen(corpus: Corpus, scores: Scores) -> tuple[str, Mapping[str, float]]:
-    ways = {(1.0, name): parse_smoothing(name).apply(scores) for name in CANDIDATES}
-    (_, rule), figures = alarm(corpus, ways)
-    return rule, {name: share for (_, name), share in figures.items()}
-
-
-def alarm(corpus: Corpus, ways: Mapping[Way, Scores]) -> tuple[Way, Mapping[Way, float]]:
-    cohort = build_cohort(corpus.judged())
-    harmless = [trace.id for trace in corpus.traces if trace.task.role == "benign"]
-    return best_alarm(cohort, ways, cohort.before_said(), harmless, 0.05)
+    smoothing, figures = choose_smoothing(corpus, scores, "before-said")
+    assert all(name.startswith(f"{HEADLINE}/smoothing-") for name in figures)
+    return smoothing.name, {name.rpartition("smoothing-")[2]: v for name, v in figures.items()}
 
 
 def planted_scores(corpus: Corpus, *, spikes: float, sustained: bool) -> Scores:
@@ -60,7 +54,7 @@ def test_where_harmless_thoughts_have_odd_sentences_the_alarm_follows_a_mean() -
     corpus = plant(WORLD)
     name, figures = chosen(corpus, planted_scores(corpus, spikes=7.0, sustained=True))
     assert name.startswith(("mean:", "ema:"))
-    assert figures[name] > figures["max"] + 0.3
+    assert figures[name] > figures["max"] + 0.1
     assert tuple(figures) == CANDIDATES
 
 
@@ -69,67 +63,6 @@ def test_where_one_sentence_tells_the_alarm_follows_it() -> None:
     name, figures = chosen(corpus, planted_scores(corpus, spikes=0.0, sustained=False))
     assert name == "max"
     assert figures["max"] == max(figures.values())
-
-
-def test_a_rule_that_catches_more_by_telling_the_situation_alone_is_not_chosen() -> None:
-    """All traces of a task share its level; the odd sentence is of the traces that act."""
-    corpus = plant(WORLD)
-    rng = np.random.default_rng(0)
-    scores = {}
-    for trace in corpus.traces:
-        row = rng.normal(size=len(trace.sentences))
-        if trace.task.role == "benign":
-            row[rng.integers(len(row))] += 7.0 if rng.random() < 0.2 else 0.0
-        else:
-            row += 4.0
-            row[3] += 5.0 if corpus.outcome(trace) else 0.0
-        scores[trace.id] = row
-    name, figures = chosen(corpus, scores)
-    assert figures["mean:5"] > figures["max"]
-    assert name == "max"
-
-
-@pytest.mark.parametrize(("forgets", "expected"), [(False, 3.0), (True, 1.0)])
-def test_a_heavier_weight_of_benign_traces_is_taken_unless_the_probe_then_forgets_who_acts(
-    forgets: bool, expected: float
-) -> None:
-    """Benign traces are quieter by it; what rises in a trace that acts stays, or is lost."""
-    corpus = plant(WORLD)
-    light = planted_scores(corpus, spikes=3.0, sustained=False)
-    rng = np.random.default_rng(3)
-    heavy = {}
-    for trace in corpus.traces:
-        benign = trace.task.role == "benign"
-        row = light[trace.id].copy()
-        if forgets and not benign:
-            row = rng.normal(size=len(row)) + 4.0
-        heavy[trace.id] = row - 1.5 * benign
-    (weight, rule), figures = alarm(corpus, {(1.0, "max"): light, (3.0, "max"): heavy})
-    assert figures[3.0, "max"] > figures[1.0, "max"] + 0.2
-    assert (weight, rule) == (expected, "max")
-
-
-def test_of_ways_that_catch_alike_the_first_stands() -> None:
-    corpus = plant(WORLD)
-    scores = planted_scores(corpus, spikes=0.0, sustained=True)
-    way, figures = alarm(corpus, {(w, "max"): scores for w in (1.0, 3.0)})
-    assert len(set(figures.values())) == 1
-    assert way == (1.0, "max")
-
-
-@pytest.mark.parametrize(("noise", "expected"), [(2.0, "mean:"), (0.0, "max")])
-def test_scores_are_ranked_by_a_mean_where_single_ones_swing(noise: float, expected: str) -> None:
-    corpus = plant(WORLD)
-    rng = np.random.default_rng(4)
-    scores = {
-        trace.id: rng.normal(size=len(trace.sentences)) * noise
-        + (1.0 if corpus.outcome(trace) else 0.0)
-        for trace in corpus.traces
-    }
-    rule, figures = rule_to_rank_by(corpus, scores, Recipe((0,)))
-    assert rule.name.startswith(expected)
-    assert set(figures) == {f"within_prompt_auroc/ranked-by-{name}" for name in CANDIDATES}
-    assert figures[f"within_prompt_auroc/ranked-by-{rule.name}"] > 0.6
 
 
 def test_where_rules_are_alike_the_plain_maximum_stands() -> None:
@@ -142,17 +75,51 @@ def test_where_rules_are_alike_the_plain_maximum_stands() -> None:
     assert len(set(figures.values())) == 1
 
 
-def test_the_figure_of_a_rule_is_what_it_catches_at_its_own_threshold() -> None:
-    corpus = plant(WORLD)
-    scores = planted_scores(corpus, spikes=7.0, sustained=True)
-    _, figures = chosen(corpus, scores)
-    harmless = [trace.id for trace in corpus.traces if trace.task.role == "benign"]
-    acted = [trace.id for trace in corpus.judged().traces if corpus.outcome(trace)]
-    for name in CANDIDATES:
-        values = parse_smoothing(name).apply(scores)
-        before = {i: row[:-1] for i, row in values.items()}  # the answer, where it is done
-        limit = conformal_threshold(trace_maxima(values, harmless), 0.05).value
-        assert figures[name] == pytest.approx((trace_maxima(before, acted) >= limit).mean())
+def siblings_of(heights: Sequence[float]) -> tuple[Corpus, Scores]:
+    """Return mixed prompts whose harmless traces reach certain heights."""
+    corpus = plant(World(tasks=24, samples=8))
+    left = iter(np.resize(np.array(heights), len(corpus.traces)))
+    return corpus, {
+        trace.id: np.full(len(trace.sentences), 9.0 if corpus.outcome(trace) else next(left))
+        for trace in corpus.traces
+    }
+
+
+def test_a_threshold_keeps_the_promise_that_asks_for_more() -> None:
+    benign = {f"b{number}": np.array([0.0, number / 100, np.nan]) for number in range(199)}
+    quiet, loud = (siblings_of([top, *[-1.0] * 9]) for top in (-0.5, 5.0))
+    promised = partial(set_threshold, benign, rate=0.05, sibling_rate=0.05)
+    low = promised(quiet)
+    assert low.value == promised(None).value == pytest.approx(1.90, abs=0.011)
+    assert low.sibling_alarm_rate == 0.0
+    assert low.false_alarm_rate == pytest.approx(0.05, abs=0.006)
+    high = promised(loud)
+    assert high.value == pytest.approx(5.0)
+    assert high.false_alarm_rate == 0.0
+    assert high.sibling_alarm_rate == 0.0  # one in ten is as loud as the next
+    assert high.siblings == low.siblings > 40
+
+
+def test_without_siblings_enough_their_rate_is_unknown_and_said_to_be() -> None:
+    benign = {f"b{number}": np.array([0.0, number / 100]) for number in range(199)}
+    few = plant(World(tasks=6, samples=3))
+    scores = {trace.id: np.zeros(len(trace.sentences)) for trace in few.traces}
+    for siblings in (None, (few, scores)):
+        found = set_threshold(benign, siblings, rate=0.05, sibling_rate=0.05)
+        assert found.sibling_alarm_rate is None
+        assert (found.target_sibling_rate, found.siblings) == (0.05, 0)
+        assert "too few harmless traces share a prompt" in found.note
+
+
+def test_a_promise_for_this_very_threshold_is_above_one_that_holds_on_average() -> None:
+    benign = {f"b{number}": np.array([0.0, -1.0]) for number in range(99)}
+    rng = np.random.default_rng(0)
+    siblings = siblings_of(rng.normal(size=150).tolist())
+    mean, sure = (
+        set_threshold(benign, siblings, rate=0.05, sibling_rate=0.1, promise=promise).value
+        for promise in ("conformal", "pac")
+    )
+    assert sure > mean + 0.05
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import World, make_label, make_trace, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.evaluation.report import is_text
 from trace_probe.probing.baselines import (
     SHUFFLES,
     baseline_scores,
@@ -20,7 +19,15 @@ from trace_probe.probing.baselines import (
 from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe
 from trace_probe.probing.selection import criterion, out_of_fold
-from trace_probe.probing.tfidf import fit_text, tfidf, training_prefixes
+from trace_probe.probing.tfidf import (
+    TextModel,
+    TextRecipe,
+    Words,
+    read_texts,
+    tfidf,
+    training_rows,
+    tune,
+)
 from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task
 
@@ -69,17 +76,6 @@ def test_every_baseline_scores_the_reasoning_sentences_and_no_others() -> None:
             assert finite.tolist() == [span.channel == "reasoning" for span in trace.sentences]
 
 
-def test_where_benign_traces_weigh_more_words_are_read_without_the_weight_too() -> None:
-    train, test = parts(World(tasks=12, samples=4, benign=12, cue=True))
-    heavy = baseline_scores(train, test, replace(RECIPE, benign_weight=9.0))
-    even = baseline_scores(train, test, RECIPE)
-    for name in ("tfidf", "tfidf-with-prompt"):
-        assert is_text(f"{name}-unweighted")
-        assert same(heavy[f"{name}-unweighted"][0], even[name][0])
-        assert not same(heavy[name][0], even[name][0])
-    assert not same(heavy["layer 0"][0], even["layer 0"][0])
-
-
 def test_a_category_scores_its_training_base_rate() -> None:
     train, test = parts(World(tasks=12, samples=4))
     scores = category_only(train, test)
@@ -122,31 +118,51 @@ def test_position_counts_sentences_and_length_counts_generated_tokens() -> None:
 
 
 words = st.lists(
-    st.lists(st.sampled_from(["plan", "stop", "hide", "now", "zebra", "x"]), max_size=6),
+    st.lists(st.sampled_from(["plan", "stop", "hide", "now", "zebra", "xx"]), max_size=6),
     min_size=1,
     max_size=6,
 )
 
 
-@given(words)
-def test_prefix_scores_are_those_of_transforming_every_prefix(sentences: list[list[str]]) -> None:
+@settings(deadline=None)
+@given(words, st.booleans())
+def test_the_text_so_far_is_weighted_as_scikit_learn_does(
+    sentences: list[list[str]], sublinear: bool
+) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     texts = ["plan now hide", "stop now plan", "hide hide plan", "stop plan now now"]
-    y = [True, False, True, False]
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-    theirs = LogisticRegression(C=5.0).fit(vectorizer.fit_transform(texts), y)
+    y = np.array([True, False, True, False])
+    how = TextRecipe(last=False, least=1, sublinear=sublinear, C=5.0)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=sublinear)
+    theirs = LogisticRegression(C=5.0, solver="liblinear").fit(vectorizer.fit_transform(texts), y)
     parts = [" ".join(sentence) + ". " for sentence in sentences]
     prefixes = ["".join(parts[: k + 1]) for k in range(len(parts))]
     expected = theirs.decision_function(vectorizer.transform(prefixes))
-    found = fit_text(texts, y, C=5.0).prefix_scores(parts)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    learned = Words([[text] for text in texts])
+    zero = np.zeros(4, dtype=np.intp)
+    model = TextModel(how).fit(learned, np.arange(4), zero, y, np.ones(4))
+    read = Words([parts], learned.vocabulary)
+    ends = np.arange(len(parts))
+    found = model.scores(read, np.zeros(len(parts), dtype=np.intp), ends)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_last_sentence_is_read_by_itself_beside_the_text_so_far() -> None:
+    read = Words([["we plan", "now stop", "hide"]])
+    text, part = np.zeros(3, dtype=np.intp), np.arange(3)
+    grams = {column: gram for gram, column in read.vocabulary.items()}
+    alone = read.of(text, part).toarray()
+    assert {grams[i] for i in np.flatnonzero(alone[1]).tolist()} == {
+        "now", "stop", "plan now", "now stop", "we plan now", "plan now stop",
+    }  # fmt: skip
+    np.testing.assert_array_equal(read.until(text, part).toarray(), np.cumsum(alone, axis=0))
 
 
 def test_text_is_read_as_soon_as_it_is_written_and_not_before() -> None:
     train, test = parts(World(tasks=16, cue=True, onset=3, said=None))
-    scores = tfidf(train, test, RECIPE)
+    scores = tfidf(train, test, RECIPE)["tfidf"]
     found = criterion(test, scores)
     assert (found.name, found.value > 0.95) == ("within_prompt_auroc", True)
     positives = [trace.id for trace in test.traces if test.outcome(trace)]
@@ -156,37 +172,49 @@ def test_text_is_read_as_soon_as_it_is_written_and_not_before() -> None:
 
 def test_a_cue_after_it_is_said_helps_no_text_baseline() -> None:
     train, test = parts(World(tasks=16, cue=True, onset=5, said=5))
-    assert abs(criterion(test, tfidf(train, test, RECIPE)).value - 0.5) < 0.2
+    assert abs(criterion(test, tfidf(train, test, RECIPE)["tfidf"]).value - 0.5) < 0.2
 
 
 def test_text_learns_from_cuts_of_what_comes_before_it_is_said() -> None:
     task = Task("t", "kind", "go")
     trace = make_trace("a", task, ["one", "two", "three", "four", "five", "six", "seven"])
-    corpus = Corpus((trace,), {"a": make_label(trace, True, said=5)})
-    texts, y, weight = training_prefixes(corpus, RECIPE)
-    assert [text.split()[-1] for text in texts] == ["two", "three", "four", "five"]
-    assert texts[-1] == "one two three four five "
-    assert (y, weight) == ([True] * 4, [0.25] * 4)
-    prompted, _, _ = training_prefixes(corpus, RECIPE, with_prompt=True)
-    assert prompted[0].split() == ["go", "one", "two"]
+    read = read_texts(Corpus((trace,), {"a": make_label(trace, True, said=5)}))
+    text, part, y, weight = training_rows(read, RECIPE, "all")
+    assert part.tolist() == [2, 3, 4, 5]  # the first part is the prompt, or nothing
+    assert (y.tolist(), weight.tolist()) == ([True] * 4, [0.25] * 4)
+    assert read.words.until(text[-1:], part[-1:]).sum() == 5 + 4 + 3
+    prompted = read_texts(read.corpus, with_prompt=True)
+    assert {"go", "go one", "go one two"} <= prompted.words.vocabulary.keys()
 
 
 def test_text_may_learn_of_a_positive_from_its_last_prefix_alone() -> None:
     task = Task("t", "kind", "go")
     traces = [make_trace(name, task, ["one", "two", "three", "four"]) for name in "ab"]
-    corpus = Corpus(
-        tuple(traces), {"a": make_label(traces[0], True), "b": make_label(traces[1], False)}
-    )
-    texts, y, weight = training_prefixes(corpus, replace(RECIPE, focus="last"))
-    assert [len(text.split()) for text in texts] == [4, 1, 2, 3, 4]
-    assert (y, weight) == ([True, *[False] * 4], [1.0, *[0.25] * 4])
+    labels = {"a": make_label(traces[0], True), "b": make_label(traces[1], False)}
+    text, part, y, weight = training_rows(read_texts(Corpus(tuple(traces), labels)), RECIPE, "last")
+    assert (text.tolist(), part.tolist()) == ([0, 1, 1, 1, 1], [4, 1, 2, 3, 4])
+    assert (y.tolist(), weight.tolist()) == ([True, *[False] * 4], [1.0, *[0.25] * 4])
+
+
+def test_text_is_tuned_on_the_training_tasks() -> None:
+    def value(how: TextRecipe) -> float:
+        return how.longest - 2 * how.least + (how.C == 100.0)
+
+    assert tune(value) == TextRecipe(longest=3, least=1, C=100.0)
+
+
+def test_another_head_reads_words_too() -> None:
+    train, test = parts(World(tasks=16, cue=True, onset=3, said=None))
+    found = tfidf(train, test, RECIPE, "mlp")
+    assert set(found) == {"tfidf", "tfidf-mlp", "tfidf-with-prompt", "tfidf-with-prompt-mlp"}
+    assert criterion(test, found["tfidf-mlp"]).value > 0.8
 
 
 def test_a_trace_that_says_it_at_once_gives_text_nothing_to_learn_from() -> None:
     train, test = parts(World(tasks=16, samples=4, said=0))
     silent = {name: replace(label, said=None) for name, label in train.labels.items()}
     some = {name: label for name, label in train.labels.items() if name.endswith("s0")}
-    scores = tfidf(replace(train, labels={**silent, **some}), test, RECIPE)
+    scores = tfidf(replace(train, labels={**silent, **some}), test, RECIPE)["tfidf"]
     assert all(np.isfinite(row[:8]).all() for row in scores.values())
 
 
@@ -236,9 +264,10 @@ def test_what_cannot_be_learned_is_refused_with_the_reason() -> None:
         baseline_scores(replace(corpus, matrix=None), corpus, RECIPE)
     with pytest.raises(NotEnoughData, match="no training trace has a known outcome"):
         category_only(Corpus(corpus.traces, {}), corpus)
+    one = np.array([0, 1])
     with pytest.raises(NotEnoughData, match="both outcomes"):
-        fit_text(["a b", "c d"], [True, True])
+        TextModel(TextRecipe()).fit(Words([["aa"], ["bb"]]), one, 0 * one, one >= 0, np.ones(2))
     with pytest.raises(NotEnoughData, match="no words"):
-        fit_text(["", "."], [True, False])
+        Words([[""], ["."]])
     with pytest.raises(NotEnoughData, match="no labelled trace of a test task"):
         criterion(Corpus(corpus.traces, {}), position(corpus))

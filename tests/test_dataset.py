@@ -124,16 +124,6 @@ def test_every_trace_weighs_the_same() -> None:
     np.testing.assert_allclose(np.bincount(rows.trace, rows.weight), 1.0)
 
 
-def test_a_harmless_benign_trace_weighs_what_the_recipe_says() -> None:
-    corpus = plant(World(tasks=4, samples=3, benign=5, hard_negatives=2))
-    rows = build_dataset(corpus, Recipe((0,), benign_weight=3.0))
-    weights = np.bincount(rows.trace, rows.weight, minlength=len(corpus.traces))
-    benign = [trace.task.role == "benign" for trace in corpus.traces]
-    np.testing.assert_allclose(weights, np.where(benign, 3.0, 1.0))
-    assert any(benign)
-    assert not all(benign)
-
-
 def test_prompt_rows_are_the_last_prompt_token() -> None:
     corpus = plant(World(tasks=4, samples=2))
     assert corpus.matrix is not None

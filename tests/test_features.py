@@ -14,8 +14,8 @@ from trace_probe.probing.dataset import Corpus, build_dataset
 from trace_probe.probing.features import (
     FEATURES,
     Feature,
+    candidate_features,
     check_features,
-    default_features,
     feature_rows,
     features_from,
     parse_features,
@@ -125,7 +125,10 @@ def test_recorded_poolings_say_which_features_there_are(
     pooling: str, given: tuple[str, ...]
 ) -> None:
     assert features_from(pooling) == given
-    assert set(default_features(pooling)) <= set(given)
+    choices = candidate_features(pooling)
+    assert choices[0] == given[:1]
+    assert choices[-1] == tuple(feature for feature in given if feature != "prompt")
+    assert sorted(choices, key=len) == list(choices)
     check_features(features_from(pooling), pooling)
     for feature in set(FEATURES) - set(given):
         with pytest.raises(ProbeError, match="--recapture"):

@@ -18,14 +18,15 @@ from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.probing.recipe import Head
 from trace_probe.store import Store
 from trace_probe.trace import Span, Task, Trace
 
 LAYERS = (0, 2)
-HEADS = ("linear", "mlp")
+HEADS: tuple[Head, ...] = ("linear", "mlp")
 
 
-def wide_probe(model: Any, head: str, seed: int = 0) -> SavedProbe:
+def wide_probe(model: Any, head: Head, seed: int = 0) -> SavedProbe:
     """Return a probe of all features of two layers; its scores are of the size of activations."""
     saved = a_probe(model)
     card = replace(saved.card, layers=LAYERS, features=FEATURES, head=head)
@@ -63,7 +64,7 @@ def live(model: Any, saved: SavedProbe, sample: int) -> np.ndarray:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_live_scores_of_all_features_are_those_of_a_replay_in_one_pass_and_in_chunks(
-    tiny: Callable[..., Any], tmp_path: Path, head: str
+    tiny: Callable[..., Any], tmp_path: Path, head: Head
 ) -> None:
     model = tiny()
     saved, seen = wide_probe(model, head), 0
@@ -78,7 +79,7 @@ def test_live_scores_of_all_features_are_those_of_a_replay_in_one_pass_and_in_ch
 
 @pytest.mark.parametrize("head", HEADS)
 def test_rows_of_a_resumed_run_score_as_live_ones_up_to_their_rounding(
-    tiny: Callable[..., Any], tmp_path: Path, head: str
+    tiny: Callable[..., Any], tmp_path: Path, head: Head
 ) -> None:
     model = tiny()
     saved = wide_probe(model, head)
@@ -103,7 +104,7 @@ def test_rows_of_a_resumed_run_score_as_live_ones_up_to_their_rounding(
 
 @pytest.mark.parametrize("head", HEADS)
 def test_rows_of_a_left_padded_batch_score_as_each_does_alone(
-    tiny: Callable[..., Any], head: str
+    tiny: Callable[..., Any], head: Head
 ) -> None:
     from test_stopping import PROMPTS, scores_of
     from tiny_models import random_network, word_tokenizer
@@ -146,7 +147,7 @@ def in_bulk(saved: SavedProbe, trace: Trace, tokens: np.ndarray, count: int) -> 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("every", [1, 5, 16, 1000])
 def test_a_memory_that_is_fed_in_pieces_scores_as_whole_rows_do(
-    tiny: Callable[..., Any], head: str, every: int
+    tiny: Callable[..., Any], head: Head, every: int
 ) -> None:
     sizes = (3, 128, 1, 90, 17, 128)
     trace, tokens = a_thought(sizes)

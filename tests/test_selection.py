@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from planted import World, plant
 
+from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.features import Feature
 from trace_probe.probing.reading import constant_scores
 from trace_probe.probing.recipe import Focus, Recipe
-from trace_probe.probing.selection import Criterion, alarm_power, criterion
-from trace_probe.probing.sweep import Cell, Grid, choose, choose_cell
+from trace_probe.probing.selection import HEADLINE, Criterion, criterion, first_of_equals
+from trace_probe.probing.sweep import Cell, Grid, choose, choose_cell, leaders
 
 
 def cell(
@@ -21,14 +23,14 @@ def cell(
     noise: float = 0.0,
     layer: int = 1,
     focus: Focus = "all",
-    power: float = 0.0,
+    features: tuple[Feature, ...] = ("last",),
 ) -> Cell:
     """Return a cell whose difference to others varies by `noise` over the resamples."""
     shared = np.random.default_rng(0).normal(size=200) / 10
-    own = np.random.default_rng(int(C * 1e6) + layer).normal(size=200) * noise
+    own = np.random.default_rng(int(C * 1e6) + layer + 7 * len(features)).normal(size=200) * noise
     draws = np.concatenate([[value], value + shared + own])
     found = Criterion("within_prompt_auroc", draws)
-    return Cell(Recipe((layer,), C=C, focus=focus), found, power)
+    return Cell(Recipe((layer,), features, C=C, focus=focus), found)
 
 
 def test_the_strongest_penalty_within_one_standard_error_is_chosen() -> None:
@@ -38,25 +40,32 @@ def test_the_strongest_penalty_within_one_standard_error_is_chosen() -> None:
     assert choose(sharp)[0].C == 0.1
 
 
-def test_of_equals_the_one_that_alarms_best_is_chosen_but_of_no_others() -> None:
-    cells = [
-        cell(0.001, 0.5, noise=0.01, power=1.0),
-        cell(0.01, 0.81, noise=0.02, power=0.4),
-        cell(0.1, 0.815, noise=0.02, power=0.6),
-        cell(1.0, 0.82, power=0.6),
-    ]
-    assert choose(cells)[0].C == 0.1
+def test_the_simplest_features_that_are_not_clearly_worse_are_chosen() -> None:
+    memory: tuple[Feature, ...] = ("last", "running-mean")
+    rich = cell(0.1, 0.82, noise=0.02, features=memory)
+    assert choose([rich, cell(0.1, 0.81, noise=0.02)])[0].features == ("last",)
+    assert choose([rich, cell(0.1, 0.70, noise=0.02)])[0].features == memory
 
 
-def test_alarm_power_is_what_is_caught_where_one_harmless_trace_in_twenty_alarms() -> None:
-    corpus = plant(World(tasks=8, samples=4, benign=41))
-    benign = [trace.id for trace in corpus.traces if trace.task.role == "benign"]
-    positive = [trace.id for trace in corpus.traces if corpus.outcome(trace)]
-    level = {name: float(number) for number, name in enumerate(benign)}
-    level |= {name: 38.5 if number % 2 else 37.5 for number, name in enumerate(positive)}
-    scores = constant_scores(corpus, lambda trace: level.get(trace.id, 0.0))
-    assert alarm_power(corpus, scores) == pytest.approx(len(positive[1::2]) / len(positive))
-    assert alarm_power(corpus.only(corpus.tasks, "test"), scores) == 0.0
+def test_features_stand_for_their_best_layer_and_focus() -> None:
+    cells = [cell(0.1, 0.6, layer=0), cell(0.1, 0.7), cell(0.1, 0.65, features=("last", "max"))]
+    assert [one.found.value for one in leaders(cells)] == [0.7, 0.65]
+
+
+def test_options_are_compared_by_the_error_of_their_difference() -> None:
+    options = [(one.name, one.found) for one in (cell(0.01, 0.81, noise=0.02), cell(1.0, 0.82))]
+    assert first_of_equals(options) == options[0][0]
+    assert first_of_equals(list(reversed(options))) == options[1][0]
+
+
+def test_the_criterion_is_the_headline_where_siblings_are_enough() -> None:
+    corpus = plant(World(tasks=24, samples=8))
+    right = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    found = criterion(corpus, right)
+    assert (found.name, found.value) == (HEADLINE, 1.0)
+    few = plant(World(tasks=8, samples=4))
+    known = constant_scores(few, lambda trace: float(few.outcome(trace) is True))
+    assert criterion(few, known).name == "within_prompt_auroc"
 
 
 def test_what_all_cells_share_is_no_error_of_their_difference() -> None:
@@ -71,7 +80,7 @@ def test_a_penalty_is_not_traded_for_another_layer_or_focus() -> None:
     ]
     recipe, figures = choose(cells)
     assert (recipe.layer, recipe.focus, recipe.C) == (1, "all", 0.1)
-    assert figures["within_prompt_auroc/layer-1/last/C-0.01"] == pytest.approx(0.81)
+    assert figures["within_prompt_auroc/layer-1/last/last/C-0.01"] == pytest.approx(0.81)
 
 
 def test_cells_without_a_figure_are_passed_over_and_no_cell_is_an_error() -> None:
@@ -82,19 +91,32 @@ def test_cells_without_a_figure_are_passed_over_and_no_cell_is_an_error() -> Non
         choose([])
 
 
-def test_the_last_row_is_the_focus_where_earlier_ones_mislead() -> None:
-    world = World(tasks=24, strength=3.0, onset=5, said=6)
-    corpus = plant(world)
+def two_facts(seed: int = 0) -> Corpus:
+    """Return traces that act if two facts hold, which are met in different sentences."""
+    corpus = plant(World(tasks=40, samples=8, d_model=8, layers=(1,), said=6, seed=seed))
     assert corpus.matrix is not None
-    values = corpus.matrix.values.copy()
-    for trace, first in zip(corpus.traces, corpus.matrix.start, strict=True):
-        if corpus.outcome(trace):  # until the moment of decision a positive looks very harmless
-            values[-1, first + 1 : first + 1 + world.onset] -= 3 * world.direction
-    late = replace(corpus, matrix=replace(corpus.matrix, values=values))
-    recipe, figures = choose_cell(late, Grid(strengths=(1e-2,)))
-    assert (recipe.layer, recipe.focus) == (3, "last")
-    assert figures["within_prompt_auroc/layer-3/last/C-0.01"] > 0.8
-    assert figures["within_prompt_auroc/layer-3/all/C-0.01"] < 0.6
+    values, rng = corpus.matrix.values.copy(), np.random.default_rng(seed)
+    for trace, first in zip(corpus.traces, corpus.matrix.start + 1, strict=True):
+        acts = corpus.outcome(trace)
+        other = ((True, False), (False, True), (False, False))[int(rng.integers(3))]
+        held = (True, True) if acts else other
+        for axis, sentence, holds in zip((2, 3), (1, 4), held, strict=True):
+            values[:, first + sentence, axis] += 8.0 * float(holds)
+    values = np.concatenate([values] * 3, axis=2)  # sentences of one token
+    return replace(corpus, matrix=replace(corpus.matrix, values=values, pooling=ALL_POOLINGS))
+
+
+def test_an_and_of_two_facts_met_at_different_times_needs_a_memory() -> None:
+    corpus = two_facts()
+    recipe, figures = choose_cell(corpus, Grid(strengths=(1e-2, 1.0)))
+    memory = ("last", "running-mean", "running-max")
+    assert (recipe.features, recipe.focus) == (memory, "last")
+    best = {
+        names: max(value for name, value in figures.items() if name.split("/")[2] == names)
+        for names in ("last", "+".join(memory))
+    }
+    assert best["last"] < 0.4
+    assert best["+".join(memory)] > 0.8
 
 
 def test_where_nobody_looked_for_it_rows_are_judged_before_the_action() -> None:

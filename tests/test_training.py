@@ -15,7 +15,6 @@ from trace_probe.evaluation.report import format_report
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
-from trace_probe.probing.alarm import WAYS
 from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
@@ -26,6 +25,8 @@ from trace_probe.trace import Task, Trace
 from trace_probe.training import score_run, train
 
 WORLD = World(strength=4.0, benign=60, hard_negatives=6, samples=5)
+WITHIN = "within_prompt_auroc"
+"""By what is chosen where siblings are too few for the headline."""
 REAL = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 
 
@@ -52,12 +53,13 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert card.target_false_alarm_rate == 0.05
     assert card.honest_false_alarm_rate == pytest.approx(1 / 23)
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
-    assert sum(name.startswith("within_prompt_auroc/layer-") for name in card.figures) == 20
+    assert (card.head, card.twin, card.target_sibling_rate) == ("linear", None, 0.05)
+    assert sum(name.startswith(f"{WITHIN}/layer-") for name in card.figures) == 40
     assert {name for name in card.figures if "/layer-" not in name} == {
-        *(f"in_time_at_0.05/benign-{weight:g}/{rule}" for weight, rule in WAYS),
-        *(f"within_prompt_auroc/ranked-by-{rule}" for rule in CANDIDATES),
+        f"{WITHIN}/linear/mean",
+        *(f"{WITHIN}/smoothing-{name}" for name in CANDIDATES),
     }
-    assert (card.target, card.focus, card.promise) == ("outcome", "last", "conformal")
+    assert (card.target, card.promise) == ("outcome", "conformal")
     assert card.version
 
 
@@ -151,23 +153,50 @@ def test_progress_is_told_in_order(store: Store) -> None:
     told: list[str] = []
     train(store, target_rate=0.05, progress=told.append)
     assert told[0] == "reading labels"
-    assert told[-4].startswith("fitting layer 3")
-    assert told[-2] == "training tasks out of fold, benign traces weigh 3"
-    assert told[-1] == "benign traces weigh 1, the alarm follows max"
+    assert told[-2] == "fitting a linear probe of mean of layer 3"
+    assert told[-1] == "linear head, the alarm follows max"
 
 
-def test_a_rule_and_a_weight_that_are_asked_for_are_taken(store: Store) -> None:
-    saved = train(store, target_rate=0.05, rule="mean:5", benign_weight=2.0)
-    assert (saved.card.smoothing, saved.card.benign_weight) == ("mean:5", 2.0)
-    assert "in_time_at_0.05/benign-2/mean:5" in saved.card.figures
-    plain = train(store, target_rate=0.05, rule="mean:5", benign_weight=1.0)
-    assert np.any(plain.probe.coef_ != saved.probe.coef_)
+def test_what_is_asked_for_is_taken(store: Store) -> None:
+    asked = train(
+        store, target_rate=0.05, smoothing="mean:5", features=("running-mean",), head="mlp"
+    )
+    assert (asked.card.smoothing, asked.card.features) == ("mean:5", ("running-mean",))
+    assert asked.card.head == "mlp"
+    assert {f"{WITHIN}/mlp/running-mean", f"{WITHIN}/smoothing-mean:5"} <= set(asked.card.figures)
+    with pytest.raises(ProbeError, match="running-max cannot be made"):
+        train(store, features=("running-max",))
+    with pytest.raises(ProbeError, match="no smoothing 'loud'"):
+        train(store, smoothing="loud")
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_weight_that_is_no_weight_is_refused(store: Store, weight: float) -> None:
-    with pytest.raises(ProbeError, match="above 0"):
-        train(store, benign_weight=weight)
+def test_another_head_never_comes_without_its_linear_twin(store: Store, tmp_path: Path) -> None:
+    saved = train(store, target_rate=0.05, head="mlp")
+    save_probe(tmp_path / "p", saved)
+    loaded = load_probe(tmp_path / "p")
+    assert loaded.card == saved.card
+    linear = train(store, target_rate=0.05)
+    assert loaded.card.linear_twin == linear.card.recipe
+    report, scores = evaluate_probe(store, loaded)
+    assert {"linear twin", "tfidf-mlp"} <= report.baselines.keys()
+    for name, row in score_run(store, linear).items():
+        np.testing.assert_allclose(scores["linear twin"][name], row, atol=1e-4)
+
+
+def test_an_mlp_is_taken_by_itself_only_where_it_is_clearly_better(tmp_path: Path) -> None:
+    plain = keep(plant(replace(WORLD, d_model=6)), tmp_path / "plain")
+    assert train(plain, target_rate=0.05, head="auto").card.head == "linear"
+    corpus = plant(replace(WORLD, d_model=6, strength=0.0, onset=0, samples=8))
+    assert corpus.matrix is not None
+    values, rng = corpus.matrix.values.copy(), np.random.default_rng(1)
+    for trace, first in zip(corpus.traces, corpus.matrix.start + 1, strict=True):
+        signs = rng.choice([-1.0, 1.0], size=len(trace.sentences))
+        rows = slice(first, first + len(trace.sentences))
+        acts = 1.0 if corpus.outcome(trace) else -1.0
+        values[-1, rows, 2] += 4 * signs
+        values[-1, rows, 3] += 4 * signs * acts  # whether two facts agree, which no line tells
+    agree = replace(corpus, matrix=replace(corpus.matrix, values=values))
+    assert train(keep(agree, tmp_path / "agree"), target_rate=0.05, head="auto").card.head == "mlp"
 
 
 def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:
@@ -320,7 +349,7 @@ def real_rows(records: list[dict[str, Any]]) -> Iterator[tuple[Trace, bool]]:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real transcripts are not at {REAL}")
-def test_tfidf_on_the_real_transcripts_is_that_of_scikit_learn(tmp_path: Path) -> None:
+def test_tfidf_on_the_real_transcripts_is_no_weaker_than_a_careful_one(tmp_path: Path) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -331,7 +360,10 @@ def test_tfidf_on_the_real_transcripts_is_that_of_scikit_learn(tmp_path: Path) -
     report, _ = text_report(transcripts(tmp_path / "real", real_rows(records)))
     y = np.array([raw["label"] == 1 for raw in records])
     theirs = cross_val_predict(
-        make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000)),
+        make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
+            LogisticRegression(C=10, max_iter=1000),
+        ),
         [raw["cot"] for raw in records],
         y,
         groups=[f"{raw['category']}-{raw['task_index']}" for raw in records],
@@ -342,5 +374,6 @@ def test_tfidf_on_the_real_transcripts_is_that_of_scikit_learn(tmp_path: Path) -
     assert ours is not None
     assert report.n["traces"] == 213
     assert report.n["positives"] == 97
-    assert ours.estimate == pytest.approx(auroc(theirs, y), abs=0.02)
+    assert auroc(theirs, y) > 0.91
+    assert ours.estimate > auroc(theirs, y) - 0.01
     assert ours.lower < ours.estimate < ours.upper

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_probes import a_probe
-from test_monitor import TASK, recorded
+from made_probes import TASK, a_probe, recorded
 from tiny_models import random_network, word_tokenizer
 
 from trace_probe.activations import Activations, pooled_spans

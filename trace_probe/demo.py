@@ -58,8 +58,8 @@ def smaller(plan: DemoPlan) -> DemoPlan:
 
     Its benign traces are too few for one false alarm in a hundred, hence one in twenty.
     """
-    few = replace(plan, scenarios=40, samples=6, hard_negatives=24, benign=300)
-    return replace(few, rate=0.05, layers=(0, 2, 3))
+    few = replace(plan, scenarios=40, samples=6, hard_negatives=24, benign=220)
+    return replace(few, rate=0.05, layers=(0, 2))
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
     sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-    # What is to come next is settled where a sentence ends; a mean blurs it with its words.
-    manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo", pooling="last")
+    manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")
     record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)

@@ -1,41 +1,33 @@
 """From a labelled run to a probe with a threshold.
 
-Layer, strength, weights, rules and threshold never see a test task: the split comes first.
+Neither the recipe nor the threshold ever sees a test task: the split comes first.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Literal
 
-from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
-from trace_probe.probing.alarm import WAYS, Choice, Way, choose_alarm
-from trace_probe.probing.dataset import (
-    Corpus,
-    Split,
-    build_dataset,
-    load_corpus,
-    split_by_role,
-)
+from trace_probe.probing.alarm import choose_smoothing, set_threshold
+from trace_probe.probing.crossfit import choose_head, rival_recipes
+from trace_probe.probing.dataset import Corpus, Split, load_corpus, split_by_role
+from trace_probe.probing.features import Feature, check_features
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
     check_fits,
-    fit_dataset,
     probe_scores,
+    settings,
 )
-from trace_probe.probing.recipe import Rows, Target
+from trace_probe.probing.recipe import Head, Recipe, Rows, Target
+from trace_probe.probing.selection import HEADLINE
 from trace_probe.probing.sweep import Cell, Grid, LayerSweeper, choose
-from trace_probe.statistics.calibration import (
-    Promise,
-    Threshold,
-    promised_threshold,
-)
-from trace_probe.statistics.metrics import Scores, trace_maxima
-from trace_probe.statistics.smoothing import parse_smoothing
+from trace_probe.statistics.calibration import Promise, Threshold
+from trace_probe.statistics.metrics import Scores
+from trace_probe.statistics.smoothing import CANDIDATES, parse_smoothing
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -47,59 +39,84 @@ def train(  # noqa: PLR0913 - these are the options of the command
     name: str | None = None,
     labeller: str | None = None,
     layers: Iterable[int] | None = None,
+    features: Sequence[Feature] | None = None,
+    head: Head | Literal["auto"] = "linear",
     target_rate: float = 0.01,
+    sibling_rate: float = 0.05,
     seed: int = 0,
     rows: Rows = "before-said",
     target: Target = "outcome",
     promise: Promise = "conformal",
-    rule: str | None = None,
-    benign_weight: float | None = None,
+    smoothing: str | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> SavedProbe:
-    """Train a probe on a labelled run and set its threshold on the benign traces held out.
+    """Train a probe on a labelled run and set its threshold by two promises.
 
-    Without a name it is called after the run and the layer. Weight and rule, where they are not
-    given, are those with which most instrumental traces of training tasks alarm in time, out of
-    fold: see `probing.alarm`. Layers are swept by the executor, each read by itself.
+    What is not given is chosen on training tasks, out of fold, by the headline (see
+    `selection.criterion`), and the simplest wins that is not clearly worse: features, layer,
+    focus and strength by ridge probes, then the head, then the smoothing. The probe is the mean
+    of the probes of four folds, so that the threshold for siblings is set on scores of the very
+    probes that ship, each on tasks that it has not seen. Layers are swept by the executor, each
+    read by itself.
+
+    Args:
+        store: A labelled run with benign tasks.
+        name: Of the probe; else it is called after the run and the layer.
+        labeller: Whose labels count, where the run has several.
+        layers: Blocks to choose from; else all that were recorded.
+        features: What it reads of a layer; else `candidate_features` are compared.
+        head: ``linear``, ``mlp``, or ``auto``, which takes the MLP where it is clearly better.
+        target_rate: Share of whole benign traces that may alarm.
+        sibling_rate: Share of siblings that may alarm (see `statistics.siblings`).
+        seed: Of the split and the folds.
+        rows: Which sentences it learns from.
+        target: What is to be told.
+        promise: Whether both rates hold on average or for this very threshold.
+        smoothing: What the alarm follows.
+        executor: Where layers are swept.
+        progress: Called with a line for each step.
 
     Raises:
         NotEnoughData: too few tasks, one outcome only, or no benign trace.
         StoreError: the run has no activations of a layer.
-        ProbeError: there is no such rule, or no such weight.
+        ProbeError: there is no such smoothing or head, or the run cannot give a feature.
     """
     tell = progress or _silent
-    ways = _asked(rule, benign_weight)
+    candidates = CANDIDATES if smoothing is None else (parse_smoothing(smoothing).name,)
     tell("reading labels")
     corpus = load_corpus(store, labeller, ()).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
-    grid = Grid(rows=rows, seed=seed)
+    if features is not None:
+        check_features(features, store.manifest.pooling)
+    grid = Grid(rows=rows, seed=seed, features=None if features is None else (tuple(features),))
     run = store.place.folder
     address = store.place.url if run is None else str(run.resolve())
     sweeper = (address, labeller, target, split.train, grid)
     chosen = store.manifest.layers if layers is None else tuple(layers)
-    recipe, figures = choose(_cells(executor or LocalExecutor(), sweeper, chosen, tell))
-    tell(f"fitting layer {recipe.layer}, C = {recipe.C:g}")
-    corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, recipe.layers))
+    cells = _cells(executor or LocalExecutor(), sweeper, chosen, tell)
+    recipe, figures = choose(cells)
+    rivals = rival_recipes(cells, head)
+    needed = {layer for one in (recipe, *rivals) for layer in one.layers}
+    corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, sorted(needed)))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
-    made = choose_alarm(learned, recipe, target_rate, ways, seed=seed, progress=tell)
-    recipe = made.recipe
-    tell(f"benign traces weigh {recipe.benign_weight:g}, the alarm follows {made.rule.name}")
-    probe = fit_dataset(build_dataset(learned, recipe), recipe)
-    scores = made.rule.apply(probe_scores(probe, calibration, recipe))
-    ids = [trace.id for trace in build_panel(calibration, learned).calibration]
-    threshold = promised_threshold(trace_maxima(scores, ids), target_rate, promise)
-    card = _card(store, corpus, split, made, threshold, figures)
-    return SavedProbe(replace(card, name=name or card.name), probe)
-
-
-def _asked(rule: str | None, benign_weight: float | None) -> tuple[Way, ...]:
-    """Return the ways to choose among: those of a rule or a weight that was asked for."""
-    if benign_weight is not None and not 0 < benign_weight < math.inf:
-        raise ProbeError(f"benign traces cannot weigh {benign_weight:g}: give a number above 0")
-    name = None if rule is None else parse_smoothing(rule).name
-    ways = ((benign_weight or weight, name or candidate) for weight, candidate in WAYS)
-    return tuple(dict.fromkeys(ways))
+    made, compared = choose_head(learned, recipe, rivals, head, seed=seed, progress=tell)
+    smooth, tried = choose_smoothing(learned, made.scores, rows, candidates)
+    tell(f"{made.recipe.head} head, the alarm follows {smooth.name}")
+    probe = made.mean()
+    harmless = {trace.id for trace in build_panel(calibration, learned).calibration}
+    scores = probe_scores(probe, calibration.where(lambda one: one.id in harmless), made.recipe)
+    threshold = set_threshold(
+        smooth.apply(scores),
+        (learned, smooth.apply(made.scores)),
+        rate=target_rate,
+        sibling_rate=sibling_rate,
+        promise=promise,
+    )
+    card = _card(store, corpus, split, made.recipe, threshold, {**figures, **compared, **tried})
+    twin = None if made.recipe.head == "linear" else settings(recipe)
+    card = replace(card, name=name or card.name, smoothing=smooth.name, twin=twin)
+    return SavedProbe(card, probe)
 
 
 def _cells(
@@ -124,11 +141,11 @@ def _card(
     store: Store,
     corpus: Corpus,
     split: Split,
-    made: Choice,
+    recipe: Recipe,
     threshold: Threshold,
-    swept: dict[str, float],
+    figures: dict[str, float],
 ) -> ProbeCard:
-    manifest, recipe = store.manifest, made.recipe
+    manifest = store.manifest
     return ProbeCard(
         name=f"{store.name}-layer-{recipe.layer}",
         model=manifest.model,
@@ -150,12 +167,13 @@ def _card(
         threshold=threshold.value,
         target_false_alarm_rate=threshold.target_rate,
         honest_false_alarm_rate=threshold.honest_rate,
-        figures={**swept, **made.figures},
+        false_alarm_rate=threshold.false_alarm_rate,
+        target_sibling_rate=threshold.target_sibling_rate,
+        sibling_alarm_rate=threshold.sibling_alarm_rate,
+        siblings=threshold.siblings,
+        figures=figures,
         promise=threshold.method,
-        smoothing=made.rule.name,
-        ranked_by=made.ranked_by.name,
-        benign_weight=recipe.benign_weight,
-        limits=tuple(_limits(store, threshold, swept)),
+        limits=tuple(_limits(store, threshold, figures)),
         version=version("trace-probe"),
     )
 
@@ -173,8 +191,13 @@ def _limits(store: Store, threshold: Threshold, figures: dict[str, float]) -> It
         yield f"{threshold.note[0].upper()}{threshold.note[1:]}."
     if any(name.startswith("pooled") for name in figures):
         yield (
-            "No training prompt has both outcomes: layer and strength were chosen by pooled "
-            "AUROC, which also rewards telling tasks apart."
+            "No training prompt has both outcomes: the recipe was chosen by pooled AUROC, which "
+            "also rewards telling tasks apart."
+        )
+    elif not any(name.startswith(HEADLINE) for name in figures):
+        yield (
+            "Training prompts with both outcomes are too few for the headline: the recipe was "
+            "chosen by the AUROC within prompts."
         )
 
 

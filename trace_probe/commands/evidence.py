@@ -22,6 +22,7 @@ from trace_probe.commands.options import (
 
 if TYPE_CHECKING:
     from trace_probe.model.embedder import Embedder
+    from trace_probe.probing.probe import ProbeCard
 
 evidence = typer.Typer()
 
@@ -36,14 +37,22 @@ def train(
         Literal["conformal", "pac"],
         typer.Option(help="The rate holds on average, or with 90 % for this very threshold."),
     ] = "conformal",
-    rule: Annotated[
+    sibling_rate: Annotated[
+        float,
+        typer.Option(help="Share of siblings that may alarm: harmless traces of mixed prompts."),
+    ] = 0.05,
+    smoothing: Annotated[
         str | None,
         typer.Option(help="What the alarm follows; without it training tasks choose."),
     ] = None,
-    benign_weight: Annotated[
-        float | None,
-        typer.Option(help="Of harmless benign traces beside others; likewise."),
+    features: Annotated[
+        str | None,
+        typer.Option(help="What it reads, such as last,running-max; else training tasks choose."),
     ] = None,
+    head: Annotated[
+        Literal["linear", "mlp", "auto"],
+        typer.Option(help="auto takes the MLP where it is clearly better on training tasks."),
+    ] = "linear",
     target: Annotated[
         Literal["outcome", "verbalisation", "situation"],
         typer.Option(help="What is told: the act, its being said, or the task that offers it."),
@@ -61,8 +70,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a probe on the training tasks of a run and calibrate its threshold."""
-    from trace_probe.evaluation.report import ranked_as
     from trace_probe.execution.choice import executor_named
+    from trace_probe.probing.features import parse_features
     from trace_probe.probing.probe import save_probe
     from trace_probe.store import Store
     from trace_probe.training import train as train_probe
@@ -78,20 +87,34 @@ def train(
         rows=rows,
         target=target,
         promise=promise,
-        rule=rule,
-        benign_weight=benign_weight,
+        smoothing=smoothing,
+        features=None if features is None else parse_features(features.split(",")),
+        head=head,
+        sibling_rate=sibling_rate,
         executor=executor_named(executor, workers),
         progress=say,
     )
     save_probe(probe, saved)
     card = saved.card
     text = (
-        f"{probe}: {card.target}, layer {card.layer}, {card.method}, C {card.C:g}, "
-        f"{len(card.training_tasks)} training tasks, threshold {card.threshold:.3f} "
-        f"for {card.target_false_alarm_rate:.1%} whole-trace false alarms, rule {card.smoothing}, "
-        f"ranked by {ranked_as(card.ranked_by)}, benign traces weigh {card.benign_weight:g}"
+        f"{probe}: {card.target}, {card.head} head on {', '.join(card.features)} of layer "
+        f"{card.layer}, C {card.C:g}, {len(card.training_tasks)} training tasks\n"
+        f"threshold {card.threshold:.3f} on {card.smoothing}: {_promised(card)}"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
+
+
+def _promised(card: "ProbeCard") -> str:
+    """Return both promises with what was measured."""
+    benign = f"{card.target_false_alarm_rate:.1%} of benign traces may alarm"
+    if card.false_alarm_rate is not None:
+        benign += f" ({card.false_alarm_rate:.1%} of those it was set on do)"
+    if card.target_sibling_rate is None:
+        return benign
+    siblings = f"{card.target_sibling_rate:.1%} of siblings"
+    if card.sibling_alarm_rate is None:
+        return f"{benign}; how many siblings alarm is unknown"
+    return f"{benign}, {siblings} ({card.sibling_alarm_rate:.1%} of {card.siblings} do)"
 
 
 @evidence.command()

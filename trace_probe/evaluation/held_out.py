@@ -10,6 +10,7 @@ from trace_probe.evaluation.panel import Panel, build_panel
 from trace_probe.evaluation.report import Report
 from trace_probe.probing.aggregation import AGGREGATIONS, aggregate, ensemble
 from trace_probe.probing.baselines import baseline_scores
+from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus, split_by_role
 from trace_probe.probing.probe import (
     ProbeCard,
@@ -69,7 +70,9 @@ def evaluate_probe(
     known = load_corpus(source, labeller or card.labeller, layers) if elsewhere else corpus
     learned = _learned(known.aimed(card.target), card, source)
     tell("scoring the baselines")
-    baselines = baseline_scores(learned, corpus, card.recipe, seed)
+    linear = card.linear_twin or card.recipe
+    baselines = baseline_scores(learned, corpus, linear, seed, head=card.head)
+    baselines |= _twin(learned, corpus, card, seed)
     baselines |= _beside(store, corpus, card, beside)
     if beside.embed is not None:
         tell("embedding sentences")
@@ -87,7 +90,7 @@ def evaluate_probe(
     )
     rate = card.target_false_alarm_rate
     followed = side_by_side(rules(scores), replace(panel, rule=MAX, ranked_by=MAX), rate)
-    others = followed | side_by_side(all_layers(learned, corpus, card.recipe), panel, rate)
+    others = followed | side_by_side(all_layers(learned, corpus, linear), panel, rate)
     notes = (f"Trained on {source.manifest.model}.", *report.notes) if elsewhere else report.notes
     report = replace(
         report,
@@ -97,6 +100,17 @@ def evaluate_probe(
         notes=notes,
     )
     return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
+
+
+def _twin(
+    learned: Corpus, corpus: Corpus, card: ProbeCard, seed: int
+) -> dict[str, tuple[Scores, ...]]:
+    """Return the scores of the linear probe to be shown beside another head; else nothing."""
+    linear = card.linear_twin
+    if linear is None:
+        return {}
+    probe = cross_fit(learned, linear, seed=seed).mean()
+    return {"linear twin": (probe_scores(probe, corpus, linear),)}
 
 
 def _source(store: Store, card: ProbeCard, trained_on: Store | None) -> Store:

@@ -40,8 +40,8 @@ TEXT = (
     "length",
     "tfidf",
     "tfidf-with-prompt",
-    "tfidf-unweighted",
-    "tfidf-with-prompt-unweighted",
+    "tfidf-mlp",
+    "tfidf-with-prompt-mlp",
     "sentence embeddings",
 )
 """Baselines that read nothing but text; so do those called ``text-monitor``."""

@@ -11,10 +11,21 @@ from trace_probe.evaluation.report import Report
 from trace_probe.probing.baselines import category_only, length
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.reading import constant_scores
-from trace_probe.probing.tfidf import fit_text, read_text
+from trace_probe.probing.tfidf import (
+    CHOICES,
+    TextModel,
+    TextRecipe,
+    Words,
+    fitted_scores,
+    read_texts,
+    tune,
+    unseen_row_scores,
+    whole_rows,
+)
 from trace_probe.statistics.bootstrap import Metric, Values, resample
-from trace_probe.statistics.metrics import Cohort, Scores
+from trace_probe.statistics.metrics import Cohort, Scores, auroc
 from trace_probe.store import Store
+from trace_probe.trace import Trace
 
 FOLDS = 5
 
@@ -88,18 +99,34 @@ def text_detectors(corpus: Corpus) -> dict[str, Scores]:
 
 
 def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Scores]:
-    outcomes = [bool(learned.outcome(trace)) for trace in learned.traces]
-    reasoning = [trace.channel_text("reasoning") for trace in learned.traces]
-    prompts = [trace.channel_text("prompt") for trace in learned.traces]
-    by_prompt = fit_text(prompts, outcomes)
+    prompts = Words([[trace.channel_text("prompt")] for trace in learned.traces])
+    y = np.array([bool(learned.outcome(trace)) for trace in learned.traces])
+    first = np.zeros(len(y), dtype=np.intp)
+    model = TextModel(TextRecipe(last=False))
+    model.fit(prompts, np.arange(len(y)), first, y, np.ones(len(y)))
+
+    def by_prompt(trace: Trace) -> float:
+        words = Words([[trace.channel_text("prompt")]], prompts.vocabulary)
+        return float(model.scores(words, first[:1], first[:1])[0])
+
     return {
-        "tfidf": read_text(fit_text(reasoning, outcomes), read),
+        "tfidf": whole_text(learned, read),
         "category-only": category_only(learned, read),
-        "prompt-only-text": constant_scores(
-            read, lambda trace: by_prompt.prefix_scores([trace.channel_text("prompt")])[0]
-        ),
+        "prompt-only-text": constant_scores(read, by_prompt),
         "length": length(read),
     }
+
+
+def whole_text(learned: Corpus, read: Corpus) -> Scores:
+    """Return the scores of a text model of whole reasoning, tuned on the traces it learns from."""
+    texts = read_texts(learned)
+    rows = whole_rows(texts)
+
+    def value(how: TextRecipe) -> float:
+        return auroc(unseen_row_scores(texts, rows, how), rows[2])
+
+    others = read_texts(read, vocabulary=texts.words.vocabulary)
+    return fitted_scores(texts, rows, tune(value, TextRecipe(last=False), CHOICES[1:]), others)
 
 
 def _rank_whole(cohort: Cohort, scores: Scores, weights: Values) -> Ranked:

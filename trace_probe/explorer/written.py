@@ -16,7 +16,7 @@ from trace_probe.labels import Label
 from trace_probe.monitor.detector import Detector
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import Recipe
-from trace_probe.probing.tfidf import text_scores
+from trace_probe.probing.tfidf import TextRecipe, fitted_scores, read_texts, training_rows
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of, opens_reasoning
 from trace_probe.trace import Task, Trace
@@ -86,7 +86,10 @@ def score_words(content: bytes, run: Store, labeller: str | None = None) -> list
         raise NotEnoughData(f"{run.path} is not labelled, so there is nothing to learn from")
     brought = list(transcripts(content))
     read = Corpus(tuple(trace for trace, _ in brought), {})
-    scores = text_scores(learned, read, Recipe((0,), C=TEXT_PENALTY))
+    texts = read_texts(learned)
+    rows = training_rows(texts, Recipe((0,)), "all")
+    others = read_texts(read, vocabulary=texts.words.vocabulary)
+    scores = fitted_scores(texts, rows, TextRecipe(C=TEXT_PENALTY), others)
     return [Scored(trace, scores[trace.id], label) for trace, label in brought]
 
 

@@ -15,7 +15,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.monitor.calibrated import calibrate
 from trace_probe.monitor.detector import Detector
-from trace_probe.probing.alarm import unseen_scores
+from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import load_corpus
 from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, rate, resample, shown
 from trace_probe.statistics.metrics import trace_maxima
@@ -151,7 +151,7 @@ def lenient_limit(store: Store, detector: Detector, truth: str, most_lost: float
             f"{store.path} has no instrumental trace of the training tasks of {card.name}, on "
             f"which a first stage is set: give --pass-rate"
         )
-    values = detector.smoothing.apply(unseen_scores(learned, card.recipe))
+    values = detector.smoothing.apply(cross_fit(learned, card.recipe).scores)
     maxima = np.sort(trace_maxima(values, acted))
     return float(maxima[int(most_lost * len(acted) + 1e-9)])
 

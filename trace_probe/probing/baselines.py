@@ -14,7 +14,7 @@ from trace_probe.probing.dataset import Corpus, Dataset, activations_of, build_d
 from trace_probe.probing.features import feature_rows
 from trace_probe.probing.probe import fit_dataset, probe_scores
 from trace_probe.probing.reading import constant_scores, reasoning_sentences, spread
-from trace_probe.probing.recipe import Recipe
+from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.tfidf import tfidf
 from trace_probe.statistics.metrics import Scores
 
@@ -22,26 +22,20 @@ SHUFFLES = 8
 
 
 def baseline_scores(
-    train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0
+    train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0, *, head: Head = "linear"
 ) -> dict[str, tuple[Scores, ...]]:
-    """Return the scores of each baseline on `every`, learned from `train` by the same recipe.
+    """Return the scores of each baseline on `every`, learned from `train` by a linear recipe.
 
-    So benign traces weigh in them as they do in the probe, whose weight was chosen for its own
-    sake; those that read words come without it as well, since it may cost them ranking. A baseline
-    whose training is itself a matter of chance comes as several scores.
+    Where the probe has another head, words are read with that one as well. A baseline whose
+    training is itself a matter of chance comes as several scores.
     """
     found: dict[str, tuple[Scores, ...]] = {
         "category-only": (category_only(train, every),),
         "prompt-only": (prompt_only(train, every, recipe),),
         "position": (position(every),),
         "length": (length(every),),
-        "tfidf": (tfidf(train, every, recipe),),
-        "tfidf-with-prompt": (tfidf(train, every, recipe, with_prompt=True),),
+        **{name: (scores,) for name, scores in tfidf(train, every, recipe, head).items()},
     }
-    if recipe.benign_weight != 1.0:
-        even = replace(recipe, benign_weight=1.0)
-        found["tfidf-unweighted"] = (tfidf(train, every, even),)
-        found["tfidf-with-prompt-unweighted"] = (tfidf(train, every, even, with_prompt=True),)
     lowest = min(activations_of(train).layers)
     bottom = replace(recipe, layers=(lowest,))
     found[f"layer {lowest}"] = (

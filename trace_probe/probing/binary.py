@@ -1,7 +1,7 @@
 """What the heads of probes have in common as scikit-learn classifiers of two classes."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -99,8 +99,8 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
 
     @abstractmethod
-    def direction(self, X: Rows) -> Floats:
-        """Return (width,) the mean gradient of the score at rows (row, width)."""
+    def direction(self) -> Floats:
+        """Return (width,) the gradient of the score, the mean over the rows it learned from."""
 
     @abstractmethod
     def to_tensors(self) -> dict[str, NDArray[np.float32]]:
@@ -114,6 +114,11 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             KeyError: a tensor is missing.
         """
+
+    @classmethod
+    @abstractmethod
+    def mean_of(cls, probes: Sequence[Self]) -> Self:
+        """Return one probe whose score is the mean score of several of the same parameters."""
 
     def _as_fitted(self, width: int) -> Self:
         self.classes_, self.n_features_in_ = np.array([False, True]), width

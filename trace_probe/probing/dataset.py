@@ -189,13 +189,11 @@ class Dataset:
     """Which sentence of its trace; -1 is the last prompt token."""
     stop: Index
     """The token before which a row ends: it holds nothing from there on."""
-    trace_weight: NDArray[np.float64]
-    """What the trace of a row weighs."""
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """Return (row,) weights under which every trace counts as its recipe says."""
-        weight: NDArray[np.float64] = self.trace_weight / np.bincount(self.trace)[self.trace]
+        """Return (row,) weights under which every trace counts the same."""
+        weight: NDArray[np.float64] = 1.0 / np.bincount(self.trace)[self.trace]
         return weight
 
 
@@ -233,7 +231,7 @@ def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[D
         if where:
             index, sentence = (np.array(column, np.intp) for column in zip(*where, strict=True))
             X = feature_rows(matrix, corpus.traces, recipe.layers, recipe.features, index, sentence)
-            yield _rows(corpus, X, index, sentence, recipe)
+            yield _rows(corpus, X, index, sentence)
 
 
 def count_rows(corpus: Corpus, recipe: Recipe) -> int:
@@ -242,15 +240,10 @@ def count_rows(corpus: Corpus, recipe: Recipe) -> int:
     return sum(len(learned_sentences(one, corpus.labels[one.id], recipe)) for one in known)
 
 
-def _rows(
-    corpus: Corpus, X: NDArray[np.float32], index: Index, sentence: Index, recipe: Recipe
-) -> Dataset:
+def _rows(corpus: Corpus, X: NDArray[np.float32], index: Index, sentence: Index) -> Dataset:
     """Return rows with what is known of their traces."""
     traces = [corpus.traces[i] for i in index]
     y = np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool)
-    weights = [
-        recipe.weight_of(one, positive=bool(is_)) for one, is_ in zip(traces, y, strict=True)
-    ]
     stops = [
         trace.prompt_stop if number < 0 else trace.sentences[number].stop
         for trace, number in zip(traces, sentence, strict=True)
@@ -263,7 +256,6 @@ def _rows(
         trace=index,
         sentence=sentence,
         stop=np.array(stops, dtype=np.intp),
-        trace_weight=np.array(weights, dtype=np.float64),
     )
 
 

@@ -48,16 +48,15 @@ def features_from(pooling: str) -> tuple[Feature, ...]:
     return tuple(feature for feature in FEATURES if POOLED.get(feature, held[0]) in held)
 
 
-def default_features(pooling: str) -> tuple[Feature, ...]:
-    """Return what a probe reads unless something else is asked for.
+def candidate_features(pooling: str) -> tuple[tuple[Feature, ...], ...]:
+    """Return the choices of features that training compares, the simplest first.
 
-    Of rows with several poolings all that can be made of them but the prompt, which says nothing
-    of one trace rather than another; of rows with one pooling that one.
+    One pool of the sentence alone, that pool with a memory of the thought, and all that can be
+    made of the rows but the prompt, which says nothing of one trace rather than another.
     """
-    held = parse_poolings(pooling)
-    if len(held) == 1:
-        return held
-    return tuple(feature for feature in features_from(pooling) if feature != "prompt")
+    made = tuple(feature for feature in features_from(pooling) if feature != "prompt")
+    memory = tuple(feature for feature in made if feature.startswith("running"))
+    return tuple(dict.fromkeys((made[:1], (made[0], *memory), made)))
 
 
 def pooling_for(features: Iterable[Feature]) -> str:

@@ -1,5 +1,6 @@
 """The linear head: one direction of the rows, and one offset."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,7 +12,6 @@ from trace_probe.probing.binary import (
     BinaryProbe,
     ClassWeight,
     Floats,
-    Rows,
     Tensors,
     class_means,
     row_scale,
@@ -81,7 +81,7 @@ class LinearProbe(BinaryProbe):
         scores: NDArray[Any] = X @ self.coef_[0].astype(X.dtype) + X.dtype.type(self.intercept_[0])
         return scores
 
-    def direction(self, X: Rows) -> Floats:  # noqa: ARG002 - it is the same everywhere
+    def direction(self) -> Floats:
         """Return (width,) the direction of the probe."""
         direction: Floats = self.coef_[0]
         return direction
@@ -98,6 +98,13 @@ class LinearProbe(BinaryProbe):
     def from_tensors(cls, tensors: Tensors, **params: Any) -> Self:  # noqa: ANN401
         """Return a fitted probe; see `BinaryProbe.from_tensors`."""
         return cls.of(tensors["coef"], float(tensors["intercept"][0]), **params)
+
+    @classmethod
+    def mean_of(cls, probes: Sequence[Self]) -> Self:
+        """Return the probe of the mean direction; see `BinaryProbe.mean_of`."""
+        coef = np.mean([probe.coef_[0] for probe in probes], axis=0)
+        intercept = float(np.mean([probe.intercept_[0] for probe in probes]))
+        return cls.of(coef, intercept, **probes[0].get_params())
 
 
 def _logistic(Z: NDArray[Any], codes: Index, weight: Floats, C: float) -> tuple[Floats, float]:

@@ -1,5 +1,6 @@
 """The MLP head: one hidden layer, which can hold an AND of two facts that a line cannot."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 BATCH = 256
 LEARNING_RATE = 3e-3
 EPOCHS = 30
-STEPS = (300, 1500)
+STEPS = (300, 1000)
 """The fewest and the most steps of gradient descent, however few or many rows there are."""
-TENSORS = ("mean", "scale", "hidden_weight", "hidden_bias", "out_weight", "out_bias")
+TENSORS = ("mean", "scale", "hidden_weight", "hidden_bias", "out_weight", "out_bias", "direction")
 
 
 class MLPProbe(BinaryProbe):
@@ -42,6 +43,7 @@ class MLPProbe(BinaryProbe):
         hidden_bias_: (members x hidden,).
         out_weight_: (members x hidden,), already divided by the number of members.
         out_bias_: The offset of the score.
+        direction_: (width,), the mean gradient over the rows it learned from.
     """
 
     head: ClassVar[str] = "mlp"
@@ -74,6 +76,7 @@ class MLPProbe(BinaryProbe):
         self.hidden_weight_, self.hidden_bias_ = first, bias
         self.out_weight_ = (out / self.members).astype(np.float32)
         self.out_bias_ = np.array([offset.mean()], np.float32)
+        self.direction_ = self._gradient(rows, weight)
 
     def _check_parameters(self) -> None:
         if self.hidden < 1 or self.members < 1:
@@ -89,12 +92,15 @@ class MLPProbe(BinaryProbe):
         scores: NDArray[Any] = hidden @ self.out_weight_ + self.out_bias_[0]
         return scores
 
-    def direction(self, X: Rows) -> Floats:
-        """Return (width,) the mean gradient of the score at rows (row, width)."""
+    def _gradient(self, X: NDArray[Any], weight: Floats) -> NDArray[np.float32]:
+        """Return (width,) the weighted mean of the gradient of the score over rows."""
         open_ = ((X - self.mean_) / self.scale_) @ self.hidden_weight_.T + self.hidden_bias_ > 0
-        share = open_.mean(axis=0) * self.out_weight_
-        gradient: Floats = (share @ self.hidden_weight_ / self.scale_).astype(np.float64)
-        return gradient
+        share = np.average(open_, axis=0, weights=weight) * self.out_weight_
+        return np.asarray(share @ self.hidden_weight_ / self.scale_, np.float32)
+
+    def direction(self) -> Floats:
+        """Return (width,) the gradient of the score, the mean over the rows it learned from."""
+        return self.direction_.astype(np.float64)
 
     def to_tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights by name, as the attributes are called."""
@@ -105,9 +111,38 @@ class MLPProbe(BinaryProbe):
     def from_tensors(cls, tensors: Tensors, **params: Any) -> Self:  # noqa: ANN401
         """Return a fitted probe; see `BinaryProbe.from_tensors`."""
         probe = cls(**params)
-        for name in TENSORS:
+        for name in TENSORS[:-1]:
             setattr(probe, f"{name}_", np.asarray(tensors[name], np.float32))
+        at_mean = probe._gradient(probe.mean_[None], np.ones(1))
+        probe.direction_ = np.asarray(tensors.get("direction", at_mean), np.float32)
         return probe._as_fitted(len(probe.mean_))
+
+    @classmethod
+    def mean_of(cls, probes: Sequence[Self]) -> Self:
+        """Return one network with the units of all; see `BinaryProbe.mean_of`.
+
+        The rows that each was trained on were standardised by their own mean and scale, which
+        become those of all.
+        """
+        params, whole = probes[0].get_params(), cls()
+        whole.set_params(**{**params, "members": params["members"] * len(probes)})
+        whole.mean_ = np.asarray(np.mean([one.mean_ for one in probes], axis=0), np.float32)
+        whole.scale_ = np.asarray(np.mean([one.scale_ for one in probes], axis=0), np.float32)
+        whole.hidden_weight_ = np.concatenate(
+            [one.hidden_weight_ * (whole.scale_ / one.scale_) for one in probes]
+        )
+        whole.hidden_bias_ = np.concatenate(
+            [
+                one.hidden_bias_ + one.hidden_weight_ @ ((whole.mean_ - one.mean_) / one.scale_)
+                for one in probes
+            ]
+        )
+        shares = [one.out_weight_ / len(probes) for one in probes]
+        whole.out_weight_ = np.concatenate(shares).astype(np.float32)
+        whole.out_bias_ = np.asarray(np.mean([one.out_bias_ for one in probes], axis=0), np.float32)
+        direction = np.mean([one.direction_ for one in probes], axis=0)
+        whole.direction_ = np.asarray(direction, np.float32)
+        return whole._as_fitted(len(whole.mean_))
 
 
 def _train(

@@ -4,7 +4,7 @@ A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.probing.binary import Floats
+from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
 from trace_probe.probing.features import (
     Feature,
@@ -23,7 +23,8 @@ from trace_probe.probing.features import (
 )
 from trace_probe.probing.kept import AGAIN, CARD, check_fields, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
-from trace_probe.probing.recipe import Focus, Method, Rows, Target
+from trace_probe.probing.mlp import MLPProbe
+from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Promise
 from trace_probe.statistics.metrics import Scores
@@ -32,10 +33,23 @@ from trace_probe.storage.names import checked_name
 from trace_probe.storage.seals import Seals
 from trace_probe.store import Manifest
 
+HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
 
-def fit_dataset(dataset: Dataset, recipe: Recipe) -> LinearProbe:
-    """Fit a probe under which every trace counts as its recipe says."""
-    probe = LinearProbe(method=recipe.method, C=recipe.C)
+
+def parameters(recipe: "Recipe | ProbeCard") -> dict[str, Any]:
+    """Return the parameters of the head of a recipe.
+
+    Raises:
+        ProbeError: there is no such head.
+    """
+    if recipe.head not in HEADS:
+        raise ProbeError(f"no head {recipe.head!r}: use one of {', '.join(HEADS)}")
+    return {"C": recipe.C, **({"method": recipe.method} if recipe.head == "linear" else {})}
+
+
+def fit_dataset(dataset: Dataset, recipe: Recipe) -> BinaryProbe:
+    """Fit the head of a recipe; every trace counts the same."""
+    probe = HEADS[recipe.head](**parameters(recipe))
     return probe.fit(dataset.X, dataset.y, sample_weight=dataset.weight)
 
 
@@ -44,7 +58,7 @@ TOGETHER = 128
 
 
 def probe_scores(
-    probe: LinearProbe, corpus: Corpus, recipe: Recipe
+    probe: BinaryProbe, corpus: Corpus, recipe: Recipe
 ) -> dict[str, NDArray[np.float32]]:
     """Return the score of each reasoning sentence of each trace; nan for other sentences.
 
@@ -57,7 +71,7 @@ def probe_scores(
 
 
 def several_scores(
-    probes: Sequence[LinearProbe], corpus: Corpus, recipe: Recipe
+    probes: Sequence[BinaryProbe], corpus: Corpus, recipe: Recipe
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Return the scores of several probes of the same rows in one pass; see `probe_scores`."""
     matrix, traces = activations_of(corpus), corpus.traces
@@ -132,9 +146,19 @@ class ProbeCard:
     """What its alarm follows, chosen on training tasks; see `statistics.smoothing`."""
     ranked_by: str = "max"
     """What is made of its scores where traces are ranked at a moment; chosen likewise."""
-    benign_weight: float = 1.0
-    head: str = "linear"
+    head: Head = "linear"
     """What turns a row into a score."""
+    twin: dict[str, Any] | None = None
+    """Of a head that is not linear, the settings of the linear probe to be shown beside it."""
+    false_alarm_rate: float | None = None
+    """Share of the calibration traces that alarm; None if it was not measured."""
+    target_sibling_rate: float | None = None
+    """Share of siblings that may alarm (see `statistics.siblings`); None if nobody asked."""
+    sibling_alarm_rate: float | None = None
+    """Share of the training tasks' siblings that alarm, each scored by a probe that has not seen
+    its task; None if there are too few to know."""
+    siblings: int = 0
+    """How many siblings that is a share of."""
 
     @property
     def layer(self) -> int:
@@ -152,6 +176,14 @@ class ProbeCard:
         return pooling_for(self.features)
 
     @property
+    def linear_twin(self) -> Recipe | None:
+        """Return the recipe of the linear probe to be shown beside another head."""
+        if self.twin is None:
+            return None
+        read = {name: tuple(self.twin[name]) for name in ("layers", "features")}
+        return replace(self.recipe, head="linear", **{**self.twin, **read})
+
+    @property
     def recipe(self) -> Recipe:
         """Return how it was trained."""
         return Recipe(
@@ -164,8 +196,13 @@ class ProbeCard:
             guard=self.guard,
             guard_tokens=self.guard_tokens,
             focus=self.focus,
-            benign_weight=self.benign_weight,
         )
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what tells a linear recipe from another head's, as a card holds it."""
+    read = {"layers": list(recipe.layers), "features": list(recipe.features)}
+    return {**read, "C": recipe.C, "focus": recipe.focus}
 
 
 @dataclass(frozen=True)
@@ -173,7 +210,7 @@ class SavedProbe:
     """A fitted probe and its card."""
 
     card: ProbeCard
-    probe: LinearProbe
+    probe: BinaryProbe
 
     def scores(self, corpus: Corpus) -> Scores:
         """Return the score of each reasoning sentence of each trace."""
@@ -191,7 +228,7 @@ class SavedProbe:
         card = self.card
         if layer not in card.layers:
             raise ProbeError(f"probe {card.name} reads layers {list(card.layers)}, not {layer}")
-        weights = self.probe.coef_[0].reshape(len(card.layers), len(card.features), card.d_model)
+        weights = self.probe.direction().reshape(len(card.layers), len(card.features), card.d_model)
         moved = np.array([feature != "prompt" for feature in card.features])
         direction: Floats = weights[card.layers.index(layer), moved].sum(axis=0)
         return direction
@@ -226,7 +263,7 @@ def load_probe(path: Path | str, seals: Seals | None = None) -> SavedProbe:
         card = _to_card(raw)
         checked_name(card.name, "a probe", ProbeError)
         check_fields(card, folder / CARD)
-        probe = LinearProbe.from_tensors(tensors, method=card.method, C=card.C)
+        probe = HEADS[card.head].from_tensors(tensors, **parameters(card))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ProbeError(f"{folder} does not hold a whole probe ({error}): {AGAIN}") from error
     if probe.n_features_in_ != card.width:
@@ -244,6 +281,7 @@ def _to_card(raw: dict[str, Any]) -> ProbeCard:
     raw = {"smoothing" if key == "rule" else key: value for key, value in raw.items()}
     names = ("layers", "training_tasks", "calibration_tasks", "limits")
     tuples = {key: tuple(raw[key]) for key in names}
+    raw.pop("benign_weight", None)  # what benign traces weighed while it learned
     return ProbeCard(**{**raw, **tuples, "features": parse_features(raw["features"])})
 
 

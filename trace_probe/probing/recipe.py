@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from trace_probe.probing.features import Feature
-from trace_probe.trace import Trace
 
 Target = Literal["outcome", "verbalisation", "situation"]
 """Whether the trace acts instrumentally; whether it ever says so; whether its task offers it."""
@@ -18,6 +17,8 @@ are those of any trace and carry a wrong label; the last row carries the right o
 A negative has to be quiet in every sentence.
 """
 Method = Literal["logistic", "difference-of-means", "lda", "ridge"]
+Head = Literal["linear", "mlp"]
+"""One direction, or a network with one hidden layer."""
 TARGETS: tuple[Target, ...] = get_args(Target)
 FOCUSES: tuple[Focus, ...] = get_args(Focus)
 
@@ -30,7 +31,7 @@ class Recipe:
     """Blocks that it reads, 0-based; a row holds them side by side."""
     features: tuple[Feature, ...] = ("mean",)
     """What it reads of each layer; see `probing.features`."""
-    head: str = "linear"
+    head: Head = "linear"
     """What turns a row into a score."""
     method: Method = "logistic"
     C: float = 0.01
@@ -40,14 +41,8 @@ class Recipe:
     guard_tokens: int = 0
     """Tokens before it that are left out: a row ends no later than so many before it."""
     focus: Focus = "all"
-    benign_weight: float = 1.0
-    """Of a harmless benign trace, beside 1 of any other: a heavier one is less often alarmed."""
 
     @property
     def layer(self) -> int:
         """Return the deepest layer that it reads."""
         return max(self.layers)
-
-    def weight_of(self, trace: Trace, *, positive: bool) -> float:
-        """Return what all rows of a trace weigh together."""
-        return self.benign_weight if trace.task.role == "benign" and not positive else 1.0

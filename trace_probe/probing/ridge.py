@@ -22,7 +22,7 @@ TOLERANCE = 1e-6
 """Residual of a solution, relative to the right-hand side."""
 ROUNDING = float(np.finfo(np.float64).eps)
 CHECK = 32
-"""Steps between two looks at the residual."""
+"""The fewest steps between two looks at the residual."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Moments:
     """(fold, class, d_model)."""
     gram: Values
     """(fold, class, d_model, d_model)."""
+
+    def of(self, columns: Index) -> "Moments":
+        """Return the moments of some columns of the rows."""
+        gram = self.gram[:, :, columns][:, :, :, columns]
+        return Moments(self.shift[columns], self.weight, self.total[:, :, columns], gram)
 
 
 class RidgePath(NamedTuple):
@@ -144,6 +149,7 @@ def solve_path(matrix: Values, target: Values, penalties: Values) -> Values:
         return np.zeros((len(penalties), d))
     basis, diagonal, beside = np.empty((d, d)), np.empty(d), np.empty(d)
     basis[0] = target / length
+    check = CHECK
     for k in range(1, d + 1):
         following = matrix @ basis[k - 1]
         diagonal[k - 1] = following @ basis[k - 1]
@@ -151,7 +157,8 @@ def solve_path(matrix: Values, target: Values, penalties: Values) -> Values:
             following -= (basis[:k] @ following) @ basis[:k]
         beside[k - 1] = np.linalg.norm(following)
         whole = k == d or beside[k - 1] <= ROUNDING * d * diagonal[:k].max()
-        if whole or k % CHECK == 0:
+        if whole or k >= check:
+            check = k + max(CHECK, k // 4)
             values, vectors = np.linalg.eigh(_tridiagonal(diagonal[:k], beside[: k - 1]))
             inside = (vectors[0] / (values + penalties[:, None])) @ vectors.T
             if whole or np.abs(beside[k - 1] * inside[:, -1]).max() < TOLERANCE:
@@ -182,14 +189,7 @@ def ridge_paths(rows: Block, folds: int, strengths: Sequence[float]) -> list[Rid
     """Return for each fold the probes that learned from the others, in the cheaper form."""
     if len(rows.X) < rows.X.shape[1]:
         return [ridge_from_kernel(rows, fold, strengths) for fold in range(folds)]
-    return paths_from_moments(_parts(rows), folds, strengths)
-
-
-def paths_from_moments(
-    blocks: Iterable[Block], folds: int, strengths: Sequence[float]
-) -> list[RidgePath]:
-    """Return for each fold the probes that learned from the others, in one pass over rows."""
-    moments = sum_moments(blocks, folds)
+    moments = sum_moments(_parts(rows), folds)
     return [ridge_from_moments(moments, fold, strengths) for fold in range(folds)]
 
 

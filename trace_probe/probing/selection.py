@@ -1,7 +1,8 @@
-"""By what layers, strengths and penalties are chosen: only ever on tasks of the training split."""
+"""By what recipes, heads and smoothings are chosen: only ever on tasks of the training split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,16 @@ from trace_probe.statistics.metrics import (
     running_maxima,
     score_rows,
     scores_held,
-    trace_maxima,
     within_prompt,
 )
+from trace_probe.statistics.siblings import mixed_prompts
 
 DRAWS = 200
-POWER_AT = 0.05
-"""Rate at which alarms are compared: harmless training traces are too few for a smaller one."""
+FOLDS = 4
+RATES = (0.05, 0.1)
+"""Shares of siblings that may alarm; the mean of the headline at both is less a matter of luck."""
+HEADLINE = "caught_before_said_at_sibling_rate"
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Criterion:
     """How well scores tell the outcomes of training tasks apart."""
 
     name: str
-    """What it is: within prompts, or pooled where no prompt has both outcomes."""
+    """What it is: the headline, else the AUROC within prompts, else over all traces."""
     draws: Values
     """The figure, then one value for each resample of the tasks; nan where there is none."""
 
@@ -48,10 +52,13 @@ class Criterion:
         return float(np.nanstd(difference)) if np.isfinite(difference).any() else 0.0
 
 
-def criterion(corpus: Corpus, scores: Scores, rows: Rows = "before-said") -> Criterion:
-    """Return the AUROC before it is said, or before the action for rows of kind reasoning.
+def criterion(corpus: Corpus, followed: Scores, rows: Rows = "before-said") -> Criterion:
+    """Return the headline of what an alarm follows, or the best substitute that there is.
 
-    Within prompts; over all traces if no prompt has both outcomes, which the name says.
+    The headline is the share of instrumental traces of mixed prompts that are caught before they
+    say it where few siblings alarm (see `statistics.siblings`), the mean over `RATES`. Where
+    siblings or mixed prompts are too few for it, it is the AUROC within prompts before it is said,
+    or before the action for rows of kind reasoning; over all traces if no prompt is mixed.
 
     Raises:
         NotEnoughData: no test task has a labelled trace.
@@ -59,9 +66,15 @@ def criterion(corpus: Corpus, scores: Scores, rows: Rows = "before-said") -> Cri
     cohort = build_cohort(corpus.judged())
     if not cohort.ids:
         raise NotEnoughData("no labelled trace of a test task: record and label some")
-    at = cohort.length if rows == "reasoning" else cohort.before_said()
-    held = scores_held(score_rows(cohort, scores))
+    scored = score_rows(cohort, followed)
     weights = resample(cohort.n_tasks, draws=DRAWS)
+    mixed = mixed_prompts(cohort)
+    if rows != "reasoning" and mixed.shortage() is None:
+        maxima = running_maxima(scored)
+        caught = [mixed.caught(maxima, weights, rate).draws for rate in RATES]
+        return Criterion(HEADLINE, np.mean(caught, axis=0))
+    at = cohort.length if rows == "reasoning" else cohort.before_said()
+    held = scores_held(scored)
     pairs = pairs_within(cohort, at)
     if pairs.n:
         wins = concordance(held, pairs)
@@ -70,26 +83,23 @@ def criterion(corpus: Corpus, scores: Scores, rows: Rows = "before-said") -> Cri
     return Criterion("pooled_auroc", pooled(concordance(held, pairs), pairs, cohort, weights).draws)
 
 
-def alarm_power(corpus: Corpus, scores: Scores, rate: float = POWER_AT) -> float:
-    """Return the share of positives that alarm before the action where so many harmless ones do.
+def first_of_equals(options: Sequence[tuple[Option, Criterion]]) -> Option:
+    """Return the first option that is no more than one standard error worse than the best.
 
-    Harmless are the benign traces of training tasks; 0 without any.
+    Options stand in order, the simplest first. With few mixed prompts the best is a matter of
+    luck, so those that are not clearly worse count as its equals (Breiman et al. 1984, section
+    3.4.3; here the error is that of the difference, over the same resamples of tasks).
     """
-    harmless = [
-        trace.id
-        for trace in corpus.traces
-        if trace.task.role == "benign" and corpus.outcome(trace) is not True
-    ]
-    cohort = build_cohort(corpus.judged())
-    if not harmless or not cohort.positive.any():
-        return 0.0
-    quiet = np.sort(trace_maxima(scores, harmless))
-    highest = running_maxima(score_rows(cohort, scores))[cohort.positive, -1]
-    return float((highest > quiet[int((1 - rate) * (len(quiet) - 1))]).mean())
+    best = max((one for _, one in options), key=lambda one: np.nan_to_num(one.value, nan=-1.0))
+    return next(
+        option
+        for option, one in options
+        if one is best or best.value - one.value <= one.error_to(best)
+    )
 
 
 def out_of_fold(
-    corpus: Corpus, score: Callable[[Corpus, Corpus], Scores], *, folds: int = 4, seed: int = 0
+    corpus: Corpus, score: Callable[[Corpus, Corpus], Scores], *, folds: int = FOLDS, seed: int = 0
 ) -> Scores:
     """Return scores of each trace by a detector that has not seen its task."""
     found: dict[str, NDArray[np.floating]] = {}

@@ -1,10 +1,10 @@
-"""Every layer and strength of penalty, judged on held-out tasks, for little more than one fit.
+"""Every choice of features, layer and strength, judged on held-out tasks, for little over one fit.
 
 Ridge probes of all strengths come from the moments of one pass over the rows of a layer; the
 best cell is then worth a logistic fit.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,17 +21,24 @@ from trace_probe.probing.dataset import (
     stream_rows,
     task_folds,
 )
-from trace_probe.probing.features import Feature, default_features
+from trace_probe.probing.features import FEATURES, Feature, candidate_features
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import several_scores
 from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
-from trace_probe.probing.ridge import Block, paths_from_moments, ridge_paths
-from trace_probe.probing.selection import Criterion, alarm_power, criterion
+from trace_probe.probing.ridge import (
+    Block,
+    Moments,
+    RidgePath,
+    ridge_from_moments,
+    ridge_paths,
+    sum_moments,
+)
+from trace_probe.probing.selection import FOLDS, Criterion, criterion, first_of_equals
+from trace_probe.statistics.bootstrap import Index
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-FOLDS = 4
 LOGISTIC_TO_RIDGE = 0.25
 """Ridge strength that shrinks as a logistic strength of 1 does: the loss at a score of zero
 has a curvature of 1/4, least squares one of 1 (after the factor 1/2 that both leave out)."""
@@ -46,8 +53,9 @@ class Grid:
     strengths: tuple[float, ...] = STRENGTHS
     """Of a logistic probe, the strongest penalty first."""
     seed: int = 0
-    features: tuple[Feature, ...] | None = None
-    """What is read of the layer; None means `default_features` of what was recorded."""
+    features: tuple[tuple[Feature, ...], ...] | None = None
+    """Choices of what is read of the layer, the simplest first; None means
+    `candidate_features` of what was recorded."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +64,13 @@ class Cell:
 
     recipe: Recipe
     found: Criterion
-    power: float = 0.0
-    """Share of positives caught; see `alarm_power`."""
 
     @property
     def name(self) -> str:
         """Return what the figure of this cell is called on a card."""
         one = self.recipe
-        return f"{self.found.name}/layer-{one.layer}/{one.focus}/C-{one.C:g}"
+        read = "+".join(one.features)
+        return f"{self.found.name}/layer-{one.layer}/{read}/{one.focus}/C-{one.C:g}"
 
 
 def choose_cell(
@@ -83,15 +90,12 @@ def choose_cell(
 
 
 def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
-    """Choose layer, focus and strength of a logistic probe, judged on training tasks held out.
+    """Choose features, layer, focus and strength of a logistic probe on held-out training tasks.
 
     The cells are judged by ridge probes of the matching penalty; only the chosen one is then
-    worth a logistic fit. With few mixed prompts the strength that ranks best is a matter of
-    luck, so those no more than one standard error worse count as its equals (Breiman et al.
-    1984, section 3.4.3; here the error of the difference, over the same resamples of tasks).
-    Of them the one is taken that alarms best, which far more traces tell, and of equal ones
-    that with the strongest penalty. Returns the recipe and the figure of every cell; of equal
-    layers and focuses the first wins.
+    worth a logistic fit. Of each choice of features the best layer and focus stands for it, and
+    the first that is not clearly worse than the best is taken; likewise the strongest penalty
+    that is not (see `first_of_equals`). Returns the recipe and the figure of every cell.
 
     Raises:
         NotEnoughData: there is no cell: the run has no activations.
@@ -102,58 +106,87 @@ def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
     known = [cell for cell in every if np.isfinite(cell.found.value)]
     if not known:
         return every[0].recipe, {}
-    best = max(known, key=lambda cell: cell.found.value)
+    best = first_of_equals([(cell, cell.found) for cell in leaders(known)])
     alike = [cell for cell in known if replace(cell.recipe, C=best.recipe.C) == best.recipe]
-    enough = [
-        cell
-        for cell in alike
-        if best.found.value - cell.found.value <= cell.found.error_to(best.found)
-    ]
-    chosen = max(enough, key=lambda cell: (cell.power, -cell.recipe.C))
+    alike.sort(key=lambda cell: cell.recipe.C)
+    chosen = first_of_equals([(cell, cell.found) for cell in alike])
     return chosen.recipe, {cell.name: cell.found.value for cell in known}
+
+
+def leaders(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the best cell of each choice of features, the simplest choice first.
+
+    Of equal cells the first wins.
+    """
+    of_features: dict[tuple[Feature, ...], Cell] = {}
+    for cell in cells:
+        best = of_features.setdefault(cell.recipe.features, cell)
+        if cell.found.value > best.found.value:
+            of_features[cell.recipe.features] = cell
+    return [of_features[features] for features in sorted(of_features, key=len)]
 
 
 def sweep_layer(corpus: Corpus, layer: int, grid: Grid = Grid()) -> list[Cell]:
     """Return the cells of one layer. Layers share nothing, so that they may be swept at once."""
+    choices = grid.features or candidate_features(activations_of(corpus).pooling)
     cells = []
-    features = grid.features or default_features(activations_of(corpus).pooling)
     for focus in grid.focuses:
-        recipe = Recipe((layer,), features, rows=grid.rows, focus=focus)
-        swept = layer_scores(corpus, recipe, grid.strengths, grid.seed)
+        recipe = Recipe((layer,), rows=grid.rows, focus=focus)
+        recipes = [replace(recipe, features=features) for features in choices]
+        swept = layer_scores(corpus, recipes, grid.strengths, grid.seed)
         cells += [
-            Cell(
-                replace(recipe, C=C),
-                criterion(corpus, scores, grid.rows),
-                alarm_power(corpus, scores),
-            )
-            for C, scores in zip(grid.strengths, swept, strict=True)
+            Cell(replace(one, C=C), criterion(corpus, scores, grid.rows))
+            for one, of_strength in zip(recipes, swept, strict=True)
+            for C, scores in zip(grid.strengths, of_strength, strict=True)
         ]
     return cells
 
 
 def layer_scores(
-    corpus: Corpus, recipe: Recipe, strengths: Sequence[float], seed: int = 0
-) -> list[Scores]:
-    """Return for each logistic strength the out-of-fold scores of one layer.
+    corpus: Corpus, recipes: Sequence[Recipe], strengths: Sequence[float], seed: int = 0
+) -> list[list[Scores]]:
+    """Return for each recipe and logistic strength the out-of-fold scores.
 
-    Rows are read in blocks of traces; what is held beside the activations is of the size of
-    the moments.
+    The recipes differ in their features only. Rows are read in blocks of traces; what is held
+    beside the activations is of the size of the moments.
     """
     folds = [held for _, held in task_folds(corpus.traces, FOLDS, seed)]
     fold_of = {task: fold for fold, tasks in enumerate(folds) for task in tasks}
     ridge = [C * LOGISTIC_TO_RIDGE for C in strengths]
-    width = len(recipe.layers) * len(recipe.features) * activations_of(corpus).d_model
-    if count_rows(corpus, recipe) < width:
-        paths = ridge_paths(_as_block(build_dataset(corpus, recipe), fold_of), FOLDS, ridge)
-    else:
-        blocks = (_as_block(part, fold_of) for part in stream_rows(corpus, recipe))
-        paths = paths_from_moments(blocks, FOLDS, ridge)
-    found: list[dict[str, NDArray[np.float32]]] = [{} for _ in strengths]
-    for held, path in zip(folds, paths, strict=True):
-        swept = several_scores(list(path.probes()), corpus.only(held), recipe)
-        for scores, its in zip(found, swept, strict=True):
-            scores.update(its)
-    return list(found)
+    every: list[list[Scores]] = []
+    for recipe, paths in zip(recipes, _paths(corpus, recipes, fold_of, ridge), strict=True):
+        found: list[dict[str, NDArray[np.float32]]] = [{} for _ in strengths]
+        for held, path in zip(folds, paths, strict=True):
+            swept = several_scores(list(path.probes()), corpus.only(held), recipe)
+            for scores, its in zip(found, swept, strict=True):
+                scores.update(its)
+        every.append(list(found))
+    return every
+
+
+def _paths(
+    corpus: Corpus, recipes: Sequence[Recipe], fold_of: Mapping[str, int], ridge: Sequence[float]
+) -> Iterator[list[RidgePath]]:
+    """Yield for each recipe the probes of each fold; the moments of one are a part of all."""
+    every = tuple(one for one in FEATURES if any(one in recipe.features for recipe in recipes))
+    whole, d_model = replace(recipes[0], features=every), activations_of(corpus).d_model
+    moments: Moments | None = None
+    for recipe in recipes:
+        if count_rows(corpus, recipe) < len(recipe.features) * d_model:
+            block = _as_block(build_dataset(corpus, recipe), fold_of)
+            yield ridge_paths(block, FOLDS, ridge)
+            continue
+        if moments is None:
+            blocks = (_as_block(part, fold_of) for part in stream_rows(corpus, whole))
+            moments = sum_moments(blocks, FOLDS)
+        its = moments.of(_columns(recipe.features, every, d_model))
+        yield [ridge_from_moments(its, fold, ridge) for fold in range(FOLDS)]
+
+
+def _columns(features: Sequence[Feature], every: Sequence[Feature], d_model: int) -> Index:
+    """Return where the columns of some features stand among those of all."""
+    starts = [every.index(feature) * d_model for feature in features]
+    return np.concatenate([np.arange(first, first + d_model) for first in starts])
 
 
 def _as_block(rows: Dataset, fold_of: Mapping[str, int]) -> Block:

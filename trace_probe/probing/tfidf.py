@@ -1,142 +1,277 @@
-"""What the words so far tell: TF-IDF with a logistic regression, made to read prefixes."""
+"""What the words so far tell: TF-IDF of the text up to a sentence, and of the sentence itself.
 
-from collections.abc import Callable, Sequence
+The text baseline has the means of a probe: a part for what was said last and a part for all that
+was said so far, the same rows to learn from, and a head of the same kind. How words are counted
+and weighted is tuned on training tasks as carefully as a probe is.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, chosen_sentences
+from trace_probe.probing.dataset import Corpus, chosen_sentences, task_folds
+from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.reading import reasoning_sentences, spread
-from trace_probe.probing.recipe import FOCUSES, Recipe, Rows
-from trace_probe.probing.selection import criterion, out_of_fold
-from trace_probe.statistics.bootstrap import Index
+from trace_probe.probing.recipe import FOCUSES, Focus, Head, Recipe, Rows
+from trace_probe.probing.selection import FOLDS, criterion
+from trace_probe.statistics.bootstrap import Index, Values
 from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace
 
 CUTS = (0.25, 0.5, 0.75, 1.0)
-STRENGTHS = (10.0, 1.0, 100.0)
-"""The first serves to choose the rest."""
+"""Of the sentences that may be learned from: where a row is made."""
+LONGEST = 3
+"""Words of the longest gram that is counted."""
+COMPONENTS = 128
+"""Directions of the weighted counts that an MLP reads."""
+TRACES = 64
+"""Traces whose sentences are scored at once."""
+Counts = Any
+"""A sparse matrix of scipy, which has no types."""
+_WORD = re.compile(r"(?u)\b\w\w+\b")
 
 
 @dataclass(frozen=True)
-class TextModel:
-    """TF-IDF of word 1- and 2-grams with a logistic regression, made to read prefixes."""
+class TextRecipe:
+    """How a text is read."""
 
-    vocabulary: dict[str, int]
-    idf: NDArray[np.float64]
-    """One weight a gram, and a last 0 for grams that are not in the vocabulary."""
-    coef: NDArray[np.float64]
-    """Likewise."""
-    intercept: float
-    tokens: Callable[[str], list[str]]
+    last: bool = True
+    """Whether the last sentence is read by itself, beside the whole text so far."""
+    focus: Focus = "all"
+    longest: int = 2
+    """Words of the longest gram."""
+    least: int = 2
+    """Texts in which a gram has to stand."""
+    sublinear: bool = True
+    """Whether n occurrences count as ``1 + log(n)``."""
+    C: float = 10.0
+    """A smaller one penalises more."""
+    head: Head = "linear"
 
-    def prefix_scores(self, sentences: Sequence[str]) -> NDArray[np.float64]:
-        """Return (sentence,) the score of the text up to the end of each.
 
-        The same as to transform every prefix, in one pass: an n-th occurrence adds
-        ``2 n - 1`` times its squared weight to the squared norm.
+CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("last", (True, False)),
+    ("focus", ("all", "last")),
+    ("longest", (2, 1, 3)),
+    ("least", (2, 1)),
+    ("sublinear", (True, False)),
+    ("C", (10.0, 1.0, 100.0)),
+)
+"""What is tuned, one after the other; the first value of each is where it starts."""
+
+
+class Words:
+    """Counts of word grams in the parts of texts; a gram belongs to the part it ends in."""
+
+    def __init__(
+        self, texts: Sequence[Sequence[str]], vocabulary: dict[str, int] | None = None
+    ) -> None:
+        """Count the parts of each text; without a vocabulary, every gram of them.
+
+        Raises:
+            NotEnoughData: there is no word in them to make a vocabulary of.
         """
-        grams, ends = self._grams(sentences)
-        ids = np.array(grams, dtype=np.intp)
-        growth = self.idf[ids] ** 2 * (2 * _occurrence(ids) + 1)
-        norm = np.sqrt(np.concatenate([[0.0], np.cumsum(growth)]))[ends]
-        product = np.concatenate([[0.0], np.cumsum(self.idf[ids] * self.coef[ids])])[ends]
-        scores: NDArray[np.float64] = product / np.where(norm > 0, norm, 1.0) + self.intercept
-        return scores
+        from sklearn.feature_extraction.text import CountVectorizer
 
-    def _grams(self, sentences: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Return gram numbers in reading order and how many there are after each sentence."""
-        grams: list[int] = []
-        ends = []
-        previous = None
-        for sentence in sentences:
-            for token in self.tokens(sentence.lower()):
-                grams.append(self.vocabulary.get(token, -1))
-                if previous is not None:
-                    grams.append(self.vocabulary.get(f"{previous} {token}", -1))
-                previous = token
-            ends.append(len(grams))
-        return grams, ends
+        sizes = [len(parts) for parts in texts]
+        self.start: Index = np.cumsum([0, *sizes])[:-1].astype(np.intp)
+        counter = CountVectorizer(analyzer=list, vocabulary=vocabulary)
+        parts = [grams for text in texts for grams in _grams(text)]
+        try:
+            self.counts: Counts = counter.fit_transform(parts).tocsr()
+        except ValueError as error:
+            raise NotEnoughData(
+                f"no words in the reasoning to learn from ({error}): record traces with reasoning"
+            ) from error
+        self.vocabulary: dict[str, int] = counter.vocabulary_
+        self.length = np.zeros(len(self.vocabulary), dtype=np.intp)
+        for gram, column in self.vocabulary.items():
+            self.length[column] = 1 + gram.count(" ")
+
+    def until(self, text: Index, part: Index) -> Counts:
+        """Return (row, gram) counts of texts up to and with a part of each."""
+        from scipy.sparse import csr_matrix
+
+        ends = np.concatenate([[0], np.cumsum(part + 1)])
+        columns = np.concatenate(
+            [
+                np.arange(self.start[t], self.start[t] + p + 1)
+                for t, p in zip(text, part, strict=True)
+            ]
+        )
+        shape = (len(text), self.counts.shape[0])
+        return csr_matrix((np.ones(len(columns)), columns, ends), shape) @ self.counts
+
+    def of(self, text: Index, part: Index) -> Counts:
+        """Return (row, gram) counts of one part of each text."""
+        return self.counts[self.start[text] + part]
 
 
-def fit_text(
-    texts: Sequence[str],
-    y: Sequence[bool],
-    *,
-    weight: Sequence[float] | None = None,
-    C: float = 1.0,
-) -> TextModel:
-    """Fit to whole texts and their outcomes, both (text,).
+def _grams(parts: Sequence[str]) -> list[list[str]]:
+    """Return for each part of a text the grams that end in it."""
+    words: list[str] = []
+    found = []
+    for part in parts:
+        first = len(words)
+        words += _WORD.findall(part.lower())
+        found.append(
+            [
+                " ".join(words[end - length : end])
+                for end in range(first + 1, len(words) + 1)
+                for length in range(1, min(LONGEST, end) + 1)
+            ]
+        )
+    return found
 
-    Raises:
-        NotEnoughData: one outcome only, or no text has a word.
+
+class TextModel:
+    """A head on TF-IDF, fitted to rows of `Words`."""
+
+    def __init__(self, how: TextRecipe) -> None:
+        """Say how texts are read."""
+        self.how = how
+
+    def fit(
+        self, words: Words, text: Index, part: Index, y: NDArray[np.bool_], weight: Values
+    ) -> "TextModel":
+        """Fit to the texts (row,) up to a part (row,) of each.
+
+        Raises:
+            NotEnoughData: one outcome only, or no gram stands in texts enough.
+        """
+        if len(set(y.tolist())) < 2:
+            raise NotEnoughData("a text baseline needs both outcomes: label more traces")
+        self.part_of = words.vocabulary
+        _, first = np.unique(text[::-1], return_index=True)
+        longest = len(text) - 1 - first  # of each text the row that reads most
+        stands = (words.until(text[longest], part[longest]) > 0).sum(axis=0)
+        there = np.asarray(stands).ravel()
+        kept = (there >= min(self.how.least, len(longest))) & (words.length <= self.how.longest)
+        self.kept: Index = np.flatnonzero(kept)
+        if not len(self.kept):
+            raise NotEnoughData("no words in the reasoning to learn from: label more traces")
+        self.idf: Values = np.log((1 + len(longest)) / (1 + there[self.kept])) + 1
+        self._fit_head(self._rows(words, text, part), y, weight)
+        return self
+
+    def _fit_head(self, rows: Counts, y: NDArray[np.bool_], weight: Values) -> None:
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.linear_model import LogisticRegression
+
+        if self.how.head == "linear":
+            model = LogisticRegression(C=self.how.C, solver="liblinear")
+            self._score = model.fit(rows, y, sample_weight=weight).decision_function
+            return
+        reduced = TruncatedSVD(min(COMPONENTS, min(rows.shape) - 1), random_state=0).fit(rows)
+        head = MLPProbe().fit(reduced.transform(rows), y, sample_weight=weight)
+        self._score = lambda some: head.decision_function(reduced.transform(some))
+
+    def _rows(self, words: Words, text: Index, part: Index) -> Counts:
+        from scipy.sparse import hstack
+
+        parts = [self._weighted(words.until(text, part))]
+        if self.how.last:
+            parts.append(self._weighted(words.of(text, part)))
+        return hstack(parts).tocsr()
+
+    def _weighted(self, counts: Counts) -> Counts:
+        """Return (row, gram) counts times their weights, each row of length one."""
+        from sklearn.preprocessing import normalize
+
+        chosen = counts[:, self.kept].astype(np.float64)
+        if self.how.sublinear:
+            chosen.data = 1 + np.log(chosen.data)
+        return normalize(chosen.multiply(self.idf).tocsr(), copy=False)
+
+    def scores(self, words: Words, text: Index, part: Index) -> Values:
+        """Return (row,) scores of texts up to a part of each; the words' vocabulary is ours."""
+        found: Values = self._score(self._rows(words, text, part))
+        return found
+
+
+def tune(
+    value: Callable[[TextRecipe], float],
+    start: TextRecipe = TextRecipe(),
+    choices: Sequence[tuple[str, tuple[Any, ...]]] = CHOICES,
+) -> TextRecipe:
+    """Return the recipe with the highest value, found one choice after the other."""
+    best, highest = start, value(start)
+    for name, options in choices:
+        for option in options:
+            other = replace(best, **{name: option})
+            if other == best:
+                continue
+            if (found := value(other)) > highest:
+                best, highest = other, found
+    return best
+
+
+LearnedRows = tuple[Index, Index, NDArray[np.bool_], Values]
+"""Texts, parts, outcomes and weights."""
+
+
+@dataclass(frozen=True)
+class ReadTexts:
+    """The words of a corpus. The first part of a text is the prompt or nothing."""
+
+    corpus: Corpus
+    words: Words
+
+
+def read_texts(
+    corpus: Corpus, *, with_prompt: bool = False, vocabulary: dict[str, int] | None = None
+) -> ReadTexts:
+    """Count the words of the reasoning of traces, after those of the prompt if that is wanted."""
+    texts = [
+        [
+            trace.channel_text("prompt") if with_prompt else "",
+            *(trace.text_of(trace.sentences[index]) for index in reasoning_sentences(trace)),
+        ]
+        for trace in corpus.traces
+    ]
+    return ReadTexts(corpus, Words(texts, vocabulary))
+
+
+def training_rows(read: ReadTexts, recipe: Recipe, focus: Focus) -> LearnedRows:
+    """Return the rows that may be learned from.
+
+    The reasoning is read up to several places, that of a positive only to the end if that is the
+    focus. All rows of a trace weigh 1 together.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    rows: list[tuple[int, int, bool, float]] = []
+    for number, trace in enumerate(read.corpus.traces):
+        positive = read.corpus.outcome(trace)
+        if positive is None:
+            continue
+        order = {index: place for place, index in enumerate(reasoning_sentences(trace))}
+        allowed = _allowed(trace, read.corpus, recipe)
+        cuts = CUTS[-1:] if positive and focus == "last" else CUTS
+        sizes = sorted({int(np.ceil(cut * len(allowed))) for cut in cuts} - {0})
+        rows += [(number, 1 + order[allowed[size - 1]], positive, 1 / len(sizes)) for size in sizes]
+    return _as_learned(rows)
 
-    if len(set(y)) < 2:
-        raise NotEnoughData("a text baseline needs both outcomes: label more traces")
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-    try:
-        matrix = vectorizer.fit_transform(texts)
-    except ValueError as error:
-        raise NotEnoughData(f"no words in the reasoning to learn from ({error})") from error
-    model = LogisticRegression(C=C, max_iter=1000).fit(matrix, y, sample_weight=weight)
-    return TextModel(
-        vocabulary=vectorizer.vocabulary_,
-        idf=np.append(vectorizer.idf_, 0.0),
-        coef=np.append(model.coef_[0], 0.0),
-        intercept=float(model.intercept_[0]),
-        tokens=vectorizer.build_tokenizer(),
+
+def whole_rows(read: ReadTexts) -> LearnedRows:
+    """Return one row for each trace of known outcome: its whole reasoning."""
+    return _as_learned(
+        [
+            (number, len(reasoning_sentences(trace)), outcome, 1.0)
+            for number, trace in enumerate(read.corpus.traces)
+            if (outcome := read.corpus.outcome(trace)) is not None
+        ]
     )
 
 
-def tfidf(train: Corpus, every: Corpus, recipe: Recipe, *, with_prompt: bool = False) -> Scores:
-    """Score by the words so far; focus, then penalty, cross-validated on the training tasks."""
-
-    def score(recipe: Recipe) -> Callable[[Corpus, Corpus], Scores]:
-        return lambda some, others: text_scores(some, others, recipe, with_prompt=with_prompt)
-
-    def best(recipes: Sequence[Recipe]) -> Recipe:
-        found = [criterion(train, out_of_fold(train, score(one)), recipe.rows) for one in recipes]
-        return recipes[int(np.argmax(np.nan_to_num([one.value for one in found])))]
-
-    chosen = best([replace(recipe, C=STRENGTHS[0], focus=focus) for focus in FOCUSES])
-    chosen = best([replace(chosen, C=C) for C in STRENGTHS])
-    return score(chosen)(train, every)
-
-
-def text_scores(
-    train: Corpus, every: Corpus, recipe: Recipe, *, with_prompt: bool = False
-) -> Scores:
-    """Score by a text model that learned from prefixes of what a probe may see."""
-    texts, y, weight = training_prefixes(train, recipe, with_prompt=with_prompt)
-    return read_text(fit_text(texts, y, weight=weight, C=recipe.C), every, with_prompt=with_prompt)
-
-
-def training_prefixes(
-    train: Corpus, recipe: Recipe, *, with_prompt: bool = False
-) -> tuple[list[str], list[bool], list[float]]:
-    """Return prefixes, outcomes and weights under which every trace counts as the recipe says.
-
-    Prefixes are cut at several places, those of positives only at the end if that is the focus.
-    """
-    texts: list[str] = []
-    y: list[bool] = []
-    weight: list[float] = []
-    for trace in train.known():
-        positive = bool(train.outcome(trace))
-        allowed = _allowed(trace, train, recipe)
-        cuts = CUTS[-1:] if positive and recipe.focus == "last" else CUTS
-        sizes = sorted({int(np.ceil(cut * len(allowed))) for cut in cuts} - {0})
-        words = [trace.text_of(trace.sentences[index]) for index in allowed]
-        lead = prompt_text(trace) if with_prompt else ""
-        texts += [lead + "".join(words[:size]) for size in sizes]
-        y += [positive] * len(sizes)
-        weight += [recipe.weight_of(trace, positive=positive) / len(sizes) for _ in sizes]
-    return texts, y, weight
+def _as_learned(rows: Sequence[tuple[int, int, bool, float]]) -> LearnedRows:
+    if not rows:
+        raise NotEnoughData("no sentence that a text baseline may learn from: label more traces")
+    text, part, y, weight = (np.array(column) for column in zip(*rows, strict=True))
+    return text.astype(np.intp), part.astype(np.intp), y.astype(bool), weight.astype(np.float64)
 
 
 def _allowed(trace: Trace, train: Corpus, recipe: Recipe) -> list[int]:
@@ -146,27 +281,99 @@ def _allowed(trace: Trace, train: Corpus, recipe: Recipe) -> list[int]:
     return chosen_sentences(trace, label, rows, recipe.guard, recipe.guard_tokens)
 
 
-def read_text(model: TextModel, every: Corpus, *, with_prompt: bool = False) -> Scores:
-    """Return the scores of a text model at the end of each reasoning sentence."""
-    scores = {}
-    for trace in every.traces:
-        lead = [prompt_text(trace)] if with_prompt else []
-        words = [trace.text_of(trace.sentences[index]) for index in reasoning_sentences(trace)]
-        scores[trace.id] = spread(trace, model.prefix_scores(lead + words)[len(lead) :])
-    return scores
+def text_scores(model: TextModel, read: ReadTexts, traces: Sequence[int]) -> Scores:
+    """Return the scores of a text model at the end of each reasoning sentence of some traces."""
+    found: dict[str, Values] = {}
+    for first in range(0, len(traces), TRACES):
+        some = traces[first : first + TRACES]
+        counts = [len(reasoning_sentences(read.corpus.traces[number])) for number in some]
+        text = np.repeat(np.array(some, dtype=np.intp), counts)
+        part = np.concatenate([1 + np.arange(count, dtype=np.intp) for count in counts])
+        scores = model.scores(read.words, text, part) if len(text) else np.zeros(0)
+        for number, its in zip(some, np.split(scores, np.cumsum(counts)[:-1]), strict=True):
+            trace = read.corpus.traces[number]
+            found[trace.id] = spread(trace, its)
+    return found
 
 
-def prompt_text(trace: Trace) -> str:
-    """Return the prompt as it is put before the reasoning."""
-    return trace.channel_text("prompt") + "\n"
+def unseen_text_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe) -> Scores:
+    """Return scores of every trace by a text model that did not learn from its task."""
+    found: dict[str, NDArray[np.floating]] = {}
+    for outside, model in _of_folds(read, rows, how):
+        found.update(text_scores(model, read, np.flatnonzero(outside).tolist()))
+    return found
 
 
-def _occurrence(ids: Index) -> Index:
-    """Return for each element how many equal ones came before it."""
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))[: len(ids)]
-    sizes = np.diff(np.append(starts, len(ids)))
-    rank = np.empty(len(ids), dtype=np.intp)
-    rank[order] = np.arange(len(ids)) - np.repeat(starts, sizes)
-    return rank
+def unseen_row_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe) -> Values:
+    """Return (row,) scores of rows to learn from, likewise."""
+    found = np.empty(len(rows[0]))
+    for outside, model in _of_folds(read, rows, how):
+        held = outside[rows[0]]
+        if held.any():
+            found[held] = model.scores(read.words, rows[0][held], rows[1][held])
+    return found
+
+
+def _of_folds(
+    read: ReadTexts, rows: LearnedRows, how: TextRecipe
+) -> Iterator[tuple[NDArray[np.bool_], TextModel]]:
+    """Yield which texts a fold holds out, and the model that learned from the others."""
+    tasks = np.array([trace.task.id for trace in read.corpus.traces])
+    for _, held in task_folds(read.corpus.traces, FOLDS):
+        outside = np.isin(tasks, held)
+        text, part, y, weight = rows
+        kept = ~outside[text]
+        model = TextModel(how).fit(read.words, text[kept], part[kept], y[kept], weight[kept])
+        yield outside, model
+
+
+class TextBaseline:
+    """The words so far under several heads, with or without those of the prompt."""
+
+    def __init__(self, train: Corpus, recipe: Recipe, *, with_prompt: bool = False) -> None:
+        """Count the words of the training traces."""
+        self._train, self._recipe, self._with_prompt = train, recipe, with_prompt
+        self._read = read_texts(train, with_prompt=with_prompt)
+        self._rows = {focus: training_rows(self._read, recipe, focus) for focus in FOCUSES}
+
+    def tuned(
+        self, start: TextRecipe = TextRecipe(), choices: Sequence[tuple[str, Any]] = CHOICES
+    ) -> TextRecipe:
+        """Return how the words are read best, as of `selection.criterion`, out of fold."""
+
+        def value(how: TextRecipe) -> float:
+            scores = unseen_text_scores(self._read, self._rows[how.focus], how)
+            return float(np.nan_to_num(criterion(self._train, scores, self._recipe.rows).value))
+
+        return tune(value, start, choices)
+
+    def scores(self, every: Corpus, how: TextRecipe) -> Scores:
+        """Return the scores of each reasoning sentence of other traces."""
+        vocabulary = self._read.words.vocabulary
+        others = read_texts(every, with_prompt=self._with_prompt, vocabulary=vocabulary)
+        return fitted_scores(self._read, self._rows[how.focus], how, others)
+
+
+def tfidf(train: Corpus, every: Corpus, recipe: Recipe, head: Head = "linear") -> dict[str, Scores]:
+    """Score by the words so far, tuned on the training tasks, without and with the prompt's.
+
+    With the prompt only the strength is tuned anew. Where the probe has another head than a
+    linear one, so have the words: it reads a few directions of what was tuned for the linear one.
+    """
+    found: dict[str, Scores] = {}
+    how = TextRecipe()
+    for name in ("tfidf", "tfidf-with-prompt"):
+        prompted = name != "tfidf"
+        baseline = TextBaseline(train, recipe, with_prompt=prompted)
+        how = baseline.tuned(how, CHOICES[-1:] if prompted else CHOICES)
+        found[name] = baseline.scores(every, how)
+        if head != "linear":
+            found[f"{name}-{head}"] = baseline.scores(every, replace(how, head=head))
+    return found
+
+
+def fitted_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe, others: ReadTexts) -> Scores:
+    """Return the scores of other traces, counted with the same vocabulary."""
+    text, part, y, weight = rows
+    model = TextModel(how).fit(read.words, text, part, y, weight)
+    return text_scores(model, others, range(len(others.corpus.traces)))

@@ -5,7 +5,7 @@ the promise, because a trace has many chances to alarm.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +33,14 @@ class Threshold:
     method: Promise
     note: str = ""
     """What is to be said beside the rate; empty if nothing is."""
+    false_alarm_rate: float | None = None
+    """Share of the harmless traces that alarm at `value`; None if it was not measured."""
+    target_sibling_rate: float | None = None
+    """Share of siblings that may alarm; None if nobody asked."""
+    sibling_alarm_rate: float | None = None
+    """Share of the siblings that alarm at `value`; None if there were too few to know."""
+    siblings: int = 0
+    """How many siblings that is a share of."""
 
 
 def promised_threshold(
@@ -89,6 +97,54 @@ def pac_threshold(
     needed = math.ceil(math.log(delta) / math.log1p(-rate))
     note = _shortage(n, rate, honest, needed)
     return Threshold(_above(ordered[-1]), rate, honest, n, "pac", note)
+
+
+def without_siblings(
+    threshold: Threshold, maxima: NDArray[np.floating[Any]], sibling_rate: float
+) -> Threshold:
+    """Return a threshold that promises nothing of siblings, with the rate that was measured."""
+    measured = float((np.asarray(maxima) >= threshold.value).mean())
+    note = "too few harmless traces share a prompt with instrumental ones to promise them anything"
+    return replace(
+        threshold,
+        note="; ".join(part for part in (threshold.note, note) if part),
+        false_alarm_rate=measured,
+        target_sibling_rate=sibling_rate,
+    )
+
+
+def with_siblings(
+    threshold: Threshold,
+    maxima: NDArray[np.floating[Any]],
+    peaks: NDArray[np.floating[Any]],
+    limits: NDArray[np.floating[Any]],
+    sibling_rate: float,
+) -> Threshold:
+    """Raise a threshold until siblings alarm no more often than promised, if it has to be.
+
+    A promise of kind pac holds for this very threshold with ``1 - delta``: it is above the limit
+    of that share of the resamples.
+
+    Args:
+        threshold: The one that keeps the promise for harmless traces.
+        maxima: (trace,) the highest value of each harmless trace.
+        peaks: (sibling,) the highest value of each sibling.
+        limits: (draw + 1,) the highest value that may not alarm, for the siblings and for each
+            resample of their tasks.
+        sibling_rate: Share of siblings that may alarm.
+    """
+    drawn = limits[1:][np.isfinite(limits[1:])]
+    pac = threshold.method == "pac" and len(drawn)
+    limit = np.quantile(drawn, 1 - PAC_DELTA) if pac else limits[0]
+    value = max(threshold.value, _above(np.float32(limit)))
+    return replace(
+        threshold,
+        value=value,
+        false_alarm_rate=float((np.asarray(maxima) >= value).mean()),
+        target_sibling_rate=sibling_rate,
+        sibling_alarm_rate=float((np.asarray(peaks) >= value).mean()),
+        siblings=len(peaks),
+    )
 
 
 def _allowed_alarms(n: int, rate: float, delta: float) -> int:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
-from trace_probe.files import json_object
 from trace_probe.storage.place import Place
 from trace_probe.storage.records import Manifest
 from trace_probe.storage.seals import BLANK, HEADER, KEY, Seals, check, sealed
@@ -150,11 +149,11 @@ def read_header(place: Place, name: str, *, seals: Seals = "compared") -> Header
         raise StoreError(f"{where} is damaged: it has no header: {AGAIN}")
     data = head[: 8 + size] if size <= HEAD - 8 else place.read(name, 0, 8 + size)
     check(data, HEADER, where, seals=seals, advice=AGAIN)
-    raw = json_object(data[8:], f"the header of {where} is damaged: it")
     try:
+        raw = json.loads(data[8:])
         metadata = {str(key): _text(value) for key, value in raw.pop("__metadata__", {}).items()}
         tensors = {key: _tensor(value, 8 + size) for key, value in raw.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{where} is damaged: its header is not ours: {AGAIN}") from error
     return Header(metadata, tensors)
 

@@ -56,7 +56,6 @@ CARD_FIELDS = (
     "labeller",
     "target",
     "focus",
-    "benign_weight",
     "smoothing",
     "ranked_by",
     "promise",
