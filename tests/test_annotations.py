@@ -1,10 +1,13 @@
 import json
+import multiprocessing
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from explorer.planted import make_trace, planted_run
-from runs import MANIFEST
+from runs import MANIFEST, make_run
 
 from trace_probe.errors import TraceError
 from trace_probe.labelling.annotations import (
@@ -127,3 +130,33 @@ def test_annotations_become_labels_of_the_run_by_the_name_of_their_file(tmp_path
     assert (found.labeller, found.labelled, found.instrumental) == ("human:ada", 1, 1)
     assert store.labels("human:ada")["early"].acted == trace.sentences[13]
     assert len(store.labels("rule")) == 7
+
+
+def write_many(run: Path, writer: int, count: int) -> None:
+    """Give verdicts as one of several processes that write under one name."""
+    store = Store(run)
+    trace = next(store.traces())
+    start, stop, text = judged_place(trace, None)
+    for number in range(count):
+        one = Annotation(
+            trace.id, None, "unsure", "anna", "2026-01-01T00:00:00+00:00", True,
+            start, stop, text, note=f"{writer}-{number}",
+        )  # fmt: skip
+        annotate(store, one)
+
+
+def test_many_writers_of_one_name_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", range(1)).path
+    forked = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        writers = [forked.Process(target=write_many, args=(run, n, 40)) for n in range(6)]
+        for writer in writers:
+            writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    text = (run / "annotations" / "anna.jsonl").read_text("utf-8")
+    assert sorted(re.findall(r'"note": "(\d-\d+)"', text)) == sorted(
+        f"{writer}-{number}" for writer in range(6) for number in range(40)
+    )

@@ -187,3 +187,12 @@ def test_keys_have_the_names_that_are_described_and_telemetry_is_off() -> None:
     assert config["server"]["address"] == SETTINGS["server.address"] == "127.0.0.1"
     assert SETTINGS["browser.gatherUsageStats"] == "false"
     assert "RAY_USAGE_STATS_ENABLED" in (ROOT / "trace_probe/execution/cluster.py").read_text()
+
+
+def test_every_promise_of_security_names_a_test_that_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    named = re.findall(r"`(tests/\w+\.py)`", text)
+    assert len(named) > 25
+    assert not [name for name in named if not (ROOT / name).is_file()]
+    for place in re.findall(r"`(trace_probe/[\w/]+\.py)`", text):
+        assert (ROOT / place).is_file()

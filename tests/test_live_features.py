@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_probes import a_probe
 from planted import make_trace
-from test_monitor import SAMPLING, TASK, a_probe, recorded
+from test_monitor import SAMPLING, TASK, recorded
 
 from trace_probe.activations import pooled_spans
 from trace_probe.monitor.memory import HELD, Memory

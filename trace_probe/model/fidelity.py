@@ -159,6 +159,11 @@ def refuse_unfaithful(
         return
     usual = TOLERATED[fidelity.against]
     most = usual.get(dtype, usual["bfloat16"]) if tolerance is None else tolerance
+    if not np.isfinite(activations.values).all():
+        raise ModelError(
+            f"trace {trace_id} is unreadable: the model's activations hold nan or infinity; "
+            f"choose another --dtype, or look at the weights"
+        )
     if not fidelity.error <= most:
         raise ModelError(
             f"trace {trace_id}, read again, is {fidelity.error:.2g} {GAPS[fidelity.against]}; "

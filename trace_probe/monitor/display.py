@@ -10,6 +10,9 @@ from trace_probe.visible import snippet, visible
 Tone = Literal["thought", "answer", "markup", "calm", "close", "alarm"]
 
 
+UNREADABLE = "ALARM unreadable: what the model holds is no number, so no probe can score, at token"
+
+
 class Piece(NamedTuple):
     """Text to print and how it is meant; nothing in it can move a cursor."""
 
@@ -24,6 +27,7 @@ class Display:
         self._detectors = detectors
         self._shown = 0
         """Tokens shown so far."""
+        self._unreadable = False
 
     def show(self, reading: Reading) -> Iterator[Piece]:
         """Yield what to print for the next reading."""
@@ -31,6 +35,9 @@ class Display:
         for ended in reading.ended:
             if ended not in late:
                 yield from self._end(ended)
+        if reading.unreadable and not self._unreadable:
+            self._unreadable = True
+            yield Piece(f"\n{UNREADABLE} {reading.token}\n", "alarm")
         yield Piece(visible(reading.text), _tone(reading))
         self._shown += 1
         for ended in late:

@@ -6,6 +6,7 @@ What probes read is made by `monitor.memory`, token by token, and for finished t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,11 @@ class Reading(NamedTuple):
     """
     ended: tuple[ScoredSentence, ...] = ()
     """Sentences that ended before this token, or with it if it is the last."""
+    unreadable: bool = False
+    """Whether the model held what is no number, so that nothing can be scored from here on.
+
+    Then every probe alarms: a monitor that cannot see must not look like one that sees nothing.
+    """
 
     @property
     def score(self) -> float | None:
@@ -99,6 +105,7 @@ class LiveScorer:
         self._start, self._count = start, 0
         self._shown_reach, self._shown = (0, 0), tuple[float, ...]()
         self._alarms: tuple[str, ...] = ()
+        self._unreadable = False
 
     def read(self, piece: str, *, last: bool = False) -> Reading:
         """Take the characters that the next token completes, once the model has read it."""
@@ -108,22 +115,38 @@ class LiveScorer:
         self._count += 1
         due = self._count - self._memory.known >= self._every
         if due or last or (ended and any(each.channel == "reasoning" for each in ended)):
-            self._memory.add(self._take())
+            self._see(self._take())
         scored = tuple(map(self._judge, ended)) if ended else ()
         sentence, scores = self._current(scored if last else ())
-        if due:
+        if due and not self._unreadable:
             open_ = segments.current if segments.channel == "reasoning" else None
             self._memory.fold(None if open_ is None else open_[1])
         position = self._start + self._count - 1
-        return Reading(position, piece, segments.channel, sentence, scores, self._alarms, scored)
+        return Reading(
+            *(position, piece, segments.channel, sentence, scores),
+            *(self._alarms, scored, self._unreadable),
+        )
+
+    def _see(self, rows: NDArray[np.float32]) -> None:
+        """Take what the model held at the tokens since the last time."""
+        # A sum is a number if all of its parts are, unless they are huge; then each is looked at.
+        if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
+            self._go_blind()
+        if not self._unreadable:
+            self._memory.add(rows)
+
+    def _go_blind(self) -> None:
+        """Alarm with every probe, since none can score any more."""
+        self._unreadable = True
+        names = (detector.name for detector in self._detectors)
+        self._alarms += tuple(name for name in names if name not in self._alarms)
 
     def _judge(self, ended: Ended) -> ScoredSentence:
         """Score a sentence that has ended and see whether it alarms."""
-        if ended.channel == "reasoning":
-            scores = self._memory.end(ended.start, ended.stop)
-        else:
-            self._memory.drop(ended.stop)
-            scores = ()
+        scores = self._scores(ended)
+        if self._unreadable:
+            blind = tuple(detector.name for detector in self._detectors)
+            return ScoredSentence(*ended, (), (), blind if ended.channel == "reasoning" else ())
         values = tuple(
             update(score) for update, score in zip(self._statistics, scores, strict=False)
         )
@@ -135,6 +158,18 @@ class LiveScorer:
         self._alarms += tuple(name for name in reached if name not in self._alarms)
         return ScoredSentence(*ended, scores, values, reached)
 
+    def _scores(self, ended: Ended) -> tuple[float, ...]:
+        """Return the scores of a sentence, none outside the reasoning or if there can be none."""
+        if self._unreadable:
+            return ()
+        if ended.channel != "reasoning":
+            self._memory.drop(ended.stop)
+            return ()
+        scores = self._memory.end(ended.start, ended.stop)
+        if not all(map(isfinite, scores)):
+            self._go_blind()
+        return scores
+
     def _current(
         self, finished: tuple[ScoredSentence, ...]
     ) -> tuple[int | None, tuple[float, ...]]:
@@ -142,7 +177,7 @@ class LiveScorer:
         current = self.segments.current
         if current is not None:
             number, first = current
-            if self.segments.channel != "reasoning":
+            if self.segments.channel != "reasoning" or self._unreadable:
                 return number, ()
             reach = first, self._memory.known
             if reach != self._shown_reach:

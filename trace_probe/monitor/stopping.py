@@ -210,9 +210,10 @@ class GenerateWatch:
         if ended:
             row.stop = row.read
         alarming = next((s for s in reading.ended if s.alarms), None)
-        if alarming and not row.alarmed:
+        if reading.alarm and not row.alarmed:
             row.alarmed = True
-            row.stop = alarming.stop if self._stop else row.stop
+            stop = alarming.stop if alarming else row.read  # else it became unreadable
+            row.stop = stop if self._stop else row.stop
         return reading
 
     def stopped(self) -> list[bool]:

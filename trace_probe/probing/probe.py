@@ -74,9 +74,23 @@ def several_scores(
         X = feature_rows(matrix, traces, recipe.layers, recipe.features, *where)
         for probe, scores in zip(probes, found, strict=True):
             row = np.full(len(spans), np.nan, dtype=np.float32)
-            row[thinking] = probe.raw_scores(X)
+            with np.errstate(invalid="ignore"):  # what is no number is named below
+                row[thinking] = probe.raw_scores(X)
+            _refuse_unreadable(row, thinking, np.repeat([t.id for t in some], sizes))
             scores |= {t.id: r for t, r in zip(some, np.split(row, ends[:-1]), strict=True)}
     return found
+
+
+def _refuse_unreadable(
+    scores: NDArray[np.float32], thinking: NDArray[np.bool_], traces: NDArray[np.str_]
+) -> None:
+    """Raise ProbeError if a thought has no score: that is no thought without an alarm."""
+    wrong = np.flatnonzero(thinking & ~np.isfinite(scores))
+    if len(wrong):
+        raise ProbeError(
+            f"trace {traces[wrong[0]]} is unreadable: its activations give no score (nan or "
+            f"infinity), so nobody can say whether it alarms: record it again, or leave it out"
+        )
 
 
 @dataclass(frozen=True)

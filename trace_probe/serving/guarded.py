@@ -167,6 +167,8 @@ class GuardedModel:
 
     async def _record(self, reply: Reply, reading: Reading, told: tuple[str, ...]) -> None:
         """Count the sentences of a reading and write new alarms down."""
+        if reading.unreadable and set(told) != set(reading.alarms):
+            await self._record_unreadable(reply, reading, told)
         for scored in reading.ended:
             self.telemetry.sentence(scored)
             for detector, score, value in zip(
@@ -191,6 +193,24 @@ class GuardedModel:
                     "policy": self.policy,
                 }
                 await asyncio.to_thread(self._audit.write, entry)
+
+    async def _record_unreadable(
+        self, reply: Reply, reading: Reading, told: tuple[str, ...]
+    ) -> None:
+        """Write down that nothing can be scored any more, an alarm of every probe."""
+        for name in reading.alarms:
+            if name not in told:
+                self.telemetry.alarm(name)
+        entry = {
+            "event": "alarm",
+            "reason": "unreadable",
+            "completion": reply.id,
+            "model": self._monitor.model.name,
+            "probes": [name for name in reading.alarms if name not in told],
+            "position": reading.token,
+            "policy": self.policy,
+        }
+        await asyncio.to_thread(self._audit.write, entry)
 
     async def _finished(self, reply: Reply) -> None:
         """Take a whole answer into the drift check."""

@@ -33,6 +33,8 @@ class Reply:
     tokens: int = 0
     sentences: list[ScoredSentence] = field(default_factory=list)
     alarms: tuple[str, ...] = ()
+    unreadable: bool = False
+    """Whether nothing can be scored any more, so that every probe alarms."""
     _text: str = ""
     _sent: int = 0
     """Characters that were given to the client, or were markup."""
@@ -46,7 +48,7 @@ class Reply:
         """Take a reading; return the parts of the message that may go out now."""
         self.tokens += 1
         self.sentences += reading.ended
-        self.alarms = reading.alarms
+        self.alarms, self.unreadable = reading.alarms, reading.unreadable
         behind = all(each.stop < self.tokens for each in reading.ended)
         if not (self._filtered and behind):  # else it is the first token after the alarm
             self._text += reading.text
@@ -130,6 +132,7 @@ class Reply:
             "policy": self.policy,
             "alarm": bool(self.alarms),
             "alarms": list(self.alarms),
+            "unreadable": self.unreadable,
             "probes": [
                 {
                     "name": one.name,
