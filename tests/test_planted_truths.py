@@ -113,3 +113,36 @@ def test_of_few_tasks_nothing_is_claimed_and_the_report_says_how_many_are_needed
         note.startswith("No headline") and "at least 40 in 10 are needed" in note
         for note in report.notes
     )
+
+
+def test_two_facts_met_at_different_times_are_joined_by_memory_alone() -> None:
+    """Instrumental traces meet both facts, each for one sentence; their siblings one of them."""
+    corpus = plant(MANY)
+    matrix, rng = activations_of(corpus), np.random.default_rng(5)
+    values = matrix.values.copy()
+    for trace, first in zip(corpus.traces, matrix.start, strict=True):
+        both, one = bool(corpus.outcome(trace)), int(rng.integers(2))
+        for fact, sentence in enumerate((1, 4)):
+            if both or (fact == one and trace.task.role == "test"):
+                values[-1, first + 1 + sentence, 5 + fact] += 8.0
+    three = np.concatenate([values] * 3, axis=2)  # as if each sentence were one token
+    corpus = replace(corpus, matrix=replace(matrix, values=three, pooling="last+mean+max"))
+    split = split_by_role(corpus.traces)
+    train = corpus.only(split.train)
+    panel = build_panel(corpus.only(split.calibration), corpus.only(split.test))
+    found = {}
+    for features in (("last",), ("last", "running-max")):
+        recipe = replace(RECIPE, features=features)
+        probe = fit_dataset(build_dataset(train, recipe), recipe)
+        baselines = {"position": (position(corpus),)}
+        found[features[-1]] = evaluate(
+            "probe",
+            probe_scores(probe, corpus, recipe),
+            baselines,
+            panel,
+            threshold=0.0,
+            target_rate=0.05,
+        )
+    assert caught(found["last"]).estimate < 0.3
+    assert caught(found["running-max"]).estimate > 0.5
+    assert not refusals(found["running-max"])
