@@ -202,11 +202,12 @@ def records(case: Case) -> None:
         case.folder / "run", new_manifest(case.model, Sampling(seed=1, max_new_tokens=NEW))
     )
     tasks = [case.task(0), Task("t-short", "c", "stop it .")]
-    record(case.model, tasks, store, samples=2, progress=False)
+    most = NATS[case.dtype] * (2 if case.of_float32 == OF_OTHER_EXPERTS else 1)  # of 6 tokens
+    record(case.model, tasks, store, samples=2, progress=False, tolerance=most)
     for trace in (kept := list(Store(case.folder / "run").traces())):
         fidelity = store.vault.fidelity(trace.id)
         assert fidelity is not None
-        assert fidelity.error <= NATS[case.dtype]
+        assert fidelity.error <= most
         assert np.isfinite(store.activations(trace).values).all()
     assert len(kept) == 4
 
