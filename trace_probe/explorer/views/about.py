@@ -56,12 +56,16 @@ CARD_FIELDS = (
     "labeller",
     "target",
     "focus",
+    "head",
     "smoothing",
     "ranked_by",
     "promise",
     "threshold",
     "target_false_alarm_rate",
     "honest_false_alarm_rate",
+    "false_alarm_rate",
+    "target_sibling_rate",
+    "sibling_alarm_rate",
     "version",
 )
 
