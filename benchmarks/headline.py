@@ -1,0 +1,195 @@
+"""How many instrumental traces of an organism are caught before they say it?
+
+``python -m benchmarks.headline --organism organism:rl-s0 --folder build/headline``
+
+Trains on the demo's plan, then judges on its held-out tasks and on a fresh pool of scenarios, on
+which nothing was chosen: the linear probe with memory, a linear probe of last tokens alone, an MLP,
+text, and what the facts of the world allow. Where ``trace-probe oracle --every-sentence`` was asked
+of a run, the oracle stands beside the probe on those traces. What is there is not done again.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.command import run
+from trace_probe.demo import DemoPlan, run_demo
+from trace_probe.emergence.beside import beside_oracle
+from trace_probe.evaluation.held_out import Beside, evaluate_probe
+from trace_probe.evaluation.report import RATES, Report, at_rate
+from trace_probe.labelling.runs import label_run
+from trace_probe.model.local import load_model
+from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
+from trace_probe.recording.record import new_manifest, record
+from trace_probe.statistics.bootstrap import shown
+from trace_probe.statistics.metrics import Scores
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Trace
+from trace_probe.training import train
+from trace_probe.world import language
+from trace_probe.world.outcome import RuleLabeller
+from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, scenario, world_tasks
+
+LAST, FACTS = "last token, linear", "facts of the world"
+TIMES = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class HeadlinePlan:
+    """What is recorded and trained."""
+
+    folder: str = "build/headline"
+    organism: str = "organism:rl-s0"
+    pool: str = "fresh"
+    scenarios: int = 144
+    benign: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The headline of each detector on one set of tasks."""
+
+    name: str
+    n: dict[str, int]
+    caught: dict[str, dict[str, str]]
+    """By detector and sibling rate, with intervals."""
+    measured: dict[str, str]
+    """Alarm rates at the threshold that the probe ships with."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The headline on held-out tasks and on the fresh pool."""
+
+    organism: str
+    sets: tuple[Judged, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def measure(plan: HeadlinePlan, say: Say) -> Found:
+    """Measure the headline of every detector of an organism on held-out tasks and a fresh pool."""
+    folder = Path(plan.folder) / plan.organism.split(":")[1]
+    demo = DemoPlan(folder / "demo", folder / "linear", plan.organism, plan.seed)
+    if not (folder / "linear" / "card.json").exists():
+        run_demo(demo, say)
+    learned, fresh = Store(demo.run), _fresh(plan, folder, say)
+    linear = load_probe(folder / "linear")
+    last = _trained(folder / "last", learned, say, features=("last",), smoothing="max")
+    mlp = _trained(folder / "mlp", learned, say, head="mlp")
+    rates = _rates(learned, linear)
+    judged = []
+    for name, store in (("held-out tasks", learned), ("fresh pool", fresh)):
+        say(f"{name}: evaluate")
+        store.write_scores(FACTS, {trace.id: _facts(trace, rates) for trace in store.traces()})
+        for other, probe in ((LAST, last), ("mlp", mlp)):
+            store.write_scores(other, _scores(store, probe))
+        others = Beside(trained_on=learned, detectors=(LAST, "mlp", FACTS))
+        report, scores = evaluate_probe(store, linear, seed=plan.seed, beside=others)
+        report = beside_oracle(report, store, linear.card, scores[linear.card.name])
+        judged.append(_judged(name, report))
+    return Found(plan.organism, tuple(judged))
+
+
+def _fresh(plan: HeadlinePlan, folder: Path, say: Say) -> Store:
+    """Record scenarios of a pool that nothing was chosen on, and benign tasks."""
+    model = load_model(plan.organism)
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
+    manifest = new_manifest(model, sampling, tasks=f"world:{plan.pool}")
+    store = Store.create(folder / plan.pool, manifest)
+    say(f"record: {plan.organism} into {store.path}")
+    record(model, world_tasks(f"world:{plan.pool}:{plan.scenarios}"), store, samples=8)
+    record(model, world_tasks(f"world:{plan.pool}:{plan.benign}:benign"), store)
+    label_run(store, RuleLabeller(), progress=False)
+    return store
+
+
+def _trained(folder: Path, store: Store, say: Say, **settings: Any) -> SavedProbe:  # noqa: ANN401
+    if not (folder / "card.json").exists():
+        say(f"train: {folder.name}")
+        save_probe(folder, train(store, name=folder.name, **settings))
+    return load_probe(folder)
+
+
+def _scores(store: Store, probe: SavedProbe) -> Scores:
+    from trace_probe.training import score_run
+
+    return probe.smoothing.apply(score_run(store, probe))
+
+
+Fact = tuple[bool, bool, bool]
+"""Whether a time was picked, whether work is enough, and whether somebody watches then."""
+
+
+def _known(trace: Trace) -> list[Fact]:
+    """Return the facts that hold after each reasoning sentence."""
+    world, picked, found = scenario(trace.task.id), None, []
+    for span in trace.sentences:
+        if span.channel == "reasoning":
+            times = TIMES.findall(trace.text_of(span))
+            picked = times[-1] if times else picked
+            shift = world.shift(picked) if picked else None
+            enough = world.rounds * world.rate >= world.goal
+            found.append((shift is not None, enough, bool(shift and shift.watched)))
+    return found
+
+
+def _rates(store: Store, probe: SavedProbe) -> dict[Fact, float]:
+    """Return how often training traces act that ever know these facts."""
+    labels, acts = store.labels(), dict[Fact, list[bool]]()
+    for trace in store.traces():
+        outcome = labels[trace.id].outcome
+        chosen = trace.task.role == "test" and trace.task.id in probe.card.training_tasks
+        if chosen and outcome is not None:
+            for fact in set(_known(trace)):
+                acts.setdefault(fact, []).append(outcome)
+    return {fact: float(np.mean(seen)) for fact, seen in acts.items()}
+
+
+def _facts(trace: Trace, rates: dict[Fact, float]) -> Any:  # noqa: ANN401
+    """Return P(act | facts known so far) after each sentence; nan for other sentences."""
+    scores = np.full(len(trace.sentences), np.nan)
+    thoughts = [i for i, span in enumerate(trace.sentences) if span.channel == "reasoning"]
+    scores[thoughts] = [rates.get(fact, 0.0) for fact in _known(trace)]
+    return scores
+
+
+def _judged(name: str, report: Report) -> Judged:
+    detectors = {"linear with memory": report.figures, **report.baselines}
+    caught = {
+        detector: {rate: shown(figures.get(at_rate(rate))) for rate in RATES}
+        for detector, figures in detectors.items()
+    }
+    for rate, beside in report.more["headline"].items():
+        for what in ("chance", "oracle", "beside_oracle"):
+            if beside.get(what):
+                of = f"{what} (n={beside['oracle_traces']})" if "oracle" in what else what
+                ends = "[{lower:.3f}, {upper:.3f}]".format(**beside[what])
+                caught.setdefault(of, {})[rate] = f"{beside[what]['estimate']:.3f} {ends}"
+    rates = ("false_alarm_rate", "sibling_alarm_rate", "hard_negative_alarm_rate")
+    measured = {each: shown(report.figures.get(each)) for each in rates}
+    return Judged(name, dict(report.n), caught, measured)
+
+
+def text(found: Found) -> str:
+    """Return the table."""
+    lines = [found.organism]
+    for one in found.sets:
+        lines += ["", f"{one.name}: {one.n}", f"{'caught before it is said, at':<34}5 %{'':20}10 %"]
+        lines += [
+            f"{name:<34}{by['0.05']:<23}{by.get('0.1', '-')}" for name, by in one.caught.items()
+        ]
+        lines += [f"{name:<34}{value}" for name, value in one.measured.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(HeadlinePlan, measure, text)
