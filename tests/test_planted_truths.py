@@ -13,6 +13,7 @@ from trace_probe.evaluation.report import Report, at_rate, format_report
 from trace_probe.probing.baselines import category_only, length, position, prompt_only
 from trace_probe.probing.dataset import Corpus, activations_of, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
+from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE, confidence_scores
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import Scores
 
@@ -146,3 +147,32 @@ def test_two_facts_met_at_different_times_are_joined_by_memory_alone() -> None:
     assert caught(found["last"]).estimate < 0.3
     assert caught(found["running-max"]).estimate > 0.5
     assert not refusals(found["running-max"])
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_output_confidence_tells_as_well_is_no_early_signal_of_the_state(same: bool) -> None:
+    """The state holds how unsure the model is, or else something that this does not show."""
+    world = replace(MANY, strength=4.0)
+    corpus, rng = plant(world), np.random.default_rng(6)
+    read = along(corpus, world)
+    traces = []
+    for trace in corpus.traces:
+        noise = rng.normal(size=(len(trace.sentences), 9))
+        if same:
+            noise[:, 4] = np.nan_to_num(read[trace.id])  # the mean entropy of the sentence
+        rows = tuple(map(tuple, noise.astype(np.float32).tolist()))
+        traces.append(replace(trace, uncertainty=rows))
+    corpus = replace(corpus, traces=tuple(traces))
+    split = split_by_role(corpus.traces)
+    train = corpus.only(split.train)
+    baselines = {
+        "position": (position(corpus),),
+        OUTPUT_CONFIDENCE: (confidence_scores(train, corpus, RECIPE),),
+    }
+    scores = probe_scores(fit_dataset(build_dataset(train, RECIPE), RECIPE), corpus, RECIPE)
+    panel = build_panel(corpus.only(split.calibration), corpus.only(split.test))
+    report = evaluate("probe", scores, baselines, panel, threshold=0.0, target_rate=0.05)
+    assert caught(report).lower > 0.5
+    said = [note for note in refusals(report) if "beyond output confidence: where" in note]
+    assert bool(said) == same
+    assert any(f"{OUTPUT_CONFIDENCE} " in line for line in format_report(report).splitlines()[:1])

@@ -11,6 +11,7 @@ from planted import World, keep, make_trace, plant
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.evaluation import held_out
 from trace_probe.evaluation.held_out import evaluate_probe
+from trace_probe.evaluation.length import SENTENCES_LEFT
 from trace_probe.evaluation.report import format_report
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
@@ -18,6 +19,7 @@ from trace_probe.labels import Label
 from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
+from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.metrics import auroc, trace_maxima
 from trace_probe.statistics.smoothing import CANDIDATES
 from trace_probe.store import Manifest, Store
@@ -104,6 +106,7 @@ def test_an_evaluation_uses_no_task_that_the_probe_was_made_from(
         "positives": report.n["positives"],
         "tasks": 7,
         "mixed_prompts": report.n["mixed_prompts"],
+        "siblings": report.n["siblings"],
         "silent": 0,
         "unknown_whether_said": 0,
         "benign": 14,
@@ -112,10 +115,29 @@ def test_an_evaluation_uses_no_task_that_the_probe_was_made_from(
     within = report.figures["within_prompt_auroc"]
     assert within is not None
     assert within.estimate > 0.85
-    assert report.baselines.keys() | {"planted-layer-3"} == scores.keys()
+    assert report.baselines.keys() - {SENTENCES_LEFT} | {"planted-layer-3"} == scores.keys()
     every = {trace.id for trace in store.traces()}
     assert all(rows.keys() == every for rows in scores.values())
     json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_probe_stands_beside_output_confidence_or_the_report_says_why_not(
+    store: Store, saved: SavedProbe, tmp_path: Path
+) -> None:
+    report, _ = evaluate_probe(store, saved)
+    assert OUTPUT_CONFIDENCE not in report.baselines
+    assert any(note.startswith("Not compared with output confidence") for note in report.notes)
+    corpus, rng = plant(WORLD), np.random.default_rng(0)
+    traces = tuple(
+        replace(trace, uncertainty=tuple(map(tuple, rng.random((len(trace.sentences), 9)))))
+        for trace in corpus.traces
+    )
+    noted = keep(replace(corpus, traces=traces), tmp_path / "planted")
+    report, scores = evaluate_probe(noted, saved)
+    assert OUTPUT_CONFIDENCE in report.baselines.keys() & scores.keys()
+    assert not any(note.startswith("Not compared") for note in report.notes)
+    situation = train(noted, target="situation", target_rate=0.05, rows="prompt")
+    assert OUTPUT_CONFIDENCE in evaluate_probe(noted, situation)[0].baselines
 
 
 def test_a_saved_probe_gives_the_same_report(

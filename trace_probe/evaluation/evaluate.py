@@ -21,6 +21,7 @@ from trace_probe.evaluation.panel import (
     summary,
 )
 from trace_probe.evaluation.report import RATES, Figures, Report, at_rate, is_text
+from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
 from trace_probe.statistics.metrics import Scores
 
@@ -109,6 +110,7 @@ def _beside_headline(
         chance = mine.chance[rate]
         text = max(filter(is_text, caught), key=lambda name: caught[name][rate].estimate)
         left = caught[SENTENCES_LEFT][rate]
+        unsure = caught.get(OUTPUT_CONFIDENCE, {}).get(rate)
         found[rate] = {
             "chance": _json(chance),
             "over_chance": _json(own - chance),
@@ -116,12 +118,14 @@ def _beside_headline(
             "text": _json(caught[text][rate]),
             "over_text": _json(own - caught[text][rate]),
             "over_sentences_left": _json(own - left),
+            "confidence": _json(unsure),
+            "over_confidence": None if unsure is None else _json(own - unsure),
             "lead": {unit: _json(value) for unit, value in mine.lead[rate].items()},
         }
     return found
 
 
-def _json(value: Resampled) -> dict[str, float | int | None] | None:
+def _json(value: Resampled | None) -> dict[str, float | int | None] | None:
     found = interval(value)
     return None if found is None else found.to_json()
 

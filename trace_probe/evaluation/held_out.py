@@ -21,11 +21,16 @@ from trace_probe.probing.probe import (
     probe_scores,
 )
 from trace_probe.probing.recipe import Recipe
+from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE, confidence_scores, has_uncertainty
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, MAX, parse_smoothing
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
+NO_CONFIDENCE = (
+    "Not compared with output confidence, since the run has traces without it: record with this "
+    "version, from a model that is loaded here."
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ def evaluate_probe(
     linear = card.linear_twin or card.recipe
     baselines = baseline_scores(learned, corpus, linear, seed, head=card.head)
     baselines |= _twin(learned, corpus, card, seed)
+    baselines |= _confidence(learned, corpus, card, seed)
     baselines |= _beside(store, corpus, card, beside)
     if beside.embed is not None:
         tell("embedding sentences")
@@ -80,24 +86,18 @@ def evaluate_probe(
         baselines["sentence embeddings"] = (embedded,)
     tell("resampling")
     scores, panel = saved.scores(corpus), _held_out(corpus, saved, seed)
-    report = evaluate(
-        card.name,
-        scores,
-        baselines,
-        panel,
-        threshold=card.threshold,
-        target_rate=card.target_false_alarm_rate,
-    )
-    rate = card.target_false_alarm_rate
+    rate, at = card.target_false_alarm_rate, card.threshold
+    report = evaluate(card.name, scores, baselines, panel, threshold=at, target_rate=rate)
     followed = side_by_side(rules(scores), replace(panel, rule=MAX, ranked_by=MAX), rate)
     others = followed | side_by_side(all_layers(learned, corpus, linear), panel, rate)
-    notes = (f"Trained on {source.manifest.model}.", *report.notes) if elsewhere else report.notes
+    trained = [f"Trained on {source.manifest.model}."] if elsewhere else []
+    lacking = [] if OUTPUT_CONFIDENCE in baselines else [NO_CONFIDENCE]
     report = replace(
         report,
         labeller=labeller or card.labeller,
         layer=card.layer,
         alternatives=others,
-        notes=notes,
+        notes=(*trained, *report.notes, *lacking),
     )
     return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
 
@@ -111,6 +111,15 @@ def _twin(
         return {}
     probe = cross_fit(learned, linear, seed=seed).mean()
     return {"linear twin": (probe_scores(probe, corpus, linear),)}
+
+
+def _confidence(
+    learned: Corpus, corpus: Corpus, card: ProbeCard, seed: int
+) -> dict[str, tuple[Scores, ...]]:
+    """Return the scores of output confidence; nothing where it was not recorded."""
+    if not all(map(has_uncertainty, (*learned.traces, *corpus.traces))):
+        return {}
+    return {OUTPUT_CONFIDENCE: (confidence_scores(learned, corpus, card.recipe, seed),)}
 
 
 def _source(store: Store, card: ProbeCard, trained_on: Store | None) -> Store:

@@ -6,6 +6,7 @@ from typing import Any
 from trace_probe.evaluation.length import SENTENCES_LEFT
 from trace_probe.evaluation.panel import Panel
 from trace_probe.evaluation.report import RATES, Figures
+from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import pairs_within
 
@@ -44,7 +45,7 @@ def _left_out(panel: Panel) -> Iterator[str]:
 
 
 def _by_headline(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield whether more is caught before it is said than chance, text and length would."""
+    """Yield whether more is caught before it is said than chance and simpler detectors would."""
     for rate in RATES:
         its, share = found[rate], f"{float(rate):.0%} of siblings alarm"
         if not _above(its["over_chance"]):
@@ -56,6 +57,11 @@ def _by_headline(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield (
                 f"No early signal beyond the text: where {share}, the detector is not shown to "
                 f"catch more than {its['best_text']}."
+            )
+        elif its["over_confidence"] and not _above(its["over_confidence"]):
+            yield (
+                f"No early signal beyond output confidence: where {share}, the detector is not "
+                f"shown to catch more than how unsure the model was of its words."
             )
         elif not _above(its["over_sentences_left"]):
             yield (
@@ -84,6 +90,11 @@ def _by_ranking(
         )
     elif _not_beaten(figures["delta_over_best_text"]):
         yield f"{what} beyond the text: the detector does not clearly beat {text}."
+    elif _not_beaten(baselines.get(OUTPUT_CONFIDENCE, {}).get("gain_over_it")):
+        yield (
+            f"{what} beyond output confidence: the detector does not clearly beat how unsure the "
+            f"model was of its words."
+        )
     elif _not_beaten(baselines[SENTENCES_LEFT]["gain_over_it"]):
         yield (
             f"{what} beyond length: the detector does not clearly beat the number of sentences "

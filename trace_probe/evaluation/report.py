@@ -182,7 +182,8 @@ def _headline(report: Report) -> list[str]:
     lines = []
     for rate, its in report.more.get("headline", {}).items():
         own = report.figures[at_rate(rate)]
-        rivals = {its["best_text"]: its["text"], "chance": its["chance"]}
+        rivals = {its["best_text"]: its["text"], "output confidence": its.get("confidence")}
+        rivals["chance"] = its["chance"]
         if its.get("oracle"):
             asked = f"on {its['oracle_traces']} traces the oracle"
             rivals |= {asked: its["oracle"], "and it": its.get("beside_oracle")}

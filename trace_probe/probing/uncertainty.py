@@ -1,19 +1,35 @@
-"""How unsure the model was of its own words, as rows that a probe can read.
+"""How unsure the model was of its own words: a baseline that a probe of activations must beat.
 
-A baseline: what a probe of activations tells beyond this is not mere confidence.
+What a probe tells beyond it is not mere confidence.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import NotEnoughData
+from trace_probe.probing.crossfit import cross_fit
+from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.matrix import ActivationMatrix
+from trace_probe.probing.probe import probe_scores
+from trace_probe.probing.recipe import Recipe
+from trace_probe.probing.selection import criterion
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import MEASURES, Trace
 
+OUTPUT_CONFIDENCE = "output confidence"
+"""The name of the baseline."""
 LAYER = 0
-"""The only layer of such a matrix."""
+"""The only layer of a matrix of uncertainties."""
+STRENGTHS = (0.01, 0.1, 1.0)
+"""Of the baseline, of which training tasks choose: it has few numbers to learn from."""
+
+
+def has_uncertainty(trace: Trace) -> bool:
+    """Return whether the uncertainty of a trace's tokens was recorded."""
+    return len(trace.uncertainty) == len(trace.sentences)
 
 
 def uncertainty_matrix(traces: Sequence[Trace]) -> ActivationMatrix:
@@ -27,7 +43,7 @@ def uncertainty_matrix(traces: Sequence[Trace]) -> ActivationMatrix:
     """
     blocks, start = [], [0]
     for trace in traces:
-        if len(trace.uncertainty) != len(trace.sentences):
+        if not has_uncertainty(trace):
             raise NotEnoughData(
                 f"trace {trace.id} was recorded without the uncertainty of its tokens: record "
                 f"with this version, from a model that is loaded here"
@@ -39,3 +55,20 @@ def uncertainty_matrix(traces: Sequence[Trace]) -> ActivationMatrix:
         start.append(start[-1] + len(rows))
     values = np.concatenate(blocks)[None]
     return ActivationMatrix(values, (LAYER,), np.array(start[:-1], dtype=np.intp), ALL_POOLINGS)
+
+
+def confidence_scores(train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0) -> Scores:
+    """Return scores of output confidence, learned as a probe of a recipe learns.
+
+    It reads the same features with the same head, and is the mean of the probes of four folds.
+    Its strength is the one that does best on training tasks, out of fold.
+
+    Raises:
+        NotEnoughData: a trace was recorded without, or there are too few tasks.
+    """
+    known = replace(train, matrix=uncertainty_matrix(train.traces))
+    own = replace(recipe, layers=(LAYER,))
+    fitted = [cross_fit(known, replace(own, C=strength), seed=seed) for strength in STRENGTHS]
+    best = max(fitted, key=lambda one: criterion(known, one.scores, recipe.rows).value)
+    read = replace(every, matrix=uncertainty_matrix(every.traces))
+    return probe_scores(best.mean(), read, best.recipe)
