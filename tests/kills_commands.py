@@ -12,6 +12,7 @@ What is heavy is loaded once; each run is a fork, so that nearly all kills fall 
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -58,6 +59,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "annotations": (),
 }
+HEAVY = (
+    *("trace_probe.model.local", "trace_probe.training", "trace_probe.study.study"),
+    *("trace_probe.commands.main", "pyarrow.parquet", "sklearn.linear_model", "scipy.stats"),
+)
 TOLD_AGAIN = {"record", "label", "pack", "merge"}
 """They say what they did themselves, which after a kill is less."""
 NOT_COMPARED = {".lock", ".joined", "acknowledged", "said"}
@@ -215,10 +220,10 @@ def main() -> None:
     parser.add_argument("commands", nargs="*", choices=[*COMMANDS, []])
     parser.add_argument("--kills", type=int, default=8)
     given = parser.parse_args()
+    for module in HEAVY:  # so that children need not
+        importlib.import_module(module)
     import torch
     from tqdm import tqdm
-
-    import trace_probe.model.local  # noqa: F401 - so that children need not
 
     tqdm.monitor_interval = 0  # no thread of its own, which a fork would catch at something
     tqdm.set_lock(threading.RLock())  # its own is shared by all processes: the dead would hold it
