@@ -18,6 +18,7 @@ from trace_probe.evaluation.panel import build_panel
 from trace_probe.explorer.loading import load_run
 from trace_probe.monitor.detector import as_detector, load_detector
 from trace_probe.monitor.flagging import flag, read_trace
+from trace_probe.monitor.integrity import seal_probe
 from trace_probe.probing.alarm import choose_smoothing, set_threshold
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
@@ -221,8 +222,10 @@ def test_a_card_of_an_earlier_version_says_rule_or_nothing(
     assert load_detector(tmp_path).smoothing.name == "mean:3"
     raw = json.loads((tmp_path / "card.json").read_text("utf-8"))
     (tmp_path / "card.json").write_text(json.dumps(raw | {"rule": raw.pop("smoothing")}), "utf-8")
+    seal_probe(tmp_path)
     assert load_detector(tmp_path).smoothing.name == "mean:3"
     (tmp_path / "card.json").write_text(json.dumps(raw), "utf-8")
+    seal_probe(tmp_path)
     old = load_probe(tmp_path)
     assert old.smoothing.name == as_detector(old).smoothing.name == "max"
     row = np.array([1.0, np.nan])

@@ -171,6 +171,7 @@ def _card(
         target_sibling_rate=threshold.target_sibling_rate,
         sibling_alarm_rate=threshold.sibling_alarm_rate,
         siblings=threshold.siblings,
+        binds=threshold.binds,
         figures=figures,
         promise=threshold.method,
         limits=tuple(_limits(store, threshold, figures)),

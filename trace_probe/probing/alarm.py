@@ -1,6 +1,7 @@
 """What an alarm follows, and from where on: chosen on training tasks alone, out of fold."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def set_threshold(
     siblings: tuple[Corpus, Scores] | None,
     *,
     rate: float,
-    sibling_rate: float,
+    sibling_rate: float | None,
     promise: Promise = "conformal",
 ) -> Threshold:
     """Return the threshold that keeps two promises: the higher of what each of them asks for.
@@ -59,7 +60,7 @@ def set_threshold(
         siblings: Traces among which there are mixed prompts, with what the alarm follows in them,
             by probes that have not seen their tasks.
         rate: Share of whole benign traces.
-        sibling_rate: Share of siblings.
+        sibling_rate: Share of siblings; None promises them nothing and says so nowhere.
         promise: Whether both hold on average or for this very threshold.
 
     Raises:
@@ -67,6 +68,8 @@ def set_threshold(
     """
     maxima = trace_maxima(harmless, list(harmless))
     threshold = promised_threshold(maxima, rate, promise)
+    if sibling_rate is None:
+        return replace(threshold, false_alarm_rate=float((maxima >= threshold.value).mean()))
     if siblings is None:
         return without_siblings(threshold, maxima, sibling_rate)
     corpus, followed = siblings
