@@ -49,14 +49,17 @@ def test_the_rules_are_what_their_names_say() -> None:
     assert of("mean:1") == of("ema:1") == of("max") == of("1-of-1")
     assert of("2-of-3") == [-np.inf, 1, 2, 2]
     assert of("1-of-2") == [1, 3, 3, 2]
-    for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean", "mean:0"):
+    assert of("cusum:0.5") == [0.5, 3, 4.5, 3]
+    assert of("cusum:2") == [0, 1, 1, 0]
+    assert of("cusum:-1e1") == [11, 24, 36, 45]
+    for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean", "mean:0", "cusum", "cusum:"):
         with pytest.raises(ProbeError, match="no smoothing"):
             parse_smoothing(wrong)
 
 
 @given(
     st.lists(st.floats(-5, 5), min_size=1, max_size=40),
-    st.sampled_from(["mean:3", "ema:0.3", "2-of-4"]),
+    st.sampled_from(["mean:3", "ema:0.3", "2-of-4", "cusum:-0.3"]),
 )
 def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
     whole = parse_smoothing(name).apply({"t": np.array(scores)})["t"]
@@ -66,7 +69,7 @@ def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("rule", ["max", "mean:5", "ema:0.5", "2-of-3"])
+@pytest.mark.parametrize("rule", ["max", "mean:5", "ema:0.5", "2-of-3", "cusum:0.3"])
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 def test_each_smoothing_keeps_the_rate_that_it_was_calibrated_to(rule: str, rate: float) -> None:
     rng = np.random.default_rng(0)

@@ -36,8 +36,8 @@ Smoothing = Annotated[
     typer.Option(
         "--smoothing",
         "--rule",
-        help="What the alarm follows: max, mean:N, ema:WEIGHT or K-of-N; as on the probe's card "
-        "by default.",
+        help="What the alarm follows: max, mean:N, ema:WEIGHT, K-of-N or cusum:DRIFT; as on the "
+        "probe's card by default.",
     ),
 ]
 Threshold = Annotated[

@@ -136,7 +136,7 @@ def load_detector(
 
     Args:
         folder: Where ``card.json`` and ``probe.safetensors`` lie, perhaps with ``alarms.json``.
-        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT`` or ``K-of-N``.
+        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT``, ``K-of-N`` or ``cusum:DRIFT``.
         threshold: Smoothed score from which on it alarms.
         decoding: How the tokens to be scored are drawn.
 
