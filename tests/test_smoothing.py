@@ -1,6 +1,8 @@
 """Rules, their thresholds and the drift check: the same live as in bulk, promises on paper kept."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from planted import World, keep, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.calibrated import (
+    Calibration,
     Decoding,
     calibrate,
     load_calibrations,
@@ -136,6 +139,26 @@ def test_calibrations_are_kept_for_each_decoding_and_found_again(
     (folder / "alarms.json").write_text(json.dumps({"calibrations": [{}]}), "utf-8")
     with pytest.raises(ProbeError, match="calibrate again"):
         load_detector(folder)
+
+
+def test_calibrations_that_are_saved_at_once_are_all_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, folder = planted_probe(), tmp_path / "probe"
+    save_probe(folder, saved)
+    found, load = calibrate(store, saved, ["max"], 0.05), load_calibrations
+
+    def slowly(probe: Path) -> tuple[Calibration, ...]:
+        held = load(probe)
+        time.sleep(0.05)
+        return held
+
+    monkeypatch.setattr("trace_probe.monitor.calibrated.load_calibrations", slowly)
+    each = [replace(found, model=f"m@{number}") for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda one: save_calibration(folder, one), each))
+    assert {one.model for one in load(folder)} == {one.model for one in each}
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_without_benign_traces_nothing_is_promised(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from trace_probe.probing.kept import check_fields, read_json, write_json
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.calibration import Promise, Threshold
 from trace_probe.statistics.smoothing import parse_smoothing
+from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
@@ -144,10 +145,16 @@ def _harmless(store: Store, saved: SavedProbe) -> list[Trace]:
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Keep a calibration beside its probe, in place of one of the same model and decoding.
 
-    Smoothings that only the older one holds are dropped with it.
+    Smoothings that only the older one holds are dropped with it. Several processes may do so at
+    once: each waits for its turn, so that no calibration is lost.
+
+    Raises:
+        ProbeError: the calibrations that are there are damaged.
+        StoreError: the folder cannot be written.
     """
-    others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
-    write_calibrations(folder, (*others, calibration))
+    with in_turn(folder):
+        others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
+        write_calibrations(folder, (*others, calibration))
 
 
 def write_calibrations(folder: Path, calibrations: Sequence[Calibration]) -> None:
