@@ -18,6 +18,7 @@ from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Decoding, load_calibrations
 from trace_probe.probing.kept import CARD, read_json
 from trace_probe.probing.probe import SavedProbe, load_probe
+from trace_probe.statistics.calibration import Rates
 from trace_probe.statistics.metrics import first_alarm
 from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing, smoothing_of
 from trace_probe.store import Store
@@ -65,6 +66,8 @@ class Detector:
     """None where only recorded scores are read."""
     levels: tuple[float, ...] = ()
     """Median scores of the calibration traces, from which drift is told; empty if not known."""
+    rates: Rates | None = None
+    """How often harmless traces alarm; None if nobody measured it at this threshold."""
 
     @property
     def saved(self) -> SavedProbe:
@@ -90,14 +93,15 @@ class Detector:
 
     def at(self, threshold: float) -> "Detector":
         """Return it with a threshold given by hand."""
-        return replace(self, threshold=threshold, source=Source("hand"))
+        return replace(self, threshold=threshold, source=Source("hand"), rates=None)
 
     def __str__(self) -> str:
         """Return at which threshold it alarms, and why, in one line."""
         if self.source.kind == "none":
             return f"{self.name}: no threshold, so no alarms"
         smoothed = "" if self.smoothing == MAX else f" on {self.smoothing.name}"
-        return f"{self.name}: threshold {self.threshold:.3f}{smoothed} ({self.source})"
+        rates = f"; {self.rates}" if self.rates else ""
+        return f"{self.name}: threshold {self.threshold:.3f}{smoothed} ({self.source}){rates}"
 
 
 def as_detector(probe: SavedProbe | Detector) -> Detector:
@@ -105,7 +109,8 @@ def as_detector(probe: SavedProbe | Detector) -> Detector:
     if isinstance(probe, Detector):
         return probe
     card = probe.card
-    return Detector(card.name, probe.smoothing, card.threshold, Source("card"), probe)
+    source = Source("card")
+    return Detector(card.name, probe.smoothing, card.threshold, source, probe, rates=card.rates)
 
 
 def as_detectors(
@@ -131,7 +136,7 @@ def load_detector(
 
     Args:
         folder: Where ``card.json`` and ``probe.safetensors`` lie, perhaps with ``alarms.json``.
-        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT`` or ``K-of-N``.
+        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT``, ``K-of-N`` or ``cusum:DRIFT``.
         threshold: Smoothed score from which on it alarms.
         decoding: How the tokens to be scored are drawn.
 
@@ -159,8 +164,9 @@ def _resolved(
     found = own if chosen == own.smoothing else None
     for each in fitting or kept:  # the latest last
         if chosen.name in each.thresholds:
-            value, source = each.thresholds[chosen.name].value, Source("calibration", each.decoding)
-            found = Detector(own.name, chosen, value, source, own.probe, each.levels)
+            limit, source = each.thresholds[chosen.name], Source("calibration", each.decoding)
+            given = (own.probe, each.levels, limit.rates)
+            found = Detector(own.name, chosen, limit.value, source, *given)
     if threshold is not None:
         return replace(found or own, smoothing=chosen).at(threshold)
     if found is None:

@@ -66,6 +66,7 @@ CARD_FIELDS = (
     "false_alarm_rate",
     "target_sibling_rate",
     "sibling_alarm_rate",
+    "binds",
     "version",
 )
 
