@@ -10,14 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.command import run
 from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
-from trace_probe.monitor.calibrated import level, threshold
+from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import check_levels
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.recording.record import new_manifest, record
-from trace_probe.statistics.calibration import Promise, Threshold
+from trace_probe.statistics.calibration import Promise, Threshold, promised_threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
 from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS, parse_smoothing
 from trace_probe.store import Store
@@ -138,8 +141,9 @@ def count_alarms(
     )
     rows = [_row(scores, ids, card.smoothing, kept_by_card, CARD)] if card.calibration_tasks else []
     rows += [
-        _row(scores, ids, rule, threshold(scores, ids["calibration"], rule, rate, promise))
+        _row(scores, ids, rule, promised_threshold(maxima, rate, promise))
         for rule in dict.fromkeys((saved.card.smoothing, *plan.rules))
+        for maxima in [_maxima(scores, ids["calibration"], rule)]
         for promise in plan.promises
         for rate in plan.rates
     ]
@@ -168,8 +172,12 @@ def _row(
 
 def _alarms(scores: Scores, ids: Sequence[str], rule: str, limit: Threshold) -> tuple[int, int]:
     """Return how many traces alarm, and how many there are."""
-    values = parse_smoothing(rule).apply({i: scores[i] for i in ids})
-    return int((trace_maxima(values, ids) >= limit.value).sum()), len(ids)
+    return int((_maxima(scores, ids, rule) >= limit.value).sum()), len(ids)
+
+
+def _maxima(scores: Scores, ids: Sequence[str], rule: str) -> NDArray[np.floating[Any]]:
+    """Return (trace,) the highest smoothed score of each."""
+    return trace_maxima(parse_smoothing(rule).apply({i: scores[i] for i in ids}), ids)
 
 
 def plain_range(traces: int, share: float) -> Range:

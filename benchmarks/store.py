@@ -144,7 +144,7 @@ def _ways_to_scan(
         "files, first scan": lambda: (values for _, values in Store(files.path).scan(layer)),
         "packed, first scan": lambda: (values for _, values in Store(packed.path).scan(layer)),
     }
-    if len({sum(map(_words, way())) for way in ways.values()}) > 1:
+    if len({sum(_words(values) for values in way()) for way in ways.values()}) > 1:
         raise AssertionError("the ways do not read the same bytes")
     return ways, int(ends[-1]) * files.manifest.d_model * 2
 

@@ -1,55 +1,108 @@
-"""Kills commands at random moments of their work, and compares what a last, whole run leaves.
+"""Kills commands at random moments of their work, and compares what they leave.
 
-    python tests/kills_commands.py FOLDER COMMAND [KILLS]
+    python tests/kills_commands.py FOLDER [COMMAND ...] [--kills 8]
 
-It loads what is heavy once and forks a child for each run, so that a kill costs no import.
+A command is first run whole. Then it is killed, after a time drawn by lot out of the time that
+the whole run took, and started again on what it left, until a run ends by itself; that road is
+compared with the whole run, file by file, and the next one begins, until enough runs have died.
+After each kill, what was committed before must still be there and readable.
+
+What is heavy is loaded once; each run is a fork, so that nearly all kills fall into work.
 """
 
+import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from kills import answer, known
+from runs import make_run
 
 ROOT = Path(__file__).parents[1]
 VERDICTS = 60
+SHARD = 300
+"""Bytes of a shard: each trace gets one of its own."""
+PROBE, OTHER = str(ROOT / "probes" / "demo"), str(ROOT / "traces" / "demo")
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "oracle": ("--name", "killed", "--traces", "8", "--continuations", "2", "--bisections", "0"),
-    "efficiency": ("PROBE", "--json"),
-    "study": ("OTHER", "--json"),
+    "record": (
+        *("record", "organism:rl-s0", "run", "--tasks", "world:kills:4", "--samples", "2"),
+        *("--max-new-tokens", "20", "--batch-size", "2"),
+    ),
+    "label": ("label", "run"),
+    "train": (
+        *("train", "run", "probe", "--layers", "2", "--features", "last", "--smoothing", "max"),
+    ),
+    "pack": (),
+    "merge": ("store", "merge", "run", "first", "second"),
+    "flag": ("flag", "run", PROBE, "--json"),
+    "calibrate": ("calibrate", "run", "probe", "--json"),
+    "oracle": (
+        *("oracle", "run", "--name", "killed", "--traces", "8", "--continuations", "2"),
+        *("--bisections", "0"),
+    ),
+    "study": ("study", "run", OTHER, "--json"),
+    "efficiency": ("efficiency", "run", PROBE, "--json"),
     "steer": (
-        *("PROBE", "--name", "killed", "--prompts", "2", "--continuations", "1", "--json"),
+        *("steer", "run", PROBE, "--name", "killed", "--prompts", "2", "--continuations", "1"),
         *("--randoms", "1", "--unrelated", "1", "--doses", "0.1", "--dose", "0.1"),
-        *("--backend", "hooks"),
+        *("--backend", "hooks", "--json"),
     ),
     "annotations": (),
 }
+HEAVY = (
+    *("trace_probe.model.local", "trace_probe.training", "trace_probe.study.study"),
+    *("trace_probe.commands.main", "pyarrow.parquet", "sklearn.linear_model", "scipy.stats"),
+)
+TOLD_AGAIN = {"record", "label", "pack", "merge"}
+"""They say what they did themselves, which after a kill is less."""
+NOT_COMPARED = {".lock", ".joined", "acknowledged", "said"}
 
 
-def command(name: str, run: Path) -> Callable[[], None]:
-    """Return what runs a command on a run; what it prints goes to ``said``, once it is whole."""
+def prepared(name: str, folder: Path) -> Path:
+    """Return a folder with what a command is given."""
+    folder.mkdir(parents=True)
+    if name == "pack":
+        make_run(folder / "run", range(60))
+    elif name == "merge":
+        make_run(folder / "first", range(30))
+        make_run(folder / "second", range(30, 60))
+    elif name != "record":
+        shutil.copytree(OTHER, folder / "run")
+    if name == "label":
+        (folder / "run" / "labels.jsonl").unlink()
+    if name == "calibrate":
+        shutil.copytree(PROBE, folder / "probe")
+    return folder
+
+
+def work(name: str) -> None:
+    """Run a command in the current folder."""
     if name == "annotations":
-        return lambda: judge(run)
-    known = {"PROBE": str(ROOT / "probes" / "demo"), "OTHER": str(ROOT / "traces" / "demo")}
-    words = [known.get(word, word) for word in COMMANDS[name]]
+        return judge(Path("run"))
+    if name == "pack":
+        from trace_probe.store import Store
+        from trace_probe.upkeep.pack import pack
 
-    def work() -> None:
-        from trace_probe.commands.main import main
+        pack(Store("run"), shard_bytes=SHARD, progress=False)
+        return None
+    from trace_probe.commands.main import main
 
-        sys.argv = ["trace-probe", name, str(run), *words]
-        try:
-            main()
-        except SystemExit as ended:
-            if ended.code:
-                raise RuntimeError(f"{name} ended with {ended.code}") from ended
-
-    return work
+    sys.argv = ["trace-probe", *COMMANDS[name]]
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise RuntimeError(f"{name} ended with {ended.code}") from ended
 
 
 def judge(run: Path) -> None:
@@ -74,14 +127,15 @@ def judge(run: Path) -> None:
             file.write(f"{number}\n".encode())
 
 
-def fork(work: Callable[[], None], said: Path, moment: float | None) -> tuple[bool, float]:
-    """Run work in a child, perhaps kill it; return whether it was killed, and how long it ran."""
+def fork(name: str, folder: Path, moment: float | None) -> tuple[bool, float]:
+    """Run a command in a child, perhaps kill it; return whether it died, and how long it ran."""
     start = time.monotonic()
     pid = os.fork()
     if pid == 0:
         try:
-            with open(said, "w", encoding="utf-8") as sys.stdout:
-                work()
+            os.chdir(folder)
+            with open("said", "w", encoding="utf-8") as sys.stdout:
+                work(name)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -95,53 +149,89 @@ def fork(work: Callable[[], None], said: Path, moment: float | None) -> tuple[bo
     return killed, time.monotonic() - start
 
 
-def held(run: Path) -> dict[str, str]:
+def committed(name: str, folder: Path) -> set[str]:
+    """Return what nobody may lose again: whole lines, and traces with their activations."""
+    found = set[str]()
+    for file in folder.rglob("*.jsonl"):
+        if "cache" not in file.parts:
+            lines = file.read_bytes().split(b"\n")[:-1]
+            found |= {hashlib.sha256(line).hexdigest() for line in lines}
+    run = folder / "run"
+    if name in ("record", "pack", "merge") and (run / "run.json").is_file():
+        found |= {f"{one} {held}" for one, held in answer(lambda: known(run)).items()}
+    return found
+
+
+def held(folder: Path) -> dict[str, str]:
     """Return a digest of each file, of its lines in any order; caches may differ."""
-    files = [file for file in run.rglob("*") if file.is_file() and "cache" not in file.parts]
+    files = [file for file in folder.rglob("*") if file.is_file() and "cache" not in file.parts]
     return {
-        str(file.relative_to(run)): hashlib.sha256(
+        str(file.relative_to(folder)): hashlib.sha256(
             b"\n".join(sorted(file.read_bytes().splitlines()))
         ).hexdigest()
         for file in files
-        if file.name not in (".lock", ".joined")
+        if file.name not in NOT_COMPARED
+    }
+
+
+def compared(name: str, folder: Path, whole: Path) -> list[str]:
+    """Return in what a finished road differs from the whole run, stray files included."""
+    if name == "annotations":  # one that was on disk but not acknowledged is given again
+        lines = (folder / "run/annotations/anna.jsonl").read_text("utf-8").splitlines()
+        kept = {json.loads(line).get("note") for line in lines}
+        lost = set((folder / "acknowledged").read_text("utf-8").split()) - kept
+        stray = set(held(folder)) - set(held(whole))
+        return [*(f"verdict {one} is lost" for one in sorted(lost)), *sorted(stray)]
+    one, other = held(folder), held(whole)
+    differing = sorted(file for file in {*one, *other} if one.get(file) != other.get(file))
+    same = (whole / "said").read_bytes() == (folder / "said").read_bytes()
+    return differing + ["what it says"] * (name not in TOLD_AGAIN and not same)
+
+
+def suffer(name: str, root: Path, kills: int) -> dict[str, Any]:
+    """Return what came of so many kills of a command."""
+    whole = prepared(name, root / "whole")
+    _, seconds = fork(name, whole, None)
+    draw, dealt, roads, differing, lost = random.Random(name), 0, 0, set[str](), 0
+    while dealt < kills:
+        folder, killed, before = prepared(name, root / f"road-{roads}"), True, set[str]()
+        while killed:
+            moment = draw.uniform(0.02, seconds) if dealt < kills else None
+            killed, _ = fork(name, folder, moment)
+            now = committed(name, folder)
+            lost, before, dealt = lost + len(before - now), now, dealt + killed
+        differing |= set(compared(name, folder, whole))
+        roads += 1
+        shutil.rmtree(folder)
+    return {
+        "command": name,
+        "kills": dealt,
+        "roads": roads,
+        "seconds": round(seconds, 2),
+        "lost": lost,
+        "differing": sorted(differing),
     }
 
 
 def main() -> None:
-    """Kill, go on, and say what was found as a line of JSON."""
-    folder, name, kills = Path(sys.argv[1]), sys.argv[2], int((sys.argv[3:] or ["8"])[0])
+    """Kill each command, and say what was found as a line of JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("commands", nargs="*", choices=[*COMMANDS, []])
+    parser.add_argument("--kills", type=int, default=8)
+    given = parser.parse_args()
+    for module in HEAVY:  # so that children need not
+        importlib.import_module(module)
     import torch
+    from tqdm import tqdm
 
-    import trace_probe.model.local  # noqa: F401 - so that children need not
-
+    tqdm.monitor_interval = 0  # no thread of its own, which a fork would catch at something
+    tqdm.set_lock(threading.RLock())  # its own is shared by all processes: the dead would hold it
     torch.set_num_threads(1)
-    runs = [shutil.copytree(ROOT / "traces" / "demo", folder / one / "run") for one in "ab"]
-    _, seconds = fork(command(name, runs[0]), folder / "whole", None)
-    draw, dealt = random.Random(name), 0
-    for number in range(kills):
-        moment = draw.uniform(0.0, seconds) * (number + 1) / kills
-        dealt += fork(command(name, runs[1]), folder / "said", moment)[0]
-    fork(command(name, runs[1]), folder / "said", None)
-    left = sorted(str(file) for file in runs[1].rglob("*.tmp"))
-    differing = [
-        file
-        for file in sorted({*held(runs[0]), *held(runs[1])})
-        if held(runs[0]).get(file) != held(runs[1]).get(file)
-    ]
-    same = (folder / "whole").read_text("utf-8") == (folder / "said").read_text("utf-8")
-    notes = {}
-    if name == "annotations":
-        lines = (runs[1] / "annotations" / "anna.jsonl").read_text("utf-8").splitlines()
-        kept = {json.loads(line.partition("\t")[0]).get("note") for line in lines}
-        told = set((runs[1].with_name("acknowledged")).read_text("utf-8").split())
-        notes, differing = {"lost": len(told - kept), "told": len(told)}, []
-    sys.stdout.write(
-        json.dumps(
-            {"kills": dealt, "left": left, "differing": differing, "same": same, **notes}
-            | {"seconds": round(seconds, 2)}
-        )
-        + "\n"
-    )
+    for name in given.commands or COMMANDS:
+        found = suffer(name, (given.folder / name).absolute(), given.kills)
+        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

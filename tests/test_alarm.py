@@ -18,6 +18,7 @@ from trace_probe.evaluation.panel import build_panel
 from trace_probe.explorer.loading import load_run
 from trace_probe.monitor.detector import as_detector, load_detector
 from trace_probe.monitor.flagging import flag, read_trace
+from trace_probe.monitor.integrity import seal_probe
 from trace_probe.probing.alarm import choose_smoothing, set_threshold
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
@@ -55,7 +56,26 @@ def test_where_harmless_thoughts_have_odd_sentences_the_alarm_follows_a_mean() -
     name, figures = chosen(corpus, planted_scores(corpus, spikes=7.0, sustained=True))
     assert name.startswith(("mean:", "ema:"))
     assert figures[name] > figures["max"] + 0.1
-    assert tuple(figures) == CANDIDATES
+    assert tuple(figures)[:-1] == CANDIDATES
+    assert tuple(figures)[-1].startswith("cusum:")
+
+
+def test_where_a_thought_turns_for_good_but_little_the_alarm_follows_the_sum_of_the_change() -> (
+    None
+):
+    """Scores rise by less than they vary, half-way through, so that no short mean shows it."""
+    world = replace(WORLD, tasks=60, sentences=40)
+    corpus, rng = plant(world), np.random.default_rng(0)
+    scores = {}
+    for trace in corpus.traces:
+        row = 5.0 + rng.normal(size=len(trace.sentences))
+        if corpus.outcome(trace):
+            row[15:] += 1.0
+        scores[trace.id] = row
+    name, figures = chosen(corpus, scores)
+    drift = float(name.removeprefix("cusum:"))
+    assert 5.3 < drift < 5.7
+    assert figures[name] > max(v for other, v in figures.items() if other != name) + 0.1
 
 
 def test_where_one_sentence_tells_the_alarm_follows_it() -> None:
@@ -221,8 +241,10 @@ def test_a_card_of_an_earlier_version_says_rule_or_nothing(
     assert load_detector(tmp_path).smoothing.name == "mean:3"
     raw = json.loads((tmp_path / "card.json").read_text("utf-8"))
     (tmp_path / "card.json").write_text(json.dumps(raw | {"rule": raw.pop("smoothing")}), "utf-8")
+    seal_probe(tmp_path)
     assert load_detector(tmp_path).smoothing.name == "mean:3"
     (tmp_path / "card.json").write_text(json.dumps(raw), "utf-8")
+    seal_probe(tmp_path)
     old = load_probe(tmp_path)
     assert old.smoothing.name == as_detector(old).smoothing.name == "max"
     row = np.array([1.0, np.nan])

@@ -132,6 +132,10 @@ def test_annotations_become_labels_of_the_run_by_the_name_of_their_file(tmp_path
     assert len(store.labels("rule")) == 7
 
 
+LONG = "x" * 30_000
+"""Of several pages, so that a reader can see half of a line that is being written."""
+
+
 def write_many(run: Path, writer: int, count: int) -> None:
     """Give verdicts as one of several processes that write under one name."""
     store = Store(run)
@@ -140,7 +144,7 @@ def write_many(run: Path, writer: int, count: int) -> None:
     for number in range(count):
         one = Annotation(
             trace.id, None, "unsure", "anna", "2026-01-01T00:00:00+00:00", True,
-            start, stop, text, note=f"{writer}-{number}",
+            start, stop, text, note=f"{writer}-{number} {LONG}",
         )  # fmt: skip
         annotate(store, one)
 
@@ -157,6 +161,6 @@ def test_many_writers_of_one_name_lose_nothing_that_was_acknowledged(tmp_path: P
         writer.join()
         assert writer.exitcode == 0
     text = (run / "annotations" / "anna.jsonl").read_text("utf-8")
-    assert sorted(re.findall(r'"note": "(\d-\d+)"', text)) == sorted(
+    assert sorted(re.findall(r'"note": "(\d-\d+) ', text)) == sorted(
         f"{writer}-{number}" for writer in range(6) for number in range(40)
     )

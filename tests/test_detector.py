@@ -178,7 +178,8 @@ async def _asked(served: Any, traces: Sequence[Any]) -> list[tuple[Any, str]]:
         parts = [("system", task.system), ("user", task.prompt)]
         messages = tuple({"role": role, "content": text} for role, text in parts if text)
         sampling = replace(SAMPLING, seed=trace_seed(SAMPLING, task, trace.sample))
-        answer = served.begin(ChatRequest(messages, sampling, stream=False, include_usage=False))
+        asked = ChatRequest(messages, sampling, stream=False, include_usage=False)
+        answer = await served.begin(asked)
         async for _ in served.parts(answer):
             pass
         answers.append((answer.reply, answer.reply.channels.text))

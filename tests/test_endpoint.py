@@ -511,7 +511,11 @@ def test_only_the_exact_names_of_this_machine_are_answered_to(host: str) -> None
 
 def test_one_model_is_told_by_its_name(tiny: Callable[..., Any], tmp_path: Path) -> None:
     with up(tiny(), tmp_path / "a.jsonl") as server:
-        assert server.client().models.retrieve(NAME).id == NAME
+        found = server.client().models.retrieve(NAME)
+        assert found.id == NAME
+        (detector,) = found.to_dict()["trace_probe"]["detectors"]  # type: ignore[index]
+        assert detector["rates"]["benign"] == 0.01
+        assert detector["rates"]["siblings_measured"] is None
         with pytest.raises(openai.NotFoundError, match="no model 'other' here"):
             server.client().models.retrieve("other")
 

@@ -63,7 +63,7 @@ def test_a_log_of_a_megabyte_that_unpacks_to_a_gigabyte_is_refused_in_little_mem
 
 
 def test_an_archive_that_lies_about_its_size_is_measured_all_the_same(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="unpacks to more than 64 MB"):
+    with pytest.raises(TraceError, match=r"unpacks to more than \d+ MB"):
         check_archive(bomb(tmp_path / "lie.eval", 1, lie=True))
 
 

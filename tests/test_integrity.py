@@ -389,6 +389,28 @@ def test_later_scans_pay_nothing_for_checksums(run: Store, monkeypatch: pytest.M
     assert len(summed) == first
 
 
+def test_later_scans_read_no_header_again_unless_the_file_was_replaced(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = list[str]()
+
+    def counted(place: Any, name: str, **how: Any) -> Any:
+        headers.append(name)
+        return read_header(place, name, **how)
+
+    monkeypatch.setattr("trace_probe.storage.vault.read_header", counted)
+    reader = Store(run.path)
+    list(reader.scan(3))
+    assert len(headers) == len(run)
+    list(reader.scan(3))
+    assert len(headers) == len(run)
+    file = run.path / run.vault.file(next(run.traces()).id)
+    flip(file, -3)
+    with pytest.raises(StoreError, match="checksum of layer 3 does not fit"):
+        list(reader.scan(3))
+    assert len(headers) == len(run) + 1
+
+
 def break_a_trace(run: Store) -> None:
     lines = (run.path / "traces.jsonl").read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b'"sample": 2', b'"sample": 3')
@@ -422,6 +444,28 @@ def test_what_is_broken_is_set_aside_and_the_rest_can_be_used(
     assert verify(Store(run.path), progress=False).problems == ()
     assert any((run.path / "aside").rglob("*.*"))
     assert "are now in aside/" in format_repair(report)
+
+
+def test_a_damaged_index_of_the_shards_is_made_again_from_the_shards(run: Store) -> None:
+    before = contents(run)
+    pack(run, shard_bytes=200, progress=False)
+    flip(run.path / "shards" / "index.parquet", 60)
+    with pytest.raises(StoreError, match="index.parquet is damaged.*store repair"):
+        contents(Store(run.path))
+    report = repair(Store(run.path), progress=False)
+    assert (report.files, report.left) == (["shards/index.parquet"], ())
+    assert contents(Store(run.path)) == before
+    assert verify(Store(run.path), progress=False).problems == ()
+
+
+def test_a_shard_that_does_not_say_what_it_holds_is_named(run: Store) -> None:
+    pack(run, progress=False)
+    (shard,) = run.path.glob("shards/*.safetensors")
+    layers = [np.zeros((2, 5), np.float16)] * 2
+    shard.write_bytes(b"".join(encode({}, LAYERS, (2, 5), layers[0].dtype, layers)))
+    flip(run.path / "shards" / "index.parquet", 60)
+    with pytest.raises(StoreError, match="does not say which traces it holds: restore"):
+        repair(Store(run.path), progress=False)
 
 
 def test_a_line_that_is_broken_does_not_cost_its_activations(run: Store) -> None:

@@ -70,7 +70,7 @@ def test_live_scores_are_the_scores_of_the_finished_trace(
     assert max(worst) <= 1e-5  # in float32, relative to the activations that are scored
 
 
-@pytest.mark.parametrize("rule", ["max", "mean:3", "ema:0.5"])
+@pytest.mark.parametrize("rule", ["max", "mean:3", "ema:0.5", "2-of-3", "cusum:0.1"])
 def test_the_alarm_comes_when_the_first_sentence_above_the_threshold_ends(
     tiny: Callable[..., Any], tmp_path: Path, rule: str
 ) -> None:

@@ -16,7 +16,7 @@ ROOMS = {
     r"torch\.load\(": set[str](),
     r"pickle\.load|np\.load\((?!.*allow_pickle=False)": set[str](),
     r"os\.replace\(|os\.rename\(|\.rename\(": {"files"},
-    r"open\(.*\"(w|a|x|wb|ab|xb|r\+b)\"": {"files"},
+    r"\bopen\(.*\"(w|a|x|wb|ab|xb|r\+b)\"": {"files"},
 }
 """What is looked for, and the modules that may do it."""
 

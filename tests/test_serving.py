@@ -88,6 +88,28 @@ def two_servers() -> Iterator[list[tuple[str, subprocess.Popen[bytes]]]]:
             process.wait()
 
 
+@contextlib.contextmanager
+def killed_after(lines: Path, count: int, process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Kill a process once a file has so many lines, unless the block ends first."""
+    held: list[int] = []
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not lines.is_file() or lines.read_bytes().count(b"\n") < count:
+            if ended.wait(0.01):
+                return
+        process.kill()
+        held.append(lines.read_bytes().count(b"\n"))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield held
+    finally:
+        ended.set()
+        killer.join()
+
+
 def test_a_killed_server_costs_no_trace_and_doubles_none(
     two_servers: list[tuple[str, subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
@@ -99,18 +121,9 @@ def test_a_killed_server_costs_no_trace_and_doubles_none(
     )
     store = start(tmp_path / "run", served)
     lines = tmp_path / "run" / "traces.jsonl"
-    held: list[int] = []
-
-    def kill_one() -> None:
-        while not lines.is_file() or lines.read_bytes().count(b"\n") < 40:
-            time.sleep(0.01)
-        two_servers[0][1].kill()
-        held.append(lines.read_bytes().count(b"\n"))
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    report = record_served(served, tasks, store, samples=2, progress=False)
-    killer.join()
+    with killed_after(lines, 40, two_servers[0][1]) as held:
+        report = record_served(served, tasks, store, samples=2, progress=False)
+    assert held, "the server was still alive when the recording ended"
     assert 40 <= held[0] < 200
     assert (report.recorded, report.resumed) == (200, 0)
     traces = list(Store(tmp_path / "run").traces())

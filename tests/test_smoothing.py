@@ -1,6 +1,9 @@
 """Rules, their thresholds and the drift check: the same live as in bulk, promises on paper kept."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +15,17 @@ from planted import World, keep, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.calibrated import (
+    Calibration,
     Decoding,
     calibrate,
     load_calibrations,
     save_calibration,
-    threshold,
 )
 from trace_probe.monitor.detector import load_detector
 from trace_probe.monitor.drift import WINDOW, DriftCheck, check_levels
 from trace_probe.monitor.flagging import flag, flags_csv, format_flags
-from trace_probe.probing.probe import save_probe
+from trace_probe.probing.alarm import set_threshold
+from trace_probe.probing.probe import SavedProbe, save_probe
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
@@ -48,14 +52,17 @@ def test_the_rules_are_what_their_names_say() -> None:
     assert of("mean:1") == of("ema:1") == of("max") == of("1-of-1")
     assert of("2-of-3") == [-np.inf, 1, 2, 2]
     assert of("1-of-2") == [1, 3, 3, 2]
-    for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean", "mean:0"):
+    assert of("cusum:0.5") == [0.5, 3, 4.5, 3]
+    assert of("cusum:2") == [0, 1, 1, 0]
+    assert of("cusum:-1e1") == [11, 24, 36, 45]
+    for wrong in ("", "ema:0", "ema:2", "3-of-2", "0-of-2", "mean", "mean:0", "cusum", "cusum:"):
         with pytest.raises(ProbeError, match="no smoothing"):
             parse_smoothing(wrong)
 
 
 @given(
     st.lists(st.floats(-5, 5), min_size=1, max_size=40),
-    st.sampled_from(["mean:3", "ema:0.3", "2-of-4"]),
+    st.sampled_from(["mean:3", "ema:0.3", "2-of-4", "cusum:-0.3"]),
 )
 def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
     whole = parse_smoothing(name).apply({"t": np.array(scores)})["t"]
@@ -65,15 +72,52 @@ def test_a_statistic_never_looks_ahead(scores: list[float], name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("rule", ["max", "mean:5", "ema:0.5", "2-of-3"])
+@pytest.mark.parametrize("rule", ["max", "mean:5", "ema:0.5", "2-of-3", "cusum:0.3"])
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 def test_each_smoothing_keeps_the_rate_that_it_was_calibrated_to(rule: str, rate: float) -> None:
     rng = np.random.default_rng(0)
     scores = {f"{i}": rng.normal(size=rng.integers(2, 12)) for i in range(40_000)}
     ids = list(scores)
-    limit = threshold(scores, ids[:20_000], rule, rate, "conformal").value
-    maxima = trace_maxima(parse_smoothing(rule).apply(scores), ids[20_000:])
-    assert abs((maxima >= limit).mean() - rate) < 0.005
+    followed = parse_smoothing(rule).apply(scores)
+    harmless = {name: followed[name] for name in ids[:20_000]}
+    limit = set_threshold(harmless, None, rate=rate, sibling_rate=0.05).value
+    assert abs((trace_maxima(followed, ids[20_000:]) >= limit).mean() - rate) < 0.005
+
+
+def test_a_calibration_keeps_the_promise_to_siblings_too_and_says_which_binds(
+    tmp_path: Path,
+) -> None:
+    world = replace(WORLD, tasks=24, samples=8, strength=2.0)
+    run, saved = keep(plant(world), tmp_path / "run"), planted_probe()
+    found = calibrate(run, saved, ["max", "2-of-3"], 0.2, sibling_rate=0.02)
+    for name, one in found.thresholds.items():
+        assert one.siblings > 40
+        assert one.binds == "siblings"
+        assert one.sibling_alarm_rate is not None
+        assert one.sibling_alarm_rate <= 0.02
+        assert one.value > calibrate(run, saved, [name], 0.2).thresholds[name].value
+        assert "2.0% of siblings (which bind)" in str(one.rates)
+    assert len(found.sibling_tasks) == 24
+    lenient = calibrate(run, saved, ["max"], 0.05, sibling_rate=0.9).thresholds["max"]
+    assert (lenient.binds, lenient.target_sibling_rate) == ("benign", 0.9)
+    save_probe(tmp_path / "probe", saved)
+    save_calibration(tmp_path / "probe", found)
+    assert load_calibrations(tmp_path / "probe") == (found,)
+    flags = flag(run, load_detector(tmp_path / "probe"))
+    assert flags.rates == found.thresholds["max"].rates
+    assert "2.0% of siblings (which bind); measured: " in format_flags(flags)
+
+
+def test_a_calibration_without_siblings_leaves_their_rate_unknown(tmp_path: Path) -> None:
+    run, saved = keep(plant(WORLD), tmp_path / "run"), planted_probe()
+    learned = tuple(f"test-{number:03d}" for number in range(WORLD.tasks))
+    knowing = SavedProbe(replace(saved.card, training_tasks=learned), saved.probe)
+    found = calibrate(run, knowing, ["max"], 0.05)
+    one = found.thresholds["max"]
+    assert (one.sibling_alarm_rate, one.siblings, found.sibling_tasks) == (None, 0, ())
+    assert "too few harmless traces share a prompt" in one.note
+    assert "nothing of siblings; measured: " in str(one.rates)
+    assert str(one.rates).endswith(", unknown")
 
 
 def test_calibrations_are_kept_for_each_decoding_and_found_again(
@@ -95,6 +139,26 @@ def test_calibrations_are_kept_for_each_decoding_and_found_again(
     (folder / "alarms.json").write_text(json.dumps({"calibrations": [{}]}), "utf-8")
     with pytest.raises(ProbeError, match="calibrate again"):
         load_detector(folder)
+
+
+def test_calibrations_that_are_saved_at_once_are_all_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, folder = planted_probe(), tmp_path / "probe"
+    save_probe(folder, saved)
+    found, load = calibrate(store, saved, ["max"], 0.05), load_calibrations
+
+    def slowly(probe: Path) -> tuple[Calibration, ...]:
+        held = load(probe)
+        time.sleep(0.05)
+        return held
+
+    monkeypatch.setattr("trace_probe.monitor.calibrated.load_calibrations", slowly)
+    each = [replace(found, model=f"m@{number}") for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda one: save_calibration(folder, one), each))
+    assert {one.model for one in load(folder)} == {one.model for one in each}
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_without_benign_traces_nothing_is_promised(tmp_path: Path) -> None:

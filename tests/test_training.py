@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from trace_probe.evaluation.report import format_report
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
+from trace_probe.probing import mlp
 from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
@@ -57,9 +59,10 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
     assert (card.head, card.twin, card.target_sibling_rate) == ("linear", None, 0.05)
     assert sum(name.startswith(f"{WITHIN}/layer-") for name in card.figures) == 40
+    (drift,) = (name.rpartition(":")[2] for name in card.figures if "cusum" in name)
     assert {name for name in card.figures if "/layer-" not in name} == {
         f"{WITHIN}/linear/mean",
-        *(f"{WITHIN}/smoothing-{name}" for name in CANDIDATES),
+        *(f"{WITHIN}/smoothing-{name}" for name in (*CANDIDATES, f"cusum:{drift}")),
     }
     assert (card.target, card.promise) == ("outcome", "conformal")
     assert card.version
@@ -179,36 +182,57 @@ def test_progress_is_told_in_order(store: Store) -> None:
     assert told[-1] == "linear head, the alarm follows max"
 
 
-def test_what_is_asked_for_is_taken(store: Store) -> None:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Return a run on which networks learn in a second."""
+    world = replace(WORLD, tasks=12, samples=4, sentences=4, said=3, benign=24, hard_negatives=0)
+    return keep(plant(world), tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks learn for a few steps only."""
+    monkeypatch.setattr(mlp, "STEPS", (60, 60))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_asked_for_is_taken(small: Store) -> None:
     asked = train(
-        store, target_rate=0.05, smoothing="mean:5", features=("running-mean",), head="mlp"
+        small, target_rate=0.05, smoothing="mean:5", features=("running-mean",), head="mlp"
     )
     assert (asked.card.smoothing, asked.card.features) == ("mean:5", ("running-mean",))
     assert asked.card.head == "mlp"
-    assert {f"{WITHIN}/mlp/running-mean", f"{WITHIN}/smoothing-mean:5"} <= set(asked.card.figures)
+    names = {name.partition("/")[2] for name in asked.card.figures}
+    assert {"mlp/running-mean", "smoothing-mean:5"} <= names
+    learned = train(small, target_rate=0.05, smoothing="cusum").card.smoothing
+    assert np.isfinite(float(learned.removeprefix("cusum:")))
     with pytest.raises(ProbeError, match="running-max cannot be made"):
-        train(store, features=("running-max",))
+        train(small, features=("running-max",))
     with pytest.raises(ProbeError, match="no smoothing 'loud'"):
-        train(store, smoothing="loud")
+        train(small, smoothing="loud")
 
 
-def test_another_head_never_comes_without_its_linear_twin(store: Store, tmp_path: Path) -> None:
-    saved = train(store, target_rate=0.05, head="mlp")
+@pytest.mark.usefixtures("quick")
+def test_another_head_never_comes_without_its_linear_twin(small: Store, tmp_path: Path) -> None:
+    saved = train(small, target_rate=0.05, features=("mean",), head="mlp")
     save_probe(tmp_path / "p", saved)
     loaded = load_probe(tmp_path / "p")
     assert loaded.card == saved.card
-    linear = train(store, target_rate=0.05)
+    linear = train(small, target_rate=0.05, features=("mean",))
     assert loaded.card.linear_twin == linear.card.recipe
-    report, scores = evaluate_probe(store, loaded)
+    report, scores = evaluate_probe(small, loaded)
     assert {"linear twin", "tfidf-mlp"} <= report.baselines.keys()
-    for name, row in score_run(store, linear).items():
+    for name, row in score_run(small, linear).items():
         np.testing.assert_allclose(scores["linear twin"][name], row, atol=1e-4)
 
 
-def test_an_mlp_is_taken_by_itself_only_where_it_is_clearly_better(tmp_path: Path) -> None:
-    plain = keep(plant(replace(WORLD, d_model=6)), tmp_path / "plain")
-    assert train(plain, target_rate=0.05, head="auto").card.head == "linear"
-    corpus = plant(replace(WORLD, d_model=6, strength=0.0, onset=0, samples=8))
+@pytest.mark.usefixtures("quick")
+def test_an_mlp_is_taken_by_itself_only_where_it_is_clearly_better(
+    small: Store, tmp_path: Path
+) -> None:
+    asked = partial(train, target_rate=0.05, head="auto", layers=[3], features=("mean",))
+    assert asked(small).card.head == "linear"
+    corpus = plant(replace(WORLD, d_model=8, strength=0.0, onset=0, samples=8))
     assert corpus.matrix is not None
     values, rng = corpus.matrix.values.copy(), np.random.default_rng(1)
     for trace, first in zip(corpus.traces, corpus.matrix.start + 1, strict=True):
@@ -218,7 +242,7 @@ def test_an_mlp_is_taken_by_itself_only_where_it_is_clearly_better(tmp_path: Pat
         values[-1, rows, 2] += 4 * signs
         values[-1, rows, 3] += 4 * signs * acts  # whether two facts agree, which no line tells
     agree = replace(corpus, matrix=replace(corpus.matrix, values=values))
-    assert train(keep(agree, tmp_path / "agree"), target_rate=0.05, head="auto").card.head == "mlp"
+    assert asked(keep(agree, tmp_path / "agree")).card.head == "mlp"
 
 
 def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:

@@ -27,7 +27,7 @@ from trace_probe.probing.selection import HEADLINE
 from trace_probe.probing.sweep import Cell, Grid, LayerSweeper, choose
 from trace_probe.statistics.calibration import Promise, Threshold
 from trace_probe.statistics.metrics import Scores
-from trace_probe.statistics.smoothing import CANDIDATES, parse_smoothing
+from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
 from trace_probe.store import Store
 
 Progress = Callable[[str], None]
@@ -73,7 +73,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
         rows: Which sentences it learns from.
         target: What is to be told.
         promise: Whether both rates hold on average or for this very threshold.
-        smoothing: What the alarm follows.
+        smoothing: What the alarm follows; ``cusum`` without a drift learns it.
         executor: Where layers are swept.
         progress: Called with a line for each step.
 
@@ -83,7 +83,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
         ProbeError: there is no such smoothing or head, or the run cannot give a feature.
     """
     tell = progress or _silent
-    candidates = CANDIDATES if smoothing is None else (parse_smoothing(smoothing).name,)
+    candidates = _smoothings(smoothing)
     tell("reading labels")
     corpus = load_corpus(store, labeller, ()).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
@@ -117,6 +117,13 @@ def train(  # noqa: PLR0913 - these are the options of the command
     twin = None if made.recipe.head == "linear" else settings(recipe)
     card = replace(card, name=name or card.name, smoothing=smooth.name, twin=twin)
     return SavedProbe(card, probe)
+
+
+def _smoothings(asked: str | None) -> tuple[str, ...]:
+    """Return what the alarm may follow: all candidates, or the one that is asked for."""
+    if asked is None:
+        return (*CANDIDATES, CUSUM)
+    return (asked if asked == CUSUM else parse_smoothing(asked).name,)
 
 
 def _cells(
@@ -171,6 +178,7 @@ def _card(
         target_sibling_rate=threshold.target_sibling_rate,
         sibling_alarm_rate=threshold.sibling_alarm_rate,
         siblings=threshold.siblings,
+        binds=threshold.binds,
         figures=figures,
         promise=threshold.method,
         limits=tuple(_limits(store, threshold, figures)),

@@ -358,7 +358,7 @@ def test_a_broken_card_is_named(traces: Path) -> None:
     card.write_text("{", encoding="utf-8")
     app = open_page("home")
     assert not app.exception
-    assert "is not the card of a probe" in words(app)
+    assert "card.json is not JSON" in words(app)
 
 
 def test_metrics_shows_every_baseline_beside_the_detector(traces: Path) -> None:

@@ -36,8 +36,8 @@ Smoothing = Annotated[
     typer.Option(
         "--smoothing",
         "--rule",
-        help="What the alarm follows: max, mean:N, ema:WEIGHT or K-of-N; as on the probe's card "
-        "by default.",
+        help="What the alarm follows: max, mean:N, ema:WEIGHT, K-of-N or cusum:DRIFT; as on the "
+        "probe's card by default.",
     ),
 ]
 Threshold = Annotated[
@@ -267,6 +267,10 @@ def calibrate(
         ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
+    sibling_rate: Annotated[
+        float,
+        typer.Option(help="Share of harmless traces of mixed prompts that may alarm, if known."),
+    ] = 0.05,
     promise: Annotated[
         Literal["conformal", "pac"],
         typer.Option(
@@ -275,7 +279,7 @@ def calibrate(
     ] = "conformal",
     as_json: AsJson = False,
 ) -> None:
-    """Set thresholds on the benign traces of a run, for the way its tokens were drawn."""
+    """Set thresholds on the harmless traces of a run, for the way its tokens were drawn."""
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
     from trace_probe.monitor.calibrated import save_calibration
     from trace_probe.probing.probe import load_probe
@@ -285,11 +289,11 @@ def calibrate(
     saved = load_probe(probe)
     own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
     names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
-    found = calibrate_on(Store(run), saved, names, rate, promise=promise)
+    found = calibrate_on(Store(run), saved, names, rate, sibling_rate=sibling_rate, promise=promise)
     save_calibration(probe, found)
     rows = [
-        f"{name:10} threshold {each.value:8.3f} promises {each.honest_rate:.2%} ({each.method}, "
-        f"{each.n} traces){': ' + each.note if each.note else ''}"
+        f"{name:10} threshold {each.value:8.3f} {each.rates} ({each.method}, {each.n} benign "
+        f"traces, {each.siblings} siblings){'; ' + each.note if each.note else ''}"
         for name, each in found.thresholds.items()
     ]
     show_result(asdict(found), "\n".join(rows), as_json=as_json)

@@ -5,7 +5,6 @@ server, so that a threshold can move without a trace being parsed again.
 """
 
 import gc
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from trace_probe.explorer.words import ShownDetector, threshold_of
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import load_calibrations
 from trace_probe.monitor.detector import Detector, probe_beside, recorded_detector
+from trace_probe.probing.kept import read_json
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
@@ -341,10 +341,7 @@ def _card(card: Path | None, state: Stamp) -> dict[str, Any]:
     del state
     if card is None:
         return {}
-    try:
-        return dict(json.loads(card.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ProbeError(f"{card} is not the card of a probe: train it again") from error
+    return read_json(card)[0]
 
 
 @lru_cache(maxsize=16)

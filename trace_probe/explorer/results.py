@@ -38,7 +38,7 @@ def kept(traces: Path, kind: Kind) -> Kept:
     for file in sorted(results_folder(traces).glob("*.json")):
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             broken.append(f"{file}: {error}")
             continue
         if isinstance(raw, dict) and MARKS[kind] <= set(raw):

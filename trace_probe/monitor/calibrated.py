@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.probing.alarm import set_threshold
+from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.kept import check_fields, read_json, write_json
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.statistics.calibration import Promise, Threshold, promised_threshold
-from trace_probe.statistics.metrics import Scores, trace_maxima
+from trace_probe.statistics.calibration import Promise, Threshold
 from trace_probe.statistics.smoothing import parse_smoothing
+from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
@@ -49,6 +51,9 @@ class Calibration:
     levels: tuple[float, ...]
     """The `level` of each calibration trace, ascending: the range that drift is told from."""
     tasks: tuple[str, ...]
+    """Benign tasks that it was set on."""
+    sibling_tasks: tuple[str, ...] = ()
+    """Tasks whose siblings it was set on as well; nothing is to be measured on either."""
 
 
 def level(scores: Iterable[float]) -> float | None:
@@ -63,12 +68,17 @@ def calibrate(
     smoothings: Sequence[str],
     rate: float,
     *,
+    sibling_rate: float | None = 0.05,
     promise: Promise = "conformal",
 ) -> Calibration:
     """Set the threshold of each smoothing on harmless traces of a run that the probe has not seen.
 
+    It is the higher of two: one at which at most a share `rate` of benign traces alarms, and one
+    at which at most a share `sibling_rate` of siblings does; None promises nothing of siblings.
     Of a run with calibration tasks of the probe those are used, else every benign task but
-    those that it learned from; one trace a task, since those of a task are alike.
+    those that it learned from; one trace a task, since those of a task are alike. Siblings are
+    those of labelled tasks that it did not learn from; where they are too few for a headline,
+    nothing is promised of them and their rate is not known.
 
     Raises:
         NotEnoughData: there is no such trace.
@@ -83,21 +93,41 @@ def calibrate(
     scores = score_run(store, saved)
     ids = [trace.id for trace in traces]
     levels = (level(scores[name].tolist()) for name in ids)
+    unseen = _unseen(store, saved)
+    thresholds = {}
+    for name in smoothings:
+        followed = parse_smoothing(name).apply(scores)
+        thresholds[name] = set_threshold(
+            {one: followed[one] for one in ids},
+            (unseen, followed),
+            rate=rate,
+            sibling_rate=sibling_rate,
+            promise=promise,
+        )
+    used = any(one.siblings for one in thresholds.values())
     return Calibration(
         model=store.manifest.model,
         decoding=Decoding.of(store.manifest.sampling),
-        thresholds={name: threshold(scores, ids, name, rate, promise) for name in smoothings},
+        thresholds=thresholds,
         levels=tuple(sorted(each for each in levels if each is not None)),
         tasks=tuple(sorted(trace.task.id for trace in traces)),
+        sibling_tasks=tuple(sorted(unseen.tasks)) if used else (),
     )
 
 
-def threshold(
-    scores: Scores, ids: Sequence[str], smoothing: str, rate: float, promise: Promise
-) -> Threshold:
-    """Return a threshold, set on the highest smoothed score of each trace."""
-    maxima = trace_maxima(parse_smoothing(smoothing).apply({i: scores[i] for i in ids}), ids)
-    return promised_threshold(maxima, rate, promise)
+def _unseen(store: Store, saved: SavedProbe) -> Corpus:
+    """Return the labelled traces of test tasks that a probe did not learn from."""
+    labels = store.labels(_labeller(store, saved))
+    learned = set(saved.card.training_tasks)
+    traces = tuple(
+        trace for trace in store.traces() if trace.task.id not in learned and trace.id in labels
+    )
+    return Corpus(traces, labels, None).aimed(saved.card.target).judged()
+
+
+def _labeller(store: Store, saved: SavedProbe) -> str | None:
+    """Return the labeller that the probe learned from, or the latest if the run lacks that one."""
+    return saved.card.labeller if saved.card.labeller in store.labellers() else None
 
 
 def _harmless(store: Store, saved: SavedProbe) -> list[Trace]:
@@ -115,10 +145,16 @@ def _harmless(store: Store, saved: SavedProbe) -> list[Trace]:
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Keep a calibration beside its probe, in place of one of the same model and decoding.
 
-    Smoothings that only the older one holds are dropped with it.
+    Smoothings that only the older one holds are dropped with it. Several processes may do so at
+    once: each waits for its turn, so that no calibration is lost.
+
+    Raises:
+        ProbeError: the calibrations that are there are damaged.
+        StoreError: the folder cannot be written.
     """
-    others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
-    write_calibrations(folder, (*others, calibration))
+    with in_turn(folder):
+        others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
+        write_calibrations(folder, (*others, calibration))
 
 
 def write_calibrations(folder: Path, calibrations: Sequence[Calibration]) -> None:
@@ -151,6 +187,7 @@ def _read(raw: dict[str, Any], file: Path) -> Calibration:
         thresholds={name: Threshold(**each) for name, each in raw["thresholds"].items()},
         levels=tuple(raw["levels"]),
         tasks=tuple(raw["tasks"]),
+        sibling_tasks=tuple(raw.get("sibling_tasks", ())),
     )
     check_fields(found, file)
     check_fields(found.decoding, file)

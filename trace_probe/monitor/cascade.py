@@ -106,8 +106,9 @@ def cascade(
         NotEnoughData: no unseen trace has a label, or there is no benign trace to calibrate on.
     """
     saved, labels = detector.saved, store.labels(truth)
-    calibrated = calibrate(store, saved, [detector.smoothing.name], pass_rate or GENTLE)
-    limit = calibrated.thresholds[detector.smoothing.name].value
+    smoothing, rate = detector.smoothing.name, pass_rate or GENTLE
+    calibrated = calibrate(store, saved, [smoothing], rate, sibling_rate=None)
+    limit = calibrated.thresholds[smoothing].value
     if pass_rate is None:
         limit = lenient_limit(store, detector, truth, most_lost)
     seen = {*saved.card.training_tasks, *saved.card.calibration_tasks, *calibrated.tasks}

@@ -5,7 +5,6 @@ Everything that raises alarms (commands, pages, the server, experiments, logs of
 a probe; `recorded_detector` finds the one behind the scores that a run keeps.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Decoding, load_calibrations
+from trace_probe.probing.kept import CARD, read_json
 from trace_probe.probing.probe import SavedProbe, load_probe
+from trace_probe.statistics.calibration import Rates
 from trace_probe.statistics.metrics import first_alarm
 from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing, smoothing_of
 from trace_probe.store import Store
@@ -65,6 +66,8 @@ class Detector:
     """None where only recorded scores are read."""
     levels: tuple[float, ...] = ()
     """Median scores of the calibration traces, from which drift is told; empty if not known."""
+    rates: Rates | None = None
+    """How often harmless traces alarm; None if nobody measured it at this threshold."""
 
     @property
     def saved(self) -> SavedProbe:
@@ -90,14 +93,15 @@ class Detector:
 
     def at(self, threshold: float) -> "Detector":
         """Return it with a threshold given by hand."""
-        return replace(self, threshold=threshold, source=Source("hand"))
+        return replace(self, threshold=threshold, source=Source("hand"), rates=None)
 
     def __str__(self) -> str:
         """Return at which threshold it alarms, and why, in one line."""
         if self.source.kind == "none":
             return f"{self.name}: no threshold, so no alarms"
         smoothed = "" if self.smoothing == MAX else f" on {self.smoothing.name}"
-        return f"{self.name}: threshold {self.threshold:.3f}{smoothed} ({self.source})"
+        rates = f"; {self.rates}" if self.rates else ""
+        return f"{self.name}: threshold {self.threshold:.3f}{smoothed} ({self.source}){rates}"
 
 
 def as_detector(probe: SavedProbe | Detector) -> Detector:
@@ -105,7 +109,8 @@ def as_detector(probe: SavedProbe | Detector) -> Detector:
     if isinstance(probe, Detector):
         return probe
     card = probe.card
-    return Detector(card.name, probe.smoothing, card.threshold, Source("card"), probe)
+    source = Source("card")
+    return Detector(card.name, probe.smoothing, card.threshold, source, probe, rates=card.rates)
 
 
 def as_detectors(
@@ -131,7 +136,7 @@ def load_detector(
 
     Args:
         folder: Where ``card.json`` and ``probe.safetensors`` lie, perhaps with ``alarms.json``.
-        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT`` or ``K-of-N``.
+        smoothing: ``max``, ``mean:N``, ``ema:WEIGHT``, ``K-of-N`` or ``cusum:DRIFT``.
         threshold: Smoothed score from which on it alarms.
         decoding: How the tokens to be scored are drawn.
 
@@ -159,8 +164,9 @@ def _resolved(
     found = own if chosen == own.smoothing else None
     for each in fitting or kept:  # the latest last
         if chosen.name in each.thresholds:
-            value, source = each.thresholds[chosen.name].value, Source("calibration", each.decoding)
-            found = Detector(own.name, chosen, value, source, own.probe, each.levels)
+            limit, source = each.thresholds[chosen.name], Source("calibration", each.decoding)
+            given = (own.probe, each.levels, limit.rates)
+            found = Detector(own.name, chosen, limit.value, source, *given)
     if threshold is not None:
         return replace(found or own, smoothing=chosen).at(threshold)
     if found is None:
@@ -188,7 +194,7 @@ def recorded_detector(
         ProbeError: the files of the probe are broken, or it has no threshold for the smoothing.
     """
     folder = probe_beside(store.path, name)
-    card = {} if folder is None else _card(folder)
+    card = {} if folder is None else read_json(folder / CARD)[0]
     if folder is not None and card.get("model") == store.manifest.model and "threshold" in card:
         follows = parse_smoothing(card.get("smoothing") or card.get("rule") or MAX.name)
         own = Detector(name, follows, float(card["threshold"]), Source("card"))
@@ -205,19 +211,10 @@ def recorded_detector(
     return Detector(name, chosen, math.inf, Source("none"))
 
 
-def _card(folder: Path) -> dict[str, Any]:
-    """Return what the card of a probe says, without reading its weights."""
-    file = folder / "card.json"
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ProbeError(f"{file} is not the card of a probe: train it again") from error
-
-
 def probe_beside(run: Path, name: str) -> Path | None:
     """Return the folder of a probe that is kept beside the runs, in ``probes/NAME``."""
     folder = probes_beside(run) / name
-    return folder if (folder / "card.json").is_file() else None
+    return folder if (folder / CARD).is_file() else None
 
 
 def probes_beside(run: Path) -> Path:

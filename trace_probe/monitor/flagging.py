@@ -13,6 +13,7 @@ from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.detector import Detector, as_detector, recorded_detector
 from trace_probe.monitor.drift import Drift, check_levels
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.statistics.calibration import Rates
 from trace_probe.store import Store
 from trace_probe.trace import Channel, Span, Trace
 from trace_probe.training import score_run
@@ -50,6 +51,8 @@ class Flags:
     drift: Drift | None = None
     """Whether the scores of the run lie where those of the calibration traces lay; None if
     these are not known."""
+    rates: Rates | None = None
+    """How often harmless traces alarm at the threshold; None if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         smoothing=detector.smoothing.name,
         source=str(detector.source),
         drift=drift,
+        rates=detector.rates,
     )
 
 
@@ -131,7 +135,8 @@ def format_flags(flags: Flags) -> str:
     limit = f"{flags.threshold:.3f}{smoothed} ({flags.source})"
     total = f"{len(flags.alarms)} of {flags.traces} traces alarm at {limit}"
     note = [flags.drift.note] if flags.drift and flags.drift.note else []
-    return "\n".join([*rows, total, *note])
+    rates = [str(flags.rates)] if flags.rates else []
+    return "\n".join([*rows, total, *rates, *note])
 
 
 def flags_csv(flags: Flags) -> str:

@@ -26,7 +26,7 @@ from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
-from trace_probe.statistics.calibration import Promise
+from trace_probe.statistics.calibration import Binding, Promise, Rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.storage.names import checked_name
@@ -159,11 +159,24 @@ class ProbeCard:
     its task; None if there are too few to know."""
     siblings: int = 0
     """How many siblings that is a share of."""
+    binds: Binding | None = None
+    """Whose promise set the threshold; None if the card is of an earlier version."""
 
     @property
     def layer(self) -> int:
         """Return the deepest layer that it reads."""
         return max(self.layers)
+
+    @property
+    def rates(self) -> Rates:
+        """Return the rates that its threshold promises and those that were measured."""
+        return Rates(
+            self.honest_false_alarm_rate,
+            self.target_sibling_rate if self.siblings else None,
+            self.false_alarm_rate,
+            self.sibling_alarm_rate,
+            self.binds,
+        )
 
     @property
     def width(self) -> int:

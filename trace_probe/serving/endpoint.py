@@ -1,7 +1,7 @@
 """The HTTP side: OpenAI's chat completions with the risk of each sentence beside them.
 
 POST /v1/chat/completions   200, or 400, 401, 404, 408, 413, 429, 500, 503 in OpenAI's form
-GET  /v1/models             the one model
+GET  /v1/models             the one model, with its detectors and how often they alarm
 GET  /v1/models/ID          the same, or 404
 GET  /healthz               200 while the model runs, else 503; needs no token
 GET  /metrics               for Prometheus
@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -47,7 +48,7 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(_Gate, served=served, token=token)
     _explain(app)
-    _list_models(app, served.name)
+    _list_models(app, served)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -71,9 +72,21 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
     return app
 
 
-def _list_models(app: FastAPI, name: str) -> None:
+def _list_models(app: FastAPI, served: GuardedModel) -> None:
     """Say which model is here, to those who ask for all and to those who ask for one."""
+    name = served.name
+    detectors = [
+        {
+            "name": one.name,
+            "smoothing": one.smoothing.name,
+            "threshold": one.threshold,
+            "source": str(one.source),
+            "rates": None if one.rates is None else asdict(one.rates),
+        }
+        for one in served.detectors
+    ]
     model = {"id": name, "object": "model", "created": 0, "owned_by": "trace_probe"}
+    model[EXTENSION] = {"detectors": detectors}
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -50,7 +50,8 @@ class GuardedModel:
         self.telemetry = Telemetry(lambda: self.scheduler.active)
         self.policy: Policy = policy
         self._monitor, self._audit = monitor, audit
-        levels = monitor.detectors[0].levels
+        self.detectors = monitor.detectors
+        levels = self.detectors[0].levels
         self._drift = DriftCheck(levels) if levels else None
         self._told_drift = False
         self._draining = False

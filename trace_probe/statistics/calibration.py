@@ -15,6 +15,8 @@ from trace_probe.errors import NotEnoughData
 
 Promise = Literal["conformal", "pac"]
 """What holds on average over calibration sets, or for this one with high probability."""
+Binding = Literal["benign", "siblings"]
+"""Of the two promises of a threshold, the one that asked for the higher value."""
 PAC_DELTA = 0.1
 """The probability with which the promise of a PAC threshold may fail."""
 
@@ -41,6 +43,59 @@ class Threshold:
     """Share of the siblings that alarm at `value`; None if there were too few to know."""
     siblings: int = 0
     """How many siblings that is a share of."""
+    binds: Binding = "benign"
+    """Whose promise set `value`; that of the others would be kept at a lower one."""
+
+    @property
+    def rates(self) -> "Rates":
+        """Return the rates that are promised and those that were measured."""
+        return Rates(
+            self.honest_rate,
+            self.target_sibling_rate if self.siblings else None,
+            self.false_alarm_rate,
+            self.sibling_alarm_rate,
+            self.binds,
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How often harmless traces alarm at a threshold; None where it is not known.
+
+    Example:
+        >>> print(Rates(0.01, 0.05, 0.0, 0.048, "siblings"))
+        promised: 1.0% of benign traces, 5.0% of siblings (which bind); measured: 0.0%, 4.8%
+    """
+
+    benign: float
+    """Promised share of whole benign traces."""
+    siblings: float | None = None
+    """Promised share of siblings: harmless traces of prompts that have an instrumental one."""
+    benign_measured: float | None = None
+    """Share of the calibration traces that alarm."""
+    siblings_measured: float | None = None
+    """Share of the siblings that alarm, by probes that have not learned from their tasks."""
+    binds: Binding | None = None
+    """Whose promise set the threshold."""
+
+    def __str__(self) -> str:
+        """Return them in words."""
+        bind = " (which bind)" if self.siblings is not None else ""
+        promised = [
+            f"{_percent(self.benign)} of benign traces{bind if self.binds == 'benign' else ''}",
+            f"{_percent(self.siblings)} of siblings{bind if self.binds == 'siblings' else ''}",
+        ]
+        measured = [_percent(self.benign_measured), _percent(self.siblings_measured)]
+        if self.siblings is None:
+            promised[1] = "nothing of siblings"
+        known = self.benign_measured is not None
+        return f"promised: {', '.join(promised)}" + (
+            f"; measured: {', '.join(measured)}" if known else ""
+        )
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"
 
 
 def promised_threshold(
@@ -136,7 +191,8 @@ def with_siblings(
     drawn = limits[1:][np.isfinite(limits[1:])]
     pac = threshold.method == "pac" and len(drawn)
     limit = np.quantile(drawn, 1 - PAC_DELTA) if pac else limits[0]
-    value = max(threshold.value, _above(np.float32(limit)))
+    least = _above(np.float32(limit))
+    value = max(threshold.value, least)
     return replace(
         threshold,
         value=value,
@@ -144,6 +200,7 @@ def with_siblings(
         target_sibling_rate=sibling_rate,
         sibling_alarm_rate=float((np.asarray(peaks) >= value).mean()),
         siblings=len(peaks),
+        binds="siblings" if least > threshold.value else "benign",
     )
 
 

@@ -95,17 +95,38 @@ def _kth_of_latest(k: int, n: int) -> Update:
     return update
 
 
+def _cumulative_sum(drift: float) -> Update:
+    """Return the sum of what scores are above `drift` since it was last 0: Page's (1954) CUSUM.
+
+    It sees a lasting change from harmless scores, of which `drift` is above the mean, to others,
+    of which it is below the mean, sooner than any filter that is as seldom wrong (Lorden 1971).
+    """
+    total = 0.0
+
+    def update(score: float) -> float:
+        nonlocal total
+        total = max(0.0, total + score - drift)
+        return total
+
+    return update
+
+
 MAX = Smoothing("max", _maximum)
-CANDIDATES = ("max", "mean:3", "mean:5", "ema:0.5", "ema:0.3")
-"""Of these training chooses: all have a value from the first sentence on."""
+CUSUM = "cusum"
+"""A smoothing whose drift training has to learn before it is ``cusum:DRIFT``."""
+CANDIDATES = ("max", "mean:3", "mean:5", "ema:0.5", "ema:0.3", "2-of-3")
+"""Of these and of a CUSUM training chooses, the simplest first."""
 DEFAULT_SMOOTHINGS = ("max", "ema:0.5", "2-of-3")
 _EMA = re.compile(r"ema:(\d*\.?\d+)")
 _MEAN = re.compile(r"mean:(\d+)")
 _K_OF_N = re.compile(r"(\d+)-of-(\d+)")
+_CUSUM = re.compile(r"cusum:(-?\d*\.?\d+(?:e[+-]?\d+)?)")
 
 
 def parse_smoothing(text: str) -> Smoothing:
-    """Return the smoothing of a name: ``max``, ``mean:N``, ``ema:WEIGHT`` or ``K-of-N``.
+    """Return the smoothing of a name.
+
+    Names are ``max``, ``mean:N``, ``ema:WEIGHT``, ``K-of-N`` and ``cusum:DRIFT``.
 
     Raises:
         ProbeError: there is no smoothing of that name.
@@ -119,9 +140,12 @@ def parse_smoothing(text: str) -> Smoothing:
         return Smoothing(text, partial(_moving_average, float(average[1])))
     if several and 1 <= int(several[1]) <= int(several[2]):
         return Smoothing(text, partial(_kth_of_latest, int(several[1]), int(several[2])))
+    if change := _CUSUM.fullmatch(text):
+        return Smoothing(text, partial(_cumulative_sum, float(change[1])))
     raise ProbeError(
         f"no smoothing {text!r}: use max, mean:N with N >= 1 (such as mean:3), ema:WEIGHT with "
-        f"0 < WEIGHT <= 1 (such as ema:0.5), or K-of-N with 1 <= K <= N (such as 2-of-3)"
+        f"0 < WEIGHT <= 1 (such as ema:0.5), K-of-N with 1 <= K <= N (such as 2-of-3), or "
+        f"cusum:DRIFT (such as cusum:0.5)"
     )
 
 

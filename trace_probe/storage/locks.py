@@ -46,15 +46,27 @@ def tidying(folder: Path | None) -> AbstractContextManager[None]:
     return _held(folder, JOINED, fcntl.LOCK_EX, complaint)
 
 
+def in_turn(folder: Path) -> AbstractContextManager[None]:
+    """Wait until nobody else changes the files of a folder, such as that of a probe.
+
+    Raises:
+        StoreError: the folder is read-only, or its file system has no locks.
+    """
+    complaint = "{} lies where files cannot be locked: copy it to a local disk"
+    return _held(folder, ALONE, fcntl.LOCK_EX, complaint, wait=True)
+
+
 @contextlib.contextmanager
-def _held(folder: Path | None, name: str, kind: int, complaint: str) -> Iterator[None]:
+def _held(
+    folder: Path | None, name: str, kind: int, complaint: str, *, wait: bool = False
+) -> Iterator[None]:
     """Hold the lock of that name in a folder; None is behind a URL, where there are none."""
     if folder is None:
         yield
         return
     with _opened(folder / name) as lock:
         try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind if wait else kind | fcntl.LOCK_NB)
         except OSError as error:
             raise StoreError(complaint.format(folder)) from error
         yield

@@ -20,6 +20,7 @@ from trace_probe.errors import StoreError
 from trace_probe.files import abandoned, append, file_names, held, sweep, write_chunks
 
 LINK = "is a link, and links inside a run are not followed: put the file itself there"
+Stamp = tuple[int, int, int]
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 
 
@@ -43,6 +44,10 @@ class Place(Protocol):
 
     def size(self, name: str) -> int | None:
         """Return the size of a file, None if it is not there."""
+        ...
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return what changes when a file is replaced; None where only reading it can tell."""
         ...
 
     def names(self, folder: str = "") -> list[str]:
@@ -163,6 +168,15 @@ class Folder:
 
     def size(self, name: str) -> int | None:
         """Return the size of a file, None if it is not there."""
+        found = self._stat(name)
+        return None if found is None else found.st_size
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return its inode, size and time; None if it is not there."""
+        found = self._stat(name)
+        return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def _stat(self, name: str) -> os.stat_result | None:
         path = self._at(name)
         try:
             found = os.lstat(path)
@@ -170,7 +184,7 @@ class Folder:
             return None
         if stat.S_ISLNK(found.st_mode):
             raise StoreError(f"{path} {LINK}")
-        return found.st_size
+        return found
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names of all that is in a folder, none if it is not there."""
@@ -310,6 +324,10 @@ class Bucket:
         if len(data) < len(buffer):
             raise StoreError(f"{self.url}/{name} ends too early: it is damaged")
         buffer[:] = data
+
+    def stamp(self, name: str) -> Stamp | None:  # noqa: ARG002
+        """Return None: to ask costs as much as to read."""
+        return None
 
     def mapped(self, name: str) -> memoryview | None:  # noqa: ARG002
         """Return None: what is elsewhere has to be fetched."""

@@ -4,23 +4,28 @@
     shards/index.parquet        for each trace its shard, its rows, its key and checksums
 
 The index is the commit mark: a shard that it does not name is not there. Layers are contiguous,
-so that reading one layer of all traces reads nothing else.
+so that reading one layer of all traces reads nothing else. The header of a shard repeats what
+the index says of its traces, so that a damaged index can be made again.
 """
 
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from trace_probe.errors import StoreError
 from trace_probe.storage.names import checked_name
 from trace_probe.storage.place import Place
 from trace_probe.storage.seals import Seals, opened_table, sealed_table
+from trace_probe.storage.tensors import read_header
 
 INDEX = "shards/index.parquet"
 SHARD = re.compile(r"shards/[0-9a-f]{16}\.safetensors")
 """Names of shards; nothing else in the folder is ever deleted."""
-ADVICE = "restore it, or delete it and record the run again"
+LISTING = "index"
+"""Name in the metadata of a shard for the rows of the index that are about it."""
+ADVICE = "`trace-probe store repair` makes it again from the shards"
 COLUMNS = {
     "trace_id": "string",
     "shard": "string",
@@ -84,3 +89,30 @@ def write_index(place: Place, packed: Iterable[Packed]) -> None:
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
     table = pa.Table.from_pylist([asdict(one) for one in packed], schema)
     place.write(INDEX, [sealed_table(table)])
+
+
+def listing(packed: Iterable[Packed]) -> str:
+    """Return what the header of a shard says of its traces."""
+    return json.dumps([astuple(one) for one in packed], separators=(",", ":"))
+
+
+def index_of_shards(place: Place, *, seals: Seals) -> dict[str, Packed]:
+    """Return the index as the headers of the shards tell it.
+
+    Raises:
+        StoreError: a shard is damaged, or of an earlier version, which does not say what it holds.
+    """
+    found: dict[str, Packed] = {}
+    for name in (f"shards/{name}" for name in sorted(place.names("shards"))):
+        if not SHARD.fullmatch(name):
+            continue
+        text = read_header(place, name, seals=seals).metadata.get(LISTING)
+        try:
+            rows = [dict(zip(COLUMNS, row, strict=True)) for row in json.loads(text or "")]
+            found |= {one.trace_id: one for one in map(_packed, rows)}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreError(
+                f"{place.url}/{name} does not say which traces it holds: restore {INDEX} from a "
+                f"copy, or record the run again"
+            ) from error
+    return found

@@ -16,7 +16,7 @@ import numpy as np
 from trace_probe.activations import Activations, Fidelity
 from trace_probe.errors import StoreError
 from trace_probe.storage.names import NAME
-from trace_probe.storage.place import Place
+from trace_probe.storage.place import Place, Stamp
 from trace_probe.storage.seals import Seals
 from trace_probe.storage.shards import INDEX, SHARD, Packed, read_index
 from trace_probe.storage.tensors import (
@@ -34,6 +34,9 @@ from trace_probe.storage.tensors import (
     read_rows,
     view_rows,
 )
+
+MOST_KNOWN = 20_000
+"""Headers that are kept in memory, about 2 KB each."""
 
 
 class Found(NamedTuple):
@@ -63,13 +66,18 @@ class Vault:
         `trace_probe.storage.seals.Seals`.
         """
         self._place, self._url = place, place.url
-        self._width, self._raw_width, self._seals = width, raw_width, seals
+        self._width, self._raw_width, self.seals = width, raw_width, seals
         self._checked: dict[str, set[tuple[int, int]]] = {}
         """First row and layer of what was found to be whole, by file."""
         self._packed: dict[str, Packed] = {}
         self._index_size: int | None = None
         self._headers: dict[str, Header] = {}
+        """Of shards."""
+        self._known: dict[str, tuple[Stamp, Header]] = {}
+        """Of files of one trace, as long as they are not replaced."""
         self._maps: dict[str, memoryview | None] = {}
+        self._views: dict[int, dict[str, tuple[Packed, Values]]] = {}
+        """Rows in mapped shards that were found to be whole, by layer and trace."""
 
     @staticmethod
     def file(trace_id: str) -> str:
@@ -85,7 +93,7 @@ class Vault:
         """Return the packed traces by id, as they are now."""
         size = self._place.size(INDEX)
         if size != self._index_size:
-            self._packed = read_index(self._place, seals=self._seals)
+            self._packed = read_index(self._place, seals=self.seals)
             self._index_size = size
         return self._packed
 
@@ -160,7 +168,18 @@ class Vault:
         return self._in_shard(self._packed[trace_id])
 
     def _header(self, file: str) -> Header:
-        return read_header(self._place, file, seals=self._seals)
+        """Return the header of a file; it is read again only if the file was replaced."""
+        stamp = self._place.stamp(file)
+        known = self._known.get(file)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        header = read_header(self._place, file, seals=self.seals)
+        self._checked.pop(file, None)
+        if stamp is not None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[file] = stamp, header
+        return header
 
     def _alone(self, file: str, header: Header) -> Found:
         """Return a file that holds one trace."""
@@ -237,8 +256,8 @@ class Vault:
         if (found.start, layer) in known:
             return
         file = f"{self._url}/{found.file}"
-        expected = None if self._seals == "ignored" else checksum_of(found.checksum, layer)
-        if expected is None and self._seals == "required":
+        expected = None if self.seals == "ignored" else checksum_of(found.checksum, layer)
+        if expected is None and self.seals == "required":
             raise StoreError(f"{file} is damaged: layer {layer} has no checksum: {AGAIN}")
         if expected is not None and expected != zlib.crc32(as_bytes(values)):
             raise StoreError(
@@ -260,9 +279,16 @@ class Vault:
             StoreError: as `load` does.
         """
         packed = self.packed()
+        views = self._views.setdefault(layer, {})
         for trace_id, (key, rows) in wanted.items():
-            if trace_id in packed:
+            place = packed.get(trace_id)
+            seen = views.get(trace_id)
+            if seen is not None and seen[0] is place and seen[0].key in ("", key):
+                values = seen[1]
+            elif place is not None:
                 values = self._view(self._expect(trace_id, key), layer)
+                if self._maps.get(place.shard) is not None:
+                    views[trace_id] = place, values
             else:
                 values = self.load(trace_id, (layer,), key)[0]
             if len(values) != rows:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from trace_probe.errors import StoreError
-from trace_probe.storage.shards import Packed, write_index
+from trace_probe.storage.shards import LISTING, Packed, listing, write_index
 from trace_probe.storage.tensors import Values, checksum, checksum_of_all, encode
 from trace_probe.store import Store
 from trace_probe.trace import digest
@@ -101,16 +101,22 @@ def _shards(pieces: Iterator[_Piece], limit: int) -> Iterator[list[_Piece]]:
         yield group
 
 
-def _write(store: Store, pieces: Sequence[_Piece]) -> Iterator[Packed]:
-    """Write a shard and yield where its traces are in it."""
+def _write(store: Store, pieces: Sequence[_Piece]) -> list[Packed]:
+    """Write a shard and return where its traces are in it."""
     layers = store.manifest.layers
     name = f"shards/{digest([(one.trace_id, one.key) for one in pieces])}.safetensors"
     rows = sum(one.values.shape[1] for one in pieces)
     first = pieces[0].values
     tensors = (one.values[place] for place in range(len(layers)) for one in pieces)
-    metadata = {"traces": str(len(pieces))}
+    placed = list(_placed(name, pieces))
+    metadata = {"traces": str(len(pieces)), LISTING: listing(placed)}
     chunks = encode(metadata, layers, (rows, first.shape[2]), first.dtype, tensors)
     store.place.write(name, chunks)
+    return placed
+
+
+def _placed(name: str, pieces: Sequence[_Piece]) -> Iterator[Packed]:
+    """Yield where each piece is in the shard of that name, one after the other."""
     start = 0
     for one in pieces:
         stop = start + one.values.shape[1]

@@ -7,12 +7,14 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from trace_probe.errors import TraceProbeError
+from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.labels import Label
+from trace_probe.storage import locks
 from trace_probe.storage.artifacts import FORMS
 from trace_probe.storage.lines import Line, Lines, Row
 from trace_probe.storage.place import Place
 from trace_probe.storage.records import to_label, to_trace
+from trace_probe.storage.shards import INDEX, index_of_shards, write_index
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.upkeep.verify import examine
@@ -34,12 +36,15 @@ class RepairReport:
 def repair(store: Store, *, progress: bool = True) -> RepairReport:
     """Set broken lines, broken files and traces with broken activations aside.
 
+    A damaged index of the shards is made again from their headers.
+
     Labels of such traces go with them, and so do their scores. Interrupted, call it again.
 
     Raises:
         StoreError: another process writes to the run, or it lies where nothing can be replaced.
     """
     report = RepairReport(store.place.url)
+    report.files += [INDEX] * _mend_index(store)
     with store.writing():
         found = examine(store, progress=progress)
         bad = list(dict.fromkeys(problem.trace for problem in found.problems if problem.trace))
@@ -59,6 +64,19 @@ def repair(store: Store, *, progress: bool = True) -> RepairReport:
     after = examine(Store(store.place.url), progress=False)
     report.left = tuple(problem.text for problem in after.problems)
     return report
+
+
+def _mend_index(store: Store) -> bool:
+    """Make the index of the shards again if it is damaged; return whether it was."""
+    try:
+        store.vault.packed()
+    except StoreError:
+        with locks.alone(store.place.folder):  # before anything is tidied up, which needs it
+            packed = index_of_shards(store.place, seals=store.vault.seals)
+            _keep(store.place, INDEX, store.place.read(INDEX))
+            write_index(store.place, packed.values())
+        return True
+    return False
 
 
 def _kinds(store: Store) -> list[tuple[Lines, Callable[[Row], object]]]:

@@ -1,6 +1,5 @@
 """About: what was recorded, what the probe is, what the words mean, what this does not show."""
 
-import json
 from dataclasses import asdict
 
 import streamlit as st
@@ -11,6 +10,7 @@ from trace_probe.explorer.current import Current, current
 from trace_probe.explorer.links import ORGANISM_PREFIX, organism_notice
 from trace_probe.explorer.runs import probe_card
 from trace_probe.model.checkpoint import organism_path
+from trace_probe.probing.kept import read_json
 from trace_probe.visible import snippet, visible
 
 DEFINITIONS = """
@@ -66,6 +66,7 @@ CARD_FIELDS = (
     "false_alarm_rate",
     "target_sibling_rate",
     "sibling_alarm_rate",
+    "binds",
     "version",
 )
 
@@ -113,8 +114,7 @@ def card(shown: Current) -> None:
     if file is None:
         st.text(visible(f"{shown.detector.name} has no card in the probes folder beside the runs."))
         return
-    text = file.read_text(encoding="utf-8")
-    raw = json.loads(text)
+    raw, _ = read_json(file)
     raw |= {"smoothing": raw["rule"]} if "rule" in raw else {}  # as earlier versions called it
     facts = {name: raw[name] for name in CARD_FIELDS if name in raw}
     counts = {name: f"{len(raw[name])}" for name in ("training_tasks", "calibration_tasks")}
@@ -123,7 +123,7 @@ def card(shown: Current) -> None:
         st.text(visible(f"• {limit}"))
     with st.expander("The whole card"):
         st.text(str(file))
-        st.code(visible(text), language=None, wrap_lines=True)
+        st.code(visible(file.read_text("utf-8")), language=None, wrap_lines=True)
 
 
 def organism(shown: Current) -> None:
