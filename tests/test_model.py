@@ -482,7 +482,7 @@ def test_dtype_can_be_chosen(model_folder: Path) -> None:
     (rows,) = model.replay([ids], [each_token(ids)], LAYERS)
     assert isinstance(rows, Activations)
     assert rows.values.dtype == np.float32
-    with pytest.raises(ModelError, match="no dtype int3: choose one of float32"):
+    with pytest.raises(ModelError, match="no dtype int3: choose auto or one of float32"):
         load_model(str(model_folder), dtype="int3")
 
 

@@ -327,3 +327,12 @@ def test_manifest_says_what_was_recorded_how(tiny: Callable[..., Any], tmp_path:
         chat_template=digest(tiny().chat_template),
     )
     assert manifest.version
+
+
+def test_a_layer_that_is_not_there_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
+    import trace_probe as tp
+
+    model = tp.load_model("organism:rl")
+    with pytest.raises(ModelError, match="no layer 99"):
+        tp.Run.create(tmp_path / "run", model, layers=(99,))
+    assert not (tmp_path / "run").exists()

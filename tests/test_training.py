@@ -357,6 +357,7 @@ def test_a_text_report_reads_every_task_by_detectors_that_have_not_seen_it(tmp_p
     assert set(report.baselines) == {"category-only", "prompt-only-text", "length"}
     assert all(len(row) == 3 and np.isnan(row[2]) for row in scores["tfidf"].values())
     assert "do not say how early" in report.notes[0]
+    assert report.notes[1] == "No activations, so no probe and no alarm."
     assert not any("prompt alone" in note for note in report.notes)
     assert "tfidf" in format_report(report)
     json.dumps(report.to_json(), allow_nan=False)
@@ -423,3 +424,13 @@ def test_tfidf_on_the_real_transcripts_is_no_weaker_than_a_careful_one(tmp_path:
     assert auroc(theirs, y) > 0.91
     assert ours.estimate > auroc(theirs, y) - 0.01
     assert ours.lower < ours.estimate < ours.upper
+
+
+@pytest.mark.parametrize("rates", [{"target_rate": 7.0}, {"sibling_rate": float("nan")}])
+def test_an_impossible_rate_is_refused_before_anything_is_read(
+    tmp_path: Path, rates: dict[str, float]
+) -> None:
+    told: list[str] = []
+    with pytest.raises(NotEnoughData, match="use 0 < rate < 1"):
+        train(transcripts(tmp_path / "run", iter(())), progress=told.append, **rates)
+    assert not told

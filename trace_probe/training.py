@@ -25,7 +25,7 @@ from trace_probe.probing.probe import (
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
 from trace_probe.probing.selection import HEADLINE
 from trace_probe.probing.sweep import Cell, Grid, LayerSweeper, choose
-from trace_probe.statistics.calibration import Promise, Threshold
+from trace_probe.statistics.calibration import Promise, Threshold, check_rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
 from trace_probe.store import Store
@@ -78,11 +78,13 @@ def train(  # noqa: PLR0913 - these are the options of the command
         progress: Called with a line for each step.
 
     Raises:
-        NotEnoughData: too few tasks, one outcome only, or no benign trace.
+        NotEnoughData: too few tasks, one outcome only, no benign trace, or a rate that is not
+            between 0 and 1.
         StoreError: the run has no activations of a layer.
         ProbeError: there is no such smoothing or head, or the run cannot give a feature.
     """
     tell = progress or _silent
+    check_rates(target_rate, sibling_rate)
     candidates = _smoothings(smoothing)
     tell("reading labels")
     corpus = load_corpus(store, labeller, ()).aimed(target)

@@ -505,3 +505,13 @@ def test_nothing_in_the_explorer_can_read_model_text_as_markup() -> None:
         assert sink not in scripts
     for sink in ("unsafe_allow", "st.html(", "st.iframe(", "st.write(", "st.table("):
         assert sink not in python
+
+
+def test_an_alarm_without_a_token_of_warning_is_not_drawn_as_an_early_one() -> None:
+    from trace_probe.explorer.charts import lead_histogram
+
+    for leads in ([0, 0, 1, 2], [-20, 0, 0, 3, 70]):
+        bins = lead_histogram(leads)["data"]["values"]
+        assert sum(one["traces"] for one in bins if one["early"]) == sum(lead > 0 for lead in leads)
+        assert all(one["to"] <= 0 or one["early"] for one in bins)
+        assert sum(one["traces"] for one in bins) == len(leads)

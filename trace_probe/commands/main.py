@@ -159,9 +159,11 @@ def record(
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
-    With --executor ray, or --shard in several jobs at once, all may write to one run. With
-    --base-url the model is asked over the network, and there are no activations; a key,
-    where a server wants one, is read from the environment variable OPENAI_API_KEY.
+    With --executor ray, or --shard in several jobs at once, all may write to one run.
+
+    With --base-url a server is asked, and there are no activations.
+
+    A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
     from trace_probe.recording.shares import Recording, Weights, recapture_with, record_with
 

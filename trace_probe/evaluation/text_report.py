@@ -65,17 +65,24 @@ def text_report(
         baselines=figures,
         notes=(
             "The whole reasoning was read: these figures do not say how early.",
-            "No activations and no benign traces: no probe and no alarm.",
+            _no_alarm(store),
             *_gain_note(gain),
         ),
     )
     return report, scores
 
 
+def _no_alarm(store: Store) -> str:
+    if store.manifest.layers:
+        return "No probe was named, so no activations were read: name one to be told of alarms."
+    return "No activations, so no probe and no alarm."
+
+
 def _gain_note(gain: Metric | None) -> list[str]:
     if gain is None or gain.above(0):
         return []
-    return [f"The reasoning is not shown to tell more than the prompt alone: AUROC {gain:+.3f}."]
+    told = "The reasoning is not shown to tell more than the prompt alone"
+    return [f"{told}: gain in AUROC {gain:+.3f}."]
 
 
 def text_detectors(corpus: Corpus) -> dict[str, Scores]:

@@ -71,9 +71,10 @@ def _rule(channel: str, at: float, axis: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lead_histogram(leads: Sequence[int]) -> dict[str, Any]:
-    """Return how many alarms came how many tokens early; those left of 0 came too late."""
+    """Return how many alarms came how many tokens early; those up to 0 came too late."""
     width = max(-(-(max(leads) - min(leads)) // MOST_BINS), 1)
-    counts = Counter(lead // width for lead in leads)
+    # A bin ends with the number on its right, so that 0, no warning, is not among the early ones.
+    counts = Counter((lead - 1) // width for lead in leads)
     values = [
         {"from": bin * width, "to": (bin + 1) * width, "traces": count, "early": bin >= 0}
         for bin, count in sorted(counts.items())

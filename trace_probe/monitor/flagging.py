@@ -163,8 +163,16 @@ def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Read
     """
     matching = sorted(known for known in store.ids() if known.startswith(trace_id))
     if len(matching) != 1:
-        some = ", ".join(matching[:5]) or "none"
-        raise StoreError(f"{len(matching)} traces of {store.path} begin with {trace_id}: {some}")
+        if not matching:
+            raise StoreError(
+                f"no trace of {store.path} begins with {trace_id}: "
+                f"list them with `trace-probe store list {store.path}`"
+            )
+        some = ", ".join(matching[:5])
+        raise StoreError(
+            f"{len(matching)} traces of {store.path} begin with {trace_id}: {some}: "
+            "write more of the id"
+        )
     trace = store.trace(matching[0])
     chosen = detector or _evaluated_first(store)
     scores = store.scores(chosen).get(trace.id) if chosen else None

@@ -41,6 +41,7 @@ AGAIN = (
     "train it again, or, if you changed the file yourself, accept it as it is with "
     "`trace-probe probe seal`"
 )
+MEND = "train it again, or put a right value there and accept that with `trace-probe probe seal`"
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -132,7 +133,7 @@ def check_fields(value: "DataclassInstance", file: Path) -> None:
         found = getattr(value, item.name)
         wrong = _complaint(item.type, found)
         if wrong:
-            raise ProbeError(f"{file}: {item.name} is {found!r:.60}, {wrong}: {AGAIN}")
+            raise ProbeError(f"{file}: {item.name} is {found!r:.60}, {wrong}: {MEND}")
 
 
 def _complaint(kind: object, value: object) -> str:

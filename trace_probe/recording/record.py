@@ -53,7 +53,12 @@ def new_manifest(
     `pooling` says how the tokens of a sentence become its row: ``last``, ``mean``, ``max``, or
     several joined by ``+``. `tasks` says where the tasks came from. No layers at all records
     text only. Replace `raw_tokens` to keep every token.
+
+    Raises:
+        ModelError: the model has no such layer.
     """
+    if layers:
+        model.check_layers(layers)
     return Manifest(
         model=model.name,
         layers=default_layers(model.n_layers) if layers is None else tuple(layers),

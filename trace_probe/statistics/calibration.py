@@ -215,9 +215,23 @@ def _allowed_alarms(n: int, rate: float, delta: float) -> int:
     return k
 
 
-def _sorted(maxima: NDArray[np.floating[Any]], rate: float) -> NDArray[np.float32]:
+def check_rates(rate: float, sibling_rate: float) -> None:
+    """Refuse rates that no threshold can keep, before anything is trained for them.
+
+    Raises:
+        NotEnoughData: one of them is not between 0 and 1.
+    """
+    _check_rate(rate, "false-alarm rate")
+    _check_rate(sibling_rate, "sibling rate")
+
+
+def _check_rate(rate: float, what: str) -> None:
     if not 0 < rate < 1:
-        raise NotEnoughData(f"a false-alarm rate of {rate} cannot be calibrated: use 0 < rate < 1")
+        raise NotEnoughData(f"a {what} of {rate} cannot be calibrated: use 0 < rate < 1")
+
+
+def _sorted(maxima: NDArray[np.floating[Any]], rate: float) -> NDArray[np.float32]:
+    _check_rate(rate, "false-alarm rate")
     ordered = np.sort(np.asarray(maxima, dtype=np.float32))
     # A trace without reasoning has a maximum of -inf: it cannot alarm, and counts as such.
     if not np.isfinite(ordered).any() or np.isnan(ordered).any():

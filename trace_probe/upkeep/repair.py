@@ -152,6 +152,8 @@ def _drop_scores(store: Store, traces: Mapping[str, Trace]) -> None:
 
 def format_repair(report: RepairReport) -> str:
     """Return a report as text."""
+    if not (report.lines or report.files or report.traces or report.left):
+        return f"{report.run}: nothing was broken"
     text = [
         f"{report.run}: {report.lines} lines, {len(report.files)} files and "
         f"{len(report.traces)} traces with broken activations are now in aside/"

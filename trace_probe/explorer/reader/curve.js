@@ -145,8 +145,9 @@ class Curve {
     const { outline } = MARKS[name];
     let words = `${MARKS[name].name} \u00B7 token ${count(mark.token)}`;
     if (mark.lead) {
-      const when = mark.lead > 0 ? "tokens later" : "tokens EARLIER";
-      words = `${MARKS[name].name} \u00B7 ${count(Math.abs(mark.lead))} ${when}`;
+      const tokens = Math.abs(mark.lead) === 1 ? "token" : "tokens";
+      const when = mark.lead > 0 ? "later" : "EARLIER";
+      words = `${MARKS[name].name} \u00B7 ${count(Math.abs(mark.lead))} ${tokens} ${when}`;
     }
     const right = x + LABEL_ROOM < this.plot.width;
     const side = right ? { x: x + 12, class: "mark" } : { x: x - 12, class: "mark end" };

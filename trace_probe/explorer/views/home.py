@@ -54,7 +54,7 @@ def figures(shown: Current) -> None:
         card("Alarms on siblings", siblings, share=True)
     best = best_baseline(report, ranks)
     if best is not None:
-        st.text(visible(f"{MAIN[ranks]} of the best baseline: {best}"))
+        st.text(visible(f"{MAIN[ranks]}; the best baseline: {best}"))
     for note in notes(report):
         st.text(visible(note))
 
