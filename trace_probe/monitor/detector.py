@@ -5,7 +5,6 @@ Everything that raises alarms (commands, pages, the server, experiments, logs of
 a probe; `recorded_detector` finds the one behind the scores that a run keeps.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Decoding, load_calibrations
+from trace_probe.probing.kept import CARD, read_json
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.statistics.calibration import Rates
 from trace_probe.statistics.metrics import first_alarm
@@ -194,7 +194,7 @@ def recorded_detector(
         ProbeError: the files of the probe are broken, or it has no threshold for the smoothing.
     """
     folder = probe_beside(store.path, name)
-    card = {} if folder is None else _card(folder)
+    card = {} if folder is None else read_json(folder / CARD)[0]
     if folder is not None and card.get("model") == store.manifest.model and "threshold" in card:
         follows = parse_smoothing(card.get("smoothing") or card.get("rule") or MAX.name)
         own = Detector(name, follows, float(card["threshold"]), Source("card"))
@@ -211,19 +211,10 @@ def recorded_detector(
     return Detector(name, chosen, math.inf, Source("none"))
 
 
-def _card(folder: Path) -> dict[str, Any]:
-    """Return what the card of a probe says, without reading its weights."""
-    file = folder / "card.json"
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ProbeError(f"{file} is not the card of a probe: train it again") from error
-
-
 def probe_beside(run: Path, name: str) -> Path | None:
     """Return the folder of a probe that is kept beside the runs, in ``probes/NAME``."""
     folder = probes_beside(run) / name
-    return folder if (folder / "card.json").is_file() else None
+    return folder if (folder / CARD).is_file() else None
 
 
 def probes_beside(run: Path) -> Path:
