@@ -428,7 +428,7 @@ def test_tfidf_on_the_real_transcripts_is_no_weaker_than_a_careful_one(tmp_path:
 
 @pytest.mark.parametrize("rates", [{"target_rate": 7.0}, {"sibling_rate": float("nan")}])
 def test_an_impossible_rate_is_refused_before_anything_is_read(
-    tmp_path: Path, rates: dict[str, float]
+    tmp_path: Path, rates: dict[str, Any]
 ) -> None:
     told: list[str] = []
     with pytest.raises(NotEnoughData, match="use 0 < rate < 1"):

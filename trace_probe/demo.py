@@ -58,7 +58,7 @@ def smaller(plan: DemoPlan) -> DemoPlan:
 
     Its benign traces are too few for one false alarm in a hundred, hence one in twenty.
     """
-    few = replace(plan, scenarios=54, samples=8, hard_negatives=18, benign=100)
+    few = replace(plan, scenarios=54, samples=8, hard_negatives=12, benign=72)
     return replace(few, rate=0.05, layers=(0, 2))
 
 
