@@ -136,7 +136,7 @@ def _ways_to_scan(
     def cached() -> Iterator[Values]:
         yield from np.split(layer_matrix(files, layer, progress=False).values, ends[:-1])
 
-    ways = {
+    ways: dict[str, Callable[[], Iterator[Values]]] = {
         "raw memmap": lambda: iter(np.split(raw, ends[:-1])),
         "files": lambda: (values for _, values in files.scan(layer)),
         "packed": lambda: (values for _, values in packed.scan(layer)),
