@@ -124,7 +124,8 @@ def plant(world: World) -> Corpus:
                 traces.append(trace)
                 labels[name] = make_label(trace, positive, world.said if positive else None)
                 block = _values(world, positive, share, rng, len(words))
-                block[:, :, 3 + number % 4] += world.category_strength
+                if world.category_strength:
+                    block[:, :, 3 + number % 4] += world.category_strength
                 blocks.append(block)
     sizes = [block.shape[1] for block in blocks]
     start = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
