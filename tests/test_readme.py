@@ -12,7 +12,13 @@ from trace_probe.commands.main import app
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-OTHERS = ("CONTRIBUTING.md", "SECURITY.md", "traces/FORMAT.md", "probes/FORMAT.md")
+OTHERS = (
+    "docs/results.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "traces/FORMAT.md",
+    "probes/FORMAT.md",
+)
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
@@ -50,7 +56,7 @@ def test_every_command_of_the_documents_parses(words: list[str]) -> None:
 
 
 def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:
-    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "4e9782"])
+    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "0c30f3"])
     assert f"```text\n{shown.stdout}```" in TEXT
 
 
