@@ -145,7 +145,8 @@ def test_nothing_is_unpickled_and_no_code_comes_with_a_model() -> None:
             elif isinstance(node, ast.ImportFrom):
                 assert (node.module or "").split(".")[0] not in unsafe, name
             elif isinstance(node, ast.keyword):
-                assert node.arg != "allow_pickle", name
+                allowed = node.arg != "allow_pickle" or ast.unparse(node.value) == "False"
+                assert allowed, name
             elif isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in {"torch.load", "eval", "exec"}, name
 
@@ -175,7 +176,7 @@ def test_models_are_loaded_in_one_room_and_every_load_forbids_their_code() -> No
                     rooms |= {name} if called in LOADS else set()
                     loads += 1
     assert rooms == {"trace_probe/model/loading.py"}
-    assert loads == 4
+    assert loads == 5
 
 
 def test_keys_have_the_names_that_are_described_and_telemetry_is_off() -> None:

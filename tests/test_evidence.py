@@ -97,5 +97,5 @@ def test_observe_lets_a_model_read_a_run(model_folder: Path, tmp_path: Path) -> 
     small = keep(plant(World(tasks=4, samples=1)), tmp_path / "small")
     out = tmp_path / "observed"
     found = json.loads(call("observe", small.path, model_folder, out, "--layers", "1", "--json"))
-    assert found == {"read": 4, "resumed": 0}
+    assert found == {"read": 4, "resumed": 0, "checked": 1}
     assert "0 traces read" in call("observe", small.path, model_folder, out, "--layers", "1")

@@ -10,6 +10,7 @@ from planted import World, keep, make_label, make_trace, plant
 
 from trace_probe.activations import parse_poolings
 from trace_probe.errors import ProbeError
+from trace_probe.monitor.integrity import seal_probe
 from trace_probe.probing.dataset import Corpus, build_dataset
 from trace_probe.probing.features import (
     FEATURES,
@@ -215,6 +216,7 @@ def test_a_probe_of_before_there_were_features_scores_as_it_did(tmp_path: Path) 
     card = json.loads(file.read_text())
     del card["layers"], card["features"], card["head"]
     file.write_text(json.dumps({**card, "layer": 3, "pooling": "mean"}))
+    seal_probe(tmp_path / "probe")
     old = load_probe(tmp_path / "probe")
     assert (old.card.layers, old.card.features, old.card.head) == ((3,), ("mean",), "linear")
     for trace in corpus.traces[:5]:

@@ -112,6 +112,27 @@ def read_network(
     return network
 
 
+def network_of(config: "PreTrainedConfig", dtype: object = None) -> "PreTrainedModel":
+    """Return a causal network of a configuration, with random weights.
+
+    Raises:
+        ValueError: transformers has no causal language model of this kind.
+    """
+    from transformers import AutoModelForCausalLM
+
+    network: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, dtype=dtype, trust_remote_code=False
+    )
+    return network
+
+
+def random_network(kind: str, settings: Mapping[str, object]) -> "PreTrainedModel":
+    """Return a causal network of a model type of transformers, such as ``olmo2``, untrained."""
+    from transformers import AutoConfig
+
+    return network_of(AutoConfig.for_model(kind, **settings))
+
+
 @contextmanager
 def _room(name: str, place: Path | str) -> Iterator[None]:
     """Let a library read a model: it can ask nothing, and its faults become `ModelError`.

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from trace_probe.errors import ModelError
+from trace_probe.model import loading
 from trace_probe.model.checkpoint import locate
-from trace_probe.model.loading import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +102,7 @@ def config_of(name: str, revision: str | None = None) -> PreTrainedConfig:
         config = AutoConfig.for_model(**SHAPES[name])
     else:
         try:
-            config = read_config(name, locate(name), revision)
+            config = loading.read_config(name, locate(name), revision)
         except ModelError as error:
             known = ", ".join(SHAPES)
             raise ModelError(f"{error} (or name a built-in shape: {known})") from error
@@ -113,7 +113,7 @@ def config_of(name: str, revision: str | None = None) -> PreTrainedConfig:
 def parameters(config: PreTrainedConfig) -> int:
     """Return how many weights a network of this configuration has, without making them."""
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        network = loading.network_of(config)
     return int(network.num_parameters())
 
 
@@ -140,9 +140,7 @@ def period(config: PreTrainedConfig) -> int:
 def network_of(config: PreTrainedConfig, dtype: str, seed: int = 0) -> PreTrainedModel:
     """Return a causal network with random weights."""
     torch.manual_seed(seed)
-    network: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config, dtype=DTYPES[dtype], trust_remote_code=False
-    )
+    network = loading.network_of(config, DTYPES[dtype])
     return network.eval().requires_grad_(False)
 
 
