@@ -102,9 +102,15 @@ def prepare(folder: Path, setting: Setting) -> None:
         (probe / "alarms.json").unlink(missing_ok=True)
         for promise, rate in setting.calibrations:
             smoothings = ["max", "mean:3", "ema:0.5", "2-of-3"]
+            saved = load_probe(probe)
             found = calibrate(
-                demo, load_probe(probe), smoothings, rate, promise=promise, sibling_rate=rate
-            )  # type: ignore[arg-type]
+                demo,
+                saved,
+                smoothings,
+                rate,
+                promise=promise,  # type: ignore[arg-type]
+                sibling_rate=rate,
+            )
             decoding = Decoding(setting.temperature, found.decoding.top_p)
             save_calibration(probe, replace(found, decoding=decoding))
 
