@@ -22,6 +22,7 @@ from trace_probe.monitor.detector import (
     recorded_detector,
 )
 from trace_probe.monitor.flagging import read_trace
+from trace_probe.monitor.integrity import seal_probe
 from trace_probe.probing.probe import load_probe, save_probe
 from trace_probe.statistics.smoothing import MAX, parse_smoothing
 from trace_probe.store import Store
@@ -262,14 +263,16 @@ def test_a_probe_of_another_model_does_not_decide(kept: Store) -> None:
     file = kept.path.parent.parent / "probes" / "demo" / "card.json"
     card = json.loads(file.read_text("utf-8"))
     file.write_text(json.dumps(card | {"model": "another@0", "threshold": 77.0}), "utf-8")
+    seal_probe(file.parent)
     assert recorded_detector(kept, "demo").source == Source("report")
 
 
 def test_a_trace_that_is_shown_follows_the_calibration_too(kept: Store) -> None:
     probe = kept.path.parent.parent / "probes" / "demo"
-    before = read_trace(kept, "4e9782")
-    save_calibration(probe, calibrate(kept, load_probe(probe), ["max"], 0.5))
-    after = read_trace(kept, "4e9782")
+    before = read_trace(kept, "28ad0b")
+    found = calibrate(kept, load_probe(probe), ["max"], 0.7, sibling_rate=0.7)
+    save_calibration(probe, found)
+    after = read_trace(kept, "28ad0b")
     alarms = [
         [line.sentence for line in one.lines if "alarm" in line.marks] for one in (before, after)
     ]

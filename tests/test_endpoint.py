@@ -33,6 +33,7 @@ import openai
 import uvicorn
 
 from trace_probe.errors import ServerError, StoreError
+from trace_probe.monitor.integrity import seal_probe
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.connections import punctual
 from trace_probe.serving.limits import Limits, check_address, check_host
@@ -417,6 +418,7 @@ def test_kill_9_loses_no_alarm_that_a_client_was_told_of(tmp_path: Path) -> None
     shutil.copytree(ROOT / "probes" / "demo", probe)
     card = json.loads((probe / "card.json").read_text("utf-8"))
     (probe / "card.json").write_text(json.dumps(card | {"threshold": -1e9}), "utf-8")
+    seal_probe(probe)
     plan, told = LoadPlan(probe, streams=4), set[str]()
     with running(plan, tmp_path) as (url, process):
         clients = [threading.Thread(target=listen, args=(url, seed, told)) for seed in range(4)]

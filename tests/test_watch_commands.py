@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trace_probe.monitor.integrity import seal_probe
+
 ROOT = Path(__file__).parents[1]
 ASK = "You pack 12 crates . What do you do ?"
 Command = Callable[..., tuple[int, str, str]]
@@ -19,6 +21,7 @@ def eager(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "probes" / "demo", folder)
     card = json.loads((folder / "card.json").read_text("utf-8"))
     (folder / "card.json").write_text(json.dumps(card | {"threshold": -1e9}), "utf-8")
+    seal_probe(folder)
     return folder
 
 

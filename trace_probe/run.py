@@ -31,7 +31,7 @@ class Run:
     Example:
         >>> run = Run.open("traces/demo")
         >>> len(run), run.manifest.model.partition("@")[0]
-        (564, 'organism:rl-s0')
+        (516, 'organism:rl-s0')
         >>> next(run.traces()).task.category
         'strategically-appearing-aligned'
     """

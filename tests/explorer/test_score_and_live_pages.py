@@ -18,6 +18,7 @@ from trace_probe.explorer.runs import VARIABLE
 from trace_probe.explorer.watching import Watched
 from trace_probe.explorer.written import MOST_TEXTS, Pasted, score_words, transcripts
 from trace_probe.monitor.detector import Detector, Source, as_detector
+from trace_probe.monitor.integrity import seal_probe
 from trace_probe.probing.probe import load_probe
 from trace_probe.statistics.smoothing import MAX
 from trace_probe.store import Store
@@ -99,6 +100,7 @@ def test_a_probe_of_another_tokenizer_is_refused_and_both_are_named(
     (folder / "card.json").write_text(
         json.dumps({**card, "tokenizer": "0000000000000000"}), encoding="utf-8"
     )
+    seal_probe(folder)
     make_run("planted", traces / "run")
     app = paste(open_page("score"), "It will not do.")
     assert not app.exception
