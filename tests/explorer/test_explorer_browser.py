@@ -139,7 +139,7 @@ def test_brackets_walk_from_trace_to_trace(tab: Tab) -> None:
     tab.reader(f"trace?r=rich&t=early&p={DETECTOR}")
     tab.page.keyboard.press("]")
     tab.page.wait_for_selector(".reader:not([data-ready=early])[data-ready]", timeout=PATIENCE_MS)
-    tab.page.wait_for_timeout(600)
+    tab.page.wait_for_timeout(2500)
     tab.page.keyboard.press("[")
     tab.page.wait_for_selector(".reader[data-ready=early]", timeout=PATIENCE_MS)
 
