@@ -265,6 +265,17 @@ def test_while_workers_write_nothing_is_tidied_up(run: Store) -> None:
 # Pack
 
 
+def test_shards_whose_index_is_lost_are_never_taken_for_leftovers(run: Store) -> None:
+    pack(run, progress=False)
+    (run.path / "shards" / "index.parquet").unlink()
+    there = sorted(file.name for file in (run.path / "shards").iterdir())
+    again = Store(run.path)
+    with again.writing():
+        pass
+    assert there
+    assert sorted(file.name for file in (run.path / "shards").iterdir()) == there
+
+
 def test_packing_twice_packs_what_is_new(run: Store) -> None:
     assert pack(run, progress=False).packed == 10
     assert pack(run, progress=False).packed == 0

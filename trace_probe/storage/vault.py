@@ -318,9 +318,13 @@ class Vault:
     def leftovers(self, committed: set[str]) -> Iterator[str]:
         """Yield files that an interrupted writer left: of no trace, or packed already.
 
-        Only files whose names have the form of ours; anything else is left alone.
+        Only files whose names have the form of ours; anything else is left alone. Where the index
+        of shards is missing, a shard may be all that is left of a trace, and is kept, unless each
+        trace has a file of its own.
         """
         packed = self.packed()
+        alone = {name.rpartition(".")[0] for name in self._place.names("activations")}
+        needed = not packed and not committed <= alone
         for folder, gone in (("activations", packed.keys()), ("raw", set[str]())):
             for name in self._place.names(folder):
                 trace_id, _, kind = name.rpartition(".")
@@ -328,6 +332,6 @@ class Vault:
                 if ours and (trace_id not in committed or trace_id in gone):
                     yield f"{folder}/{name}"
         named = {one.shard for one in packed.values()}
-        for name in self._place.names("shards"):
+        for name in () if needed else self._place.names("shards"):
             if SHARD.fullmatch(f"shards/{name}") and f"shards/{name}" not in named:
                 yield f"shards/{name}"
