@@ -33,6 +33,8 @@ FEW = 4
 """Rows with which the cost of a long context is measured."""
 CHECKED_ROWS = CHECKED
 """Tokens of a trace that go through the head when it is read again."""
+TRIES = 3
+"""Runs of which the fastest counts; the first one warms up."""
 STEPS = (4, 12)
 """Tokens of two completions; the difference of their times is that of the steps between."""
 
@@ -125,15 +127,28 @@ def _cache(config: PreTrainedConfig, layer: int, size: int) -> tuple[int, int | 
 
 
 def step_seconds(model: Model, rows: int, context: int, seed: int = 0) -> float:
-    """Return how long it takes to write one more token of each of so many texts."""
-    rng = np.random.default_rng(seed)
-    prompt = random_ids(model, rng, context)
-    taken = []
-    for count in STEPS:
+    """Return how long it takes to write one more token of each of so many texts.
+
+    The difference between a long and a short completion, each the fastest of `TRIES`.
+
+    Raises:
+        ModelError: the long one was not slower, since other work disturbed the measurement.
+    """
+    prompt = random_ids(model, np.random.default_rng(seed), context)
+
+    def seconds(count: int) -> float:
         start = time.perf_counter()
         complete(model, [prompt] * rows, range(rows), Sampling(max_new_tokens=count))
-        taken.append(time.perf_counter() - start)
-    return max(taken[1] - taken[0], 0.0) / (STEPS[1] - STEPS[0])
+        return time.perf_counter() - start
+
+    for _ in range(TRIES):
+        short, long = (min(seconds(count) for _ in range(TRIES)) for count in STEPS)
+        if long > short:
+            return (long - short) / (STEPS[1] - STEPS[0])
+    raise ModelError(
+        "this machine is too busy to measure how fast the model writes: "
+        "run `trace-probe doctor --rehearse` again when it is idle"
+    )
 
 
 def head_seconds(model: Model, rows: int) -> float:
