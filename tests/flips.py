@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from runs import LAYERS, MANIFEST, held_by, label_of, make_trace
@@ -68,10 +69,14 @@ TEXT = (".json", ".jsonl")
 
 
 def make(folder: Path) -> None:
-    """Write a run and a probe that have all kinds of files."""
+    """Write a run and a probe that have all kinds of files, indexes of few lines among them."""
     from trace_probe.storage import journal
 
-    journal.WORTH_KEEPING.update(lines=1)
+    with mock.patch.dict(journal.WORTH_KEEPING, lines=1):
+        _make(folder)
+
+
+def _make(folder: Path) -> None:
     run = Store.create(folder / "run", replace(MANIFEST, raw_tokens=True))
 
     def add(number: int) -> None:

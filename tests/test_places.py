@@ -38,8 +38,9 @@ def bucket() -> Iterator[str]:
         for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
             patched.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("traces")
-        yield "s3://traces"
+        name = f"traces-{port}"  # servers of one process share what they hold
+        s3fs.S3FileSystem().mkdir(name)
+        yield f"s3://{name}"
         s3fs.S3FileSystem.clear_instance_cache()
     running.stop()
 
@@ -212,7 +213,7 @@ def test_a_server_that_is_gone_is_named(bucket: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(StoreError, match="cannot reach s3://traces/gone/run.json"):
+    with pytest.raises(StoreError, match=f"cannot reach {bucket}/gone/run.json"):
         Store(f"{bucket}/gone")
     s3fs.S3FileSystem.clear_instance_cache()
 
