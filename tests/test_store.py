@@ -15,7 +15,7 @@ from runs import edit_run
 
 from trace_probe.activations import Activations, Fidelity, pooled_spans
 from trace_probe.errors import StoreError, TraceError
-from trace_probe.files import cut_torn_line
+from trace_probe.files import append
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Span, Task, Trace
@@ -217,7 +217,7 @@ def test_exactly_what_follows_the_last_newline_is_cut(
 ) -> None:
     file = tmp_path_factory.mktemp("lines") / "lines"
     file.write_bytes(data)
-    cut_torn_line(file)
+    append(file, [])
     assert file.read_bytes() == data[: data.rfind(b"\n") + 1]
 
 

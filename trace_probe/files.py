@@ -152,12 +152,6 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-def cut_torn_line(path: Path) -> None:
-    """Cut a last line that has no newline: its writer was killed before it was committed."""
-    if path.is_file():
-        append(path, [])
-
-
 def _end(file: BinaryIO, whole: Callable[[bytes], bool], block: int = 1 << 16) -> int:
     """Cut a torn last line, or mend its damaged newline; go to the end and return it."""
     start = stop = file.seek(0, os.SEEK_END)

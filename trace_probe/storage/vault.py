@@ -323,10 +323,11 @@ class Vault:
         trace has a file of its own.
         """
         packed = self.packed()
-        alone = {name.rpartition(".")[0] for name in self._place.names("activations")}
+        files = {folder: list(self._place.names(folder)) for folder in ("activations", "raw")}
+        alone = {name.rpartition(".")[0] for name in files["activations"]}
         needed = not packed and not committed <= alone
         for folder, gone in (("activations", packed.keys()), ("raw", set[str]())):
-            for name in self._place.names(folder):
+            for name in files[folder]:
                 trace_id, _, kind = name.rpartition(".")
                 ours = kind == "safetensors" and NAME.fullmatch(trace_id)
                 if ours and (trace_id not in committed or trace_id in gone):
