@@ -39,6 +39,7 @@ def bomb(path: Path, gigabytes: int, *, lie: bool = False) -> Path:
 def test_a_log_of_a_megabyte_that_unpacks_to_a_gigabyte_is_refused_in_little_memory(
     tmp_path: Path,
 ) -> None:
+    pytest.importorskip("inspect_ai", reason="reading Inspect logs needs the extra inspect")
     log = bomb(tmp_path / "bomb.eval", 1)
     assert log.stat().st_size < 5 << 20
     code = (
