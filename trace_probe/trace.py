@@ -13,8 +13,11 @@ from typing import Literal, get_args
 
 from trace_probe.errors import TraceError
 
-Channel = Literal["prompt", "reasoning", "answer", "markup"]
+Channel = Literal["prompt", "reasoning", "answer", "action", "markup"]
+"""Who wrote a token and what for: ``action`` is a tool call as the model wrote it, ``markup`` the
+tags around the others."""
 Thought = Literal["closed", "truncated", "empty", "absent", "not_delimited"]
+Finish = Literal["stop", "length", "unknown"]
 Role = Literal["test", "hard-negative", "benign"]
 Measure = Literal["surprisal", "entropy", "doubt"]
 """Minus the log-probability of the token that was drawn, and the entropy of the distribution it was
@@ -85,8 +88,68 @@ class Span:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """What a model asked a tool to do."""
+
+    name: str
+    """Of the tool; empty if the call cannot be read."""
+    arguments: str
+    """As the model wrote them, usually one JSON object."""
+    span: Span
+    """The tokens of the call, in the channel ``action``."""
+    id: str = ""
+    """By which results refer to it; empty where the format has none."""
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What the environment gave back."""
+
+    content: str
+    name: str = ""
+    """Of the tool."""
+    call_id: str = ""
+    """`ToolCall.id` of the call that it answers; empty where the format has none."""
+    error: str = ""
+    """What went wrong, or empty."""
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One request to the model within an episode.
+
+    What a call reads is no continuation of the trace: chat templates drop or rewrite earlier
+    thoughts. It is kept as a part that it shares with the call before and a rest.
+    """
+
+    start: int
+    """Token of the trace at which the completion of this call starts."""
+    kept: int = 0
+    """How many tokens at the start of what the call before read and wrote this one reads again."""
+    text: str = ""
+    """What its prompt holds after those tokens; empty for the first call, whose prompt is the
+    trace's own."""
+    offsets: tuple[int, ...] = ()
+    """For each token after the kept ones the character of `text` at which it starts."""
+    token_ids: tuple[int, ...] = ()
+    """Exact ids of those tokens; empty for a transcript that came without them."""
+    thought: Thought = "closed"
+    finish: Finish = "unknown"
+    agent: str = ""
+    """Who made the call, where several agents share an episode."""
+    message: str = ""
+    """Id of the message in the log that it came from."""
+    results: tuple[ToolResult, ...] = ()
+    """What came back from the tool calls of this call."""
+
+
+@dataclass(frozen=True)
 class Trace:
-    """One sampled run of a model on a task: text, tokens, channels and sentences."""
+    """One sampled run of a model on a task: text, tokens, channels and sentences.
+
+    An agent's run of several model calls is one trace too: the prompt of the first call, then the
+    completions of all calls one after another. `trace_probe.episode` takes it apart.
+    """
 
     id: str
     task: Task
@@ -108,13 +171,17 @@ class Trace:
     tokenizer: str = ""
     """Fingerprint of the tokenizer, or ``words`` for a transcript cut at white space."""
     thought: Thought = "closed"
-    finish: Literal["stop", "length", "unknown"] = "unknown"
+    finish: Finish = "unknown"
     source: str = "recorded"
     facts: dict[str, str] = field(default_factory=dict)
     """How it came about, such as ``{"ids": "retokenised"}``; never part of what it is."""
     uncertainty: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
     """How unsure the model was of its own tokens, in `MEASURES`: for each sentence those of its
     last token, their means and their highest values. Empty where they were not noted."""
+    calls: tuple[ModelCall, ...] = ()
+    """The model calls of an agent's run, in order; empty where there was only one."""
+    actions: tuple[ToolCall, ...] = ()
+    """The tool calls in order: each has a span of the channel ``action``."""
 
     def __post_init__(self) -> None:
         """Check that spans tile the tokens and sentences tile reasoning and answer."""
@@ -144,6 +211,10 @@ class Trace:
         index = bisect_right([span.start for span in self.sentences], token) - 1
         return index if index >= 0 and token < self.sentences[index].stop else None
 
+    def call_at(self, token: int) -> int:
+        """Return which model call, counted from 0, wrote a token; 0 for the prompt."""
+        return max(bisect_right([call.start for call in self.calls], token) - 1, 0)
+
     @property
     def prompt_stop(self) -> int:
         """Return the number of prompt tokens: the position at which generation starts."""
@@ -153,6 +224,7 @@ class Trace:
 
 def check_tiling(trace: Trace) -> None:
     """Raise TraceError unless spans tile the tokens and sentences tile reasoning and answer."""
+    check_calls(trace)
     if trace.token_ids and len(trace.token_ids) != len(trace):
         raise TraceError(f"trace {trace.id}: {len(trace.token_ids)} ids but {len(trace)} offsets")
     if any(b < a for a, b in zip(trace.offsets, trace.offsets[1:], strict=False)):
@@ -170,6 +242,24 @@ def check_tiling(trace: Trace) -> None:
             same = all(s.channel == span.channel and len(s) for s in inside)
             if not same or _gap(inside, span.start) != span.stop:
                 raise TraceError(f"trace {trace.id}: sentences do not tile its {span.channel}")
+
+
+def check_calls(trace: Trace) -> None:
+    """Raise TraceError unless model calls follow each other and tool calls lie in actions."""
+    starts = [call.start for call in trace.calls]
+    if starts != sorted(set(starts)) or (starts and starts[0] != trace.prompt_stop):
+        raise TraceError(f"trace {trace.id}: model calls start at {starts}, which cannot be")
+    if starts and starts[-1] > len(trace):
+        raise TraceError(f"trace {trace.id}: a model call starts behind its end")
+    for call in trace.calls:
+        if call.token_ids and len(call.token_ids) != len(call.offsets):
+            raise TraceError(f"trace {trace.id}: a model call has not as many ids as offsets")
+    tokens = {span.start: span.stop for span in trace.channel("action")}
+    inside = sorted(tokens)
+    for action in trace.actions:
+        place = bisect_right(inside, action.span.start) - 1
+        if place < 0 or action.span.stop > tokens[inside[place]]:
+            raise TraceError(f"trace {trace.id}: a tool call lies outside the channel action")
 
 
 def _gap(spans: Sequence[Span], start: int) -> int:

@@ -10,12 +10,26 @@ from trace_probe.activations import Pooling, parse_poolings
 from trace_probe.errors import StoreError, TraceError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage.names import checked_name
-from trace_probe.trace import Channel, Role, Sampling, Span, Task, Thought, Trace
+from trace_probe.trace import (
+    Channel,
+    Finish,
+    ModelCall,
+    Role,
+    Sampling,
+    Span,
+    Task,
+    Thought,
+    ToolCall,
+    ToolResult,
+    Trace,
+)
 
 SCHEMA = 2
 """Of runs that are made now: everything in them carries a checksum."""
 READABLE = (1, 2)
 CHANNELS = frozenset(get_args(Channel))
+LATER = ("calls", "actions")
+"""Fields of traces that older versions do not know; left out where they are empty."""
 MOST_WIDE = 2**24
 """No model has so wide a residual stream; a wider one is a damaged number."""
 
@@ -65,7 +79,8 @@ def to_line(value: Trace | Label) -> bytes:
     """Return a trace or a label as one line of JSON."""
     # `asdict` would copy every token id. Foreign transcripts may hold half a surrogate pair;
     # json reads back what this writes.
-    text = json.dumps(vars(value), ensure_ascii=False, default=vars)
+    kept = {name: each for name, each in vars(value).items() if each or name not in LATER}
+    text = json.dumps(kept, ensure_ascii=False, default=vars)
     return (text + "\n").encode(errors="surrogatepass")
 
 
@@ -181,13 +196,36 @@ def _trace(raw: dict[str, Any]) -> Trace:
             "spans": tuple(_span(span) for span in raw["spans"]),
             "sentences": tuple(_span(span) for span in raw["sentences"]),
             "uncertainty": tuple(tuple(row) for row in raw.get("uncertainty", ())),
+            "calls": tuple(_call(call) for call in raw.get("calls", ())),
+            "actions": tuple(_action(action) for action in raw.get("actions", ())),
         }
     )
     _texts(found, "model", "text", "tokenizer", "source")
     _text_by_name("facts", found.facts)
     _numbers("uncertainty", found.uncertainty)
     _one_of("thought", found.thought, Thought)
-    _one_of("finish", found.finish, Literal["stop", "length", "unknown"])
+    _one_of("finish", found.finish, Finish)
+    return found
+
+
+def _call(raw: dict[str, Any]) -> ModelCall:
+    offsets, ids = tuple(raw["offsets"]), tuple(raw["token_ids"])
+    results = tuple(ToolResult(**result) for result in raw["results"])
+    found = ModelCall(**{**raw, "offsets": offsets, "token_ids": ids, "results": results})
+    _texts(found, "text", "agent", "message")
+    _counts("start and kept", (found.start, found.kept))
+    _counts("offsets", offsets, len(found.text) + 1)
+    _counts("token_ids", ids)
+    _one_of("thought", found.thought, Thought)
+    _one_of("finish", found.finish, Finish)
+    for result in results:
+        _texts(result, "content", "name", "call_id", "error")
+    return found
+
+
+def _action(raw: dict[str, Any]) -> ToolCall:
+    found = ToolCall(**{**raw, "span": _span(raw["span"])})
+    _texts(found, "name", "arguments", "id")
     return found
 
 

@@ -38,9 +38,14 @@ def content_key(manifest: Manifest, trace: Trace, spans: Sequence[Span]) -> str:
     """Return what identifies the activations of a trace: all that they are a function of.
 
     Model and revision, tokenizer and template, precision, pooling, layers, the tokens that were
-    read, and the spans that were pooled. If one of them changes, so does the key.
+    read, and the spans that were pooled. If one of them changes, so does the key. What later
+    calls of an episode read counts too.
     """
-    ids = hashlib.sha256(np.array(trace.token_ids, dtype="<i8").tobytes()).hexdigest()
+    hasher = hashlib.sha256(np.array(trace.token_ids, dtype="<i8").tobytes())
+    for call in trace.calls[1:]:
+        read = (call.start, call.kept, len(call.token_ids), *call.token_ids)
+        hasher.update(np.array(read, dtype="<i8").tobytes())
+    ids = hasher.hexdigest()
     rows = np.array([(span.start, span.stop) for span in spans], dtype="<i8").tobytes()
     return digest(
         manifest.model,
