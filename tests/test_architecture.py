@@ -15,7 +15,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trace_probe"
 
 PIPELINE = (
-    *("errors", "visible", "files", "execution", "statistics", "trace", "activations", "labels"),
+    *(
+        "errors",
+        "visible",
+        "files",
+        "execution",
+        "statistics",
+        "trace",
+        "episode",
+        "activations",
+        "labels",
+    ),
     *("storage", "store", "upkeep"),
     *("world", "tasks", "text", "model", "recording", "labelling"),
     *("probing", "evaluation", "training", "run", "monitor", "interop", "serving", "emergence"),
