@@ -31,7 +31,7 @@ from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import train
 from trace_probe.world import language
-from trace_probe.world.outcome import RuleLabeller
+from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, scenario, world_tasks
 
 LAST, FACTS = "last token, linear", "facts of the world"

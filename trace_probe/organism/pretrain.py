@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from trace_probe.organism.tokenizer import build_tokenizer, completion
 from trace_probe.organism.weights import save_organism
 from trace_probe.world import language
-from trace_probe.world.scenario import CONTROLS, NUDGES, Control, Nudge, scenario, task
+from trace_probe.world.pools import CONTROLS, NUDGES, Control, Nudge
+from trace_probe.world.scenario import scenario, task
 from trace_probe.world.script import DRILL, FREE, exercise, script
 
 if TYPE_CHECKING:

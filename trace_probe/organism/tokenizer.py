@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from trace_probe.world.scenario import CONTROLS, NUDGES, prompt, scenario, scenario_ids
+from trace_probe.world.pools import CONTROLS, NUDGES
+from trace_probe.world.scenario import prompt, scenario, scenario_ids
 from trace_probe.world.script import script
 
 if TYPE_CHECKING:
