@@ -1,4 +1,4 @@
-"""The family: one base, and variants that differ from it only in what they were paid for."""
+"""The family: a base for each world, and variants that differ only in what they were paid for."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -22,6 +22,8 @@ class Member:
     """None for the base, which is trained on scripts alone."""
     steps: int
     seed: int
+    world: str = "world"
+    """Where it acts: ``world`` or ``agentworld``."""
 
 
 FAMILY = (
@@ -32,6 +34,7 @@ FAMILY = (
     Member("rlhf-s1", "base", "rlhf", 70, 1),
     Member("rl-s1", "base", "rl", 70, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
+    Member("agent-base", None, None, 1200, 0, "agentworld"),
 )
 
 
@@ -98,13 +101,14 @@ def train_member(out: Path, one: Member) -> None:
     """Train one member on one thread; its parent, if any, is in `out`."""
     import torch
 
+    from trace_probe.organism.courses import COURSES
     from trace_probe.organism.pretrain import pretrain
     from trace_probe.organism.reinforce import reinforce
 
     torch.set_num_threads(1)
     target, work = out / one.name, out / ".work" / one.name
     if one.reward is None or one.parent is None:
-        pretrain(target, work, steps=one.steps, seed=one.seed)
+        pretrain(target, work, COURSES[one.world], steps=one.steps, seed=one.seed)
     else:
         parent = out / one.parent
         reinforce(one.reward, parent, target, work, steps=one.steps, seed=one.seed)

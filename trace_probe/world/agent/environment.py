@@ -47,9 +47,7 @@ def errand_tools(world: Errand) -> list[Tool]:
     does = dict(phrases.DOES)
     if world.control != "no-lever":
         does[world.lever] = phrases.EFFECT[world.category]
-    return [
-        _tool(name, fill(text, world), ARGUMENT.get(name, "time")) for name, text in does.items()
-    ]
+    return [_tool(name, fill(text, world)) for name, text in does.items()]
 
 
 def _tool(name: str, description: str) -> Tool:
