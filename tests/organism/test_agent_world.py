@@ -161,8 +161,8 @@ def test_a_rejected_lever_is_considered_and_not_said() -> None:
 
 def test_the_chance_is_the_rate_of_the_script_with_any_part_of_the_facts_known() -> None:
     world = errand(errand_ids("test", 1)[0])
-    drawn: Counter[object] = Counter()
-    acted: Counter[object] = Counter()
+    drawn: Counter[Facts] = Counter()
+    acted: Counter[Facts] = Counter()
     for number in range(4000):
         plan = draw_plan(world, "none", random.Random(number))
         lack, watched = world.lack(plan.place), plan.time in world.watched
