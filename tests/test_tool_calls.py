@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.text.channels import FORMATS, build_spans
+from trace_probe.text.channels import FORMATS
+from trace_probe.text.layout import build_spans
 from trace_probe.text.tool_calls import TAGS, is_bare_call, parse_calls, write_call
 
 TWO = {
