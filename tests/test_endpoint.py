@@ -369,8 +369,8 @@ def test_a_client_that_does_not_read_is_waited_for_and_then_left(
             wait_until(lambda: server.metric("trace_probe_slow_clients_total") == 1)
             wait_until(lambda: server.served.scheduler.active == 0)
             assert steps[0] - server.metric("trace_probe_tokens_total") <= MOST_WAITING + 2
-            with pytest.raises(ConnectionResetError):
-                read_all(sock)
+            with contextlib.suppress(ConnectionResetError):
+                assert b"[DONE]" not in read_all(sock)
         again = json.dumps({**body, "stream": False, "max_tokens": 200}).encode()
         assert server.post(again)[0] == 200
 
