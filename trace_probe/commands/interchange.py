@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +35,14 @@ def import_(
         report = {"added": import_export(file, run)}
     else:
         report = asdict(import_transcripts(file, run, FieldMapping.parse(fields)))
-    show_result(report, ", ".join(f"{n} {key}" for key, n in report.items()), as_json=as_json)
+    show_result(report, _in_words(report), as_json=as_json)
+
+
+def _in_words(report: dict[str, Any]) -> str:
+    """Return the counts of an import, and on lines of their own what was left out."""
+    counts = {key.replace("_", " "): n for key, n in report.items() if key != "notes"}
+    lines = [", ".join(f"{n} {key}" for key, n in counts.items()), *report.get("notes", ())]
+    return "\n".join(lines)
 
 
 @interchange.command()
@@ -58,7 +65,7 @@ def import_inspect(log: Log, run: Run, as_json: AsJson = False) -> None:
     from trace_probe.interop.inspect_log import import_inspect as read
 
     report = asdict(read(log, run))
-    show_result(report, ", ".join(f"{n} {key}" for key, n in report.items()), as_json=as_json)
+    show_result(report, _in_words(report), as_json=as_json)
 
 
 @inspect.command()

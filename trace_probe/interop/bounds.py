@@ -1,7 +1,7 @@
 """How much of a foreign file is read: long lines and packed archives are measured first."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trace_probe.errors import TraceError
@@ -14,23 +14,30 @@ ALWAYS, RATIO, MOST = 64 << 20, 100, 4 << 30
 what none may. Logs of text unpack to 5 to 20 times their size."""
 
 
-def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]]:
+def lines(
+    path: Path, longest: int = LONGEST_LINE, passed: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a file with their numbers.
 
+    A line that is too long to be a transcript is told to `passed` and passed over.
+
     Raises:
-        TraceError: the file cannot be read, or a line is too long to be a transcript.
+        TraceError: the file cannot be read, or a line is too long and there is no `passed`.
     """
     try:
         with open(path, "rb") as file:
             number = 0
             while line := file.readline(longest + 1):
                 number += 1
-                if len(line) > longest:
-                    raise TraceError(
-                        f"{path}, line {number} is longer than {longest >> 20} MB: split it, "
-                        f"or leave it out"
-                    )
-                yield number, line
+                if len(line) <= longest:
+                    yield number, line
+                    continue
+                why = f"longer than {longest >> 20} MB: split it, or leave it out"
+                if passed is None:
+                    raise TraceError(f"{path}, line {number} is {why}")
+                passed(number, why)
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(longest)
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}") from error
 

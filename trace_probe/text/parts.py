@@ -5,12 +5,14 @@ such a trace reads like one that was recorded. Without tokens, words stand for t
 """
 
 import re
+from collections.abc import Sequence
 
 from trace_probe.text.channels import Range, Split
 from trace_probe.text.layout import Layout, lay_out
 from trace_probe.trace import Channel
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
+GAP = "\n\n"
 _WORD = re.compile(r"\S+")
 
 
@@ -36,6 +38,23 @@ def join_parts(
     if not closed:
         return text, Split(ranges, "truncated")
     return text, Split(ranges, "closed" if reasoning.strip() else "empty")
+
+
+def with_calls(text: str, cut: Split, calls: Sequence[str]) -> tuple[str, Split]:
+    """Return a completion with tool calls that came apart from it, each as a model writes it.
+
+    Where the completion holds calls itself, they are the same ones.
+    """
+    ranges = list(cut.ranges)
+    if not calls or any(part.channel == "action" for part in ranges):
+        return text, cut
+    for call in calls:
+        if text and not text.endswith(GAP):
+            ranges.append(Range("markup", len(text), len(text) + len(GAP)))
+            text += GAP
+        ranges.append(Range("action", len(text), len(text) + len(call)))
+        text += call
+    return text, Split(ranges, "closed" if cut.thought == "truncated" else cut.thought)
 
 
 def after_prompt(prompt: str, cut: Split) -> Split:
