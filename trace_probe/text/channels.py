@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-from trace_probe.text.tool_calls import TAGS, begins_call, is_bare_call, recipient_of
+from trace_probe.text.tool_calls import (
+    TAGS,
+    begins_call,
+    is_bare_call,
+    may_begin_call,
+    recipient_of,
+)
 from trace_probe.trace import Channel, Finish, Thought
 
 
@@ -206,6 +212,9 @@ class ChannelReader:
     def _continued(self, ranges: Sequence[Range]) -> Channel | None:
         """Return the last channel if more text without a tag can only make it longer."""
         last = ranges[-1].channel if ranges else None
+        newest = self._markers[-1] if self._markers else None
+        if newest and newest.tag in TAGS and may_begin_call(self.text, newest.stop):
+            return None
         sure = last == "reasoning" or (last == "answer" and not self._format.answer_open)
         return last if sure else None
 
