@@ -74,7 +74,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Write a detector's scores into a copy of the log that a run was imported from."""
-    from trace_probe.interop.inspect_log import score_inspect
+    from trace_probe.interop.inspect_scores import score_inspect
     from trace_probe.monitor.detector import recorded_detector
     from trace_probe.store import Store
 
