@@ -23,6 +23,7 @@ PIPELINE = (
         "statistics",
         "trace",
         "episode",
+        "environment",
         "activations",
         "labels",
     ),

@@ -1,0 +1,59 @@
+"""What a tool answers, and what it does wrong, is told to the model."""
+
+import doctest
+
+import pytest
+
+from trace_probe import environment
+from trace_probe.environment import Environment, State, Tool, carry_out
+from trace_probe.trace import Span, Task, ToolCall
+
+TASK = Task("till-01", "shop", "Count the till.")
+
+
+class Till:
+    def tools(self, task: Task) -> list[Tool]:  # noqa: ARG002 - the same for every task
+        return [Tool("add"), Tool("break")]
+
+    def start(self, task: Task) -> State:  # noqa: ARG002
+        return {"sum": 0}
+
+    def call(self, name: str, arguments: dict[str, int], state: State) -> str:
+        if name == "break":
+            raise OSError("the till is stuck")
+        state["sum"] += arguments["amount"]
+        return str(state["sum"])
+
+
+def asked(name: str, arguments: str) -> ToolCall:
+    return ToolCall(name, arguments, Span(0, 1, "action"), id="c1")
+
+
+def test_the_example_is_true() -> None:
+    assert not doctest.testmod(environment).failed
+    assert isinstance(Till(), Environment)
+
+
+def test_a_state_goes_on_from_call_to_call() -> None:
+    state = Till().start(TASK)
+    answers = [carry_out(Till(), TASK, asked("add", '{"amount": 2}'), state) for _ in range(2)]
+    assert [(one.content, one.call_id, one.error) for one in answers] == [
+        ("2", "c1", ""),
+        ("4", "c1", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (asked("break", "{}"), "Error: the till is stuck"),
+        (asked("add", "{}"), "Error: 'amount'"),
+        (asked("add", "2"), "Error: the arguments must be one JSON object"),
+        (asked("add", '{"amount"'), "Error: the arguments are not JSON"),
+        (asked("sell", "{}"), "Error: there is no tool 'sell', only add, break"),
+    ],
+)
+def test_what_goes_wrong_is_told_to_the_model_and_noted(call: ToolCall, told: str) -> None:
+    result = carry_out(Till(), TASK, call, Till().start(TASK))
+    assert result.content.startswith(told)
+    assert result.error
