@@ -6,12 +6,13 @@ contents, and reasoning under the names that servers give it are read alike.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trace_probe.errors import TraceError
 from trace_probe.interop.conversation import Message, Part, Turn, turns_of
+from trace_probe.interop.fields import Line
 from trace_probe.trace import Finish
 
 FINISHES: dict[str, Finish] = {
@@ -40,35 +41,64 @@ class Chat:
     """What it was taken for, such as ``Anthropic chat``."""
     turns: tuple[Turn, ...]
     id: str = ""
-    model: str = ""
 
 
-def chat_of(record: Mapping[str, Any], name: str = "messages") -> Chat | None:
-    """Return the chat that an object holds, its messages in the field `name`; None if it has none.
+def chat_of(line: Line) -> Chat | None:
+    """Return the chat that a line holds, None if it holds none.
+
+    Where the messages are only what the model read, what it wrote is the line's reasoning and
+    answer.
 
     Raises:
-        TraceError: it has one, but of a form that is not known.
+        TraceError: it holds one, but of a form that is not known.
     """
+    record = line.record
     if is_atif(record):
         return _trajectory(record)
-    given = record.get(name)
-    if not isinstance(given, list) or not any(isinstance(one, dict) for one in given):
+    given = next((record[n] for n in line.names("messages") if _is_chat(record.get(n))), None)
+    if given is None:
         return None
     objects = [_object(one, f"message {n}") for n, one in enumerate(given, start=1)]
     answer, ids = _response(record)
-    objects += answer
-    messages: list[Message] = []
-    told: dict[int, dict[str, Any]] = {}
+    messages, told = _read([*objects, *answer])
     if system := _texts(record.get("system")):
-        messages.append(Message("system", (Part("text", system),)))
-    for one in objects:
-        read = list(_messages(one))
-        messages += read
-        told[len(messages) - 1] = {"finish": _finish(one), "agent": _said(one, "name")}
+        messages.insert(0, Message("system", (Part("text", system),)))
+        told = {place + 1: known for place, known in told.items()}
     if answer:
         told[len(messages) - 1] |= ids
+    turns = turns_of(messages, told)
+    if not turns:
+        parts = (
+            Part("reasoning", line.text("reasoning") or ""),
+            Part("text", line.text("answer") or ""),
+        )
+        turns = turns_of([*messages, Message("assistant", parts)])
     shape = BLOCKS if _ANTHROPIC & set(_kinds(objects)) else CHAT
-    return Chat(shape, tuple(turns_of(messages, told)))
+    return Chat(shape, tuple(turns))
+
+
+def model_of(line: Line) -> str:
+    """Return which model wrote a line, as far as it says so."""
+    named = next((line.record.get(n) for n in line.names("model") if line.record.get(n)), None)
+    if named is None and isinstance(line.record.get("agent"), dict):
+        named = line.record["agent"].get("model_name")
+    return named if isinstance(named, str) else "unknown"
+
+
+def _is_chat(value: object) -> bool:
+    return isinstance(value, list) and any(
+        isinstance(one, dict) and ("role" in one or "from" in one) for one in value
+    )
+
+
+def _read(objects: Iterable[Mapping[str, Any]]) -> tuple[list[Message], dict[int, dict[str, Any]]]:
+    """Return messages, and what is known of their turns by their places."""
+    messages: list[Message] = []
+    told: dict[int, dict[str, Any]] = {}
+    for one in objects:
+        messages += _messages(one)
+        told[len(messages) - 1] = {"finish": _finish(one), "agent": _said(one, "name")}
+    return messages, told
 
 
 def _object(value: object, name: str) -> dict[str, Any]:
@@ -274,7 +304,6 @@ def _trajectory(record: Mapping[str, Any]) -> Chat:
     """
     messages: list[Message] = []
     told: dict[int, dict[str, Any]] = {}
-    agent = _object(record.get("agent") or {}, "the agent")
     for number, raw in enumerate(record["steps"], start=1):
         step = _object(raw, f"step {number}")
         message = _step(step)
@@ -291,8 +320,7 @@ def _trajectory(record: Mapping[str, Any]) -> Chat:
                 )
             )
     turns = turns_of(messages, told)
-    name = _said(record, "trajectory_id", "session_id")
-    return Chat(ATIF, tuple(turns), name, _said(agent, "model_name"))
+    return Chat(ATIF, tuple(turns), _said(record, "trajectory_id", "session_id"))
 
 
 def _step(step: Mapping[str, Any]) -> Message:

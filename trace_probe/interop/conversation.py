@@ -13,14 +13,14 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from trace_probe.errors import TraceError
-from trace_probe.text.channels import Range, Split, format_of, split
+from trace_probe.text.channels import FORMATS, Range, Split, format_alone, format_of, split
 from trace_probe.text.parts import CLOSE, OPEN
+from trace_probe.text.tool_calls import write_call
 from trace_probe.trace import Channel, Finish, Thought, ToolResult
 
 Kind = Literal["reasoning", "text", "call"]
 HIDDEN = "[hidden]"
 """What stands for reasoning that was there but is not in the file."""
-TOOL_CALL = ("<tool_call>\n", "\n</tool_call>")
 GAP = "\n\n"
 _JOIN: dict[Kind, str] = {"reasoning": "\n\n", "text": "\n"}
 
@@ -97,7 +97,7 @@ class Written(NamedTuple):
     text: str
     cut: Split
     calls: tuple[tuple[Part, int, int], ...]
-    """Tool calls with the characters at which they start and end."""
+    """The tool calls that came apart from the text, with the characters ``[start, stop)``."""
 
 
 def turns_of(
@@ -209,7 +209,8 @@ def _pieces(parts: Sequence[Part], thought: Thought) -> list[_Piece]:
         if part.kind == "call":
             pieces += _calls([part], after=before)
         elif part.kind == "text":
-            pieces.append(("answer", part.text, None))
+            ranges, _ = split(part.text, 0, FORMATS["plain"], prefilled=False)
+            pieces += [(channel, part.text[a:b], None) for channel, a, b in ranges]
         elif part.text.strip():
             close = "" if cut_off else CLOSE
             pieces += [("markup", gap + OPEN, None), ("reasoning", part.text, None)]
@@ -225,17 +226,9 @@ def _calls(calls: Sequence[Part], after: str) -> list[_Piece]:
     for call in calls:
         if after and not after.endswith("\n"):
             pieces.append(("markup", "\n", None))
-        after = call_text(call)
+        after = write_call(call.name, call.text or "{}")
         pieces.append(("action", after, call))
     return pieces
-
-
-def call_text(call: Part) -> str:
-    """Return a tool call as text; arguments that are no JSON stand there as a text."""
-    plain = isinstance(call.arguments, str)
-    arguments = json.dumps(call.text, ensure_ascii=False) if plain else call.text or "{}"
-    name = json.dumps(call.name, ensure_ascii=False)
-    return f'{{"name": {name}, "arguments": {arguments}}}'.join(TOOL_CALL)
 
 
 def _put_together(pieces: Iterable[_Piece], thought: Thought) -> Written:
@@ -255,7 +248,4 @@ def _put_together(pieces: Iterable[_Piece], thought: Thought) -> Written:
 
 def _by_tags(text: str, model: str, finish: Finish) -> Split:
     """Return the channels of a text in which tags alone tell reasoning from the rest."""
-    own = format_of(text)
-    if own.name == "plain" and finish == "length":
-        own = format_of(None, model)
-    return split(text, 0, own, prefilled=False)
+    return split(text, 0, format_alone(text, format_of(None, model), finish), prefilled=False)

@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING, Any
 from trace_probe.episode import Episode
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.interop.conversation import GAP, Message, Turn, Written, written
-from trace_probe.text.channels import (
-    Layout,
-    Range,
-    Split,
-    format_of,
-    format_under,
-    lay_out,
-)
+from trace_probe.text.channels import Range, Split, format_of, format_under
+from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.parts import OPEN, after_prompt, cut_words
 from trace_probe.text.written import read_back
 from trace_probe.trace import Span, ToolCall, Trace, digest
@@ -103,14 +97,21 @@ def _all(traces: Iterable[Trace | None]) -> list[Trace] | None:
 
 
 def _exact(tokenizer: "ChatTokenizer", turn: Turn, about: Mapping[str, Any]) -> Trace | None:
-    """Return a call in the ids that the file gives, or None if it gives none."""
+    """Return a call in the ids that the file gives.
+
+    None if it gives none, or if the text of the ids does not hold the tool calls that it gives.
+    """
     if not turn.prompt_ids or not turn.token_ids:
         return None
     ids = (*turn.prompt_ids, *turn.token_ids)
     read = read_back(tokenizer, ids, len(turn.prompt_ids))
+    given = turn.wrote.calls
+    if given and len(given) != len(read.actions):
+        return None
+    named = [replace(one, id=call.id) for one, call in zip(read.actions, given, strict=False)]
     return Trace(
         **about,
-        **read._asdict(),
+        **{**read._asdict(), "actions": tuple(named) or read.actions},
         token_ids=ids,
         tokenizer=tokenizer.fingerprint,
         finish=turn.finish,
@@ -135,14 +136,13 @@ def _retokenised(
     if text != prompt + mine.text:
         return None
     layout = lay_out(text, offsets, len(start), after_prompt(prompt, mine.cut))
-    own = [offset - len(prompt) for offset in offsets[len(start) :]]
+    own = [offset - len(prompt) for offset in offsets]
     return Trace(
         **about,
         text=text,
         offsets=offsets,
-        **layout._asdict(),
+        **_as_given(layout, mine, own)._asdict(),
         token_ids=ids,
-        actions=_actions(mine, own, len(start)),
         tokenizer=tokenizer.fingerprint,
         finish=turn.finish,
     )
@@ -151,7 +151,7 @@ def _retokenised(
 def _without(mine: Written, head: int) -> Written:
     """Return what was written without its first characters, which the prompt holds already."""
     ranges = [Range(c, max(a - head, 0), b - head) for c, a, b in mine.cut.ranges if b > head]
-    calls = tuple((call, a - head, b - head) for call, a, b in mine.calls)
+    calls = tuple((call, start - head, stop - head) for call, start, stop in mine.calls)
     return Written(mine.text[head:], Split(ranges, mine.cut.thought), calls)
 
 
@@ -237,8 +237,7 @@ def _as_words(turns: Sequence[Turn], about: Mapping[str, Any]) -> Iterator[Trace
             **about,
             text=prompt + mine.text,
             offsets=(*before, *(len(prompt) + offset for offset in offsets)),
-            **_behind(layout, len(before))._asdict(),
-            actions=_actions(mine, offsets, len(before)),
+            **_behind(_as_given(layout, mine, offsets), len(before))._asdict(),
             tokenizer="words",
             finish=turn.finish,
         )
@@ -246,20 +245,33 @@ def _as_words(turns: Sequence[Turn], about: Mapping[str, Any]) -> Iterator[Trace
 
 def _behind(layout: Layout, shift: int) -> Layout:
     """Return the layout of a completion as it is behind a prompt of so many tokens."""
-    spans = [Span(s.start + shift, s.stop + shift, s.channel) for s in layout.spans]
-    sentences = [Span(s.start + shift, s.stop + shift, s.channel) for s in layout.sentences]
     prompt = [Span(0, shift, "prompt")] if shift else []
-    return Layout((*prompt, *spans), tuple(sentences), layout.thought)
+    return Layout(
+        (*prompt, *(_moved(span, shift) for span in layout.spans)),
+        tuple(_moved(span, shift) for span in layout.sentences),
+        layout.thought,
+        tuple(replace(one, span=_moved(one.span, shift)) for one in layout.actions),
+    )
 
 
-def _actions(mine: Written, offsets: Sequence[int], shift: int) -> tuple[ToolCall, ...]:
-    """Return tool calls with their tokens; `offsets` are those of what was written."""
-    return tuple(
+def _moved(span: Span, shift: int) -> Span:
+    return Span(span.start + shift, span.stop + shift, span.channel)
+
+
+def _as_given(layout: Layout, mine: Written, offsets: Sequence[int]) -> Layout:
+    """Return a layout whose tool calls are those of the file, where it has them apart.
+
+    `offsets` are those of the tokens, counted from where the model began to write.
+    """
+    given = [
         ToolCall(
             call.name,
-            call.text,
-            Span(shift + bisect_left(offsets, start), shift + bisect_left(offsets, stop), "action"),
+            call.text or "{}",
+            Span(bisect_left(offsets, start), bisect_left(offsets, stop), "action"),
             call.id,
         )
         for call, start, stop in mine.calls
-    )
+    ]
+    taken = {token for one in given for token in range(one.span.start, one.span.stop)}
+    read = [one for one in layout.actions if one.span.start not in taken]
+    return layout._replace(actions=tuple(sorted([*read, *given], key=lambda one: one.span)))

@@ -8,7 +8,8 @@ from typing import Any
 
 from trace_probe.errors import TraceError
 from trace_probe.files import json_object
-from trace_probe.interop.bounds import lines
+from trace_probe.interop.bounds import LONGEST_LINE, lines
+from trace_probe.interop.left_out import LeftOut
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class FieldMapping:
     category: tuple[str, ...] = ("category",)
     system: tuple[str, ...] = ("system", "system_prompt")
     prompt: tuple[str, ...] = ("prompt_sent", "prompt", "task", "question", "input")
+    messages: tuple[str, ...] = ("messages", "conversation", "traj")
+    """A whole chat, which takes the place of prompt, reasoning and answer."""
     reasoning: tuple[str, ...] = ("reasoning", "reasoning_content", "cot", "thinking")
     answer: tuple[str, ...] = ("answer", "response", "completion", "output")
     """The answer, or, where no reasoning is given apart, the completion with its tags."""
@@ -135,13 +138,41 @@ class Line:
         return None
 
 
-def read_lines(path: Path, mapping: FieldMapping) -> Iterator[tuple[int, Line]]:
+def read_lines(
+    path: Path, mapping: FieldMapping, aside: LeftOut | None = None
+) -> Iterator[tuple[int, Line]]:
     """Yield the objects of a file with their line numbers; blank lines are no objects.
 
+    A file that is one JSON object on many lines counts as one line. What is no object goes into
+    `aside`, if that is given.
+
     Raises:
-        TraceError: the file or a line of it cannot be read.
+        TraceError: the file cannot be read, or, without `aside`, a line of it.
     """
+    if (whole := _whole(path)) is not None:
+        yield 1, Line(whole, mapping)
+        return
     for number, line in lines(path):
-        if line.strip():
+        if not line.strip():
+            continue
+        try:
             record = json_object(line, f"{path}, line {number}", TraceError)
-            yield number, Line(record, mapping)
+        except TraceError as error:
+            if aside is None:
+                raise
+            text = line.decode(errors="replace").rstrip("\n")
+            aside.row(f"line {number}", str(error), text)
+            continue
+        yield number, Line(record, mapping)
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """Return the object that a file is if it is written on many lines, else None."""
+    try:
+        with open(path, "rb") as file:
+            head = file.readline(3)
+            if head.strip() not in (b"{", b"{}") or path.stat().st_size > LONGEST_LINE:
+                return None
+            return json_object(head + file.read(), str(path), TraceError)
+    except (OSError, TraceError):
+        return None  # it is read line by line, and what is wrong with it is said then

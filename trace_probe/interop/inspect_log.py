@@ -16,6 +16,7 @@ from trace_probe.interop.bounds import check_archive
 from trace_probe.interop.conversation import asked
 from trace_probe.interop.episodes import trace_of
 from trace_probe.interop.inspect_events import Strand, strands_of
+from trace_probe.interop.left_out import LeftOut
 from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
@@ -52,13 +53,16 @@ def import_inspect(
         StoreError: another run is at `run`.
     """
     found = read_log(Path(log))
-    transcripts = [
-        pair
-        for sample in found.samples or ()
-        for pair in _transcripts(sample, found, role, tokenizer)
-    ]
+    transcripts: list[tuple[Trace, Label | None]] = []
+    aside = LeftOut()
+    for sample in found.samples or ():
+        try:
+            transcripts += _transcripts(sample, found, role, tokenizer)
+        except TraceError as error:
+            aside.row(f"sample {sample.id}, epoch {sample.epoch}", str(error))
     if not transcripts:
-        raise TraceError(f"{log} has no sample with a completion: is it a finished evaluation?")
+        why = "".join(f" ({row.where}: {row.why})" for row in aside.rows[:1])
+        raise TraceError(f"{log} has no sample with a completion{why}: is it a whole evaluation?")
     manifest = Manifest(
         model=", ".join(sorted({trace.model for trace, _ in transcripts})),
         source="imported",
@@ -67,7 +71,7 @@ def import_inspect(
         version=version("trace-probe"),
         tasks=f"inspect:{found.eval.task}",
     )
-    return keep(transcripts, Store.create(run, manifest))
+    return keep(transcripts, Store.create(run, manifest), aside, Path(log).stem)
 
 
 def read_log(path: Path, *, attachments: bool = True) -> "EvalLog":
@@ -105,6 +109,7 @@ def _transcripts(
     for strand in strands:
         scored = strand in standing
         facts = {
+            "format": "Inspect sample",
             **{f"inspect_{name}": value for name, value in _origin(sample, log).items()},
             **(_scores(sample) if scored else {"rolled_back": "yes"}),
         }
