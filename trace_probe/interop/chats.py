@@ -143,7 +143,7 @@ def _response(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str
     return [], {}
 
 
-def ids_in(response: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def ids_in(response: Mapping[str, Any]) -> dict[str, Any]:
     """Return the exact ids in a server's response, as fields of a `Turn`."""
     choices = response.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}

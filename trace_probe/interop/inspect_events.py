@@ -127,8 +127,9 @@ class _Walk:
         agent = next((s.name for s in self._above(event.span_id) if s.type == "agent"), "")
         finish = FINISHES.get(event.output.stop_reason, "unknown")
         response = event.call.response if event.call else None
-        ids = ids_in(response) if isinstance(response, Mapping) else {}
-        turn = Turn(read, wrote, finish, agent=agent, **ids)
+        turn = Turn(read, wrote, finish, agent=agent)
+        if isinstance(response, Mapping):
+            turn = replace(turn, **ids_in(response))
         place = self._place(event.span_id)
         strand = self.strands[place if self._branches else self._continued(turn)]
         strand.own.append(turn)

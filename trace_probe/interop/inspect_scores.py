@@ -53,8 +53,9 @@ def score_inspect(
     scored = 0
     for sample in found.samples or ():
         own = traces.get((found.eval.eval_id, str(sample.id), str(sample.epoch)))
-        trace = max(own, key=lambda one: "rolled_back" not in one.facts) if own else None
-        if trace is not None and np.isfinite(scores[trace.id]).any():
+        seen = [one for one in own or () if np.isfinite(scores[one.id]).any()]
+        if seen:
+            trace = max(seen, key=lambda one: "rolled_back" not in one.facts)
             score = _score(trace, sample, scores[trace.id], detector)
             sample.scores = {**(sample.scores or {}), f"trace_probe/{detector.name}": score}
             scored += 1
