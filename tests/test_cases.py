@@ -135,7 +135,7 @@ def test_what_was_left_out_is_said_at_the_end_of_an_import(tmp_path: Path) -> No
     file.write_text('{"prompt": "Go.", "answer": "Done."}\n{"prompt": "Go."}\n{\n', "utf-8")
     done = CliRunner().invoke(app, ["import", str(file), str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
-    counts, left = done.output.splitlines()
+    _, counts, left = done.output.splitlines()
     assert "1 read" in counts
     assert "2 left out" in counts
     assert left.startswith("Left out, 2 rows: line 2: neither reasoning nor answer")

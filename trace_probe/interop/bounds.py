@@ -9,6 +9,7 @@ from trace_probe.errors import TraceError
 LONGEST_LINE = 4 << 20
 """Bytes of one transcript, about a thousand pages; each token of it becomes an object."""
 CHUNK = 1 << 20
+_LOG_KEYS = ("version", "status", "eval", "run_id")
 ALWAYS, RATIO, MOST = 64 << 20, 100, 4 << 30
 """Bytes that any archive may unpack to, what it may beyond that for each byte of its own, and
 what none may. Logs of text unpack to 5 to 20 times their size."""
@@ -64,3 +65,15 @@ def check_archive(path: Path) -> None:
             f"{path} unpacks to more than {most >> 20} MB, which no log of its size does: "
             f"leave it out"
         )
+
+
+def is_inspect_log(path: Path) -> bool:
+    """Return whether a file looks like a log of Inspect, by its name or the JSON it begins with."""
+    if path.suffix == ".eval":
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1 << 12)
+    except OSError:
+        return False  # whoever reads the file in earnest says what is wrong with it
+    return head.lstrip()[:1] == b"{" and all(f'"{k}":'.encode() in head for k in _LOG_KEYS)

@@ -38,7 +38,7 @@ def _lines(store: Store) -> Iterator[dict[str, Any]]:
     yield {MARK: VERSION, "manifest": asdict(store.manifest)}
     for trace in store.traces():
         parts = {name: trace.channel_text(name) for name in PARTS}
-        yield {"trace": asdict(trace), **parts}
+        yield {"trace": asdict(trace), **{k: v for k, v in parts.items() if v or k != "action"}}
     for label in store.every_label():
         yield {"label": asdict(label)}
 

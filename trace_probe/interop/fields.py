@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from trace_probe.errors import TraceError
 from trace_probe.files import json_object
-from trace_probe.interop.bounds import lines
+from trace_probe.interop.bounds import LONGEST_LINE, lines
 from trace_probe.interop.contents import Contents, contents
 from trace_probe.interop.left_out import LeftOut
 
@@ -30,6 +30,8 @@ class FieldMapping:
     category: tuple[str, ...] = ("category",)
     system: tuple[str, ...] = ("system", "system_prompt")
     prompt: tuple[str, ...] = ("prompt_sent", "prompt", "task", "question", "input")
+    messages: tuple[str, ...] = ("messages", "conversation", "traj")
+    """A whole chat, which takes the place of prompt, reasoning and answer."""
     reasoning: tuple[str, ...] = ("reasoning", "reasoning_content", "cot", "thinking")
     answer: tuple[str, ...] = ("answer", "response", "completion", "output")
     """The answer, or, where no reasoning is given apart, the completion with its tags."""
@@ -201,18 +203,22 @@ def _flag(value: object) -> bool | None:
 
 
 def read_lines(
-    path: Path, mapping: FieldMapping, left: LeftOut | None = None
+    path: Path, mapping: FieldMapping, aside: LeftOut | None = None
 ) -> Iterator[tuple[int, Line]]:
     """Yield the objects of a file with their line numbers; blank lines are no objects.
 
-    Lines that cannot be read are told to `left` and passed over.
+    A file that is one JSON object on many lines counts as one line. Lines that cannot be read go
+    into `aside`, if that is given.
 
     Raises:
-        TraceError: the file is of another kind or cannot be read, or a line cannot and there is
-            no `left`.
+        TraceError: the file is of another kind or cannot be read, or, without `aside`, a line of
+            it cannot.
     """
+    if (one := _one_object(path)) is not None:
+        yield 1, Line(one, mapping)
+        return
     first = True
-    passed = None if left is None else lambda n, why: left.row(f"line {n}", why)
+    passed = None if aside is None else lambda n, why: aside.row(f"line {n}", why)
     for number, line in lines(path, passed=passed):
         if not line.strip():
             continue
@@ -221,10 +227,10 @@ def read_lines(
         except TraceError as error:
             if first and (kind := _kind(line, path)):
                 raise TraceError(f"{path}, line 1 {kind}") from error
-            if left is None:
+            if aside is None:
                 raise
             why = str(error).removeprefix(f"{path}, line {number} ")
-            left.row(f"line {number}", why, line.decode(errors="replace"))
+            aside.row(f"line {number}", why, line.decode(errors="replace").rstrip("\n"))
         else:
             yield number, Line(record, mapping, [] if whole else [REPLACED])
         first = False
@@ -260,3 +266,15 @@ def _kind(line: bytes, path: Path) -> str:
             f"read_csv(FILE).to_json(OUT, orient='records', lines=True)"
         )
     return ""
+
+
+def _one_object(path: Path) -> dict[str, Any] | None:
+    """Return the object that a file is if it is written on many lines, else None."""
+    try:
+        with open(path, "rb") as file:
+            head = file.readline(3)
+            if head.strip() not in (b"{", b"{}") or path.stat().st_size > LONGEST_LINE:
+                return None
+            return json_object(head + file.read(), str(path), TraceError)
+    except (OSError, TraceError):
+        return None  # it is read line by line, and what is wrong with it is said then

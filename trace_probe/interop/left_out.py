@@ -15,7 +15,6 @@ LONGEST = 1 << 16
 class Row:
     """A row of a file that is no transcript."""
 
-    file: str
     where: str
     """Such as ``line 3``."""
     why: str
@@ -27,15 +26,13 @@ class Row:
 class LeftOut:
     """Collects what is left out while a file is read."""
 
-    file: str = ""
-    """Name of the file that is read."""
     rows: list[Row] = field(default_factory=list)
     noted: dict[str, list[str]] = field(default_factory=dict)
     """For each change the rows in which it was made."""
 
     def row(self, where: str, why: str, text: str = "") -> None:
         """Leave a row out."""
-        self.rows.append(Row(self.file, where, why, text[:LONGEST]))
+        self.rows.append(Row(where, why, text[:LONGEST]))
 
     def note(self, what: str, where: str) -> None:
         """Say that something was changed in a row that is taken."""
@@ -51,13 +48,14 @@ class LeftOut:
             notes.insert(0, f"Left out, {_count(len(self.rows))}: {few}{more}.{where}")
         return tuple(notes)
 
-    def keep(self, store: Store) -> str:
+    def keep(self, store: Store, name: str) -> str:
         """Put the rows into a run, each once; return where they are."""
-        lines = store.artifacts.lines("left_out", "import")
-        held = set(lines.values(lambda raw: (raw.get("file"), raw.get("where"), raw.get("text"))))
-        new = [row for row in self.rows if (row.file, row.where, row.text) not in held]
+        lines = store.artifacts.lines("left_out", name)
+        held = set(lines.values(lambda raw: raw.get("text"))) if self.rows else set()
+        new = [row for row in self.rows if row.text not in held]
         if new:
-            lines.append((json.dumps(asdict(row)) + "\n").encode() for row in new)
+            texts = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new)
+            lines.append(text.encode(errors="surrogatepass") for text in texts)
         return lines.url
 
 

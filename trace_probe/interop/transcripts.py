@@ -17,10 +17,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trace_probe.errors import TraceError
-from trace_probe.interop.contents import calls
+from trace_probe.interop.chats import FINISHES, Chat, calls_of, chat_of, model_of
+from trace_probe.interop.conversation import asked
+from trace_probe.interop.episodes import trace_of
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
 from trace_probe.interop.left_out import LeftOut
 from trace_probe.labels import Label
@@ -29,16 +33,15 @@ from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug, task_id
 from trace_probe.text.channels import Format, Split, format_alone, format_of, split, tags_left
 from trace_probe.text.parts import after_prompt, cut_words, join_parts, with_calls
+from trace_probe.text.tool_calls import write_call
 from trace_probe.trace import Finish, Sampling, Span, Task, Trace, digest
 
+if TYPE_CHECKING:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+COUNTS = ("read", "added", "labelled", "unknown", "positives", "closed")
 UNHEARD = {"said": "unknown"}
 """Facts of a label that comes without a word on what was said."""
-FINISHES: dict[str, Finish] = {
-    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "eos", "completed"), "stop"),
-    **dict.fromkeys(("tool_calls", "tool_use", "function_call"), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "model_length", "incomplete"), "length"),
-}
-"""What the reasons that servers give for an end amount to."""
 _POSITIVE = frozenset({"1", "1.0", "true", "yes", "convergence"})
 _NEGATIVE = frozenset({"0", "0.0", "false", "no", "no_convergence"})
 
@@ -58,112 +61,133 @@ class ImportReport:
     closed: int
     """Traces whose reasoning came to its end."""
     left_out: int = 0
-    """Rows that are no transcript."""
-    notes: tuple[str, ...] = ()
-    """What was left out or changed, and where."""
+    """Entries that could not be read; they are kept in the run, in ``left_out``."""
+    formats: dict[str, int] = field(default_factory=dict, compare=False)
+    """What the entries were taken for, such as ``{"OpenAI chat": 3}``."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a user must be told, such as why entries were left out."""
 
 
 def import_transcripts(
-    path: Path | str, store_path: Path | str, mapping: FieldMapping = DEFAULT_MAPPING
+    path: Path | str,
+    store_path: Path | str,
+    mapping: FieldMapping = DEFAULT_MAPPING,
+    tokenizer: "ChatTokenizer | None" = None,
 ) -> ImportReport:
     """Bring a file of transcripts into a run; repeated, it adds only what is missing.
 
-    Rows that cannot be read are left out and kept in the run's ``left_out``. Several files may go
-    into one run: labels of another labeller join the traces that are there.
+    A line that cannot be read is left out: it is counted and kept in the run with the reason.
+    Several files may go into one run: labels of another labeller join the traces that are there.
+    With a tokenizer, chats are brought into its tokens; other transcripts stay in words.
 
     Raises:
         TraceError: no line can be read, or no line has a field that `mapping` names.
         StoreError: the run at `store_path` is another one.
     """
     models = _survey(Path(path), mapping)
+    aside = LeftOut()
+    found = read_transcripts(path, mapping, tokenizer, aside)
+    first = next(found, None)
+    if first is None:
+        why = "".join(f" ({row.where}: {row.why})" for row in aside.rows[:1])
+        raise TraceError(f"{path} holds no transcript{why}: write one JSON object a line")
     manifest = Manifest(
         model=", ".join(sorted(models)),
         source="imported",
-        tokenizer="words",
+        tokenizer=tokenizer.fingerprint if tokenizer else "words",
         version=version("trace-probe"),
         tasks="?".join(filter(None, (Path(path).name, str(mapping)))),
     )
-    left = LeftOut(Path(path).name)
-    return keep(read_transcripts(path, mapping, left), Store.create(store_path, manifest), left)
+    store = Store.create(store_path, manifest)
+    return keep(chain([first], found), store, aside, Path(path).stem)
 
 
 def keep(
-    transcripts: Iterable[tuple[Trace, Label | None]], store: Store, left: LeftOut | None = None
+    transcripts: Iterable[tuple[Trace, Label | None]],
+    store: Store,
+    aside: LeftOut | None = None,
+    file: str = "",
 ) -> ImportReport:
     """Commit transcripts that a run does not hold yet, and labels that are new to it.
 
-    What reading them has `left` out is kept in the run and told in the report.
+    What could not be read is in `aside` when the transcripts have come to their end.
     """
     counts: Counter[str] = Counter()
-    left = left or LeftOut()
+    formats: Counter[str] = Counter()
     with store.writing():
         known = {name: store.labels(name) for name in store.labellers()}
         present, labels = store.ids(), []
         for trace, label in transcripts:
             store.add(trace)
             counts.update(_tally(trace, label), added=trace.id not in present)
+            formats[trace.facts.get("format", "transcript")] += 1
             present.add(trace.id)
             if label is not None and known.get(label.labeller, {}).get(trace.id) != label:
                 labels.append(label)
         store.add_labels(labels)
-        kept = left.keep(store)
-    counted = ("read", "added", "labelled", "unknown", "positives", "closed")
+        where = aside.keep(store, _file_name(file)) if aside else ""
     return ImportReport(
-        **{name: int(counts[name]) for name in counted},
-        left_out=len(left.rows),
-        notes=left.told(kept),
+        **{name: int(counts[name]) for name in COUNTS},
+        left_out=len(aside.rows) if aside else 0,
+        formats=dict(formats),
+        notes=aside.told(where) if aside else (),
     )
 
 
+def _file_name(file: str) -> str:
+    """Return a name that is safe in a path."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in file)
+    return kept.strip("-")[:80] or "file"
+
+
 def read_transcripts(
-    path: Path | str, mapping: FieldMapping = DEFAULT_MAPPING, left: LeftOut | None = None
+    path: Path | str,
+    mapping: FieldMapping = DEFAULT_MAPPING,
+    tokenizer: "ChatTokenizer | None" = None,
+    aside: LeftOut | None = None,
 ) -> Iterator[tuple[Trace, Label | None]]:
     """Yield each transcript of a file as a trace, with its label if it has one.
 
     Ids are digests of content and of the transcript's own id. Lines that are equal in these are
-    further samples, so that none is lost, unless another labeller labels the same ones. What
-    cannot be read is told to `left` and passed over.
+    further samples, so that none is lost, unless another labeller labels the same ones. Lines that
+    cannot be read go into `aside`, if that is given.
 
     Raises:
-        TraceError: the file cannot be read, or a line cannot and there is no `left`; the text
-            names the line.
+        TraceError: the file cannot be read, or, without `aside`, a line of it, which is named.
     """
     samples = _Samples()
-    for number, line in read_lines(Path(path), mapping, left):
+    for number, line in read_lines(Path(path), mapping, aside):
         try:
-            trace = _trace(line, samples)
+            trace = _trace(line, samples, tokenizer)
             label = _label(line, trace)
         except TraceError as error:
-            if left is None:
+            if aside is None:
                 raise TraceError(f"{path}, line {number}: {error}") from error
-            left.row(f"line {number}", str(error), json.dumps(line.record))
+            raw = json.dumps(line.record, ensure_ascii=False)
+            aside.row(f"line {number}", str(error), raw)
             continue
-        for note in line.notes if left else ():
-            left.note(note, f"line {number}")
+        for note in line.notes if aside else ():
+            aside.note(note, f"line {number}")
         yield trace, label
 
 
 def _survey(path: Path, mapping: FieldMapping) -> set[str]:
-    """Return the models of a file, having read every line of it.
+    """Return the models of a file.
 
     Raises:
-        TraceError: as above; a misspelt field would else be taken for one that is not there.
+        TraceError: a field that `mapping` names is in no line: it is misspelt.
     """
-    left = LeftOut(path.name)
-    present = {name for _, line in read_lines(path, mapping, LeftOut()) for name in line.record}
+    present: set[str] = set()
+    models: set[str] = set()
+    for _, line in read_lines(path, mapping, LeftOut()):
+        present |= line.record.keys()
+        models.add(model_of(line))
     for ours, theirs in mapping.overrides().items():
         if theirs and present and not present.intersection(theirs):
             raise TraceError(
                 f"no line of {path} has the field {' or '.join(theirs)} that {ours} is "
                 f"mapped to; fields are {', '.join(sorted(present))}"
             )
-    models = {trace.model for trace, _ in read_transcripts(path, mapping, left)}
-    if not models and left.rows:
-        raise TraceError(
-            f"no line of {path} can be read, {left.rows[0].where} because: {left.rows[0].why}"
-        )
-    if not models:
-        raise TraceError(f"{path} holds no transcript: write one JSON object a line")
     return models
 
 
@@ -176,11 +200,14 @@ class _Samples:
     """How often each labeller has had transcripts of one id and text."""
     known: dict[str, int] = field(default_factory=dict)
 
-    def place(self, line: Line, *content: str) -> tuple[str, int]:
-        """Return the id of a transcript and which sample of its prompt it is."""
-        model, prompt, _ = content
-        own, where = line.spare(line.key, "id"), digest(model, prompt)
-        name = digest(self.of_prompt[where] if own is None else own, *content)
+    def key(self, own: str | None, model: str, task: Task) -> tuple[object, ...]:
+        """Return what tells a transcript from others of the same text: its own id, or its place."""
+        place = self.of_prompt[digest(model, task.prompt_key)] if own is None else own
+        return place, model, task.prompt_key
+
+    def placed(self, trace: Trace, own: str | None, line: Line) -> Trace:
+        """Return a trace with its number among those of its prompt, and an id of its own."""
+        name, where = trace.id, digest(trace.model, trace.task.prompt_key)
         if own is not None:
             again = name, line.spare(line.text, "labeller") or ""
             number, self.alike[again] = self.alike[again], self.alike[again] + 1
@@ -190,23 +217,25 @@ class _Samples:
         if name not in self.known:
             self.known[name] = self.of_prompt[where]
             self.of_prompt[where] += 1
-        return name, self.known[name]
+        return replace(trace, id=name, sample=self.known[name])
 
 
-def _trace(line: Line, samples: _Samples) -> Trace:
+def _trace(line: Line, samples: _Samples, tokenizer: "ChatTokenizer | None") -> Trace:
     """Return the trace of one line; `samples` knows those before it."""
-    task = _task(line)
-    model = line.spare(line.text, "model") or "unknown"
+    chat = chat_of(line)
+    if chat is not None:
+        return _chat_trace(line, chat, samples, tokenizer)
+    task, model = _task(line), model_of(line)
     finish = FINISHES.get((line.spare(line.text, "finish") or "").lower(), "unknown")
     text, cut = _text(line, task, format_of(None, model), finish)
     offsets, layout = cut_words(text, cut)
-    name, sample = samples.place(line, model, task.prompt_key, text)
-    return Trace(
-        name,
+    own = line.spare(line.key, "id")
+    trace = Trace(
+        digest(*samples.key(own, model, task), text),
         task,
         model,
         _sampling(line),
-        sample,
+        0,
         text,
         offsets,
         **layout._asdict(),
@@ -214,6 +243,31 @@ def _trace(line: Line, samples: _Samples) -> Trace:
         finish=finish,
         source="imported",
     )
+    return samples.placed(trace, own, line)
+
+
+def _chat_trace(
+    line: Line, chat: Chat, samples: _Samples, tokenizer: "ChatTokenizer | None"
+) -> Trace:
+    """Return the trace of all model calls of a chat."""
+    system, prompt = asked(chat.turns)
+    names = replace(line.mapping, system=("system",), prompt=("prompt",))
+    task = _task(Line({**line.record, "system": system, "prompt": prompt}, names, line.notes))
+    *before, last = chat.turns
+    finish = FINISHES.get(line.spare(line.text, "finish") or "", last.finish)
+    closed = line.spare(line.flag, "closed")
+    turns = [*before, replace(last, finish=finish, closed=closed)]
+    model, own = model_of(line), line.spare(line.key, "id") or chat.id or None
+    about = {
+        "task": task,
+        "model": model,
+        "sampling": _sampling(line),
+        "sample": 0,
+        "source": "imported",
+    }
+    key = samples.key(own, model, task)
+    trace = trace_of(turns, about, key, {"format": chat.shape}, tokenizer)
+    return samples.placed(trace, own, line)
 
 
 def _sampling(line: Line) -> Sampling:
@@ -272,10 +326,7 @@ def _text(line: Line, task: Task, format: Format, finish: Finish) -> tuple[str, 
 def _parts(line: Line) -> tuple[str | None, str, list[str]]:
     """Return reasoning, if there is any apart, answer and tool calls."""
     thoughts, answer = line.contents("reasoning"), line.contents("answer")
-    given = line.filled("calls")
-    made = calls(given[1]) if given else []
-    if made is None:
-        line.notes.append(f"Not read, tool calls in {given[0] if given else ''}")
+    made = line.spare(lambda name: _calls(line, name), "calls")
     if thoughts is None and answer is None and not made:
         names = ", ".join(line.names("reasoning") + line.names("answer"))
         raise TraceError(f"neither reasoning nor answer: fill one of the fields {names}")
@@ -283,6 +334,17 @@ def _parts(line: Line) -> tuple[str | None, str, list[str]]:
     if answer and answer.reasoning and not (reasoning or "").strip():
         reasoning = answer.reasoning
     return reasoning, answer.text if answer else "", made or []
+
+
+def _calls(line: Line, name: str) -> list[str]:
+    """Return tool calls that came apart from the text, each as a model writes it."""
+    found = line.filled(name)
+    given = found[1] if found else []
+    try:
+        parts = calls_of(json.loads(given) if isinstance(given, str) else given)
+        return [write_call(part.name, part.text or "{}", part.id) for part in parts]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TraceError(f"field {found[0] if found else name!r}: {error}") from error
 
 
 def _holds(answer: str, cut: Split, reasoning: str, line: Line) -> bool:
