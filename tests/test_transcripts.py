@@ -120,7 +120,7 @@ def test_tags_without_white_space_are_tokens_of_their_own(tmp_path: Path) -> Non
         ({"cot": "Hm.", "answer": None}, "truncated"),
         ({"cot": "Hm."}, "truncated"),
         ({"cot": "Hm.", "think_closed": 1}, "closed"),
-        ({"cot": "Hm.", "finish_reason": "stop"}, "closed"),
+        ({"cot": "Hm.", "finish_reason": "stop"}, "truncated"),
         ({"cot": "Hm.", "tool_calls": [{"name": "look"}]}, "closed"),
         ({"cot": " \n", "answer": "Yes."}, "empty"),
         ({"answer": "<think>\n\n</think>\n\nYes."}, "empty"),
