@@ -101,7 +101,7 @@ def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: bytes) -> None:
     file.write_bytes(b'{"a": 1}\n' + line)
     with pytest.raises(TraceError, match="f.jsonl, line 2 is not"):
         list(read_lines(file, DEFAULT_MAPPING))
-    left = LeftOut("f.jsonl")
+    left = LeftOut()
     assert [number for number, _ in read_lines(file, DEFAULT_MAPPING, left)] == [1]
     [row] = left.rows
     assert (row.where, row.text) == ("line 2", line.decode(errors="replace")[:LONGEST])
@@ -121,7 +121,6 @@ def test_half_of_a_surrogate_pair_is_replaced_and_noted(tmp_path: Path) -> None:
         ('{"a": 1}\n'.encode("utf-16"), "UTF-16: save the file as UTF-8"),
         ('{"a": 1}\n'.encode("utf-16-le"), "UTF-16: save the file as UTF-8"),
         (b'[{"a": 1},\n{"a": 2}]', "JSON array: write one JSON object a line"),
-        (b'{\n  "a": 1\n}', "object of several lines: write one JSON object a line"),
         (b"id,prompt,answer\n1,a,b\n", "table .CSV., not JSON: write one JSON object a line"),
         (b"PAR1\x15\x04", "Parquet, not text: unpack it"),
     ],
@@ -135,6 +134,12 @@ def test_a_file_of_another_kind_is_said_in_one_sentence(
         with pytest.raises(TraceError, match=f"f.jsonl, line 1 .*{said}") as raised:
             list(read_lines(file, DEFAULT_MAPPING, left))
         assert "\n" not in str(raised.value)
+
+
+def test_a_first_line_that_cannot_be_read_does_not_refuse_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_bytes(b'made by us, in May\n{"a": 1}\n')
+    assert [line.record for _, line in read_lines(file, DEFAULT_MAPPING, LeftOut())] == [{"a": 1}]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

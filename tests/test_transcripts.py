@@ -120,7 +120,7 @@ def test_tags_without_white_space_are_tokens_of_their_own(tmp_path: Path) -> Non
         ({"cot": "Hm.", "answer": None}, "truncated"),
         ({"cot": "Hm."}, "truncated"),
         ({"cot": "Hm.", "think_closed": 1}, "closed"),
-        ({"cot": "Hm.", "finish_reason": "stop"}, "closed"),
+        ({"cot": "Hm.", "finish_reason": "stop"}, "truncated"),
         ({"cot": "Hm.", "tool_calls": [{"name": "look"}]}, "closed"),
         ({"cot": " \n", "answer": "Yes."}, "empty"),
         ({"answer": "<think>\n\n</think>\n\nYes."}, "empty"),
@@ -312,9 +312,9 @@ def test_nothing_is_written_if_no_line_can_be_read(tmp_path: Path) -> None:
 
 
 def test_what_is_not_needed_does_not_refuse_a_row(tmp_path: Path) -> None:
-    odd = {**APART, "temperature": -1, "max_tokens": "many", "model": 3, "category": ["c"]}
+    odd = {**APART, "temperature": -1, "max_tokens": "many", "category": ["c"]}
     report = import_transcripts(write(tmp_path / "t.jsonl", odd), tmp_path / "run")
-    assert (report.added, report.left_out, len(report.notes)) == (1, 0, 4)
+    assert (report.added, report.left_out, len(report.notes)) == (1, 0, 3)
     assert all(note.startswith("Not read, ") for note in report.notes)
 
 

@@ -15,6 +15,8 @@ from trace_probe.interop.left_out import LeftOut
 
 T = TypeVar("T")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+ENOUGH = 100
+"""Unreadable lines after which a file is what its first line looks like, and no JSON lines."""
 REPLACED = "Half of a surrogate pair, read as U+FFFD"
 
 
@@ -217,23 +219,48 @@ def read_lines(
     if (one := _one_object(path)) is not None:
         yield 1, Line(one, mapping)
         return
-    first = True
     passed = None if aside is None else lambda n, why: aside.row(f"line {n}", why)
+    bad, read = _Unreadable(path, aside), False
     for number, line in lines(path, passed=passed):
         if not line.strip():
             continue
         try:
             record, whole = _record(line, f"{path}, line {number}")
         except TraceError as error:
-            if first and (kind := _kind(line, path)):
-                raise TraceError(f"{path}, line 1 {kind}") from error
-            if aside is None:
-                raise
-            why = str(error).removeprefix(f"{path}, line {number} ")
-            aside.row(f"line {number}", why, line.decode(errors="replace").rstrip("\n"))
+            bad.take(number, line, error, alone=not read)
         else:
+            read = True
             yield number, Line(record, mapping, [] if whole else [REPLACED])
-        first = False
+    if not read:
+        bad.check()
+
+
+@dataclass
+class _Unreadable:
+    """The lines of a file that are no JSON objects."""
+
+    path: Path
+    aside: LeftOut | None
+    kind: str = ""
+    """What the file is instead, as far as its first such line tells."""
+    count: int = 0
+
+    def take(self, number: int, line: bytes, error: TraceError, *, alone: bool) -> None:
+        """Leave a line out; `alone` says that no line could be read so far."""
+        self.count += 1
+        if self.count == 1 and alone:
+            self.kind = _kind(line, self.path)
+        if alone and (self.aside is None or self.count == ENOUGH):
+            self.check()
+        if self.aside is None:
+            raise error
+        why = str(error).removeprefix(f"{self.path}, line {number} ")
+        self.aside.row(f"line {number}", why, line.decode(errors="replace").rstrip("\n"))
+
+    def check(self) -> None:
+        """Raise TraceError if the file is of another kind."""
+        if self.kind:
+            raise TraceError(f"{self.path}, line 1 {self.kind}")
 
 
 def _record(line: bytes, name: str) -> tuple[dict[str, Any], bool]:
@@ -248,7 +275,7 @@ def _record(line: bytes, name: str) -> tuple[dict[str, Any], bool]:
 
 
 def _kind(line: bytes, path: Path) -> str:
-    """Return what a file is whose first line is no JSON object; empty if that is not clear."""
+    """Return what a file is whose lines are no JSON objects, by the first; empty if unclear."""
     each = "write one JSON object a line"
     start = line.lstrip()
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line[:8]:
@@ -257,8 +284,6 @@ def _kind(line: bytes, path: Path) -> str:
         return f"is packed or Parquet, not text: unpack it, and {each}"
     if start.startswith(b"["):
         return f"begins a JSON array: {each}, for example with `jq -c '.[]' {path.name}`"
-    if start.strip() == b"{":
-        return f"begins a JSON object of several lines: {each}, for example with `jq -c .`"
     table = path.suffix.lower() in {".csv", ".tsv"} or any(mark in line for mark in b",;\t")
     if table and not start.startswith(b"{"):
         return (

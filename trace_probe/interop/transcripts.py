@@ -314,7 +314,7 @@ def _text(line: Line, task: Task, format: Format, finish: Finish) -> tuple[str, 
         completion, cut = answer, raw
     else:
         closed = line.spare(line.flag, "closed")
-        ended = bool(answer.strip() or made or finish == "stop") if closed is None else closed
+        ended = bool(answer.strip() or made) if closed is None else closed
         completion, cut = join_parts(reasoning, answer, closed=ended)
     completion, cut = with_calls(completion, cut, made)
     for part in cut.ranges:

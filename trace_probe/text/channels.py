@@ -226,11 +226,17 @@ class ChannelReader:
     def _continued(self, ranges: Sequence[Range]) -> Channel | None:
         """Return the last channel if more text without a tag can only make it longer."""
         last = ranges[-1].channel if ranges else None
-        newest = self._markers[-1] if self._markers else None
-        if newest and newest.tag in TAGS and may_begin_call(self.text, newest.stop):
+        if self.decided < len(self.text):
             return None
         sure = last == "reasoning" or (last == "answer" and not self._format.answer_open)
         return last if sure else None
+
+    @property
+    def decided(self) -> int:
+        """Return how many characters stand before a tag that may yet turn out to begin a call."""
+        newest = self._markers[-1] if self._markers else None
+        open_ = newest and newest.tag in TAGS and may_begin_call(self.text, newest.stop)
+        return newest.start if newest and open_ else len(self.text)
 
     def split(self) -> Split:
         """Return the channels of the text so far."""
