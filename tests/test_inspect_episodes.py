@@ -73,8 +73,8 @@ def text(text: str) -> ContentText:
     return ContentText(text=text)
 
 
-def call(name: str, id: str = "c1", **arguments: Any) -> ToolCall:
-    return ToolCall(id=id, function=name, arguments=arguments)
+def call(function: str, id: str = "c1", /, **arguments: Any) -> ToolCall:
+    return ToolCall(id=id, function=function, arguments=arguments)
 
 
 def says(id: str, *content: Any, calls: Sequence[ToolCall] = ()) -> ChatMessageAssistant:
@@ -144,7 +144,7 @@ def one_message(
     return trace
 
 
-@tool
+@tool  # type: ignore[untyped-decorator]
 def look() -> Tool:
     async def execute(key: str) -> str:
         """Look a key up.
@@ -157,7 +157,7 @@ def look() -> Tool:
     return execute
 
 
-@tool
+@tool  # type: ignore[untyped-decorator]
 def start() -> Tool:
     async def execute(name: str) -> str:
         """Start something.
@@ -170,7 +170,7 @@ def start() -> Tool:
     return execute
 
 
-@scorer(metrics=[mean()])
+@scorer(metrics=[mean()])  # type: ignore[untyped-decorator]
 def choices() -> Any:
     async def score(state: Any, target: Any) -> Score:  # noqa: ARG001 - what Inspect gives
         grader = get_model("mockllm/grader", custom_outputs=[output(says("g", "GRADE"))])

@@ -68,9 +68,9 @@ def chat_of(line: Line) -> Chat | None:
         told[len(messages) - 1] |= ids
     turns = turns_of(messages, told)
     if not turns:
-        said = {name: line.contents(name) for name in ("reasoning", "answer")}
-        thought, answer = (found.text if found else "" for found in said.values())
-        parts = (Part("reasoning", thought), Part("text", answer))
+        found = [line.contents(name) for name in ("reasoning", "answer")]
+        thought, answered = (one.text if one else "" for one in found)
+        parts = (Part("reasoning", thought), Part("text", answered))
         turns = turns_of([*messages, Message("assistant", parts)])
     shape = BLOCKS if _ANTHROPIC & set(_kinds(objects)) else CHAT
     return Chat(shape, tuple(turns))

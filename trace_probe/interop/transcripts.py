@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import TraceError
 from trace_probe.interop.chats import FINISHES, Chat, calls_of, chat_of, model_of
@@ -166,8 +166,9 @@ def read_transcripts(
             raw = json.dumps(line.record, ensure_ascii=False)
             aside.row(f"line {number}", str(error), raw)
             continue
-        for note in line.notes if aside else ():
-            aside.note(note, f"line {number}")
+        if aside is not None:
+            for note in line.notes:
+                aside.note(note, f"line {number}")
         yield trace, label
 
 
@@ -278,8 +279,9 @@ def _sampling(line: Line) -> Sampling:
         ("max_new_tokens", "max_new_tokens", line.whole),
     ):
         value = line.spare(read, theirs)
+        change: dict[str, Any] = {} if value is None else {ours: value}
         try:
-            sampling = sampling if value is None else replace(sampling, **{ours: value})
+            sampling = replace(sampling, **change)
         except TraceError:
             line.notes.append(f"Not read, {theirs} of {value}")
     return sampling
