@@ -64,8 +64,8 @@ def chat_of(line: Line) -> Chat | None:
     if system := _texts(record.get("system")):
         messages.insert(0, Message("system", (Part("text", system),)))
         told = {place + 1: known for place, known in told.items()}
-    if answer:
-        told[len(messages) - 1] |= ids
+    if answer and told:
+        told[max(told)] |= ids
     turns = turns_of(messages, told)
     if not turns:
         found = [line.contents(name) for name in ("reasoning", "answer")]
@@ -95,8 +95,10 @@ def _read(objects: Iterable[Mapping[str, Any]]) -> tuple[list[Message], dict[int
     messages: list[Message] = []
     told: dict[int, dict[str, Any]] = {}
     for one in objects:
-        messages += _messages(one)
-        told[len(messages) - 1] = {"finish": _finish(one), "agent": _said(one, "name")}
+        for message in _messages(one):
+            if message.role == "assistant":
+                told[len(messages)] = {"finish": _finish(one), "agent": _said(one, "name")}
+            messages.append(message)
     return messages, told
 
 
@@ -131,41 +133,40 @@ def _response(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str
     whole = record.get("response", record)
     if not isinstance(whole, dict):
         return [], {}
-    choices = whole.get("choices")
-    if isinstance(choices, list) and choices:
-        choice = _object(choices[0], "the choice of the response")
-        message = _object(choice.get("message"), "the message of the response")
+    choice = _choice(whole)
+    if isinstance(choice.get("message"), dict):
         reason = {"finish_reason": choice.get("finish_reason")}
-        return [{"role": "assistant", **reason, **message}], ids_in(whole)
+        return [{"role": "assistant", **reason, **choice["message"]}], ids_in(whole)
     if whole is not record and "content" in whole:
         return [{"role": "assistant", **whole}], {}
     return [], {}
 
 
+def _choice(response: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first choice of a server's response; an empty one if there is none."""
+    choices = response.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, Mapping) else {}
+
+
 def ids_in(response: Mapping[str, Any]) -> dict[str, Any]:
     """Return the exact ids in a server's response, as fields of a `Turn`."""
-    choices = response.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else {}
+    choice = _choice(response)
     prompt = response.get("prompt_token_ids") or choice.get("prompt_token_ids")
     return {"prompt_ids": _ids(prompt), "token_ids": _ids(choice.get("token_ids"))}
 
 
 def _ids(value: object) -> tuple[int, ...]:
-    """Return token ids, none if there are none.
-
-    Raises:
-        TraceError: they are something else than whole numbers.
-    """
-    given = value or ()
-    if not isinstance(given, list | tuple) or not all(
-        type(one) is int and 0 <= one < 1 << 31 for one in given
+    """Return token ids; none if there are none, or if they are something else."""
+    if not isinstance(value, list) or not all(
+        type(one) is int and 0 <= one < 1 << 31 for one in value
     ):
-        raise TraceError(f"token ids are {given!r:.40}, expected a list of whole numbers")
-    return tuple(given)
+        return ()
+    return tuple(value)
 
 
 def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
-    """Yield what one object says: a message, or results of tools that it holds, before it.
+    """Yield what one object says: a message, and the results of tools that it holds.
 
     Raises:
         TraceError: it is of a form that is not known.
@@ -180,18 +181,30 @@ def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
         name, call = _said(raw, "name", "tool_name"), _said(raw, "tool_call_id", "call_id")
         yield Message("tool", _result(blocks), own, name, call, _texts(raw.get("error")))
         return
-    results = [block for block in blocks if block.get("type") == "tool_result"]
-    for block in results:
-        content = _result(_blocks(block.get("content")))
-        failed = bool(block.get("is_error"))
-        error = "\n".join(part.text for part in content) if failed else ""
-        yield Message("tool", content, call_id=_said(block, "tool_use_id"), error=error)
-    said = [block for block in blocks if block.get("type") != "tool_result"]
+    results = [_tool_result(block) for block in blocks if _is_result(block)]
+    said = [block for block in blocks if not _is_result(block)]
     parts = [part for block in said for part in _parts(block)]
     if role == "assistant":
-        parts = [*_reasoning(raw), *parts, *_calls(raw)]
+        yield Message(role, (*_reasoning(raw), *parts, *_calls(raw)), own)
+        yield from results  # of tools that a server ran itself
+        return
+    yield from results
     if parts or not results:
         yield Message(role, tuple(parts), own)
+
+
+def _is_result(block: Mapping[str, Any]) -> bool:
+    return str(block.get("type")).endswith("tool_result")
+
+
+def _tool_result(block: Mapping[str, Any]) -> Message:
+    """Return what a tool gave back, from a block of Anthropic's kind."""
+    given = block.get("content")
+    content = (
+        _result(_blocks(given)) if isinstance(given, str | list) else (Part("text", _texts(given)),)
+    )
+    error = "\n".join(part.text for part in content) if block.get("is_error") else ""
+    return Message("tool", content, call_id=_said(block, "tool_use_id"), error=error)
 
 
 def _blocks(content: object) -> list[dict[str, Any]]:

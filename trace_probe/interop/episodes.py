@@ -46,17 +46,18 @@ def trace_of(
     told = [turn for turn in turns if any(p.text or p.hidden or p.name for p in turn.wrote.parts)]
     if not told:
         raise TraceError("the model wrote nothing, neither a text nor a call: leave it out")
+    several = len({turn.agent for turn in told}) > 1
     calls, how = _calls(told, {"id": "call", **about}, tokenizer)
     trace = Episode(
         "episode",
         tuple(calls),
         tuple(turn.results for turn in told),
-        tuple(turn.agent for turn in told),
+        tuple(turn.agent if several else "" for turn in told),
         tuple(turn.wrote.id for turn in told),
         {**(facts or {}), "ids": how, **_odd(told, turns)},
     ).joined()
     name = digest(*key, trace.text, *(call.text for call in trace.calls[1:]))
-    if len(told) > 1 or told[0].results or told[0].agent:
+    if len(told) > 1 or told[0].results:
         return replace(trace, id=name)
     message = {"message": told[0].wrote.id} if told[0].wrote.id else {}
     return replace(trace, id=name, calls=(), facts={**trace.facts, **message})

@@ -33,6 +33,8 @@ class Strand:
     before: tuple[Turn, ...] = ()
     """What a branch shares with its parent."""
     own: list[Turn] = field(default_factory=list)
+    model: str = ""
+    """Which model it is, where it has a role of its own."""
 
     @property
     def turns(self) -> list[Turn]:
@@ -41,7 +43,7 @@ class Strand:
 
     def branch(self, name: str, at: int) -> "Strand":
         """Return a line that leaves this one after so many calls."""
-        return Strand(name, self.name, tuple(self.turns[:at]))
+        return Strand(name, self.name, tuple(self.turns[:at]), model=self.model)
 
 
 def strands_of(sample: "EvalSample", role: str = "") -> list[Strand]:
@@ -61,10 +63,9 @@ def strands_of(sample: "EvalSample", role: str = "") -> list[Strand]:
         messages = [message_of(one) for one in sample.messages]
         finish = FINISHES.get(sample.output.stop_reason if sample.output.choices else "", "unknown")
         found = [Strand(own=turns_of(messages, {len(messages) - 1: {"finish": finish}}))]
-    several = len({turn.agent for strand in found for turn in strand.own}) > 1
     for strand in found:
-        strand.before = tuple(_whole(turn, walk.results, several) for turn in strand.before)
-        strand.own = [_whole(turn, walk.results, several) for turn in strand.own]
+        strand.before = tuple(_whole(turn, walk.results) for turn in strand.before)
+        strand.own = [_whole(turn, walk.results) for turn in strand.own]
     return found
 
 
@@ -133,6 +134,7 @@ class _Walk:
         place = self._place(event.span_id)
         strand = self.strands[place if self._branches else self._continued(turn)]
         strand.own.append(turn)
+        strand.model = event.model if event.role else ""
 
     def _continued(self, turn: Turn) -> str:
         """Return the line that a call goes on with, where the log does not mark its branches.
@@ -175,15 +177,18 @@ class _Walk:
         if message.role == "tool" and message.call_id:
             result = ToolResult(message.text, message.name, message.call_id, message.error)
             self.results.setdefault(message.call_id, result)
+        for used in raw.content if isinstance(raw.content, list) else ():
+            if used.type == "tool_use":  # a tool that the provider ran itself
+                result = ToolResult(used.result, used.name, used.id, used.error or "")
+                self.results.setdefault(used.id, result)
         known = self._messages.setdefault(message.id, message) if message.id else message
         return known if known == message else message
 
 
-def _whole(turn: Turn, results: Mapping[str, ToolResult], several: bool) -> Turn:
-    """Return a call with what its tools gave back; agents are named where there are several."""
+def _whole(turn: Turn, results: Mapping[str, ToolResult]) -> Turn:
+    """Return a call with what its tools gave back."""
     found = [results[call.id] for call in turn.wrote.calls if call.id in results]
-    agent = turn.agent if several else ""
-    return replace(turn, results=tuple(found) or turn.results, agent=agent)
+    return replace(turn, results=tuple(found) or turn.results)
 
 
 def message_of(raw: "ChatMessage") -> Message:

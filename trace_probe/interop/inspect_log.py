@@ -112,6 +112,7 @@ def _transcripts(
             "format": "Inspect sample",
             **{f"inspect_{name}": value for name, value in _origin(sample, log).items()},
             **(_scores(sample) if scored else {"rolled_back": "yes"}),
+            **_cut_off(sample),
         }
         if strand.parent is not None:
             at = str(len(strand.before))
@@ -136,7 +137,7 @@ def _trace(
     task = _task(strand, sample, log)
     about = {
         "task": task,
-        "model": log.eval.model,
+        "model": strand.model or log.eval.model,
         "sampling": _sampling(log),
         "sample": sample.epoch - 1,
         "source": "inspect",
@@ -185,6 +186,12 @@ def _scores(sample: "EvalSample") -> dict[str, str]:
             facts[f"score:{name}"] = _fact(score.value)
         facts |= {f"score:{name}.{key}": _fact(value) for key, value in fields.items()}
     return facts
+
+
+def _cut_off(sample: "EvalSample") -> dict[str, str]:
+    """Return what ended a sample before its agent did, as facts."""
+    limit = {"limit": sample.limit.type} if sample.limit else {}
+    return limit | ({"error": _fact(sample.error.message)} if sample.error else {})
 
 
 def _fact(value: object) -> str:
