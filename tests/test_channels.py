@@ -14,9 +14,9 @@ from trace_probe.text.channels import (
     format_under,
     opens_reasoning,
     split,
-    tags_left,
 )
 from trace_probe.text.layout import build_spans
+from trace_probe.text.parts import tags_left
 from trace_probe.text.tool_calls import TAGS
 from trace_probe.trace import Channel, Finish, Sampling, Task, Thought, Trace
 

@@ -259,20 +259,6 @@ def split(text: str, start: int, format: Format, *, prefilled: bool) -> Split:
     return Split([Range(c, a + start, b + start) for c, a, b in ranges], thought)
 
 
-def tags_left(text: str) -> tuple[str, ...]:
-    """Return the tags of any family that an answer still holds: it may be no answer at all."""
-    return tuple(dict.fromkeys(match[0] for match in _left().finditer(text)))
-
-
-@cache
-def _left() -> re.Pattern[str]:
-    """Return what finds tags that no family leaves in an answer, half harmony headers too."""
-    tags = [tag for f in FORMATS.values() for tag in (f.open.strip(), f.close, f.answer_open)]
-    known = {*filter(None, (*tags, *TAGS, *TAGS.values())), "<|channel|>", "<|message|>"}
-    words = "|".join(re.escape(tag) for tag in sorted(known, key=len, reverse=True))
-    return re.compile(rf"{words}|assistantfinal|\Aanalysis(?=[A-Z])")
-
-
 class _Pass:
     """One pass over the tags of a completion, from which its channels are read."""
 
