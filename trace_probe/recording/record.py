@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
+from trace_probe.activations import ALL_POOLINGS, Activations
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.continuation import complete
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
+from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
@@ -200,10 +201,13 @@ def _replay(
     model: Model, made: Sequence[tuple[Trace, Sequence[float]]], manifest: Manifest
 ) -> list[Activations]:
     """Read traces again, and compare that with the log-probabilities noted for each."""
-    ids, spans = [t.token_ids for t, _ in made], [pooled_spans(t) for t, _ in made]
     reading = Reading(manifest.pooling, manifest.raw_tokens)
-    noted = [logprobs for _, logprobs in made]
-    return model.checked_replay(ids, spans, manifest.layers, reading, noted)
+    return read_calls(
+        lambda ids, spans, noted: model.checked_replay(ids, spans, manifest.layers, reading, noted),
+        [trace for trace, _ in made],
+        raw_tokens=manifest.raw_tokens,
+        logprobs=[logprobs for _, logprobs in made],
+    )
 
 
 def _trace(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:
