@@ -167,6 +167,6 @@ def test_a_run_with_episodes_is_captured_again_and_observed_call_by_call(
     assert fidelity is not None
     assert fidelity.against == "recorded-rows"
     seen = Store.create(tmp_path / "seen", observer_manifest(model, run, LAYERS))
-    reader = ChatTokenizer(model._chat._tokenizer, model.name)
+    reader = ChatTokenizer(model.chat._tokenizer, model.name)
     observe(model, reader, run, seen, progress=False)
     np.testing.assert_allclose(seen.activations(trace).values, held.values, atol=2e-3)

@@ -68,7 +68,9 @@ def read_calls(
         place(one.read, [*before, *(row for part in one.parts for row in part.rows)])
         for one, before in zip(passes, anchors, strict=True)
     ]
-    noted = [_noted(one) for one in passes] if logprobs is not None else None
+    noted: list[Sequence[float]] | None = None
+    if logprobs is not None:
+        noted = [_noted(one) for one in passes]
     held = replay([ids for ids, _ in placed], [spans for _, spans in placed], noted)
     found: list[list[tuple[Activations, int]]] = [[] for _ in traces]
     for one, before, activations in zip(passes, anchors, held, strict=True):
