@@ -135,7 +135,7 @@ def speaker(file: str, name: str) -> Any:
 
     letters = sorted({*map(chr, range(32, 127)), "\n", *"｜▁"})
     core = Tokenizer(WordLevel({one: i for i, one in enumerate(["<unk>", *letters])}, "<unk>"))
-    core.pre_tokenizer = Split(Regex(r"(?s)."), behavior="isolated")
+    core.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")
     core.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="<unk>", chat_template=template_of(file)
