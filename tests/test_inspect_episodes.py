@@ -47,7 +47,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.scorer import Score, mean, scorer
 from inspect_ai.solver import generate, system_message, use_tools
-from inspect_ai.tool import Tool, ToolCall, tool
+from inspect_ai.tool import Tool, ToolCall, ToolError, tool
 
 from trace_probe.commands.main import app
 from trace_probe.episode import Episode, calls_of
@@ -165,7 +165,7 @@ def start() -> Tool:
         Args:
             name: What.
         """
-        raise ValueError(f"{name} is locked")
+        raise ToolError(f"{name} is locked")
 
     return execute
 
@@ -173,7 +173,7 @@ def start() -> Tool:
 @scorer(metrics=[mean()])  # type: ignore[untyped-decorator]
 def choices() -> Any:
     async def score(state: Any, target: Any) -> Score:  # noqa: ARG001 - what Inspect gives
-        grader = get_model("mockllm/grader", custom_outputs=[output(says("g", "GRADE"))])
+        grader = get_model("mockllm/grader", custom_outputs=[output(says("g", text("GRADE")))])
         await grader.generate("How was it?")
         fields = {"ic_behavior_detected": True, "official_path_attempted": False, "n": {"a": 1}}
         return Score(value=1.0, explanation="because", metadata=fields)
@@ -452,7 +452,7 @@ def test_import_sees_by_itself_that_a_file_is_a_log_of_inspect(tmp_path: Path) -
     wrote = says("a1", text("Done."))
     for name in ("log.eval", "log.json"):
         path = log_of(tmp_path / name, [asks([USER], wrote)], [USER, wrote])
-        done = CliRunner().invoke(app, ["import", str(path), str(tmp_path / name / ".." / "r")])
+        done = CliRunner().invoke(app, ["import", str(path), str(tmp_path / f"{name}-run")])
         assert done.exit_code == 0, done.output
         assert "taken for: 1 Inspect sample" in done.output
 
