@@ -16,11 +16,11 @@ from trace_probe.errors import TraceError
 from trace_probe.interop.transcripts import import_transcripts, read_transcripts
 from trace_probe.labels import Label
 from trace_probe.model.reply import Odd, read_reply
-from trace_probe.recording.served import completed
+from trace_probe.recording.served import Made, completed, report_of
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of
 from trace_probe.text.parts import cut_words
-from trace_probe.trace import Thought, Trace
+from trace_probe.trace import Sampling, Task, Thought, Trace
 
 CASES = (Path(__file__).parents[1] / ".." / "shared" / "cases").resolve()
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside the checkout")
@@ -275,3 +275,13 @@ def test_half_of_a_surrogate_pair_from_a_server_is_one_sentence() -> None:
     odd = {"choices": [{"message": {"content": "Done \ud83d."}, "finish_reason": "stop"}]}
     with pytest.raises(Odd, match="half a surrogate pair"):
         read_reply(odd)
+
+
+def test_tags_that_stay_in_a_recorded_answer_are_counted() -> None:
+    said = {"content": "analysisI hide it.assistantfinalDone."}
+    reply = read_reply({"choices": [{"message": said, "finish_reason": "stop"}]})
+    text, cut = completed(reply, format_of(None, "m"))
+    offsets, layout = cut_words(text, cut)
+    task = Task("t-1", "t", "Go.")
+    trace = Trace("a", task, "m", Sampling(), 0, text, offsets, **layout._asdict())
+    assert report_of([Made(trace, 4)], resumed=0).tagged == 1
