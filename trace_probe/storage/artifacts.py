@@ -33,7 +33,9 @@ from trace_probe.storage.seals import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["scores", "reports", "layers", "maps", "oracle", "experiments", "annotations"]
+Kind = Literal[
+    "scores", "reports", "layers", "maps", "oracle", "experiments", "annotations", "left_out"
+]
 FORMS: Mapping[Kind, str] = {
     "scores": ".parquet",
     "reports": ".json",
@@ -42,6 +44,7 @@ FORMS: Mapping[Kind, str] = {
     "oracle": ".jsonl",
     "experiments": ".jsonl",
     "annotations": ".jsonl",
+    "left_out": ".jsonl",
 }
 """What the files of each kind end in."""
 
