@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from trace_probe.errors import ModelError, StoreError
@@ -122,13 +123,23 @@ def read_gguf(name: str, file: Path) -> "tuple[PreTrainedModel, PreTrainedTokeni
     # Else transformers may fetch kernels, which are code, and keep the weights packed.
     unpacked = getattr(transformers, "GgufConfig", None)  # since 5.23 or so
     how = {"quantization_config": unpacked(dequantize=True)} if unpacked else {}
-    where: Any = {"gguf_file": file.name, "trust_remote_code": False}
-    with _room(name, file.parent):
-        _check_settings(name, AutoConfig.from_pretrained(file.parent, **where).to_dict())
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(file.parent, **where)
+    with _room(name, file), TemporaryDirectory() as folder:
+        # Alone: transformers follows what lies beside it, such as an adapter's configuration.
+        part = "model.gguf"
+        Path(folder, part).symlink_to(file.resolve())
+        config = AutoConfig.from_pretrained(folder, gguf_file=part, trust_remote_code=False)
+        _check_settings(name, config.to_dict())
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, gguf_file=part, trust_remote_code=False
+        )
         network: PreTrainedModel
         network, report = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.bfloat16, output_loading_info=True, **where, **how
+            folder,
+            gguf_file=part,
+            dtype=torch.bfloat16,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **how,
         )
         _check_complete(name, report)
         network.config.architectures = [type(network).__name__]
