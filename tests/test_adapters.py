@@ -87,6 +87,7 @@ def test_merged_and_unmerged_agree_and_both_differ_from_the_base(
     assert len({base.name, merged.name, beside.name}) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_what_peft_made_is_what_peft_would_compute(llama: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="needs peft, which makes adapters")
     import torch

@@ -196,8 +196,8 @@ def add_adapter(network: "PreTrainedModel", adapter: Adapter, *, merged: bool) -
             if merged:
                 _merge(network, linear, scale, (down, up), adapter)
             else:
-                placed = [one.to(linear.weight) for one in (down, up)]
-                linear.register_forward_hook(partial(_added, *placed, scale))
+                hook = partial(_added, down.to(linear.weight), up.to(linear.weight), scale)
+                linear.register_forward_hook(hook)
 
 
 def _added(
