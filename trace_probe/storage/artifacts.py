@@ -1,5 +1,7 @@
 """What is made of a run and kept in it: scores, reports, maps, layers, experiments, verdicts.
 
+Calls are those of episodes that are not finished yet; they go away once their episodes are traces.
+
     <run>/<kind>/<name>.json       a whole object
     <run>/<kind>/<name>.parquet    a whole table
     <run>/<kind>/<name>.jsonl      lines that only grow: see `trace_probe.storage.lines`
@@ -33,7 +35,17 @@ from trace_probe.storage.seals import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["scores", "reports", "layers", "maps", "oracle", "experiments", "annotations"]
+Kind = Literal[
+    "scores",
+    "reports",
+    "layers",
+    "maps",
+    "oracle",
+    "experiments",
+    "annotations",
+    "calls",
+    "left_out",
+]
 FORMS: Mapping[Kind, str] = {
     "scores": ".parquet",
     "reports": ".json",
@@ -42,6 +54,8 @@ FORMS: Mapping[Kind, str] = {
     "oracle": ".jsonl",
     "experiments": ".jsonl",
     "annotations": ".jsonl",
+    "calls": ".jsonl",
+    "left_out": ".jsonl",
 }
 """What the files of each kind end in."""
 
