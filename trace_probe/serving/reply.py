@@ -29,6 +29,8 @@ class Reply:
     most_tokens: int
     stops: tuple[str, ...] = ()
     """Texts before which the answer ends."""
+    before: int = 0
+    """Tokens that the model wrote in earlier calls of the session."""
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = 0
     sentences: list[ScoredSentence] = field(default_factory=list)
@@ -49,7 +51,7 @@ class Reply:
         self.tokens += 1
         self.sentences += reading.ended
         self.alarms, self.unreadable = reading.alarms, reading.unreadable
-        behind = all(each.stop < self.tokens for each in reading.ended)
+        behind = all(each.stop < self.before + self.tokens for each in reading.ended)
         if not (self._filtered and behind):  # else it is the first token after the alarm
             self._text += reading.text
             self.channels.feed(reading.text)
