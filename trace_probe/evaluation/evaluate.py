@@ -69,6 +69,7 @@ def evaluate(
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
     more = {"best_text": best, "headline": _beside_headline(mine, caught)}
+    more["headline_act"] = _before_act(followed, baselines, panel, weights)
     more |= details(read, followed, threshold, panel, alarms)
     beside_it = beside(baselines, ranked, panel, weights, target_rate, own, caught)
     return Report(
@@ -101,6 +102,18 @@ def gain(own: Ranked, its: Ranked | None) -> Metric | None:
     return None if its is None else (own["within"] - its["within"]).interval()
 
 
+def _before_act(
+    followed: Scores, baselines: Runs, panel: Panel, weights: Values
+) -> dict[str, dict[str, object]]:
+    """Return the headline of agents' runs: caught before the act, whether or not it is said."""
+    if not panel.cohort.calls:
+        return {}
+    acts = panel.until_act()
+    return _beside_headline(
+        headline(followed, acts, weights), caught_by_each(baselines, acts, weights)
+    )
+
+
 def _beside_headline(
     mine: Headline, caught: Mapping[str, Mapping[str, Resampled]]
 ) -> dict[str, dict[str, object]]:
@@ -112,6 +125,7 @@ def _beside_headline(
         left = caught[SENTENCES_LEFT][rate]
         unsure = caught.get(OUTPUT_CONFIDENCE, {}).get(rate)
         found[rate] = {
+            "caught": _json(own),
             "chance": _json(chance),
             "over_chance": _json(own - chance),
             "best_text": text,
