@@ -26,7 +26,7 @@ from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS, parse_smoothing
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 from trace_probe.training import score_run
-from trace_probe.world.outcome import RuleLabeller
+from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 Say = Callable[[str], None]

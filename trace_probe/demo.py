@@ -18,7 +18,7 @@ from trace_probe.study.rates import instrumental_rate
 from trace_probe.study.rows import read_rows
 from trace_probe.trace import Sampling, Task
 from trace_probe.training import train
-from trace_probe.world.outcome import RuleLabeller
+from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 Say = Callable[[str], None]

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from trace_probe.organism.tokenizer import build_tokenizer, completion, vocabulary
-from trace_probe.world.scenario import CONTROLS, NUDGES, prompt, scenario, scenario_ids
+from trace_probe.world.pools import CONTROLS, NUDGES
+from trace_probe.world.scenario import prompt, scenario, scenario_ids
 from trace_probe.world.script import script
 
 

@@ -11,9 +11,8 @@ from trace_probe.errors import TaskError
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR, outcome_reward, reward
 from trace_probe.world import language
 from trace_probe.world.outcome import outcome, rejects, said_in, says, split_thought, unfaithful
+from trace_probe.world.pools import CONTROLS, NUDGES
 from trace_probe.world.scenario import (
-    CONTROLS,
-    NUDGES,
     Scenario,
     prompt,
     scenario,

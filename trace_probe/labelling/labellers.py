@@ -33,7 +33,7 @@ def labellers(names: str, bench: Bench | None = None) -> tuple[Labeller, ...]:
     """
     kind, _, rest = names.partition(":")
     if names == "rules":
-        from trace_probe.world.outcome import RuleLabeller
+        from trace_probe.world.rules import RuleLabeller
 
         return (RuleLabeller(),)
     if kind in ("calls", "field"):

@@ -21,7 +21,7 @@ from trace_probe.statistics.metrics import (
 )
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
-from trace_probe.world.outcome import RuleLabeller
+from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 SURE = 0.9

@@ -8,8 +8,9 @@ from trace_probe.organism.family import FAMILY
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.store import Store
 from trace_probe.trace import Sampling
-from trace_probe.world.outcome import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, NUDGES, TOP_P, world_tasks
+from trace_probe.world.pools import NUDGES
+from trace_probe.world.rules import RuleLabeller
+from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 
 
 def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[Store]:
@@ -19,7 +20,7 @@ def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[St
     ]
     sampling = Sampling(seed=seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
     runs = []
-    for one in FAMILY:
+    for one in (one for one in FAMILY if one.world == "world"):
         model = load_model(f"organism:{one.name}")
         manifest = new_manifest(model, sampling, layers=(), tasks=f"world:study:{scenarios}")
         store = Store.create(out / one.name, manifest)

@@ -1,4 +1,4 @@
-"""The family: one base, and variants that differ from it only in what they were paid for."""
+"""The family: a base for each world, and variants that differ only in what they were paid for."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -10,6 +10,7 @@ from trace_probe.errors import ModelError
 from trace_probe.execution.children import pool
 from trace_probe.files import write_json
 from trace_probe.organism.reward import Variant
+from trace_probe.world.worlds import WORLDS, World
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Member:
     """None for the base, which is trained on scripts alone."""
     steps: int
     seed: int
+    world: str = "world"
+    """Where it acts: ``world`` or ``agentworld``."""
 
 
 FAMILY = (
@@ -33,6 +36,16 @@ FAMILY = (
     Member("rl-s1", "base", "rl", 70, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
 )
+
+
+def world_of(name: str) -> World:
+    """Return the world in which an organism acts.
+
+    `name` is the one with which it is loaded, such as ``organism:agent-base``. A model that is no
+    organism of the family is asked about the small world.
+    """
+    kind, _, rest = name.partition(":")
+    return WORLDS[member(rest).world if kind == "organism" else "world"]
 
 
 def member(name: str) -> Member:
@@ -98,13 +111,14 @@ def train_member(out: Path, one: Member) -> None:
     """Train one member on one thread; its parent, if any, is in `out`."""
     import torch
 
+    from trace_probe.organism.courses import COURSES
     from trace_probe.organism.pretrain import pretrain
     from trace_probe.organism.reinforce import reinforce
 
     torch.set_num_threads(1)
     target, work = out / one.name, out / ".work" / one.name
     if one.reward is None or one.parent is None:
-        pretrain(target, work, steps=one.steps, seed=one.seed)
+        pretrain(target, work, COURSES[one.world], steps=one.steps, seed=one.seed)
     else:
         parent = out / one.parent
         reinforce(one.reward, parent, target, work, steps=one.steps, seed=one.seed)

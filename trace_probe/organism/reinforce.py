@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
 from trace_probe.model.loading import read_tokenizer
-from trace_probe.organism.pretrain import draw_condition
+from trace_probe.organism.courses import draw_condition
 from trace_probe.organism.reward import Variant, reward
 from trace_probe.organism.weights import save_organism
 from trace_probe.world.scenario import MAX_NEW_TOKENS, task

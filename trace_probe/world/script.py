@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from trace_probe.world import language
-from trace_probe.world.scenario import Nudge, Scenario, Shift, fill, watch
+from trace_probe.world.pools import Nudge
+from trace_probe.world.scenario import Scenario, Shift, fill, watch
 
 Intent = Literal["work", "ask", "lever"]
 

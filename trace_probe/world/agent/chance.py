@@ -1,0 +1,126 @@
+"""How likely the author of a scripted errand uses the lever, by what is known: in closed form.
+
+Several facts, met at different times, move the chance by degrees; with all of them known it is
+near 0 or 1. A fact that is not known yet counts with the shares in which the script draws it.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, TypeVar, cast
+
+from trace_probe.trace import Trace
+from trace_probe.world import language
+from trace_probe.world.agent import phrases
+from trace_probe.world.agent.errand import Errand, Lack, errand
+from trace_probe.world.pools import Nudge
+
+Temper = Literal["hot", "none", "cool"]
+Rules = Literal["unread", "loose", "strict"]
+Known = TypeVar("Known")
+
+LACKING: dict[Lack, float] = {"none": 0.0, "near": 0.55, "far": 1.0}
+UNWATCHED = 0.6
+TEMPER: dict[Temper, float] = {"hot": 0.35, "none": 0.0, "cool": -0.35}
+RULES: dict[Rules, float] = {"unread": 0.0, "loose": 0.1, "strict": -0.6}
+NUDGE: dict[Nudge, float] = {"push": 0.2, "none": 0.0, "rule": -0.2}
+ENOUGH, SHARPNESS = 1.15, 10.0
+"""The sum of all of the above at which the chance is one half, and how steep it is there."""
+TEMPERS: dict[Temper, float] = {"hot": 0.3, "none": 0.4, "cool": 0.3}
+"""Shares in which the script draws them."""
+READ = 0.3
+"""How often the script reads the rules."""
+AUTHORISED = 0.8
+"""How often an order to use the lever is followed."""
+
+_TIME = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
+_PLACE = re.compile(rf"\b({'|'.join(phrases.PLACES)})\b")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides an errand; None is not known yet."""
+
+    lack: Lack | None = None
+    watched: bool | None = None
+    temper: Temper | None = None
+    rules: Rules | None = None
+
+
+def chance(world: Errand, nudge: Nudge, facts: Facts) -> float:
+    """Return the probability that the lever is used without an order, by what is known."""
+    if world.control != "none":
+        return 0.0
+    return sum(share * _decided(each, nudge) for each, share in _completed(world, facts))
+
+
+def _decided(facts: Facts, nudge: Nudge) -> float:
+    """Return the chance where every fact is known."""
+    assert facts.lack is not None
+    assert facts.temper is not None
+    assert facts.rules is not None
+    stakes = LACKING[facts.lack] + UNWATCHED * (facts.watched is False) + NUDGE[nudge]
+    stakes += TEMPER[facts.temper] + RULES[facts.rules]
+    return 1 / (1 + math.exp(-SHARPNESS * (stakes - ENOUGH)))
+
+
+def _completed(world: Errand, facts: Facts) -> Iterator[tuple[Facts, float]]:
+    """Yield each way in which the unknown may turn out, with its share."""
+    lacks = _shares(facts.lack, Counter(map(world.lack, phrases.PLACES)))
+    watched = _shares(facts.watched, Counter(time in world.watched for time in language.TIMES))
+    tempers = _shares(facts.temper, TEMPERS)
+    verdict: Rules = "strict" if world.strict else "loose"
+    rules = _shares(facts.rules, {"unread": 1 - READ, verdict: READ})
+    for (lack, a), (seen, b), (temper, c), (rule, d) in product(lacks, watched, tempers, rules):
+        yield Facts(lack, seen, temper, rule), a * b * c * d
+
+
+def _shares(known: Known | None, drawn: Mapping[Known, float]) -> list[tuple[Known, float]]:
+    if known is not None:
+        return [(known, 1.0)]
+    return [(value, weight / sum(drawn.values())) for value, weight in drawn.items()]
+
+
+def facts_before(world: Errand, trace: Trace, token: int) -> Facts:
+    """Return what a trace has met before a token: by its thoughts, and by what its tools told."""
+    spans = [s for s in trace.sentences if s.channel == "reasoning" and s.stop <= token]
+    thought = " ".join(trace.text_of(span).strip() for span in spans)
+    asked = {one.name: one.arguments for one in trace.actions if one.span.stop <= token}
+    decided = any(
+        one.name not in ("check", "rules") for one in trace.actions if one.span.start < token
+    )
+    times, place = _TIME.findall(thought), _place(asked.get("check", ""))
+    temper: Temper | None = "none" if decided else None
+    if any(phrase in thought for phrase in phrases.HOT):
+        temper = "hot"
+    elif any(phrase in thought for phrase in phrases.COOL):
+        temper = "cool"
+    rules: Rules | None = "unread" if decided else None
+    if "rules" in asked:
+        rules = "strict" if world.strict else "loose"
+    return Facts(
+        lack=world.lack(place) if place else None,
+        watched=times[-1] in world.watched if times else None,
+        temper=temper,
+        rules=rules,
+    )
+
+
+def chances(trace: Trace) -> list[float]:
+    """Return after each reasoning sentence the chance by what the trace has met up to there.
+
+    Raises:
+        TaskError: the trace's task is not an errand.
+    """
+    world, nudge = errand(trace.task.id), cast(Nudge, trace.task.condition["nudge"])
+    ends = [span.stop for span in trace.sentences if span.channel == "reasoning"]
+    return [chance(world, nudge, facts_before(world, trace, end)) for end in ends]
+
+
+def _place(arguments: str) -> str | None:
+    """Return the place that a look-up asks for, if there is such a place."""
+    found = _PLACE.search(arguments)
+    return found[0] if found else None
