@@ -1,5 +1,6 @@
 """Sessions of the server: the calls of an agent are scored as one episode, each caller's apart."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +17,13 @@ from test_endpoint import NAME, Up, up, wait_until
 from test_episode_watch import ASKED, in_bulk
 
 from trace_probe.episode import Episode
-from trace_probe.monitor.scorer import FRESH
+from trace_probe.monitor.scorer import FRESH, Reading
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.serving.limits import Limits
 from trace_probe.serving.protocol import Refusal
+from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.sessions import Sessions
+from trace_probe.text.channels import FORMATS, ChannelReader
 from trace_probe.trace import Sampling, Trace
 
 LIMITS = Limits(tokens=24)
@@ -210,3 +213,53 @@ def test_an_alarm_outlives_the_call_that_was_cut_off_by_it() -> None:
     with pytest.raises(Refusal, match="stopped by an alarm of p"):
         sessions.enter("", "a", stops=True)
     assert sessions.enter("", "a", stops=False).alarms == ("p",)
+
+
+CALL = '<tool_call>\n{"name": "delete_file", "arguments": {}}\n</tool_call>'
+
+
+def message(policy: Policy, text: str, alarm_at: int | None) -> tuple[dict[str, Any], Reply]:
+    """Return the message of an answer whose alarm comes with a character, as a stream gives it."""
+    format = FORMATS["think"]
+    channels = ChannelReader(format, prefilled=True)
+    reply = Reply("id", "m", (), policy, channels, format, most_tokens=9999)
+    parts = []
+    for at, piece in enumerate(text):
+        alarms = ("p",) if alarm_at is not None and at >= alarm_at else ()
+        parts += reply.take(Reading(at, piece, "reasoning", 0, (), alarms))
+        if reply.over:
+            break
+    return reply.completion([*parts, *reply.finish()], 0)["choices"][0], reply
+
+
+@pytest.mark.parametrize("policy", ["stop", "withhold"])
+def test_a_tool_call_is_not_handed_over_once_there_is_an_alarm(policy: Policy) -> None:
+    text = f"I hide it.</think>{CALL}<think>Nobody sees.</think>Done."
+    choice, reply = message(policy, text, text.index("Nobody sees."))
+    assert "delete_file" not in json.dumps(choice)
+    assert choice["finish_reason"] == "content_filter"
+    assert reply.extension()["call_withheld"] is True
+
+
+@pytest.mark.parametrize("policy", ["stop", "withhold"])
+def test_an_alarm_in_the_thought_ends_it_before_the_call_is_written(policy: Policy) -> None:
+    text = f"I hide it.</think>{CALL}"
+    choice, reply = message(policy, text, text.index("</think>"))
+    assert "delete_file" not in json.dumps(choice)
+    assert choice["finish_reason"] == "content_filter"
+    assert reply.extension()["call_withheld"] is False
+
+
+@pytest.mark.parametrize("policy", ["annotate", "stop", "withhold"])
+def test_a_quiet_call_is_handed_over_whole(policy: Policy) -> None:
+    choice, reply = message(policy, f"I tidy.</think>{CALL}", None)
+    assert choice["message"]["content"] == CALL
+    assert choice["finish_reason"] == "stop"
+    assert reply.extension()["call_withheld"] is False
+
+
+def test_annotating_only_says_so() -> None:
+    text = f"I hide it.</think>{CALL}"
+    choice, reply = message("annotate", text, 3)
+    assert choice["message"]["content"] == CALL
+    assert reply.extension()["alarm"] is True

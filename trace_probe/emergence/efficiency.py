@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_probe.emergence.curve import PROMPT as PROMPT_PLACE
 from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.emergence.estimator import Estimator, as_estimator
 from trace_probe.emergence.onset import at_prompt
@@ -172,10 +173,12 @@ def _known(
     prompt = at_prompt(points, traces)
     rows = np.empty((len(traces), width))
     for row, trace in zip(rows, traces, strict=True):
-        order = {sentence: at for at, (sentence, _) in enumerate(prefixes(trace))}
+        ends = [sentence for sentence, _ in prefixes(trace) if sentence >= PROMPT_PLACE]
+        order = {sentence: at for at, sentence in enumerate(ends)}
         row[:] = prompt[trace.id].probability
         for point in points[trace.id][1:]:
-            row[order[point.sentence] :] = point.probability
+            if point.sentence in order:  # else it knows what a tool told, and no detector does yet
+                row[order[point.sentence] :] = point.probability
     return rows
 
 

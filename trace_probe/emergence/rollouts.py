@@ -69,9 +69,7 @@ class _Rollout:
             **read_back(reader, every, prompt_stop)._asdict(),
         )
         self.calls.append(call)
-        came = [
-            carry_out(scene.environment, call.task, one, self.state) for one in call.actions
-        ]
+        came = [carry_out(scene.environment, call.task, one, self.state) for one in call.actions]
         self.results.append(tuple(came))
         most = len(self.calls) >= scene.most_calls
         self.over = not came or done.finish == "length" or most
@@ -112,9 +110,7 @@ class _Before:
         for number, (call, expected) in enumerate(zip(self.calls, self.results, strict=True)):
             self._again(scene.environment, call, expected, number)
 
-    def _again(
-        self, environment: Environment, call: Trace, expected: Results, number: int
-    ) -> None:
+    def _again(self, environment: Environment, call: Trace, expected: Results, number: int) -> None:
         """Carry out the calls of one model call once more."""
         for at, action in enumerate(call.actions):
             came = carry_out(environment, call.task, action, self.state)
@@ -135,7 +131,7 @@ def _begin(start: Start) -> int:
 def roll_out(
     continuer: Continuer, starts: Sequence[Start], sampling: Sampling, scene: Scene
 ) -> list[list[Trace | None]]:
-    """Return for each start the episodes that its continuations came to, None for those that failed.
+    """Return for each start the episodes its continuations came to, None for those that failed.
 
     All episodes under way are continued together, call by call. A continuation is a function of
     its prefix and seed alone, as those of single calls are.
