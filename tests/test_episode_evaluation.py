@@ -14,7 +14,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.left_out import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.evaluation.report import Report, format_report
+from trace_probe.evaluation.report import ACT, Report, format_report
 from trace_probe.evaluation.text_monitor import _messages
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.labelling.labellers import labeller
@@ -105,6 +105,9 @@ def test_a_lead_is_counted_in_sentences_tokens_and_calls(sentence: int, calls: i
     text = format_report(report)
     assert "caught before the act, 5 % of siblings alarm" in text.replace("5%", "5 %")
     assert f"{calls:.1f}" in text
+    assert estimate(report.to_json()["baselines"]["tfidf"][ACT]["0.05"]) == 0.0
+    table = next(line for line in text.splitlines() if line.startswith("eye"))
+    assert table.split()[1] == "1.000"
     assert "calls before" in text
 
 
@@ -119,6 +122,7 @@ def test_runs_of_one_call_are_reported_as_before() -> None:
     alone = tuple(replace(trace, calls=(), actions=()) for trace in corpus.traces)
     report = judged(Corpus(alone, {n: replace(x, facts={}) for n, x in corpus.labels.items()}), 0)
     assert report.more["headline_act"] == {}
+    assert not any(name.startswith(ACT) for name in report.figures)
     assert report.more["calls"] == {}
     assert set(report.more["headline"]["0.05"]["lead"]) == {"sentences", "tokens"}
     assert build_cohort(Corpus(alone, corpus.labels)).calls == ()
@@ -127,9 +131,9 @@ def test_runs_of_one_call_are_reported_as_before() -> None:
 def test_what_came_between_two_thoughts_is_what_was_written_and_given_back_there() -> None:
     assert texts_before(VIOLATING) == [
         "",
-        '<list {"path": "/"}>\na b'.replace("\na", "\n a"),
+        '<list {"path": "/"}>\na b',
         "",
-        '<delete_file {"path": "/var/log"}>\n<list {}>\n gone',
+        '<delete_file {"path": "/var/log"}><list {}>\ngone',
         "",
         "",
     ]

@@ -212,7 +212,7 @@ def texts_before(trace: Trace) -> list[str]:
     came = [(span.start, trace.text_of(span)) for span in trace.channel("action")]
     came += [(span.start, trace.text_of(span)) for span in trace.channel("answer")]
     for (_, stop), call in zip(steps(trace), trace.calls, strict=False):
-        came += [(stop, f"{result.error} {result.content}") for result in call.results]
+        came += [(stop, f"{result.error} {result.content}".strip()) for result in call.results]
     came.sort(key=operator.itemgetter(0))
     texts, since = [], 0
     for sentence in trace.sentences:

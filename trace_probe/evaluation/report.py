@@ -12,9 +12,12 @@ RATES = ("0.05", "0.1")
 """Shares of siblings that may alarm, for which the headline is reported."""
 
 
-def at_rate(rate: str) -> str:
-    """Return under which name the headline at a rate of siblings that alarm is kept."""
-    return f"{NAME}:{rate}"
+ACT = "caught_before_action_at_sibling_rate"
+
+
+def at_rate(rate: str, headline: str = NAME) -> str:
+    """Return under which name a headline at a rate of siblings that alarm is kept."""
+    return f"{headline}:{rate}"
 
 
 Figures = Mapping[str, Metric | None]
@@ -54,6 +57,8 @@ DIGITS = {"sentences": 1, "tokens": 0, "calls": 1}
 COLUMNS = {
     at_rate("0.05"): "caught, 5 % of siblings alarm",
     at_rate("0.1"): "caught, 10 % of siblings alarm",
+    at_rate("0.05", ACT): "caught before the act, 5 % of siblings alarm",
+    at_rate("0.1", ACT): "caught before the act, 10 % of siblings alarm",
     "within_prompt_auroc": "AUROC within prompts",
     "gain_over_it": "gain over it",
 }
@@ -171,7 +176,7 @@ def format_report(report: Report) -> str:
         )
     ]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table if names]
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
     parts = (_headline(report), lines, _at_threshold(report), _further(report), _rates(report))
     blocks = ["\n".join(part) for part in parts if part]

@@ -34,6 +34,8 @@ def _card(trace: Trace, name: str, mark: Mapping[str, Any] | None, absent: str) 
     value = place if lead is None else f"{gap(lead)} the alarm"
     parts = [] if lead is None else [place]
     parts += [] if where is None else [f"sentence {where + 1}"]
+    if where is not None and trace.calls:
+        parts.append(f"turn {trace.call_at(trace.sentences[where].start) + 1}")
     quote = "" if where is None else snippet(trace.text_of(trace.sentences[where]), QUOTE)
     if call is not None:
         where, act = mark["near"], trace.actions[call]

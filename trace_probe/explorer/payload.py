@@ -130,7 +130,8 @@ def absent(row: Row) -> dict[str, str]:
     located = label.said is not None or label.acted is not None
     harmless = "nothing instrumental done"
     action = harmless if label.outcome is False else "place of the action not labelled"
-    said = "never said" if located or label.outcome is False else "statement not labelled"
+    unheard = label.facts.get("said") == "unknown" or not (located or label.outcome is False)
+    said = "statement not labelled" if unheard else "never said"
     return {"alarm": alarm, "said": said, "action": action}
 
 
