@@ -54,10 +54,11 @@ def test_a_watched_agent_is_scored_as_the_recorded_episode_is_in_bulk(
 ) -> None:
     from trace_probe.monitor.acting import watch_agent
     from trace_probe.monitor.live import Monitor
+    from trace_probe.monitor.scoring import read_scores
     from trace_probe.training import score_run
 
     saved = wide_probe(model, "linear")
-    bulk, seen = score_run(run, saved), 0
+    kept, seen = score_run(run, saved), 0
     tasks = {task.id: task for task in TASKS}
     for trace in longest(run):
         task = tasks[trace.task.id]
@@ -69,12 +70,14 @@ def test_a_watched_agent_is_scored_as_the_recorded_episode_is_in_bulk(
         told = [one.content for one in got if not isinstance(one, Reading)]
         assert told == [each.content for call in trace.calls for each in call.results]
         ended = [sentence for one in readings for sentence in one.ended]
+        (bulk,) = read_scores(model, saved, [trace])
+        np.testing.assert_allclose(kept[trace.id], bulk, atol=1e-3)  # kept in half precision
         assert [one.text for one in ended] == [trace.text_of(s) for s in trace.sentences]
         for one in ended:
             if one.scores:
-                assert abs(one.scores[0] - bulk[trace.id][one.sentence]) <= 1e-5
+                assert abs(one.scores[0] - bulk[one.sentence]) <= 1e-5
                 seen += trace.call_at(trace.sentences[one.sentence].start) > 0
-        assert np.isfinite(bulk[trace.id]).sum() == sum(bool(one.scores) for one in ended)
+        assert np.isfinite(bulk).sum() == sum(bool(one.scores) for one in ended)
     assert seen > 3
 
 
