@@ -40,7 +40,7 @@ class Dialect(NamedTuple):
     def assistant(self, call: Trace, format: Format) -> Turn:
         """Return what a model wrote in a call as a turn of the conversation."""
         readable = all(one.name and _object(one.arguments) is not None for one in call.actions)
-        said = _Said(
+        said = Said(
             call.channel_text("reasoning").strip(),
             call.channel_text("answer").strip(),
             tuple((one.name, one.arguments, one.id) for one in call.actions) if readable else (),
@@ -48,7 +48,7 @@ class Dialect(NamedTuple):
         )
         return self.turn(said, format)
 
-    def turn(self, said: "_Said", format: Format) -> Turn:
+    def turn(self, said: "Said", format: Format) -> Turn:
         """Return what a model said; calls that cannot be read stand as it wrote them."""
         content, own = said.answer, dict[str, Any]()
         if not said.calls:
@@ -88,7 +88,7 @@ class Dialect(NamedTuple):
         return [{**turns[0], "functions": functions}, *turns[1:]]
 
 
-class _Said(NamedTuple):
+class Said(NamedTuple):
     """What a model wrote in one call, by channel."""
 
     thought: str
@@ -110,7 +110,7 @@ TOOL = Tool(
     "It does nothing.",
     {"type": "object", "properties": {"key_zero": {"type": "string"}}},
 )
-TRIED = _Said(
+TRIED = Said(
     "thought-zero",
     "",
     (("tool_zero", '{"key_zero": "value-zero"}', "zero00000"),),
