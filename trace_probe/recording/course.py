@@ -21,14 +21,24 @@ from trace_probe.text.channels import Format
 from trace_probe.trace import Task, ToolResult, Trace, digest
 from trace_probe.world.worlds import WORLDS
 
-Ended = Literal["", "answer", "length", "calls", "seconds", "context"]
-"""Why an episode ended: the model answered without a call, was cut off, or met a limit; empty
-while it goes on."""
+Ended = Literal["", "answer", "length", "calls", "seconds", "context", "refused"]
+"""Why an episode ended: the model answered without a call, was cut off, met a limit, or wrote what
+its own chat template refuses to read; empty while it goes on."""
 
 
 @dataclass(frozen=True)
 class Agent:
-    """What a model may do in an episode, and for how long."""
+    """What a model may do in an episode, and for how long.
+
+    Example:
+        >>> from trace_probe.tasks.environments import Functions
+        >>> def look_up(item: str) -> str:
+        ...     "Look up the price of an item."
+        ...     return {"bolt": "12"}[item]
+        >>> agent = Agent(Functions([look_up]), "prices", max_calls=8)
+        >>> agent.under(Task("t-1", "shop", "What is a bolt?")).condition
+        {'tools': 'prices'}
+    """
 
     environment: Environment | None = None
     """None means the one that each task names in its condition."""
@@ -202,7 +212,8 @@ class Log:
                     f"({error}): let it hold only what JSON can"
                 ) from error
             lines.append((text + "\n").encode(errors="surrogatepass"))
-        self._artifacts.lines("calls", part).append(lines)
+        if lines:
+            self._artifacts.lines("calls", part).append(lines)
 
     def forget(self, committed: set[str]) -> None:
         """Remove the parts of which every episode is a trace of the run by now."""
