@@ -177,7 +177,7 @@ def _every(tools: Literal["tools", "functions", ""], format: Format) -> Iterator
         yield Dialect(reasoning, calls, arguments, empty, result, tools)  # type: ignore[arg-type]
 
 
-def _tried(render: Render, dialect: Dialect, said: _Said, format: Format) -> str | None:
+def _tried(render: Render, dialect: Dialect, said: Said, format: Format) -> str | None:
     """Return a second call's prompt in a dialect from the first turn on; None if it lacks any."""
     turns = [
         {"role": "user", "content": "user-zero"},
