@@ -193,9 +193,7 @@ def record(
 
         served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
-        report = record_at(
-            served, chosen, run, sampling, agent=acting, samples=samples, source=where
-        )
+        report = record_at(served, chosen, run, sampling, acting, samples=samples, source=where)
     else:
         recording = Recording(
             run=str(run),
