@@ -259,9 +259,15 @@ def _told(report: "RecordReport", run: Path) -> str:
     from trace_probe.store import Store
 
     room = Store(run).manifest.sampling.max_new_tokens
-    return (
+    counts = (
         f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
+    )
+    if not report.tagged:
+        return counts
+    return (
+        f"{counts}\n{report.tagged} answers still hold tags of reasoning or tool calls: "
+        f"look whether they are answers alone"
     )
 
 

@@ -30,6 +30,11 @@ ROLES: dict[str, Any] = {
 CHAT, BLOCKS, ATIF = "OpenAI chat", "Anthropic chat", "ATIF trajectory"
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _ANTHROPIC = frozenset({"thinking", "redacted_thinking", "tool_use", "tool_result"})
+_PLAIN = frozenset(
+    ("text", "input_text", "output_text", "refusal", "image", "image_url", "input_image")
+    + ("audio", "input_audio", "video", "document", "file", "input_file")
+)
+"""Blocks that are texts, or so large that only their kind is kept."""
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
@@ -179,7 +184,8 @@ def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
     own = _said(raw, "id", "uuid")
     if role == "tool":
         name, call = _said(raw, "name", "tool_name"), _said(raw, "tool_call_id", "call_id")
-        yield Message("tool", _result(blocks), own, name, call, _texts(raw.get("error")))
+        content = _result(blocks)
+        yield Message("tool", content, own, name, call, _failed(raw.get("error"), content))
         return
     results = [_tool_result(block) for block in blocks if _is_result(block)]
     said = [block for block in blocks if not _is_result(block)]
@@ -203,8 +209,15 @@ def _tool_result(block: Mapping[str, Any]) -> Message:
     content = (
         _result(_blocks(given)) if isinstance(given, str | list) else (Part("text", _texts(given)),)
     )
-    error = "\n".join(part.text for part in content) if block.get("is_error") else ""
+    error = _failed(block.get("is_error"), content)
     return Message("tool", content, call_id=_said(block, "tool_use_id"), error=error)
+
+
+def _failed(error: object, content: Sequence[Part]) -> str:
+    """Return what went wrong in a tool: in words, or, where there is but a mark, what it said."""
+    if not isinstance(error, bool):
+        return _texts(error)
+    return "\n".join(part.text for part in content) if error else ""
 
 
 def _blocks(content: object) -> list[dict[str, Any]]:
@@ -237,7 +250,9 @@ def _texts(value: object) -> str:
 def _result(blocks: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
     """Return what a tool gave back as text; of an object without a text its JSON."""
     return tuple(
-        part if part.kind == "text" else Part("text", json.dumps(block, ensure_ascii=False))
+        Part("text", json.dumps(block, ensure_ascii=False))
+        if str(block.get("type")) not in _PLAIN and "text" not in block
+        else part
         for block in blocks
         for part in _parts(block)
     )
