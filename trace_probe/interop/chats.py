@@ -7,7 +7,7 @@ contents, and reasoning under the names that servers give it are read alike.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trace_probe.errors import TraceError
@@ -77,6 +77,8 @@ def chat_of(line: Line) -> Chat | None:
         thought, answered = (one.text if one else "" for one in found)
         parts = (Part("reasoning", thought), Part("text", answered))
         turns = turns_of([*messages, Message("assistant", parts)])
+    tools = tools_of(record.get("tools"))
+    turns = [replace(turn, tools=tools) for turn in turns]
     shape = BLOCKS if _ANTHROPIC & set(_kinds(objects)) else CHAT
     return Chat(shape, tuple(turns))
 
@@ -87,6 +89,22 @@ def model_of(line: Line) -> str:
     if named is None and isinstance(line.record.get("agent"), dict):
         named = line.record["agent"].get("model_name")
     return named if isinstance(named, str) else "unknown"
+
+
+def tools_of(given: object) -> tuple[dict[str, Any], ...]:
+    """Return schemas of tools as OpenAI has them, from that form or Anthropic's."""
+    found = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    functions = [one["function"] for one in found if isinstance(one.get("function"), dict)]
+    functions += [
+        {
+            "name": one["name"],
+            "description": one.get("description", ""),
+            "parameters": one.get("input_schema") or one.get("parameters") or {},
+        }
+        for one in found
+        if "function" not in one and isinstance(one.get("name"), str)
+    ]
+    return tuple({"type": "function", "function": function} for function in functions)
 
 
 def _is_chat(value: object) -> bool:
@@ -346,7 +364,9 @@ def _trajectory(record: Mapping[str, Any]) -> Chat:
                     call_id=_said(one, "source_call_id"),
                 )
             )
-    turns = turns_of(messages, told)
+    agent = _object(record.get("agent") or {}, "the agent")
+    tools = tools_of(agent.get("tool_definitions"))
+    turns = [replace(turn, tools=tools) for turn in turns_of(messages, told)]
     return Chat(ATIF, tuple(turns), _said(record, "trajectory_id", "session_id"))
 
 

@@ -86,6 +86,8 @@ class Turn:
     """Whether its reasoning came to its end, where the file says so."""
     agent: str = ""
     results: tuple[ToolResult, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Schemas of what it might call, as OpenAI has them; templates write them into prompts."""
     prompt_ids: tuple[int, ...] = ()
     """Exact ids of what it read and wrote; empty where the format has none."""
     token_ids: tuple[int, ...] = ()

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
+from trace_probe.model.adapters import Adapter, find_adapter
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.dialect import Dialect, Turn, find_dialect
 from trace_probe.model.loading import read_tokenizer
+from trace_probe.model.naming import parse_name
 from trace_probe.model.templates import TemplateRefusal, render
 from trace_probe.text.channels import Format, format_of
 from trace_probe.text.stream import TextStream
@@ -197,7 +200,31 @@ def load_tokenizer(name: str) -> ChatTokenizer:
     Raises:
         ModelError: it cannot be found, or has no chat template.
     """
-    return ChatTokenizer(read_tokenizer(name, locate(name)), name)
+    named = parse_name(name)
+    adapter = find_adapter(named.adapter, named.base) if named.adapter else None
+    return ChatTokenizer(own_tokenizer(named.base, locate(named.base), None, adapter), name)
+
+
+def own_tokenizer(
+    name: str, place: Path | str, revision: str | None, adapter: Adapter | None
+) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of a model, or that which lies beside its adapter, if one does.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    if adapter is None:
+        return read_tokenizer(name, place, revision)
+    own = (adapter.folder / "tokenizer.json").is_file()
+    tokenizer = (
+        read_tokenizer(adapter.name, adapter.folder)
+        if own
+        else read_tokenizer(name, place, revision)
+    )
+    template = adapter.folder / "chat_template.jinja"
+    if template.is_file():
+        tokenizer.chat_template = template.read_text("utf-8")
+    return tokenizer
 
 
 def messages(task: Task) -> list[dict[str, str]]:
