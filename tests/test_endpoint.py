@@ -37,7 +37,8 @@ from trace_probe.monitor.integrity import seal_probe
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.connections import punctual
 from trace_probe.serving.limits import Limits, check_address, check_host
-from trace_probe.serving.protocol import ChatRequest, Refusal, read_request
+from trace_probe.serving.protocol import ChatRequest, read_request
+from trace_probe.serving.refusal import Refusal
 
 ROOT = Path(__file__).parents[1]
 ASK: Any = [{"role": "user", "content": "the model must finish its task before they stop it ."}]
@@ -84,16 +85,17 @@ def up(
     policy: Any = "annotate",
     token: str | None = None,
     limits: Limits = LIMITS,
+    saved: Any = None,
 ) -> Iterator[Up]:
     from trace_probe.monitor.live import Monitor
     from trace_probe.serving.endpoint import build_app
     from trace_probe.serving.guarded import GuardedModel
 
     served = GuardedModel(
-        Monitor(model, a_probe(model, threshold)),
+        Monitor(model, saved or a_probe(model, threshold)),
         AuditLog(audit),
         policy=policy,
-        streams=limits.streams,
+        limits=limits,
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))

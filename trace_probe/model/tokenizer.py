@@ -65,7 +65,11 @@ class ChatTokenizer:
                     f"a model that was trained to call tools"
                 )
             turns = self.dialect.first(turns, tools) if tools else turns
-            return self._switched(turns, task.condition.get("thinking"), tools)
+            thinking = task.condition.get("thinking")
+            if thinking is None:
+                return self.conversation(turns, tools=tools)
+            self._check_switch(task)
+            return self.conversation(turns, tools=tools, **switch(thinking))
         except ModelError as error:
             raise type(error)(f"task {task.id}: {error}") from error
 
@@ -106,21 +110,18 @@ class ChatTokenizer:
         replaced = len(before) + len(text) + len(after) == len(own)
         return text if tag and replaced and tag in text else ""
 
-    def _switched(
-        self, turns: Sequence[Turn], thinking: str | None, tools: Sequence[Mapping[str, Any]]
-    ) -> str:
-        """Return chat messages as text with reasoning turned on or off, or left as it is."""
-        if thinking is None:
-            return self.conversation(turns, tools=tools)
-        switched = {
-            level: self.conversation(turns, tools=tools, **switch(level)) for level in ("on", "off")
-        }
-        if switched["on"] == switched["off"]:
+    def _check_switch(self, task: Task) -> None:
+        """Raise ModelError unless reasoning can be turned on and off.
+
+        The first prompt shows it: where an agent goes on after a tool, some templates open no
+        thought whatever they are told.
+        """
+        on, off = (self.conversation(self.turns(task), **switch(level)) for level in ("on", "off"))
+        if on == off:
             raise ModelError(
                 f"the chat template of {self.name} has no switch for reasoning: "
                 f"use conditions without think and no-think"
             )
-        return switched[thinking]
 
     def conversation(
         self,
