@@ -41,7 +41,7 @@ class Dialect(NamedTuple):
 
     def assistant(self, call: Trace, format: Format) -> Turn:
         """Return what a model wrote in a call as a turn of the conversation."""
-        readable = all(action.name and _object(action.arguments) for action in call.actions)
+        readable = all(one.name and _object(one.arguments) is not None for one in call.actions)
         said = Said(
             call.channel_text("reasoning").strip(),
             call.channel_text("answer").strip(),
@@ -174,7 +174,7 @@ def _every(tools: Literal["tools", "functions", ""], format: Format) -> Iterator
         ("object", "text"),
         places,
     ):
-        yield Dialect(reasoning, calls, arguments, empty, result, tools)  # type: ignore[arg-type]
+        yield Dialect(reasoning, calls, arguments, empty, result, tools)
 
 
 def _tried(render: Render, dialect: Dialect, said: Said, format: Format) -> str | None:

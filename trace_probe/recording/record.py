@@ -63,6 +63,7 @@ def new_manifest(
         model.check_layers(layers)
     return Manifest(
         model=model.name,
+        base=model.base,
         layers=default_layers(model.n_layers) if layers is None else tuple(layers),
         n_layers=model.n_layers,
         d_model=model.d_model,

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from trace_probe.errors import ServerError
-from trace_probe.serving.protocol import Refusal
+from trace_probe.serving.refusal import Refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -34,6 +34,12 @@ class Limits:
     """To take what it was sent, once so much waits for it that the server cannot send on."""
     drain_seconds: float = 30.0
     """For the streams under way to end once the server is told to stop."""
+    sessions: int = 1024
+    """Episodes that are remembered at a time; one more is answered with 429."""
+    session_seconds: float = 3600.0
+    """After which a session that is not used is forgotten."""
+    session_calls: int = 1000
+    """Model calls of one session."""
 
 
 def check_address(host: str, token: str | None) -> None:

@@ -7,16 +7,23 @@ from typing import Any, Literal
 
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.serving.tools import as_answered, calls_in
 from trace_probe.text.channels import ChannelReader, Format
-from trace_probe.text.tool_calls import TAGS
+from trace_probe.text.tool_calls import TAGS, Call, parse_calls
 
 Policy = Literal["annotate", "stop", "withhold"]
-"""On alarm: only say so; end the generation there; end it there and give no answer."""
-Finish = Literal["stop", "length", "content_filter"]
+"""On alarm: only say so; end the generation there, with no tool call; end it and give no answer."""
+Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 FIELD = {"reasoning": "reasoning_content", "answer": "content", "action": "content"}
 """For each channel the field of the message; a tool call reaches the client as it is written."""
 ACT = frozenset({"answer", "action"})
-"""What is withheld after an alarm."""
+HELD: dict[Policy, frozenset[str]] = {
+    "annotate": frozenset(),
+    "stop": frozenset({"action"}),
+    "withhold": ACT,
+}
+"""What is held back until the whole is known to be quiet, and never given after an alarm: a client
+carries a tool call out once it has the whole, so that it loses nothing by waiting."""
 WITHHELD = "The answer is withheld: a probe on the model's reasoning raised an alarm."
 
 
@@ -33,12 +40,20 @@ class Reply:
     most_tokens: int
     stops: tuple[str, ...] = ()
     """Texts before which the answer ends."""
+    tools: bool = False
+    """Whether the client named tools: then it gets calls apart from the text, else as written."""
+    before: int = 0
+    """Tokens that the model wrote in earlier calls of the session."""
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = 0
     sentences: list[ScoredSentence] = field(default_factory=list)
     alarms: tuple[str, ...] = ()
     unreadable: bool = False
     """Whether nothing can be scored any more, so that every probe alarms."""
+    calls: tuple[Call, ...] = ()
+    """The tool calls that the client gets."""
+    call_withheld: bool = False
+    """Whether a tool call was written that the client does not get."""
     _text: str = ""
     _sent: int = 0
     """Characters that were given to the client, or were markup."""
@@ -48,22 +63,26 @@ class Reply:
     _searched: int = 0
     """Characters in which none of them begins."""
 
-    def take(self, reading: Reading) -> list[dict[str, str]]:
+    def take(self, reading: Reading) -> list[dict[str, Any]]:
         """Take a reading; return the parts of the message that may go out now."""
         self.tokens += 1
         self.sentences += reading.ended
         self.alarms, self.unreadable = reading.alarms, reading.unreadable
-        behind = all(each.stop < self.tokens for each in reading.ended)
+        behind = all(each.stop < self.before + self.tokens for each in reading.ended)
         if not (self._filtered and behind):  # else it is the first token after the alarm
             self._text += reading.text
             self.channels.feed(reading.text)
             self._look_for_stops()
         return self._deltas(self._certain())
 
-    def finish(self) -> list[dict[str, str]]:
+    def finish(self) -> list[dict[str, Any]]:
         """Return the rest of the message, once nothing more will come."""
         self._finished = True
-        return self._deltas(len(self._text))
+        rest: list[dict[str, Any]] = [*self._deltas(len(self._text))]
+        if self.tools and not self._filtered:
+            found = calls_in(self._text, self.channels.split().ranges)
+            self.calls = tuple(call for call in found if call.name)
+        return [*rest, {"tool_calls": as_answered(self.calls)}] if self.calls else rest
 
     def _look_for_stops(self) -> None:
         """Cut the answer before the first of `stops` that has come in it."""
@@ -94,6 +113,8 @@ class Reply:
             return "content_filter"
         if self._stopped:
             return "stop"
+        if self.calls:
+            return "tool_calls"
         return "length" if self.tokens >= self.most_tokens else "stop"
 
     @property
@@ -121,11 +142,15 @@ class Reply:
             name = FIELD.get(channel)
             if first >= last or name is None:
                 continue
-            if channel in ACT and self.policy == "withhold":
+            apart = self.tools and channel == "action"
+            if apart or channel in HELD[self.policy]:
                 if not self._finished:
                     stop = min(stop, first)  # no word of it before the whole is known to be quiet
                     break
-                if self.alarms:
+                if self._filtered:
+                    self.call_withheld |= channel == "action"
+                    continue
+                if apart and _readable(self._text, start, end):
                     continue
             found.append({name: self._text[first:last]})
         self._sent = max(self._sent, stop)
@@ -138,6 +163,7 @@ class Reply:
             "alarm": bool(self.alarms),
             "alarms": list(self.alarms),
             "unreadable": self.unreadable,
+            "call_withheld": self.call_withheld,
             "probes": [
                 {
                     "name": one.name,
@@ -181,15 +207,18 @@ class Reply:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return self._head("chat.completion.chunk") | {"choices": [choice]}
 
-    def completion(self, parts: Sequence[dict[str, str]], prompt: int) -> dict[str, Any]:
+    def completion(self, parts: Sequence[dict[str, Any]], prompt: int) -> dict[str, Any]:
         """Return the whole answer at once."""
         texts = {n: "".join(part.get(n, "") for part in parts) for n in set(FIELD.values())}
-        message = {
+        message: dict[str, Any] = {
             "role": "assistant",
             "content": None if self.refusal else texts["content"],
             "reasoning_content": texts["reasoning_content"] or None,
             "refusal": self.refusal,
         }
+        calls = [call for part in parts for call in part.get("tool_calls", ())]
+        if calls:
+            message["tool_calls"] = calls
         choice = {
             "index": 0,
             "message": message,
@@ -200,3 +229,8 @@ class Reply:
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def _readable(text: str, start: int, stop: int) -> bool:
+    """Return whether every call in a part of a text can be read; else it is given as written."""
+    return all(call.name for call in parse_calls(text, start, stop))
