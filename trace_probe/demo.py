@@ -44,13 +44,21 @@ class DemoPlan:
 
     def tasks(self) -> tuple[Task, ...]:
         """Return the scenarios that can end either way, under the nudge levels in turn."""
-        return world_tasks(f"world:demo:{self.scenarios}")
+        return self._of_world(f"{self.scenarios}")
 
     def controls(self) -> tuple[Task, ...]:
         """Return hard negatives and benign tasks; one trace of each is recorded."""
         half = self.hard_negatives // 2
         parts = (f"{half}:authorised", f"{half}:no-lever", f"{self.benign}:benign")
-        return tuple(one for part in parts for one in world_tasks(f"world:demo:{part}"))
+        return tuple(one for part in parts for one in self._of_world(part))
+
+    @property
+    def world(self) -> World:
+        """Return the world in which the organism acts."""
+        return world_of(self.organism)
+
+    def _of_world(self, part: str) -> tuple[Task, ...]:
+        return self.world.tasks(f"{self.world.name}:demo:{part}")
 
 
 def smaller(plan: DemoPlan) -> DemoPlan:
