@@ -10,6 +10,7 @@ from trace_probe.evaluation.held_out import evaluate_probe, keep
 from trace_probe.evaluation.report import NAME, Report, format_report
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
+from trace_probe.organism.family import world_of
 from trace_probe.probing.probe import save_probe
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.bootstrap import Metric
@@ -19,7 +20,7 @@ from trace_probe.study.rows import read_rows
 from trace_probe.trace import Sampling, Task
 from trace_probe.training import train
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+from trace_probe.world.scenario import TOP_P
 
 Say = Callable[[str], None]
 
@@ -129,8 +130,8 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-    manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=plan.world.max_new_tokens)
+    manifest = new_manifest(model, sampling, layers=plan.layers, tasks=f"{plan.world.name}:demo")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")
     record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
