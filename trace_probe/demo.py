@@ -21,6 +21,7 @@ from trace_probe.trace import Sampling, Task
 from trace_probe.training import train
 from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import TOP_P
+from trace_probe.world.worlds import World
 
 Say = Callable[[str], None]
 
