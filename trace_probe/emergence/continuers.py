@@ -131,6 +131,11 @@ def branch_of(trace: Trace, token: int, seeds: Sequence[int]) -> Branch:
         raise ModelError(
             f"trace {trace.id} has no token ids to continue from: record it with a tokenizer"
         )
+    if trace.calls:
+        raise ModelError(
+            f"trace {trace.id} is an agent's run, which goes on in an environment: ask the oracle "
+            f"with the environment it was recorded in"
+        )
     room = trace.sampling.max_new_tokens - (token - trace.prompt_stop)
     return Branch(trace.token_ids[:token], tuple(seeds), max(room, 1))
 
