@@ -10,9 +10,10 @@ from trace_probe.evaluation.held_out import evaluate_probe, keep
 from trace_probe.evaluation.report import NAME, Report, format_report
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
-from trace_probe.organism.family import world_of
+from trace_probe.organism.family import agent_of, world_of
 from trace_probe.probing.probe import save_probe
-from trace_probe.recording.record import new_manifest, record
+from trace_probe.recording.record import new_manifest
+from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate
@@ -135,8 +136,9 @@ def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     manifest = new_manifest(model, sampling, layers=plan.layers, tasks=f"{plan.world.name}:demo")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")
-    record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
-    record(model, plan.controls(), store, batch_size=128)
+    agent = agent_of(plan.world)
+    record_here(model, plan.tasks(), store, agent, samples=plan.samples, batch_size=128)
+    record_here(model, plan.controls(), store, agent, batch_size=128)
     return store
 
 
