@@ -16,7 +16,10 @@ from trace_probe.episode import Episode, calls_of
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.labelling.labellers import labeller
 from trace_probe.model.continuation import Branch
+from trace_probe.model.dialect import Dialect, Turn
 from trace_probe.model.local import Completion
+from trace_probe.recording.course import Agent
+from trace_probe.text.channels import FORMATS
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, ToolResult, Trace
 
@@ -46,6 +49,7 @@ class Author:
     """A model, a token a character, that writes on as it is told by what it has read."""
 
     name, tokenizer, chat_template = "m", "chars", "<think>"
+    chat: Any = None
 
     def __init__(self) -> None:
         self.read: list[str] = []
@@ -72,18 +76,37 @@ class Author:
         return Completion(tuple(map(ord, more)), "stop")
 
 
-def prompt(
-    task: Task, calls: Sequence[Trace], results: Sequence[Sequence[ToolResult]]
-) -> list[int]:
-    """Return the next prompt; as some templates do, it leaves earlier thoughts away."""
-    parts = [f"{task.prompt}\n"]
+def prompt(calls: Sequence[Trace], results: Sequence[Sequence[ToolResult]]) -> list[int]:
+    """Return the prompt of a recorded call."""
+    parts = [f"{TASK.prompt}\n"]
     for one, came in zip(calls, results, strict=True):
         parts += [action.name for action in one.actions]
         parts += [f"={each.content};" for each in came]
     return list(map(ord, f"{''.join(parts)}<think>"))
 
 
-SCENE = Scene(Drawers(), prompt)
+class Prompts:
+    """A chat template that leaves earlier thoughts and the names of tools away."""
+
+    dialect, format = Dialect(), FORMATS["think"]
+
+    def prompt(self, task: Task, after: Sequence[Turn] = (), tools: Sequence[Any] = ()) -> str:
+        assert len(tools) == 2
+        parts = [f"{task.prompt}\n"]
+        for turn in after:
+            parts += [one["function"]["name"] for one in turn.get("tool_calls", ())]
+            parts += [f"={turn['content']};"] if turn["role"] == "tool" else []
+        return f"{''.join(parts)}<think>"
+
+    def encode(self, text: str) -> list[int]:
+        return list(map(ord, text))
+
+
+def scene_in(environment: Any, max_calls: int = 20) -> Scene:
+    return Scene(Agent(environment, max_calls=max_calls), Prompts())
+
+
+SCENE = scene_in(Drawers())
 
 
 def recorded(*thoughts: str) -> Trace:
@@ -91,7 +114,7 @@ def recorded(*thoughts: str) -> Trace:
     calls: list[Trace] = []
     results: list[tuple[ToolResult, ...]] = []
     for number, thought in enumerate(thoughts):
-        ids = prompt(TASK, calls, results)
+        ids = prompt(calls, results)
         last = number == len(thoughts) - 1
         rest = f"{thought}</think>{'Done.' if last else call('open')}"
         every = (*ids, *map(ord, rest))
@@ -135,8 +158,9 @@ def test_what_came_before_the_prefix_stays_and_the_rest_is_drawn_anew(sentence: 
     (found,) = rolled(TRACE, sentence, 2)
     assert found.text[: TRACE.offsets[token]] == TRACE.text[: TRACE.offsets[token]]
     first = call_of(TRACE, sentence)
-    before = [replace(one, id="") for one in list(calls_of(TRACE))[:first]]
-    assert [replace(one, id="") for one in list(calls_of(found))[:first]] == before
+    earlier = [list(calls_of(one))[:first] for one in (found, TRACE)]
+    new, old = ([replace(one, id="", facts={}) for one in each] for each in earlier)
+    assert new == old
     assert found.calls[:first] == TRACE.calls[:first]
     assert list(calls_of(found))[first].text.startswith(list(calls_of(TRACE))[first].text[:5])
 
@@ -154,9 +178,8 @@ def test_the_environment_goes_on_from_where_the_earlier_calls_left_it() -> None:
 def test_a_later_call_reads_the_prompt_that_its_template_makes() -> None:
     (found,) = rolled(TRACE, 0, 2)
     last = list(calls_of(found))[-1]
-    assert last.text[: last.offsets[last.prompt_stop]] == (
-        "Tidy.\nopen=open number 1;open=open number 2;<think>"
-    )
+    assert last.text.startswith("Tidy.\nopen=open number 1;open=open number 2;")
+    assert "I look" not in last.text
 
 
 def test_an_environment_that_answers_otherwise_than_before_is_refused() -> None:
@@ -164,12 +187,12 @@ def test_an_environment_that_answers_otherwise_than_before_is_refused() -> None:
         def call(self, name: str, arguments: Mapping[str, Any], state: State) -> str:
             return f"something else than {super().call(name, arguments, state)}"
 
-    with pytest.raises(TraceError, match="answers open of call 1 otherwise"):
-        rolled(TRACE, 2, 1, scene=Scene(Other(), prompt))
+    with pytest.raises(TraceError, match="answers call 1 otherwise"):
+        rolled(TRACE, 2, 1, scene=scene_in(Other()))
 
 
 def test_an_episode_ends_at_its_limit_of_calls() -> None:
-    (found,) = rolled(TRACE, -1, 1, scene=Scene(Drawers(), prompt, most_calls=1))
+    (found,) = rolled(TRACE, -1, 1, scene=scene_in(Drawers(), 1))
     assert len(found.calls) == 1
 
 

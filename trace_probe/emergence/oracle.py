@@ -106,8 +106,9 @@ class Draw:
 
     def __call__(self, jobs: Sequence[Job]) -> list[Drawn]:
         """Return the continuations of jobs of one sampling; those that failed are left out."""
-        agents = self._scene is not None
-        asked = [*(self._rolled_out(jobs) if agents else self._completed(jobs))]
+        agents = [job for job in jobs if job.trace.calls and self._scene is not None]
+        alone = [job for job in jobs if job not in agents]
+        asked = [*self._completed(alone), *self._rolled_out(agents)]
         given = label_traces([trace for _, _, trace in asked], self._labeller)
         labels = {label.trace_id: label for label in given}
         return [
@@ -122,7 +123,7 @@ class Draw:
             branch_of(job.trace, job.token, [self._seed_of(job, k) for k in job.draws])
             for job in jobs
         ]
-        found = self._continuer.continue_from(branches, jobs[0].trace.sampling)
+        found = self._continuer.continue_from(branches, jobs[0].trace.sampling) if jobs else []
         for job, branch, completions in zip(jobs, branches, found, strict=True):
             for k, one in zip(job.draws, completions, strict=True):
                 if one is not None:
@@ -131,7 +132,8 @@ class Draw:
 
     def _rolled_out(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int, Trace]]:
         """Yield the continuations of agents, each to the end of its episode."""
-        assert self._scene is not None
+        if not jobs or self._scene is None:
+            return
         starts = [
             Start(
                 job.trace,

@@ -39,7 +39,7 @@ class Dialect(NamedTuple):
 
     def assistant(self, call: Trace, format: Format) -> Turn:
         """Return what a model wrote in a call as a turn of the conversation."""
-        readable = all(action.name and _object(action.arguments) for action in call.actions)
+        readable = all(one.name and _object(one.arguments) is not None for one in call.actions)
         said = _Said(
             call.channel_text("reasoning").strip(),
             call.channel_text("answer").strip(),
