@@ -28,7 +28,17 @@ while it goes on."""
 
 @dataclass(frozen=True)
 class Agent:
-    """What a model may do in an episode, and for how long."""
+    """What a model may do in an episode, and for how long.
+
+    Example:
+        >>> from trace_probe.tasks.environments import Functions
+        >>> def look_up(item: str) -> str:
+        ...     "Look up the price of an item."
+        ...     return {"bolt": "12"}[item]
+        >>> agent = Agent(Functions([look_up]), "prices", max_calls=8)
+        >>> agent.under(Task("t-1", "shop", "What is a bolt?")).condition
+        {'tools': 'prices'}
+    """
 
     environment: Environment | None = None
     """None means the one that each task names in its condition."""
