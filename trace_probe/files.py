@@ -67,6 +67,12 @@ def sweep(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def user_cache(*parts: str) -> Path:
+    """Return a folder of trace_probe in the user's cache (XDG_CACHE_HOME, or ``~/.cache``)."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "trace_probe", *parts)
+
+
 def _sync_folder(folder: Path) -> None:
     """Force the names in a folder to disk, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)
@@ -199,6 +205,11 @@ def json_object(
     try:
         value = json.loads(data)
         json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise wrong(
+            f"{name} is not text, it holds half of a surrogate pair: write the whole character, "
+            f"or U+FFFD in its place"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise wrong(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):

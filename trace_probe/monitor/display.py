@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.trace import ToolResult
 from trace_probe.visible import snippet, visible
 
 Tone = Literal["thought", "answer", "markup", "calm", "close", "alarm"]
@@ -43,6 +44,10 @@ class Display:
         for ended in late:
             yield from self._end(ended)
 
+    def came(self, result: ToolResult) -> Iterator[Piece]:
+        """Yield what to print of what a tool answered."""
+        yield Piece(f"\n[{visible(result.name)}] {visible(result.content)}\n", "answer")
+
     def _end(self, ended: ScoredSentence) -> Iterator[Piece]:
         """Yield the scores of a sentence, and a line for each alarm."""
         if not ended.scores:
@@ -67,7 +72,7 @@ def alarm_line(detector: Detector, value: float, ended: ScoredSentence) -> str:
 
 
 def _tone(reading: Reading) -> Tone:
-    names: dict[str, Tone] = {"reasoning": "thought", "answer": "answer"}
+    names: dict[str, Tone] = {"reasoning": "thought", "answer": "answer", "action": "answer"}
     return names.get(reading.channel, "markup")
 
 
