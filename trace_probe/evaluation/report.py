@@ -166,6 +166,7 @@ def is_text(baseline: str) -> bool:
 def format_report(report: Report) -> str:
     """Return a report as text: the headline, a table of all detectors, and what alarms cost."""
     names = [name for name in COLUMNS if _any(report, name)]
+    names = names or [name for name in ("pooled_auroc",) if _any(report, name)]
     detectors = {report.detector: report.figures, **report.baselines, **report.alternatives}
     table = [
         [name, *(shown(figures.get(column)) for column in names)]
@@ -175,7 +176,7 @@ def format_report(report: Report) -> str:
     parts = (
         _headline(report),
         list(report.notes),
-        _table(["", *(COLUMNS[name] for name in names)], table) if names else [],
+        _table(["", *(WORDS[name] for name in names)], table) if names else [],
         _at_threshold(report),
         _further(report),
         _rates(report),
