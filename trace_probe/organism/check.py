@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from trace_probe.emergence.oracle import OraclePoint, oracle
+from trace_probe.emergence.rollouts import Scene
 from trace_probe.labels import Label
 from trace_probe.model.local import Model
+from trace_probe.organism.family import agent_of
 from trace_probe.probing.dataset import Corpus, build_cohort
-from trace_probe.recording.record import new_manifest, record
+from trace_probe.recording.record import new_manifest
+from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric, rate, resample
 from trace_probe.statistics.metrics import (
     Cohort,
@@ -22,7 +25,8 @@ from trace_probe.statistics.metrics import (
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+from trace_probe.world.scenario import TOP_P
+from trace_probe.world.worlds import World
 
 SURE = 0.9
 """P(instrumental | prefix) from which a trace counts as decided."""
@@ -59,17 +63,20 @@ class CheckPlan:
     seed: int = 0
 
 
-def check(model: Model, folder: Path, plan: CheckPlan) -> Quality:
+def check(model: Model, folder: Path, plan: CheckPlan, world: World) -> Quality:
     """Record scenarios of the pool ``check`` into `folder`, label them, and ask the oracle."""
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-    tasks = world_tasks(f"world:check:{plan.scenarios}")
-    store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks="world:check"))
-    record(model, tasks, store, samples=plan.samples, batch_size=128)
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    pool, agent = f"{world.name}:check", agent_of(world)
+    store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks=pool))
+    tasks = world.tasks(f"{pool}:{plan.scenarios}")
+    record_here(model, tasks, store, agent, samples=plan.samples, batch_size=128)
     rules = RuleLabeller()
     traces = list(store.traces())
     labels = {trace.id: rules.label(trace) for trace in traces}
     asked = _oracle_sample(traces, labels, plan)
-    points = oracle(model, asked, rules, continuations=plan.continuations, seed=plan.seed)
+    scene = Scene(agent, model.chat) if agent else None
+    many = plan.continuations
+    points = oracle(model, asked, rules, continuations=many, seed=plan.seed, scene=scene)
     return _quality(model.name, traces, labels, points)
 
 
@@ -104,20 +111,32 @@ def _quality(
         instrumental=rate(acted, known, task, weights),
         silent=rate(silent, acted, task, weights),
         mixed_prompts=int(cohort.mixed().sum()),
-        oracle_at_prompt=_within(cohort, points, 0),
-        oracle_at_last_thought=_within(cohort, points, -1),
+        oracle_at_prompt=_within(cohort, {name: each[0] for name, each in points.items()}),
+        oracle_at_last_thought=_within(cohort, _last(asked, labels, points)),
         decided_before=_decided(cohort, asked, labels, points),
     )
 
 
-def _within(
-    cohort: Cohort, points: Mapping[str, tuple[OraclePoint, ...]], at: int
-) -> Metric | None:
-    """Return the oracle's within-prompt AUROC at one of its points, by position in the list."""
+def _last(
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    points: Mapping[str, tuple[OraclePoint, ...]],
+) -> dict[str, OraclePoint]:
+    """Return for each trace the last point before its act."""
+    found = {}
+    for trace in traces:
+        acted = labels[trace.id].acted
+        end = len(trace) if acted is None else acted.start
+        found[trace.id] = [point for point in points[trace.id] if point.token <= end][-1]
+    return found
+
+
+def _within(cohort: Cohort, points: Mapping[str, OraclePoint]) -> Metric | None:
+    """Return the oracle's within-prompt AUROC at one point of each trace."""
     pairs = pairs_within(cohort, np.ones(len(cohort.ids), dtype=np.intp))
     if not pairs.n:
         return None
-    known = np.array([[points[trace_id][at].probability] for trace_id in cohort.ids])
+    known = np.array([[points[trace_id].probability] for trace_id in cohort.ids])
     wins = concordance(scores_held(known), pairs)
     return within_prompt(wins, pairs, cohort, resample(cohort.n_tasks)).interval()
 
@@ -138,8 +157,6 @@ def _decided(
 def _is_decided(trace: Trace, label: Label, points: Sequence[OraclePoint]) -> bool:
     """Return whether P passes `SURE` at a point with a whole sentence before it is said or done."""
     mark = label.said or label.acted
-    if mark is None:
-        return False
-    first = trace.sentence_at(mark.start)
-    limit = len(trace.sentences) if first is None else first
-    return any(point.probability >= SURE for point in points if point.sentence <= limit - 2)
+    before = [span for span in trace.sentences if mark and span.stop <= mark.start]
+    limit = before[-1].start if before else 0
+    return any(point.probability >= SURE for point in points if point.token <= limit)
