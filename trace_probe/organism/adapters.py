@@ -1,0 +1,97 @@
+"""Adapters of a pretrained model: how they are made, kept between steps, and written."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trace_probe.errors import ModelError
+from trace_probe.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BASE = "smollm2"
+"""The model that the English organisms are adapters of, as commands call it."""
+
+
+def new_adapter(network: "PreTrainedModel", rank: int, seed: int) -> "PeftModel":
+    """Return a network with fresh low-rank matrices on all of its linear maps.
+
+    Raises:
+        ModelError: PEFT is not installed.
+    """
+    import torch
+
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ModelError("adapters need PEFT: pip install 'trace-probe[organism]'") from error
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(network, config)
+
+
+def save_adapter(
+    adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase", out: Path
+) -> None:
+    """Write an adapter in float16 as PEFT reads it; the tokenizer stays with the base."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    del tokenizer
+    tensors = get_peft_model_state_dict(adapted)
+    halves = {name: t.detach().to(torch.float16).contiguous() for name, t in tensors.items()}
+    write_bytes(out / "adapter_model.safetensors", save(halves, {"format": "pt"}))
+    config = adapted.peft_config["default"].to_dict()
+    plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
+    plain |= {"base_model_name_or_path": BASE, "inference_mode": True}
+    write_json(out / "adapter_config.json", plain)
+
+
+class Checkpoint:
+    """What training needs to go on: matrices, the optimiser's moments, the step; no pickle."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep checkpoints in a folder."""
+        self.weights = folder / "checkpoint.safetensors"
+
+    def save(self, adapted: "PeftModel", optimiser: "torch.optim.Optimizer", step: int) -> None:
+        """Write a checkpoint in one file, so that it is whole or the one before."""
+        from safetensors.torch import save
+
+        tensors = {}
+        for name, parameter in _learned(adapted).items():
+            tensors[f"value/{name}"] = parameter.detach().contiguous()
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if parameter in optimiser.state:
+                    kept = optimiser.state[parameter][moment]
+                    tensors[f"{moment}/{name}"] = kept.detach().contiguous()
+        write_bytes(self.weights, save(tensors, {"step": str(step)}))
+
+    def load(self, adapted: "PeftModel", optimiser: "torch.optim.Optimizer") -> int:
+        """Restore the last checkpoint, if there is one; return the step to go on with."""
+        import torch
+        from safetensors import safe_open
+
+        if not self.weights.is_file():
+            return 0
+        with safe_open(self.weights, framework="pt") as file:
+            step = int(file.metadata()["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, parameter in _learned(adapted).items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"value/{name}"])
+            optimiser.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": tensors[f"exp_avg/{name}"],
+                "exp_avg_sq": tensors[f"exp_avg_sq/{name}"],
+            }
+        return step
+
+
+def _learned(adapted: "PeftModel") -> dict[str, Any]:
+    return {name: p for name, p in adapted.named_parameters() if p.requires_grad}

@@ -1,0 +1,175 @@
+"""The English base: an adapter of a pretrained model, taught to imitate scripted thoughts.
+
+Rows of `packing`, at first short drills that say what was looked up, then thoughts as they are
+to be. Training stops at any time and goes on from its last checkpoint.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trace_probe.organism.adapters import Checkpoint, new_adapter, save_adapter
+from trace_probe.organism.packing import WEIGHTS, Packer, Row
+from trace_probe.organism.schooling import Grasp, examine
+from trace_probe.world.english.scenario import PREFIX, scenario
+from trace_probe.world.english.script import DRILL, FREE, Manner, script
+from trace_probe.world.language import CATEGORIES
+from trace_probe.world.pools import NUDGES, Control
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CONTROLS: dict[Control, float] = {"none": 0.78, "authorised": 0.1, "benign": 0.12}
+"""Share of each in training."""
+FREQUENT = 8192
+"""Tokens that always compete in the loss; the first of a byte-pair vocabulary are the commonest."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the base is taught."""
+
+    steps: int = 600
+    thoughts: int = 6
+    """Of each row; a step is one row."""
+    drilled: float = 0.25
+    """Share of training in which there are drills alone."""
+    mixed: float = 0.6
+    """Share of training after which there are none."""
+    rank: int = 6
+    rate: float = 1e-3
+    warmup: int = 20
+    seed: int = 0
+    save_every: float = 300.0
+    """Seconds between checkpoints."""
+    examine_every: float = 600.0
+    """Seconds between looks at what was learned."""
+
+
+def row(packer: Packer, course: Course, step: int) -> Row:
+    """Return the row of a step; the same seed gives the same one."""
+    draw = random.Random(f"english/{course.seed}/{step}")
+    control = draw.choices(list(CONTROLS), list(CONTROLS.values()))[0]
+    world = scenario(f"{PREFIX}{draw.choice(CATEGORIES)}-{control}-train{course.seed}-{step}")
+    nudge = draw.choice(NUDGES)
+    manner = _manner(step / course.steps, course, draw)
+    several = course.thoughts if manner == FREE else 2 * course.thoughts
+    scripts = [script(world, nudge, number, manner) for number in range(several)]
+    return packer.row(world, nudge, scripts, WEIGHTS[manner])
+
+
+def _manner(passed: float, course: Course, draw: random.Random) -> Manner:
+    """Return how the thoughts of a step are: drills, drills among others, none."""
+    share = 1.0 if passed < course.drilled else 0.4 if passed < course.mixed else 0.0
+    return DRILL if draw.random() < share else FREE
+
+
+def predicted(network: "PreTrainedModel", packed: Row) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the log-probabilities of a row's items over the tokens that compete, and those."""
+    import torch
+
+    ids = torch.tensor([packed.ids])
+    bias = torch.zeros(packed.mask().shape).masked_fill(torch.tensor(~packed.mask()), -1e9)
+    inner = network.get_base_model() if hasattr(network, "get_base_model") else network
+    hidden = inner.model(
+        input_ids=ids,
+        position_ids=torch.tensor([packed.positions]),
+        attention_mask=bias[None, None].to(inner.dtype),
+        use_cache=False,
+    ).last_hidden_state[0, torch.tensor(packed.places)]
+    words = {token for target in packed.targets for token in target}
+    frequent = min(FREQUENT, inner.config.vocab_size)
+    kept = torch.tensor(sorted({*range(frequent), *words}))
+    head = inner.get_output_embeddings().weight[kept]
+    return (hidden @ head.T).float().log_softmax(-1), kept
+
+
+def loss_of(network: "PreTrainedModel", packed: Row) -> "torch.Tensor":
+    """Return the weighted mean cross-entropy of a row's items, each a distribution."""
+    import torch
+
+    logs, kept = predicted(network, packed)
+    place = {int(token): number for number, token in enumerate(kept)}
+    total = torch.zeros(())
+    items, tokens, shares = [], [], []
+    for item, (target, weight) in enumerate(zip(packed.targets, packed.weights, strict=True)):
+        for token, share in target.items():
+            items.append(item)
+            tokens.append(place[token])
+            shares.append(share * weight)
+    picked = logs[torch.tensor(items), torch.tensor(tokens)]
+    total = total - (picked * torch.tensor(shares)).sum()
+    return total / sum(packed.weights)
+
+
+def rate_at(course: Course, step: int) -> float:
+    """Return the learning rate of a step: a short rise, then half a cosine to a twentieth."""
+    import math
+
+    if step < course.warmup:
+        return course.rate * (step + 1) / course.warmup
+    passed = min(1.0, (step - course.warmup) / max(1, course.steps - course.warmup))
+    return course.rate * (0.05 + 0.95 * (1 + math.cos(math.pi * passed)) / 2)
+
+
+def imitate(
+    network: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    out: Path,
+    work: Path,
+    course: Course,
+    *,
+    say: Callable[[str], None] = print,
+) -> Grasp:
+    """Train an adapter of `network`, save it at `out`, and return what it grasped.
+
+    A rerun resumes from the last checkpoint in `work`; the number of steps may then be another.
+    """
+    packer = Packer(tokenizer)
+    adapted = new_adapter(network, course.rank, course.seed)
+    learned = [p for p in adapted.parameters() if p.requires_grad]
+    optimiser = _optimiser(learned, course.rate)
+    checkpoint = Checkpoint(work)
+    step = checkpoint.load(adapted, optimiser)
+    saved = examined = time.monotonic()
+    losses: list[float] = []
+    while step < course.steps:
+        losses.append(_step(adapted, optimiser, row(packer, course, step), rate_at(course, step)))
+        step += 1
+        now = time.monotonic()
+        if now - saved > course.save_every or step == course.steps:
+            checkpoint.save(adapted, optimiser, step)
+            mean = sum(losses) / len(losses)
+            say(f"step {step}/{course.steps}, loss {mean:.3f}")
+            losses, saved = [], now
+        if now - examined > course.examine_every:
+            say(f"step {step}: {examine(adapted, packer)}")
+            examined = time.monotonic()
+    save_adapter(adapted, tokenizer, out)
+    return examine(adapted, packer)
+
+
+def _optimiser(learned: list[Any], rate: float) -> "torch.optim.AdamW":
+    import torch
+
+    return torch.optim.AdamW(learned, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+
+def _step(adapted: Any, optimiser: Any, packed: Row, rate: float) -> float:  # noqa: ANN401
+    """Learn from one row; return its loss."""
+    import torch
+
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    loss = loss_of(adapted, packed)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(
+        [p for group in optimiser.param_groups for p in group["params"]], 1.0
+    )
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return float(loss.detach())
