@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 BASE = "smollm2"
 """The model that the English organisms are adapters of, as commands call it."""
+FIXED = 5
+"""One in so many layers, the first ones, stays as it is: nothing is learned back through them."""
 
 
 def new_adapter(network: "PreTrainedModel", rank: int, seed: int) -> "PeftModel":
-    """Return a network with fresh low-rank matrices on all of its linear maps.
+    """Return a network with fresh low-rank matrices on the linear maps of its later layers.
 
     Raises:
         ModelError: PEFT is not installed.
@@ -28,8 +30,13 @@ def new_adapter(network: "PreTrainedModel", rank: int, seed: int) -> "PeftModel"
     except ImportError as error:
         raise ModelError("adapters need PEFT: pip install 'trace-probe[organism]'") from error
     torch.manual_seed(seed)
+    layers = network.config.num_hidden_layers
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        layers_to_transform=list(range(layers // FIXED, layers)),
+        task_type="CAUSAL_LM",
     )
     return get_peft_model(network, config)
 

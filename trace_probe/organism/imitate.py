@@ -72,20 +72,22 @@ def predicted(network: "PreTrainedModel", packed: Row) -> "tuple[torch.Tensor, t
     """Return the log-probabilities of a row's items over the tokens that compete, and those."""
     import torch
 
-    ids = torch.tensor([packed.ids])
-    bias = torch.zeros(packed.mask().shape).masked_fill(torch.tensor(~packed.mask()), -1e9)
+    from trace_probe.organism.blocks import packed_attention
+
     inner = network.get_base_model() if hasattr(network, "get_base_model") else network
-    hidden = inner.model(
-        input_ids=ids,
-        position_ids=torch.tensor([packed.positions]),
-        attention_mask=bias[None, None].to(inner.dtype),
-        use_cache=False,
-    ).last_hidden_state[0, torch.tensor(packed.places)]
+    hidden_by = torch.tensor(~packed.mask())
+    bias = torch.zeros(hidden_by.shape, dtype=inner.dtype).masked_fill(hidden_by, -1e9)
+    with packed_attention(inner.config, packed.starts, bias):
+        states = inner.model(
+            input_ids=torch.tensor([packed.ids]),
+            position_ids=torch.tensor([packed.positions]),
+            use_cache=False,
+        ).last_hidden_state[0, torch.tensor(packed.places)]
     words = {token for target in packed.targets for token in target}
     frequent = min(FREQUENT, inner.config.vocab_size)
     kept = torch.tensor(sorted({*range(frequent), *words}))
     head = inner.get_output_embeddings().weight[kept]
-    return (hidden @ head.T).float().log_softmax(-1), kept
+    return (states @ head.T).float().log_softmax(-1), kept
 
 
 def loss_of(network: "PreTrainedModel", packed: Row) -> "torch.Tensor":

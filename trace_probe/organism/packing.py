@@ -65,6 +65,8 @@ class Row:
     targets: list[dict[int, float]] = field(default_factory=list)
     """Probability of each token that may come next."""
     weights: list[float] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    """Where each thought starts."""
     decisions: list[int] = field(default_factory=list)
     """Items that are the last decision of a thought, in the order of the thoughts."""
 
@@ -137,6 +139,7 @@ class Packer:
         """Add one thought with its branches."""
         prompt = row.prompt
         words, start = self.first_words(world), len(row.ids)
+        row.starts.append(start)
         pieces, weight, ends = self._written(one, weights)
         for number, token in enumerate(pieces):
             place = start + number - 1 if number else prompt - 1
