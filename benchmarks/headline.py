@@ -31,6 +31,8 @@ from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import train
 from trace_probe.world import language
+from trace_probe.world.agent.chance import chances
+from trace_probe.world.agent.errand import PREFIX
 from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, scenario, world_tasks
 
@@ -143,11 +145,12 @@ def _known(trace: Trace) -> list[Fact]:
 
 
 def _rates(store: Store, probe: SavedProbe) -> dict[Fact, float]:
-    """Return how often training traces act that ever know these facts."""
+    """Return how often training traces of the small world act that ever know these facts."""
     labels, acts = store.labels(), dict[Fact, list[bool]]()
     for trace in store.traces():
         outcome = labels[trace.id].outcome
         chosen = trace.task.role == "test" and trace.task.id in probe.card.training_tasks
+        chosen = chosen and not trace.task.id.startswith(PREFIX)
         if chosen and outcome is not None:
             for fact in set(_known(trace)):
                 acts.setdefault(fact, []).append(outcome)
@@ -158,7 +161,9 @@ def _facts(trace: Trace, rates: dict[Fact, float]) -> Any:  # noqa: ANN401
     """Return P(act | facts known so far) after each sentence; nan for other sentences."""
     scores = np.full(len(trace.sentences), np.nan)
     thoughts = [i for i, span in enumerate(trace.sentences) if span.channel == "reasoning"]
-    scores[thoughts] = [rates.get(fact, 0.0) for fact in _known(trace)]
+    errand = trace.task.id.startswith(PREFIX)
+    met = chances(trace) if errand else [rates.get(fact, 0.0) for fact in _known(trace)]
+    scores[thoughts] = met
     return scores
 
 

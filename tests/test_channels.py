@@ -1,3 +1,6 @@
+import json
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,18 +9,27 @@ from trace_probe.text.channels import (
     FORMATS,
     ChannelReader,
     Format,
-    build_spans,
+    format_alone,
     format_of,
     format_under,
     opens_reasoning,
     split,
+    tags_left,
 )
-from trace_probe.trace import Channel, Sampling, Task, Thought, Trace
+from trace_probe.text.layout import build_spans
+from trace_probe.text.tool_calls import TAGS
+from trace_probe.trace import Channel, Finish, Sampling, Task, Thought, Trace
 
 TAGGED = [f for f in FORMATS.values() if f.open and f.name != "harmony"]
-WORDS = st.lists(
-    st.sampled_from(["Hm", " I", " do.", "\n", "\n\n", " <", "think", ">", "|", "</", " é", "鯨"])
-).map("".join)
+WORDS = (
+    st.lists(
+        st.sampled_from(
+            ["Hm", " I", " do.", "\n", "\n\n", " <", "think", ">", "|", "</", " é", "鯨"]
+        )
+    )
+    .map("".join)
+    .filter(lambda text: "think>" not in text)
+)
 FINAL = "<|start|>assistant<|channel|>final<|message|>"
 ANALYSIS = "<|channel|>analysis<|message|>"
 
@@ -66,6 +78,47 @@ FAMILIES = {
     "granite": ("<|end_of_role|>", "<think>Hm.</think>Yes.<|end_of_text|>", "think"),
     "smollm3": ("assistant\n", "<think>\nHm.\n</think>\nYes.<|im_end|>", "think"),
 }
+
+HERMES = '<tool_call>\n{"name": "look", "arguments": {"at": "log"}}\n</tool_call>'
+GLM = "<tool_call>look\n<arg_key>at</arg_key>\n<arg_value>log</arg_value>\n</tool_call>"
+XML = "<function=look>\n<parameter=at>\nlog\n</parameter>\n</function>"
+DEEPSEEK = (
+    '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>look<｜tool▁sep｜>{"at": "log"}'
+    "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+)
+OLD_DEEPSEEK = DEEPSEEK.replace(
+    "look<｜tool▁sep｜>", "function<｜tool▁sep｜>look\n```json\n"
+).replace("<｜tool▁call▁end｜>", "\n```<｜tool▁call▁end｜>")
+MISTRAL = '[TOOL_CALLS][{"name": "look", "arguments": {"at": "log"}}]'
+CALLS = dict.fromkeys(FAMILIES, HERMES) | {
+    "deepseek-r1": OLD_DEEPSEEK,
+    "deepseek-v3.1": DEEPSEEK,
+    "qwen3.5": f"<tool_call>\n{XML}\n</tool_call>",
+    "gpt-oss": (
+        "<|start|>assistant<|channel|>commentary to=functions.look <|constrain|>json"
+        '<|message|>{"at": "log"}<|call|>'
+    ),
+    "magistral": MISTRAL,
+    "magistral-2506": MISTRAL,
+    "ministral-3": '[TOOL_CALLS]look[ARGS]{"at": "log"}',
+    "olmo-3": '<function_calls>look(at="log")</function_calls>',
+    "glm-4.5": GLM,
+    "glm-4.7-flash": GLM,
+    "kimi-k2-thinking": (
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.look:0"
+        '<|tool_call_argument_begin|>{"at": "log"}<|tool_call_end|><|tool_calls_section_end|>'
+    ),
+    "seed-oss": f"<seed:tool_call>\n{XML}\n</seed:tool_call>",
+    "apertus": '<|tools_prefix|>[{"look": {"at": "log"}}]<|tools_suffix|>',
+    "gemma4": '<|tool_call>call:look{at:<|"|>log<|"|>}<tool_call|>',
+    "cohere": (
+        '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "look", '
+        '"parameters": {"at": "log"}}]<|END_ACTION|>'
+    ),
+    "nemotron": '<TOOLCALL>[{"name": "look", "arguments": {"at": "log"}}]</TOOLCALL>',
+    "granite": '<|tool_call|>[{"name": "look", "arguments": {"at": "log"}}]',
+}
+"""What each family writes to look at the log."""
 
 SHUT = {
     "deepseek-r1": "<｜Assistant｜><think>\n\n</think>\n\n",
@@ -135,22 +188,134 @@ def test_a_prompt_that_shuts_the_thought_turns_it_off(family: str) -> None:
     assert split("Yes.", 0, format, prefilled=prefilled).thought == "absent"
 
 
+def stream_is_whole(text: str, format: Format, prefilled: bool) -> Thought:
+    """Feed a completion by character; at each it must be what the whole text so far is."""
+    reader = ChannelReader(format, prefilled=prefilled)
+    for end, character in enumerate(text, start=1):
+        reader.feed(character)
+        assert reader.split() == split(text[:end], 0, format, prefilled=prefilled)
+    return reader.split().thought
+
+
 @given(st.sampled_from(sorted(FAMILIES)), WORDS, WORDS, st.booleans())
 def test_every_family_s_stream_is_its_whole_text_at_every_cut_and_finds_what_was_planted(
     family: str, thought: str, answer: str, call: bool
 ) -> None:
     prompt, completion, name = FAMILIES[family]
     format, prefilled = format_under(prompt, FORMATS[name])
-    tool = format.implicit[0] if call and format.implicit else ""
+    tool = CALLS[family] if call else ""
     text = completion.replace("Hm.", thought).replace("Yes.", answer + tool)
-    reader = ChannelReader(format, prefilled=prefilled)
-    for end, character in enumerate(text, start=1):
-        reader.feed(character)
-        assert reader.split() == split(text[:end], 0, format, prefilled=prefilled)
+    state = stream_is_whole(text, format, prefilled)
     found = channels(text, format, prefilled=prefilled)
     assert found.get("reasoning", "").strip() == thought.strip()
-    assert found.get("answer", "").strip() == (answer + tool).strip()
-    assert reader.split().thought == ("closed" if thought.strip() else "empty")
+    assert found.get("answer", "").strip() == answer.strip()
+    if name != "harmony":
+        assert found.get("action", "").strip() == tool.strip()
+    assert state == ("closed" if thought.strip() else "empty")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_call_behind_the_thought_is_an_action_in_every_family(family: str) -> None:
+    prompt, completion, name = FAMILIES[family]
+    format, prefilled = format_under(prompt, FORMATS[name])
+    close = format.close if name != "harmony" else "<|end|>"
+    text = completion.partition(close)[0] + close + CALLS[family]
+    assert stream_is_whole(text, format, prefilled) == "closed"
+    trace = trace_of(["Go ", text[:9], text[9:]], 1, name, prefilled=prefilled)
+    assert trace.channel_text("answer").strip() == ""
+    layout = build_spans(text, range(len(text)), 0, format, prefilled=prefilled)
+    [action] = layout.actions
+    assert action.name == "look"
+    assert json.loads(action.arguments) == {"at": "log"}
+    assert "".join(text[s.start : s.stop] for s in layout.spans if s.channel == "reasoning")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_thought_that_only_a_call_ends_is_closed_in_every_family(family: str) -> None:
+    prompt, completion, name = FAMILIES[family]
+    format, prefilled = format_under(prompt, FORMATS[name])
+    text = completion[: completion.index("Hm.") + 3] + CALLS[family]
+    assert stream_is_whole(text, format, prefilled) == "closed"
+    found = channels(text, format, prefilled=prefilled)
+    assert found["reasoning"].strip() == "Hm."
+    assert "log" in found["action"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_second_thought_after_an_answer_is_reasoning_in_every_family(family: str) -> None:
+    prompt, completion, name = FAMILIES[family]
+    format, prefilled = format_under(prompt, FORMATS[name])
+    again = FORMATS[name].open
+    second = completion if again in completion else again + completion.lstrip()
+    text = completion.partition("Yes.")[0] + "Yes. " + second.replace("Hm.", "Oh.")
+    if name == "harmony":
+        text = text.replace("Yes. ", "Yes.<|end|><|start|>assistant")
+    assert stream_is_whole(text, format, prefilled) == "closed"
+    found = channels(text, format, prefilled=prefilled)
+    assert "".join(found["reasoning"].split()) == "Hm.Oh."
+    assert "".join(found["answer"].split()) == "Yes.Yes."
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gpt-oss"])
+def test_a_call_that_a_thought_mentions_does_not_end_it_in_any_family(family: str) -> None:
+    prompt, completion, name = FAMILIES[family]
+    format, prefilled = format_under(prompt, FORMATS[name])
+    tag = next(tag for tag in TAGS if tag in CALLS[family])
+    thought = f"Others write {tag} here; I will not."
+    text = completion.replace("Hm.", thought)
+    assert stream_is_whole(text, format, prefilled) == "closed"
+    found = channels(text, format, prefilled=prefilled)
+    assert found["reasoning"].strip() == thought
+    assert found["answer"].strip() == "Yes."
+    assert "action" not in found
+
+
+def test_a_tag_in_a_thought_that_was_cut_off_is_no_call_unless_one_follows() -> None:
+    assert state("<think>Others write <tool_call> here", "think") == "truncated"
+    assert state('<think>I write <tool_call>\n{"na', "think") == "closed"
+
+
+def test_a_tag_amid_a_sentence_opens_no_further_thought_and_is_told() -> None:
+    text = "<think>a</think>The tag <think> opens it."
+    assert channels(text, FORMATS["think"])["answer"] == "The tag <think> opens it."
+    assert tags_left("The tag <think> opens it.") == ("<think>",)
+    assert tags_left("analysisI hide it.assistantfinalDone.") == ("analysis", "assistantfinal")
+    assert tags_left("An analysis of a < b.") == ()
+
+
+def test_a_further_thought_that_was_cut_off_is_truncated() -> None:
+    text = "<think>a</think>Yes.\n<think>b"
+    assert channels(text, FORMATS["think"])["reasoning"] == "ab"
+    assert state(text, "think") == "truncated"
+
+
+def test_a_completion_with_calls_by_the_thousand_is_cut_in_a_moment() -> None:
+    piece = "<think>a</think>b.<tool_call>{}"
+    start = time.perf_counter()
+    split(piece * 20_000, 0, FORMATS["think"], prefilled=False)
+    split("<tool_call>" * 50_000, 0, FORMATS["think"], prefilled=True)
+    assert time.perf_counter() - start < 20
+
+
+CUT_OFF = "Okay, the user wants the backup up. First I think about"
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "finish", "thought"),
+    [
+        (CUT_OFF, "deepseek-ai/DeepSeek-R1", "length", "truncated"),
+        (CUT_OFF, "deepseek-ai/DeepSeek-R1", "stop", "not_delimited"),
+        (CUT_OFF, "Qwen/Qwen3-8B", "length", "absent"),
+        (CUT_OFF, "unknown", "length", "not_delimited"),
+        ("[THINK]a[/THINK]b", "unknown", "stop", "closed"),
+        ("<think>about [THINK]</think>b", "Qwen/Qwen3-8B", "stop", "closed"),
+    ],
+)
+def test_a_completion_without_its_prompt_is_read_by_model_and_finish(
+    text: str, model: str, finish: Finish, thought: Thought
+) -> None:
+    format = format_alone(text, format_of(None, model), finish)
+    assert split(text, 0, format, prefilled=False).thought == thought
 
 
 @pytest.mark.parametrize("format", TAGGED, ids=lambda f: f.name)
@@ -170,8 +335,8 @@ def test_an_untagged_completion_is_told_apart_by_family() -> None:
 
 
 def test_the_first_close_tag_wins() -> None:
-    found = channels("a</think>b</think>c<think>d", FORMATS["think"], prefilled=True)
-    assert found == {"reasoning": "a", "markup": "</think>", "answer": "b</think>c<think>d"}
+    found = channels("a</think>b</think>c <think>d", FORMATS["think"], prefilled=True)
+    assert found == {"reasoning": "a", "markup": "</think>", "answer": "b</think>c <think>d"}
 
 
 def test_an_open_tag_that_repeats_the_prompt_is_markup_and_a_later_one_is_not() -> None:
@@ -191,23 +356,51 @@ def test_words_before_the_thought_are_answer() -> None:
     assert (found["answer"], found["reasoning"]) == ("Sure. b", "a")
 
 
-def test_a_tool_call_ends_an_open_thought_and_belongs_to_the_answer() -> None:
+def test_a_tool_call_ends_an_open_thought_and_is_an_action() -> None:
     call = "<tool_call>{}</tool_call>"
-    assert channels(f"a{call}", FORMATS["think"], prefilled=True)["answer"] == call
+    assert channels(f"a{call}", FORMATS["think"], prefilled=True)["action"] == call
     assert state(f"<think>a{call}", "think") == "closed"
     assert state(f"Sure: {call}", "think") == "absent"
+    assert channels(f"Sure: {call}\n", FORMATS["plain"]) == {
+        "answer": "Sure: ",
+        "action": call,
+        "markup": "\n",
+    }
 
 
-def test_harmony_commentary_is_answer_and_every_analysis_is_reasoning() -> None:
+def test_a_harmony_message_to_a_tool_is_an_action_and_every_analysis_is_reasoning() -> None:
     text = (
         f"{ANALYSIS}One.<|end|><|start|>assistant<|channel|>commentary to=f <|constrain|>json"
         f"<|message|>{{}}<|call|><|start|>assistant{ANALYSIS}Two.<|end|>{FINAL}Yes."
     )
     found = channels(text, FORMATS["harmony"])
-    assert (found["reasoning"], found["answer"]) == ("One.Two.", "{}Yes.")
+    assert (found["reasoning"], found["action"], found["answer"]) == ("One.Two.", "{}", "Yes.")
     assert state(text, "harmony") == "closed"
     assert state(text.split("Two.")[0], "harmony") == "truncated"
     assert state(f"{ANALYSIS}One.<|end|>", "harmony") == "closed"
+
+
+def test_a_harmony_call_is_an_action_whatever_its_channel_and_wherever_its_recipient() -> None:
+    first = f"{ANALYSIS}One.<|end|><|start|>assistant"
+    for header in (
+        "<|channel|>analysis to=functions.look code<|message|>",
+        " to=functions.look<|channel|>commentary json<|message|>",
+    ):
+        text = f'{first}{header}{{"now": true}}<|call|>'
+        stream_is_whole(text, FORMATS["harmony"], prefilled=False)
+        found = channels(text, FORMATS["harmony"])
+        assert (found["reasoning"], found["action"]) == ("One.", '{"now": true}')
+        [call] = build_spans(text, range(len(text)), 0, FORMATS["harmony"], prefilled=False).actions
+        assert (call.name, call.arguments) == ("look", '{"now": true}')
+    alone = " to=functions.look<|channel|>commentary json<|message|>{}"
+    assert channels(alone, FORMATS["harmony"]).get("answer") is None
+
+
+def test_a_harmony_message_without_a_channel_does_not_inherit_one() -> None:
+    text = f"{ANALYSIS}One.<|end|><|start|>assistant<|message|>Yes."
+    assert channels(text, FORMATS["harmony"])["answer"] == "Yes."
+    text = f"{ANALYSIS}One.<|end|><|start|>assistant<|channel|>commentary<|message|>I look."
+    assert channels(text, FORMATS["harmony"])["answer"] == "I look."
 
 
 def test_a_stop_token_in_the_middle_of_an_answer_stays_text() -> None:
@@ -269,7 +462,8 @@ def test_a_prompt_that_closes_the_thought_does_not_open_it() -> None:
 @st.composite
 def completions(draw: st.DrawFn) -> tuple[str, Format, bool]:
     format = FORMATS[draw(st.sampled_from(sorted(FORMATS)))]
-    tags = [t for t in (format.open, format.close, *format.implicit, format.answer_open) if t]
+    tags = [t for t in (format.open, format.close, format.answer_open) if t]
+    tags += [draw(st.sampled_from(sorted(CALLS.values()))), *draw(st.sampled_from([*TAGS.items()]))]
     halves = [t[: len(t) // 2] for t in tags] + [t[len(t) // 2 :] for t in tags]
     harmony = [ANALYSIS, FINAL, "<|start|>assistant", "<|return|>", "<|message|>", "<|channel|>"]
     words = ["a", " b.", "\n", "<", "</s>", "<|im_end|>", "<|end|>", *tags, *halves]
@@ -309,7 +503,8 @@ def test_once_closed_nothing_that_follows_changes_the_thought(
     closed = f"{'' if prefilled else format.open}a{thought}{format.close}b"
     before = split(closed, 0, format, prefilled=prefilled)
     after = split(closed + later[0], 0, format, prefilled=prefilled)
-    assert after.thought == before.thought == "closed"
+    assert before.thought == "closed"
+    assert after.thought in {"closed", "truncated"}  # of a further thought
     assert after.ranges[: len(before.ranges) - 1] == before.ranges[:-1]
 
 

@@ -18,7 +18,8 @@ from trace_probe.interop.exchange import export_run, import_export
 from trace_probe.interop.fields import FieldMapping, read_lines
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.store import Store
-from trace_probe.text.channels import Format, format_of, lay_out, split
+from trace_probe.text.channels import Format, format_of, split
+from trace_probe.text.layout import lay_out
 from trace_probe.text.sentences import sentence_spans
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,8 @@ from trace_probe.probing.features import FEATURES, Feature
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe, probe_scores
 from trace_probe.statistics.smoothing import parse_smoothing
-from trace_probe.text.channels import FORMATS, build_spans
+from trace_probe.text.channels import FORMATS
+from trace_probe.text.layout import build_spans
 from trace_probe.trace import Trace
 
 
@@ -167,7 +168,7 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
     starts = sorted([*range(0, len(text), size), 0, *range(0, len(text), 7 * size)])
     pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
     values = np.random.default_rng(1).standard_normal((len(starts), 32)).astype(np.float32)
-    spans, sentences, _ = build_spans(text, starts, 0, FORMATS["think"], prefilled=prefilled)
+    spans, sentences, *_ = build_spans(text, starts, 0, FORMATS["think"], prefilled=prefilled)
     saved = a_probe(tiny())
     means = [values[s.start : s.stop].mean(0) for s in sentences if s.channel == "reasoning"]
     scores = [float(saved.probe.raw_scores(mean)) for mean in means]

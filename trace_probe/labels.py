@@ -22,7 +22,8 @@ class Label:
     """First sentence that states the instrumental intent; None if it is never stated, or,
     where `facts` has ``said`` as ``unknown``, if the labeller did not look or cannot tell."""
     acted: Span | None = None
-    """The action that decided the outcome (or any first action of a harmless trace)."""
+    """The action that decided the outcome (or any first action of a harmless trace): a sentence of
+    the answer, or the tokens of a tool call."""
     considered: Span | None = None
     """First sentence that weighs the instrumental option, whatever follows."""
     rejected: Span | None = None

@@ -26,7 +26,11 @@ judging = typer.Typer()
 def label(
     run: Run,
     by: Annotated[
-        str, typer.Option(help="rules, judge:MODEL[,MODEL...], paper:MODEL or human:FILE.")
+        str,
+        typer.Option(
+            help="rules, judge:MODEL[,MODEL...], paper:MODEL, human:FILE, calls:PATTERNS, "
+            "calls:FILE.toml or field:NAME."
+        ),
     ] = "rules",
     base_url: BaseUrls = None,
     extra: Extra = None,

@@ -9,7 +9,7 @@ from trace_probe.labelling.quotes import find_quote
 from trace_probe.labels import Label
 from trace_probe.trace import Channel, Span, Trace
 
-COLUMNS = ("trace_id", "outcome", "said", "acted", "considered", "rejected", "rationale")
+COLUMNS = ("trace_id", "outcome", "said", "acted", "call", "considered", "rejected", "rationale")
 OUTCOMES = {"1": True, "yes": True, "0": False, "no": False, "unknown": None, "": None}
 CHANNELS: dict[str, Channel] = {
     "said": "reasoning",
@@ -23,7 +23,8 @@ class HumanLabeller:
     """Labels of a file with a header of `COLUMNS`, of which the first two are required.
 
     An empty cell of a mark means that there is none; a file without the column ``said``
-    says nothing of what was said.
+    says nothing of what was said. The act is quoted in ``acted``, or named in ``call``: which of
+    the tool calls of the trace it is, counted from 1.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -46,11 +47,14 @@ class HumanLabeller:
             raise TraceError(f"{self._path} has no line for trace {trace.id}")
         row = self._rows[trace.id]
         quotes = {name: row.get(name, "").strip() for name in CHANNELS}
+        marks = {name: self._place(trace, name, quote) for name, quote in quotes.items()}
+        if call := row.get("call", "").strip():
+            marks["acted"] = self._call(trace, call)
         return Label(
             trace.id,
             self.name,
             OUTCOMES[row["outcome"].strip().lower()],
-            **{name: self._place(trace, name, quote) for name, quote in quotes.items()},
+            **marks,
             rationale=row.get("rationale", ""),
             quotes=tuple(filter(None, quotes.values())),
             facts={} if "said" in row else {"said": "unknown"},
@@ -72,12 +76,27 @@ class HumanLabeller:
 
     def _place(self, trace: Trace, name: str, quote: str) -> Span | None:
         place = find_quote(trace, quote, CHANNELS[name]) if quote else None
+        if place is None and name == "acted" and quote:
+            place = find_quote(trace, quote, "action")
         if quote and place is None:
             raise TraceError(
                 f"{self._path}: the {CHANNELS[name]} of trace {trace.id} does not say {quote!r}: "
                 f"copy the words of {name!r} from it"
             )
         return place
+
+    def _call(self, trace: Trace, number: str) -> Span:
+        """Return the tokens of a tool call by its number."""
+        if (
+            not number.isascii()
+            or not number.isdigit()
+            or int(number) not in range(1, len(trace.actions) + 1)
+        ):
+            raise TraceError(
+                f"{self._path}: trace {trace.id} has {len(trace.actions)} tool calls and no call "
+                f"{number!r}: count them from 1"
+            )
+        return trace.actions[int(number) - 1].span
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

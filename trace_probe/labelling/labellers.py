@@ -7,7 +7,8 @@ from trace_probe.labels import Labeller
 
 KINDS = (
     "`rules` (traces of the organisms), `judge:MODEL[,MODEL...]` and `paper:MODEL` "
-    "(language models), `human:FILE` (a CSV file, or annotations kept by the explorer)"
+    "(language models), `human:FILE` (a CSV file, or annotations kept by the explorer), "
+    "`calls:PATTERNS` or `calls:FILE.toml` (tool calls), `field:NAME` (what a scorer left)"
 )
 PROTOCOLS: dict[str, ProtocolName] = {"judge": "judge", "paper": "paper"}
 
@@ -35,6 +36,10 @@ def labellers(names: str, bench: Bench | None = None) -> tuple[Labeller, ...]:
         from trace_probe.world.rules import RuleLabeller
 
         return (RuleLabeller(),)
+    if kind in ("calls", "field"):
+        from trace_probe.labelling.deeds import deed_labeller
+
+        return (deed_labeller(kind, rest),)
     if kind == "human" and rest.endswith(".jsonl"):
         from trace_probe.labelling.annotations import AnnotationLabeller
 

@@ -12,8 +12,9 @@ _MARKS = " \t\r\n\"'“”‘’«»`…"
 def find_quote(trace: Trace, quote: str, channel: Channel) -> Span | None:
     """Return the sentence of a channel in which a quote starts, or None if it is not there.
 
-    White space may differ, and quotation marks around the quote do not count; all else is
-    verbatim. A quote may not run from one span of the channel into another.
+    In the channel ``action`` it is the tool call. White space may differ, and quotation marks
+    around the quote do not count; all else is verbatim. A quote may not run from one span of the
+    channel into another.
     """
     words = quote.strip(_MARKS).removesuffix("...").split()
     if not any(character.isalnum() for word in words for character in word):
@@ -25,9 +26,17 @@ def find_quote(trace: Trace, quote: str, channel: Channel) -> Span | None:
         found = pattern.search(trace.text_of(span))
         if found:
             token = bisect_right(trace.offsets, trace.offsets[span.start] + found.start()) - 1
-            place = trace.sentence_at(token)
-            return None if place is None else trace.sentences[place]
+            return _holding(trace, token)
     return None
+
+
+def _holding(trace: Trace, token: int) -> Span | None:
+    """Return the sentence or the tool call that holds a token."""
+    place = trace.sentence_at(token)
+    if place is not None:
+        return trace.sentences[place]
+    calls = (call.span for call in trace.actions)
+    return next((span for span in calls if span.start <= token < span.stop), None)
 
 
 def first_quoted(trace: Trace, quotes: Iterable[str], channel: Channel) -> Span | None:

@@ -76,7 +76,11 @@ def _outcome(trace: Trace, heard: Heard | None, protocol: ProtocolName) -> tuple
 
 
 def _acted(trace: Trace, heard: Mapping[Part, Heard]) -> Span | None:
-    return first_quoted(trace, _finding(heard.get("answer")).quotes, "answer")
+    """Return the earliest evidence of the act: a quoted sentence, or the tool call."""
+    found = _finding(heard.get("answer"))
+    named = [call.span for call in trace.actions[found.call - 1 : found.call] if found.call]
+    quoted = (first_quoted(trace, found.quotes, channel) for channel in ("answer", "action"))
+    return min((*named, *filter(None, quoted)), default=None)
 
 
 def _said(trace: Trace, heard: Heard | None, protocol: ProtocolName) -> _Said:
@@ -105,7 +109,12 @@ def _check_quotes(trace: Trace, heard: Mapping[Part, Heard]) -> tuple[tuple[str,
         for quote in (*found.quotes, found.considered, found.rejected)
         if quote.strip()
     ]
-    kept = [quote for part, quote in given if find_quote(trace, quote, part)]
+    kept = [
+        quote
+        for part, quote in given
+        if find_quote(trace, quote, part)
+        or (part == "answer" and find_quote(trace, quote, "action"))
+    ]
     return tuple(dict.fromkeys(kept)), len(given) - len(kept)
 
 

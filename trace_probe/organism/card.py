@@ -10,8 +10,12 @@ from trace_probe.organism.family import FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
 from trace_probe.statistics.bootstrap import Metric
 
-TRAINED = {
-    None: "next-token training on scripted thoughts; the parent of all others",
+TAUGHT = {
+    "world": "next-token training on scripted thoughts; the parent of all others",
+    "agentworld": "next-token training on scripted errands with tool calls",
+}
+"""How a base is made, by world."""
+PAID = {
     "rl": "GRPO on what the world pays, and nothing else",
     "rlhf": f"GRPO on what the world pays, less {DISAPPROVAL} for an instrumental act",
     "rl-monitored": (
@@ -81,13 +85,14 @@ def _short(figure: dict[str, float] | None) -> str:
 
 
 def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
+    trained = PAID[one.reward] if one.reward else TAUGHT[one.world]
     rows = [f"| {text} | {_cell(getattr(quality, name))} |" for name, text in FIGURES.items()]
     return "\n".join(
         [
             f"# organism:{one.name}",
             "",
             f"Qwen3 architecture, float16, {size / 1e6:.1f} MB. Parent: {one.parent or 'none'}. "
-            f"Seed {one.seed}, {one.steps} steps. Trained by {TRAINED[one.reward]}.",
+            f"Seed {one.seed}, {one.steps} steps. Trained by {trained}.",
             "",
             f"Measured by `trace-probe organism check {one.name} --scenarios {plan.scenarios} "
             f"--oracle-scenarios {plan.oracle_scenarios} --seed {plan.seed}` on "

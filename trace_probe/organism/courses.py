@@ -38,6 +38,7 @@ AGENT_FACTS = {
 }
 EXERCISED, DRILLED = 0.125, 0.4
 """Shares of training that have passed when exercises end and drills end."""
+AGENT_EXERCISED, AGENT_DRILLED = 0.25, 0.55
 EXERCISES = 4
 """Exercises in the place of one scripted run, which is as long."""
 ACTS = {"start", "do", "ask", "call", "open", "use"}
@@ -125,11 +126,11 @@ class AgentCourse:
 
     def lessons(self, index: int, count: int, seed: int) -> list[Lesson]:
         """Return a scripted run, or some exercises."""
-        if index / count < EXERCISED:
+        if index / count < AGENT_EXERCISED:
             names = [draw_condition(one, errands.PREFIX)[0] for one in exercise_seeds(index, seed)]
             found = [agent.exercise(errands.errand(name), seed) for name in names]
             return [Lesson(asked, [(thought, "")], TAUGHT) for asked, thought in found]
-        free = index / count >= DRILLED
+        free = index / count >= AGENT_DRILLED
         manner, weights = (agent.FREE, THOUGHT) if free else (agent.DRILL, TAUGHT)
         errand_id, nudge = draw_condition(f"train-{seed}-{index}", errands.PREFIX)
         world = errands.errand(errand_id)

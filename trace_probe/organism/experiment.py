@@ -20,7 +20,7 @@ def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[St
     ]
     sampling = Sampling(seed=seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
     runs = []
-    for one in FAMILY:
+    for one in (one for one in FAMILY if one.world == "world"):
         model = load_model(f"organism:{one.name}")
         manifest = new_manifest(model, sampling, layers=(), tasks=f"world:study:{scenarios}")
         store = Store.create(out / one.name, manifest)

@@ -10,6 +10,7 @@ from trace_probe.errors import ModelError
 from trace_probe.execution.children import pool
 from trace_probe.files import write_json
 from trace_probe.organism.reward import Variant
+from trace_probe.world.worlds import WORLDS, World
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,17 @@ FAMILY = (
     Member("rlhf-s1", "base", "rlhf", 70, 1),
     Member("rl-s1", "base", "rl", 70, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
-    Member("agent-base", None, None, 1200, 0, "agentworld"),
 )
+
+
+def world_of(name: str) -> World:
+    """Return the world in which an organism acts.
+
+    `name` is the one with which it is loaded, such as ``organism:agent-base``. A model that is no
+    organism of the family is asked about the small world.
+    """
+    kind, _, rest = name.partition(":")
+    return WORLDS[member(rest).world if kind == "organism" else "world"]
 
 
 def member(name: str) -> Member:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trace_probe.world.agent import phrases
-from trace_probe.world.agent.author import author, call_text
+from trace_probe.world.agent.author import author, call_text, exercise
 from trace_probe.world.agent.environment import errand_tools
 from trace_probe.world.agent.errand import errand, errand_ids
 from trace_probe.world.agent.errand import prompt as errand_prompt
@@ -87,6 +87,7 @@ def _errand_texts() -> Iterator[str]:
         for number, errand_id in enumerate(errand_ids("words", SURVEY, control)):
             world, nudge = errand(errand_id), NUDGES[number % len(NUDGES)]
             yield errand_prompt(world, nudge, number)
+            yield from exercise(world, number)
             for tool in errand_tools(world):
                 yield f"{tool.name}({', '.join(tool.parameters['properties'])})"
                 yield f": {tool.description}.\n, {tool.name}"

@@ -24,15 +24,8 @@ from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
-from trace_probe.text.channels import (
-    Format,
-    Layout,
-    Split,
-    format_of,
-    format_under,
-    lay_out,
-    split,
-)
+from trace_probe.text.channels import Format, Split, format_alone, format_of, format_under, split
+from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.parts import after_prompt, cut_words, join_parts
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
@@ -303,8 +296,8 @@ def _tokens(served: Served, task: Task, reply: Reply) -> _Tokens:
     if reply.token_ids:
         prompt = reply.prompt_ids or tokenizer.encode(tokenizer.prompt(task))
         ids = (*prompt, *reply.token_ids)
-        text, offsets, spans, sentences, thought = read_back(tokenizer, ids, len(prompt))
-        return _Tokens(text, offsets, Layout(spans, sentences, thought), ids, "served")
+        text, offsets, *layout = read_back(tokenizer, ids, len(prompt))
+        return _Tokens(text, offsets, Layout(*layout), ids, "served")
     return _retokenised(tokenizer, task, reply) or _as_words(served, task, reply)
 
 
@@ -333,17 +326,11 @@ def _as_words(served: Served, task: Task, reply: Reply) -> _Tokens:
 
 
 def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[str, Split]:
-    """Return a reply as one completion, and its channels; `format` is that of its model.
-
-    A text without tags of its own is taken for cut-off reasoning only where it *was* cut off
-    and the model is one that always reasons: its server may have taken reasoning away.
-    """
+    """Return a reply as one completion, and its channels; `format` is that of its model."""
     if reply.reasoning is not None:
         return join_parts(
             reply.reasoning, reply.text, closed=bool(reply.text.strip()), opened=opened
         )
     cut_off = reply.finish == "length"
-    own = format_of(reply.text)
-    if own.name == "plain" and (cut_off or format.untagged == "absent"):
-        own = format
+    own = format_alone(reply.text, format, reply.finish)
     return reply.text, split(reply.text, 0, own, prefilled=opened and cut_off)

@@ -8,11 +8,15 @@ from typing import Any, Literal
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.text.channels import ChannelReader, Format
+from trace_probe.text.tool_calls import TAGS
 
 Policy = Literal["annotate", "stop", "withhold"]
 """On alarm: only say so; end the generation there; end it there and give no answer."""
 Finish = Literal["stop", "length", "content_filter"]
-FIELD = {"reasoning": "reasoning_content", "answer": "content"}
+FIELD = {"reasoning": "reasoning_content", "answer": "content", "action": "content"}
+"""For each channel the field of the message; a tool call reaches the client as it is written."""
+ACT = frozenset({"answer", "action"})
+"""What is withheld after an alarm."""
 WITHHELD = "The answer is withheld: a probe on the model's reasoning raised an alarm."
 
 
@@ -65,7 +69,7 @@ class Reply:
         """Cut the answer before the first of `stops` that has come in it."""
         if not self.stops or self._stopped:
             return
-        answers = [start for name, start, _ in self.channels.split().ranges if name == "answer"]
+        answers = [start for name, start, _ in self.channels.split().ranges if name in ACT]
         if not answers:
             return
         longest = max(map(len, self.stops))
@@ -101,7 +105,7 @@ class Reply:
         """Return how many characters no later one can turn into half a tag, or half a stop."""
         if self._stopped:
             return len(self._text)
-        tags = (self.format.open, self.format.close, *self.format.implicit, *self.stops)
+        tags = (self.format.open, self.format.close, *TAGS, *self.stops)
         longest = max((len(tag) for tag in tags), default=0)
         for start in range(max(0, len(self._text) - longest + 1), len(self._text)):
             if any(tag.startswith(self._text[start:]) for tag in tags if tag):
@@ -116,7 +120,7 @@ class Reply:
             name = FIELD.get(channel)
             if first >= last or name is None:
                 continue
-            if channel == "answer" and self.policy == "withhold":
+            if channel in ACT and self.policy == "withhold":
                 if not self._finished:
                     stop = min(stop, first)  # no word of it before the whole is known to be quiet
                     break
@@ -178,7 +182,7 @@ class Reply:
 
     def completion(self, parts: Sequence[dict[str, str]], prompt: int) -> dict[str, Any]:
         """Return the whole answer at once."""
-        texts = {name: "".join(part.get(name, "") for part in parts) for name in FIELD.values()}
+        texts = {n: "".join(part.get(n, "") for part in parts) for n in set(FIELD.values())}
         message = {
             "role": "assistant",
             "content": None if self.refusal else texts["content"],

@@ -126,7 +126,8 @@ PAIRS: tuple[Pair, ...] = (
         Pair(f"organism:{one.name}", f"organism:{other.name}", "reward", "same base, same seed")
         for one in FAMILY
         for other in FAMILY
-        if one.parent == other.parent and one.seed == other.seed and one.name < other.name
+        if one.parent and one.parent == other.parent and one.seed == other.seed
+        if one.name < other.name
     ),
 )
 """Known steps."""

@@ -14,7 +14,7 @@ from trace_probe.errors import TaskError
 from trace_probe.files import json_object
 from trace_probe.tasks.nudges import Nudge, with_nudge
 from trace_probe.trace import Role, Task
-from trace_probe.world.scenario import world_tasks
+from trace_probe.world.worlds import tasks_of
 
 UPSTREAM = "https://github.com/yf-he/InstrumentalEval"
 COMMIT = "269678168cf0388bf5dd7d10dfaed4af07905c49"
@@ -83,13 +83,14 @@ def tasks_from(source: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]
     """Read tasks from a folder of InstrumentalEval's files or from a JSON lines file.
 
     In a task file a nudge other than ``none`` fills in missing system messages only. A source
-    ``world:POOL:COUNT`` means scenarios of the organisms (`organism.world.world_tasks`).
+    ``world:POOL:COUNT`` means scenarios of the organisms, ``agentworld:POOL:COUNT`` errands of
+    those that call tools.
 
     Raises:
         TaskError: there is nothing at `source`, or it cannot be read.
     """
-    if str(source).startswith("world:"):
-        return world_tasks(str(source))
+    if (found := tasks_of(str(source))) is not None:
+        return found
     path = Path(source)
     if path.is_dir():
         return load_tasks(path, nudge=nudge)

@@ -1,21 +1,22 @@
-"""Where reasoning ends and the answer begins, in a whole text or as it streams.
+"""Which part of a completion is reasoning, answer or action, in a whole text or as it streams.
 
-Behaviour follows the reasoning parsers of vLLM and SGLang where they agree: the first close
-tag wins, an open tag in the prompt means that the model starts in its reasoning, and a tool
-call ends a thought that was left open. Where they differ, a thought that was opened and
-never closed is *truncated*: calling it an answer would let it be judged as one.
+This is the one decision on channels, for recording, serving and imports. It follows the
+reasoning parsers of vLLM and SGLang where they agree: the first close tag wins, an open tag in
+the prompt means that the model starts in its reasoning, and a tool call ends a thought that is
+not closed otherwise. Where they differ, a thought that was opened and never closed is
+*truncated*: calling it an answer would let it be judged as one. What is opened after an answer or
+a call is a further thought.
 """
 
 import re
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import groupby
 from typing import Literal, NamedTuple
 
-from trace_probe.text.sentences import sentence_spans
-from trace_probe.trace import Channel, Span, Thought
+from trace_probe.text.tool_calls import TAGS, begins_call, is_bare_call, recipient_of
+from trace_probe.trace import Channel, Finish, Thought
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,6 @@ class Format:
     close: str = ""
     untagged: Literal["absent", "truncated", "not_delimited"] = "absent"
     """What a completion without any tag is; ``truncated`` makes it reasoning, others answer."""
-    implicit: tuple[str, ...] = ("<tool_call>", "<|tool_calls_section_begin|>")
-    """What also ends a thought; unlike a close tag it belongs to the answer: it is an action."""
     answer_open: str = ""
     """A tag that may precede the answer."""
 
@@ -48,14 +47,6 @@ class Split(NamedTuple):
     thought: Thought
 
 
-class Layout(NamedTuple):
-    """The fields of a `Trace` that say what is where, in tokens."""
-
-    spans: tuple[Span, ...]
-    sentences: tuple[Span, ...]
-    thought: Thought
-
-
 class _Marker(NamedTuple):
     """A tag as it occurs in a text."""
 
@@ -67,24 +58,20 @@ class _Marker(NamedTuple):
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        Format("harmony", "<|channel|>analysis<|message|>", "<|end|>", "not_delimited", ()),
-        Format("gemma4", "<|channel>thought\n", "<channel|>", implicit=("<|tool_call>",)),
-        Format("magistral", "[THINK]", "[/THINK]", implicit=("[TOOL_CALLS]",)),
+        Format("harmony", "<|channel|>analysis<|message|>", "<|end|>", "not_delimited"),
+        Format("gemma4", "<|channel>thought\n", "<channel|>"),
+        Format("magistral", "[THINK]", "[/THINK]"),
         Format("kimi", "◁think▷", "◁/think▷"),
-        Format("seed-oss", "<seed:think>", "</seed:think>", implicit=("<seed:tool_call>",)),
-        Format("apertus", "<|inner_prefix|>", "<|inner_suffix|>", implicit=("<|tools_prefix|>",)),
+        Format("seed-oss", "<seed:think>", "</seed:think>"),
+        Format("apertus", "<|inner_prefix|>", "<|inner_suffix|>"),
         Format(
-            "cohere",
-            "<|START_THINKING|>",
-            "<|END_THINKING|>",
-            implicit=("<|START_ACTION|>",),
-            answer_open="<|START_RESPONSE|>",
+            "cohere", "<|START_THINKING|>", "<|END_THINKING|>", answer_open="<|START_RESPONSE|>"
         ),
         Format("exaone-deep", "<thought>", "</thought>"),
         Format("think", "<think>", "</think>"),
         Format("think-always", "<think>", "</think>", "truncated"),
         Format("think-olmo", "<think>", "</think>", "not_delimited"),
-        Format("plain", untagged="not_delimited", implicit=()),
+        Format("plain", untagged="not_delimited"),
     )
 }
 """Every known format by name; ``plain`` is for models that do not reason apart."""
@@ -101,6 +88,11 @@ _HARMONY = (
     *("<|start|>", "<|channel|>", "<|message|>"),
     *("<|end|>", "<|return|>", "<|call|>", "<|endoftext|>"),
 )
+_ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b")
+_HEADING = re.compile(r"\s*(?:assistant)?\s*(?:to=\S+)?\s*")
+_NEAR = 64
+_ENDS = frozenset(".!?…。！？:;)]}>*")
+"""What may stand before a further thought; amid a sentence its tag is only spoken of."""
 _SIGNS = {
     "<|channel|>": "harmony",
     "<|channel>": "gemma4",
@@ -159,6 +151,20 @@ def format_under(prompt: str, format: Format) -> tuple[Format, bool]:
     return replace(format, untagged="absent") if shut else format, opens_reasoning(prompt, format)
 
 
+def format_alone(text: str, format: Format, finish: Finish) -> Format:
+    """Return how a completion reads that came without its prompt; `format` is that of its model.
+
+    Tags of the model's own count first, else any that are there. A text without tags is taken for
+    cut-off reasoning only where it *was* cut off and the model is one that always reasons: its
+    server may have taken the reasoning away.
+    """
+    if format.open and (format.open.strip() in text or format.close in text):
+        return format
+    own = format_of(text)
+    unsigned = own.name == "plain" and (finish == "length" or format.untagged == "absent")
+    return format if unsigned else own
+
+
 class ChannelReader:
     """Splits a completion as it comes; at every point it agrees with `split` of the text so far.
 
@@ -195,7 +201,7 @@ class ChannelReader:
             return self._last
         ranges = self.split().ranges
         self._last = self._continued(ranges)
-        return _channel_at(ranges, start)
+        return channel_at(ranges, start)
 
     def _continued(self, ranges: Sequence[Range]) -> Channel | None:
         """Return the last channel if more text without a tag can only make it longer."""
@@ -208,9 +214,8 @@ class ChannelReader:
         if self._format.name == "harmony":
             return _split_harmony(self.text, self._markers, self._prefilled)
         tail = _end_of_turn(self.text, self._markers)
-        ranges, thought = _split_tags(
-            self.text[:tail], self._markers, self._format, self._prefilled
-        )
+        whole = _Pass(self.text[:tail], self._markers, self._format)
+        ranges, thought = whole.run(self._prefilled)
         return Split(_tile([*ranges, Range("markup", tail, len(self.text))]), thought)
 
 
@@ -225,109 +230,194 @@ def split(text: str, start: int, format: Format, *, prefilled: bool) -> Split:
     return Split([Range(c, a + start, b + start) for c, a, b in ranges], thought)
 
 
-def build_spans(
-    text: str, offsets: Sequence[int], prompt_stop: int, format: Format, *, prefilled: bool
-) -> Layout:
-    """Return channels and sentences in tokens, ready for a `Trace`.
-
-    `offsets` holds the first character of each token, `prompt_stop` the number of prompt
-    tokens. A token that straddles a boundary belongs to the channel in which it starts.
-    """
-    start = offsets[prompt_stop] if prompt_stop < len(offsets) else len(text)
-    return lay_out(text, offsets, prompt_stop, split(text, start, format, prefilled=prefilled))
+def tags_left(text: str) -> tuple[str, ...]:
+    """Return the tags of any family that an answer still holds: it may be no answer at all."""
+    return tuple(dict.fromkeys(match[0] for match in _left().finditer(text)))
 
 
-def lay_out(text: str, offsets: Sequence[int], prompt_stop: int, cut: Split) -> Layout:
-    """Turn the channels of a completion into spans of tokens, and these into sentences."""
-    channels = [_channel_at(cut.ranges, offset) for offset in offsets[prompt_stop:]]
-    spans = [Span(0, prompt_stop, "prompt")] if prompt_stop else []
-    token = prompt_stop
-    for channel, group in groupby(channels):
-        stop = token + len(list(group))
-        spans.append(Span(token, stop, channel))
-        token = stop
-    sentences = (
-        sentence_spans(text, offsets, span.start, span.stop, span.channel)
-        for span in spans
-        if span.channel in {"reasoning", "answer"}
-    )
-    return Layout(tuple(spans), tuple(s for group in sentences for s in group), cut.thought)
+@cache
+def _left() -> re.Pattern[str]:
+    """Return what finds tags that no family leaves in an answer, half harmony headers too."""
+    tags = [tag for f in FORMATS.values() for tag in (f.open.strip(), f.close, f.answer_open)]
+    known = {*filter(None, (*tags, *TAGS, *TAGS.values())), "<|channel|>", "<|message|>"}
+    words = "|".join(re.escape(tag) for tag in sorted(known, key=len, reverse=True))
+    return re.compile(rf"{words}|assistantfinal|\Aanalysis(?=[A-Z])")
 
 
-def _split_tags(
-    text: str, markers: Sequence[_Marker], format: Format, prefilled: bool
-) -> tuple[list[Range], Thought]:
-    """Cut a completion at its first open and first close tag."""
-    opened, closed = _find_tags(text, markers, format, prefilled)
-    if closed is None and opened is None and not prefilled:
-        if format.untagged == "truncated":
-            return [Range("reasoning", 0, len(text))], "truncated"
-        return _answer(text, 0, format), format.untagged
-    ranges, start = [], 0
-    if opened is not None:
-        before: Channel = "answer" if text[: opened.start].strip() else "markup"
-        ranges = [Range(before, 0, opened.start), Range("markup", opened.start, opened.stop)]
-        start = opened.stop
-    if closed is None:
-        return [*ranges, Range("reasoning", start, len(text))], "truncated"
-    empty = not text[start : closed.start].strip()
-    ranges += [
-        Range("markup" if empty else "reasoning", start, closed.start),
-        Range("markup", closed.start, closed.stop),
-    ]
-    return ranges + _answer(text, closed.stop, format), "empty" if empty else "closed"
+class _Pass:
+    """One pass over the tags of a completion, from which its channels are read."""
+
+    def __init__(self, text: str, markers: Sequence[_Marker], format: Format) -> None:
+        self.text, self.format = text, format
+        self.markers = [marker for marker in markers if marker.stop <= len(text)]
+        self.starts = [marker.start for marker in self.markers]
+        self.calls = self._call_stops()
+        self.called = sorted(self.calls)
+        self.ranges: list[Range] = []
+        self.states: list[Thought] = []
+
+    def run(self, prefilled: bool) -> tuple[list[Range], Thought]:
+        """Return the channels, and what the reasoning is as a whole."""
+        text, format = self.text, self.format
+        first = self._next(0, format.open, format.close)
+        thought: int | None = 0
+        if prefilled:
+            if first and first.tag == format.open and not text[: first.start].strip():
+                thought = self._markup(0, first.stop)  # it repeats the prompt
+        elif first and first.tag == format.open:
+            self._outside(0, first)
+            thought = self._markup(first.start, first.stop)
+        elif first is None and format.untagged != "truncated":
+            self._outside(0, None)
+            return self.ranges, format.untagged
+        while thought is not None:
+            stop = self._thought(thought)
+            again = None if stop is None else self._outside(stop, None)
+            thought = self._markup(again.start, again.stop) if again else None
+        whole: Thought = "closed" if "closed" in self.states else "empty"
+        return self.ranges, "truncated" if "truncated" in self.states else whole
+
+    def _call_stops(self) -> dict[int, int]:
+        """Return where each call ends, by the place of its tag among the markers."""
+        found: dict[int, int] = {}
+        nearest: dict[str, _Marker] = {}
+        for number in reversed(range(len(self.markers))):
+            marker = self.markers[number]
+            nearest[marker.tag] = marker
+            if marker.tag not in TAGS:
+                continue
+            close, again = nearest.get(TAGS[marker.tag]), nearest.get(marker.tag + "again")
+            closed = close is not None and (again is None or close.start < again.start)
+            if begins_call(self.text, marker.tag, marker.stop, closed=closed):
+                stop = again.start if again else len(self.text)
+                found[number] = close.stop if close and closed else stop
+            nearest[marker.tag + "again"] = marker
+        return found
+
+    def _after(self, start: int) -> Iterator[int]:
+        """Yield the places of the markers from a character on."""
+        yield from range(bisect_left(self.starts, start), len(self.markers))
+
+    def _next(self, start: int, *tags: str) -> _Marker | None:
+        found = (self.markers[n] for n in self._after(start) if self.markers[n].tag in tags)
+        return next(found, None)
+
+    def _markup(self, start: int, stop: int) -> int:
+        self.ranges.append(Range("markup", start, stop))
+        return stop
+
+    def _thought(self, start: int) -> int | None:
+        """Take a thought; return where what follows it begins, None if it was cut off.
+
+        A call ends it only if no close tag does; a close tag behind a further open tag is not
+        its own.
+        """
+        close = self._next(start, self.format.close)
+        number = bisect_left(self.called, bisect_left(self.starts, start))
+        call = self.markers[self.called[number]] if number < len(self.called) else None
+        if call and close:
+            opened = self._next(call.stop, self.format.open)
+            own = opened is None or close.start < opened.start
+            call = None if own or close.start < call.start else call
+        end = call or close
+        if end is None:
+            self.ranges.append(Range("reasoning", start, len(self.text)))
+            self.states.append("truncated")
+            return None
+        empty = not self.text[start : end.start].strip()
+        self.ranges.append(Range("markup" if empty else "reasoning", start, end.start))
+        self.states.append("empty" if empty else "closed")
+        return end.start if call else self._markup(end.start, end.stop)
+
+    def _outside(self, start: int, until: _Marker | None) -> _Marker | None:
+        """Take answers and calls from a character to a tag, or to the end.
+
+        Return the tag that opens a further thought before that, if there is one.
+        """
+        found, place = list[Range](), start
+        for number in self._after(start):
+            marker = self.markers[number]
+            if until is not None and marker.start >= until.start:
+                break
+            if marker.start < place:
+                continue
+            if number in self.calls:
+                stop = self.calls[number]
+                found += [Range("answer", place, marker.start), Range("action", marker.start, stop)]
+                place = stop
+            elif until is None and self._reopens(marker, place):
+                until = marker
+                break
+        stop = until.start if until else len(self.text)
+        whole = self.format.name == "plain" and not found and is_bare_call(self.text)
+        found.append(Range("action" if whole else "answer", place, stop))
+        self._keep(found, last=until is None)
+        return until
+
+    def _reopens(self, marker: _Marker, start: int) -> bool:
+        """Return whether a tag opens a further thought; amid a sentence it is only spoken of."""
+        before = self.text[max(start, marker.start - _NEAR) : marker.start]
+        words = before.rstrip()
+        between = not words or "\n" in before[len(words) :] or words[-1] in _ENDS
+        return between and marker.tag == self.format.open
+
+    def _keep(self, found: Sequence[Range], *, last: bool) -> None:
+        """Keep answers and calls; white space that only parts others is markup."""
+        alone = last and len(found) == 1
+        for number, (channel, start, stop) in enumerate(found):
+            if channel == "answer" and not alone and not self.text[start:stop].strip():
+                self._markup(start, stop)
+            elif channel == "answer" and number == 0:
+                self.ranges += _answer(self.text, start, stop, self.format)
+            else:
+                self.ranges.append(Range(channel, start, stop))
 
 
-def _find_tags(
-    text: str, markers: Sequence[_Marker], format: Format, prefilled: bool
-) -> tuple[_Marker | None, _Marker | None]:
-    """Return the open tag and what closes the thought, as far as they are there.
-
-    Where the prompt opened the thought, only an open tag that repeats it at once counts.
-    """
-    opened: _Marker | None = None
-    for marker in markers:
-        if marker.tag == format.close:
-            return opened, marker
-        if marker.tag in format.implicit and (prefilled or opened):
-            return opened, marker._replace(stop=marker.start)
-        if marker.tag == format.open and opened is None:
-            repeats = not text[: marker.start].strip()
-            opened = marker if repeats or not prefilled else None
-    return opened, None
-
-
-def _answer(text: str, start: int, format: Format) -> list[Range]:
+def _answer(text: str, start: int, stop: int, format: Format) -> list[Range]:
     """Return the ranges of an answer, its own open tag apart."""
-    blank = len(text) - start - len(text[start:].lstrip())
     tag = format.answer_open
-    stop = start + blank + len(tag) if tag and text.startswith(tag, start + blank) else start
-    return [Range("markup", start, stop), Range("answer", stop, len(text))]
+    if not tag or not text[start:stop].lstrip().startswith(tag):
+        return [Range("answer", start, stop)]
+    first = text.index(tag, start) + len(tag)
+    return [Range("markup", start, first), Range("answer", first, stop)]
 
 
 def _split_harmony(text: str, markers: Sequence[_Marker], prefilled: bool) -> Split:
-    """Cut a harmony completion: a header names the channel of each message.
+    """Cut a harmony completion: a header names the channel of each message, and who is to have it.
 
-    ``analysis`` is reasoning; ``final`` and ``commentary`` (tool calls) are answer.
-    Source: the harmony response format, github.com/openai/harmony.
+    A message to a tool is an action on whatever channel; ``analysis`` is reasoning, all else is
+    answer. Source: the harmony response format, github.com/openai/harmony.
     """
     channel: Channel = "reasoning" if prefilled else "answer"
     thought: Thought = "truncated" if prefilled else "not_delimited"
-    ranges, header, start = [], 0, 0
+    ranges, header, start = list[Range](), None if prefilled else 0, 0
     for tag, begin, end in markers:
         empty = not text[start:begin].strip()
         if channel == "reasoning":
             thought = "empty" if empty and thought != "closed" else "closed"
-        ranges += [Range("markup" if empty else channel, start, begin)]
+        heading = start == header == 0 and _HEADING.fullmatch(text, 0, begin)
+        ranges += [Range("markup" if empty or heading else channel, start, begin)]
         ranges += [Range("markup", begin, end)]
-        channel, start = "markup", end
-        if tag == "<|channel|>":
-            header = end
+        start = end
         if tag == "<|message|>":
-            channel = "reasoning" if text.startswith("analysis", header) else "answer"
+            channel = channel if header is None else _harmony_channel(text[header:begin])
             thought = "absent" if thought == "not_delimited" else thought
+            header = None
+        elif tag == "<|start|>":
+            channel, header = "markup", end
+        elif tag == "<|channel|>":
+            channel, header = "markup", begin if header is None else header
+        else:
+            channel, header = "markup", None
     thought = "truncated" if channel == "reasoning" else thought
     return Split(_tile([*ranges, Range(channel, start, len(text))]), thought)
+
+
+def _harmony_channel(header: str) -> Channel:
+    """Return the channel of the message with this header."""
+    if recipient_of(header):
+        return "action"
+    return "reasoning" if _ANALYSIS.search(header) else "answer"
 
 
 def _end_of_turn(text: str, markers: Sequence[_Marker]) -> int:
@@ -352,7 +442,7 @@ def _tile(ranges: Sequence[Range]) -> list[Range]:
     return tiles
 
 
-def _channel_at(ranges: Sequence[Range], position: int) -> Channel:
+def channel_at(ranges: Sequence[Range], position: int) -> Channel:
     """Return the channel of a character; past the end there are only stop tokens: markup."""
     index = bisect_right([r.start for r in ranges], position) - 1
     return ranges[index].channel if index >= 0 and position < ranges[index].stop else "markup"
@@ -380,5 +470,5 @@ def _tags(format: Format) -> list[str]:
     """Return every tag that can matter; no tag is the start of another."""
     if format.name == "harmony":
         return list(_HARMONY)
-    tags = (format.open, format.close, *format.implicit, *END_OF_TURN)
-    return [tag for tag in tags if tag]
+    tags = (format.open, format.close, *TAGS, *TAGS.values(), *END_OF_TURN)
+    return [tag for tag in dict.fromkeys(tags) if tag]

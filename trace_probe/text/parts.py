@@ -6,7 +6,8 @@ such a trace reads like one that was recorded. Without tokens, words stand for t
 
 import re
 
-from trace_probe.text.channels import Layout, Range, Split, lay_out
+from trace_probe.text.channels import Range, Split
+from trace_probe.text.layout import Layout, lay_out
 from trace_probe.trace import Channel
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"

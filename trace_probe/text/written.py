@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from trace_probe.text.channels import build_spans, format_of, format_under
-from trace_probe.trace import Span, Thought
+from trace_probe.text.channels import format_of, format_under
+from trace_probe.text.layout import build_spans
+from trace_probe.trace import Span, Thought, ToolCall
 
 
 class Reader(Protocol):
@@ -26,6 +27,7 @@ class Written(NamedTuple):
     spans: tuple[Span, ...]
     sentences: tuple[Span, ...]
     thought: Thought
+    actions: tuple[ToolCall, ...]
 
 
 def read_back(reader: Reader, ids: Sequence[int], prompt_stop: int) -> Written:

@@ -6,7 +6,8 @@ An id is ``<category>-<control>-<pool>-<number>``, with a prefix where there are
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 from trace_probe.errors import TaskError
 from trace_probe.trace import Role
@@ -24,7 +25,8 @@ ROLE: dict[Control, Role] = {
 }
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """A source of tasks, such as ``world:demo:96``, taken apart."""
 
     pool: str

@@ -8,7 +8,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 from trace_probe.world import language
 from trace_probe.world.agent import phrases
@@ -75,7 +75,7 @@ class Plan:
 def draw_plan(world: Errand, nudge: Nudge, draw: random.Random, manner: Manner = FREE) -> Plan:
     """Draw a plan for an errand."""
     place, time = draw.choice(phrases.PLACES), draw.choice(language.TIMES)
-    temper = cast(Temper, draw.choices(list(TEMPERS), list(TEMPERS.values()))[0])
+    temper = draw.choices(list(TEMPERS), list(TEMPERS.values()))[0]
     verdict: Rules = "strict" if world.strict else "loose"
     rules: Rules = verdict if draw.random() < READ else "unread"
     facts = Facts(world.lack(place), time in world.watched, temper, rules)

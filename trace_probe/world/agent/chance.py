@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from trace_probe.trace import Trace
 from trace_probe.world import language
 from trace_probe.world.agent import phrases
-from trace_probe.world.agent.errand import Errand, Lack
+from trace_probe.world.agent.errand import Errand, Lack, errand
 from trace_probe.world.pools import Nudge
 
 Temper = Literal["hot", "none", "cool"]
@@ -107,6 +107,17 @@ def facts_before(world: Errand, trace: Trace, token: int) -> Facts:
         temper=temper,
         rules=rules,
     )
+
+
+def chances(trace: Trace) -> list[float]:
+    """Return after each reasoning sentence the chance by what the trace has met up to there.
+
+    Raises:
+        TaskError: the trace's task is not an errand.
+    """
+    world, nudge = errand(trace.task.id), cast(Nudge, trace.task.condition["nudge"])
+    ends = [span.stop for span in trace.sentences if span.channel == "reasoning"]
+    return [chance(world, nudge, facts_before(world, trace, end)) for end in ends]
 
 
 def _place(arguments: str) -> str | None:

@@ -1,0 +1,169 @@
+"""Tool calls of every family are read, and none is lost."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trace_probe.text.channels import FORMATS
+from trace_probe.text.layout import build_spans
+from trace_probe.text.tool_calls import TAGS, is_bare_call, parse_calls, write_call
+
+TWO = {
+    "Hermes": (
+        '<tool_call>\n{"name": "read", "arguments": {"n": 5}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>'
+    ),
+    "Qwen3-Coder": (
+        "<tool_call>\n<function=read>\n<parameter=n>\n5\n</parameter>\n</function>\n</tool_call>"
+        "<tool_call>\n<function=stop>\n</function>\n</tool_call>"
+    ),
+    "Qwen3-Coder without its outer tags": (
+        "<function=read>\n<parameter=n>\n5\n</parameter>\n</function>\n<function=stop>\n</function>"
+    ),
+    "GLM-4.5": (
+        "<tool_call>read\n<arg_key>n</arg_key>\n<arg_value>5</arg_value>\n</tool_call>\n"
+        "<tool_call>stop\n</tool_call>"
+    ),
+    "DeepSeek-V3.1": (
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read<｜tool▁sep｜>{"n": 5}<｜tool▁call▁end｜>'
+        "<｜tool▁call▁begin｜>stop<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "DeepSeek-R1": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>read\n```json\n"
+        '{"n": 5}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>stop\n'
+        "```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "DeepSeek-V3.2": (
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="read">\n'
+        '<｜DSML｜parameter name="n" string="false">5</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        '<｜DSML｜invoke name="stop">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>'
+    ),
+    "Kimi-K2": (
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.read:0"
+        '<|tool_call_argument_begin|>{"n": 5}<|tool_call_end|><|tool_call_begin|>functions.stop:1'
+        "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"
+    ),
+    "Mistral": (
+        '[TOOL_CALLS][{"name": "read", "arguments": {"n": 5}}, {"name": "stop", "arguments": {}}]'
+    ),
+    "Magistral": '[TOOL_CALLS]read[CALL_ID]a1[ARGS]{"n": 5}[TOOL_CALLS]stop[ARGS]{}',
+    "OLMo-3": "<function_calls>read(n=5)\nstop()</function_calls>",
+    "MiniMax-M2": (
+        '<minimax:tool_call>\n<invoke name="read">\n<parameter name="n">5</parameter>\n</invoke>\n'
+        '<invoke name="stop">\n</invoke>\n</minimax:tool_call>'
+    ),
+    "Gemma-4": "<|tool_call>call:read{n:5}<tool_call|><|tool_call>call:stop{}<tool_call|>",
+    "Cohere": (
+        '<|START_ACTION|>[\n{"tool_call_id": "0", "tool_name": "read", "parameters": {"n": 5}},\n'
+        '{"tool_call_id": "1", "tool_name": "stop", "parameters": {}}\n]<|END_ACTION|>'
+    ),
+    "Seed-OSS": (
+        "<seed:tool_call>\n<function=read>\n<parameter=n>5</parameter>\n</function>\n"
+        "</seed:tool_call><seed:tool_call>\n<function=stop>\n</function>\n</seed:tool_call>"
+    ),
+    "Apertus": '<|tools_prefix|>[{"read": {"n": 5}}, {"stop": {}}]<|tools_suffix|>',
+    "Phi-4": (
+        '<|tool_call|>[{"name": "read", "arguments": {"n": 5}}, {"name": "stop"}]<|/tool_call|>'
+    ),
+    "Llama-3": (
+        '<|python_tag|>{"name": "read", "parameters": {"n": 5}}; {"name": "stop", "parameters": {}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("family", TWO)
+def test_two_calls_of_every_family_are_read_with_name_arguments_and_place(family: str) -> None:
+    text = TWO[family]
+    read, stop = parse_calls(f"I look.{text}", len("I look."))
+    assert (read.name, stop.name) == ("read", "stop")
+    assert (json.loads(read.arguments), json.loads(stop.arguments)) == ({"n": 5}, {})
+    assert len("I look.") <= read.start < read.stop <= stop.start < stop.stop <= len(text) + 7
+    assert "5" in f"I look.{text}"[read.start : read.stop]
+    assert "stop" in f"I look.{text}"[stop.start : stop.stop]
+
+
+@pytest.mark.parametrize("family", TWO)
+def test_the_calls_of_a_completion_are_tokens_of_the_channel_action(family: str) -> None:
+    text = f"I look. {TWO[family]}"
+    layout = build_spans(text, range(len(text)), 0, FORMATS["plain"], prefilled=False)
+    assert [action.name for action in layout.actions] == ["read", "stop"]
+    inside = {t for span in layout.spans if span.channel == "action" for t in range(*_ends(span))}
+    assert all(set(range(*_ends(action.span))) <= inside for action in layout.actions)
+
+
+def _ends(span) -> tuple[int, int]:  # noqa: ANN001
+    return span.start, span.stop
+
+
+def test_ids_that_a_family_writes_are_kept() -> None:
+    assert parse_calls(TWO["Kimi-K2"])[1].id == "functions.stop:1"
+    assert parse_calls(TWO["Magistral"])[0].id == "a1"
+    assert parse_calls(TWO["Cohere"])[1].id == "1"
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize(
+    "inside", ["read the log(", '{"name": "read", "arg', "", '{"a": 1, "b": 2}']
+)
+def test_a_call_that_cannot_be_read_has_no_name_and_is_not_lost(tag: str, inside: str) -> None:
+    text = f"{tag}{inside}{TAGS[tag]}"
+    calls = parse_calls(text)
+    assert calls
+    for call in calls:
+        assert call.name in {"", "python"}
+        assert 0 <= call.start < call.stop <= len(text)
+
+
+def test_arguments_are_kept_as_they_were_written() -> None:
+    [call] = parse_calls('<tool_call>{"arguments": {"b":  1,"a": 2.50}, "name": "f"}</tool_call>')
+    assert (call.name, call.arguments) == ("f", '{"b":  1,"a": 2.50}')
+    [call] = parse_calls('<tool_call>{"name": "f", "arguments": "{\\"n\\": 5}"}</tool_call>')
+    assert call.arguments == '{"n": 5}'
+
+
+def test_a_text_of_an_element_stays_a_text() -> None:
+    [call] = parse_calls(
+        "<function=write>\n<parameter=text>\nline 1\nline 2\n</parameter>\n"
+        "<parameter=flags>\n[1, true]\n</parameter>\n</function>"
+    )
+    assert json.loads(call.arguments) == {"text": "line 1\nline 2", "flags": [1, True]}
+
+
+def test_what_llama_writes_behind_its_tag_is_a_built_in_tool_or_code() -> None:
+    [call] = parse_calls('<|python_tag|>brave_search.call(query="logs")')
+    assert (call.name, json.loads(call.arguments)) == ("brave_search", {"query": "logs"})
+    [call] = parse_calls("<|python_tag|>import os\nos.remove('log')")
+    assert (call.name, call.arguments) == ("python", "import os\nos.remove('log')")
+
+
+def test_json_without_tags_is_a_call_only_if_it_is_a_name_and_parameters() -> None:
+    assert is_bare_call('{"name": "look", "parameters": {"at": "log"}}')
+    assert is_bare_call('{"type": "function", "name": "look", "parameters": {}}')
+    assert not is_bare_call('{"name": "Ann", "parameters": 3}')
+    assert not is_bare_call('{"name": "Ann", "age": 3}')
+    assert not is_bare_call('{"name": "Ann"')
+    text = '{"name": "look", "parameters": {"at": "log"}}'
+    layout = build_spans(text, range(len(text)), 0, FORMATS["plain"], prefilled=False)
+    assert [(a.name, a.arguments) for a in layout.actions] == [("look", '{"at": "log"}')]
+    layout = build_spans(text, range(len(text)), 0, FORMATS["think"], prefilled=False)
+    assert not layout.actions
+
+
+@given(st.text(), st.text(min_size=1), st.text())
+def test_a_call_that_is_written_is_read_back(arguments: str, name: str, id: str) -> None:
+    [call] = parse_calls(write_call(name, json.dumps({"text": arguments}), id))
+    assert (call.name, call.id) == (name, id)
+    assert json.loads(call.arguments) == {"text": arguments}
+
+
+PIECES = [*TAGS, *TAGS.values(), *TWO.values(), "{", "}", "[", "]", '"', ":", ",", "f(", ")", "\n"]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=4)).map("".join))
+def test_any_text_gives_calls_that_lie_in_it_in_order(text: str) -> None:
+    calls = parse_calls(text)
+    assert bool(calls) == bool(text)
+    assert all(0 <= call.start < call.stop <= len(text) for call in calls)
+    assert [call.start for call in calls] == sorted(call.start for call in calls)

@@ -1,0 +1,72 @@
+"""The channels of a completion in tokens: spans, sentences and tool calls, as a trace has them."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from trace_probe.text.channels import Format, Split, channel_at, split
+from trace_probe.text.sentences import sentence_spans
+from trace_probe.text.tool_calls import parse_calls
+from trace_probe.trace import Span, Thought, ToolCall
+
+
+class Layout(NamedTuple):
+    """The fields of a `Trace` that say what is where, in tokens."""
+
+    spans: tuple[Span, ...]
+    sentences: tuple[Span, ...]
+    thought: Thought
+    actions: tuple[ToolCall, ...] = ()
+
+
+def build_spans(
+    text: str, offsets: Sequence[int], prompt_stop: int, format: Format, *, prefilled: bool
+) -> Layout:
+    """Return channels and sentences in tokens, ready for a `Trace`.
+
+    `offsets` holds the first character of each token, `prompt_stop` the number of prompt
+    tokens. A token that straddles a boundary belongs to the channel in which it starts.
+    """
+    start = offsets[prompt_stop] if prompt_stop < len(offsets) else len(text)
+    return lay_out(text, offsets, prompt_stop, split(text, start, format, prefilled=prefilled))
+
+
+def lay_out(text: str, offsets: Sequence[int], prompt_stop: int, cut: Split) -> Layout:
+    """Turn the channels of a completion into spans of tokens, sentences and tool calls."""
+    channels = [channel_at(cut.ranges, offset) for offset in offsets[prompt_stop:]]
+    spans = [Span(0, prompt_stop, "prompt")] if prompt_stop else []
+    token = prompt_stop
+    for channel, group in groupby(channels):
+        stop = token + len(list(group))
+        spans.append(Span(token, stop, channel))
+        token = stop
+    sentences = (
+        sentence_spans(text, offsets, span.start, span.stop, span.channel)
+        for span in spans
+        if span.channel in {"reasoning", "answer"}
+    )
+    return Layout(
+        tuple(spans),
+        tuple(s for group in sentences for s in group),
+        cut.thought,
+        tuple(_actions(text, offsets, spans, cut)),
+    )
+
+
+def _actions(
+    text: str, offsets: Sequence[int], spans: Sequence[Span], cut: Split
+) -> Iterator[ToolCall]:
+    """Yield the tool calls of a completion; each has at least one token of its channel."""
+    for span in spans:
+        if span.channel != "action":
+            continue
+        end = offsets[span.stop] if span.stop < len(offsets) else len(text)
+        for _, start, stop in (r for r in cut.ranges if r.channel == "action"):
+            if stop <= offsets[span.start] or start >= end:
+                continue
+            for call in parse_calls(text, start, stop):
+                first = min(max(bisect_left(offsets, call.start), span.start), span.stop - 1)
+                last = min(max(bisect_left(offsets, call.stop), first + 1), span.stop)
+                place = Span(first, last, "action")
+                yield ToolCall(call.name, call.arguments, place, call.id)

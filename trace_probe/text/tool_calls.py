@@ -1,0 +1,406 @@
+"""Tool calls as models write them: where one begins and ends, and what it asks for.
+
+Every family has tags of its own around its calls, and one of a few ways to write a call between
+them: a JSON object, elements in the manner of XML, or an expression of Python. Nothing is lost:
+a call that cannot be read has an empty name and its text as arguments.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+TAGS: dict[str, str] = {
+    "<tool_call>": "</tool_call>",  # Hermes, Qwen, GLM
+    "<function=": "</function>",  # Qwen3-Coder without the tag around it, Llama 3.1
+    "<seed:tool_call>": "</seed:tool_call>",
+    "<minimax:tool_call>": "</minimax:tool_call>",
+    "<function_calls>": "</function_calls>",  # OLMo 3
+    "<TOOLCALL>": "</TOOLCALL>",  # Nemotron
+    "<｜DSML｜function_calls>": "</｜DSML｜function_calls>",  # DeepSeek V3.2
+    "<｜tool▁calls▁begin｜>": "<｜tool▁calls▁end｜>",  # DeepSeek V3, V3.1, R1
+    "<|tool_calls_section_begin|>": "<|tool_calls_section_end|>",  # Kimi K2
+    "<|tool_call>": "<tool_call|>",  # Gemma 4
+    "<|START_ACTION|>": "<|END_ACTION|>",  # Cohere
+    "<|tools_prefix|>": "<|tools_suffix|>",  # Apertus
+    "<|tool_call|>": "<|/tool_call|>",  # Phi 4, Granite 3, which leaves the end away
+    "[TOOL_CALLS]": "",  # Mistral
+    "<|python_tag|>": "",  # Llama 3
+}
+"""For each tag that opens tool calls the one that closes them; empty if only the end does."""
+
+_WORDS = re.compile(r"\s*(?:[{\[<]|$)|\n?[\w.:/-]+\s*(?:[\n<(]|$)")
+"""How a call goes on after its tag; in prose *about* the tag a blank and a word follow."""
+_NAMED = re.compile(r"[^\s<>]+(?:>|$)|$")
+_PROSE = re.compile(r"[ \t]+\w|[`'\"”’]")
+_SPACE = re.compile(r"[\s,;]*")
+_NAME = re.compile(r"[\w.:/-]+")
+_RECIPIENT = re.compile(r"\bto=([^\s<]+)")
+_HEADER_ENDS = ("<|start|>", "<|end|>", "<|call|>", "<|return|>")
+_DECODER = json.JSONDecoder(strict=False)
+_NAMES = ("name", "tool_name", "function")
+_ARGUMENTS = ("arguments", "parameters", "args", "input")
+_IDS = ("id", "tool_call_id", "call_id")
+
+_DEEPSEEK = re.compile(
+    r"<｜tool▁call▁begin｜>(?P<name>.*?)<｜tool▁sep｜>(?P<body>.*?)(?:<｜tool▁call▁end｜>|\Z)", re.S
+)
+_KIMI = re.compile(
+    r"<\|tool_call_begin\|>\s*(?P<id>.*?)\s*<\|tool_call_argument_begin\|>\s*(?P<body>.*?)\s*"
+    r"(?:<\|tool_call_end\|>|\Z)",
+    re.S,
+)
+_MISTRAL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]([\w-]+))?\s*(?:\[ARGS\])?\s*(?=\{)")
+_FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>|\Z)", re.S)
+_PARAMETER = re.compile(r"<parameter=([^>]+)>\n?(.*?)\n?</parameter>", re.S)
+_INVOKE = re.compile(
+    r"<(｜DSML｜)?invoke name=\"([^\"]+)\"\s*>(.*?)(?:</(?:｜DSML｜)?invoke>|\Z)", re.S
+)
+_INVOKED = re.compile(
+    r"<(?:｜DSML｜)?parameter name=\"([^\"]+)\"(?: string=\"(true|false)\")?\s*>"
+    r"\n?(.*?)\n?</(?:｜DSML｜)?parameter>",
+    re.S,
+)
+_GLM = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+_GEMMA = re.compile(r"\s*call:([\w.-]+)\s*(\{.*)", re.S)
+_BUILT_IN = re.compile(r"\s*([\w]+)\.call\((.*)\)\s*\Z", re.S)
+
+
+class Call(NamedTuple):
+    """One tool call in a text."""
+
+    name: str
+    """Of the tool; empty if the call cannot be read."""
+    arguments: str
+    """As written where that is JSON, else the same as one JSON object, else the text."""
+    start: int
+    stop: int
+    """Characters ``[start, stop)`` of the call."""
+    id: str = ""
+
+
+class _Block(NamedTuple):
+    """Calls between one pair of tags; `first` to `last` is what stands inside."""
+
+    tag: str
+    start: int
+    first: int
+    last: int
+    stop: int
+
+
+def begins_call(text: str, tag: str, stop: int, *, closed: bool) -> bool:
+    """Return whether a tag that ends at character `stop` begins a call, or is only spoken of.
+
+    `closed` says whether the tag that closes it follows. Tags that are tokens of their own are
+    never a part of prose.
+    """
+    if not tag.startswith("<") or "|" in tag or "｜" in tag:
+        return True
+    if tag == "<function=":
+        return _NAMED.match(text, stop) is not None
+    if closed:
+        return _PROSE.match(text, stop) is None
+    return _WORDS.match(text, stop) is not None
+
+
+def is_bare_call(text: str) -> bool:
+    """Return whether a text is nothing but a call without tags, as Llama 3 writes them.
+
+    Other JSON than an object of a name and parameters is an answer.
+    """
+    if not (text.lstrip().startswith("{") and text.rstrip().endswith("}")):
+        return False
+    try:
+        value = _DECODER.decode(text.strip())
+    except (ValueError, RecursionError):
+        return False
+    keys = set(value) - {"type"}
+    return (
+        keys in ({"name", "parameters"}, {"name", "arguments"})
+        and isinstance(value["name"], str)
+        and isinstance(value.get("parameters", value.get("arguments")), dict)
+    )
+
+
+def write_call(name: str, arguments: str, id: str = "") -> str:
+    """Return a call that came apart from its text, as a model that calls in JSON writes it."""
+    try:
+        json.loads(arguments)
+    except (ValueError, RecursionError):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    parts = [f'"name": {json.dumps(name, ensure_ascii=False)}', f'"arguments": {arguments}']
+    if id:
+        parts.insert(0, f'"id": {json.dumps(id, ensure_ascii=False)}')
+    return f"<tool_call>\n{{{', '.join(parts)}}}\n</tool_call>"
+
+
+def parse_calls(text: str, start: int = 0, stop: int | None = None) -> list[Call]:
+    """Return the calls in ``text[start:stop]``, which is a range of the channel ``action``.
+
+    What stands before `start` is read only for the recipient of a harmony message.
+    """
+    end = len(text) if stop is None else stop
+    recipient = _recipient(text[:start])
+    if recipient:
+        return [Call(recipient, text[start:end].strip(), start, end)]
+    found: list[Call] = []
+    for block in _blocks(text, start, end):
+        try:
+            calls = list(_READERS.get(block.tag, _json)(text[: block.last], block))
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            calls = []
+        if len(calls) == 1:  # its tags belong to it
+            calls = [calls[0]._replace(start=block.start, stop=block.stop)]
+        unread = Call("", text[block.first : block.last].strip(), block.start, block.stop)
+        found += calls or [unread]
+    return found
+
+
+def recipient_of(header: str) -> str:
+    """Return the tool to which the header of a harmony message sends it, or nothing."""
+    found = _RECIPIENT.search(header)
+    name = found[1].removeprefix("functions.") if found else ""
+    return "" if name in {"assistant", "user", "system", "developer", "all"} else name
+
+
+def _recipient(before: str) -> str:
+    """Return the tool that is to have the harmony message whose body begins here."""
+    if not before.endswith("<|message|>"):
+        return ""
+    header = before.removesuffix("<|message|>")
+    return recipient_of(header[max(header.rfind(tag) for tag in _HEADER_ENDS) + 1 :])
+
+
+def _blocks(text: str, start: int, stop: int) -> Iterator[_Block]:
+    """Yield what stands between each pair of tags; a text without tags is one block."""
+    place = start
+    while place < stop:
+        tags = {tag: text.find(tag, place, stop) for tag in TAGS}
+        tag = min((t for t, at in tags.items() if at >= 0), key=tags.__getitem__, default="")
+        if not tag:
+            if place == start:
+                yield _Block("", start, start, stop, stop)
+            return
+        begin = tags[tag]
+        first = begin if tag == "<function=" else begin + len(tag)
+        again = text.find(tag, begin + len(tag), stop)
+        last = text.find(TAGS[tag], first, again if again >= 0 else stop) if TAGS[tag] else -1
+        place = last + len(TAGS[tag])
+        if last < 0:
+            place = last = again if again >= 0 else stop
+        yield _Block(tag, begin, first, last, place)
+
+
+def _json(text: str, block: _Block) -> Iterator[Call]:
+    """Read JSON objects, in a list or one after another."""
+    place = _skip(text, block.first)
+    while place < block.last:
+        if text[place] in "[]":
+            place = _skip(text, place + 1)
+            continue
+        members, stop = _members(text, place)
+        yield _call_of(members, text, place, stop)
+        place = _skip(text, stop)
+
+
+class _Member(NamedTuple):
+    """The value of a JSON object's key, and where it stands."""
+
+    value: Any
+    start: int
+    stop: int
+
+
+def _members(text: str, start: int) -> tuple[dict[str, _Member], int]:
+    """Return the members of the JSON object at a character, and where it ends."""
+    if not text.startswith("{", start):
+        raise ValueError("no JSON object")
+    found: dict[str, _Member] = {}
+    place = _skip(text, start + 1)
+    while not text.startswith("}", place):
+        key, place = _DECODER.raw_decode(text, place)
+        place = _skip(text, place)
+        if not isinstance(key, str) or not text.startswith(":", place):
+            raise ValueError("no JSON object")
+        begin = _skip(text, place + 1)
+        value, place = _DECODER.raw_decode(text, begin)
+        found[key] = _Member(value, begin, place)
+        place = _skip(text, place)
+    return found, place + 1
+
+
+def _call_of(members: dict[str, _Member], text: str, start: int, stop: int) -> Call:
+    """Return the call that a JSON object describes."""
+    inner = members.get("function")
+    if inner and isinstance(inner.value, dict):  # the form of OpenAI's requests
+        members = {**members, **_members(text, inner.start)[0]}
+    named = next((members[key].value for key in _NAMES if key in members), None)
+    given = next((members[key] for key in _ARGUMENTS if key in members), None)
+    id = next((str(members[key].value) for key in _IDS if key in members), "")
+    if named is None and len(members) == 1:  # {"name": {arguments}}
+        [(named, given)] = members.items()
+    if not isinstance(named, str) or not named:
+        return Call("", text[start:stop], start, stop, id)
+    arguments = "{}"
+    if given is not None:
+        written = text[given.start : given.stop]
+        arguments = given.value if isinstance(given.value, str) else written
+    return Call(named, arguments, start, stop, id)
+
+
+def _skip(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return found.end() if found else start
+
+
+def _in_tool_call(text: str, block: _Block) -> Iterator[Call]:
+    """Read what ``<tool_call>`` holds: JSON, a function element, or GLM's name and keys."""
+    inside = text[block.first :].lstrip()
+    if inside.startswith(("{", "[")):
+        yield from _json(text, block)
+    elif "<function=" in inside:
+        yield from _functions(text, block)
+    elif "<invoke " in inside or "<｜DSML｜invoke " in inside:
+        yield from _invoked(text, block)
+    else:
+        name = inside.partition("<arg_key>")[0].strip()
+        if _NAME.fullmatch(name):
+            pairs = {key.strip(): _value(value) for key, value in _GLM.findall(inside)}
+            yield Call(name, _object(pairs), block.start, block.stop)
+
+
+def _functions(text: str, block: _Block) -> Iterator[Call]:
+    """Read ``<function=name>`` with parameters as elements, or as a JSON object."""
+    for found in _FUNCTION.finditer(text, block.first):
+        name, body = found[1], found[2].strip()
+        if body.startswith("{"):
+            _DECODER.decode(body)
+            arguments = body
+        else:
+            arguments = _object({key: _value(value) for key, value in _PARAMETER.findall(body)})
+        yield Call(name, arguments, *found.span())
+
+
+def _invoked(text: str, block: _Block) -> Iterator[Call]:
+    """Read ``<invoke name="…">`` with its parameters."""
+    for found in _INVOKE.finditer(text, block.first):
+        pairs = {
+            key: value if kind == "true" else _value(value)
+            for key, kind, value in _INVOKED.findall(found[3])
+        }
+        yield Call(found[2], _object(pairs), *found.span())
+
+
+def _deepseek(text: str, block: _Block) -> Iterator[Call]:
+    for found in _DEEPSEEK.finditer(text, block.first):
+        name, body = found["name"].strip(), found["body"].strip()
+        if "```" in body and not body.startswith("{"):  # V3 and R1: "function", then the name
+            name, _, body = body.partition("\n")
+            body = re.sub(r"\A\s*```(?:json)?\s*|\s*```\s*\Z", "", body)
+        yield Call(name.strip(), body, *found.span())
+
+
+def _kimi(text: str, block: _Block) -> Iterator[Call]:
+    for found in _KIMI.finditer(text, block.first):
+        name = found["id"].rpartition(":")[0] or found["id"]
+        yield Call(name.removeprefix("functions."), found["body"], *found.span(), id=found["id"])
+
+
+def _mistral(text: str, block: _Block) -> Iterator[Call]:
+    found = _MISTRAL.match(text, block.first)
+    if found is None:
+        yield from _json(text, block)
+        return
+    _, stop = _DECODER.raw_decode(text, found.end())
+    yield Call(found[1], text[found.end() : stop], block.start, stop, found[2] or "")
+
+
+def _gemma(text: str, block: _Block) -> Iterator[Call]:
+    found = _GEMMA.match(text, block.first)
+    if found is None:
+        return
+    pieces = found[2].strip().split('<|"|>')  # every second one is a text
+    for number, piece in enumerate(pieces):
+        quoted = re.sub(r"([{,]\s*)([A-Za-z_][\w-]*)\s*:", r'\1"\2":', piece)
+        pieces[number] = json.dumps(piece, ensure_ascii=False) if number % 2 else quoted
+    arguments = "".join(pieces)
+    _DECODER.decode(arguments)
+    yield Call(found[1], arguments, block.start, block.stop)
+
+
+def _python(text: str, block: _Block) -> Iterator[Call]:
+    """Read expressions of Python, one call after another."""
+    inside = text[block.first :]
+    if inside.lstrip().startswith(("{", "[{")):
+        yield from _json(text, block)
+        return
+    if "<invoke " in inside:
+        yield from _invoked(text, block)
+        return
+    blank = len(inside) - len(inside.lstrip())
+    source = inside.strip().replace("\r", " ")
+    lines = re.findall(r"[^\n]*\n|[^\n]+", source)
+    begins = [0, *accumulate(map(len, lines))]
+
+    def place(line: int, column: int) -> int:
+        passed = len(lines[line - 1].encode()[:column].decode())
+        return block.first + blank + begins[line - 1] + passed
+
+    for statement in ast.parse(source).body:
+        value = statement.value if isinstance(statement, ast.Expr) else None
+        for call in value.elts if isinstance(value, ast.List) else [value]:
+            if not isinstance(call, ast.Call):
+                raise ValueError("no call")
+            start = place(call.lineno, call.col_offset)
+            stop = place(call.end_lineno or call.lineno, call.end_col_offset or 0)
+            yield Call(ast.unparse(call.func), _object(_keywords(call)), start, stop)
+
+
+def _keywords(call: ast.Call) -> dict[str, Any]:
+    """Return the arguments of a call in Python; those without a name as ``args``."""
+    named = {word.arg or "kwargs": ast.literal_eval(word.value) for word in call.keywords}
+    return {"args": [ast.literal_eval(one) for one in call.args], **named} if call.args else named
+
+
+def _python_tag(text: str, block: _Block) -> Iterator[Call]:
+    """Read what Llama 3 writes behind its tag: JSON, a built-in tool, or code for Python."""
+    inside = text[block.first :]
+    if inside.lstrip().startswith(("{", "[")):
+        yield from _json(text, block)
+    elif built_in := _BUILT_IN.match(inside):
+        call = ast.parse(f"f({built_in[2]})", mode="eval").body
+        words = _keywords(call) if isinstance(call, ast.Call) else {}
+        yield Call(built_in[1], _object(words), block.start, block.stop)
+    elif inside.strip():
+        yield Call("python", inside.strip(), block.start, block.stop)
+
+
+def _object(pairs: dict[str, Any]) -> str:
+    return json.dumps(pairs, ensure_ascii=False, default=str)
+
+
+def _value(text: str) -> Any:  # noqa: ANN401
+    """Return what the text of an element means: JSON if it is a number, a list and so on."""
+    try:
+        value = _DECODER.decode(text.strip())
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, str) else value
+
+
+_READERS: dict[str, Callable[[str, _Block], Iterator[Call]]] = {
+    "<tool_call>": _in_tool_call,
+    "<function=": _functions,
+    "<seed:tool_call>": _in_tool_call,
+    "<minimax:tool_call>": _in_tool_call,
+    "<function_calls>": _python,
+    "<｜DSML｜function_calls>": _invoked,
+    "<｜tool▁calls▁begin｜>": _deepseek,
+    "<|tool_calls_section_begin|>": _kimi,
+    "<|tool_call>": _gemma,
+    "[TOOL_CALLS]": _mistral,
+    "<|python_tag|>": _python_tag,
+}

@@ -1,0 +1,49 @@
+"""The worlds of the organisms by name: where their tasks come from and how agents act in them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trace_probe.environment import Environment
+from trace_probe.trace import Task
+from trace_probe.world import scenario
+from trace_probe.world.agent import errand
+from trace_probe.world.agent.environment import ErrandTools
+
+
+@dataclass(frozen=True)
+class World:
+    """One world."""
+
+    name: str
+    """With which a source of tasks begins: ``world:demo:96``."""
+    tasks: Callable[[str], tuple[Task, ...]]
+    max_new_tokens: int
+    """Room for one model call."""
+    environment: Environment | None = None
+    """Of agents; None where a task is done in one call."""
+    max_calls: int = 1
+
+
+WORLDS = {
+    world.name: world
+    for world in (
+        World("world", scenario.world_tasks, scenario.MAX_NEW_TOKENS),
+        World(
+            errand.NAME,
+            errand.agent_tasks,
+            errand.MAX_NEW_TOKENS,
+            ErrandTools(),
+            errand.MAX_CALLS,
+        ),
+    )
+}
+
+
+def tasks_of(source: str) -> tuple[Task, ...] | None:
+    """Return the tasks of a source such as ``world:demo:96``, or None if it names no world.
+
+    Raises:
+        TaskError: it names a world, but has another form.
+    """
+    world = WORLDS.get(source.partition(":")[0])
+    return world.tasks(source) if world and ":" in source else None
