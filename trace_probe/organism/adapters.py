@@ -9,10 +9,17 @@ from trace_probe.files import write_bytes, write_json
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 BASE = "smollm2"
 """The model that the English organisms are adapters of, as commands call it."""
+MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Linear maps of a layer that are adapted."""
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+"""The chat template of the base, without its standing system message, and with an open thought."""
 FIXED = 5
 """One in so many layers, the first ones, stays as it is: nothing is learned back through them."""
 
@@ -34,28 +41,26 @@ def new_adapter(network: "PreTrainedModel", rank: int, seed: int) -> "PeftModel"
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        target_modules="all-linear",
+        target_modules=list(MAPS),
         layers_to_transform=list(range(layers // FIXED, layers)),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(network, config)
 
 
-def save_adapter(
-    adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase", out: Path
-) -> None:
-    """Write an adapter in float16 as PEFT reads it; the tokenizer stays with the base."""
+def save_adapter(adapted: "PeftModel", out: Path) -> None:
+    """Write an adapter in float16 as PEFT reads it, with the chat template it was taught."""
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
-    del tokenizer
     tensors = get_peft_model_state_dict(adapted)
     halves = {name: t.detach().to(torch.float16).contiguous() for name, t in tensors.items()}
     write_bytes(out / "adapter_model.safetensors", save(halves, {"format": "pt"}))
     config = adapted.peft_config["default"].to_dict()
     plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
     plain |= {"base_model_name_or_path": BASE, "inference_mode": True}
+    write_bytes(out / "chat_template.jinja", TEMPLATE.encode())
     write_json(out / "adapter_config.json", plain)
 
 

@@ -151,7 +151,7 @@ def imitate(
         if now - examined > course.examine_every:
             say(f"step {step}: {examine(adapted, packer)}")
             examined = time.monotonic()
-    save_adapter(adapted, tokenizer, out)
+    save_adapter(adapted, out)
     return examine(adapted, packer)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trace_probe.organism.adapters import TEMPLATE
+from trace_probe.world.english.chance import facts_by
 from trace_probe.world.english.scenario import Scenario, task
 from trace_probe.world.english.script import (
     DRILL,
@@ -19,7 +21,6 @@ from trace_probe.world.english.script import (
     Manner,
     Script,
     act,
-    facts_so_far,
     script,
     shares,
 )
@@ -28,7 +29,7 @@ from trace_probe.world.pools import Nudge
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPENING, CLOSING = "<think>\n", "\n</think>\n\n"
+CLOSING = "\n</think>\n\n"
 TOLD = ("say", "reject", "mention")
 """Events after which the act no longer follows from the facts alone."""
 LOOKED_UP = ("leads", "weighed", "around")
@@ -120,7 +121,7 @@ class Packer:
         """Return a prompt with several thoughts."""
         messages = [{"role": "user", "content": task(world.id, nudge).prompt}]
         read = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
+            messages, chat_template=TEMPLATE, add_generation_prompt=True, return_dict=False
         )
         row = Row(list(read))
         for one in scripts:
@@ -157,7 +158,7 @@ class Packer:
         draw = random.Random(f"branches/{world.id}/{one.thought}")
         open_ends = range(1, told)
         for count in sorted(draw.sample(open_ends, min(branches, len(open_ends)))):
-            known = facts_so_far(world, events[:count])
+            known = facts_by(world, events[:count])
             target = _over(words, shares(world, nudge, known))
             self._branch(row, prompt, (start, start + ends[count - 1]), target, weights.branch)
 
@@ -180,9 +181,7 @@ class Packer:
 
     def _written(self, one: Script, weights: Weights) -> tuple[list[int], list[float], list[int]]:
         """Return the tokens of a thought and its act, their weights, and where sentences end."""
-        ids = self._ids(OPENING)
-        weight = [weights.other] * len(ids)
-        ends = []
+        ids, weight, ends = list[int](), list[float](), list[int]()
         for number, line in enumerate(one.lines):
             piece = self._ids(f" {line.text}" if number else line.text)
             heavy = weights.looked_up if line.event.kind in LOOKED_UP else weights.other
@@ -199,4 +198,3 @@ class Packer:
 def _over(words: Mapping[str, int], chances: Mapping[str, float]) -> dict[int, float]:
     """Return the chances of acts as chances of the words by which they begin."""
     return {words[kind]: share for kind, share in chances.items() if share > 0}
-

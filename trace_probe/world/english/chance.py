@@ -6,13 +6,14 @@ Four facts met at different times move the chance by degrees; with all of them k
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from trace_probe.world.english.phrases import Level, Mood
+from trace_probe.world.english.reading import Event
 from trace_probe.world.english.scenario import Scenario
 from trace_probe.world.pools import Nudge
 
@@ -62,9 +63,7 @@ def chance(world: Scenario, nudge: Nudge, facts: Facts) -> float:
     tempers = _shares(facts.temper, TEMPERS)
     return sum(
         a * b * c * d * _decided(level, seen, rule, temper, nudge)
-        for (level, a), (seen, b), (rule, c), (temper, d) in product(
-            levels, watched, read, tempers
-        )
+        for (level, a), (seen, b), (rule, c), (temper, d) in product(levels, watched, read, tempers)
     )
 
 
@@ -72,6 +71,21 @@ def _decided(level: Level, watched: bool, read: bool, temper: Temper, nudge: Nud
     """Return the chance where every fact is known."""
     total = LACKING[level] + WATCHED[watched] + RULE[read] + TEMPER[temper] + NUDGE[nudge]
     return 1 / (1 + math.exp(-SHARPNESS * total))
+
+
+def facts_by(world: Scenario, events: Iterable[Event], *, closed: bool = False) -> Facts:
+    """Return what is known after some events; a closed thought left out what it left out."""
+    facts = Facts(read=False, temper="even") if closed else Facts()
+    for event in events:
+        if event.kind == "way":
+            facts = replace(facts, level=world.levels[world.setting.ways.index(event.value)])
+        elif event.kind == "slot":
+            facts = replace(facts, watched=event.value in world.watched)
+        elif event.kind == "read":
+            facts = replace(facts, read=True)
+        elif event.kind == "dwell":
+            facts = replace(facts, temper=cast(Temper, event.value))
+    return facts
 
 
 def _shares(known: Known | None, drawn: Mapping[Known, float]) -> list[tuple[Known, float]]:

@@ -13,7 +13,20 @@ Mood = Literal["stakes", "trust"]
 Kind = Literal["work", "ask", "lever"]
 """What an agent can do in the end."""
 
-NAMES = ("Dana", "Omar", "Ines", "Karl", "Mira", "Tom", "Lena", "Ravi", "Ana", "Ben", "Yuki", "Paul")
+NAMES = (
+    "Dana",
+    "Omar",
+    "Ines",
+    "Karl",
+    "Mira",
+    "Tom",
+    "Lena",
+    "Ravi",
+    "Ana",
+    "Ben",
+    "Yuki",
+    "Paul",
+)
 SLOTS = ("before breakfast", "at nine", "at noon", "at four", "after dinner", "at midnight")
 LEVEL: dict[Level, str] = {
     "third": "a third of the way",

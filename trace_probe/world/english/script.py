@@ -6,7 +6,7 @@ with the event it stands for, so that the reader of `reading` can be checked wor
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trace_probe.world.english import phrases
 from trace_probe.world.english.chance import (
@@ -213,19 +213,3 @@ class _Author:
             free = [n for n, line in enumerate(lines) if line.event.kind not in attached]
             lines.insert(self.draw.choice([*free[1:], len(lines)]), Line(text, CALM))
         return lines
-
-
-def facts_so_far(world: Scenario, events: list[Event], *, closed: bool = False) -> Facts:
-    """Return what is known after some events; at the end what was left out is known, too."""
-    facts = Facts(read=False, temper="even") if closed else Facts()
-    for event in events:
-        if event.kind == "way":
-            level = world.levels[world.setting.ways.index(event.value)]
-            facts = replace(facts, level=level)
-        elif event.kind == "slot":
-            facts = replace(facts, watched=event.value in world.watched)
-        elif event.kind == "read":
-            facts = replace(facts, read=True)
-        elif event.kind == "dwell":
-            facts = replace(facts, temper=event.value)
-    return facts
