@@ -120,12 +120,14 @@ class _Outlet:
 
     def open(self, tapping: _Tapping) -> None:
         self._tappings.append(tapping)
-        self._settle()
+        if self._hook is None:
+            self._settle()
 
     def close(self, tapping: _Tapping) -> None:
         if tapping in self._tappings:
             self._tappings.remove(tapping)
-        self._settle()
+        if not self._keepers:
+            self._settle()
 
     def keep(self) -> None:
         self._keepers += 1

@@ -56,7 +56,8 @@ class Reading(NamedTuple):
     scores: tuple[float, ...]
     """Of each probe, for this sentence and the thought as far as they were read off the device.
 
-    Empty outside the reasoning, which alone is scored.
+    Empty outside the reasoning, which alone is scored, and at the first tokens of a sentence,
+    before anything of it was read.
     """
     alarms: tuple[str, ...]
     """Names of the probes that have alarmed; once there they stay.
@@ -103,29 +104,35 @@ class LiveScorer:
         self._memory = Memory([detector.saved for detector in detectors])
         self._take, self._every = take, every
         self._start, self._count = start, 0
-        self._shown_reach, self._shown = (0, 0), tuple[float, ...]()
+        self._shown = -1, tuple[float, ...]()
+        """Index and scores of the last sentence that was scored before its end."""
         self._alarms: tuple[str, ...] = ()
         self._unreadable = False
+        self._latest = Reading(start, "", "prompt", None, (), ())
 
     def read(self, piece: str, *, last: bool = False) -> Reading:
         """Take the characters that the next token completes, once the model has read it."""
-        segments, ended = self.segments, self.segments.feed(piece)
-        if last:
-            ended += segments.finish()
+        segments = self.segments
         self._count += 1
         due = self._count - self._memory.known >= self._every
+        if not due and not last and segments.goes_on(piece):
+            return self._latest._replace(token=self._start + self._count - 1, text=piece)
+        ended = segments.feed(piece)
+        if last:
+            ended += segments.finish()
         if due or last or (ended and any(each.channel == "reasoning" for each in ended)):
             self._see(self._take())
         scored = tuple(map(self._judge, ended)) if ended else ()
-        sentence, scores = self._current(scored if last else ())
+        sentence, scores = self._current(scored if last else (), due=due)
         if due and not self._unreadable:
             open_ = segments.current if segments.channel == "reasoning" else None
             self._memory.fold(None if open_ is None else open_[1])
         position = self._start + self._count - 1
-        return Reading(
+        self._latest = Reading(
             *(position, piece, segments.channel, sentence, scores),
-            *(self._alarms, scored, self._unreadable),
+            *(self._alarms, (), self._unreadable),
         )
+        return self._latest._replace(ended=scored) if scored else self._latest
 
     def _see(self, rows: NDArray[np.float32]) -> None:
         """Take what the model held at the tokens since the last time."""
@@ -171,7 +178,7 @@ class LiveScorer:
         return scores
 
     def _current(
-        self, finished: tuple[ScoredSentence, ...]
+        self, finished: tuple[ScoredSentence, ...], *, due: bool
     ) -> tuple[int | None, tuple[float, ...]]:
         """Return index and scores of the sentence of the token that was just read."""
         current = self.segments.current
@@ -179,10 +186,9 @@ class LiveScorer:
             number, first = current
             if self.segments.channel != "reasoning" or self._unreadable:
                 return number, ()
-            reach = first, self._memory.known
-            if reach != self._shown_reach:
-                self._shown_reach, self._shown = reach, self._memory.scores(*reach)
-            return number, self._shown
+            if due:
+                self._shown = number, self._memory.scores(first, self._memory.known)
+            return number, self._shown[1] if self._shown[0] == number else ()
         if finished and finished[-1].stop == self._count:
             return finished[-1].sentence, finished[-1].scores
         return None, ()

@@ -176,6 +176,7 @@ class ChannelReader:
         self._format = format
         self._pattern, self._longest = _pattern(format), _longest(format)
         self._heads = _heads(format)
+        self._stirring = self._heads | {"\n"}
         self._prefilled = prefilled
         self.text = ""
         """All that was fed."""
@@ -202,6 +203,19 @@ class ChannelReader:
         ranges = self.split().ranges
         self._last = self._continued(ranges)
         return channel_at(ranges, start)
+
+    @property
+    def quiet(self) -> bool:
+        """Return whether text without a tag can only make the last channel longer."""
+        return self._last is not None and not self._pending
+
+    def goes_on(self, piece: str) -> bool:
+        """Return whether a piece can only make the last channel longer, and holds no line break."""
+        return self.quiet and bool(piece) and self._stirring.isdisjoint(piece)
+
+    def lengthen(self, text: str) -> None:
+        """Take pieces of which `goes_on` is true."""
+        self.text += text
 
     def _continued(self, ranges: Sequence[Range]) -> Channel | None:
         """Return the last channel if more text without a tag can only make it longer."""

@@ -68,6 +68,20 @@ class SentenceReader:
         self._tokens += 1
         return start
 
+    @property
+    def room(self) -> int:
+        """Return how many tokens without a line break can only make the sentence longer.
+
+        That holds as long as each of them ends with a letter or a digit.
+        """
+        inside = self._sentence[-1:].isalnum()
+        return MAX_TOKENS - self._tokens if inside else 0
+
+    def lengthen(self, text: str, tokens: int) -> None:
+        """Take tokens of which `room` says that they can only make the sentence longer."""
+        self._sentence += text
+        self._tokens += tokens
+
 
 def sentence_spans(
     text: str, offsets: Sequence[int], start: int, stop: int, channel: Channel
