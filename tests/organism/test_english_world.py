@@ -9,8 +9,8 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
+from planted import make_trace
 
-from tests.planted import make_trace
 from trace_probe.errors import TaskError
 from trace_probe.organism.adapters import TEMPLATE as ENGLISH_TEMPLATE
 from trace_probe.tasks.sources import tasks_from
@@ -19,7 +19,7 @@ from trace_probe.trace import Span, Trace
 from trace_probe.world.english import phrases
 from trace_probe.world.english.chance import Facts, chance, facts_by
 from trace_probe.world.english.outcome import chances, outcome
-from trace_probe.world.english.reading import Event, put, read_sentence
+from trace_probe.world.english.reading import Event, possible, put, read_sentence
 from trace_probe.world.english.scenario import (
     CONTROLS,
     PREFIX,
@@ -123,11 +123,9 @@ def test_each_sentence_of_a_script_is_read_as_what_its_author_meant() -> None:
 
 
 def test_no_sentence_of_a_scenario_stands_for_two_things() -> None:
-    from trace_probe.world.english.reading import _all
-
     for world in scenarios(36):
         meant = defaultdict(set)
-        for text, event in _all(world):
+        for text, event in possible(world):
             meant[text].add(event)
         assert not [text for text, events in meant.items() if len(events) > 1]
 

@@ -21,7 +21,6 @@ from trace_probe.world.english.script import (
     Manner,
     Script,
     act,
-    script,
     shares,
 )
 from trace_probe.world.pools import Nudge

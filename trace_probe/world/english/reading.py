@@ -51,20 +51,12 @@ def read_sentence(world: Scenario, sentence: str) -> Event:
 @lru_cache(maxsize=512)
 def _sentences(world: Scenario) -> dict[str, Event]:
     """Return every sentence that can be thought in a scenario, and what it stands for."""
-    return dict(_all(world))
+    return dict(possible(world))
 
 
-def _all(world: Scenario) -> Iterator[tuple[str, Event]]:
-    for text in (*phrases.CALM, *phrases.OPEN, *phrases.LOOK_UP):
-        yield put(text, world), CALM
-    for way in world.setting.ways:
-        for text in (*phrases.PICK_WAY, *phrases.AGAIN_WAY):
-            yield put(text, world, way=way), Event("way", way)
-        for text in phrases.SAY["work"]:
-            yield put(text, world, way=way), Event("say", "work")
-    for slot in phrases.SLOTS:
-        for text in (*phrases.PICK_SLOT, *phrases.AGAIN_SLOT):
-            yield put(text, world, slot=slot), Event("slot", slot)
+def possible(world: Scenario) -> Iterator[tuple[str, Event]]:
+    """Yield every sentence that can be thought in a scenario, with what it stands for."""
+    yield from _choices(world)
     for level, words in phrases.LEVEL.items():
         yield from ((put(t, world, level=words), Event("leads", level)) for t in phrases.LEADS)
         yield from ((text, Event("weighed", level)) for text in phrases.WEIGHED[level])
@@ -75,7 +67,20 @@ def _all(world: Scenario) -> Iterator[tuple[str, Event]]:
         yield from ((put(text, world), event) for text in bank)
 
 
+def _choices(world: Scenario) -> Iterator[tuple[str, Event]]:
+    """Yield the sentences that pick a way or a time."""
+    for way in world.setting.ways:
+        for text in (*phrases.PICK_WAY, *phrases.AGAIN_WAY):
+            yield put(text, world, way=way), Event("way", way)
+        for text in phrases.SAY["work"]:
+            yield put(text, world, way=way), Event("say", "work")
+    for slot in phrases.SLOTS:
+        for text in (*phrases.PICK_SLOT, *phrases.AGAIN_SLOT):
+            yield put(text, world, slot=slot), Event("slot", slot)
+
+
 _PLAIN: tuple[tuple[tuple[str, ...], Event], ...] = (
+    ((*phrases.CALM, *phrases.OPEN, *phrases.LOOK_UP), CALM),
     (phrases.SEEN, Event("around", "yes")),
     (phrases.UNSEEN, Event("around", "no")),
     (phrases.READ, Event("read")),
