@@ -23,8 +23,10 @@ from trace_probe.evaluation.held_out import Beside, evaluate_probe
 from trace_probe.evaluation.report import RATES, Report, at_rate
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
+from trace_probe.organism.family import agent_of, world_of
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
-from trace_probe.recording.record import new_manifest, record
+from trace_probe.recording.record import new_manifest
+from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import shown
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
@@ -34,7 +36,7 @@ from trace_probe.world import language
 from trace_probe.world.agent.chance import chances
 from trace_probe.world.agent.errand import PREFIX
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, scenario, world_tasks
+from trace_probe.world.scenario import TOP_P, scenario
 
 LAST, FACTS = "last token, linear", "facts of the world"
 TIMES = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
@@ -104,12 +106,14 @@ def measure(plan: HeadlinePlan, say: Say) -> Found:
 def _fresh(plan: HeadlinePlan, folder: Path, say: Say) -> Store:
     """Record scenarios of a pool that nothing was chosen on, and benign tasks."""
     model = load_model(plan.organism)
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-    manifest = new_manifest(model, sampling, tasks=f"world:{plan.pool}")
+    world = world_of(plan.organism)
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    pool, agent = f"{world.name}:{plan.pool}", agent_of(world)
+    manifest = new_manifest(model, sampling, tasks=pool)
     store = Store.create(folder / plan.pool, manifest)
     say(f"record: {plan.organism} into {store.path}")
-    record(model, world_tasks(f"world:{plan.pool}:{plan.scenarios}"), store, samples=8)
-    record(model, world_tasks(f"world:{plan.pool}:{plan.benign}:benign"), store)
+    record_here(model, world.tasks(f"{pool}:{plan.scenarios}"), store, agent, samples=8)
+    record_here(model, world.tasks(f"{pool}:{plan.benign}:benign"), store, agent)
     label_run(store, RuleLabeller(), progress=False)
     return store
 

@@ -183,7 +183,7 @@ def test_text_learns_from_cuts_of_what_comes_before_it_is_said() -> None:
     assert part.tolist() == [2, 3, 4, 5]  # the first part is the prompt, or nothing
     assert (y.tolist(), weight.tolist()) == ([True] * 4, [0.25] * 4)
     assert read.words.until(text[-1:], part[-1:]).sum() == 5 + 4 + 3
-    prompted = read_texts(read.corpus, with_prompt=True)
+    prompted = read_texts(read.corpus, "prompt")
     assert {"go", "go one", "go one two"} <= prompted.words.vocabulary.keys()
 
 

@@ -153,12 +153,16 @@ def by_server(folder: Path, setting: Setting, model: Any) -> Alarms:
     from trace_probe.serving.audit import AuditLog
     from trace_probe.serving.guarded import GuardedModel
     from trace_probe.serving.launch import ServePlan, detectors_of
+    from trace_probe.serving.limits import Limits
 
     probes = tuple(folder / "probes" / name for name in setting.probes)
     plan = ServePlan("rl", probes, setting.smoothing, setting.threshold)
     detectors = detectors_of(plan)
     served = GuardedModel(
-        Monitor(model, detectors), AuditLog(folder / "audit.jsonl"), policy="annotate", streams=4
+        Monitor(model, detectors),
+        AuditLog(folder / "audit.jsonl"),
+        policy="annotate",
+        limits=Limits(streams=4),
     )
     traces = list(Store(folder / "traces" / "run").traces())
     try:

@@ -84,16 +84,17 @@ def up(
     policy: Any = "annotate",
     token: str | None = None,
     limits: Limits = LIMITS,
+    saved: Any = None,
 ) -> Iterator[Up]:
     from trace_probe.monitor.live import Monitor
     from trace_probe.serving.endpoint import build_app
     from trace_probe.serving.guarded import GuardedModel
 
     served = GuardedModel(
-        Monitor(model, a_probe(model, threshold)),
+        Monitor(model, saved or a_probe(model, threshold)),
         AuditLog(audit),
         policy=policy,
-        streams=limits.streams,
+        limits=limits,
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))

@@ -382,12 +382,12 @@ def byte_model() -> Any:
 
 def test_offsets_of_characters_that_are_cut_into_bytes_are_exact(byte_model: Any) -> None:
     text = "a naïve plan: 我们 → 🤖👩‍👩‍👧 an end"
-    ids = byte_model._chat._tokenizer(text).input_ids
+    ids = byte_model.chat._tokenizer(text).input_ids
     got, offsets = byte_model.offsets(ids)
     assert got == text
     assert len(ids) > len(text)
     for i, start in enumerate(offsets):
-        before = byte_model._chat._tokenizer.decode(ids[:i]).rstrip("\ufffd")
+        before = byte_model.chat._tokenizer.decode(ids[:i]).rstrip("\ufffd")
         assert text[:start] == before
 
 
@@ -399,7 +399,7 @@ def test_text_round_trips_for_any_bytes(byte_model: Any) -> None:
     @given(st.lists(st.integers(0, 258), max_size=30))
     def check(ids: list[int]) -> None:
         text, offsets = byte_model.offsets(ids)
-        assert text == byte_model._chat._tokenizer.decode(ids)
+        assert text == byte_model.chat._tokenizer.decode(ids)
         assert list(offsets) == sorted(offsets)
         assert all(0 <= start <= len(text) for start in offsets)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trace_probe.monitor.live import Monitor
     from trace_probe.monitor.stopping import GenerateWatch
     from trace_probe.probing.probe import load_probe, save_probe
+    from trace_probe.recording.course import Agent
     from trace_probe.recording.served import Served
     from trace_probe.run import Run, evaluate, train
     from trace_probe.store import Store
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from trace_probe.trace import Sampling, Task, Trace
 
 _HOMES = {
+    "Agent": "recording.course",
     "Detector": "monitor.detector",
     "GenerateWatch": "monitor.stopping",
     "Label": "labels",
@@ -52,6 +54,7 @@ _HOMES = {
 """The module of each public name; `tasks` is the package of that name, which can be called."""
 
 __all__ = [
+    "Agent",
     "Detector",
     "GenerateWatch",
     "Label",

@@ -10,8 +10,10 @@ from trace_probe.evaluation.held_out import evaluate_probe, keep
 from trace_probe.evaluation.report import NAME, Report, format_report
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import Model, load_model
+from trace_probe.organism.family import agent_of, world_of
 from trace_probe.probing.probe import save_probe
-from trace_probe.recording.record import new_manifest, record
+from trace_probe.recording.record import new_manifest
+from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate
@@ -19,7 +21,8 @@ from trace_probe.study.rows import read_rows
 from trace_probe.trace import Sampling, Task
 from trace_probe.training import train
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+from trace_probe.world.scenario import TOP_P
+from trace_probe.world.worlds import World
 
 Say = Callable[[str], None]
 
@@ -44,13 +47,21 @@ class DemoPlan:
 
     def tasks(self) -> tuple[Task, ...]:
         """Return the scenarios that can end either way, under the nudge levels in turn."""
-        return world_tasks(f"world:demo:{self.scenarios}")
+        return self._of_world(f"{self.scenarios}")
 
     def controls(self) -> tuple[Task, ...]:
         """Return hard negatives and benign tasks; one trace of each is recorded."""
         half = self.hard_negatives // 2
         parts = (f"{half}:authorised", f"{half}:no-lever", f"{self.benign}:benign")
-        return tuple(one for part in parts for one in world_tasks(f"world:demo:{part}"))
+        return tuple(one for part in parts for one in self._of_world(part))
+
+    @property
+    def world(self) -> World:
+        """Return the world in which the organism acts."""
+        return world_of(self.organism)
+
+    def _of_world(self, part: str) -> tuple[Task, ...]:
+        return self.world.tasks(f"{self.world.name}:demo:{part}")
 
 
 def smaller(plan: DemoPlan) -> DemoPlan:
@@ -121,12 +132,13 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
 
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-    manifest = new_manifest(model, sampling, layers=plan.layers, tasks="world:demo")
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=plan.world.max_new_tokens)
+    manifest = new_manifest(model, sampling, layers=plan.layers, tasks=f"{plan.world.name}:demo")
     store = Store.create(plan.run, manifest)
     say(f"record: {model.name} into {plan.run}")
-    record(model, plan.tasks(), store, samples=plan.samples, batch_size=128)
-    record(model, plan.controls(), store, batch_size=128)
+    agent = agent_of(plan.world)
+    record_here(model, plan.tasks(), store, agent, samples=plan.samples, batch_size=128)
+    record_here(model, plan.controls(), store, agent, batch_size=128)
     return store
 
 

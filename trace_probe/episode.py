@@ -201,3 +201,22 @@ def steps(trace: Trace) -> Iterator[tuple[int, int]]:
     """Yield ``[start, stop)`` in tokens of what each model call wrote."""
     starts = [call.start for call in trace.calls] or [trace.prompt_stop]
     yield from pairwise([*starts, len(trace)])
+
+
+def texts_before(trace: Trace) -> list[str]:
+    """Return for each sentence what came between it and the reasoning before it.
+
+    Answers and tool calls that the model wrote, and what the tools gave back: a monitor that reads
+    text along has seen them when the sentence ends, as the model has.
+    """
+    came = [(span.start, trace.text_of(span)) for span in trace.channel("action")]
+    came += [(span.start, trace.text_of(span)) for span in trace.channel("answer")]
+    for (_, stop), call in zip(steps(trace), trace.calls, strict=False):
+        came += [(stop, f"{result.error} {result.content}".strip()) for result in call.results]
+    came.sort(key=operator.itemgetter(0))
+    texts, since = [], 0
+    for sentence in trace.sentences:
+        between = [text for token, text in came if since <= token <= sentence.start]
+        texts.append("\n".join(between) if sentence.channel == "reasoning" else "")
+        since = sentence.start + 1 if sentence.channel == "reasoning" else since
+    return texts

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trace_probe.labels import Label
     from trace_probe.model.local import Model
     from trace_probe.probing.probe import SavedProbe
+    from trace_probe.recording.course import Agent
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
     from trace_probe.statistics.metrics import Scores
@@ -116,6 +117,7 @@ class Run:
         *,
         samples: int = 1,
         batch_size: int = 32,
+        agent: "Agent | None" = None,
         executor: "Kind" = "local",
         workers: int | None = None,
         shard: str | None = None,
@@ -129,6 +131,8 @@ class Run:
             tasks: Tasks, or what `tasks` takes, such as ``world:mine:48``.
             samples: Traces of each task.
             batch_size: Traces that are written together.
+            agent: What the model may call, and how often; each trace is then an episode of
+                several model calls. Without it a trace is one answer.
             executor: ``local`` for this process, ``ray`` for the workers of a Ray cluster.
             workers: With ``ray``, at most so many.
             shard: One part of the work, such as ``3/8``, for arrays of jobs.
@@ -140,23 +144,28 @@ class Run:
             WorkerError: some batches failed; all others are done.
             StoreError: another process writes to the run.
         """
-        from trace_probe.recording.served import Served, record_served
+        from trace_probe.recording.served import Served
         from trace_probe.tasks.sources import tasks_from
 
         chosen = tuple(tasks_from(tasks) if isinstance(tasks, str) else tasks)
+        spread = executor != "local" or shard is not None
+        if spread and (agent is not None or isinstance(model, Served)):
+            raise ModelError(
+                "agents and served models are recorded from here: leave executor and shard out"
+            )
+        how: Any = {"samples": samples, "progress": progress}
         if isinstance(model, Served):
-            if executor != "local" or shard is not None:
-                raise ModelError("a served model is asked from here: leave executor and shard out")
-            return record_served(model, chosen, self.store, samples=samples, progress=progress)
-        if executor != "local" or shard is not None:
+            from trace_probe.recording.served_agents import record_from
+
+            return record_from(model, chosen, self.store, agent, **how)
+        if spread:
             recording = self._recording(model, chosen, samples, batch_size)
             return _shared(recording, executor, workers, shard, progress=progress)
         from trace_probe.model.local import load_model
-        from trace_probe.recording.record import record
+        from trace_probe.recording.shares import record_here
 
         loaded = load_model(model) if isinstance(model, str) else model
-        how: Any = {"samples": samples, "batch_size": batch_size, "progress": progress}
-        return record(loaded, chosen, self.store, **how)
+        return record_here(loaded, chosen, self.store, agent, batch_size=batch_size, **how)
 
     def _recording(
         self, model: "Model | str", tasks: tuple[Task, ...], samples: int, batch_size: int

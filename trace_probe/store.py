@@ -6,7 +6,7 @@
     <run>/activations/<id>.safetensors one tensor a layer, (row, width)
     <run>/raw/<id>.safetensors         the same of single tokens
     <run>/shards/                      activations after `trace-probe store pack`
-    <run>/scores, reports, layers, maps, oracle, experiments, annotations
+    <run>/scores, reports, layers, maps, oracle, experiments, annotations, calls
                                        what is made of them: see `trace_probe.storage.artifacts`
     <run>/traces/<part>.jsonl          lines of one of many writers, or of a store without append
     <run>/cache/                       may be deleted at any time

@@ -3,24 +3,27 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from scripted import plan_of, scripted_trace, written
 
 from trace_probe.environment import Environment, carry_out
 from trace_probe.errors import TaskError
 from trace_probe.model.templates import render
-from trace_probe.organism.tokenizer import AGENT, build_tokenizer, completion, result_turn
+from trace_probe.organism.tokenizer import AGENT, build_tokenizer, result_turn
 from trace_probe.tasks.sources import tasks_from
 from trace_probe.trace import Span, Task, ToolCall
 from trace_probe.world import language
 from trace_probe.world.agent import phrases
-from trace_probe.world.agent.author import DRILL, FREE, Turn, author, call_text, draw_plan, exercise
-from trace_probe.world.agent.chance import Facts, chance
+from trace_probe.world.agent.author import DRILL, FREE, Turn, author, draw_plan, exercise
+from trace_probe.world.agent.chance import Facts, chance, chances, facts_before
 from trace_probe.world.agent.environment import ErrandTools, errand_tools
 from trace_probe.world.agent.errand import Errand, errand, errand_ids, prompt, task
 from trace_probe.world.agent.outcome import names_lever, outcome, rejects, says
 from trace_probe.world.pools import CONTROLS, NUDGES, Nudge
+from trace_probe.world.rules import RuleLabeller
 
 
 def errands(count: int = 48) -> list[Errand]:
@@ -109,7 +112,7 @@ def test_what_a_script_means_to_do_is_what_its_calls_do_and_its_thoughts_say() -
     levers = 0
     for number, world in enumerate(errands()):
         nudge = NUDGES[number % 3]
-        plan = draw_plan(world, nudge, random.Random(f"errand/{world.id}/{nudge}/{number}"))
+        plan = plan_of(world, nudge, number)
         turns = author(world, nudge, number)
         done = outcome(world, calls(turns))
         assert done.kind == plan.act
@@ -204,11 +207,6 @@ def tokenizer() -> Any:
     return build_tokenizer(AGENT)
 
 
-def written(turn: Turn) -> str:
-    said = call_text(turn.name, turn.arguments) if turn.name else turn.answer
-    return completion(turn.thought, said)
-
-
 def test_every_text_round_trips_without_an_unknown_word(tokenizer: Any) -> None:
     assert 300 <= len(tokenizer) <= 450
     for number, world in enumerate(errands()):
@@ -246,3 +244,62 @@ def test_the_prompt_of_every_call_goes_on_from_what_was_written_before(tokenizer
             {"role": "tool", "content": turn.result},
         ]
         assert render(tokenizer.chat_template, {"messages": messages, **variables}) == read
+
+
+def test_the_rules_know_the_violating_call_of_a_run_and_where_it_is_said_first() -> None:
+    said = silent = 0
+    for number, world in enumerate(errands(24)):
+        nudge = NUDGES[number % 3]
+        plan, trace = plan_of(world, nudge, number), scripted_trace(world, nudge, number)
+        label = RuleLabeller().label(trace)
+        assert label.outcome == (plan.act == "lever" and world.control == "none")
+        assert label.acted is not None
+        assert label.acted in [call.span for call in trace.actions]
+        assert label.acted.channel == "action"
+        if plan.act == "lever":
+            assert world.lever in trace.text_of(label.acted)
+        assert (label.said is not None) == (
+            plan.said and plan.act == "lever" and world.control != "authorised"
+        )
+        assert label.said is None or label.said.stop <= label.acted.start
+        assert label.facts["lack"] == world.lack(plan.place)
+        assert label.facts["watched"] == ("yes" if plan.time in world.watched else "no")
+        assert (label.facts["temper"], label.facts["rules"]) == (plan.temper, plan.rules)
+        said += bool(label.outcome and label.said)
+        silent += label.silent
+    assert said > 0 < silent
+
+
+def test_a_run_that_was_cut_off_or_never_acts_is_unknown() -> None:
+    trace = scripted_trace(errand(errand_ids("test", 1)[0]))
+    assert RuleLabeller().label(replace(trace, finish="length")).outcome is None
+    unread = tuple(replace(call, name="") for call in trace.actions)
+    assert RuleLabeller().label(replace(trace, actions=unread)).outcome is None
+
+
+def test_facts_are_met_one_after_another_and_a_result_counts_once_it_was_read() -> None:
+    world = errand(errand_ids("test", 1)[0])
+    trace = scripted_trace(world, "none", 3)
+    check = trace.actions[0].span
+    assert facts_before(world, trace, check.start).lack is None
+    assert facts_before(world, trace, check.stop).lack is not None
+    assert facts_before(world, trace, trace.prompt_stop) == Facts()
+    assert None not in vars(facts_before(world, trace, len(trace))).values()
+
+
+def test_the_chance_by_facts_ranks_runs_of_one_prompt_better_the_later_it_is_asked() -> None:
+    """Degrees at the start, nearly certain at the last thought before the act."""
+    ranked = {"first": [0.0, 0], "last": [0.0, 0]}
+    for name in errand_ids("ranked", 12):
+        runs = [scripted_trace(errand(name), "none", seed) for seed in range(8)]
+        acted = [plan_of(errand(name), "none", seed).act == "lever" for seed in range(8)]
+        met = [chances(run) for run in runs]
+        for when, at in (("first", 0), ("last", -2)):
+            for one in (i for i in range(8) if acted[i]):
+                for other in (i for i in range(8) if not acted[i]):
+                    better, equal = met[one][at] > met[other][at], met[one][at] == met[other][at]
+                    ranked[when][0] += better + 0.5 * equal
+                    ranked[when][1] += 1
+    early, late = (wins / pairs for wins, pairs in ranked.values())
+    assert early < 0.7
+    assert late > 0.9

@@ -61,6 +61,11 @@ def oracle(
     tokenizer: Annotated[
         str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
     ] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(help="Of agents' runs: the environment, as in `record`."),
+    ] = None,
+    max_calls: Annotated[int, typer.Option(min=1, help="Of agents' runs, of an episode.")] = 20,
     device: str | None = None,
     dtype: Dtype = None,
     seed: int = 0,
@@ -69,7 +74,8 @@ def oracle(
     """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
 
     From the recorded token ids at sentence ends the run's own model goes on, several times, and
-    the outcomes are counted: what there is to know at that point, for any monitor.
+    the outcomes are counted: what there is to know at that point, for any monitor. Agents go on
+    to the end of their episode, from sentences and from the start of each model call.
     """
     from trace_probe.emergence import oracle as asked
     from trace_probe.emergence.asking import Source, ask_run
@@ -103,6 +109,8 @@ def oracle(
         served=_served(store.manifest.model, urls, extra, tokenizer) if urls else None,
         device=device,
         dtype=dtype,
+        tools=tools,
+        max_calls=max_calls,
     )
     how = executor_named(executor, workers)
     new = ask_run(store, source, chosen, plan, executor=how, name=name, say=say)

@@ -20,6 +20,7 @@ from trace_probe.commands.judging import judging
 from trace_probe.commands.mapping import mapping
 from trace_probe.commands.monitoring import monitoring
 from trace_probe.commands.options import (
+    AsAgent,
     AsJson,
     Backend,
     BaseUrls,
@@ -27,6 +28,8 @@ from trace_probe.commands.options import (
     Dtype,
     ExecutorName,
     Extra,
+    MaxCalls,
+    MaxSeconds,
     Nudge,
     PerMinute,
     Pooling,
@@ -34,6 +37,7 @@ from trace_probe.commands.options import (
     Run,
     Shard,
     Tolerance,
+    Tools,
     Workers,
     integers,
     json_object,
@@ -48,6 +52,7 @@ from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
     from trace_probe.model.endpoint import Patience
+    from trace_probe.recording.course import Agent
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
     from trace_probe.trace import Task
@@ -152,6 +157,10 @@ def record(
     ] = None,
     concurrency: Concurrency = 32,
     per_minute: PerMinute = None,
+    agent: AsAgent = False,
+    tools: Tools = None,
+    max_calls: MaxCalls = 20,
+    max_seconds: MaxSeconds = None,
     executor: ExecutorName = "local",
     workers: Workers = None,
     shard: Shard = None,
@@ -163,13 +172,16 @@ def record(
 
     With --base-url a server is asked, and there are no activations.
 
+    With --agent each trace is an episode: the model calls tools until it answers without one.
+
     A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
     from trace_probe.recording.shares import Recording, Weights, recapture_with, record_with
 
     weights = Weights(model, device, dtype, revision, backend, device_map)
     spread = bool(shard) or executor != "local"
-    _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread)
+    acting = _agent(tools, max_calls, max_seconds, asked=agent)
+    _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread, agent=agent)
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} were there"
@@ -178,13 +190,15 @@ def record(
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
     if base_url:
         from trace_probe.model.endpoint import Patience
-        from trace_probe.recording.served import record_at
+        from trace_probe.recording.served_agents import record_at
         from trace_probe.trace import Sampling
 
         patience = Patience(concurrency=concurrency, per_minute=per_minute)
         served = _served(model, base_url, extra, tokenizer, patience)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
-        report = record_at(served, chosen, run, sampling, samples=samples, source=where)
+        report = record_at(
+            served, chosen, run, sampling, agent=acting, samples=samples, source=where
+        )
     else:
         recording = Recording(
             run=str(run),
@@ -201,6 +215,7 @@ def record(
             pooling=pooling,
             raw_tokens=raw_tokens,
             tolerance=tolerance,
+            agent=acting,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     show_result(asdict(report), f"{run}: {_told(report, run)}", as_json=as_json)
@@ -213,8 +228,11 @@ def _check_options(
     served: str | None,
     *,
     spread: bool,
+    agent: bool,
 ) -> None:
     """Refuse options that do not go together."""
+    if agent and (recapture or spread):
+        raise typer.BadParameter("--agent goes with --tasks, in one job")
     if bool(tasks) == (recapture is not None):
         raise typer.BadParameter("give --tasks, or a run to --recapture, but not both")
     if recapture and (base_url or spread):
@@ -223,6 +241,23 @@ def _check_options(
         raise typer.BadParameter("--extra and --tokenizer go with --base-url")
     if base_url and spread:
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
+
+
+def _agent(
+    tools: str | None, max_calls: int, max_seconds: float | None, *, asked: bool
+) -> "Agent | None":
+    """Return what the options say of an agent, None if there is none."""
+    from trace_probe.recording.course import Agent
+    from trace_probe.tasks.environments import environment_from
+
+    if not asked:
+        if tools or max_seconds:
+            raise typer.BadParameter("--tools and --max-seconds go with --agent")
+        return None
+    if tools is None:
+        return Agent(max_calls=max_calls, max_seconds=max_seconds)
+    found = environment_from(tools)
+    return Agent(found.environment, found.name, max_calls, max_seconds)
 
 
 def _told(report: "RecordReport", run: Path) -> str:

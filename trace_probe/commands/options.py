@@ -32,6 +32,21 @@ Workers = Annotated[
 Shard = Annotated[
     str | None, typer.Option(help="One part of the work, such as 0/8: for arrays of jobs.")
 ]
+AsAgent = Annotated[
+    bool, typer.Option("--agent", help="Record episodes of several model calls with tools.")
+]
+Tools = Annotated[
+    str | None,
+    typer.Option(
+        help="With --agent: a scripted .json, FILE.py:OBJECT or MODULE:OBJECT, which is run; "
+        "without it the environment that the tasks name."
+    ),
+]
+MaxCalls = Annotated[int, typer.Option(min=1, help="With --agent: most model calls of an episode.")]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(min=0.001, help="With --agent: no call begins later than so in an episode."),
+]
 Extra = Annotated[
     str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
 ]

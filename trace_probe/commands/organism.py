@@ -54,6 +54,7 @@ def check(
     from trace_probe.organism.check import CheckPlan
     from trace_probe.organism.check import check as check_organism
     from trace_probe.organism.family import FAMILY, member
+    from trace_probe.world.worlds import WORLDS
 
     plan = CheckPlan(scenarios=scenarios, oracle_scenarios=oracle_scenarios, seed=seed)
     found = []
@@ -61,7 +62,7 @@ def check(
         one = member(name)
         with TemporaryDirectory() as folder:
             model = load_model(f"organism:{one.name}")
-            quality = check_organism(model, Path(folder) / "run", plan)
+            quality = check_organism(model, Path(folder) / "run", plan, WORLDS[one.world])
         if write_cards:
             write_card(organism_path(one.name), one, quality, plan)
         found.append(asdict(quality))

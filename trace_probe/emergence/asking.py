@@ -10,14 +10,17 @@ from trace_probe.emergence.continuers import Continuer, LocalContinuer, ServedCo
 from trace_probe.emergence.curve import NAME, Drawn
 from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.oracle import Draw, OraclePlan, Say, ask, in_batches, wanted
+from trace_probe.emergence.rollouts import Scene
 from trace_probe.errors import ModelError, ServerError
 from trace_probe.execution.executor import Executor, LocalExecutor, values
 from trace_probe.labelling.judge import Bench
 from trace_probe.labelling.labellers import labeller
 from trace_probe.labels import Labeller
 from trace_probe.model.local import Model, load_model
+from trace_probe.recording.course import Agent
 from trace_probe.recording.served import Served
 from trace_probe.store import Store
+from trace_probe.tasks.environments import environment_from
 from trace_probe.trace import Trace
 
 CHUNK = 16
@@ -37,6 +40,15 @@ class Source:
     served: Served | None = None
     device: str | None = None
     dtype: str | None = None
+    tools: str | None = None
+    """The environment of agents, as for `record`; None means the one that their tasks name."""
+    max_calls: int = 20
+    """Most model calls of an episode."""
+
+    def scene(self, continuer: Continuer) -> Scene:
+        """Return how agents go on after a call."""
+        given = None if self.tools is None else environment_from(self.tools).environment
+        return Scene(Agent(given, max_calls=self.max_calls), continuer.chat)
 
     def continuer(self) -> Continuer:
         """Return what goes on from a prefix; a model is loaded once a process."""
@@ -64,7 +76,8 @@ class Worker:
     def __call__(self, item: tuple[Sequence[Trace], dict[str, list[Drawn]]]) -> list[Drawn]:
         """Return what was drawn of some traces beyond what had been."""
         traces, drawn = item
-        draw = Draw(self.source.continuer(), self.source.labeller(), self.plan.seed)
+        source, continuer = self.source, self.source.continuer()
+        draw = Draw(continuer, source.labeller(), self.plan.seed, source.scene(continuer))
         new: list[Drawn] = []
         while jobs := wanted(traces, drawn, self.plan):
             found = [one for batch in in_batches(jobs) for one in draw(batch)]
@@ -105,7 +118,7 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
             continuer = source.continuer()
             _check(store, continuer)
             ask(
-                Draw(continuer, source.labeller(), plan.seed),
+                Draw(continuer, source.labeller(), plan.seed, source.scene(continuer)),
                 ledger,
                 traces,
                 plan,

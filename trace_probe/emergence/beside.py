@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 from trace_probe.emergence.curve import NAME, drawn_of
-from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
+from trace_probe.emergence.efficiency import BEFORE_ACT, BEFORE_SAID, efficiency
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.report import RATES, Report
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
+
+MOMENTS = {"headline": BEFORE_SAID, "headline_act": BEFORE_ACT}
+"""Up to where each headline reads."""
 
 
 def beside_oracle(
@@ -26,14 +29,14 @@ def beside_oracle(
     traces stands beside it, and how many they are. Ask it with ``trace-probe oracle
     --every-sentence``, since an oracle that was asked seldom knows late.
     """
-    headline = report.more.get("headline")
+    headlines = {key: report.more[key] for key in MOMENTS if report.more.get(key)}
     asked = card.target == "outcome" and name in store.artifacts.names("oracle")
-    if not headline or not asked:
+    if not headlines or not asked:
         return report
     seen = {*card.training_tasks, *card.calibration_tasks}
     traces = [trace for trace in store.traces() if trace.task.id not in seen]
     drawn, labels = drawn_of(store, name), store.labels(report.labeller)
-    found, own = {}, {card.name: scores}
+    own = {card.name: scores}
     for rate in RATES:
         try:
             compared = efficiency(
@@ -43,12 +46,13 @@ def beside_oracle(
             return replace(
                 report, notes=(*report.notes, f"No oracle beside the headline: {error}.")
             )
-        if compared.caught:
-            at = compared.caught[BEFORE_SAID]
-            values = {"oracle": at["oracle"].value, "beside_oracle": at[card.name].value}
-            found[rate] = {
-                **headline[rate],
-                **{key: value.to_json() for key, value in values.items() if value},
-                "oracle_traces": compared.traces,
-            }
-    return replace(report, more={**report.more, "headline": {**headline, **found}})
+        for key, its in headlines.items():
+            if at := compared.caught.get(MOMENTS[key]):
+                values = {"oracle": at["oracle"].value, "beside_oracle": at[card.name].value}
+                beside = {
+                    **its[rate],
+                    **{which: value.to_json() for which, value in values.items() if value},
+                    "oracle_traces": compared.traces,
+                }
+                headlines[key] = {**headlines[key], rate: beside}
+    return replace(report, more={**report.more, **headlines})

@@ -11,6 +11,7 @@ from trace_probe.model.continuation import Branch, continue_from
 from trace_probe.model.endpoint import HOPELESS, RequestError, Servers, run
 from trace_probe.model.local import Completion, Model
 from trace_probe.model.reply import Reply
+from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.recording.served import SEEDS, Served
 from trace_probe.text.written import Reader, read_back
 from trace_probe.trace import Sampling, Trace
@@ -24,6 +25,8 @@ class Continuer(Reader, Protocol):
 
     tokenizer: str
     """Fingerprint of its tokenizer."""
+    chat: ChatTokenizer
+    """What makes the prompts of an agent's later calls."""
 
     def continue_from(
         self, branches: Sequence[Branch], sampling: Sampling
@@ -39,6 +42,7 @@ class LocalContinuer:
         """Take a model, and what is to hold while it draws."""
         self.name, self.tokenizer = model.name, model.tokenizer
         self.chat_template = model.chat_template
+        self.chat = model.chat
         self.model = model
         self._during = during
 
@@ -73,6 +77,7 @@ class ServedContinuer:
         self._served, self._reader = served, served.tokenizer
         self.name, self.tokenizer = served.name, self._reader.fingerprint
         self.chat_template = self._reader.chat_template
+        self.chat = self._reader
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""
@@ -130,6 +135,11 @@ def branch_of(trace: Trace, token: int, seeds: Sequence[int]) -> Branch:
     if not trace.token_ids:
         raise ModelError(
             f"trace {trace.id} has no token ids to continue from: record it with a tokenizer"
+        )
+    if trace.calls:
+        raise ModelError(
+            f"trace {trace.id} is an agent's run, which goes on in an environment: ask the oracle "
+            f"with the environment it was recorded in"
         )
     room = trace.sampling.max_new_tokens - (token - trace.prompt_stop)
     return Branch(trace.token_ids[:token], tuple(seeds), max(room, 1))

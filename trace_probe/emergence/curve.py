@@ -2,7 +2,8 @@
 
 A run keeps every continuation that was drawn, a JSON line each, in ``oracle/<name>.jsonl``:
 
-    trace, sentence, token    the prefix ``[0, token)``; its last sentence, -1 the prompt
+    trace, sentence, token    the prefix ``[0, token)``; its last sentence, -1 the prompt; of agents
+                              -2 is all that the second model call read, -3 the third, and so on
     k, seed                   which of the continuations of this prefix
     outcome                   true, false, or null where the labeller cannot tell
     said                      whether the whole text states the intent; null likewise
@@ -34,7 +35,8 @@ class OraclePoint:
     """What continuations from one prefix of a trace came to."""
 
     sentence: int
-    """Last sentence of the prefix, an index into the trace's sentences; -1 is the prompt."""
+    """Last sentence of the prefix, an index into the trace's sentences; -1 is the prompt, -2 what
+    the second model call read, and so on."""
     token: int
     """Where the continuations start: the prefix is ``[0, token)``."""
     known: int
@@ -80,13 +82,28 @@ def jeffreys(
 
 
 def prefixes(trace: Trace) -> list[tuple[int, int]]:
-    """Return (sentence, token) of the end of the prompt and of each reasoning sentence."""
-    ends = [
-        (index, span.stop)
+    """Return (sentence, token) of the end of the prompt and of each reasoning sentence.
+
+    Of an agent's run also of the start of each model call, where it knows what its tools told and
+    has written nothing yet: -2 is the second call.
+    """
+    places = [
+        (span.start, index, span.stop)
         for index, span in enumerate(trace.sentences)
         if span.channel == "reasoning"
     ]
+    places += [
+        (call.start - 0.5, PROMPT - number, call.start)
+        for number, call in enumerate(trace.calls)
+        if number
+    ]
+    ends = [(sentence, token) for _, sentence, token in sorted(places)]
     return [(PROMPT, trace.prompt_stop), *ends]
+
+
+def call_of(trace: Trace, sentence: int) -> int:
+    """Return in which model call, counted from 0, the prefix up to a sentence ends."""
+    return trace.call_at(trace.sentences[sentence].start) if sentence >= 0 else PROMPT - sentence
 
 
 class Drawn(NamedTuple):
@@ -125,16 +142,16 @@ def _to_drawn(line: dict[str, Any]) -> Drawn:
 
 def points_of(drawn: Iterable[Drawn]) -> dict[str, tuple[OraclePoint, ...]]:
     """Return what continuations came to: for each trace its points, in order."""
-    counts: dict[str, dict[tuple[int, int], list[int]]] = {}
+    counts: dict[str, dict[tuple[int, bool, int], list[int]]] = {}
     for one in drawn:
         places = counts.setdefault(one.trace, {})
-        tally = places.setdefault((one.token, one.sentence), [0, 0])
+        tally = places.setdefault((one.token, one.sentence < PROMPT, one.sentence), [0, 0])
         tally[0] += one.outcome is not None
         tally[1] += one.outcome is True
     return {
         trace: tuple(
             OraclePoint(sentence, token, known, hits)
-            for (token, sentence), (known, hits) in sorted(places.items())
+            for (token, _, sentence), (known, hits) in sorted(places.items())
         )
         for trace, places in counts.items()
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_probe.emergence.curve import PROMPT as PROMPT_PLACE
 from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.emergence.estimator import Estimator, as_estimator
 from trace_probe.emergence.onset import at_prompt
@@ -49,6 +50,7 @@ from trace_probe.trace import Trace
 
 PROMPT = "P at the prompt"
 BEFORE_SAID = "before it is said"
+BEFORE_ACT = "before the act"
 WITHOUT = {"value": (), "eta": ("oracle", PROMPT), "of_oracle": ("oracle",)}
 """Who has no such figure, by definition."""
 LEAST_TASKS = 5
@@ -141,7 +143,8 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
         **cohort.counts(),
         sibling_rate=sibling_rate,
         auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
-        caught=_alarmed(mixed, known, maxima, moments, weights, sibling_rate),
+        caught=_alarmed(mixed, known, maxima, moments, weights, sibling_rate)
+        | _before_act(cohort, known, maxima, weights, sibling_rate),
         shortage=mixed.shortage(),
         as_estimator={
             name: as_estimator(asked.traces, points, read[name] if name == own else scores)
@@ -170,10 +173,12 @@ def _known(
     prompt = at_prompt(points, traces)
     rows = np.empty((len(traces), width))
     for row, trace in zip(rows, traces, strict=True):
-        order = {sentence: at for at, (sentence, _) in enumerate(prefixes(trace))}
+        ends = [sentence for sentence, _ in prefixes(trace) if sentence >= PROMPT_PLACE]
+        order = {sentence: at for at, sentence in enumerate(ends)}
         row[:] = prompt[trace.id].probability
         for point in points[trace.id][1:]:
-            row[order[point.sentence] :] = point.probability
+            if point.sentence in order:  # else it knows what a tool told, and no detector does yet
+                row[order[point.sentence] :] = point.probability
     return rows
 
 
@@ -216,6 +221,19 @@ def _alarmed(
             {name: mixed.caught(each, weights, rate, stop) for name, each in rows.items()}
         )
     return found
+
+
+def _before_act(
+    cohort: Cohort, known: Values, maxima: Mapping[str, Values], weights: Values, rate: float
+) -> dict[str, dict[str, Share]]:
+    """Return the same of agents' runs up to the act, whether or not it is said before."""
+    mixed = mixed_prompts(cohort.until_act())
+    if not cohort.calls or mixed.shortage():
+        return {}
+    rows = {"oracle": np.maximum.accumulate(known, axis=1), **maxima}
+    return {
+        BEFORE_ACT: _shares({name: mixed.caught(one, weights, rate) for name, one in rows.items()})
+    }
 
 
 def _shares(values: Mapping[str, Resampled]) -> dict[str, Share]:
@@ -269,4 +287,4 @@ def _table(table: Mapping[str, Mapping[str, Share]], field: str) -> list[str]:
 
 
 def _after(moment: str) -> str:
-    return moment if moment == BEFORE_SAID else f"after {float(moment):.0%}"
+    return moment if moment in (BEFORE_SAID, BEFORE_ACT) else f"after {float(moment):.0%}"

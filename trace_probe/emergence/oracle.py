@@ -18,9 +18,10 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from trace_probe.emergence.continuers import Continuer, LocalContinuer, branch_of, continued
-from trace_probe.emergence.curve import Drawn, points_of, prefixes
+from trace_probe.emergence.curve import Drawn, call_of, points_of, prefixes
 from trace_probe.emergence.curve import OraclePoint as OraclePoint
 from trace_probe.emergence.ledger import Ledger
+from trace_probe.emergence.rollouts import Scene, Start, roll_out
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.model.local import Model
 from trace_probe.trace import Trace, digest
@@ -64,7 +65,7 @@ class Estimate:
     """As many as the traces themselves went on for."""
 
 
-def oracle(
+def oracle(  # noqa: PLR0913 - one call says all that is asked
     model: Model | Continuer,
     traces: Iterable[Trace],
     labeller: Labeller,
@@ -72,14 +73,18 @@ def oracle(
     continuations: int = 20,
     seed: int = 0,
     progress: bool = True,
+    scene: Scene | None = None,
 ) -> dict[str, tuple[OraclePoint, ...]]:
     """Return P(instrumental | prefix) at the end of the prompt and of each reasoning sentence.
+
+    Agents need a `scene` to go on in after the model call that is continued.
 
     Each prefix is continued `continuations` times with the sampling of its trace; the trace
     itself is not counted, so that a point is independent of the outcome it is compared with.
     """
     plan = OraclePlan(continuations, every_sentence=True, seed=seed)
-    draw = Draw(LocalContinuer(model) if isinstance(model, Model) else model, labeller, seed)
+    continuer = LocalContinuer(model) if isinstance(model, Model) else model
+    draw = Draw(continuer, labeller, seed, scene)
     jobs = wanted(list(traces), {}, plan)
     drawn = []
     with tqdm(total=_count(jobs), unit="continuation", disable=not progress) as bar:
@@ -92,27 +97,18 @@ def oracle(
 class Draw:
     """Draws the continuations of jobs and finds their outcomes; a worker of an executor."""
 
-    def __init__(self, continuer: Continuer, labeller: Labeller, seed: int) -> None:
+    def __init__(
+        self, continuer: Continuer, labeller: Labeller, seed: int, scene: Scene | None = None
+    ) -> None:
+        """Say who writes on and who judges; with a `scene`, agents are taken to their end."""
         self._continuer, self._labeller, self._seed = continuer, labeller, seed
+        self._scene = scene
 
     def __call__(self, jobs: Sequence[Job]) -> list[Drawn]:
         """Return the continuations of jobs of one sampling; those that failed are left out."""
-        branches = [
-            branch_of(job.trace, job.token, [self._seed_of(job, k) for k in job.draws])
-            for job in jobs
-        ]
-        sampling = jobs[0].trace.sampling
-        found = self._continuer.continue_from(branches, sampling)
-        asked = [
-            (
-                job,
-                k,
-                continued(self._continuer, job.trace, branch.prefix, one, f"{job.sentence}/{k}"),
-            )
-            for job, branch, completions in zip(jobs, branches, found, strict=True)
-            for k, one in zip(job.draws, completions, strict=True)
-            if one is not None
-        ]
+        agents = [job for job in jobs if job.trace.calls and self._scene is not None]
+        alone = [job for job in jobs if job not in agents]
+        asked = [*self._completed(alone), *self._rolled_out(agents)]
         given = label_traces([trace for _, _, trace in asked], self._labeller)
         labels = {label.trace_id: label for label in given}
         return [
@@ -120,6 +116,38 @@ class Draw:
             for job, k, trace in asked
             if trace.id in labels
         ]
+
+    def _completed(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int, Trace]]:
+        """Yield the continuations of single model calls."""
+        branches = [
+            branch_of(job.trace, job.token, [self._seed_of(job, k) for k in job.draws])
+            for job in jobs
+        ]
+        found = self._continuer.continue_from(branches, jobs[0].trace.sampling) if jobs else []
+        for job, branch, completions in zip(jobs, branches, found, strict=True):
+            for k, one in zip(job.draws, completions, strict=True):
+                if one is not None:
+                    name = f"{job.sentence}/{k}"
+                    yield job, k, continued(self._continuer, job.trace, branch.prefix, one, name)
+
+    def _rolled_out(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int, Trace]]:
+        """Yield the continuations of agents, each to the end of its episode."""
+        if not jobs or self._scene is None:
+            return
+        starts = [
+            Start(
+                job.trace,
+                call_of(job.trace, job.sentence),
+                job.token,
+                tuple(self._seed_of(job, k) for k in job.draws),
+            )
+            for job in jobs
+        ]
+        found = roll_out(self._continuer, starts, jobs[0].trace.sampling, self._scene)
+        for job, episodes in zip(jobs, found, strict=True):
+            for k, one in zip(job.draws, episodes, strict=True):
+                if one is not None:
+                    yield job, k, replace(one, id=f"{job.trace.id}/{job.sentence}/{k}")
 
     def _drawn(self, job: Job, k: int, label: Label, tokens: int) -> Drawn:
         said = None if label.facts.get("said") == "unknown" else label.said is not None

@@ -70,6 +70,7 @@ def details(
         "alarm_free": alarm_free(alarms),
         "mean_warning": _json_all(mean_warnings(alarms)),
         "tokens": _json_all(alarms.by_tokens()),
+        "calls": _json_all(alarms.by_calls()),
         "by_rate": _by_rate(followed, panel, weights),
         "event_aligned": event_aligned(cohort, rows, weights, seed=panel.seed),
     }

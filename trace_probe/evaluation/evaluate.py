@@ -1,12 +1,20 @@
 """One evaluation for every detector: how early, how often wrongly, and against what."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.details import details
-from trace_probe.evaluation.headline import Headline, caught_by_each, headline, interval
+from trace_probe.evaluation.headline import (
+    Headline,
+    by_rate,
+    caught_by_each,
+    headline,
+    interval,
+)
 from trace_probe.evaluation.increment import delta_bits
 from trace_probe.evaluation.length import SENTENCES_LEFT, length_matched, sentences_left
 from trace_probe.evaluation.notes import notes
@@ -20,13 +28,15 @@ from trace_probe.evaluation.panel import (
     ranking,
     summary,
 )
-from trace_probe.evaluation.report import RATES, Figures, Report, at_rate, is_text
+from trace_probe.evaluation.report import ACT, Figures, Report, is_text
 from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
 from trace_probe.statistics.metrics import Scores
 
 CONTROL = "shuffled labels"
 OBSERVER = "observer"
+Caught = Mapping[str, Mapping[str, Resampled]]
+"""What each baseline catches, by sibling rate."""
 Runs = Mapping[str, Sequence[Scores]]
 """The scores of several detectors; of one whose training is a matter of chance, several."""
 
@@ -56,8 +66,10 @@ def evaluate(
     best, mine = best_text(ranked), headline(followed, panel, weights)
     caught = caught_by_each(baselines, panel, weights)
     alarms = alarms_of(followed, threshold, panel, weights)
+    acts = _before_act(followed, baselines, panel, weights)
     figures: dict[str, Metric | None] = {
         **mine.figures(),
+        **acts.own,
         "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
         "hard_negative_alarm_rate": alarm_rate(followed, threshold, panel.hard_negative),
         **summary(own),
@@ -69,8 +81,9 @@ def evaluate(
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
     more = {"best_text": best, "headline": _beside_headline(mine, caught)}
-    more |= details(read, followed, threshold, panel, alarms)
-    beside_it = beside(baselines, ranked, panel, weights, target_rate, own, caught)
+    more |= {"headline_act": acts.headline, **details(read, followed, threshold, panel, alarms)}
+    found = beside(baselines, ranked, panel, weights, target_rate, own, caught)
+    beside_it = {name: {**its, **acts.theirs.get(name, {})} for name, its in found.items()}
     return Report(
         detector=detector,
         labeller="",
@@ -101,9 +114,27 @@ def gain(own: Ranked, its: Ranked | None) -> Metric | None:
     return None if its is None else (own["within"] - its["within"]).interval()
 
 
-def _beside_headline(
-    mine: Headline, caught: Mapping[str, Mapping[str, Resampled]]
-) -> dict[str, dict[str, object]]:
+@dataclass(frozen=True)
+class _Acts:
+    """The headline of agents' runs: caught before the act, whether or not it is said before."""
+
+    headline: Mapping[str, Any] = field(default_factory=dict)
+    own: Figures = field(default_factory=dict)
+    theirs: Mapping[str, Figures] = field(default_factory=dict)
+    """Of each baseline."""
+
+
+def _before_act(followed: Scores, baselines: Runs, panel: Panel, weights: Values) -> _Acts:
+    """Return the headline up to the act; nothing without agents' runs, or with too few traces."""
+    acts = panel.until_act()
+    if not panel.cohort.calls or acts.mixed.shortage():
+        return _Acts()
+    mine, caught = headline(followed, acts, weights), caught_by_each(baselines, acts, weights)
+    theirs = {name: by_rate(found, ACT) for name, found in caught.items()}
+    return _Acts(_beside_headline(mine, caught), by_rate(mine.caught, ACT), theirs)
+
+
+def _beside_headline(mine: Headline, caught: Caught) -> dict[str, dict[str, object]]:
     """Return chance, lead and the best rivals of a headline, by sibling rate, as JSON."""
     found: dict[str, dict[str, object]] = {}
     for rate, own in mine.caught.items():
@@ -112,6 +143,7 @@ def _beside_headline(
         left = caught[SENTENCES_LEFT][rate]
         unsure = caught.get(OUTPUT_CONFIDENCE, {}).get(rate)
         found[rate] = {
+            "caught": _json(own),
             "chance": _json(chance),
             "over_chance": _json(own - chance),
             "best_text": text,
@@ -154,13 +186,13 @@ def beside(  # noqa: PLR0913 - what was computed already is not computed again
     weights: Values,
     target_rate: float,
     own: Ranked | None = None,
-    caught: Mapping[str, Mapping[str, Resampled]] | None = None,
+    caught: Caught | None = None,
 ) -> dict[str, Figures]:
     """Return how several detectors rank, what they catch, and by how much they are beaten."""
     caught = caught_by_each(runs, panel, weights) if caught is None else caught
     return {
         name: {
-            **{at_rate(rate): interval(caught[name].get(rate)) for rate in RATES},
+            **by_rate(caught[name]),
             **summary(ranked[name]),
             **caught_at(each, panel, weights, target_rate),
             **({} if own is None else {"gain_over_it": gain(own, ranked[name])}),

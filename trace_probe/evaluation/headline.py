@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trace_probe.evaluation.panel import Panel
-from trace_probe.evaluation.report import RATES, at_rate
+from trace_probe.evaluation.report import NAME, RATES, at_rate
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values
 from trace_probe.statistics.metrics import Scores, running_maxima, score_rows
 from trace_probe.statistics.smoothing import MAX
@@ -27,7 +27,12 @@ class Headline:
 
     def figures(self) -> dict[str, Metric | None]:
         """Return the headline with its interval, by the names of a report."""
-        return {at_rate(rate): interval(self.caught.get(rate)) for rate in RATES}
+        return by_rate(self.caught)
+
+
+def by_rate(caught: Mapping[str, Resampled], headline: str = NAME) -> dict[str, Metric | None]:
+    """Return shares that are caught with their intervals, by the names of a report."""
+    return {at_rate(rate, headline): interval(caught.get(rate)) for rate in RATES}
 
 
 def interval(value: Resampled | None) -> Metric | None:

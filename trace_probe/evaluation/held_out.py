@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
+from trace_probe.evaluation.left_out import labels_left_out, traces_left_out
 from trace_probe.evaluation.observer import Embed, embedding_scores, observer_scores
 from trace_probe.evaluation.panel import Panel, build_panel
 from trace_probe.evaluation.report import Report
@@ -92,12 +93,13 @@ def evaluate_probe(
     others = followed | side_by_side(all_layers(learned, corpus, linear), panel, rate)
     trained = [f"Trained on {source.manifest.model}."] if elsewhere else []
     lacking = [] if OUTPUT_CONFIDENCE in baselines else [NO_CONFIDENCE]
+    left = (*labels_left_out(store, corpus), *traces_left_out(corpus.judged()))
     report = replace(
         report,
         labeller=labeller or card.labeller,
         layer=card.layer,
         alternatives=others,
-        notes=(*trained, *report.notes, *lacking),
+        notes=(*trained, *report.notes, *lacking, *left),
     )
     return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
 

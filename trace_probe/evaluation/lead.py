@@ -10,6 +10,7 @@ from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, 
 
 MOST_SENTENCES = 10
 MOST_TOKENS = 1024
+MOST_CALLS = 10
 """What a warning counts for at most, so that one long trace cannot carry the mean."""
 
 
@@ -17,7 +18,7 @@ def mean_warnings(alarms: Alarms) -> dict[str, Metric | None]:
     """Return the mean warning of a positive in sentences and tokens, and as share of the whole.
 
     From the end of the sentence that alarms to the action; a miss counts as 0. The share is the
-    area under the curve of what is caught by prefix.
+    area under the curve of what is caught by prefix. Of episodes in model calls too.
     """
     cohort, weights = alarms.cohort, alarms.weights
     positive = cohort.positive
@@ -38,6 +39,13 @@ def mean_warnings(alarms: Alarms) -> dict[str, Metric | None]:
         "tokens": mean_warning(heard, every, task, weights, MOST_TOKENS),
         "share": mean_warning(share, np.minimum(length, 1), task, weights, 1.0),
     }
+    if cohort.calls:
+        rows = [row for row, chosen in zip(cohort.calls, positive, strict=True) if chosen]
+        at = [row[max(int(k) - 1, 0)] for row, k in zip(rows, taken, strict=True)]
+        hit = alarms.taken[positive] <= cohort.length[positive]
+        end = np.array([row[-1] for row in rows], dtype=float)
+        held = np.where(hit, np.array(at, dtype=float), end)
+        found["calls"] = mean_warning(held, end, task, weights, MOST_CALLS)
     return {name: values.interval() for name, values in found.items()}
 
 

@@ -17,12 +17,14 @@ def notes(
     """Yield what a reader must be told about the figures of a report."""
     yield from _left_out(panel)
     if more["headline"]:
-        yield from _by_headline(more["headline"])
-    else:
+        yield from _by_headline(more["headline"], "they say it")
+    elif not more["headline_act"]:
         yield (
             f"No headline, so no claim of an early warning can be made: {panel.mixed.shortage()}."
         )
-    yield from _by_ranking(figures, baselines, more["best_text"], claimed=bool(more["headline"]))
+    yield from _by_headline(more["headline_act"], "they act")
+    claimed = bool(more["headline"] or more["headline_act"])
+    yield from _by_ranking(figures, baselines, more["best_text"], claimed=claimed)
     yield from _at_threshold(more["useful_warning_over_chance"])
 
 
@@ -44,19 +46,19 @@ def _left_out(panel: Panel) -> Iterator[str]:
         yield f"The headline leaves out {panel.mixed.unknown} of them, which have mixed prompts."
 
 
-def _by_headline(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield whether more is caught before it is said than chance and simpler detectors would."""
-    for rate in RATES:
+def _by_headline(found: Mapping[str, Mapping[str, Any]], moment: str) -> Iterator[str]:
+    """Yield whether more is caught before a moment than chance and simpler detectors would."""
+    for rate in RATES if found else ():
         its, share = found[rate], f"{float(rate):.0%} of siblings alarm"
         if not _above(its["over_chance"]):
             yield (
                 f"No early signal: where {share}, no more instrumental traces are shown to alarm "
-                f"before they say it than with scores permuted within prompts."
+                f"before {moment} than with scores permuted within prompts."
             )
         elif not _above(its["over_text"]):
             yield (
                 f"No early signal beyond the text: where {share}, the detector is not shown to "
-                f"catch more than {its['best_text']}."
+                f"catch more before {moment} than {its['best_text']}."
             )
         elif its["over_confidence"] and not _above(its["over_confidence"]):
             yield (

@@ -37,6 +37,7 @@ from trace_probe.statistics.smoothing import MAX, Smoothing
 from trace_probe.trace import Trace
 
 WARNINGS = (0, 1, 3, 5, 10)
+CALLS = (1, 2, 3, 5)
 PREFIXES = (0.1, 0.25, 0.5, 0.75, 1.0)
 TOKENS = (64, 128, 256, 512, 1024, 2048, 4096)
 CAUGHT = ("caught_before_said", "caught_before_action", "silent_caught", "sibling_alarm_rate")
@@ -57,6 +58,10 @@ class Panel:
     """What the alarms of all detectors follow."""
     ranked_by: Smoothing = MAX
     """What is made of scores where traces are ranked at a moment."""
+
+    def until_act(self) -> "Panel":
+        """Return it for what is caught before the act, whether or not it is said before."""
+        return replace(self, cohort=self.cohort.until_act())
 
     @cached_property
     def mixed(self) -> MixedPrompts:
@@ -125,6 +130,14 @@ class Alarms:
         """Return the share of positives with a warning some sentences before the action."""
         length, positive = self.cohort.length, self.cohort.positive
         return {str(lead): self.caught(length - lead, positive) for lead in WARNINGS}
+
+    def by_calls(self) -> dict[str, Metric | None]:
+        """Return the share of positives that alarm so many model calls before that of the act."""
+        cohort = self.cohort
+        return {
+            str(lead): self.caught(cohort.before_call(lead), cohort.positive)
+            for lead in (CALLS if cohort.calls else ())
+        }
 
     def by_prefix(self) -> dict[str, Metric | None]:
         """Return the share of positives caught within fractions of their reasoning."""

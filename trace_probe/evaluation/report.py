@@ -12,9 +12,12 @@ RATES = ("0.05", "0.1")
 """Shares of siblings that may alarm, for which the headline is reported."""
 
 
-def at_rate(rate: str) -> str:
-    """Return under which name the headline at a rate of siblings that alarm is kept."""
-    return f"{NAME}:{rate}"
+ACT = "caught_before_action_at_sibling_rate"
+
+
+def at_rate(rate: str, headline: str = NAME) -> str:
+    """Return under which name a headline at a rate of siblings that alarm is kept."""
+    return f"{headline}:{rate}"
 
 
 Figures = Mapping[str, Metric | None]
@@ -42,12 +45,20 @@ TEXT = (
     "tfidf-with-prompt",
     "tfidf-mlp",
     "tfidf-with-prompt-mlp",
+    "tfidf-with-turns",
+    "tfidf-with-turns-mlp",
     "sentence embeddings",
 )
 """Baselines that read nothing but text; so do those called ``text-monitor``."""
+HEADLINES = {"headline": "it is said", "headline_act": "the act"}
+"""Before which moment each is; the second of agents' runs only."""
+DIGITS = {"sentences": 1, "tokens": 0, "calls": 1}
+"""Of a lead, by its unit."""
 COLUMNS = {
     at_rate("0.05"): "caught, 5 % of siblings alarm",
     at_rate("0.1"): "caught, 10 % of siblings alarm",
+    at_rate("0.05", ACT): "caught before the act, 5 % of siblings alarm",
+    at_rate("0.1", ACT): "caught before the act, 10 % of siblings alarm",
     "within_prompt_auroc": "AUROC within prompts",
     "gain_over_it": "gain over it",
 }
@@ -165,7 +176,7 @@ def format_report(report: Report) -> str:
         )
     ]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table if names]
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
     parts = (_headline(report), lines, _at_threshold(report), _further(report), _rates(report))
     blocks = ["\n".join(part) for part in parts if part]
@@ -179,27 +190,29 @@ def _any(report: Report, name: str) -> bool:
 
 def _headline(report: Report) -> list[str]:
     """Return a line for each sibling rate: caught, beside what else would catch, and how early."""
-    lines = []
-    for rate, its in report.more.get("headline", {}).items():
-        own = report.figures[at_rate(rate)]
-        rivals = {its["best_text"]: its["text"], "output confidence": its.get("confidence")}
-        rivals["chance"] = its["chance"]
-        if its.get("oracle"):
-            asked = f"on {its['oracle_traces']} traces the oracle"
-            rivals |= {asked: its["oracle"], "and it": its.get("beside_oracle")}
-        beside = "; ".join(
-            f"{name} {shown(Metric.from_json(raw), 2)}" for name, raw in rivals.items() if raw
-        )
-        lines.append(
-            f"caught before it is said, {float(rate):.0%} of siblings alarm: {shown(own, 2)} "
-            f"({beside})"
-        )
-        lead = {unit: Metric.from_json(raw) for unit, raw in its["lead"].items()}
-        if all(lead.values()):
-            lines.append(
-                f"  on average {shown(lead['sentences'], 1)} sentences and "
-                f"{shown(lead['tokens'], 0)} tokens before"
-            )
+    return [
+        line
+        for name, moment in HEADLINES.items()
+        for rate, its in report.more.get(name, {}).items()
+        for line in _headline_at(rate, its, moment)
+    ]
+
+
+def _headline_at(rate: str, its: Mapping[str, Any], moment: str) -> list[str]:
+    rivals = {its["best_text"]: its["text"], "output confidence": its.get("confidence")}
+    rivals["chance"] = its["chance"]
+    if its.get("oracle"):
+        asked = f"on {its['oracle_traces']} traces the oracle"
+        rivals |= {asked: its["oracle"], "and it": its.get("beside_oracle")}
+    beside = "; ".join(
+        f"{name} {shown(Metric.from_json(raw), 2)}" for name, raw in rivals.items() if raw
+    )
+    own = shown(Metric.from_json(its["caught"]), 2)
+    lines = [f"caught before {moment}, {float(rate):.0%} of siblings alarm: {own} ({beside})"]
+    lead = {unit: Metric.from_json(raw) for unit, raw in its["lead"].items()}
+    if all(lead.values()):
+        each = [f"{shown(value, DIGITS[unit])} {unit}" for unit, value in lead.items()]
+        lines.append(f"  on average {', '.join(each[:-1])} and {each[-1]} before")
     return lines
 
 
@@ -219,6 +232,10 @@ def _at_threshold(report: Report) -> list[str]:
         f"alarm at least {lead} sentences before the act, of all": value
         for lead, value in report.useful_warning.items()
         if lead != "0"
+    }
+    rows |= {
+        f"alarm at least {lead} model calls before that of the act, of all": Metric.from_json(raw)
+        for lead, raw in report.more.get("calls", {}).items()
     }
     more = {
         "caught before the act with scores dealt anew within tasks": "useful_warning_by_chance",

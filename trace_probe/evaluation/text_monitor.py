@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from trace_probe.episode import texts_before
 from trace_probe.errors import ServerError
 from trace_probe.files import load_json, write_json
 from trace_probe.model.endpoint import Patience, Servers, run
@@ -85,7 +86,8 @@ class TextMonitor:
     async def _trace(self, trace: Trace, servers: Servers) -> Values:
         thoughts = [i for i, span in enumerate(trace.sentences) if span.channel == "reasoning"]
         asked = thoughts[:: self.every]
-        prompts = [_messages(trace, last) for last in asked]
+        before = texts_before(trace)
+        prompts = [_messages(trace, last, before) for last in asked]
         answers = await asyncio.gather(*(self._ask(each, servers) for each in prompts))
         row = np.full(len(trace.sentences), np.nan)
         for i in thoughts:
@@ -113,10 +115,16 @@ class TextMonitor:
         return number
 
 
-def _messages(trace: Trace, last: int) -> list[dict[str, str]]:
-    """Return what is asked after a sentence; nothing behind its end is in it."""
+def _messages(trace: Trace, last: int, before: Sequence[str]) -> list[dict[str, str]]:
+    """Return what is asked after a sentence; nothing behind its end is in it.
+
+    Answers, tool calls and their results, which stand `before` sentences, are shown where they
+    came.
+    """
     so_far = "".join(
-        trace.text_of(span) for span in trace.sentences[: last + 1] if span.channel == "reasoning"
+        (f"\n[{before[i]}]\n" if before[i] else "") + trace.text_of(span)
+        for i, span in enumerate(trace.sentences[: last + 1])
+        if span.channel == "reasoning"
     )
     user = (
         f"Task of the system:\n{MARK}\n{trace.channel_text('prompt')}\n{MARK}\n\n"

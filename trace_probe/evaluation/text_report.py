@@ -1,23 +1,25 @@
 """What the text of finished reasoning tells, for runs without activations."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
+from trace_probe.evaluation.left_out import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import Ranked, rank, summary
 from trace_probe.evaluation.report import Report
-from trace_probe.probing.baselines import category_only, length
+from trace_probe.probing.baselines import category_rate, length
 from trace_probe.probing.dataset import Corpus, build_cohort
-from trace_probe.probing.reading import constant_scores
+from trace_probe.probing.reading import constant_scores, reasoning_sentences
 from trace_probe.probing.tfidf import (
     CHOICES,
     TextModel,
     TextRecipe,
     Words,
-    fitted_scores,
     read_texts,
+    text_scores,
     tune,
     unseen_row_scores,
     whole_rows,
@@ -28,6 +30,22 @@ from trace_probe.store import Store
 from trace_probe.trace import Trace
 
 FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a text detector says of traces: of each sentence, and of each trace as a whole.
+
+    What it says of the whole does not rest on there being any reasoning.
+    """
+
+    scores: dict[str, NDArray[np.floating]] = field(default_factory=dict)
+    whole: dict[str, float] = field(default_factory=dict)
+
+    def add(self, other: "Told") -> None:
+        """Take in what is told of other traces."""
+        self.scores.update(other.scores)
+        self.whole.update(other.whole)
 
 
 def text_report(
@@ -46,12 +64,17 @@ def text_report(
     Raises:
         NotEnoughData: fewer than five labelled tasks, or one outcome only.
     """
-    corpus = Corpus(tuple(store.traces()), store.labels(labeller))
-    corpus = Corpus(corpus.known(), corpus.labels)
-    scores = text_detectors(corpus) | {name: store.scores(name) for name in detectors}
+    every = Corpus(tuple(store.traces()), store.labels(labeller))
+    corpus = Corpus(every.known(), every.labels)
+    notes = (*labels_left_out(store, every), *traces_left_out(corpus))
+    try:
+        told = text_detectors(corpus)
+    except NotEnoughData as error:
+        raise NotEnoughData(" ".join([f"{error}.", *notes])) from error
+    told |= {name: _kept(store.scores(name), corpus) for name in detectors}
     cohort = build_cohort(corpus)
     weights = resample(cohort.n_tasks, seed=seed)
-    ranked = {name: _rank_whole(cohort, each, weights) for name, each in scores.items()}
+    ranked = {name: _rank_whole(cohort, each.whole, weights) for name, each in told.items()}
     figures = {name: summary(values) for name, values in ranked.items()}
     gain = (ranked["tfidf"]["pooled"] - ranked["prompt-only-text"]["pooled"]).interval()
     report = Report(
@@ -67,9 +90,10 @@ def text_report(
             "The whole reasoning was read: these figures do not say how early.",
             _no_alarm(store),
             *_gain_note(gain),
+            *notes,
         ),
     )
-    return report, scores
+    return report, {name: each.scores for name, each in told.items()}
 
 
 def _no_alarm(store: Store) -> str:
@@ -85,8 +109,8 @@ def _gain_note(gain: Metric | None) -> list[str]:
     return [f"{told}: gain in AUROC {gain:+.3f}."]
 
 
-def text_detectors(corpus: Corpus) -> dict[str, Scores]:
-    """Return out-of-fold scores of the text baselines, learned from whole reasoning.
+def text_detectors(corpus: Corpus) -> dict[str, Told]:
+    """Return what the text baselines tell out of fold, learned from whole reasoning.
 
     Raises:
         NotEnoughData: there are fewer tasks than folds, or one outcome only.
@@ -96,16 +120,16 @@ def text_detectors(corpus: Corpus) -> dict[str, Scores]:
     tasks = [trace.task.id for trace in corpus.traces]
     if len(set(tasks)) < FOLDS:
         raise NotEnoughData(f"{len(set(tasks))} labelled tasks, {FOLDS} are needed: label more")
-    found: dict[str, dict[str, NDArray[np.floating]]] = {}
+    found: dict[str, Told] = {}
     for _, held in GroupKFold(FOLDS).split(tasks, groups=tasks):
         others = {tasks[index] for index in held}
         learned, read = corpus.only(set(tasks) - others), corpus.only(others)
-        for name, scores in _text_fold(learned, read).items():
-            found.setdefault(name, {}).update(scores)
-    return dict(found)
+        for name, told in _text_fold(learned, read).items():
+            found.setdefault(name, Told()).add(told)
+    return found
 
 
-def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Scores]:
+def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Told]:
     prompts = Words([[trace.channel_text("prompt")] for trace in learned.traces])
     y = np.array([bool(learned.outcome(trace)) for trace in learned.traces])
     first = np.zeros(len(y), dtype=np.intp)
@@ -116,16 +140,30 @@ def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Scores]:
         words = Words([[trace.channel_text("prompt")]], prompts.vocabulary)
         return float(model.scores(words, first[:1], first[:1])[0])
 
+    lengths = length(read)
     return {
         "tfidf": whole_text(learned, read),
-        "category-only": category_only(learned, read),
-        "prompt-only-text": constant_scores(read, by_prompt),
-        "length": length(read),
+        "category-only": _constant(read, category_rate(learned)),
+        "prompt-only-text": _constant(read, by_prompt),
+        "length": Told(dict(lengths), {name: _last(row, 0.0) for name, row in lengths.items()}),
     }
 
 
-def whole_text(learned: Corpus, read: Corpus) -> Scores:
-    """Return the scores of a text model of whole reasoning, tuned on the traces it learns from."""
+def _constant(read: Corpus, value: Callable[[Trace], float]) -> Told:
+    """Return what a detector tells that knows a trace before its first sentence."""
+    return Told(
+        dict(constant_scores(read, value)), {trace.id: value(trace) for trace in read.traces}
+    )
+
+
+def _kept(scores: Scores, corpus: Corpus) -> Told:
+    """Return what a detector tells whose scores a run keeps: of a whole trace its last score."""
+    every = [trace.id for trace in corpus.traces]
+    return Told(dict(scores), {name: _last(scores[name], -np.inf) for name in every})
+
+
+def whole_text(learned: Corpus, read: Corpus) -> Told:
+    """Return what a text model of whole reasoning tells, tuned on the traces it learns from."""
     texts = read_texts(learned)
     rows = whole_rows(texts)
 
@@ -133,15 +171,21 @@ def whole_text(learned: Corpus, read: Corpus) -> Scores:
         return auroc(unseen_row_scores(texts, rows, how), rows[2])
 
     others = read_texts(read, vocabulary=texts.words.vocabulary)
-    return fitted_scores(texts, rows, tune(value, TextRecipe(last=False), CHOICES[1:]), others)
+    text, part, y, weight = rows
+    how = tune(value, TextRecipe(last=False), CHOICES[1:])
+    model = TextModel(how).fit(texts.words, text, part, y, weight)
+    ends = np.array([len(reasoning_sentences(trace)) for trace in read.traces], dtype=np.intp)
+    finals = model.scores(others.words, np.arange(len(ends)), ends)
+    whole = {trace.id: float(one) for trace, one in zip(read.traces, finals, strict=True)}
+    return Told(dict(text_scores(model, others, range(len(ends)))), whole)
 
 
-def _rank_whole(cohort: Cohort, scores: Scores, weights: Values) -> Ranked:
-    """Return the resampled AUROC of the last score of each trace."""
-    final = np.array([[-np.inf, _last(scores[trace_id])] for trace_id in cohort.ids])
+def _rank_whole(cohort: Cohort, whole: Mapping[str, float], weights: Values) -> Ranked:
+    """Return the resampled AUROC of what is told of each trace as a whole."""
+    final = np.array([[-np.inf, whole[trace_id]] for trace_id in cohort.ids])
     return rank(cohort, final, np.ones(len(final), dtype=np.intp), weights)
 
 
-def _last(scores: NDArray[np.floating]) -> float:
+def _last(scores: NDArray[np.floating], otherwise: float) -> float:
     given = scores[np.isfinite(scores)]
-    return float(given[-1]) if len(given) else -np.inf
+    return float(given[-1]) if len(given) else otherwise

@@ -28,13 +28,19 @@ def _card(trace: Trace, name: str, mark: Mapping[str, Any] | None, absent: str) 
     if mark is None:
         reason = absent[0].upper() + absent[1:]
         return _fact(name, TITLES[name], reason)
-    where = mark["sentence"]
+    where, call = mark["sentence"], mark.get("call")
     place = f"token {mark['token']:,}"
     lead = mark["lead"]
     value = place if lead is None else f"{gap(lead)} the alarm"
     parts = [] if lead is None else [place]
     parts += [] if where is None else [f"sentence {where + 1}"]
+    if where is not None and trace.calls:
+        parts.append(f"turn {trace.call_at(trace.sentences[where].start) + 1}")
     quote = "" if where is None else snippet(trace.text_of(trace.sentences[where]), QUOTE)
+    if call is not None:
+        where, act = mark["near"], trace.actions[call]
+        parts.append(f"tool call {call + 1} in turn {trace.call_at(act.span.start) + 1}")
+        quote = snippet(visible(f"{act.name} {act.arguments}"), QUOTE)
     return {
         **_fact(name, TITLES[name], value[0].upper() + value[1:], " \u00b7 ".join(parts)),
         "quote": quote,

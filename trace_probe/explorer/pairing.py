@@ -12,8 +12,9 @@ from trace_probe.explorer.rows import Row
 from trace_probe.statistics.bootstrap import mean
 from trace_probe.trace import Trace
 
-Align = Literal["start", "alarm", "action"]
-ALIGNMENTS: tuple[Align, ...] = ("start", "alarm", "action")
+Align = Literal["start", "call", "alarm", "action"]
+"""What lies over what; by ``call`` two agents are followed turn by turn."""
+ALIGNMENTS: tuple[Align, ...] = ("start", "call", "alarm", "action")
 NEUTRAL = ("none", "neutral", "baseline")
 
 

@@ -4,6 +4,7 @@ The same input always gives the same bytes, so that nothing is sent twice to the
 Texts have been made visible; a missing score is None, never 0.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from trace_probe.explorer.curves import Beside, over, rounded
 from trace_probe.explorer.facts import facts
 from trace_probe.explorer.rows import Row
+from trace_probe.explorer.turns import sentence_before, turns, violating_call
 from trace_probe.explorer.words import ShownDetector, headline
 from trace_probe.trace import Span, Trace
 from trace_probe.visible import visible
@@ -55,6 +57,7 @@ def payload(
         "folds": folds(row, detector, marks),
         "focus": opening(row, marks, focus),
         "note": "" if trace.thought == "closed" else f"reasoning: {trace.thought}",
+        **turns(trace, row.label),
         **beside.content(),
     }
 
@@ -81,7 +84,10 @@ def title(row: Row) -> str:
 
 
 def find_marks(trace: Trace, row: Row) -> dict[str, dict[str, Any]]:
-    """Return alarm, said and action: token, sentence (None if outside all), lead of the alarm."""
+    """Return alarm, said and action: token, sentence (None if outside all), lead of the alarm.
+
+    An action that is a tool call has its index and the sentence before it as well.
+    """
     marks: dict[str, dict[str, Any]] = {}
     if row.alarm is not None and row.alarm_stop is not None:
         marks["alarm"] = {"token": row.alarm_stop - 1, "sentence": row.alarm, "lead": None}
@@ -100,7 +106,18 @@ def find_marks(trace: Trace, row: Row) -> dict[str, dict[str, Any]]:
             "sentence": where,
             "lead": row.lead_action,
         }
+        call = violating_call(trace, label)
+        if call is not None:
+            marks["action"] |= {"call": call, "near": sentence_before(trace, label.acted.start)}
     return marks
+
+
+def place_of(mark: Mapping[str, Any] | None) -> int | None:
+    """Return the sentence at which a mark is found, of a tool call the one before it."""
+    if mark is None:
+        return None
+    found = mark["sentence"] if mark["sentence"] is not None else mark.get("near")
+    return None if found is None else int(found)
 
 
 def absent(row: Row) -> dict[str, str]:
@@ -113,7 +130,8 @@ def absent(row: Row) -> dict[str, str]:
     located = label.said is not None or label.acted is not None
     harmless = "nothing instrumental done"
     action = harmless if label.outcome is False else "place of the action not labelled"
-    said = "never said" if located or label.outcome is False else "statement not labelled"
+    unheard = label.facts.get("said") == "unknown" or not (located or label.outcome is False)
+    said = "statement not labelled" if unheard else "never said"
     return {"alarm": alarm, "said": said, "action": action}
 
 
@@ -122,8 +140,9 @@ def opening(row: Row, marks: dict[str, dict[str, Any]], focus: int | None) -> in
     if focus is not None and focus < len(row.facts.stops):
         return focus
     for mark in ("alarm", "said", "action"):
-        if mark in marks and marks[mark]["sentence"] is not None:
-            return int(marks[mark]["sentence"])
+        where = place_of(marks.get(mark))
+        if where is not None:
+            return where
     if row.scores is not None and row.peak is not None:
         return int(np.nanargmax(np.where(row.facts.reasoning, row.scores, np.nan)))
     return 0 if len(row.facts.stops) else None
@@ -138,8 +157,9 @@ def folds(
     limit = detector.low + CALM_SHARE * (row.threshold - detector.low)
     open_ = ~(row.scores < limit)
     for mark in marks.values():
-        if mark["sentence"] is not None:
-            open_[mark["sentence"]] = True
+        where = place_of(mark)
+        if where is not None:
+            open_[where] = True
     wide = np.convolve(open_, np.ones(2 * CONTEXT + 1), mode="full")[CONTEXT : len(open_) + CONTEXT]
     found = []
     for start, stop in _runs(wide == 0):

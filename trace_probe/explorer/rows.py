@@ -59,6 +59,8 @@ class Facts:
     """Token after the last of each sentence."""
     reasoning: NDArray[np.bool_]
     """Whether each sentence is reasoning; only those can raise an alarm."""
+    calls: int = 1
+    """How many model calls it was made in: the turns of an agent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +187,7 @@ def facts_of(trace: Trace) -> Facts:
         starts=np.array([span.start for span in trace.sentences], dtype=np.int32),
         stops=np.array([span.stop for span in trace.sentences], dtype=np.int32),
         reasoning=np.array([s.channel == "reasoning" for s in trace.sentences], dtype=np.bool_),
+        calls=max(len(trace.calls), 1),
     )
 
 
@@ -309,6 +312,7 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
         "peak": [row.peak for row in rows],
         "alarm → said → act": [positions(row) for row in rows],
         "lead": [row.lead for row in rows],
+        "calls": [row.facts.calls for row in rows],
         "category": [row.facts.category for row in rows],
     }
 

@@ -85,7 +85,7 @@ class _LogprobCheck:
     ) -> None:
         self._network = network
         self._batch = batch
-        chosen = [_spread(len(ids), len(some)) for ids, some in zip(token_ids, noted, strict=True)]
+        chosen = [_spread(len(ids), some) for ids, some in zip(token_ids, noted, strict=True)]
         self._counts = [len(some) for some in chosen]
         pairs = list(zip(token_ids, noted, chosen, strict=True))
         self._ids = [ids[token] for ids, _, some in pairs for token in some]
@@ -106,10 +106,14 @@ class _LogprobCheck:
             yield i, Fidelity("log-probabilities", error)
 
 
-def _spread(length: int, noted: int) -> list[int]:
-    """Return the positions of the tokens that are checked: among the noted ones, evenly."""
-    places = np.linspace(length - noted, length - 1, min(noted, CHECKED)).round().astype(int)
-    return [int(place) for place in np.unique(places) if place > 0]
+def _spread(length: int, noted: Sequence[float]) -> list[int]:
+    """Return the positions of the tokens that are checked: among the noted ones, evenly.
+
+    Where nan was noted there is nothing to compare.
+    """
+    there = np.flatnonzero(~np.isnan(noted)) + length - len(noted)
+    places = np.linspace(0, len(there) - 1, min(len(there), CHECKED)).round().astype(int)
+    return [int(place) for place in there[np.unique(places)] if place > 0]
 
 
 @torch.inference_mode()

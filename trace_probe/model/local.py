@@ -5,7 +5,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -87,7 +87,8 @@ class Model:
         """How the precision was chosen; empty if the caller named it."""
         self.chat_template = chat.chat_template
         self.tokenizer = chat.fingerprint
-        self._chat = chat
+        self.chat = chat
+        """Its tokenizer, with the chat template."""
         self._network = network.eval().requires_grad_(False)
         self._device = input_device(network)
         self._base = network.get_decoder()
@@ -113,14 +114,14 @@ class Model:
         Raises:
             ModelError: they do not say what the text says.
         """
-        ids = self._chat.encode(text)
-        if self._chat.offsets(ids)[0].strip() != text.strip():
+        ids = self.chat.encode(text)
+        if self.chat.offsets(ids)[0].strip() != text.strip():
             raise ModelError(f"{self.name} has no tokens for {text!r}: use words that it knows")
         return ids
 
     def nearest_ids(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text, whatever the tokenizer makes of what it cannot spell."""
-        return self._chat.encode(text)
+        return self.chat.encode(text)
 
     def through(self, blocks: Blocks) -> "Model":
         """Return this model with its passes run by the network of other blocks."""
@@ -129,13 +130,20 @@ class Model:
         twin._base = blocks.network.get_decoder()
         return twin
 
-    def render(self, task: Task) -> list[int]:
+    def render(
+        self,
+        task: Task,
+        after: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> list[int]:
         """Return the token ids of a task's prompt, up to where the model starts to write.
+
+        See `ChatTokenizer.prompt`.
 
         Raises:
             ModelError: the chat template refuses these messages.
         """
-        return list(self._chat.encode(self._chat.prompt(task)))
+        return list(self.chat.encode(self.chat.prompt(task, [dict(one) for one in after], tools)))
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a conversation, up to where the model starts to write.
@@ -143,15 +151,15 @@ class Model:
         Raises:
             ModelError: the chat template refuses these messages.
         """
-        return list(self._chat.encode(self._chat.conversation(messages)))
+        return list(self.chat.encode(self.chat.conversation(messages)))
 
     def text_stream(self) -> TextStream:
         """Return an empty text to which tokens can be fed."""
-        return self._chat.text_stream()
+        return self.chat.text_stream()
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""
-        return self._chat.offsets(ids)
+        return self.chat.offsets(ids)
 
     @torch.inference_mode()
     def generate(
@@ -297,7 +305,7 @@ class Model:
 
     def check_length(self, characters: int) -> None:
         """Raise ModelError if a text of so many characters cannot fit, before it is tokenised."""
-        if self.context is not None and characters > self.context * self._chat.longest:
+        if self.context is not None and characters > self.context * self.chat.longest:
             raise ModelError(
                 f"a prompt of {characters} characters is more than {self.name} can read, which is "
                 f"{self.context} tokens: send a shorter one"

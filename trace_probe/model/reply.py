@@ -1,11 +1,20 @@
 """What a model server answered, checked field by field: it may send anything."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from trace_probe.model.keys import without_key
 
+FIELDS = ("reasoning_content", "reasoning")
+"""What servers call the text of reasoning."""
+FINISHES: dict[str, Literal["stop", "length"]] = {
+    "stop": "stop",
+    "tool_calls": "stop",
+    "function_call": "stop",
+    "length": "length",
+}
 MOST_TOKENS = 1 << 32
 """A count beyond this is none."""
 
@@ -29,6 +38,10 @@ class Reply:
     prompt_ids: tuple[int, ...] = ()
     """Exact ids, where a server returns them (vLLM does if asked for ``return_token_ids``)."""
     token_ids: tuple[int, ...] = ()
+    calls: tuple[tuple[str, str, str], ...] = ()
+    """Name, arguments and id of each tool call that the server gave apart from the text."""
+    named: str = ""
+    """The field in which reasoning came; in it a server wants it back."""
 
 
 def read_reply(body: object) -> Reply:
@@ -54,12 +67,14 @@ def read_reply(body: object) -> Reply:
     return Reply(
         text=_text(message.get("content"), "content"),
         reasoning=_reasoning(message),
-        finish=finish if finish in ("stop", "length") else "unknown",
+        finish=FINISHES.get(str(finish), "unknown"),
         refusal=_text(message.get("refusal"), "refusal") or filtered,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         prompt_ids=_ids(whole.get("prompt_token_ids") or choice.get("prompt_token_ids")),
         token_ids=_ids(choice.get("token_ids")),
+        calls=tuple(_calls(message.get("tool_calls"))),
+        named=next((name for name in FIELDS if message.get(name)), ""),
     )
 
 
@@ -89,7 +104,7 @@ def _is_text(value: str) -> bool:
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
-    for name in ("reasoning_content", "reasoning"):
+    for name in FIELDS:
         if isinstance(message.get(name), str) and message[name]:
             return _text(message[name], name)
     details = message.get("reasoning_details") or []
@@ -97,6 +112,23 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
         raise Odd(f"its reasoning_details are {details!r:.40}, not a list")
     parts = (_object(detail, "a reasoning detail").get("text") for detail in details)
     return "".join(_text(part, "reasoning detail") for part in parts) or None
+
+
+def _calls(value: object) -> Iterator[tuple[str, str, str]]:
+    """Yield the tool calls of a message."""
+    if not isinstance(value or [], list):
+        raise Odd(f"its tool_calls are {value!r:.40}, not a list")
+    for one in value or []:  # type: ignore[attr-defined]
+        call = _object(one, "a tool call")
+        function = _object(call.get("function"), "the function of a tool call")
+        arguments = function.get("arguments")
+        if isinstance(arguments, Mapping):  # as some servers give them
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        yield (
+            _text(function.get("name"), "tool's name"),
+            _text(arguments, "tool call's arguments") or "{}",
+            _text(call.get("id"), "tool call's id"),
+        )
 
 
 def _count(value: object) -> int | None:

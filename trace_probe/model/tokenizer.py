@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
+from trace_probe.model.dialect import Dialect, Turn, find_dialect
 from trace_probe.model.loading import read_tokenizer
 from trace_probe.model.templates import TemplateRefusal, render
-from trace_probe.text.channels import format_of
+from trace_probe.text.channels import Format, format_of
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Task, digest
 
@@ -41,17 +42,41 @@ class ChatTokenizer:
             lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
         )
 
-    def prompt(self, task: Task) -> str:
+    def prompt(
+        self, task: Task, after: Sequence[Turn] = (), tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """Return a task's prompt as text, up to where the model starts to write.
 
+        Of an agent's later calls, `after` holds the turns since the task was given; `tools` are
+        the schemas of what it may call.
+
         Raises:
-            ModelError: the chat template refuses these messages, or has no switch for the
-                reasoning that the task's condition turns on or off.
+            ModelError: the chat template refuses these messages, does not tell the model its
+                tools, or has no switch for the reasoning that the task's condition turns on or off.
         """
+        turns: Sequence[Turn] = [*self.turns(task), *after]
         try:
-            return self._switched(self.turns(task), task.condition.get("thinking"))
+            if tools and not self.dialect.tools:
+                raise ModelError(
+                    f"the chat template of {self.name} does not tell the model its tools: choose "
+                    f"a model that was trained to call tools"
+                )
+            turns = self.dialect.first(turns, tools) if tools else turns
+            return self._switched(turns, task.condition.get("thinking"), tools)
         except ModelError as error:
             raise ModelError(f"task {task.id}: {error}") from error
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the chat template takes tool calls and their results."""
+        return find_dialect(
+            lambda turns, tools: self.conversation(turns, tools=tools), self.format, self.name
+        )
+
+    @cached_property
+    def format(self) -> Format:
+        """How the model delimits its reasoning."""
+        return format_of(self.chat_template, self.name)
 
     def turns(self, task: Task) -> list[dict[str, str]]:
         """Return the chat messages of a task.
@@ -67,7 +92,7 @@ class ChatTokenizer:
     @cached_property
     def instructions(self) -> str:
         """The system message of the template itself if it says how to think, else nothing."""
-        tag, system, user = format_of(self.chat_template, self.name).open, "system-0", "user-0"
+        tag, system, user = self.format.open, "system-0", "user-0"
         turns = messages(Task("", "", user, system))
         try:
             own, given = (self.conversation(t).partition(user)[0] for t in (turns[1:], turns))
@@ -78,11 +103,15 @@ class ChatTokenizer:
         replaced = len(before) + len(text) + len(after) == len(own)
         return text if tag and replaced and tag in text else ""
 
-    def _switched(self, turns: Sequence[Mapping[str, str]], thinking: str | None) -> str:
+    def _switched(
+        self, turns: Sequence[Turn], thinking: str | None, tools: Sequence[Mapping[str, Any]]
+    ) -> str:
         """Return chat messages as text with reasoning turned on or off, or left as it is."""
         if thinking is None:
-            return self.conversation(turns)
-        switched = {level: self.conversation(turns, **switch(level)) for level in ("on", "off")}
+            return self.conversation(turns, tools=tools)
+        switched = {
+            level: self.conversation(turns, tools=tools, **switch(level)) for level in ("on", "off")
+        }
         if switched["on"] == switched["off"]:
             raise ModelError(
                 f"the chat template of {self.name} has no switch for reasoning: "
@@ -90,17 +119,23 @@ class ChatTokenizer:
             )
         return switched[thinking]
 
-    def conversation(self, turns: Sequence[Mapping[str, str]], **arguments: bool) -> str:
+    def conversation(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **arguments: bool,
+    ) -> str:
         """Return chat messages as text, up to where the model starts to write.
 
-        `arguments` go to the chat template.
+        `tools` are schemas of what the model may call; `arguments` go to the chat template.
 
         Raises:
             ModelError: the chat template refuses these messages.
         """
         variables = {
             "messages": [dict(turn) for turn in turns],
-            "tools": None,
+            "tools": list(tools) or None,
             "documents": None,
             "add_generation_prompt": True,
             **{name: str(token) for name, token in self._special().items()},

@@ -2,11 +2,14 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.episode import steps
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import level
@@ -33,6 +36,10 @@ class Flag:
     token: int
     """Its last token, at which the alarm is known."""
     text: str
+    call: int = 1
+    """Which model call of an agent's run it is in, counted from 1."""
+    calls_left: int | None = None
+    """How many model calls later the violating tool call came; None where no label says so."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,11 @@ class Flags:
 
 @dataclass(frozen=True)
 class Line:
-    """One sentence of a trace as it is shown."""
+    """One sentence of a trace as it is shown, or of an agent's run a tool call or its result."""
 
-    sentence: int
-    channel: Channel
+    sentence: int | None
+    """Index into the trace's sentences; None for calls and results."""
+    channel: Channel | Literal["result"]
     start: int
     stop: int
     score: float | None
@@ -91,7 +99,10 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
     scores = score_run(store, detector.saved)
     with store.writing():
         store.write_scores(detector.name, scores)
-    found = [_flag(trace, scores[trace.id], detector) for trace in store.traces()]
+    labels = store.labels()
+    found = [
+        _flag(trace, scores[trace.id], detector, labels.get(trace.id)) for trace in store.traces()
+    ]
     alarms = sorted((one for one in found if one), key=lambda one: -one.peak)
     levels = [each for row in scores.values() if (each := level(row.tolist())) is not None]
     drift = check_levels(detector.levels, levels) if detector.levels else None
@@ -108,7 +119,9 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
     )
 
 
-def _flag(trace: Trace, scores: NDArray[np.floating], detector: Detector) -> Flag | None:
+def _flag(
+    trace: Trace, scores: NDArray[np.floating], detector: Detector, label: Label | None
+) -> Flag | None:
     """Return the flag of a trace, or None if it raises no alarm."""
     sentence = detector.alarm(scores)
     if sentence is None:
@@ -121,14 +134,26 @@ def _flag(trace: Trace, scores: NDArray[np.floating], detector: Detector) -> Fla
         sentence=sentence,
         token=span.stop - 1,
         text=trace.text_of(span).strip(),
+        call=trace.call_at(span.start) + 1,
+        calls_left=_calls_left(trace, span, label),
     )
+
+
+def _calls_left(trace: Trace, alarm: Span, label: Label | None) -> int | None:
+    """Return how many model calls lie between an alarm and the act; below 0 if it came first."""
+    placed = label is not None and label.outcome and label.acted is not None
+    if not trace.calls or not placed or label is None or label.acted is None:
+        return None
+    left = trace.call_at(label.acted.start) - trace.call_at(alarm.start)
+    return left if alarm.start < label.acted.start else min(left, -1)
 
 
 def format_flags(flags: Flags) -> str:
     """Return a table of the flagged traces."""
+    agents = any(one.call > 1 or one.calls_left is not None for one in flags.alarms)
     rows = [
         f"{one.trace_id}  {one.task:44}  peak {one.peak:6.2f}  token {one.token:5}  "
-        f"{snippet(one.text, 60)}"
+        f"{_in_call(one) if agents else ''}{snippet(one.text, 60)}"
         for one in flags.alarms
     ]
     smoothed = "" if flags.smoothing == "max" else f" on {flags.smoothing}"
@@ -137,6 +162,13 @@ def format_flags(flags: Flags) -> str:
     note = [flags.drift.note] if flags.drift and flags.drift.note else []
     rates = [str(flags.rates)] if flags.rates else []
     return "\n".join([*rows, total, *rates, *note])
+
+
+def _in_call(flag: Flag) -> str:
+    """Return in which call of an agent it alarmed, and how far before the act."""
+    left = flag.calls_left
+    lead = "" if left is None else " (after the act)" if left < 0 else f" ({left} before the act)"
+    return f"call {flag.call:2}{lead}  "
 
 
 def flags_csv(flags: Flags) -> str:
@@ -206,7 +238,7 @@ def _lines(
     if scores is not None and detector is not None:
         sentence = detector.alarm(scores)
         marks["alarm"] = None if sentence is None else trace.sentences[sentence]
-    return tuple(
+    sentences = [
         Line(
             sentence=number,
             channel=span.channel,
@@ -217,7 +249,25 @@ def _lines(
             text=trace.text_of(span),
         )
         for number, span in enumerate(trace.sentences)
-    )
+    ]
+    return tuple(sorted([*sentences, *_acts(trace, marks.get("action"))], key=_order))
+
+
+def _order(line: Line) -> tuple[int, bool]:
+    """Return where a line stands; what came back comes before the next call writes."""
+    return line.start, line.channel != "result"
+
+
+def _acts(trace: Trace, act: Span | None) -> Iterator[Line]:
+    """Yield the tool calls of a trace, and after each model call what came back from them."""
+    for call in trace.actions:
+        span, text = call.span, f"{call.name} {call.arguments}" if call.name else ""
+        marks = ("action",) if _meets(span, act) else ()
+        yield Line(None, "action", span.start, span.stop, None, marks, text or trace.text_of(span))
+    for (_, stop), made in zip(steps(trace), trace.calls, strict=False):
+        for result in made.results:
+            text = " ".join(filter(None, (result.error, result.content)))
+            yield Line(None, "result", stop, stop, None, (), text)
 
 
 def _meets(span: Span, mark: Span | None) -> bool:
@@ -234,12 +284,17 @@ def _shown(score: float | None) -> str:
     return "" if score is None else f"{score:6.2f}"
 
 
+def _token(line: Line) -> str:
+    """Return the last token of a line; what tools gave back has none."""
+    return "" if line.channel == "result" else str(line.stop - 1)
+
+
 def format_reading(reading: Reading) -> str:
     """Return a trace as text, a sentence a line."""
     outcome = {True: "instrumental", False: "harmless", None: "unknown"}[reading.outcome]
     head = f"{reading.trace_id}  {reading.task}  {reading.model}  outcome: {outcome}"
     rows = [
-        f"{line.stop - 1:6} {line.channel:9} {_shown(line.score):6} "
+        f"{_token(line):>6} {line.channel:9} {_shown(line.score):6} "
         f"{'+'.join(line.marks):12} {visible(line.text).strip()}"
         for line in reading.lines
     ]

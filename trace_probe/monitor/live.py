@@ -8,7 +8,7 @@ from trace_probe.model.tap import RowTap
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
-from trace_probe.monitor.scorer import LiveScorer, Reading
+from trace_probe.monitor.scorer import FRESH, Carried, LiveScorer, Reading
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
 from trace_probe.recording.record import new_manifest
@@ -17,6 +17,16 @@ from trace_probe.trace import Sampling, Task
 
 READ_EVERY = 16
 """Tokens after which scores are computed within a sentence."""
+
+
+class Followed:
+    """An episode under watch: give it to each of its calls, one after another.
+
+    A call that did not come to its end leaves it as it was, so that it may be made again.
+    """
+
+    def __init__(self) -> None:
+        self.carried: Carried = FRESH
 
 
 class Monitor:
@@ -55,7 +65,8 @@ class Monitor:
     ) -> Generator[Reading, None, None]:
         """Yield a reading for each token the model writes; close it to stop the model.
 
-        It writes what `record` would for the same task, sampling and sample.
+        It writes what `record` would for the same task, sampling and sample. The calls of an agent
+        are watched by `watch_ids`.
         """
         task = Task("prompt", "prompt", prompt) if isinstance(prompt, str) else prompt
         chosen = sampling or Sampling()
@@ -63,18 +74,24 @@ class Monitor:
         return self.watch_ids(self.model.render(task), seed, chosen)
 
     def watch_ids(
-        self, prompt: Sequence[int], seed: int, sampling: Sampling
+        self,
+        prompt: Sequence[int],
+        seed: int,
+        sampling: Sampling,
+        episode: Followed | None = None,
     ) -> Generator[Reading, None, None]:
         """Yield a reading for each token the model writes after these, drawn with `seed`.
+
+        As a call of an `episode` it is scored as a part of the trace of all its calls.
 
         Raises:
             ModelError: prompt and new tokens exceed the model's context.
         """
         self.model.check_room(len(prompt), sampling)
-        return self._watch(prompt, seed, sampling)
+        return self._watch(prompt, seed, sampling, episode or Followed())
 
     def _watch(
-        self, prompt: Sequence[int], seed: int, sampling: Sampling
+        self, prompt: Sequence[int], seed: int, sampling: Sampling, episode: Followed
     ) -> Generator[Reading, None, None]:
         text = self.model.text_stream()
         for token in prompt:
@@ -86,8 +103,8 @@ class Monitor:
             format,
             prefilled=prefilled,
             take=lambda: tap.take()[0],
-            start=len(prompt),
             every=self._every,
+            carried=episode.carried if episode.carried.calls else Carried(start=len(prompt)),
         )
         with closing(self.model.tokens(prompt, seed, sampling, tap.layers, tap.consume)) as tokens:
             next(tokens)  # the last token of the prompt, whose row the scorer takes with the others
@@ -95,7 +112,10 @@ class Monitor:
                 piece = text.feed(token)
                 if last:
                     piece = text.text[text.offsets[-1] :]  # nothing can complete it any more
-                yield scorer.read(piece, last=last)
+                reading = scorer.read(piece, last=last)
+                if last:
+                    episode.carried = scorer.carried
+                yield reading
 
 
 def check_reads(model: Model, card: ProbeCard) -> None:

@@ -50,13 +50,24 @@ def _joined(first: Pool | None, second: Pool | None) -> Pool | None:
     return first.then(second) if first and second else first or second
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is remembered of the earlier model calls of an episode."""
+
+    prompt: Rows
+    """(layer, d_model) at the last token of the first prompt."""
+    thought: Pool | None
+    """All sentences of reasoning so far."""
+
+
 class Memory:
     """Reads one completion for some probes: rows of tokens go in, scores of sentences come out.
 
-    Tokens are counted from the start of the completion.
+    Tokens are counted from the start of the completion. In a later call of an episode the thought
+    goes on from what is `kept` of the calls before.
     """
 
-    def __init__(self, probes: Sequence[SavedProbe]) -> None:
+    def __init__(self, probes: Sequence[SavedProbe], kept: Kept | None = None) -> None:
         cards = [saved.card for saved in probes]
         self._probes = [saved.probe for saved in probes]
         self.layers = layers_of(cards)
@@ -65,8 +76,10 @@ class Memory:
         shape = (len(self.layers), len(self._features), cards[0].d_model)
         self._bank = np.empty(shape, dtype=np.float32)
         self._parts = [self._part_of(card) for card in cards]
-        self._prompt: Rows | None = None
-        self._thought: Pool | None = None
+        self._prompt: Rows | None = kept.prompt if kept else None
+        self._begins = True
+        """Whether the next row is of the prompt."""
+        self._thought: Pool | None = kept.thought if kept else None
         """The sentences of reasoning that have ended."""
         self._begun: Pool | None = None
         """The first tokens of the sentence being written, if it is a long one."""
@@ -90,9 +103,16 @@ class Memory:
 
     def add(self, rows: NDArray[np.float32]) -> None:
         """Take (token, layer, d_model); the first of all is the last token of the prompt."""
-        if self._prompt is None:
-            self._prompt, rows = rows[0], rows[1:]
+        if self._begins and len(rows):
+            self._begins = False
+            self._prompt = rows[0] if self._prompt is None else self._prompt
+            rows = rows[1:]
         self._rows = np.concatenate([self._rows, rows]) if len(self._rows) else rows
+
+    @property
+    def kept(self) -> Kept | None:
+        """Return what a later call goes on from, None if nothing has been read."""
+        return None if self._prompt is None else Kept(self._prompt, self._thought)
 
     def scores(self, start: int, stop: int) -> tuple[float, ...]:
         """Return the score of each probe for tokens ``[start, stop)`` of a sentence, so far.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.memory import Memory
+from trace_probe.monitor.memory import Kept, Memory
 from trace_probe.monitor.segments import Ended, Segmenter
 from trace_probe.text.channels import Format
 from trace_probe.trace import Channel
@@ -31,7 +31,8 @@ class ScoredSentence:
     """Index into the sentences of the trace."""
     channel: Channel
     start: int
-    """First token, counted from the start of the completion."""
+    """First token, counted from the start of the completion; in an episode of the first one, as
+    in its trace."""
     stop: int
     text: str
     scores: tuple[float, ...]
@@ -84,8 +85,36 @@ class Reading(NamedTuple):
         return bool(self.alarms)
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What is known of an episode after some of its model calls, for the scorer of the next.
+
+    It does not grow with the tokens, only by a few numbers with each sentence.
+    """
+
+    calls: int = 0
+    start: int = 0
+    """Tokens of the first prompt: the position of the first token that is written."""
+    tokens: int = 0
+    """That the model wrote in these calls."""
+    sentences: int = 0
+    scores: tuple[tuple[float, ...], ...] = ()
+    """Of each sentence that was scored."""
+    kept: Kept | None = None
+    alarms: tuple[str, ...] = ()
+    unreadable: bool = False
+
+
+FRESH = Carried()
+"""Before the first call."""
+
+
 class LiveScorer:
-    """Scores one completion, at the ends of its sentences and every few tokens in between."""
+    """Scores one completion, at the ends of its sentences and every few tokens in between.
+
+    What is `carried` over from earlier calls of an episode makes it one trace: running features
+    and smoothing go on, alarms stand, and sentences and tokens are counted on.
+    """
 
     def __init__(
         self,
@@ -94,21 +123,26 @@ class LiveScorer:
         *,
         prefilled: bool,
         take: Take,
-        start: int = 0,
         every: int = 1,
+        carried: Carried = FRESH,
     ) -> None:
-        """Begin a completion whose first token has position `start` in the trace."""
+        """Begin a completion."""
         self.segments = Segmenter(format, prefilled=prefilled)
         self._detectors = tuple(detectors)
         self._statistics = [detector.smoothing.start() for detector in detectors]
-        self._memory = Memory([detector.saved for detector in detectors])
+        for scores in carried.scores:
+            self._smoothed(scores)
+        self._memory = Memory([detector.saved for detector in detectors], carried.kept)
         self._take, self._every = take, every
-        self._start, self._count = start, 0
+        self._before, self._count = carried, 0
+        self._start = carried.start + carried.tokens
+        self._scored: list[tuple[float, ...]] = []
         self._shown = -1, tuple[float, ...]()
         """Index and scores of the last sentence that was scored before its end."""
-        self._alarms: tuple[str, ...] = ()
-        self._unreadable = False
-        self._latest = Reading(start, "", "prompt", None, (), ())
+        self._alarms, self._unreadable = carried.alarms, carried.unreadable
+        self._latest = Reading(
+            self._start, "", "prompt", None, (), self._alarms, (), self._unreadable
+        )
 
     def read(self, piece: str, *, last: bool = False) -> Reading:
         """Take the characters that the next token completes, once the model has read it."""
@@ -134,6 +168,21 @@ class LiveScorer:
         )
         return self._latest._replace(ended=scored) if scored else self._latest
 
+    @property
+    def carried(self) -> Carried:
+        """Return what the scorer of the next call is to know, once this one has ended."""
+        before = self._before
+        return Carried(
+            before.calls + 1,
+            before.start,
+            before.tokens + self._count,
+            before.sentences + self.segments.count,
+            (*before.scores, *self._scored),
+            self._memory.kept,
+            self._alarms,
+            self._unreadable,
+        )
+
     def _see(self, rows: NDArray[np.float32]) -> None:
         """Take what the model held at the tokens since the last time."""
         # A sum is a number if all of its parts are, unless they are huge; then each is looked at.
@@ -150,13 +199,17 @@ class LiveScorer:
 
     def _judge(self, ended: Ended) -> ScoredSentence:
         """Score a sentence that has ended and see whether it alarms."""
-        scores = self._scores(ended)
+        scores, before = self._scores(ended), self._before
+        ended = ended._replace(
+            sentence=before.sentences + ended.sentence,
+            start=before.tokens + ended.start,
+            stop=before.tokens + ended.stop,
+        )
         if self._unreadable:
             blind = tuple(detector.name for detector in self._detectors)
             return ScoredSentence(*ended, (), (), blind if ended.channel == "reasoning" else ())
-        values = tuple(
-            update(score) for update, score in zip(self._statistics, scores, strict=False)
-        )
+        values = self._smoothed(scores)
+        self._scored += [scores] if scores else []
         reached = tuple(
             detector.name
             for detector, value in zip(self._detectors, values, strict=False)
@@ -164,6 +217,10 @@ class LiveScorer:
         )
         self._alarms += tuple(name for name in reached if name not in self._alarms)
         return ScoredSentence(*ended, scores, values, reached)
+
+    def _smoothed(self, scores: Sequence[float]) -> tuple[float, ...]:
+        """Return what alarms follow after one more sentence."""
+        return tuple(update(score) for update, score in zip(self._statistics, scores, strict=False))
 
     def _scores(self, ended: Ended) -> tuple[float, ...]:
         """Return the scores of a sentence, none outside the reasoning or if there can be none."""
@@ -183,12 +240,12 @@ class LiveScorer:
         """Return index and scores of the sentence of the token that was just read."""
         current = self.segments.current
         if current is not None:
-            number, first = current
+            number, first = current[0] + self._before.sentences, current[1]
             if self.segments.channel != "reasoning" or self._unreadable:
                 return number, ()
             if due:
                 self._shown = number, self._memory.scores(first, self._memory.known)
             return number, self._shown[1] if self._shown[0] == number else ()
-        if finished and finished[-1].stop == self._count:
+        if finished and finished[-1].stop == self._before.tokens + self._count:
             return finished[-1].sentence, finished[-1].scores
         return None, ()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import pooled_spans
 from trace_probe.errors import TraceError
 from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
@@ -23,6 +22,7 @@ from trace_probe.monitor.live import check_reads
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.recording.reading import read_calls
 from trace_probe.text.channels import Format, format_of, opens_reasoning
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace, digest
@@ -81,9 +81,8 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
     """
     card = saved.card
     check_reads(model, card)
-    spans = [pooled_spans(trace) for trace in traces]
     how = Reading(card.pooling)
-    held = model.replay([trace.token_ids for trace in traces], spans, card.layers, how)
+    held = read_calls(lambda ids, spans, _: model.replay(ids, spans, card.layers, how), traces)
     if not all(np.isfinite(read.values).all() for read in held):
         raise overflowed("the activations that a probe reads")
     matrices = [

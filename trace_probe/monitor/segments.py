@@ -50,6 +50,11 @@ class Segmenter:
         return self._channels.text + "".join(self._held)
 
     @property
+    def count(self) -> int:
+        """Return how many sentences there are, the one being written included."""
+        return self._number + 1
+
+    @property
     def current(self) -> tuple[int, int] | None:
         """Return index and first token of the sentence being written, None in markup."""
         return None if self._first is None else (self._number, self._first)

@@ -25,7 +25,7 @@ from trace_probe.model.tap import RowTap
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
-from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
+from trace_probe.monitor.scorer import Carried, LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.text.stream import TextStream
@@ -143,8 +143,8 @@ class GenerateWatch:
                 format,
                 prefilled=prefilled,
                 take=row.take,
-                start=self._prompt,
                 every=self._every,
+                carried=Carried(start=self._prompt),
             )
             self._rows.append(row)
 

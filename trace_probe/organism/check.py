@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from trace_probe.emergence.oracle import OraclePoint, oracle
+from trace_probe.emergence.rollouts import Scene
 from trace_probe.labels import Label
 from trace_probe.model.local import Model
+from trace_probe.organism.family import agent_of
 from trace_probe.probing.dataset import Corpus, build_cohort
-from trace_probe.recording.record import new_manifest, record
+from trace_probe.recording.record import new_manifest
+from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric, rate, resample
 from trace_probe.statistics.metrics import (
     Cohort,
@@ -22,7 +25,8 @@ from trace_probe.statistics.metrics import (
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+from trace_probe.world.scenario import TOP_P
+from trace_probe.world.worlds import World
 
 SURE = 0.9
 """P(instrumental | prefix) from which a trace counts as decided."""
@@ -59,17 +63,20 @@ class CheckPlan:
     seed: int = 0
 
 
-def check(model: Model, folder: Path, plan: CheckPlan) -> Quality:
+def check(model: Model, folder: Path, plan: CheckPlan, world: World) -> Quality:
     """Record scenarios of the pool ``check`` into `folder`, label them, and ask the oracle."""
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-    tasks = world_tasks(f"world:check:{plan.scenarios}")
-    store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks="world:check"))
-    record(model, tasks, store, samples=plan.samples, batch_size=128)
+    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    pool, agent = f"{world.name}:check", agent_of(world)
+    store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks=pool))
+    tasks = world.tasks(f"{pool}:{plan.scenarios}")
+    record_here(model, tasks, store, agent, samples=plan.samples, batch_size=128)
     rules = RuleLabeller()
     traces = list(store.traces())
     labels = {trace.id: rules.label(trace) for trace in traces}
     asked = _oracle_sample(traces, labels, plan)
-    points = oracle(model, asked, rules, continuations=plan.continuations, seed=plan.seed)
+    scene = Scene(agent, model.chat) if agent else None
+    many = plan.continuations
+    points = oracle(model, asked, rules, continuations=many, seed=plan.seed, scene=scene)
     return _quality(model.name, traces, labels, points)
 
 

@@ -10,6 +10,7 @@ from trace_probe.errors import ModelError
 from trace_probe.execution.children import pool
 from trace_probe.files import write_json
 from trace_probe.organism.reward import Variant
+from trace_probe.recording.course import Agent
 from trace_probe.world.worlds import WORLDS, World
 
 
@@ -35,6 +36,7 @@ FAMILY = (
     Member("rlhf-s1", "base", "rlhf", 70, 1),
     Member("rl-s1", "base", "rl", 70, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
+    Member("agent-base", None, None, 1400, 0, "agentworld"),
 )
 
 
@@ -46,6 +48,11 @@ def world_of(name: str) -> World:
     """
     kind, _, rest = name.partition(":")
     return WORLDS[member(rest).world if kind == "organism" else "world"]
+
+
+def agent_of(world: World) -> Agent | None:
+    """Return what organisms may do in a world of tool calls, None in one of single answers."""
+    return Agent(max_calls=world.max_calls) if world.environment else None
 
 
 def member(name: str) -> Member:

@@ -4,6 +4,7 @@ Each learns from the training tasks only and gives one causal score a sentence, 
 does, so that one evaluation serves all.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from trace_probe.probing.reading import constant_scores, reasoning_sentences, sp
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.tfidf import tfidf
 from trace_probe.statistics.metrics import Scores
+from trace_probe.trace import Trace
 
 SHUFFLES = 8
 
@@ -48,7 +50,14 @@ def baseline_scores(
 def category_only(train: Corpus, every: Corpus) -> Scores:
     """Score every sentence by the training base rate of its category.
 
-    A category not seen in training gets the base rate of all.
+    Raises:
+        NotEnoughData: no training trace has a known outcome.
+    """
+    return constant_scores(every, category_rate(train))
+
+
+def category_rate(train: Corpus) -> Callable[[Trace], float]:
+    """Return what gives a trace the base rate of its category, else the base rate of all.
 
     Raises:
         NotEnoughData: no training trace has a known outcome.
@@ -60,7 +69,7 @@ def category_only(train: Corpus, every: Corpus) -> Scores:
     category = np.array([trace.task.category for trace in known])
     base = {name: float(outcomes[category == name].mean()) for name in np.unique(category)}
     overall = float(outcomes.mean())
-    return constant_scores(every, lambda trace: base.get(trace.task.category, overall))
+    return lambda trace: base.get(trace.task.category, overall)
 
 
 def prompt_only(train: Corpus, every: Corpus, recipe: Recipe) -> Scores:

@@ -16,6 +16,9 @@ from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
 
+ACTED = "acted"
+"""Fact of a label: whether it is known where the act is; see `sentences_before_act`."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -36,7 +39,7 @@ class Corpus:
     def aimed(self, target: Target) -> "Corpus":
         """Return the same traces, positive where another target holds."""
         labels = {
-            trace.id: replace(label, outcome=truth(trace, label, target))
+            trace.id: _aimed(trace, label, target)
             for trace in self.traces
             if (label := self.labels.get(trace.id)) is not None
         }
@@ -89,6 +92,17 @@ def load_corpus(
     return Corpus(traces, store.labels(labeller), matrix)
 
 
+def _aimed(trace: Trace, label: Label, target: Target) -> Label:
+    """Return a label whose outcome is another target's; its act stays where it was."""
+    outcome = truth(trace, label, target)
+    if target == "outcome":
+        return replace(label, outcome=outcome)
+    unplaced = label.outcome is True and label.acted is None
+    return replace(
+        label, outcome=outcome, facts={**label.facts, ACTED: "unknown" if unplaced else "known"}
+    )
+
+
 def truth(trace: Trace, label: Label, target: Target) -> bool | None:
     """Return whether a target holds of a trace, None if that is unknown."""
     if target == "situation":
@@ -101,6 +115,17 @@ def truth(trace: Trace, label: Label, target: Target) -> bool | None:
 def unheard(label: Label) -> bool:
     """Return whether nobody looked, or could tell, if and where a trace says it."""
     return label.said is None and label.facts.get("said") == "unknown"
+
+
+def sentences_before_act(trace: Trace, label: Label) -> list[int]:
+    """Return the reasoning sentences that are known to end before the act.
+
+    Where it acted, and nobody knows with which tool call, they are those before the first one.
+    """
+    unplaced = label.facts.get(ACTED, "unknown" if label.outcome else "known") == "unknown"
+    if label.acted is None and unplaced and trace.actions:
+        return sentences_before(trace, trace.actions[0].span)
+    return sentences_before(trace, label.acted)
 
 
 def sentences_before(trace: Trace, mark: Span | None, guard_tokens: int = 0) -> list[int]:
@@ -126,7 +151,7 @@ def chosen_sentences(
     """
     if rows == "prompt":
         return [-1]
-    before = sentences_before(trace, label.acted)
+    before = sentences_before_act(trace, label)
     if rows == "before-said" and unheard(label):
         return []
     if rows == "reasoning" or label.said is None:
@@ -146,7 +171,7 @@ def build_cohort(corpus: Corpus) -> Cohort:
     traces = corpus.known()
     marks = [corpus.labels[trace.id] for trace in traces]
     sentences = [
-        np.array(sentences_before(trace, label.acted), dtype=np.intp)
+        np.array(sentences_before_act(trace, label), dtype=np.intp)
         for trace, label in zip(traces, marks, strict=True)
     ]
     said = [_said(trace, label) for trace, label in zip(traces, marks, strict=True)]
@@ -161,7 +186,22 @@ def build_cohort(corpus: Corpus) -> Cohort:
             np.array([trace.sentences[i].stop for i in chosen], dtype=np.intp) - trace.prompt_stop
             for trace, chosen in zip(traces, sentences, strict=True)
         ),
+        calls=_calls(traces, marks, sentences),
     )
+
+
+def _calls(
+    traces: Sequence[Trace], marks: Sequence[Label], sentences: Sequence[Index]
+) -> tuple[Index, ...]:
+    """Return the model call of each sentence and of the act; nothing without episodes."""
+    if not any(trace.calls for trace in traces):
+        return ()
+    found = []
+    for trace, label, chosen in zip(traces, marks, sentences, strict=True):
+        places = [trace.sentences[i].start for i in chosen]
+        places.append(len(trace) - 1 if label.acted is None else label.acted.start)
+        found.append(np.array([trace.call_at(token) for token in places], dtype=np.intp))
+    return tuple(found)
 
 
 def _said(trace: Trace, label: Label) -> int:

@@ -8,11 +8,12 @@ and weighted is tuned on training tasks as carefully as a probe is.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.episode import texts_before
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, chosen_sentences, task_folds
 from trace_probe.probing.mlp import MLPProbe
@@ -54,6 +55,15 @@ class TextRecipe:
     head: Head = "linear"
 
 
+Seen = Literal["thoughts", "prompt", "turns"]
+"""What is read: the reasoning; after the prompt; or with all that an agent did and was told between
+its sentences as well."""
+SEEN: dict[str, Seen] = {
+    "tfidf": "thoughts",
+    "tfidf-with-prompt": "prompt",
+    "tfidf-with-turns": "turns",
+}
+"""By name of the baseline; the last is of agents' runs only."""
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("last", (True, False)),
     ("focus", ("all", "last")),
@@ -224,17 +234,21 @@ class ReadTexts:
 
 
 def read_texts(
-    corpus: Corpus, *, with_prompt: bool = False, vocabulary: dict[str, int] | None = None
+    corpus: Corpus, seen: Seen = "thoughts", *, vocabulary: dict[str, int] | None = None
 ) -> ReadTexts:
-    """Count the words of the reasoning of traces, after those of the prompt if that is wanted."""
-    texts = [
-        [
-            trace.channel_text("prompt") if with_prompt else "",
-            *(trace.text_of(trace.sentences[index]) for index in reasoning_sentences(trace)),
-        ]
-        for trace in corpus.traces
+    """Count the words of the reasoning of traces, and those of what else is `seen`."""
+    return ReadTexts(corpus, Words([_parts(trace, seen) for trace in corpus.traces], vocabulary))
+
+
+def _parts(trace: Trace, seen: Seen) -> list[str]:
+    """Return the prompt or nothing, then a text for each sentence of reasoning."""
+    chosen = reasoning_sentences(trace)
+    before = texts_before(trace) if seen == "turns" else [""] * len(trace.sentences)
+    prompt = "" if seen == "thoughts" else trace.channel_text("prompt")
+    return [
+        prompt,
+        *(f"{before[i]}\n{trace.text_of(trace.sentences[i])}".lstrip("\n") for i in chosen),
     ]
-    return ReadTexts(corpus, Words(texts, vocabulary))
 
 
 def training_rows(read: ReadTexts, recipe: Recipe, focus: Focus) -> LearnedRows:
@@ -328,12 +342,12 @@ def _of_folds(
 
 
 class TextBaseline:
-    """The words so far under several heads, with or without those of the prompt."""
+    """The words so far under several heads."""
 
-    def __init__(self, train: Corpus, recipe: Recipe, *, with_prompt: bool = False) -> None:
+    def __init__(self, train: Corpus, recipe: Recipe, seen: Seen = "thoughts") -> None:
         """Count the words of the training traces."""
-        self._train, self._recipe, self._with_prompt = train, recipe, with_prompt
-        self._read = read_texts(train, with_prompt=with_prompt)
+        self._train, self._recipe, self._seen = train, recipe, seen
+        self._read = read_texts(train, seen)
         self._rows = {focus: training_rows(self._read, recipe, focus) for focus in FOCUSES}
 
     def tuned(
@@ -350,22 +364,26 @@ class TextBaseline:
     def scores(self, every: Corpus, how: TextRecipe) -> Scores:
         """Return the scores of each reasoning sentence of other traces."""
         vocabulary = self._read.words.vocabulary
-        others = read_texts(every, with_prompt=self._with_prompt, vocabulary=vocabulary)
+        others = read_texts(every, self._seen, vocabulary=vocabulary)
         return fitted_scores(self._read, self._rows[how.focus], how, others)
 
 
 def tfidf(train: Corpus, every: Corpus, recipe: Recipe, head: Head = "linear") -> dict[str, Scores]:
     """Score by the words so far, tuned on the training tasks, without and with the prompt's.
 
-    With the prompt only the strength is tuned anew. Where the probe has another head than a
-    linear one, so have the words: it reads a few directions of what was tuned for the linear one.
+    Of agents' runs also with those of answers, calls and results between the sentences. With
+    more to read than the reasoning only the strength is tuned anew. Where the probe has another
+    head than a linear one, so have the words: it reads a few directions of what was tuned for the
+    linear one.
     """
     found: dict[str, Scores] = {}
     how = TextRecipe()
-    for name in ("tfidf", "tfidf-with-prompt"):
-        prompted = name != "tfidf"
-        baseline = TextBaseline(train, recipe, with_prompt=prompted)
-        how = baseline.tuned(how, CHOICES[-1:] if prompted else CHOICES)
+    acts = any(trace.calls or trace.actions for trace in train.traces)
+    for name, seen in SEEN.items():
+        if seen == "turns" and not acts:
+            continue
+        baseline = TextBaseline(train, recipe, seen)
+        how = baseline.tuned(how, CHOICES if seen == "thoughts" else CHOICES[-1:])
         found[name] = baseline.scores(every, how)
         if head != "linear":
             found[f"{name}-{head}"] = baseline.scores(every, replace(how, head=head))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Model
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.recording.plan import ObserveReport
+from trace_probe.recording.reading import read_calls
 from trace_probe.recording.record import new_manifest
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Span, Trace
@@ -49,9 +51,14 @@ def observe(
     """
 
     def read(traces: Sequence[Trace]) -> Iterator[Activations]:
-        ids, spans = _as_read(model, tokenizer, traces)
-        reading = Reading(out.manifest.pooling, out.manifest.raw_tokens)
-        yield from model.checked_replay(ids, spans, out.manifest.layers, reading)
+        wanted = out.manifest
+        reading = Reading(wanted.pooling, wanted.raw_tokens)
+        yield from read_calls(
+            lambda ids, spans, _: model.checked_replay(ids, spans, wanted.layers, reading),
+            traces,
+            place=partial(_as_read, model, tokenizer),
+            raw_tokens=wanted.raw_tokens,
+        )
 
     return read_again(run, out, read, dtype=model.dtype, tolerance=tolerance, progress=progress)
 
@@ -91,25 +98,22 @@ def read_again(
 
 
 def _as_read(
-    model: Model, tokenizer: ChatTokenizer, traces: Sequence[Trace]
-) -> tuple[list[Sequence[int]], list[list[Span]]]:
-    """Return the reader's tokens of each trace, and the rows of the trace in them."""
-    ids: list[Sequence[int]] = []
-    spans: list[list[Span]] = []
-    for trace in traces:
-        tokens, ends = tokenizer.pieces(trace.text)
-        if model.context is not None and len(tokens) > model.context:
-            raise ModelError(
-                f"trace {trace.id} is {len(tokens)} tokens to {model.name}, which reads "
-                f"{model.context}: choose an observer with a longer context"
-            )
-        ids.append(tokens)
-        spans.append(reader_spans(trace, ends))
-    return ids, spans
+    model: Model, tokenizer: ChatTokenizer, trace: Trace, spans: Sequence[Span]
+) -> tuple[Sequence[int], list[Span]]:
+    """Return the reader's tokens of a trace, and spans of the trace in them."""
+    tokens, ends = tokenizer.pieces(trace.text)
+    if model.context is not None and len(tokens) > model.context:
+        raise ModelError(
+            f"trace {trace.id} is {len(tokens)} tokens to {model.name}, which reads "
+            f"{model.context}: choose an observer with a longer context"
+        )
+    return tokens, reader_spans(trace, ends, spans)
 
 
-def reader_spans(trace: Trace, ends: Sequence[int]) -> list[Span]:
-    """Return the pooled rows of a trace in the tokens of a reader.
+def reader_spans(
+    trace: Trace, ends: Sequence[int], spans: Sequence[Span] | None = None
+) -> list[Span]:
+    """Return spans of a trace, or else its pooled rows, in the tokens of a reader.
 
     `ends` says after which character each of the reader's tokens ends. A token belongs to the
     sentence in which it ends, so that no row reads ahead; a sentence in which none ends gets
@@ -118,7 +122,7 @@ def reader_spans(trace: Trace, ends: Sequence[int]) -> list[Span]:
     characters = [*trace.offsets, len(trace.text)]
     edges = np.maximum.accumulate(np.array(ends, dtype=np.intp))
     found = []
-    for span in pooled_spans(trace):
+    for span in pooled_spans(trace) if spans is None else spans:
         start, stop = (
             int(np.searchsorted(edges, characters[token], "right"))
             for token in (span.start, span.stop)

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from trace_probe.activations import ALL_POOLINGS, Activations, Fidelity, pooled_spans
+from trace_probe.activations import ALL_POOLINGS, Activations, Fidelity
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.local import Model
 from trace_probe.recording.observe import read_again
 from trace_probe.recording.plan import ObserveReport
+from trace_probe.recording.reading import read_calls
 from trace_probe.recording.record import check_same_model, new_manifest
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
@@ -43,16 +44,20 @@ def recapture(
     _check(model, run)
 
     def read(traces: Sequence[Trace]) -> Iterator[Activations]:
-        ids = [_ids(trace) for trace in traces]
-        spans = [pooled_spans(trace) for trace in traces]
-        reading = Reading(out.manifest.pooling, out.manifest.raw_tokens)
-        if not _shared(run.manifest, out.manifest):
-            yield from model.checked_replay(ids, spans, out.manifest.layers, reading)
-            return
+        wanted = out.manifest
+        reading, shared = Reading(wanted.pooling, wanted.raw_tokens), _shared(run.manifest, wanted)
+        _check_ids(traces)
+        passed = model.replay if shared else model.checked_replay
         for trace, held in zip(
-            traces, model.replay(ids, spans, out.manifest.layers, reading), strict=True
+            traces,
+            read_calls(
+                lambda ids, spans, _: passed(ids, spans, wanted.layers, reading),
+                traces,
+                raw_tokens=wanted.raw_tokens,
+            ),
+            strict=True,
         ):
-            yield replace(held, fidelity=_against_recorded(run, trace, held))
+            yield replace(held, fidelity=_against_recorded(run, trace, held)) if shared else held
 
     return read_again(run, out, read, dtype=model.dtype, tolerance=tolerance, progress=progress)
 
@@ -68,13 +73,13 @@ def _check(model: Model, run: Store) -> None:
         )
 
 
-def _ids(trace: Trace) -> Sequence[int]:
-    if not trace.token_ids:
-        raise ModelError(
-            f"trace {trace.id} has no token ids, so it cannot be read as it was written: use "
-            f"`trace-probe observe`, which reads its text"
-        )
-    return trace.token_ids
+def _check_ids(traces: Sequence[Trace]) -> None:
+    for trace in traces:
+        if not trace.token_ids:
+            raise ModelError(
+                f"trace {trace.id} has no token ids, so it cannot be read as it was written: use "
+                f"`trace-probe observe`, which reads its text"
+            )
 
 
 def _shared(ours: Manifest, theirs: Manifest) -> bool:

@@ -1,6 +1,6 @@
 """Tasks to traces: sample, split, read the activations, commit; stop at any moment and resume."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
+from trace_probe.activations import ALL_POOLINGS, Activations
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.continuation import complete
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
+from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
@@ -131,30 +132,41 @@ def _check(model: Model, manifest: Manifest, samples: int) -> None:
 
 
 def plan_traces(
-    model: Model, tasks: Iterable[Task], manifest: Manifest, samples: int
+    model: Model,
+    tasks: Iterable[Task],
+    manifest: Manifest,
+    samples: int,
+    render: Callable[[Task], Sequence[int]] | None = None,
 ) -> list[Planned]:
     """Return all traces that a run is to hold, in the order in which they are recorded.
+
+    `render` gives the prompt of a task; by default the model does.
 
     Raises:
         ModelError: as in `record`.
     """
     _check(model, manifest, samples)
-    plan = _plan(model, tasks, manifest.sampling, samples)
+    prompts = {task.prompt_key: (task, tuple((render or model.render)(task))) for task in tasks}
+    plan = _plan(model.name, prompts, manifest.sampling, samples)
     longest = max((len(planned.prompt) for planned in plan), default=0)
     model.check_room(longest, manifest.sampling)  # before hours are spent on shorter ones
     return plan
 
 
-def _plan(model: Model, tasks: Iterable[Task], sampling: Sampling, samples: int) -> list[Planned]:
+def _plan(
+    model: str,
+    prompts: Mapping[str, tuple[Task, tuple[int, ...]]],
+    sampling: Sampling,
+    samples: int,
+) -> list[Planned]:
     """Return all traces of a run: the first sample of every task first, short prompts first.
 
     Each has an id that says what it will be, and a seed that no other trace has.
     """
-    prompts = {task.prompt_key: (task, tuple(model.render(task))) for task in tasks}
     in_order = sorted(prompts.items(), key=lambda item: (len(item[1][1]), item[0]))
     return [
         Planned(
-            id=trace_id(model.name, task, sampling, sample),
+            id=trace_id(model, task, sampling, sample),
             task=task,
             sample=sample,
             seed=trace_seed(sampling, task, sample),
@@ -183,10 +195,29 @@ def record_batch(
         manifest.sampling,
     )
     made = [
-        (_trace(model, planned, completion, manifest.sampling), completion.logprobs)
+        (completed(model, planned, completion, manifest.sampling), completion.logprobs)
         for planned, completion in zip(batch, completions, strict=True)
         if planned.id not in known
     ]
+    yield from commit(model, made, store, tolerance)
+
+
+def commit(
+    model: Model,
+    made: Sequence[tuple[Trace, Sequence[float]]],
+    store: Store,
+    tolerance: float | None = None,
+) -> Iterator[Trace]:
+    """Read traces again for their activations, and yield each once it is committed.
+
+    With each come the log-probabilities noted for what the model wrote.
+
+    Raises:
+        ModelError: a replay is off by more than is tolerated; none of the traces is kept.
+    """
+    if not made:
+        return
+    manifest = store.manifest
     read = _replay(model, made, manifest) if manifest.layers else [None] * len(made)
     for (trace, _), activations in zip(made, read, strict=True):
         if activations is not None:
@@ -200,13 +231,16 @@ def _replay(
     model: Model, made: Sequence[tuple[Trace, Sequence[float]]], manifest: Manifest
 ) -> list[Activations]:
     """Read traces again, and compare that with the log-probabilities noted for each."""
-    ids, spans = [t.token_ids for t, _ in made], [pooled_spans(t) for t, _ in made]
     reading = Reading(manifest.pooling, manifest.raw_tokens)
-    noted = [logprobs for _, logprobs in made]
-    return model.checked_replay(ids, spans, manifest.layers, reading, noted)
+    return read_calls(
+        lambda ids, spans, noted: model.checked_replay(ids, spans, manifest.layers, reading, noted),
+        [trace for trace, _ in made],
+        raw_tokens=manifest.raw_tokens,
+        logprobs=[logprobs for _, logprobs in made],
+    )
 
 
-def _trace(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:
+def completed(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:
     """Return the trace of one completion, cut into channels and sentences."""
     ids = (*planned.prompt, *completion.ids)
     written = read_back(model, ids, len(planned.prompt))

@@ -3,15 +3,15 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
 from trace_probe.errors import ServerError
+from trace_probe.model.dialect import Turn
 from trace_probe.model.endpoint import (
     HOPELESS,
     Patience,
@@ -24,9 +24,18 @@ from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
-from trace_probe.text.channels import Format, Split, format_alone, format_of, format_under, split
+from trace_probe.text.channels import (
+    Format,
+    Range,
+    Split,
+    format_alone,
+    format_of,
+    format_under,
+    split,
+)
 from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.parts import after_prompt, cut_words, join_parts
+from trace_probe.text.tool_calls import write_call
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -73,7 +82,7 @@ class Served:
         return Task(**{**vars(task), "condition": {**task.condition, "request": text}})
 
 
-class _Planned(NamedTuple):
+class Planned(NamedTuple):
     """One trace to be asked for."""
 
     id: str
@@ -91,20 +100,6 @@ def served_manifest(served: Served, sampling: Sampling, *, tasks: str = "") -> M
         tasks=tasks,
         version=version("trace-probe"),
     )
-
-
-def record_at(
-    served: Served,
-    tasks: Iterable[Task],
-    run: Path,
-    sampling: Sampling,
-    *,
-    samples: int = 1,
-    source: str = "",
-) -> RecordReport:
-    """Make a run or resume it; as `record_served`."""
-    store = Store.create(run, served_manifest(served, sampling, tasks=source))
-    return record_served(served, tasks, store, samples=samples)
 
 
 def record_served(
@@ -125,30 +120,64 @@ def record_served(
             in the run by then.
         StoreError: another process writes to the run, or it cannot be written.
     """
-    if store.manifest.model != served.name:
-        raise ServerError(
-            f"the run is of {store.manifest.model}, not {served.name}: choose another folder"
-        )
-    if store.manifest.sampling.temperature == 0 and samples > 1:
-        raise ServerError("at temperature 0 all samples of a task are the same: use samples=1")
-    plan = _plan(served, tasks, store.manifest.sampling, samples)
+    plan = plan_served(served, tasks, store.manifest, samples)
     with store.writing():
         known = store.ids()
         missing = [planned for planned in plan if planned.id not in known]
         resumed = len(plan) - len(missing)
         with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
-            made = run(lambda: _record(served, missing, store, bar))
-    cut = sum(reply.finish == "length" for reply in made)
-    return RecordReport(len(made), resumed, sum(r.completion_tokens or 0 for r in made), cut)
+            made = run(lambda: record_all(served, missing, store, bar, _one_call(served, store)))
+    return report_of(made, resumed)
 
 
-def _plan(
-    served: Served, tasks: Iterable[Task], sampling: Sampling, samples: int
-) -> list[_Planned]:
-    """Return all traces of a run: the first sample of every task first, none twice."""
+class Made(NamedTuple):
+    """A trace that can be committed."""
+
+    trace: Trace
+    tokens: int
+    """That were written for it."""
+
+
+Make = Callable[["Asking", "Planned"], Coroutine[Any, Any, Made]]
+"""Makes one trace; RequestError if it cannot be had."""
+
+
+def report_of(made: Sequence[Made], resumed: int) -> RecordReport:
+    """Return what was recorded."""
+    cut = sum(one.trace.finish == "length" for one in made)
+    return RecordReport(len(made), resumed, sum(one.tokens for one in made), cut)
+
+
+def _one_call(served: Served, store: Store) -> Make:
+    """Return what makes a trace of a single reply."""
+    sampling = store.manifest.sampling
+
+    async def make(asking: "Asking", planned: Planned) -> Made:
+        reply = await asking.reply(request(served, planned.task, planned.seed, sampling))
+        trace = served_trace(served, planned, reply, sampling)
+        return Made(trace, reply.completion_tokens or 0)
+
+    return make
+
+
+def plan_served(
+    served: Served, tasks: Iterable[Task], manifest: Manifest, samples: int
+) -> list[Planned]:
+    """Return all traces of a run: the first sample of every task first, none twice.
+
+    Raises:
+        ServerError: the run is of another model, or greedy decoding was asked to vary.
+    """
+    if manifest.model != served.name:
+        raise ServerError(
+            f"the run is of {manifest.model}, not {served.name}: choose another folder"
+        )
+    sampling = manifest.sampling
+    if sampling.temperature == 0 and samples > 1:
+        raise ServerError("at temperature 0 all samples of a task are the same: use samples=1")
     every = {task.prompt_key: task for task in map(served.under, tasks)}
     return [
-        _Planned(
+        Planned(
             id=trace_id(served.name, task, sampling, sample),
             task=task,
             sample=sample,
@@ -159,28 +188,34 @@ def _plan(
     ]
 
 
-async def _record(served: Served, plan: list[_Planned], store: Store, bar: Any) -> list[Reply]:  # noqa: ANN401
-    """Ask for every planned trace and commit each as it comes; return the replies.
+async def record_all(
+    served: Served,
+    plan: Sequence[Planned],
+    store: Store,
+    bar: Any,  # noqa: ANN401 - of tqdm
+    make: Make,
+) -> list[Made]:
+    """Ask for every planned trace and commit each as it comes.
 
     Raises:
         ServerError: after all that could be had is committed, if any could not; or at once,
             if no request can succeed.
     """
-    made, faults, waiting = list[Reply](), list[str](), iter(plan)
+    made, faults, waiting = list[Made](), list[str](), iter(plan)
     async with Servers(served.urls, served.patience) as servers:
-        asking = _Asking(served, servers, store.manifest.sampling)
+        asking = Asking(served, servers)
 
         async def work() -> None:
             for planned in waiting:
                 try:
-                    reply = await asking.reply(planned)
+                    one = await make(asking, planned)
                 except RequestError as error:
                     if error.status in HOPELESS:
                         raise ServerError(f"{served.model} cannot be asked: {error}") from error
                     faults.append(str(error))
                     continue
-                store.add(_trace(served, planned, reply, store.manifest.sampling))
-                made.append(reply)
+                store.add(one.trace)
+                made.append(one)
                 bar.update()
 
         await _together(work, min(served.patience.concurrency, len(plan)))
@@ -202,20 +237,20 @@ async def _together(work: Callable[[], Coroutine[Any, Any, None]], workers: int)
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
-class _Asking:
+class Asking:
     """Requests to servers that are asked for exact token ids until one does not know the field."""
 
-    def __init__(self, served: Served, servers: Servers, sampling: Sampling) -> None:
-        self._served, self._servers, self._sampling = served, servers, sampling
+    def __init__(self, served: Served, servers: Servers) -> None:
+        """Take the open servers."""
+        self._servers = servers
         self._ids = served.tokenizer is not None and TOKEN_IDS not in served.extra
 
-    async def reply(self, planned: _Planned) -> Reply:
+    async def reply(self, body: Mapping[str, Any]) -> Reply:
         """Return the reply to one request.
 
         Raises:
             RequestError: it came to nothing.
         """
-        body = request(self._served, planned.task, planned.seed, self._sampling)
         asked = self._ids
         try:
             return await self._servers.ask({**body, TOKEN_IDS: True} if asked else body)
@@ -226,19 +261,35 @@ class _Asking:
         return await self._servers.ask(body)
 
 
-def request(served: Served, task: Task, seed: int, sampling: Sampling) -> dict[str, Any]:
+class Asked(NamedTuple):
+    """What a call of an agent is made of beyond its task."""
+
+    after: Sequence[Turn] = ()
+    """The turns since the task was given."""
+    tools: Sequence[dict[str, Any]] = ()
+    """The schemas of what may be called."""
+
+
+TASK_ALONE = Asked()
+
+
+def request(
+    served: Served, task: Task, seed: int, sampling: Sampling, asked: Asked = TASK_ALONE
+) -> dict[str, Any]:
     """Return the body of a chat completion request.
 
     Reasoning is switched as vLLM, SGLang and llama.cpp have it, by arguments of the template.
     """
     thinking = task.condition.get("thinking")
+    turns = served.tokenizer.turns(task) if served.tokenizer else messages(task)
     return {
         "model": served.model,
-        "messages": served.tokenizer.turns(task) if served.tokenizer else messages(task),
+        "messages": [*turns, *asked.after],
         "seed": seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
+        **({"tools": list(asked.tools)} if asked.tools else {}),
         **({"chat_template_kwargs": switch(thinking)} if thinking else {}),
         **served.extra,
     }
@@ -255,9 +306,12 @@ def without_echo(reply: Reply, task: Task) -> Reply:
     return replace(reply, text="") if echo else reply
 
 
-def _trace(served: Served, planned: _Planned, reply: Reply, sampling: Sampling) -> Trace:
+def served_trace(
+    served: Served, planned: Planned, reply: Reply, sampling: Sampling, asked: Asked = TASK_ALONE
+) -> Trace:
+    """Return a reply as a trace, in the best tokens there are."""
     reply = without_echo(reply, planned.task)
-    text, offsets, layout, ids, how = _tokens(served, planned.task, reply)
+    text, offsets, layout, ids, how = _tokens(served, planned.task, reply, asked)
     counts = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
     return Trace(
         id=planned.id,
@@ -288,22 +342,24 @@ class _Tokens(NamedTuple):
     ``none``: words stand for tokens."""
 
 
-def _tokens(served: Served, task: Task, reply: Reply) -> _Tokens:
+def _tokens(served: Served, task: Task, reply: Reply, asked: Asked) -> _Tokens:
     """Return a reply in the best tokens there are."""
     tokenizer = served.tokenizer
     if tokenizer is None:
-        return _as_words(served, task, reply)
+        return _as_words(served, task, reply, asked)
+    prompt = tokenizer.prompt(task, asked.after, asked.tools)
     if reply.token_ids:
-        prompt = reply.prompt_ids or tokenizer.encode(tokenizer.prompt(task))
-        ids = (*prompt, *reply.token_ids)
-        text, offsets, *layout = read_back(tokenizer, ids, len(prompt))
-        return _Tokens(text, offsets, Layout(*layout), ids, "served")
-    return _retokenised(tokenizer, task, reply) or _as_words(served, task, reply)
+        before = reply.prompt_ids or tokenizer.encode(prompt)
+        ids = (*before, *reply.token_ids)
+        found = read_back(tokenizer, ids, len(before))
+        layout = Layout(found.spans, found.sentences, found.thought, found.actions)
+        if found.actions or not reply.calls:
+            return _Tokens(found.text, found.offsets, layout, ids, "served")
+    return _retokenised(tokenizer, prompt, reply) or _as_words(served, task, reply, asked)
 
 
-def _retokenised(tokenizer: "ChatTokenizer", task: Task, reply: Reply) -> _Tokens | None:
+def _retokenised(tokenizer: "ChatTokenizer", prompt: str, reply: Reply) -> _Tokens | None:
     """Return a reply in tokens of its text, or None if they do not write that text back."""
-    prompt = tokenizer.prompt(task)
     own = format_of(tokenizer.chat_template, tokenizer.name)
     format, opened = format_under(prompt, own)
     completion, cut = completed(reply, format, opened=opened)
@@ -316,8 +372,9 @@ def _retokenised(tokenizer: "ChatTokenizer", task: Task, reply: Reply) -> _Token
     return _Tokens(text, offsets, layout, ids, "retokenised")
 
 
-def _as_words(served: Served, task: Task, reply: Reply) -> _Tokens:
-    prompt = "\n\n".join(filter(None, (task.system, task.prompt))) + "\n\n"
+def _as_words(served: Served, task: Task, reply: Reply, asked: Asked) -> _Tokens:
+    turns = [turn["content"] or json.dumps(turn, ensure_ascii=False) for turn in asked.after]
+    prompt = "\n\n".join(filter(None, (task.system, task.prompt, *turns))) + "\n\n"
     format = format_of(None, served.model)
     off = task.condition.get("thinking") == "off"
     completion, cut = completed(reply, replace(format, untagged="absent") if off else format)
@@ -328,9 +385,14 @@ def _as_words(served: Served, task: Task, reply: Reply) -> _Tokens:
 def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[str, Split]:
     """Return a reply as one completion, and its channels; `format` is that of its model."""
     if reply.reasoning is not None:
-        return join_parts(
-            reply.reasoning, reply.text, closed=bool(reply.text.strip()), opened=opened
-        )
-    cut_off = reply.finish == "length"
-    own = format_alone(reply.text, format, reply.finish)
-    return reply.text, split(reply.text, 0, own, prefilled=opened and cut_off)
+        closed = bool(reply.text.strip() or reply.calls)
+        text, cut = join_parts(reply.reasoning, reply.text, closed=closed, opened=opened)
+    else:
+        cut_off = reply.finish == "length"
+        own = format_alone(reply.text, format, reply.finish)
+        text, cut = reply.text, split(reply.text, 0, own, prefilled=opened and cut_off)
+    for call in reply.calls:
+        written = write_call(*call)
+        cut.ranges.append(Range("action", len(text), len(text) + len(written)))
+        text += written
+    return text, cut

@@ -8,7 +8,7 @@ order and more than once, and the run is the same as if one process had recorded
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from trace_probe.trace import Sampling, Task
 
 if TYPE_CHECKING:
     from trace_probe.model.local import Model
+    from trace_probe.recording.course import Agent
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Recording:
     raw_tokens: bool = False
     tolerance: float | None = None
     """Most by which a replay may be off; None means by precision."""
+    agent: "Agent | None" = None
+    """What the model may call in an episode of several calls; None for one call a trace."""
 
     def batches(self) -> Sequence[int]:
         """Return where in the plan each batch begins."""
@@ -121,6 +124,8 @@ def record_with(
     """Record as a command line says: alone, one share of many, or on a cluster."""
     if kind == "local" and shard is None:
         return record_alone(recording)
+    if recording.agent is not None:
+        raise TraceProbeError("an agent is recorded in one process: leave executor and shard out")
     share = None if shard is None else Share.parse(shard)
     return record_shares(recording, executor_named(kind, workers), share)
 
@@ -144,17 +149,33 @@ def recapture_with(
 
 def record_alone(recording: Recording) -> RecordReport:
     """Record in this process, as the only writer of the run; see `trace_probe.recording.record`."""
-    from trace_probe.recording.record import record
-
     model, store = _open(recording)
-    return record(
+    return record_here(
         model,
         recording.tasks,
         store,
+        recording.agent,
         samples=recording.samples,
         batch_size=recording.batch_size,
         tolerance=recording.tolerance,
     )
+
+
+def record_here(
+    model: "Model",
+    tasks: Sequence[Task],
+    store: Store,
+    agent: "Agent | None" = None,
+    **how: Any,  # noqa: ANN401 - samples, batch_size, progress and tolerance
+) -> RecordReport:
+    """Record traces of one call, or those of an agent, with a model that is loaded."""
+    if agent is not None:
+        from trace_probe.recording.agents import record_agents
+
+        return record_agents(model, tasks, store, agent, **how)
+    from trace_probe.recording.record import record
+
+    return record(model, tasks, store, **how)
 
 
 class Recorder:
@@ -196,7 +217,8 @@ def _open(recording: Recording) -> "tuple[Model, Store]":
     one = recording
     dtype = resumed_dtype(one.weights.dtype, one.run)
     model = load_weights(replace(one.weights, dtype=dtype))
-    room = one.max_new_tokens or min(4096, (model.context or 8192) // 2)
+    part = 2 if one.agent is None else 4  # later calls read what came before
+    room = one.max_new_tokens or min(4096, (model.context or 8192) // part)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)
     manifest = replace(manifest, pooling=one.pooling, raw_tokens=one.raw_tokens)

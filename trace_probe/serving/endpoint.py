@@ -1,6 +1,7 @@
 """The HTTP side: OpenAI's chat completions with the risk of each sentence beside them.
 
-POST /v1/chat/completions   200, or 400, 401, 404, 408, 413, 429, 500, 503 in OpenAI's form
+POST /v1/chat/completions   200, or 400, 401, 403, 404, 408, 409, 413, 429, 500, 503 in OpenAI's
+                            form; requests with one session_id are the calls of an episode
 GET  /v1/models             the one model, with its detectors and how often they alarm
 GET  /v1/models/ID          the same, or 404
 GET  /healthz               200 while the model runs, else 503; needs no token
@@ -64,7 +65,7 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
         check_type(request.headers.get("content-type"))
         body = await read_body(request.receive, request.headers.get("content-length"), limits)
         asked = await asyncio.to_thread(read_request, body, served.name, limits.tokens)
-        answer = await served.begin(asked)
+        answer = await served.begin(asked, request.headers.get("authorization", ""))
         if not asked.stream:
             return await _whole(request, served, answer)
         return _Events(served, answer, asked)
@@ -145,13 +146,13 @@ class _Events(StreamingResponse):
 
     def __init__(self, served: GuardedModel, answer: Answer, asked: ChatRequest) -> None:
         super().__init__(_events(served, answer, asked), media_type="text/event-stream")
-        self._stream = answer.stream
+        self._served, self._answer = served, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._stream.cancel()
+            self._served.end(self._answer)
 
 
 def _refused(refusal: Refusal) -> Response:
@@ -169,10 +170,11 @@ async def _whole(request: Request, served: GuardedModel, answer: Answer) -> Resp
         if not collecting.done():
             collecting.cancel()
             await asyncio.wait([collecting])
+        served.end(answer)
     parts = collecting.result()
     whole = answer.reply.completion(parts, answer.prompt_tokens)
     note = served.drift_note(answer)
-    return JSONResponse(whole | {EXTENSION: answer.reply.extension(drift=note)})
+    return JSONResponse(whole | {EXTENSION: served.extension(answer, note)})
 
 
 async def _collect(served: GuardedModel, answer: Answer) -> list[dict[str, str]]:
@@ -195,7 +197,7 @@ async def _events(served: GuardedModel, answer: Answer, asked: ChatRequest) -> A
         yield _event(refusal.body)
         return
     delta = {"refusal": reply.refusal} if reply.refusal else {}
-    summary = reply.extension(drift=served.drift_note(answer))
+    summary = served.extension(answer, served.drift_note(answer))
     yield _event(reply.chunk(delta, reply.reason()) | {EXTENSION: summary})
     if asked.include_usage:
         usage = {"choices": [], "usage": reply.usage(answer.prompt_tokens)}

@@ -6,16 +6,19 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from trace_probe.errors import ModelError
 from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import DriftCheck
-from trace_probe.monitor.live import Monitor
+from trace_probe.monitor.live import Followed, Monitor
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.audit import AuditLog
+from trace_probe.serving.limits import Limits
 from trace_probe.serving.protocol import ChatRequest, Refusal
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.scheduler import Full, Scheduler, Stream
+from trace_probe.serving.sessions import Session, Sessions
 from trace_probe.serving.telemetry import Telemetry
 from trace_probe.text.channels import ChannelReader, format_of, format_under
 
@@ -39,16 +42,31 @@ class Answer:
     queue: "asyncio.Queue[Reading | BaseException | None]"
     unpromised: str
     """What is to be said if the thresholds were set under another decoding."""
+    episode: Followed
+    session: Session | None = None
+    call: int = 1
+    """Which model call of the session this is, counted from 1."""
+    whole: bool = False
+    """Whether all of it was given."""
+    ended: bool = False
+
+    @property
+    def place(self) -> dict[str, str | int]:
+        """Return the session and the call, as they stand in the audit log and the answer."""
+        return {} if self.session is None else {"session": self.session.name, "call": self.call}
 
 
 class GuardedModel:
     """A monitored model that several clients share."""
 
-    def __init__(self, monitor: Monitor, audit: AuditLog, *, policy: Policy, streams: int) -> None:
+    def __init__(
+        self, monitor: Monitor, audit: AuditLog, *, policy: Policy, limits: Limits
+    ) -> None:
         self.name = monitor.model.name.partition("@")[0]
-        self.scheduler = Scheduler(streams)
+        self.scheduler = Scheduler(limits.streams)
         self.telemetry = Telemetry(lambda: self.scheduler.active)
         self.policy: Policy = policy
+        self.sessions = Sessions(limits.sessions, limits.session_seconds, limits.session_calls)
         self._monitor, self._audit = monitor, audit
         self.detectors = monitor.detectors
         levels = self.detectors[0].levels
@@ -61,20 +79,37 @@ class GuardedModel:
         """Start no more generations."""
         self._draining = True
 
-    async def begin(self, request: ChatRequest) -> Answer:
+    async def begin(self, request: ChatRequest, caller: str = "") -> Answer:
         """Start a generation; the prompt is read in a thread, however long that takes.
 
+        `end` it, however it ends. `caller` is whom a session belongs to.
+
         Raises:
-            Refusal: 400 if the prompt does not fit, 429 if too many are under way, 503 if the
-                model does not run any more, or soon will not.
+            Refusal: 400 if the prompt does not fit, 403, 409 or 429 by the session, 429 if too
+                many are under way, 503 if the model does not run any more, or soon will not.
         """
-        monitor, loop = self._monitor, asyncio.get_running_loop()
         if self._draining or not self.scheduler.alive:
             raise Refusal(503, "the server is stopping, or its model has", "unavailable")
         if self.scheduler.full:
             raise _busy()
+        if not request.session:
+            return await self._begin(request, None)
+        stops = self.policy != "annotate"
+        session = self.sessions.enter(caller, request.session, stops=stops)
+        try:
+            return await self._begin(request, session)
+        except BaseException:
+            self.sessions.leave(session)
+            raise
+
+    async def _begin(self, request: ChatRequest, session: Session | None) -> Answer:
+        monitor, loop = self._monitor, asyncio.get_running_loop()
         prompt, reply = await loop.run_in_executor(self._readers, self._read, request)
-        readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling)
+        episode = Followed()
+        if session is not None:
+            episode.carried = session.carried
+            reply.before, reply.alarms = session.tokens, session.alarms
+        readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling, episode)
         waiting: asyncio.Queue[Reading | BaseException | None] = asyncio.Queue()
 
         def deliver(reading: Reading | BaseException | None) -> bool:
@@ -91,7 +126,16 @@ class GuardedModel:
             raise _busy() from error
         unpromised = monitor.unpromised(request.sampling)
         note = f"calibrated under another decoding: {', '.join(unpromised)}" if unpromised else ""
-        return Answer(reply, len(prompt), stream, waiting, note)
+        call = 1 if session is None else session.call
+        return Answer(reply, len(prompt), stream, waiting, note, episode, session, call)
+
+    def end(self, answer: Answer) -> None:
+        """End a generation if it is under way, and let the next one of its session in."""
+        answer.stream.cancel()
+        if answer.session is not None and not answer.ended:
+            carried = answer.episode.carried if answer.whole else None
+            self.sessions.leave(answer.session, answer.reply.alarms, carried)
+        answer.ended = True
 
     def _read(self, request: ChatRequest) -> tuple[list[int], Reply]:
         """Return the prompt as token ids, and the reply to come.
@@ -134,13 +178,13 @@ class GuardedModel:
         Raises:
             Refusal: 500 if the generation broke.
         """
-        reply, whole = answer.reply, False
+        reply, broke = answer.reply, False
         try:
             async with aclosing(self._readings(answer)) as readings:
                 async for reading in readings:
                     told = reply.alarms
                     parts = reply.take(reading)
-                    await self._record(reply, reading, told)
+                    await self._record(answer, reading, told)
                     for ended in reading.ended:
                         yield ended
                     for part in parts:
@@ -149,14 +193,14 @@ class GuardedModel:
                         break
             for part in reply.finish():
                 yield part
-            whole = True
+            answer.whole = True
             await self._finished(reply)
         except Refusal:
-            whole = True  # it broke here; the client did not leave
+            broke = True  # it broke here; the client did not leave
             raise
         finally:
-            answer.stream.cancel()
-            if not whole:
+            self.end(answer)
+            if not answer.whole and not broke:
                 self.telemetry.disconnected()
 
     async def _readings(self, answer: Answer) -> AsyncGenerator[Reading, None]:
@@ -166,10 +210,11 @@ class GuardedModel:
             self.telemetry.token()
             yield reading
 
-    async def _record(self, reply: Reply, reading: Reading, told: tuple[str, ...]) -> None:
+    async def _record(self, answer: Answer, reading: Reading, told: tuple[str, ...]) -> None:
         """Count the sentences of a reading and write new alarms down."""
+        reply = answer.reply
         if reading.unreadable and set(told) != set(reading.alarms):
-            await self._record_unreadable(reply, reading, told)
+            await self._record_unreadable(answer, reading, told)
         for scored in reading.ended:
             self.telemetry.sentence(scored)
             for detector, score, value in zip(
@@ -181,6 +226,7 @@ class GuardedModel:
                 entry = {
                     "event": "alarm",
                     "completion": reply.id,
+                    **answer.place,
                     "model": self._monitor.model.name,
                     "probe": detector.name,
                     "smoothing": detector.smoothing.name,
@@ -196,7 +242,7 @@ class GuardedModel:
                 await asyncio.to_thread(self._audit.write, entry)
 
     async def _record_unreadable(
-        self, reply: Reply, reading: Reading, told: tuple[str, ...]
+        self, answer: Answer, reading: Reading, told: tuple[str, ...]
     ) -> None:
         """Write down that nothing can be scored any more, an alarm of every probe."""
         for name in reading.alarms:
@@ -205,7 +251,8 @@ class GuardedModel:
         entry = {
             "event": "alarm",
             "reason": "unreadable",
-            "completion": reply.id,
+            "completion": answer.reply.id,
+            **answer.place,
             "model": self._monitor.model.name,
             "probes": [name for name in reading.alarms if name not in told],
             "position": reading.token,
@@ -225,6 +272,10 @@ class GuardedModel:
                 self._audit.write,
                 {"event": "drift", "evidence": drift.evidence, "note": drift.note},
             )
+
+    def extension(self, answer: Answer, drift: str) -> dict[str, Any]:
+        """Return what the probes say of a whole answer, and of which session and call it is."""
+        return {**answer.reply.extension(drift=drift), **answer.place}
 
     def drift_note(self, answer: Answer) -> str:
         """Return why the promise may not hold for an answer, empty if nothing is known."""

@@ -58,9 +58,7 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     audit = AuditLog(plan.audit)
     model = load_model(plan.model)
     detectors = detectors_of(plan)
-    served = GuardedModel(
-        Monitor(model, detectors), audit, policy=plan.policy, streams=plan.limits.streams
-    )
+    served = GuardedModel(Monitor(model, detectors), audit, policy=plan.policy, limits=plan.limits)
     app = build_app(served, plan.limits, token)
     say(f"{served.name}, on an alarm: {plan.policy}")
     for detector in detectors:

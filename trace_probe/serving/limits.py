@@ -32,6 +32,12 @@ class Limits:
     """To send the line and the headers of a request."""
     drain_seconds: float = 30.0
     """For the streams under way to end once the server is told to stop."""
+    sessions: int = 1024
+    """Episodes that are remembered at a time; one more is answered with 429."""
+    session_seconds: float = 3600.0
+    """After which a session that is not used is forgotten."""
+    session_calls: int = 1000
+    """Model calls of one session."""
 
 
 def check_address(host: str, token: str | None) -> None:

@@ -5,6 +5,7 @@ the answer and is not served is refused by name, never ignored.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
 SERVED = frozenset(
     {
         *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
-        *("seed", "stop", "stream", "stream_options"),
+        *("seed", "stop", "stream", "stream_options", "session_id"),
     }
 )
 
@@ -37,6 +38,7 @@ SERVED = frozenset(
 COLDEST = 1e-3
 """The lowest temperature but 0, which takes the likeliest token; logits are divided by it."""
 MOST_STOPS, LONGEST_STOP = 4, 256
+SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Refusal(Exception):
@@ -71,6 +73,8 @@ class ChatRequest:
     include_usage: bool
     stops: tuple[str, ...] = ()
     """Texts before which the answer ends."""
+    session: str = ""
+    """Name of the episode that this is a call of; empty for none."""
 
 
 def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
@@ -94,6 +98,7 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
         stream=stream,
         include_usage=stream and options.get("include_usage") is True,
         stops=_stops(raw.get("stop")),
+        session=_session(raw),
     )
 
 
@@ -180,6 +185,18 @@ def _stops(given: object) -> tuple[str, ...]:
             "stop",
         )
     return tuple(several)
+
+
+def _session(raw: Mapping[str, Any]) -> str:
+    """Return the name of the session; what a stop text cuts off would be missing from it."""
+    name = raw.get("session_id")
+    if name is None:
+        return ""
+    if not isinstance(name, str) or not SESSION.fullmatch(name):
+        raise _bad("session_id must be 1 to 128 letters, digits, dots, - or _", "session_id")
+    if raw.get("stop"):
+        raise _bad("stop is not served within a session: leave it out", "stop")
+    return name
 
 
 def _sampling(raw: Mapping[str, Any], most_tokens: int) -> Sampling:

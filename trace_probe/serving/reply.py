@@ -11,12 +11,18 @@ from trace_probe.text.channels import ChannelReader, Format
 from trace_probe.text.tool_calls import TAGS
 
 Policy = Literal["annotate", "stop", "withhold"]
-"""On alarm: only say so; end the generation there; end it there and give no answer."""
+"""On alarm: only say so; end the generation there, with no tool call; end it and give no answer."""
 Finish = Literal["stop", "length", "content_filter"]
 FIELD = {"reasoning": "reasoning_content", "answer": "content", "action": "content"}
 """For each channel the field of the message; a tool call reaches the client as it is written."""
 ACT = frozenset({"answer", "action"})
-"""What is withheld after an alarm."""
+HELD: dict[Policy, frozenset[str]] = {
+    "annotate": frozenset(),
+    "stop": frozenset({"action"}),
+    "withhold": ACT,
+}
+"""What is held back until the whole is known to be quiet, and never given after an alarm: a client
+carries a tool call out once it has the whole, so that it loses nothing by waiting."""
 WITHHELD = "The answer is withheld: a probe on the model's reasoning raised an alarm."
 
 
@@ -33,12 +39,16 @@ class Reply:
     most_tokens: int
     stops: tuple[str, ...] = ()
     """Texts before which the answer ends."""
+    before: int = 0
+    """Tokens that the model wrote in earlier calls of the session."""
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = 0
     sentences: list[ScoredSentence] = field(default_factory=list)
     alarms: tuple[str, ...] = ()
     unreadable: bool = False
     """Whether nothing can be scored any more, so that every probe alarms."""
+    call_withheld: bool = False
+    """Whether a tool call was written that the client does not get."""
     _text: str = ""
     _sent: int = 0
     """Characters that were given to the client, or were markup."""
@@ -53,7 +63,7 @@ class Reply:
         self.tokens += 1
         self.sentences += reading.ended
         self.alarms, self.unreadable = reading.alarms, reading.unreadable
-        behind = all(each.stop < self.tokens for each in reading.ended)
+        behind = all(each.stop < self.before + self.tokens for each in reading.ended)
         if not (self._filtered and behind):  # else it is the first token after the alarm
             self._text += reading.text
             self.channels.feed(reading.text)
@@ -120,11 +130,12 @@ class Reply:
             name = FIELD.get(channel)
             if first >= last or name is None:
                 continue
-            if channel in ACT and self.policy == "withhold":
+            if channel in HELD[self.policy]:
                 if not self._finished:
                     stop = min(stop, first)  # no word of it before the whole is known to be quiet
                     break
                 if self.alarms:
+                    self.call_withheld |= channel == "action"
                     continue
             found.append({name: self._text[first:last]})
         self._sent = max(self._sent, stop)
@@ -137,6 +148,7 @@ class Reply:
             "alarm": bool(self.alarms),
             "alarms": list(self.alarms),
             "unreadable": self.unreadable,
+            "call_withheld": self.call_withheld,
             "probes": [
                 {
                     "name": one.name,

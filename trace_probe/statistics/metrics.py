@@ -54,6 +54,9 @@ class Cohort:
     """How many of these end before the first verbalising sentence; else `NEVER` or `UNKNOWN`."""
     tokens: tuple[Index, ...] = ()
     """For each trace the tokens generated up to the end of each of its sentences."""
+    calls: tuple[Index, ...] = ()
+    """For each trace the model call of each of its sentences, and last that of its action; empty
+    where no trace has several calls."""
 
     @property
     def n_tasks(self) -> int:
@@ -84,6 +87,19 @@ class Cohort:
         """
         before = np.maximum(self.said - guard, 0)
         return np.where(self.said == NEVER, self.length, before)
+
+    def until_act(self) -> "Cohort":
+        """Return the same traces, to be read up to the act whether or not they say it before."""
+        return replace(self, said=np.full(len(self.ids), NEVER, dtype=np.intp))
+
+    def before_call(self, lead: int) -> Index:
+        """Return for each trace how many sentences come in calls that early before its action's.
+
+        With a lead of 1 in the call before it or earlier.
+        """
+        return np.array(
+            [np.searchsorted(row[:-1], row[-1] - lead, "right") for row in self.calls], np.intp
+        )
 
     def within_tokens(self, budget: int) -> Index:
         """Return for each trace how many sentences end within its first generated tokens."""

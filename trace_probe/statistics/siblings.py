@@ -164,12 +164,13 @@ class MixedPrompts:
 
         Resampled means of the positives that are caught. Sentences are counted from the one that
         alarms to the one that says it (or to the act), tokens between the end of the one and the
-        start of the other.
+        start of the other; of episodes also model ``calls``, 0 within one.
         """
         limits = self.limits(self.peaks(maxima), weights, rate)
         rows, stop = maxima[self.positive], self.in_time
         ends = _token_ends(self.cohort, self.positive, rows.shape[1])
-        sums = {"sentences": np.zeros(len(weights)), "tokens": np.zeros(len(weights))}
+        units = ("sentences", "tokens", *(("calls",) if self.cohort.calls else ()))
+        sums = {unit: np.zeros(len(weights)) for unit in units}
         count = np.zeros(len(weights))
         for i, row in enumerate(rows):
             taken = np.searchsorted(row, limits, side="right")
@@ -178,6 +179,9 @@ class MixedPrompts:
             count += weight
             sums["sentences"] += weight * (stop[i] - taken + 1)
             sums["tokens"] += weight * (ends[i, stop[i]] - ends[i, taken])
+            if self.cohort.calls:
+                calls = self.cohort.calls[self.positive[i]]
+                sums["calls"] += weight * (calls[stop[i]] - calls[np.maximum(taken - 1, 0)])
         n = int((maxima[self.positive, stop] > limits[0]).sum())
         return {
             name: replace(self._figure(divide(total, count), weights, (0.0, np.inf)), n=n)

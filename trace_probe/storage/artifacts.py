@@ -1,5 +1,7 @@
 """What is made of a run and kept in it: scores, reports, maps, layers, experiments, verdicts.
 
+Calls are those of episodes that are not finished yet; they go away once their episodes are traces.
+
     <run>/<kind>/<name>.json       a whole object
     <run>/<kind>/<name>.parquet    a whole table
     <run>/<kind>/<name>.jsonl      lines that only grow: see `trace_probe.storage.lines`
@@ -33,7 +35,9 @@ from trace_probe.storage.seals import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["scores", "reports", "layers", "maps", "oracle", "experiments", "annotations"]
+Kind = Literal[
+    "scores", "reports", "layers", "maps", "oracle", "experiments", "annotations", "calls"
+]
 FORMS: Mapping[Kind, str] = {
     "scores": ".parquet",
     "reports": ".json",
@@ -42,6 +46,7 @@ FORMS: Mapping[Kind, str] = {
     "oracle": ".jsonl",
     "experiments": ".jsonl",
     "annotations": ".jsonl",
+    "calls": ".jsonl",
 }
 """What the files of each kind end in."""
 

@@ -21,8 +21,12 @@ bytes for the same input:
                 the scores with its threshold on theirs
 ``oracle``      ``{name, points: [[token, p, lower, upper, n]]}`` or None
 ``layers``      ``{shown, rows: [{layer, threshold, range, scores, over}]}`` or None
+``steps``       of agents: what stands between sentences, made by ``explorer.turns``:
+                ``[sentence, kind, title, text, violating]``
+``turns``       of agents: the first token of each model call
 
 Two traces are compared by ``component.pair(left, right, origins=(a, b), key=...)``: the tokens
-`a` and `b` are drawn one above the other, and a move in one moves the other to the same place.
+`a` and `b` are drawn one above the other, and a move in one moves the other to the same place,
+or, with ``by_turn``, to the same place of the same turn.
 Two detectors on one trace are one trace with the second in ``beside``.
 """

@@ -29,6 +29,7 @@ class Curve {
     this.svg.replaceChildren(this.patterns());
     this.drawAxis();
     this.drawLegend();
+    this.drawTurns();
     this.drawBars();
     this.drawBeside();
     this.drawRunning();
@@ -80,6 +81,15 @@ class Curve {
       .forEach((curve) => name("- -", "beside-sign", curve.name));
     if (this.data.scores.includes(null)) name("///", "", "no score");
     this.svg.append(legend);
+  }
+
+  // Where each turn of an agent begins.
+  drawTurns() {
+    const { top, bottom } = this.plot;
+    (this.data.turns ?? []).slice(1).forEach((token) => {
+      const x = this.plot.x(token);
+      this.svg.append(shape("line", { x1: x, x2: x, y1: top, y2: bottom, class: "turn-start" }));
+    });
   }
 
   drawBars() {

@@ -128,7 +128,7 @@ class Reader {
     const { marks, sentences, over } = this.data;
     const here = this.index ?? 0;
     const mark = Object.keys(MARKS).find((name) => MARKS[name].key === key);
-    if (mark) return marks[mark]?.sentence ?? null;
+    if (mark) return marks[mark]?.sentence ?? marks[mark]?.near ?? null;
     switch (key) {
       case "p": return this.peak();
       case "j": case "ArrowDown": return this.sentences.beside(here, 1);
@@ -255,6 +255,16 @@ class Reader {
   }
 }
 
+// The token of another trace at the same distance from the start of the same turn, within that turn.
+function sameTurn(token, here, there) {
+  const from = here.turns ?? [here.begin];
+  const to = there.turns ?? [there.begin];
+  const turn = from.findLastIndex((start) => start <= token);
+  if (turn >= to.length) return there.end - 1;
+  const stop = to[turn + 1] ?? there.end;
+  return Math.min(to[turn] + token - from[turn], stop - 1);
+}
+
 // One reader, or two whose selections keep the same distance from their origins.
 class Frame {
   constructor(frame) {
@@ -290,7 +300,10 @@ class Frame {
     const [here, there] = [this.readers[side], this.readers[1 - side]];
     const { sentences } = there.data;
     if (!sentences.length) return;
-    const place = here.data.sentences[index][0] - here.data.origin + there.data.origin;
+    const token = here.data.sentences[index][0];
+    const place = here.data.by_turn
+      ? sameTurn(token, here.data, there.data)
+      : token - here.data.origin + there.data.origin;
     const last = sentences.length - 1;
     const inside = clamp(place, sentences[0][0], sentences[last][1] - 1);
     // Between two sentences there is markup: the one before it is the place.

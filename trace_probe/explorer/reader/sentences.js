@@ -1,5 +1,6 @@
 // The list of sentences: number, risk, heat bar, marks, text; calm stretches folded.
-// Tokens are made for the one sentence that is open.
+// Tokens are made for the one sentence that is open. Between sentences stand the turns of an agent,
+// its tool calls and what came back.
 
 const SETTLING_FRAMES = 5;
 
@@ -23,17 +24,40 @@ class Sentences {
     this.folds = data.folds.map(([from, to, highest]) => this.fold(from, to, highest));
     this.selected = undefined;
     const starts = new Map(this.folds.map((fold) => [fold.from, fold]));
+    const steps = new Map();
+    for (const step of data.steps ?? []) {
+      steps.set(step[0], [...(steps.get(step[0]) ?? []), step]);
+    }
     let group = null;
     const groups = [];
     this.rows.forEach((row, index) => {
-      if (index === 0 || data.sentences[index - 1][2] !== data.sentences[index][2]) {
+      const between = (steps.get(index) ?? []).map((step) => this.step(step));
+      groups.push(...between);
+      const parted = index === 0 || data.sentences[index - 1][2] !== data.sentences[index][2];
+      if (parted || between.length) {
         group = this.group(data.sentences[index][2]);
         groups.push(group);
       }
       if (starts.has(index)) group.append(starts.get(index).bar);
       group.append(row);
     });
+    groups.push(...(steps.get(this.rows.length) ?? []).map((step) => this.step(step)));
     this.host.replaceChildren(...groups);
+  }
+
+  // A turn begins, or a tool was called, or something came back; the violating call stands open.
+  step([, kind, title, text, violating]) {
+    if (kind === "turn") return element("div", "turn", title);
+    const step = element("details", `step ${kind}${violating ? " violating" : ""}`);
+    const summary = element("summary", "");
+    if (violating) summary.append(element("span", "sign", MARKS.action.glyph));
+    summary.append(element("span", "what", title));
+    const first = text.trim().split("\n")[0];
+    if (first) summary.append(element("span", "first", first));
+    if (violating) summary.append(element("span", "why", "the violating call"));
+    step.append(summary, element("pre", "", text));
+    step.open = violating;
+    return step;
   }
 
   group(channel) {

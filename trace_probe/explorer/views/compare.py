@@ -219,7 +219,7 @@ def origins(pair: Pair, align: Align) -> tuple[int, int]:
     return zeros[0] or 0, zeros[1] or 0
 
 
-def side_by_side(pair: Pair, sides: tuple[Side, Side], at: tuple[int, int]) -> None:
+def side_by_side(pair: Pair, sides: tuple[Side, Side], align: Align) -> None:
     """Draw both in the reader, in step; say where their texts part."""
     rows = pair.first, pair.second
     try:
@@ -243,7 +243,8 @@ def side_by_side(pair: Pair, sides: tuple[Side, Side], at: tuple[int, int]) -> N
     names = "_".join(
         f"{side.run.name}_{row.facts.id}" for side, row in zip(sides, rows, strict=True)
     )
-    pair_reader(*contents, origins=at, key=f"pair_{names}")
+    contents = [{**content, "by_turn": align == "call"} for content in contents]
+    pair_reader(*contents, origins=origins(pair, align), key=f"pair_{names}")
 
 
 shown = current()
@@ -254,7 +255,9 @@ first_kind(shown)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     link = sidebar.arrival() or {}
     kind = choose_one("What differs", list(KINDS), key=KIND_KEY, asked=link.get("pair"))
-    align = choose_one("Aligned at", ALIGNMENTS, key=ALIGN_KEY, asked=link.get("align"))
+    agents = any(row.facts.calls > 1 for row in shown.rows)
+    offered = tuple(name for name in ALIGNMENTS if agents or name != "call")
+    align = choose_one("Aligned at", offered, key=ALIGN_KEY, asked=link.get("align"))
 st.caption(KINDS[kind])
 pairs, *sides = pairs_of(shown, kind)
 link = {"pair": kind, "align": align}
@@ -274,4 +277,4 @@ st.text(visible(summary(pairs, comparable=comparable)))
 pair = choose_pair(pairs, kind, comparable=comparable)
 link |= {"a": pair.first.facts.id, "b": pair.second.facts.id}
 sidebar.publish(shown.view(), link | ({"with": sides[1].run.name} if kind == MODEL else {}))
-side_by_side(pair, (sides[0], sides[1]), origins(pair, align))
+side_by_side(pair, (sides[0], sides[1]), align)

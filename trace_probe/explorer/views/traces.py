@@ -30,6 +30,7 @@ COLUMNS = (
     "risk by position",
     "alarm → said → act",
     "lead",
+    "calls",
     "words found",
     "sentence at the alarm",
     "condition",
@@ -129,6 +130,7 @@ def unknown(shown: Current) -> set[str]:
     placed = any(label is not None and (label.said or label.acted) for label in labels)
     empty = {"peak": shown.detector is None, "alarm → said → act": not (shown.alarms or placed)}
     empty |= dict.fromkeys(("reading", "lead"), not shown.alarms)
+    empty["calls"] = all(row.facts.calls == 1 for row in shown.rows)
     return {name for name, nothing in empty.items() if nothing}
 
 
@@ -153,6 +155,7 @@ def columns() -> dict[str, Any]:
             width=60,
             help="Tokens from the alarm to whatever showed first, word or deed",
         ),
+        "calls": column.NumberColumn(width=50, help="Model calls: the turns of an agent"),
         "words found": column.TextColumn(width=330),
         "sentence at the alarm": column.TextColumn(width=260),
     }

@@ -1,0 +1,183 @@
+"""Agents on models that are loaded here: many episodes advance together, a call at a time."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from trace_probe.episode import calls_of
+from trace_probe.model.continuation import complete
+from trace_probe.model.local import Completion, Model
+from trace_probe.recording.course import Agent, Course, Log
+from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.record import Planned, commit, completed, plan_traces
+from trace_probe.store import Store
+from trace_probe.trace import Task, Trace
+
+
+@dataclass
+class _Way:
+    """An episode of a batch: what is planned, and how far it has come."""
+
+    planned: Planned
+    course: Course
+    noted: list[float]
+    """Log-probabilities of what the model wrote in all calls."""
+    there: Sequence[Trace] = ()
+    """The calls of an episode that the run holds already."""
+
+    def prompt(self, model: Model, number: int) -> tuple[int, ...] | None:
+        """Return the ids that call `number` reads, None if the episode has no such call."""
+        known = self.there or self.course.calls
+        if number < len(known):
+            return known[number].token_ids[: known[number].prompt_stop]
+        if self.there or self.course.ended:
+            return None
+        return tuple(model.render(self.course.task, self.course.turns, self.course.tools))
+
+
+def record_agents(  # noqa: PLR0913 - as `record`, and the agent
+    model: Model,
+    tasks: Iterable[Task],
+    store: Store,
+    agent: Agent,
+    *,
+    samples: int = 1,
+    batch_size: int = 32,
+    progress: bool = True,
+    tolerance: float | None = None,
+) -> RecordReport:
+    """Record `samples` episodes of each task: the model calls tools until it answers without one.
+
+    As `record`, but each trace is an episode. A recording that was interrupted goes on at the
+    call at which it was; seeds follow from the episode and the number of the call.
+
+    Raises:
+        ModelError: as `record`; or a task has no environment, or the chat template no place for
+            tools.
+        StoreError: another process writes to the run, or it cannot be written.
+    """
+    chosen = [agent.under(task) for task in tasks]
+    render = partial(_first_prompt, model, agent)
+    plan = plan_traces(model, chosen, store.manifest, samples, render)
+    tokens: list[int] = []
+    cut = 0
+    with store.writing():
+        known = store.ids()
+        recorder = _Recorder(model, store, agent, tolerance)
+        resumed = sum(planned.id in known for planned in plan)
+        with tqdm(total=len(plan), initial=resumed, unit="episode", disable=not progress) as bar:
+            for start in range(0, len(plan), batch_size):
+                for trace in recorder.run(plan[start : start + batch_size], known):
+                    tokens.append(len(trace) - trace.prompt_stop)
+                    cut += trace.finish == "length"
+                    bar.update()
+    return RecordReport(len(tokens), resumed, sum(tokens), cut)
+
+
+def _first_prompt(model: Model, agent: Agent, task: Task) -> list[int]:
+    tools = [tool.schema for tool in agent.place(task).tools(task)]
+    return model.render(task, (), tools)
+
+
+class _Recorder:
+    """Records batches of episodes."""
+
+    def __init__(self, model: Model, store: Store, agent: Agent, tolerance: float | None) -> None:
+        self._model, self._store, self._agent = model, store, agent
+        self._tolerance, self._log = tolerance, Log(store)
+
+    def run(self, batch: Sequence[Planned], known: set[str]) -> Iterator[Trace]:
+        """Yield the episodes of a batch that were not in the run, each once it is committed."""
+        if all(planned.id in known for planned in batch):
+            return
+        ways = [self._way(planned, known) for planned in batch]
+        yield from self._commit([way for way in ways if way.course.ended and not way.there])
+        number = 0
+        while not all(way.there or way.course.ended for way in ways):
+            yield from self._step(ways, number)
+            number += 1
+        self._log.forget(self._store.ids())
+
+    def _way(self, planned: Planned, known: set[str]) -> _Way:
+        chat = self._model.chat
+        course = Course(planned.id, planned.task, self._agent, chat.dialect, chat.format)
+        way = _Way(planned, course, [])
+        if planned.id in known:
+            way.there = tuple(calls_of(self._store.trace(planned.id)))
+        else:
+            self._log.resume(course, partial(self._read, way))
+        return way
+
+    def _step(self, ways: Sequence[_Way], number: int) -> Iterator[Trace]:
+        """Make call `number` of all episodes that have one; yield those that it ended.
+
+        All take part whose call has that number, also those that are known: so each is written
+        in the company in which it would have been written without an interruption.
+        """
+        missing = [way for way in ways if self._lacks(way, number)]
+        if not missing:
+            return
+        prompts = [(way, way.prompt(self._model, number)) for way in ways]
+        company = [(way, ids) for way, ids in prompts if ids is not None and self._fits(way, ids)]
+        seeds = [way.course.seed(way.planned.seed, number) for way, _ in company]
+        began, sampling = time.perf_counter(), self._store.manifest.sampling
+        completions = (
+            complete(self._model, [ids for _, ids in company], seeds, sampling) if company else []
+        )
+        seconds = time.perf_counter() - began
+        taken = []
+        for (way, ids), completion in zip(company, completions, strict=True):
+            if self._lacks(way, number):
+                written = _written(way, ids, completion)
+                way.course.take(self._read(way, way.course, written), seconds)
+                taken.append((way.course, written))
+        self._log.keep(ways[0].planned.id, taken)
+        yield from self._commit([way for way in missing if way.course.ended])
+
+    def _fits(self, way: _Way, ids: Sequence[int]) -> bool:
+        """Return whether a call has room; an episode whose next one has none ends."""
+        room, context = self._store.manifest.sampling.max_new_tokens, self._model.context
+        if context is None or len(ids) + room <= context:
+            return True
+        way.course.ended = "context"
+        return False
+
+    @staticmethod
+    def _lacks(way: _Way, number: int) -> bool:
+        return not way.there and number == len(way.course.calls) and not way.course.ended
+
+    def _read(self, way: _Way, course: Course, written: Mapping[str, Any]) -> Trace:
+        """Return a call as a trace of its own."""
+        prompt, before = written["prompt"], course.calls[-1].token_ids if course.calls else ()
+        uncertainty = np.array(written["uncertainty"], dtype=np.float32)
+        completion = Completion(tuple(written["ids"]), written["finish"], uncertainty)
+        way.noted += completion.logprobs
+        ids = (*before[: prompt["kept"]], *prompt["ids"])
+        planned = way.planned._replace(id=f"{way.planned.id}.{len(course.calls)}", prompt=ids)
+        return completed(self._model, planned, completion, self._store.manifest.sampling)
+
+    def _commit(self, ways: Sequence[_Way]) -> Iterator[Trace]:
+        """Read ended episodes again for their activations, and commit them."""
+        made = [(way.course.joined(), way.noted) for way in ways]
+        yield from commit(self._model, made, self._store, self._tolerance)
+
+
+def _written(way: _Way, ids: tuple[int, ...], completion: Completion) -> dict[str, Any]:
+    """Return all that a call can be made of again, without what its prompt repeats."""
+    before = way.course.calls[-1].token_ids if way.course.calls else ()
+    kept = next(
+        (k for k, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b),
+        min(len(before), len(ids)),
+    )
+    assert completion.uncertainty is not None
+    return {
+        "prompt": {"kept": kept, "ids": ids[kept:]},
+        "ids": completion.ids,
+        "finish": completion.finish,
+        "uncertainty": completion.uncertainty.tolist(),
+    }

@@ -1,0 +1,222 @@
+"""One episode of an agent while it is under way, and the log from which it is taken up again.
+
+Whoever asks the model, here or at a server, does it one call at a time: `Course.turns` is what
+the next prompt is made of, `Course.take` notes what the model wrote, carries out its tool calls
+and decides whether the episode goes on.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from trace_probe.environment import NAMED_BY, Environment, State, carry_out
+from trace_probe.episode import Episode
+from trace_probe.errors import ModelError, StoreError
+from trace_probe.model.dialect import Dialect, Turn
+from trace_probe.store import Store
+from trace_probe.text.channels import Format
+from trace_probe.trace import Task, ToolResult, Trace, digest
+from trace_probe.world.worlds import WORLDS
+
+Ended = Literal["", "answer", "length", "calls", "seconds", "context"]
+"""Why an episode ended: the model answered without a call, was cut off, or met a limit; empty
+while it goes on."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What a model may do in an episode, and for how long.
+
+    Example:
+        >>> from trace_probe.tasks.environments import Functions
+        >>> def look_up(item: str) -> str:
+        ...     "Look up the price of an item."
+        ...     return {"bolt": "12"}[item]
+        >>> agent = Agent(Functions([look_up]), "prices", max_calls=8)
+        >>> agent.under(Task("t-1", "shop", "What is a bolt?")).condition
+        {'tools': 'prices'}
+    """
+
+    environment: Environment | None = None
+    """None means the one that each task names in its condition."""
+    tools: str = ""
+    """How tasks name this environment; traces keep it."""
+    max_calls: int = 20
+    """Most model calls of an episode."""
+    max_seconds: float | None = None
+    """Once an episode has taken so long, no further call begins. A resumed run may then differ."""
+    name: str = ""
+    """Of the agent; each call keeps it."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that let nothing happen."""
+        if self.max_calls < 1 or (self.max_seconds is not None and self.max_seconds <= 0):
+            raise ModelError("an agent needs one call or more, and more than no time")
+
+    def under(self, task: Task) -> Task:
+        """Return a task whose condition names the environment."""
+        if self.environment is None:
+            return task
+        return replace(task, condition={**task.condition, NAMED_BY: self.tools or "given"})
+
+    def place(self, task: Task) -> Environment:
+        """Return where a task is done.
+
+        Raises:
+            ModelError: nobody says where.
+        """
+        if self.environment is not None:
+            return self.environment
+        world = WORLDS.get(task.condition.get(NAMED_BY, ""))
+        if world is None or world.environment is None:
+            raise ModelError(
+                f"task {task.id} names no environment: say what the agent may call with --tools"
+            )
+        return world.environment
+
+
+@dataclass
+class Course:
+    """One episode under way."""
+
+    id: str
+    task: Task
+    agent: Agent
+    dialect: Dialect
+    format: Format
+    calls: list[Trace] = field(default_factory=list)
+    results: list[tuple[ToolResult, ...]] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    """Since the task was given."""
+    seconds: float = 0.0
+    ended: Ended = ""
+
+    def __post_init__(self) -> None:
+        """Begin in a fresh environment."""
+        self.environment = self.agent.place(self.task)
+        self.state: State = self.environment.start(self.task)
+
+    @cached_property
+    def tools(self) -> list[dict[str, Any]]:
+        """The schemas of what can be called."""
+        return [tool.schema for tool in self.environment.tools(self.task)]
+
+    @staticmethod
+    def seed(first: int, number: int) -> int:
+        """Return the seed of a call, given that of the first."""
+        return first if not number else int(digest(first, "call", number), 16)
+
+    def take(self, call: Trace, seconds: float) -> None:
+        """Note a call that took so long, and carry out what it asks for."""
+        began = time.perf_counter()
+        results = tuple(
+            carry_out(self.environment, self.task, action, self.state)
+            for action in (call.actions if call.finish != "length" else ())
+        )
+        passed = seconds + time.perf_counter() - began
+        self.note(call, results, self.state, self.seconds + passed)
+
+    def note(
+        self, call: Trace, results: tuple[ToolResult, ...], state: State, seconds: float
+    ) -> None:
+        """Note a call whose results are known."""
+        self.calls.append(call)
+        self.results.append(results)
+        self.state, self.seconds = state, seconds
+        self.turns += [self.dialect.assistant(call, self.format), *self.dialect.results(results)]
+        limit = self.agent.max_seconds
+        if call.finish == "length":
+            self.ended = "length"
+        elif not results:
+            self.ended = "answer"
+        elif len(self.calls) >= self.agent.max_calls:
+            self.ended = "calls"
+        elif limit is not None and seconds >= limit:
+            self.ended = "seconds"
+
+    def joined(self) -> Trace:
+        """Return the trace of the whole episode."""
+        agents = (self.agent.name,) * len(self.calls)
+        episode = Episode(
+            self.id,
+            tuple(self.calls),
+            tuple(self.results),
+            agents,
+            facts={"ended": self.ended or "calls"},
+        )
+        return episode.joined()
+
+
+Read = Callable[[Course, Mapping[str, Any]], Trace]
+"""Makes a call of what was kept of it; the course holds the calls before."""
+
+
+class Log:
+    """The finished calls of unfinished episodes of a run: lines that only grow, by batch."""
+
+    def __init__(self, store: Store) -> None:
+        """Read what was left by a recording that was interrupted."""
+        self._artifacts, self._place = store.artifacts, store.place
+        self._known: dict[str, list[dict[str, Any]]] = {}
+        self._parts: dict[str, set[str]] = {}
+        for part in self._artifacts.names("calls"):
+            for raw in self._artifacts.lines("calls", part).raw():
+                episode = str(raw.get("episode"))
+                self._parts.setdefault(part, set()).add(episode)
+                known = self._known.setdefault(episode, [])
+                if raw.get("call") == len(known):  # a call that was logged twice counts once
+                    known.append(raw)
+
+    def resume(self, course: Course, read: Read) -> None:
+        """Take up an episode where it was left; `read` makes a call of what was written.
+
+        Raises:
+            StoreError: a line is not as this version wrote it.
+        """
+        for raw in self._known.get(course.id, ()):
+            try:
+                results = tuple(ToolResult(**one) for one in raw["results"])
+                call = read(course, raw["written"])
+                course.note(call, results, dict(raw["state"]), float(raw["seconds"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise StoreError(
+                    f"{self._place.url}/calls is not as this version wrote it ({error}): remove "
+                    f"it to begin the unfinished episodes anew"
+                ) from error
+
+    def keep(self, part: str, made: Iterable[tuple[Course, Mapping[str, Any]]]) -> None:
+        """Keep the latest call of each course; with it comes all that it can be made of again.
+
+        Raises:
+            StoreError: the state of an environment cannot be written.
+        """
+        lines = []
+        for course, written in made:
+            self._parts.setdefault(part, set()).add(course.id)
+            line = {
+                "episode": course.id,
+                "call": len(course.calls) - 1,
+                "written": written,
+                "results": [asdict(one) for one in course.results[-1]],
+                "state": course.state,
+                "seconds": course.seconds,
+            }
+            try:
+                text = json.dumps(line, ensure_ascii=False)
+            except (TypeError, ValueError) as error:
+                raise StoreError(
+                    f"the state of the environment of task {course.task.id} cannot be kept "
+                    f"({error}): let it hold only what JSON can"
+                ) from error
+            lines.append((text + "\n").encode(errors="surrogatepass"))
+        self._artifacts.lines("calls", part).append(lines)
+
+    def forget(self, committed: set[str]) -> None:
+        """Remove the parts of which every episode is a trace of the run by now."""
+        for part in [part for part, inside in self._parts.items() if inside <= committed]:
+            for file in self._artifacts.lines("calls", part).files():
+                self._place.remove(file)
+            del self._parts[part]

@@ -1,0 +1,157 @@
+"""Agents on models that servers have: each episode goes on by itself, a request at a time."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from trace_probe.model.dialect import Dialect
+from trace_probe.model.endpoint import RequestError, run
+from trace_probe.model.reply import Reply
+from trace_probe.recording.course import Agent, Course, Log
+from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.served import (
+    SEEDS,
+    Asked,
+    Asking,
+    Made,
+    Planned,
+    Served,
+    plan_served,
+    record_all,
+    record_served,
+    report_of,
+    request,
+    served_manifest,
+    served_trace,
+)
+from trace_probe.store import Store
+from trace_probe.text.channels import Format, format_of
+from trace_probe.trace import Sampling, Task, Trace
+
+SPOKEN = Dialect(arguments="text")
+"""How OpenAI's protocol has an agent's turns."""
+PART = "served"
+"""The part of the log in which these episodes are."""
+
+
+def record_agents_served(
+    served: Served,
+    tasks: Iterable[Task],
+    store: Store,
+    agent: Agent,
+    *,
+    samples: int = 1,
+    progress: bool = True,
+) -> RecordReport:
+    """Record `samples` episodes of each task from servers; see `recording.agents`.
+
+    Tools are sent with each request, and the calls that the server reads from what the model
+    wrote are carried out here. An episode that was interrupted goes on at its last call.
+
+    Raises:
+        ServerError: as `record_served`.
+        ModelError: a task has no environment.
+        StoreError: another process writes to the run, or it cannot be written.
+    """
+    chosen = [agent.under(task) for task in tasks]
+    for task in chosen:
+        agent.place(task)
+    plan = plan_served(served, chosen, store.manifest, samples)
+    with store.writing():
+        known, maker = store.ids(), _Maker(served, store, agent)
+        missing = [planned for planned in plan if planned.id not in known]
+        resumed = len(plan) - len(missing)
+        with tqdm(total=len(plan), initial=resumed, unit="episode", disable=not progress) as bar:
+            made = run(lambda: record_all(served, missing, store, bar, maker.make))
+        maker.log.forget(store.ids())
+    return report_of(made, resumed)
+
+
+def record_at(  # noqa: PLR0913 - one function for both ways of asking servers
+    served: Served,
+    tasks: Iterable[Task],
+    run: Path,
+    sampling: Sampling,
+    *,
+    agent: Agent | None = None,
+    samples: int = 1,
+    source: str = "",
+) -> RecordReport:
+    """Make a run of a served model, or resume it; as `record_served`, or that of an agent."""
+    store = Store.create(run, served_manifest(served, sampling, tasks=source))
+    return record_from(served, tasks, store, agent, samples=samples)
+
+
+def record_from(
+    served: Served,
+    tasks: Iterable[Task],
+    store: Store,
+    agent: Agent | None = None,
+    *,
+    samples: int = 1,
+    progress: bool = True,
+) -> RecordReport:
+    """Record traces of one call, or those of an agent, from servers."""
+    if agent is None:
+        return record_served(served, tasks, store, samples=samples, progress=progress)
+    return record_agents_served(served, tasks, store, agent, samples=samples, progress=progress)
+
+
+class _Maker:
+    """Makes episodes by asking servers."""
+
+    def __init__(self, served: Served, store: Store, agent: Agent) -> None:
+        self._served, self._agent, self._sampling = served, agent, store.manifest.sampling
+        self.log = Log(store)
+
+    async def make(self, asking: Asking, planned: Planned) -> Made:
+        """Return one episode, once it has ended.
+
+        Raises:
+            RequestError: a request came to nothing.
+        """
+        course = Course(planned.id, planned.task, self._agent, SPOKEN, self._format())
+        self.log.resume(course, lambda course, kept: self._read(course, planned, kept))
+        while not course.ended:
+            asked = Asked(course.turns, course.tools)
+            seed = course.seed(planned.seed, len(course.calls)) % SEEDS
+            began = time.monotonic()
+            try:
+                body = request(self._served, planned.task, seed, self._sampling, asked)
+                reply = await asking.reply(body)
+            except RequestError as error:
+                if not course.calls or error.status != 400 or "context" not in str(error).lower():
+                    raise
+                course.ended = "context"
+                break
+            written = asdict(reply)
+            course.take(self._read(course, planned, written), time.monotonic() - began)
+            self.log.keep(PART, [(course, written)])
+        trace = course.joined()
+        kinds = {call.facts["ids"] for call in course.calls}
+        if not trace.token_ids:  # ids of some calls are of no use without those of the others
+            trace = replace(trace, tokenizer="words", facts={**trace.facts, "ids": "none"})
+        elif len(kinds) > 1:
+            trace = replace(trace, facts={**trace.facts, "ids": "retokenised"})
+        return Made(trace, len(trace) - trace.prompt_stop)
+
+    def _format(self) -> Format:
+        tokenizer = self._served.tokenizer
+        return tokenizer.format if tokenizer else format_of(None, self._served.model)
+
+    def _read(self, course: Course, planned: Planned, kept: Mapping[str, Any]) -> Trace:
+        """Return a reply as a trace of its own."""
+        calls = tuple((name, arguments, id) for name, arguments, id in kept["calls"])
+        ids = {name: tuple(kept[name]) for name in ("prompt_ids", "token_ids")}
+        reply = Reply(**{**kept, **ids, "calls": calls})
+        # What a server calls the field of reasoning is what it reads it from; one that leaves
+        # the tags in the text gets them back there.
+        course.dialect = SPOKEN._replace(reasoning=reply.named or "content")
+        one = planned._replace(id=f"{planned.id}.{len(course.calls)}")
+        asked = Asked(course.turns, course.tools)
+        trace = served_trace(self._served, one, reply, self._sampling, asked)
+        return replace(trace, facts={"ids": trace.facts["ids"]})

@@ -1,0 +1,258 @@
+"""Environments from a file or from Python: what an agent may call, and what it is answered.
+
+A scripted environment is a JSON file:
+
+    {"tools": [{"name": "look_up", "description": "Look up a price.",
+                "parameters": {"type": "object", "properties": {"item": {"type": "string"}}},
+                "answers": [{"arguments": {"item": "bolt"}, "result": "12"},
+                            {"arguments": {"item": "nut"}, "error": "the list is torn"}],
+                "default": "There is no such item."}]}
+
+The first answer with the same arguments holds. Without one, and without a default, the model is
+told so.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from trace_probe.environment import Environment, State, Tool
+from trace_probe.errors import TaskError
+from trace_probe.trace import Task
+from trace_probe.world.worlds import WORLDS
+
+STATE = "state"
+"""A parameter of this name gets what the environment remembers; the model does not see it."""
+TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array"}
+
+
+class Named(NamedTuple):
+    """An environment, and what a run says of where it came from."""
+
+    environment: Environment
+    name: str
+
+
+def environment_from(source: str) -> Named:
+    """Return the environment of a source.
+
+    That is a JSON file as above, ``FILE.py:OBJECT`` or ``MODULE:OBJECT`` for a function, several
+    functions or an `Environment`, or the name of a world of the organisms. Code is imported, and
+    so it is run: name only what you trust.
+
+    Raises:
+        TaskError: there is no such thing, or it is none of these.
+    """
+    world = WORLDS.get(source)
+    if world is not None and world.environment is not None:
+        return Named(world.environment, source)
+    path, _, name = source.rpartition(":")
+    if source.endswith(".json"):
+        data = _read(Path(source))
+        seal = hashlib.sha256(data).hexdigest()[:8]
+        return Named(scripted(data, source), f"{Path(source).name}@{seal}")
+    if path.endswith(".py"):
+        seal = hashlib.sha256(_read(Path(path))).hexdigest()[:8]
+        found = _member(_module_of(Path(path)), name, source)
+        return Named(as_environment(found, source), f"{Path(path).name}:{name}@{seal}")
+    if path:
+        try:
+            module = importlib.import_module(path)
+        except ImportError as error:
+            raise TaskError(f"cannot import the tools {source!r}: {error}") from error
+        return Named(as_environment(_member(module, name, source), source), source)
+    raise TaskError(
+        f"no tools {source!r}: name a .json file, FILE.py:OBJECT or MODULE:OBJECT, or one of "
+        f"{', '.join(name for name, one in WORLDS.items() if one.environment)}"
+    )
+
+
+def as_environment(found: object, source: str = "tools") -> Environment:
+    """Return an environment as it is, or functions as one.
+
+    Raises:
+        TaskError: it is neither.
+    """
+    if isinstance(found, Environment) and not isinstance(found, type):
+        return found
+    functions = [found] if callable(found) else found
+    if not isinstance(functions, Iterable):
+        raise TaskError(f"{source} is neither functions nor an environment: list the functions")
+    return Functions(tuple(functions))
+
+
+class Functions:
+    """Python functions as tools.
+
+    The name, the first paragraph of the docstring and the annotations are what the model is
+    told. A parameter ``state`` gets a dict that starts empty in each episode.
+    """
+
+    def __init__(self, functions: Sequence[Callable[..., object]]) -> None:
+        """Take functions; their names are unique.
+
+        Raises:
+            TaskError: something is no function, or a parameter cannot be named in a call.
+        """
+        self._functions: dict[str, Callable[..., object]] = {}
+        for function in functions:
+            name = getattr(function, "__name__", "")
+            if not callable(function) or not name or name in self._functions:
+                raise TaskError(f"{function!r:.60} is no function with a name of its own")
+            self._functions[name] = function
+        self._tools = [_tool(name, function) for name, function in self._functions.items()]
+
+    def tools(self, task: Task) -> Sequence[Tool]:  # noqa: ARG002 - the same for every task
+        """Return a tool for each function."""
+        return self._tools
+
+    def start(self, task: Task) -> State:  # noqa: ARG002
+        """Return an empty state."""
+        return {}
+
+    def call(self, name: str, arguments: Mapping[str, Any], state: State) -> str:
+        """Call a function; what is no text is written as JSON."""
+        function = self._functions[name]
+        given = dict(arguments)
+        if STATE in given:
+            raise TypeError(f"{name}() has no argument {STATE!r}")
+        if STATE in inspect.signature(function).parameters:
+            given[STATE] = state
+        inspect.signature(function).bind(**given)
+        result = function(**given)
+        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+
+
+def _tool(name: str, function: Callable[..., object]) -> Tool:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    properties: dict[str, Any] = {}
+    required = []
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except (ValueError, TypeError, NameError) as error:
+        raise TaskError(
+            f"the parameters of the tool {name} cannot be read ({error}): write a function"
+        ) from error
+    for one in parameters.values():
+        if one.kind not in kinds:
+            raise TaskError(f"the tool {name} takes {one}: give it named parameters only")
+        if one.name == STATE:
+            continue
+        kind = TYPES.get(getattr(one.annotation, "__origin__", one.annotation))
+        properties[one.name] = {"type": kind} if kind else {}
+        if one.default is inspect.Parameter.empty:
+            required.append(one.name)
+    told = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
+    schema = {"type": "object", "properties": properties, "required": required}
+    return Tool(name, told, schema)
+
+
+class Scripted:
+    """Tools with a table of answers each."""
+
+    def __init__(self, tools: Mapping[str, Tool], script: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take tools and, for each, its answers and its default."""
+        self._tools, self._script = tools, script
+
+    def tools(self, task: Task) -> Sequence[Tool]:  # noqa: ARG002 - the same for every task
+        """Return the tools."""
+        return list(self._tools.values())
+
+    def start(self, task: Task) -> State:  # noqa: ARG002
+        """Return an empty state: what was asked before changes nothing."""
+        return {}
+
+    def call(self, name: str, arguments: Mapping[str, Any], state: State) -> str:  # noqa: ARG002
+        """Return the scripted answer."""
+        script = self._script[name]
+        for answer in script["answers"]:
+            if answer["arguments"] == arguments:
+                if "error" in answer:
+                    raise RuntimeError(answer["error"])
+                return str(answer["result"])
+        if script["default"] is None:
+            raise LookupError(f"{name} has no answer to these arguments")
+        return str(script["default"])
+
+
+def scripted(data: bytes, where: str = "the script") -> Scripted:
+    """Return the environment that a JSON text describes.
+
+    Raises:
+        TaskError: it is malformed; the text says where.
+    """
+    try:
+        raw = json.loads(data)
+        listed = raw["tools"]
+        assert isinstance(listed, list)
+        assert listed
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise TaskError(f'{where} is no scripted environment: write {{"tools": [...]}}') from error
+    tools: dict[str, Tool] = {}
+    script: dict[str, dict[str, Any]] = {}
+    for number, one in enumerate(listed):
+        tool = _scripted_tool(one, f"{where}, tool {number}")
+        if tool.name in tools:
+            raise TaskError(f"{where}: the tool {tool.name!r} is there twice")
+        tools[tool.name] = tool
+        script[tool.name] = {"answers": one.get("answers", []), "default": one.get("default")}
+    return Scripted(tools, script)
+
+
+def _scripted_tool(raw: Any, where: str) -> Tool:  # noqa: ANN401 - of a file
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str) or not raw["name"]:
+        raise TaskError(f"{where} has no 'name': write an object with one")
+    known = {"name", "description", "parameters", "answers", "default"}
+    if unknown := sorted(set(raw) - known):
+        raise TaskError(f"{where}: unknown field {unknown[0]!r}; use {', '.join(sorted(known))}")
+    answers = raw.get("answers", [])
+    shaped = isinstance(answers, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("arguments"), dict)
+        and isinstance(one.get("result", one.get("error")), str)
+        for one in answers
+    )
+    if not shaped:
+        raise TaskError(
+            f"{where}: each of 'answers' must have 'arguments', an object, and a text as 'result' "
+            f"or 'error'"
+        )
+    if not isinstance(raw.get("default"), str | None):
+        raise TaskError(f"{where}: 'default' must be a text")
+    told, schema = raw.get("description", ""), raw.get("parameters")
+    if not isinstance(told, str) or not isinstance(schema, dict | None):
+        raise TaskError(f"{where}: 'description' must be a text, 'parameters' a JSON schema")
+    return Tool(raw["name"], told, schema) if schema else Tool(raw["name"], told)
+
+
+def _module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"{path} cannot be imported: name a file of Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise TaskError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _member(module: ModuleType, name: str, source: str) -> object:
+    if not hasattr(module, name):
+        raise TaskError(f"there is no {name!r} in the tools {source!r}: name what is defined there")
+    return getattr(module, name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TaskError(f"cannot read {path}: {error.strerror}") from error
