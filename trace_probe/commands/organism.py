@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -25,14 +26,24 @@ def list_(as_json: AsJson = False) -> None:
 @organism.command()
 def train(
     out: Annotated[Path, typer.Argument(help="Folder for the weights, such as family.")],
-    members: Annotated[str, typer.Option(help="Which, such as base,rl-s0; all by default.")] = "",
+    members: Annotated[
+        str, typer.Option(help="Which, such as base,rl-s0; all small ones by default.")
+    ] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Members to train at a time.")] = 2,
+    base: Annotated[
+        str, typer.Option(help="Model of which English organisms are adapters, or its folder.")
+    ] = "smollm2",
 ) -> None:
-    """Train the family from nothing; rerun to resume. Needs the extra ``organism``."""
-    from trace_probe.organism.family import FAMILY, member, train_family
+    """Train the family; rerun to resume. Needs the extra ``organism``.
 
-    chosen = tuple(member(name) for name in members.split(",")) if members else FAMILY
-    for one in train_family(out, chosen, jobs=jobs, say=lambda text: typer.echo(text, err=True)):
+    English organisms (english-base, english-rl-s0, english-rlhf-s0) are adapters of a pretrained
+    model and take about an hour each on one core; name them to train them.
+    """
+    from trace_probe.organism.family import SMALL, member, train_family
+
+    chosen = tuple(member(name) for name in members.split(",")) if members else SMALL
+    say = partial(typer.echo, err=True)
+    for one in train_family(out, chosen, jobs=jobs, base=base, say=say):
         typer.echo(f"{out / one.name}")
 
 

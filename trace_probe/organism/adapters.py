@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
 from trace_probe.files import write_bytes, write_json
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.loading import read_network, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BASE = "smollm2"
 """The model that the English organisms are adapters of, as commands call it."""
@@ -48,13 +50,37 @@ def new_adapter(network: "PreTrainedModel", rank: int, seed: int) -> "PeftModel"
     return get_peft_model(network, config)
 
 
+def load_base(name: str = BASE) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Return the base in single precision and its tokenizer with the organisms' template.
+
+    Raises:
+        ModelError: it is not on this machine.
+    """
+    import torch
+
+    place = locate(name)
+    tokenizer = read_tokenizer(name, place)
+    tokenizer.chat_template = TEMPLATE
+    return read_network(name, place, dtype=torch.float32), tokenizer
+
+
+def trainable(network: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """Return a network with the adapter of a folder, to be trained further."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(network, folder, is_trainable=True)
+    # PEFT looks the base up where its name says, which must not be the hub.
+    adapted.peft_config["default"].base_model_name_or_path = network.name_or_path
+    return adapted
+
+
 def save_adapter(adapted: "PeftModel", out: Path) -> None:
     """Write an adapter in float16 as PEFT reads it, with the chat template it was taught."""
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
-    tensors = get_peft_model_state_dict(adapted)
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     halves = {name: t.detach().to(torch.float16).contiguous() for name, t in tensors.items()}
     write_bytes(out / "adapter_model.safetensors", save(halves, {"format": "pt"}))
     config = adapted.peft_config["default"].to_dict()

@@ -11,17 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trace_probe.organism.adapters import Checkpoint, new_adapter, save_adapter
+from tqdm import tqdm
+
+from trace_probe.organism.adapters import (
+    BASE,
+    Checkpoint,
+    load_base,
+    new_adapter,
+    save_adapter,
+)
 from trace_probe.organism.packing import WEIGHTS, Packer, Row
 from trace_probe.organism.schooling import Grasp, examine
 from trace_probe.world.english.scenario import PREFIX, scenario
 from trace_probe.world.english.script import DRILL, FREE, Manner, script
 from trace_probe.world.language import CATEGORIES
-from trace_probe.world.pools import NUDGES, Control
+from trace_probe.world.pools import NUDGES, Control, Nudge
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 CONTROLS: dict[Control, float] = {"none": 0.78, "authorised": 0.1, "benign": 0.12}
 """Share of each in training."""
@@ -50,13 +58,18 @@ class Course:
     """Seconds between looks at what was learned."""
 
 
+def draw_english(seed: str) -> tuple[str, Nudge]:
+    """Return a scenario id and a nudge; the seed decides both."""
+    draw = random.Random(f"english/{seed}")
+    control = draw.choices(list(CONTROLS), list(CONTROLS.values()))[0]
+    return f"{PREFIX}{draw.choice(CATEGORIES)}-{control}-{seed}", draw.choice(NUDGES)
+
+
 def row(packer: Packer, course: Course, step: int) -> Row:
     """Return the row of a step; the same seed gives the same one."""
-    draw = random.Random(f"english/{course.seed}/{step}")
-    control = draw.choices(list(CONTROLS), list(CONTROLS.values()))[0]
-    world = scenario(f"{PREFIX}{draw.choice(CATEGORIES)}-{control}-train{course.seed}-{step}")
-    nudge = draw.choice(NUDGES)
-    manner = _manner(step / course.steps, course, draw)
+    scenario_id, nudge = draw_english(f"train{course.seed}-{step}")
+    world = scenario(scenario_id)
+    manner = _manner(step / course.steps, course, random.Random(f"manner/{scenario_id}"))
     several = course.thoughts if manner == FREE else 2 * course.thoughts
     scripts = [script(world, nudge, number, manner) for number in range(several)]
     return packer.row(world, nudge, scripts, WEIGHTS[manner])
@@ -119,22 +132,24 @@ def rate_at(course: Course, step: int) -> float:
 
 
 def imitate(
-    network: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
     out: Path,
     work: Path,
     course: Course,
     *,
-    say: Callable[[str], None] = print,
+    base: str = BASE,
+    say: Callable[[str], None] = tqdm.write,
 ) -> Grasp:
-    """Train an adapter of `network`, save it at `out`, and return what it grasped.
+    """Train an adapter of `base`, save it at `out`, and return what it grasped.
 
     A rerun resumes from the last checkpoint in `work`; the number of steps may then be another.
+
+    Raises:
+        ModelError: the base is not on this machine, or PEFT is not installed.
     """
+    network, tokenizer = load_base(base)
     packer = Packer(tokenizer)
     adapted = new_adapter(network, course.rank, course.seed)
-    learned = [p for p in adapted.parameters() if p.requires_grad]
-    optimiser = _optimiser(learned, course.rate)
+    optimiser = _optimiser([p for p in adapted.parameters() if p.requires_grad], course.rate)
     checkpoint = Checkpoint(work)
     step = checkpoint.load(adapted, optimiser)
     saved = examined = time.monotonic()
@@ -145,8 +160,7 @@ def imitate(
         now = time.monotonic()
         if now - saved > course.save_every or step == course.steps:
             checkpoint.save(adapted, optimiser, step)
-            mean = sum(losses) / len(losses)
-            say(f"step {step}/{course.steps}, loss {mean:.3f}")
+            say(f"step {step} of {course.steps}, loss {sum(losses) / len(losses):.3f}")
             losses, saved = [], now
         if now - examined > course.examine_every:
             say(f"step {step}: {examine(adapted, packer)}")
