@@ -98,7 +98,10 @@ class Packer:
         """Keep the tokenizer and the words by which acts begin."""
         self.tokenizer = tokenizer
         self.end = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-        self.closing = self._ids(f"{CLOSING}So")[:-1]  # line breaks are cut by what follows
+        # Line breaks may be cut otherwise where a text ends, so a word follows.
+        one, other = (self._ids(CLOSING + word) for word in ("So", "First"))
+        differ = next(n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        self.closing = one[:differ]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
