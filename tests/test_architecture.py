@@ -43,7 +43,7 @@ HOMES = {
     "fastapi": ("serving",),
     "uvicorn": ("serving",),
     "prometheus_client": ("serving",),
-    "inspect_ai": ("interop.inspect_log",),
+    "inspect_ai": ("interop.inspect_log", "interop.inspect_events", "interop.inspect_scores"),
     "ray": ("execution.cluster",),
     "typer": ("commands",),
     "streamlit": ("explorer",),

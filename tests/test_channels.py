@@ -14,9 +14,9 @@ from trace_probe.text.channels import (
     format_under,
     opens_reasoning,
     split,
-    tags_left,
 )
 from trace_probe.text.layout import build_spans
+from trace_probe.text.parts import tags_left
 from trace_probe.text.tool_calls import TAGS
 from trace_probe.trace import Channel, Finish, Sampling, Task, Thought, Trace
 
@@ -192,8 +192,10 @@ def stream_is_whole(text: str, format: Format, prefilled: bool) -> Thought:
     """Feed a completion by character; at each it must be what the whole text so far is."""
     reader = ChannelReader(format, prefilled=prefilled)
     for end, character in enumerate(text, start=1):
-        reader.feed(character)
-        assert reader.split() == split(text[:end], 0, format, prefilled=prefilled)
+        said = reader.feed(character)
+        whole = split(text[:end], 0, format, prefilled=prefilled)
+        assert reader.split() == whole
+        assert said == whole.ranges[-1].channel or format.name == "plain"
     return reader.split().thought
 
 
@@ -271,7 +273,8 @@ def test_a_call_that_a_thought_mentions_does_not_end_it_in_any_family(family: st
 
 
 def test_a_tag_in_a_thought_that_was_cut_off_is_no_call_unless_one_follows() -> None:
-    assert state("<think>Others write <tool_call> here", "think") == "truncated"
+    for text in ("<think>Others write <tool_call>", "<think>Others write <tool_call> here"):
+        assert state(text, "think") == "truncated"
     assert state('<think>I write <tool_call>\n{"na', "think") == "closed"
 
 

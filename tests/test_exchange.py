@@ -181,7 +181,8 @@ def test_an_inspect_log_comes_in_with_channels_and_labels(log: Path, tmp_path: P
 def test_scores_go_back_with_a_reference_to_the_message(log: Path, tmp_path: Path) -> None:
     from inspect_ai.log import read_eval_log
 
-    from trace_probe.interop.inspect_log import import_inspect, score_inspect
+    from trace_probe.interop.inspect_log import import_inspect
+    from trace_probe.interop.inspect_scores import score_inspect
 
     import_inspect(log, tmp_path / "run")
     store = Store(tmp_path / "run")
@@ -216,7 +217,8 @@ def test_scores_go_back_with_a_reference_to_the_message(log: Path, tmp_path: Pat
 def test_the_threshold_is_that_of_the_report_unless_given(log: Path, tmp_path: Path) -> None:
     from inspect_ai.log import read_eval_log
 
-    from trace_probe.interop.inspect_log import import_inspect, score_inspect
+    from trace_probe.interop.inspect_log import import_inspect
+    from trace_probe.interop.inspect_scores import score_inspect
 
     import_inspect(log, tmp_path / "run")
     store, out = Store(tmp_path / "run"), tmp_path / "scored.eval"
@@ -263,7 +265,8 @@ def inspect_runs(folder: Path, answer: str, verdicts: list[str]) -> Path:
 @pytest.mark.filterwarnings("ignore")  # Inspect's own
 def test_instrumentaleval_as_inspect_runs_it_comes_in_under_its_own_ids(tmp_path: Path) -> None:
     pytest.importorskip("inspect_evals", reason="inspect-evals is not installed")
-    from trace_probe.interop.inspect_log import import_inspect, score_inspect
+    from trace_probe.interop.inspect_log import import_inspect
+    from trace_probe.interop.inspect_scores import score_inspect
     from trace_probe.tasks.sources import load_tasks
 
     verdicts = ["DECISION: convergence\nREASON: it copies", "DECISION: no_convergence\nREASON: no"]
@@ -288,7 +291,8 @@ def test_instrumentaleval_as_inspect_runs_it_comes_in_under_its_own_ids(tmp_path
 
 
 def test_what_is_no_log_or_another_log_is_an_error(log: Path, tmp_path: Path) -> None:
-    from trace_probe.interop.inspect_log import import_inspect, score_inspect
+    from trace_probe.interop.inspect_log import import_inspect
+    from trace_probe.interop.inspect_scores import score_inspect
 
     for name, content in (("a.eval", b"no zip"), ("b.json", b"{}")):
         (tmp_path / name).write_bytes(content)

@@ -458,6 +458,48 @@ def test_a_damaged_index_of_the_shards_is_made_again_from_the_shards(run: Store)
     assert verify(Store(run.path), progress=False).problems == ()
 
 
+@pytest.mark.parametrize("since", [False, True])
+def test_a_lost_index_of_the_shards_is_made_again_from_the_shards(run: Store, since: bool) -> None:
+    """Also if more was recorded and packed since, so that there is an index of that."""
+    pack(run, shard_bytes=200, progress=False)
+    before = contents(run)
+    shards = sorted(run.path.glob("shards/*.safetensors"))
+    (run.path / "shards" / "index.parquet").unlink()
+    again = Store(run.path)
+    with pytest.raises(StoreError, match=r"is not in shards/index.parquet: .*store repair"):
+        again.activations(make_trace(0, 2))
+    if since:
+        with again.writing():
+            again.add(make_trace(9), held_by(make_trace(9)))
+        pack(again, progress=False)
+        before = {**before, "traces": list(again.traces())}
+    found = verify(Store(run.path), progress=False)
+    assert len(found.problems) == len(shards)
+    assert "store repair" in found.problems[0]
+    report = repair(Store(run.path), progress=False)
+    assert (report.lines, report.files, report.traces, report.left) == (0, [], [], ())
+    assert "shards/index.parquet was made again" in format_repair(report)
+    after = contents(Store(run.path))
+    assert after["traces"] == before["traces"]
+    assert after["values"].items() >= before["values"].items()  # type: ignore[attr-defined]
+    assert verify(Store(run.path), progress=False).problems == ()
+
+
+def test_a_shard_that_is_damaged_is_set_aside_where_the_index_is_lost(run: Store) -> None:
+    pack(run, shard_bytes=200, progress=False)
+    before = contents(run)
+    damaged = min(run.path.glob("shards/*.safetensors"))
+    (run.path / "shards" / "index.parquet").unlink()
+    flip(damaged, 60)
+    report = repair(Store(run.path), progress=False)
+    assert (report.files, report.left) == ([f"shards/{damaged.name}"], ())
+    assert list(run.path.glob(f"aside/shards/{damaged.name}.*"))
+    after = contents(Store(run.path))
+    assert 0 < len(Store(run.path)) == 6 - len(report.traces) < 6
+    assert before["values"].items() >= after["values"].items()  # type: ignore[attr-defined]
+    assert verify(Store(run.path), progress=False).problems == ()
+
+
 def test_a_shard_that_does_not_say_what_it_holds_is_named(run: Store) -> None:
     pack(run, progress=False)
     (shard,) = run.path.glob("shards/*.safetensors")

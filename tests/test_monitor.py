@@ -158,6 +158,10 @@ def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:
         "I wait. Then I act",
         "\n\n</think>Done.",
         "Wait. < / think > is no tag. </thin is none. Now</think>Done",
+        "Others write <tool_call> here. I will not. Then I act.</think>Done.",
+        'I look.\n<tool_call>\n{"name": "look"}\n</tool_call>',
+        "I look. <tool_call>look\n</tool_call>",
+        "One.</think>Yes.<think>Two. Three.</think>Done.",
     ],
 )
 def test_tags_of_many_tokens_and_cut_characters_change_no_score(

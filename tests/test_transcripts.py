@@ -119,6 +119,9 @@ def test_tags_without_white_space_are_tokens_of_their_own(tmp_path: Path) -> Non
         ({"cot": "Hm.", "answer": "", "think_closed": False}, "truncated"),
         ({"cot": "Hm.", "answer": None}, "truncated"),
         ({"cot": "Hm."}, "truncated"),
+        ({"cot": "Hm.", "think_closed": 1}, "closed"),
+        ({"cot": "Hm.", "finish_reason": "stop"}, "truncated"),
+        ({"cot": "Hm.", "tool_calls": [{"name": "look"}]}, "closed"),
         ({"cot": " \n", "answer": "Yes."}, "empty"),
         ({"answer": "<think>\n\n</think>\n\nYes."}, "empty"),
         ({"answer": "Hm.</think>Yes."}, "closed"),
@@ -129,7 +132,7 @@ def test_tags_without_white_space_are_tokens_of_their_own(tmp_path: Path) -> Non
 def test_the_state_of_the_thought(tmp_path: Path, record: dict[str, Any], thought: Thought) -> None:
     trace, _ = read_one(tmp_path, prompt="Go.", **record)
     assert trace.thought == thought
-    answered = thought != "truncated" and record["answer"] != ""
+    answered = thought != "truncated" and record.get("answer")
     assert trace.channel_text("answer").strip() == ("Yes." if answered else "")
     thoughtful = thought in {"closed", "truncated"}
     assert trace.channel_text("reasoning").strip() == ("Hm." if thoughtful else "")
@@ -187,9 +190,21 @@ def test_a_quote_becomes_the_sentence_in_which_it_starts(tmp_path: Path) -> None
     assert label.said is not None
     assert trace.text_of(label.said).strip() == "Then."
     assert label.quotes == ("Then",)
-    for quote in ("Never", "Go", " "):
-        with pytest.raises(TraceError, match="neither reasoning nor answer"):
-            read_one(tmp_path, **APART, label=1, said=quote)
+
+
+@pytest.mark.parametrize("quote", ["Never", "Go", "First.  Then"])
+def test_a_quote_that_is_not_verbatim_is_dropped_and_counted_and_its_row_imported(
+    tmp_path: Path, quote: str
+) -> None:
+    records = [{**APART, "id": n, "label": 1, "said": s} for n, s in ((1, "Then"), (2, quote))]
+    report = import_transcripts(write(tmp_path / "t.jsonl", *records), tmp_path / "run")
+    assert (report.added, report.positives, report.left_out) == (2, 2, 0)
+    assert report.notes == (
+        "Quotes that are not verbatim, left out of their labels: 1 row (line 2).",
+    )
+    said = [label.said is not None for label in Store(tmp_path / "run").labels().values()]
+    silent = [label.silent for label in Store(tmp_path / "run").labels().values()]
+    assert (said, silent) == ([True, False], [False, False])
 
 
 def test_the_task_id_comes_from_the_line_else_from_its_place_else_from_the_prompt(
@@ -251,25 +266,56 @@ def test_other_field_names_are_read_through_a_mapping(tmp_path: Path) -> None:
     assert label.outcome is True
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ("{", "not JSON"),
-        ({"answer": "a"}, "no prompt"),
-        ({"prompt": " ", "answer": "a"}, "no prompt"),
-        ({"prompt": "p"}, "neither reasoning nor answer"),
-        ({"prompt": "p", "answer": ["a"]}, "field 'answer'.*expected a text"),
-        ({**APART, "label": 1, "said": "invented"}, "quote 'invented'"),
-        ({**APART, "temperature": -1}, "temperature must be"),
-    ],
-)
-def test_a_bad_line_is_named_and_nothing_is_written(
-    tmp_path: Path, record: object, message: str
-) -> None:
+BAD: list[tuple[object, str]] = [
+    ("{", "not JSON"),
+    ("[1]", "not a JSON object"),
+    ({"answer": "a"}, "no prompt"),
+    ({"prompt": " ", "answer": "a"}, "no prompt"),
+    ({"prompt": "p"}, "neither reasoning nor answer"),
+    ({"prompt": "p", "answer": ["a"]}, "field 'answer'.*expected a text"),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), BAD)
+def test_a_bad_line_is_named(tmp_path: Path, record: object, message: str) -> None:
     file = write(tmp_path / "t.jsonl", APART, "", record)
     with pytest.raises(TraceError, match=f"t.jsonl, line 3.*{message}"):
+        list(read_transcripts(file))
+
+
+def test_bad_lines_are_left_out_named_counted_and_kept_aside(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", APART, *(record for record, _ in BAD), {**APART, "id": 9})
+    for added in (2, 0):
+        report = import_transcripts(file, tmp_path / "run")
+        run = Store(tmp_path / "run")
+        assert (report.read, report.added, report.left_out) == (2, added, len(BAD))
+        assert report.notes[0].startswith("Left out, 6 rows: line 2: is not JSON")
+        assert "left_out/t.jsonl" in report.notes[0]
+        kept = list(run.artifacts.lines("left_out", "t").values(dict))
+        assert [row["where"] for row in kept] == [f"line {n}" for n in range(2, 8)]
+        assert kept[0]["text"].strip() == "{"
+        assert all(row["why"] for row in kept)
+
+
+def test_a_line_that_is_too_long_is_left_out_and_the_next_one_is_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", {**APART, "more": "x" * (5 << 20)}, APART)
+    report = import_transcripts(file, tmp_path / "run")
+    assert (report.added, report.left_out) == (1, 1)
+    assert "line 1: longer than 4 MB" in report.notes[0]
+
+
+def test_nothing_is_written_if_no_line_can_be_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", *(record for record, _ in BAD))
+    with pytest.raises(TraceError, match="t.jsonl holds no transcript .line 1: is not JSON"):
         import_transcripts(file, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_needed_does_not_refuse_a_row(tmp_path: Path) -> None:
+    odd = {**APART, "temperature": -1, "max_tokens": "many", "category": ["c"]}
+    report = import_transcripts(write(tmp_path / "t.jsonl", odd), tmp_path / "run")
+    assert (report.added, report.left_out, len(report.notes)) == (1, 0, 3)
+    assert all(note.startswith("Not read, ") for note in report.notes)
 
 
 def test_a_misspelt_field_is_an_error_and_not_a_field_that_is_not_there(tmp_path: Path) -> None:
@@ -286,7 +332,7 @@ def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
 def test_a_single_transcript_is_counted_in_numbers(tmp_path: Path) -> None:
     file = write(tmp_path / "t.jsonl", {**APART, "label": 1})
     report = asdict(import_transcripts(file, tmp_path / "run"))
-    assert json.dumps(list(report.values())) == "[1, 1, 1, 0, 1, 1]"  # true would equal 1
+    assert json.dumps(list(report.values())[:7]) == "[1, 1, 1, 0, 1, 1, 0]"  # true would equal 1
 
 
 def test_an_import_that_was_stopped_is_completed(tmp_path: Path) -> None:
@@ -310,13 +356,33 @@ def test_a_changed_label_replaces_the_old_one(tmp_path: Path) -> None:
     assert label_now.outcome is True
 
 
-def test_another_file_or_mapping_does_not_go_into_the_same_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    import_transcripts(write(tmp_path / "a.jsonl", APART), run)
-    with pytest.raises(StoreError, match="other settings"):
-        import_transcripts(write(tmp_path / "b.jsonl", APART), run)
-    with pytest.raises(StoreError, match="other settings"):
-        import_transcripts(tmp_path / "a.jsonl", run, FieldMapping.parse("reasoning=answer"))
+def test_judges_in_files_of_their_own_join_one_run(tmp_path: Path) -> None:
+    run, row = tmp_path / "run", {**APART, "id": "a1"}
+    for judge, label in (("a", 1), ("b", 0)):
+        file = write(tmp_path / f"{judge}.jsonl", {**row, "label": label, "judge_model": judge})
+        import_transcripts(file, run)
+    store = Store(run)
+    assert len(store) == 1
+    assert store.labellers() == ["a", "b"]
+    assert [x.outcome for name in "ab" for x in store.labels(name).values()] == [True, False]
+    both = [{**row, "label": 1, "judge_model": judge} for judge in "ab"]
+    assert import_transcripts(write(tmp_path / "both.jsonl", *both), tmp_path / "one").added == 1
+
+
+def test_another_model_does_not_go_into_the_same_run(tmp_path: Path) -> None:
+    import_transcripts(write(tmp_path / "a.jsonl", {**APART, "model": "a"}), tmp_path / "run")
+    with pytest.raises(StoreError, match="other settings .model"):
+        import_transcripts(write(tmp_path / "b.jsonl", {**APART, "model": "b"}), tmp_path / "run")
+
+
+def test_lines_of_one_id_and_text_are_samples_and_none_is_lost(tmp_path: Path) -> None:
+    rows = [{**APART, "id": "t", "label": label} for label in (0, 0, 1)]
+    file = write(tmp_path / "t.jsonl", *rows)
+    report = import_transcripts(file, tmp_path / "run")
+    assert (report.added, report.positives) == (3, 1)
+    assert "a further sample" in report.notes[0]
+    assert import_transcripts(file, tmp_path / "run").added == 0
+    assert [trace.sample for trace in Store(tmp_path / "run").traces()] == [0, 1, 2]
 
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]))

@@ -14,7 +14,6 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from os.path import commonprefix
 
 from trace_probe.errors import TraceError
 from trace_probe.trace import ModelCall, Span, Thought, ToolResult, Trace
@@ -170,7 +169,9 @@ def _prompt(
 
 def _kept(before: Trace, call: Trace) -> int:
     """Return how many tokens of a call's prompt are those that the call before read and wrote."""
-    alike = len(commonprefix([before.text, call.text]))
+    if _goes_on(before, call):
+        return len(before)
+    alike = _alike(before.text, call.text)
     ids = zip(before.token_ids, call.token_ids, strict=False) if call.token_ids else None
     kept = 0
     for ours, others in zip(before.offsets, call.offsets[: call.prompt_stop], strict=False):
@@ -179,6 +180,30 @@ def _kept(before: Trace, call: Trace) -> int:
             break
         kept += 1
     return kept
+
+
+def _goes_on(before: Trace, call: Trace) -> bool:
+    """Return whether a prompt begins with all that the call before read and wrote."""
+    stop = len(before)
+    return (
+        stop <= call.prompt_stop
+        and _character(call, stop) == len(before.text)
+        and call.offsets[:stop] == before.offsets
+        and (not call.token_ids or call.token_ids[:stop] == before.token_ids)
+        and call.text.startswith(before.text)
+    )
+
+
+def _alike(one: str, other: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _character(trace: Trace, token: int) -> int:

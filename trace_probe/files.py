@@ -199,6 +199,11 @@ def json_object(
     try:
         value = json.loads(data)
         json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise wrong(
+            f"{name} is not text, it holds half of a surrogate pair: write the whole character, "
+            f"or U+FFFD in its place"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise wrong(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -2,40 +2,78 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trace_probe.commands.options import AsJson, Run, show_result
+
+if TYPE_CHECKING:
+    from trace_probe.interop.transcripts import ImportReport
+    from trace_probe.model.tokenizer import ChatTokenizer
 
 interchange = typer.Typer()
 inspect = typer.Typer(help="Logs of Inspect: read them, score them.", no_args_is_help=True)
 interchange.add_typer(inspect, name="inspect")
 
 Log = Annotated[Path, typer.Argument(help="An Inspect log, .eval or .json.")]
+Tokenizer = Annotated[
+    str,
+    typer.Option(help="A model's folder or name: chats come in its tokens instead of words."),
+]
 
 
 @interchange.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="Transcripts, one JSON object a line.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Transcripts or chats, one JSON object a line; an ATIF trajectory; an Inspect "
+            "log; a run from `export`. What it is is seen by itself."
+        ),
+    ],
     run: Run,
     fields: Annotated[
         str, typer.Option(help="Field names, such as reasoning=cot,answer=reply,label=harm.")
     ] = "",
+    tokenizer: Tokenizer = "",
     as_json: AsJson = False,
 ) -> None:
-    """Bring foreign transcripts and their labels, or an exported run, into a run."""
+    """Bring foreign transcripts, chats and their labels, or an exported run, into a run."""
+    from trace_probe.interop.bounds import is_inspect_log
     from trace_probe.interop.exchange import import_export, is_export
     from trace_probe.interop.fields import FieldMapping
     from trace_probe.interop.transcripts import import_transcripts
 
-    if is_export(file):
-        if fields:
-            raise typer.BadParameter("an exported run needs no field names")
-        report = {"added": import_export(file, run)}
+    exported, log = is_export(file), is_inspect_log(file)
+    if fields and (exported or log):
+        kind = "an exported run" if exported else "an Inspect log"
+        raise typer.BadParameter(f"{kind} needs no field names")
+    if log:
+        import_inspect(file, run, tokenizer=tokenizer, as_json=as_json)
+    elif exported:
+        count = import_export(file, run)
+        show_result({"added": count}, f"{count} added", as_json=as_json)
     else:
-        report = asdict(import_transcripts(file, run, FieldMapping.parse(fields)))
-    show_result(report, ", ".join(f"{n} {key}" for key, n in report.items()), as_json=as_json)
+        names = FieldMapping.parse(fields)
+        _show(import_transcripts(file, run, names, _loaded(tokenizer)), as_json=as_json)
+
+
+def _loaded(tokenizer: str) -> "ChatTokenizer | None":
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    return load_tokenizer(tokenizer) if tokenizer else None
+
+
+def _show(report: "ImportReport", *, as_json: bool) -> None:
+    """Say what an import took its entries for, what it made of them, and what it left out."""
+    from trace_probe.interop.transcripts import COUNTS
+
+    found = asdict(report)
+    formats = ", ".join(f"{n} {name}" for name, n in report.formats.items())
+    counts = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in (*COUNTS, "left_out"))
+    text = "\n".join((f"taken for: {formats}", counts, *report.notes))
+    show_result(found, text, as_json=as_json)
 
 
 @interchange.command()
@@ -53,12 +91,19 @@ def export(
 
 
 @inspect.command("import")
-def import_inspect(log: Log, run: Run, as_json: AsJson = False) -> None:
+def import_inspect(
+    log: Log,
+    run: Run,
+    role: Annotated[
+        str, typer.Option(help="Whose calls; by default those of `target`, or those without role.")
+    ] = "",
+    tokenizer: Tokenizer = "",
+    as_json: AsJson = False,
+) -> None:
     """Bring the samples of an Inspect log into a run."""
     from trace_probe.interop.inspect_log import import_inspect as read
 
-    report = asdict(read(log, run))
-    show_result(report, ", ".join(f"{n} {key}" for key, n in report.items()), as_json=as_json)
+    _show(read(log, run, role=role, tokenizer=_loaded(tokenizer)), as_json=as_json)
 
 
 @inspect.command()
@@ -74,7 +119,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Write a detector's scores into a copy of the log that a run was imported from."""
-    from trace_probe.interop.inspect_log import score_inspect
+    from trace_probe.interop.inspect_scores import score_inspect
     from trace_probe.monitor.detector import recorded_detector
     from trace_probe.store import Store
 

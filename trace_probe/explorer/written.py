@@ -124,7 +124,9 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     prompt = tuple(model.render(task))
     format = format_of(model.chat_template, model.name)
     opening = "" if opens_reasoning(model.offsets(prompt)[0], format) else format.open
-    reasoning, answer = (foreign.channel_text(part).strip() for part in ("reasoning", "answer"))
+    reasoning = foreign.channel_text("reasoning").strip()
+    act = (span for span in foreign.spans if span.channel in {"answer", "action"})
+    answer = "".join(map(foreign.text_of, act)).strip()
     closing = f"{format.close}{answer}" if answer else ""
     ids = (*prompt, *tokenizer.encode(f"{opening}{reasoning}{closing}"))
     return as_if_written(model, task, ids, len(prompt), f"transcript {foreign.id}")

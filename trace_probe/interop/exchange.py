@@ -1,7 +1,7 @@
 """A run as one file of JSON lines, for others to read and for `import` to read back unchanged.
 
-The first line holds the manifest. Each trace has a line, with its prompt, reasoning and
-answer beside it as plain text; then each label. Activations and scores stay in the run.
+The first line holds the manifest. Each trace has a line, with its prompt, reasoning, answer and
+tool calls beside it as plain text; then each label. Activations and scores stay in the run.
 """
 
 import json
@@ -16,8 +16,11 @@ from trace_probe.interop.bounds import lines
 from trace_probe.interop.checked import check
 from trace_probe.labels import Label
 from trace_probe.store import Store, to_label, to_manifest, to_trace
+from trace_probe.trace import Channel
 
 MARK = "trace_probe_export"
+PARTS: tuple[Channel, ...] = ("prompt", "reasoning", "answer", "action")
+"""What stands beside a trace as plain text."""
 VERSION = 1
 LONGEST_LINE = 64 << 20
 """Bytes of a line, which holds a text, its parts once more, and where each token starts."""
@@ -34,8 +37,8 @@ def export_run(store: Store, file: Path | str) -> int:
 def _lines(store: Store) -> Iterator[dict[str, Any]]:
     yield {MARK: VERSION, "manifest": asdict(store.manifest)}
     for trace in store.traces():
-        parts = {name: trace.channel_text(name) for name in ("prompt", "reasoning", "answer")}
-        yield {"trace": asdict(trace), **parts}
+        parts = {name: trace.channel_text(name) for name in PARTS}
+        yield {"trace": asdict(trace), **{k: v for k, v in parts.items() if v or k != "action"}}
     for label in store.every_label():
         yield {"label": asdict(label)}
 

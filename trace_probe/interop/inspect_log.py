@@ -1,107 +1,85 @@
-"""Logs of Inspect (inspect.aisi.org.uk): read into a run, and scored with references back.
+"""Logs of Inspect (inspect.aisi.org.uk), read into a run.
 
 Needs the extra ``inspect``.
 """
 
+import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from trace_probe.errors import NotEnoughData, TraceError
+from trace_probe.errors import TraceError
 from trace_probe.interop.bounds import check_archive
+from trace_probe.interop.conversation import asked
+from trace_probe.interop.episodes import trace_of
+from trace_probe.interop.inspect_events import Strand, strands_of
+from trace_probe.interop.left_out import LeftOut
 from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
-from trace_probe.monitor.detector import Detector
-from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug
-from trace_probe.text.channels import format_of, split
-from trace_probe.text.parts import after_prompt, cut_words, join_parts
-from trace_probe.trace import Sampling, Task, Trace, digest
+from trace_probe.trace import Sampling, Task, Trace
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
-    from inspect_ai.model import ChatMessageAssistant
-    from inspect_ai.scorer import Score
 
-_FINISH: dict[str, Literal["stop", "length"]] = {
-    "stop": "stop",
-    "max_tokens": "length",
-    "model_length": "length",
-}
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+LONGEST_FACT = 2000
+"""Characters of what a scorer says that are kept as a fact."""
 
 
-def import_inspect(log: Path | str, run: Path | str) -> ImportReport:
-    """Bring the samples of an Inspect log into a run, with what a scorer said of convergence.
+def import_inspect(
+    log: Path | str,
+    run: Path | str,
+    *,
+    role: str = "",
+    tokenizer: "ChatTokenizer | None" = None,
+) -> ImportReport:
+    """Bring the samples of an Inspect log into a run, with what its scorers said.
 
-    The last assistant message of a sample is the completion, all before it the prompt. Only
-    scores of the kind that inspect-evals gives InstrumentalEval become labels: other scores
-    say nothing of instrumental behaviour.
+    A sample is one trace of all its model calls; where an agent was rolled back, each branch is
+    one. Whose calls are read is said by `role`, as in `strands_of`. What scorers gave becomes
+    facts of the trace, named ``score:SCORER`` and ``score:SCORER.FIELD``. Only scores of the kind
+    that inspect-evals gives InstrumentalEval become labels at once; for others there is
+    ``label --by field:NAME``.
 
     Raises:
         TraceError: the log cannot be read, or holds no sample with a completion.
         StoreError: another run is at `run`.
     """
-    found = _read(Path(log))
-    transcripts = [pair for sample in found.samples or () for pair in _transcripts(sample, found)]
+    found = read_log(Path(log))
+    transcripts: list[tuple[Trace, Label | None]] = []
+    aside = LeftOut()
+    for sample in found.samples or ():
+        try:
+            transcripts += _transcripts(sample, found, role, tokenizer)
+        except TraceError as error:
+            aside.row(f"sample {sample.id}, epoch {sample.epoch}", str(error))
     if not transcripts:
-        raise TraceError(f"{log} has no sample with a completion: is it a finished evaluation?")
+        why = "".join(f" ({row.where}: {row.why})" for row in aside.rows[:1])
+        raise TraceError(f"{log} has no sample with a completion{why}: is it a whole evaluation?")
     manifest = Manifest(
-        model=found.eval.model,
+        model=", ".join(sorted({trace.model for trace, _ in transcripts})),
         source="imported",
-        tokenizer="words",
+        tokenizer=tokenizer.fingerprint if tokenizer else "words",
         sampling=_sampling(found),
         version=version("trace-probe"),
         tasks=f"inspect:{found.eval.task}",
     )
-    return keep(transcripts, Store.create(run, manifest))
+    return keep(transcripts, Store.create(run, manifest), aside, Path(log).stem)
 
 
-def score_inspect(
-    store: Store,
-    log: Path | str,
-    out: Path | str,
-    detector: Detector,
-) -> int:
-    """Write a copy of a log with a detector's scores; return how many samples were scored.
-
-    An alarm is explained by the sentence it came at, with a reference to the message, so that
-    Inspect's viewer shows it beside the transcript.
+def read_log(path: Path, *, attachments: bool = True) -> "EvalLog":
+    """Return an Inspect log; with `attachments` the long texts of its events are in their place.
 
     Raises:
-        TraceError: the log cannot be read, or none of the run's traces come from it.
-        StoreError: the detector has not scored this run.
-        NotEnoughData: the detector has no threshold.
+        TraceError: it cannot be read, or unpacks to more than a log has.
     """
-    from inspect_ai.log import write_eval_log
-
-    found = _read(Path(log))
-    scores: Scores = store.scores(detector.name)
-    if detector.source.kind == "none":
-        raise NotEnoughData(
-            f"no threshold of {detector.name} is known in {store.path}: give --threshold"
-        )
-    traces = {_origin(trace): trace for trace in store.traces() if trace.id in scores}
-    scored = 0
-    for sample in found.samples or ():
-        trace = traces.get((found.eval.eval_id, str(sample.id), str(sample.epoch)))
-        if trace is not None:
-            score = _score(trace, sample, scores[trace.id], detector)
-            sample.scores = {**(sample.scores or {}), f"trace_probe/{detector.name}": score}
-            scored += 1
-    if not scored:
-        raise TraceError(f"no trace of {store.path} comes from {log}: import that log first")
-    write_eval_log(found, str(out))
-    return scored
-
-
-def _read(path: Path) -> "EvalLog":
     try:
         from inspect_ai.log import read_eval_log
     except ImportError as error:
@@ -111,79 +89,79 @@ def _read(path: Path) -> "EvalLog":
     if zipfile.is_zipfile(path):
         check_archive(path)
     try:
-        return read_eval_log(str(path))
+        return read_eval_log(str(path), resolve_attachments="full" if attachments else False)
     except Exception as error:  # a stranger's log can break its reader in any way
         why = " ".join(str(error).split()) or type(error).__name__
         raise TraceError(f"{path} is no Inspect log: {why:.200}") from error
 
 
-def _transcripts(sample: "EvalSample", log: "EvalLog") -> Iterator[tuple[Trace, Label | None]]:
-    """Yield the trace and label of a sample, or nothing if the model did not answer."""
-    message = _last_message(sample)
-    if message is not None:
-        trace = _trace(sample, message, log)
-        yield trace, _label(trace, sample)
+def _transcripts(
+    sample: "EvalSample", log: "EvalLog", role: str, tokenizer: "ChatTokenizer | None"
+) -> Iterator[tuple[Trace, Label | None]]:
+    """Yield the trace and label of each branch of a sample; nothing if no model wrote anything.
+
+    Scores are of what was left in the end: a branch that was given up has none.
+    """
+    strands = [one for one in strands_of(sample, role) if _wrote(one)]
+    ended = {message.id for message in sample.messages if message.id}
+    standing = [one for one in strands if one.turns[-1].wrote.id in ended] or strands[-1:]
+    ids: dict[str, str] = {}
+    for strand in strands:
+        scored = strand in standing
+        facts = {
+            "format": "Inspect sample",
+            **{f"inspect_{name}": value for name, value in _origin(sample, log).items()},
+            **(_scores(sample) if scored else {"rolled_back": "yes"}),
+            **_cut_off(sample),
+        }
+        if strand.parent is not None:
+            at = str(len(strand.before))
+            facts |= {"branch": strand.name, "branched_after_calls": at}
+            facts |= {"parent": ids[strand.parent]} if strand.parent in ids else {}
+        trace = _trace(strand, sample, log, facts, tokenizer)
+        ids[strand.name] = trace.id
+        yield trace, _label(trace, sample) if scored else None
 
 
-def _last_message(sample: "EvalSample") -> "ChatMessageAssistant | None":
-    own = [message for message in sample.messages if message.role == "assistant"]
-    return own[-1] if own else None
+def _wrote(strand: Strand) -> bool:
+    return any(part.text or part.hidden or part.name for t in strand.own for part in t.wrote.parts)
 
 
-def _trace(sample: "EvalSample", message: "ChatMessageAssistant", log: "EvalLog") -> Trace:
-    task, parts = _task(sample, log), _parts(message)
-    before = sample.messages[: sample.messages.index(message)]
-    prompt = "\n\n".join(one.text for one in before if one.text) + "\n\n"
-    if parts[0]:
-        completion, cut = join_parts(*parts, closed=bool(parts[1].strip()))
-    else:
-        completion = parts[1]
-        cut = split(completion, 0, format_of(completion), prefilled=False)
-    text = prompt + completion
-    offsets, layout = cut_words(text, after_prompt(prompt, cut))
-    origin = {"eval": log.eval.eval_id, "sample": str(sample.id), "epoch": str(sample.epoch)}
-    return Trace(
-        digest(log.eval.model, task.prompt_key, origin, text),
-        task,
-        log.eval.model,
-        _sampling(log),
-        sample.epoch - 1,
-        text,
-        offsets,
-        **layout._asdict(),
-        tokenizer="words",
-        finish=_FINISH.get(sample.output.stop_reason if sample.output.choices else "", "unknown"),
-        source="inspect",
-        facts={f"inspect_{name}": value for name, value in origin.items()},
-    )
+def _trace(
+    strand: Strand,
+    sample: "EvalSample",
+    log: "EvalLog",
+    facts: dict[str, str],
+    tokenizer: "ChatTokenizer | None",
+) -> Trace:
+    task = _task(strand, sample, log)
+    about = {
+        "task": task,
+        "model": strand.model or log.eval.model,
+        "sampling": _sampling(log),
+        "sample": sample.epoch - 1,
+        "source": "inspect",
+    }
+    key = (log.eval.model, task.prompt_key, _origin(sample, log))
+    return trace_of(strand.turns, about, key, facts, tokenizer)
 
 
-def _task(sample: "EvalSample", log: "EvalLog") -> Task:
+def _origin(sample: "EvalSample", log: "EvalLog") -> dict[str, str]:
+    return {"eval": log.eval.eval_id, "sample": str(sample.id), "epoch": str(sample.epoch)}
+
+
+def _task(strand: Strand, sample: "EvalSample", log: "EvalLog") -> Task:
     """Return the task of a sample, the same in every log: InstrumentalEval's own, if it is one."""
-    system = [one.text for one in sample.messages if one.role == "system"]
-    user = [one.text for one in sample.messages if one.role == "user"]
-    prompt = "\n\n".join(user)
+    system, prompt = asked(strand.turns)
     own = f"{slug(log.eval.task)}-{sample.id}", slug(str(sample.metadata.get("task_type", "")))
     name, category = canonical(prompt) or own
     return Task(
         id=name,
         category=category,
         prompt=prompt,
-        system="\n\n".join(system) or None,
+        system=system,
         criterion=str(sample.metadata.get("eval_prompt", "")).strip(),
     )
-
-
-def _parts(message: "ChatMessageAssistant") -> tuple[str, str]:
-    """Return reasoning and answer."""
-    if isinstance(message.content, str):
-        return "", message.content
-    reasoning = [
-        c.summary or "" if c.redacted else c.reasoning
-        for c in message.content
-        if c.type == "reasoning"
-    ]
-    return "\n\n".join(reasoning), "\n".join(c.text for c in message.content if c.type == "text")
 
 
 def _sampling(log: "EvalLog") -> Sampling:
@@ -195,6 +173,30 @@ def _sampling(log: "EvalLog") -> Sampling:
         "max_new_tokens": config.max_tokens,
     }
     return Sampling(**{**asdict(Sampling()), **{k: v for k, v in named.items() if v is not None}})
+
+
+def _scores(sample: "EvalSample") -> dict[str, str]:
+    """Return what scorers gave as facts: their values, and each field of these and of metadata."""
+    facts: dict[str, str] = {}
+    for name, score in (sample.scores or {}).items():
+        fields: dict[str, Any] = dict(score.metadata or {})
+        if isinstance(score.value, dict):
+            fields |= score.value
+        else:
+            facts[f"score:{name}"] = _fact(score.value)
+        facts |= {f"score:{name}.{key}": _fact(value) for key, value in fields.items()}
+    return facts
+
+
+def _cut_off(sample: "EvalSample") -> dict[str, str]:
+    """Return what ended a sample before its agent did, as facts."""
+    limit = {"limit": sample.limit.type} if sample.limit else {}
+    return limit | ({"error": _fact(sample.error.message)} if sample.error else {})
+
+
+def _fact(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_FACT else f"{text[:LONGEST_FACT]}…"
 
 
 def _label(trace: Trace, sample: "EvalSample") -> Label | None:
@@ -218,37 +220,3 @@ def _outcome(value: dict[str, Any]) -> bool | None:
     if value.get("convergence") == 1:
         return True
     return False if value.get("no_convergence") == 1 else None
-
-
-def _origin(trace: Trace) -> tuple[str, str, str]:
-    eval_, sample, epoch = (
-        trace.facts.get(f"inspect_{n}", "") for n in ("eval", "sample", "epoch")
-    )
-    return eval_, sample, epoch
-
-
-def _score(
-    trace: Trace, sample: "EvalSample", scores: "np.ndarray[Any, Any]", detector: Detector
-) -> "Score":
-    """Return the score of one sample: the highest of its sentences, and where the alarm came."""
-    from inspect_ai.scorer import Reference, Score
-
-    message = _last_message(sample)
-    if message is None or message.id is None or not np.isfinite(scores).any():
-        raise NotEnoughData(f"trace {trace.id} has no score, or its message no id")
-    cite = f"[M{sample.messages.index(message) + 1}]"
-    alarm = detector.alarm(scores)
-    said = "no alarm" if alarm is None else f"alarm at: {trace.text_of(trace.sentences[alarm])!r}"
-    reference = Reference(type="message", cite=cite, id=message.id)
-    return Score(
-        value=float(np.nanmax(detector.follow(scores))),
-        explanation=f"{said} {cite}",
-        metadata={
-            "scanner_references": [reference.model_dump()],
-            "alarm": alarm is not None,
-            "sentence": alarm,
-            "threshold": detector.threshold,
-            "smoothing": detector.smoothing.name,
-            "source": str(detector.source),
-        },
-    )

@@ -6,31 +6,42 @@ with think tags. Tokens are words, cut at white space, and a trace's text is
     system ¶ prompt ¶ <think> reasoning </think> ¶ answer
 
 with a blank line for each ¶, without the system part where there is none, and with the
-completion as it stands where reasoning and answer come in one. Labels that come along are
-kept, unreadable ones as unknown.
+completion as it stands where reasoning and answer come in one. Tool calls that come apart are
+written behind it. Labels that come along are kept, unreadable ones as unknown. A row that is no
+transcript is left out, named, and kept aside in the run.
 """
 
+import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import TraceError
+from trace_probe.interop.chats import FINISHES, Chat, calls_of, chat_of, model_of
+from trace_probe.interop.conversation import asked
+from trace_probe.interop.episodes import trace_of
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
+from trace_probe.interop.left_out import LeftOut
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug, task_id
-from trace_probe.text.channels import Split, format_of, split
-from trace_probe.text.parts import after_prompt, cut_words, join_parts
-from trace_probe.trace import Sampling, Span, Task, Trace, digest
+from trace_probe.text.channels import Format, Split, format_alone, format_of, split
+from trace_probe.text.parts import after_prompt, cut_words, join_parts, tags_left, with_calls
+from trace_probe.text.tool_calls import write_call
+from trace_probe.trace import Finish, Sampling, Span, Task, Trace, digest
 
+if TYPE_CHECKING:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+COUNTS = ("read", "added", "labelled", "unknown", "positives", "closed")
 UNHEARD = {"said": "unknown"}
 """Facts of a label that comes without a word on what was said."""
-_FINISH: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 _POSITIVE = frozenset({"1", "1.0", "true", "yes", "convergence"})
 _NEGATIVE = frozenset({"0", "0.0", "false", "no", "no_convergence"})
 
@@ -49,171 +60,335 @@ class ImportReport:
     positives: int
     closed: int
     """Traces whose reasoning came to its end."""
+    left_out: int = 0
+    """Entries that could not be read; they are kept in the run, in ``left_out``."""
+    formats: dict[str, int] = field(default_factory=dict, compare=False)
+    """What the entries were taken for, such as ``{"OpenAI chat": 3}``."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a user must be told, such as why entries were left out."""
 
 
 def import_transcripts(
-    path: Path | str, store_path: Path | str, mapping: FieldMapping = DEFAULT_MAPPING
+    path: Path | str,
+    store_path: Path | str,
+    mapping: FieldMapping = DEFAULT_MAPPING,
+    tokenizer: "ChatTokenizer | None" = None,
 ) -> ImportReport:
     """Bring a file of transcripts into a run; repeated, it adds only what is missing.
 
-    Nothing is written unless every line can be read.
+    A line that cannot be read is left out: it is counted and kept in the run with the reason.
+    Several files may go into one run: labels of another labeller join the traces that are there.
+    With a tokenizer, chats are brought into its tokens; other transcripts stay in words.
 
     Raises:
-        TraceError: a line is malformed, or no line has a field that `mapping` names.
+        TraceError: no line can be read, or no line has a field that `mapping` names.
         StoreError: the run at `store_path` is another one.
     """
     models = _survey(Path(path), mapping)
+    aside = LeftOut()
+    found = read_transcripts(path, mapping, tokenizer, aside)
+    first = next(found, None)
+    if first is None:
+        why = "".join(f" ({row.where}: {row.why})" for row in aside.rows[:1])
+        raise TraceError(f"{path} holds no transcript{why}: write one JSON object a line")
     manifest = Manifest(
         model=", ".join(sorted(models)),
         source="imported",
-        tokenizer="words",
+        tokenizer=tokenizer.fingerprint if tokenizer else "words",
         version=version("trace-probe"),
         tasks="?".join(filter(None, (Path(path).name, str(mapping)))),
     )
     store = Store.create(store_path, manifest)
-    return keep(read_transcripts(path, mapping), store)
+    return keep(chain([first], found), store, aside, Path(path).stem)
 
 
-def keep(transcripts: Iterable[tuple[Trace, Label | None]], store: Store) -> ImportReport:
-    """Commit transcripts that a run does not hold yet, and labels that are new to it."""
+def keep(
+    transcripts: Iterable[tuple[Trace, Label | None]],
+    store: Store,
+    aside: LeftOut | None = None,
+    file: str = "",
+) -> ImportReport:
+    """Commit transcripts that a run does not hold yet, and labels that are new to it.
+
+    What could not be read is in `aside` when the transcripts have come to their end.
+    """
     counts: Counter[str] = Counter()
+    formats: Counter[str] = Counter()
     with store.writing():
         known = {name: store.labels(name) for name in store.labellers()}
         present, labels = store.ids(), []
         for trace, label in transcripts:
             store.add(trace)
             counts.update(_tally(trace, label), added=trace.id not in present)
+            formats[trace.facts.get("format", "transcript")] += 1
             present.add(trace.id)
             if label is not None and known.get(label.labeller, {}).get(trace.id) != label:
                 labels.append(label)
         store.add_labels(labels)
-    return ImportReport(**{field.name: int(counts[field.name]) for field in fields(ImportReport)})
+        where = aside.keep(store, _file_name(file)) if aside else ""
+    return ImportReport(
+        **{name: int(counts[name]) for name in COUNTS},
+        left_out=len(aside.rows) if aside else 0,
+        formats=dict(formats),
+        notes=aside.told(where) if aside else (),
+    )
+
+
+def _file_name(file: str) -> str:
+    """Return a name that is safe in a path."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in file)
+    return kept.strip("-")[:80] or "file"
 
 
 def read_transcripts(
-    path: Path | str, mapping: FieldMapping = DEFAULT_MAPPING
+    path: Path | str,
+    mapping: FieldMapping = DEFAULT_MAPPING,
+    tokenizer: "ChatTokenizer | None" = None,
+    aside: LeftOut | None = None,
 ) -> Iterator[tuple[Trace, Label | None]]:
     """Yield each transcript of a file as a trace, with its label if it has one.
 
-    Ids are digests of content and of the transcript's own id; without one, equal
-    transcripts count as further samples, so that none is lost.
+    Ids are digests of content and of the transcript's own id. Lines that are equal in these are
+    further samples, so that none is lost, unless another labeller labels the same ones. Lines that
+    cannot be read go into `aside`, if that is given.
 
     Raises:
-        TraceError: the file or a line of it cannot be read; the text names the line.
+        TraceError: the file cannot be read, or, without `aside`, a line of it, which is named.
     """
-    samples: Counter[str] = Counter()
-    for number, line in read_lines(Path(path), mapping):
+    samples = _Samples()
+    for number, line in read_lines(Path(path), mapping, aside):
         try:
-            trace = _trace(line, samples)
+            trace = _trace(line, samples, tokenizer)
             label = _label(line, trace)
         except TraceError as error:
-            raise TraceError(f"{path}, line {number}: {error}") from error
+            if aside is None:
+                raise TraceError(f"{path}, line {number}: {error}") from error
+            raw = json.dumps(line.record, ensure_ascii=False)
+            aside.row(f"line {number}", str(error), raw)
+            continue
+        if aside is not None:
+            for note in line.notes:
+                aside.note(note, f"line {number}")
         yield trace, label
 
 
 def _survey(path: Path, mapping: FieldMapping) -> set[str]:
-    """Return the models of a file, having read every line of it.
+    """Return the models of a file.
 
     Raises:
-        TraceError: as above; a misspelt field would else be taken for one that is not there.
+        TraceError: a field that `mapping` names is in no line: it is misspelt.
     """
-    present = {name for _, line in read_lines(path, mapping) for name in line.record}
+    present: set[str] = set()
+    models: set[str] = set()
+    for _, line in read_lines(path, mapping, LeftOut()):
+        present |= line.record.keys()
+        models.add(model_of(line))
     for ours, theirs in mapping.overrides().items():
-        if not present.intersection(theirs):
+        if theirs and present and not present.intersection(theirs):
             raise TraceError(
                 f"no line of {path} has the field {' or '.join(theirs)} that {ours} is "
                 f"mapped to; fields are {', '.join(sorted(present))}"
             )
-    models = {trace.model for trace, _ in read_transcripts(path, mapping)}
-    if not models:
-        raise TraceError(f"{path} holds no transcript: write one JSON object a line")
     return models
 
 
-def _trace(line: Line, samples: Counter[str]) -> Trace:
-    """Return the trace of one line; `samples` counts those of each prompt so far."""
-    task, own = _task(line), line.key("id")
-    model = line.text("model") or "unknown"
-    text, cut = _text(line, task)
+@dataclass
+class _Samples:
+    """Tells the samples of a prompt apart while a file is read."""
+
+    of_prompt: Counter[str] = field(default_factory=Counter)
+    alike: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often each labeller has had transcripts of one id and text."""
+    known: dict[str, int] = field(default_factory=dict)
+
+    def key(self, own: str | None, model: str, task: Task) -> tuple[object, ...]:
+        """Return what tells a transcript from others of the same text: its own id, or its place."""
+        place = self.of_prompt[digest(model, task.prompt_key)] if own is None else own
+        return place, model, task.prompt_key
+
+    def placed(self, trace: Trace, own: str | None, line: Line) -> Trace:
+        """Return a trace with its number among those of its prompt, and an id of its own."""
+        name, where = trace.id, digest(trace.model, trace.task.prompt_key)
+        if own is not None:
+            again = name, line.spare(line.text, "labeller") or ""
+            number, self.alike[again] = self.alike[again], self.alike[again] + 1
+            if number:
+                name = digest(name, number)
+                line.notes.append("As an earlier line in id and text, so a further sample of it")
+        if name not in self.known:
+            self.known[name] = self.of_prompt[where]
+            self.of_prompt[where] += 1
+        return replace(trace, id=name, sample=self.known[name])
+
+
+def _trace(line: Line, samples: _Samples, tokenizer: "ChatTokenizer | None") -> Trace:
+    """Return the trace of one line; `samples` knows those before it."""
+    chat = chat_of(line)
+    if chat is not None:
+        return _chat_trace(line, chat, samples, tokenizer)
+    task, model = _task(line), model_of(line)
+    finish = FINISHES.get((line.spare(line.text, "finish") or "").lower(), "unknown")
+    text, cut = _text(line, task, format_of(None, model), finish)
     offsets, layout = cut_words(text, cut)
-    place = digest(model, task.prompt_key)
-    sample, samples[place] = samples[place], samples[place] + 1
-    return Trace(
-        digest(sample if own is None else own, model, task.prompt_key, text),
+    own = line.spare(line.key, "id")
+    trace = Trace(
+        digest(*samples.key(own, model, task), text),
         task,
         model,
         _sampling(line),
-        sample,
+        0,
         text,
         offsets,
         **layout._asdict(),
         tokenizer="words",
-        finish=_FINISH.get(line.text("finish") or "", "unknown"),
+        finish=finish,
         source="imported",
     )
+    return samples.placed(trace, own, line)
+
+
+def _chat_trace(
+    line: Line, chat: Chat, samples: _Samples, tokenizer: "ChatTokenizer | None"
+) -> Trace:
+    """Return the trace of all model calls of a chat."""
+    system, prompt = asked(chat.turns)
+    names = replace(line.mapping, system=("system",), prompt=("prompt",))
+    task = _task(Line({**line.record, "system": system, "prompt": prompt}, names, line.notes))
+    *before, last = chat.turns
+    finish = FINISHES.get(line.spare(line.text, "finish") or "", last.finish)
+    closed = line.spare(line.flag, "closed")
+    turns = [*before, replace(last, finish=finish, closed=closed)]
+    model, own = model_of(line), line.spare(line.key, "id") or chat.id or None
+    about = {
+        "task": task,
+        "model": model,
+        "sampling": _sampling(line),
+        "sample": 0,
+        "source": "imported",
+    }
+    key = samples.key(own, model, task)
+    trace = trace_of(turns, about, key, {"format": chat.shape}, tokenizer)
+    return samples.placed(trace, own, line)
 
 
 def _sampling(line: Line) -> Sampling:
     """Return how a transcript was sampled, as far as the line says so."""
     sampling = Sampling()
-    temperature, limit = line.number("temperature"), line.whole("max_new_tokens")
-    if temperature is not None:
-        sampling = replace(sampling, temperature=temperature)
-    return sampling if limit is None else replace(sampling, max_new_tokens=limit)
+    for theirs, ours, read in (
+        ("temperature", "temperature", line.number),
+        ("max_new_tokens", "max_new_tokens", line.whole),
+    ):
+        value = line.spare(read, theirs)
+        change: dict[str, Any] = {} if value is None else {ours: value}
+        try:
+            sampling = replace(sampling, **change)
+        except TraceError:
+            line.notes.append(f"Not read, {theirs} of {value}")
+    return sampling
 
 
 def _task(line: Line) -> Task:
     """Return the task of one line, with an id shared by all that is sampled from it."""
-    prompt = line.text("prompt") or ""
+    found = line.contents("prompt")
+    prompt = found.text if found else ""
     if not prompt.strip():
         raise TraceError(f"no prompt: fill one of the fields {', '.join(line.names('prompt'))}")
-    category, index, name = slug(line.text("category") or ""), line.whole("index"), line.key("task")
+    category = slug(line.spare(line.text, "category") or "")
+    index, name = line.spare(line.whole, "index"), line.key("task")
     if name is None and category and index is not None:
         name = task_id(category, index)
     elif name is None and (known := canonical(prompt)):
         name, category = known
     elif name is None:
         name = f"{category or 'task'}-{digest(prompt)[:8]}"
-    system = line.text("system") or None
-    return Task(name, category, prompt, system=system, condition=line.every("condition"))
+    system = line.contents("system")
+    told = (system.text or None) if system else None
+    return Task(name, category, prompt, system=told, condition=line.every("condition"))
 
 
-def _text(line: Line, task: Task) -> tuple[str, Split]:
+def _text(line: Line, task: Task, format: Format, finish: Finish) -> tuple[str, Split]:
     """Return the text of a trace and its channels, the prompt among them."""
     prompt = "\n\n".join(filter(None, (task.system, task.prompt))) + "\n\n"
-    reasoning, answer, closed = line.text("reasoning"), line.text("answer"), line.flag("closed")
-    if reasoning is None and answer is None:
+    reasoning, answer, made = _parts(line)
+    alone = format_alone(answer, format, finish)
+    raw = split(answer, 0, alone, prefilled=False)
+    if reasoning is None or _holds(answer, raw, reasoning, line):
+        completion, cut = answer, raw
+    else:
+        closed = line.spare(line.flag, "closed")
+        ended = bool(answer.strip() or made) if closed is None else closed
+        completion, cut = join_parts(reasoning, answer, closed=ended)
+    completion, cut = with_calls(completion, cut, made)
+    for part in cut.ranges:
+        if part.channel == "answer" and (tags := tags_left(completion[part.start : part.stop])):
+            line.notes.append(f"Left in the answer as text, though it may part it: {tags[0]}")
+    return prompt + completion, after_prompt(prompt, cut)
+
+
+def _parts(line: Line) -> tuple[str | None, str, list[str]]:
+    """Return reasoning, if there is any apart, answer and tool calls."""
+    thoughts, answer = line.contents("reasoning"), line.contents("answer")
+    made = line.spare(lambda name: _calls(line, name), "calls")
+    if thoughts is None and answer is None and not made:
         names = ", ".join(line.names("reasoning") + line.names("answer"))
         raise TraceError(f"neither reasoning nor answer: fill one of the fields {names}")
-    answer = answer or ""
-    if reasoning is None:
-        completion = answer
-        cut = split(completion, 0, format_of(completion), prefilled=False)
-    else:
-        ended = bool(answer.strip()) if closed is None else closed
-        completion, cut = join_parts(reasoning, answer, closed=ended)
-    return prompt + completion, after_prompt(prompt, cut)
+    reasoning = None if thoughts is None else (thoughts.text or thoughts.reasoning or "")
+    if answer and answer.reasoning and not (reasoning or "").strip():
+        reasoning = answer.reasoning
+    return reasoning, answer.text if answer else "", made or []
+
+
+def _calls(line: Line, name: str) -> list[str]:
+    """Return tool calls that came apart from the text, each as a model writes it."""
+    found = line.filled(name)
+    given = found[1] if found else []
+    try:
+        parts = calls_of(json.loads(given) if isinstance(given, str) else given)
+        return [write_call(part.name, part.text or "{}", part.id) for part in parts]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TraceError(f"field {found[0] if found else name!r}: {error}") from error
+
+
+def _holds(answer: str, cut: Split, reasoning: str, line: Line) -> bool:
+    """Return whether an answer is the whole completion, with the thought that came apart in it."""
+    thought = "".join(answer[a:b] for channel, a, b in cut.ranges if channel == "reasoning")
+    own, given = " ".join(thought.split()), " ".join(reasoning.split())
+    if not own or cut.thought not in {"closed", "truncated"} or cut.ranges[0].channel == "answer":
+        return False
+    same = own in given or given in own
+    if not same and cut.thought == "closed":
+        line.notes.append("The thought in the completion was taken, not the other one beside it")
+    return same or cut.thought == "closed"
 
 
 def _label(line: Line, trace: Trace) -> Label | None:
     """Return the label of one line, or None if it has no field for one."""
-    given = [line.record[name] for name in line.names("label") if name in line.record]
-    if not given:
+    if not any(name in line.record for name in line.names("label")):
         return None
-    outcome, rationale = _outcome(given[0]), line.text("rationale") or ""
+    given = line.filled("label")
+    outcome, rationale = _outcome(given[1] if given else None), _rationale(line)
     if trace.thought == "truncated" and outcome is False:
         outcome = None
         rationale = f"negative, but of reasoning that was cut off. {rationale}".rstrip()
-    quote = line.text("said")
+    quote = line.spare(line.text, "said")
+    said = None if quote is None else _sentence_of(quote, trace)
+    facts = {} if any(name in line.record for name in line.names("said")) else UNHEARD
+    if quote is not None and said is None:
+        line.notes.append("Quotes that are not verbatim, left out of their labels")
+        facts, quote = {**UNHEARD, "quote": quote}, None
     return Label(
         trace.id,
-        line.text("labeller") or "imported",
+        line.spare(line.text, "labeller") or "imported",
         outcome,
-        said=None if quote is None else _sentence_of(quote, trace),
+        said=said,
         rationale=rationale,
         quotes=() if quote is None else (quote,),
-        facts={} if any(name in line.record for name in line.names("said")) else UNHEARD,
+        facts=facts,
     )
+
+
+def _rationale(line: Line) -> str:
+    return line.spare(line.text, "rationale") or ""
 
 
 def _outcome(value: object) -> bool | None:
@@ -224,18 +399,14 @@ def _outcome(value: object) -> bool | None:
     return False if word in _NEGATIVE else None
 
 
-def _sentence_of(quote: str, trace: Trace) -> Span:
-    """Return the sentence in which a verbatim quote starts.
-
-    Raises:
-        TraceError: the quote stands in neither reasoning nor answer.
-    """
+def _sentence_of(quote: str, trace: Trace) -> Span | None:
+    """Return the sentence in which a verbatim quote starts; None if there is none."""
     for sentence in trace.sentences if quote.strip() else ():
         place = trace.text.find(quote.strip(), trace.offsets[sentence.start])
         token = bisect_right(trace.offsets, place) - 1
         if place >= 0 and sentence.start <= token < sentence.stop:
             return sentence
-    raise TraceError(f"the quote {quote!r} stands in neither reasoning nor answer")
+    return None
 
 
 def _tally(trace: Trace, label: Label | None) -> dict[str, int]:

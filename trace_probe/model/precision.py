@@ -11,5 +11,5 @@ def overflowed(what: str) -> ModelError:
     """
     return ModelError(
         f"{what} are inf or nan, which float16 gives where values exceed 65,504: load the model "
-        f"in bfloat16 or float32"
+        f"in bfloat16 or float32; if it is already, its weights are damaged: fetch them again"
     )

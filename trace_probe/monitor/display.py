@@ -67,7 +67,7 @@ def alarm_line(detector: Detector, value: float, ended: ScoredSentence) -> str:
 
 
 def _tone(reading: Reading) -> Tone:
-    names: dict[str, Tone] = {"reasoning": "thought", "answer": "answer"}
+    names: dict[str, Tone] = {"reasoning": "thought", "answer": "answer", "action": "answer"}
     return names.get(reading.channel, "markup")
 
 

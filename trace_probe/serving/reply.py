@@ -117,10 +117,11 @@ class Reply:
             return len(self._text)
         tags = (self.format.open, self.format.close, *TAGS, *self.stops)
         longest = max((len(tag) for tag in tags), default=0)
-        for start in range(max(0, len(self._text) - longest + 1), len(self._text)):
+        decided = min(self.channels.decided, len(self._text))
+        for start in range(max(0, len(self._text) - longest + 1), decided):
             if any(tag.startswith(self._text[start:]) for tag in tags if tag):
                 return start
-        return len(self._text)
+        return decided
 
     def _deltas(self, stop: int) -> list[dict[str, str]]:
         """Return the text of characters ``[sent, stop)`` by field of the message."""

@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal[
-    "scores", "reports", "layers", "maps", "oracle", "experiments", "annotations", "calls"
+    "scores",
+    "reports",
+    "layers",
+    "maps",
+    "oracle",
+    "experiments",
+    "annotations",
+    "calls",
+    "left_out",
 ]
 FORMS: Mapping[Kind, str] = {
     "scores": ".parquet",
@@ -47,6 +55,7 @@ FORMS: Mapping[Kind, str] = {
     "experiments": ".jsonl",
     "annotations": ".jsonl",
     "calls": ".jsonl",
+    "left_out": ".jsonl",
 }
 """What the files of each kind end in."""
 

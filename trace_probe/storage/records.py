@@ -157,11 +157,13 @@ def differences(ours: Manifest, theirs: Manifest) -> str:
     """Return the names of the settings in which two manifests differ.
 
     Versions and schemas may, and how the precision was chosen; a chat template that is not
-    known differs from none.
+    known differs from none. Imported transcripts may come from several files.
     """
     left, right = asdict(ours), asdict(theirs)
     for free in ("version", "schema", "dtype_chosen"):
         left[free] = right[free]
+    if ours.source == theirs.source == "imported":
+        left["tasks"] = right["tasks"]
     if not (ours.chat_template and theirs.chat_template):
         left["chat_template"] = right["chat_template"]
     return ", ".join(key for key in left if left[key] != right[key])

@@ -5,7 +5,7 @@
 
 The index is the commit mark: a shard that it does not name is not there. Layers are contiguous,
 so that reading one layer of all traces reads nothing else. The header of a shard repeats what
-the index says of its traces, so that a damaged index can be made again.
+the index says of its traces, so that an index that is damaged or lost can be made again.
 """
 
 import json
@@ -96,17 +96,21 @@ def listing(packed: Iterable[Packed]) -> str:
     return json.dumps([astuple(one) for one in packed], separators=(",", ":"))
 
 
-def index_of_shards(place: Place, *, seals: Seals) -> dict[str, Packed]:
-    """Return the index as the headers of the shards tell it.
+def index_of_shards(place: Place, *, seals: Seals) -> tuple[dict[str, Packed], list[str]]:
+    """Return the index as the headers of the shards tell it, and the names of damaged shards.
 
     Raises:
-        StoreError: a shard is damaged, or of an earlier version, which does not say what it holds.
+        StoreError: a shard is of an earlier version, which does not say what it holds.
     """
-    found: dict[str, Packed] = {}
+    found, damaged = dict[str, Packed](), list[str]()
     for name in (f"shards/{name}" for name in sorted(place.names("shards"))):
         if not SHARD.fullmatch(name):
             continue
-        text = read_header(place, name, seals=seals).metadata.get(LISTING)
+        try:
+            text = read_header(place, name, seals=seals).metadata.get(LISTING)
+        except StoreError:
+            damaged.append(name)
+            continue
         try:
             rows = [dict(zip(COLUMNS, row, strict=True)) for row in json.loads(text or "")]
             found |= {one.trace_id: one for one in map(_packed, rows)}
@@ -115,4 +119,4 @@ def index_of_shards(place: Place, *, seals: Seals) -> dict[str, Packed]:
                 f"{place.url}/{name} does not say which traces it holds: restore {INDEX} from a "
                 f"copy, or record the run again"
             ) from error
-    return found
+    return found, damaged

@@ -18,7 +18,7 @@ from trace_probe.errors import StoreError
 from trace_probe.storage.names import NAME
 from trace_probe.storage.place import Place, Stamp
 from trace_probe.storage.seals import Seals
-from trace_probe.storage.shards import INDEX, SHARD, Packed, read_index
+from trace_probe.storage.shards import ADVICE, INDEX, SHARD, Packed, read_index
 from trace_probe.storage.tensors import (
     AGAIN,
     Header,
@@ -164,7 +164,10 @@ class Vault:
             except FileNotFoundError:
                 self.packed()  # it may have been packed since
         if trace_id not in self._packed:
-            raise StoreError(f"no activations of trace {trace_id} in {self._url}")
+            lost = (
+                f": {unnamed[0]} is not in {INDEX}: {ADVICE}" if (unnamed := self.unnamed()) else ""
+            )
+            raise StoreError(f"no activations of trace {trace_id} in {self._url}{lost}")
         return self._in_shard(self._packed[trace_id])
 
     def _header(self, file: str) -> Header:
@@ -315,24 +318,29 @@ class Vault:
         self._check(found, layer, rows)
         return rows
 
+    def unnamed(self) -> list[str]:
+        """Return the shards that the index does not name; all of them if the index is missing."""
+        named = {one.shard for one in self.packed().values()}
+        names = (f"shards/{name}" for name in self._place.names("shards"))
+        return [name for name in names if SHARD.fullmatch(name) and name not in named]
+
+    def complete(self, committed: set[str]) -> bool:
+        """Return whether each trace has activations, packed or in a file of its own."""
+        alone = {name.rpartition(".")[0] for name in self._place.names("activations")}
+        return committed <= alone | self.packed().keys()
+
     def leftovers(self, committed: set[str]) -> Iterator[str]:
         """Yield files that an interrupted writer left: of no trace, or packed already.
 
-        Only files whose names have the form of ours; anything else is left alone. Where the index
-        of shards is missing, a shard may be all that is left of a trace, and is kept, unless each
-        trace has a file of its own.
+        Only files whose names have the form of ours; anything else is left alone. A shard that
+        the index does not name is kept if a trace has no other activations: its entry may be lost.
         """
         packed = self.packed()
-        files = {folder: list(self._place.names(folder)) for folder in ("activations", "raw")}
-        alone = {name.rpartition(".")[0] for name in files["activations"]}
-        needed = not packed and not committed <= alone
         for folder, gone in (("activations", packed.keys()), ("raw", set[str]())):
-            for name in files[folder]:
+            for name in self._place.names(folder):
                 trace_id, _, kind = name.rpartition(".")
                 ours = kind == "safetensors" and NAME.fullmatch(trace_id)
                 if ours and (trace_id not in committed or trace_id in gone):
                     yield f"{folder}/{name}"
-        named = {one.shard for one in packed.values()}
-        for name in () if needed else self._place.names("shards"):
-            if SHARD.fullmatch(f"shards/{name}") and f"shards/{name}" not in named:
-                yield f"shards/{name}"
+        if (unnamed := self.unnamed()) and self.complete(committed):
+            yield from unnamed

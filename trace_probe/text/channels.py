@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-from trace_probe.text.tool_calls import TAGS, begins_call, is_bare_call, recipient_of
+from trace_probe.text.tool_calls import (
+    TAGS,
+    begins_call,
+    is_bare_call,
+    may_begin_call,
+    recipient_of,
+)
 from trace_probe.trace import Channel, Finish, Thought
 
 
@@ -220,8 +226,17 @@ class ChannelReader:
     def _continued(self, ranges: Sequence[Range]) -> Channel | None:
         """Return the last channel if more text without a tag can only make it longer."""
         last = ranges[-1].channel if ranges else None
+        if self.decided < len(self.text):
+            return None
         sure = last == "reasoning" or (last == "answer" and not self._format.answer_open)
         return last if sure else None
+
+    @property
+    def decided(self) -> int:
+        """Return how many characters stand before a tag that may yet turn out to begin a call."""
+        newest = self._markers[-1] if self._markers else None
+        open_ = newest and newest.tag in TAGS and may_begin_call(self.text, newest.stop)
+        return newest.start if newest and open_ else len(self.text)
 
     def split(self) -> Split:
         """Return the channels of the text so far."""
@@ -242,20 +257,6 @@ def split(text: str, start: int, format: Format, *, prefilled: bool) -> Split:
     reader.feed(text[start:])
     ranges, thought = reader.split()
     return Split([Range(c, a + start, b + start) for c, a, b in ranges], thought)
-
-
-def tags_left(text: str) -> tuple[str, ...]:
-    """Return the tags of any family that an answer still holds: it may be no answer at all."""
-    return tuple(dict.fromkeys(match[0] for match in _left().finditer(text)))
-
-
-@cache
-def _left() -> re.Pattern[str]:
-    """Return what finds tags that no family leaves in an answer, half harmony headers too."""
-    tags = [tag for f in FORMATS.values() for tag in (f.open.strip(), f.close, f.answer_open)]
-    known = {*filter(None, (*tags, *TAGS, *TAGS.values())), "<|channel|>", "<|message|>"}
-    words = "|".join(re.escape(tag) for tag in sorted(known, key=len, reverse=True))
-    return re.compile(rf"{words}|assistantfinal|\Aanalysis(?=[A-Z])")
 
 
 class _Pass:

@@ -5,12 +5,16 @@ such a trace reads like one that was recorded. Without tokens, words stand for t
 """
 
 import re
+from collections.abc import Sequence
+from functools import cache
 
-from trace_probe.text.channels import Range, Split
+from trace_probe.text.channels import FORMATS, Range, Split
 from trace_probe.text.layout import Layout, lay_out
+from trace_probe.text.tool_calls import TAGS
 from trace_probe.trace import Channel
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
+GAP = "\n\n"
 _WORD = re.compile(r"\S+")
 
 
@@ -38,6 +42,23 @@ def join_parts(
     return text, Split(ranges, "closed" if reasoning.strip() else "empty")
 
 
+def with_calls(text: str, cut: Split, calls: Sequence[str]) -> tuple[str, Split]:
+    """Return a completion with tool calls that came apart from it, each as a model writes it.
+
+    Where the completion holds calls itself, they are the same ones.
+    """
+    ranges = list(cut.ranges)
+    if not calls or any(part.channel == "action" for part in ranges):
+        return text, cut
+    for call in calls:
+        if text and not text.endswith(GAP):
+            ranges.append(Range("markup", len(text), len(text) + len(GAP)))
+            text += GAP
+        ranges.append(Range("action", len(text), len(text) + len(call)))
+        text += call
+    return text, Split(ranges, "closed" if cut.thought == "truncated" else cut.thought)
+
+
 def after_prompt(prompt: str, cut: Split) -> Split:
     """Return the channels of prompt and completion from those of the completion."""
     start = len(prompt)
@@ -55,3 +76,17 @@ def cut_words(text: str, cut: Split) -> tuple[tuple[int, ...], Layout]:
         if channel == "prompt":
             prompt_stop = len(offsets)
     return tuple(offsets), lay_out(text, offsets, prompt_stop, cut)
+
+
+def tags_left(text: str) -> tuple[str, ...]:
+    """Return the tags of any family that an answer still holds: it may be no answer at all."""
+    return tuple(dict.fromkeys(match[0] for match in _left().finditer(text)))
+
+
+@cache
+def _left() -> re.Pattern[str]:
+    """Return what finds tags that no family leaves in an answer, half harmony headers too."""
+    tags = [tag for f in FORMATS.values() for tag in (f.open.strip(), f.close, f.answer_open)]
+    known = {*filter(None, (*tags, *TAGS, *TAGS.values())), "<|channel|>", "<|message|>"}
+    words = "|".join(re.escape(tag) for tag in sorted(known, key=len, reverse=True))
+    return re.compile(rf"{words}|assistantfinal|\Aanalysis(?=[A-Z])")

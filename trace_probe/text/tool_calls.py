@@ -31,9 +31,10 @@ TAGS: dict[str, str] = {
 }
 """For each tag that opens tool calls the one that closes them; empty if only the end does."""
 
-_WORDS = re.compile(r"\s*(?:[{\[<]|$)|\n?[\w.:/-]+\s*(?:[\n<(]|$)")
+_WORDS = re.compile(r"\s*[{\[<]|\n?[\w.:/-]+\s*[\n<(]")
 """How a call goes on after its tag; in prose *about* the tag a blank and a word follow."""
-_NAMED = re.compile(r"[^\s<>]+(?:>|$)|$")
+_UNDECIDED = re.compile(r"\s*\Z|\n?[^\s<>{}()\[\]]+\s*\Z")
+_NAMED = re.compile(r"[^\s<>]+>")
 _PROSE = re.compile(r"[ \t]+\w|[`'\"”’]")
 _SPACE = re.compile(r"[\s,;]*")
 _NAME = re.compile(r"[\w.:/-]+")
@@ -104,6 +105,11 @@ def begins_call(text: str, tag: str, stop: int, *, closed: bool) -> bool:
     if closed:
         return _PROSE.match(text, stop) is None
     return _WORDS.match(text, stop) is not None
+
+
+def may_begin_call(text: str, stop: int) -> bool:
+    """Return whether what follows a tag that ends at `stop` does not yet tell what it is."""
+    return _UNDECIDED.match(text, stop) is not None
 
 
 def is_bare_call(text: str) -> bool:

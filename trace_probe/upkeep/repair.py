@@ -29,6 +29,8 @@ class RepairReport:
     traces: list[str] = field(default_factory=list)
     """Those whose activations were broken."""
     files: list[str] = field(default_factory=list)
+    remade: list[str] = field(default_factory=list)
+    """Files that were made again from others."""
     left: tuple[str, ...] = ()
     """What is still wrong, and has to be restored from a copy."""
 
@@ -36,7 +38,8 @@ class RepairReport:
 def repair(store: Store, *, progress: bool = True) -> RepairReport:
     """Set broken lines, broken files and traces with broken activations aside.
 
-    A damaged index of the shards is made again from their headers.
+    An index of the shards that is damaged or lost is made again from their headers; shards
+    whose headers are damaged are set aside.
 
     Labels of such traces go with them, and so do their scores. Interrupted, call it again.
 
@@ -44,7 +47,7 @@ def repair(store: Store, *, progress: bool = True) -> RepairReport:
         StoreError: another process writes to the run, or it lies where nothing can be replaced.
     """
     report = RepairReport(store.place.url)
-    report.files += [INDEX] * _mend_index(store)
+    _mend_index(store, report)
     with store.writing():
         found = examine(store, progress=progress)
         bad = list(dict.fromkeys(problem.trace for problem in found.problems if problem.trace))
@@ -66,17 +69,19 @@ def repair(store: Store, *, progress: bool = True) -> RepairReport:
     return report
 
 
-def _mend_index(store: Store) -> bool:
-    """Make the index of the shards again if it is damaged; return whether it was."""
+def _mend_index(store: Store, report: RepairReport) -> None:
+    """Make the index of the shards again if it is damaged, or does not name all it should."""
     try:
-        store.vault.packed()
-    except StoreError:
-        with locks.alone(store.place.folder):  # before anything is tidied up, which needs it
-            packed = index_of_shards(store.place, seals=store.vault.seals)
-            _keep(store.place, INDEX, store.place.read(INDEX))
-            write_index(store.place, packed.values())
-        return True
-    return False
+        named, broken = dict(store.vault.packed()), []
+    except StoreError:  # the shards say the same
+        named, broken = {}, [INDEX]
+    if not broken and (not store.vault.unnamed() or store.vault.complete(store.ids())):
+        return
+    with locks.alone(store.place.folder):  # before anything is tidied up, which needs it
+        packed, damaged = index_of_shards(store.place, seals=store.vault.seals)
+        report.files += [name for name in (*broken, *damaged) if _set_aside(store.place, name)]
+        write_index(store.place, {**packed, **named}.values())
+    report.remade.append(INDEX)
 
 
 def _kinds(store: Store) -> list[tuple[Lines, Callable[[Row], object]]]:
@@ -152,11 +157,12 @@ def _drop_scores(store: Store, traces: Mapping[str, Trace]) -> None:
 
 def format_repair(report: RepairReport) -> str:
     """Return a report as text."""
-    if not (report.lines or report.files or report.traces or report.left):
+    if not (report.lines or report.files or report.traces or report.remade or report.left):
         return f"{report.run}: nothing was broken"
     text = [
         f"{report.run}: {report.lines} lines, {len(report.files)} files and "
-        f"{len(report.traces)} traces with broken activations are now in aside/"
+        f"{len(report.traces)} traces with broken activations are now in aside/",
+        *(f"{name} was made again" for name in report.remade),
     ]
     if report.left:
         text += [f"{len(report.left)} problems are left: restore these from a copy", *report.left]

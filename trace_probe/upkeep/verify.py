@@ -14,6 +14,7 @@ from trace_probe.storage.artifacts import FORMS, Kind, rows_by_trace
 from trace_probe.storage.lines import Lines, Row
 from trace_probe.storage.records import to_label, to_trace
 from trace_probe.storage.seals import state
+from trace_probe.storage.shards import ADVICE, INDEX
 from trace_probe.storage.tensors import checksum_of_all
 from trace_probe.store import Store
 from trace_probe.trace import Trace
@@ -138,11 +139,15 @@ def _activations(found: Findings, *, progress: bool) -> None:
     if not store.manifest.layers:
         return
     try:
-        store.vault.packed()
+        lost = [] if store.vault.complete(set(found.traces)) else store.vault.unnamed()
     except StoreError as error:  # once, not for each trace in it
         found.problems.append(Problem(str(error)))
         return
-    for trace in tqdm(found.traces.values(), unit="trace", disable=not progress):
+    found.problems += [
+        Problem(f"{store.place.url}/{one} is not in {INDEX}: {ADVICE}") for one in lost
+    ]
+    traces = [t for t in found.traces.values() if not lost or store.has_activations(t.id)]
+    for trace in tqdm(traces, unit="trace", disable=not progress):
         try:
             wrong = list(_wrong(found, trace))
         except (TraceProbeError, OSError) as error:

@@ -1,0 +1,130 @@
+"""Chats in the tokens of a model: exact ids where the file has them, else its text cut again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trace_probe.episode import calls_of
+from trace_probe.interop.transcripts import import_transcripts, read_transcripts
+from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.store import Store
+from trace_probe.trace import Trace
+
+TEMPLATE = (
+    "{% if tools %}<|tools|>{{ tools | tojson }}<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CALL = '<tool_call>\n{"name": "look", "arguments": {"n": 5}}\n</tool_call>'
+FIRST = f"<think>\nI look.\n</think>\n\n{CALL}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ChatTokenizer:
+    """Return a tokenizer of single bytes, and of tags as tokens of their own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_ = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=bytes_)
+    made.add_special_tokens({"additional_special_tokens": ["<|end|>", "<think>", "</think>"]})
+    made.chat_template = TEMPLATE
+    return ChatTokenizer(made, "bytes")
+
+
+def atif(tokenizer: ChatTokenizer | None = None) -> dict[str, Any]:
+    """Return a trajectory of two calls, with exact ids if there is a tokenizer."""
+    first = "<|user|>Keep it.<|end|><|assistant|>"
+    texts = [(first, FIRST), (f"{first}{FIRST}<|end|><|tool|>12<|end|><|assistant|>", "Done.")]
+    metrics = [
+        {
+            "prompt_token_ids": list(tokenizer.encode(prompt)),
+            "completion_token_ids": list(tokenizer.encode(completion)),
+        }
+        if tokenizer
+        else {}
+        for prompt, completion in texts
+    ]
+    call = {"tool_call_id": "c1", "function_name": "look", "arguments": {"n": 5}}
+    steps = [
+        {"step_id": 1, "source": "user", "message": "Keep it."},
+        {
+            "step_id": 2,
+            "source": "agent",
+            "message": "",
+            "reasoning_content": "I look.",
+            "tool_calls": [call],
+            "observation": {"results": [{"source_call_id": "c1", "content": "12"}]},
+            "metrics": metrics[0],
+        },
+        {"step_id": 3, "source": "agent", "message": "Done.", "metrics": metrics[1]},
+    ]
+    return {"schema_version": "ATIF-v1.6", "agent": {"model_name": "m"}, "steps": steps}
+
+
+def one(tmp_path: Path, record: dict[str, Any], tokenizer: ChatTokenizer | None) -> Trace:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps(record), "utf-8")
+    [(trace, _)] = read_transcripts(file, tokenizer=tokenizer)
+    return trace
+
+
+def test_exact_ids_of_a_trajectory_are_kept_where_a_tokenizer_is_named(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    record = atif(tokenizer)
+    trace = one(tmp_path, record, tokenizer)
+    assert trace.facts["ids"] == "exact"
+    assert trace.tokenizer == tokenizer.fingerprint
+    for step, call in zip(record["steps"][1:], calls_of(trace), strict=True):
+        told = step["metrics"]
+        assert list(call.token_ids) == told["prompt_token_ids"] + told["completion_token_ids"]
+    assert [(a.name, a.arguments, a.id) for a in trace.actions] == [("look", '{"n": 5}', "c1")]
+    assert trace.channel_text("reasoning").strip() == "I look."
+    assert [r.content for r in trace.calls[0].results] == ["12"]
+    assert one(tmp_path, record, None).facts["ids"] == "words"
+
+
+def test_without_ids_the_text_is_cut_into_tokens_again_and_says_so(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    trace = one(tmp_path, atif(), tokenizer)
+    assert trace.facts["ids"] == "retokenised"
+    first, second = calls_of(trace)
+    assert first.channel_text("prompt") == "<|user|>Keep it.<|end|><|assistant|>"
+    assert second.channel_text("prompt").endswith("<|end|><|tool|>12<|end|><|assistant|>")
+    for call in (first, second):
+        assert tokenizer.offsets(call.token_ids)[0] == call.text
+    assert [(a.name, a.id) for a in trace.actions] == [("look", "c1")]
+    assert trace.text_of(trace.actions[0].span) == CALL
+
+
+def test_ids_that_do_not_hold_the_calls_of_the_file_are_not_taken(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    record = atif(tokenizer)
+    record["steps"][1]["metrics"]["completion_token_ids"] = list(tokenizer.encode("Fine."))
+    trace = one(tmp_path, record, tokenizer)
+    assert trace.facts["ids"] == "retokenised"
+    assert [a.name for a in trace.actions] == ["look"]
+
+
+def test_the_run_of_chats_in_tokens_names_their_tokenizer(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps(atif(tokenizer)), "utf-8")
+    import_transcripts(file, tmp_path / "run", tokenizer=tokenizer)
+    assert Store(tmp_path / "run").manifest.tokenizer == tokenizer.fingerprint
+    [trace] = Store(tmp_path / "run").traces()
+    assert trace == one(tmp_path, atif(tokenizer), tokenizer)

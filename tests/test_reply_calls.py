@@ -1,0 +1,45 @@
+"""A tool call reaches the client of a guarded model whole, as content, and not before it is one."""
+
+import pytest
+
+from trace_probe.monitor.scorer import Reading
+from trace_probe.serving.reply import Policy, Reply
+from trace_probe.text.channels import FORMATS, ChannelReader
+
+CALL = '<tool_call>\n{"name": "look"}\n</tool_call>'
+
+
+def parts_of(text: str, policy: Policy = "annotate", alarm: int | None = None) -> list[str]:
+    """Return what the client got, a field and its text each, fed by character.
+
+    A probe alarms at the character `alarm`.
+    """
+    format = FORMATS["think"]
+    channels = ChannelReader(format, prefilled=True)
+    reply = Reply("id", "m", (), policy, channels, format, 10_000)
+    got: list[tuple[str, str]] = []
+    for place, character in enumerate(text):
+        alarms = ("p",) if alarm is not None and place >= alarm else ()
+        reading = Reading(place, character, "reasoning", None, (), alarms)
+        for part in reply.take(reading):
+            got += part.items()
+    for part in reply.finish():
+        got += part.items()
+    names = dict.fromkeys(name for name, _ in got)
+    return [f"{name}: {''.join(text for its, text in got if its == name)}" for name in names]
+
+
+def test_a_call_that_ends_a_thought_is_content_from_its_first_tag() -> None:
+    assert parts_of(f"I look.{CALL}") == ["reasoning_content: I look.", f"content: {CALL}"]
+    assert parts_of(f"I look.</think>{CALL}") == ["reasoning_content: I look.", f"content: {CALL}"]
+
+
+def test_a_call_that_a_thought_mentions_stays_in_it() -> None:
+    said = "Others write <tool_call> here."
+    assert parts_of(f"{said}</think>Done.") == [f"reasoning_content: {said}", "content: Done."]
+
+
+@pytest.mark.parametrize("text", [f"I look.{CALL}", f"I look.</think>{CALL}"])
+def test_a_call_is_withheld_after_an_alarm_as_an_answer_is(text: str) -> None:
+    assert parts_of(text, "withhold") == ["reasoning_content: I look.", f"content: {CALL}"]
+    assert parts_of(text, "withhold", len(text) - 2) == ["reasoning_content: I look."]

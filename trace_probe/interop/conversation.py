@@ -1,0 +1,251 @@
+"""A chat with a model, whatever format it came in: messages and model calls.
+
+Every importer of chats makes these values, and `interop.episodes` makes traces of them. What a
+model wrote becomes text in one form of ours, with the channel of each part known from the format:
+
+    <think> reasoning </think> ¶ text ¶ <tool_call> {"name": …, "arguments": …} </tool_call>
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
+
+from trace_probe.errors import TraceError
+from trace_probe.text.channels import FORMATS, Range, Split, format_alone, format_of, split
+from trace_probe.text.parts import CLOSE, OPEN
+from trace_probe.text.tool_calls import write_call
+from trace_probe.trace import Channel, Finish, Thought, ToolResult
+
+Kind = Literal["reasoning", "text", "call"]
+HIDDEN = "[hidden]"
+"""What stands for reasoning that was there but is not in the file."""
+GAP = "\n\n"
+_JOIN: dict[Kind, str] = {"reasoning": "\n\n", "text": "\n"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a message."""
+
+    kind: Kind
+    text: str = ""
+    """Of a call its arguments, as the model wrote them."""
+    name: str = ""
+    """Of the tool that is called."""
+    id: str = ""
+    """Of the call, by which its result refers to it."""
+    hidden: bool = False
+    """Whether this is reasoning that was there, but is encrypted or left out."""
+
+    @property
+    def arguments(self) -> Any:  # noqa: ANN401 - JSON
+        """Return the arguments of a call as JSON says them, else as they were written."""
+        try:
+            return json.loads(self.text or "{}")
+        except (ValueError, RecursionError):
+            return self.text
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    parts: tuple[Part, ...]
+    id: str = ""
+    name: str = ""
+    """Of the tool, in a result."""
+    call_id: str = ""
+    """Of the call that this result answers."""
+    error: str = ""
+    """What went wrong in the tool, or empty."""
+    scripted: bool = False
+    """Whether it stands for the model's but was written by something else."""
+
+    @property
+    def text(self) -> str:
+        """Return what it says, without thoughts and calls."""
+        return "\n".join(part.text for part in self.parts if part.kind == "text")
+
+    @property
+    def calls(self) -> tuple[Part, ...]:
+        """Return its tool calls."""
+        return tuple(part for part in self.parts if part.kind == "call")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One model call: the messages that it read, and the one that it wrote."""
+
+    read: tuple[Message, ...]
+    wrote: Message
+    finish: Finish = "unknown"
+    closed: bool | None = None
+    """Whether its reasoning came to its end, where the file says so."""
+    agent: str = ""
+    results: tuple[ToolResult, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    """Exact ids of what it read and wrote; empty where the format has none."""
+    token_ids: tuple[int, ...] = ()
+
+
+class Written(NamedTuple):
+    """What a model wrote in one call, as text."""
+
+    text: str
+    cut: Split
+    calls: tuple[tuple[Part, int, int], ...]
+    """The tool calls that came apart from the text, with the characters ``[start, stop)``."""
+
+
+def turns_of(
+    messages: Sequence[Message], told: Mapping[int, Mapping[str, Any]] | None = None
+) -> list[Turn]:
+    """Return the model calls of a chat: one for each message that the model wrote.
+
+    What the assistant says before anybody has spoken to it is part of the prompt. A result goes
+    to the call that it names, else to the last one before it. `told` holds further fields of a
+    `Turn` by the place of its message.
+    """
+    turns: list[Turn] = []
+    results: list[list[ToolResult]] = []
+    owner: dict[str, tuple[int, str]] = {}
+    spoken_to = False
+    for place, message in enumerate(messages):
+        if message.role == "assistant" and spoken_to and not message.scripted:
+            owner.update({call.id: (len(turns), call.name) for call in message.calls if call.id})
+            more = (told or {}).get(place, {})
+            turns.append(Turn(tuple(messages[:place]), message, **more))
+            results.append([])
+        elif message.role == "tool" and turns:
+            turn, name = owner.get(message.call_id, (len(turns) - 1, ""))
+            results[turn].append(result_of(message, name))
+        spoken_to = spoken_to or message.role in ("user", "tool")
+    return [replace(turn, results=tuple(given)) for turn, given in zip(turns, results, strict=True)]
+
+
+def result_of(message: Message, name: str = "") -> ToolResult:
+    """Return what a tool gave back; `name` is that of the tool if the message does not say it."""
+    return ToolResult(message.text, message.name or name, message.call_id, message.error)
+
+
+def asked(turns: Sequence[Turn]) -> tuple[str | None, str]:
+    """Return the system message, if there is one, and what the user says before the first call.
+
+    Raises:
+        TraceError: the model did not write anything, or nobody asked for anything.
+    """
+    if not turns:
+        raise TraceError("no message of the model after a user's: leave it out")
+    said = {
+        role: "\n\n".join(one.text for one in turns[0].read if one.role == role and one.text)
+        for role in ("system", "user")
+    }
+    if not said["user"].strip():
+        raise TraceError("no prompt: the chat needs a user's message with a text")
+    return said["system"] or None, said["user"]
+
+
+def written(turn: Turn, model: str = "", *, last: bool = True) -> Written:
+    """Return what a model wrote in a call, as text in channels.
+
+    Where the format gives no reasoning apart, tags in the text say where it is. `last` says
+    whether this is the last call of an episode: an earlier thought that is followed by more came
+    to its end.
+    """
+    parts = _merged(turn.wrote.parts)
+    thoughts = [part for part in parts if part.kind == "reasoning"]
+    if any(part.hidden or part.text.strip() for part in thoughts):
+        shown = [p for p in parts if p.kind != "reasoning" or p.hidden or p.text.strip()]
+        thought: Thought = "closed" if _ended(shown, turn, last) else "truncated"
+        return _put_together(_pieces(shown, thought), thought)
+    calls = [part for part in parts if part.kind == "call"]
+    text = "\n".join(part.text for part in parts if part.kind == "text")
+    ranges, thought = _by_tags(text, model, turn.finish)
+    if thoughts and thought in ("absent", "not_delimited"):
+        thought = "empty"
+    if calls and thought == "truncated":
+        thought = "closed"
+    said = [(channel, text[start:stop], None) for channel, start, stop in ranges]
+    return _put_together([*said, *_calls(calls, after=text)], thought)
+
+
+def _merged(parts: Iterable[Part]) -> list[Part]:
+    """Return parts with neighbours of one kind joined and those that are empty left out."""
+    filled = [p for p in parts if p.text or p.hidden or p.kind == "call"]
+    merged: list[Part] = []
+    for (kind, hidden), group in groupby(filled, key=lambda part: (part.kind, part.hidden)):
+        same = list(group)
+        if kind == "call" or hidden:
+            merged += same
+        else:
+            merged.append(Part(kind, _JOIN[kind].join(part.text for part in same)))
+    return merged
+
+
+def _ended(parts: Sequence[Part], turn: Turn, last: bool) -> bool:
+    """Return whether the last thought of a message came to its end."""
+    if turn.closed is not None:
+        return turn.closed
+    others = [part for part in parts if part.kind == "call" or part.text.strip()]
+    if not last or others[-1:] and others[-1].kind != "reasoning":
+        return True
+    alone = all(part.kind == "reasoning" for part in parts)
+    return turn.finish == "stop" if not alone else parts[-1].hidden and turn.finish != "length"
+
+
+_Piece = tuple[Channel, str, Part | None]
+
+
+def _pieces(parts: Sequence[Part], thought: Thought) -> list[_Piece]:
+    """Return reasoning, text and calls in their order, with tags around them."""
+    pieces: list[_Piece] = []
+    for number, part in enumerate(parts):
+        before = pieces[-1][1] if pieces else "\n"
+        gap = "" if before.endswith("\n") else GAP if part.kind == "reasoning" else "\n"
+        cut_off = thought == "truncated" and number == len(parts) - 1
+        if part.kind == "call":
+            pieces += _calls([part], after=before)
+        elif part.kind == "text":
+            ranges, _ = split(part.text, 0, FORMATS["plain"], prefilled=False)
+            pieces += [(channel, part.text[a:b], None) for channel, a, b in ranges]
+        elif part.text.strip():
+            close = "" if cut_off else CLOSE
+            pieces += [("markup", gap + OPEN, None), ("reasoning", part.text, None)]
+            pieces.append(("markup", close, None))
+        else:
+            pieces.append(("markup", f"{gap}{OPEN}{HIDDEN}{CLOSE}", None))
+    return pieces
+
+
+def _calls(calls: Sequence[Part], after: str) -> list[_Piece]:
+    """Return tool calls as text, each on lines of its own."""
+    pieces: list[_Piece] = []
+    for call in calls:
+        if after and not after.endswith("\n"):
+            pieces.append(("markup", "\n", None))
+        after = write_call(call.name, call.text or "{}")
+        pieces.append(("action", after, call))
+    return pieces
+
+
+def _put_together(pieces: Iterable[_Piece], thought: Thought) -> Written:
+    ranges: list[Range] = []
+    calls: list[tuple[Part, int, int]] = []
+    stop = 0
+    texts = []
+    for channel, text, call in pieces:
+        begin, stop = stop, stop + len(text)
+        if text:
+            texts.append(text)
+            ranges.append(Range(channel, begin, stop))
+        if call is not None:
+            calls.append((call, begin, stop))
+    return Written("".join(texts), Split(ranges, thought), tuple(calls))
+
+
+def _by_tags(text: str, model: str, finish: Finish) -> Split:
+    """Return the channels of a text in which tags alone tell reasoning from the rest."""
+    return split(text, 0, format_alone(text, format_of(None, model), finish), prefilled=False)

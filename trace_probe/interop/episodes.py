@@ -1,0 +1,278 @@
+"""The model calls of a foreign chat as one trace, in the best tokens that there are.
+
+A prompt is the plain text of its messages, what tools gave back between ``<tool_response>`` tags,
+and tokens are words. With a tokenizer, its chat template writes the prompts and the text is cut
+into its tokens (``retokenised``); where the file has the ids of all calls, these are taken
+(``exact``). The fact ``ids`` of a trace says which it is.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from trace_probe.episode import Episode
+from trace_probe.errors import ModelError, TraceError
+from trace_probe.interop.conversation import GAP, Message, Turn, Written, written
+from trace_probe.text.channels import Range, Split, format_of, format_under
+from trace_probe.text.layout import Layout, lay_out
+from trace_probe.text.parts import OPEN, after_prompt, cut_words
+from trace_probe.text.written import read_back
+from trace_probe.trace import Span, ToolCall, Trace, digest
+
+if TYPE_CHECKING:
+    from trace_probe.model.tokenizer import ChatTokenizer
+
+MOST_READ = 1 << 28
+"""Characters that all model calls of one episode may read together."""
+TOOL_RESULT = ("<tool_response>\n", "\n</tool_response>")
+
+
+def trace_of(
+    turns: Sequence[Turn],
+    about: Mapping[str, Any],
+    key: Sequence[object],
+    facts: Mapping[str, str] | None = None,
+    tokenizer: "ChatTokenizer | None" = None,
+) -> Trace:
+    """Return model calls as one trace; calls in which nothing was written are left out.
+
+    `about` holds the fields of a `Trace` that do not depend on its tokens, such as task and model;
+    the id is a digest of `key` and of what was written and read.
+
+    Raises:
+        TraceError: nothing was written in any call, or the calls read more than can be looked at.
+    """
+    told = [turn for turn in turns if any(p.text or p.hidden or p.name for p in turn.wrote.parts)]
+    if not told:
+        raise TraceError("the model wrote nothing, neither a text nor a call: leave it out")
+    several = len({turn.agent for turn in told}) > 1
+    calls, how = _calls(told, {"id": "call", **about}, tokenizer)
+    trace = Episode(
+        "episode",
+        tuple(calls),
+        tuple(turn.results for turn in told),
+        tuple(turn.agent if several else "" for turn in told),
+        tuple(turn.wrote.id for turn in told),
+        {**(facts or {}), "ids": how, **_odd(told, turns)},
+    ).joined()
+    name = digest(*key, trace.text, *(call.text for call in trace.calls[1:]))
+    if len(told) > 1 or told[0].results:
+        return replace(trace, id=name)
+    message = {"message": told[0].wrote.id} if told[0].wrote.id else {}
+    return replace(trace, id=name, calls=(), facts={**trace.facts, **message})
+
+
+def _odd(told: Sequence[Turn], every: Sequence[Turn]) -> dict[str, str]:
+    """Return what a reader must know of calls that are not whole, as facts."""
+    hidden = sum(any(part.hidden for part in turn.wrote.parts) for turn in told)
+    facts = {"hidden_reasoning": f"in {hidden} of {len(told)} calls"} if hidden else {}
+    if len(told) < len(every):
+        facts["empty_calls"] = str(len(every) - len(told))
+    return facts
+
+
+def _calls(
+    turns: Sequence[Turn], about: Mapping[str, Any], tokenizer: "ChatTokenizer | None"
+) -> tuple[list[Trace], str]:
+    """Return the calls of an episode in the best tokens that all of them have, and in which."""
+    if tokenizer is not None:
+        exact = _all(_exact(tokenizer, turn, about) for turn in turns)
+        if exact is not None:
+            return exact, "exact"
+        last = turns[-1]
+        cut = _all(_retokenised(tokenizer, turn, about, last=turn is last) for turn in turns)
+        if cut is not None:
+            return cut, "retokenised"
+    return list(_as_words(turns, about)), "words"
+
+
+def _all(traces: Iterable[Trace | None]) -> list[Trace] | None:
+    """Return all traces, or None as soon as one cannot be had."""
+    found: list[Trace] = []
+    for trace in traces:
+        if trace is None:
+            return None
+        found.append(trace)
+    return found
+
+
+def _exact(tokenizer: "ChatTokenizer", turn: Turn, about: Mapping[str, Any]) -> Trace | None:
+    """Return a call in the ids that the file gives.
+
+    None if it gives none, or if the text of the ids does not hold the tool calls that it gives.
+    """
+    if not turn.prompt_ids or not turn.token_ids:
+        return None
+    ids = (*turn.prompt_ids, *turn.token_ids)
+    read = read_back(tokenizer, ids, len(turn.prompt_ids))
+    given = turn.wrote.calls
+    if given and len(given) != len(read.actions):
+        return None
+    named = [replace(one, id=call.id) for one, call in zip(read.actions, given, strict=False)]
+    return Trace(
+        **about,
+        **{**read._asdict(), "actions": tuple(named) or read.actions},
+        token_ids=ids,
+        tokenizer=tokenizer.fingerprint,
+        finish=turn.finish,
+    )
+
+
+def _retokenised(
+    tokenizer: "ChatTokenizer", turn: Turn, about: Mapping[str, Any], *, last: bool
+) -> Trace | None:
+    """Return a call in tokens of its text, or None if they do not write that text back."""
+    try:
+        prompt = tokenizer.conversation([_as_chat(message) for message in turn.read])
+    except ModelError:  # the template does not take such messages
+        return None
+    mine = written(turn, str(about["model"]), last=last)
+    _, opened = format_under(prompt, format_of(tokenizer.chat_template, tokenizer.name))
+    if opened and mine.text.startswith(OPEN):
+        mine = _without(mine, len(OPEN))
+    start = tokenizer.encode(prompt)
+    ids = (*start, *tokenizer.encode(mine.text))
+    text, offsets = tokenizer.offsets(ids)
+    if text != prompt + mine.text:
+        return None
+    layout = lay_out(text, offsets, len(start), after_prompt(prompt, mine.cut))
+    own = [offset - len(prompt) for offset in offsets]
+    return Trace(
+        **about,
+        text=text,
+        offsets=offsets,
+        **_as_given(layout, mine, own)._asdict(),
+        token_ids=ids,
+        tokenizer=tokenizer.fingerprint,
+        finish=turn.finish,
+    )
+
+
+def _without(mine: Written, head: int) -> Written:
+    """Return what was written without its first characters, which the prompt holds already."""
+    ranges = [Range(c, max(a - head, 0), b - head) for c, a, b in mine.cut.ranges if b > head]
+    calls = tuple((call, start - head, stop - head) for call, start, stop in mine.calls)
+    return Written(mine.text[head:], Split(ranges, mine.cut.thought), calls)
+
+
+def _as_chat(message: Message) -> dict[str, Any]:
+    """Return a message as chat templates expect it."""
+    said: dict[str, Any] = {"role": message.role, "content": message.text}
+    if thoughts := [part.text for part in message.parts if part.kind == "reasoning" and part.text]:
+        said["reasoning_content"] = "\n\n".join(thoughts)
+    if message.calls:
+        said["tool_calls"] = [
+            {
+                "type": "function",
+                "id": call.id,
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.calls
+        ]
+    if message.role == "tool":
+        said |= {"name": message.name, "tool_call_id": message.call_id}
+    return said
+
+
+class _Words:
+    """Prompts in words, each grown from what the call before read and wrote where it goes on."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._seen: tuple[Message, ...] = ()
+        self._text = ""
+        self._offsets: list[int] = []
+        self._read = 0
+
+    def prompt(self, messages: tuple[Message, ...]) -> tuple[str, tuple[int, ...]]:
+        """Return the text of messages, and where its words start."""
+        known = len(self._seen)
+        if messages[:known] != self._seen:
+            self._seen, self._text, self._offsets, known = (), "", [], 0
+        if known:
+            self._grow(GAP, (0,))
+        for message in messages[known:]:
+            self._add(message)
+        self._seen = messages
+        self._read += len(self._text)
+        if self._read > MOST_READ:
+            raise TraceError(
+                f"its model calls read more than {MOST_READ >> 20} million characters: leave it out"
+            )
+        return self._text, tuple(self._offsets)
+
+    def wrote(self, message: Message, text: str, offsets: Sequence[int]) -> None:
+        """Take what the model wrote, as later prompts will hold it."""
+        self._grow(text, offsets)
+        self._seen = (*self._seen, message)
+
+    def _add(self, message: Message) -> None:
+        if message.role == "assistant":
+            said = written(Turn((), message, "stop"), self._model, last=False)
+            self._grow(said.text, cut_words(said.text, said.cut)[0])
+            self._grow(GAP, (0,))
+            return
+        text = message.text
+        if message.role == "tool":
+            text = (text or message.error).join(TOOL_RESULT)
+        if text:
+            text += GAP
+            self._grow(text, cut_words(text, Split([Range("prompt", 0, len(text))], "absent"))[0])
+
+    def _grow(self, text: str, offsets: Iterable[int]) -> None:
+        start = len(self._text)
+        self._text += text
+        self._offsets += [start + offset for offset in offsets]
+
+
+def _as_words(turns: Sequence[Turn], about: Mapping[str, Any]) -> Iterator[Trace]:
+    """Yield each call with words for tokens."""
+    words = _Words(str(about["model"]))
+    for turn in turns:
+        prompt, before = words.prompt(turn.read)
+        mine = written(turn, str(about["model"]), last=turn is turns[-1])
+        offsets, layout = cut_words(mine.text, mine.cut)
+        words.wrote(turn.wrote, mine.text, offsets)
+        yield Trace(
+            **about,
+            text=prompt + mine.text,
+            offsets=(*before, *(len(prompt) + offset for offset in offsets)),
+            **_behind(_as_given(layout, mine, offsets), len(before))._asdict(),
+            tokenizer="words",
+            finish=turn.finish,
+        )
+
+
+def _behind(layout: Layout, shift: int) -> Layout:
+    """Return the layout of a completion as it is behind a prompt of so many tokens."""
+    prompt = [Span(0, shift, "prompt")] if shift else []
+    return Layout(
+        (*prompt, *(_moved(span, shift) for span in layout.spans)),
+        tuple(_moved(span, shift) for span in layout.sentences),
+        layout.thought,
+        tuple(replace(one, span=_moved(one.span, shift)) for one in layout.actions),
+    )
+
+
+def _moved(span: Span, shift: int) -> Span:
+    return Span(span.start + shift, span.stop + shift, span.channel)
+
+
+def _as_given(layout: Layout, mine: Written, offsets: Sequence[int]) -> Layout:
+    """Return a layout whose tool calls are those of the file, where it has them apart.
+
+    `offsets` are those of the tokens, counted from where the model began to write.
+    """
+    given = [
+        ToolCall(
+            call.name,
+            call.text or "{}",
+            Span(bisect_left(offsets, start), bisect_left(offsets, stop), "action"),
+            call.id,
+        )
+        for call, start, stop in mine.calls
+    ]
+    taken = {token for one in given for token in range(one.span.start, one.span.stop)}
+    read = [one for one in layout.actions if one.span.start not in taken]
+    return layout._replace(actions=tuple(sorted([*read, *given], key=lambda one: one.span)))
