@@ -135,7 +135,7 @@ def speaker(file: str, name: str) -> Any:
 
     letters = sorted({*map(chr, range(32, 127)), "\n", *"｜▁"})
     core = Tokenizer(WordLevel({one: i for i, one in enumerate(["<unk>", *letters])}, "<unk>"))
-    core.pre_tokenizer = Split(Regex(r"(?s)."), behavior="isolated")
+    core.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")
     core.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="<unk>", chat_template=template_of(file)
@@ -250,3 +250,18 @@ def test_a_call_that_cannot_be_read_is_shown_to_the_model_as_it_wrote_it() -> No
     turn = model.chat.dialect.assistant(call, model.chat.format)
     assert "tool_calls" not in turn
     assert '{"item": ' in turn["content"]
+
+
+def test_where_a_template_takes_one_text_beside_a_call_nothing_of_both_is_lost() -> None:
+    model = speaker("gptoss", "openai/gpt-oss-20b")
+    assert not model.chat.dialect.apart
+    spoken = (
+        "<|channel|>analysis<|message|>Price first.<|end|><|start|>assistant<|channel|>commentary"
+        "<|message|>I look it up.<|end|><|start|>assistant to=functions.look_up<|channel|>"
+        'commentary json<|message|>{"item": "bolt"}<|call|>'
+    )
+    call = call_of(model, TASK, [], spoken)
+    turn = model.chat.dialect.assistant(call, model.chat.format)
+    (result,) = model.chat.dialect.results([ToolResult(RESULT, "look_up")])
+    after = model.chat.prompt(TASK, [turn, result], tools_of(model))
+    assert "analysis<|message|>Price first.\nI look it up.<|end|>" in after

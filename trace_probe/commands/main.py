@@ -51,7 +51,6 @@ from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
-    from trace_probe.model.endpoint import Patience
     from trace_probe.recording.course import Agent
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
@@ -189,16 +188,12 @@ def record(
         return
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
     if base_url:
-        from trace_probe.model.endpoint import Patience
         from trace_probe.recording.served_agents import record_at
         from trace_probe.trace import Sampling
 
-        patience = Patience(concurrency=concurrency, per_minute=per_minute)
-        served = _served(model, base_url, extra, tokenizer, patience)
+        served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
-        report = record_at(
-            served, chosen, run, sampling, agent=acting, samples=samples, source=where
-        )
+        report = record_at(served, chosen, run, sampling, acting, samples=samples, source=where)
     else:
         recording = Recording(
             run=str(run),
@@ -271,13 +266,20 @@ def _told(report: "RecordReport", run: Path) -> str:
 
 
 def _served(
-    model: str, urls: list[str], extra: str | None, tokenizer: str | None, patience: "Patience"
+    model: str,
+    urls: list[str],
+    extra: str | None,
+    tokenizer: str | None,
+    concurrency: int,
+    per_minute: float | None,
 ) -> "Served":
     """Return what the options say of a model that servers have."""
+    from trace_probe.model.endpoint import Patience
     from trace_probe.model.tokenizer import load_tokenizer
     from trace_probe.recording.served import Served
 
     ids = load_tokenizer(tokenizer) if tokenizer else None
+    patience = Patience(concurrency=concurrency, per_minute=per_minute)
     return Served(model, tuple(urls), json_object(extra), ids, patience)
 
 

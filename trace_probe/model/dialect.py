@@ -36,6 +36,8 @@ class Dialect(NamedTuple):
     tools: Literal["tools", "functions", ""] = "tools"
     """Where schemas go: to the template, or to the first turn; empty where the model is not told
     its tools."""
+    apart: bool = True
+    """Whether a turn with calls may have both reasoning and content; gpt-oss wants one of them."""
 
     def assistant(self, call: Trace, format: Format) -> Turn:
         """Return what a model wrote in a call as a turn of the conversation."""
@@ -50,6 +52,8 @@ class Dialect(NamedTuple):
 
     def turn(self, said: "_Said", format: Format) -> Turn:
         """Return what a model said; calls that cannot be read stand as it wrote them."""
+        if said.calls and said.thought and not self.apart:
+            said = said._replace(thought=f"{said.thought}\n{said.answer}".strip(), answer="")
         content, own = said.answer, dict[str, Any]()
         if not said.calls:
             content = f"{content}\n{said.written}".strip()
@@ -131,18 +135,20 @@ def find_dialect(render: Render, format: Format, name: str) -> Dialect:
     found: Dialect | None = None
     told = _where_tools(render)
     for dialect in _every(told, format):
-        text = _tried(render, dialect, format)
+        text = _tried(render, dialect, TRIED, format)
         if text is None:
             continue
-        if _shows_thought(text, format, dialect):
-            return dialect
-        found = found or dialect
+        shows = _shows_thought(text, format, dialect)
+        found = dialect if shows else found or dialect
+        if shows:
+            break
     if found is None:
         raise ModelError(
             f"the chat template of {name} cannot show tool calls and what came back: choose a "
             f"model that was trained to call tools"
         )
-    return found
+    both = TRIED._replace(answer="answer-zero")
+    return found._replace(apart=_tried(render, found, both, format) is not None)
 
 
 def _where_tools(render: Render) -> Literal["tools", "functions", ""]:
@@ -171,11 +177,11 @@ def _every(tools: Literal["tools", "functions", ""], format: Format) -> Iterator
         yield Dialect(reasoning, calls, arguments, empty, result, tools)  # type: ignore[arg-type]
 
 
-def _tried(render: Render, dialect: Dialect, format: Format) -> str | None:
+def _tried(render: Render, dialect: Dialect, said: _Said, format: Format) -> str | None:
     """Return a second call's prompt in a dialect from the first turn on; None if it lacks any."""
     turns = [
         {"role": "user", "content": "user-zero"},
-        dialect.turn(TRIED, format),
+        dialect.turn(said, format),
         *dialect.results([ToolResult("result-zero", "tool_zero", "zero00000")]),
     ]
     schemas = [TOOL.schema]

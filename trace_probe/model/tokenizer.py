@@ -64,7 +64,7 @@ class ChatTokenizer:
             turns = self.dialect.first(turns, tools) if tools else turns
             return self._switched(turns, task.condition.get("thinking"), tools)
         except ModelError as error:
-            raise ModelError(f"task {task.id}: {error}") from error
+            raise type(error)(f"task {task.id}: {error}") from error
 
     @cached_property
     def dialect(self) -> Dialect:
@@ -144,7 +144,7 @@ class ChatTokenizer:
         try:
             return render(str(self._tokenizer.get_chat_template()), variables)
         except TemplateRefusal as error:
-            raise ModelError(
+            raise TemplateRefusal(
                 f"the chat template of {self.name} refuses this ({error}): "
                 f"if it has no system role, use tasks without a system message"
             ) from error

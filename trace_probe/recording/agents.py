@@ -12,6 +12,7 @@ from tqdm import tqdm
 from trace_probe.episode import calls_of
 from trace_probe.model.continuation import complete
 from trace_probe.model.local import Completion, Model
+from trace_probe.model.templates import TemplateRefusal
 from trace_probe.recording.course import Agent, Course, Log
 from trace_probe.recording.plan import RecordReport
 from trace_probe.recording.record import Planned, commit, completed, plan_traces
@@ -37,7 +38,11 @@ class _Way:
             return known[number].token_ids[: known[number].prompt_stop]
         if self.there or self.course.ended:
             return None
-        return tuple(model.render(self.course.task, self.course.turns, self.course.tools))
+        try:
+            return tuple(model.render(self.course.task, self.course.turns, self.course.tools))
+        except TemplateRefusal:  # of what the model wrote: its first prompt was taken
+            self.course.ended = "refused"
+            return None
 
 
 def record_agents(  # noqa: PLR0913 - as `record`, and the agent

@@ -21,9 +21,9 @@ from trace_probe.text.channels import Format
 from trace_probe.trace import Task, ToolResult, Trace, digest
 from trace_probe.world.worlds import WORLDS
 
-Ended = Literal["", "answer", "length", "calls", "seconds", "context"]
-"""Why an episode ended: the model answered without a call, was cut off, or met a limit; empty
-while it goes on."""
+Ended = Literal["", "answer", "length", "calls", "seconds", "context", "refused"]
+"""Why an episode ended: the model answered without a call, was cut off, met a limit, or wrote what
+its own chat template refuses to read; empty while it goes on."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ class Log:
                     f"({error}): let it hold only what JSON can"
                 ) from error
             lines.append((text + "\n").encode(errors="surrogatepass"))
-        self._artifacts.lines("calls", part).append(lines)
+        if lines:
+            self._artifacts.lines("calls", part).append(lines)
 
     def forget(self, committed: set[str]) -> None:
         """Remove the parts of which every episode is a trace of the run by now."""

@@ -76,8 +76,8 @@ def record_at(  # noqa: PLR0913 - one function for both ways of asking servers
     tasks: Iterable[Task],
     run: Path,
     sampling: Sampling,
-    *,
     agent: Agent | None = None,
+    *,
     samples: int = 1,
     source: str = "",
 ) -> RecordReport:
