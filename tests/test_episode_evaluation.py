@@ -19,6 +19,7 @@ from trace_probe.evaluation.text_monitor import _messages
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.labelling.labellers import labeller
 from trace_probe.labels import Label
+from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.dataset import Corpus, build_cohort, sentences_before_act
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.tfidf import tfidf
@@ -204,3 +205,12 @@ def test_labels_of_others_and_unknown_outcomes_are_named(tmp_path: Path) -> None
     with pytest.raises(NotEnoughData, match=r"1 labelled tasks, 5 are needed.*rule \(18\)"):
         text_report(store)
     assert list(traces_left_out(corpus)) == []
+
+
+def test_a_threshold_is_set_on_siblings_also_where_nobody_looked_for_words() -> None:
+    corpus = corpus_of()
+    assert all(label.facts["said"] == "unknown" for label in corpus.labels.values())
+    followed = alarming(corpus, 1)
+    harmless = {trace.id: np.zeros(1) for trace in corpus.traces[:20]}
+    found = set_threshold(harmless, (corpus, followed), rate=0.05, sibling_rate=0.05)
+    assert found.siblings == 48

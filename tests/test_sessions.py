@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the server needs fastapi: pip install -e .[test]")
 
 import openai
+from acting import TASKS, acting_model, script
 from made_probes import a_probe
 from test_endpoint import NAME, Up, up, wait_until
 from test_episode_watch import ASKED, in_bulk
@@ -19,10 +20,13 @@ from test_episode_watch import ASKED, in_bulk
 from trace_probe.episode import Episode
 from trace_probe.monitor.scorer import FRESH, Reading
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.recording.course import Agent
 from trace_probe.serving.limits import Limits
-from trace_probe.serving.protocol import Refusal
+from trace_probe.serving.protocol import read_request
+from trace_probe.serving.refusal import Refusal
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.sessions import Sessions
+from trace_probe.tasks.environments import scripted
 from trace_probe.text.channels import FORMATS, ChannelReader
 from trace_probe.trace import Sampling, Trace
 
@@ -53,6 +57,12 @@ def joined(model: Any) -> Trace:
     return Episode("e", tuple(calls)).joined()
 
 
+def _summary(events: Any) -> Any:
+    """Return what the last event of a stream that says so says of the whole answer."""
+    told = [getattr(event, "trace_probe", {}) for event in events]
+    return next(one for one in reversed(told) if "sentences" in one)
+
+
 def running(model: Any) -> SavedProbe:
     """Return a probe of what was thought so far, which a call alone would score otherwise."""
     return a_probe(model, feature="running-mean")
@@ -74,12 +84,7 @@ def test_a_session_is_scored_as_the_joined_trace_of_its_calls(
     with served(model, tmp_path / "audit.jsonl", saved) as server:
         for number in range(3):
             answer = ask(server, number, stream=stream)
-            last = (
-                [each for each in answer if "sentences" in (each.trace_probe or {})][-1]
-                if (stream)
-                else answer
-            )
-            told = last.trace_probe
+            told = _summary(answer) if stream else answer.trace_probe
             assert (told["session"], told["call"]) == ("s-1", number + 1)
             seen += told["sentences"]
     assert [one["sentence"] for one in seen] == list(range(len(trace.sentences)))
@@ -263,3 +268,82 @@ def test_annotating_only_says_so() -> None:
     choice, reply = message("annotate", text, 3)
     assert choice["message"]["content"] == CALL
     assert reply.extension()["alarm"] is True
+
+
+@pytest.fixture(scope="module")
+def agent() -> Any:
+    return acting_model()
+
+
+AGENT = Agent(scripted(script()), "script")
+SCHEMAS = [tool.schema for tool in AGENT.place(TASKS[0]).tools(TASKS[0])]
+USER = {"role": "user", "content": TASKS[0].prompt}
+
+
+def act(server: Up, *messages: dict[str, Any], seed: int, **more: Any) -> Any:
+    """Make a call of an agent that may use tools."""
+    create: Any = server.client().chat.completions.create
+    return create(model="tiny-agent", messages=[USER, *messages], tools=SCHEMAS, seed=seed, **more)
+
+
+def that_acts(server: Up, **more: Any) -> tuple[int, Any]:
+    """Return the first seed under which the agent thinks and then calls a tool, and its answer."""
+    for seed in range(60):
+        choice = act(server, seed=seed, **more).choices[0]
+        if choice.finish_reason == "tool_calls" and choice.message.reasoning_content:
+            return seed, choice.message
+    raise AssertionError("the tiny agent never calls a tool: draw it anew")
+
+
+def test_an_agent_s_client_gets_calls_and_sends_back_what_they_came_to(
+    agent: Any, tmp_path: Path
+) -> None:
+    from trace_probe.monitor.scoring import as_if_written
+
+    with served(agent, tmp_path / "a.jsonl", running(agent)) as server:
+        seed, message = that_acts(server)
+        sampling = Sampling(seed, 1.0, 1.0, LIMITS.tokens)
+        prompt = agent.render(TASKS[0], (), SCHEMAS)
+        (written,) = agent.generate([prompt], [seed], sampling)
+        call = as_if_written(agent, TASKS[0], (*prompt, *written.ids), len(prompt), "a call")
+        named = [(one.name, one.arguments) for one in call.actions if one.name]
+        got = [(one.function.name, one.function.arguments) for one in message.tool_calls]
+        assert got == named
+        assert "<tool_call>" not in (message.content or "") or len(named) < len(call.actions)
+        dumped = message.model_dump(exclude_none=True)
+        results = [
+            {"role": "tool", "tool_call_id": one.id, "content": " the key ."}
+            for one in message.tool_calls
+        ]
+        second = act(server, dumped, *results, seed=1)
+        assert second.usage.prompt_tokens > len(prompt)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stopped_agent_s_client_gets_no_call(agent: Any, tmp_path: Path, stream: bool) -> None:
+    with served(agent, tmp_path / "a.jsonl", running(agent)) as server:
+        seed, _ = that_acts(server)
+    saved = replace_threshold(running(agent))
+    with served(agent, tmp_path / "b.jsonl", saved, policy="stop") as server:
+        answer = act(server, seed=seed, stream=stream)
+        text = json.dumps([one.model_dump() for one in answer] if stream else answer.model_dump())
+    assert "content_filter" in text
+    assert '"function"' not in text
+    assert "<tool_call>" not in text
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "function"}]},
+        {"tools": "look"},
+        {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        {"messages": [USER, {"role": "tool", "content": "x", "tool_call_id": 3}]},
+    ],
+)
+def test_tools_and_calls_of_another_form_are_refused_by_name(more: dict[str, Any]) -> None:
+    body = json.dumps({"model": "m", "messages": [USER], **more}).encode()
+    with pytest.raises(Refusal) as caught:
+        read_request(body, "m", 24)
+    assert caught.value.status == 400
+    assert caught.value.param in more

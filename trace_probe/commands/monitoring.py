@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from trace_probe.commands.options import (
+    AsAgent,
     AsJson,
     BaseUrls,
     Extra,
     Labeller,
+    MaxCalls,
     Probe,
     Run,
+    Tools,
     json_object,
     price_pair,
     say,
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from trace_probe.monitor.detector import Detector
     from trace_probe.monitor.display import Piece
     from trace_probe.monitor.scorer import Reading
-    from trace_probe.trace import Sampling, Task
+    from trace_probe.recording.course import Agent
+    from trace_probe.trace import Sampling, Task, ToolResult
 
 monitoring = typer.Typer()
 
@@ -76,12 +80,19 @@ def watch(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="512, or half the context if that is less.")
     ] = None,
+    agent: AsAgent = False,
+    tools: Tools = None,
+    max_calls: MaxCalls = 20,
     fail_on_alarm: FailOnAlarm = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each sentence instead.")
     ] = False,
 ) -> None:
-    """Let a model write under guard: its text as it comes, scores, and a line on an alarm."""
+    """Let a model write under guard: its text as it comes, scores, and a line on an alarm.
+
+    With --agent it calls tools, and all its calls are scored as one episode. With --on-alarm stop,
+    or where you say no, the tool call that follows an alarm is not carried out.
+    """
     from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.detector import load_detector
     from trace_probe.trace import Sampling, Task
@@ -96,11 +107,14 @@ def watch(
         load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
         for folder in probes
     ]
-    readings = _watched(detectors, model, task, sampling, fixed=bool(max_new_tokens))
+    acting = _acting(tools, max_calls, asked=agent)
+    readings = _watched(detectors, model, task, sampling, acting, fixed=bool(max_new_tokens))
     alarmed = False
     show = _show_lines if as_json else _show_text(detectors)
     for reading in readings:
         show(reading)
+        if not isinstance(reading, tuple):
+            continue
         if reading.alarm and not alarmed:
             alarmed = True
             if on_alarm == "stop" or (on_alarm == "ask" and not typer.confirm("go on?", err=True)):
@@ -117,10 +131,11 @@ def _watched(
     model: str | None,
     task: "Task",
     sampling: "Sampling",
+    agent: "Agent | None",
     *,
     fixed: bool,
-) -> "Generator[Reading, None, None]":
-    """Return what detectors read while a model does a task.
+) -> "Generator[Reading | ToolResult, None, None]":
+    """Return what detectors read while a model does a task, as an `agent` if there is one.
 
     Unless its length is fixed, an answer takes no more than half of what the model can read.
     """
@@ -136,16 +151,35 @@ def _watched(
         say(str(detector))
     for name in monitor.unpromised(sampling):
         say(f"note: {name} was calibrated under another decoding")
-    return monitor.watch(task, sampling)
+    if agent is None:
+        yield from monitor.watch(task, sampling)
+    else:
+        from trace_probe.monitor.acting import watch_agent
+
+        yield from watch_agent(monitor, task, agent, sampling)
 
 
-def _show_text(detectors: "list[Detector]") -> "Callable[[Reading], None]":
+def _acting(tools: str | None, max_calls: int, *, asked: bool) -> "Agent | None":
+    """Return what the options say of an agent, None if there is none."""
+    from trace_probe.recording.course import Agent
+    from trace_probe.tasks.environments import environment_from
+
+    if not asked or tools is None:
+        if asked or tools:
+            raise typer.BadParameter("--agent and --tools go together")
+        return None
+    found = environment_from(tools)
+    return Agent(found.environment, found.name, max_calls)
+
+
+def _show_text(detectors: "list[Detector]") -> "Callable[[Reading | ToolResult], None]":
     from trace_probe.monitor.display import Display
 
     display = Display(detectors)
 
-    def show(reading: "Reading") -> None:
-        for piece in display.show(reading):
+    def show(reading: "Reading | ToolResult") -> None:
+        pieces = display.show(reading) if isinstance(reading, tuple) else display.came(reading)
+        for piece in pieces:
             _print(piece)
         sys.stdout.flush()
 
@@ -159,7 +193,10 @@ def _print(piece: "Piece") -> None:
     typer.echo(typer.style(piece.text, **style) if style else piece.text, nl=False)
 
 
-def _show_lines(reading: "Reading") -> None:
+def _show_lines(reading: "Reading | ToolResult") -> None:
+    if not isinstance(reading, tuple):
+        typer.echo(json.dumps({"result": asdict(reading)}, ensure_ascii=True))
+        return
     for ended in reading.ended:
         typer.echo(json.dumps(asdict(ended), ensure_ascii=True))
 

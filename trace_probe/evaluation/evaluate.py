@@ -69,7 +69,6 @@ def evaluate(
     acts = _before_act(followed, baselines, panel, weights)
     figures: dict[str, Metric | None] = {
         **mine.figures(),
-        **acts.own,
         "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
         "hard_negative_alarm_rate": alarm_rate(followed, threshold, panel.hard_negative),
         **summary(own),
@@ -93,7 +92,7 @@ def evaluate(
         target_false_alarm_rate=target_rate,
         rule=panel.rule.name,
         ranked_by=panel.ranked_by.name,
-        figures=figures,
+        figures={**figures, **acts.own},
         baselines=beside_it,
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),

@@ -42,7 +42,7 @@ class Dialect(NamedTuple):
     def assistant(self, call: Trace, format: Format) -> Turn:
         """Return what a model wrote in a call as a turn of the conversation."""
         readable = all(one.name and _object(one.arguments) is not None for one in call.actions)
-        said = _Said(
+        said = Said(
             call.channel_text("reasoning").strip(),
             call.channel_text("answer").strip(),
             tuple((one.name, one.arguments, one.id) for one in call.actions) if readable else (),
@@ -50,7 +50,7 @@ class Dialect(NamedTuple):
         )
         return self.turn(said, format)
 
-    def turn(self, said: "_Said", format: Format) -> Turn:
+    def turn(self, said: "Said", format: Format) -> Turn:
         """Return what a model said; calls that cannot be read stand as it wrote them."""
         if said.calls and said.thought and not self.apart:
             said = said._replace(thought=f"{said.thought}\n{said.answer}".strip(), answer="")
@@ -92,7 +92,7 @@ class Dialect(NamedTuple):
         return [{**turns[0], "functions": functions}, *turns[1:]]
 
 
-class _Said(NamedTuple):
+class Said(NamedTuple):
     """What a model wrote in one call, by channel."""
 
     thought: str
@@ -114,7 +114,7 @@ TOOL = Tool(
     "It does nothing.",
     {"type": "object", "properties": {"key_zero": {"type": "string"}}},
 )
-TRIED = _Said(
+TRIED = Said(
     "thought-zero",
     "",
     (("tool_zero", '{"key_zero": "value-zero"}', "zero00000"),),
@@ -177,7 +177,7 @@ def _every(tools: Literal["tools", "functions", ""], format: Format) -> Iterator
         yield Dialect(reasoning, calls, arguments, empty, result, tools)  # type: ignore[arg-type]
 
 
-def _tried(render: Render, dialect: Dialect, said: _Said, format: Format) -> str | None:
+def _tried(render: Render, dialect: Dialect, said: Said, format: Format) -> str | None:
     """Return a second call's prompt in a dialect from the first turn on; None if it lacks any."""
     turns = [
         {"role": "user", "content": "user-zero"},

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.trace import ToolResult
 from trace_probe.visible import snippet, visible
 
 Tone = Literal["thought", "answer", "markup", "calm", "close", "alarm"]
@@ -42,6 +43,10 @@ class Display:
         self._shown += 1
         for ended in late:
             yield from self._end(ended)
+
+    def came(self, result: ToolResult) -> Iterator[Piece]:
+        """Yield what to print of what a tool answered."""
+        yield Piece(f"\n[{visible(result.name)}] {visible(result.content)}\n", "answer")
 
     def _end(self, ended: ScoredSentence) -> Iterator[Piece]:
         """Yield the scores of a sentence, and a line for each alarm."""

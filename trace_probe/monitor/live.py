@@ -27,6 +27,8 @@ class Followed:
 
     def __init__(self) -> None:
         self.carried: Carried = FRESH
+        self.written: tuple[int, ...] = ()
+        """The token ids of the call that ended last."""
 
 
 class Monitor:
@@ -106,15 +108,17 @@ class Monitor:
             every=self._every,
             carried=episode.carried if episode.carried.calls else Carried(start=len(prompt)),
         )
+        written: list[int] = []
         with closing(self.model.tokens(prompt, seed, sampling, tap.layers, tap.consume)) as tokens:
             next(tokens)  # the last token of the prompt, whose row the scorer takes with the others
             for token, _, last in tokens:
                 piece = text.feed(token)
+                written.append(token)
                 if last:
                     piece = text.text[text.offsets[-1] :]  # nothing can complete it any more
                 reading = scorer.read(piece, last=last)
                 if last:
-                    episode.carried = scorer.carried
+                    episode.carried, episode.written = scorer.carried, tuple(written)
                 yield reading
 
 

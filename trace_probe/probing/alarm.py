@@ -101,7 +101,7 @@ def set_threshold(
         return without_siblings(threshold, maxima, sibling_rate)
     corpus, followed = siblings
     cohort = build_cohort(corpus.judged())
-    mixed = mixed_prompts(cohort)
+    mixed = mixed_prompts(cohort.until_act())  # siblings have no words to be heard before
     if mixed.shortage():
         return without_siblings(threshold, maxima, sibling_rate)
     highest = mixed.peaks(running_maxima(score_rows(cohort, followed)))

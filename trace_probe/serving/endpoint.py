@@ -30,7 +30,8 @@ from trace_probe.serving.limits import (
     check_type,
     read_body,
 )
-from trace_probe.serving.protocol import ChatRequest, Refusal, no_model, read_request
+from trace_probe.serving.protocol import ChatRequest, no_model, read_request
+from trace_probe.serving.refusal import Refusal
 from trace_probe.serving.telemetry import CONTENT_TYPE
 
 EXTENSION = "trace_probe"
@@ -177,7 +178,7 @@ async def _whole(request: Request, served: GuardedModel, answer: Answer) -> Resp
     return JSONResponse(whole | {EXTENSION: served.extension(answer, note)})
 
 
-async def _collect(served: GuardedModel, answer: Answer) -> list[dict[str, str]]:
+async def _collect(served: GuardedModel, answer: Answer) -> list[dict[str, Any]]:
     async with aclosing(served.parts(answer)) as parts:
         return [part async for part in parts if not isinstance(part, ScoredSentence)]
 

@@ -15,16 +15,18 @@ from trace_probe.monitor.live import Followed, Monitor
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import Limits
-from trace_probe.serving.protocol import ChatRequest, Refusal
+from trace_probe.serving.protocol import ChatRequest
+from trace_probe.serving.refusal import Refusal
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.scheduler import Full, Scheduler, Stream
 from trace_probe.serving.sessions import Session, Sessions
 from trace_probe.serving.telemetry import Telemetry
+from trace_probe.serving.tools import prompt_of
 from trace_probe.text.channels import ChannelReader, format_of, format_under
 
 READERS = 2
 """Prompts that are turned into tokens at a time."""
-Part = dict[str, str] | ScoredSentence
+Part = dict[str, Any] | ScoredSentence
 """Text for a field of the message, or a sentence that has ended."""
 
 
@@ -146,11 +148,19 @@ class GuardedModel:
         model = self._monitor.model
         try:
             model.check_length(sum(len(each["content"]) for each in request.messages))
-            prompt = model.render_chat(request.messages)
+            prompt = self._prompt(request)
             model.check_room(len(prompt), request.sampling)
         except ModelError as error:
             raise Refusal(400, str(error), "context_length_exceeded", "messages") from error
         return prompt, self._reply(prompt, request)
+
+    def _prompt(self, request: ChatRequest) -> list[int]:
+        """Return the prompt as token ids; that of an agent in its model's way of showing tools."""
+        model = self._monitor.model
+        acts = any(each["role"] == "tool" or len(each) > 2 for each in request.messages)
+        if request.tools or acts:
+            return prompt_of(model.chat, request.messages, request.tools)
+        return model.render_chat(request.messages)
 
     def _reply(self, prompt: list[int], request: ChatRequest) -> Reply:
         model = self._monitor.model
@@ -168,6 +178,7 @@ class GuardedModel:
             format,
             most,
             request.stops,
+            bool(request.tools),
         )
 
     async def parts(self, answer: Answer) -> AsyncGenerator[Part, None]:

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from trace_probe.errors import ServerError
-from trace_probe.serving.protocol import Refusal
+from trace_probe.serving.refusal import Refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

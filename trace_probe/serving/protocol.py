@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trace_probe.serving.refusal import Refusal, bad
+from trace_probe.serving.tools import read_calls, read_tools
 from trace_probe.trace import Sampling
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"developer": "system"} | {name: name for name in ("system", "user", "assistant", "tool")}
 IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier"})
 """Fields that do not change what is written."""
 HARMLESS: Mapping[str, tuple[object, ...]] = {
@@ -21,7 +23,8 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
-    "tools": ([],),
+    "tool_choice": ("auto",),
+    "parallel_tool_calls": (True,),
     "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
@@ -30,7 +33,7 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
 SERVED = frozenset(
     {
         *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
-        *("seed", "stop", "stream", "stream_options", "session_id"),
+        *("seed", "stop", "stream", "stream_options", "session_id", "tools"),
     }
 )
 
@@ -41,33 +44,11 @@ MOST_STOPS, LONGEST_STOP = 4, 256
 SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class Refusal(Exception):
-    """A request that gets an error for an answer, in OpenAI's form."""
-
-    def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """Return the body of the answer."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Return the headers that say what to do about it."""
-        if self.status == 401:
-            return {"www-authenticate": "Bearer"}
-        return {"retry-after": "1"} if self.status in (429, 503) else {}
-
-
 @dataclass(frozen=True)
 class ChatRequest:
     """A chat completion that is asked for."""
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     sampling: Sampling
     stream: bool
     include_usage: bool
@@ -75,6 +56,8 @@ class ChatRequest:
     """Texts before which the answer ends."""
     session: str = ""
     """Name of the episode that this is a call of; empty for none."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Schemas of what the model may call."""
 
 
 def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
@@ -86,7 +69,7 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
     raw = _object(body)
     asked = raw.get("model")
     if not isinstance(asked, str):
-        raise _bad("name a model", "model")
+        raise bad("name a model", "model")
     if asked != model:
         raise no_model(asked, model)
     _check_fields(raw)
@@ -99,6 +82,7 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
         include_usage=stream and options.get("include_usage") is True,
         stops=_stops(raw.get("stop")),
         session=_session(raw),
+        tools=read_tools(raw.get("tools")),
     )
 
 
@@ -111,14 +95,14 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         raw = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _bad(f"the body is not JSON: {error}", None) from error
+        raise bad(f"the body is not JSON: {error}", None) from error
     if not isinstance(raw, dict):
-        raise _bad("the body is not a JSON object", None)
+        raise bad("the body is not a JSON object", None)
     for name, value in raw.items():
         if not _is_text(name):
-            raise _bad("the name of a field holds half a surrogate pair", None)
+            raise bad("the name of a field holds half a surrogate pair", None)
         if not _is_text(json.dumps(value, ensure_ascii=False)):
-            raise _bad(f"{name} holds half a surrogate pair, which is no text", name)
+            raise bad(f"{name} holds half a surrogate pair, which is no text", name)
     return raw
 
 
@@ -139,26 +123,38 @@ def _check_fields(raw: Mapping[str, Any]) -> None:
         if name in SERVED or name in IGNORED or value is None:
             continue
         if not any(value == harmless for harmless in HARMLESS.get(name, ())):
-            raise _bad(f"{name} is not served here: leave it out", name)
+            raise bad(f"{name} is not served here: leave it out", name)
 
 
-def _messages(given: object) -> tuple[dict[str, str], ...]:
+def _messages(given: object) -> tuple[dict[str, Any], ...]:
     if not isinstance(given, list) or not given:
-        raise _bad("messages must be a list of at least one message", "messages")
+        raise bad("messages must be a list of at least one message", "messages")
     return tuple(_message(one, number) for number, one in enumerate(given))
 
 
-def _message(given: object, number: int) -> dict[str, str]:
+def _message(given: object, number: int) -> dict[str, Any]:
     where = f"messages[{number}]"
     if not isinstance(given, dict):
-        raise _bad(f"{where} is not an object", "messages")
+        raise bad(f"{where} is not an object", "messages")
     role = ROLES.get(str(given.get("role")))
     if role is None:
-        raise _bad(f"{where}: a role is one of {', '.join(ROLES)}", "messages")
-    text = _content(given.get("content"))
+        raise bad(f"{where}: a role is one of {', '.join(ROLES)}", "messages")
+    calls = read_calls(given.get("tool_calls"), where) if role == "assistant" else ()
+    text = "" if calls and given.get("content") is None else _content(given.get("content"))
     if text is None:
-        raise _bad(f"{where}: content must be text or a list of text parts", "messages")
-    return {"role": role, "content": text}
+        raise bad(f"{where}: content must be text or a list of text parts", "messages")
+    message: dict[str, Any] = {"role": role, "content": text}
+    if calls:
+        message["tool_calls"] = calls
+    thought = given.get("reasoning_content") if role == "assistant" else None
+    if isinstance(thought, str) and thought:
+        message["reasoning"] = thought
+    if role == "tool":
+        ids = {name: given.get(name, "") for name in ("name", "tool_call_id")}
+        if not all(isinstance(one, str) for one in ids.values()):
+            raise bad(f"{where}: name and tool_call_id of a tool's answer are texts", "messages")
+        message |= ids
+    return message
 
 
 def _content(given: object) -> str | None:
@@ -179,7 +175,7 @@ def _stops(given: object) -> tuple[str, ...]:
         or len(several) > MOST_STOPS
         or not all(isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in several)
     ):
-        raise _bad(
+        raise bad(
             f"stop must be a text of 1 to {LONGEST_STOP} characters, or a list of up to "
             f"{MOST_STOPS} of them",
             "stop",
@@ -193,9 +189,9 @@ def _session(raw: Mapping[str, Any]) -> str:
     if name is None:
         return ""
     if not isinstance(name, str) or not SESSION.fullmatch(name):
-        raise _bad("session_id must be 1 to 128 letters, digits, dots, - or _", "session_id")
+        raise bad("session_id must be 1 to 128 letters, digits, dots, - or _", "session_id")
     if raw.get("stop"):
-        raise _bad("stop is not served within a session: leave it out", "stop")
+        raise bad("stop is not served within a session: leave it out", "stop")
     return name
 
 
@@ -203,7 +199,7 @@ def _sampling(raw: Mapping[str, Any], most_tokens: int) -> Sampling:
     asked = raw.get("max_completion_tokens", raw.get("max_tokens"))
     tokens = most_tokens if asked is None else asked
     if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= most_tokens:
-        raise _bad(f"max_tokens must be a whole number from 1 to {most_tokens}", "max_tokens")
+        raise bad(f"max_tokens must be a whole number from 1 to {most_tokens}", "max_tokens")
     return Sampling(
         seed=_seed(raw.get("seed")),
         temperature=_number(raw, "temperature", COLDEST, 2, also=0.0),
@@ -217,7 +213,7 @@ def _seed(given: object) -> int:
     if given is None:
         return secrets.randbits(63)
     if not isinstance(given, int) or isinstance(given, bool) or not -(2**63) <= given < 2**63:
-        raise _bad("seed must be a whole number of 64 bits", "seed")
+        raise bad("seed must be a whole number of 64 bits", "seed")
     return given % 2**64
 
 
@@ -228,16 +224,12 @@ def _number(
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (low <= value <= high or value == also):
         zero = "" if also is None else f"{also:g}, or "
-        raise _bad(f"{name} must be {zero}a number from {low:g} to {high:g}", name)
+        raise bad(f"{name} must be {zero}a number from {low:g} to {high:g}", name)
     return float(value)
 
 
 def _typed(raw: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:  # noqa: ANN401
     value = raw.get(name)
     if value is not None and not isinstance(value, kind):
-        raise _bad(f"{name} must be of type {kind.__name__}", name)
+        raise bad(f"{name} must be of type {kind.__name__}", name)
     return default if value is None else value
-
-
-def _bad(message: str, param: str | None) -> Refusal:
-    return Refusal(400, message, "invalid_request", param)

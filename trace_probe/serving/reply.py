@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.serving.tools import as_answered, calls_in
 from trace_probe.text.channels import ChannelReader, Format
-from trace_probe.text.tool_calls import TAGS
+from trace_probe.text.tool_calls import TAGS, Call, parse_calls
 
 Policy = Literal["annotate", "stop", "withhold"]
 """On alarm: only say so; end the generation there, with no tool call; end it and give no answer."""
-Finish = Literal["stop", "length", "content_filter"]
+Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 FIELD = {"reasoning": "reasoning_content", "answer": "content", "action": "content"}
 """For each channel the field of the message; a tool call reaches the client as it is written."""
 ACT = frozenset({"answer", "action"})
@@ -39,6 +40,8 @@ class Reply:
     most_tokens: int
     stops: tuple[str, ...] = ()
     """Texts before which the answer ends."""
+    tools: bool = False
+    """Whether the client named tools: then it gets calls apart from the text, else as written."""
     before: int = 0
     """Tokens that the model wrote in earlier calls of the session."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -47,6 +50,8 @@ class Reply:
     alarms: tuple[str, ...] = ()
     unreadable: bool = False
     """Whether nothing can be scored any more, so that every probe alarms."""
+    calls: tuple[Call, ...] = ()
+    """The tool calls that the client gets."""
     call_withheld: bool = False
     """Whether a tool call was written that the client does not get."""
     _text: str = ""
@@ -58,7 +63,7 @@ class Reply:
     _searched: int = 0
     """Characters in which none of them begins."""
 
-    def take(self, reading: Reading) -> list[dict[str, str]]:
+    def take(self, reading: Reading) -> list[dict[str, Any]]:
         """Take a reading; return the parts of the message that may go out now."""
         self.tokens += 1
         self.sentences += reading.ended
@@ -70,10 +75,14 @@ class Reply:
             self._look_for_stops()
         return self._deltas(self._certain())
 
-    def finish(self) -> list[dict[str, str]]:
+    def finish(self) -> list[dict[str, Any]]:
         """Return the rest of the message, once nothing more will come."""
         self._finished = True
-        return self._deltas(len(self._text))
+        rest: list[dict[str, Any]] = [*self._deltas(len(self._text))]
+        if self.tools and not self._filtered:
+            found = calls_in(self._text, self.channels.split().ranges)
+            self.calls = tuple(call for call in found if call.name)
+        return [*rest, {"tool_calls": as_answered(self.calls)}] if self.calls else rest
 
     def _look_for_stops(self) -> None:
         """Cut the answer before the first of `stops` that has come in it."""
@@ -104,6 +113,8 @@ class Reply:
             return "content_filter"
         if self._stopped:
             return "stop"
+        if self.calls:
+            return "tool_calls"
         return "length" if self.tokens >= self.most_tokens else "stop"
 
     @property
@@ -131,12 +142,15 @@ class Reply:
             name = FIELD.get(channel)
             if first >= last or name is None:
                 continue
-            if channel in HELD[self.policy]:
+            apart = self.tools and channel == "action"
+            if apart or channel in HELD[self.policy]:
                 if not self._finished:
                     stop = min(stop, first)  # no word of it before the whole is known to be quiet
                     break
-                if self.alarms:
+                if self._filtered:
                     self.call_withheld |= channel == "action"
+                    continue
+                if apart and _readable(self._text, start, end):
                     continue
             found.append({name: self._text[first:last]})
         self._sent = max(self._sent, stop)
@@ -193,15 +207,18 @@ class Reply:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return self._head("chat.completion.chunk") | {"choices": [choice]}
 
-    def completion(self, parts: Sequence[dict[str, str]], prompt: int) -> dict[str, Any]:
+    def completion(self, parts: Sequence[dict[str, Any]], prompt: int) -> dict[str, Any]:
         """Return the whole answer at once."""
         texts = {n: "".join(part.get(n, "") for part in parts) for n in set(FIELD.values())}
-        message = {
+        message: dict[str, Any] = {
             "role": "assistant",
             "content": None if self.refusal else texts["content"],
             "reasoning_content": texts["reasoning_content"] or None,
             "refusal": self.refusal,
         }
+        calls = [call for part in parts for call in part.get("tool_calls", ())]
+        if calls:
+            message["tool_calls"] = calls
         choice = {
             "index": 0,
             "message": message,
@@ -212,3 +229,8 @@ class Reply:
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def _readable(text: str, start: int, stop: int) -> bool:
+    """Return whether every call in a part of a text can be read; else it is given as written."""
+    return all(call.name for call in parse_calls(text, start, stop))

@@ -1,0 +1,105 @@
+"""Tools of a client's agent, as OpenAI's protocol has them: what is asked, and what is answered."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from trace_probe.model.dialect import Said, Turn
+from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.serving.refusal import bad
+from trace_probe.text.tool_calls import Call, parse_calls
+from trace_probe.trace import ToolResult
+
+MOST_TOOLS = 128
+
+
+def read_tools(given: object) -> tuple[dict[str, Any], ...]:
+    """Return the schemas of the tools of a request.
+
+    Raises:
+        Refusal: 400 if they are no functions with names.
+    """
+    tools = [] if given is None else given
+    if not isinstance(tools, list) or len(tools) > MOST_TOOLS or not all(map(_is_tool, tools)):
+        raise bad(f"tools must be a list of up to {MOST_TOOLS} functions with names", "tools")
+    return tuple(tools)
+
+
+def _is_tool(given: object) -> bool:
+    if not isinstance(given, dict) or given.get("type") != "function":
+        return False
+    function = given.get("function")
+    named = isinstance(function, dict) and isinstance(function.get("name"), str)
+    return named and isinstance(function.get("parameters", {}), dict)
+
+
+def read_calls(given: object, where: str) -> tuple[tuple[str, str, str], ...]:
+    """Return name, arguments and id of the tool calls of an assistant's message.
+
+    Raises:
+        Refusal: 400 if they are none.
+    """
+    calls = [] if given is None else given
+    if not isinstance(calls, list):
+        raise bad(f"{where}: tool_calls must be a list", "messages")
+    found = []
+    for one in calls:
+        function = one.get("function") if isinstance(one, dict) else None
+        parts = (
+            (function.get("name"), function.get("arguments"), one.get("id", ""))
+            if isinstance(function, dict)
+            else (None,)
+        )
+        if not all(isinstance(part, str) for part in parts):
+            raise bad(f"{where}: a tool call has a name, arguments as text and an id", "messages")
+        found.append(parts)
+    return tuple(found)
+
+
+def prompt_of(
+    chat: ChatTokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[int]:
+    """Return the ids of a conversation in which tools may be called, in the way of the template.
+
+    Raises:
+        ModelError: the chat template cannot show tools, or refuses the messages.
+    """
+    turns = chat.dialect.first([_turn(chat, one) for one in messages], tools)
+    return list(chat.encode(chat.conversation(turns, tools=tools)))
+
+
+def _turn(chat: ChatTokenizer, message: Mapping[str, Any]) -> Turn:
+    if message["role"] == "tool":
+        name, call = message["name"], message["tool_call_id"]
+        return chat.dialect.results([ToolResult(message["content"], name, call)])[0]
+    if message["role"] != "assistant":
+        return dict(message)
+    calls = message.get("tool_calls", ())
+    written = "".join(_written(*one) for one in calls)
+    said = Said(message.get("reasoning", ""), message["content"], calls, written)
+    return chat.dialect.turn(said, chat.format)
+
+
+def _written(name: str, arguments: str, _: str) -> str:
+    return f"{name}({arguments})"
+
+
+def calls_in(text: str, ranges: Sequence[tuple[str, int, int]]) -> Iterator[Call]:
+    """Yield the tool calls that a model wrote, by the channels of its text."""
+    for channel, start, stop in ranges:
+        if channel == "action":
+            yield from parse_calls(text, start, stop)
+
+
+def as_answered(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """Return tool calls as a message of an answer has them."""
+    return [
+        {
+            "index": index,
+            "id": call.id or f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments or json.dumps({})},
+        }
+        for index, call in enumerate(calls)
+    ]
