@@ -116,7 +116,9 @@ def record(
     *,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="CSV folder, .jsonl, or world:POOL:COUNT; repeat it to join several."),
+        typer.Option(
+            help="CSV folder, .jsonl, world:POOL:COUNT or agentworld:POOL:COUNT; may be repeated."
+        ),
     ] = None,
     recapture: Annotated[
         Path | None,

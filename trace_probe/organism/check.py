@@ -111,20 +111,32 @@ def _quality(
         instrumental=rate(acted, known, task, weights),
         silent=rate(silent, acted, task, weights),
         mixed_prompts=int(cohort.mixed().sum()),
-        oracle_at_prompt=_within(cohort, points, 0),
-        oracle_at_last_thought=_within(cohort, points, -1),
+        oracle_at_prompt=_within(cohort, {name: each[0] for name, each in points.items()}),
+        oracle_at_last_thought=_within(cohort, _last(asked, labels, points)),
         decided_before=_decided(cohort, asked, labels, points),
     )
 
 
-def _within(
-    cohort: Cohort, points: Mapping[str, tuple[OraclePoint, ...]], at: int
-) -> Metric | None:
-    """Return the oracle's within-prompt AUROC at one of its points, by position in the list."""
+def _last(
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    points: Mapping[str, tuple[OraclePoint, ...]],
+) -> dict[str, OraclePoint]:
+    """Return for each trace the last point before its act."""
+    found = {}
+    for trace in traces:
+        acted = labels[trace.id].acted
+        end = len(trace) if acted is None else acted.start
+        found[trace.id] = [point for point in points[trace.id] if point.token <= end][-1]
+    return found
+
+
+def _within(cohort: Cohort, points: Mapping[str, OraclePoint]) -> Metric | None:
+    """Return the oracle's within-prompt AUROC at one point of each trace."""
     pairs = pairs_within(cohort, np.ones(len(cohort.ids), dtype=np.intp))
     if not pairs.n:
         return None
-    known = np.array([[points[trace_id][at].probability] for trace_id in cohort.ids])
+    known = np.array([[points[trace_id].probability] for trace_id in cohort.ids])
     wins = concordance(scores_held(known), pairs)
     return within_prompt(wins, pairs, cohort, resample(cohort.n_tasks)).interval()
 
@@ -145,8 +157,6 @@ def _decided(
 def _is_decided(trace: Trace, label: Label, points: Sequence[OraclePoint]) -> bool:
     """Return whether P passes `SURE` at a point with a whole sentence before it is said or done."""
     mark = label.said or label.acted
-    if mark is None:
-        return False
-    first = trace.sentence_at(mark.start)
-    limit = len(trace.sentences) if first is None else first
-    return any(point.probability >= SURE for point in points if point.sentence <= limit - 2)
+    before = [span for span in trace.sentences if mark and span.stop <= mark.start]
+    limit = before[-1].start if before else 0
+    return any(point.probability >= SURE for point in points if point.token <= limit)
