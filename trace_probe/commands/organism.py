@@ -40,9 +40,9 @@ def train(
     English organisms (english-base, english-rl-s0, english-rlhf-s0) are adapters of a pretrained
     model and take about an hour each on one core; name them to train them.
     """
-    from trace_probe.organism.family import SMALL, member, train_family
+    from trace_probe.organism.family import FAMILY, member, train_family
 
-    chosen = tuple(member(name) for name in members.split(",")) if members else SMALL
+    chosen = tuple(member(name) for name in members.split(",")) if members else FAMILY
     say = partial(typer.echo, err=True)
     for one in train_family(out, chosen, jobs=jobs, base=base, say=say):
         typer.echo(f"{out / one.name}")
@@ -76,13 +76,13 @@ def check(
     from trace_probe.organism.check import CheckPlan
     from trace_probe.organism.check import check as check_organism
     from trace_probe.organism.degrees import DegreesPlan
-    from trace_probe.organism.family import SMALL, member
+    from trace_probe.organism.family import FAMILY, member
     from trace_probe.world.worlds import WORLDS
 
     by_degrees = DegreesPlan(thirds, whole, continuations)
     plan = CheckPlan(scenarios, oracle_scenarios=oracle_scenarios, seed=seed, degrees=by_degrees)
     found = []
-    for name in names or [one.name for one in SMALL]:
+    for name in names or [one.name for one in FAMILY]:
         one = member(name)
         with TemporaryDirectory() as folder:
             model = load_model(f"organism:{one.name}")

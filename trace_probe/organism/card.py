@@ -7,7 +7,7 @@ from typing import Any
 from trace_probe.files import load_json, write_bytes, write_json
 from trace_probe.organism.check import CheckPlan, Quality
 from trace_probe.organism.degrees import Degrees
-from trace_probe.organism.family import FAMILY, Member
+from trace_probe.organism.family import ENGLISH, FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
 from trace_probe.statistics.bootstrap import Metric
 
@@ -73,7 +73,7 @@ def weights_of(folder: Path, one: Member) -> Path:
 def family_rows(folder: Path) -> list[dict[str, Any]]:
     """Return each member, whether its weights are in `folder`, and its measured figures."""
     rows = []
-    for one in FAMILY:
+    for one in (*FAMILY, *(one for one in ENGLISH if (folder / one.name).is_dir())):
         card, weights = folder / one.name / "card.json", weights_of(folder / one.name, one)
         quality = load_json(card)["quality"] if card.is_file() else {}
         figures = {name: quality.get(name) for name in COLUMNS}

@@ -43,12 +43,14 @@ FAMILY = (
     Member("rl-s1", "base", "rl", 70, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
     Member("agent-base", None, None, 1400, 0, "agentworld"),
+)
+"""Models that are trained from nothing in minutes and come with the package."""
+ENGLISH = (
     Member("english-base", None, None, 560, 0, "english"),
     Member("english-rlhf-s0", "english-base", "rlhf", 60, 0, "english"),
     Member("english-rl-s0", "english-base", "rl", 60, 0, "english"),
 )
-SMALL = tuple(one for one in FAMILY if not one.adapter)
-"""Those that are trained from nothing in minutes, and need no pretrained model."""
+"""Adapters of a pretrained model, which has to be fetched."""
 
 
 def world_of(name: str) -> World:
@@ -72,7 +74,7 @@ def member(name: str) -> Member:
     Raises:
         ModelError: there is no such member.
     """
-    found = {one.name: one for one in FAMILY}
+    found = {one.name: one for one in (*FAMILY, *ENGLISH)}
     if name not in found and f"{name}-s0" not in found:
         raise ModelError(f"no organism {name!r}; there are {', '.join(found)}")
     return found.get(name) or found[f"{name}-s0"]
@@ -80,7 +82,7 @@ def member(name: str) -> Member:
 
 def train_family(
     out: Path,
-    members: tuple[Member, ...] = SMALL,
+    members: tuple[Member, ...] = FAMILY,
     *,
     jobs: int = 2,
     base: str = BASE,
