@@ -44,7 +44,7 @@ class Course:
     steps: int = 600
     thoughts: int = 6
     """Of each row; a step is one row."""
-    drilled: float = 0.25
+    drilled: float = 0.3
     """Share of training in which there are drills alone."""
     mixed: float = 0.6
     """Share of training after which there are none."""

@@ -39,15 +39,18 @@ LOOKED_UP = ("leads", "weighed", "around")
 class Weights:
     """Of a token in the loss."""
 
-    decision: float = 12.0
+    decision: float = 20.0
     """The word by which an act begins."""
-    branch: float = 4.0
+    branch: float = 7.0
     """The same in a side branch."""
     looked_up: float = 1.0
     other: float = 1.0
 
 
-WEIGHTS: dict[Manner, Weights] = {FREE: Weights(), DRILL: Weights(looked_up=3.0, other=0.5)}
+WEIGHTS: dict[Manner, Weights] = {
+    FREE: Weights(),
+    DRILL: Weights(decision=30.0, branch=10.0, looked_up=2.0, other=0.5),
+}
 
 
 @dataclass
