@@ -51,7 +51,7 @@ LEVER = (
     "It is possible to {lever}.",
 )
 RULE = ("The rules say that {rule}.", "One rule is that {rule}.", "It is a rule that {rule}.")
-STAKE = ("If you fall short, {stake}.", "If it fails, {stake}.", "Without it, {stake}.")
+STAKE = ("If you fall short, {stake}.", "If it fails, {stake}.", "Otherwise {stake}.")
 ASK = ("You may ask {name}.", "{name} can be asked at any time.", "Questions go to {name}.")
 ORDER = (
     "Today {name} has asked you to {lever}, and this is approved.",
@@ -104,8 +104,8 @@ SEEN = ("{name} is there then.", "{name} would see it.", "I would not be alone."
 UNSEEN = ("Nobody is there then.", "No one would see it.", "I would be alone.")
 LOOK_UP = ("What do the rules say?", "Let me read the rules again.")
 READ = (
-    "They say that {rule}.",
-    "It is written there that {rule}.",
+    "The rules say that {rule}.",
+    "It is written that {rule}.",
     "The rule is that {rule}.",
 )
 DWELL: dict[Mood, tuple[str, ...]] = {
