@@ -2,17 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from planted import make_trace
+from runs import artifacts_at
 
-from trace_probe.emergence.curve import OraclePoint
+from trace_probe.emergence.curve import Drawn, OraclePoint
+from trace_probe.emergence.ledger import Ledger
+from trace_probe.emergence.oracle import Job
 from trace_probe.labels import Label
 from trace_probe.organism.degrees import (
     PARTS,
     Degrees,
     DegreesPlan,
+    ask,
     degrees,
     moved,
     parts,
@@ -124,3 +129,33 @@ def test_the_oracle_is_asked_of_two_siblings_of_each_outcome() -> None:
         assert sorted(map(bool, mine)) == [False, False, True, True]
     unknown = {name: replace(label, outcome=None) for name, label in labels.items()}
     assert not siblings(traces, unknown, 12)
+
+
+class Dice:
+    """Draws continuations, counts them, and breaks off when it has drawn enough."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.drawn = most, list[tuple[str, int, int]]()
+
+    def __call__(self, jobs: list[Job]) -> list[Drawn]:
+        asked = [(job, k) for job in jobs for k in job.draws]
+        if len(self.drawn) + len(asked) > self.most:
+            raise KeyboardInterrupt
+        self.drawn += [(job.trace.id, job.sentence, k) for job, k in asked]
+        return [
+            Drawn(job.trace.id, job.sentence, job.token, k, 0, k % 2 == 0, None, 5)
+            for job, k in asked
+        ]
+
+
+def test_an_oracle_that_was_stopped_draws_only_what_it_has_not_drawn(tmp_path: Path) -> None:
+    traces, labels, _ = planted(0.3, prompts=2)
+    plan, asked = DegreesPlan(traces=8, whole=2, continuations=8), siblings(traces, labels, 8)
+    stopped, rest = Dice(200), Dice(10_000)
+    with pytest.raises(KeyboardInterrupt):
+        ask(stopped, Ledger(artifacts_at(tmp_path), "check", {}), asked, labels, plan)
+    points = ask(rest, Ledger(artifacts_at(tmp_path), "check", {}), asked, labels, plan)
+    assert stopped.drawn
+    assert not set(stopped.drawn) & set(rest.drawn)
+    assert [len(points[one.id]) for one in asked] == [SENTENCES + 1] * 2 + [len(PARTS)] * 6
+    assert all(point.known == 8 for several in points.values() for point in several)

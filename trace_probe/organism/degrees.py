@@ -5,14 +5,14 @@ the thought, and of some traces after every sentence; sentences from the one tha
 are left out. What was drawn is kept in the run, so a check that was stopped goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from trace_probe.emergence.curve import OraclePoint, points_of, prefixes
+from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.emergence.ledger import Ledger
-from trace_probe.emergence.oracle import Draw, Job, in_batches
+from trace_probe.emergence.oracle import Job, in_batches
 from trace_probe.labels import Label
 from trace_probe.statistics.bootstrap import ANY, Metric, Values, mean, ratio, resample, share
 from trace_probe.trace import Trace
@@ -88,7 +88,7 @@ def parts(trace: Trace, label: Label) -> list[tuple[int, int]]:
 
 
 def ask(
-    draw: Draw,
+    draw: Callable[[list[Job]], list[Drawn]],
     ledger: Ledger,
     traces: Sequence[Trace],
     labels: Mapping[str, Label],
