@@ -196,7 +196,7 @@ def test_ranking_follows_its_own_rule_and_baselines_the_better_of_two(
     smooth = SavedProbe(replace(saved.card, ranked_by="mean:5"), saved.probe)
     plain, ranked = (evaluate_probe(store, one)[0] for one in (saved, smooth))
     assert ranked.ranked_by == "mean:5"
-    alike = plain.alternatives["rule mean:5"]["within_prompt_auroc"]
+    alike = plain.alternatives["smoothing mean:5"]["within_prompt_auroc"]
     assert ranked.figures["within_prompt_auroc"] == alike != plain.figures["within_prompt_auroc"]
     assert ranked.useful_warning == plain.useful_warning
     for name in ("tfidf", "layer 0", "length"):
@@ -230,8 +230,8 @@ def test_a_rule_changes_alarms_but_not_how_scores_rank(store: Store, saved: Save
     smooth, sharp = (evaluate_probe(store, one)[0].to_json() for one in (saved, plain))
     assert smooth["within_prompt_auroc"] == sharp["within_prompt_auroc"]
     assert smooth["prefix"] != sharp["prefix"]
-    assert "rule max" in smooth["alternatives"]
-    assert "rule mean:3" in sharp["alternatives"]
+    assert "smoothing max" in smooth["alternatives"]
+    assert "smoothing mean:3" in sharp["alternatives"]
 
 
 def test_a_card_of_an_earlier_version_says_rule_or_nothing(

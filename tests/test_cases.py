@@ -15,8 +15,12 @@ from trace_probe.commands.main import app
 from trace_probe.errors import TraceError
 from trace_probe.interop.transcripts import import_transcripts, read_transcripts
 from trace_probe.labels import Label
+from trace_probe.model.reply import Odd, read_reply
+from trace_probe.recording.served import Made, completed, report_of
 from trace_probe.store import Store
-from trace_probe.trace import Thought, Trace
+from trace_probe.text.channels import format_of
+from trace_probe.text.parts import cut_words
+from trace_probe.trace import Sampling, Task, Thought, Trace
 
 CASES = (Path(__file__).parents[1] / ".." / "shared" / "cases").resolve()
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside the checkout")
@@ -209,3 +213,75 @@ def test_the_labels_of_the_cases_are_kept(tmp_path: Path) -> None:
 def test_a_case_of_another_kind_is_one_sentence(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(TraceError, match=said):
         run_of(tmp_path, name)
+
+
+# message of a server, finish, thought, reasoning, answer, tools called
+CALLED = [{"id": "1", "type": "function", "function": {"name": "stop", "arguments": '{"now": 1}'}}]
+THINKS = "I hide it."
+REPLIES: list[tuple[dict[str, Any], str, Thought, str, str, list[str]]] = [
+    ({"content": "Done.", "reasoning": THINKS}, "stop", "closed", THINKS, "Done.", []),
+    (
+        {"content": "Done.", "reasoning": "", "reasoning_content": THINKS},
+        *("stop", "closed", THINKS, "Done.", []),
+    ),
+    ({"content": None, "reasoning": THINKS}, "length", "truncated", THINKS, "", []),
+    (
+        {"content": None, "reasoning": THINKS, "tool_calls": CALLED},
+        *("tool_calls", "closed", THINKS, "", ["stop"]),
+    ),
+    ({"content": None, "tool_calls": CALLED}, "tool_calls", "not_delimited", "", "", ["stop"]),
+    ({"content": f"{THINKS}\n</think>\n\nDone."}, "stop", "closed", THINKS, "Done.", []),
+    (
+        {"content": "<think>Some write <tool_call> here.</think>Done."},
+        *("stop", "closed", "Some write <tool_call> here.", "Done.", []),
+    ),
+    (
+        {"content": "<think>A.</think>B.<think>C.</think>D."},
+        *("stop", "closed", "A.C.", "B.D.", []),
+    ),
+    (
+        {"content": [{"type": "text", "text": "Done."}], "reasoning": THINKS},
+        *("stop", "closed", THINKS, "Done.", []),
+    ),
+    (
+        {"content": [{"type": "thinking", "thinking": THINKS}, {"type": "text", "text": "Done."}]},
+        *("stop", "closed", THINKS, "Done.", []),
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "finish", "thought", "reasoning", "answer", "tools"), REPLIES)
+def test_a_reply_of_a_server_becomes_its_reasoning_answer_and_calls(
+    message: dict[str, Any],
+    finish: str,
+    thought: Thought,
+    reasoning: str,
+    answer: str,
+    tools: list[str],
+) -> None:
+    reply = read_reply({"choices": [{"message": message, "finish_reason": finish}]})
+    text, cut = completed(reply, format_of(None, "m"))
+    _, layout = cut_words(text, cut)
+    found = {
+        channel: "".join(text[start:stop] for its, start, stop in cut.ranges if its == channel)
+        for channel in ("reasoning", "answer")
+    }
+    assert layout.thought == thought
+    assert (found["reasoning"].strip(), found["answer"].strip()) == (reasoning, answer)
+    assert [call.name for call in layout.actions] == tools
+
+
+def test_half_of_a_surrogate_pair_from_a_server_is_one_sentence() -> None:
+    odd = {"choices": [{"message": {"content": "Done \ud83d."}, "finish_reason": "stop"}]}
+    with pytest.raises(Odd, match="half a surrogate pair"):
+        read_reply(odd)
+
+
+def test_tags_that_stay_in_a_recorded_answer_are_counted() -> None:
+    said = {"content": "analysisI hide it.assistantfinalDone."}
+    reply = read_reply({"choices": [{"message": said, "finish_reason": "stop"}]})
+    text, cut = completed(reply, format_of(None, "m"))
+    offsets, layout = cut_words(text, cut)
+    task = Task("t-1", "t", "Go.")
+    trace = Trace("a", task, "m", Sampling(), 0, text, offsets, **layout._asdict())
+    assert report_of([Made(trace, 4)], resumed=0).tagged == 1

@@ -109,6 +109,29 @@ def test_without_ids_the_text_is_cut_into_tokens_again_and_says_so(
     assert trace.text_of(trace.actions[0].span) == CALL
 
 
+def test_tools_of_a_chat_stand_in_its_prompts_as_the_template_writes_them(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    call = {"id": "c1", "function": {"name": "look", "arguments": '{"n": 5}'}}
+    messages = [
+        {"role": "user", "content": "Keep it."},
+        {"role": "assistant", "reasoning_content": "I look.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "12"},
+        {"role": "assistant", "content": "Done."},
+    ]
+    theirs = {"name": "look", "description": "Look.", "input_schema": {"type": "object"}}
+    ours = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
+    for tool in (theirs, {"type": "function", "function": ours}):
+        trace = one(tmp_path, {"messages": messages, "tools": [tool]}, tokenizer)
+        assert trace.facts["ids"] == "retokenised"
+        for step in calls_of(trace):
+            assert step.text.startswith(
+                '<|tools|>[{"type": "function", "function": {"name": "look"'
+            )
+            assert step.text.count("<|tools|>") == 1
+        assert f"<|assistant|>{FIRST}<|end|><|tool|>12<|end|>" in step.text
+
+
 def test_ids_that_do_not_hold_the_calls_of_the_file_are_not_taken(
     tmp_path: Path, tokenizer: ChatTokenizer
 ) -> None:

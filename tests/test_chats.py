@@ -300,6 +300,37 @@ def test_tags_in_a_content_without_reasoning_beside_it_are_read(tmp_path: Path) 
     assert [action.name for action in trace.actions] == ["a"]
 
 
+def test_a_call_that_stands_in_the_content_and_beside_it_is_one(tmp_path: Path) -> None:
+    content = 'I stop it.<tool_call>{"name": "stop", "arguments": {}}</tool_call>'
+    for more in ({}, {"reasoning": "Hm."}):
+        trace = said(tmp_path, content=content, tool_calls=[call("stop", {})], **more)
+        assert [action.name for action in trace.actions] == ["stop"]
+        assert trace.channel_text("answer") == "I stop it."
+
+
+def test_what_a_server_looked_up_itself_is_a_result_and_order_is_kept(tmp_path: Path) -> None:
+    blocks = [
+        {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"q": "x"}},
+        {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"url": "u"}]},
+        {"type": "text", "text": "Found."},
+    ]
+    trace = said(tmp_path, content=blocks)
+    shown = [s.channel for s in trace.spans if s.channel != "markup"]
+    assert shown == ["prompt", "action", "answer"]
+    [[result]] = [turn.results for turn in trace.calls]
+    assert (result.name, result.content, result.error) == ("web_search", '{"url": "u"}', "")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(False, ""), (True, "no such job"), ("timed out", "timed out"), (None, "")]
+)
+def test_an_error_of_a_tool_is_told_in_words(tmp_path: Path, error: object, told: str) -> None:
+    back = {"role": "tool", "tool_call_id": "c1", "content": "no such job", "error": error}
+    asked = {"role": "assistant", "content": "", "tool_calls": [call("start", {})]}
+    trace = one(tmp_path, messages=[USER, asked, back, {"role": "assistant", "content": "Hm."}])
+    assert [(r.content, r.error) for r in trace.calls[0].results] == [("no such job", told)]
+
+
 def test_two_equal_messages_are_two_calls_each_with_what_stood_before_it(tmp_path: Path) -> None:
     again = {"role": "assistant", "content": "I wait."}
     trace = one(tmp_path, messages=[USER, again, {"role": "user", "content": "Go on."}, again])

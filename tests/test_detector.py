@@ -13,6 +13,7 @@ import pytest
 
 from trace_probe.errors import ProbeError
 from trace_probe.explorer.runs import VARIABLE
+from trace_probe.model.weights import Weights
 from trace_probe.monitor.calibrated import Decoding, calibrate, save_calibration
 from trace_probe.monitor.detector import (
     Detector,
@@ -156,7 +157,7 @@ def by_server(folder: Path, setting: Setting, model: Any) -> Alarms:
     from trace_probe.serving.limits import Limits
 
     probes = tuple(folder / "probes" / name for name in setting.probes)
-    plan = ServePlan("rl", probes, setting.smoothing, setting.threshold)
+    plan = ServePlan(Weights("rl"), probes, setting.smoothing, setting.threshold)
     detectors = detectors_of(plan)
     served = GuardedModel(
         Monitor(model, detectors),

@@ -71,7 +71,8 @@ def test_instructions_are_read_as_whole_words(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trace_probe.recording.shares import Recording, Weights, record_alone
+    from trace_probe.model.weights import Weights
+    from trace_probe.recording.shares import Recording, record_alone
     from trace_probe.store import Store
     from trace_probe.tasks.sources import tasks_from
 

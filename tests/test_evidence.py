@@ -32,7 +32,7 @@ def call(*words: object) -> str:
 
 def test_evaluate_prints_every_detector_and_keeps_the_report(folder: Path) -> None:
     text = call("evaluate", folder / "run", folder / "probe")
-    for name in ("probe", "tfidf", "prompt-only", "rule mean:3", "ensemble of layers"):
+    for name in ("probe", "tfidf", "prompt-only", "smoothing mean:3", "ensemble of layers"):
         assert any(line.startswith(name) for line in text.splitlines()), name
     kept = json.loads((folder / "run" / "reports" / "probe.json").read_text("utf-8"))
     assert kept["alternatives"]["top-3 mean"]["within_prompt_auroc"]["estimate"] > 0.8

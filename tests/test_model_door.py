@@ -138,7 +138,7 @@ def test_an_adapter_that_names_another_model_is_refused(model_folder: Path, tmp_
     (folder / "adapter_config.json").write_text(
         json.dumps({"base_model_name_or_path": "stranger/model", "peft_type": "LORA"})
     )
-    with pytest.raises(ModelError, match="holds an adapter .*: merge it"):
+    with pytest.raises(ModelError, match="holds an adapter .*: name that model yourself"):
         load_network(folder)
 
 

@@ -40,6 +40,7 @@ from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Completion
+from trace_probe.model.weights import Weights
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -300,7 +301,7 @@ def test_an_executor_draws_what_one_process_draws(tmp_path: Path) -> None:
         def labeller(self) -> Any:
             return Reader()
 
-    worker = Worker(Here("urn"), plan)
+    worker = Worker(Here(Weights("urn")), plan)
     half = {key: one for key, one in ledger.drawn.items() if one.k < 3 and one.sentence == -1}
     drawn: dict[str, list[Drawn]] = {each.id: [] for each in traces}
     for one in half.values():

@@ -186,10 +186,10 @@ def test_the_command_reads_a_run_again_into_another(
     from typer.testing import CliRunner
 
     from trace_probe.commands.main import app
-    from trace_probe.recording import shares
+    from trace_probe.model import bridge
 
     run = recorded(tiny(), tmp_path / "run", "last", (1,))
-    monkeypatch.setattr(shares, "load_weights", lambda _: tiny())
+    monkeypatch.setattr(bridge, "load_weights", lambda _: tiny())
     command = ["record", "tiny", str(tmp_path / "out"), "--recapture", str(run.path)]
     for expected in (f"{len(run)} traces read, 0 were there", "0 traces read"):
         found = CliRunner().invoke(app, command)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trace_probe.text.channels import FORMATS
 from trace_probe.text.layout import build_spans
 from trace_probe.text.tool_calls import TAGS, is_bare_call, parse_calls, write_call
+from trace_probe.trace import Span
 
 TWO = {
     "Hermes": (
@@ -93,7 +94,7 @@ def test_the_calls_of_a_completion_are_tokens_of_the_channel_action(family: str)
     assert all(set(range(*_ends(action.span))) <= inside for action in layout.actions)
 
 
-def _ends(span) -> tuple[int, int]:  # noqa: ANN001
+def _ends(span: Span) -> tuple[int, int]:
     return span.start, span.stop
 
 

@@ -67,6 +67,12 @@ def sweep(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def user_cache(*parts: str) -> Path:
+    """Return a folder of trace_probe in the user's cache (XDG_CACHE_HOME, or ``~/.cache``)."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "trace_probe", *parts)
+
+
 def _sync_folder(folder: Path) -> None:
     """Force the names in a folder to disk, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)

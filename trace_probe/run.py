@@ -171,7 +171,8 @@ class Run:
         self, model: "Model | str", tasks: tuple[Task, ...], samples: int, batch_size: int
     ) -> Any:  # noqa: ANN401 - a Recording, whose module is heavy
         """Return all that a worker must know to record into this run."""
-        from trace_probe.recording.shares import Recording, Weights
+        from trace_probe.model.weights import Weights
+        from trace_probe.recording.shares import Recording
 
         name = model if isinstance(model, str) else model.name.rpartition("@")[0]
         manifest, drawn, place = self.manifest, self.manifest.sampling, self.store.place

@@ -18,9 +18,7 @@ compared where they are read: see `trace_probe.storage.seals`.
 """
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +27,7 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
-from trace_probe.files import TEMPORARY
+from trace_probe.files import TEMPORARY, user_cache
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
@@ -39,7 +37,7 @@ from trace_probe.storage.columns import LABELS, TRACES, about_label, about_trace
 from trace_probe.storage.journal import Journal
 from trace_probe.storage.lines import BrokenLine, Lines
 from trace_probe.storage.place import place_at
-from trace_probe.storage.records import READABLE, differences, to_line
+from trace_probe.storage.records import READABLE, differences, manifest_fields, to_line
 from trace_probe.storage.records import Manifest as Manifest
 from trace_probe.storage.records import to_label as to_label
 from trace_probe.storage.records import to_manifest as to_manifest
@@ -111,7 +109,7 @@ class Store:
         folder = place.folder
         if others or (folder is not None and folder.exists() and not folder.is_dir()):
             raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
-        place.write("run.json", [sealed_json(asdict(manifest))])
+        place.write("run.json", [sealed_json(manifest_fields(manifest))])
         return cls(path)
 
     @property
@@ -124,8 +122,7 @@ class Store:
         """Return a folder of this machine for what can be made again."""
         if self.place.folder is not None:
             return self.place.folder / "cache"
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return base / "trace_probe" / "runs" / self.place.url.replace("/", "_")
+        return user_cache("runs", self.place.url.replace("/", "_"))
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Store"]:

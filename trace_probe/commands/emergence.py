@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
-    Dtype,
     Extra,
     Probe,
     Run,
@@ -17,6 +17,7 @@ from trace_probe.commands.options import (
     say,
     show_result,
 )
+from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
     from trace_probe.recording.served import Served
@@ -36,6 +37,7 @@ Limit = Annotated[int | None, typer.Option("--traces", min=1, help="At most so m
 
 
 @emergence.command()
+@loads_model
 def oracle(
     run: Run,
     *,
@@ -66,10 +68,9 @@ def oracle(
         typer.Option(help="Of agents' runs: the environment, as in `record`."),
     ] = None,
     max_calls: Annotated[int, typer.Option(min=1, help="Of agents' runs, of an episode.")] = 20,
-    device: str | None = None,
-    dtype: Dtype = None,
     seed: int = 0,
     as_json: AsJson = False,
+    loading: Loading,
 ) -> None:
     """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
 
@@ -103,12 +104,10 @@ def oracle(
     say(text)
     urls = tuple(base_url or ())
     source = Source(
-        model=model or store.manifest.model.rpartition("@")[0],
+        weights=loading.weights(model or without_version(store.manifest.model)),
         by=by or next(iter(store.labellers()[-1:]), "rules"),
         bench=Bench((), default_cache(), {}),
         served=_served(store.manifest.model, urls, extra, tokenizer) if urls else None,
-        device=device,
-        dtype=dtype,
         tools=tools,
         max_calls=max_calls,
     )
@@ -202,6 +201,7 @@ def standing(
 
 
 @emergence.command()
+@loads_model
 def steer(
     run: Run,
     probe: Probe,
@@ -222,10 +222,9 @@ def steer(
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",
-    device: str | None = None,
-    dtype: Dtype = None,
     seed: int = 0,
     as_json: AsJson = False,
+    loading: Loading,
 ) -> None:
     """Push a model along a probe's direction while it writes: is the direction causal here?
 
@@ -235,13 +234,12 @@ def steer(
     from trace_probe.emergence.experiment import run_steering
     from trace_probe.emergence.steering import SteeringPlan, format_steering
     from trace_probe.labelling.labellers import labeller
-    from trace_probe.model.local import load_model
+    from trace_probe.model.bridge import load_weights
     from trace_probe.probing.probe import load_probe
     from trace_probe.store import Store
 
     store, saved = Store(run), load_probe(probe)
-    place = model or store.manifest.model.rpartition("@")[0]
-    loaded = load_model(place, device=device, dtype=dtype)
+    loaded = load_weights(loading.weights(model or without_version(store.manifest.model)))
     depth = saved.card.layer if layer is None else layer
     pushed = tuple(float(part) for part in doses.split(","))
     plan = SteeringPlan(depth, pushed, dose, at, continuations, seed)
@@ -260,6 +258,7 @@ def steer(
 
 
 @emergence.command()
+@loads_model
 def intervene(
     run: Run,
     probe: Probe,
@@ -274,10 +273,9 @@ def intervene(
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",
-    device: str | None = None,
-    dtype: Dtype = None,
     seed: int = 0,
     as_json: AsJson = False,
+    loading: Loading,
 ) -> None:
     """When the alarm fires: stop, ablate, or make the model reflect? Compare what each comes to.
 
@@ -287,7 +285,7 @@ def intervene(
     from trace_probe.emergence.experiment import run_intervention
     from trace_probe.emergence.intervention import format_intervention
     from trace_probe.labelling.labellers import labeller
-    from trace_probe.model.local import load_model
+    from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.detector import load_detector
     from trace_probe.store import Store
@@ -295,11 +293,11 @@ def intervene(
     store = Store(run)
     decoding = Decoding.of(store.manifest.sampling)
     detector = load_detector(probe, threshold=threshold, decoding=decoding)
-    place = model or store.manifest.model.rpartition("@")[0]
+    place = model or without_version(store.manifest.model)
     found = run_intervention(
         store,
         detector,
-        load_model(place, device=device, dtype=dtype),
+        load_weights(loading.weights(place)),
         labeller(by),
         reflection=reflection,
         traces=traces,

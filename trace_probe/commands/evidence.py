@@ -1,15 +1,15 @@
 """Commands that ask how good a probe is, and beside what."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
-    Dtype,
     Extra,
     Labeller,
     Probe,
@@ -242,6 +242,7 @@ def transfer(
 
 
 @evidence.command()
+@loads_model
 def observe(
     run: Run,
     model: Annotated[str, typer.Argument(help="The reader: hub id, folder, or organism:NAME.")],
@@ -255,12 +256,12 @@ def observe(
             "by dtype without it.",
         ),
     ] = None,
-    device: str | None = None,
-    dtype: Dtype = None,
     as_json: AsJson = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Let another model read the traces of a run; `evaluate --observer` probes it."""
-    from trace_probe.model.local import load_model
+    from trace_probe.model.bridge import load_weights
     from trace_probe.model.tokenizer import load_tokenizer
     from trace_probe.recording.observe import observe as read
     from trace_probe.recording.observe import observer_manifest
@@ -268,9 +269,10 @@ def observe(
     from trace_probe.store import Store
 
     store = Store(run)
-    loaded = load_model(model, device=device, dtype=resumed_dtype(dtype, out))
+    weights = loading.weights(model)
+    loaded = load_weights(replace(weights, dtype=resumed_dtype(weights.dtype, out)))
     into = Store.create(out, observer_manifest(loaded, store, integers(layers)))
-    report = read(loaded, load_tokenizer(model), store, into, tolerance=tolerance)
+    report = read(loaded, load_tokenizer(weights.name), store, into, tolerance=tolerance)
     text = (
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
         f"{report.resumed} were there"

@@ -15,9 +15,11 @@ from trace_probe.commands.doctor import doctor
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.exploring import exploring
+from trace_probe.commands.fetching import fetching
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.mapping import mapping
+from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.monitoring import monitoring
 from trace_probe.commands.options import (
     AsAgent,
@@ -25,7 +27,6 @@ from trace_probe.commands.options import (
     Backend,
     BaseUrls,
     Concurrency,
-    Dtype,
     ExecutorName,
     Extra,
     MaxCalls,
@@ -74,6 +75,7 @@ app.add_typer(evidence)
 app.add_typer(studying)
 app.add_typer(mapping)
 app.add_typer(exploring)
+app.add_typer(fetching)
 app.add_typer(emergence)
 app.add_typer(doctor)
 
@@ -110,8 +112,11 @@ def tasks(
 
 
 @app.command()
+@loads_model
 def record(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, or organism:NAME.")],
+    model: Annotated[
+        str, typer.Argument(help="Hub id, folder, GGUF file, smollm2 or organism:NAME.")
+    ],
     run: Run,
     *,
     tasks: Annotated[
@@ -141,12 +146,6 @@ def record(
         int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    device: str | None = None,
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread a model over devices: auto, balanced, sequential.")
-    ] = None,
-    dtype: Dtype = None,
-    revision: str | None = None,
     conditions: Annotated[
         str | None,
         typer.Option(help="Grid instead of one nudge: none,push+anti, or think,no-think."),
@@ -166,6 +165,7 @@ def record(
     workers: Workers = None,
     shard: Shard = None,
     as_json: AsJson = False,
+    loading: Loading,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
@@ -177,9 +177,9 @@ def record(
 
     A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
-    from trace_probe.recording.shares import Recording, Weights, recapture_with, record_with
+    from trace_probe.recording.shares import Recording, recapture_with, record_with
 
-    weights = Weights(model, device, dtype, revision, backend, device_map)
+    weights = loading.weights(model, backend)
     spread = bool(shard) or executor != "local"
     acting = _agent(tools, max_calls, max_seconds, asked=agent)
     _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread, agent=agent)
@@ -261,9 +261,15 @@ def _told(report: "RecordReport", run: Path) -> str:
     from trace_probe.store import Store
 
     room = Store(run).manifest.sampling.max_new_tokens
-    return (
+    counts = (
         f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
+    )
+    if not report.tagged:
+        return counts
+    return (
+        f"{counts}\n{report.tagged} answers still hold tags of reasoning or tool calls: "
+        f"look whether they are answers alone"
     )
 
 

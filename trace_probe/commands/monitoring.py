@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
     AsAgent,
     AsJson,
@@ -25,8 +26,10 @@ from trace_probe.commands.options import (
     say,
     show_result,
 )
+from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
+    from trace_probe.model.weights import Weights
     from trace_probe.monitor.detector import Detector
     from trace_probe.monitor.display import Piece
     from trace_probe.monitor.scorer import Reading
@@ -52,7 +55,10 @@ FailOnAlarm = Annotated[
     bool, typer.Option("--fail-on-alarm", help="Exit with 1 if there is any alarm.")
 ]
 ModelName = Annotated[
-    str | None, typer.Option(help="Hub id, folder or organism:NAME; the probe's own without this.")
+    str | None,
+    typer.Option(
+        help="Hub id, folder, GGUF file, smollm2 or organism:NAME; the probe's own without this."
+    ),
 ]
 COLOURS: dict[str, dict[str, Any]] = {
     "thought": {"dim": True},
@@ -64,6 +70,7 @@ COLOURS: dict[str, dict[str, Any]] = {
 
 
 @monitoring.command()
+@loads_model
 def watch(
     prompt: Annotated[str, typer.Argument(help="What the model is asked; - reads it from stdin.")],
     probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
@@ -87,6 +94,8 @@ def watch(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each sentence instead.")
     ] = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Let a model write under guard: its text as it comes, scores, and a line on an alarm.
 
@@ -108,7 +117,8 @@ def watch(
         for folder in probes
     ]
     acting = _acting(tools, max_calls, asked=agent)
-    readings = _watched(detectors, model, task, sampling, acting, fixed=bool(max_new_tokens))
+    weights = loading.weights(model or model_of(detectors[0]))
+    readings = _watched(detectors, weights, task, sampling, acting, fixed=bool(max_new_tokens))
     alarmed = False
     show = _show_lines if as_json else _show_text(detectors)
     for reading in readings:
@@ -128,7 +138,7 @@ def watch(
 
 def _watched(
     detectors: "list[Detector]",
-    model: str | None,
+    weights: "Weights",
     task: "Task",
     sampling: "Sampling",
     agent: "Agent | None",
@@ -139,10 +149,10 @@ def _watched(
 
     Unless its length is fixed, an answer takes no more than half of what the model can read.
     """
-    from trace_probe.model.local import load_model
+    from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.live import Monitor
 
-    loaded = load_model(model or model_of(detectors[0]))
+    loaded = load_weights(weights)
     if not fixed and loaded.context is not None:
         room = min(sampling.max_new_tokens, loaded.context // 2)
         sampling = replace(sampling, max_new_tokens=room)
@@ -203,7 +213,7 @@ def _show_lines(reading: "Reading | ToolResult") -> None:
 
 def model_of(detector: "Detector") -> str:
     """Return the name of a probe's model as it is loaded, without the revision."""
-    return detector.saved.card.model.rpartition("@")[0]
+    return without_version(detector.saved.card.model)
 
 
 @monitoring.command()
@@ -236,6 +246,7 @@ def flag(
 
 
 @monitoring.command()
+@loads_model
 def score(
     probe: Probe,
     model: ModelName = None,
@@ -246,18 +257,20 @@ def score(
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Score text from standard input: a sentence a line with its score, or JSON lines.
 
     Text is the completion as the model writes it, tags included. A JSON object has `text`, or
     `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.
     """
-    from trace_probe.model.local import load_model
+    from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.scoring import score_texts
 
     detector = load_detector(probe, smoothing=smoothing, threshold=threshold)
-    loaded = load_model(model or model_of(detector))
+    loaded = load_weights(loading.weights(model or model_of(detector)))
     say(str(detector))
     records = _json_lines() if lines else iter([{"text": sys.stdin.read(), "prompt": prompt}])
     alarmed = False
@@ -384,6 +397,7 @@ def cascade(
 
 
 @monitoring.command()
+@loads_model
 def serve(
     probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
     model: ModelName = None,
@@ -400,6 +414,8 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 4096,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 20,
+    *,
+    loading: Loading,
 ) -> None:
     """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
 
@@ -414,7 +430,10 @@ def serve(
         from trace_probe.serving.limits import Limits
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is missing: pip install 'trace-probe[serve]'") from error
-    name = model or load_probe(probes[0]).card.model.rpartition("@")[0]
+    name = model or without_version(load_probe(probes[0]).card.model)
+    weights = loading.weights(name)
     limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
-    plan = ServePlan(name, tuple(probes), smoothing, threshold, on_alarm, host, port, audit, limits)
+    plan = ServePlan(
+        weights, tuple(probes), smoothing, threshold, on_alarm, host, port, audit, limits
+    )
     run_server(plan, say)

@@ -30,6 +30,7 @@ def _findings(folder: Path) -> Iterator[Finding]:
     yield machine.disk(folder)
     yield machine.browser()
     yield machine.organisms()
+    yield machine.smollm2()
     if packages.installed("huggingface_hub"):
         yield machine.hub()
 

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trace_probe.doctor.finding import Finding
+from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import FAMILY as FOLDER
+from trace_probe.model.converted import smollm2_folder
 from trace_probe.model.devices import Torch
+from trace_probe.model.naming import SMOLLM2
 from trace_probe.organism.family import FAMILY
 
 GIB = 2**30
@@ -68,6 +71,16 @@ def organisms() -> Finding:
         found = f"missing: {', '.join(lost)}"
         return Finding("models", "organisms", "broken", found, "install the package again")
     return Finding("models", "organisms", "ok", ", ".join(there))
+
+
+def smollm2() -> Finding:
+    """Return whether the pretrained model that `fetch` gets is there."""
+    try:
+        found = smollm2_folder()
+    except ModelError:
+        fix = f"trace-probe fetch {SMOLLM2}   # 93 MB, Apache-2.0; --from FILE without a network"
+        return Finding("models", SMOLLM2, "optional", "not fetched", fix)
+    return Finding("models", SMOLLM2, "ok", str(found))
 
 
 def hub() -> Finding:

@@ -16,7 +16,9 @@ from trace_probe.execution.executor import Executor, LocalExecutor, values
 from trace_probe.labelling.judge import Bench
 from trace_probe.labelling.labellers import labeller
 from trace_probe.labels import Labeller
-from trace_probe.model.local import Model, load_model
+from trace_probe.model.bridge import load_weights
+from trace_probe.model.local import Model
+from trace_probe.model.weights import Weights
 from trace_probe.recording.course import Agent
 from trace_probe.recording.served import Served
 from trace_probe.store import Store
@@ -31,15 +33,13 @@ CHUNK = 16
 class Source:
     """Whom an oracle asks, as plain values that travel to workers."""
 
-    model: str
-    """Hub id, folder or organism; ignored where the model is served."""
+    weights: Weights
+    """Ignored where the model is served."""
     by: str = "rules"
     """The labeller, as for `label`."""
     bench: Bench | None = None
     """Where a judge is asked."""
     served: Served | None = None
-    device: str | None = None
-    dtype: str | None = None
     tools: str | None = None
     """The environment of agents, as for `record`; None means the one that their tasks name."""
     max_calls: int = 20
@@ -54,7 +54,7 @@ class Source:
         """Return what goes on from a prefix; a model is loaded once a process."""
         if self.served is not None:
             return ServedContinuer(self.served)
-        return LocalContinuer(_loaded(self.model, self.device, self.dtype))
+        return LocalContinuer(_loaded(self.weights))
 
     def labeller(self) -> Labeller:
         """Return what finds outcomes."""
@@ -62,8 +62,8 @@ class Source:
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, device: str | None, dtype: str | None) -> Model:
-    return load_model(name, device=device, dtype=dtype)
+def _loaded(weights: Weights) -> Model:
+    return load_weights(weights)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def prefixes(trace: Trace) -> list[tuple[int, int]]:
     Of an agent's run also of the start of each model call, where it knows what its tools told and
     has written nothing yet: -2 is the second call.
     """
-    places = [
+    places: list[tuple[float, int, int]] = [
         (span.start, index, span.stop)
         for index, span in enumerate(trace.sentences)
         if span.channel == "reasoning"

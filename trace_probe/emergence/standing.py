@@ -43,7 +43,7 @@ class Standing:
     uwr: Metric | None
     """UWR(0): of all instrumental traces, the share flagged before the action."""
     uwr_over_chance: Metric | None
-    """Less what it is with scores dealt anew within tasks: what alarms owe to the trace."""
+    """Less what it is with scores permuted within tasks: what alarms owe to the trace."""
     silent: dict[str, Metric | None]
     """Share of silent instrumental traces flagged, by rate of false alarms."""
     best_text: str
@@ -158,6 +158,6 @@ def _column(one: Standing) -> dict[str, str]:
         "alarm follows": one.rule,
         "PreV(0)": shown(one.prev),
         "UWR(0)": shown(one.uwr),
-        "UWR(0) beyond scores dealt anew": shown(one.uwr_over_chance),
+        "UWR(0) beyond scores permuted within tasks": shown(one.uwr_over_chance),
         **{f"silent, at {float(r):.0%} false alarms": shown(one.silent[r]) for r in RATES},
     }

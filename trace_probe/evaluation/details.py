@@ -141,7 +141,7 @@ def _at_limit(limit: Threshold, scores: Scores, panel: Panel, weights: Values) -
 def _chance(
     rows: Values, threshold: float, panel: Panel, alarms: Alarms
 ) -> dict[str, Metric | None]:
-    """Return the share of positives warned in time when scores are dealt anew within tasks.
+    """Return the share of positives warned in time when scores are permuted within tasks.
 
     And by how much more are warned in truth, on the same resamples: what the alarms know of the
     trace beyond its task.

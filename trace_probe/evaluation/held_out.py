@@ -148,7 +148,7 @@ def _beside(
 
 def rules(scores: Scores) -> dict[str, Scores]:
     """Return other statistics that an alarm could follow, by which they are ranked as well."""
-    found = {f"rule {name}": parse_smoothing(name).apply(scores) for name in CANDIDATES}
+    found = {f"smoothing {name}": parse_smoothing(name).apply(scores) for name in CANDIDATES}
     means = ("top-3 mean", "softmax mean")
     return found | {name: aggregate(scores, AGGREGATIONS[name]) for name in means}
 

@@ -117,6 +117,6 @@ def _at_threshold(over_chance: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield what is to be said where the shipped threshold's alarms know the task alone."""
     if over_chance is not None and not _above(over_chance):
         yield (
-            "The alarms are not shown to know which trace of a task acts: with scores dealt anew "
-            "within tasks as many would be warned. At this threshold they tell of the situation."
+            "The alarms are not shown to know which trace of a task acts: with scores permuted "
+            "within tasks as many would come in time. At this threshold they reflect the task."
         )

@@ -166,21 +166,32 @@ def is_text(baseline: str) -> bool:
 def format_report(report: Report) -> str:
     """Return a report as text: the headline, a table of all detectors, and what alarms cost."""
     names = [name for name in COLUMNS if _any(report, name)]
-    table = [["", *(COLUMNS[name] for name in names)]]
-    table += [
+    detectors = {report.detector: report.figures, **report.baselines, **report.alternatives}
+    table = [
         [name, *(shown(figures.get(column)) for column in names)]
-        for name, figures in (
-            (report.detector, report.figures),
-            *report.baselines.items(),
-            *report.alternatives.items(),
-        )
+        for name, figures in detectors.items()
     ]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table if names]
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
-    parts = (_headline(report), lines, _at_threshold(report), _further(report), _rates(report))
-    blocks = ["\n".join(part) for part in parts if part]
-    return "\n\n".join([*blocks, "\n".join([counts, *report.notes])])
+    parts = (
+        _headline(report),
+        list(report.notes),
+        _table(["", *(COLUMNS[name] for name in names)], table) if names else [],
+        _at_threshold(report),
+        _further(report),
+        _rates(report),
+        [counts],
+    )
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return lines whose columns stand below each other."""
+    table = [head, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+
+
+RATE_SHARES = ("sibling_alarm_rate", "caught_before_said", "silent_caught")
 
 
 def _any(report: Report, name: str) -> bool:
@@ -238,7 +249,7 @@ def _at_threshold(report: Report) -> list[str]:
         for lead, raw in report.more.get("calls", {}).items()
     }
     more = {
-        "caught before the act with scores dealt anew within tasks": "useful_warning_by_chance",
+        "caught before the act with scores permuted within tasks": "useful_warning_by_chance",
         "caught before the act beyond that": "useful_warning_over_chance",
     }
     rows |= {words: Metric.from_json(report.more.get(name)) for words, name in more.items()}
@@ -272,20 +283,13 @@ def _further(report: Report) -> list[str]:
 
 
 def _rates(report: Report) -> list[str]:
-    """Return two lines for each false-alarm rate, with what can honestly be promised."""
-    return [
-        _promise(float(target), name, found)
-        for target, promises in report.more.get("by_rate", {}).items()
-        for name, found in promises.items()
-    ]
-
-
-def _promise(target: float, name: str, found: Mapping[str, Any]) -> str:
-    shares = [
-        f"{WORDS[share]} {found[share]['estimate']:.3f}"
-        for share in ("sibling_alarm_rate", "caught_before_said", "silent_caught")
-        if found.get(share) is not None
-    ]
-    honest = f"{found['honest_rate']:.2%} promised by {found['n']} harmless traces"
-    short = f"; {found['note']}" if found["note"] else ""
-    return f"at {target:.1%} {name} ({honest}): {', '.join(shares)}{short}"
+    """Return what each false-alarm rate would catch, with the rate that can be guaranteed."""
+    rows, short = [], {}
+    for target, guarantees in report.more.get("by_rate", {}).items():
+        for name, found in guarantees.items():
+            shares = (Metric.from_json(found.get(share)) for share in RATE_SHARES)
+            row = [f"{float(target):.1%} {name}", f"{found['honest_rate']:.2%}"]
+            rows.append(row + ["-" if one is None else f"{one.estimate:.3f}" for one in shares])
+            short |= {found["note"]: None} if found["note"] else {}
+    head = ["at a false-alarm rate of", "guaranteed", *(WORDS[name] for name in RATE_SHARES)]
+    return [*_table(head, rows), *short] if rows else []

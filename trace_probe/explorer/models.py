@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from trace_probe.model.naming import without_version
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, load_detector
 
@@ -48,7 +49,7 @@ def resident(model: str) -> Resident:
     Raises:
         ModelError: it is not on this machine and cannot be fetched.
     """
-    found: Resident = MODELS(model.rpartition("@")[0] or model)
+    found: Resident = MODELS(without_version(model))
     return found
 
 

@@ -7,7 +7,7 @@ contents, and reasoning under the names that servers give it are read alike.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trace_probe.errors import TraceError
@@ -30,6 +30,11 @@ ROLES: dict[str, Any] = {
 CHAT, BLOCKS, ATIF = "OpenAI chat", "Anthropic chat", "ATIF trajectory"
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _ANTHROPIC = frozenset({"thinking", "redacted_thinking", "tool_use", "tool_result"})
+_PLAIN = frozenset(
+    ("text", "input_text", "output_text", "refusal", "image", "image_url", "input_image")
+    + ("audio", "input_audio", "video", "document", "file", "input_file")
+)
+"""Blocks that are texts, or so large that only their kind is kept."""
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
@@ -72,6 +77,8 @@ def chat_of(line: Line) -> Chat | None:
         thought, answered = (one.text if one else "" for one in found)
         parts = (Part("reasoning", thought), Part("text", answered))
         turns = turns_of([*messages, Message("assistant", parts)])
+    tools = tools_of(record.get("tools"))
+    turns = [replace(turn, tools=tools) for turn in turns]
     shape = BLOCKS if _ANTHROPIC & set(_kinds(objects)) else CHAT
     return Chat(shape, tuple(turns))
 
@@ -82,6 +89,22 @@ def model_of(line: Line) -> str:
     if named is None and isinstance(line.record.get("agent"), dict):
         named = line.record["agent"].get("model_name")
     return named if isinstance(named, str) else "unknown"
+
+
+def tools_of(given: object) -> tuple[dict[str, Any], ...]:
+    """Return schemas of tools as OpenAI has them, from that form or Anthropic's."""
+    found = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    functions = [one["function"] for one in found if isinstance(one.get("function"), dict)]
+    functions += [
+        {
+            "name": one["name"],
+            "description": one.get("description", ""),
+            "parameters": one.get("input_schema") or one.get("parameters") or {},
+        }
+        for one in found
+        if "function" not in one and isinstance(one.get("name"), str)
+    ]
+    return tuple({"type": "function", "function": function} for function in functions)
 
 
 def _is_chat(value: object) -> bool:
@@ -179,7 +202,8 @@ def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
     own = _said(raw, "id", "uuid")
     if role == "tool":
         name, call = _said(raw, "name", "tool_name"), _said(raw, "tool_call_id", "call_id")
-        yield Message("tool", _result(blocks), own, name, call, _texts(raw.get("error")))
+        content = _result(blocks)
+        yield Message("tool", content, own, name, call, _failed(raw.get("error"), content))
         return
     results = [_tool_result(block) for block in blocks if _is_result(block)]
     said = [block for block in blocks if not _is_result(block)]
@@ -203,8 +227,15 @@ def _tool_result(block: Mapping[str, Any]) -> Message:
     content = (
         _result(_blocks(given)) if isinstance(given, str | list) else (Part("text", _texts(given)),)
     )
-    error = "\n".join(part.text for part in content) if block.get("is_error") else ""
+    error = _failed(block.get("is_error"), content)
     return Message("tool", content, call_id=_said(block, "tool_use_id"), error=error)
+
+
+def _failed(error: object, content: Sequence[Part]) -> str:
+    """Return what went wrong in a tool: in words, or, where there is but a mark, what it said."""
+    if not isinstance(error, bool):
+        return _texts(error)
+    return "\n".join(part.text for part in content) if error else ""
 
 
 def _blocks(content: object) -> list[dict[str, Any]]:
@@ -237,7 +268,9 @@ def _texts(value: object) -> str:
 def _result(blocks: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
     """Return what a tool gave back as text; of an object without a text its JSON."""
     return tuple(
-        part if part.kind == "text" else Part("text", json.dumps(block, ensure_ascii=False))
+        Part("text", json.dumps(block, ensure_ascii=False))
+        if str(block.get("type")) not in _PLAIN and "text" not in block
+        else part
         for block in blocks
         for part in _parts(block)
     )
@@ -331,7 +364,9 @@ def _trajectory(record: Mapping[str, Any]) -> Chat:
                     call_id=_said(one, "source_call_id"),
                 )
             )
-    turns = turns_of(messages, told)
+    agent = _object(record.get("agent") or {}, "the agent")
+    tools = tools_of(agent.get("tool_definitions"))
+    turns = [replace(turn, tools=tools) for turn in turns_of(messages, told)]
     return Chat(ATIF, tuple(turns), _said(record, "trajectory_id", "session_id"))
 
 

@@ -86,6 +86,8 @@ class Turn:
     """Whether its reasoning came to its end, where the file says so."""
     agent: str = ""
     results: tuple[ToolResult, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Schemas of what it might call, as OpenAI has them; templates write them into prompts."""
     prompt_ids: tuple[int, ...] = ()
     """Exact ids of what it read and wrote; empty where the format has none."""
     token_ids: tuple[int, ...] = ()
@@ -155,7 +157,7 @@ def written(turn: Turn, model: str = "", *, last: bool = True) -> Written:
     whether this is the last call of an episode: an earlier thought that is followed by more came
     to its end.
     """
-    parts = _merged(turn.wrote.parts)
+    parts = _without_twins(_merged(turn.wrote.parts))
     thoughts = [part for part in parts if part.kind == "reasoning"]
     if any(part.hidden or part.text.strip() for part in thoughts):
         shown = [p for p in parts if p.kind != "reasoning" or p.hidden or p.text.strip()]
@@ -168,6 +170,8 @@ def written(turn: Turn, model: str = "", *, last: bool = True) -> Written:
         thought = "empty"
     if calls and thought == "truncated":
         thought = "closed"
+    if {part.channel for part in ranges} <= {"answer"}:  # no tags: the order is that of the parts
+        return _put_together(_pieces([p for p in parts if p not in thoughts], thought), thought)
     said = [(channel, text[start:stop], None) for channel, start, stop in ranges]
     return _put_together([*said, *_calls(calls, after=text)], thought)
 
@@ -183,6 +187,18 @@ def _merged(parts: Iterable[Part]) -> list[Part]:
         else:
             merged.append(Part(kind, _JOIN[kind].join(part.text for part in same)))
     return merged
+
+
+def _without_twins(parts: list[Part]) -> list[Part]:
+    """Leave calls out that came apart where a text holds calls itself: they are the same ones."""
+    cuts = (_plainly(part.text) for part in parts if part.kind == "text")
+    held = any(one.channel == "action" for ranges in cuts for one in ranges)
+    return [part for part in parts if part.kind != "call"] if held else parts
+
+
+def _plainly(text: str) -> list[Range]:
+    """Return answers and calls in a text from which reasoning was taken away."""
+    return split(text, 0, FORMATS["plain"], prefilled=False).ranges
 
 
 def _ended(parts: Sequence[Part], turn: Turn, last: bool) -> bool:
@@ -209,8 +225,7 @@ def _pieces(parts: Sequence[Part], thought: Thought) -> list[_Piece]:
         if part.kind == "call":
             pieces += _calls([part], after=before)
         elif part.kind == "text":
-            ranges, _ = split(part.text, 0, FORMATS["plain"], prefilled=False)
-            pieces += [(channel, part.text[a:b], None) for channel, a, b in ranges]
+            pieces += [(channel, part.text[a:b], None) for channel, a, b in _plainly(part.text)]
         elif part.text.strip():
             close = "" if cut_off else CLOSE
             pieces += [("markup", gap + OPEN, None), ("reasoning", part.text, None)]

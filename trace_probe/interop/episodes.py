@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from trace_probe.episode import Episode
 from trace_probe.errors import ModelError, TraceError
-from trace_probe.interop.conversation import GAP, Message, Turn, Written, written
-from trace_probe.text.channels import Range, Split, format_of, format_under
+from trace_probe.interop.conversation import GAP, Message, Turn, Written, result_of, written
+from trace_probe.model.dialect import Dialect, Said
+from trace_probe.text.channels import Range, Split, format_under
 from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.parts import OPEN, after_prompt, cut_words
+from trace_probe.text.tool_calls import write_call
 from trace_probe.text.written import read_back
 from trace_probe.trace import Span, ToolCall, Trace, digest
 
@@ -124,11 +126,11 @@ def _retokenised(
 ) -> Trace | None:
     """Return a call in tokens of its text, or None if they do not write that text back."""
     try:
-        prompt = tokenizer.conversation([_as_chat(message) for message in turn.read])
+        prompt = _prompt(tokenizer, turn)
     except ModelError:  # the template does not take such messages
         return None
     mine = written(turn, str(about["model"]), last=last)
-    _, opened = format_under(prompt, format_of(tokenizer.chat_template, tokenizer.name))
+    _, opened = format_under(prompt, tokenizer.format)
     if opened and mine.text.startswith(OPEN):
         mine = _without(mine, len(OPEN))
     start = tokenizer.encode(prompt)
@@ -156,23 +158,32 @@ def _without(mine: Written, head: int) -> Written:
     return Written(mine.text[head:], Split(ranges, mine.cut.thought), calls)
 
 
-def _as_chat(message: Message) -> dict[str, Any]:
-    """Return a message as chat templates expect it."""
-    said: dict[str, Any] = {"role": message.role, "content": message.text}
-    if thoughts := [part.text for part in message.parts if part.kind == "reasoning" and part.text]:
-        said["reasoning_content"] = "\n\n".join(thoughts)
-    if message.calls:
-        said["tool_calls"] = [
-            {
-                "type": "function",
-                "id": call.id,
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.calls
-        ]
-    if message.role == "tool":
-        said |= {"name": message.name, "tool_call_id": message.call_id}
-    return said
+def _prompt(tokenizer: "ChatTokenizer", turn: Turn) -> str:
+    """Return what a call read as the chat template writes it, in the form that loses nothing.
+
+    Raises:
+        ModelError: the template does not take such messages.
+    """
+    acts = turn.tools or any(message.calls or message.role == "tool" for message in turn.read)
+    dialect = tokenizer.dialect if acts else Dialect()
+    turns: list[dict[str, Any]] = []
+    for message in turn.read:
+        if message.role == "tool":
+            turns += dialect.results([result_of(message)])
+        elif message.role == "assistant":
+            turns.append(dialect.turn(_said(message), tokenizer.format))
+        else:
+            turns.append({"role": message.role, "content": message.text})
+    tools = turn.tools if dialect.tools else ()
+    return tokenizer.conversation(dialect.first(turns, tools), tools=tools)
+
+
+def _said(message: Message) -> Said:
+    """Return a message of the model by channel."""
+    thoughts = (part.text for part in message.parts if part.kind == "reasoning" and part.text)
+    calls = [(call.name, call.text or "{}", call.id) for call in message.calls]
+    texts = [write_call(name, arguments) for name, arguments, _ in calls]
+    return Said(GAP.join(thoughts), message.text, tuple(calls), "\n".join(texts))
 
 
 class _Words:

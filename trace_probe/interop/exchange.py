@@ -15,6 +15,7 @@ from trace_probe.files import write_bytes
 from trace_probe.interop.bounds import lines
 from trace_probe.interop.checked import check
 from trace_probe.labels import Label
+from trace_probe.storage.records import manifest_fields
 from trace_probe.store import Store, to_label, to_manifest, to_trace
 from trace_probe.trace import Channel
 
@@ -35,7 +36,7 @@ def export_run(store: Store, file: Path | str) -> int:
 
 
 def _lines(store: Store) -> Iterator[dict[str, Any]]:
-    yield {MARK: VERSION, "manifest": asdict(store.manifest)}
+    yield {MARK: VERSION, "manifest": manifest_fields(store.manifest)}
     for trace in store.traces():
         parts = {name: trace.channel_text(name) for name in PARTS}
         yield {"trace": asdict(trace), **{k: v for k, v in parts.items() if v or k != "action"}}

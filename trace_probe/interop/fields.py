@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from trace_probe.errors import TraceError
 from trace_probe.files import json_object
 from trace_probe.interop.bounds import LONGEST_LINE, lines
-from trace_probe.interop.contents import Contents, contents
 from trace_probe.interop.left_out import LeftOut
+from trace_probe.text.contents import Contents, contents
 
 T = TypeVar("T")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}

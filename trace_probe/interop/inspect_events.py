@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from trace_probe.interop.chats import FINISHES, ids_in
+from trace_probe.interop.chats import FINISHES, ids_in, tools_of
 from trace_probe.interop.conversation import Message, Part, Turn, turns_of
 from trace_probe.trace import ToolResult
 
@@ -128,7 +128,8 @@ class _Walk:
         agent = next((s.name for s in self._above(event.span_id) if s.type == "agent"), "")
         finish = FINISHES.get(event.output.stop_reason, "unknown")
         response = event.call.response if event.call else None
-        turn = Turn(read, wrote, finish, agent=agent)
+        tools = tools_of([tool.model_dump(exclude_none=True) for tool in event.tools])
+        turn = Turn(read, wrote, finish, agent=agent, tools=tools)
         if isinstance(response, Mapping):
             turn = replace(turn, **ids_in(response))
         place = self._place(event.span_id)

@@ -1,6 +1,5 @@
 """A run and a labeller brought together: the labels go into the run, the counts come back."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trace_probe.files import user_cache
 from trace_probe.labelling.judge import TOGETHER, Cost, Judge
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.store import Store
@@ -101,5 +101,4 @@ def format_cost(cost: Cost, price: Price | None = None) -> str:
 
 def default_cache() -> Path:
     """Return the user's folder for remembered verdicts."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "trace_probe" / "judge"
+    return user_cache("judge")

@@ -15,6 +15,8 @@ from trace_probe.model.blocks import Backend, Tap
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.loading import read_config
 from trace_probe.model.local import Model, load_model
+from trace_probe.model.naming import parse_name
+from trace_probe.model.weights import Weights
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -59,8 +61,14 @@ def bridged(model: Model) -> Model:
     attention to eager, so it is given modules of its own.
 
     Raises:
-        ModelError: TransformerLens does not know the architecture.
+        ModelError: TransformerLens does not know the architecture, or the model has an adapter
+            that is not merged.
     """
+    if not model.merged:
+        raise ModelError(
+            f"TransformerLens would run {model.name} without its adapter: merge it (leave "
+            f"',unmerged' out), or use the backend hooks"
+        )
     return model.through(bridged_blocks(model.blocks.network, model.name))
 
 
@@ -103,10 +111,21 @@ def load_through(
             not in this precision.
     """
     if backend == "transformer-lens" and dtype is not None:
-        kind = read_config(name, locate(name), revision).model_type
+        base = parse_name(name).base
+        kind = read_config(base, locate(base), revision).model_type
         _check_precision(name, kind, dtype)  # before the weights are loaded
     model = load_model(name, device=device, device_map=device_map, dtype=dtype, revision=revision)
     return bridged(model) if backend == "transformer-lens" else model
+
+
+def load_weights(of: Weights) -> Model:
+    """Load what some weights name, to be read through the backend that they name.
+
+    Raises:
+        ModelError: as `load_through`.
+    """
+    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
+    return load_through(of.backend, of.name, **where, device_map=of.device_map)
 
 
 def _check_precision(name: str, kind: str, dtype: str) -> None:

@@ -1,11 +1,23 @@
-"""Where the files of a model lie, and what identifies them; nothing here loads a model."""
+"""Where the files of a model lie, and what identifies them."""
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 from trace_probe.errors import ModelError
+from trace_probe.model.adapters import Adapter
+from trace_probe.model.converted import CONVERTED, converted, converted_here, smollm2_folder
+from trace_probe.model.naming import (
+    ADAPTER_CONFIG,
+    ORGANISM,
+    SMOLLM2,
+    UNMERGED,
+    Named,
+    parse_name,
+)
+from trace_probe.model.naming import FAMILY as FAMILY
+from trace_probe.model.naming import organism_path as organism_path
 
-FAMILY = Path(__file__).parents[1] / "organism" / "family"
 FINGERPRINTED = (
     "config.json",
     "generation_config.json",
@@ -20,53 +32,62 @@ FINGERPRINTED = (
 )
 
 
-def organism_path(name: str) -> Path:
-    """Return the folder of an organism: ``rl-s0``, or ``rl`` for the first of its seeds.
-
-    Raises:
-        ModelError: the family has no such member.
-    """
-    variant = name.removeprefix("organism:")
-    known = sorted(file.parent.name for file in FAMILY.glob("*/config.json"))
-    variant = variant if variant in known else f"{variant}-s0"
-    if variant not in known:
-        there = ", ".join(known) or "none: build them with `trace-probe organism train`"
-        raise ModelError(f"no organism {name!r}; there are {there}")
-    return FAMILY / variant
-
-
 def locate(name: str) -> Path | str:
-    """Return the folder that a name means, or the hub id it is.
+    """Return the folder that the name of a model without adapter means, or the hub id it is.
+
+    A GGUF file is converted first, unless it has been.
 
     Raises:
-        ModelError: it can be neither.
+        ModelError: it can be neither, or has an adapter, which stands elsewhere.
     """
-    if name.startswith("organism:"):
+    if parse_name(name).adapter:
+        raise ModelError(f"{name} has an adapter, which is of no use here: name the base alone")
+    if name == SMOLLM2:
+        return smollm2_folder()
+    if name.startswith(ORGANISM):
         return organism_path(name)
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{path} is not a model folder: it has no config.json")
-        return path
+        return _checked(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return converted(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no folder {path}: give a model folder or a hub id")
+        raise ModelError(f"there is no folder or GGUF file {path}: give a model folder or a hub id")
     return name
+
+
+def _checked(path: Path) -> Path:
+    """Return a folder if it can be that of a model."""
+    if (path / "config.json").is_file():
+        return path
+    if (path / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"{path} is an adapter, not a model: name the model it was made for, and give this "
+            f"folder by --adapter"
+        )
+    raise ModelError(f"{path} is not a model folder: it has no config.json")
 
 
 def known_as(name: str, place: Path | str) -> str:
     """Return what runs and cards call a model: one name for one model."""
-    if not isinstance(place, Path):
+    if not isinstance(place, Path) or name == SMOLLM2:
         return name
-    return f"organism:{place.name}" if name.startswith("organism:") else place.resolve().name
+    if name.startswith(ORGANISM):
+        return f"{ORGANISM}{place.name}"
+    path = Path(name).expanduser()
+    return path.stem if path.suffix == ".gguf" and path.is_file() else place.resolve().name
 
 
 def fingerprint(folder: Path) -> str:
     """Return a hash of a model folder's content, of large files by 256 samples of 64 KiB.
 
     Two trainings of one architecture differ in nearly every weight, so samples tell them apart.
+    A folder that was converted here is known by its weights and by the file that they were in:
+    how its configuration is written depends on the version of transformers.
     """
+    patterns = (CONVERTED, "*.safetensors") if converted_here(folder) else FINGERPRINTED
     hasher = hashlib.sha256()
-    for file in sorted({file for pattern in FINGERPRINTED for file in folder.glob(pattern)}):
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         size = file.stat().st_size
         hasher.update(f"{file.name} {size}".encode())
         with open(file, "rb") as handle:
@@ -90,12 +111,28 @@ def commit(name: str, revision: str | None) -> str:
     return Path(config).parent.name
 
 
-def failure(name: str, place: Path | str, error: Exception) -> str:
-    """Return what to do about a model that did not load."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(place, Path):
-        return f"cannot load {name} ({reason}): the folder may be incomplete, copy it again"
-    return (
-        f"cannot load {name} ({reason}): check the id; without network, "
-        f"run `hf download {name}` where there is one, or give a folder"
-    )
+class Identity(NamedTuple):
+    """By what name runs and probes know a model."""
+
+    name: str
+    """With a version: ``rl-s0@3f2a91c0``, or ``smollm2+my-adapter@91d20c7e``."""
+    base: str
+    """The same of the model beneath an adapter; empty where there is none."""
+
+
+def identify(
+    named: Named, place: Path | str, revision: str | None, adapter: Adapter | None
+) -> Identity:
+    """Return the identity of a model that has just been loaded.
+
+    The version of a model with an adapter is made of those of both, and of how it was added.
+    """
+    version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
+    own = known_as(named.base, place)
+    if adapter is None:
+        return Identity(f"{own}@{version[:8]}", "")
+    parts = f"{version} {adapter.fingerprint()} {'merged' if named.merged else 'unmerged'}"
+    both = hashlib.sha256(parts.encode()).hexdigest()
+    shown = adapter.name if adapter.name.startswith(ORGANISM) else f"{own}+{adapter.name}"
+    how = "" if named.merged else UNMERGED
+    return Identity(f"{shown}{how}@{both[:8]}", f"{own}@{version[:8]}")

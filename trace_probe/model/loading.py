@@ -7,14 +7,14 @@ opened, nobody is asked a question on standard input, and every fault is one `Mo
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from trace_probe.errors import ModelError, StoreError
 from trace_probe.files import load_json
-from trace_probe.model.checkpoint import failure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ _ROOM = threading.RLock()
 def read_tokenizer(
     name: str, place: Path | str, revision: str | None = None
 ) -> "PreTrainedTokenizerBase":
-    """Return the tokenizer of a model that lies at `place`, as `locate` gives it.
+    """Return the tokenizer of a model or an adapter that lies at `place`.
 
     Raises:
         ModelError: it cannot be loaded, or needs code of its own.
@@ -49,8 +49,8 @@ def read_tokenizer(
 
     with _room(name, place):
         _check_folder(name, place)
-        if isinstance(place, Path):  # on the hub a tokenizer may stand alone
-            _check_config(name, place, revision)
+        if isinstance(place, Path) and (place / "config.json").is_file():
+            _check_config(name, place, revision)  # a tokenizer may stand alone
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place, revision=revision, trust_remote_code=False
         )
@@ -105,11 +105,59 @@ def read_network(
             trust_remote_code=False,
             output_loading_info=True,
         )
-    if report["missing_keys"] and kind == "AutoModelForCausalLM":
-        raise ModelError(
-            f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}: copy the folder again"
-        )
+    if kind == "AutoModelForCausalLM":
+        _check_complete(name, report)
     return network
+
+
+def read_gguf(name: str, file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Return the network of a GGUF file, dequantised to bfloat16, and its tokenizer.
+
+    Raises:
+        ModelError: it is damaged, of an unknown kind, or does not hold all weights.
+    """
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    # Else transformers may fetch kernels, which are code, and keep the weights packed.
+    unpacked = getattr(transformers, "GgufConfig", None)  # since 5.23 or so
+    how = {"quantization_config": unpacked(dequantize=True)} if unpacked else {}
+    with _room(name, file), TemporaryDirectory() as folder:
+        # Alone: transformers follows what lies beside it, such as an adapter's configuration.
+        part = "model.gguf"
+        Path(folder, part).symlink_to(file.resolve())
+        config = AutoConfig.from_pretrained(folder, gguf_file=part, trust_remote_code=False)
+        _check_settings(name, config.to_dict())
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, gguf_file=part, trust_remote_code=False
+        )
+        network: PreTrainedModel
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=part,
+            dtype=torch.bfloat16,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **how,
+        )
+        _check_complete(name, report)
+        network.config.architectures = [type(network).__name__]
+        if hasattr(network.config, "quantization_config"):
+            del network.config.quantization_config
+        return network, tokenizer
+
+
+def fetch_adapter(name: str, revision: str | None, files: Iterable[str]) -> Path:
+    """Return the folder of an adapter of the hub, with those of some files that it has.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _room(name, name):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
 
 
 def network_of(config: "PreTrainedConfig", dtype: object = None) -> "PreTrainedModel":
@@ -160,7 +208,18 @@ def _told(name: str, place: Path | str, error: Exception) -> str:
         return _needs_code(name)
     if "safetensors" in text and not isinstance(place, Path):
         return _needs_safetensors(name)
-    return failure(name, place, error)
+    return _failure(name, place, error)
+
+
+def _failure(name: str, place: Path | str, error: Exception) -> str:
+    """Return what to do about a model that did not load."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(place, Path):
+        return f"cannot load {name} ({reason}): its files may be incomplete, copy them again"
+    return (
+        f"cannot load {name} ({reason}): check the id; without network, "
+        f"run `hf download {name}` where there is one, or give a folder"
+    )
 
 
 def _needs_code(name: str) -> str:
@@ -212,8 +271,13 @@ def _check_config(name: str, place: Path | str, revision: str | None) -> None:
     if find_adapter_config_file(str(place), revision=revision) is not None:
         raise ModelError(
             f"{name} holds an adapter (adapter_config.json), which names another model to load: "
-            f"merge it into that model and save the result"
+            f"name that model yourself, and give this one by --adapter"
         )
+    _check_settings(name, config)
+
+
+def _check_settings(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelError if a configuration asks for a foreign kernel or for absurd sizes."""
     for key, value in _settings(config):
         if "implementation" in key and "/" in str(value):
             raise ModelError(
@@ -222,7 +286,7 @@ def _check_config(name: str, place: Path | str, revision: str | None) -> None:
             )
         if key in LARGEST and not _sane(value, LARGEST[key]):
             raise ModelError(
-                f"the config.json of {name} says {key} = {str(value):.40}, which cannot be: "
+                f"the configuration of {name} says {key} = {str(value):.40}, which cannot be: "
                 f"copy the model again"
             )
 
@@ -230,7 +294,7 @@ def _check_config(name: str, place: Path | str, revision: str | None) -> None:
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the settings of a configuration and of those within it, as of a text part."""
     for key, value in config.items():
-        yield key, value
+        yield str(key), value
         if isinstance(value, dict):
             yield from _settings(value)
 
@@ -238,6 +302,14 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _sane(value: object, most: int) -> bool:
     several = value if isinstance(value, list) else [value]  # some families have one a layer
     return all(one is None or (isinstance(one, int) and 0 <= one <= most) for one in several)
+
+
+def _check_complete(name: str, report: Mapping[str, Any]) -> None:
+    """Raise ModelError if transformers found some weights missing, which it draws at random."""
+    if report["missing_keys"]:
+        raise ModelError(
+            f"{name} lacks the weights {sorted(report['missing_keys'])[:3]}: copy the model again"
+        )
 
 
 def _check_weights(name: str, place: Path | str) -> None:

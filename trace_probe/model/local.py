@@ -4,7 +4,6 @@ import copy
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,16 +20,18 @@ from transformers import (
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
+from trace_probe.model.adapters import add_adapter, find_adapter
 from trace_probe.model.blocks import Blocks, HookedBlocks, Tap, input_device
 from trace_probe.model.capture import Reading, padded, replay
-from trace_probe.model.checkpoint import commit, fingerprint, known_as, locate
+from trace_probe.model.checkpoint import identify, locate
 from trace_probe.model.drawing import NotedDraws, check_logits, draws
 from trace_probe.model.dtypes import choose_precision
 from trace_probe.model.fidelity import checked_replay
-from trace_probe.model.loading import read_config, read_network, read_tokenizer
+from trace_probe.model.loading import read_config, read_network
+from trace_probe.model.naming import parse_name
 from trace_probe.model.shapes import DTYPES
 from trace_probe.model.threads import PROCESS
-from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.model.tokenizer import ChatTokenizer, own_tokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Span, Task
 
@@ -83,6 +84,10 @@ class Model:
         self.d_model: int = config.hidden_size
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.dtype = str(network.dtype).removeprefix("torch.")
+        self.base = ""
+        """Of a model with an adapter, name and revision of the model beneath it."""
+        self.merged = True
+        """Whether all that it computes is in its weights; not so beside an unmerged adapter."""
         self.dtype_chosen = ""
         """How the precision was chosen; empty if the caller named it."""
         self.chat_template = chat.chat_template
@@ -328,8 +333,9 @@ def load_model(
     dtype: str | None = None,
     revision: str | None = None,
 ) -> Model:
-    """Load a folder, a hub id, or an organism of the family (``organism:<variant>``).
+    """Load a model by its name: with an adapter, too; `trace_probe.model.naming` says how.
 
+    `revision` is that of the base; an adapter of the hub has its own, in its name.
     The default `dtype` is bfloat16 on a GPU and float32 without one; ``auto`` times both on a CPU
     that is fast in bfloat16, see `choose_precision`. A `device_map` as accelerate has
     it (``auto``, ``balanced``, or module names to devices) spreads the blocks over devices.
@@ -339,19 +345,24 @@ def load_model(
     Raises:
         ModelError: it cannot be found or loaded, or has no chat template.
     """
-    place = locate(name)
+    named = parse_name(name)
+    place = locate(named.base)
+    adapter = find_adapter(named.adapter, named.base) if named.adapter else None
     if device and device_map:
         raise ModelError("give either a device or a device map, not both")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = choose_precision(dtype, device, partial(read_config, name, place, revision))
-    tokenizer = read_tokenizer(name, place, revision)
+    chosen = choose_precision(dtype, device, partial(read_config, named.base, place, revision))
+    tokenizer = own_tokenizer(named.base, place, revision, adapter)
     network = read_network(
-        name, place, revision=revision, dtype=DTYPES[chosen.dtype], device_map=device_map
+        named.base, place, revision=revision, dtype=DTYPES[chosen.dtype], device_map=device_map
     )
     PROCESS.make_room_for(network)
-    version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     placed = network if device_map else network.to(device)
-    model = Model(placed, tokenizer, f"{known_as(name, place)}@{version[:8]}")
+    if adapter is not None:
+        add_adapter(placed, adapter, merged=named.merged)
+    identity = identify(named, place, revision, adapter)
+    model = Model(placed, tokenizer, identity.name)
+    model.base, model.merged = identity.base, named.merged
     model.dtype_chosen = chosen.why
     return model
 

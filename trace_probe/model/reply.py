@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trace_probe.model.keys import without_key
+from trace_probe.text.contents import contents
 
 FIELDS = ("reasoning_content", "reasoning")
 """What servers call the text of reasoning."""
@@ -48,7 +49,8 @@ def read_reply(body: object) -> Reply:
     """Return what a chat completion, or a completion, says; a key in it is struck out.
 
     Reasoning is looked for under the names that servers give it: ``reasoning_content``
-    (SGLang, DeepSeek, llama.cpp), ``reasoning`` (vLLM, OpenRouter), ``reasoning_details``.
+    (SGLang, DeepSeek, llama.cpp), ``reasoning`` (vLLM, OpenRouter), ``reasoning_details``, and
+    in the thinking chunks of a content that is a list (Mistral).
 
     Raises:
         Odd: it is neither.
@@ -64,9 +66,12 @@ def read_reply(body: object) -> Reply:
     usage = usage if isinstance(usage, Mapping) else {}
     finish = choice.get("finish_reason")
     filtered = "filtered" if finish == "content_filter" else ""
+    content = contents(message.get("content") or "")
+    if content is None:
+        raise Odd(f"its content is {message['content']!r:.40}, not a text")
     return Reply(
-        text=_text(message.get("content"), "content"),
-        reasoning=_reasoning(message),
+        text=_text(content.text, "content"),
+        reasoning=_reasoning(message) or _text(content.reasoning, "content") or None,
         finish=FINISHES.get(str(finish), "unknown"),
         refusal=_text(message.get("refusal"), "refusal") or filtered,
         prompt_tokens=_count(usage.get("prompt_tokens")),

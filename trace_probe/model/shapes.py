@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from trace_probe.errors import ModelError
 from trace_probe.model import loading
 from trace_probe.model.checkpoint import locate
+from trace_probe.model.naming import parse_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +103,8 @@ def config_of(name: str, revision: str | None = None) -> PreTrainedConfig:
         config = AutoConfig.for_model(**SHAPES[name])
     else:
         try:
-            config = loading.read_config(name, locate(name), revision)
+            base = parse_name(name).base
+            config = loading.read_config(base, locate(base), revision)
         except ModelError as error:
             known = ", ".join(SHAPES)
             raise ModelError(f"{error} (or name a built-in shape: {known})") from error

@@ -33,5 +33,5 @@ class RowTap:
         device = held[0].device
         if any(row.device != device for row in held[1 : len(self.layers)]):
             held = [row.to(device) for row in held]
-        rows: NDArray[np.float32] = torch.cat(held, dim=1).float().cpu().numpy()
+        rows: NDArray[np.float32] = torch.cat(held, dim=1).to("cpu", torch.float32).numpy()
         return rows.reshape(len(rows), -1, len(self.layers), rows.shape[2])

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
+from trace_probe.model.adapters import Adapter, find_adapter
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.dialect import Dialect, Turn, find_dialect
 from trace_probe.model.loading import read_tokenizer
+from trace_probe.model.naming import parse_name
 from trace_probe.model.templates import TemplateRefusal, render
 from trace_probe.text.channels import Format, format_of
 from trace_probe.text.stream import TextStream
@@ -62,7 +65,11 @@ class ChatTokenizer:
                     f"a model that was trained to call tools"
                 )
             turns = self.dialect.first(turns, tools) if tools else turns
-            return self._switched(turns, task.condition.get("thinking"), tools)
+            thinking = task.condition.get("thinking")
+            if thinking is None:
+                return self.conversation(turns, tools=tools)
+            self._check_switch(task)
+            return self.conversation(turns, tools=tools, **switch(thinking))
         except ModelError as error:
             raise type(error)(f"task {task.id}: {error}") from error
 
@@ -103,21 +110,18 @@ class ChatTokenizer:
         replaced = len(before) + len(text) + len(after) == len(own)
         return text if tag and replaced and tag in text else ""
 
-    def _switched(
-        self, turns: Sequence[Turn], thinking: str | None, tools: Sequence[Mapping[str, Any]]
-    ) -> str:
-        """Return chat messages as text with reasoning turned on or off, or left as it is."""
-        if thinking is None:
-            return self.conversation(turns, tools=tools)
-        switched = {
-            level: self.conversation(turns, tools=tools, **switch(level)) for level in ("on", "off")
-        }
-        if switched["on"] == switched["off"]:
+    def _check_switch(self, task: Task) -> None:
+        """Raise ModelError unless reasoning can be turned on and off.
+
+        The first prompt shows it: where an agent goes on after a tool, some templates open no
+        thought whatever they are told.
+        """
+        on, off = (self.conversation(self.turns(task), **switch(level)) for level in ("on", "off"))
+        if on == off:
             raise ModelError(
                 f"the chat template of {self.name} has no switch for reasoning: "
                 f"use conditions without think and no-think"
             )
-        return switched[thinking]
 
     def conversation(
         self,
@@ -196,7 +200,31 @@ def load_tokenizer(name: str) -> ChatTokenizer:
     Raises:
         ModelError: it cannot be found, or has no chat template.
     """
-    return ChatTokenizer(read_tokenizer(name, locate(name)), name)
+    named = parse_name(name)
+    adapter = find_adapter(named.adapter, named.base) if named.adapter else None
+    return ChatTokenizer(own_tokenizer(named.base, locate(named.base), None, adapter), name)
+
+
+def own_tokenizer(
+    name: str, place: Path | str, revision: str | None, adapter: Adapter | None
+) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of a model, or that which lies beside its adapter, if one does.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    if adapter is None:
+        return read_tokenizer(name, place, revision)
+    own = (adapter.folder / "tokenizer.json").is_file()
+    tokenizer = (
+        read_tokenizer(adapter.name, adapter.folder)
+        if own
+        else read_tokenizer(name, place, revision)
+    )
+    template = adapter.folder / "chat_template.jinja"
+    if template.is_file():
+        tokenizer.chat_template = template.read_text("utf-8")
+    return tokenizer
 
 
 def messages(task: Task) -> list[dict[str, str]]:

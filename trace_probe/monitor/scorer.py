@@ -150,7 +150,7 @@ class LiveScorer:
         self._count += 1
         due = self._count - self._memory.known >= self._every
         if not due and not last and segments.goes_on(piece):
-            return self._latest._replace(token=self._start + self._count - 1, text=piece)
+            return Reading(self._start + self._count - 1, piece, *self._latest[2:])
         ended = segments.feed(piece)
         if last:
             ended += segments.finish()

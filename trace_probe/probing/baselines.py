@@ -130,7 +130,7 @@ def shuffled_labels(
 
 
 def permute_between_tasks(rows: Dataset, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return (row,) labels in which each task has those of another, dealt anew to its traces.
+    """Return (row,) labels in which each task has those of another, permuted among its traces.
 
     All rows of a trace keep one label, and tasks stay as one-sided as tasks are.
 

@@ -19,6 +19,8 @@ class RecordReport:
     """Tokens written by the model."""
     cut: int
     """Recorded traces that reached `max_new_tokens` before they ended."""
+    tagged: int = 0
+    """Recorded traces whose answer still holds tags, so that it may be no answer alone."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def recapture_manifest(
     was = run.manifest
     chosen = layers if layers is not None else was.layers or None
     read = new_manifest(model, was.sampling, layers=chosen, tasks=was.tasks, pooling=pooling)
-    return replace(read, model=was.model, raw_tokens=was.raw_tokens)
+    return replace(read, model=was.model, base=was.base, raw_tokens=was.raw_tokens)
 
 
 def recapture(

@@ -17,6 +17,7 @@ from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
 from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
+from trace_probe.text.parts import tags_left
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
 
@@ -62,6 +63,7 @@ def new_manifest(
         model.check_layers(layers)
     return Manifest(
         model=model.name,
+        base=model.base,
         layers=default_layers(model.n_layers) if layers is None else tuple(layers),
         n_layers=model.n_layers,
         d_model=model.d_model,
@@ -100,7 +102,7 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
     """
     plan = plan_traces(model, tasks, store.manifest, samples)
     tokens: list[int] = []
-    cut = 0
+    cut = tagged = 0
     with store.writing():
         known = store.ids()
         resumed = sum(planned.id in known for planned in plan)
@@ -110,8 +112,9 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
                 for trace in record_batch(model, batch, store, known, tolerance):
                     tokens.append(len(trace) - trace.prompt_stop)
                     cut += trace.finish == "length"
+                    tagged += bool(tags_left(trace.channel_text("answer")))
                     bar.update()
-    return RecordReport(len(tokens), resumed, sum(tokens), cut)
+    return RecordReport(len(tokens), resumed, sum(tokens), cut, tagged)
 
 
 def check_same_model(model: Model, manifest: Manifest) -> None:

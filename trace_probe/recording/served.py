@@ -34,7 +34,7 @@ from trace_probe.text.channels import (
     split,
 )
 from trace_probe.text.layout import Layout, lay_out
-from trace_probe.text.parts import after_prompt, cut_words, join_parts
+from trace_probe.text.parts import after_prompt, cut_words, join_parts, tags_left
 from trace_probe.text.tool_calls import write_call
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
@@ -145,7 +145,8 @@ Make = Callable[["Asking", "Planned"], Coroutine[Any, Any, Made]]
 def report_of(made: Sequence[Made], resumed: int) -> RecordReport:
     """Return what was recorded."""
     cut = sum(one.trace.finish == "length" for one in made)
-    return RecordReport(len(made), resumed, sum(one.tokens for one in made), cut)
+    tagged = sum(bool(tags_left(one.trace.channel_text("answer"))) for one in made)
+    return RecordReport(len(made), resumed, sum(one.tokens for one in made), cut, tagged)
 
 
 def _one_call(served: Served, store: Store) -> Make:

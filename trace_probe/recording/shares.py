@@ -8,7 +8,7 @@ order and more than once, and the run is the same as if one process had recorded
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -16,6 +16,7 @@ from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
+from trace_probe.model.weights import Weights
 from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
@@ -43,18 +44,6 @@ class Share:
         if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
             raise TraceProbeError(f"{text!r} is not a share such as 0/8, counted from 0 to 7")
         return cls(int(number), int(of))
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Which model to load, and how; see `trace_probe.model.bridge.load_through`."""
-
-    name: str
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
-    backend: Literal["hooks", "transformer-lens"] = "hooks"
-    device_map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +128,7 @@ def recapture_with(
     tolerance: float | None,
 ) -> ObserveReport:
     """Read the traces of one run again into another, as a command line says."""
+    from trace_probe.model.bridge import load_weights
     from trace_probe.recording.recapture import recapture, recapture_manifest
 
     dtype = resumed_dtype(weights.dtype, run)
@@ -202,16 +192,9 @@ class Recorder:
         return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
 
 
-def load_weights(of: Weights) -> "Model":
-    """Load the model that some weights name."""
-    from trace_probe.model.bridge import load_through
-
-    where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
-    return load_through(of.backend, of.name, **where, device_map=of.device_map)
-
-
 def _open(recording: Recording) -> "tuple[Model, Store]":
     """Load the model and make the run, or open it."""
+    from trace_probe.model.bridge import load_weights
     from trace_probe.recording.record import new_manifest
 
     one = recording

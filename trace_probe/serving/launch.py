@@ -6,8 +6,9 @@ from pathlib import Path
 
 import uvicorn
 
+from trace_probe.model.bridge import load_weights
 from trace_probe.model.keys import check_key
-from trace_probe.model.local import load_model
+from trace_probe.model.weights import Weights
 from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.live import Monitor
 from trace_probe.serving.audit import AuditLog
@@ -22,7 +23,7 @@ from trace_probe.serving.reply import Policy
 class ServePlan:
     """What is served, where and how."""
 
-    model: str
+    weights: Weights
     probes: tuple[Path, ...]
     smoothing: str | None = None
     threshold: float | None = None
@@ -56,7 +57,7 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     token = check_key(TOKEN)
     check_address(plan.host, token)  # before a model is loaded
     audit = AuditLog(plan.audit)
-    model = load_model(plan.model)
+    model = load_weights(plan.weights)
     detectors = detectors_of(plan)
     served = GuardedModel(Monitor(model, detectors), audit, policy=plan.policy, limits=plan.limits)
     app = build_app(served, plan.limits, token)

@@ -30,8 +30,9 @@ def _is_tool(given: object) -> bool:
     if not isinstance(given, dict) or given.get("type") != "function":
         return False
     function = given.get("function")
-    named = isinstance(function, dict) and isinstance(function.get("name"), str)
-    return named and isinstance(function.get("parameters", {}), dict)
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return False
+    return isinstance(function.get("parameters", {}), dict)
 
 
 def read_calls(given: object, where: str) -> tuple[tuple[str, str, str], ...]:
@@ -43,18 +44,16 @@ def read_calls(given: object, where: str) -> tuple[tuple[str, str, str], ...]:
     calls = [] if given is None else given
     if not isinstance(calls, list):
         raise bad(f"{where}: tool_calls must be a list", "messages")
-    found = []
-    for one in calls:
-        function = one.get("function") if isinstance(one, dict) else None
-        parts = (
-            (function.get("name"), function.get("arguments"), one.get("id", ""))
-            if isinstance(function, dict)
-            else (None,)
-        )
-        if not all(isinstance(part, str) for part in parts):
-            raise bad(f"{where}: a tool call has a name, arguments as text and an id", "messages")
-        found.append(parts)
-    return tuple(found)
+    return tuple(_call(one, where) for one in calls)
+
+
+def _call(given: object, where: str) -> tuple[str, str, str]:
+    function = given.get("function") if isinstance(given, dict) else None
+    if isinstance(given, dict) and isinstance(function, dict):
+        name, arguments, id = function.get("name"), function.get("arguments"), given.get("id", "")
+        if isinstance(name, str) and isinstance(arguments, str) and isinstance(id, str):
+            return name, arguments, id
+    raise bad(f"{where}: a tool call has a name, arguments as text and an id", "messages")
 
 
 def prompt_of(

@@ -63,6 +63,8 @@ class Manifest:
     schema: int = SCHEMA
     chat_template: str = ""
     """Digest of the template that made prompts of tasks; empty where none is known."""
+    base: str = ""
+    """Of a model with an adapter, name and revision of the model beneath it."""
 
     @property
     def poolings(self) -> tuple[Pooling, ...]:
@@ -84,6 +86,12 @@ def to_line(value: Trace | Label) -> bytes:
     return (text + "\n").encode(errors="surrogatepass")
 
 
+def manifest_fields(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest as plain values; older versions read it where `base` is left out."""
+    fields = asdict(manifest)
+    return fields if manifest.base else {k: v for k, v in fields.items() if k != "base"}
+
+
 def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
     """Return the manifest that a JSON object holds.
 
@@ -100,7 +108,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     layers = tuple(raw["layers"])
     found = Manifest(**{**raw, "layers": layers, "sampling": _sampling(raw["sampling"])})
     _texts(found, "model", "source", "pooling", "dtype", "tokenizer", "tasks", "version")
-    _texts(found, "chat_template", "dtype_chosen")
+    _texts(found, "chat_template", "dtype_chosen", "base")
     _counts("d_model", [found.d_model], MOST_WIDE)
     _counts("n_layers", [found.n_layers])
     _counts("layers", layers)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from trace_probe.model.naming import without_version
 from trace_probe.store import Manifest
 from trace_probe.study.pairs import cousins, steps, variant_of
 
@@ -68,6 +69,8 @@ def _between(first: Side, second: Side) -> tuple[str, list[str]]:
     if one == other:
         left, right = first.manifest.model, second.manifest.model
         return "", [] if left == right else [f"revision {left} against {right}"]
+    if (bases := _bases(first, second)) is not None:
+        return bases
     (variant, seed), (other_variant, other_seed) = variant_of(one), variant_of(other)
     if variant == other_variant:
         return f"the seed of training only, {seed} against {other_seed}", []
@@ -80,6 +83,16 @@ def _between(first: Side, second: Side) -> tuple[str, list[str]]:
     known = cousins(one, other)
     why = f": {known.why}" if known else ""
     return "", [f"no single step is known from {one} to {other}{why}"]
+
+
+def _bases(first: Side, second: Side) -> tuple[str, list[str]] | None:
+    """Return what is to be said of a model and itself with an adapter; None of other models."""
+    for plain, adapted in ((first.manifest, second.manifest), (second.manifest, first.manifest)):
+        if adapted.base and not plain.base and adapted.base == plain.model:
+            return f"adapter ({_model(adapted)})", []
+        if adapted.base and not plain.base and without_version(adapted.base) == _model(plain):
+            return "", [f"the adapter is on {adapted.base}, and the other is {plain.model}"]
+    return None
 
 
 def _settings(first: Side, second: Side) -> Iterator[tuple[str, object, object]]:
@@ -95,4 +108,4 @@ def _settings(first: Side, second: Side) -> Iterator[tuple[str, object, object]]
 
 def _model(manifest: Manifest) -> str:
     """Return the name of a model without its revision."""
-    return manifest.model.rpartition("@")[0] or manifest.model
+    return without_version(manifest.model)

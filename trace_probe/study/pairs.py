@@ -10,7 +10,7 @@ from typing import Literal
 
 from trace_probe.organism.family import ENGLISH, FAMILY
 
-Change = Literal["SFT", "DPO", "RL", "SFT and RL", "reward"]
+Change = Literal["SFT", "DPO", "RL", "SFT and RL", "reward", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,11 @@ def variant_of(model: str) -> tuple[str, str]:
 
 def format_registry() -> str:
     """Return the registry as text."""
-    lines = ["Controlled: one known difference"]
+    lines = [
+        "Controlled: a model and the same model with one adapter (--adapter), whatever it is",
+        "",
+        "Controlled: one known difference",
+    ]
     for pair in PAIRS:
         note = f"  ({pair.note})" if pair.note else ""
         lines.append(f"  {pair.differs:10}  {pair.parent} -> {pair.child}{note}")

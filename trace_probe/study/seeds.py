@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from trace_probe.model.naming import without_version
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.pairs import variant_of
@@ -34,7 +35,7 @@ def by_variant(stores: Sequence[Store], runs: Mapping[str, Sequence[Row]]) -> Va
     """Return the runs by variant and seed; of two runs of one model the first counts."""
     found: dict[str, dict[str, Sequence[Row]]] = defaultdict(dict)
     for store in stores:
-        model = store.manifest.model.rpartition("@")[0] or store.manifest.model
+        model = without_version(store.manifest.model)
         variant, seed = variant_of(model)
         found[variant].setdefault(seed, runs[store.name])
     return found

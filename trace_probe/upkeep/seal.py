@@ -3,7 +3,7 @@
 Seals find accidents, not strangers: this accepts everything that can be read.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -12,7 +12,7 @@ from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
 from trace_probe.storage.artifacts import FORMS
 from trace_probe.storage.lines import Line
-from trace_probe.storage.records import SCHEMA
+from trace_probe.storage.records import SCHEMA, manifest_fields
 from trace_probe.storage.seals import sealed_json, sealed_line, state
 from trace_probe.store import Store
 from trace_probe.trace import Trace
@@ -64,7 +64,7 @@ def seal(store: Store, *, schema: int | None = None, progress: bool = True) -> S
                 report.files += _seal_activations(store, trace)
             report.files += reseal_shards(store)
         manifest = replace(store.manifest, schema=report.schema)
-        store.place.write("run.json", [sealed_json(asdict(manifest))])
+        store.place.write("run.json", [sealed_json(manifest_fields(manifest))])
     return report
 
 

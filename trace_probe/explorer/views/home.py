@@ -39,19 +39,20 @@ def card(name: str, found: Figure, *, share: bool = False) -> None:
 def figures(shown: Current) -> None:
     """Show the figures that sum up the run."""
     report = None if shown.detector is None else shown.detector.report
-    acted = sum(row.outcome == "instrumental" for row in shown.rows)
+    asked = [row for row in shown.rows if row.facts.role == "test"]
+    acted = sum(row.outcome == "instrumental" for row in asked)
     tasks = len({row.facts.task for row in shown.rows})
     ranks = next((key for key in (HEADLINE, *RANKS) if figure(report, key).known), RANKS[0])
     with st.container(horizontal=True):
         st.metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **PLAIN)
-        share = f"{acted / len(shown.rows):.1%} of all"
+        share = f"{acted / len(asked):.1%} of those that could" if asked else "no such task"
         st.metric("Acted instrumentally", f"{acted:,}", share, **PLAIN)
         card(MAIN[ranks], figure(report, ranks), share=ranks == HEADLINE)
         caught = figure(report, "caught_before_action")
-        card("Caught before the action", caught, share=True)
-        card("False alarms", figure(report, "false_alarm_rate"), share=True)
+        card("Caught before the act, as shipped", caught, share=True)
+        card("Benign traces that alarm", figure(report, "false_alarm_rate"), share=True)
         siblings = figure(report, "sibling_alarm_rate")
-        card("Alarms on siblings", siblings, share=True)
+        card("Siblings that alarm", siblings, share=True)
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]}; the best baseline: {best}"))

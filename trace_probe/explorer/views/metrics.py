@@ -133,7 +133,7 @@ def early_warning(shown: Current, report: Report) -> None:
         more = report.get("more")
         chance = figure(more if isinstance(more, dict) else None, "useful_warning_by_chance")
         if chance.known:
-            st.text(f"By chance, scores dealt anew within tasks: {chance.text(percent=True)}")
+            st.text(f"By chance, scores permuted within tasks: {chance.text(percent=True)}")
         st.subheader("Alarmed by a share of the reasoning")
         fractions = by_step(report, "prefix")
         named = {f"{100 * float(step):.0f} %": value for step, value in fractions.items()}

@@ -1,0 +1,77 @@
+"""What the name of a model says: a base, perhaps an adapter on top of it.
+
+    Qwen/Qwen3-4B                    a model of the hub; a folder; a GGUF file; smollm2
+    smollm2+my-adapter               the same with an adapter, a folder in the form of PEFT
+    Qwen/Qwen3-4B+org/adapter@main   an adapter of the hub, at a revision
+    smollm2+my-adapter,unmerged      the adapter is added at every pass, not into the weights
+    organism:english-base            what comes with the package, a model or an adapter
+
+Runs and probes keep such a name with a fingerprint behind an ``@``, so it is all that is needed
+to load the model again.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from trace_probe.errors import ModelError
+
+FAMILY = Path(__file__).parents[1] / "organism" / "family"
+SMOLLM2 = "smollm2"
+ORGANISM = "organism:"
+ORGANISM_BASE = SMOLLM2
+"""The base of the organisms that are adapters."""
+ADAPTER_CONFIG = "adapter_config.json"
+UNMERGED = ",unmerged"
+
+
+class Named(NamedTuple):
+    """The parts of a model's name."""
+
+    base: str
+    adapter: str = ""
+    """Empty where there is none."""
+    merged: bool = True
+    """Whether the adapter is added to the weights, once, or to what they give, at every pass."""
+
+
+def parse_name(name: str) -> Named:
+    """Return the parts of a model's name."""
+    plain = name.removesuffix(UNMERGED)
+    merged = plain == name
+    if plain.startswith(ORGANISM) and (organism_path(plain) / ADAPTER_CONFIG).is_file():
+        return Named(ORGANISM_BASE, plain, merged)
+    if "+" not in plain or Path(plain).expanduser().exists():
+        if not merged:
+            raise ModelError(f"{name} has no adapter: leave {UNMERGED!r} out")
+        return Named(plain)
+    parts = plain.split("+")
+    cuts = [("+".join(parts[:n]), "+".join(parts[n:])) for n in range(1, len(parts))]
+    # A folder may have a + in its name; no hub id has.
+    base, adapter = next((cut for cut in cuts if Path(cut[1]).expanduser().is_dir()), cuts[0])
+    return Named(base, adapter, merged)
+
+
+def with_adapter(name: str, adapter: str | None) -> str:
+    """Return the name of a model with an adapter in place of the one it has, if any is given."""
+    return f"{parse_name(name).base}+{adapter}" if adapter else name
+
+
+def without_version(identity: str) -> str:
+    """Return the name in the identity that a run or a probe keeps of its model."""
+    return identity.rpartition("@")[0] or identity
+
+
+def organism_path(name: str) -> Path:
+    """Return the folder of an organism: ``rl-s0``, or ``rl`` for the first of its seeds.
+
+    Raises:
+        ModelError: the family has no such member.
+    """
+    variant = name.removeprefix(ORGANISM)
+    files = (*FAMILY.glob("*/config.json"), *FAMILY.glob(f"*/{ADAPTER_CONFIG}"))
+    known = sorted({file.parent.name for file in files})
+    variant = variant if variant in known else f"{variant}-s0"
+    if variant not in known:
+        there = ", ".join(known) or "none: build them with `trace-probe organism train`"
+        raise ModelError(f"no organism {name!r}; there are {there}")
+    return FAMILY / variant
