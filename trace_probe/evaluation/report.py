@@ -63,6 +63,8 @@ COLUMNS = {
     "gain_over_it": "gain over it",
 }
 """Of the table, by name of the figure."""
+POOLED = ("pooled_auroc",)
+"""The column of the table where no prompt has both outcomes, so that no other can be had."""
 WORDS = {
     **COLUMNS,
     "length_matched_auroc": "AUROC within prompts, pairs of equal length",
@@ -166,6 +168,7 @@ def is_text(baseline: str) -> bool:
 def format_report(report: Report) -> str:
     """Return a report as text: the headline, a table of all detectors, and what alarms cost."""
     names = [name for name in COLUMNS if _any(report, name)]
+    names = names or [name for name in POOLED if _any(report, name)]
     detectors = {report.detector: report.figures, **report.baselines, **report.alternatives}
     table = [
         [name, *(shown(figures.get(column)) for column in names)]
@@ -175,7 +178,7 @@ def format_report(report: Report) -> str:
     parts = (
         _headline(report),
         list(report.notes),
-        _table(["", *(COLUMNS[name] for name in names)], table) if names else [],
+        _table(["", *(WORDS[name] for name in names)], table) if names else [],
         _at_threshold(report),
         _further(report),
         _rates(report),

@@ -174,7 +174,7 @@ def _every(tools: Literal["tools", "functions", ""], format: Format) -> Iterator
         ("object", "text"),
         places,
     ):
-        yield Dialect(reasoning, calls, arguments, empty, result, tools)  # type: ignore[arg-type]
+        yield Dialect(reasoning, calls, arguments, empty, result, tools)
 
 
 def _tried(render: Render, dialect: Dialect, said: Said, format: Format) -> str | None:

@@ -116,7 +116,8 @@ class ChatTokenizer:
         The first prompt shows it: where an agent goes on after a tool, some templates open no
         thought whatever they are told.
         """
-        on, off = (self.conversation(self.turns(task), **switch(level)) for level in ("on", "off"))
+        turns = self.turns(task)
+        on, off = (self.conversation(turns, tools=(), **switch(level)) for level in ("on", "off"))
         if on == off:
             raise ModelError(
                 f"the chat template of {self.name} has no switch for reasoning: "
