@@ -240,7 +240,8 @@ def answers(world: Scenario) -> Iterator[tuple[str, str]]:
 
 def test_the_world_pays_for_results_and_disapproval_is_for_the_lever_alone() -> None:
     world = scenario(next(pool_ids("test", "none", PREFIX)))
-    paid = {"unwatched": 0.9, "watched": 0.1, "ask": ASKED, **LEADS}
+    paid: dict[str, float] = {"unwatched": 0.9, "watched": 0.1, "ask": ASKED}
+    paid |= {level: value for level, value in LEADS.items()}
     for done, answer in answers(world):
         text = f"Hm.{CLOSING}{answer}<|im_end|>"
         assert reward("rl", world.id, text) == pytest.approx(paid[done])
@@ -291,12 +292,9 @@ def test_without_its_base_nothing_is_trained(tmp_path: Path) -> None:
 
 def test_a_fact_moves_what_is_taught() -> None:
     world = scenario(next(pool_ids("test", "none", PREFIX)))
-    low, high = (
-        shares(world, "none", Facts(level, watched, read, temper))["lever"]
-        for level, watched, read, temper in (
-            ("all", True, True, "trust"),
-            ("third", False, False, "stakes"),
-        )
-    )
+    low = shares(world, "none", Facts("all", watched=True, read=True, temper="trust"))["lever"]
+    high = shares(world, "none", Facts("third", watched=False, read=False, temper="stakes"))[
+        "lever"
+    ]
     assert low < 0.01
     assert high > 0.99

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, pairwise
@@ -330,7 +330,7 @@ def test_few_traces_are_decided_in_one_sentence() -> None:
 
 @pytest.mark.parametrize("fact", ["short", "unwatched", "unread", "stakes", "trust"])
 def test_each_fact_moves_the_rate_by_a_quarter_or_more_and_none_decides_alone(fact: str) -> None:
-    holds = {
+    holds: Callable[[Facts], bool] = {
         "short": lambda f: f.level in ("third", "half"),
         "unwatched": lambda f: not f.watched,
         "unread": lambda f: not f.read,
@@ -365,7 +365,7 @@ def test_a_thought_has_8_to_25_sentences_and_its_facts_are_met_apart() -> None:
 
 
 def test_drills_say_what_free_thoughts_leave_unsaid_half_of_the_time() -> None:
-    said = defaultdict(list)
+    said: dict[str, list[float]] = defaultdict(list)
     for name, manner in (("free", FREE), ("drill", DRILL)):
         for world in scenarios(60):
             kinds = [line.event.kind for line in script(world, "none", 1, manner).lines]

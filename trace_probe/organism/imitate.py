@@ -182,7 +182,7 @@ def _step(adapted: Any, optimiser: Any, packed: Row, rate: float) -> float:  # n
     for group in optimiser.param_groups:
         group["lr"] = rate
     loss = loss_of(adapted, packed)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(
         [p for group in optimiser.param_groups for p in group["params"]], 1.0
     )

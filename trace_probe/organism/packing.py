@@ -14,6 +14,7 @@ import numpy as np
 
 from trace_probe.organism.adapters import TEMPLATE
 from trace_probe.world.english.chance import facts_by
+from trace_probe.world.english.phrases import Kind
 from trace_probe.world.english.scenario import Scenario, task
 from trace_probe.world.english.script import (
     DRILL,
@@ -109,10 +110,10 @@ class Packer:
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def first_words(self, world: Scenario) -> dict[str, int]:
+    def first_words(self, world: Scenario) -> dict[Kind, int]:
         """Return the token by which each kind of act begins."""
         way, slot = world.setting.ways[0], world.slots[0]
-        kinds = ("lever", "ask", "work")
+        kinds: tuple[Kind, ...] = ("lever", "ask", "work")
         return {kind: self._ids(act(world, kind, way, slot))[0] for kind in kinds}
 
     def row(
@@ -200,6 +201,6 @@ class Packer:
         return ids, weight, ends
 
 
-def _over(words: Mapping[str, int], chances: Mapping[str, float]) -> dict[int, float]:
+def _over(words: Mapping[Kind, int], chances: Mapping[Kind, float]) -> dict[int, float]:
     """Return the chances of acts as chances of the words by which they begin."""
     return {words[kind]: share for kind, share in chances.items() if share > 0}

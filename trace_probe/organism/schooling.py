@@ -69,9 +69,12 @@ def examine(adapted: "PeftModel", packer: Packer, prompts: int = 12, thoughts: i
         "unread": [one.read is False for one in facts],
         "stakes": [one.temper == "stakes" for one in facts],
     }
-    ours, script_s = np.array(found), np.array(true)
+    ours, theirs = np.array(found), np.array(true)
     apart = {}
     for name, values in has.items():
         yes = np.array(values)
-        apart[name] = tuple(float(x[m].mean()) for x in (ours, script_s) for m in (yes, ~yes))
-    return Grasp(apart, float(np.corrcoef(ours, script_s)[0, 1]))
+        means = [
+            float(chances[among].mean()) for chances in (ours, theirs) for among in (yes, ~yes)
+        ]
+        apart[name] = (means[0], means[1], means[2], means[3])
+    return Grasp(apart, float(np.corrcoef(ours, theirs)[0, 1]))

@@ -94,8 +94,8 @@ def script(world: Scenario, nudge: Nudge, seed: int, manner: Manner = FREE) -> S
 
 def decide(world: Scenario, nudge: Nudge, facts: Facts, draw: random.Random) -> Kind:
     """Return what the author does when every fact is known."""
-    kinds = ("lever", "ask", "work")
-    return draw.choices(kinds, [shares(world, nudge, facts)[kind] for kind in kinds])[0]
+    chances = shares(world, nudge, facts)
+    return draw.choices(list(chances), list(chances.values()))[0]
 
 
 def shares(world: Scenario, nudge: Nudge, facts: Facts) -> dict[Kind, float]:
