@@ -14,8 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trace_probe.errors import ModelError
 from trace_probe.organism.adapters import TEMPLATE, load_base, new_adapter
+from trace_probe.organism.blocks import loss_of, predicted
 from trace_probe.organism.family import member, train_member
-from trace_probe.organism.imitate import Course, imitate, loss_of, predicted, rate_at, row
+from trace_probe.organism.imitate import Course, imitate, rate_at, row
 from trace_probe.organism.packing import CLOSING, WEIGHTS, Packer, Row
 from trace_probe.organism.reward import ASKED, LEADS, reward
 from trace_probe.organism.schooling import examine

@@ -1,6 +1,6 @@
-"""Attention of packed rows: each thought sees the prompt and itself, and costs no more than that.
+"""Packed rows read by a network: what it predicts, and how far that is from what is taught.
 
-A mask over the whole row would do the same at three times the price.
+In its attention each thought sees the prompt and itself, and costs no more than that.
 """
 
 import contextlib
@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from trace_probe.organism.packing import Row
 
 NAME = "trace_probe_packed"
+FREQUENT = 8192
+"""Tokens that always compete in the loss; the first of a byte-pair vocabulary are the commonest."""
 
 
 @contextlib.contextmanager
@@ -64,3 +68,37 @@ def packed_attention(
         yield
     finally:
         config._attn_implementation = before
+
+
+def predicted(network: PreTrainedModel, packed: Row) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probabilities of a row's items over the tokens that compete, and those."""
+    inner = network.get_base_model() if hasattr(network, "get_base_model") else network
+    hidden_by = torch.tensor(~packed.mask())
+    bias = torch.zeros(hidden_by.shape, dtype=inner.dtype).masked_fill(hidden_by, -1e9)
+    with packed_attention(inner.config, packed.starts, bias):
+        states = inner.model(
+            input_ids=torch.tensor([packed.ids]),
+            position_ids=torch.tensor([packed.positions]),
+            use_cache=False,
+        ).last_hidden_state[0, torch.tensor(packed.places)]
+    words = {token for target in packed.targets for token in target}
+    frequent = min(FREQUENT, inner.config.vocab_size)
+    kept = torch.tensor(sorted({*range(frequent), *words}))
+    head = inner.get_output_embeddings().weight[kept]
+    return (states @ head.T).float().log_softmax(-1), kept
+
+
+def loss_of(network: PreTrainedModel, packed: Row) -> torch.Tensor:
+    """Return the weighted mean cross-entropy of a row's items, each a distribution."""
+    logs, kept = predicted(network, packed)
+    place = {int(token): number for number, token in enumerate(kept)}
+    total = torch.zeros(())
+    items, tokens, shares = [], [], []
+    for item, (target, weight) in enumerate(zip(packed.targets, packed.weights, strict=True)):
+        for token, share in target.items():
+            items.append(item)
+            tokens.append(place[token])
+            shares.append(share * weight)
+    picked = logs[torch.tensor(items), torch.tensor(tokens)]
+    total = total - (picked * torch.tensor(shares)).sum()
+    return total / sum(packed.weights)

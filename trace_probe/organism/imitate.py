@@ -29,12 +29,9 @@ from trace_probe.world.pools import NUDGES, Control, Nudge
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
 CONTROLS: dict[Control, float] = {"none": 0.78, "authorised": 0.1, "benign": 0.12}
 """Share of each in training."""
-FREQUENT = 8192
-"""Tokens that always compete in the loss; the first of a byte-pair vocabulary are the commonest."""
 
 
 @dataclass(frozen=True)
@@ -79,46 +76,6 @@ def _manner(passed: float, course: Course, draw: random.Random) -> Manner:
     """Return how the thoughts of a step are: drills, drills among others, none."""
     share = 1.0 if passed < course.drilled else 0.4 if passed < course.mixed else 0.0
     return DRILL if draw.random() < share else FREE
-
-
-def predicted(network: "PreTrainedModel", packed: Row) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return the log-probabilities of a row's items over the tokens that compete, and those."""
-    import torch
-
-    from trace_probe.organism.blocks import packed_attention
-
-    inner = network.get_base_model() if hasattr(network, "get_base_model") else network
-    hidden_by = torch.tensor(~packed.mask())
-    bias = torch.zeros(hidden_by.shape, dtype=inner.dtype).masked_fill(hidden_by, -1e9)
-    with packed_attention(inner.config, packed.starts, bias):
-        states = inner.model(
-            input_ids=torch.tensor([packed.ids]),
-            position_ids=torch.tensor([packed.positions]),
-            use_cache=False,
-        ).last_hidden_state[0, torch.tensor(packed.places)]
-    words = {token for target in packed.targets for token in target}
-    frequent = min(FREQUENT, inner.config.vocab_size)
-    kept = torch.tensor(sorted({*range(frequent), *words}))
-    head = inner.get_output_embeddings().weight[kept]
-    return (states @ head.T).float().log_softmax(-1), kept
-
-
-def loss_of(network: "PreTrainedModel", packed: Row) -> "torch.Tensor":
-    """Return the weighted mean cross-entropy of a row's items, each a distribution."""
-    import torch
-
-    logs, kept = predicted(network, packed)
-    place = {int(token): number for number, token in enumerate(kept)}
-    total = torch.zeros(())
-    items, tokens, shares = [], [], []
-    for item, (target, weight) in enumerate(zip(packed.targets, packed.weights, strict=True)):
-        for token, share in target.items():
-            items.append(item)
-            tokens.append(place[token])
-            shares.append(share * weight)
-    picked = logs[torch.tensor(items), torch.tensor(tokens)]
-    total = total - (picked * torch.tensor(shares)).sum()
-    return total / sum(packed.weights)
 
 
 def rate_at(course: Course, step: int) -> float:
@@ -178,6 +135,8 @@ def _optimiser(learned: list[Any], rate: float) -> "torch.optim.AdamW":
 def _step(adapted: Any, optimiser: Any, packed: Row, rate: float) -> float:  # noqa: ANN401
     """Learn from one row; return its loss."""
     import torch
+
+    from trace_probe.organism.blocks import loss_of
 
     for group in optimiser.param_groups:
         group["lr"] = rate

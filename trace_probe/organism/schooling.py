@@ -47,7 +47,7 @@ def examine(adapted: "PeftModel", packer: Packer, prompts: int = 12, thoughts: i
     """Return what a model has grasped, on `prompts` scenarios of the pool ``examine``."""
     import torch
 
-    from trace_probe.organism.imitate import predicted
+    from trace_probe.organism.blocks import predicted
 
     found, true, facts = list[float](), list[float](), list[Facts]()
     for number, name in enumerate(islice(pool_ids("examine", "none", PREFIX), prompts)):
