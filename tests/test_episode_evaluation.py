@@ -188,6 +188,8 @@ def test_what_is_known_of_the_task_does_not_rest_on_there_being_reasoning(
     known = report.baselines["category-only"]["pooled_auroc"]
     assert known is not None
     assert known.estimate == 1.0
+    row = next(line for line in format_report(report).splitlines() if "category-only" in line)
+    assert row.split()[1] == "1.000"
     said = [note for note in report.notes if "have no reasoning" in note]
     assert said == [] if reasoning else said[0].startswith("12 of 20 traces have no reasoning")
 

@@ -91,7 +91,7 @@ def test_flag_prints_csv_and_calibrate_sets_other_rules(command: Command, tmp_pa
     assert code == 0
     assert all(rule in out for rule in ("max", "ema:0.5", "2-of-3"))
     code, out, _ = command("flag", run, probe, "--smoothing", "2-of-3", "--csv")
-    assert out.splitlines()[0] == "trace_id,task,peak,sentence,token,text"
+    assert out.splitlines()[0] == "trace_id,task,peak,sentence,token,text,call,calls_left"
     alarms = len(out.splitlines()) - 1
     code, out, _ = command("flag", run, probe, "--smoothing", "2-of-3", "--fail-on-alarm", "--json")
     assert (code, len(json.loads(out)["alarms"])) == (int(alarms > 0), alarms)

@@ -45,8 +45,10 @@ class Source:
     max_calls: int = 20
     """Most model calls of an episode."""
 
-    def scene(self, continuer: Continuer) -> Scene:
-        """Return how agents go on after a call."""
+    def scene(self, continuer: Continuer, traces: Sequence[Trace]) -> Scene | None:
+        """Return how agents go on after a call, None where there are none."""
+        if not any(trace.calls for trace in traces):
+            return None
         given = None if self.tools is None else environment_from(self.tools).environment
         return Scene(Agent(given, max_calls=self.max_calls), continuer.chat)
 
@@ -77,7 +79,7 @@ class Worker:
         """Return what was drawn of some traces beyond what had been."""
         traces, drawn = item
         source, continuer = self.source, self.source.continuer()
-        draw = Draw(continuer, source.labeller(), self.plan.seed, source.scene(continuer))
+        draw = Draw(continuer, source.labeller(), self.plan.seed, source.scene(continuer, traces))
         new: list[Drawn] = []
         while jobs := wanted(traces, drawn, self.plan):
             found = [one for batch in in_batches(jobs) for one in draw(batch)]
@@ -118,7 +120,7 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
             continuer = source.continuer()
             _check(store, continuer)
             ask(
-                Draw(continuer, source.labeller(), plan.seed, source.scene(continuer)),
+                Draw(continuer, source.labeller(), plan.seed, source.scene(continuer, traces)),
                 ledger,
                 traces,
                 plan,
