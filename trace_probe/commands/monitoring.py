@@ -151,8 +151,10 @@ def _watched(
     """
     from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.live import Monitor
+    from trace_probe.monitor.readable import check_readable
 
     loaded = load_weights(weights)
+    check_readable(loaded.chat, task.prompt, "the prompt")
     if not fixed and loaded.context is not None:
         room = min(sampling.max_new_tokens, loaded.context // 2)
         sampling = replace(sampling, max_new_tokens=room)
