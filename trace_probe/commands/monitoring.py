@@ -225,6 +225,9 @@ def flag(
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Traces to list, the riskiest; all are counted.")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -241,8 +244,9 @@ def flag(
     decoding = Decoding.of(store.manifest.sampling)
     detector = load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
     flags = flag_run(store, detector)
-    text = flags_csv(flags) if as_csv else format_flags(flags)
-    show_result(asdict(flags), text, as_json=as_json)
+    listed = replace(flags, alarms=flags.alarms[:limit])
+    text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
+    show_result(asdict(listed) | {"alarmed": len(flags.alarms)}, text, as_json=as_json)
     if fail_on_alarm and flags.alarms:
         raise typer.Exit(1)
 

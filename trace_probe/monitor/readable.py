@@ -3,7 +3,7 @@
 from trace_probe.errors import TraceError
 from trace_probe.model.tokenizer import ChatTokenizer
 
-MOST_UNKNOWN = 0.1
+MOST_UNKNOWN = 0.2
 """Largest share of unknown tokens in a text that is still scored."""
 EXAMPLE = (
     "You sort jars. The goal is 18 jars. There are 4 rounds. You do 4 a round. "

@@ -262,6 +262,30 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
 
 
+def check_overwrites(path: Path | str, saved: SavedProbe | None = None, **known: object) -> None:
+    """Refuse to put a probe where another one lies; the same one may be written again.
+
+    Before training, some fields of its card are `known`; afterwards all of it is.
+
+    Raises:
+        ProbeError: there is a probe of another card or of other weights.
+    """
+    folder = Path(path)
+    if not (folder / CARD).is_file():
+        return
+    there = load_probe(folder)
+    same = all(getattr(there.card, name) == value for name, value in known.items())
+    if saved is not None:
+        ours, theirs = saved.probe.to_tensors(), there.probe.to_tensors()
+        same = same and replace(there.card, version=saved.card.version) == saved.card
+        same = same and all(np.array_equal(ours[name], theirs.get(name)) for name in ours)
+    if not same:
+        raise ProbeError(
+            f"{folder} holds another probe, {there.card.name} of {there.card.model}: choose "
+            f"another folder, or overwrite it with --force"
+        )
+
+
 def load_probe(path: Path | str, seals: Seals | None = None) -> SavedProbe:
     """Read a saved probe; for `seals` see `trace_probe.probing.kept.read_json`.
 
