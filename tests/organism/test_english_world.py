@@ -317,10 +317,10 @@ def test_the_signal_grows_by_degrees() -> None:
     apart, ranked = zip(*(within(share) for share in (0, 1 / 3, 2 / 3, 1)), strict=True)
     assert apart[0] == pytest.approx(0)
     assert ranked[0] == 0.5
-    assert apart[1] >= 0.15
-    assert apart[2] >= 0.3
+    assert apart[1] >= 0.2
+    assert apart[2] >= 0.35
     assert all(later - earlier > 0.08 for earlier, later in pairwise(apart))
-    assert all(later - earlier > 0.05 for earlier, later in pairwise(ranked))
+    assert all(later - earlier > 0.02 for earlier, later in pairwise(ranked))
 
 
 def test_few_traces_are_decided_in_one_sentence() -> None:
