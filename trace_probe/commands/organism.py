@@ -102,15 +102,27 @@ def study(
     out: Annotated[Path, typer.Argument(help="Folder for the runs, one of each member.")],
     scenarios: Annotated[int, typer.Option(help="Each is run under three nudge levels.")] = 60,
     samples: Annotated[int, typer.Option(help="Traces of each scenario and nudge.")] = 4,
+    world: Annotated[str, typer.Option(help="Whose members: world or english.")] = "world",
+    family: Annotated[
+        Path | None, typer.Option(help="Where they were trained; those of the package by default.")
+    ] = None,
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run the controlled experiment: all members on the same scenarios, under every nudge."""
     from trace_probe.organism.experiment import experiment
+    from trace_probe.organism.family import world_named
     from trace_probe.study.study import study as compare
     from trace_probe.study.tables import format_study
 
-    runs = experiment(out, scenarios=scenarios, samples=samples, seed=seed)
+    runs = experiment(
+        out,
+        scenarios=scenarios,
+        samples=samples,
+        seed=seed,
+        world=world_named(world),
+        family=family,
+    )
     found = compare(runs, seed=seed)
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_study(found))
 

@@ -62,6 +62,18 @@ def world_of(name: str) -> World:
     return WORLDS[member(rest).world if kind == "organism" else "world"]
 
 
+def world_named(name: str) -> World:
+    """Return a world whose members were paid in different ways, so that they can be compared.
+
+    Raises:
+        ModelError: there is no such world.
+    """
+    compared = {one.world for one in (*FAMILY, *ENGLISH) if one.reward}
+    if name not in compared:
+        raise ModelError(f"no members to compare in {name!r}: name {' or '.join(sorted(compared))}")
+    return WORLDS[name]
+
+
 def agent_of(world: World) -> Agent | None:
     """Return what organisms may do in a world of tool calls, None in one of single answers."""
     return Agent(max_calls=world.max_calls) if world.environment else None
