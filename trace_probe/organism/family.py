@@ -79,6 +79,14 @@ def member(name: str) -> Member:
     return found.get(name) or found[f"{name}-s0"]
 
 
+def loaded_as(one: Member, family: Path | None = None) -> str:
+    """Return the name with which a member is loaded, from `family` or from the package."""
+    if family is None:
+        return f"organism:{one.name}"
+    folder = family / one.name
+    return f"{BASE}+{folder}" if one.adapter else str(folder)
+
+
 def train_family(
     out: Path,
     members: tuple[Member, ...] = FAMILY,
