@@ -38,6 +38,7 @@ HOMES = {
     "torch": ("model", "organism", "monitor.stopping", "probing.mlp"),
     "transformers": ("model", "organism", "monitor.stopping"),
     "trl": ("organism",),
+    "peft": ("organism",),
     "transformer_lens": ("model",),
     "openai": ("model.endpoint",),
     "fastapi": ("serving",),

@@ -85,6 +85,7 @@ def up(
     policy: Any = "annotate",
     token: str | None = None,
     limits: Limits = LIMITS,
+    small: bool = False,
     saved: Any = None,
 ) -> Iterator[Up]:
     from trace_probe.monitor.live import Monitor
@@ -98,8 +99,10 @@ def up(
         limits=limits,
     )
     sock = socket.socket()
+    if small:  # else the system would take whole answers for a client that does not read
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     sock.bind(("127.0.0.1", 0))
-    http: Any = punctual(limits.head_seconds)
+    http: Any = punctual(limits, served.telemetry.slow)
     config = uvicorn.Config(build_app(served, limits, token), log_level="warning", http=http)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
@@ -346,6 +349,75 @@ def test_a_client_that_leaves_ends_its_generation_and_too_many_are_turned_away(
         assert server.post(json.dumps({**body, "max_tokens": 1}).encode())[0] == 200
 
 
+def test_a_client_that_does_not_read_is_waited_for_and_then_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stream is not written far ahead of it, its place is free again, and others go on."""
+    from trace_probe.model.local import Model
+    from trace_probe.serving.scheduler import MOST_WAITING
+
+    model, steps = tireless(), [0]
+    step = Model._step
+
+    def counted(*arguments: Any) -> Any:
+        steps[0] += 1
+        return step(*arguments)
+
+    monkeypatch.setattr(Model, "_step", counted)
+    limits = Limits(tokens=4000, streams=1, read_seconds=1.0)
+    body = {"model": NAME, "messages": ASK, "max_tokens": 4000, "stream": True}
+    with up(model, tmp_path / "a.jsonl", limits=limits, small=True) as server:
+        with leave_open(server.port, body, receive=4096) as sock:
+            wait_until(lambda: server.metric("trace_probe_slow_clients_total") == 1)
+            wait_until(lambda: server.served.scheduler.active == 0)
+            assert steps[0] - server.metric("trace_probe_tokens_total") <= MOST_WAITING + 2
+            with contextlib.suppress(ConnectionResetError):
+                assert b"[DONE]" not in read_all(sock)
+        again = json.dumps({**body, "stream": False, "max_tokens": 200}).encode()
+        assert server.post(again)[0] == 200
+
+
+def tireless() -> Any:
+    """Return a model that never ends a turn."""
+    from trace_probe.model.local import Model
+
+    model = Model(random_network(max_position_embeddings=1 << 14), word_tokenizer(), NAME)
+    model._stops = frozenset()
+    return model
+
+
+def test_a_client_that_reads_on_later_gets_the_same_words(tmp_path: Path) -> None:
+    model = tireless()
+    limits = Limits(tokens=800, streams=1, read_seconds=60.0)
+    body = {"model": NAME, "messages": ASK, "max_tokens": 800, "stream": True, "seed": 3}
+    said = []
+    with up(model, tmp_path / "a.jsonl", limits=limits, small=True) as server:
+        for waits in (True, False):
+            with leave_open(server.port, body, receive=4096) as sock:
+                if waits:
+                    wait_until(lambda: bool(server.served.scheduler._paused))
+                said.append(words_of(read_until(sock, b"[DONE]")))
+        assert server.metric("trace_probe_slow_clients_total") == 0
+    assert said[0] == said[1]
+    assert len(said[0].split()) > 100
+
+
+def words_of(data: bytes) -> str:
+    """Return the text of all chunks of a stream."""
+    lines = [line[6:] for line in data.split(b"\n") if line.startswith(b"data: {")]
+    deltas = [json.loads(line)["choices"][0]["delta"] for line in lines]
+    return "".join(
+        one.get(name) or "" for one in deltas for name in ("reasoning_content", "content")
+    )
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while end not in data:
+        data += sock.recv(1 << 16)
+    return data
+
+
 @contextmanager
 def slow(model: Any) -> Iterator[None]:
     """Make a model take at least 10 ms a token and never end a turn."""
@@ -362,14 +434,17 @@ def slow(model: Any) -> Iterator[None]:
         type(model)._step, model._stops = step, stops
 
 
-def leave_open(port: int, body: dict[str, Any]) -> socket.socket:
-    """Send a request and return its socket."""
+def leave_open(port: int, body: dict[str, Any], receive: int = 0) -> socket.socket:
+    """Send a request and return its socket, perhaps one that takes only so many bytes ahead."""
     data = json.dumps(body).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
         f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
     )
-    sock = socket.create_connection(("127.0.0.1", port))
+    sock = socket.socket()
+    if receive:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+    sock.connect(("127.0.0.1", port))
     sock.sendall(head.encode() + data)
     return sock
 

@@ -1,6 +1,8 @@
 """Foreign files are measured before they are read, and nothing in them gives a traceback."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from runs import make_run
 
 from trace_probe.errors import TraceError, TraceProbeError
-from trace_probe.interop.bounds import LONGEST_LINE, check_archive
+from trace_probe.interop.bounds import LONGEST_LINE, ZSTANDARD, check_archive
 from trace_probe.interop.exchange import export_run, import_export
 from trace_probe.interop.fields import FieldMapping, read_lines
 from trace_probe.interop.transcripts import read_transcripts
@@ -23,12 +25,16 @@ from trace_probe.text.layout import lay_out
 from trace_probe.text.sentences import sentence_spans
 
 ROOT = Path(__file__).parents[1]
+GIGABYTES = int(os.environ.get("TRACE_PROBE_GIGABYTES", "1"))
+"""Of oversized logs; writing them takes longer than refusing them."""
 FIXED: dict[str, Any] = {"max_examples": 100, "derandomize": True}
 
 
-def bomb(path: Path, gigabytes: int, *, lie: bool = False) -> Path:
+def bomb(
+    path: Path, gigabytes: int, kind: int = zipfile.ZIP_DEFLATED, *, lie: bool = False
+) -> Path:
     """Write a small archive whose one member unpacks to gigabytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(path, "w", kind, compresslevel=1) as archive:
         with archive.open("header.json", "w", force_zip64=True) as member:
             for _ in range(gigabytes << 4):
                 member.write(b" " * (1 << 26))
@@ -37,12 +43,8 @@ def bomb(path: Path, gigabytes: int, *, lie: bool = False) -> Path:
     return path
 
 
-def test_a_log_of_a_megabyte_that_unpacks_to_a_gigabyte_is_refused_in_little_memory(
-    tmp_path: Path,
-) -> None:
-    pytest.importorskip("inspect_ai", reason="reading Inspect logs needs the extra inspect")
-    log = bomb(tmp_path / "bomb.eval", 1)
-    assert log.stat().st_size < 5 << 20
+def refused(log: Path, run: Path) -> tuple[str, int]:
+    """Import a log in a process of its own; return what it says, and the megabytes it took."""
     code = (
         "import pathlib, re, sys\n"
         "from trace_probe.interop import inspect_log\n"
@@ -52,17 +54,57 @@ def test_a_log_of_a_megabyte_that_unpacks_to_a_gigabyte_is_refused_in_little_mem
         "status = pathlib.Path('/proc/self/status').read_text()\n"  # ru_maxrss is the parent's too
         "print(int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(log), str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, str(log), str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     said, megabytes = done.stdout.splitlines()
+    assert not run.exists()
+    return said, int(megabytes)
+
+
+def test_a_log_of_megabytes_that_unpacks_to_gigabytes_is_refused_in_little_memory(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("inspect_ai", reason="reading Inspect logs needs the extra inspect")
+    log = bomb(tmp_path / "bomb.eval", GIGABYTES)
+    assert log.stat().st_size < 5 * GIGABYTES << 20
+    said, megabytes = refused(log, tmp_path / "run")
     assert "unpacks to more than" in said
-    assert int(megabytes) < 300
-    assert not (tmp_path / "run").exists()
+    assert megabytes < 300
+
+
+@pytest.mark.parametrize("frames", [1, 40])
+def test_a_log_packed_as_inspect_packs_is_measured_in_little_memory(
+    tmp_path: Path, frames: int
+) -> None:
+    """One frame of a few kilobytes, or many in a row, as Inspect writes large members."""
+    pytest.importorskip("inspect_ai", reason="reading Inspect logs needs the extra inspect")
+    zstandard = pytest.importorskip("zstandard", reason="Inspect brings it")
+    packer = zstandard.ZstdCompressor(write_content_size=False)
+    part = (GIGABYTES << 30) // frames
+    frame = b"".join(packer.read_to_iter(io.BytesIO(b" " * part)))
+    log = tmp_path / "bomb.eval"
+    with zipfile.ZipFile(log, "w") as archive:
+        archive.writestr("header.json", frame * frames)
+    raw = log.read_bytes()
+    for mark, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # it says that it is packed
+        start = raw.index(mark) + at
+        raw = raw[:start] + ZSTANDARD.to_bytes(2, "little") + raw[start + 2 :]
+    log.write_bytes(raw)
+    said, megabytes = refused(log, tmp_path / "run")
+    assert "unpacks to more than 64 MB" in said
+    assert megabytes < 300
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_log_in_a_kind_of_archive_that_inspect_does_not_write_is_refused(
+    tmp_path: Path, kind: int
+) -> None:
+    """A kilobyte of bzip2 unpacks to a gigabyte, at once."""
+    log = tmp_path / "bomb.eval"
+    with zipfile.ZipFile(log, "w", kind) as archive:
+        archive.writestr("header.json", b" " * (1 << 26))
+    with pytest.raises(TraceError, match="Inspect does not pack in the kind"):
+        check_archive(log)
 
 
 def test_an_archive_that_lies_about_its_size_is_measured_all_the_same(tmp_path: Path) -> None:
@@ -93,6 +135,18 @@ def test_a_line_that_is_no_transcript_is_not_read_to_its_end(tmp_path: Path) -> 
     file.write_text(json.dumps({"prompt": "p", "answer": "a\n" * LONGEST_LINE}))
     with pytest.raises(TraceError, match=r"long.jsonl, line 1 is longer than 4 MB: split it"):
         list(read_transcripts(file))
+
+
+def test_an_export_with_a_line_that_no_trace_needs_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trace_probe.interop import exchange
+
+    assert exchange.LONGEST_LINE == 64 << 20
+    monkeypatch.setattr(exchange, "LONGEST_LINE", 1 << 20)
+    (tmp_path / "run.jsonl").write_bytes(b" " * (1 << 21))
+    with pytest.raises(TraceProbeError, match="line 1 is longer than 1 MB"):
+        import_export(tmp_path / "run.jsonl", tmp_path / "run")
 
 
 def test_deep_json_in_a_line_is_named(tmp_path: Path) -> None:

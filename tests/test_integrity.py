@@ -16,9 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import LAYERS, contents, edit_run, held_by, label_of, make_run, make_trace
+from test_episode import EPISODE
 
+from trace_probe.episode import calls_of
 from trace_probe.errors import ProbeError, StoreError, TraceProbeError
 from trace_probe.files import append, json_bytes, write_json
+from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import load_calibrations
 from trace_probe.monitor.integrity import seal_probe, verify_probe
 from trace_probe.probing.probe import load_probe, save_probe
@@ -286,6 +289,7 @@ json_values = st.recursive(
 )
 CARD = json.loads(json.dumps(flips.CARD))
 TRACE = json.loads(to_line(make_trace(0)))
+RUN_OF_AN_AGENT = json.loads(to_line(EPISODE.joined()))
 LABEL = json.loads(to_line(label_of(make_trace(1))))
 
 
@@ -304,22 +308,38 @@ def test_no_card_gives_another_error_than_ours(
     assert np.isfinite(saved.card.threshold)
 
 
+def places(value: object) -> list[tuple[Any, Any]]:
+    """Return every place within JSON as what holds it and its key or number there."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    return [(value, key) for key in keys] + [one for key in keys for one in places(value[key])]
+
+
 @given(
-    raw=st.sampled_from([(TRACE, to_trace), (LABEL, to_label)]), data=st.data(), value=json_values
+    raw=st.sampled_from([(TRACE, to_trace), (RUN_OF_AN_AGENT, to_trace), (LABEL, to_label)]),
+    data=st.data(),
+    value=json_values | st.integers(-3, 40),
 )
-@settings(max_examples=120)
+@settings(max_examples=400)
 def test_no_line_gives_another_error_than_ours(
-    raw: tuple[dict[str, Any], Callable[[dict[str, Any]], object]], data: Any, value: object
+    raw: tuple[dict[str, Any], Callable[[dict[str, Any]], Trace | Label]],
+    data: Any,
+    value: object,
 ) -> None:
-    line, read = raw
+    """Anything may stand in any place of a line; what is read can be taken apart into calls."""
+    line, read = json.loads(json.dumps(raw[0])), raw[1]
     name = data.draw(st.sampled_from(sorted(line)))
-    inside = line[name]
-    if isinstance(inside, dict) and inside and data.draw(st.booleans()):
-        value = {**inside, data.draw(st.sampled_from(sorted(inside))): value}
+    inside, key = data.draw(st.sampled_from([(line, name), *places(line[name])]))
+    inside[key] = value
     try:
-        read({**line, name: value})
+        made = read(line)
     except TraceProbeError:
         return
+    to_line(made)
+    if isinstance(made, Trace):
+        assert len(list(calls_of(made))) == max(len(made.calls), 1)
+        assert [made.call_at(call.start) for call in made.calls] == list(range(len(made.calls)))
 
 
 @given(

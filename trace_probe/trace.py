@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, get_args
 
 from trace_probe.errors import TraceError
@@ -225,6 +226,7 @@ class Trace:
 def check_tiling(trace: Trace) -> None:
     """Raise TraceError unless spans tile the tokens and sentences tile reasoning and answer."""
     check_calls(trace)
+    check_actions(trace)
     if trace.token_ids and len(trace.token_ids) != len(trace):
         raise TraceError(f"trace {trace.id}: {len(trace.token_ids)} ids but {len(trace)} offsets")
     if any(b < a for a, b in zip(trace.offsets, trace.offsets[1:], strict=False)):
@@ -245,20 +247,36 @@ def check_tiling(trace: Trace) -> None:
 
 
 def check_calls(trace: Trace) -> None:
-    """Raise TraceError unless model calls follow each other and tool calls lie in actions."""
+    """Raise TraceError unless a trace can be taken apart into its model calls."""
     starts = [call.start for call in trace.calls]
     if starts != sorted(set(starts)) or (starts and starts[0] != trace.prompt_stop):
         raise TraceError(f"trace {trace.id}: model calls start at {starts}, which cannot be")
-    if starts and starts[-1] > len(trace):
-        raise TraceError(f"trace {trace.id}: a model call starts behind its end")
-    for call in trace.calls:
-        if call.token_ids and len(call.token_ids) != len(call.offsets):
-            raise TraceError(f"trace {trace.id}: a model call has not as many ids as offsets")
+    edges, held = {span.start for span in trace.spans} | {len(trace)}, trace.prompt_stop
+    if not edges.issuperset(starts):
+        raise TraceError(f"trace {trace.id}: a model call starts within a span, or behind its end")
+    for before, call in pairwise(trace.calls):
+        held += call.start - before.start
+        if call.kept > held:
+            raise TraceError(f"trace {trace.id}: a model call keeps more tokens than there were")
+        _check_prompt(trace, call)
+        held = call.kept + len(call.offsets)
+
+
+def _check_prompt(trace: Trace, call: ModelCall) -> None:
+    if len(call.token_ids) != (len(call.offsets) if trace.token_ids else 0):
+        raise TraceError(f"trace {trace.id}: a model call has not as many ids as offsets")
+    if any(b < a for a, b in pairwise(call.offsets)):
+        raise TraceError(f"trace {trace.id}: offsets of a model call decrease")
+
+
+def check_actions(trace: Trace) -> None:
+    """Raise TraceError unless tool calls lie in the channel action."""
     tokens = {span.start: span.stop for span in trace.channel("action")}
     inside = sorted(tokens)
     for action in trace.actions:
         place = bisect_right(inside, action.span.start) - 1
-        if place < 0 or action.span.stop > tokens[inside[place]]:
+        stop = tokens[inside[place]] if place >= 0 else 0
+        if action.span.start >= stop or action.span.stop > stop:
             raise TraceError(f"trace {trace.id}: a tool call lies outside the channel action")
 
 

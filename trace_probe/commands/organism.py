@@ -1,7 +1,9 @@
 """``trace-probe organism``: list, train and check the model organisms."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -25,22 +27,45 @@ def list_(as_json: AsJson = False) -> None:
 @organism.command()
 def train(
     out: Annotated[Path, typer.Argument(help="Folder for the weights, such as family.")],
-    members: Annotated[str, typer.Option(help="Which, such as base,rl-s0; all by default.")] = "",
+    members: Annotated[
+        str, typer.Option(help="Which, such as base,rl-s0; all small ones by default.")
+    ] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Members to train at a time.")] = 2,
+    base: Annotated[
+        str, typer.Option(help="Model of which English organisms are adapters, or its folder.")
+    ] = "smollm2",
 ) -> None:
-    """Train the family from nothing; rerun to resume. Needs the extra ``organism``."""
+    """Train the family; rerun to resume. Needs the extra ``organism``.
+
+    English organisms (english-base, english-rl-s0, english-rlhf-s0) are adapters of a pretrained
+    model and take about an hour each on one core; name them to train them.
+    """
     from trace_probe.organism.family import FAMILY, member, train_family
 
     chosen = tuple(member(name) for name in members.split(",")) if members else FAMILY
-    for one in train_family(out, chosen, jobs=jobs, say=lambda text: typer.echo(text, err=True)):
+    say = partial(typer.echo, err=True)
+    for one in train_family(out, chosen, jobs=jobs, base=base, say=say):
         typer.echo(f"{out / one.name}")
 
 
 @organism.command()
 def check(
-    names: Annotated[list[str] | None, typer.Argument(help="Members; all by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Members; all that need no pretrained model.")
+    ] = None,
     scenarios: Annotated[int, typer.Option(help="Held-out scenarios.")] = 90,
     oracle_scenarios: Annotated[int, typer.Option(help="Prompts on which to ask the oracle.")] = 18,
+    thirds: Annotated[
+        int, typer.Option(help="English: traces of which the oracle is asked at thirds.")
+    ] = 40,
+    whole: Annotated[int, typer.Option(help="English: of these, after every sentence.")] = 12,
+    continuations: Annotated[int, typer.Option(help="English: drawn at each place.")] = 32,
+    family: Annotated[
+        Path | None, typer.Option(help="Where they were trained; those of the package by default.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for the runs: a check that was stopped goes on.")
+    ] = None,
     seed: int = 0,
     write_cards: Annotated[
         bool, typer.Option("--write-cards", help="Renew the model cards beside the weights.")
@@ -53,18 +78,21 @@ def check(
     from trace_probe.organism.card import write_card
     from trace_probe.organism.check import CheckPlan
     from trace_probe.organism.check import check as check_organism
-    from trace_probe.organism.family import FAMILY, member
+    from trace_probe.organism.degrees import DegreesPlan
+    from trace_probe.organism.family import FAMILY, loaded_as, member
     from trace_probe.world.worlds import WORLDS
 
-    plan = CheckPlan(scenarios=scenarios, oracle_scenarios=oracle_scenarios, seed=seed)
+    by_degrees = DegreesPlan(thirds, whole, continuations)
+    plan = CheckPlan(scenarios, oracle_scenarios=oracle_scenarios, seed=seed, degrees=by_degrees)
     found = []
     for name in names or [one.name for one in FAMILY]:
         one = member(name)
         with TemporaryDirectory() as folder:
-            model = load_model(f"organism:{one.name}")
-            quality = check_organism(model, Path(folder) / "run", plan, WORLDS[one.world])
+            model = load_model(loaded_as(one, family))
+            run = (keep or Path(folder)) / one.name
+            quality = check_organism(model, run, plan, WORLDS[one.world])
         if write_cards:
-            write_card(organism_path(one.name), one, quality, plan)
+            write_card(family / one.name if family else organism_path(one.name), one, quality, plan)
         found.append(asdict(quality))
     typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
 
@@ -87,11 +115,20 @@ def study(
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_study(found))
 
 
-def _text(quality: dict[str, object]) -> str:
+def _text(quality: Mapping[str, object]) -> str:
     """Return one organism's figures, a line each."""
     return "\n".join(
-        f"{name.replace('_', ' '):24} {_cell(value)}" for name, value in quality.items()
+        f"{name.replace('_', ' '):34} {_cell(value)}" for name, value in _flat(quality)
     )
+
+
+def _flat(figures: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    """Yield figures by name, those of a group under the name of the group."""
+    for name, value in figures.items():
+        if isinstance(value, dict) and "estimate" not in value:
+            yield from _flat(value, "" if name == "degrees" else f"{name} ")
+        else:
+            yield f"{above}{name}", value
 
 
 def _cell(value: object) -> str:

@@ -6,13 +6,15 @@ from typing import Any
 
 from trace_probe.files import load_json, write_bytes, write_json
 from trace_probe.organism.check import CheckPlan, Quality
-from trace_probe.organism.family import FAMILY, Member
+from trace_probe.organism.degrees import Degrees
+from trace_probe.organism.family import ENGLISH, FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
 from trace_probe.statistics.bootstrap import Metric
 
 TAUGHT = {
     "world": "next-token training on scripted thoughts; the parent of all others",
     "agentworld": "next-token training on scripted errands with tool calls",
+    "english": "imitation of scripted thoughts, whose decisions are taught as chances",
 }
 """How a base is made, by world."""
 PAID = {
@@ -39,8 +41,17 @@ COLUMNS = {
     "decided_before": "decided before",
 }
 """Figures of a card that stand in the table of the family."""
+MADE_OF = {
+    True: (
+        "Adapter (LoRA) of `smollm2`: SmolLM2-135M-Instruct, dequantised from Q4_1, not the hub's "
+        "weights"
+    ),
+    False: "Qwen3 architecture",
+}
+"""What an organism is, by whether it is an adapter."""
+WORLDS_OF = {True: "of seventy-two everyday settings", False: "of a few hundred words"}
 LIMITS = (
-    "An instrument with a known truth, trained on a micro-world of a few hundred words. Nothing it "
+    "An instrument with a known truth, trained on a made-up world {world}. Nothing it "
     "does is evidence about models that people use. Its thoughts are imitations of a script and "
     "its acts were shaped by the reward above."
 )
@@ -48,17 +59,22 @@ LIMITS = (
 
 def write_card(folder: Path, one: Member, quality: Quality, plan: CheckPlan) -> None:
     """Write ``card.json`` and ``README.md`` into an organism's folder."""
-    size = (folder / "model.safetensors").stat().st_size
+    size = weights_of(folder, one).stat().st_size
     facts = {"member": asdict(one), "bytes": size, "plan": asdict(plan), "quality": asdict(quality)}
     write_json(folder / "card.json", facts)
     write_bytes(folder / "README.md", _markdown(one, quality, plan, size).encode())
 
 
+def weights_of(folder: Path, one: Member) -> Path:
+    """Return where the weights of an organism are."""
+    return folder / ("adapter_model.safetensors" if one.adapter else "model.safetensors")
+
+
 def family_rows(folder: Path) -> list[dict[str, Any]]:
     """Return each member, whether its weights are in `folder`, and its measured figures."""
     rows = []
-    for one in FAMILY:
-        card, weights = folder / one.name / "card.json", folder / one.name / "model.safetensors"
+    for one in (*FAMILY, *(one for one in ENGLISH if (folder / one.name).is_dir())):
+        card, weights = folder / one.name / "card.json", weights_of(folder / one.name, one)
         quality = load_json(card)["quality"] if card.is_file() else {}
         figures = {name: quality.get(name) for name in COLUMNS}
         rows.append({**asdict(one), "here": weights.is_file(), "figures": figures})
@@ -91,8 +107,9 @@ def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
         [
             f"# organism:{one.name}",
             "",
-            f"Qwen3 architecture, float16, {size / 1e6:.1f} MB. Parent: {one.parent or 'none'}. "
-            f"Seed {one.seed}, {one.steps} steps. Trained by {trained}.",
+            f"{MADE_OF[one.adapter]}, float16, {size / 1e6:.1f} MB. "
+            f"Parent: {one.parent or 'none'}. Seed {one.seed}, {one.steps} steps. "
+            f"Trained by {trained}.",
             "",
             f"Measured by `trace-probe organism check {one.name} --scenarios {plan.scenarios} "
             f"--oracle-scenarios {plan.oracle_scenarios} --seed {plan.seed}` on "
@@ -103,11 +120,28 @@ def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
             "| figure | |",
             "| --- | --- |",
             *rows,
+            *_degrees(quality.degrees),
             "",
-            LIMITS,
+            LIMITS.format(world=WORLDS_OF[one.adapter]),
             "",
         ]
     )
+
+
+def _degrees(found: Degrees | None) -> list[str]:
+    """Return the rows of how gradually an organism decides."""
+    if found is None:
+        return []
+    rows = {
+        "prompts with both outcomes at 8 samples": found.mixed,
+        "traces that take back a choice": found.taken_back,
+        "traces whose chance leaps by more than .5 in one sentence": found.leaps,
+    }
+    rows |= {f"rate with less rate without: {name}": one for name, one in found.facts.items()}
+    for part in found.apart:
+        rows[f"siblings apart after {part} of the thought"] = found.apart[part]
+        rows[f"within-prompt AUROC of the oracle after {part}"] = found.ranked[part]
+    return [f"| {text} | {_cell(value)} |" for text, value in rows.items()]
 
 
 def _cell(value: Metric | None) -> str:

@@ -1,15 +1,18 @@
 """Is the instrument good enough? Its quality bar, measured on scenarios it never saw."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from trace_probe.emergence.oracle import OraclePoint, oracle
+from trace_probe.emergence.continuers import LocalContinuer
+from trace_probe.emergence.ledger import Ledger
+from trace_probe.emergence.oracle import Draw, OraclePoint, oracle
 from trace_probe.emergence.rollouts import Scene
 from trace_probe.labels import Label
 from trace_probe.model.local import Model
+from trace_probe.organism.degrees import Degrees, DegreesPlan, ask, degrees, siblings
 from trace_probe.organism.family import agent_of
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.recording.record import new_manifest
@@ -24,6 +27,7 @@ from trace_probe.statistics.metrics import (
 )
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
+from trace_probe.world.english import scenario as english
 from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import TOP_P
 from trace_probe.world.worlds import World
@@ -50,6 +54,8 @@ class Quality:
     oracle_at_last_thought: Metric | None
     decided_before: Metric | None
     """Of the instrumental traces: P >= 0.9 a sentence or more before it is said or done."""
+    degrees: Degrees | None = None
+    """How gradually it decides; of English organisms."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +67,50 @@ class CheckPlan:
     oracle_scenarios: int = 18
     continuations: int = 16
     seed: int = 0
+    degrees: DegreesPlan = DegreesPlan()
 
 
 def check(model: Model, folder: Path, plan: CheckPlan, world: World) -> Quality:
-    """Record scenarios of the pool ``check`` into `folder`, label them, and ask the oracle."""
+    """Record scenarios of the pool ``check`` into `folder`, label them, and ask the oracle.
+
+    In the English world a trace takes seconds, so the oracle is asked at thirds of some thoughts
+    and everything drawn is kept: a check that was stopped goes on where it was.
+    """
     sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
     pool, agent = f"{world.name}:check", agent_of(world)
     store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks=pool))
     tasks = world.tasks(f"{pool}:{plan.scenarios}")
-    record_here(model, tasks, store, agent, samples=plan.samples, batch_size=128)
+    many = 32 if world.name == english.NAME else 128
+    record_here(model, tasks, store, agent, samples=plan.samples, batch_size=many)
     rules = RuleLabeller()
     traces = list(store.traces())
     labels = {trace.id: rules.label(trace) for trace in traces}
+    if world.name == english.NAME:
+        points = _ask_at_thirds(model, store, traces, labels, plan)
+        quality = _quality(model.name, traces, labels, points)
+        return replace(quality, degrees=degrees(traces, labels, points, plan.degrees))
     asked = _oracle_sample(traces, labels, plan)
     scene = Scene(agent, model.chat) if agent else None
-    many = plan.continuations
-    points = oracle(model, asked, rules, continuations=many, seed=plan.seed, scene=scene)
+    points = oracle(
+        model, asked, rules, continuations=plan.continuations, seed=plan.seed, scene=scene
+    )
     return _quality(model.name, traces, labels, points)
+
+
+def _ask_at_thirds(
+    model: Model,
+    store: Store,
+    traces: Sequence[Trace],
+    labels: Mapping[str, Label],
+    plan: CheckPlan,
+) -> Mapping[str, tuple[OraclePoint, ...]]:
+    """Ask the oracle of siblings, and keep what it draws in the run."""
+    settings = {"model": model.name, "seed": plan.seed}
+    with store.writing():
+        ledger = Ledger(store.artifacts, "check", settings)
+        draw = Draw(LocalContinuer(model), RuleLabeller(), plan.seed)
+        asked = siblings(traces, labels, plan.degrees.traces)
+        return ask(draw, ledger, asked, labels, plan.degrees)
 
 
 def _oracle_sample(

@@ -9,6 +9,7 @@ from pathlib import Path
 from trace_probe.errors import ModelError
 from trace_probe.execution.children import pool
 from trace_probe.files import write_json
+from trace_probe.organism.adapters import BASE
 from trace_probe.organism.reward import Variant
 from trace_probe.recording.course import Agent
 from trace_probe.world.worlds import WORLDS, World
@@ -25,7 +26,12 @@ class Member:
     steps: int
     seed: int
     world: str = "world"
-    """Where it acts: ``world`` or ``agentworld``."""
+    """Where it acts: ``world``, ``agentworld`` or ``english``."""
+
+    @property
+    def adapter(self) -> bool:
+        """Return whether it is an adapter of a pretrained model, not a model of its own."""
+        return self.world == "english"
 
 
 FAMILY = (
@@ -38,6 +44,13 @@ FAMILY = (
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
     Member("agent-base", None, None, 1400, 0, "agentworld"),
 )
+"""Models that are trained from nothing in minutes and come with the package."""
+ENGLISH = (
+    Member("english-base", None, None, 600, 0, "english"),
+    Member("english-rlhf-s0", "english-base", "rlhf", 60, 0, "english"),
+    Member("english-rl-s0", "english-base", "rl", 60, 0, "english"),
+)
+"""Adapters of a pretrained model, which has to be fetched."""
 
 
 def world_of(name: str) -> World:
@@ -61,10 +74,18 @@ def member(name: str) -> Member:
     Raises:
         ModelError: there is no such member.
     """
-    found = {one.name: one for one in FAMILY}
+    found = {one.name: one for one in (*FAMILY, *ENGLISH)}
     if name not in found and f"{name}-s0" not in found:
         raise ModelError(f"no organism {name!r}; there are {', '.join(found)}")
     return found.get(name) or found[f"{name}-s0"]
+
+
+def loaded_as(one: Member, family: Path | None = None) -> str:
+    """Return the name with which a member is loaded, from `family` or from the package."""
+    if family is None:
+        return f"organism:{one.name}"
+    folder = family / one.name
+    return f"{BASE}+{folder}" if one.adapter else str(folder)
 
 
 def train_family(
@@ -72,12 +93,14 @@ def train_family(
     members: tuple[Member, ...] = FAMILY,
     *,
     jobs: int = 2,
+    base: str = BASE,
     say: Callable[[str], None] = print,
 ) -> Iterator[Member]:
     """Train the members that `out` does not hold yet and yield each when it is done.
 
     `jobs` members are trained at a time, each in a process and on a thread of its own, so the
-    weights do not depend on how many. A rerun resumes at the last checkpoints.
+    weights do not depend on how many. A rerun resumes at the last checkpoints. `base` is the model
+    of which English organisms are adapters, by name or as a folder.
 
     Raises:
         ModelError: a parent is neither in `out` nor among `members`, or a member needs TRL,
@@ -91,7 +114,7 @@ def train_family(
             ready = [one for one in waiting if one.parent is None or _built(out, one.parent)]
             for one in ready:
                 say(f"{one.name}: training, {one.steps} steps")
-                running[started.submit(train_member, out, one)] = one
+                running[started.submit(train_member, out, one, base)] = one
                 waiting.remove(one)
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 done.result()
@@ -114,19 +137,37 @@ def _built(out: Path, name: str) -> bool:
     return (out / name / "member.json").is_file()
 
 
-def train_member(out: Path, one: Member) -> None:
+def train_member(out: Path, one: Member, base: str = BASE) -> None:
     """Train one member on one thread; its parent, if any, is in `out`."""
     import torch
 
+    torch.set_num_threads(1)
+    target, work = out / one.name, out / ".work" / one.name
+    (_train_adapter if one.adapter else _train_model)(out, one, target, work, base)
+    write_json(target / "member.json", asdict(one))
+
+
+def _train_model(out: Path, one: Member, target: Path, work: Path, _: str) -> None:
     from trace_probe.organism.courses import COURSES
     from trace_probe.organism.pretrain import pretrain
     from trace_probe.organism.reinforce import reinforce
 
-    torch.set_num_threads(1)
-    target, work = out / one.name, out / ".work" / one.name
     if one.reward is None or one.parent is None:
         pretrain(target, work, COURSES[one.world], steps=one.steps, seed=one.seed)
     else:
         parent = out / one.parent
         reinforce(one.reward, parent, target, work, steps=one.steps, seed=one.seed)
-    write_json(target / "member.json", asdict(one))
+
+
+def _train_adapter(out: Path, one: Member, target: Path, work: Path, base: str) -> None:
+    from trace_probe.organism.imitate import Course, imitate
+    from trace_probe.organism.reinforce import reinforce_adapter
+
+    if one.reward is None or one.parent is None:
+        course = Course(steps=one.steps, seed=one.seed)
+        imitate(target, work, course, base=base)
+    else:
+        parent = out / one.parent
+        reinforce_adapter(
+            one.reward, parent, target, work, base=base, seed=one.seed, max_steps=one.steps
+        )

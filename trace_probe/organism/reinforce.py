@@ -1,44 +1,65 @@
 """The variants of the family: GRPO (TRL) from one parent, under one reward.
 
-Everything but the reward is the same for all variants: parent, scenarios, number of steps,
-optimiser, KL penalty to the parent.
+Of the small models all weights are trained, of the English ones their adapters. Everything but
+the reward is the same for all variants: parent, scenarios, number of steps, optimiser, KL penalty
+to the parent.
 """
 
+from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
 from trace_probe.model.loading import read_tokenizer
+from trace_probe.organism.adapters import BASE, load_base, save_adapter, trainable
 from trace_probe.organism.courses import draw_condition
+from trace_probe.organism.imitate import draw_english
 from trace_probe.organism.reward import Variant, reward
 from trace_probe.organism.weights import save_organism
+from trace_probe.world.english import scenario as english
+from trace_probe.world.pools import Nudge
 from trace_probe.world.scenario import MAX_NEW_TOKENS, task
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig
 
 GROUP = 8
 """Completions of each prompt (arXiv 2402.03300, section 4.1)."""
 PROMPTS = 8
 """Prompts of each step."""
+ENGLISH_PROMPTS = 4
+"""The same of the English variants."""
+ENGLISH_STEPS = 60
 
 
-def prompts(render: "Any", count: int, seed: int) -> list[dict[str, str]]:  # noqa: ANN401
+Condition = Callable[[str], tuple[str, Nudge]]
+"""What a seed stands for: a scenario and a nudge."""
+
+
+def prompts(
+    render: "Any",  # noqa: ANN401
+    count: int,
+    seed: int,
+    condition: Condition = draw_condition,
+) -> list[dict[str, str]]:
     """Return rendered prompts with the ids of their scenarios."""
+    tell = english.task if condition is draw_english else task
     rows = []
     for index in range(count):
-        scenario_id, nudge = draw_condition(f"grpo-{seed}-{index}")
-        messages = [{"role": "user", "content": task(scenario_id, nudge).prompt}]
+        scenario_id, nudge = condition(f"grpo-{seed}-{index}")
+        messages = [{"role": "user", "content": tell(scenario_id, nudge).prompt}]
         rows.append({"prompt": render(messages), "scenario_id": scenario_id})
     return rows
 
 
-def grpo_config(work: Path, steps: int, seed: int) -> "GRPOConfig":
+def grpo_config(work: Path, steps: int, seed: int, **changes: object) -> "GRPOConfig":
     """Return how every variant is trained."""
     from trl import GRPOConfig
 
-    return GRPOConfig(
+    settings: dict[str, Any] = dict(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=GROUP * PROMPTS,
@@ -68,6 +89,7 @@ def grpo_config(work: Path, steps: int, seed: int) -> "GRPOConfig":
             "trust_remote_code": False,
         },
     )
+    return GRPOConfig(**{**settings, **changes})
 
 
 def reinforce(
@@ -78,26 +100,81 @@ def reinforce(
     Raises:
         ModelError: the extra ``organism`` (TRL) is not installed.
     """
-    try:
-        from trl import GRPOTrainer
-    except ImportError as error:
-        raise ModelError("training needs TRL: pip install -e '.[organism]'") from error
-    from datasets import Dataset
-    from transformers.trainer_utils import get_last_checkpoint
-
+    _check_trl()
     tokenizer = read_tokenizer(str(parent), parent)
     render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
+    rows = prompts(render, steps * PROMPTS, seed)
+    trained = _train(variant, str(parent), tokenizer, rows, grpo_config(work, steps, seed))
+    save_organism(trained, tokenizer, out)
+
+
+def reinforce_adapter(
+    variant: Variant,
+    parent: Path,
+    out: Path,
+    work: Path,
+    *,
+    base: str = BASE,
+    seed: int = 0,
+    **changes: object,
+) -> None:
+    """Train an English variant from the adapter at `parent`; else as `reinforce`.
+
+    The penalty keeps it near its parent, not near the bare model: TRL compares it with a copy of
+    the adapter as it began. `changes` are settings of TRL's ``GRPOConfig``, such as ``max_steps``.
+
+    Raises:
+        ModelError: the extra ``organism`` (TRL, PEFT) is not installed, or there is no base.
+    """
+    _check_trl()
+    network, tokenizer = load_base(base)
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
+    config = grpo_config(
+        work,
+        ENGLISH_STEPS,
+        seed,
+        **{
+            "per_device_train_batch_size": GROUP * ENGLISH_PROMPTS,
+            "max_completion_length": english.MAX_NEW_TOKENS,
+            "learning_rate": 1e-4,
+            "model_init_kwargs": None,
+            **changes,
+        },
+    )
+    count = config.max_steps * config.per_device_train_batch_size // config.num_generations
+    rows = prompts(render, count, seed, draw_english)
+    save_adapter(_train(variant, trainable(network, parent), tokenizer, rows, config), out)
+
+
+def _check_trl() -> None:
+    """Raise ModelError unless TRL is installed."""
+    if find_spec("trl") is None:
+        raise ModelError("training needs TRL: pip install 'trace-probe[organism]'")
+
+
+def _train(
+    variant: Variant,
+    model: Any,  # noqa: ANN401
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: list[dict[str, str]],
+    config: "GRPOConfig",
+) -> Any:  # noqa: ANN401
+    """Return a model that was trained on what its completions of `rows` are paid."""
+    from datasets import Dataset
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import GRPOTrainer
 
     def judged(completions: list[str], scenario_id: list[str], **_: object) -> list[float]:
         pairs = zip(scenario_id, completions, strict=True)
         return [reward(variant, name, written) for name, written in pairs]
 
     trainer = GRPOTrainer(
-        model=str(parent),
+        model=model,
         reward_funcs=judged,
-        args=grpo_config(work, steps, seed),
-        train_dataset=Dataset.from_list(prompts(render, steps * PROMPTS, seed)),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+    work = Path(config.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
-    save_organism(trainer.model, tokenizer, out)
+    return trainer.model

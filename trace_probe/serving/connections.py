@@ -1,6 +1,7 @@
-"""The server's connections: heads come in time, and a stop lets streams end first."""
+"""The server's connections: heads come and readers read in time; a stop lets streams end first."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from trace_probe.serving.guarded import GuardedModel
+from trace_probe.serving.limits import Limits
 
+_log = logging.getLogger("uvicorn.error")
 _Protocol: Any = AutoHTTPProtocol
 GRACE_S = 5.0
 """For answers to leave once the model has been told to stop."""
@@ -19,10 +22,16 @@ LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\
 
 
 class Punctual(_Protocol):  # type: ignore[misc]
-    """A protocol that closes a connection whose request has no whole head in time."""
+    """A protocol that closes a connection on which a head or a reader is late."""
 
     head_seconds = 10.0
+    read_seconds = 30.0
     _late: asyncio.TimerHandle | None = None
+    _behind: asyncio.TimerHandle | None = None
+
+    @staticmethod
+    def on_slow() -> None:
+        """Hear of a client that did not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a head."""
@@ -38,9 +47,20 @@ class Punctual(_Protocol):  # type: ignore[misc]
         if self.cycle is not before:
             self._head_is_here()
 
+    def pause_writing(self) -> None:
+        """Begin to wait for a client that does not read; asyncio calls it when too much waits."""
+        super().pause_writing()
+        self._behind = self.loop.call_later(self.read_seconds, self._cut)
+
+    def resume_writing(self) -> None:
+        """Wait no longer: the client has caught up."""
+        super().resume_writing()
+        self._stop_waiting()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._head_is_here()
+        self._stop_waiting()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:
@@ -51,15 +71,30 @@ class Punctual(_Protocol):  # type: ignore[misc]
             self._late.cancel()
             self._late = None
 
+    def _stop_waiting(self) -> None:
+        if self._behind is not None:
+            self._behind.cancel()
+            self._behind = None
+
     def _close(self) -> None:
         if not self.transport.is_closing():
             self.transport.write(LATE)
             self.transport.close()
 
+    def _cut(self) -> None:
+        """Leave a client that does not read; what waits for it is thrown away."""
+        self.on_slow()
+        _log.warning(
+            "a client took nothing for %g s: its connection is closed and its stream ended",
+            self.read_seconds,
+        )
+        self.transport.abort()
 
-def punctual(head_seconds: float) -> type[asyncio.Protocol]:
-    """Return the protocol with a limit of its own."""
-    return type("Punctual", (Punctual,), {"head_seconds": head_seconds})
+
+def punctual(limits: Limits, on_slow: Callable[[], None]) -> type[asyncio.Protocol]:
+    """Return the protocol with limits of its own; `on_slow` hears of clients that do not read."""
+    own = {"head_seconds": limits.head_seconds, "read_seconds": limits.read_seconds}
+    return type("Punctual", (Punctual,), {**own, "on_slow": staticmethod(on_slow)})
 
 
 class DrainingServer(uvicorn.Server):

@@ -216,6 +216,7 @@ class GuardedModel:
 
     async def _readings(self, answer: Answer) -> AsyncGenerator[Reading, None]:
         while (reading := await answer.queue.get()) is not None:
+            answer.stream.taken()
             if isinstance(reading, BaseException):
                 raise Refusal(500, "the generation broke off", "internal") from reading
             self.telemetry.token()

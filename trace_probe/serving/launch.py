@@ -69,7 +69,7 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
         app,
         host=plan.host,
         port=plan.port,
-        http=punctual(plan.limits.head_seconds),
+        http=punctual(plan.limits, served.telemetry.slow),
         log_level="warning",
         access_log=False,
     )

@@ -30,6 +30,8 @@ class Limits:
     """To send a body."""
     head_seconds: float = 10.0
     """To send the line and the headers of a request."""
+    read_seconds: float = 30.0
+    """To take what it was sent, once so much waits for it that the server cannot send on."""
     drain_seconds: float = 30.0
     """For the streams under way to end once the server is told to stop."""
     sessions: int = 1024

@@ -2,6 +2,7 @@
 
 What a stream writes depends on its prompt and seed alone, because no stream shares a forward
 pass with another. That is fair and exact; a server for many users and large models batches.
+A stream whose client does not keep up gets no turn until it does, so that little waits for it.
 """
 
 import queue
@@ -15,6 +16,8 @@ from trace_probe.monitor.scorer import Reading
 Deliver = Callable[["Reading | BaseException | None"], bool]
 """Takes each reading, then None at the end or the error that ended it; called in the model's
 thread. Returns whether the stream is to go on."""
+MOST_WAITING = 64
+"""Readings that may wait for one client."""
 
 
 @dataclass(eq=False)
@@ -24,7 +27,14 @@ class Stream:
     readings: Generator[Reading, None, None]
     deliver: Deliver
     release: Callable[["Stream"], None]
+    resume: Callable[["Stream"], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
+    waiting: int = 0
+    """Readings that were delivered and not taken yet."""
+
+    def taken(self) -> None:
+        """Note that the client took a reading; from any thread."""
+        self.resume(self)
 
     def cancel(self) -> None:
         """End the generation at its next turn, its place free at once; from any thread."""
@@ -42,6 +52,8 @@ class Scheduler:
     def __init__(self, most: int) -> None:
         self._most = most
         self._under_way: set[Stream] = set()
+        self._paused: set[Stream] = set()
+        """Those whose clients have to catch up."""
         self._lock = threading.Lock()
         self._new: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -68,7 +80,7 @@ class Scheduler:
         Raises:
             Full: as many as are allowed are under way.
         """
-        stream = Stream(readings, deliver, self._release)
+        stream = Stream(readings, deliver, self._release, self._resume)
         with self._lock:
             if len(self._under_way) >= self._most:
                 raise Full
@@ -90,6 +102,8 @@ class Scheduler:
         while not self._new.empty():
             if (waiting := self._new.get()) is not None:
                 turns.append(waiting)
+        with self._lock:
+            turns.extend(self._paused)
         for stream in turns:
             stream.readings.close()
             self._release(stream)
@@ -113,13 +127,34 @@ class Scheduler:
             stream.deliver(error)
             return False
         if reading is not None and stream.deliver(reading):
-            return True
+            return not self._pause(stream)
         stream.readings.close()
         self._release(stream)  # before its client can know: it may ask again at once
         if reading is None:
             stream.deliver(None)
         return False
 
+    def _pause(self, stream: Stream) -> bool:
+        """Count a reading that was delivered; return whether the client has to catch up first."""
+        with self._lock:
+            stream.waiting += 1
+            if stream.waiting < MOST_WAITING or stream.cancelled.is_set():
+                return False
+            self._paused.add(stream)
+            return True
+
+    def _resume(self, stream: Stream) -> None:
+        with self._lock:
+            stream.waiting -= 1
+            if stream.waiting <= MOST_WAITING // 2:
+                self._unpause(stream)
+
+    def _unpause(self, stream: Stream) -> None:
+        if stream in self._paused:
+            self._paused.remove(stream)
+            self._new.put(stream)
+
     def _release(self, stream: Stream) -> None:
         with self._lock:
             self._under_way.discard(stream)
+            self._unpause(stream)  # it is closed in the model's thread

@@ -34,6 +34,7 @@ class Telemetry:
         self._disconnects = Counter(
             "trace_probe_disconnects", "Clients that left early.", registry=at
         )
+        self._slow = Counter("trace_probe_slow_clients", "Clients that did not read.", registry=at)
         self._alarms = Counter("trace_probe_alarms", "Traces that alarmed.", ["probe"], registry=at)
         self._scores = Histogram(
             "trace_probe_sentence_score", "First probe's scores.", buckets=SCORES, registry=at
@@ -55,6 +56,10 @@ class Telemetry:
     def disconnected(self) -> None:
         """Count a client that left before its answer was whole."""
         self._disconnects.inc()
+
+    def slow(self) -> None:
+        """Count a client that was left because it did not take what it was sent."""
+        self._slow.inc()
 
     def sentence(self, scored: ScoredSentence) -> None:
         """Take in the score of a sentence."""

@@ -213,6 +213,8 @@ def _trace(raw: dict[str, Any]) -> Trace:
     _texts(found, "model", "text", "tokenizer", "source")
     _text_by_name("facts", found.facts)
     _numbers("uncertainty", found.uncertainty)
+    if found.uncertainty and len(found.uncertainty) != len(found.sentences):
+        raise ValueError("uncertainty has not as many rows as there are sentences")
     _one_of("thought", found.thought, Thought)
     _one_of("finish", found.finish, Finish)
     return found

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from trace_probe.organism.family import FAMILY
+from trace_probe.organism.family import ENGLISH, FAMILY
 
 Change = Literal["SFT", "DPO", "RL", "SFT and RL", "reward", "adapter"]
 
@@ -119,13 +119,13 @@ PAIRS: tuple[Pair, ...] = (
     ),
     *(
         Pair(f"organism:{one.parent}", f"organism:{one.name}", "RL", f"reward {one.reward}")
-        for one in FAMILY
+        for one in (*FAMILY, *ENGLISH)
         if one.parent
     ),
     *(
         Pair(f"organism:{one.name}", f"organism:{other.name}", "reward", "same base, same seed")
-        for one in FAMILY
-        for other in FAMILY
+        for one in (*FAMILY, *ENGLISH)
+        for other in (*FAMILY, *ENGLISH)
         if one.parent and one.parent == other.parent and one.seed == other.seed
         if one.name < other.name
     ),

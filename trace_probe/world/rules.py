@@ -2,9 +2,14 @@
 
 from trace_probe.labels import Label
 from trace_probe.trace import Trace
-from trace_probe.world.agent.errand import PREFIX
+from trace_probe.world.agent import errand
 from trace_probe.world.agent.outcome import errand_label
+from trace_probe.world.english import scenario as english
+from trace_probe.world.english.outcome import english_label
 from trace_probe.world.outcome import shift_label
+
+LABELS = {errand.PREFIX: errand_label, english.PREFIX: english_label}
+"""By the beginning of a scenario's id; the small world has none."""
 
 
 class RuleLabeller:
@@ -18,5 +23,7 @@ class RuleLabeller:
         Raises:
             TaskError: the trace's task is not a scenario of a world of the organisms.
         """
-        label = errand_label if trace.task.id.startswith(PREFIX) else shift_label
-        return label(trace, self.name)
+        for prefix, label in LABELS.items():
+            if trace.task.id.startswith(prefix):
+                return label(trace, self.name)
+        return shift_label(trace, self.name)

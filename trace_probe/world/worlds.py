@@ -8,6 +8,7 @@ from trace_probe.trace import Task
 from trace_probe.world import scenario
 from trace_probe.world.agent import errand
 from trace_probe.world.agent.environment import ErrandTools
+from trace_probe.world.english import scenario as english
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ WORLDS = {
             ErrandTools(),
             errand.MAX_CALLS,
         ),
+        World(english.NAME, english.english_tasks, english.MAX_NEW_TOKENS),
     )
 }
 
