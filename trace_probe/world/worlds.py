@@ -20,6 +20,8 @@ class World:
     tasks: Callable[[str], tuple[Task, ...]]
     max_new_tokens: int
     """Room for one model call."""
+    batch: int = 128
+    """Traces that an organism writes at a time."""
     environment: Environment | None = None
     """Of agents; None where a task is done in one call."""
     max_calls: int = 1
@@ -36,7 +38,7 @@ WORLDS = {
             ErrandTools(),
             errand.MAX_CALLS,
         ),
-        World(english.NAME, english.english_tasks, english.MAX_NEW_TOKENS),
+        World(english.NAME, english.english_tasks, english.MAX_NEW_TOKENS, batch=32),
     )
 }
 
