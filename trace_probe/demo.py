@@ -25,6 +25,10 @@ from trace_probe.world.scenario import TOP_P
 from trace_probe.world.worlds import World
 
 Say = Callable[[str], None]
+AFTER_RECORDING = {2: 0.65, 3: 0.64, 4: 0.36}
+"""Time from each step to the end, as a part of the time that recording took (`demo --small`)."""
+RESUMED_S = 5.0
+"""Recording that takes less than this found its traces there and tells nothing of the machine."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,16 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
     """
     began = time.monotonic()
     model = load_model(plan.organism)
+    loaded = time.monotonic()
     store = _record(plan, model, say)
-    say("step 2 of 4, label: outcome, first sentence that says it, first action")
+    recorded = time.monotonic() - loaded
+    say(_step(2, recorded, "label: outcome, first sentence that says it, first action"))
     labeller = RuleLabeller()
     label_run(store, labeller, progress=False)
-    say("step 3 of 4, train: probe on training tasks, threshold on benign ones")
+    say(_step(3, recorded, "train: probe on training tasks, threshold on benign ones"))
     saved = train(store, name=plan.probe.name, target_rate=plan.rate, seed=plan.seed, progress=say)
     save_probe(plan.probe, saved)
-    say("step 4 of 4, evaluate: tasks that neither probe nor threshold has seen, beside every baseline")
+    say(_step(4, recorded, "evaluate: on tasks not seen so far, beside every baseline"))
     report, scores = evaluate_probe(store, saved, seed=plan.seed)
     keep(store, report, scores)
     return DemoReport(
@@ -128,6 +134,13 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
         report=report,
         seconds=time.monotonic() - began,
     )
+
+
+def _step(number: int, recorded_s: float, what: str) -> str:
+    """Return what is said at the start of a step; how long is left is told from the first one."""
+    left = AFTER_RECORDING[number] * recorded_s / 60
+    about = f", about {max(round(left), 1)} min left" if recorded_s > RESUMED_S else ""
+    return f"step {number} of 4, {what}{about}"
 
 
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
