@@ -21,7 +21,7 @@ from trace_probe.errors import ModelError
 from trace_probe.organism.adapters import TEMPLATE, load_base, new_adapter
 from trace_probe.organism.blocks import loss_of, predicted
 from trace_probe.organism.family import loaded_as, member, train_member
-from trace_probe.organism.imitate import Course, imitate, rate_at, row
+from trace_probe.organism.imitate import Course, imitate, rate_at, rows
 from trace_probe.organism.packing import CLOSING, WEIGHTS, Packer, Row
 from trace_probe.organism.reward import ASKED, LEADS, reward
 from trace_probe.organism.schooling import examine
@@ -74,7 +74,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SHORT = Course(steps=4, thoughts=2, drilled=0.5, mixed=0.5, rank=2, save_every=0.0)
+SHORT = Course(steps=4, rows=1, thoughts=2, drilled=0.5, mixed=0.5, rank=2, save_every=0.0)
 
 
 def example(branches: int = 0) -> tuple[Scenario, list[Script], int]:
@@ -184,7 +184,7 @@ def test_a_step_lowers_the_loss_of_its_row(base: Path) -> None:
     adapted = new_adapter(network, 4, 0)
     learned = [p for p in adapted.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=3e-2)
-    taught, losses = row(Packer(tokenizer), SHORT, 3), []
+    taught, losses = rows(Packer(tokenizer), SHORT, 3)[0], []
     for _ in range(8):
         loss = loss_of(adapted, taught)
         loss.backward()  # type: ignore[no-untyped-call]
