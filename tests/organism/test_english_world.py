@@ -400,7 +400,7 @@ def test_the_example_of_the_documents_is_read_as_a_trace_of_this_world() -> None
     )
     thought, answer = written.split(" `</think>` ")
     hotel = settings()["deceptive-behavior"][0]
-    levels = ("half", "all", "third")
+    levels: tuple[phrases.Level, ...] = ("half", "all", "third")
     world = Scenario("", "", "none", hotel, "Dana", levels, ("at nine", "at noon"), ("at noon",))
     events = [read_sentence(world, sentence) for sentence in split_thought(thought)]
     assert Event("other") not in events

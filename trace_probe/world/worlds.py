@@ -20,11 +20,11 @@ class World:
     tasks: Callable[[str], tuple[Task, ...]]
     max_new_tokens: int
     """Room for one model call."""
-    batch: int = 128
-    """Traces that an organism writes at a time."""
     environment: Environment | None = None
     """Of agents; None where a task is done in one call."""
     max_calls: int = 1
+    batch: int = 128
+    """Traces that an organism writes at a time."""
 
 
 WORLDS = {
