@@ -80,8 +80,8 @@ def train(
 
     chosen, store = integers(layers), Store(run)
     if not force:
-        asked = {"target": target, "target_false_alarm_rate": rate, "promise": promise}
-        check_overwrites(probe, model=store.manifest.model, rows=rows, **asked)
+        model, asked = store.manifest.model, {"target": target, "rows": rows, "promise": promise}
+        check_overwrites(probe, {**asked, "model": model, "target_false_alarm_rate": rate})
     saved = train_probe(
         store,
         name=probe.name,
@@ -100,7 +100,7 @@ def train(
         progress=say,
     )
     if not force:
-        check_overwrites(probe, saved)
+        check_overwrites(probe, {}, saved)
     save_probe(probe, saved)
     card = saved.card
     text = (

@@ -3,7 +3,7 @@
 A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -262,10 +262,12 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
 
 
-def check_overwrites(path: Path | str, saved: SavedProbe | None = None, **known: object) -> None:
+def check_overwrites(
+    path: Path | str, known: Mapping[str, object], saved: SavedProbe | None = None
+) -> None:
     """Refuse to put a probe where another one lies; the same one may be written again.
 
-    Before training, some fields of its card are `known`; afterwards all of it is.
+    Before training, some fields of its card are `known`; afterwards it is `saved`.
 
     Raises:
         ProbeError: there is a probe of another card or of other weights.
@@ -278,7 +280,8 @@ def check_overwrites(path: Path | str, saved: SavedProbe | None = None, **known:
     if saved is not None:
         ours, theirs = saved.probe.to_tensors(), there.probe.to_tensors()
         same = same and replace(there.card, version=saved.card.version) == saved.card
-        same = same and all(np.array_equal(ours[name], theirs.get(name)) for name in ours)
+        same = same and ours.keys() == theirs.keys()
+        same = same and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     if not same:
         raise ProbeError(
             f"{folder} holds another probe, {there.card.name} of {there.card.model}: choose "
