@@ -107,7 +107,7 @@ def test_a_folder_without_the_files_says_how_to_get_them(tmp_path: Path) -> None
 
 
 def test_nothing_at_the_source_says_what_to_name(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="name a folder"):
+    with pytest.raises(TaskError, match="tasks .*nowhere --download"):
         tasks_from(tmp_path / "nowhere")
 
 
