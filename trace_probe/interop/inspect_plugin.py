@@ -5,14 +5,15 @@ imported here. Without a probe, by `TRACE_PROBE_PROBE` or an argument, nothing o
 """
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from inspect_ai.hooks import Hooks, hooks
 from inspect_ai.model import modelapi
 from inspect_ai.scorer import Score, mean, scorer
 
 if TYPE_CHECKING:
-    from inspect_ai.hooks import BeforeModelGenerate, SampleEnd, SampleEvent, SampleScoring
+    from inspect_ai.hooks import BeforeModelGenerate, SampleEvent, SampleScoring
     from inspect_ai.model import ModelAPI
     from inspect_ai.scorer import Scorer, Target
     from inspect_ai.solver import TaskState
@@ -60,12 +61,13 @@ def probe(probe: str | None = None, model: str | None = None, role: str = "") ->
     return score
 
 
-@hooks(name="alarms", description="Writes a probe's alarms into the transcript of each sample.")  # type: ignore[untyped-decorator]
+@hooks(name="alarms", description="Writes a probe's alarms into the transcript of each sample.")
 class Alarms(Hooks):  # type: ignore[misc]
     """Watches the samples of this process while a probe is named."""
 
     def __init__(self) -> None:
-        self._samples: dict[str, Watch] = {}
+        self._samples: WeakKeyDictionary[Any, Watch] = WeakKeyDictionary()
+        """By transcript: the ids of samples that hooks are given are not the same everywhere."""
 
     def enabled(self) -> bool:
         """Return whether a probe is named, or a model of ours watches itself."""
@@ -73,32 +75,30 @@ class Alarms(Hooks):  # type: ignore[misc]
 
         return bool(os.environ.get(PROBE) or WATCHING)
 
-    def _watch(self, sample: str) -> "Watch":
+    def _watch(self) -> "Watch":
+        from inspect_ai.log import transcript
+
         from trace_probe.interop.inspect_watch import Watch
 
-        return self._samples.setdefault(sample, Watch())
+        return self._samples.setdefault(transcript(), Watch())
 
     async def on_sample_event(self, data: "SampleEvent") -> None:
         """Look at a model call once it is over."""
         if data.event.event == "model":
-            await self._watch(data.sample_id).look()
+            await self._watch().look()
 
     async def on_before_model_generate(self, data: "BeforeModelGenerate") -> None:
         """Look at all calls before the next one begins, and end the sample if that is the policy.
 
         Events come through a queue, so the last one may not have been looked at.
         """
-        if data.sample_id:
-            watch = self._watch(data.sample_id)
+        if data.sample_id:  # else a model is asked outside of any sample
+            watch = self._watch()
             await watch.look()
             watch.check()
 
-    async def on_sample_scoring(self, data: "SampleScoring") -> None:
+    async def on_sample_scoring(self, data: "SampleScoring") -> None:  # noqa: ARG002 - as Inspect has it
         """Leave the models of scorers alone."""
-        watch = self._watch(data.sample_id)
+        watch = self._watch()
         await watch.look()
         watch.scoring = True
-
-    async def on_sample_end(self, data: "SampleEnd") -> None:
-        """Forget a sample."""
-        self._samples.pop(data.sample_id, None)

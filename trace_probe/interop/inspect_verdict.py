@@ -52,7 +52,7 @@ def loaded(name: str, **how: str) -> "Model":
     """Return a model, the same one whenever it is asked for."""
     from trace_probe.model.local import load_model
 
-    return load_model(name, **how)  # type: ignore[arg-type]
+    return load_model(name, **how)
 
 
 class Seen(NamedTuple):
@@ -99,7 +99,7 @@ class Verdict:
         """Return the highest smoothed score; the threshold where an alarm has no score."""
         known = [one.statistic for one in self.sentences if one.statistic is not None]
         blind = any(one.alarm and one.statistic is None for one in self.sentences)
-        return max([*known, *([self.detector["threshold"] or 0.0] if blind else ())])
+        return max([*known, *([float(self.detector["threshold"] or 0.0)] if blind else ())])
 
 
 def told(detector: Detector) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def score_of(verdict: Verdict, messages: Sequence["ChatMessage"]) -> "Score":
     for name, alarm in verdict.alarms.items():
         cite = f"[M{places[name]}]" if name in places else "(rolled back)"
         value = "unreadable" if alarm.statistic is None else f"{alarm.statistic:.2f}"
-        lines.append(f"{cite} alarm, {value}: {snippet(alarm.text, 300)}")
+        lines.append(f"{cite} alarm, {value}: `{snippet(alarm.text, 300).replace('`', "'")}`")
         if name in places:
             references.append(Reference(type="message", cite=cite, id=name).model_dump())
     return Score(

@@ -5,7 +5,7 @@ Needs the extra ``inspect``.
 
 import os
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.interop.inspect_verdict import Judged, Reader, Seen, Verdict, judge
@@ -15,6 +15,7 @@ PROBE = "TRACE_PROBE_PROBE"
 POLICY = "TRACE_PROBE_POLICY"
 """The environment variable that says what an alarm leads to."""
 Policy = Literal["annotate", "stop"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 SOURCE = "trace_probe"
 WATCHING: set[str] = set()
 """Models of our provider in this process that a probe watches."""
@@ -27,8 +28,9 @@ def policy_of(given: str | None = None) -> Policy:
         TraceProbeError: it is not known.
     """
     named = given or os.environ.get(POLICY) or "annotate"
-    if named == "annotate" or named == "stop":
-        return named
+    for known in POLICIES:
+        if named == known:
+            return known
     raise TraceProbeError(f"no policy {named!r}: set {POLICY} to annotate or stop")
 
 
