@@ -155,7 +155,7 @@ def test_an_interruption_between_two_calls_loses_none_of_them(
             raise KeyboardInterrupt
         return complete(of, prompts, seeds, sampling)
 
-    complete = agents.complete
+    complete: Any = vars(agents)["complete"]
     monkeypatch.setattr(agents, "complete", stops)
     with pytest.raises(KeyboardInterrupt):
         recorded(model, tmp_path / "run")

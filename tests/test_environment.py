@@ -1,5 +1,8 @@
 """What a tool answers, and what it does wrong, is told to the model."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from trace_probe.environment import Environment, State, Tool, carry_out
@@ -15,7 +18,7 @@ class Till:
     def start(self, task: Task) -> State:  # noqa: ARG002
         return {"sum": 0}
 
-    def call(self, name: str, arguments: dict[str, int], state: State) -> str:
+    def call(self, name: str, arguments: Mapping[str, Any], state: State) -> str:
         if name == "break":
             raise OSError("the till is stuck")
         state["sum"] += arguments["amount"]

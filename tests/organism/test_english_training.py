@@ -1,7 +1,10 @@
 """The English organisms are adapters: taught in packed rows, resumed exactly, paid by the world."""
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,13 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from trace_probe.commands.main import app
 from trace_probe.errors import ModelError
 from trace_probe.organism.adapters import TEMPLATE, load_base, new_adapter
 from trace_probe.organism.blocks import loss_of, predicted
-from trace_probe.organism.family import member, train_member
+from trace_probe.organism.family import loaded_as, member, train_member
 from trace_probe.organism.imitate import Course, imitate, rate_at, row
 from trace_probe.organism.packing import CLOSING, WEIGHTS, Packer, Row
 from trace_probe.organism.reward import ASKED, LEADS, reward
@@ -214,7 +219,7 @@ def test_an_adapter_is_small_in_half_precision_and_carries_its_template(
 
     one = member("english-base")
     assert one.adapter
-    train_member(tmp_path, one.__class__(one.name, None, None, 1, 0, "english"), str(base))
+    train_member(tmp_path, replace(one, steps=1), str(base))
     folder = tmp_path / "english-base"
     tensors = load_file(folder / "adapter_model.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.float16}
@@ -299,3 +304,27 @@ def test_a_fact_moves_what_is_taught() -> None:
     ]
     assert low < 0.01
     assert high > 0.99
+
+
+def test_a_trained_adapter_is_loaded_by_name_checked_and_given_a_card(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "cache" / "trace_probe" / "models"
+    shutil.copytree(base, models / "smollm2")
+    (models / "smollm2" / "converted.json").write_text("{}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    family = tmp_path / "family"
+    one = member("english-base")
+    train_member(family, replace(one, steps=1))
+    assert loaded_as(one) == "organism:english-base"
+    assert loaded_as(one, family) == f"smollm2+{family / 'english-base'}"
+    words = ["organism", "check", "english-base", "--family", str(family), "--write-cards"]
+    words += ["--scenarios", "2", "--keep", str(tmp_path / "runs")]
+    for _ in range(2):  # the second time everything is there
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert re.search(r"^traces +16$", done.output, re.M)
+    card = (family / "english-base" / "README.md").read_text()
+    assert "SmolLM2-135M-Instruct, dequantised from Q4_1, not the hub's weights" in card
+    assert "| rate with less rate without: unwatched |" in card
+    assert "seventy-two everyday settings" in card
