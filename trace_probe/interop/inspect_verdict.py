@@ -99,7 +99,8 @@ class Verdict:
         """Return the highest smoothed score; the threshold where an alarm has no score."""
         known = [one.statistic for one in self.sentences if one.statistic is not None]
         blind = any(one.alarm and one.statistic is None for one in self.sentences)
-        return max([*known, *([float(self.detector["threshold"] or 0.0)] if blind else ())])
+        limit = float(self.detector["threshold"] or 0.0)
+        return max([*known, limit] if blind else known)
 
 
 def told(detector: Detector) -> dict[str, Any]:
@@ -258,7 +259,8 @@ def score_of(verdict: Verdict, messages: Sequence["ChatMessage"]) -> "Score":
     for name, alarm in verdict.alarms.items():
         cite = f"[M{places[name]}]" if name in places else "(rolled back)"
         value = "unreadable" if alarm.statistic is None else f"{alarm.statistic:.2f}"
-        lines.append(f"{cite} alarm, {value}: `{snippet(alarm.text, 300).replace('`', "'")}`")
+        said = snippet(alarm.text, 300).replace("`", "'")  # as code, it makes no links of its own
+        lines.append(f"{cite} alarm, {value}: `{said}`")
         if name in places:
             references.append(Reference(type="message", cite=cite, id=name).model_dump())
     return Score(
