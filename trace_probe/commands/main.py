@@ -1,7 +1,7 @@
 """One command for each step of the road; each is a call and a print.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
-1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
+1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage; those of ``recheck`` stand there.
 """
 
 import sys
@@ -47,6 +47,7 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
+from trace_probe.commands.rechecking import rechecking
 from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
 from trace_probe.errors import TraceProbeError
@@ -71,6 +72,7 @@ app.add_typer(probe_commands, name="probe")
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(monitoring)
+app.add_typer(rechecking)
 app.add_typer(evidence)
 app.add_typer(studying)
 app.add_typer(mapping)
