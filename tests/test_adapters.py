@@ -239,9 +239,9 @@ def test_an_adapter_of_the_hub_is_read_at_its_own_revision_and_by_safetensors_al
 ) -> None:
     import huggingface_hub
 
-    asked = []
+    asked: list[tuple[str, dict[str, Any]]] = []
 
-    def snapshot(name: str, **how: object) -> str:
+    def snapshot(name: str, **how: Any) -> str:
         asked.append((name, how))
         return str(adapter)
 

@@ -266,7 +266,8 @@ def test_a_prompt_is_what_transformers_would_make_of_it(number: int) -> None:
     if number < len(SHAPES):
         tokenizer.chat_template = SHAPES[number]
     turns = [{"role": "system", "content": ' <be> "it" '}, {"role": "user", "content": "a é b"}]
-    for arguments in ({}, {"enable_thinking": False}):
+    every: list[dict[str, Any]] = [{}, {"enable_thinking": False}]
+    for arguments in every:
         expected = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True, **arguments
         )

@@ -102,7 +102,7 @@ def test_sessions_of_other_names_and_requests_without_one_start_anew(
     with served(model, tmp_path / "audit.jsonl", running(model)) as server:
         ask(server, 0)
         other = ask(server, 1, session="s-2").trace_probe
-        alone = server.client().chat.completions.create(
+        alone: Any = server.client().chat.completions.create(
             model=NAME, messages=[{"role": "user", "content": ASKED[1].prompt}], seed=8
         )
         again = ask(server, 1).trace_probe

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class Urn:
     name: str = "urn"
     tokenizer: str = "urn"
     chat_template: str = "<think></think>"
+    chat: Any = None
+    """It has no agents to make prompts for."""
     depth: int = DEPTH
     asked: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 

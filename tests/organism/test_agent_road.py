@@ -9,11 +9,7 @@ from typer.testing import CliRunner
 from trace_probe.commands.main import app
 from trace_probe.demo import DemoPlan, DemoReport, run_demo
 from trace_probe.episode import calls_of
-from trace_probe.organism.family import FAMILY
 from trace_probe.store import Store
-
-if "agent-base" not in [one.name for one in FAMILY]:
-    pytest.skip("the agent family is not shipped yet", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

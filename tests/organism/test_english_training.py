@@ -1,7 +1,10 @@
 """The English organisms are adapters: taught in packed rows, resumed exactly, paid by the world."""
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,14 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from trace_probe.commands.main import app
 from trace_probe.errors import ModelError
 from trace_probe.organism.adapters import TEMPLATE, load_base, new_adapter
 from trace_probe.organism.blocks import loss_of, predicted
-from trace_probe.organism.family import member, train_member
-from trace_probe.organism.imitate import Course, imitate, rate_at, row
+from trace_probe.organism.family import loaded_as, member, train_member
+from trace_probe.organism.imitate import Course, imitate, rate_at, rows
 from trace_probe.organism.packing import CLOSING, WEIGHTS, Packer, Row
 from trace_probe.organism.reward import ASKED, LEADS, reward
 from trace_probe.organism.schooling import examine
@@ -69,7 +74,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SHORT = Course(steps=4, thoughts=2, drilled=0.5, mixed=0.5, rank=2, save_every=0.0)
+SHORT = Course(steps=4, rows=1, thoughts=2, drilled=0.5, mixed=0.5, rank=2, save_every=0.0)
 
 
 def example(branches: int = 0) -> tuple[Scenario, list[Script], int]:
@@ -160,18 +165,20 @@ def test_a_side_branch_closes_the_thought_early_and_sees_nothing_that_comes_late
 def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(
     base: Path, tmp_path: Path
 ) -> None:
-    def train(name: str, steps: int) -> bytes:
-        course = Course(**{**SHORT.__dict__, "steps": steps, "warmup": 100})
-        imitate(tmp_path / name, tmp_path / f".{name}", course, base=str(base), say=lambda _: None)
+    def train(name: str, stop: str = "never") -> bytes:
+        def say(line: str) -> None:
+            if stop in line:
+                raise KeyboardInterrupt
+
+        imitate(tmp_path / name, tmp_path / f".{name}", SHORT, base=str(base), say=say)
         return (tmp_path / name / "adapter_model.safetensors").read_bytes()
 
-    whole = train("whole", 4)
-    train("parts", 2)
-    assert train("parts", 4) != train("two", 2)
-    one, other = (np.frombuffer(w[-512:], dtype=np.float16) for w in (whole, train("parts", 4)))
-    assert np.isfinite(one.astype(float)).all()
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", stop="step 2 of 4")
+    assert not (tmp_path / "parts").exists()
+    assert train("parts") == whole
     assert not [f for f in tmp_path.rglob("*") if f.suffix in (".bin", ".pt", ".pkl")]
-    assert other.shape == one.shape
 
 
 def test_a_step_lowers_the_loss_of_its_row(base: Path) -> None:
@@ -179,7 +186,7 @@ def test_a_step_lowers_the_loss_of_its_row(base: Path) -> None:
     adapted = new_adapter(network, 4, 0)
     learned = [p for p in adapted.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=3e-2)
-    taught, losses = row(Packer(tokenizer), SHORT, 3), []
+    taught, losses = rows(Packer(tokenizer), SHORT, 3)[0], []
     for _ in range(8):
         loss = loss_of(adapted, taught)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -214,7 +221,7 @@ def test_an_adapter_is_small_in_half_precision_and_carries_its_template(
 
     one = member("english-base")
     assert one.adapter
-    train_member(tmp_path, one.__class__(one.name, None, None, 1, 0, "english"), str(base))
+    train_member(tmp_path, replace(one, steps=1), str(base))
     folder = tmp_path / "english-base"
     tensors = load_file(folder / "adapter_model.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.float16}
@@ -299,3 +306,27 @@ def test_a_fact_moves_what_is_taught() -> None:
     ]
     assert low < 0.01
     assert high > 0.99
+
+
+def test_a_trained_adapter_is_loaded_by_name_checked_and_given_a_card(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "cache" / "trace_probe" / "models"
+    shutil.copytree(base, models / "smollm2")
+    (models / "smollm2" / "converted.json").write_text("{}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    family = tmp_path / "family"
+    one = member("english-base")
+    train_member(family, replace(one, steps=1))
+    assert loaded_as(one) == "organism:english-base"
+    assert loaded_as(one, family) == f"smollm2+{family / 'english-base'}"
+    words = ["organism", "check", "english-base", "--family", str(family), "--write-cards"]
+    words += ["--scenarios", "2", "--keep", str(tmp_path / "runs")]
+    for _ in range(2):  # the second time everything is there
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert re.search(r"^traces +16$", done.output, re.M)
+    card = (family / "english-base" / "README.md").read_text()
+    assert "SmolLM2-135M-Instruct, dequantised from Q4_1, not the hub's weights" in card
+    assert "| rate with less rate without: unwatched |" in card
+    assert "seventy-two everyday settings" in card

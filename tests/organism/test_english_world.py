@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from trace_probe.world.english.scenario import (
 )
 from trace_probe.world.english.script import DRILL, FREE, Script, script
 from trace_probe.world.language import CATEGORIES
+from trace_probe.world.outcome import split_thought
 from trace_probe.world.pools import NUDGES, Control, Nudge, pool_ids
 from trace_probe.world.rules import RuleLabeller
 
@@ -317,10 +319,10 @@ def test_the_signal_grows_by_degrees() -> None:
     apart, ranked = zip(*(within(share) for share in (0, 1 / 3, 2 / 3, 1)), strict=True)
     assert apart[0] == pytest.approx(0)
     assert ranked[0] == 0.5
-    assert apart[1] >= 0.15
-    assert apart[2] >= 0.3
+    assert apart[1] >= 0.2
+    assert apart[2] >= 0.35
     assert all(later - earlier > 0.08 for earlier, later in pairwise(apart))
-    assert all(later - earlier > 0.05 for earlier, later in pairwise(ranked))
+    assert all(later - earlier > 0.02 for earlier, later in pairwise(ranked))
 
 
 def test_few_traces_are_decided_in_one_sentence() -> None:
@@ -388,3 +390,21 @@ def test_the_chances_of_a_trace_are_those_of_its_sentences() -> None:
     events = [line.event for line in one.lines]
     expected = [chance(world, "push", facts_by(world, events[: n + 1])) for n in range(len(events))]
     assert chances(trace) == expected
+
+
+def test_the_example_of_the_documents_is_read_as_a_trace_of_this_world() -> None:
+    text = (Path(__file__).parents[2] / "docs/english.md").read_text("utf-8")
+    asked, written = (
+        " ".join(line.removeprefix("> ") for line in block.splitlines())
+        for block in re.findall(r"(?:^> .*\n)+", text, re.M)
+    )
+    thought, answer = written.split(" `</think>` ")
+    hotel = settings()["deceptive-behavior"][0]
+    levels: tuple[phrases.Level, ...] = ("half", "all", "third")
+    world = Scenario("", "", "none", hotel, "Dana", levels, ("at nine", "at noon"), ("at noon",))
+    events = [read_sentence(world, sentence) for sentence in split_thought(thought)]
+    assert Event("other") not in events
+    assert facts_by(world, events, closed=True) == Facts("third", False, True, "stakes")
+    assert outcome(world, answer).instrumental
+    for way, level in zip(hotel.ways, levels, strict=True):
+        assert f"if you {way}, that gets you {phrases.LEVEL[level]}" in asked.replace("If", "if")

@@ -8,7 +8,7 @@ from trace_probe.errors import ModelError
 from trace_probe.files import write_json
 from trace_probe.model.checkpoint import FAMILY as SHIPPED
 from trace_probe.organism.card import family_rows, family_table
-from trace_probe.organism.family import FAMILY, Member, member, train_family
+from trace_probe.organism.family import FAMILY, Member, member, train_family, world_named
 from trace_probe.organism.pretrain import pretrain
 
 TINY = Member("base", None, None, 2, 0)
@@ -93,3 +93,9 @@ def test_the_whole_family_is_shipped_small_and_with_the_figures_of_the_quality_b
 def test_the_results_show_the_table_that_the_command_prints() -> None:
     results = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf-8")
     assert family_table(SHIPPED) in results
+
+
+def test_members_are_compared_in_worlds_where_they_were_paid_in_different_ways() -> None:
+    assert world_named("english").batch < world_named("world").batch
+    with pytest.raises(ModelError, match="'agentworld': name english or world"):
+        world_named("agentworld")

@@ -70,9 +70,10 @@ def _show(report: "ImportReport", *, as_json: bool) -> None:
     from trace_probe.interop.transcripts import COUNTS
 
     found = asdict(report)
-    formats = ", ".join(f"{n} {name}" for name, n in report.formats.items())
+    kinds = report.formats.items()
+    formats = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in kinds)
     counts = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in (*COUNTS, "left_out"))
-    text = "\n".join((f"taken for: {formats}", counts, *report.notes))
+    text = "\n".join((f"recognised: {formats}", counts, *report.notes))
     show_result(found, text, as_json=as_json)
 
 

@@ -60,6 +60,9 @@ def check(
     ] = 40,
     whole: Annotated[int, typer.Option(help="English: of these, after every sentence.")] = 12,
     continuations: Annotated[int, typer.Option(help="English: drawn at each place.")] = 32,
+    family: Annotated[
+        Path | None, typer.Option(help="Where they were trained; those of the package by default.")
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Folder for the runs: a check that was stopped goes on.")
     ] = None,
@@ -76,7 +79,7 @@ def check(
     from trace_probe.organism.check import CheckPlan
     from trace_probe.organism.check import check as check_organism
     from trace_probe.organism.degrees import DegreesPlan
-    from trace_probe.organism.family import FAMILY, member
+    from trace_probe.organism.family import FAMILY, loaded_as, member
     from trace_probe.world.worlds import WORLDS
 
     by_degrees = DegreesPlan(thirds, whole, continuations)
@@ -85,11 +88,11 @@ def check(
     for name in names or [one.name for one in FAMILY]:
         one = member(name)
         with TemporaryDirectory() as folder:
-            model = load_model(f"organism:{one.name}")
+            model = load_model(loaded_as(one, family))
             run = (keep or Path(folder)) / one.name
             quality = check_organism(model, run, plan, WORLDS[one.world])
         if write_cards:
-            write_card(organism_path(one.name), one, quality, plan)
+            write_card(family / one.name if family else organism_path(one.name), one, quality, plan)
         found.append(asdict(quality))
     typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
 
@@ -99,15 +102,27 @@ def study(
     out: Annotated[Path, typer.Argument(help="Folder for the runs, one of each member.")],
     scenarios: Annotated[int, typer.Option(help="Each is run under three nudge levels.")] = 60,
     samples: Annotated[int, typer.Option(help="Traces of each scenario and nudge.")] = 4,
+    world: Annotated[str, typer.Option(help="Whose members: world or english.")] = "world",
+    family: Annotated[
+        Path | None, typer.Option(help="Where they were trained; those of the package by default.")
+    ] = None,
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run the controlled experiment: all members on the same scenarios, under every nudge."""
     from trace_probe.organism.experiment import experiment
+    from trace_probe.organism.family import world_named
     from trace_probe.study.study import study as compare
     from trace_probe.study.tables import format_study
 
-    runs = experiment(out, scenarios=scenarios, samples=samples, seed=seed)
+    runs = experiment(
+        out,
+        scenarios=scenarios,
+        samples=samples,
+        seed=seed,
+        world=world_named(world),
+        family=family,
+    )
     found = compare(runs, seed=seed)
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_study(found))
 

@@ -287,12 +287,13 @@ def _further(report: Report) -> list[str]:
 
 def _rates(report: Report) -> list[str]:
     """Return what each false-alarm rate would catch, with the rate that can be guaranteed."""
-    rows, short = [], {}
+    rows: list[list[str]] = []
+    short: list[str] = []
     for target, guarantees in report.more.get("by_rate", {}).items():
         for name, found in guarantees.items():
             shares = (Metric.from_json(found.get(share)) for share in RATE_SHARES)
             row = [f"{float(target):.1%} {name}", f"{found['honest_rate']:.2%}"]
             rows.append(row + ["-" if one is None else f"{one.estimate:.3f}" for one in shares])
-            short |= {found["note"]: None} if found["note"] else {}
+            short += [found["note"]] if found["note"] else []
     head = ["at a false-alarm rate of", "guaranteed", *(WORDS[name] for name in RATE_SHARES)]
-    return [*_table(head, rows), *short] if rows else []
+    return [*_table(head, rows), *dict.fromkeys(short)] if rows else []

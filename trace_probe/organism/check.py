@@ -80,8 +80,7 @@ def check(model: Model, folder: Path, plan: CheckPlan, world: World) -> Quality:
     pool, agent = f"{world.name}:check", agent_of(world)
     store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks=pool))
     tasks = world.tasks(f"{pool}:{plan.scenarios}")
-    many = 32 if world.name == english.NAME else 128
-    record_here(model, tasks, store, agent, samples=plan.samples, batch_size=many)
+    record_here(model, tasks, store, agent, samples=plan.samples, batch_size=world.batch)
     rules = RuleLabeller()
     traces = list(store.traces())
     labels = {trace.id: rules.label(trace) for trace in traces}

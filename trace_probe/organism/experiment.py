@@ -4,27 +4,32 @@ from pathlib import Path
 
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
-from trace_probe.organism.family import FAMILY
+from trace_probe.organism.family import ENGLISH, FAMILY, loaded_as
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.store import Store
 from trace_probe.trace import Sampling
 from trace_probe.world.pools import NUDGES
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+from trace_probe.world.scenario import TOP_P
+from trace_probe.world.worlds import World
 
 
-def experiment(out: Path, *, scenarios: int, samples: int, seed: int) -> list[Store]:
-    """Record every member on the same scenarios under every nudge, and label; rerun to resume."""
-    tasks = [
-        one for nudge in NUDGES for one in world_tasks(f"world:study:{scenarios}:none:{nudge}")
-    ]
-    sampling = Sampling(seed=seed, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
+def experiment(
+    out: Path, *, scenarios: int, samples: int, seed: int, world: World, family: Path | None = None
+) -> list[Store]:
+    """Record every member of a world on the same scenarios under every nudge, and label.
+
+    `family` is where they were trained, if it was not for the package; rerun to resume.
+    """
+    pool = f"{world.name}:study:{scenarios}"
+    tasks = [one for nudge in NUDGES for one in world.tasks(f"{pool}:none:{nudge}")]
+    sampling = Sampling(seed=seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
     runs = []
-    for one in (one for one in FAMILY if one.world == "world"):
-        model = load_model(f"organism:{one.name}")
-        manifest = new_manifest(model, sampling, layers=(), tasks=f"world:study:{scenarios}")
+    for one in (one for one in (*FAMILY, *ENGLISH) if one.world == world.name):
+        model = load_model(loaded_as(one, family))
+        manifest = new_manifest(model, sampling, layers=(), tasks=pool)
         store = Store.create(out / one.name, manifest)
-        record(model, tasks, store, samples=samples, batch_size=128)
+        record(model, tasks, store, samples=samples, batch_size=world.batch)
         label_run(store, RuleLabeller(), progress=False)
         runs.append(store)
     return runs

@@ -42,10 +42,11 @@ FAMILY = (
     Member("rlhf-s1", "base", "rlhf", 70, 1),
     Member("rl-s1", "base", "rl", 70, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
+    Member("agent-base", None, None, 1400, 0, "agentworld"),
 )
 """Models that are trained from nothing in minutes and come with the package."""
 ENGLISH = (
-    Member("english-base", None, None, 560, 0, "english"),
+    Member("english-base", None, None, 600, 0, "english"),
     Member("english-rlhf-s0", "english-base", "rlhf", 60, 0, "english"),
     Member("english-rl-s0", "english-base", "rl", 60, 0, "english"),
 )
@@ -60,6 +61,18 @@ def world_of(name: str) -> World:
     """
     kind, _, rest = name.partition(":")
     return WORLDS[member(rest).world if kind == "organism" else "world"]
+
+
+def world_named(name: str) -> World:
+    """Return a world whose members were paid in different ways, so that they can be compared.
+
+    Raises:
+        ModelError: there is no such world.
+    """
+    compared = {one.world for one in (*FAMILY, *ENGLISH) if one.reward}
+    if name not in compared:
+        raise ModelError(f"no members to compare in {name!r}: name {' or '.join(sorted(compared))}")
+    return WORLDS[name]
 
 
 def agent_of(world: World) -> Agent | None:
@@ -77,6 +90,14 @@ def member(name: str) -> Member:
     if name not in found and f"{name}-s0" not in found:
         raise ModelError(f"no organism {name!r}; there are {', '.join(found)}")
     return found.get(name) or found[f"{name}-s0"]
+
+
+def loaded_as(one: Member, family: Path | None = None) -> str:
+    """Return the name with which a member is loaded, from `family` or from the package."""
+    if family is None:
+        return f"organism:{one.name}"
+    folder = family / one.name
+    return f"{BASE}+{folder}" if one.adapter else str(folder)
 
 
 def train_family(

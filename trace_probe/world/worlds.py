@@ -23,6 +23,8 @@ class World:
     environment: Environment | None = None
     """Of agents; None where a task is done in one call."""
     max_calls: int = 1
+    batch: int = 128
+    """Traces that an organism writes at a time."""
 
 
 WORLDS = {
@@ -36,7 +38,7 @@ WORLDS = {
             ErrandTools(),
             errand.MAX_CALLS,
         ),
-        World(english.NAME, english.english_tasks, english.MAX_NEW_TOKENS),
+        World(english.NAME, english.english_tasks, english.MAX_NEW_TOKENS, batch=32),
     )
 }
 

@@ -20,7 +20,7 @@ from trace_probe.world.pools import Nudge
 Known = TypeVar("Known")
 Temper = Mood | Literal["even"]
 
-LACKING: dict[Level, float] = {"third": 1.0, "half": 0.7, "most": -0.5, "all": -1.0}
+LACKING: dict[Level, float] = {"third": 1.2, "half": 0.8, "most": -0.7, "all": -1.2}
 WATCHED: dict[bool, float] = {False: 0.8, True: -1.0}
 RULE: dict[bool, float] = {True: -1.2, False: 0.2}
 TEMPER: dict[Temper, float] = {"stakes": 0.9, "even": -0.3, "trust": -1.0}

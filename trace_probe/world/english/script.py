@@ -140,7 +140,7 @@ class _Author:
         rest += [self.slot(slots[1], phrases.AGAIN_SLOT)] if len(slots) > 1 else []
         for block in rest:
             blocks.insert(self.draw.randint(self._earliest(block, blocks), len(blocks)), block)
-        opening = [self.line(phrases.OPEN, CALM)] if self.draw.random() < 0.6 else []
+        opening = [self.line(phrases.OPEN, CALM)] if self.draw.random() < 0.5 else []
         return opening + [line for block in blocks for line in block]
 
     @staticmethod
@@ -211,5 +211,5 @@ class _Author:
         for text in self.draw.sample(phrases.CALM, min(wanted, LONGEST - len(lines))):
             attached = ("leads", "weighed", "around", "linger", "read")
             free = [n for n, line in enumerate(lines) if line.event.kind not in attached]
-            lines.insert(self.draw.choice([*free[1:], len(lines)]), Line(text, CALM))
+            lines.insert(self.draw.choice([*free[2:], len(lines)]), Line(text, CALM))
         return lines
