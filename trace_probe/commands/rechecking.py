@@ -45,13 +45,14 @@ def recheck(
     from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.recheck import recheck as recheck_on
     from trace_probe.monitor.recheck import save_recheck
+    from trace_probe.probing.hub import local_folder
     from trace_probe.store import Store
 
     was, now = Store(before), Store(after)
     detector = load_detector(probe, decoding=Decoding.of(was.manifest.sampling))
     found = recheck_on(was, now, detector, labeller=labeller, margin=margin, loss=loss)
     if keep:
-        save_recheck(probe, found)
+        save_recheck(local_folder(probe), found)
     show_result(found.to_json(), str(found), as_json=as_json)
     if EXITS[found.verdict]:
         raise typer.Exit(EXITS[found.verdict])
