@@ -31,6 +31,8 @@ class Followed:
         self.carried: Carried = FRESH
         self.written: tuple[int, ...] = ()
         """The token ids of the call that ended last."""
+        self.under_way: list[int] = []
+        """The token ids of the call that began last, as far as it has come."""
 
 
 class Monitor:
@@ -111,6 +113,7 @@ class Monitor:
             carried=episode.carried if episode.carried.calls else Carried(start=len(prompt)),
         )
         written: list[int] = []
+        episode.under_way = written
         with closing(self.model.tokens(prompt, seed, sampling, tap.layers, tap.consume)) as tokens:
             next(tokens)  # the last token of the prompt, whose row the scorer takes with the others
             for token, _, last in tokens:
