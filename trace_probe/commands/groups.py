@@ -12,7 +12,7 @@ PANELS = {
     "Record": ("tasks", "record", "import", "export", "inspect", "store"),
     "Label": ("label", "agreement"),
     "Probe": ("train", "evaluate", "compare", "transfer", "observe", "text-monitor", "probe"),
-    "Monitor": ("flag", "show", "watch", "score", "calibrate", "cascade", "serve"),
+    "Monitor": ("flag", "show", "watch", "score", "calibrate", "recheck", "cascade", "serve"),
     "Where it emerges": ("oracle", "efficiency", "standing", "steer", "intervene"),
     "Compare models": ("study", "pairs", "organism"),
     "Prepare the explorer": ("map", "layers"),

@@ -1,7 +1,7 @@
 """One command for each step of the road; each is a call and a print.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
-1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
+1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage; those of ``recheck`` stand there.
 """
 
 import sys
@@ -50,6 +50,7 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
+from trace_probe.commands.rechecking import rechecking
 from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
 from trace_probe.commands.tasking import tasking
@@ -75,6 +76,7 @@ app.add_typer(tasking)
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(monitoring)
+app.add_typer(rechecking)
 app.add_typer(evidence)
 app.add_typer(studying)
 app.add_typer(mapping)
