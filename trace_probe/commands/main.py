@@ -1,7 +1,7 @@
 """One command for each step of the road; each is a call and a print.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
-1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
+1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage; those of ``recheck`` stand there.
 """
 
 import sys
@@ -47,8 +47,10 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
+from trace_probe.commands.rechecking import rechecking
 from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
+from trace_probe.commands.tasking import tasking
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
@@ -68,9 +70,11 @@ app = typer.Typer(
 app.add_typer(organism, name="organism")
 app.add_typer(store_commands, name="store")
 app.add_typer(probe_commands, name="probe")
+app.add_typer(tasking)
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(monitoring)
+app.add_typer(rechecking)
 app.add_typer(evidence)
 app.add_typer(studying)
 app.add_typer(mapping)
@@ -90,28 +94,6 @@ def main() -> None:
 
 
 @app.command()
-def tasks(
-    source: Annotated[str, typer.Argument(help="Folder of InstrumentalEval CSVs, or a .jsonl.")],
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the pinned official CSVs into SOURCE first.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Read and verify tasks, and count them by category."""
-    from trace_probe.tasks.download import download_tasks
-    from trace_probe.tasks.sources import summary, tasks_from
-
-    if download:
-        say(f"{download_tasks(source)} files fetched")
-    found = tasks_from(source)
-    counts = summary(found)
-    rows = [f"{count:5}  {category}" for category, count in counts.items()]
-    text = "\n".join([*rows, f"{len(found):5}  tasks"])
-    result = {"tasks": len(found), "categories": counts, "ids": [task.id for task in found]}
-    show_result(result, text, as_json=as_json)
-
-
-@app.command()
 @loads_model
 def record(
     model: Annotated[
@@ -122,7 +104,8 @@ def record(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="CSV folder, .jsonl, world:POOL:COUNT or agentworld:POOL:COUNT; may be repeated."
+            help="Folder of published tasks, .jsonl, pack, pack:CATEGORY, world:POOL:COUNT or "
+            "agentworld:POOL:COUNT; may be repeated."
         ),
     ] = None,
     recapture: Annotated[

@@ -21,6 +21,7 @@ from trace_probe.probing.features import (
     parse_features,
     pooling_for,
 )
+from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import AGAIN, CARD, check_fields, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.mlp import MLPProbe
@@ -262,14 +263,20 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
 
 
-def load_probe(path: Path | str, seals: Seals | None = None) -> SavedProbe:
-    """Read a saved probe; for `seals` see `trace_probe.probing.kept.read_json`.
+def load_probe(
+    path: Path | str, seals: Seals | None = None, *, endpoint: str | None = None
+) -> SavedProbe:
+    """Read a saved probe from a folder, or from a hub: ``hub:org/name@revision``.
+
+    For `seals` see `trace_probe.probing.kept.read_json`, for `endpoint` `trace_probe.probing.hub`.
 
     Raises:
         ProbeError: there is no probe at `path`, its files are damaged or do not belong
             together, or a weight or threshold is not finite.
     """
-    folder = Path(path)
+    folder = local_folder(path, endpoint)
+    if folder != Path(path):
+        seals = seals or "required"
     raw, seals = read_json(folder / CARD, seals)
     tensors = read_weights(folder, seals)
     try:
