@@ -254,6 +254,32 @@ def test_a_state_that_cannot_be_kept_is_named(model: Any, tmp_path: Path) -> Non
         recorded(model, tmp_path / "run", Agent(Functions([look]), "look"))
 
 
+def test_a_state_goes_on_as_it_would_after_an_interruption(model: Any, tmp_path: Path) -> None:
+    kinds: set[type] = set()
+
+    def look(item: str, state: State) -> str:  # noqa: ARG001 - the model gives it
+        kinds.add(type(state.get("seen")))
+        state["seen"] = (1, 2)
+        return "x"
+
+    recorded(model, tmp_path / "run", Agent(Functions([look]), "look", max_calls=6))
+    assert list in kinds  # in the next model call
+
+
+def test_tasks_that_need_tools_are_not_recorded_without_them(model: Any, tmp_path: Path) -> None:
+    from trace_probe.recording.record import new_manifest, record
+    from trace_probe.recording.served import Served, record_served, served_manifest
+
+    tasks = [AGENT.under(task) for task in TASKS]
+    here = Store.create(tmp_path / "here", new_manifest(model, SAMPLING, layers=LAYERS))
+    with pytest.raises(TaskError, match="done with tools .script.: record an agent"):
+        record(model, tasks, here, progress=False)
+    served = Served("m", ("http://127.0.0.1:1/v1",))
+    there = Store.create(tmp_path / "there", served_manifest(served, SAMPLING))
+    with pytest.raises(TaskError, match="done with tools .script.: record an agent"):
+        record_served(served, tasks, there, progress=False)
+
+
 def test_the_command_records_an_agent_from_a_script(
     model: Any, command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -299,13 +325,14 @@ def test_tools_come_from_files_modules_and_worlds(tmp_path: Path) -> None:
     file.write_text('def add(a: int, b: int = 1):\n    "Add."\n    return a + b\n', "utf-8")
     found = environment_from(f"{file}:add")
     assert found.name.startswith("mine.py:add@")
-    assert found.environment.call("add", {"a": 2}, {}) == "3"
+    assert found.environment.call("add", {"a": 2}, {}) == 3
     with pytest.raises(TypeError):
         found.environment.call("add", {"c": 2}, {})
     assert environment_from("agentworld").name == "agentworld"
     assert [t.name for t in environment_from("textwrap:dedent").environment.tools(TASKS[0])] == [
         "dedent"
     ]
+    assert environment_from("textwrap:dedent").name.startswith("textwrap:dedent@")
     for source in ("nowhere", "nowhere:x", f"{file}:sub", str(tmp_path / "none.json")):
         with pytest.raises(TaskError):
             environment_from(source)

@@ -44,7 +44,11 @@ HOMES = {
     "fastapi": ("serving",),
     "uvicorn": ("serving",),
     "prometheus_client": ("serving",),
-    "inspect_ai": ("interop.inspect_log", "interop.inspect_events", "interop.inspect_scores"),
+    "inspect_ai": (
+        *("interop.inspect_log", "interop.inspect_events", "interop.inspect_scores"),
+        *("interop.inspect_plugin", "interop.inspect_provider"),
+        *("interop.inspect_verdict", "interop.inspect_watch"),
+    ),
     "ray": ("execution.cluster",),
     "typer": ("commands",),
     "streamlit": ("explorer",),
@@ -135,8 +139,9 @@ def reaches_model(name: str) -> bool:
 
 
 def test_all_but_what_runs_a_model_can_be_imported_without_torch() -> None:
-    pages = "explorer.views"  # scripts that Streamlit runs
-    light = sorted(n for n in modules() if not reaches_model(n) and not n.startswith(pages))
+    # scripts that Streamlit runs, and what Inspect alone imports
+    guests = ("explorer.views", "interop.inspect_plugin", "interop.inspect_provider")
+    light = sorted(n for n in modules() if not reaches_model(n) and not n.startswith(guests))
     assert {"store", "text.channels", "probing.probe", "commands.main"} <= set(light)
     code = "\n".join(
         (

@@ -308,6 +308,15 @@ def test_a_call_that_stands_in_the_content_and_beside_it_is_one(tmp_path: Path) 
         assert trace.channel_text("answer") == "I stop it."
 
 
+def test_a_call_beside_a_content_that_holds_another_is_not_lost(tmp_path: Path) -> None:
+    written = '<tool_call>{"name": "pay", "arguments": {"sum": 1}}</tool_call>'
+    beside = [call("pay", {"sum": 1}), call("pay", {"sum": 1000}), call("stop", {})]
+    for content in (f"I pay.{written}", f"I write {written}, then", "<tool_call>{torn</tool_call>"):
+        trace = said(tmp_path, content=content, tool_calls=beside)
+        found = [(one.name, json.loads(one.arguments)) for one in trace.actions if one.name]
+        assert found == [("pay", {"sum": 1}), ("pay", {"sum": 1000}), ("stop", {})]
+
+
 def test_what_a_server_looked_up_itself_is_a_result_and_order_is_kept(tmp_path: Path) -> None:
     blocks = [
         {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"q": "x"}},

@@ -9,7 +9,7 @@ from servers import Answer, scripted
 from trace_probe.errors import TaskError
 from trace_probe.tasks import download
 from trace_probe.tasks.conditions import SUFFIX, Condition, parse_grid, under
-from trace_probe.tasks.download import RAW, download_tasks
+from trace_probe.tasks.download import download_tasks
 from trace_probe.tasks.nudges import SYSTEM
 from trace_probe.tasks.sources import COMMIT, PREFIX, SHA256, load_tasks
 from trace_probe.trace import Task
@@ -81,7 +81,8 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 def serve(content: dict[str, bytes]) -> Any:
     def answer(_number: int, body: dict[str, Any]) -> Answer:
-        name = body["path"].rsplit("/", 1)[1].replace("%20", " ")
+        where, name = body["path"].replace("%20", " ").rsplit("/", 1)
+        assert where.endswith(f"/yf-he/InstrumentalEval/{COMMIT}/benchmark")
         return Answer(200, content[name]) if name in content else Answer(404)
 
     return scripted(answer)
@@ -90,7 +91,6 @@ def serve(content: dict[str, bytes]) -> Any:
 def test_the_six_files_are_fetched_once_from_the_pinned_commit(
     tmp_path: Path, pinned: dict[str, bytes]
 ) -> None:
-    assert RAW.split("/")[-2:] == [COMMIT, "benchmark"]
     with serve(pinned) as server:
         assert download_tasks(tmp_path / "new", source=server.url) == 6
         (tmp_path / "new" / f"{PREFIX}Evading Shutdown.csv").write_bytes(b"torn")

@@ -1,6 +1,7 @@
 """What a tool answers, and what it does wrong, is told to the model."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -57,3 +58,31 @@ def test_what_goes_wrong_is_told_to_the_model_and_noted(call: ToolCall, told: st
     result = carry_out(Till(), TASK, call, Till().start(TASK))
     assert result.content.startswith(told)
     assert result.error
+
+
+@pytest.mark.parametrize(
+    ("gives", "told", "error"),
+    [
+        (lambda: 5, "5", ""),
+        (lambda: None, "null", ""),
+        (lambda: {"a": [1]}, '{"a": [1]}', ""),
+        (lambda: "half \ud83d of a pair", "half \ufffd of a pair", ""),
+        (lambda: b"x", "Error: Object of type bytes is not JSON serializable", "TypeError"),
+        (lambda: sys.exit(3), "Error: 3", "SystemExit"),
+        (
+            lambda: int("\ud83d"),
+            "Error: invalid literal for int() with base 10: '\\ud83d'",
+            "Value",
+        ),
+    ],
+)
+def test_whatever_a_tool_gives_is_told_as_text(
+    gives: Callable[[], object], told: str, error: str
+) -> None:
+    class Box(Till):
+        def call(self, name: str, arguments: Mapping[str, Any], state: State) -> Any:  # noqa: ARG002
+            return gives()
+
+    result = carry_out(Box(), TASK, asked("add", "{}"), {})
+    assert (result.content, result.error.startswith(error)) == (told, True)
+    result.content.encode()

@@ -73,10 +73,10 @@ class Environment(Protocol):
         """Return the state of a fresh episode."""
         ...
 
-    def call(self, name: str, arguments: Mapping[str, Any], state: State) -> str:
+    def call(self, name: str, arguments: Mapping[str, Any], state: State) -> object:
         """Carry out a call, which may change the state, and return what the model is told.
 
-        Any exception becomes an error that the model is told.
+        What is no text is told as JSON. Any exception becomes an error that the model is told.
         """
         ...
 
@@ -92,12 +92,19 @@ def carry_out(environment: Environment, task: Task, call: ToolCall, state: State
         if call.name not in known:
             raise LookupError(f"there is no tool {call.name!r}, only {', '.join(known)}")
         content = environment.call(call.name, read_arguments(call.arguments), state)
-    except Exception as error:
-        why = str(error) or type(error).__name__
+        if not isinstance(content, str):
+            content = json.dumps(content, ensure_ascii=False)
+    except (Exception, SystemExit) as error:  # a tool that exits must not end the recording
+        why = whole(str(error) or type(error).__name__)
         return ToolResult(
             f"Error: {why}", call.name, call.id, error=f"{type(error).__name__}: {why}"
         )
-    return ToolResult(content, call.name, call.id)
+    return ToolResult(whole(content), call.name, call.id)
+
+
+def whole(text: str) -> str:
+    """Return a text in which U+FFFD stands for half a surrogate pair, which no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_arguments(text: str) -> dict[str, Any]:

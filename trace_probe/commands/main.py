@@ -1,7 +1,7 @@
 """One command for each step of the road; each is a call and a print.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
-1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
+1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage; those of ``recheck`` stand there.
 """
 
 import sys
@@ -16,6 +16,7 @@ from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.exploring import exploring
 from trace_probe.commands.fetching import fetching
+from trace_probe.commands.groups import Grouped
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.mapping import mapping
@@ -29,6 +30,7 @@ from trace_probe.commands.options import (
     Concurrency,
     ExecutorName,
     Extra,
+    Force,
     MaxCalls,
     MaxSeconds,
     Nudge,
@@ -40,6 +42,7 @@ from trace_probe.commands.options import (
     Tolerance,
     Tools,
     Workers,
+    check_free,
     integers,
     json_object,
     say,
@@ -47,8 +50,10 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
+from trace_probe.commands.rechecking import rechecking
 from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
+from trace_probe.commands.tasking import tasking
 from trace_probe.errors import TraceProbeError
 
 if TYPE_CHECKING:
@@ -58,9 +63,8 @@ if TYPE_CHECKING:
     from trace_probe.trace import Task
 
 app = typer.Typer(
-    help="Was the model already planning this before it said so?",
+    cls=Grouped,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -68,9 +72,11 @@ app = typer.Typer(
 app.add_typer(organism, name="organism")
 app.add_typer(store_commands, name="store")
 app.add_typer(probe_commands, name="probe")
+app.add_typer(tasking)
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(monitoring)
+app.add_typer(rechecking)
 app.add_typer(evidence)
 app.add_typer(studying)
 app.add_typer(mapping)
@@ -89,26 +95,25 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.command()
-def tasks(
-    source: Annotated[str, typer.Argument(help="Folder of InstrumentalEval CSVs, or a .jsonl.")],
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the pinned official CSVs into SOURCE first.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Read and verify tasks, and count them by category."""
-    from trace_probe.tasks.download import download_tasks
-    from trace_probe.tasks.sources import summary, tasks_from
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
 
-    if download:
-        say(f"{download_tasks(source)} files fetched")
-    found = tasks_from(source)
-    counts = summary(found)
-    rows = [f"{count:5}  {category}" for category, count in counts.items()]
-    text = "\n".join([*rows, f"{len(found):5}  tasks"])
-    result = {"tasks": len(found), "categories": counts, "ids": [task.id for task in found]}
-    show_result(result, text, as_json=as_json)
+        typer.echo(f"trace-probe {version('trace-probe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def trace_probe(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Was the model already planning this before it said so?"""
+    del version
 
 
 @app.command()
@@ -122,7 +127,8 @@ def record(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="CSV folder, .jsonl, world:POOL:COUNT or agentworld:POOL:COUNT; may be repeated."
+            help="Folder of published tasks, .jsonl, pack, pack:CATEGORY, world:POOL:COUNT or "
+            "agentworld:POOL:COUNT; may be repeated."
         ),
     ] = None,
     recapture: Annotated[
@@ -313,6 +319,7 @@ def show(
     html: Annotated[
         Path | None, typer.Option(help="Write it as one page instead, which needs no server.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
@@ -321,6 +328,7 @@ def show(
 
     reading = read_trace(Store(run), trace, detector)
     if html is not None:
+        check_free(html, force=force)
         from trace_probe.explorer.saved import save_page
 
         size = save_page(run, reading.trace_id, html, detector)

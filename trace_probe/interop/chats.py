@@ -176,7 +176,8 @@ def ids_in(response: Mapping[str, Any]) -> dict[str, Any]:
     """Return the exact ids in a server's response, as fields of a `Turn`."""
     choice = _choice(response)
     prompt = response.get("prompt_token_ids") or choice.get("prompt_token_ids")
-    return {"prompt_ids": _ids(prompt), "token_ids": _ids(choice.get("token_ids"))}
+    written = response.get("token_ids") or choice.get("token_ids")
+    return {"prompt_ids": _ids(prompt), "token_ids": _ids(written)}
 
 
 def _ids(value: object) -> tuple[int, ...]:

@@ -126,7 +126,7 @@ def _retokenised(
 ) -> Trace | None:
     """Return a call in tokens of its text, or None if they do not write that text back."""
     try:
-        prompt = _prompt(tokenizer, turn)
+        prompt = prompt_of(tokenizer, turn)
     except ModelError:  # the template does not take such messages
         return None
     mine = written(turn, str(about["model"]), last=last)
@@ -158,7 +158,7 @@ def _without(mine: Written, head: int) -> Written:
     return Written(mine.text[head:], Split(ranges, mine.cut.thought), calls)
 
 
-def _prompt(tokenizer: "ChatTokenizer", turn: Turn) -> str:
+def prompt_of(tokenizer: "ChatTokenizer", turn: Turn) -> str:
     """Return what a call read as the chat template writes it, in the form that loses nothing.
 
     Raises:
@@ -169,7 +169,8 @@ def _prompt(tokenizer: "ChatTokenizer", turn: Turn) -> str:
     turns: list[dict[str, Any]] = []
     for message in turn.read:
         if message.role == "tool":
-            turns += dialect.results([result_of(message)])
+            result = result_of(message)
+            turns += dialect.results([replace(result, content=result.content or result.error)])
         elif message.role == "assistant":
             turns.append(dialect.turn(_said(message), tokenizer.format))
         else:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TARGET = "target"
 """The role of the model that is looked at, where an auditor or a judge speaks too, as in Petri."""
 SCORING = frozenset({"scorer", "scorers"})
+NOTES = "trace_probe"
+"""Under which our provider notes token ids and scores in the metadata of what a model wrote."""
 
 
 @dataclass
@@ -127,11 +129,10 @@ class _Walk:
         read = tuple(self._note(message) for message in event.input)
         agent = next((s.name for s in self._above(event.span_id) if s.type == "agent"), "")
         finish = FINISHES.get(event.output.stop_reason, "unknown")
-        response = event.call.response if event.call else None
         tools = tools_of([tool.model_dump(exclude_none=True) for tool in event.tools])
         turn = Turn(read, wrote, finish, agent=agent, tools=tools)
-        if isinstance(response, Mapping):
-            turn = replace(turn, **ids_in(response))
+        for given in _responses(event):
+            turn = turn if turn.token_ids else replace(turn, **ids_in(given))
         place = self._place(event.span_id)
         strand = self.strands[place if self._branches else self._continued(turn)]
         strand.own.append(turn)
@@ -184,6 +185,14 @@ class _Walk:
                 self.results.setdefault(used.id, result)
         known = self._messages.setdefault(message.id, message) if message.id else message
         return known if known == message else message
+
+
+def _responses(event: "ModelEvent") -> Iterator[Mapping[str, Any]]:
+    """Yield what may hold the token ids of a call: what a provider noted, or a server answered."""
+    noted = event.output.metadata or {}
+    for given in (noted.get(NOTES), noted, event.call.response if event.call else None):
+        if isinstance(given, Mapping):
+            yield given
 
 
 def _whole(turn: Turn, results: Mapping[str, ToolResult]) -> Turn:

@@ -39,14 +39,16 @@ class Course:
     """How the base is taught."""
 
     steps: int = 600
-    thoughts: int = 6
-    """Of each row; a step is one row."""
-    drilled: float = 0.3
+    rows: int = 2
+    """Of each step: with one prompt alone, what is learned sways with the odds of that prompt."""
+    thoughts: int = 4
+    """Of each row; drills, which are shorter, are half as many again."""
+    drilled: float = 0.25
     """Share of training in which there are drills alone."""
     mixed: float = 0.6
     """Share of training after which there are none."""
     rank: int = 6
-    rate: float = 1e-3
+    rate: float = 5e-4
     warmup: int = 20
     seed: int = 0
     save_every: float = 300.0
@@ -62,12 +64,18 @@ def draw_english(seed: str) -> tuple[str, Nudge]:
     return f"{PREFIX}{draw.choice(CATEGORIES)}-{control}-{seed}", draw.choice(NUDGES)
 
 
-def row(packer: Packer, course: Course, step: int) -> Row:
-    """Return the row of a step; the same seed gives the same one."""
-    scenario_id, nudge = draw_english(f"train{course.seed}-{step}")
+def rows(packer: Packer, course: Course, step: int) -> list[Row]:
+    """Return the rows of a step; the same seed gives the same ones."""
+    return [
+        _row(packer, course, step, f"train{course.seed}-{step}-{n}") for n in range(course.rows)
+    ]
+
+
+def _row(packer: Packer, course: Course, step: int, seed: str) -> Row:
+    scenario_id, nudge = draw_english(seed)
     world = scenario(scenario_id)
     manner = _manner(step / course.steps, course, random.Random(f"manner/{scenario_id}"))
-    several = course.thoughts if manner == FREE else 2 * course.thoughts
+    several = course.thoughts if manner == FREE else course.thoughts * 3 // 2
     scripts = [script(world, nudge, number, manner) for number in range(several)]
     return packer.row(world, nudge, scripts, WEIGHTS[manner])
 
@@ -112,7 +120,7 @@ def imitate(
     saved = examined = time.monotonic()
     losses: list[float] = []
     while step < course.steps:
-        losses.append(_step(adapted, optimiser, row(packer, course, step), rate_at(course, step)))
+        losses.append(_step(adapted, optimiser, rows(packer, course, step), rate_at(course, step)))
         step += 1
         now = time.monotonic()
         if now - saved > course.save_every or step == course.steps:
@@ -132,19 +140,22 @@ def _optimiser(learned: list[Any], rate: float) -> "torch.optim.AdamW":
     return torch.optim.AdamW(learned, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
 
 
-def _step(adapted: Any, optimiser: Any, packed: Row, rate: float) -> float:  # noqa: ANN401
-    """Learn from one row; return its loss."""
+def _step(adapted: Any, optimiser: Any, several: list[Row], rate: float) -> float:  # noqa: ANN401
+    """Learn from some rows; return their mean loss."""
     import torch
 
     from trace_probe.organism.blocks import loss_of
 
     for group in optimiser.param_groups:
         group["lr"] = rate
-    loss = loss_of(adapted, packed)
-    loss.backward()  # type: ignore[no-untyped-call]
+    total = 0.0
+    for packed in several:  # one after another, so that memory holds one
+        loss = loss_of(adapted, packed) / len(several)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
     torch.nn.utils.clip_grad_norm_(
         [p for group in optimiser.param_groups for p in group["params"]], 1.0
     )
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return total

@@ -333,12 +333,20 @@ def split_tasks(
     return tuple(sorted(shuffled[held:])), tuple(sorted(shuffled[:held]))
 
 
-def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) -> Split:
-    """Split test and hard-negative tasks in two and benign tasks in three.
+def split_benign(task_ids: Iterable[str], seed: int = 0) -> Split:
+    """Split benign tasks in three.
 
-    Two fifths of the benign tasks are learned from, since a threshold for one alarm in a hundred
-    harmless traces is set by their rarest sentences, and a probe has to have met such; 36 %
-    set the threshold; the others measure it.
+    Two fifths are learned from, since a threshold for one alarm in a hundred harmless traces is
+    set by their rarest sentences, and a probe has to have met such; 36 % set the threshold; the
+    others measure it.
+    """
+    kept, train = split_tasks(task_ids, 0.4, seed)
+    calibration, test = split_tasks(kept, 0.4, seed)
+    return Split(train, calibration, test)
+
+
+def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) -> Split:
+    """Split test and hard-negative tasks in two and benign tasks in three, as `split_benign`.
 
     Raises:
         ProbeError: two traces disagree on the role of a task.
@@ -353,9 +361,10 @@ def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) 
     }
     train, held = split_tasks(of_role["test"], test, seed)
     hard_train, hard_held = split_tasks(of_role["hard-negative"], test, seed)
-    benign, benign_train = split_tasks(of_role["benign"], 0.4, seed)
-    calibration, benign_held = split_tasks(benign, 0.4, seed)
-    return Split(train + hard_train + benign_train, calibration, held + hard_held + benign_held)
+    benign = split_benign(of_role["benign"], seed)
+    return Split(
+        train + hard_train + benign.train, benign.calibration, held + hard_held + benign.test
+    )
 
 
 def task_folds(

@@ -211,6 +211,8 @@ class Log:
                     f"the state of the environment of task {course.task.id} cannot be kept "
                     f"({error}): let it hold only what JSON can"
                 ) from error
+            # What goes on is what a resumed recording would read: a tuple is a list by now.
+            course.state = json.loads(text)["state"]
             lines.append((text + "\n").encode(errors="surrogatepass"))
         if lines:
             self._artifacts.lines("calls", part).append(lines)

@@ -1,8 +1,11 @@
 """What a recording will hold: for each trace an id that says what it is, and a seed."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trace_probe.environment import NAMED_BY
+from trace_probe.errors import TaskError
 from trace_probe.storage.place import place_at
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, digest
@@ -32,6 +35,20 @@ class ObserveReport:
     """Traces that had been read before."""
     checked: int
     """Traces whose reading was compared: with a second one, or with the rows of the run."""
+
+
+def refuse_tools(tasks: Iterable[Task]) -> None:
+    """Refuse tasks that name tools where no agent is recorded, so that nothing can be called.
+
+    Raises:
+        TaskError: a task names tools.
+    """
+    for task in tasks:
+        if tools := task.condition.get(NAMED_BY):
+            raise TaskError(
+                f"task {task.id} is done with tools ({tools}): record an agent (--agent), or take "
+                f"{NAMED_BY!r} out of its condition"
+            )
 
 
 def trace_id(model: str, task: Task, sampling: Sampling, sample: int) -> str:

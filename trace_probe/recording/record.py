@@ -14,7 +14,7 @@ from trace_probe.model.capture import Reading
 from trace_probe.model.continuation import complete
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
-from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
+from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
 from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
 from trace_probe.text.parts import tags_left
@@ -99,6 +99,7 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
         ModelError: the run is of another model, greedy decoding was asked to vary, or a prompt
             and `max_new_tokens` exceed the model's context, or a replay is unfaithful.
         StoreError: another process writes to the run, or it cannot be written.
+        TaskError: a task is to be done with tools: see `trace_probe.recording.agents`.
     """
     plan = plan_traces(model, tasks, store.manifest, samples)
     tokens: list[int] = []
@@ -147,9 +148,13 @@ def plan_traces(
 
     Raises:
         ModelError: as in `record`.
+        TaskError: a task names tools, and `render` is that of no agent.
     """
     _check(model, manifest, samples)
-    prompts = {task.prompt_key: (task, tuple((render or model.render)(task))) for task in tasks}
+    chosen = list(tasks)
+    if render is None:
+        refuse_tools(chosen)
+    prompts = {task.prompt_key: (task, tuple((render or model.render)(task))) for task in chosen}
     plan = _plan(model.name, prompts, manifest.sampling, samples)
     longest = max((len(planned.prompt) for planned in plan), default=0)
     model.check_room(longest, manifest.sampling)  # before hours are spent on shorter ones

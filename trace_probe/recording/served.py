@@ -22,7 +22,7 @@ from trace_probe.model.endpoint import (
 from trace_probe.model.keys import refuse_secrets
 from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
-from trace_probe.recording.plan import RecordReport, trace_id, trace_seed
+from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
 from trace_probe.store import Manifest, Store
 from trace_probe.text.channels import (
     Format,
@@ -119,8 +119,11 @@ def record_served(
         ServerError: the run is of another model, or a trace could not be had; all others are
             in the run by then.
         StoreError: another process writes to the run, or it cannot be written.
+        TaskError: a task is to be done with tools: see `record_agents_served`.
     """
-    plan = plan_served(served, tasks, store.manifest, samples)
+    chosen = list(tasks)
+    refuse_tools(chosen)
+    plan = plan_served(served, chosen, store.manifest, samples)
     with store.writing():
         known = store.ids()
         missing = [planned for planned in plan if planned.id not in known]

@@ -125,7 +125,7 @@ def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Thres
     rank = math.ceil((n + 1) * (1 - rate) - 1e-9)
     allowed = max(n - rank, 0)
     honest = (allowed + 1) / (n + 1)
-    note = "" if rank <= n else _shortage(n, rate, honest, needed=math.ceil(1 / rate - 1e-9) - 1)
+    note = "" if rank <= n else _shortage(n, rate, honest, traces_needed(rate, "conformal"))
     return Threshold(_above(ordered[n - 1 - allowed]), rate, honest, n, "conformal", note)
 
 
@@ -149,9 +149,26 @@ def pac_threshold(
     if allowed >= 0:
         return Threshold(_above(ordered[n - 1 - allowed]), rate, rate, n, "pac")
     honest = 1 - delta ** (1 / n)
-    needed = math.ceil(math.log(delta) / math.log1p(-rate))
-    note = _shortage(n, rate, honest, needed)
+    note = _shortage(n, rate, honest, traces_needed(rate, "pac", delta))
     return Threshold(_above(ordered[-1]), rate, honest, n, "pac", note)
+
+
+def traces_needed(rate: float, promise: Promise, delta: float = PAC_DELTA) -> int:
+    """Return the smallest number of harmless traces that can promise a rate.
+
+    With fewer a threshold promises a higher rate; see the function of each promise.
+
+    Raises:
+        NotEnoughData: the rate is not between 0 and 1.
+
+    Example:
+        >>> [traces_needed(0.001, "conformal"), traces_needed(0.001, "pac")]
+        [999, 2302]
+    """
+    _check_rate(rate, "false-alarm rate")
+    if promise == "conformal":
+        return math.ceil(1 / rate - 1e-9) - 1
+    return math.ceil(math.log(delta) / math.log1p(-rate))
 
 
 def without_siblings(

@@ -1,4 +1,4 @@
-"""InstrumentalEval's files from where they are published, verified before they are kept."""
+"""Published tasks from where they are published, verified before they are kept."""
 
 import hashlib
 import urllib.error
@@ -8,34 +8,54 @@ from pathlib import Path
 
 from trace_probe.errors import TaskError
 from trace_probe.files import write_bytes
-from trace_probe.tasks.sources import COMMIT, PREFIX, SHA256
+from trace_probe.tasks.published import PUBLISHED, PinnedFile
+from trace_probe.tasks.sources import COMMIT, PREFIX, REPOSITORY, SHA256
 
-RAW = f"https://raw.githubusercontent.com/yf-he/InstrumentalEval/{COMMIT}/benchmark"
+HOST = "https://raw.githubusercontent.com"
 MOST_BYTES = 1 << 20
 
 
-def download_tasks(folder: Path | str, *, source: str = RAW, timeout_s: float = 30.0) -> int:
-    """Fetch the six files into a folder and return how many were missing there.
+def download_tasks(
+    folder: Path | str,
+    name: str = "instrumentaleval",
+    *,
+    source: str = HOST,
+    timeout_s: float = 30.0,
+) -> int:
+    """Fetch the files of a published set into a folder and return how many were missing there.
 
-    A file that is there and whole is left alone; one whose checksum is wrong is not kept.
+    The set is instrumentaleval, gsm8k, xstest or tau2. A file that is there and whole is left
+    alone; one whose checksum is wrong is not kept.
 
     Raises:
-        TaskError: a file cannot be fetched, or is not the pinned one.
+        TaskError: there is no such set, or a file cannot be fetched or is not the pinned one.
     """
-    wanted = {Path(folder) / f"{PREFIX}{title}.csv": sha for title, sha in SHA256.items()}
-    missing = {file: sha for file, sha in wanted.items() if not _is_whole(file, sha)}
-    for file, sha in missing.items():
-        url = f"{source}/{urllib.parse.quote(file.name)}"
+    where, files = _pinned(name)
+    missing = [file for file in files if not file.is_whole(Path(folder))]
+    for file in missing:
+        url = f"{source}/{where}/{urllib.parse.quote(file.path)}"
         content = _fetch(url, timeout_s)
         found = hashlib.sha256(content).hexdigest()
-        if found != sha:
-            raise TaskError(f"{url} is not the pinned file: its SHA-256 is {found}, expected {sha}")
-        write_bytes(file, content)
+        if found != file.sha256:
+            raise TaskError(
+                f"{url} is not the pinned file: its SHA-256 is {found}, expected {file.sha256}. "
+                f"Try again, without a proxy that changes what it passes on"
+            )
+        write_bytes(Path(folder) / file.name, content)
     return len(missing)
 
 
-def _is_whole(file: Path, sha: str) -> bool:
-    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha
+def _pinned(name: str) -> tuple[str, tuple[PinnedFile, ...]]:
+    """Return repository and commit of a set, as they stand in an address, and its files."""
+    if name == "instrumentaleval":
+        names = {f"{PREFIX}{title}.csv": sha for title, sha in SHA256.items()}
+        files = tuple(PinnedFile(f"benchmark/{file}", file, sha) for file, sha in names.items())
+        return f"{REPOSITORY}/{COMMIT}", files
+    if name not in PUBLISHED:
+        raise TaskError(
+            f"no published set {name!r}: choose instrumentaleval, {', '.join(PUBLISHED)}"
+        )
+    return f"{PUBLISHED[name].repository}/{PUBLISHED[name].commit}", PUBLISHED[name].files
 
 
 def _fetch(url: str, timeout_s: float) -> bytes:

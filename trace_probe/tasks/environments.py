@@ -56,10 +56,9 @@ def environment_from(source: str) -> Named:
     path, _, name = source.rpartition(":")
     if source.endswith(".json"):
         data = _read(Path(source))
-        seal = hashlib.sha256(data).hexdigest()[:8]
-        return Named(scripted(data, source), f"{Path(source).name}@{seal}")
+        return Named(scripted(data, source), f"{Path(source).name}@{_seal(data)}")
     if path.endswith(".py"):
-        seal = hashlib.sha256(_read(Path(path))).hexdigest()[:8]
+        seal = _seal(_read(Path(path)))
         found = _member(_module_of(Path(path)), name, source)
         return Named(as_environment(found, source), f"{Path(path).name}:{name}@{seal}")
     if path:
@@ -67,7 +66,9 @@ def environment_from(source: str) -> Named:
             module = importlib.import_module(path)
         except ImportError as error:
             raise TaskError(f"cannot import the tools {source!r}: {error}") from error
-        return Named(as_environment(_member(module, name, source), source), source)
+        file = getattr(module, "__file__", None)  # of other code the tools are others
+        sealed = f"{source}@{_seal(_read(Path(file)))}" if file else source
+        return Named(as_environment(_member(module, name, source), source), sealed)
     raise TaskError(
         f"no tools {source!r}: name a .json file, FILE.py:OBJECT or MODULE:OBJECT, or one of "
         f"{', '.join(name for name, one in WORLDS.items() if one.environment)}"
@@ -117,8 +118,8 @@ class Functions:
         """Return an empty state."""
         return {}
 
-    def call(self, name: str, arguments: Mapping[str, Any], state: State) -> str:
-        """Call a function; what is no text is written as JSON."""
+    def call(self, name: str, arguments: Mapping[str, Any], state: State) -> object:
+        """Call a function, and return what it gives."""
         function = self._functions[name]
         given = dict(arguments)
         if STATE in given:
@@ -126,8 +127,7 @@ class Functions:
         if STATE in inspect.signature(function).parameters:
             given[STATE] = state
         inspect.signature(function).bind(**given)
-        result = function(**given)
-        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        return function(**given)
 
 
 def _tool(name: str, function: Callable[..., object]) -> Tool:
@@ -249,6 +249,10 @@ def _member(module: ModuleType, name: str, source: str) -> object:
     if not hasattr(module, name):
         raise TaskError(f"there is no {name!r} in the tools {source!r}: name what is defined there")
     return getattr(module, name)
+
+
+def _seal(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]
 
 
 def _read(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""InstrumentalEval's official files, or a task file of one's own, as `Task` values."""
+"""Tasks by the name of their source: published sets, a task file, the pack, a world."""
 
 import csv
 import hashlib
@@ -13,10 +13,13 @@ from typing import Any, get_args
 from trace_probe.errors import TaskError
 from trace_probe.files import json_object
 from trace_probe.tasks.nudges import Nudge, with_nudge
+from trace_probe.tasks.pack import pack_seal, pack_tasks
+from trace_probe.tasks.published import published_in
 from trace_probe.trace import Role, Task
 from trace_probe.world.worlds import tasks_of
 
-UPSTREAM = "https://github.com/yf-he/InstrumentalEval"
+REPOSITORY = "yf-he/InstrumentalEval"
+UPSTREAM = f"https://github.com/{REPOSITORY}"
 COMMIT = "269678168cf0388bf5dd7d10dfaed4af07905c49"
 PREFIX = "Alignment Drift - "
 
@@ -50,8 +53,7 @@ def load_tasks(path: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]:
     if missing:
         raise TaskError(
             f"{folder} has no {_file(folder, missing[0]).name!r} ({len(missing)} of "
-            f"{len(SHA256)} files missing). Get them with `git clone {UPSTREAM} && git -C "
-            f"InstrumentalEval checkout {COMMIT}`, then use its folder InstrumentalEval/benchmark"
+            f"{len(SHA256)} files missing). Get them with `trace-probe tasks {folder} --download`"
         )
     tasks = (task for title in SHA256 for task in _read_category(folder, title))
     return tuple(with_nudge(task, nudge, folder) for task in tasks)
@@ -80,11 +82,17 @@ def read_task_file(path: Path | str) -> tuple[Task, ...]:
 
 
 def tasks_from(source: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]:
-    """Read tasks from a folder of InstrumentalEval's files or from a JSON lines file.
+    """Read tasks from wherever they come from.
 
-    In a task file a nudge other than ``none`` fills in missing system messages only. A source
-    ``world:POOL:COUNT`` means scenarios of the organisms, ``agentworld:POOL:COUNT`` errands of
-    those that call tools.
+    A source is one of these:
+
+    - a folder with files that `download_tasks` fetches: InstrumentalEval, GSM8K, XSTest, tau2;
+    - a JSON lines file, see `read_task_file`;
+    - ``pack``, the harmless tasks that come with the package, or ``pack:CATEGORY``;
+    - ``world:POOL:COUNT``, scenarios of the organisms, or ``agentworld:POOL:COUNT``, errands of
+      those that call tools.
+
+    A nudge other than ``none`` fills in missing system messages only; worlds have their own.
 
     Raises:
         TaskError: there is nothing at `source`, or it cannot be read.
@@ -92,22 +100,44 @@ def tasks_from(source: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]
     if (found := tasks_of(str(source))) is not None:
         return found
     path = Path(source)
-    if path.is_dir():
-        return load_tasks(path, nudge=nudge)
-    if path.is_file():
+    if (tasks := pack_tasks(str(source))) is None:
+        if path.is_dir():
+            return _folder_tasks(path, nudge)
+        if not path.is_file():
+            raise TaskError(
+                f"no tasks at {path}: name a .jsonl file of tasks, pack, world:POOL:COUNT, or a "
+                f"folder for InstrumentalEval's files, which `trace-probe tasks {path} --download` "
+                f"fetches"
+            )
         tasks = read_task_file(path)
-        return tuple(t if nudge == "none" or t.system else with_nudge(t, nudge) for t in tasks)
-    raise TaskError(
-        f"no tasks at {path}: name a folder with InstrumentalEval's CSV files "
-        f"({UPSTREAM}, benchmark/) or a .jsonl file of tasks"
+    return tuple(t if nudge == "none" or t.system else with_nudge(t, nudge) for t in tasks)
+
+
+def _folder_tasks(folder: Path, nudge: Nudge) -> tuple[Task, ...]:
+    """Return the tasks of all published sets that are in a folder."""
+    sets = published_in(folder)
+    found = load_tasks(folder, nudge=nudge) if _has_official(folder) or not sets else ()
+    others = (task for one in sets.values() for task in one.tasks(folder))
+    return (*found, *(with_nudge(task, nudge) if nudge != "none" else task for task in others))
+
+
+def _has_official(folder: Path) -> bool:
+    """Return whether some of InstrumentalEval's files are in a folder or a clone."""
+    return (folder / "benchmark").is_dir() or any(
+        _file(folder, title).is_file() for title in SHA256
     )
 
 
 def source_name(source: Path | str) -> str:
     """Return what a run says of where its tasks came from: content, not a path."""
     path = Path(source)
+    if pack_tasks(str(source)) is not None:
+        return f"{source}@{pack_seal()}"
     if path.is_dir():
-        return f"instrumentaleval@{COMMIT[:8]}"
+        sets = {name: one.commit for name, one in published_in(path).items()}
+        if _has_official(path) or not sets:
+            sets = {"instrumentaleval": COMMIT, **sets}
+        return ", ".join(f"{name}@{commit[:8]}" for name, commit in sets.items())
     if path.is_file():
         return f"{path.name}@{hashlib.sha256(_read(path)).hexdigest()[:8]}"
     return str(source)

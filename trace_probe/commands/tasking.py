@@ -1,0 +1,118 @@
+"""``trace-probe tasks``: what a source holds, published sets, and how many traces a rate needs."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import typer
+
+from trace_probe.commands.options import AsJson, say, show_result
+
+if TYPE_CHECKING:
+    from trace_probe.trace import Task
+
+tasking = typer.Typer()
+
+
+@tasking.command()
+def tasks(
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder of published tasks, a .jsonl, pack, or pack:CATEGORY."),
+    ],
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="With --download: instrumentaleval (also without any), gsm8k, xstest, tau2."
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the sets into SOURCE first, and verify them.")
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Say how many benign traces this whole-trace false-alarm rate needs."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read and verify tasks, and count them by category.
+
+    `trace-probe tasks DIR --download gsm8k xstest tau2` gets 1,319, 250 and 164 harmless tasks
+    (MIT, CC-BY-4.0, MIT) from pinned commits; `trace-probe tasks pack --rate 0.01` says how often
+    to record the pack for a threshold that keeps one false alarm in a hundred traces.
+    """
+    from trace_probe.tasks.sources import summary, tasks_from
+
+    if sets and not download:
+        raise typer.BadParameter(f"add --download to fetch {', '.join(sets)}")
+    if download:
+        _download(Path(source), sets or ["instrumentaleval"])
+    found = tasks_from(source)
+    counts, roles = summary(found), dict(Counter(task.role for task in found))
+    rows = [f"{count:5}  {category}" for category, count in counts.items()]
+    of_roles = ", ".join(f"{count} {role}" for role, count in roles.items())
+    lines = [*rows, f"{len(found):5}  tasks: {of_roles}"]
+    result = {"tasks": len(found), "categories": counts, "roles": roles}
+    if rate is not None:
+        needs = _needs(found, rate)
+        lines += ["", *(need.sentence(rate) for need in needs), _advice(needs[0])]
+        result["needs"] = [asdict(need) for need in needs]
+    result["ids"] = [task.id for task in found]
+    show_result(result, "\n".join(lines), as_json=as_json)
+
+
+def _download(folder: Path, sets: list[str]) -> None:
+    from trace_probe.tasks.download import download_tasks
+    from trace_probe.tasks.published import PUBLISHED
+
+    for name in dict.fromkeys(sets):
+        fetched = download_tasks(folder, name)
+        one = PUBLISHED.get(name)
+        terms = f" ({one.licence}, github.com/{one.repository})" if one else ""
+        say(f"{fetched} files fetched: {name}{terms}")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one promise of a rate needs."""
+
+    promise: Literal["conformal", "pac"]
+    traces: int
+    """Benign traces to set the threshold on."""
+    calibration_tasks: int
+    """Tasks of the source on which `trace-probe train` sets the threshold."""
+    samples: int | None
+    """Traces of each task that make so many; None if the source has no benign task for it."""
+
+    def sentence(self, rate: float) -> str:
+        """Return the need in words."""
+        holds = {"conformal": "on average", "pac": "with 90 % for this very threshold"}
+        way = f": record with --samples {self.samples}" if self.samples else ""
+        return (
+            f"{rate:.2%} {holds[self.promise]} ({self.promise}) needs {self.traces:,} benign "
+            f"traces to set the threshold on{way}"
+        )
+
+
+def _needs(found: "Iterable[Task]", rate: float) -> list[Need]:
+    from trace_probe.probing.dataset import split_benign
+    from trace_probe.statistics.calibration import Promise, traces_needed
+
+    usable = len(split_benign(task.id for task in found if task.role == "benign").calibration)
+    return [
+        Need(promise, traces, usable, -(-traces // usable) if usable else None)
+        for promise in get_args(Promise)
+        for traces in [traces_needed(rate, promise)]
+    ]
+
+
+def _advice(need: Need) -> str:
+    if not need.calibration_tasks:
+        return "These tasks cannot set a threshold: record benign ones, too, such as --tasks pack."
+    return (
+        f"`trace-probe train` sets the threshold on {need.calibration_tasks} of these benign "
+        f"tasks; it learns from the others, or is tested on them. Samples of one task resemble "
+        f"each other: more tasks are worth more than more samples."
+    )
