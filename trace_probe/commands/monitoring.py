@@ -165,8 +165,10 @@ def _watched(
     """
     from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.live import Monitor, check_rechecked
+    from trace_probe.monitor.readable import check_readable
 
     loaded = load_weights(weights)
+    check_readable(loaded.chat, task.prompt, "the prompt")
     check_rechecked(loaded, checked)
     if not fixed and loaded.context is not None:
         room = min(sampling.max_new_tokens, loaded.context // 2)
@@ -238,6 +240,9 @@ def flag(
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Traces to list, the riskiest; all are counted.")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -254,8 +259,9 @@ def flag(
     decoding = Decoding.of(store.manifest.sampling)
     detector = load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
     flags = flag_run(store, detector)
-    text = flags_csv(flags) if as_csv else format_flags(flags)
-    show_result(asdict(flags), text, as_json=as_json)
+    listed = replace(flags, alarms=flags.alarms[:limit])
+    text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
+    show_result(asdict(listed) | {"alarmed": len(flags.alarms)}, text, as_json=as_json)
     if fail_on_alarm and flags.alarms:
         raise typer.Exit(1)
 

@@ -3,7 +3,7 @@
 A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,33 @@ class SavedProbe:
 def save_probe(path: Path | str, saved: SavedProbe) -> None:
     """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically."""
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
+
+
+def check_overwrites(
+    path: Path | str, known: Mapping[str, object], saved: SavedProbe | None = None
+) -> None:
+    """Refuse to put a probe where another one lies; the same one may be written again.
+
+    Before training, some fields of its card are `known`; afterwards it is `saved`.
+
+    Raises:
+        ProbeError: there is a probe of another card or of other weights.
+    """
+    folder = Path(path)
+    if not (folder / CARD).is_file():
+        return
+    there = load_probe(folder)
+    same = all(getattr(there.card, name) == value for name, value in known.items())
+    if saved is not None:
+        ours, theirs = saved.probe.to_tensors(), there.probe.to_tensors()
+        same = same and replace(there.card, version=saved.card.version) == saved.card
+        same = same and ours.keys() == theirs.keys()
+        same = same and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    if not same:
+        raise ProbeError(
+            f"{folder} holds another probe, {there.card.name} of {there.card.model}: choose "
+            f"another folder, or overwrite it with --force"
+        )
 
 
 def load_probe(
