@@ -58,8 +58,9 @@ def probe(model: Any, tmp_path: Path) -> Callable[[float], Path]:
     def make(threshold: float) -> Path:
         made = wide_probe(model, "linear")
         card = replace(made.card, name="eye", threshold=threshold, model="tiny-agent@00000000")
-        save_probe(tmp_path / "eye", SavedProbe(card, made.probe))
-        return tmp_path / "eye"
+        folder = tmp_path / f"eye{threshold:g}"
+        save_probe(folder, SavedProbe(card, made.probe))
+        return folder
 
     return make
 
@@ -182,7 +183,6 @@ def test_the_policy_stop_ends_a_sample_before_its_next_call(
     monkeypatch.setenv(inspect_watch.POLICY, "stop")
     for threshold, calls in ((-1e6, 1), (1e6, 3)):
         monkeypatch.setenv(inspect_watch.PROBE, str(probe(threshold)))
-        inspect_watch.reader_of.cache_clear()
         log = ran(
             tmp_path,
             Task(dataset=[Sample(ASKED[0])], solver=thrice(), scorer=inspect_plugin.probe()),
