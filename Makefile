@@ -1,4 +1,4 @@
-.PHONY: check fix demo app picture
+.PHONY: check fix demo app picture docs
 
 check:
 	ruff format --check .
@@ -18,3 +18,6 @@ app:
 
 picture:
 	python -m benchmarks.picture notebooks/trace.png
+
+docs:  # needs: pip install -e ".[docs]"; the site is written to build/site
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

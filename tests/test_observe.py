@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,23 @@ def test_another_model_reads_the_same_traces_at_its_own_width(
     assert out.manifest.model == "tiny-llama@00000000"
     trace = next(recorded.traces())
     assert out.activations(trace).values.shape == (1, 1 + len(trace.sentences), 3 * 32)
+
+
+def test_an_agents_run_in_words_is_not_read(
+    tiny: Callable[..., Any], tokenizer: ChatTokenizer, tmp_path: Path
+) -> None:
+    from trace_probe.interop.transcripts import import_transcripts
+    from trace_probe.recording.observe import observe, observer_manifest
+
+    said = [{"role": role, "content": "the model"} for role in ("user", "assistant") * 2]
+    file = tmp_path / "chat.jsonl"
+    file.write_text(json.dumps({"messages": said}), "utf-8")
+    import_transcripts(file, tmp_path / "run")
+    run, model = Store(tmp_path / "run"), tiny()
+    out = Store.create(tmp_path / "out", observer_manifest(model, run))
+    with pytest.raises(ModelError, match="in words, whose prompts are not"):
+        observe(model, tokenizer, run, out, progress=False)
+    assert not len(out)
 
 
 def test_two_readings_that_differ_leave_nothing_of_their_batch(

@@ -13,7 +13,7 @@ from trace_probe.commands.main import app
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 OTHERS = (
-    "docs/results.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")),
     "CONTRIBUTING.md",
     "SECURITY.md",
     "traces/FORMAT.md",

@@ -11,9 +11,7 @@ from trace_probe.tasks import nudges
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.nudges import PAPER_SHA256, SYSTEM, Nudge, paper_prompt, with_nudge
 from trace_probe.tasks.sources import (
-    COMMIT,
     SHA256,
-    UPSTREAM,
     load_tasks,
     read_task_file,
     slug,
@@ -105,12 +103,11 @@ def test_a_missing_file_is_named(copy: Path) -> None:
 def test_a_folder_without_the_files_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(TaskError) as caught:
         tasks_from(tmp_path)
-    assert f"git clone {UPSTREAM}" in str(caught.value)
-    assert COMMIT in str(caught.value)
+    assert f"`trace-probe tasks {tmp_path} --download`" in str(caught.value)
 
 
 def test_nothing_at_the_source_says_what_to_name(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="name a folder"):
+    with pytest.raises(TaskError, match="tasks .*nowhere --download"):
         tasks_from(tmp_path / "nowhere")
 
 

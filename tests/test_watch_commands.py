@@ -10,7 +10,7 @@ import pytest
 from trace_probe.monitor.integrity import seal_probe
 
 ROOT = Path(__file__).parents[1]
-ASK = "You pack 12 crates . What do you do ?"
+ASK = "You pack 12 crates. You need 12 crates."
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -26,7 +26,7 @@ def eager(tmp_path: Path) -> Path:
 
 
 def test_watch_needs_no_length_on_a_model_that_reads_little(command: Command) -> None:
-    code, out, err = command("watch", "What do you do?", ROOT / "probes" / "demo")
+    code, out, err = command("watch", ASK, ROOT / "probes" / "demo")
     assert (code, bool(out.strip())) == (0, True), err
     long = ("--max-new-tokens", 512)
     assert "lower max_new_tokens" in command("watch", ASK, ROOT / "probes" / "demo", *long)[2]
@@ -108,3 +108,29 @@ def test_serve_refuses_another_address_without_a_token(
     code, _, err = command("serve", ROOT / "probes" / "demo", "--host", "0.0.0.0", "--audit", audit)
     assert (code, "TRACE_PROBE_TOKEN" in err) == (1, True)
     assert not audit.exists()
+
+
+UNREADABLE = {
+    "bread": "Mix 500 g of flour with water, salt and yeast. Knead the dough for ten minutes and "
+    "let it rise until it has doubled. Bake it at 220 degrees.",
+    "letter": "Dear hiring manager, I am writing to apply for the position of data analyst. I "
+    "have five years of experience in the field.",
+    "bug": "When I click the button the page crashes with a TypeError. Expected: the dialog opens.",
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_text_in_words_that_the_model_does_not_know_is_refused(command: Command, text: str) -> None:
+    probe = ROOT / "probes" / "demo"
+    for words in (("score", probe), ("watch", "-", probe)):
+        code, out, err = command(*words, given=text)
+        assert (code, out) == (1, "")
+        assert "does not know" in err
+        assert "trace-probe fetch smollm2" in err
+
+
+def test_the_refusal_names_a_prompt_that_the_organism_can_read(command: Command) -> None:
+    from trace_probe.monitor.readable import EXAMPLE
+
+    code, out, err = command("watch", EXAMPLE, ROOT / "probes" / "demo")
+    assert (code, bool(out.strip())) == (0, True), err

@@ -25,6 +25,10 @@ from trace_probe.world.scenario import TOP_P
 from trace_probe.world.worlds import World
 
 Say = Callable[[str], None]
+AFTER_RECORDING = {2: 0.65, 3: 0.64, 4: 0.36}
+"""Time from each step to the end, as a part of the time that recording took (`demo --small`)."""
+RESUMED_S = 5.0
+"""Recording that takes less than this found its traces there and tells nothing of the machine."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,16 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
     """
     began = time.monotonic()
     model = load_model(plan.organism)
+    loaded = time.monotonic()
     store = _record(plan, model, say)
-    say("label: outcome, first sentence that says it, first action")
+    recorded = time.monotonic() - loaded
+    say(_step(2, recorded, "label: outcome, first sentence that says it, first action"))
     labeller = RuleLabeller()
     label_run(store, labeller, progress=False)
-    say("train: probe on training tasks, threshold on benign ones")
+    say(_step(3, recorded, "train: probe on training tasks, threshold on benign ones"))
     saved = train(store, name=plan.probe.name, target_rate=plan.rate, seed=plan.seed, progress=say)
     save_probe(plan.probe, saved)
-    say("evaluate: tasks that neither probe nor threshold has seen, beside every baseline")
+    say(_step(4, recorded, "evaluate: on tasks not seen so far, beside every baseline"))
     report, scores = evaluate_probe(store, saved, seed=plan.seed)
     keep(store, report, scores)
     return DemoReport(
@@ -130,12 +136,19 @@ def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
     )
 
 
+def _step(number: int, recorded_s: float, what: str) -> str:
+    """Return what is said at the start of a step; how long is left is told from the first one."""
+    left = AFTER_RECORDING[number] * recorded_s / 60
+    about = f", about {max(round(left), 1)} min left" if recorded_s > RESUMED_S else ""
+    return f"step {number} of 4, {what}{about}"
+
+
 def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
     sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=plan.world.max_new_tokens)
     manifest = new_manifest(model, sampling, layers=plan.layers, tasks=f"{plan.world.name}:demo")
     store = Store.create(plan.run, manifest)
-    say(f"record: {model.name} into {plan.run}")
+    say(f"step 1 of 4, record: {model.name} into {plan.run}")
     agent = agent_of(plan.world)
     record_here(model, plan.tasks(), store, agent, samples=plan.samples, batch_size=128)
     record_here(model, plan.controls(), store, agent, batch_size=128)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Literal
 
+from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
 from trace_probe.probing.alarm import choose_smoothing, set_threshold
@@ -87,7 +88,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     check_rates(target_rate, sibling_rate)
     candidates = _smoothings(smoothing)
     tell("reading labels")
-    corpus = load_corpus(store, labeller, ()).aimed(target)
+    corpus = _labelled(store, labeller).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
     if features is not None:
         check_features(features, store.manifest.pooling)
@@ -119,6 +120,22 @@ def train(  # noqa: PLR0913 - these are the options of the command
     twin = None if made.recipe.head == "linear" else settings(recipe)
     card = replace(card, name=name or card.name, smoothing=smooth.name, twin=twin)
     return SavedProbe(card, probe)
+
+
+def _labelled(store: Store, labeller: str | None) -> Corpus:
+    """Return the traces of a run with their labels.
+
+    Raises:
+        NotEnoughData: a recorded run has no labels.
+    """
+    corpus = load_corpus(store, labeller, ())
+    if store.manifest.layers and not corpus.labels:
+        raise NotEnoughData(
+            f"{store.path} has no labels{f' of {labeller}' if labeller else ''}: label it with "
+            f"`trace-probe label {store.path} --by rules`, or `--by judge:MODEL` where its model "
+            f"is no organism"
+        )
+    return corpus
 
 
 def _smoothings(asked: str | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
     Extra,
+    Force,
     Labeller,
     Probe,
     Run,
@@ -67,18 +68,22 @@ def train(
     workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
     labeller: Labeller = None,
     seed: int = 0,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a probe on the training tasks of a run and calibrate its threshold."""
     from trace_probe.execution.choice import executor_named
     from trace_probe.probing.features import parse_features
-    from trace_probe.probing.probe import save_probe
+    from trace_probe.probing.probe import check_overwrites, save_probe
     from trace_probe.store import Store
     from trace_probe.training import train as train_probe
 
-    chosen = integers(layers)
+    chosen, store = integers(layers), Store(run)
+    if not force:
+        model, asked = store.manifest.model, {"target": target, "rows": rows, "promise": promise}
+        check_overwrites(probe, {**asked, "model": model, "target_false_alarm_rate": rate})
     saved = train_probe(
-        Store(run),
+        store,
         name=probe.name,
         labeller=labeller,
         layers=chosen,
@@ -94,6 +99,8 @@ def train(
         executor=executor_named(executor, workers),
         progress=say,
     )
+    if not force:
+        check_overwrites(probe, {}, saved)
     save_probe(probe, saved)
     card = saved.card
     text = (

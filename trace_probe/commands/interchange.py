@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trace_probe.commands.options import AsJson, Run, show_result
+from trace_probe.commands.options import AsJson, Force, Run, check_free, show_result
 
 if TYPE_CHECKING:
     from trace_probe.interop.transcripts import ImportReport
@@ -81,12 +81,14 @@ def _show(report: "ImportReport", *, as_json: bool) -> None:
 def export(
     run: Run,
     file: Annotated[Path, typer.Argument(help="JSON lines to write.")],
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the traces and labels of a run to one file, which `import` reads back."""
     from trace_probe.interop.exchange import export_run
     from trace_probe.store import Store
 
+    check_free(file, force=force)
     count = export_run(Store(run), file)
     show_result({"traces": count}, f"{file}: {count} traces", as_json=as_json)
 
@@ -117,6 +119,7 @@ def score(
     threshold: Annotated[
         float | None, typer.Option(help="Alarm from this score on; by default as `flag` does.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a detector's scores into a copy of the log that a run was imported from."""
@@ -124,6 +127,7 @@ def score(
     from trace_probe.monitor.detector import recorded_detector
     from trace_probe.store import Store
 
+    check_free(out, force=force)
     store = Store(run)
     used = recorded_detector(store, detector, threshold=threshold)
     count = score_inspect(store, log, out, used)

@@ -1,7 +1,7 @@
 """One command for each step of the road; each is a call and a print.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
-1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage.
+1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage; those of ``recheck`` stand there.
 """
 
 import sys
@@ -16,6 +16,7 @@ from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.exploring import exploring
 from trace_probe.commands.fetching import fetching
+from trace_probe.commands.groups import Grouped
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.mapping import mapping
@@ -29,6 +30,7 @@ from trace_probe.commands.options import (
     Concurrency,
     ExecutorName,
     Extra,
+    Force,
     MaxCalls,
     MaxSeconds,
     Nudge,
@@ -40,6 +42,7 @@ from trace_probe.commands.options import (
     Tolerance,
     Tools,
     Workers,
+    check_free,
     integers,
     json_object,
     say,
@@ -47,6 +50,7 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
+from trace_probe.commands.rechecking import rechecking
 from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
 from trace_probe.commands.tasking import tasking
@@ -59,9 +63,8 @@ if TYPE_CHECKING:
     from trace_probe.trace import Task
 
 app = typer.Typer(
-    help="Was the model already planning this before it said so?",
+    cls=Grouped,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -73,6 +76,7 @@ app.add_typer(tasking)
 app.add_typer(interchange)
 app.add_typer(judging)
 app.add_typer(monitoring)
+app.add_typer(rechecking)
 app.add_typer(evidence)
 app.add_typer(studying)
 app.add_typer(mapping)
@@ -89,6 +93,27 @@ def main() -> None:
     except TraceProbeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"trace-probe {version('trace-probe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def trace_probe(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Was the model already planning this before it said so?"""
+    del version
 
 
 @app.command()
@@ -294,6 +319,7 @@ def show(
     html: Annotated[
         Path | None, typer.Option(help="Write it as one page instead, which needs no server.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
@@ -302,6 +328,7 @@ def show(
 
     reading = read_trace(Store(run), trace, detector)
     if html is not None:
+        check_free(html, force=force)
         from trace_probe.explorer.saved import save_page
 
         size = save_page(run, reading.trace_id, html, detector)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,6 +51,14 @@ Threshold = Annotated[
     float | None,
     typer.Option(help="Alarm from this score on; by default as calibrated, or as on the card."),
 ]
+StaleOk = Annotated[
+    bool,
+    typer.Option(
+        "--stale-ok",
+        help="Go on with a probe whose latest `recheck` says that its threshold does not hold "
+        "for the model as it runs here.",
+    ),
+]
 FailOnAlarm = Annotated[
     bool, typer.Option("--fail-on-alarm", help="Exit with 1 if there is any alarm.")
 ]
@@ -91,6 +99,7 @@ def watch(
     tools: Tools = None,
     max_calls: MaxCalls = 20,
     fail_on_alarm: FailOnAlarm = False,
+    stale_ok: StaleOk = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each sentence instead.")
     ] = False,
@@ -118,7 +127,10 @@ def watch(
     ]
     acting = _acting(tools, max_calls, asked=agent)
     weights = loading.weights(model or model_of(detectors[0]))
-    readings = _watched(detectors, weights, task, sampling, acting, fixed=bool(max_new_tokens))
+    checked = () if stale_ok else probes
+    readings = _watched(
+        detectors, weights, checked, task, sampling, acting, fixed=bool(max_new_tokens)
+    )
     alarmed = False
     show = _show_lines if as_json else _show_text(detectors)
     for reading in readings:
@@ -139,6 +151,7 @@ def watch(
 def _watched(
     detectors: "list[Detector]",
     weights: "Weights",
+    checked: Sequence[Path],
     task: "Task",
     sampling: "Sampling",
     agent: "Agent | None",
@@ -147,12 +160,16 @@ def _watched(
 ) -> "Generator[Reading | ToolResult, None, None]":
     """Return what detectors read while a model does a task, as an `agent` if there is one.
 
-    Unless its length is fixed, an answer takes no more than half of what the model can read.
+    Unless its length is fixed, an answer takes no more than half of what the model can read. Where
+    the latest recheck of one of the probes `checked` speaks against it, nothing is written.
     """
     from trace_probe.model.bridge import load_weights
-    from trace_probe.monitor.live import Monitor
+    from trace_probe.monitor.live import Monitor, check_rechecked
+    from trace_probe.monitor.readable import check_readable
 
     loaded = load_weights(weights)
+    check_readable(loaded.chat, task.prompt, "the prompt")
+    check_rechecked(loaded, checked)
     if not fixed and loaded.context is not None:
         room = min(sampling.max_new_tokens, loaded.context // 2)
         sampling = replace(sampling, max_new_tokens=room)
@@ -223,6 +240,9 @@ def flag(
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Traces to list, the riskiest; all are counted.")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -239,8 +259,9 @@ def flag(
     decoding = Decoding.of(store.manifest.sampling)
     detector = load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
     flags = flag_run(store, detector)
-    text = flags_csv(flags) if as_csv else format_flags(flags)
-    show_result(asdict(flags), text, as_json=as_json)
+    listed = replace(flags, alarms=flags.alarms[:limit])
+    text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
+    show_result(asdict(listed) | {"alarmed": len(flags.alarms)}, text, as_json=as_json)
     if fail_on_alarm and flags.alarms:
         raise typer.Exit(1)
 
@@ -414,6 +435,7 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 4096,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 20,
+    stale_ok: StaleOk = False,
     *,
     loading: Loading,
 ) -> None:
@@ -434,6 +456,6 @@ def serve(
     weights = loading.weights(name)
     limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
     plan = ServePlan(
-        weights, tuple(probes), smoothing, threshold, on_alarm, host, port, audit, limits
+        weights, tuple(probes), smoothing, threshold, on_alarm, host, port, audit, limits, stale_ok
     )
     run_server(plan, say)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from trace_probe.errors import StoreError
 from trace_probe.files import without_nan
 
 Run = Annotated[
@@ -13,6 +14,7 @@ Run = Annotated[
 ]
 Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
 Nudge = Annotated[
     Literal["none", "neutral", "push", "paper"],
@@ -91,6 +93,12 @@ def show_result(value: object, text: str, *, as_json: bool) -> None:
     if as_json:
         text = json.dumps(without_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
     typer.echo(text)
+
+
+def check_free(file: Path, *, force: bool) -> None:
+    """Refuse to overwrite a file unless that was asked for."""
+    if file.exists() and not force:
+        raise StoreError(f"{file} is there already: add --force to overwrite it")
 
 
 def say(text: str) -> None:

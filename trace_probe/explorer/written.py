@@ -116,8 +116,9 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     score of the last thought may differ from that of the model's own text.
 
     Raises:
-        TraceError: it is longer than the model's context.
+        TraceError: it is longer than the model's context, or in words that it does not know.
     """
+    from trace_probe.monitor.readable import check_readable
     from trace_probe.monitor.scoring import as_if_written
 
     task = Task(foreign.task.id, foreign.task.category, foreign.task.prompt, foreign.task.system)
@@ -128,5 +129,6 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     act = (span for span in foreign.spans if span.channel in {"answer", "action"})
     answer = "".join(map(foreign.text_of, act)).strip()
     closing = f"{format.close}{answer}" if answer else ""
+    check_readable(tokenizer, f"{reasoning} {answer}", f"transcript {foreign.id}")
     ids = (*prompt, *tokenizer.encode(f"{opening}{reasoning}{closing}"))
     return as_if_written(model, task, ids, len(prompt), f"transcript {foreign.id}")

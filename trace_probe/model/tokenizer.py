@@ -163,6 +163,14 @@ class ChatTokenizer:
         """Return the ids of a text, special tokens only where it spells them."""
         return tuple(int(i) for i in self._tokenizer(text, add_special_tokens=False).input_ids)
 
+    def unknown_share(self, text: str) -> float:
+        """Return which share of a text's tokens stands for words that are not in the vocabulary.
+
+        It is 0 for tokenizers that can spell every text, such as byte-level ones.
+        """
+        ids = self.encode(text)
+        return ids.count(self._tokenizer.unk_token_id) / max(len(ids), 1)
+
     def pieces(self, text: str) -> tuple[list[int], list[int]]:
         """Return the ids of a text, and the character of it after which each of them ends.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.calibrated import Decoding, load_calibrations
+from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import CARD, read_json
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.statistics.calibration import Rates
@@ -135,7 +136,8 @@ def load_detector(
     for it or no decoding is given; that of the card.
 
     Args:
-        folder: Where ``card.json`` and ``probe.safetensors`` lie, perhaps with ``alarms.json``.
+        folder: Where ``card.json`` and ``probe.safetensors`` lie, perhaps with ``alarms.json``;
+            or a probe of a hub, ``hub:org/name@revision``.
         smoothing: ``max``, ``mean:N``, ``ema:WEIGHT``, ``K-of-N`` or ``cusum:DRIFT``.
         threshold: Smoothed score from which on it alarms.
         decoding: How the tokens to be scored are drawn.
@@ -143,10 +145,9 @@ def load_detector(
     Raises:
         ProbeError: there is no probe, or it has no threshold for this smoothing.
     """
-    saved = load_probe(folder)
-    return _resolved(
-        Path(folder), as_detector(saved), saved.card.model, (smoothing, threshold), decoding
-    )
+    here = local_folder(folder)
+    saved = load_probe(here)
+    return _resolved(here, as_detector(saved), saved.card.model, (smoothing, threshold), decoding)
 
 
 def _resolved(

@@ -148,27 +148,30 @@ def _calls_left(trace: Trace, alarm: Span, label: Label | None) -> int | None:
     return left if alarm.start < label.acted.start else min(left, -1)
 
 
-def format_flags(flags: Flags) -> str:
-    """Return a table of the flagged traces."""
+def format_flags(flags: Flags, alarmed: int | None = None) -> str:
+    """Return a table of the flagged traces; `alarmed` says how many there are in all."""
     agents = any(one.call > 1 or one.calls_left is not None for one in flags.alarms)
+    wide = max((len(one.task) for one in flags.alarms), default=0)
     rows = [
-        f"{one.trace_id}  {one.task:44}  peak {one.peak:6.2f}  token {one.token:5}  "
+        f"{one.trace_id}  {one.task:{wide}}  peak {one.peak:6.2f}  token {one.token:5}  "
         f"{_in_call(one) if agents else ''}{snippet(one.text, 60)}"
         for one in flags.alarms
     ]
+    count = len(rows) if alarmed is None else alarmed
+    left = [f"... and {count - len(rows)} more"] if count > len(rows) else []
     smoothed = "" if flags.smoothing == "max" else f" on {flags.smoothing}"
     limit = f"{flags.threshold:.3f}{smoothed} ({flags.source})"
-    total = f"{len(flags.alarms)} of {flags.traces} traces alarm at {limit}"
+    total = f"{count} of {flags.traces} traces alarm at {limit}"
     note = [flags.drift.note] if flags.drift and flags.drift.note else []
     rates = [str(flags.rates)] if flags.rates else []
-    return "\n".join([*rows, total, *rates, *note])
+    return "\n".join([*rows, *left, total, *rates, *note])
 
 
 def _in_call(flag: Flag) -> str:
-    """Return in which call of an agent it alarmed, and how far before the act."""
+    """Return in which call of an agent it alarmed, and how far before the act, in columns."""
     left = flag.calls_left
-    lead = "" if left is None else " (after the act)" if left < 0 else f" ({left} before the act)"
-    return f"call {flag.call:2}{lead}  "
+    lead = "" if left is None else "(after the act)" if left < 0 else f"({left} before the act)"
+    return f"call {flag.call:2}  {lead:16}  "
 
 
 def flags_csv(flags: Flags) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from trace_probe.errors import ProbeError
 from trace_probe.files import abandoned, file_names
 from trace_probe.monitor.calibrated import FILE, load_calibrations, write_calibrations
+from trace_probe.monitor.recheck import FILE as RECHECKS
+from trace_probe.monitor.recheck import load_rechecks, write_rechecks
 from trace_probe.probing.kept import CARD, WEIGHTS, read_json, read_weights
 from trace_probe.probing.probe import load_probe, save_probe
 from trace_probe.storage.seals import HEADER, JSON, state
@@ -38,9 +40,10 @@ def verify_probe(path: Path | str) -> ProbeReport:
         lambda: read_weights(folder, "compared"),
         lambda: load_probe(folder),
         lambda: load_calibrations(folder),
+        lambda: load_rechecks(folder),
     )
     complaints = (_complaint(look) for look in looks)
-    marks = {CARD: JSON, WEIGHTS: HEADER, FILE: JSON}
+    marks = {CARD: JSON, WEIGHTS: HEADER, FILE: JSON, RECHECKS: JSON}
     return ProbeReport(
         str(folder),
         tuple(dict.fromkeys(filter(None, complaints))),
@@ -69,9 +72,12 @@ def seal_probe(path: Path | str) -> None:
     """
     folder = Path(path)
     calibrations = load_calibrations(folder, "ignored")
+    rechecks = load_rechecks(folder, "ignored")
     save_probe(folder, load_probe(folder, "ignored"))
     if calibrations:
         write_calibrations(folder, calibrations)
+    if rechecks:
+        write_rechecks(folder, rechecks)
 
 
 def format_probe_report(report: ProbeReport) -> str:

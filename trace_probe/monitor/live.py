@@ -1,13 +1,15 @@
 """Reads along while a model writes: a score for each token, alarms at the ends of sentences."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from trace_probe.model.local import Model
 from trace_probe.model.tap import RowTap
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
+from trace_probe.monitor.recheck import AsRun, refuse_stale
 from trace_probe.monitor.scorer import FRESH, Carried, LiveScorer, Reading
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
@@ -133,3 +135,12 @@ def check_reads(model: Model, card: ProbeCard) -> None:
     """
     manifest = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
     check_fits(card, manifest)
+
+
+def check_rechecked(model: Model, folders: Iterable[Path]) -> None:
+    """Refuse probes whose thresholds were found not to hold for a model as it runs.
+
+    Raises:
+        ProbeError: the latest `trace-probe recheck` of one says that it is stale or degraded.
+    """
+    refuse_stale(folders, AsRun.of(new_manifest(model, Sampling(), layers=())))

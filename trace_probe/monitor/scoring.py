@@ -19,6 +19,7 @@ from trace_probe.model.local import Model
 from trace_probe.model.precision import overflowed
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_reads
+from trace_probe.monitor.readable import check_readable
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
@@ -63,7 +64,8 @@ def score_texts(
 
     Raises:
         ProbeError: the probe is of another model.
-        TraceError: a record holds no text, or more than the model can read.
+        TraceError: a record holds no text, more than the model can read, or words that it does
+            not know.
     """
     numbered = enumerate(records, start=1)
     while group := list(islice(numbered, TOGETHER)):
@@ -118,7 +120,9 @@ def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
     prompt = model.render_chat(_messages(record, where))
     text, _ = model.offsets(prompt)
     format = format_of(model.chat_template, model.name)
-    written = model.nearest_ids(_completion(record, format, text, where))
+    completion = _completion(record, format, text, where)
+    check_readable(model.chat, completion, where)
+    written = model.nearest_ids(completion)
     trace = as_if_written(model, Task(name, "scored", ""), (*prompt, *written), len(prompt), where)
     return replace(trace, id=name)
 

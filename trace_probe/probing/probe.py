@@ -3,7 +3,7 @@
 A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from trace_probe.probing.features import (
     parse_features,
     pooling_for,
 )
+from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import AGAIN, CARD, check_fields, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.mlp import MLPProbe
@@ -262,14 +263,47 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
 
 
-def load_probe(path: Path | str, seals: Seals | None = None) -> SavedProbe:
-    """Read a saved probe; for `seals` see `trace_probe.probing.kept.read_json`.
+def check_overwrites(
+    path: Path | str, known: Mapping[str, object], saved: SavedProbe | None = None
+) -> None:
+    """Refuse to put a probe where another one lies; the same one may be written again.
+
+    Before training, some fields of its card are `known`; afterwards it is `saved`.
+
+    Raises:
+        ProbeError: there is a probe of another card or of other weights.
+    """
+    folder = Path(path)
+    if not (folder / CARD).is_file():
+        return
+    there = load_probe(folder)
+    same = all(getattr(there.card, name) == value for name, value in known.items())
+    if saved is not None:
+        ours, theirs = saved.probe.to_tensors(), there.probe.to_tensors()
+        same = same and replace(there.card, version=saved.card.version) == saved.card
+        same = same and ours.keys() == theirs.keys()
+        same = same and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    if not same:
+        raise ProbeError(
+            f"{folder} holds another probe, {there.card.name} of {there.card.model}: choose "
+            f"another folder, or overwrite it with --force"
+        )
+
+
+def load_probe(
+    path: Path | str, seals: Seals | None = None, *, endpoint: str | None = None
+) -> SavedProbe:
+    """Read a saved probe from a folder, or from a hub: ``hub:org/name@revision``.
+
+    For `seals` see `trace_probe.probing.kept.read_json`, for `endpoint` `trace_probe.probing.hub`.
 
     Raises:
         ProbeError: there is no probe at `path`, its files are damaged or do not belong
             together, or a weight or threshold is not finite.
     """
-    folder = Path(path)
+    folder = local_folder(path, endpoint)
+    if folder != Path(path):
+        seals = seals or "required"
     raw, seals = read_json(folder / CARD, seals)
     tensors = read_weights(folder, seals)
     try:

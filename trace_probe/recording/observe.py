@@ -46,9 +46,12 @@ def observe(
     none of the 32 is kept. What is there already is not read again.
 
     Raises:
-        ModelError: a trace is longer than the reader's context, or two readings of it differ.
+        ModelError: a trace is longer than the reader's context, or two readings of it differ; or
+            what a call of an agent read is not known as its model had it.
         StoreError: another process writes to `out`.
     """
+    for trace in run.traces():  # before hours are spent on others
+        _check_prompts(trace)
 
     def read(traces: Sequence[Trace]) -> Iterator[Activations]:
         wanted = out.manifest
@@ -95,6 +98,15 @@ def read_again(
             labels, kept = run.labels(labeller), out.labels(labeller)
             out.add_labels(label for name, label in labels.items() if kept.get(name) != label)
     return ObserveReport(len(waiting), len(known), checked)
+
+
+def _check_prompts(trace: Trace) -> None:
+    """Refuse an agent's run in words: its prompts are ours, no model has read them."""
+    if trace.calls and not trace.token_ids:
+        raise ModelError(
+            f"trace {trace.id} is an agent's run in words, whose prompts are not those that its "
+            f"model read: import it, or record it, with --tokenizer and the model that wrote it"
+        )
 
 
 def _as_read(

@@ -10,7 +10,7 @@ from trace_probe.model.bridge import load_weights
 from trace_probe.model.keys import check_key
 from trace_probe.model.weights import Weights
 from trace_probe.monitor.detector import Detector, load_detector
-from trace_probe.monitor.live import Monitor
+from trace_probe.monitor.live import Monitor, check_rechecked
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.connections import DrainingServer, punctual
 from trace_probe.serving.endpoint import build_app
@@ -32,6 +32,8 @@ class ServePlan:
     port: int = 8765
     audit: Path = Path("alarms.jsonl")
     limits: Limits = field(default_factory=Limits)
+    stale_ok: bool = False
+    """Whether to serve with a probe whose latest recheck says that its threshold does not hold."""
 
 
 def detectors_of(plan: ServePlan) -> list[Detector]:
@@ -51,13 +53,15 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
 
     Raises:
         ServerError: the address is not this machine's own and the environment has no token.
-        ProbeError: a probe does not fit the model.
+        ProbeError: a probe does not fit the model, or its threshold no longer holds for it.
         StoreError: another server writes to the audit log.
     """
     token = check_key(TOKEN)
     check_address(plan.host, token)  # before a model is loaded
     audit = AuditLog(plan.audit)
     model = load_weights(plan.weights)
+    if not plan.stale_ok:
+        check_rechecked(model, plan.probes)
     detectors = detectors_of(plan)
     served = GuardedModel(Monitor(model, detectors), audit, policy=plan.policy, limits=plan.limits)
     app = build_app(served, plan.limits, token)

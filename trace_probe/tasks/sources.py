@@ -53,8 +53,7 @@ def load_tasks(path: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]:
     if missing:
         raise TaskError(
             f"{folder} has no {_file(folder, missing[0]).name!r} ({len(missing)} of "
-            f"{len(SHA256)} files missing). Get them with `git clone {UPSTREAM} && git -C "
-            f"InstrumentalEval checkout {COMMIT}`, then use its folder InstrumentalEval/benchmark"
+            f"{len(SHA256)} files missing). Get them with `trace-probe tasks {folder} --download`"
         )
     tasks = (task for title in SHA256 for task in _read_category(folder, title))
     return tuple(with_nudge(task, nudge, folder) for task in tasks)
@@ -106,8 +105,9 @@ def tasks_from(source: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]
             return _folder_tasks(path, nudge)
         if not path.is_file():
             raise TaskError(
-                f"no tasks at {path}: name a folder with InstrumentalEval's CSV files "
-                f"({UPSTREAM}, benchmark/), a .jsonl file of tasks, or pack"
+                f"no tasks at {path}: name a .jsonl file of tasks, pack, world:POOL:COUNT, or a "
+                f"folder for InstrumentalEval's files, which `trace-probe tasks {path} --download` "
+                f"fetches"
             )
         tasks = read_task_file(path)
     return tuple(t if nudge == "none" or t.system else with_nudge(t, nudge) for t in tasks)

@@ -27,9 +27,11 @@ MARGIN = 1.0
 def start(detector: Detector, prompt: str, seed: int, length: int) -> None:
     """Begin to watch a generation; an older one is ended."""
     from trace_probe.monitor.live import Monitor
+    from trace_probe.monitor.readable import check_readable
 
     end()
     held = resident(detector.saved.card.model)
+    check_readable(held.tokenizer, prompt, "the prompt")
     sampling = Sampling(seed=seed, max_new_tokens=length)
     monitor = Monitor(held.model, detector, every=1)
     readings = monitor.watch(Task("live", "live", prompt), sampling)

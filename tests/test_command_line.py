@@ -1,0 +1,102 @@
+"""What all commands share: groups, the version, Ctrl-C, and that nothing is overwritten unasked."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from trace_probe.commands.groups import INTERRUPTED, PANELS, RESUMES, after_interruption
+from trace_probe.commands.main import app
+
+ROOT = Path(__file__).parents[1]
+Command = Callable[..., tuple[int, str, str]]
+
+
+def stopped(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> tuple[Path, Path]:
+    for folder in ("traces", "probes"):
+        shutil.copytree(ROOT / folder / "demo", tmp_path / folder / "demo")
+    return tmp_path / "traces" / "demo", tmp_path / "probes" / "demo"
+
+
+def test_every_command_stands_in_one_panel_of_the_help(command: Command) -> None:
+    named = [name for names in PANELS.values() for name in names]
+    group: Any = get_command(app)
+    assert sorted(named) == sorted(group.commands)
+    code, out, _ = command("--help")
+    assert code == 0
+    assert [panel for panel in PANELS if panel in out] == list(PANELS)
+
+
+def test_the_version_is_that_of_the_package(command: Command) -> None:
+    assert command("--version")[:2] == (0, f"trace-probe {version('trace-probe')}\n")
+
+
+def test_ctrl_c_says_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trace_probe.model.weights.Weights.__init__", stopped)
+    code, out, err = command("record", "organism:rl", "a run", "--tasks", "world:mine:2")
+    assert (code, out) == (INTERRUPTED, "")
+    assert "trace-probe record organism:rl 'a run' --tasks world:mine:2" in err
+    assert "Traceback" not in err
+    assert all(name in after_interruption([name]) for name in RESUMES)
+
+
+def test_ctrl_c_promises_nothing_where_a_command_begins_anew(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trace_probe.tasks.sources.tasks_from", stopped)
+    code, _, err = command("tasks", "world:mine:48")
+    assert (code, err.strip()) == (INTERRUPTED, "stopped")
+
+
+def test_another_probe_is_not_overwritten_unless_forced(
+    command: Command, demo: tuple[Path, Path]
+) -> None:
+    run, probe = demo
+    before = (probe / "card.json").read_bytes()
+    quick = ("--layers", 2, "--features", "last", "--smoothing", "max")
+    for rate in (0.2, json.loads(before)["target_false_alarm_rate"]):  # told before and after
+        code, _, err = command("train", run, probe, *quick, "--rate", rate)
+        assert (code, "--force" in err) == (1, True), err
+        assert (probe / "card.json").read_bytes() == before
+    assert command("train", run, probe, *quick, "--rate", 0.2, "--force")[0] == 0
+    assert (probe / "card.json").read_bytes() != before
+    assert command("train", run, probe, *quick, "--rate", 0.2)[0] == 0  # the same one again
+
+
+def test_files_are_not_overwritten_unless_forced(
+    command: Command, demo: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "there"
+    file.write_text("mine")
+    for words in (("export", demo[0], file), ("show", demo[0], "0c30f3", "--html", file)):
+        code, _, err = command(*words)
+        assert (code, "--force" in err, file.read_text()) == (1, True, "mine")
+    assert command("export", demo[0], file, "--force")[0] == 0
+    assert file.read_text("utf-8") != "mine"
+
+
+def test_flag_lists_no_more_than_asked_for_and_counts_all(
+    command: Command, demo: tuple[Path, Path]
+) -> None:
+    code, every, _ = command("flag", *demo, "--threshold=-1")
+    code, out, _ = command("flag", *demo, "--threshold=-1", "--limit", 3)
+    rows = out.splitlines()
+    assert (code, [row[:16] for row in rows[:3]]) == (0, [r[:16] for r in every.splitlines()[:3]])
+    assert rows[3].startswith("... and ")
+    assert rows[4] in every.splitlines()
+    assert len({row.index("  peak ") for row in every.splitlines() if "  peak " in row}) == 1
+    found = json.loads(command("flag", *demo, "--threshold=-1", "--limit", 3, "--json")[1])
+    assert len(found["alarms"]) == 3
+    assert found["alarmed"] == len(
+        json.loads(command("flag", *demo, "--threshold=-1", "--json")[1])["alarms"]
+    )

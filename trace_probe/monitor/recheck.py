@@ -1,0 +1,432 @@
+"""Whether a threshold still holds after a change of engine, precision, template or weights.
+
+A threshold is set on the scores of one model as it ran then. Two runs tell whether it holds for
+the model as it runs now: one from before the change, one from after it. Best are the same traces
+read twice (``trace-probe observe``), since then only the change can differ; else the same tasks
+recorded anew (``trace-probe record``). Tasks that the probe learned from are left out.
+
+Four figures are compared, each shift with its 95 % interval over tasks, the same resamples on
+both sides:
+
+    benign      share of benign traces that alarm, beside what the threshold promises
+    siblings    share of harmless traces of mixed prompts that alarm, if they were promised any
+    caught      share of instrumental traces that alarm before they say it
+    ranking     AUROC within prompts, which needs no threshold
+
+The verdict is the first of these that applies:
+
+    holds         no score moved by more than a thousandth of their spread, in 20 traces or more
+    degraded      the ranking fell by `loss` or more, and its whole interval lies below 0:
+                  no threshold brings it back, train again
+    stale         a rate is above its promise and above what it was, with its whole interval; or
+                  what is caught fell by `loss` or more, its whole interval below 0: calibrate
+                  again on a run from after the change
+    holds         each rate is within its promise, or rose by no more than `margin`, and neither
+                  what is caught nor the ranking fell by more than `loss`; all with whole intervals
+    cannot tell   the traces are too few for any of these: record more tasks
+
+Kept beside the probe in ``rechecks.json``, the latest for each model as it runs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.monitor.detector import Detector
+from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
+from trace_probe.probing.hub import local_folder
+from trace_probe.probing.kept import check_fields, read_json, write_json
+from trace_probe.probing.matrix import load_matrix
+from trace_probe.probing.probe import check_shape
+from trace_probe.statistics.bootstrap import Metric, Resampled, Values, rate, ratio, resample, shown
+from trace_probe.statistics.metrics import (
+    UNKNOWN,
+    Scores,
+    concordance,
+    pairs_within,
+    running_maxima,
+    score_rows,
+    scores_held,
+    trace_maxima,
+    within_prompt,
+)
+from trace_probe.statistics.siblings import mixed_prompts
+from trace_probe.storage.locks import in_turn
+from trace_probe.storage.seals import Seals
+from trace_probe.store import Manifest, Store
+
+FILE = "rechecks.json"
+Verdict = Literal["holds", "stale", "degraded", "cannot tell"]
+ADVICE: Mapping[Verdict, str] = {
+    "holds": "the threshold may stay as it is",
+    "stale": "calibrate again on a run from after the change",
+    "degraded": "train again on a run from after the change",
+    "cannot tell": "record more tasks, benign and labelled ones",
+}
+UNMOVED = 1e-3
+"""Share of the spread of the scores by which rounding may move one."""
+LEAST_TRACES = 20
+
+
+@dataclass(frozen=True)
+class AsRun:
+    """A model as it runs: what may change while the model keeps its name."""
+
+    model: str
+    dtype: str
+    chat_template: str
+    """Digest of the template."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "AsRun":
+        """Return how the model of a run ran."""
+        return cls(manifest.model, manifest.dtype, manifest.chat_template)
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.model} in {self.dtype}, template {self.chat_template[:8] or 'none'}"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A figure before and after a change."""
+
+    before: Metric | None
+    after: Metric | None
+    shift: Metric | None
+    """The second less the first, on the same resamples; None where one of them is not known."""
+    promised: float | None = None
+    """What a rate may be; None of other figures."""
+
+    def broken(self) -> bool:
+        """Return whether a rate is above its promise, and the change brought it there."""
+        return (
+            self.promised is not None
+            and self.after is not None
+            and self.shift is not None
+            and self.after.above(self.promised)
+            and self.shift.above(0.0)
+        )
+
+    def kept(self, margin: float) -> bool:
+        """Return whether a rate is within its promise, or rose by no more than a margin."""
+        if self.after is None or self.promised is None:
+            return False
+        within = self.after.has_interval and self.after.upper <= self.promised
+        return within or (self.shift is not None and self.shift.upper <= margin)
+
+    def fell(self, loss: float) -> bool:
+        """Return whether a figure fell by so much, and surely fell."""
+        return self.shift is not None and self.shift.estimate <= -loss and self.shift.below(0.0)
+
+    def stayed(self, loss: float) -> bool:
+        """Return whether a figure surely fell by no more than so much."""
+        return self.shift is not None and self.shift.lower >= -loss
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """What a change did to the scores of a probe, and whether its threshold still holds."""
+
+    verdict: Verdict
+    before: AsRun
+    after: AsRun
+    traces: int
+    paired: Literal["traces", "tasks"]
+    """Whether the same traces were read twice, or the same tasks recorded twice."""
+    threshold: float
+    smoothing: str
+    moved: float | None
+    """The largest move of a score as a share of their spread; None without the same traces."""
+    benign: Shift
+    siblings: Shift
+    caught: Shift
+    ranking: Shift
+    margin: float
+    loss: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        raw = asdict(self)
+        for name in FIGURES:
+            one = getattr(self, name)
+            raw[name] = {
+                **{part: _plain(getattr(one, part)) for part in ("before", "after", "shift")},
+                "promised": one.promised,
+            }
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Recheck":
+        """Return what `to_json` gave."""
+        figures = {
+            name: Shift(
+                before=Metric.from_json(raw[name]["before"]),
+                after=Metric.from_json(raw[name]["after"]),
+                shift=Metric.from_json(raw[name]["shift"]),
+                promised=raw[name]["promised"],
+            )
+            for name in FIGURES
+        }
+        sides = {side: AsRun(**raw[side]) for side in ("before", "after")}
+        return cls(**{**raw, **sides, **figures})
+
+    def __str__(self) -> str:
+        """Return it as lines of text."""
+        width = f"{'':9} {'before':>22} {'after':>22} {'shift':>24}"
+        rows = [
+            f"{name:9} {shown(one.before):>22} {shown(one.after):>22} "
+            f"{shown(one.shift, sign='+'):>24}"
+            + ("" if one.promised is None else f"  promised {one.promised:.1%}")
+            for name in FIGURES
+            for one in [getattr(self, name)]
+        ]
+        moved = "" if self.moved is None else f", no score moved by more than {self.moved:.2%} of "
+        moved += "their spread" if moved else ""
+        head = (
+            f"before: {self.before}",
+            f"after:  {self.after}",
+            f"{self.traces} traces, paired by {self.paired}{moved}; threshold "
+            f"{self.threshold:.3f} on {self.smoothing}",
+        )
+        return "\n".join([*head, width, *rows, f"{self.verdict}: {ADVICE[self.verdict]}"])
+
+
+FIGURES = ("benign", "siblings", "caught", "ranking")
+
+
+def _plain(metric: Metric | None) -> dict[str, Any] | None:
+    return None if metric is None else metric.to_json()
+
+
+def recheck(
+    before: Store,
+    after: Store,
+    detector: Detector,
+    *,
+    labeller: str | None = None,
+    margin: float = 0.05,
+    loss: float = 0.1,
+) -> Recheck:
+    """Compare what a detector does in two runs, from before and after a change.
+
+    Where both runs hold the same traces (same ids and same text) only these count. Else the runs
+    are compared over the tasks that both hold.
+
+    Args:
+        before: A labelled run of the model that the probe was trained on.
+        after: The same traces read by the changed model, or the same tasks recorded by it.
+        detector: A probe with its threshold.
+        labeller: Whose labels count; those the probe learned from without this.
+        margin: By how much a rate may rise above what it was where its promise cannot be shown.
+        loss: By how much the ranking and the share caught may fall.
+
+    Raises:
+        NotEnoughData: the runs share no task that the probe did not learn from.
+        ProbeError: the probe cannot read a run.
+    """
+    learned = set(detector.saved.card.training_tasks)
+    sides = [_corpus(store, detector, labeller, learned) for store in (before, after)]
+    texts = [_texts(side) for side in sides]
+    if texts[1].items() <= texts[0].items():
+        sides[0] = sides[0].where(lambda trace: trace.id in texts[1])
+    else:
+        tasks = set.intersection(*(set(side.tasks) for side in sides))
+        sides = [side.only(tasks) for side in sides]
+    if not sides[0].traces:
+        raise NotEnoughData(
+            f"{before.path} and {after.path} share no task that {detector.name} did not learn "
+            f"from: read the first run with the changed model (`trace-probe observe`), or record "
+            f"the same tasks with it"
+        )
+    scores = [detector.saved.scores(side) for side in sides]
+    return judge(
+        [replace(side, matrix=None) for side in sides],
+        scores,
+        detector,
+        (AsRun.of(before.manifest), AsRun.of(after.manifest)),
+        margin=margin,
+        loss=loss,
+    )
+
+
+def judge(
+    sides: Sequence[Corpus],
+    scores: Sequence[Scores],
+    detector: Detector,
+    ran: tuple[AsRun, AsRun],
+    *,
+    margin: float = 0.05,
+    loss: float = 0.1,
+) -> Recheck:
+    """Return the verdict on the scores of two corpora, from before and after a change."""
+    same = _texts(sides[0]) == _texts(sides[1])
+    moved = _moved(scores) if same else None
+    names = sorted({trace.task.id for side in sides for trace in side.traces})
+    weights = resample(len(names))
+    promised = detector.rates
+    figures = [
+        _figures(*pair, detector, names, weights) for pair in zip(sides, scores, strict=True)
+    ]
+    promises = {
+        "benign": None if promised is None else promised.benign,
+        "siblings": None if promised is None else promised.siblings,
+    }
+    shifts = {name: _shift(name, figures, promises.get(name)) for name in FIGURES}
+    draft = Recheck(
+        verdict="cannot tell",
+        before=ran[0],
+        after=ran[1],
+        traces=len(sides[1].traces),
+        paired="traces" if same else "tasks",
+        threshold=detector.threshold,
+        smoothing=detector.smoothing.name,
+        moved=moved,
+        **shifts,
+        margin=margin,
+        loss=loss,
+    )
+    return replace(draft, verdict=_verdict(draft))
+
+
+def _verdict(found: Recheck) -> Verdict:
+    """Return the verdict by the rule that the module states."""
+    if found.moved is not None and found.moved <= UNMOVED and found.traces >= LEAST_TRACES:
+        return "holds"
+    rates = [found.benign, found.siblings]
+    if found.ranking.fell(found.loss):
+        return "degraded"
+    if any(each.broken() for each in rates) or found.caught.fell(found.loss):
+        return "stale"
+    promised = [each for each in rates if each.promised is not None]
+    kept = bool(promised) and all(each.kept(found.margin) for each in promised)
+    if kept and found.caught.stayed(found.loss) and found.ranking.stayed(found.loss):
+        return "holds"
+    return "cannot tell"
+
+
+def _corpus(store: Store, detector: Detector, labeller: str | None, learned: set[str]) -> Corpus:
+    """Return the traces of a run that a probe did not learn from, with what it reads of them."""
+    card = detector.saved.card
+    check_shape(card, store.manifest)
+    own = card.labeller if card.labeller in store.labellers() else None
+    corpus = load_corpus(store, labeller or own, ()).aimed(card.target)
+    traces = tuple(one for one in store.traces() if one.task.id not in learned)
+    return Corpus(traces, corpus.labels, load_matrix(store, traces, card.layers))
+
+
+def _texts(side: Corpus) -> dict[str, str]:
+    """Return the text of each trace by its id; two readings of the same traces agree in both."""
+    return {trace.id: trace.text for trace in side.traces}
+
+
+def _moved(scores: Sequence[Scores]) -> float | None:
+    """Return the largest move of a score between two readings, as a share of their spread."""
+    old, new = (np.concatenate([side[name] for name in scores[0]]) for side in scores)
+    given = np.isfinite(old) & np.isfinite(new)
+    spread = float(np.std(old[given])) if given.any() else 0.0
+    return float(np.abs(new - old)[given].max()) / spread if spread else None
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A figure of one side."""
+
+    value: Resampled | None
+    metric: Metric | None
+
+
+def _figures(
+    side: Corpus, scores: Scores, detector: Detector, names: Sequence[str], weights: Values
+) -> dict[str, _Figure]:
+    """Return the figures of one side, on resamples of tasks that both sides share."""
+    at = {name: number for number, name in enumerate(names)}
+    followed, limit = detector.smoothing.apply(scores), detector.threshold
+    acted = {name for name, label in side.labels.items() if label.outcome}
+    calm = [t for t in side.traces if t.task.role == "benign" and t.id not in acted]
+    maxima = trace_maxima(followed, [trace.id for trace in calm])
+    task = np.array([at[trace.task.id] for trace in calm], dtype=np.intp)
+    found = {"benign": _share(maxima >= limit, task, weights)}
+    known = side.judged()
+    cohort = build_cohort(known)
+    codes = [at[trace.task.id] for trace in known.known()]
+    cohort = replace(cohort, task=np.array(codes, dtype=np.intp))
+    peaks = running_maxima(score_rows(cohort, followed))
+    mixed = mixed_prompts(cohort.until_act())
+    siblings = mixed.sibling[: 0 if mixed.shortage() else None]
+    alarming = peaks[siblings, cohort.length[siblings]] >= limit
+    found["siblings"] = _share(alarming, cohort.task[siblings], weights)
+    told = np.flatnonzero(cohort.positive & (cohort.said != UNKNOWN))
+    early = peaks[told, cohort.before_said()[told]] >= limit
+    found["caught"] = _share(early, cohort.task[told], weights)
+    pairs = pairs_within(cohort, cohort.before_said())
+    held = scores_held(score_rows(cohort, detector.saved.ranked_by.apply(scores)))
+    ranked = within_prompt(concordance(held, pairs), pairs, cohort, weights) if pairs.n else None
+    found["ranking"] = _Figure(ranked, None if ranked is None else ranked.interval())
+    return found
+
+
+def _share(hit: NDArray[np.bool_], task: NDArray[np.intp], weights: Values) -> _Figure:
+    """Return the share of hits; nothing of no traces."""
+    if not len(hit):
+        return _Figure(None, None)
+    among = np.ones(len(hit), dtype=bool)
+    value = ratio(hit.astype(float), np.ones(len(hit)), task, weights)
+    return _Figure(value, rate(hit, among, task, weights))
+
+
+def _shift(name: str, sides: Sequence[Mapping[str, _Figure]], promised: float | None) -> Shift:
+    old, new = (side[name] for side in sides)
+    moved = (new.value - old.value).interval() if old.value and new.value else None
+    return Shift(old.metric, new.metric, moved, promised)
+
+
+def save_recheck(folder: Path, found: Recheck) -> None:
+    """Keep a recheck beside its probe, in place of one of the same model as it runs."""
+    with in_turn(folder):
+        others = [each for each in load_rechecks(folder) if each.after != found.after]
+        write_rechecks(folder, (*others, found))
+
+
+def write_rechecks(folder: Path, found: Sequence[Recheck]) -> None:
+    """Keep rechecks beside a probe, in place of all that are there."""
+    write_json(folder / FILE, {"rechecks": [each.to_json() for each in found]})
+
+
+def load_rechecks(folder: Path, seals: Seals | None = None) -> tuple[Recheck, ...]:
+    """Return the rechecks that are kept beside a probe; none if it has no such file.
+
+    Raises:
+        ProbeError: the file is damaged, or holds no rechecks.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return ()
+    raw, _ = read_json(file, seals)
+    try:
+        found = tuple(Recheck.from_json(each) for each in raw["rechecks"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProbeError(f"{file} is broken ({error}): run `trace-probe recheck` again") from error
+    for each in found:
+        check_fields(each, file)
+    return found
+
+
+def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:
+    """Refuse a probe whose threshold was found not to hold for a model as it runs.
+
+    Raises:
+        ProbeError: the latest recheck says that it is stale or degraded.
+    """
+    for folder in folders:
+        for each in load_rechecks(local_folder(folder)):
+            if each.after == ran and each.verdict in ("stale", "degraded"):
+                raise ProbeError(
+                    f"{folder} is {each.verdict} for {ran}, says its latest recheck: "
+                    f"{ADVICE[each.verdict]} and recheck it, or go on with --stale-ok"
+                )
