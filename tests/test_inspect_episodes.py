@@ -454,7 +454,7 @@ def test_import_sees_by_itself_that_a_file_is_a_log_of_inspect(tmp_path: Path) -
         path = log_of(tmp_path / name, [asks([USER], wrote)], [USER, wrote])
         done = CliRunner().invoke(app, ["import", str(path), str(tmp_path / f"{name}-run")])
         assert done.exit_code == 0, done.output
-        assert "recognised: 1 Inspect sample" in done.output
+        assert "recognised: 1 x Inspect sample" in done.output
 
 
 def test_importing_a_log_again_adds_nothing(ran: Path, tmp_path: Path) -> None:

@@ -147,6 +147,22 @@ def test_one_in_a_thousand_needs_999_traces_or_2302_to_be_sure() -> None:
         traces_needed(0, "conformal")
 
 
+def test_the_page_on_the_pack_has_the_figures_of_the_code() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "pack.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\d.]+) % \| ([\d,]+) \| ([\d,]+) \|$", page, re.M)
+    assert len(rows) == 3
+    for rate, *needed in rows:
+        found = [
+            traces_needed(float(rate) / 100, "conformal"),
+            traces_needed(float(rate) / 100, "pac"),
+        ]
+        assert [int(number.replace(",", "")) for number in needed] == found
+    kinds = re.findall(r"^\| `(\w+)` \| (\d+) \| `([\w-]+)` \|", page, re.M)
+    assert {kind: (int(n), role) for kind, n, role in kinds} == {
+        kind: (n, ROLES[kind]) for kind, n in KINDS.items()
+    }
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
     monkeypatch.setattr("sys.argv", ["trace-probe", "tasks", *words])
     with pytest.raises(SystemExit) as ended:

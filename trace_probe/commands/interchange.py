@@ -71,7 +71,7 @@ def _show(report: "ImportReport", *, as_json: bool) -> None:
 
     found = asdict(report)
     kinds = report.formats.items()
-    formats = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in kinds)
+    formats = ", ".join(f"{n} x {name}" for name, n in kinds)
     counts = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in (*COUNTS, "left_out"))
     text = "\n".join((f"recognised: {formats}", counts, *report.notes))
     show_result(found, text, as_json=as_json)
