@@ -58,8 +58,9 @@ def probe(model: Any, tmp_path: Path) -> Callable[[float], Path]:
     def make(threshold: float) -> Path:
         made = wide_probe(model, "linear")
         card = replace(made.card, name="eye", threshold=threshold, model="tiny-agent@00000000")
-        save_probe(tmp_path / "eye", SavedProbe(card, made.probe))
-        return tmp_path / "eye"
+        folder = tmp_path / f"eye{threshold:g}"
+        save_probe(folder, SavedProbe(card, made.probe))
+        return folder
 
     return make
 
@@ -153,12 +154,8 @@ def test_what_was_scored_live_is_what_reading_the_log_again_gives(
     folder = str(probe(1e6))
     live = ran(tmp_path, task(epochs=6), model_args={"probe": folder})
     seen = score(live, inspect_plugin.probe(folder), action="append", display="none")
-    for sample in live.samples or []:  # without what was noted live
-        for event in sample.events:
-            if event.event == "model":
-                for name in ("detector", "sentences"):
-                    (event.output.metadata or {})["trace_probe"].pop(name)
-    again = score(live, inspect_plugin.probe(folder), action="append", display="none")
+    reading = inspect_plugin.probe(folder, again=True)
+    again = score(live, reading, action="append", display="none")
     given = [(one.scores or {})["probe"] for one in again.samples or []]
     hows = {one.metadata["ids"] for one in given if one.metadata}
     assert hows == {"exact"}
@@ -186,7 +183,6 @@ def test_the_policy_stop_ends_a_sample_before_its_next_call(
     monkeypatch.setenv(inspect_watch.POLICY, "stop")
     for threshold, calls in ((-1e6, 1), (1e6, 3)):
         monkeypatch.setenv(inspect_watch.PROBE, str(probe(threshold)))
-        inspect_watch.reader_of.cache_clear()
         log = ran(
             tmp_path,
             Task(dataset=[Sample(ASKED[0])], solver=thrice(), scorer=inspect_plugin.probe()),
@@ -194,6 +190,7 @@ def test_the_policy_stop_ends_a_sample_before_its_next_call(
         (sample,) = log.samples or []
         assert len(wrote(sample)) == calls
         assert (sample.limit is not None and sample.limit.type == "custom") == (calls == 1)
+        assert (sample.output.stop_reason == "content_filter") == (calls == 1), "cut at the alarm"
         assert sample.scores, "what was stopped is scored all the same"
 
 
@@ -252,6 +249,18 @@ def test_a_sample_without_a_thought_has_no_score_and_says_why(
         assert np.isnan(given.value)
         assert given.reason == "scoring_failed"
         assert given.explanation
+
+
+def test_broken_notes_in_a_log_are_not_believed(
+    tmp_path: Path, probe: Callable[[float], Path]
+) -> None:
+    folder = str(probe(1e6))
+    told = {**inspect_watch.reader_of(folder).told}
+    for sentences in ("none", [{"text": 1}], [{"text": "a", "alarm": False, "statistic": "low"}]):
+        forged = mock(trace_probe={"detector": told, "sentences": sentences})
+        log = ran(tmp_path, task(scorer=inspect_plugin.probe(folder)), forged)
+        for sample in log.samples or []:
+            assert np.isnan((sample.scores or {})["probe"].value)
 
 
 def test_a_plugin_that_cannot_be_imported_leaves_a_line_and_inspect_goes_on() -> None:

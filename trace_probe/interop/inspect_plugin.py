@@ -30,13 +30,16 @@ def trace_probe() -> "type[ModelAPI]":
 
 
 @scorer(metrics=[mean()])  # type: ignore[untyped-decorator]
-def probe(probe: str | None = None, model: str | None = None, role: str = "") -> "Scorer":
+def probe(
+    probe: str | None = None, model: str | None = None, role: str = "", again: bool = False
+) -> "Scorer":
     """Score each sample by the highest score that a probe gives its model calls.
 
     Args:
         probe: Folder of the probe; TRACE_PROBE_PROBE says it otherwise.
         model: The model that reads the calls, where it lies elsewhere than the probe's card says.
         role: Whose calls; by default those of ``target``, or those without a role.
+        again: Read calls again that our own provider scored live.
     """
 
     async def score(state: "TaskState", target: "Target") -> Score:  # noqa: ARG001 - as Inspect calls it
@@ -49,7 +52,8 @@ def probe(probe: str | None = None, model: str | None = None, role: str = "") ->
         folder = probe or os.environ.get(PROBE)
         seen = Seen(transcript().events, state.messages, state.output)
         try:
-            verdict = await judge(seen, reader_of(folder, model) if folder else None, role)
+            reader = reader_of(folder, model) if folder else None
+            verdict = await judge(seen, reader, role, again=again)
         except TraceError as error:  # of this sample only
             return Score.unscored(reason="scoring_failed", explanation=str(error))
         if verdict is None or not verdict.sentences:

@@ -78,15 +78,27 @@ class LocalModel(ModelAPI):  # type: ignore[misc]
             ProbeError: there is no such probe, or it is of another model.
         """
         super().__init__(model_name, base_url, api_key, [], config)
-        probe = model_args.pop("probe", None) or os.environ.get(PROBE)
-        self._policy = policy_of(model_args.pop("policy", None))
+        self._probe, self._policy = model_args.pop("probe", None), model_args.pop("policy", None)
         self._model = loaded(model_name, **model_args)
-        self._monitor = Monitor(self._model, reader_of(probe).detector) if probe else None
-        if probe:
+        self._monitors: dict[str, Monitor] = {}
+        self._monitor()
+        policy_of(self._policy)
+        if self._probe:
             WATCHING.add(model_name)
         self._asked: Counter[str] = Counter()
         self._known: OrderedDict[str, Carried] = OrderedDict()
         """What is known of the episodes behind messages that this model wrote, by their ids."""
+
+    def _monitor(self) -> Monitor | None:
+        """Return what watches the model, if a probe is named.
+
+        Inspect keeps models for later evaluations of the process, so the environment is asked
+        anew for each call.
+        """
+        probe = self._probe or os.environ.get(PROBE)
+        if probe and probe not in self._monitors:
+            self._monitors[probe] = Monitor(self._model, reader_of(probe).detector)
+        return self._monitors[probe] if probe else None
 
     def max_connections(self) -> int:
         """Return how many calls run at once: one, since each has the model to itself."""
@@ -119,12 +131,16 @@ class LocalModel(ModelAPI):  # type: ignore[misc]
             1.0 if config.top_p is None else config.top_p,
             min(config.max_tokens or MOST_TOKENS, room),
         )
+        monitor = self._monitor()
         with models_turn():
-            written = self._written(prompt, sampling, self._before(turn))
+            written = self._written(monitor, prompt, sampling, self._before(turn))
         task = Task("inspect", "inspect", "")
         ids = (*prompt, *written.ids)
         call = as_if_written(self._model, task, ids, len(prompt), "the call")
-        return self._output(call, written, sampling, offered=bool(turn.tools))
+        noted = self._notes(call, written)
+        if monitor is not None:
+            noted |= _scored(monitor, written, sampling)
+        return self._output(call, written, noted, offered=bool(turn.tools))
 
     def _seed(self, given: int | None, prompt: Sequence[int]) -> int:
         """Return the seed of a call: by the prompt, and how often it was asked, if one is given."""
@@ -139,18 +155,25 @@ class LocalModel(ModelAPI):  # type: ignore[misc]
         last = next((one.id for one in reversed(turn.read) if one.id in self._known), "")
         return self._known.get(last, FRESH)
 
-    def _written(self, prompt: Sequence[int], sampling: Sampling, before: Carried) -> _Written:
+    def _written(
+        self,
+        monitor: Monitor | None,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        before: Carried,
+    ) -> _Written:
         """Let the model write, watched if there is a probe."""
-        if self._monitor is None:
+        if monitor is None:
             (completion,) = self._model.generate([prompt], [sampling.seed], sampling)
             return _Written(completion.ids)
         episode, sentences = Followed(), list[ScoredSentence]()
         episode.carried = before
-        readings = self._monitor.watch_ids(prompt, sampling.seed, sampling, episode)
+        readings = monitor.watch_ids(prompt, sampling.seed, sampling, episode)
+        policy = policy_of(self._policy)
         for reading in readings:
             from_thread.check_cancelled()
             sentences += [one for one in reading.ended if one.channel == "reasoning"]
-            if reading.alarm and self._policy == "stop":
+            if reading.alarm and policy == "stop":
                 readings.close()
                 ids = tuple(episode.under_way)
                 return _Written(ids, tuple(sentences), reading.unreadable, stopped=True)
@@ -158,7 +181,7 @@ class LocalModel(ModelAPI):  # type: ignore[misc]
         return _Written(ids, tuple(sentences), carried.unreadable, carried=carried)
 
     def _output(
-        self, call: Trace, written: _Written, sampling: Sampling, *, offered: bool
+        self, call: Trace, written: _Written, noted: dict[str, Any], *, offered: bool
     ) -> ModelOutput:
         """Return what was written as Inspect has it; what an alarm ended calls no tool."""
         readable = offered and not written.stopped and all(one.name for one in call.actions)
@@ -185,8 +208,9 @@ class LocalModel(ModelAPI):  # type: ignore[misc]
             total_tokens=len(call),
         )
         choice = ChatCompletionChoice(message=message, stop_reason=self._reason(written, message))
-        noted = {NOTES: self._notes(call, written, sampling)}
-        return ModelOutput(model=self._model.name, choices=[choice], usage=usage, metadata=noted)
+        return ModelOutput(
+            model=self._model.name, choices=[choice], usage=usage, metadata={NOTES: noted}
+        )
 
     def _reason(self, written: _Written, message: ChatMessageAssistant) -> str:
         if written.stopped:
@@ -195,33 +219,33 @@ class LocalModel(ModelAPI):  # type: ignore[misc]
             return "max_tokens"
         return "tool_calls" if message.tool_calls else "stop"
 
-    def _notes(self, call: Trace, written: _Written, sampling: Sampling) -> dict[str, Any]:
-        """Return the ids of a call, and what the probe said of it."""
-        notes: dict[str, Any] = {
+    def _notes(self, call: Trace, written: _Written) -> dict[str, Any]:
+        """Return the ids of a call."""
+        return {
             "model": self._model.name,
-            "seed": sampling.seed,
             "prompt_token_ids": list(call.token_ids[: call.prompt_stop]),
             "token_ids": list(written.ids),
         }
-        if self._monitor is None:
-            return notes
-        detector = self._monitor.detectors[0]
-        sentences = [
-            {
-                "text": one.text,
-                "score": one.scores[0] if one.scores else None,
-                "statistic": one.statistics[0] if one.statistics else None,
-                "alarm": bool(one.alarms),
-            }
-            for one in written.sentences
-        ]
-        return notes | {
-            "detector": told(detector),
-            "sentences": sentences,
-            "unreadable": written.unreadable,
-            "stopped": written.stopped,
-            "other_decoding": bool(self._monitor.unpromised(sampling)),
+
+
+def _scored(monitor: Monitor, written: _Written, sampling: Sampling) -> dict[str, Any]:
+    """Return what a probe said of a call while it was written."""
+    sentences = [
+        {
+            "text": one.text,
+            "score": one.scores[0] if one.scores else None,
+            "statistic": one.statistics[0] if one.statistics else None,
+            "alarm": bool(one.alarms),
         }
+        for one in written.sentences
+    ]
+    return {
+        "detector": told(monitor.detectors[0]),
+        "sentences": sentences,
+        "unreadable": written.unreadable,
+        "stopped": written.stopped,
+        "other_decoding": bool(monitor.unpromised(sampling)),
+    }
 
 
 def _called(action: Action) -> ToolCall:

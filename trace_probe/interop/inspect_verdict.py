@@ -202,11 +202,13 @@ def _message(trace: Trace, token: int) -> str:
     return trace.calls[trace.call_at(token)].message
 
 
-async def judge(sample: Seen, reader: Reader | None, role: str = "") -> Verdict | None:
+async def judge(
+    sample: Seen, reader: Reader | None, role: str = "", *, again: bool = False
+) -> Verdict | None:
     """Return what a probe says of the model calls of a sample so far; None if there are none.
 
-    What our own provider noted is taken as it is, where it is of the same probe. Without a
-    `reader` only that counts.
+    What our own provider noted is taken as it is, where it is of the same probe, unless the calls
+    are to be read `again`. Without a `reader` only the notes count.
 
     Raises:
         TraceError: the calls cannot be read.
@@ -215,7 +217,7 @@ async def judge(sample: Seen, reader: Reader | None, role: str = "") -> Verdict 
     from anyio import to_thread
 
     strands = strands_of(sample, role)
-    notes = dict(_notes(sample.events))
+    notes = {} if again and reader else dict(_notes(sample.events))
     turns = [turn for strand in strands for turn in strand.own]
     noted = [notes[turn.wrote.id] for turn in turns if turn.wrote.id in notes]
     live = [one for one in noted if reader is None or one["detector"] == reader.told]
@@ -231,9 +233,27 @@ def _notes(events: Iterable["Event"]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what our provider noted of the calls that a probe watched, by id of the message."""
     for event in events:
         if event.event == "model" and event.output.choices:
-            noted = (event.output.metadata or {}).get(NOTES, {})
-            if noted.get("detector"):
+            noted = (event.output.metadata or {}).get(NOTES)
+            if isinstance(noted, dict) and _are_whole(noted):
                 yield event.output.choices[0].message.id, noted
+
+
+def _are_whole(noted: Mapping[str, Any]) -> bool:
+    """Return whether notes hold all that they should; a log may come from anywhere."""
+    detector, sentences = noted.get("detector"), noted.get("sentences")
+    if not isinstance(detector, dict) or not isinstance(sentences, list):
+        return False
+    number = isinstance(detector.get("threshold"), float | None)
+    return number and isinstance(detector.get("probe"), str) and all(map(_is_sentence, sentences))
+
+
+def _is_sentence(one: object) -> bool:
+    return (
+        isinstance(one, dict)
+        and isinstance(one.get("text"), str)
+        and isinstance(one.get("alarm"), bool)
+        and isinstance(one.get("statistic", ""), float | None)
+    )
 
 
 def _as_noted(turns: Sequence[Turn], notes: Mapping[str, dict[str, Any]]) -> Verdict:
