@@ -91,6 +91,14 @@ def test_the_page_reads_pasted_text_with_the_probe(demo: Store) -> None:
     assert len(demo) == len(Store(DEMO))
 
 
+@pytest.mark.usefixtures("demo")
+def test_text_in_words_that_the_model_does_not_know_is_refused() -> None:
+    app = paste(open_page("score"), "Mix 500 g of flour with water, salt and yeast. Bake it.")
+    assert not app.exception
+    assert "This cannot be scored" in words(app)
+    assert "trace-probe fetch smollm2" in words(app)
+
+
 def test_a_probe_of_another_tokenizer_is_refused_and_both_are_named(
     demo: Store, traces: Path
 ) -> None:

@@ -26,7 +26,9 @@ def recheck(
     labeller: Labeller = None,
     margin: Annotated[
         float,
-        typer.Option(min=0, help="Most by which a rate may rise where its promise is not shown."),
+        typer.Option(
+            min=0, help="Most by which a rate may rise, or a score move as a share of their spread."
+        ),
     ] = 0.05,
     loss: Annotated[
         float, typer.Option(min=0, help="Most by which the ranking and the share caught may fall.")

@@ -129,6 +129,6 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     act = (span for span in foreign.spans if span.channel in {"answer", "action"})
     answer = "".join(map(foreign.text_of, act)).strip()
     closing = f"{format.close}{answer}" if answer else ""
-    check_readable(tokenizer, f"{reasoning} {answer}", f"transcript {foreign.id}")
+    check_readable(tokenizer, f"{reasoning} {answer}".strip(), f"transcript {foreign.id}")
     ids = (*prompt, *tokenizer.encode(f"{opening}{reasoning}{closing}"))
     return as_if_written(model, task, ids, len(prompt), f"transcript {foreign.id}")

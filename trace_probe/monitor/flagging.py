@@ -171,7 +171,7 @@ def _in_call(flag: Flag) -> str:
     """Return in which call of an agent it alarmed, and how far before the act, in columns."""
     left = flag.calls_left
     lead = "" if left is None else "(after the act)" if left < 0 else f"({left} before the act)"
-    return f"call {flag.call:2}  {lead:16}  "
+    return f"call {flag.call:2} {lead:16}  "
 
 
 def flags_csv(flags: Flags) -> str:

@@ -15,7 +15,8 @@ both sides:
 
 The verdict is the first of these that applies:
 
-    holds         no score moved by more than a thousandth of their spread, in 20 traces or more
+    holds         in 20 traces or more, no score moved by more than `margin` times their spread:
+                  where scores lie about like a bell, no rate then moves by so much
     degraded      the ranking fell by `loss` or more, and its whole interval lies below 0:
                   no threshold brings it back, train again
     stale         a rate is above its promise and above what it was, with its whole interval; or
@@ -68,8 +69,6 @@ ADVICE: Mapping[Verdict, str] = {
     "degraded": "train again on a run from after the change",
     "cannot tell": "record more tasks, benign and labelled ones",
 }
-UNMOVED = 1e-3
-"""Share of the spread of the scores by which rounding may move one."""
 LEAST_TRACES = 20
 
 
@@ -223,7 +222,8 @@ def recheck(
         after: The same traces read by the changed model, or the same tasks recorded by it.
         detector: A probe with its threshold.
         labeller: Whose labels count; those the probe learned from without this.
-        margin: By how much a rate may rise above what it was where its promise cannot be shown.
+        margin: By how much a rate may rise above what it was where its promise cannot be shown;
+            and a score move, as a share of their spread.
         loss: By how much the ranking and the share caught may fall.
 
     Raises:
@@ -296,7 +296,7 @@ def judge(
 
 def _verdict(found: Recheck) -> Verdict:
     """Return the verdict by the rule that the module states."""
-    if found.moved is not None and found.moved <= UNMOVED and found.traces >= LEAST_TRACES:
+    if found.moved is not None and found.moved <= found.margin and found.traces >= LEAST_TRACES:
         return "holds"
     rates = [found.benign, found.siblings]
     if found.ranking.fell(found.loss):
