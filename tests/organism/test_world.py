@@ -256,3 +256,11 @@ def test_variants_differ_in_their_penalty_alone() -> None:
 
 def test_an_unclosed_thought_earns_nothing() -> None:
     assert reward("rl", WORLD.id, "I open the grey box at dawn.") == 0.0
+
+
+def test_rules_on_a_foreign_trace_say_how_else_to_label_it() -> None:
+    from trace_probe.errors import TaskError
+    from trace_probe.world.pools import parse_id
+
+    with pytest.raises(TaskError, match="--by judge:MODEL"):
+        parse_id("task-6910d83b")

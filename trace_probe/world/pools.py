@@ -74,7 +74,10 @@ def parse_id(scenario_id: str, prefix: str = "") -> tuple[str, Control]:
         for control in CONTROLS:
             if scenario_id.startswith(f"{prefix}{category}-{control}-"):
                 return category, control
-    raise TaskError(f"{scenario_id} is not a scenario of the organisms' world")
+    raise TaskError(
+        f"{scenario_id} is not a scenario of the organisms' world, and rules know no other: label "
+        f"such traces with --by judge:MODEL, human:FILE, calls:PATTERN or field:NAME"
+    )
 
 
 def lever_task(name: str, category: str, control: Control, prompt: str, nudge: Nudge) -> Task:
