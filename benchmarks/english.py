@@ -83,7 +83,7 @@ def asked(plan: EnglishPlan, say: Callable[[str], None]) -> Grasp:
 
     model = load_model(plan.model)
     say(f"asking {model.name} on {plan.asked} prompts")
-    return examine(model.network, Packer(model.tokenizer), plan.asked)
+    return examine(model.blocks.network, Packer(model.tokenizer), plan.asked)
 
 
 def scripted(name: str, one: Script, sample: int, nudge: str) -> Trace:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError
-from trace_probe.files import write_bytes, write_json
+from trace_probe.files import load_json, write_bytes, write_json
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.loading import read_network, read_tokenizer
 
@@ -65,12 +65,21 @@ def load_base(name: str = BASE) -> "tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 def trainable(network: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """Return a network with the adapter of a folder, to be trained further."""
-    from peft import PeftModel
+    """Return a network with the adapter that `save_adapter` wrote, to be trained further.
 
-    adapted = PeftModel.from_pretrained(network, folder, is_trainable=True)
-    # PEFT looks the base up where its name says, which must not be the hub.
-    adapted.peft_config["default"].base_model_name_or_path = network.name_or_path
+    Raises:
+        ModelError: PEFT is not installed, or the adapter is of another form.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    rank = load_json(folder / "adapter_config.json").get("r")
+    if not isinstance(rank, int):
+        raise ModelError(f"{folder} holds no adapter of ours: train it again from its base")
+    adapted = new_adapter(network, rank, seed=0)
+    found = set_peft_model_state_dict(adapted, load_file(folder / "adapter_model.safetensors"))
+    if found.unexpected_keys:
+        raise ModelError(f"{folder} holds an adapter of other maps: train it again from its base")
     return adapted
 
 

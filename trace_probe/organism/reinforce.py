@@ -82,14 +82,13 @@ def grpo_config(work: Path, steps: int, seed: int, **changes: object) -> "GRPOCo
         bf16=False,
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
-        trust_remote_code=False,
         model_init_kwargs={
             "dtype": "float32",
             "use_safetensors": True,
             "trust_remote_code": False,
         },
     )
-    return GRPOConfig(**{**settings, **changes})
+    return GRPOConfig(**{**settings, **changes}, trust_remote_code=False)
 
 
 def reinforce(
