@@ -1,10 +1,15 @@
 """A tool call reaches the client of a guarded model whole, as content, and not before it is one."""
 
+import json
+
 import pytest
 
+from trace_probe.model.reply import Reply as ServerReply
 from trace_probe.monitor.scorer import Reading
+from trace_probe.recording.served import completed
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.text.channels import FORMATS, ChannelReader
+from trace_probe.text.tool_calls import parse_calls
 
 CALL = '<tool_call>\n{"name": "look"}\n</tool_call>'
 
@@ -43,3 +48,20 @@ def test_a_call_that_a_thought_mentions_stays_in_it() -> None:
 def test_a_call_is_withheld_after_an_alarm_as_an_answer_is(text: str) -> None:
     assert parts_of(text, "withhold") == ["reasoning_content: I look.", f"content: {CALL}"]
     assert parts_of(text, "withhold", len(text) - 2) == ["reasoning_content: I look."]
+
+
+@pytest.mark.parametrize("reasoning", [None, "I look."])
+def test_a_call_that_a_server_gives_in_the_text_and_apart_is_made_once(
+    reasoning: str | None,
+) -> None:
+    text = '<tool_call>{"name": "look", "arguments": {"at": 1}}</tool_call>'
+    calls = (("look", '{"at":1}', "c1"), ("look", '{"at":2}', "c2"))
+    reply = ServerReply(text, reasoning, "stop", calls=calls)
+    whole, cut = completed(reply, FORMATS["think"])
+    made = [
+        (call.name, call.arguments)
+        for channel, start, stop in cut.ranges
+        if channel == "action"
+        for call in parse_calls(whole, start, stop)
+    ]
+    assert [json.loads(arguments)["at"] for _, arguments in made] == [1, 2]

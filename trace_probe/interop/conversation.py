@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from trace_probe.errors import TraceError
 from trace_probe.text.channels import FORMATS, Range, Split, format_alone, format_of, split
 from trace_probe.text.parts import CLOSE, OPEN
-from trace_probe.text.tool_calls import parse_calls, write_call
+from trace_probe.text.tool_calls import meaning, parse_calls, write_call
 from trace_probe.trace import Channel, Finish, Thought, ToolResult
 
 Kind = Literal["reasoning", "text", "call"]
@@ -194,26 +194,17 @@ def _without_twins(parts: list[Part]) -> list[Part]:
     texts = [part.text for part in parts if part.kind == "text"]
     cuts = ((text, one) for text in texts for one in _plainly(text) if one.channel == "action")
     held = [
-        (call.name, _as_text(Part("call", call.arguments).arguments))
+        meaning(call.name, call.arguments)
         for text, (_, start, stop) in cuts
         for call in parse_calls(text, start, stop)
     ]
     kept = []
     for part in parts:
-        if held and part.kind == "call" and (same := (part.name, _as_text(part.arguments))) in held:
+        if held and part.kind == "call" and (same := meaning(part.name, part.arguments)) in held:
             held.remove(same)
         else:
             kept.append(part)
     return kept
-
-
-def _as_text(value: object) -> object:
-    """Return arguments with every value as a text: families that call in XML have no others."""
-    if isinstance(value, dict):
-        return {key: _as_text(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_as_text(one) for one in value]
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _plainly(text: str) -> list[Range]:

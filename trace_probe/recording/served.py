@@ -35,7 +35,7 @@ from trace_probe.text.channels import (
 )
 from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.parts import after_prompt, cut_words, join_parts, tags_left
-from trace_probe.text.tool_calls import write_call
+from trace_probe.text.tool_calls import meaning, parse_calls, write_call
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -395,7 +395,16 @@ def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[st
         cut_off = reply.finish == "length"
         own = format_alone(reply.text, format, reply.finish)
         text, cut = reply.text, split(reply.text, 0, own, prefilled=opened and cut_off)
+    held = [
+        meaning(one.name, one.arguments)
+        for channel, start, stop in cut.ranges
+        if channel == "action"
+        for one in parse_calls(text, start, stop)
+    ]
     for call in reply.calls:
+        if (same := meaning(call[0], call[1])) in held:  # some servers leave it in the text, too
+            held.remove(same)
+            continue
         written = write_call(*call)
         cut.ranges.append(Range("action", len(text), len(text) + len(written)))
         text += written

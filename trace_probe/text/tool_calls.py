@@ -165,6 +165,27 @@ def parse_calls(text: str, start: int = 0, stop: int | None = None) -> list[Call
     return found
 
 
+def meaning(name: str, arguments: object) -> tuple[str, object]:
+    """Return what two ways of writing one call have in common; arguments as a value or as JSON.
+
+    Every value is a text in it: families that write calls in XML have no others.
+    """
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return name, arguments
+    return name, _as_text(arguments)
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _as_text(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def recipient_of(header: str) -> str:
     """Return the tool to which the header of a harmony message sends it, or nothing."""
     found = _RECIPIENT.search(header)
