@@ -391,7 +391,7 @@ def test_import_says_what_it_took_the_lines_for_and_what_it_left_out(tmp_path: P
     file.write_text("\n".join(lines), "utf-8")
     done = CliRunner().invoke(app, ["import", str(file), str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
-    assert "1 OpenAI chat, 1 Anthropic chat, 1 ATIF trajectory, 1 transcript" in done.output
+    assert "1 x OpenAI chat, 1 x Anthropic chat, 1 x ATIF trajectory, 1 x transcript" in done.output
     assert "2 left out" in done.output
     assert "line 2: a message has the role 'wizard'" in done.output
     assert "the model wrote nothing" in done.output

@@ -55,7 +55,7 @@ def recorded(command: Command, url: str, tmp_path: Path) -> Path:
     code, out, err = command("record", "m", run, *options)
     assert (code, "12 traces recorded, 0 were there" in out) == (0, True), err
     again = json.loads(command("record", "m", run, *options, "--json")[1])
-    assert again == {"recorded": 0, "resumed": 12, "tokens": 0, "cut": 0}
+    assert again == {"recorded": 0, "resumed": 12, "tokens": 0, "cut": 0, "tagged": 0}
     return run
 
 

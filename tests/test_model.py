@@ -562,7 +562,9 @@ def test_what_cannot_be_loaded_says_what_to_do(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="run `hf download no-such/model`"):
         load_model("no-such/model")
-    with pytest.raises(ModelError, match="there is no folder /no/such: give a model folder"):
+    with pytest.raises(
+        ModelError, match="there is no folder or GGUF file /no/such: give a model folder"
+    ):
         load_model("/no/such")
     with pytest.raises(ModelError, match=r"it has no config\.json"):
         load_model(str(tmp_path))
@@ -572,7 +574,7 @@ def test_what_cannot_be_loaded_says_what_to_do(
     broken = shutil.copytree(model_folder, tmp_path / "broken")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="copy it again"):
+    with pytest.raises(ModelError, match="copy (it|them) again"):
         load_model(str(broken))
     tensors = load_file(model_folder / "model.safetensors")
     save_file({k: v for k, v in tensors.items() if "layers.1" not in k}, weights)
@@ -629,10 +631,10 @@ def test_a_template_that_refuses_a_system_message_is_named() -> None:
 
 
 def test_organisms_are_found_by_name(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> None:
-    from trace_probe.model import checkpoint
+    from trace_probe.model import naming
     from trace_probe.model.local import load_model
 
-    monkeypatch.setattr(checkpoint, "FAMILY", model_folder.parent)
+    monkeypatch.setattr(naming, "FAMILY", model_folder.parent)
     assert load_model("organism:tiny-qwen3").name.startswith("organism:tiny-qwen3@")
     with pytest.raises(ModelError, match="no organism 'organism:rl-s9'; there are tiny"):
         load_model("organism:rl-s9")

@@ -15,7 +15,7 @@ from trace_probe.tasks import download
 from trace_probe.tasks.download import download_tasks
 from trace_probe.tasks.nudges import SYSTEM
 from trace_probe.tasks.published import PUBLISHED
-from trace_probe.tasks.sources import UPSTREAM, source_name, tasks_from
+from trace_probe.tasks.sources import source_name, tasks_from
 
 SMALL = {
     "gsm8k": [b'{"question": "2 + 3?", "answer": "#### 5"}\n{"question": "1?", "answer": "1"}\n'],
@@ -148,7 +148,7 @@ def test_half_a_set_is_not_read_as_one(tmp_path: Path, small: dict[str, bytes]) 
     with serve(small) as server:
         download_tasks(tmp_path, "tau2", source=server.url)
     (tmp_path / "tau2_retail_tasks.json").unlink()
-    with pytest.raises(TaskError, match=f"git clone {UPSTREAM}"):
+    with pytest.raises(TaskError, match="6 of 6 files missing.*--download"):
         tasks_from(tmp_path)
 
 

@@ -196,7 +196,13 @@ def test_watch_and_serve_refuse_a_stale_probe_of_the_model_as_it_runs(
     shutil.copytree(ROOT / "probes" / "demo", probe)
     stale = replace(verdict_after(lambda row: row + 2.0), after=replace(ran, dtype=dtype))
     save_recheck(probe, stale)
-    words = ["watch", "Report the weather.", str(probe), "--max-new-tokens", "4"]
+    words = [
+        "watch",
+        "The goal is 18 jars. There are 4 rounds. You do 4 a round.",
+        str(probe),
+        "--max-new-tokens",
+        "4",
+    ]
     plan = ServePlan(Weights("organism:rl-s0"), (probe,), audit=tmp_path / "alarms.jsonl")
     if dtype != ran.dtype:
         check_rechecked(model, [probe])

