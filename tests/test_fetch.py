@@ -215,7 +215,12 @@ def test_only_folders_of_the_cache_are_removed(cache: Path, tmp_path: Path) -> N
         folder.mkdir(parents=True)
         (folder / "kept.txt").write_text("text")
     link.symlink_to(mine)
-    for folder in (mine, link, cache.parent, converted.models_cache() / ".." / ".." / ".." / "mine"):
+    for folder in (
+        mine,
+        link,
+        cache.parent,
+        converted.models_cache() / ".." / ".." / ".." / "mine",
+    ):
         with pytest.raises(StoreError, match="by hand"):
             remove_cached(folder)
     remove_cached(converted.models_cache() / "model")
