@@ -5,6 +5,7 @@ import streamlit as st
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.ink import darken
 from trace_probe.explorer.links import VIEWS
+from trace_probe.explorer.shortcut import search_on_slash
 
 # A picture of its own: Streamlit would fetch an icon font from elsewhere.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
@@ -38,6 +39,7 @@ def main() -> None:
     sidebar.draw()
     with st.sidebar:
         darken()
+        search_on_slash()
     page.run()
 
 

@@ -28,7 +28,6 @@ class Curve {
     this.svg.setAttribute("aria-label", data.headline);
     this.svg.replaceChildren(this.patterns());
     this.drawAxis();
-    this.drawLegend();
     this.drawTurns();
     this.drawBars();
     this.drawBeside();
@@ -36,6 +35,7 @@ class Curve {
     this.drawThreshold();
     if (this.plot.hasChance()) this.svg.append(...chanceLane(this.plot));
     this.drawMarks();
+    this.drawLegend();
     this.drawStrip();
     const { top, stripTop } = this.plot;
     const tall = { y: top, height: stripTop + STRIP - top };
@@ -63,9 +63,15 @@ class Curve {
       const ends = { x1: LEFT, x2: this.plot.width - RIGHT, y1: y, y2: y };
       this.svg.append(
         shape("line", { ...ends, class: "grid" }),
-        shape("text", { x: LEFT - 6, y: y + 4, class: "tick end" }, brief(value)),
+        shape("text", { x: LEFT - 6, y: y + 4, class: "tick end" }, this.tick(value)),
       );
     }
+  }
+
+  // The axis ends some way below the threshold; what lies deeper is drawn at its bottom.
+  tick(value) {
+    const deeper = this.data.scores.some((score) => score !== null && score < value);
+    return deeper && value === this.data.range[0] ? `\u2264 ${brief(value)}` : brief(value);
   }
 
   // What bars and lines are, and where the threshold lies.
@@ -76,7 +82,10 @@ class Curve {
     const name = (sign, kind, words) =>
       legend.append(shape("tspan", { class: kind, dx: 12 }, sign), shape("tspan", { dx: 5 }, words));
     name("\u2501", "running-sign", "highest so far");
-    if (threshold !== null) name("- -", "running-sign", `threshold ${brief(threshold)}`);
+    if (threshold !== null) {
+      name("- -", "running-sign", `threshold ${brief(threshold)}`);
+      name("\u25A0", "over-sign", "at or over it");
+    }
     beside.filter(({ kind }) => kind === "detector")
       .forEach((curve) => name("- -", "beside-sign", curve.name));
     if (this.data.scores.includes(null)) name("///", "", "no score");

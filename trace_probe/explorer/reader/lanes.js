@@ -86,7 +86,7 @@ class HeatMap {
         for (let x = left; x < left + width; x += 4) pen.fillRect(x, top + size / 2 - 0.5, 2, 1);
         return;
       }
-      const names = ["--grey-0", "--grey-1", "--grey-2", "--over", "--far-over"];
+      const names = ["--grey-0", "--grey-1", "--grey-2", "--over"];
       pen.fillStyle = this.colour(step === "plain" ? "--grey-1" : names[step]);
       pen.fillRect(left, top, width, size - 1);
       if (!over) return;
