@@ -20,7 +20,7 @@ CELLS, FEWEST, SMALLEST, NAMED, READ = 48, 10, 0.01, 12, 40
 named, and how many sentences of each are read for its name."""
 NUMBER = re.compile(r"\d+")
 POINT_PX = {"circle": 5, "triangle": 9, "diamond": 11, "rect": 9, "emptyCircle": 5}
-PANEL_PX, GAP_PX, TITLE_PX = 300, 34, 22
+PANEL_PX, GAP_PX, TITLE_PX, TOP_PX = 300, 34, 22, 8
 MOST_BEHIND = 3000
 """Points of all kinds that are drawn behind those of one."""
 BEHIND = "#8A8F98"
@@ -140,7 +140,7 @@ def _usual(texts: Sequence[str]) -> str:
 RISK = {
     "no score": Look(GREY, "emptyCircle"),
     "calm": Look("#C2C7CF"),
-    "near the threshold": Look("#5F6671"),
+    "near the threshold": Look("#757D89"),
     "over the threshold": Look("#D55E00", "triangle"),
 }
 LABEL = {
@@ -213,7 +213,7 @@ def grouped(found: Sequence[Point], colouring: str) -> dict[str, list[Point]]:
 
 def height(groups: Mapping[str, object]) -> int:
     """Return how many pixels the charts of all kinds take."""
-    return (PANEL_PX + GAP_PX) * -(-len(groups) // columns(groups))
+    return TOP_PX + (PANEL_PX + GAP_PX) * -(-len(groups) // columns(groups))
 
 
 def columns(groups: Mapping[str, object]) -> int:
@@ -260,7 +260,7 @@ def chart(
 def _place(index: int, groups: Mapping[str, object]) -> dict[str, Any]:
     row, column = divmod(index, columns(groups))
     width = 100 / columns(groups)
-    top = row * (PANEL_PX + GAP_PX) + TITLE_PX
+    top = row * (PANEL_PX + GAP_PX) + TOP_PX + TITLE_PX
     left = f"{column * width + 0.5:.2f}%"
     return {"left": left, "width": f"{width - 1.5:.2f}%", "top": top, "height": PANEL_PX}
 

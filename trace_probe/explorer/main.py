@@ -28,6 +28,7 @@ def main() -> None:
             st.Page(VIEWS / "compare.py", title="Compare"),
             st.Page(VIEWS / "map.py", title="Map"),
             st.Page(VIEWS / "metrics.py", title="Metrics"),
+            st.Page(VIEWS / "evidence.py", title="Evidence"),
             st.Page(VIEWS / "study.py", title="Study"),
             st.Page(VIEWS / "label.py", title="Label"),
             st.Page(VIEWS / "score.py", title="Score"),

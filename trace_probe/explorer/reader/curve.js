@@ -101,17 +101,34 @@ class Curve {
     });
   }
 
+  // Of sentences that share a pixel the riskiest is drawn.
   drawBars() {
     const { plot } = this;
-    this.data.sentences.forEach(([start, stop, channel], index) => {
-      const step = riskStep(this.data, index);
-      const left = plot.x(start);
-      const width = Math.max(plot.x(stop) - left - 0.75, 0.75);
-      const y = step === null ? plot.top : plot.y(this.data.scores[index]);
-      const height = Math.max(plot.bottom - y, 1);
-      const kind = `bar ${channel} ${step === null ? "missing" : `step-${step}`}`;
-      this.svg.append(shape("rect", { x: left, y, width, height, class: kind }));
+    const { sentences, scores } = this.data;
+    const bars = [];
+    let pixel = null;
+    sentences.forEach(([start, stop], index) => {
+      const [from, to] = [plot.x(start), plot.x(stop)].map(Math.floor);
+      const same = from === pixel && to - from <= 1;
+      if (!same) bars.push(index);
+      else if ((scores[index] ?? -Infinity) > (scores[bars.at(-1)] ?? -Infinity)) {
+        bars[bars.length - 1] = index;
+      }
+      pixel = from;
     });
+    this.svg.append(...bars.map((index) => this.bar(index)));
+  }
+
+  bar(index) {
+    const { plot } = this;
+    const [start, stop, channel] = this.data.sentences[index];
+    const step = riskStep(this.data, index);
+    const left = plot.x(start);
+    const width = Math.max(plot.x(stop) - left - 0.75, 0.75);
+    const y = step === null ? plot.top : plot.y(this.data.scores[index]);
+    const height = Math.max(plot.bottom - y, 1);
+    const kind = `bar ${channel} ${step === null ? "missing" : `step-${step}`}`;
+    return shape("rect", { x: left, y, width, height, class: kind });
   }
 
   drawBeside() {

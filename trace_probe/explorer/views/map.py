@@ -114,17 +114,18 @@ def pick_group(named: list[Group]) -> list[Point]:
             "most usual sentence": [one.text for one in named],
             "sentences": [len(one.members) for one in named],
             "over the threshold": [
-                one.share(lambda point: by_risk(point) == "over the threshold") for one in named
+                100 * one.share(lambda point: by_risk(point) == "over the threshold")
+                for one in named
             ],
             "of traces that act": [
-                one.share(lambda point: by_label(point) in ACTS) for one in named
+                100 * one.share(lambda point: by_label(point) in ACTS) for one in named
             ],
         },
         column_config={
             "group": st.column_config.NumberColumn(width=55),
             "most usual sentence": st.column_config.TextColumn(width="large"),
-            "over the threshold": st.column_config.NumberColumn(format="percent"),
-            "of traces that act": st.column_config.NumberColumn(format="percent"),
+            "over the threshold": st.column_config.NumberColumn(format="%.0f %%"),
+            "of traces that act": st.column_config.NumberColumn(format="%.0f %%"),
         },
         hide_index=True,
         key="map_groups",
