@@ -17,6 +17,7 @@ from trace_probe.commands.options import (
     say,
     show_result,
 )
+from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
@@ -160,6 +161,11 @@ def efficiency(
 
     store, card = Store(run), load_probe(probe).card
     wanted = (card.name, *(beside or ("prompt-only", "tfidf", "tfidf-with-prompt")))
+    missing = [one for one in wanted if one not in store.artifacts.names("scores")]
+    if missing:
+        raise StoreError(
+            f"{run} has no scores of {', '.join(missing)}: run `trace-probe evaluate {run} {probe}`"
+        )
     seen = {*card.training_tasks, *card.calibration_tasks}
     traces = [trace for trace in store.traces() if trace.task.id not in seen]
     found = compare(
