@@ -45,7 +45,7 @@ def test_what_was_not_measured_has_its_command(traces: Path) -> None:
     make_run("planted", traces / "run")
     shown = words(open_page("evidence", p=DETECTOR))
     run = traces / "run"
-    assert f"trace-probe oracle {run} --limit 100" in shown
+    assert f"trace-probe oracle {run} --traces 100" in shown
     for verb, name in (
         ("efficiency", "efficiency"),
         ("steer", "steering"),

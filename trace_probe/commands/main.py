@@ -140,6 +140,9 @@ def record(
     ] = None,
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Record only the first so many tasks.")
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
     pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
@@ -189,12 +192,15 @@ def record(
     spread = bool(shard) or executor != "local"
     acting = _agent(tools, max_calls, max_seconds, asked=agent)
     _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread, agent=agent)
+    if recapture and limit:
+        raise typer.BadParameter("--limit goes with --tasks: --recapture reads a whole run")
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} were there"
         show_result(asdict(again), told, as_json=as_json)
         return
-    chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
+    every, where = _tasks_and_source(tasks or [], nudge, conditions)
+    chosen = every[:limit]
     if base_url:
         from trace_probe.recording.served_agents import record_at
         from trace_probe.trace import Sampling
@@ -348,7 +354,7 @@ def demo(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Walk the whole road on an embedded organism: record, label, train, evaluate, flag."""
+    """Walk the whole road on a built-in organism: record, label, train, evaluate, flag."""
     from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
 
     plan = DemoPlan(out, probe, organism, seed)

@@ -67,7 +67,7 @@ def oracle(shown: Current) -> None:
         return
     if found is None:
         st.text("The oracle was not asked on this run yet. This does it:")
-        command(f"oracle {shown.run.path} --limit 100")
+        command(f"oracle {shown.run.path} --traces 100")
     else:
         st.code(visible(found), language=None)
 
