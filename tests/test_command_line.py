@@ -51,8 +51,9 @@ def test_ctrl_c_says_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_recording_may_stop_after_some_tasks_and_goes_on_without_the_limit(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     words = ("record", "organism:rl", "run", "--tasks", "world:mine:3", "--samples", "1")
     short = (*words, "--max-new-tokens", "8", "--json")
     counts = [json.loads(command(*short, *more)[1]) for more in (("--limit", "1"), ())]

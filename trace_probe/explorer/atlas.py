@@ -268,7 +268,7 @@ def _place(index: int, groups: Mapping[str, object]) -> dict[str, Any]:
 def _title(index: int, name: str, groups: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
     place = _place(index, groups)
     share = len(groups[name]) / max(sum(map(len, groups.values())), 1)
-    text = f"{visible(name)}: {len(groups[name]):,} sentences, {100 * share:.1f} %"
+    text = f"{visible(name)}, {100 * share:.1f} %"
     ink = {"fontSize": 13, "fontWeight": 600}
     return {"text": text, "left": place["left"], "top": place["top"] - TITLE_PX, "textStyle": ink}
 

@@ -1,4 +1,5 @@
 const NAME_ROOM = 85;
+const NARROW = 560;
 
 // The emergence curve: bars are sentences, the line is the running risk, lanes hold the marks.
 
@@ -78,13 +79,15 @@ class Curve {
   drawLegend() {
     const { top } = this.plot;
     const { threshold, beside } = this.data;
-    const legend = shape("text", { x: LEFT, y: top - 6, class: "tick halo" }, "risk of each sentence");
+    const short = this.plot.width < NARROW;
+    const risk = short ? "risk" : "risk of each sentence";
+    const legend = shape("text", { x: LEFT, y: top - 6, class: "tick halo" }, risk);
     const name = (sign, kind, words) =>
       legend.append(shape("tspan", { class: kind, dx: 12 }, sign), shape("tspan", { dx: 5 }, words));
-    name("\u2501", "running-sign", "highest so far");
+    name("\u2501", "running-sign", short ? "highest" : "highest so far");
     if (threshold !== null) {
       name("- -", "running-sign", `threshold ${brief(threshold)}`);
-      name("\u25A0", "over-sign", "at or over it");
+      name("\u25A0", "over-sign", short ? "over" : "at or over it");
     }
     beside.filter(({ kind }) => kind === "detector")
       .forEach((curve) => name("- -", "beside-sign", curve.name));

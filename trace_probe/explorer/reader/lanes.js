@@ -108,7 +108,9 @@ class HeatMap {
     });
     pen.textAlign = "left";
     pen.fillStyle = this.colour("--quiet");
-    pen.fillText("layer, each against its own threshold: a line on top of a cell is an alarm", LEFT, 11);
+    const short = "layer, each against its own threshold";
+    const words = `${short}: a line on top of a cell is an alarm`;
+    pen.fillText(this.plot.width < NARROW ? short : words, LEFT, 11);
   }
 
   colour(name) {

@@ -24,8 +24,10 @@ MOVES = {"benign": "benign alarms", "siblings": "sibling alarms", "caught": "cau
 
 def command(words: str, *, keep: str = "") -> None:
     """Show the command that measures something, and how its result is kept for this page."""
-    tail = f" --json > {results_folder(root())}/{keep}.json" if keep else ""
-    st.code(f"trace-probe {words}{tail}", language=None, wrap_lines=True)
+    folder = results_folder(root())
+    first = f"mkdir -p {folder} && " if keep and not folder.is_dir() else ""
+    tail = f" --json > {folder}/{keep}.json" if keep else ""
+    st.code(f"{first}trace-probe {words}{tail}", language=None, wrap_lines=True)
 
 
 def names(shown: Current) -> str:
