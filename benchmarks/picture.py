@@ -13,7 +13,7 @@ from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.words import ShownDetector
 
-SIZE = {"width": 1440, "height": 1000}
+SIZE = {"width": 1360, "height": 1250}
 MOST_SENTENCES = 12
 """So that the picture holds the whole trace."""
 STILL_MS = 1500
@@ -60,7 +60,7 @@ def take(path: Path, file: Path) -> str:
         page.goto(f"{address}/trace?r={run.name}&t={trace_id}&p={detector.name}")
         page.wait_for_selector(f'.reader[data-ready="{trace_id}"]', timeout=PATIENCE_MS)
         page.wait_for_timeout(STILL_MS)
-        page.screenshot(path=str(file))
+        page.locator(".reader").screenshot(path=str(file))
     return trace_id
 
 
