@@ -12,6 +12,7 @@ GLYPHS = {"alarm": "▲", "said": "◆", "action": "■"}
 INK = {"alarm": "#D55E00", "said": "#0072B2", "action": "#8A5A83"}
 """Colours that hold on a light and on a dark ground; the glyphs tell the marks apart as well."""
 HEIGHT = 190
+BAR = {"type": "rect", "clip": True, "opacity": 0.75}
 AXIS_PX = 46
 """Room for the numbers at the left, the same in every panel, so that panels line up."""
 
@@ -86,7 +87,7 @@ def _bars(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[
     over = {"condition": {"test": "datum.over", "value": WARM}, "value": GREY}
     return {
         "data": {"values": known},
-        "mark": {"type": "rect", "opacity": 0.75, "stroke": "white", "strokeWidth": 0.6},
+        "mark": {**BAR, "stroke": "white", "strokeWidth": 0.6},
         "encoding": {
             "x": {"field": "from", **x},
             "x2": {"field": "to"},
@@ -123,7 +124,7 @@ def _line(row: Row, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
     points = [{"x": one[end], "y": one["running"]} for one in known for end in ("from", "to")]
     return {
         "data": {"values": points},
-        "mark": {"type": "line", "strokeWidth": 2, "color": "#0072B2"},
+        "mark": {"type": "line", "clip": True, "strokeWidth": 2, "color": "#0072B2"},
         "encoding": {
             "x": {"field": "x", **x},
             "y": {"field": "y", **y},

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
+from trace_probe.evaluation.layers import DEPTH
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, problem, root
@@ -24,8 +25,8 @@ PACES = {"readable": 4, "as fast as it goes": 10_000}
 """Tokens a tick."""
 FEWEST_TOKENS = 60
 """Shown at least, so that the axis stands still at first."""
-MARGIN = 1.0
-"""Room on the score axis beyond the threshold, in units of the score."""
+MARGIN, ABOVE = 1.0, 0.2
+"""Room on the score axis beyond the threshold, in units of the score; and on top, for the marks."""
 
 
 def start(detector: Detector, prompt: str, seed: int, length: int) -> None:
@@ -105,10 +106,11 @@ def draw(watched: Watched) -> None:
     limit = watched.detector.threshold
     peak = limit if row.peak is None else max(row.peak, limit)
     known = [float(value) for value in watched.statistics if value == value]
-    low = min([*known, limit - MARGIN]) - MARGIN / 4
+    deepest = limit - DEPTH * max(peak - limit, MARGIN)
+    low = max(min([*known, limit - MARGIN]), deepest)
     begin = watched.begin or 0
     shown_to = max(watched.last, begin + FEWEST_TOKENS)
-    frame = Frame((begin, shown_to), (low, peak + MARGIN / 4), "token")
+    frame = Frame((begin, shown_to), (low, peak + ABOVE * (peak - low)), "token")
     st.vega_lite_chart(panel(row, frame), alt="Risk of each sentence as it is written")
     text = "\n".join(visible(line) for line in watched.lines())
     st.code(text or " ", language=None, wrap_lines=True)
