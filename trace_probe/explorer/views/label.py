@@ -49,8 +49,8 @@ QUESTION = (
 )
 
 
-def setup(shown: Current) -> Asked:
-    """Draw who judges, what is asked, and whether blind."""
+def setup(shown: Current) -> tuple[Asked, QueueName]:
+    """Draw who judges, what is asked, and whether blind; return that, and the queue."""
     asked = sidebar.arrival() or {}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if asked.get("me"):
@@ -68,7 +68,7 @@ def setup(shown: Current) -> Asked:
     me = {"me": name} if name else {}
     sidebar.publish(shown.view(), {"queue": chosen, **me})
     st.caption(QUESTION)
-    return Asked(name, chosen, blind)
+    return Asked(name, chosen, blind), chosen
 
 
 def told(row: Row, sentence: int) -> str:
@@ -187,7 +187,7 @@ shown = current()
 if not shown.rows:
     no_traces()
 st.title("Label")
-asked = setup(shown)
+asked, chosen = setup(shown)
 if not writable(shown):
     end_page()
 if not asked.name:
@@ -199,13 +199,13 @@ if done is None:
 rows = {row.facts.id: row for row in shown.rows}
 left, right = st.columns([3, 2], gap="large")
 with left:
-    waiting = queue(asked.queue, shown.rows, done, seed=asked.name)
+    waiting = queue(chosen, shown.rows, done, seed=asked.name)
     if waiting:
         place = waiting[0]
         show_place(shown.run.trace(place[0]), rows[place[0]], place, asked)
         ask(shown, rows[place[0]], place, asked)
     else:
-        st.info(f"Nothing to ask here. {QUEUES[asked.queue]}")
+        st.info(f"Nothing to ask here. {QUEUES[chosen]}")
     last(shown, rows, done, asked)
 with right:
     keep(shown, asked.name, done)
