@@ -23,7 +23,7 @@ from trace_probe.engine.worker import unpacked
 from trace_probe.errors import ModelError
 from trace_probe.model.capture import Reading
 from trace_probe.model.checkpoint import locate
-from trace_probe.model.dtypes import choose_precision
+from trace_probe.model.dtypes import Precision, choose_precision
 from trace_probe.model.facts import ModelFacts, default_layers, read_facts
 from trace_probe.model.fidelity import against_transformers
 from trace_probe.model.loading import read_config, read_stops
@@ -278,31 +278,48 @@ def load_engine(
             "--backend and --device-map out; how it uses several devices is said by --engine-args"
         )
     place = locate(named.base)
-    config = partial(read_config, named.base, place, weights.revision)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     facts = read_facts(named.base, weights.revision)
-    facts.dtype, facts.dtype_chosen = choose_precision(weights.dtype, device, config)
+    facts.dtype, facts.dtype_chosen = precision_of(weights)
     taken = default_layers(facts.n_layers) if layers is None else tuple(layers)
     if taken:
         facts.check_layers(taken)
     given = {"model": str(place), "revision": weights.revision, "dtype": facts.dtype}
-    llm, version = _start({**given, **_arguments(chosen)}, CapturePlan(taken, chosen.room))
+    llm, version = _start(
+        {**given, **json_arguments(chosen.arguments)}, CapturePlan(taken, chosen.room)
+    )
     facts.engine = f"vllm {version}"
     stops = read_stops(named.base, place, weights.revision)
     load = partial(load_model, weights.name, dtype=facts.dtype, revision=weights.revision)
     return EngineModel(llm, facts, taken, stops, partial(load, device="cpu"), chosen.fidelity)
 
 
-def _arguments(options: EngineOptions) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM` that a user gave."""
+def precision_of(weights: Weights) -> Precision:
+    """Return the precision in which an engine is to run some weights, as `load_model` chooses it.
+
+    Raises:
+        ModelError: there is no such precision, or no such model.
+    """
+    base = parse_name(weights.name).base
+    config = partial(read_config, base, locate(base), weights.revision)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_precision(weights.dtype, device, config)
+
+
+def json_arguments(text: str) -> dict[str, Any]:
+    """Return the arguments of an engine that a user gave as JSON.
+
+    Raises:
+        ModelError: they are no JSON object, or are for what is ours to say.
+    """
     try:
-        given = json.loads(options.arguments)
+        given = json.loads(text)
     except ValueError as error:
         raise ModelError(f"the arguments of the engine are not JSON: {error}") from error
-    if not isinstance(given, dict) or {"model", "dtype", "additional_config"} & set(given):
+    ours = {"model", "dtype", "revision", "additional_config", "worker_extension_cls"}
+    if not isinstance(given, dict) or ours & set(given):
         raise ModelError(
-            "the arguments of the engine are a JSON object of those of vllm.LLM, without model, "
-            "dtype and additional_config, which are ours"
+            f"the arguments of the engine are a JSON object of those of vLLM, without "
+            f"{', '.join(sorted(ours))}, which trace_probe gives"
         )
     return given
 
