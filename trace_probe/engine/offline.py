@@ -53,7 +53,10 @@ class EngineModel(ModelFacts):
 
         `reference` loads the same weights into transformers, once rows are to be compared.
         """
-        self.__dict__.update(vars(facts))
+        sizes = {"n_layers": facts.n_layers, "d_model": facts.d_model}
+        super().__init__(facts.chat, facts.name, **sizes, context=facts.context)
+        self.dtype, self.dtype_chosen = facts.dtype, facts.dtype_chosen
+        self.engine = facts.engine
         self.layers = tuple(layers)
         """Whose rows are taken."""
         self.stops = stops
@@ -284,9 +287,10 @@ def load_engine(
     if taken:
         facts.check_layers(taken)
     given = {"model": str(place), "revision": weights.revision, "dtype": facts.dtype}
-    llm, version = _start(
-        {**given, **json_arguments(chosen.arguments)}, CapturePlan(taken, chosen.room)
-    )
+    given |= json_arguments(chosen.arguments)
+    llm, version = _start(given, CapturePlan(taken, chosen.room))
+    reads = int(llm.llm_engine.model_config.max_model_len)
+    facts.context = min(facts.context or reads, reads)
     facts.engine = f"vllm {version}"
     stops = read_stops(named.base, place, weights.revision)
     load = partial(load_model, weights.name, dtype=facts.dtype, revision=weights.revision)

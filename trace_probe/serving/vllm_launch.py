@@ -45,9 +45,8 @@ class EngineServer:
             "middleware": ANSWERS,
             "additional-config": EnginePlan(guard=self.guard).configuration(),
         }
-        given = {
-            key.replace("_", "-"): value for key, value in json_arguments(self.arguments).items()
-        }
+        more = json_arguments(self.arguments)
+        given = {key.replace("_", "-"): value for key, value in more.items()}
         flags = [word for name, value in {**ours, **given}.items() for word in _flag(name, value)]
         return [str(locate(weights.name)), *flags]
 
