@@ -1,6 +1,8 @@
 """What is put around a model runner of vLLM, driven here by hand: no vLLM is needed."""
 
+import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +34,41 @@ def test_a_plan_travels_as_plain_values() -> None:
 def test_a_plan_that_is_none_is_refused_with_what_it_may_hold(wrong: Any) -> None:
     with pytest.raises(ModelError, match="docs/vllm.md"):
         read_plan({"trace_probe": wrong})
+
+
+# Commands
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
+def test_what_needs_vllm_says_how_to_get_it(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    given = ("record", ORGANISM, run, "--tasks", "world:mine:1")
+    for words in ((*given, "--engine", "vllm"), ("serve", PROBE, "--engine", "vllm")):
+        code, _, err = command(*words)
+        assert code == 1
+        assert "pip install 'trace-probe[vllm]'" in err
+    assert not run.exists()
+    for words in (("--engine-args", "{1}"), ("--engine", "vllm", "--base-url", "http://x/v1")):
+        code, _, err = command(*given, *words)
+        assert code == 2
+        assert "--engine" in err
+
+
+def test_the_command_line_of_vllm_is_written_out() -> None:
+    from trace_probe.model.weights import Weights
+    from trace_probe.serving.vllm_launch import EngineServer, guard_of
+
+    guard = guard_of((PROBE,), audit="alarms.jsonl", policy="stop")
+    more = '{"enforce_eager": true, "enable_prefix_caching": false, "max_num_seqs": 8}'
+    model, *words = EngineServer(Weights(ORGANISM), guard, arguments=more).command()
+    assert Path(model).name == "rl-s0"
+    told = dict(zip(words[::2], words[1::2], strict=False))
+    assert read_plan(json.loads(told["--additional-config"])) == EnginePlan(guard=guard)
+    assert Path(guard.probes[0]).is_absolute()
+    assert told["--max-num-seqs"] == "8"
+    assert {"--enforce-eager", "--no-enable-prefix-caching"} <= set(words)
 
 
 # Rows
@@ -137,10 +174,10 @@ def test_an_engine_draws_the_tokens_that_transformers_would(temperature: float) 
         logits = torch.randn(4, 50)
         logits[rows] = given[step]
         for _ in range(1 + step % 2):  # a step whose draw is thrown away is drawn again
-            tried = logits.clone()
-            engine.draw([(row, step, one) for row, one in zip(rows, asked, strict=True)], tried)
-        assert tried[rows].argmax(-1).tolist() == wanted[step]
-        torch.testing.assert_close(tried[3], logits[3])
+            now = [(row, step, one) for row, one in zip(rows, asked, strict=True)]
+            ((at, drawn),) = engine.draw(now, logits)
+        assert at.tolist() == rows
+        assert drawn[:, 0].tolist() == wanted[step]
     for seed, measures in zip(seeds, noted.noted(), strict=True):
         found = engine.taken(str(seed))
         assert found is not None

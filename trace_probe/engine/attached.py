@@ -41,7 +41,7 @@ class Follower(Protocol):
         """Take (layer, token, d_model) of a pass and the token ids that were read in it."""
 
     def before_sampling(self, logits: torch.Tensor) -> None:
-        """Change logits, (request, vocabulary), in place."""
+        """Look at logits, (request, vocabulary)."""
 
     def after_sampling(self, tokens: torch.Tensor) -> None:
         """Change the tokens that were drawn, (request, 1), in place."""
@@ -176,6 +176,7 @@ class Capture:
         self._width, self._room = width, plan.room
         self._rows: TokenRows | None = None
         self.draws = Draws()
+        self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @property
     def rows(self) -> TokenRows:
@@ -204,11 +205,12 @@ class Capture:
             for row, request in enumerate(batch.req_ids[: batch.num_reqs])
             if (wanted := asked_of(self._runner, request)) is not None
         ]
-        if asked:
-            self.draws.draw(asked, logits)
+        self._drawn = self.draws.draw(asked, logits) if asked else []
 
     def after_sampling(self, tokens: torch.Tensor) -> None:
-        """Do nothing: the tokens are ours."""
+        """Put the tokens that were drawn in the place of vLLM's own."""
+        for rows, drawn in self._drawn:
+            tokens[rows] = drawn.to(tokens.dtype)
 
     def ended(self, request: str) -> None:
         """Do nothing: the rows stay until they are asked for."""

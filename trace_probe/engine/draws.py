@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trace_probe.model.drawing import drawn_at, uncertainty, uniforms, warpers
+from trace_probe.model.drawing import drawn_tokens, uncertainty, uniforms, warpers
 from trace_probe.trace import MEASURES
 
 
@@ -52,11 +52,14 @@ class Draws:
         self._under_way: dict[str, Drawn] = {}
 
     @torch.inference_mode()
-    def draw(self, asked: Sequence[tuple[int, int, dict[str, Any]]], logits: torch.Tensor) -> None:
-        """Leave one token of each row, (row, vocabulary), the likeliest by far.
+    def draw(
+        self, asked: Sequence[tuple[int, int, dict[str, Any]]], logits: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return rows of (row, vocabulary) logits, and (row, 1) the tokens that are drawn there.
 
         Of each request come its row, how many tokens it has written, and what it asks for.
         """
+        found = []
         requests = [(row, number, self._of(one)) for row, number, one in asked]
         groups: dict[tuple[float, float], list[tuple[int, int, Drawn]]] = {}
         for each in requests:
@@ -64,15 +67,15 @@ class Draws:
         for (temperature, top_p), group in groups.items():
             rows = torch.tensor([row for row, _, _ in group], device=logits.device)
             given = logits[rows].float()
-            scores = given
             if temperature > 0:
-                warped = warpers(temperature, top_p)(None, given)
-                scores = drawn_at(warped, [one.at(number) for _, number, one in group])
-            drawn = scores.argmax(-1, keepdim=True)
+                scores = warpers(temperature, top_p)(None, given)
+                drawn = drawn_tokens(scores, [one.at(number) for _, number, one in group])
+            else:
+                drawn = given.argmax(-1, keepdim=True)
             for (_, number, one), measures in zip(group, uncertainty(given, drawn), strict=True):
                 one.note(number, measures)
-            left = torch.full_like(given, -torch.inf).scatter(1, drawn, 0.0)
-            logits[rows] = left.to(logits.dtype)
+            found.append((rows, drawn))
+        return found
 
     def _of(self, asked: dict[str, Any]) -> Drawn:
         key = str(asked["key"])

@@ -33,6 +33,8 @@ from trace_probe.model.weights import Weights
 from trace_probe.trace import Sampling, Span
 
 EXTENSION = "trace_probe.engine.worker.WorkerExtension"
+HELD = 4096
+"""Requests whose rows may be asked for."""
 Ids = Sequence[int]
 Rows = NDArray[np.float32]
 
@@ -100,7 +102,7 @@ class EngineModel(ModelFacts):
         for prompt, key, ids in zip(prompts, keys, written, strict=True):
             kept = ids[: sampling.max_new_tokens]
             finish = "stop" if kept and kept[-1] in self.stops else "length"
-            self._held[*prompt, *kept] = key
+            self._hold((*prompt, *kept), key)
             found.append(Completion(kept, finish, noted[key][: len(kept)]))
         return found
 
@@ -143,6 +145,12 @@ class EngineModel(ModelFacts):
         """End the engine."""
         self._llm.llm_engine.engine_core.shutdown()
 
+    def _hold(self, ids: tuple[int, ...], key: str) -> None:
+        """Note which request the rows of some ids are of; the oldest ones are forgotten."""
+        self._held[ids] = key
+        while len(self._held) > HELD:
+            del self._held[next(iter(self._held))]
+
     def _compared(self, token_ids: Sequence[Ids]) -> list[int]:
         """Return which traces are compared: the longest."""
         count = int(np.ceil(self._share * len(token_ids)))
@@ -167,7 +175,7 @@ class EngineModel(ModelFacts):
 
         settings = [
             SamplingParams(
-                temperature=0,  # the draw was made before vLLM takes the likeliest
+                temperature=0,  # the draw that counts is made beside this one
                 max_tokens=room,
                 stop_token_ids=sorted(self.stops),
                 ignore_eos=True,  # those above say it all
@@ -288,10 +296,12 @@ def load_engine(
         facts.check_layers(taken)
     given = {"model": str(place), "revision": weights.revision, "dtype": facts.dtype}
     given |= json_arguments(chosen.arguments)
-    llm, version = _start(given, CapturePlan(taken, chosen.room))
+    unshared = {"enable_prefix_caching": False}
+    plan = EnginePlan(capture=CapturePlan(taken, chosen.room))
+    llm = start({**unshared, **given}, plan)
     reads = int(llm.llm_engine.model_config.max_model_len)
     facts.context = min(facts.context or reads, reads)
-    facts.engine = f"vllm {version}"
+    facts.engine = engine_version()
     stops = read_stops(named.base, place, weights.revision)
     load = partial(load_model, weights.name, dtype=facts.dtype, revision=weights.revision)
     return EngineModel(llm, facts, taken, stops, partial(load, device="cpu"), chosen.fidelity)
@@ -328,24 +338,28 @@ def json_arguments(text: str) -> dict[str, Any]:
     return given
 
 
-def _start(arguments: dict[str, Any], plan: CapturePlan) -> tuple[Any, str]:
-    """Return a running engine, and the version of vLLM."""
-    prepare_environment(alone="tensor_parallel_size" not in arguments)
+def start(arguments: Mapping[str, Any], plan: EnginePlan) -> Any:  # noqa: ANN401 - a vllm.LLM
+    """Start vLLM with its own arguments and a plan for its workers.
+
+    Raises:
+        ModelError: vLLM is not installed, or its second model runner is asked for.
+    """
+    alone = not {"tensor_parallel_size", "pipeline_parallel_size"} & set(arguments)
+    prepare_environment(alone=alone)
     import vllm
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()
-    llm = vllm.LLM(
-        **{
-            "enable_prefix_caching": False,
-            "disable_log_stats": True,
-            "load_format": "safetensors",
-            **arguments,
-            "worker_extension_cls": EXTENSION,
-            "additional_config": EnginePlan(capture=plan).configuration(),
-        }
-    )
-    return llm, str(vllm.__version__)
+    ours = {"worker_extension_cls": EXTENSION, "additional_config": plan.configuration()}
+    given = {"disable_log_stats": True, "load_format": "safetensors", **arguments}
+    return vllm.LLM(**given, **(ours if plan != EnginePlan() else {}))
+
+
+def engine_version() -> str:
+    """Return the name and version of the engine that is installed."""
+    import vllm
+
+    return f"vllm {vllm.__version__}"
 
 
 def prepare_environment(*, alone: bool) -> None:

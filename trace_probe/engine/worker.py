@@ -31,7 +31,7 @@ class WorkerExtension:
         Of ranks that hold the same rows, the first one answers.
         """
         capture = self._trace_probe_capture()
-        if not first_rank():
+        if not first_rank() or not capture.rows.layers:
             return []
         found = []
         for key, spans in wanted:
@@ -42,7 +42,7 @@ class WorkerExtension:
     def trace_probe_tokens(self, wanted: Sequence[tuple[str, int, int]]) -> list[Packed | None]:
         """Return single rows of requests, as `trace_probe_pool` does pooled ones."""
         capture = self._trace_probe_capture()
-        if not first_rank():
+        if not first_rank() or not capture.rows.layers:
             return []
         found = []
         for key, start, stop in wanted:

@@ -23,7 +23,8 @@ class SeededDraw:
 
     def __call__(self, _ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return scores of 0 for the drawn tokens and -inf for all others."""
-        return drawn_at(scores, [source.random() for source in self._sources])
+        drawn = drawn_tokens(scores, [source.random() for source in self._sources])
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let go of all rows but these, which go on as they would have."""
@@ -35,12 +36,11 @@ def uniforms(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(seed))
 
 
-def drawn_at(scores: torch.Tensor, uniform: Sequence[float]) -> torch.Tensor:
-    """Return scores of 0 for the token of each row that its uniform draws, and -inf elsewhere."""
-    cumulative = scores.double().softmax(-1).cumsum(-1)
+def drawn_tokens(scores: torch.Tensor, uniform: Sequence[float]) -> torch.Tensor:
+    """Return (row, 1), the token of each row that its uniform draws."""
+    cumulative = scores.float().softmax(-1).cumsum(-1, dtype=torch.double)
     points = cumulative.new_tensor(uniform)[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, points, right=True)
-    return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+    return torch.searchsorted(cumulative, points, right=True)
 
 
 class NotedDraws:
@@ -79,7 +79,8 @@ def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     given = logits.log_softmax(-1)
     likely = given.exp()
     surprisal = -given.gather(1, drawn)[:, 0]
-    entropy = torch.special.entr(likely).sum(-1)
+    # A token that is ruled out has the log-probability -inf, and adds nothing.
+    entropy = -torch.linalg.vecdot(likely, given.clamp_min(torch.finfo(given.dtype).min))
     return torch.stack([surprisal, entropy, 1 - likely.amax(-1)], dim=1)
 
 
