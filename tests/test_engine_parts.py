@@ -312,4 +312,4 @@ def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
     assert lines[0]["score"] == pytest.approx(wanted[trace.id][0], rel=2e-3)
     assert guard.told("chatcmpl-0")[0]["alarms"] == ["demo"]
     assert not guard.told("chatcmpl-1")
-    assert not guard.told("chatcmpl")  # a name that only begins alike is another's
+    assert not guard.told("chatcmp")  # a name that only begins alike is another's

@@ -58,6 +58,7 @@ from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
 from trace_probe.commands.tasking import tasking
 from trace_probe.errors import TraceProbeError
+from trace_probe.trace import Sampling
 
 if TYPE_CHECKING:
     from trace_probe.engine.plan import EngineOptions
@@ -207,7 +208,6 @@ def record(
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
     if base_url:
         from trace_probe.recording.served_agents import record_at
-        from trace_probe.trace import Sampling
 
         served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
