@@ -181,7 +181,7 @@ def _probe(model: Model, plan: MonitorPlan, layer: int, rng: np.random.Generator
         calibration_tasks=(),
         threshold=NEVER,
         target_false_alarm_rate=0.0,
-        honest_false_alarm_rate=0.0,
+        guaranteed_false_alarm_rate=0.0,
     )
     return SavedProbe(card, _head(plan.head, card.width, rng))
 

@@ -176,7 +176,7 @@ def _watched(
     monitor = Monitor(loaded, detectors, every=1)
     for detector in detectors:
         say(str(detector))
-    for name in monitor.unpromised(sampling):
+    for name in monitor.uncalibrated(sampling):
         say(f"note: {name} was calibrated under another decoding")
     if agent is None:
         yield from monitor.watch(task, sampling)
@@ -342,10 +342,12 @@ def calibrate(
         float,
         typer.Option(help="Share of harmless traces of mixed prompts that may alarm, if known."),
     ] = 0.05,
-    promise: Annotated[
+    guarantee: Annotated[
         Literal["conformal", "pac"],
         typer.Option(
-            help="On average over calibration sets, or with 90 % confidence for this one."
+            "--guarantee",
+            "--promise",
+            help="The rate holds on average, or with 90 % confidence for this very threshold.",
         ),
     ] = "conformal",
     as_json: AsJson = False,
@@ -360,7 +362,9 @@ def calibrate(
     saved = load_probe(probe)
     own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
     names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
-    found = calibrate_on(Store(run), saved, names, rate, sibling_rate=sibling_rate, promise=promise)
+    found = calibrate_on(
+        Store(run), saved, names, rate, sibling_rate=sibling_rate, guarantee=guarantee
+    )
     save_calibration(probe, found)
     rows = [
         f"{name:10} threshold {each.value:8.3f} {each.rates} ({each.method}, {each.n} benign "

@@ -40,7 +40,7 @@ class Side:
     @property
     def followed(self) -> Scores:
         """Return what its alarm follows."""
-        return self.panel.rule.apply(self.scores)
+        return self.panel.smoothing.apply(self.scores)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def _name(store: Store, saved: SavedProbe, *both: tuple[Store, SavedProbe]) -> s
 
 def _side(name: str, saved: SavedProbe, corpus: Corpus, seed: int) -> Side:
     panel = replace(
-        build_panel(corpus.only(()), corpus, seed), rule=saved.smoothing, ranked_by=saved.ranked_by
+        build_panel(corpus.only(()), corpus, seed),
+        smoothing=saved.smoothing,
+        ranked_by=saved.ranked_by,
     )
     return Side(name, panel, saved.scores(corpus), saved.card.threshold)
 

@@ -54,7 +54,7 @@ class Panel:
     benign: tuple[Trace, ...] = ()
     hard_negative: tuple[Trace, ...] = ()
     seed: int = 0
-    rule: Smoothing = MAX
+    smoothing: Smoothing = MAX
     """What the alarms of all detectors follow."""
     ranked_by: Smoothing = MAX
     """What is made of scores where traces are ranked at a moment."""
@@ -179,12 +179,12 @@ def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
 
 
 def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
-    """Return the same by the rule of the panel or by plain scores, whichever ranks better here.
+    """Return the same as the panel ranks or by plain scores, whichever ranks better here.
 
-    A detector that is to be beaten is not to suffer from a rule chosen for another.
+    A detector that is to be beaten is not to suffer from a smoothing chosen for another.
     """
-    rules = dict.fromkeys((panel.ranked_by, MAX))
-    found = [ranking(runs, replace(panel, ranked_by=rule), weights) for rule in rules]
+    ways = dict.fromkeys((panel.ranked_by, MAX))
+    found = [ranking(runs, replace(panel, ranked_by=way), weights) for way in ways]
     return max(found, key=lambda one: np.nan_to_num(one["within"].estimate, nan=-1.0))
 
 
@@ -225,7 +225,7 @@ def caught_at(
     if not panel.calibration:
         return dict.fromkeys(CAUGHT)
     ids = [trace.id for trace in panel.calibration]
-    followed = panel.rule.apply(runs[0])
+    followed = panel.smoothing.apply(runs[0])
     threshold = conformal_threshold(trace_maxima(followed, ids), target_rate).value
     return alarms_of(followed, threshold, panel, weights).figures()
 

@@ -44,7 +44,7 @@ def transfer_matrix(
     """Train on the training tasks of each kind and judge on the held-out tasks of every kind.
 
     A task is held out from all kinds or from none. Traces are ranked as a report on a probe
-    ranks them, by the rule of its card. Figures are None where the traces of a kind have one
+    ranks them, as its card says. Figures are None where the traces of a kind have one
     outcome.
 
     Raises:
@@ -74,7 +74,7 @@ def leave_one_category_out(
 ) -> Transfer:
     """Judge each category by a probe that learned from all others.
 
-    Layer, strength and the rule of ranking are given, and may have been chosen on all categories.
+    Layer, strength and the way of ranking are given, and may have been chosen on all categories.
     """
     benign = set(corpus.only(corpus.tasks, "benign").tasks)
     kept_out = benign - set(split_by_role(corpus.traces, seed=seed).train)

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
+from trace_probe.evaluation.report import read_report
 from trace_probe.monitor.calibrated import Decoding, load_calibrations
 from trace_probe.probing.hub import local_folder
-from trace_probe.probing.kept import CARD, read_json
-from trace_probe.probing.probe import SavedProbe, load_probe
+from trace_probe.probing.kept import CARD
+from trace_probe.probing.probe import SavedProbe, load_probe, read_card
 from trace_probe.statistics.calibration import Rates
 from trace_probe.statistics.metrics import first_alarm
-from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing, smoothing_of
+from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing
 from trace_probe.store import Store
 
 
@@ -195,20 +196,19 @@ def recorded_detector(
         ProbeError: the files of the probe are broken, or it has no threshold for the smoothing.
     """
     folder = probe_beside(store.path, name)
-    card = {} if folder is None else read_json(folder / CARD)[0]
-    if folder is not None and card.get("model") == store.manifest.model and "threshold" in card:
-        follows = parse_smoothing(card.get("smoothing") or card.get("rule") or MAX.name)
-        own = Detector(name, follows, float(card["threshold"]), Source("card"))
+    card = None if folder is None else read_card(folder)
+    if folder is not None and card is not None and card.model == store.manifest.model:
+        own = Detector(name, parse_smoothing(card.smoothing), card.threshold, Source("card"))
         decoding = Decoding.of(store.manifest.sampling)
-        return _resolved(folder, own, str(card["model"]), (smoothing, threshold), decoding)
-    report = store.report(name) or {}
-    reported = smoothing_of(report)
+        return _resolved(folder, own, card.model, (smoothing, threshold), decoding)
+    report = read_report(store, name)
+    reported = MAX if report is None else parse_smoothing(report.smoothing)
     chosen = reported if smoothing is None else parse_smoothing(smoothing)
-    known = report.get("threshold") if chosen == reported else None
+    known = report.threshold if report and chosen == reported else None
     if threshold is not None:
         return Detector(name, chosen, threshold, Source("hand"))
     if known is not None:
-        return Detector(name, chosen, float(known), Source("report"))
+        return Detector(name, chosen, known, Source("report"))
     return Detector(name, chosen, math.inf, Source("none"))
 
 

@@ -61,7 +61,7 @@ class Monitor:
         for detector in self.detectors:
             check_reads(model, detector.saved.card)
 
-    def unpromised(self, sampling: Sampling) -> list[str]:
+    def uncalibrated(self, sampling: Sampling) -> list[str]:
         """Return the probes whose thresholds were calibrated under another decoding."""
         asked = Decoding.of(sampling)
         return [one.name for one in self.detectors if one.source.decoding not in (None, asked)]
