@@ -206,11 +206,11 @@ class Run:
         Raises:
             ServerError: a judge cannot be asked; the labels it gave before are kept.
         """
-        from trace_probe.labelling.judge import Bench
+        from trace_probe.labelling.judge import JudgeServers
         from trace_probe.labelling.labellers import labeller
         from trace_probe.labelling.runs import default_cache, label_run
 
-        made = labeller(by, Bench(tuple(base_url), default_cache(), {}))
+        made = labeller(by, JudgeServers(tuple(base_url), default_cache(), {}))
         return label_run(self.store, made, progress=progress)
 
 
@@ -223,9 +223,9 @@ def _shared(
     progress: bool,
 ) -> "RecordReport":
     from trace_probe.execution.choice import executor_named
-    from trace_probe.recording.shares import Share, record_shares
+    from trace_probe.recording.shares import Shard, record_shares
 
-    share = None if shard is None else Share.parse(shard)
+    share = None if shard is None else Shard.parse(shard)
     return record_shares(recording, executor_named(executor, workers), share, progress=progress)
 
 

@@ -23,7 +23,13 @@ from trace_probe.statistics.bootstrap import (
     resample,
     shown,
 )
-from trace_probe.statistics.metrics import Scores, heard, running_maxima, score_rows, trace_maxima
+from trace_probe.statistics.metrics import (
+    Scores,
+    running_maxima,
+    score_rows,
+    sentences_to_alarm,
+    trace_maxima,
+)
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -169,7 +175,7 @@ def _resampled(side: Side) -> dict[str, Resampled]:
     cohort = side.panel.cohort
     weights = resample(cohort.n_tasks, seed=side.panel.seed)
     ranked = ranking([side.scores], side.panel, weights)
-    taken = heard(running_maxima(score_rows(cohort, side.followed)), side.threshold)
+    taken = sentences_to_alarm(running_maxima(score_rows(cohort, side.followed)), side.threshold)
 
     def caught(by: Index, among: Mask) -> Resampled:
         hits = (taken <= by)[among].astype(float)

@@ -29,10 +29,10 @@ from trace_probe.statistics.metrics import (
     Scores,
     average_precision,
     chance_rows,
-    heard,
     running_maxima,
     score_rows,
     scores_held,
+    sentences_to_alarm,
     trace_maxima,
 )
 
@@ -150,7 +150,7 @@ def _chance(
     hits = np.zeros(len(rows))
     for _ in range(PERMUTATIONS):
         maxima = running_maxima(chance_rows(rows, cohort.task, rng))
-        hits += heard(maxima, threshold) <= cohort.length
+        hits += sentences_to_alarm(maxima, threshold) <= cohort.length
     positive = cohort.positive
     n = int(positive.sum())
     share = hits[positive] / PERMUTATIONS

@@ -35,7 +35,7 @@ def _left_out(panel: Panel) -> Iterator[str]:
             f"{left_out} pairs within prompts were left out: one says it at once, or it is not "
             f"known whether it does."
         )
-    unknown = cohort.heard()["unknown_whether_said"]
+    unknown = cohort.silence()["unknown_whether_said"]
     if unknown:
         yield (
             f"{unknown} positives count neither as silent nor as said: nobody looked, or nobody "

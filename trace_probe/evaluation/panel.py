@@ -22,13 +22,13 @@ from trace_probe.statistics.metrics import (
     Cohort,
     Scores,
     concordance,
-    heard,
     pairs_across,
     pairs_within,
     pooled,
     running_maxima,
     score_rows,
     scores_held,
+    sentences_to_alarm,
     trace_maxima,
     within_prompt,
 )
@@ -72,7 +72,7 @@ class Panel:
         """Return what there is to count."""
         siblings, benign = len(self.mixed.sibling), len(self.benign)
         cohort = self.cohort
-        return {**cohort.counts(), "siblings": siblings, **cohort.heard(), "benign": benign}
+        return {**cohort.counts(), "siblings": siblings, **cohort.silence(), "benign": benign}
 
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
@@ -211,7 +211,7 @@ def summary(ranked: Ranked) -> dict[str, Metric | None]:
 def alarms_of(followed: Scores, threshold: float, panel: Panel, weights: Values) -> Alarms:
     """Return when each trace of the cohort alarms, from what the alarm follows."""
     maxima = running_maxima(score_rows(panel.cohort, followed))
-    return Alarms(panel.cohort, heard(maxima, threshold), weights)
+    return Alarms(panel.cohort, sentences_to_alarm(maxima, threshold), weights)
 
 
 def caught_at(
