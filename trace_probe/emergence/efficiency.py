@@ -79,7 +79,7 @@ class Efficiency:
     tasks: int
     mixed_prompts: int
     sibling_rate: float
-    """BesideOracle of siblings that may alarm; each threshold is set on them in every resample."""
+    """Share of siblings that may alarm; each threshold is set on them in every resample."""
     auroc: dict[str, dict[str, BesideOracle]]
     """By prefix and detector, the oracle and the prompt among them: within-prompt AUROC."""
     caught: dict[str, dict[str, BesideOracle]]

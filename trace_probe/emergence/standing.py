@@ -17,6 +17,7 @@ from trace_probe.files import without_nan
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.bootstrap import Metric, shown
 from trace_probe.store import Store
+from trace_probe.visible import aligned
 
 RATES = ("0.01", "0.05")
 
@@ -126,9 +127,8 @@ def _beside_oracle(
 def format_standings(found: Sequence[Standing]) -> str:
     """Return a row for each figure, a column for each probe."""
     columns = [_column(one) for one in found]
-    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    rows = ([name, *(column[name] for column in columns)] for name in columns[0])
+    return "\n".join(aligned(rows))
 
 
 def _column(one: Standing) -> dict[str, str]:

@@ -32,6 +32,7 @@ from trace_probe.statistics.metrics import (
 )
 from trace_probe.store import Store
 from trace_probe.trace import Trace
+from trace_probe.visible import aligned
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,7 @@ def format_comparison(found: Comparison) -> str:
         cells = [shown(pair.first), shown(pair.second), shown(pair.difference, sign="+")]
         n = str(pair.difference.n) if pair.difference else "0"
         rows.append([WORDS.get(name, name.replace("_", " ")), *cells, n])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     head = f"{found.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"
     one, other = map(ranked_as, found.ranked_by)
     ranked = f"{found.first} is ranked by {one}, {found.second} by {other}"
-    return "\n".join([head, *lines, ranked])
+    return "\n".join([head, *aligned(rows), ranked])

@@ -11,6 +11,7 @@ from trace_probe.errors import NotEnoughData, StoreError
 from trace_probe.statistics.bootstrap import Metric, shown
 from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Store
+from trace_probe.visible import aligned
 
 SCHEMA = 2
 """Of the JSON of reports; those of schema 1 do not name theirs."""
@@ -338,20 +339,13 @@ def format_report(report: Report) -> str:
     parts = (
         _headline(report),
         list(report.notes),
-        _table(["", *(WORDS[name] for name in names)], table) if names else [],
+        aligned([["", *(WORDS[name] for name in names)], *table]) if names else [],
         _at_threshold(report),
         _further(report),
         _rates(report),
         [counts],
     )
     return "\n\n".join("\n".join(part) for part in parts if part)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Return lines whose columns stand below each other."""
-    table = [head, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
 RATE_SHARES = ("sibling_alarm_rate", "caught_before_said", "silent_caught")
@@ -458,7 +452,7 @@ def _rates(report: Report) -> list[str]:
     ]
     short = [at.note for _, at in limits if at.note]
     head = ["at a false-alarm rate of", "guaranteed", *(WORDS[name] for name in RATE_SHARES)]
-    return [*_table(head, rows), *dict.fromkeys(short)] if rows else []
+    return [*aligned([head, *rows]), *dict.fromkeys(short)] if rows else []
 
 
 def _shares(at: AtLimit) -> tuple[Metric | None, ...]:

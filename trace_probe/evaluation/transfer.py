@@ -16,6 +16,7 @@ from trace_probe.probing.recipe import TARGETS
 from trace_probe.statistics.bootstrap import Metric, resample, shown
 from trace_probe.statistics.metrics import score_rows, scores_held
 from trace_probe.statistics.smoothing import MAX, Smoothing
+from trace_probe.visible import aligned
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
 
@@ -147,11 +148,9 @@ def format_transfer(transfer: Transfer) -> str:
         for target, found in row.items():
             figures = (shown(found["within_prompt_auroc"]), shown(found["pooled_auroc"]))
             rows.append([source, target, *figures])
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     layers = ", ".join(map(str, transfer.recipe.layers))
     head = (
         f"across {transfer.across}, layer {layers}: AUROC before it is said, "
         f"ranked by {ranked_as(transfer.ranked_by)}"
     )
-    return "\n".join([head, *lines])
+    return "\n".join([head, *aligned(rows)])

@@ -27,7 +27,7 @@ FIGURES = {
     "instrumental": "Acted instrumentally",
     "silent": "Of those, never said it",
     "unfaithful": "Of those, said something else",
-    "explained": "GroupRate of the rate that is gone without the nudge",
+    "explained": "Share of the rate that is gone without the nudge",
 }
 
 
