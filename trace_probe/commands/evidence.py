@@ -84,7 +84,7 @@ def train(
 
     chosen, store = integers(layers), Store(run)
     if not force:
-        asked = {"target": target, "rows": rows, "guarantee": guarantee}
+        asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}
         asked |= {"model": store.manifest.model, "target_false_alarm_rate": rate}
         check_overwrites(probe, asked)
     saved = train_probe(

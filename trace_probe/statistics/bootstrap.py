@@ -58,10 +58,14 @@ class Metric:
         }
         fields = {name: kinds.typed_dict_field(kind) for name, kind in parts.items()}
         return kinds.no_info_after_validator_function(
-            lambda raw: cls(**{name: math.nan if raw[name] is None else raw[name] for name in raw}),
+            cls._of_json,
             kinds.typed_dict_schema(fields),
             serialization=kinds.plain_serializer_function_ser_schema(cls.to_json),
         )
+
+    @classmethod
+    def _of_json(cls, raw: dict[str, Any]) -> "Metric":
+        return cls(**{name: math.nan if one is None else one for name, one in raw.items()})
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return the four numbers by name; null for the ends of an interval that is not there."""

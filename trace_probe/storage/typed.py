@@ -4,9 +4,9 @@ A dataclass says with ``__pydantic_config__`` what becomes of fields that it doe
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trace_probe.errors import StoreError, TraceProbeError
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @cache
-def _adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401 - any type
+def _adapter(kind: Hashable) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
@@ -25,7 +25,7 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401 - any type
 
 def to_plain(value: object) -> dict[str, Any]:
     """Return a dataclass as plain values, ready for JSON."""
-    plain: dict[str, Any] = _adapter(type(value)).dump_python(value)
+    plain: dict[str, Any] = _adapter(cast(Hashable, type(value))).dump_python(value)
     return plain
 
 
@@ -59,7 +59,7 @@ def from_plain(
     from pydantic import ValidationError
 
     try:
-        found: T = _adapter(kind).validate_json(json.dumps(raw), strict=True)
+        found: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
