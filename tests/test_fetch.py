@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from tiny_models import TEMPLATE, random_network
 
-from trace_probe.errors import ModelError
+from trace_probe.errors import ModelError, StoreError
+from trace_probe.files import remove_cached
 from trace_probe.model import converted, smollm2
 from trace_probe.model.smollm2 import Pinned, fetch
 
@@ -206,6 +207,25 @@ def test_two_fetches_at_once_do_not_write_to_one_folder(cache: Path) -> None:
         converted.made_once(cache / "smollm2"),
     ):
         pass
+
+
+def test_only_folders_of_the_cache_are_removed(cache: Path, tmp_path: Path) -> None:
+    mine, link = tmp_path / "mine", converted.models_cache() / "link"
+    for folder in (mine, converted.models_cache() / "model"):
+        folder.mkdir(parents=True)
+        (folder / "kept.txt").write_text("text")
+    link.symlink_to(mine)
+    for folder in (
+        mine,
+        link,
+        cache.parent,
+        converted.models_cache() / ".." / ".." / ".." / "mine",
+    ):
+        with pytest.raises(StoreError, match="by hand"):
+            remove_cached(folder)
+    remove_cached(converted.models_cache() / "model")
+    assert not (converted.models_cache() / "model").exists()
+    assert (mine / "kept.txt").read_text() == "text"
 
 
 def test_where_it_is_not_there_yet_the_error_ends_with_the_command_and_doctor_says_so(

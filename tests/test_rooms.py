@@ -11,11 +11,11 @@ ROOMS = {
         "upkeep.matrix",
         "organism.weights",
     },
-    r"shutil\.rmtree|\brmtree\(": {"model.converted", "model.smollm2"},  # of the user's cache
+    r"shutil\.rmtree|\brmtree\(": {"files"},
     r"fcntl\.(flock|lockf)\(": {"files", "storage.locks", "serving.audit"},
     r"torch\.load\(": set[str](),
     r"pickle\.load|np\.load\((?!.*allow_pickle=False)": set[str](),
-    r"os\.replace\(|os\.rename\(|\.rename\(": {"files", "model.converted"},
+    r"os\.replace\(|os\.rename\(|\.rename\(": {"files"},
     r"\bopen\(.*\"(w|a|x|wb|ab|xb|r\+b)\"": {"files"},
 }
 """What is looked for, and the modules that may do it."""

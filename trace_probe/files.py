@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -71,6 +72,29 @@ def user_cache(*parts: str) -> Path:
     """Return a folder of trace_probe in the user's cache (XDG_CACHE_HOME, or ``~/.cache``)."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base, "trace_probe", *parts)
+
+
+def remove_cached(folder: Path) -> None:
+    """Remove a folder of trace_probe's cache with all that is in it, if it is there.
+
+    Raises:
+        StoreError: it lies elsewhere, or is a link.
+    """
+    inside = folder.resolve().is_relative_to(user_cache().resolve())
+    if not inside or folder.is_symlink() or folder.resolve() == user_cache().resolve():
+        raise StoreError(f"{folder} is no folder in {user_cache()}: remove it by hand")
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def replace_cached(new: Path, folder: Path) -> None:
+    """Give a finished folder of the cache its name, in place of the one that has it.
+
+    Raises:
+        StoreError: one of them lies elsewhere, or is a link.
+    """
+    remove_cached(folder)
+    os.replace(new, folder)
 
 
 def _sync_folder(folder: Path) -> None:

