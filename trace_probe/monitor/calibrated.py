@@ -87,6 +87,13 @@ def calibrate(
     Raises:
         NotEnoughData: there is no such trace.
         ProbeError: the probe does not fit the run, or a smoothing is not known.
+
+    Example:
+        >>> from trace_probe.probing.probe import load_probe
+        >>> probe = load_probe("probes/demo")
+        >>> found = calibrate(Store("traces/demo"), probe, ["max", "mean:3"], rate=0.1)
+        >>> {name: limit.n for name, limit in found.thresholds.items()}  # benign traces
+        {'max': 26, 'mean:3': 26}
     """
     traces = _harmless(store, saved)
     if not traces:

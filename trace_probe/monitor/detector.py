@@ -145,6 +145,11 @@ def load_detector(
 
     Raises:
         ProbeError: there is no probe, or it has no threshold for this smoothing.
+
+    Example:
+        >>> detector = load_detector("probes/demo", threshold=0.5)
+        >>> str(detector.source), detector.alarm(np.array([0.1, 0.7]))
+        ('given by hand', 1)
     """
     here = local_folder(folder)
     saved = load_probe(here)

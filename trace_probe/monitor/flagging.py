@@ -94,6 +94,15 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
 
     Raises:
         ProbeError: the probe was trained on another model, tokenizer, width or layer.
+
+    Example:
+        >>> import shutil, tempfile
+        >>> from trace_probe.probing.probe import load_probe
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Store(shutil.copytree("traces/demo", f"{folder}/run"))
+        ...     found = flag(run, load_probe("probes/demo"))
+        >>> f"{len(found.alarms)} of {found.traces} traces alarm"
+        '119 of 516 traces alarm'
     """
     detector = as_detector(probe)
     scores = score_run(store, detector.saved)

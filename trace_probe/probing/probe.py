@@ -261,7 +261,19 @@ class SavedProbe:
 
 
 def save_probe(path: Path | str, saved: SavedProbe) -> None:
-    """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically."""
+    """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically.
+
+    Raises:
+        ProbeError: the name on the card could lead out of a folder.
+        StoreError: the files cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_probe(folder, load_probe("probes/demo"))
+        ...     load_probe(folder).card.name
+        'demo'
+    """
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
 
 
@@ -302,6 +314,10 @@ def load_probe(
     Raises:
         ProbeError: there is no probe at `path`, its files are damaged or do not belong
             together, or a weight or threshold is not finite.
+
+    Example:
+        >>> load_probe("probes/demo").card.model.partition("@")[0]
+        'organism:rl-s0'
     """
     folder = local_folder(path, endpoint)
     if folder != Path(path):
