@@ -11,7 +11,7 @@ from tiny_models import FAMILIES
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import as_detector
-from trace_probe.monitor.scorer import LiveScorer, ScoredSentence, TokenReading
+from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.features import FEATURES, Feature
 from trace_probe.probing.matrix import ActivationMatrix
@@ -125,7 +125,7 @@ def test_what_a_model_writes_cannot_move_the_cursor(tiny: Callable[..., Any]) ->
     detector = as_detector(a_probe(tiny())).at(0.5)
     evil = "\x1b[2J\u202egone"
     ended = ScoredSentence(0, "reasoning", 0, 1, evil, (1.0,), (1.0,), ("p",))
-    reading = TokenReading(9, evil, "reasoning", 0, (1.0,), ("p",), (ended,))
+    reading = Reading(9, evil, "reasoning", 0, (1.0,), ("p",), (ended,))
     shown = "".join(piece.text for piece in Display([detector]).show(reading))
     assert not {"\x1b", "\u202e"} & set(shown)
     assert "ALARM p (max): 1.000 >= 0.500" in shown

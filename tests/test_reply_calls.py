@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trace_probe.model.reply import Reply as ServerReply
-from trace_probe.monitor.scorer import TokenReading
+from trace_probe.monitor.scorer import Reading
 from trace_probe.recording.served import completed
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.text.channels import FORMATS, ChannelReader
@@ -25,7 +25,7 @@ def parts_of(text: str, policy: Policy = "annotate", alarm: int | None = None) -
     got: list[tuple[str, str]] = []
     for place, character in enumerate(text):
         alarms = ("p",) if alarm is not None and place >= alarm else ()
-        reading = TokenReading(place, character, "reasoning", None, (), alarms)
+        reading = Reading(place, character, "reasoning", None, (), alarms)
         for part in reply.take(reading):
             got += part.items()
     for part in reply.finish():

@@ -18,7 +18,7 @@ from test_endpoint import NAME, Up, up, wait_until
 from test_episode_watch import ASKED, in_bulk
 
 from trace_probe.episode import Episode
-from trace_probe.monitor.scorer import FRESH, TokenReading
+from trace_probe.monitor.scorer import FRESH, Reading
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.course import Agent
 from trace_probe.serving.limits import Limits
@@ -231,7 +231,7 @@ def message(policy: Policy, text: str, alarm_at: int | None) -> tuple[dict[str, 
     parts = []
     for at, piece in enumerate(text):
         alarms = ("p",) if alarm_at is not None and at >= alarm_at else ()
-        parts += reply.take(TokenReading(at, piece, "reasoning", 0, (), alarms))
+        parts += reply.take(Reading(at, piece, "reasoning", 0, (), alarms))
         if reply.over:
             break
     return reply.completion([*parts, *reply.finish()], 0)["choices"][0], reply

@@ -17,7 +17,7 @@ from trace_probe.execution.executor import Executor, LocalExecutor
 from trace_probe.model.weights import Weights
 from trace_probe.recording.shares import (
     Recording,
-    Shard,
+    Share,
     record_alone,
     record_shares,
     record_with,
@@ -90,7 +90,7 @@ class Disturbed:
 def test_shares_are_the_whole_to_the_byte(
     recording: Recording, alone: Store, tmp_path: Path
 ) -> None:
-    counts = [record_shares(recording, LocalExecutor(), Shard(n, 3)).recorded for n in (2, 0, 1)]
+    counts = [record_shares(recording, LocalExecutor(), Share(n, 3)).recorded for n in (2, 0, 1)]
     assert counts == [8, 8, 8]
     run = Store(tmp_path / "run")
     assert list(run.traces()) == list(alone.traces())
@@ -114,7 +114,7 @@ def test_shares_in_folders_of_their_own_are_merged(
 
 
 def test_what_is_there_is_not_made_again(recording: Recording, tmp_path: Path) -> None:
-    first = record_shares(recording, LocalExecutor(), Shard(0, 2))
+    first = record_shares(recording, LocalExecutor(), Share(0, 2))
     report = record_shares(recording, LocalExecutor())
     assert (first.recorded, report.recorded, report.resumed) == (12, 12, 12)
     assert report.tokens + first.tokens == sum(
@@ -134,12 +134,12 @@ def test_a_share_can_be_recorded_into_memory(recording: Recording, alone: Store)
 @pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/2", "1/0", ""])
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(TraceProbeError, match="is not a share such as 0/8"):
-        Shard.parse(text)
-    assert Shard.parse("3/8") == Shard(3, 8)
+        Share.parse(text)
+    assert Share.parse("3/8") == Share(3, 8)
 
 
 def test_other_settings_do_not_go_into_the_run(recording: Recording) -> None:
-    record_shares(recording, LocalExecutor(), Shard(0, 4))
+    record_shares(recording, LocalExecutor(), Share(0, 4))
     with pytest.raises(TraceProbeError, match=r"holds a run with other settings \(sampling\)"):
         record_shares(replace(recording, seed=1), LocalExecutor())
 

@@ -9,7 +9,7 @@ from acting import SAMPLING, TASKS, acting_model, script
 from test_live_features import wide_probe
 
 from trace_probe.environment import State
-from trace_probe.monitor.scorer import TokenReading
+from trace_probe.monitor.scorer import Reading
 from trace_probe.recording.course import Agent
 from trace_probe.store import Store
 from trace_probe.tasks.environments import scripted
@@ -63,11 +63,11 @@ def test_a_watched_agent_is_scored_as_the_recorded_episode_is_in_bulk(
     for trace in longest(run):
         task = tasks[trace.task.id]
         got = list(watch_agent(Monitor(model, saved), task, AGENT, SAMPLING, sample=trace.sample))
-        readings = [one for one in got if isinstance(one, TokenReading)]
+        readings = [one for one in got if isinstance(one, Reading)]
         assert (
             "".join(one.text for one in readings) == trace.text[trace.offsets[trace.prompt_stop] :]
         )
-        told = [one.content for one in got if not isinstance(one, TokenReading)]
+        told = [one.content for one in got if not isinstance(one, Reading)]
         assert told == [each.content for call in trace.calls for each in call.results]
         ended = [sentence for one in readings for sentence in one.ended]
         (bulk,) = read_scores(model, saved, [trace])
@@ -122,7 +122,7 @@ def test_a_call_that_follows_an_alarm_is_not_carried_out(model: Any, run: Store)
         agent = Agent(place, "script", max_calls=1)
         watched = watch_agent(monitor, task, agent, SAMPLING, sample=trace.sample)
         for one in watched:
-            if isinstance(one, TokenReading) and one.alarm:
+            if isinstance(one, Reading) and one.alarm:
                 watched.close()
                 break
         assert bool(place.carried_out) is not stops

@@ -223,9 +223,9 @@ def _shared(
     progress: bool,
 ) -> "RecordReport":
     from trace_probe.execution.choice import executor_named
-    from trace_probe.recording.shares import Shard, record_shares
+    from trace_probe.recording.shares import Share, record_shares
 
-    share = None if shard is None else Shard.parse(shard)
+    share = None if shard is None else Share.parse(shard)
     return record_shares(recording, executor_named(executor, workers), share, progress=progress)
 
 

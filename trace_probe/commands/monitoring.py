@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trace_probe.model.weights import Weights
     from trace_probe.monitor.detector import Detector
     from trace_probe.monitor.display import Piece
-    from trace_probe.monitor.scorer import TokenReading
+    from trace_probe.monitor.scorer import Reading
     from trace_probe.recording.course import Agent
     from trace_probe.trace import Sampling, Task, ToolResult
 
@@ -157,7 +157,7 @@ def _watched(
     agent: "Agent | None",
     *,
     fixed: bool,
-) -> "Generator[TokenReading | ToolResult, None, None]":
+) -> "Generator[Reading | ToolResult, None, None]":
     """Return what detectors read while a model does a task, as an `agent` if there is one.
 
     Unless its length is fixed, an answer takes no more than half of what the model can read. Where
@@ -199,12 +199,12 @@ def _acting(tools: str | None, max_calls: int, *, asked: bool) -> "Agent | None"
     return Agent(found.environment, found.name, max_calls)
 
 
-def _show_text(detectors: "list[Detector]") -> "Callable[[TokenReading | ToolResult], None]":
+def _show_text(detectors: "list[Detector]") -> "Callable[[Reading | ToolResult], None]":
     from trace_probe.monitor.display import Display
 
     display = Display(detectors)
 
-    def show(reading: "TokenReading | ToolResult") -> None:
+    def show(reading: "Reading | ToolResult") -> None:
         pieces = display.show(reading) if isinstance(reading, tuple) else display.came(reading)
         for piece in pieces:
             _print(piece)
@@ -220,7 +220,7 @@ def _print(piece: "Piece") -> None:
     typer.echo(typer.style(piece.text, **style) if style else piece.text, nl=False)
 
 
-def _show_lines(reading: "TokenReading | ToolResult") -> None:
+def _show_lines(reading: "Reading | ToolResult") -> None:
     if not isinstance(reading, tuple):
         typer.echo(json.dumps({"result": asdict(reading)}, ensure_ascii=True))
         return

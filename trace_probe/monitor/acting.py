@@ -4,7 +4,7 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from trace_probe.monitor.live import Followed, Monitor
-from trace_probe.monitor.scorer import TokenReading
+from trace_probe.monitor.scorer import Reading
 from trace_probe.monitor.scoring import as_if_written
 from trace_probe.recording.course import Agent, Course
 from trace_probe.recording.plan import trace_seed
@@ -18,7 +18,7 @@ def watch_agent(
     sampling: Sampling | None = None,
     *,
     sample: int = 0,
-) -> Generator[TokenReading | ToolResult, None, None]:
+) -> Generator[Reading | ToolResult, None, None]:
     """Yield a reading for each token of an agent, and what its tools answered between its calls.
 
     It writes what `record_agents` would for the same task, sampling and sample. Tool calls are

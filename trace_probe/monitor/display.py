@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.scorer import ScoredSentence, TokenReading
+from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.trace import ToolResult
 from trace_probe.visible import snippet, visible
 
@@ -30,7 +30,7 @@ class Display:
         """Tokens shown so far."""
         self._unreadable = False
 
-    def show(self, reading: TokenReading) -> Iterator[Piece]:
+    def show(self, reading: Reading) -> Iterator[Piece]:
         """Yield what to print for the next reading."""
         late = [each for each in reading.ended if each.stop > self._shown]
         for ended in reading.ended:
@@ -71,7 +71,7 @@ def alarm_line(detector: Detector, value: float, ended: ScoredSentence) -> str:
     )
 
 
-def _tone(reading: TokenReading) -> Tone:
+def _tone(reading: Reading) -> Tone:
     names: dict[str, Tone] = {"reasoning": "thought", "answer": "answer", "action": "answer"}
     return names.get(reading.channel, "markup")
 

@@ -10,7 +10,7 @@ from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
 from trace_probe.monitor.recheck import AsRun, refuse_stale
-from trace_probe.monitor.scorer import FRESH, Carried, LiveScorer, TokenReading
+from trace_probe.monitor.scorer import FRESH, Carried, LiveScorer, Reading
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
 from trace_probe.recording.record import new_manifest
@@ -79,7 +79,7 @@ class Monitor:
 
     def watch(
         self, prompt: str | Task, sampling: Sampling | None = None, *, sample: int = 0
-    ) -> Generator[TokenReading, None, None]:
+    ) -> Generator[Reading, None, None]:
         """Yield a reading for each token the model writes; close it to stop the model.
 
         It writes what `record` would for the same task, sampling and sample. The calls of an agent
@@ -96,7 +96,7 @@ class Monitor:
         seed: int,
         sampling: Sampling,
         episode: Followed | None = None,
-    ) -> Generator[TokenReading, None, None]:
+    ) -> Generator[Reading, None, None]:
         """Yield a reading for each token the model writes after these, drawn with `seed`.
 
         As a call of an `episode` it is scored as a part of the trace of all its calls.
@@ -109,7 +109,7 @@ class Monitor:
 
     def _watch(
         self, prompt: Sequence[int], seed: int, sampling: Sampling, episode: Followed
-    ) -> Generator[TokenReading, None, None]:
+    ) -> Generator[Reading, None, None]:
         text = self.model.text_stream()
         for token in prompt:
             text.feed(token)

@@ -43,7 +43,7 @@ class ScoredSentence:
     """Names of the probes whose smoothed score reached the threshold at this sentence."""
 
 
-class TokenReading(NamedTuple):
+class Reading(NamedTuple):
     """What the monitor knows once the model has read a token."""
 
     token: int
@@ -140,17 +140,17 @@ class LiveScorer:
         self._shown = -1, tuple[float, ...]()
         """Index and scores of the last sentence that was scored before its end."""
         self._alarms, self._unreadable = carried.alarms, carried.unreadable
-        self._latest = TokenReading(
+        self._latest = Reading(
             self._start, "", "prompt", None, (), self._alarms, (), self._unreadable
         )
 
-    def read(self, piece: str, *, last: bool = False) -> TokenReading:
+    def read(self, piece: str, *, last: bool = False) -> Reading:
         """Take the characters that the next token completes, once the model has read it."""
         segments = self.segments
         self._count += 1
         due = self._count - self._memory.known >= self._every
         if not due and not last and segments.goes_on(piece):
-            return TokenReading(self._start + self._count - 1, piece, *self._latest[2:])
+            return Reading(self._start + self._count - 1, piece, *self._latest[2:])
         ended = segments.feed(piece)
         if last:
             ended += segments.finish()
@@ -162,7 +162,7 @@ class LiveScorer:
             open_ = segments.current if segments.channel == "reasoning" else None
             self._memory.fold(None if open_ is None else open_[1])
         position = self._start + self._count - 1
-        self._latest = TokenReading(
+        self._latest = Reading(
             *(position, piece, segments.channel, sentence, scores),
             *(self._alarms, (), self._unreadable),
         )

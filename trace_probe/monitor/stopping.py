@@ -25,7 +25,7 @@ from trace_probe.model.tap import RowTap
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
-from trace_probe.monitor.scorer import Carried, LiveScorer, ScoredSentence, TokenReading
+from trace_probe.monitor.scorer import Carried, LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.text.stream import TextStream
@@ -129,7 +129,7 @@ class GenerateWatch:
         """Return for each row the sentences that have ended and were judged."""
         return [row.sentences for row in self._rows]
 
-    def streamer(self, on_reading: Callable[[TokenReading], None]) -> "ReadingStreamer":
+    def streamer(self, on_reading: Callable[[Reading], None]) -> "ReadingStreamer":
         """Return a streamer for a single row that hands on each reading as it comes."""
         return ReadingStreamer(self, on_reading)
 
@@ -182,7 +182,7 @@ class GenerateWatch:
         """Return whether to look at the rows when they have so many tokens."""
         return tokens - self.seen() >= self._every
 
-    def advance(self, new: Sequence[Sequence[int]]) -> list[list[TokenReading]]:
+    def advance(self, new: Sequence[Sequence[int]]) -> list[list[Reading]]:
         """Take the new tokens of each row; return the readings of those the model has read.
 
         Raises:
@@ -202,9 +202,9 @@ class GenerateWatch:
                 row.tokens += tokens
         return [self._read(row) for row in self._rows]
 
-    def _read(self, row: _Row) -> list[TokenReading]:
+    def _read(self, row: _Row) -> list[Reading]:
         """Send the tokens of a row that the model has read through its scorer."""
-        readings: list[TokenReading] = []
+        readings: list[Reading] = []
         count = sum(map(len, row.waiting)) - row.reached
         for _ in range(count):
             if row.stop is not None:
@@ -217,7 +217,7 @@ class GenerateWatch:
                 readings.append(self._step(row))
         return readings
 
-    def _step(self, row: _Row) -> TokenReading:
+    def _step(self, row: _Row) -> Reading:
         token = row.tokens[row.read]
         row.read += 1
         ended = token in self._stops
@@ -263,7 +263,7 @@ class AlarmCriteria(StoppingCriteria):  # type: ignore[misc]
 class ReadingStreamer(BaseStreamer):  # type: ignore[misc]
     """Hands on a reading for each token that the model has read, one step after it was drawn."""
 
-    def __init__(self, watch: GenerateWatch, on_reading: Callable[[TokenReading], None]) -> None:
+    def __init__(self, watch: GenerateWatch, on_reading: Callable[[Reading], None]) -> None:
         self._watch = watch
         self._on_reading = on_reading
 

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shard:
+class Share:
     """One of `of` equal parts of a recording, counted from 0."""
 
     number: int = 0
     of: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> "Shard":
+    def parse(cls, text: str) -> "Share":
         """Return the share that a text such as ``3/8`` names, counted from 0 to 7.
 
         Raises:
@@ -86,7 +86,7 @@ class Batch(NamedTuple):
 
 
 def record_shares(
-    recording: Recording, executor: Executor, share: Shard | None = None, *, progress: bool = True
+    recording: Recording, executor: Executor, share: Share | None = None, *, progress: bool = True
 ) -> RecordReport:
     """Record with the workers of an executor: all of it, or one share.
 
@@ -94,7 +94,7 @@ def record_shares(
         ModelError: the model cannot be loaded, or the run is of another.
         WorkerError: some batches failed; all others are done.
     """
-    share = share or Shard()
+    share = share or Share()
     batches = recording.batches()[share.number :: share.of]
     results = executor.run(Recorder, (recording,), batches)
     made: Iterator[Batch] = values(results)
@@ -115,7 +115,7 @@ def record_with(
         return record_alone(recording)
     if recording.agent is not None:
         raise TraceProbeError("an agent is recorded in one process: leave executor and shard out")
-    share = None if shard is None else Shard.parse(shard)
+    share = None if shard is None else Share.parse(shard)
     return record_shares(recording, executor_named(kind, workers), share)
 
 

@@ -12,7 +12,7 @@ from trace_probe.errors import ModelError
 from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import DriftCheck
 from trace_probe.monitor.live import Followed, Monitor
-from trace_probe.monitor.scorer import ScoredSentence, TokenReading
+from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import Limits
 from trace_probe.serving.protocol import ChatRequest
@@ -41,7 +41,7 @@ class Answer:
     reply: Reply
     prompt_tokens: int
     stream: Stream
-    queue: "asyncio.Queue[TokenReading | BaseException | None]"
+    queue: "asyncio.Queue[Reading | BaseException | None]"
     uncalibrated: str
     """What is to be said if the thresholds were set under another decoding."""
     episode: Followed
@@ -112,14 +112,14 @@ class GuardedModel:
             episode.carried = session.carried
             reply.before, reply.alarms = session.tokens, session.alarms
         readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling, episode)
-        waiting: asyncio.Queue[TokenReading | BaseException | None] = asyncio.Queue()
+        waiting: asyncio.Queue[Reading | BaseException | None] = asyncio.Queue()
 
-        def deliver(reading: TokenReading | BaseException | None) -> bool:
+        def deliver(reading: Reading | BaseException | None) -> bool:
             try:
                 loop.call_soon_threadsafe(waiting.put_nowait, reading)
             except RuntimeError:
                 return False  # the loop is closed: nobody waits any more
-            alarmed = isinstance(reading, TokenReading) and reading.alarm
+            alarmed = isinstance(reading, Reading) and reading.alarm
             return not (alarmed and self.policy != "annotate")
 
         try:
@@ -216,7 +216,7 @@ class GuardedModel:
             if not answer.whole and not broke:
                 self.telemetry.disconnected()
 
-    async def _readings(self, answer: Answer) -> AsyncGenerator[TokenReading, None]:
+    async def _readings(self, answer: Answer) -> AsyncGenerator[Reading, None]:
         while (reading := await answer.queue.get()) is not None:
             answer.stream.taken()
             if isinstance(reading, BaseException):
@@ -224,7 +224,7 @@ class GuardedModel:
             self.telemetry.token()
             yield reading
 
-    async def _record(self, answer: Answer, reading: TokenReading, told: tuple[str, ...]) -> None:
+    async def _record(self, answer: Answer, reading: Reading, told: tuple[str, ...]) -> None:
         """Count the sentences of a reading and write new alarms down."""
         reply = answer.reply
         if reading.unreadable and set(told) != set(reading.alarms):
@@ -256,7 +256,7 @@ class GuardedModel:
                 await asyncio.to_thread(self._audit.write, entry)
 
     async def _record_unreadable(
-        self, answer: Answer, reading: TokenReading, told: tuple[str, ...]
+        self, answer: Answer, reading: Reading, told: tuple[str, ...]
     ) -> None:
         """Write down that nothing can be scored any more, an alarm of every probe."""
         for name in reading.alarms:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.scorer import ScoredSentence, TokenReading
+from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.tools import as_answered, calls_in
 from trace_probe.text.channels import ChannelReader, Format
 from trace_probe.text.tool_calls import TAGS, Call, parse_calls
@@ -63,7 +63,7 @@ class Reply:
     _searched: int = 0
     """Characters in which none of them begins."""
 
-    def take(self, reading: TokenReading) -> list[dict[str, Any]]:
+    def take(self, reading: Reading) -> list[dict[str, Any]]:
         """Take a reading; return the parts of the message that may go out now."""
         self.tokens += 1
         self.sentences += reading.ended

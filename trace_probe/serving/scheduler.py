@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-from trace_probe.monitor.scorer import TokenReading
+from trace_probe.monitor.scorer import Reading
 
-Deliver = Callable[["TokenReading | BaseException | None"], bool]
+Deliver = Callable[["Reading | BaseException | None"], bool]
 """Takes each reading, then None at the end or the error that ended it; called in the model's
 thread. Returns whether the stream is to go on."""
 MOST_WAITING = 64
@@ -24,7 +24,7 @@ MOST_WAITING = 64
 class Stream:
     """One generation under way."""
 
-    readings: Generator[TokenReading, None, None]
+    readings: Generator[Reading, None, None]
     deliver: Deliver
     release: Callable[["Stream"], None]
     resume: Callable[["Stream"], None]
@@ -74,7 +74,7 @@ class Scheduler:
         """Return whether the model's thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, readings: Generator[TokenReading, None, None], deliver: Deliver) -> Stream:
+    def submit(self, readings: Generator[Reading, None, None], deliver: Deliver) -> Stream:
         """Start a stream.
 
         Raises:
