@@ -27,7 +27,10 @@ from trace_probe.commands.options import (
     AsJson,
     Backend,
     BaseUrls,
+    ComparedShare,
     Concurrency,
+    EngineArguments,
+    EngineName,
     ExecutorName,
     Extra,
     Force,
@@ -55,8 +58,10 @@ from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
 from trace_probe.commands.tasking import tasking
 from trace_probe.errors import TraceProbeError
+from trace_probe.trace import Sampling
 
 if TYPE_CHECKING:
+    from trace_probe.engine.plan import EngineOptions
     from trace_probe.recording.course import Agent
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
@@ -170,12 +175,17 @@ def record(
     executor: ExecutorName = "local",
     workers: Workers = None,
     shard: Shard = None,
+    engine: EngineName = "transformers",
+    engine_args: EngineArguments = "{}",
+    fidelity: ComparedShare = 1 / 32,
     as_json: AsJson = False,
     loading: Loading,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
     With --executor ray, or --shard in several jobs at once, all may write to one run.
+
+    With --engine vllm it is vLLM that writes, and its own activations are kept.
 
     With --base-url a server is asked, and there are no activations.
 
@@ -189,6 +199,7 @@ def record(
     spread = bool(shard) or executor != "local"
     acting = _agent(tools, max_calls, max_seconds, asked=agent)
     _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread, agent=agent)
+    running = _engine(engine, engine_args, fidelity, elsewhere=bool(recapture or base_url))
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} were there"
@@ -197,7 +208,6 @@ def record(
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
     if base_url:
         from trace_probe.recording.served_agents import record_at
-        from trace_probe.trace import Sampling
 
         served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
@@ -219,6 +229,7 @@ def record(
             raw_tokens=raw_tokens,
             tolerance=tolerance,
             agent=acting,
+            engine=running,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     show_result(asdict(report), f"{run}: {_told(report, run)}", as_json=as_json)
@@ -244,6 +255,21 @@ def _check_options(
         raise typer.BadParameter("--extra and --tokenizer go with --base-url")
     if base_url and spread:
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
+
+
+def _engine(
+    name: str, arguments: str, fidelity: float, *, elsewhere: bool
+) -> "EngineOptions | None":
+    """Return what the options say of an engine, None for transformers."""
+    from trace_probe.engine.plan import EngineOptions
+
+    if name == "transformers":
+        if arguments != "{}":
+            raise typer.BadParameter("--engine-args goes with --engine vllm")
+        return None
+    if elsewhere:
+        raise typer.BadParameter("--engine goes with --tasks and a model that is loaded here")
+    return EngineOptions(arguments, fidelity)
 
 
 def _agent(

@@ -15,6 +15,8 @@ from trace_probe.commands.options import (
     AsAgent,
     AsJson,
     BaseUrls,
+    EngineArguments,
+    EngineName,
     Extra,
     Labeller,
     MaxCalls,
@@ -439,17 +441,28 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 4096,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 20,
+    engine: EngineName = "transformers",
+    engine_args: EngineArguments = "{}",
     stale_ok: StaleOk = False,
     *,
     loading: Loading,
 ) -> None:
     """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
 
+    With --engine vllm it is vLLM's own server, with the probes in its workers (extra: vllm).
+
     A token is read from the environment variable TRACE_PROBE_TOKEN.
     """
     from trace_probe.errors import ModelError
     from trace_probe.probing.probe import load_probe
 
+    if engine == "vllm":
+        from trace_probe.serving.vllm_launch import EngineServer, guard_of, serve_engine
+
+        named = loading.weights(model or without_version(load_probe(probes[0]).card.model))
+        chosen = {"policy": on_alarm, "smoothing": smoothing, "threshold": threshold}
+        guard = guard_of(tuple(probes), audit=audit, model=named.name, stale_ok=stale_ok, **chosen)
+        serve_engine(EngineServer(named, guard, host, port, concurrency, engine_args), say)
     try:
         from trace_probe.serving.launch import ServePlan
         from trace_probe.serving.launch import serve as run_server

@@ -81,6 +81,26 @@ Tolerance = Annotated[
 ]
 
 
+EngineName = Annotated[
+    Literal["transformers", "vllm"],
+    typer.Option("--engine", help="What runs the model; vLLM keeps its activations, too."),
+]
+EngineArguments = Annotated[
+    str,
+    typer.Option(
+        "--engine-args", help='With --engine vllm: JSON such as {"tensor_parallel_size": 2}.'
+    ),
+]
+ComparedShare = Annotated[
+    float,
+    typer.Option(
+        "--fidelity",
+        min=0,
+        max=1,
+        help="With --engine vllm: share of the traces that transformers reads again to compare "
+        "the activations; 1 for all.",
+    ),
+]
 Concurrency = Annotated[int, typer.Option(min=1, help="With --base-url: requests at once.")]
 PerMinute = Annotated[
     float | None,
