@@ -78,12 +78,8 @@ def evaluate(
         "selectivity": gain(own, ranked.get(CONTROL)),
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
-    more = replace(
-        details(read, followed, threshold, panel, alarms),
-        best_text=best,
-        headline=_beside_headline(mine, caught),
-        headline_act=acts.headline,
-    )
+    more = replace(details(read, followed, threshold, panel, alarms), best_text=best)
+    more = replace(more, headline=_beside_headline(mine, caught), headline_act=acts.headline)
     found = beside(baselines, ranked, panel, weights, target_rate, own, caught)
     beside_it = {name: {**its, **acts.theirs.get(name, {})} for name, its in found.items()}
     return Report(

@@ -5,7 +5,7 @@ Reports are kept in a run as JSON. Those of earlier versions are read as well: s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from trace_probe.errors import NotEnoughData, StoreError
 from trace_probe.statistics.bootstrap import Metric, shown
@@ -15,6 +15,7 @@ from trace_probe.visible import aligned
 
 SCHEMA = 2
 """Of the JSON of reports; those of schema 1 do not name theirs."""
+AGAIN = "evaluate again with `trace-probe evaluate`"
 EARLIER = {"rule": "smoothing", "honest_rate": "guaranteed_rate"}
 """Names that reports of schema 1 have for fields of today."""
 NAME = "caught_before_said_at_sibling_rate"
@@ -275,7 +276,7 @@ class Report:
             several = raw.get(name)
             if isinstance(several, Mapping):
                 plain[name] = {each: _by_name(its) for each, its in several.items()}
-        return from_plain(cls, plain, file, advice="evaluate again with `trace-probe evaluate`")
+        return from_plain(cls, plain, file, advice=AGAIN)
 
 
 def read_report(store: Store, detector: str) -> Report | None:
@@ -306,14 +307,11 @@ def _by_name(figures: object) -> object:
         return figures
     found: dict[str, Any] = {}
     for name, value in figures.items():
-        several = _is_headline(value)
-        found |= {at_rate(rate, name): its for rate, its in value.items()} if several else {}
-        found |= {} if several else {name: value}
+        if isinstance(value, Mapping) and "estimate" not in value:
+            found |= {at_rate(rate, name): its for rate, its in value.items()}
+        else:
+            found[name] = value
     return found
-
-
-def _is_headline(value: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(value, Mapping) and "estimate" not in value
 
 
 def ranked_as(rule: str) -> str:
