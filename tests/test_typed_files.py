@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_probes import planted_probe
 
 from trace_probe.errors import ProbeError, StoreError
 from trace_probe.evaluation.report import FIGURES, Report, format_report, read_report
 from trace_probe.monitor.calibrated import calibrate, load_calibrations, save_calibration
 from trace_probe.probing.kept import read_json, write_json
-from trace_probe.probing.probe import load_probe, read_card
+from trace_probe.probing.probe import load_probe, save_probe
 from trace_probe.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -90,16 +92,19 @@ def probe(tmp_path: Path) -> Path:
 
 def test_a_card_of_an_earlier_version_is_read_with_todays_names(probe: Path) -> None:
     raw, _ = read_json(probe / "card.json")
-    card = read_card(probe)
+    card = load_probe(probe).card
     assert (card.guarantee, card.guaranteed_false_alarm_rate) == (
         raw["promise"],
         raw["honest_false_alarm_rate"],
     )
-    features = {"layer": 2, "pooling": "last", "benign_weight": 1.0, "rule": "mean:3"}
+    saved = planted_probe(threshold=3.0)
+    save_probe(probe, saved)
+    (layer,), (feature,) = saved.card.layers, saved.card.features
+    raw, _ = read_json(probe / "card.json")
     early = {k: v for k, v in raw.items() if k not in ("layers", "features", "smoothing")}
-    write_json(probe / "card.json", {**early, **features})
-    card = read_card(probe)
-    assert (card.layers, card.features, card.smoothing) == ((2,), ("last",), "mean:3")
+    early |= {"layer": layer, "pooling": feature, "benign_weight": 1.0, "rule": "mean:3"}
+    write_json(probe / "card.json", early)
+    assert load_probe(probe).card == replace(saved.card, smoothing="mean:3")
 
 
 @pytest.mark.parametrize(

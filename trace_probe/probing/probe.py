@@ -344,15 +344,6 @@ EARLIER = {
 """Names that earlier cards have for fields of today."""
 
 
-def read_card(folder: Path) -> ProbeCard:
-    """Return the card of a saved probe without its weights.
-
-    Raises:
-        ProbeError: there is none, it is damaged, or a field is not of its type.
-    """
-    return _to_card(read_json(folder / CARD)[0], folder / CARD)
-
-
 def _to_card(raw: dict[str, Any], file: Path) -> ProbeCard:
     known = renamed(raw, EARLIER)
     known.pop("benign_weight", None)  # what benign traces weighed while it learned
