@@ -67,7 +67,7 @@ FailOnAlarm = Annotated[
 ModelName = Annotated[
     str | None,
     typer.Option(
-        help="Hub id, folder, GGUF file, smollm2 or organism:NAME; the probe's own without this."
+        help="Hub id, folder, GGUF file, smollm2 or organism:NAME. Default: the model of the probe."
     ),
 ]
 COLOURS: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def watch(
     threshold: Threshold = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     on_alarm: Annotated[
-        Literal["continue", "stop", "ask"], typer.Option(help="What an alarm leads to.")
+        Literal["continue", "stop", "ask"], typer.Option(help="What to do on an alarm.")
     ] = "continue",
     seed: int = 0,
     temperature: float = 1.0,
@@ -274,7 +274,7 @@ def score(
     probe: Probe,
     model: ModelName = None,
     lines: Annotated[
-        bool, typer.Option("--jsonl", help="One JSON object a line in, one out.")
+        bool, typer.Option("--jsonl", help="Read and write JSON lines, one object a line.")
     ] = False,
     prompt: Annotated[str, typer.Option(help="What came before the text.")] = "",
     smoothing: Smoothing = None,
@@ -342,7 +342,10 @@ def calibrate(
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
     sibling_rate: Annotated[
         float,
-        typer.Option(help="Share of harmless traces of mixed prompts that may alarm, if known."),
+        typer.Option(
+            help="Share of siblings that may alarm: harmless traces of prompts that also have "
+            "instrumental ones."
+        ),
     ] = 0.05,
     guarantee: Annotated[
         Literal["conformal", "pac"],
@@ -386,7 +389,10 @@ def cascade(
     ] = None,
     most_lost: Annotated[
         float,
-        typer.Option(help="Without that: share of instrumental training traces it may hold back."),
+        typer.Option(
+            help="Instead of --pass-rate: share of instrumental training traces that the probe "
+            "may hold back."
+        ),
     ] = 0.01,
     smoothing: Smoothing = None,
     labeller: Labeller = None,
@@ -431,11 +437,11 @@ def serve(
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     on_alarm: Annotated[
-        Literal["annotate", "stop", "withhold"], typer.Option(help="What an alarm leads to.")
+        Literal["annotate", "stop", "withhold"], typer.Option(help="What to do on an alarm.")
     ] = "annotate",
-    host: Annotated[str, typer.Option(help="Any but this machine's own needs a token.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")
+    ] = ("127.0.0.1"),
     port: int = 8765,
     audit: Annotated[Path, typer.Option(help="Log of alarms, appended to.")] = Path("alarms.jsonl"),
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
