@@ -288,7 +288,7 @@ def test_a_detector_that_alarms_at_everything_has_no_better_than_its_chance_floo
     over = {"own": report.more.useful_warning_over_chance}
     assert value(chance, "own").estimate == 1.0
     assert value(over, "own").estimate == 0.0
-    assert any("they reflect the task" in note for note in report.notes)
+    assert any("may recognise the task" in note for note in report.notes)
     assert value(report.figures, "false_alarm_rate").estimate == 1.0
 
 
