@@ -24,7 +24,6 @@ from trace_probe.explorer.reader.display import display
 from trace_probe.explorer.reader.page import inert, page
 from trace_probe.explorer.rows import build_row, facts_of
 from trace_probe.explorer.saved import save_page
-from trace_probe.trace import Trace
 
 pytestmark = needs_browser
 
@@ -174,12 +173,6 @@ def test_of_a_very_long_trace_only_the_rows_near_the_window_are_made(
     assert tab.press("Home") == 0
     assert 0 < tab.page.locator(".row").count() < 1500
     assert tab.page.locator(".curve .bar").count() < 1500
-    assert tab.page.locator('.row[aria-selected="true"] .text').inner_text() == visible_text(trace)
-
-
-def visible_text(trace: Trace) -> str:
-    """Return the first sentence of a trace as a row shows it."""
-    return trace.text_of(trace.sentences[0]).strip()
 
 
 def test_a_missing_score_is_hatched_and_never_a_low_one(tab: Tab, files: Path) -> None:
