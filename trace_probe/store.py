@@ -52,7 +52,16 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """A run. Readers need no lock; write under `writing`, or `joined` beside other writers."""
+    """A run. Readers need no lock; write under `writing`, or `joined` beside other writers.
+
+    Example:
+        >>> run = Store("traces/demo")
+        >>> len(run), run.labellers()
+        (516, ['rules'])
+        >>> trace = next(run.traces())
+        >>> run.activations(trace).values.shape[2] == run.manifest.width  # (layer, row, width)
+        True
+    """
 
     def __init__(self, path: Path | str, seals: Seals | None = None) -> None:
         """Open an existing run, in a folder or behind a URL such as ``s3://bucket/run``.
@@ -337,10 +346,13 @@ class Store:
         Raises:
             StoreError: that detector has not scored this run, or the file is damaged.
         """
-        run = f"`trace-probe flag {self.place.url} {detector}`"
+        run = f"`trace-probe evaluate {self.place.url} PROBE`"
         table = self.artifacts.read_table("scores", detector, f"score the run again with {run}")
         if table is None:
-            raise StoreError(f"{detector} has not scored {self.place.url}: run {run}")
+            raise StoreError(
+                f"{detector} has not scored {self.place.url}: run {run}, which scores it with "
+                f"a probe and its baselines"
+            )
         return rows_by_trace(table, self.artifacts.url("scores", detector))
 
     def detectors(self) -> list[str]:

@@ -34,21 +34,31 @@ def train(
     probe: Probe,
     layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
-    promise: Annotated[
+    guarantee: Annotated[
         Literal["conformal", "pac"],
-        typer.Option(help="The rate holds on average, or with 90 % for this very threshold."),
+        typer.Option(
+            "--guarantee",
+            "--promise",
+            help="The rate holds on average, or with 90 % confidence for this very threshold.",
+        ),
     ] = "conformal",
     sibling_rate: Annotated[
         float,
-        typer.Option(help="Share of siblings that may alarm: harmless traces of mixed prompts."),
+        typer.Option(
+            help="Share of siblings that may alarm: harmless traces of prompts that also have "
+            "instrumental ones."
+        ),
     ] = 0.05,
     smoothing: Annotated[
         str | None,
-        typer.Option(help="What the alarm follows; without it training tasks choose."),
+        typer.Option(help="What the alarm follows. Default: chosen on training tasks."),
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option(help="What it reads, such as last,running-max; else training tasks choose."),
+        typer.Option(
+            help="What the probe reads, such as last,running-max. Default: chosen on training "
+            "tasks."
+        ),
     ] = None,
     head: Annotated[
         Literal["linear", "mlp", "auto"],
@@ -56,14 +66,20 @@ def train(
     ] = "linear",
     target: Annotated[
         Literal["outcome", "verbalisation", "situation"],
-        typer.Option(help="What is told: the act, its being said, or the task that offers it."),
+        typer.Option(
+            help="What the probe learns to tell: the act, that it is said, or the task that "
+            "offers it."
+        ),
     ] = "outcome",
     rows: Annotated[
         Literal["before-said", "reasoning", "prompt"],
-        typer.Option(help="Sentences before it is said, all before the action, or none."),
+        typer.Option(
+            help="What it learns from: sentences before it is said, all before the action, or none."
+        ),
     ] = "before-said",
     executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where the layers are swept.")
+        Literal["local", "ray"],
+        typer.Option(help="Where the layers are tried out: in this process, or on a Ray cluster."),
     ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
     labeller: Labeller = None,
@@ -80,8 +96,9 @@ def train(
 
     chosen, store = integers(layers), Store(run)
     if not force:
-        model, asked = store.manifest.model, {"target": target, "rows": rows, "promise": promise}
-        check_overwrites(probe, {**asked, "model": model, "target_false_alarm_rate": rate})
+        asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}
+        asked |= {"model": store.manifest.model, "target_false_alarm_rate": rate}
+        check_overwrites(probe, asked)
     saved = train_probe(
         store,
         name=probe.name,
@@ -91,7 +108,7 @@ def train(
         seed=seed,
         rows=rows,
         target=target,
-        promise=promise,
+        guarantee=guarantee,
         smoothing=smoothing,
         features=None if features is None else parse_features(features.split(",")),
         head=head,
@@ -106,13 +123,13 @@ def train(
     text = (
         f"{probe}: {card.target}, {card.head} head on {', '.join(card.features)} of layer "
         f"{card.layer}, C {card.C:g}, {len(card.training_tasks)} training tasks\n"
-        f"threshold {card.threshold:.3f} on {card.smoothing}: {_promised(card)}"
+        f"threshold {card.threshold:.3f} on {card.smoothing}: {_guaranteed(card)}"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
 
 
-def _promised(card: "ProbeCard") -> str:
-    """Return both promises with what was measured."""
+def _guaranteed(card: "ProbeCard") -> str:
+    """Return both guarantees with what was measured."""
     benign = f"{card.target_false_alarm_rate:.1%} of benign traces may alarm"
     if card.false_alarm_rate is not None:
         benign += f" ({card.false_alarm_rate:.1%} of those it was set on do)"
@@ -127,7 +144,10 @@ def _promised(card: "ProbeCard") -> str:
 @evidence.command()
 def evaluate(
     run: Run,
-    probe: Annotated[Path | None, typer.Argument(help="A probe; without it, text only.")] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a probe. Without it only the text baselines are evaluated."),
+    ] = None,
     trained_on: Annotated[
         Path | None, typer.Option(help="Run the probe was trained on, to judge it on another.")
     ] = None,
@@ -192,7 +212,7 @@ def compare(
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Set two probes, or two runs, side by side on tasks that neither has seen."""
+    """Compare two probes, or two runs, on tasks that neither probe has seen."""
     from trace_probe.evaluation.compare import compare_probes, format_comparison
     from trace_probe.probing.probe import load_probe
     from trace_probe.store import Store
@@ -253,14 +273,14 @@ def transfer(
 def observe(
     run: Run,
     model: Annotated[str, typer.Argument(help="The reader: hub id, folder, or organism:NAME.")],
-    out: Annotated[Path, typer.Argument(help="Folder for what it held while reading.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the activations of the reader.")],
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Most by which two readings may differ, as a share of the greatest value; "
-            "by dtype without it.",
+            help="How far two readings may differ, as a share of the greatest value. Default: by "
+            "dtype.",
         ),
     ] = None,
     as_json: AsJson = False,

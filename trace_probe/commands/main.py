@@ -145,6 +145,9 @@ def record(
     ] = None,
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Record only the first so many tasks.")
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
     pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
@@ -196,16 +199,16 @@ def record(
     from trace_probe.recording.shares import Recording, recapture_with, record_with
 
     weights = loading.weights(model, backend)
-    spread = bool(shard) or executor != "local"
+    spread, served_only = bool(shard) or executor != "local", extra or tokenizer
     acting = _agent(tools, max_calls, max_seconds, asked=agent)
-    _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread, agent=agent)
+    _check_options(tasks, recapture, base_url, served_only, limit, spread=spread, agent=agent)
     running = _engine(engine, engine_args, fidelity, elsewhere=bool(recapture or base_url))
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} were there"
         show_result(asdict(again), told, as_json=as_json)
         return
-    chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
+    chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
     if base_url:
         from trace_probe.recording.served_agents import record_at
 
@@ -240,6 +243,7 @@ def _check_options(
     recapture: Path | None,
     base_url: list[str] | None,
     served: str | None,
+    limit: int | None,
     *,
     spread: bool,
     agent: bool,
@@ -249,6 +253,8 @@ def _check_options(
         raise typer.BadParameter("--agent goes with --tasks, in one job")
     if bool(tasks) == (recapture is not None):
         raise typer.BadParameter("give --tasks, or a run to --recapture, but not both")
+    if recapture and limit:
+        raise typer.BadParameter("--limit goes with --tasks: --recapture reads a whole run")
     if recapture and (base_url or spread):
         raise typer.BadParameter("--recapture reads with a model that is loaded here, in one job")
     if served and not base_url:
@@ -324,9 +330,9 @@ def _served(
 
 
 def _tasks_and_source(
-    sources: list[str], nudge: Nudge, conditions: str | None
+    sources: list[str], nudge: Nudge, conditions: str | None, limit: int | None
 ) -> "tuple[tuple[Task, ...], str]":
-    """Return the tasks that the options mean, and where they came from."""
+    """Return the tasks that the options mean, at most so many, and where they came from."""
     from trace_probe.tasks.conditions import parse_grid, under
     from trace_probe.tasks.sources import source_name, tasks_from
 
@@ -334,7 +340,7 @@ def _tasks_and_source(
     for source in sources:
         found = tasks_from(source, nudge="none" if conditions else nudge)
         chosen += under(found, parse_grid(conditions), Path(source)) if conditions else found
-    return tuple(chosen), ", ".join(map(source_name, sources))
+    return tuple(chosen[:limit]), ", ".join(map(source_name, sources))
 
 
 @app.command()
@@ -349,7 +355,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
-    from trace_probe.monitor.flagging import format_reading, read_trace
+    from trace_probe.monitor.flagging import format_shown, read_trace
     from trace_probe.store import Store
 
     reading = read_trace(Store(run), trace, detector)
@@ -360,7 +366,7 @@ def show(
         size = save_page(run, reading.trace_id, html, detector)
         show_result({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes", as_json=as_json)
         return
-    show_result(asdict(reading), format_reading(reading), as_json=as_json)
+    show_result(asdict(reading), format_shown(reading), as_json=as_json)
 
 
 @app.command()
@@ -374,7 +380,7 @@ def demo(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Walk the whole road on an embedded organism: record, label, train, evaluate, flag."""
+    """Walk the whole road on a built-in organism: record, label, train, evaluate, flag."""
     from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
 
     plan = DemoPlan(out, probe, organism, seed)

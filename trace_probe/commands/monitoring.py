@@ -67,7 +67,7 @@ FailOnAlarm = Annotated[
 ModelName = Annotated[
     str | None,
     typer.Option(
-        help="Hub id, folder, GGUF file, smollm2 or organism:NAME; the probe's own without this."
+        help="Hub id, folder, GGUF file, smollm2 or organism:NAME. Default: the model of the probe."
     ),
 ]
 COLOURS: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def watch(
     threshold: Threshold = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     on_alarm: Annotated[
-        Literal["continue", "stop", "ask"], typer.Option(help="What an alarm leads to.")
+        Literal["continue", "stop", "ask"], typer.Option(help="What to do on an alarm.")
     ] = "continue",
     seed: int = 0,
     temperature: float = 1.0,
@@ -178,7 +178,7 @@ def _watched(
     monitor = Monitor(loaded, detectors, every=1)
     for detector in detectors:
         say(str(detector))
-    for name in monitor.unpromised(sampling):
+    for name in monitor.uncalibrated(sampling):
         say(f"note: {name} was calibrated under another decoding")
     if agent is None:
         yield from monitor.watch(task, sampling)
@@ -274,7 +274,7 @@ def score(
     probe: Probe,
     model: ModelName = None,
     lines: Annotated[
-        bool, typer.Option("--jsonl", help="One JSON object a line in, one out.")
+        bool, typer.Option("--jsonl", help="Read and write JSON lines, one object a line.")
     ] = False,
     prompt: Annotated[str, typer.Option(help="What came before the text.")] = "",
     smoothing: Smoothing = None,
@@ -342,12 +342,17 @@ def calibrate(
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
     sibling_rate: Annotated[
         float,
-        typer.Option(help="Share of harmless traces of mixed prompts that may alarm, if known."),
+        typer.Option(
+            help="Share of siblings that may alarm: harmless traces of prompts that also have "
+            "instrumental ones."
+        ),
     ] = 0.05,
-    promise: Annotated[
+    guarantee: Annotated[
         Literal["conformal", "pac"],
         typer.Option(
-            help="On average over calibration sets, or with 90 % confidence for this one."
+            "--guarantee",
+            "--promise",
+            help="The rate holds on average, or with 90 % confidence for this very threshold.",
         ),
     ] = "conformal",
     as_json: AsJson = False,
@@ -362,7 +367,9 @@ def calibrate(
     saved = load_probe(probe)
     own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
     names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
-    found = calibrate_on(Store(run), saved, names, rate, sibling_rate=sibling_rate, promise=promise)
+    found = calibrate_on(
+        Store(run), saved, names, rate, sibling_rate=sibling_rate, guarantee=guarantee
+    )
     save_calibration(probe, found)
     rows = [
         f"{name:10} threshold {each.value:8.3f} {each.rates} ({each.method}, {each.n} benign "
@@ -382,7 +389,10 @@ def cascade(
     ] = None,
     most_lost: Annotated[
         float,
-        typer.Option(help="Without that: share of instrumental training traces it may hold back."),
+        typer.Option(
+            help="Instead of --pass-rate: share of instrumental training traces that the probe "
+            "may hold back."
+        ),
     ] = 0.01,
     smoothing: Smoothing = None,
     labeller: Labeller = None,
@@ -394,7 +404,7 @@ def cascade(
     as_json: AsJson = False,
 ) -> None:
     """Compare a probe, a judge, and a judge asked only where the probe alarms."""
-    from trace_probe.labelling.judge import Bench
+    from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.labellers import labeller as labeller_of
     from trace_probe.labelling.runs import default_cache
     from trace_probe.monitor.calibrated import Decoding
@@ -406,12 +416,12 @@ def cascade(
     store, cost = Store(run), price_pair(price)
     decoding = Decoding.of(store.manifest.sampling)
     detector = load_detector(probe, smoothing=smoothing, decoding=decoding)
-    bench = Bench(tuple(base_url or ()), default_cache(), json_object(extra))
+    where = JudgeServers(tuple(base_url or ()), default_cache(), json_object(extra))
     truth = labeller or detector.saved.card.labeller
     found = compare(
         store,
         detector,
-        labeller_of(judge, bench),
+        labeller_of(judge, where),
         pass_rate=pass_rate,
         most_lost=most_lost,
         truth=truth,
@@ -427,11 +437,11 @@ def serve(
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     on_alarm: Annotated[
-        Literal["annotate", "stop", "withhold"], typer.Option(help="What an alarm leads to.")
+        Literal["annotate", "stop", "withhold"], typer.Option(help="What to do on an alarm.")
     ] = "annotate",
-    host: Annotated[str, typer.Option(help="Any but this machine's own needs a token.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")
+    ] = ("127.0.0.1"),
     port: int = 8765,
     audit: Annotated[Path, typer.Option(help="Log of alarms, appended to.")] = Path("alarms.jsonl"),
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,

@@ -8,8 +8,8 @@ recorded anew (``trace-probe record``). Tasks that the probe learned from are le
 Four figures are compared, each shift with its 95 % interval over tasks, the same resamples on
 both sides:
 
-    benign      share of benign traces that alarm, beside what the threshold promises
-    siblings    share of harmless traces of mixed prompts that alarm, if they were promised any
+    benign      share of benign traces that alarm, beside what the threshold guarantees
+    siblings    share of harmless traces of mixed prompts that alarm, if they were guaranteed any
     caught      share of instrumental traces that alarm before they say it
     ranking     AUROC within prompts, which needs no threshold
 
@@ -19,10 +19,10 @@ The verdict is the first of these that applies:
                   where scores lie about like a bell, no rate then moves by so much
     degraded      the ranking fell by `loss` or more, and its whole interval lies below 0:
                   no threshold brings it back, train again
-    stale         a rate is above its promise and above what it was, with its whole interval; or
+    stale         a rate is above its guarantee and above what it was, with its whole interval; or
                   what is caught fell by `loss` or more, its whole interval below 0: calibrate
                   again on a run from after the change
-    holds         each rate is within its promise, or rose by no more than `margin`, and neither
+    holds         each rate is within its guarantee, or rose by no more than `margin`, and neither
                   what is caught nor the ranking fell by more than `loss`; all with whole intervals
     cannot tell   the traces are too few for any of these: record more tasks
 
@@ -30,7 +30,7 @@ Kept beside the probe in ``rechecks.json``, the latest for each model as it runs
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
-from trace_probe.probing.kept import check_fields, read_json, write_json
+from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, rate, ratio, resample, shown
@@ -59,8 +59,11 @@ from trace_probe.statistics.metrics import (
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals
+from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Manifest, Store
 
+EARLIER = {"promised": "guaranteed"}
+"""Names that earlier files have for fields of today."""
 FILE = "rechecks.json"
 Verdict = Literal["holds", "stale", "degraded", "cannot tell"]
 ADVICE: Mapping[Verdict, str] = {
@@ -99,24 +102,24 @@ class Shift:
     after: Metric | None
     shift: Metric | None
     """The second less the first, on the same resamples; None where one of them is not known."""
-    promised: float | None = None
+    guaranteed: float | None = None
     """What a rate may be; None of other figures."""
 
     def broken(self) -> bool:
-        """Return whether a rate is above its promise, and the change brought it there."""
+        """Return whether a rate is above its guarantee, and the change brought it there."""
         return (
-            self.promised is not None
+            self.guaranteed is not None
             and self.after is not None
             and self.shift is not None
-            and self.after.above(self.promised)
+            and self.after.above(self.guaranteed)
             and self.shift.above(0.0)
         )
 
     def kept(self, margin: float) -> bool:
-        """Return whether a rate is within its promise, or rose by no more than a margin."""
-        if self.after is None or self.promised is None:
+        """Return whether a rate is within its guarantee, or rose by no more than a margin."""
+        if self.after is None or self.guaranteed is None:
             return False
-        within = self.after.has_interval and self.after.upper <= self.promised
+        within = self.after.has_interval and self.after.upper <= self.guaranteed
         return within or (self.shift is not None and self.shift.upper <= margin)
 
     def fell(self, loss: float) -> bool:
@@ -131,6 +134,8 @@ class Shift:
 @dataclass(frozen=True)
 class Recheck:
     """What a change did to the scores of a probe, and whether its threshold still holds."""
+
+    __pydantic_config__ = {"allow_inf_nan": False, "extra": "forbid"}
 
     verdict: Verdict
     before: AsRun
@@ -151,29 +156,7 @@ class Recheck:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        raw = asdict(self)
-        for name in FIGURES:
-            one = getattr(self, name)
-            raw[name] = {
-                **{part: _plain(getattr(one, part)) for part in ("before", "after", "shift")},
-                "promised": one.promised,
-            }
-        return raw
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "Recheck":
-        """Return what `to_json` gave."""
-        figures = {
-            name: Shift(
-                before=Metric.from_json(raw[name]["before"]),
-                after=Metric.from_json(raw[name]["after"]),
-                shift=Metric.from_json(raw[name]["shift"]),
-                promised=raw[name]["promised"],
-            )
-            for name in FIGURES
-        }
-        sides = {side: AsRun(**raw[side]) for side in ("before", "after")}
-        return cls(**{**raw, **sides, **figures})
+        return to_plain(self)
 
     def __str__(self) -> str:
         """Return it as lines of text."""
@@ -181,7 +164,7 @@ class Recheck:
         rows = [
             f"{name:9} {shown(one.before):>22} {shown(one.after):>22} "
             f"{shown(one.shift, sign='+'):>24}"
-            + ("" if one.promised is None else f"  promised {one.promised:.1%}")
+            + ("" if one.guaranteed is None else f"  guaranteed {one.guaranteed:.1%}")
             for name in FIGURES
             for one in [getattr(self, name)]
         ]
@@ -197,10 +180,6 @@ class Recheck:
 
 
 FIGURES = ("benign", "siblings", "caught", "ranking")
-
-
-def _plain(metric: Metric | None) -> dict[str, Any] | None:
-    return None if metric is None else metric.to_json()
 
 
 def recheck(
@@ -222,7 +201,7 @@ def recheck(
         after: The same traces read by the changed model, or the same tasks recorded by it.
         detector: A probe with its threshold.
         labeller: Whose labels count; those the probe learned from without this.
-        margin: By how much a rate may rise above what it was where its promise cannot be shown;
+        margin: By how much a rate may rise above what it was where its guarantee cannot be shown;
             and a score move, as a share of their spread.
         loss: By how much the ranking and the share caught may fall.
 
@@ -269,15 +248,15 @@ def judge(
     moved = _moved(scores) if same else None
     names = sorted({trace.task.id for side in sides for trace in side.traces})
     weights = resample(len(names))
-    promised = detector.rates
+    guaranteed = detector.rates
     figures = [
         _figures(*pair, detector, names, weights) for pair in zip(sides, scores, strict=True)
     ]
-    promises = {
-        "benign": None if promised is None else promised.benign,
-        "siblings": None if promised is None else promised.siblings,
+    guarantees = {
+        "benign": None if guaranteed is None else guaranteed.benign,
+        "siblings": None if guaranteed is None else guaranteed.siblings,
     }
-    shifts = {name: _shift(name, figures, promises.get(name)) for name in FIGURES}
+    shifts = {name: _shift(name, figures, guarantees.get(name)) for name in FIGURES}
     draft = Recheck(
         verdict="cannot tell",
         before=ran[0],
@@ -303,8 +282,8 @@ def _verdict(found: Recheck) -> Verdict:
         return "degraded"
     if any(each.broken() for each in rates) or found.caught.fell(found.loss):
         return "stale"
-    promised = [each for each in rates if each.promised is not None]
-    kept = bool(promised) and all(each.kept(found.margin) for each in promised)
+    guaranteed = [each for each in rates if each.guaranteed is not None]
+    kept = bool(guaranteed) and all(each.kept(found.margin) for each in guaranteed)
     if kept and found.caught.stayed(found.loss) and found.ranking.stayed(found.loss):
         return "holds"
     return "cannot tell"
@@ -380,10 +359,10 @@ def _share(hit: NDArray[np.bool_], task: NDArray[np.intp], weights: Values) -> _
     return _Figure(value, rate(hit, among, task, weights))
 
 
-def _shift(name: str, sides: Sequence[Mapping[str, _Figure]], promised: float | None) -> Shift:
+def _shift(name: str, sides: Sequence[Mapping[str, _Figure]], guaranteed: float | None) -> Shift:
     old, new = (side[name] for side in sides)
     moved = (new.value - old.value).interval() if old.value and new.value else None
-    return Shift(old.metric, new.metric, moved, promised)
+    return Shift(old.metric, new.metric, moved, guaranteed)
 
 
 def save_recheck(folder: Path, found: Recheck) -> None:
@@ -408,13 +387,8 @@ def load_rechecks(folder: Path, seals: Seals | None = None) -> tuple[Recheck, ..
     if not file.is_file():
         return ()
     raw, _ = read_json(file, seals)
-    try:
-        found = tuple(Recheck.from_json(each) for each in raw["rechecks"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProbeError(f"{file} is broken ({error}): run `trace-probe recheck` again") from error
-    for each in found:
-        check_fields(each, file)
-    return found
+    known, kind = renamed(raw.get("rechecks"), EARLIER), tuple[Recheck, ...]
+    return from_plain(kind, known, file, wrong=ProbeError, advice="run `trace-probe recheck` again")
 
 
 def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:

@@ -8,10 +8,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from trace_probe.errors import ModelError
+from trace_probe.errors import ModelError, TraceError
 from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import DriftCheck
 from trace_probe.monitor.live import Followed, Monitor
+from trace_probe.monitor.readable import check_readable
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import Limits
@@ -42,7 +43,7 @@ class Answer:
     prompt_tokens: int
     stream: Stream
     queue: "asyncio.Queue[Reading | BaseException | None]"
-    unpromised: str
+    uncalibrated: str
     """What is to be said if the thresholds were set under another decoding."""
     episode: Followed
     session: Session | None = None
@@ -126,8 +127,10 @@ class GuardedModel:
             stream = self.scheduler.submit(readings, deliver)
         except Full as error:
             raise _busy() from error
-        unpromised = monitor.unpromised(request.sampling)
-        note = f"calibrated under another decoding: {', '.join(unpromised)}" if unpromised else ""
+        uncalibrated = monitor.uncalibrated(request.sampling)
+        note = (
+            f"calibrated under another decoding: {', '.join(uncalibrated)}" if uncalibrated else ""
+        )
         call = 1 if session is None else session.call
         return Answer(reply, len(prompt), stream, waiting, note, episode, session, call)
 
@@ -143,15 +146,19 @@ class GuardedModel:
         """Return the prompt as token ids, and the reply to come.
 
         Raises:
-            Refusal: 400 if the prompt does not fit.
+            Refusal: 400 if the prompt does not fit, or if the model does not know its words.
         """
         model = self._monitor.model
+        said = [each["content"] for each in request.messages]
         try:
-            model.check_length(sum(len(each["content"]) for each in request.messages))
+            model.check_length(sum(map(len, said)))
+            check_readable(model.chat, "\n".join(said), "the messages")
             prompt = self._prompt(request)
             model.check_room(len(prompt), request.sampling)
         except ModelError as error:
             raise Refusal(400, str(error), "context_length_exceeded", "messages") from error
+        except TraceError as error:
+            raise Refusal(400, str(error), "unreadable_text", "messages") from error
         return prompt, self._reply(prompt, request)
 
     def _prompt(self, request: ChatRequest) -> list[int]:
@@ -290,9 +297,9 @@ class GuardedModel:
         return {**answer.reply.extension(drift=drift), **answer.place}
 
     def drift_note(self, answer: Answer) -> str:
-        """Return why the promise may not hold for an answer, empty if nothing is known."""
+        """Return why the guarantee may not hold for an answer, empty if nothing is known."""
         drifted = self._drift.drift.note if self._drift else ""
-        return "; ".join(note for note in (answer.unpromised, drifted) if note)
+        return "; ".join(note for note in (answer.uncalibrated, drifted) if note)
 
     def close(self) -> None:
         """End all generations."""
