@@ -435,13 +435,17 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 4096,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 20,
+    alarm_webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="Also send each alarm there, signed.")
+    ] = None,
     stale_ok: StaleOk = False,
     *,
     loading: Loading,
 ) -> None:
     """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
 
-    A token is read from the environment variable TRACE_PROBE_TOKEN.
+    A token is read from the environment variable TRACE_PROBE_TOKEN, and the secret that signs
+    alarms from TRACE_PROBE_WEBHOOK_SECRET.
     """
     from trace_probe.errors import ModelError
     from trace_probe.probing.probe import load_probe
@@ -456,6 +460,16 @@ def serve(
     weights = loading.weights(name)
     limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
     plan = ServePlan(
-        weights, tuple(probes), smoothing, threshold, on_alarm, host, port, audit, limits, stale_ok
+        weights,
+        tuple(probes),
+        smoothing,
+        threshold,
+        on_alarm,
+        host,
+        port,
+        audit,
+        limits,
+        stale_ok,
+        alarm_webhook,
     )
     run_server(plan, say)
