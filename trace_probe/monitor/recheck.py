@@ -26,25 +26,41 @@ The verdict is the first of these that applies:
                   what is caught nor the ranking fell by more than `loss`; all with whole intervals
     cannot tell   the traces are too few for any of these: record more tasks
 
+Where it cannot tell, it says about how many times as many tasks would: so many that a rise by
+`margin` and a fall by `loss` can be told from none. A figure whose interval is as narrow as that
+and still holds its limit may lie on it; more tasks may not help then.
+
+Where the same traces were read twice and none of a rate's alarms changed, the scores tell more
+than the alarms: how close each trace is to the threshold, and how far it moved. The interval of the
+shift is then that of smoothed rates (Azzalini 1981), wider by how many tasks may hold a move that
+was not met.
+
 Kept beside the probe in ``rechecks.json``, the latest for each model as it runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector
+from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import check_fields, read_json, write_json
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
-from trace_probe.statistics.bootstrap import Metric, Resampled, Values, rate, ratio, resample, shown
+from trace_probe.statistics.bootstrap import (
+    Metric,
+    Values,
+    resample,
+    shown,
+    wilson,
+)
 from trace_probe.statistics.metrics import (
     UNKNOWN,
     Scores,
@@ -70,6 +86,7 @@ ADVICE: Mapping[Verdict, str] = {
     "cannot tell": "record more tasks, benign and labelled ones",
 }
 LEAST_TRACES = 20
+UNSURE: Verdict = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -92,43 +109,6 @@ class AsRun:
 
 
 @dataclass(frozen=True)
-class Shift:
-    """A figure before and after a change."""
-
-    before: Metric | None
-    after: Metric | None
-    shift: Metric | None
-    """The second less the first, on the same resamples; None where one of them is not known."""
-    promised: float | None = None
-    """What a rate may be; None of other figures."""
-
-    def broken(self) -> bool:
-        """Return whether a rate is above its promise, and the change brought it there."""
-        return (
-            self.promised is not None
-            and self.after is not None
-            and self.shift is not None
-            and self.after.above(self.promised)
-            and self.shift.above(0.0)
-        )
-
-    def kept(self, margin: float) -> bool:
-        """Return whether a rate is within its promise, or rose by no more than a margin."""
-        if self.after is None or self.promised is None:
-            return False
-        within = self.after.has_interval and self.after.upper <= self.promised
-        return within or (self.shift is not None and self.shift.upper <= margin)
-
-    def fell(self, loss: float) -> bool:
-        """Return whether a figure fell by so much, and surely fell."""
-        return self.shift is not None and self.shift.estimate <= -loss and self.shift.below(0.0)
-
-    def stayed(self, loss: float) -> bool:
-        """Return whether a figure surely fell by no more than so much."""
-        return self.shift is not None and self.shift.lower >= -loss
-
-
-@dataclass(frozen=True)
 class Recheck:
     """What a change did to the scores of a probe, and whether its threshold still holds."""
 
@@ -148,6 +128,8 @@ class Recheck:
     ranking: Shift
     margin: float
     loss: float
+    times: float | None = None
+    """How many times as many tasks would tell; None if it told, or if no number would."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -163,6 +145,8 @@ class Recheck:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Recheck":
         """Return what `to_json` gave."""
+        if raw["verdict"] not in ADVICE:
+            raise ValueError(f"no verdict {raw['verdict']!r:.40}")
         figures = {
             name: Shift(
                 before=Metric.from_json(raw[name]["before"]),
@@ -193,7 +177,25 @@ class Recheck:
             f"{self.traces} traces, paired by {self.paired}{moved}; threshold "
             f"{self.threshold:.3f} on {self.smoothing}",
         )
-        return "\n".join([*head, width, *rows, f"{self.verdict}: {ADVICE[self.verdict]}"])
+        return "\n".join([*head, width, *rows, f"{self.verdict}: {self.advice}"])
+
+    @property
+    def advice(self) -> str:
+        """Return what to do."""
+        if self.verdict != "cannot tell":
+            return ADVICE[self.verdict]
+        missing = [name for name, one, _ in _open(self) if one.shift is None]
+        if self.times is not None:
+            return f"{ADVICE[self.verdict]}: about {self.times:.1f} times as many would tell"
+        if missing:
+            return f"{ADVICE[self.verdict]}: there are too few traces for {', '.join(missing)}"
+        if self.benign.promised is None and self.siblings.promised is None:
+            return "nothing is promised of this threshold: set one with `trace-probe calibrate`"
+        return (
+            f"{', '.join(name for name, *_ in _open(self))} may lie on its limit, and more tasks "
+            f"may not tell: calibrate again on a run from after the change, or allow more with "
+            f"--margin and --loss"
+        )
 
 
 FIGURES = ("benign", "siblings", "caught", "ranking")
@@ -277,9 +279,13 @@ def judge(
         "benign": None if promised is None else promised.benign,
         "siblings": None if promised is None else promised.siblings,
     }
-    shifts = {name: _shift(name, figures, promises.get(name)) for name in FIGURES}
+    unmet = wilson(0.0, len(names), n=1).upper if same else None
+    shifts = {
+        name: shift_of([side[name] for side in figures], promises.get(name), weights, unmet)
+        for name in FIGURES
+    }
     draft = Recheck(
-        verdict="cannot tell",
+        verdict=UNSURE,
         before=ran[0],
         after=ran[1],
         traces=len(sides[1].traces),
@@ -291,7 +297,28 @@ def judge(
         margin=margin,
         loss=loss,
     )
-    return replace(draft, verdict=_verdict(draft))
+    verdict = _verdict(draft)
+    return replace(draft, verdict=verdict, times=_needed(draft) if verdict == UNSURE else None)
+
+
+def _open(found: Recheck) -> list[tuple[str, Shift, float]]:
+    """Return the figures of which it is not shown that they hold, each with its limit."""
+    rates = [("benign", found.benign), ("siblings", found.siblings)]
+    others = [("caught", found.caught), ("ranking", found.ranking)]
+    return [
+        *(
+            (n, s, found.margin)
+            for n, s in rates
+            if s.promised is not None and not s.kept(found.margin)
+        ),
+        *((name, one, found.loss) for name, one in others if not one.stayed(found.loss)),
+    ]
+
+
+def _needed(found: Recheck) -> float | None:
+    """Return how many times as many tasks would tell; None if unknown, or if these should."""
+    times = max((one.times(limit) for _, one, limit in _open(found)), default=0.0)
+    return times if 1 < times < inf else None
 
 
 def _verdict(found: Recheck) -> Verdict:
@@ -303,11 +330,8 @@ def _verdict(found: Recheck) -> Verdict:
         return "degraded"
     if any(each.broken() for each in rates) or found.caught.fell(found.loss):
         return "stale"
-    promised = [each for each in rates if each.promised is not None]
-    kept = bool(promised) and all(each.kept(found.margin) for each in promised)
-    if kept and found.caught.stayed(found.loss) and found.ranking.stayed(found.loss):
-        return "holds"
-    return "cannot tell"
+    promised = any(each.promised is not None for each in rates)
+    return "holds" if promised and not _open(found) else UNSURE
 
 
 def _corpus(store: Store, detector: Detector, labeller: str | None, learned: set[str]) -> Corpus:
@@ -333,17 +357,9 @@ def _moved(scores: Sequence[Scores]) -> float | None:
     return float(np.abs(new - old)[given].max()) / spread if spread else None
 
 
-@dataclass(frozen=True)
-class _Figure:
-    """A figure of one side."""
-
-    value: Resampled | None
-    metric: Metric | None
-
-
 def _figures(
     side: Corpus, scores: Scores, detector: Detector, names: Sequence[str], weights: Values
-) -> dict[str, _Figure]:
+) -> dict[str, Figure]:
     """Return the figures of one side, on resamples of tasks that both sides share."""
     at = {name: number for number, name in enumerate(names)}
     followed, limit = detector.smoothing.apply(scores), detector.threshold
@@ -351,7 +367,7 @@ def _figures(
     calm = [t for t in side.traces if t.task.role == "benign" and t.id not in acted]
     maxima = trace_maxima(followed, [trace.id for trace in calm])
     task = np.array([at[trace.task.id] for trace in calm], dtype=np.intp)
-    found = {"benign": _share(maxima >= limit, task, weights)}
+    found = {"benign": share(maxima - limit, task, weights)}
     known = side.judged()
     cohort = build_cohort(known)
     codes = [at[trace.task.id] for trace in known.known()]
@@ -359,31 +375,16 @@ def _figures(
     peaks = running_maxima(score_rows(cohort, followed))
     mixed = mixed_prompts(cohort.until_act())
     siblings = mixed.sibling[: 0 if mixed.shortage() else None]
-    alarming = peaks[siblings, cohort.length[siblings]] >= limit
-    found["siblings"] = _share(alarming, cohort.task[siblings], weights)
+    highest = peaks[siblings, cohort.length[siblings]]
+    found["siblings"] = share(highest - limit, cohort.task[siblings], weights)
     told = np.flatnonzero(cohort.positive & (cohort.said != UNKNOWN))
-    early = peaks[told, cohort.before_said()[told]] >= limit
-    found["caught"] = _share(early, cohort.task[told], weights)
+    early = peaks[told, cohort.before_said()[told]]
+    found["caught"] = share(early - limit, cohort.task[told], weights)
     pairs = pairs_within(cohort, cohort.before_said())
     held = scores_held(score_rows(cohort, detector.saved.ranked_by.apply(scores)))
     ranked = within_prompt(concordance(held, pairs), pairs, cohort, weights) if pairs.n else None
-    found["ranking"] = _Figure(ranked, None if ranked is None else ranked.interval())
+    found["ranking"] = Figure(ranked, None if ranked is None else ranked.interval())
     return found
-
-
-def _share(hit: NDArray[np.bool_], task: NDArray[np.intp], weights: Values) -> _Figure:
-    """Return the share of hits; nothing of no traces."""
-    if not len(hit):
-        return _Figure(None, None)
-    among = np.ones(len(hit), dtype=bool)
-    value = ratio(hit.astype(float), np.ones(len(hit)), task, weights)
-    return _Figure(value, rate(hit, among, task, weights))
-
-
-def _shift(name: str, sides: Sequence[Mapping[str, _Figure]], promised: float | None) -> Shift:
-    old, new = (side[name] for side in sides)
-    moved = (new.value - old.value).interval() if old.value and new.value else None
-    return Shift(old.metric, new.metric, moved, promised)
 
 
 def save_recheck(folder: Path, found: Recheck) -> None:
@@ -428,5 +429,5 @@ def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:
             if each.after == ran and each.verdict in ("stale", "degraded"):
                 raise ProbeError(
                     f"{folder} is {each.verdict} for {ran}, says its latest recheck: "
-                    f"{ADVICE[each.verdict]} and recheck it, or go on with --stale-ok"
+                    f"{each.advice} and recheck it, or go on with --stale-ok"
                 )
