@@ -1,10 +1,16 @@
-.PHONY: check fix demo app picture docs
+.PHONY: check engine fix demo app picture docs
 
 check:
 	ruff format --check .
 	ruff check .
 	mypy
 	pytest -n auto
+
+# Tests in a real vLLM: TRACE_PROBE_VLLM names its environment, which is made here if it is not there.
+TRACE_PROBE_VLLM ?= build/vllm
+engine:
+	test -x $(TRACE_PROBE_VLLM)/bin/python || tests/engine/make-environment $(TRACE_PROBE_VLLM)
+	PATH="$(abspath $(TRACE_PROBE_VLLM))/bin:$$PATH" python -m pytest -p no:cacheprovider tests/engine
 
 fix:
 	ruff format .

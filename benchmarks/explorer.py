@@ -305,7 +305,7 @@ class Walk:
 
 
 ABOUT = "About this run"
-COUNT = "traces · choose a row"
+COUNT = "traces · click a row"
 SOUGHT = ("plan is due", "and two parts", "are still open", "so we look", "two and due")
 LIST = '[data-testid="stDataFrame"] canvas'
 READY = f'.reader[data-ready="{LONG}"]'

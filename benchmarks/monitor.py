@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.command import run
 from benchmarks.spread import Spread
 from trace_probe.model.blocks import HookedBlocks
+from trace_probe.model.facts import ModelFacts
 from trace_probe.model.local import Model, load_model
 from trace_probe.monitor.live import Monitor
 from trace_probe.probing.features import parse_features
@@ -159,10 +160,14 @@ def _monitor(model: Model, plan: MonitorPlan, probes: int, layers: int) -> Monit
     """Return a monitor of random probes, spread over the last layers, none of which alarms."""
     rng = np.random.default_rng(0)
     chosen = [model.n_layers - 1 - i % min(layers, model.n_layers) for i in range(probes)]
-    return Monitor(model, [_probe(model, plan, layer, rng) for layer in chosen])
+    return Monitor(model, [random_probe(model, plan, layer, rng) for layer in chosen])
 
 
-def _probe(model: Model, plan: MonitorPlan, layer: int, rng: np.random.Generator) -> SavedProbe:
+def random_probe(
+    model: ModelFacts, plan: MonitorPlan, layer: int, rng: np.random.Generator | None = None
+) -> SavedProbe:
+    """Return a probe that has learned from noise and never alarms."""
+    rng = rng or np.random.default_rng(0)
     features = parse_features(plan.features.split(","))
     card = ProbeCard(
         name="random",

@@ -13,17 +13,17 @@ from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.words import ShownDetector
 
-SIZE = {"width": 1440, "height": 1000}
+SIZE = {"width": 1360, "height": 1250}
 MOST_SENTENCES = 12
 """So that the picture holds the whole trace."""
 STILL_MS = 1500
 
 
 def choose(run: Loaded, detector: ShownDetector) -> str:
-    """Return the trace with the longest warning of those that show all there is to show.
+    """Return the trace in which the oracle rises most from the prompt to the alarm.
 
-    It is of a task that the detector has not seen, short, said and done, and has an oracle where
-    the run has one.
+    It is of a task that the detector has not seen, short, said and done. Without an oracle it is
+    the one with the longest warning.
 
     Raises:
         NotEnoughData: there is none.
@@ -36,7 +36,14 @@ def choose(run: Loaded, detector: ShownDetector) -> str:
     known = [row for row in early if run.oracle(row.facts.id)] or early
     if not known:
         raise NotEnoughData(f"{run.path} holds no short trace with an early alarm")
-    return max(known, key=lambda row: row.lead or 0).facts.id
+    return max(known, key=lambda row: (_rise(run, row), row.lead or 0)).facts.id
+
+
+def _rise(run: Loaded, row: Row) -> float:
+    """Return how much likelier the act is at the alarm than at the prompt; 0 without an oracle."""
+    until = row.alarm_stop or 0
+    read = [point.probability for point in run.oracle(row.facts.id) if point.token <= until]
+    return read[-1] - read[0] if read else 0.0
 
 
 def take(path: Path, file: Path) -> str:
@@ -53,7 +60,7 @@ def take(path: Path, file: Path) -> str:
         page.goto(f"{address}/trace?r={run.name}&t={trace_id}&p={detector.name}")
         page.wait_for_selector(f'.reader[data-ready="{trace_id}"]', timeout=PATIENCE_MS)
         page.wait_for_timeout(STILL_MS)
-        page.screenshot(path=str(file))
+        page.locator(".reader").screenshot(path=str(file))
     return trace_id
 
 

@@ -28,14 +28,14 @@ PIPELINE = (
         "labels",
     ),
     *("storage", "store", "upkeep"),
-    *("world", "tasks", "text", "model", "recording", "labelling"),
+    *("world", "tasks", "text", "model", "engine", "recording", "labelling"),
     *("probing", "evaluation", "training", "run", "monitor", "interop", "serving", "emergence"),
     *("organism", "study", "demo", "explorer", "doctor", "commands"),
 )
 """Packages and single modules in the order of the data; each imports only from those before it."""
 
 HOMES = {
-    "torch": ("model", "organism", "monitor.stopping", "probing.mlp"),
+    "torch": ("model", "engine", "organism", "monitor.stopping", "probing.mlp"),
     "transformers": ("model", "organism", "monitor.stopping"),
     "trl": ("organism",),
     "peft": ("organism",),
@@ -53,6 +53,7 @@ HOMES = {
         *("interop.inspect_verdict", "interop.inspect_watch", "interop.scout"),
     ),
     "inspect_scout": ("interop.scout",),
+    "vllm": ("engine",),
     "ray": ("execution.cluster",),
     "typer": ("commands",),
     "streamlit": ("explorer",),

@@ -50,6 +50,18 @@ def test_ctrl_c_says_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPa
     assert all(name in after_interruption([name]) for name in RESUMES)
 
 
+def test_a_recording_may_stop_after_some_tasks_and_goes_on_without_the_limit(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("record", "organism:rl", "run", "--tasks", "world:mine:3", "--samples", "1")
+    short = (*words, "--max-new-tokens", "8", "--json")
+    counts = [json.loads(command(*short, *more)[1]) for more in (("--limit", "1"), ())]
+    assert [(one["recorded"], one["resumed"]) for one in counts] == [(1, 0), (2, 1)]
+    code, _, err = command("record", "organism:rl", "x", "--recapture", "run", "--limit", "1")
+    assert (code, "--limit goes with --tasks" in err) == (2, True)
+
+
 def test_ctrl_c_promises_nothing_where_a_command_begins_anew(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

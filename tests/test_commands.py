@@ -1,6 +1,7 @@
 """Commands that reach servers, as a user types them."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,29 @@ def test_a_slip_is_an_error_in_one_line(command: Command, recorded: Path, url: s
     assert command(*record)[0] == 2
     code, _, err = command("agreement", recorded)
     assert (code, "agreement takes two labellers" in err) == (1, True)
+
+
+def test_a_hub_that_cannot_be_found_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trace_probe.commands.model_options import OFFLINE, PROXIES, Loading
+
+    asked: list[object] = []
+
+    def nowhere(*place: object) -> None:
+        asked.append(place)
+        raise OSError("Name or service not known")
+
+    for name in (OFFLINE, *PROXIES):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("socket.getaddrinfo", nowhere)
+    for local in ("organism:rl", "smollm2", str(tmp_path)):
+        Loading().weights(local)
+    assert asked == []
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    Loading().weights("some/model")
+    assert OFFLINE not in os.environ
+    monkeypatch.delenv("HTTPS_PROXY")
+    Loading().weights("some/model")
+    assert os.environ[OFFLINE] == "1"

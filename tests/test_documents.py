@@ -37,7 +37,7 @@ DESCRIBED = {
 }
 BLOCKS = [
     pytest.param(name, code, id=f"{name}-{number}")
-    for name in (RUN, PROBE, "CONTRIBUTING.md")
+    for name in (RUN, PROBE, "CONTRIBUTING.md", "docs/guard.md")
     for number, code in enumerate(
         re.findall(r"```python\n(.*?)```", (ROOT / name).read_text("utf-8"), flags=re.DOTALL)
     )

@@ -305,6 +305,20 @@ def chunked(port: int, size: int) -> int:
         return at.getresponse().status
 
 
+def test_a_prompt_in_words_that_the_model_does_not_know_is_refused(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Every unknown word is one token, and what a probe says of such a text means nothing."""
+    strange = "Take one cup of sugar and bake it for forty minutes."
+    body = {"model": NAME, "messages": [{"role": "user", "content": strange}]}
+    with up(tiny(), tmp_path / "audit.jsonl") as server:
+        status, answer, _ = server.post(json.dumps(body).encode())
+    assert status == 400
+    assert answer["error"]["code"] == "unreadable_text"
+    assert "does not know" in answer["error"]["message"]
+    assert "trace-probe fetch smollm2" in answer["error"]["message"]
+
+
 def test_the_token_is_asked_for_everywhere_but_at_healthz(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ def commands(text: str = TEXT) -> list[list[str]]:
 
 def test_the_road_is_there() -> None:
     assert {line[1] for line in commands()} >= {
-        *("tasks", "record", "label", "train", "evaluate", "flag", "explore", "demo", "organism")
+        *("tasks", "record", "label", "train", "evaluate", "flag", "explore", "demo")
     }
 
 
@@ -53,6 +53,10 @@ def test_every_command_of_the_documents_parses(words: list[str]) -> None:
     while rest and hasattr(command, "commands") and rest[0] in command.commands:
         command, rest = command.commands[rest[0]], rest[1:]
     assert command.make_context(name, list(rest), parent=context)
+
+
+def test_the_readme_is_read_in_two_minutes() -> None:
+    assert len(TEXT.splitlines()) <= 125
 
 
 def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trace_probe.monitor.stopping import GenerateWatch
     from trace_probe.probing.probe import load_probe, save_probe
     from trace_probe.recording.course import Agent
+    from trace_probe.recording.given import describe_model, given_trace, pooled
     from trace_probe.recording.served import Served
     from trace_probe.run import Run, evaluate, train
     from trace_probe.store import Store
@@ -43,11 +44,14 @@ _HOMES = {
     "Trace": "trace",
     "TraceProbeError": "errors",
     "calibrate": "monitor.calibrated",
+    "describe_model": "recording.given",
     "evaluate": "run",
     "flag": "monitor.flagging",
+    "given_trace": "recording.given",
     "load_detector": "monitor.detector",
     "load_model": "model.local",
     "load_probe": "probing.probe",
+    "pooled": "recording.given",
     "save_probe": "probing.probe",
     "train": "run",
 }
@@ -67,11 +71,14 @@ __all__ = [
     "Trace",
     "TraceProbeError",
     "calibrate",
+    "describe_model",
     "evaluate",
     "flag",
+    "given_trace",
     "load_detector",
     "load_model",
     "load_probe",
+    "pooled",
     "save_probe",
     "tasks",
     "train",

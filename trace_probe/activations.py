@@ -37,12 +37,14 @@ def parse_poolings(text: str) -> tuple[Pooling, ...]:
 class Fidelity:
     """How far reading a trace again was from what can be compared with it."""
 
-    against: Literal["log-probabilities", "second-pass", "recorded-rows"]
-    """Those noted while the trace was written; its activations read once more in another way; or
-    those that another run holds of it."""
+    against: Literal["log-probabilities", "second-pass", "recorded-rows", "transformers"]
+    """Those noted while the trace was written; its activations read once more in another way;
+    those that another run holds of it; or, of an engine's, those that transformers reads."""
     error: float
     """Of log-probabilities the root mean square over tokens, in nats; else the greatest
     difference as a share of the greatest value of the layer."""
+    tolerated: float | None = None
+    """How far off it might have been; None where that is not kept."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Task, Trace
 
 if TYPE_CHECKING:
+    from trace_probe.activations import Activations
     from trace_probe.evaluation.report import Report
     from trace_probe.execution.choice import Kind
     from trace_probe.labelling.runs import Labelled
     from trace_probe.labels import Label
+    from trace_probe.model.facts import ModelFacts
     from trace_probe.model.local import Model
     from trace_probe.probing.probe import SavedProbe
     from trace_probe.recording.course import Agent
@@ -45,7 +47,7 @@ class Run:
     def create(
         cls,
         path: Path | str,
-        model: "Model | Served",
+        model: "ModelFacts | Served",
         *,
         sampling: Sampling | None = None,
         layers: Sequence[int] | None = None,
@@ -56,7 +58,8 @@ class Run:
 
         Args:
             path: A folder, or a URL such as ``s3://bucket/run``.
-            model: What `load_model` returned, or a `Served` model, which has no activations.
+            model: What `load_model` returned; a `Served` model, which has no activations; or what
+                `describe_model` returned of one whose activations you bring with `add`.
             sampling: How tokens are drawn; ``Sampling()`` by default.
             layers: 0-based blocks whose output is kept; about eight of them by default.
             pooling: How the tokens of a sentence become a row: ``last``, ``mean``, ``max``, or
@@ -166,6 +169,22 @@ class Run:
 
         loaded = load_model(model) if isinstance(model, str) else model
         return record_here(loaded, chosen, self.store, agent, batch_size=batch_size, **how)
+
+    def add(self, trace: Trace, activations: "Activations | None" = None) -> None:
+        """Keep a trace that was made elsewhere, with its activations; one that is there stays.
+
+        `trace_probe.recording.given` makes both of token ids and of the residual stream at each
+        token, however that was had.
+
+        Raises:
+            TraceError: they are not of the model and the settings of the run.
+            StoreError: the activations hold inf or nan, or another process writes to the run.
+        """
+        from trace_probe.recording.given import check_given
+
+        check_given(self.manifest, trace, activations)
+        with self.store.writing():
+            self.store.add(trace, activations)
 
     def _recording(
         self, model: "Model | str", tasks: tuple[Task, ...], samples: int, batch_size: int

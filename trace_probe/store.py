@@ -337,10 +337,13 @@ class Store:
         Raises:
             StoreError: that detector has not scored this run, or the file is damaged.
         """
-        run = f"`trace-probe flag {self.place.url} {detector}`"
+        run = f"`trace-probe evaluate {self.place.url} PROBE`"
         table = self.artifacts.read_table("scores", detector, f"score the run again with {run}")
         if table is None:
-            raise StoreError(f"{detector} has not scored {self.place.url}: run {run}")
+            raise StoreError(
+                f"{detector} has not scored {self.place.url}: run {run}, which scores it with "
+                f"a probe and its baselines"
+            )
         return rows_by_trace(table, self.artifacts.url("scores", detector))
 
     def detectors(self) -> list[str]:

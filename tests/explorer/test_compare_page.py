@@ -21,6 +21,7 @@ from trace_probe.explorer.pairing import (
     same_trace,
 )
 from trace_probe.explorer.rows import Row, build_row, facts_of
+from trace_probe.explorer.search import written
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Task, Trace
@@ -48,6 +49,7 @@ def row(one: Sample) -> Row:
 
 
 ROWS = [row(one) for one in SAMPLES]
+TEXTS = {trace.id: written(trace) for trace, _, _ in SAMPLES}
 
 
 def names(pairs: list[Pair]) -> list[tuple[str, str]]:
@@ -68,7 +70,14 @@ def paired_run(path: Path, threshold: float = THRESHOLD, add: float = 0.0) -> St
 
 
 def test_two_samples_of_one_prompt_with_both_outcomes_are_a_pair() -> None:
-    assert names(by_outcome(ROWS)) == [("calm", "acts")]
+    assert names(by_outcome(ROWS, TEXTS)) == [("calm", "acts")]
+
+
+def test_of_all_pairs_of_a_prompt_the_one_that_goes_together_longest_is_shown() -> None:
+    both = [("calm", False), ("like", False), ("acts", True)]
+    rows = [row(sample(name, i, nudge="none", acts=acts)) for i, (name, acts) in enumerate(both)]
+    texts = {"calm": "So 3 of 4. I ask.", "like": "So 2 of 4. I wait.", "acts": "So 2 of 4. I go."}
+    assert names(by_outcome(rows, texts)) == [("like", "acts")]
 
 
 def test_a_nudge_makes_a_pair_of_the_same_task_and_sample() -> None:
@@ -87,7 +96,7 @@ def test_a_trace_is_paired_with_itself_as_another_detector_sees_it() -> None:
 
 
 def test_the_mean_difference_is_that_of_the_peaks_with_its_interval() -> None:
-    pairs = by_outcome(ROWS) + by_nudge(ROWS)
+    pairs = by_outcome(ROWS, TEXTS) + by_nudge(ROWS)
     found = mean_difference(pairs)
     gaps = [(pair.second.peak or 0) - (pair.first.peak or 0) for pair in pairs]
     assert found.estimate == pytest.approx(np.mean(gaps))

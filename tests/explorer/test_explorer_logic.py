@@ -250,6 +250,7 @@ def test_the_axis_is_that_of_probabilities_unless_scores_leave_it() -> None:
     assert score_range([inside], 0.6) == (0.0, 1.0)
     assert score_range([inside, outside], 0.6) == (-3.0, 4.0)
     assert score_range([inside], 1.5) == (0.2, 1.5)
+    assert score_range([inside, outside, np.array([-90.0])], 1.0) == (-5.0, 4.0)
     assert score_range([], None) == (0.0, 1.0)
 
 
@@ -433,12 +434,17 @@ def test_figures_carry_their_interval() -> None:
     assert figure(REPORT, "caught_before_said").text(percent=True) == "83.0 % [74.0, 90.0]"
 
 
-def test_the_most_recently_changed_run_comes_first(tmp_path: Path) -> None:
+def test_an_evaluated_run_comes_first_then_a_labelled_one_then_the_newest(tmp_path: Path) -> None:
     for name, when in (("old", 1), ("new", 3), ("middle", 2)):
         Store.create(tmp_path / name, Manifest(model="m"))
         os.utime(tmp_path / name / "run.json", (when, when))
     (tmp_path / "not-a-run").mkdir()
     assert [run.name for run in list_runs(tmp_path)] == ["new", "middle", "old"]
+    (tmp_path / "old" / "labels.jsonl").write_text("{}\n", encoding="utf-8")
+    assert [run.name for run in list_runs(tmp_path)] == ["old", "new", "middle"]
+    (tmp_path / "middle" / "reports").mkdir()
+    (tmp_path / "middle" / "reports" / "probe.json").write_text("{}", encoding="utf-8")
+    assert [run.name for run in list_runs(tmp_path)] == ["middle", "old", "new"]
     assert list_runs(tmp_path / "old") == [tmp_path / "old"]
     assert list_runs(tmp_path / "nowhere") == []
 

@@ -212,6 +212,43 @@ def test_filters_outlive_a_visit_to_another_page(traces: Path) -> None:
     assert len(app.dataframe[0].value) == 2
 
 
+def test_a_click_on_any_cell_of_a_row_opens_its_trace(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("traces")
+    place = list(app.dataframe[0].value["reading"]).index("late")
+    chosen = {"rows": [], "columns": [], "cells": [(place, "peak")]}
+    app.session_state["table_0"] = {"selection": chosen}
+    app.run()
+    assert app.query_params["t"] == "late"
+
+
+def test_a_sentence_is_judged_where_it_is_read(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    app = open_page("trace", t="early", s="2")
+    app.text_input(key="filter_label_name").set_value("ada").run()
+    app.button(key="verdict_says").click().run()
+    assert not app.exception
+    (line,) = (traces / "run" / "annotations" / "ada.jsonl").read_text("utf-8").splitlines()
+    kept = json.loads(line)
+    assert (kept["trace_id"], kept["sentence"], kept["verdict"]) == ("early", 2, "says")
+    assert kept["blind"] is False
+    assert "You said: says it." in words(app)
+
+
+def test_a_run_that_nobody_has_labelled_does_not_say_that_nothing_was_done(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    (traces / "run" / "labels.jsonl").unlink()
+    acted = next(one for one in open_page("home").metric if one.label == "Acted instrumentally")
+    assert acted.value == "unknown"
+
+
+def test_home_says_that_a_run_is_still_being_written(traces: Path) -> None:
+    make_run("planted", traces / "run")
+    assert "still being written" not in words(open_page("home"))
+    with Store(traces / "run").writing():
+        assert "still being written" in words(open_page("home"))
+
+
 def test_choosing_a_row_opens_its_trace_at_the_alarm(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("traces")

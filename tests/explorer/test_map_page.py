@@ -9,8 +9,21 @@ import pytest
 from explorer.conftest import make_run
 from explorer.pages import open_page, words
 from explorer.planted import DETECTOR, HOSTILE, PLANTED, THRESHOLD
-from trace_probe.explorer.atlas import COLOURINGS, chart, chosen, grouped, points
+from trace_probe.explorer.atlas import (
+    CHANNEL,
+    COLOURINGS,
+    LABEL,
+    NUMBER,
+    PALETTE,
+    RISK,
+    chart,
+    chosen,
+    grouped,
+    groups_of,
+    points,
+)
 from trace_probe.explorer.rows import build_row, facts_of
+from trace_probe.explorer.sparks import OVER
 from trace_probe.probing.sentence_map import SentenceMap, write_map
 from trace_probe.store import Store
 
@@ -58,11 +71,36 @@ def test_a_label_marks_the_sentences_that_say_it_and_do_it() -> None:
 def test_every_point_is_drawn_once_under_every_colouring(colouring: str) -> None:
     found = whole_map()
     groups = grouped(points(found, ROWS), colouring)
-    option = chart(groups, found, colouring)
-    assert sum(len(series["data"]) for series in option["series"]) == len(found)
-    assert len(
-        {series["symbol"] + series["itemStyle"]["color"] for series in option["series"]}
-    ) == (len(groups))
+    kinds = chart(groups, found, colouring)["series"][: len(groups)]
+    assert sum(len(series["data"]) for series in kinds) == len(found)
+    looks = {series["symbol"] + series["itemStyle"]["color"] for series in kinds}
+    assert len(looks) == len(groups)
+    assert [series["xAxisIndex"] for series in kinds] == list(range(len(groups)))
+
+
+def test_the_colour_of_what_is_over_the_threshold_means_nothing_else() -> None:
+    others = [look for kinds in (LABEL, CHANNEL) for look in kinds.values()]
+    others += [look for name, look in RISK.items() if name != "over the threshold"]
+    colours = {look.colour for look in others} | set(PALETTE)
+    assert RISK["over the threshold"].colour.lower() == OVER.lower()
+    assert OVER.lower() not in {colour.lower() for colour in colours}
+
+
+def test_groups_that_lie_apart_are_named_after_what_most_of_them_say() -> None:
+    count = 15
+    found = whole_map(ROWS[:2])
+    apart = SentenceMap(
+        4, found.traces, found.sentences, found.xy + np.repeat([[0.0, 0], [900, 0]], count, axis=0)
+    )
+    there = points(apart, ROWS)
+
+    def text(point: Any) -> str:
+        return "Something else." if point.sentence == 0 else f"So {point.sentence} of 9."
+
+    named = groups_of(apart, there, text)
+    assert [(one.number, len(one.members)) for one in named] == [(1, count), (2, count)]
+    assert all(NUMBER.sub("#", one.text) == "So # of #." for one in named)
+    assert groups_of(found, points(found, ROWS), text) == []
 
 
 def test_a_region_lists_its_sentences_the_riskiest_first() -> None:
@@ -97,7 +135,7 @@ def test_a_region_shows_its_texts_and_a_row_opens_the_trace_there(traces: Path) 
     write_map(Store(traces / "run"), whole_map())
     app = open_page("map", colour="channel")
     assert not app.exception
-    assert "Draw a box or a lasso" in words(app)
+    assert "draw a box or a lasso" in words(app)
     select(app, "map_run_channel", [3, 5])
     app.run()
     assert len(app.dataframe[0].value) == 2

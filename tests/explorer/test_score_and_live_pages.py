@@ -49,6 +49,15 @@ def test_pasted_text_becomes_one_transcript_in_its_parts() -> None:
     assert [span.channel for span in trace.sentences] == ["reasoning", "reasoning", "answer"]
 
 
+def test_an_example_fills_the_fields_in_words_that_the_model_knows(demo: Store) -> None:
+    app = open_page("score", r=demo.name)
+    next(one for one in app.button if one.label == "Fill in an example").click().run()
+    areas = {area.label: area.value for area in app.text_area}
+    assert areas["Prompt"].startswith("You ")
+    assert areas["Reasoning"].count(".") > 2
+    assert not any("<" in text for text in areas.values())
+
+
 def test_a_file_of_too_many_texts_is_pointed_to_import() -> None:
     content = b"\n".join([Pasted("", "One.", "").jsonl()] * (MOST_TEXTS + 1))
     with pytest.raises(TraceError, match="trace-probe import"):

@@ -17,6 +17,7 @@ from trace_probe.commands.options import (
     say,
     show_result,
 )
+from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 emergence = typer.Typer()
 
-Name = Annotated[str, typer.Option(help="Of the oracle, where a run has several.")]
+Name = Annotated[str, typer.Option(help="Name of the oracle, where a run has several.")]
 RunModel = Annotated[
     str | None, typer.Option(help="Where the run's own model is; by its name without this.")
 ]
@@ -43,8 +44,8 @@ def oracle(
     *,
     model: RunModel = None,
     by: Annotated[str | None, typer.Option(help="Labeller of the outcomes, as in `label`.")] = None,
-    continuations: Annotated[int, typer.Option(min=2, help="Of each prefix.")] = 20,
-    bisections: Annotated[int, typer.Option(min=0, help="Prefixes beyond the grid of 7.")] = 5,
+    continuations: Annotated[int, typer.Option(min=2, help="Continuations of each prefix.")] = 20,
+    bisections: Annotated[int, typer.Option(min=0, help="Prefixes to ask beyond the first 7.")] = 5,
     every_sentence: Annotated[
         bool, typer.Option("--every-sentence", help="Ask after each sentence.")
     ] = False,
@@ -148,7 +149,7 @@ def efficiency(
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Set a probe and the text beside the oracle: how much of the warning there is each gets.
+    """Compare a probe and the text with the oracle: how much of the possible warning each gives.
 
     After `evaluate` and `oracle`; on tasks that the probe has not seen.
     """
@@ -160,6 +161,11 @@ def efficiency(
 
     store, card = Store(run), load_probe(probe).card
     wanted = (card.name, *(beside or ("prompt-only", "tfidf", "tfidf-with-prompt")))
+    missing = [one for one in wanted if one not in store.artifacts.names("scores")]
+    if missing:
+        raise StoreError(
+            f"{run} has no scores of {', '.join(missing)}: run `trace-probe evaluate {run} {probe}`"
+        )
     seen = {*card.training_tasks, *card.calibration_tasks}
     traces = [trace for trace in store.traces() if trace.task.id not in seen]
     found = compare(
@@ -181,7 +187,7 @@ def standing(
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Set probes in one table: beside the best text and the oracle, and what their alarms catch.
+    """Show several probes in one table, beside the best text baseline and the oracle.
 
     After `evaluate`, and `oracle` where there is one.
     """
@@ -209,16 +215,18 @@ def steer(
     model: RunModel = None,
     layer: Annotated[int | None, typer.Option(help="Instead of the probe's own.")] = None,
     doses: Annotated[
-        str, typer.Option(help="Of the probe's direction, in mean lengths of the stream.")
+        str, typer.Option(help="Strengths of the push, in mean lengths of the residual stream.")
     ] = "-0.3,-0.2,-0.1,0.1,0.2,0.3",
-    dose: Annotated[float, typer.Option(help="At which all directions are compared.")] = 0.2,
+    dose: Annotated[
+        float, typer.Option(help="Strength at which all directions are compared.")
+    ] = 0.2,
     at: Annotated[
         float, typer.Option(min=0, max=1, help="Part of the reasoning written before the push.")
     ] = 0.0,
     prompts: Annotated[int, typer.Option(min=2)] = 24,
-    continuations: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 4,
-    randoms: Annotated[int, typer.Option(min=1, help="Random directions beside it.")] = 20,
-    unrelated: Annotated[int, typer.Option(min=1, help="Unrelated concepts beside it.")] = 6,
+    continuations: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 4,
+    randoms: Annotated[int, typer.Option(min=1, help="Random directions to compare with.")] = 20,
+    unrelated: Annotated[int, typer.Option(min=1, help="Unrelated concepts to compare with.")] = 6,
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",
@@ -269,7 +277,9 @@ def intervene(
         str | None, typer.Option(help="Sentence that is inserted at the alarm.")
     ] = None,
     traces: Limit = None,
-    continuations: Annotated[int, typer.Option(min=1, help="Of each alarmed trace.")] = 4,
+    continuations: Annotated[
+        int, typer.Option(min=1, help="Continuations of each alarmed trace.")
+    ] = 4,
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",

@@ -40,15 +40,21 @@ def train(
     ] = "conformal",
     sibling_rate: Annotated[
         float,
-        typer.Option(help="Share of siblings that may alarm: harmless traces of mixed prompts."),
+        typer.Option(
+            help="Share of siblings that may alarm: harmless traces of prompts that also have "
+            "instrumental ones."
+        ),
     ] = 0.05,
     smoothing: Annotated[
         str | None,
-        typer.Option(help="What the alarm follows; without it training tasks choose."),
+        typer.Option(help="What the alarm follows. Default: chosen on training tasks."),
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option(help="What it reads, such as last,running-max; else training tasks choose."),
+        typer.Option(
+            help="What the probe reads, such as last,running-max. Default: chosen on training "
+            "tasks."
+        ),
     ] = None,
     head: Annotated[
         Literal["linear", "mlp", "auto"],
@@ -56,14 +62,20 @@ def train(
     ] = "linear",
     target: Annotated[
         Literal["outcome", "verbalisation", "situation"],
-        typer.Option(help="What is told: the act, its being said, or the task that offers it."),
+        typer.Option(
+            help="What the probe learns to tell: the act, that it is said, or the task that "
+            "offers it."
+        ),
     ] = "outcome",
     rows: Annotated[
         Literal["before-said", "reasoning", "prompt"],
-        typer.Option(help="Sentences before it is said, all before the action, or none."),
+        typer.Option(
+            help="What it learns from: sentences before it is said, all before the action, or none."
+        ),
     ] = "before-said",
     executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where the layers are swept.")
+        Literal["local", "ray"],
+        typer.Option(help="Where the layers are tried out: in this process, or on a Ray cluster."),
     ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
     labeller: Labeller = None,
@@ -127,7 +139,10 @@ def _promised(card: "ProbeCard") -> str:
 @evidence.command()
 def evaluate(
     run: Run,
-    probe: Annotated[Path | None, typer.Argument(help="A probe; without it, text only.")] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a probe. Without it only the text baselines are evaluated."),
+    ] = None,
     trained_on: Annotated[
         Path | None, typer.Option(help="Run the probe was trained on, to judge it on another.")
     ] = None,
@@ -192,7 +207,7 @@ def compare(
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Set two probes, or two runs, side by side on tasks that neither has seen."""
+    """Compare two probes, or two runs, on tasks that neither probe has seen."""
     from trace_probe.evaluation.compare import compare_probes, format_comparison
     from trace_probe.probing.probe import load_probe
     from trace_probe.store import Store
@@ -253,14 +268,14 @@ def transfer(
 def observe(
     run: Run,
     model: Annotated[str, typer.Argument(help="The reader: hub id, folder, or organism:NAME.")],
-    out: Annotated[Path, typer.Argument(help="Folder for what it held while reading.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the activations of the reader.")],
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Most by which two readings may differ, as a share of the greatest value; "
-            "by dtype without it.",
+            help="How far two readings may differ, as a share of the greatest value. Default: by "
+            "dtype.",
         ),
     ] = None,
     as_json: AsJson = False,

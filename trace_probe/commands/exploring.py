@@ -11,7 +11,7 @@ exploring = typer.Typer()
 
 @exploring.command()
 def layers(run: Run, probe: Probe, as_json: AsJson = False) -> None:
-    """Score every recorded layer with a probe's recipe; the explorer shows layer by position."""
+    """Train and score a probe on every recorded layer, for the explorer's picture of all layers."""
     from trace_probe.evaluation.layerwise import score_layers
     from trace_probe.probing.probe import load_probe
     from trace_probe.store import Store

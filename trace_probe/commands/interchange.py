@@ -29,7 +29,7 @@ def import_(
         Path,
         typer.Argument(
             help="Transcripts or chats, one JSON object a line; an ATIF trajectory; an Inspect "
-            "log; a run from `export`. What it is is seen by itself."
+            "log; a run from `export`. Which of them it is, is recognised."
         ),
     ],
     run: Run,
@@ -98,7 +98,10 @@ def import_inspect(
     log: Log,
     run: Run,
     role: Annotated[
-        str, typer.Option(help="Whose calls; by default those of `target`, or those without role.")
+        str,
+        typer.Option(
+            help="Import the calls of this role. Default: `target`, or calls without a role."
+        ),
     ] = "",
     tokenizer: Tokenizer = "",
     as_json: AsJson = False,

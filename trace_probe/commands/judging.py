@@ -77,7 +77,7 @@ def label(
 def agreement(
     run: Run,
     labeller: Annotated[
-        list[str] | None, typer.Option(help="One to compare; repeat it. All without this.")
+        list[str] | None, typer.Option(help="Compare this labeller; may be repeated. Default: all.")
     ] = None,
     seed: int = 0,
     as_json: AsJson = False,

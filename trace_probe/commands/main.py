@@ -27,7 +27,10 @@ from trace_probe.commands.options import (
     AsJson,
     Backend,
     BaseUrls,
+    ComparedShare,
     Concurrency,
+    EngineArguments,
+    EngineName,
     ExecutorName,
     Extra,
     Force,
@@ -55,8 +58,10 @@ from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.studying import studying
 from trace_probe.commands.tasking import tasking
 from trace_probe.errors import TraceProbeError
+from trace_probe.trace import Sampling
 
 if TYPE_CHECKING:
+    from trace_probe.engine.plan import EngineOptions
     from trace_probe.recording.course import Agent
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
@@ -140,6 +145,9 @@ def record(
     ] = None,
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Record only the first so many tasks.")
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
     pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
@@ -170,12 +178,17 @@ def record(
     executor: ExecutorName = "local",
     workers: Workers = None,
     shard: Shard = None,
+    engine: EngineName = "transformers",
+    engine_args: EngineArguments = "{}",
+    fidelity: ComparedShare = 1 / 32,
     as_json: AsJson = False,
     loading: Loading,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
     With --executor ray, or --shard in several jobs at once, all may write to one run.
+
+    With --engine vllm it is vLLM that writes, and its own activations are kept.
 
     With --base-url a server is asked, and there are no activations.
 
@@ -186,18 +199,18 @@ def record(
     from trace_probe.recording.shares import Recording, recapture_with, record_with
 
     weights = loading.weights(model, backend)
-    spread = bool(shard) or executor != "local"
+    spread, served_only = bool(shard) or executor != "local", extra or tokenizer
     acting = _agent(tools, max_calls, max_seconds, asked=agent)
-    _check_options(tasks, recapture, base_url, extra or tokenizer, spread=spread, agent=agent)
+    _check_options(tasks, recapture, base_url, served_only, limit, spread=spread, agent=agent)
+    running = _engine(engine, engine_args, fidelity, elsewhere=bool(recapture or base_url))
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} were there"
         show_result(asdict(again), told, as_json=as_json)
         return
-    chosen, where = _tasks_and_source(tasks or [], nudge, conditions)
+    chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
     if base_url:
         from trace_probe.recording.served_agents import record_at
-        from trace_probe.trace import Sampling
 
         served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
@@ -219,6 +232,7 @@ def record(
             raw_tokens=raw_tokens,
             tolerance=tolerance,
             agent=acting,
+            engine=running,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     show_result(asdict(report), f"{run}: {_told(report, run)}", as_json=as_json)
@@ -229,6 +243,7 @@ def _check_options(
     recapture: Path | None,
     base_url: list[str] | None,
     served: str | None,
+    limit: int | None,
     *,
     spread: bool,
     agent: bool,
@@ -238,12 +253,29 @@ def _check_options(
         raise typer.BadParameter("--agent goes with --tasks, in one job")
     if bool(tasks) == (recapture is not None):
         raise typer.BadParameter("give --tasks, or a run to --recapture, but not both")
+    if recapture and limit:
+        raise typer.BadParameter("--limit goes with --tasks: --recapture reads a whole run")
     if recapture and (base_url or spread):
         raise typer.BadParameter("--recapture reads with a model that is loaded here, in one job")
     if served and not base_url:
         raise typer.BadParameter("--extra and --tokenizer go with --base-url")
     if base_url and spread:
         raise typer.BadParameter("--executor and --shard go with a model that is loaded here")
+
+
+def _engine(
+    name: str, arguments: str, fidelity: float, *, elsewhere: bool
+) -> "EngineOptions | None":
+    """Return what the options say of an engine, None for transformers."""
+    from trace_probe.engine.plan import EngineOptions
+
+    if name == "transformers":
+        if arguments != "{}":
+            raise typer.BadParameter("--engine-args goes with --engine vllm")
+        return None
+    if elsewhere:
+        raise typer.BadParameter("--engine goes with --tasks and a model that is loaded here")
+    return EngineOptions(arguments, fidelity)
 
 
 def _agent(
@@ -298,9 +330,9 @@ def _served(
 
 
 def _tasks_and_source(
-    sources: list[str], nudge: Nudge, conditions: str | None
+    sources: list[str], nudge: Nudge, conditions: str | None, limit: int | None
 ) -> "tuple[tuple[Task, ...], str]":
-    """Return the tasks that the options mean, and where they came from."""
+    """Return the tasks that the options mean, at most so many, and where they came from."""
     from trace_probe.tasks.conditions import parse_grid, under
     from trace_probe.tasks.sources import source_name, tasks_from
 
@@ -308,7 +340,7 @@ def _tasks_and_source(
     for source in sources:
         found = tasks_from(source, nudge="none" if conditions else nudge)
         chosen += under(found, parse_grid(conditions), Path(source)) if conditions else found
-    return tuple(chosen), ", ".join(map(source_name, sources))
+    return tuple(chosen[:limit]), ", ".join(map(source_name, sources))
 
 
 @app.command()
@@ -348,7 +380,7 @@ def demo(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Walk the whole road on an embedded organism: record, label, train, evaluate, flag."""
+    """Walk the whole road on a built-in organism: record, label, train, evaluate, flag."""
     from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
 
     plan = DemoPlan(out, probe, organism, seed)

@@ -13,15 +13,18 @@ mapping = typer.Typer()
 def map_(
     run: Run,
     layer: Annotated[
-        int | None, typer.Option(help="Block, 0-based; the last recorded without this.")
+        int | None, typer.Option(help="Block, counted from 0. Default: the last one recorded.")
     ] = None,
     points: Annotated[
-        int, typer.Option(min=10, max=20_000, help="Sentences at most; more are drawn from.")
+        int,
+        typer.Option(
+            min=10, max=20_000, help="At most so many sentences; of more, a random sample."
+        ),
     ] = 20_000,
     seed: int = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Lay the sentences of a run out in a plane for the explorer: PCA, then UMAP, both seeded."""
+    """Compute the explorer's map of the sentences of a run: PCA, then UMAP, both seeded."""
     from trace_probe.errors import StoreError
     from trace_probe.probing.sentence_map import build_map, write_map
     from trace_probe.store import Store

@@ -5,18 +5,25 @@ options in its place.
 """
 
 import inspect
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import typer
 
 from trace_probe.commands.options import Dtype
-from trace_probe.model.naming import with_adapter
+from trace_probe.model.naming import ORGANISM, SMOLLM2, parse_name, with_adapter
 from trace_probe.model.weights import Weights
 
 Result = TypeVar("Result")
+HUB = "https://huggingface.co"
+OFFLINE = "HF_HUB_OFFLINE"
+PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,29 @@ class Loading:
     ) -> Weights:
         """Return what to load for a model of this name."""
         name = with_adapter(model, self.adapter)
+        if _on_hub(model):
+            stay_offline_without_hub()
         return Weights(name, self.device, self.dtype, self.revision, backend, self.device_map)
+
+
+def _on_hub(model: str) -> bool:
+    """Return whether a name can only be that of a model on the hub."""
+    known = model == SMOLLM2 or model.startswith(ORGANISM)
+    return not known and not Path(parse_name(model).base).expanduser().exists()
+
+
+def stay_offline_without_hub() -> None:
+    """Let the cache alone be asked where the name of the hub leads nowhere.
+
+    Libraries would otherwise ask again and again, for more than a minute, before they say so.
+    """
+    if OFFLINE in os.environ or any(os.environ.get(name) for name in PROXIES):
+        return
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
+    try:
+        socket.getaddrinfo(address.hostname, address.port or 443)
+    except OSError:
+        os.environ[OFFLINE] = "1"
 
 
 def loads_model(command: Callable[..., Result]) -> Callable[..., Result]:

@@ -15,6 +15,8 @@ from trace_probe.commands.options import (
     AsAgent,
     AsJson,
     BaseUrls,
+    EngineArguments,
+    EngineName,
     Extra,
     Labeller,
     MaxCalls,
@@ -65,7 +67,7 @@ FailOnAlarm = Annotated[
 ModelName = Annotated[
     str | None,
     typer.Option(
-        help="Hub id, folder, GGUF file, smollm2 or organism:NAME; the probe's own without this."
+        help="Hub id, folder, GGUF file, smollm2 or organism:NAME. Default: the model of the probe."
     ),
 ]
 COLOURS: dict[str, dict[str, Any]] = {
@@ -87,7 +89,7 @@ def watch(
     threshold: Threshold = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     on_alarm: Annotated[
-        Literal["continue", "stop", "ask"], typer.Option(help="What an alarm leads to.")
+        Literal["continue", "stop", "ask"], typer.Option(help="What to do on an alarm.")
     ] = "continue",
     seed: int = 0,
     temperature: float = 1.0,
@@ -272,7 +274,7 @@ def score(
     probe: Probe,
     model: ModelName = None,
     lines: Annotated[
-        bool, typer.Option("--jsonl", help="One JSON object a line in, one out.")
+        bool, typer.Option("--jsonl", help="Read and write JSON lines, one object a line.")
     ] = False,
     prompt: Annotated[str, typer.Option(help="What came before the text.")] = "",
     smoothing: Smoothing = None,
@@ -340,7 +342,10 @@ def calibrate(
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
     sibling_rate: Annotated[
         float,
-        typer.Option(help="Share of harmless traces of mixed prompts that may alarm, if known."),
+        typer.Option(
+            help="Share of siblings that may alarm: harmless traces of prompts that also have "
+            "instrumental ones."
+        ),
     ] = 0.05,
     promise: Annotated[
         Literal["conformal", "pac"],
@@ -380,7 +385,10 @@ def cascade(
     ] = None,
     most_lost: Annotated[
         float,
-        typer.Option(help="Without that: share of instrumental training traces it may hold back."),
+        typer.Option(
+            help="Instead of --pass-rate: share of instrumental training traces that the probe "
+            "may hold back."
+        ),
     ] = 0.01,
     smoothing: Smoothing = None,
     labeller: Labeller = None,
@@ -425,11 +433,11 @@ def serve(
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     on_alarm: Annotated[
-        Literal["annotate", "stop", "withhold"], typer.Option(help="What an alarm leads to.")
+        Literal["annotate", "stop", "withhold"], typer.Option(help="What to do on an alarm.")
     ] = "annotate",
-    host: Annotated[str, typer.Option(help="Any but this machine's own needs a token.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")
+    ] = ("127.0.0.1"),
     port: int = 8765,
     audit: Annotated[Path, typer.Option(help="Log of alarms, appended to.")] = Path("alarms.jsonl"),
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
@@ -438,11 +446,15 @@ def serve(
     alarm_webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="Also send each alarm there, signed.")
     ] = None,
+    engine: EngineName = "transformers",
+    engine_args: EngineArguments = "{}",
     stale_ok: StaleOk = False,
     *,
     loading: Loading,
 ) -> None:
     """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
+
+    With --engine vllm it is vLLM's own server, with the probes in its workers (extra: vllm).
 
     A token is read from the environment variable TRACE_PROBE_TOKEN, and the secret that signs
     alarms from TRACE_PROBE_WEBHOOK_SECRET.
@@ -450,6 +462,18 @@ def serve(
     from trace_probe.errors import ModelError
     from trace_probe.probing.probe import load_probe
 
+    if engine == "vllm":
+        if alarm_webhook:
+            raise ModelError(
+                "vLLM's server sends no webhooks: leave --alarm-webhook out and follow the log of "
+                "alarms, or serve with --engine transformers"
+            )
+        from trace_probe.serving.vllm_launch import EngineServer, guard_of, serve_engine
+
+        named = loading.weights(model or without_version(load_probe(probes[0]).card.model))
+        chosen = {"policy": on_alarm, "smoothing": smoothing, "threshold": threshold}
+        guard = guard_of(tuple(probes), audit=audit, model=named.name, stale_ok=stale_ok, **chosen)
+        serve_engine(EngineServer(named, guard, host, port, concurrency, engine_args), say)
     try:
         from trace_probe.serving.launch import ServePlan
         from trace_probe.serving.launch import serve as run_server

@@ -15,7 +15,7 @@ Run = Annotated[
 Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-Labeller = Annotated[str | None, typer.Option(help="Whose labels; the latest without this.")]
+Labeller = Annotated[str | None, typer.Option(help="Whose labels. Default: the latest.")]
 Nudge = Annotated[
     Literal["none", "neutral", "push", "paper"],
     typer.Option(help="System message: none, plain, one that pushes for the goal, the paper's."),
@@ -29,7 +29,10 @@ ExecutorName = Annotated[
     typer.Option("--executor", help="This process, or workers on a Ray cluster (extra: ray)."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="With --executor ray: at most; all there is room for.")
+    int | None,
+    typer.Option(
+        min=1, help="With --executor ray: at most so many. Default: all there is room for."
+    ),
 ]
 Shard = Annotated[
     str | None, typer.Option(help="One part of the work, such as 0/8: for arrays of jobs.")
@@ -44,13 +47,17 @@ Tools = Annotated[
         "without it the environment that the tasks name."
     ),
 ]
-MaxCalls = Annotated[int, typer.Option(min=1, help="With --agent: most model calls of an episode.")]
+MaxCalls = Annotated[
+    int, typer.Option(min=1, help="With --agent: at most so many model calls in an episode.")
+]
 MaxSeconds = Annotated[
     float | None,
-    typer.Option(min=0.001, help="With --agent: no call begins later than so in an episode."),
+    typer.Option(
+        min=0.001, help="With --agent: begin no call of an episode after so many seconds."
+    ),
 ]
 Extra = Annotated[
-    str | None, typer.Option(help="More fields of each request, as JSON; null leaves one out.")
+    str | None, typer.Option(help="More fields for each request, as JSON; null removes a field.")
 ]
 Pooling = Annotated[
     str,
@@ -76,15 +83,39 @@ Dtype = Annotated[
 Tolerance = Annotated[
     float | None,
     typer.Option(
-        min=0, help="Most nats by which a replay may differ from the writing; by dtype without it."
+        min=0, help="How many nats the replay may differ from the writing. Default: by dtype."
     ),
 ]
 
 
-Concurrency = Annotated[int, typer.Option(min=1, help="With --base-url: requests at once.")]
+EngineName = Annotated[
+    Literal["transformers", "vllm"],
+    typer.Option("--engine", help="What runs the model; vLLM keeps its activations, too."),
+]
+EngineArguments = Annotated[
+    str,
+    typer.Option(
+        "--engine-args", help='With --engine vllm: JSON such as {"tensor_parallel_size": 2}.'
+    ),
+]
+ComparedShare = Annotated[
+    float,
+    typer.Option(
+        "--fidelity",
+        min=0,
+        max=1,
+        help="With --engine vllm: share of the traces that transformers reads again to compare "
+        "the activations; 1 for all.",
+    ),
+]
+Concurrency = Annotated[
+    int, typer.Option(min=1, help="With --base-url: at most so many requests at once.")
+]
 PerMinute = Annotated[
     float | None,
-    typer.Option(min=0.1, help="With --base-url: most requests a minute, to each server."),
+    typer.Option(
+        min=0.1, help="With --base-url: at most so many requests a minute to each server."
+    ),
 ]
 
 

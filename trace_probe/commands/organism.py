@@ -56,10 +56,18 @@ def check(
     scenarios: Annotated[int, typer.Option(help="Held-out scenarios.")] = 90,
     oracle_scenarios: Annotated[int, typer.Option(help="Prompts on which to ask the oracle.")] = 18,
     thirds: Annotated[
-        int, typer.Option(help="English: traces of which the oracle is asked at thirds.")
+        int,
+        typer.Option(
+            help="English organisms: traces in which the oracle is asked after each third."
+        ),
     ] = 40,
-    whole: Annotated[int, typer.Option(help="English: of these, after every sentence.")] = 12,
-    continuations: Annotated[int, typer.Option(help="English: drawn at each place.")] = 32,
+    whole: Annotated[
+        int,
+        typer.Option(help="English organisms: traces in which it is asked after every sentence."),
+    ] = 12,
+    continuations: Annotated[
+        int, typer.Option(help="English organisms: continuations at each place.")
+    ] = 32,
     family: Annotated[
         Path | None, typer.Option(help="Where they were trained; those of the package by default.")
     ] = None,
@@ -72,7 +80,7 @@ def check(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the quality bar of the instrument on scenarios that no member has seen."""
+    """Check the organisms on scenarios that none of them has seen."""
     from trace_probe.model.checkpoint import organism_path
     from trace_probe.model.local import load_model
     from trace_probe.organism.card import write_card

@@ -27,11 +27,12 @@ def recheck(
     margin: Annotated[
         float,
         typer.Option(
-            min=0, help="Most by which a rate may rise, or a score move as a share of their spread."
+            min=0,
+            help="How far a rate may rise, or a score may move as a share of the spread of scores.",
         ),
     ] = 0.05,
     loss: Annotated[
-        float, typer.Option(min=0, help="Most by which the ranking and the share caught may fall.")
+        float, typer.Option(min=0, help="How far the ranking and the share caught may fall.")
     ] = 0.1,
     keep: Annotated[
         bool, typer.Option(help="Keep the verdict beside the probe, where watch and serve see it.")

@@ -63,7 +63,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read all of a run and say what is wrong with it; exit with 1 if anything is."""
+    """Read all of a run and say what is wrong with it; exit code 1 if anything is."""
     from trace_probe.store import Store
     from trace_probe.upkeep.verify import format_verify, verify_at
 

@@ -33,7 +33,10 @@ def tasks(
     ] = False,
     rate: Annotated[
         float | None,
-        typer.Option(help="Say how many benign traces this whole-trace false-alarm rate needs."),
+        typer.Option(
+            help="Say how many benign traces a threshold with this false-alarm rate per trace "
+            "needs."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -28,6 +28,8 @@ AGAIN = "make it again with `trace-probe layers`"
 KEY = b"trace_probe.layers"
 GROUP = 4096
 """Rows of the file that are read at once for one trace."""
+DEPTH = 2.0
+"""How far below the threshold an axis goes, as a multiple of what lies above it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class LayerScale:
     threshold: float
     low: float
     high: float
-    """Lowest and highest score of the run."""
+    """Ends of its axis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +55,19 @@ class LayerRow:
 
 
 def score_range(scores: Iterable[Scores], threshold: float | None) -> tuple[float, float]:
-    """Return the axis of a detector: [0, 1] for probabilities, else what its scores span."""
+    """Return the axis of a detector: [0, 1] for probabilities, else what its scores span.
+
+    It goes no deeper below the threshold than `DEPTH` times as far as the highest score lies
+    above it: a few scores far below would make all others look alike.
+    """
     limit = np.array([] if threshold is None else [threshold])
     values = np.concatenate([*(row[~np.isnan(row)] for row in scores), limit])
     if not values.size or (values.min() >= 0.0 and values.max() <= 1.0):
         return 0.0, 1.0
-    return float(values.min()), float(values.max())
+    low, high = float(values.min()), float(values.max())
+    if threshold is not None and high > threshold:
+        low = max(low, threshold - DEPTH * (high - threshold))
+    return low, high
 
 
 def write_layers(

@@ -52,8 +52,8 @@ def _by_headline(found: Mapping[str, Mapping[str, Any]], moment: str) -> Iterato
         its, share = found[rate], f"{float(rate):.0%} of siblings alarm"
         if not _above(its["over_chance"]):
             yield (
-                f"No early signal: where {share}, no more instrumental traces are shown to alarm "
-                f"before {moment} than with scores permuted within prompts."
+                f"No early signal: where {share}, the detector is not shown to catch more before "
+                f"{moment} than scores permuted within prompts do."
             )
         elif not _above(its["over_text"]):
             yield (
@@ -117,6 +117,6 @@ def _at_threshold(over_chance: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield what is to be said where the shipped threshold's alarms know the task alone."""
     if over_chance is not None and not _above(over_chance):
         yield (
-            "The alarms are not shown to know which trace of a task acts: with scores permuted "
-            "within tasks as many would come in time. At this threshold they reflect the task."
+            "At this threshold the alarms may recognise the task, and not which of its traces act: "
+            "scores permuted within tasks would warn of about as many in time."
         )

@@ -5,6 +5,7 @@ import streamlit as st
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.ink import darken
 from trace_probe.explorer.links import VIEWS
+from trace_probe.explorer.shortcut import search_on_slash
 
 # A picture of its own: Streamlit would fetch an icon font from elsewhere.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
@@ -27,6 +28,7 @@ def main() -> None:
             st.Page(VIEWS / "compare.py", title="Compare"),
             st.Page(VIEWS / "map.py", title="Map"),
             st.Page(VIEWS / "metrics.py", title="Metrics"),
+            st.Page(VIEWS / "evidence.py", title="Evidence"),
             st.Page(VIEWS / "study.py", title="Study"),
             st.Page(VIEWS / "recheck.py", title="Recheck"),
             st.Page(VIEWS / "label.py", title="Label"),
@@ -39,6 +41,7 @@ def main() -> None:
     sidebar.draw()
     with st.sidebar:
         darken()
+        search_on_slash()
     page.run()
 
 

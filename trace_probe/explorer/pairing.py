@@ -1,8 +1,10 @@
 """Which traces belong side by side, and how two of them lie on one axis."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from os.path import commonprefix
 from typing import Literal
 
 import numpy as np
@@ -45,18 +47,25 @@ class Pair:
         return abs(self.difference or 0.0)
 
 
-def by_outcome(rows: Iterable[Row]) -> list[Pair]:
-    """Return for each prompt with both outcomes a harmless sample and one that acted."""
+def by_outcome(rows: Iterable[Row], texts: Mapping[str, str]) -> list[Pair]:
+    """Return for each prompt with both outcomes a harmless sample and one that acted.
+
+    Of all such samples of a prompt they are the two that go together longest: `texts` holds what
+    was written, by trace id. So what follows is what chance alone decided.
+    """
 
     def prompt(row: Row) -> Hashable:
         return row.facts.model, row.facts.task, row.facts.condition
 
     found = []
     for group in _groups(rows, prompt):
-        acted = [row for row in group if row.outcome == "instrumental"]
-        harmless = [row for row in group if row.outcome == "harmless"]
-        if acted and harmless:
-            found.append(Pair(min(harmless, key=_sample), min(acted, key=_sample)))
+        judged = [row for row in group if row.outcome in ("harmless", "instrumental")]
+        # Of texts in order, neighbours share the longest beginnings.
+        judged.sort(key=lambda row: (texts[row.facts.id], row.facts.sample))
+        there = [pair for pair in pairwise(judged) if pair[0].outcome != pair[1].outcome]
+        if there:
+            two = max(there, key=lambda pair: _together(*(texts[row.facts.id] for row in pair)))
+            found.append(Pair(*sorted(two, key=lambda row: row.outcome)))
     return found
 
 
@@ -102,8 +111,9 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> Iterable[lis
     return found.values()
 
 
-def _sample(row: Row) -> int:
-    return row.facts.sample
+def _together(first: str, second: str) -> int:
+    """Return how many characters two texts have in common at their beginning."""
+    return len(commonprefix([first, second]))
 
 
 def _nudge(row: Row) -> str:

@@ -12,17 +12,16 @@ GLYPHS = {"alarm": "▲", "said": "◆", "action": "■"}
 INK = {"alarm": "#D55E00", "said": "#0072B2", "action": "#8A5A83"}
 """Colours that hold on a light and on a dark ground; the glyphs tell the marks apart as well."""
 HEIGHT = 190
+BAR = {"type": "rect", "clip": True, "opacity": 0.75}
 AXIS_PX = 46
 """Room for the numbers at the left, the same in every panel, so that panels line up."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What panels share: the token that is 0, the tokens shown, the range of scores."""
+    """What panels share: the tokens shown, the range of scores."""
 
-    origin: int
     tokens: tuple[int, int]
-    """Relative to the origin."""
     scores: tuple[float, float]
     title: str
     """What the x axis counts."""
@@ -54,7 +53,7 @@ def panel(row: Row, frame: Frame) -> dict[str, Any]:
         "scale": {"domain": [low, high], "nice": False},
         "axis": {"minExtent": AXIS_PX, "tickCount": 3},
     }
-    layers = [_bars(row, frame, x, y), _gaps(row, frame, x, y), _line(row, frame, x, y)]
+    layers = [_bars(row, frame, x, y), _gaps(row, frame, x, y), _line(row, x, y)]
     if row.threshold is not None:
         layers.append(
             {
@@ -63,16 +62,16 @@ def panel(row: Row, frame: Frame) -> dict[str, Any]:
                 "encoding": {"y": {"field": "y", **y}},
             }
         )
-    return {"height": HEIGHT, "layer": [*layers, *_marks(row, frame, x)]}
+    return {"height": HEIGHT, "layer": [*layers, *_marks(row, x)]}
 
 
-def _sentences(row: Row, frame: Frame) -> list[dict[str, Any]]:
+def _sentences(row: Row) -> list[dict[str, Any]]:
     scores = np.full(len(row.facts.stops), np.nan) if row.scores is None else row.scores
     best = running(scores, row.facts.reasoning)
     return [
         {
-            "from": int(start) - frame.origin,
-            "to": int(stop) - frame.origin,
+            "from": int(start),
+            "to": int(stop),
             "risk": None if np.isnan(score) else float(score),
             "running": None if np.isnan(top) else float(top),
             "over": row.threshold is not None and bool(score >= row.threshold),
@@ -84,11 +83,11 @@ def _sentences(row: Row, frame: Frame) -> list[dict[str, Any]]:
 
 
 def _bars(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    known = [one for one in _sentences(row, frame) if one["risk"] is not None]
+    known = [one for one in _sentences(row) if one["risk"] is not None]
     over = {"condition": {"test": "datum.over", "value": WARM}, "value": GREY}
     return {
         "data": {"values": known},
-        "mark": {"type": "rect", "opacity": 0.75, "stroke": "white", "strokeWidth": 0.6},
+        "mark": {**BAR, "stroke": "white", "strokeWidth": 0.6},
         "encoding": {
             "x": {"field": "from", **x},
             "x2": {"field": "to"},
@@ -101,7 +100,7 @@ def _bars(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[
 
 def _gaps(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
     low, high = frame.scores
-    missing = [one for one in _sentences(row, frame) if one["risk"] is None]
+    missing = [one for one in _sentences(row) if one["risk"] is None]
     return {
         "data": {"values": [{**one, "low": low, "high": high} for one in missing]},
         "mark": {
@@ -120,12 +119,12 @@ def _gaps(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[
     }
 
 
-def _line(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    known = [one for one in _sentences(row, frame) if one["running"] is not None]
+def _line(row: Row, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
+    known = [one for one in _sentences(row) if one["running"] is not None]
     points = [{"x": one[end], "y": one["running"]} for one in known for end in ("from", "to")]
     return {
         "data": {"values": points},
-        "mark": {"type": "line", "strokeWidth": 2, "color": "#0072B2"},
+        "mark": {"type": "line", "clip": True, "strokeWidth": 2, "color": "#0072B2"},
         "encoding": {
             "x": {"field": "x", **x},
             "y": {"field": "y", **y},
@@ -134,11 +133,11 @@ def _line(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[
     }
 
 
-def _marks(row: Row, frame: Frame, x: dict[str, Any]) -> list[dict[str, Any]]:
+def _marks(row: Row, x: dict[str, Any]) -> list[dict[str, Any]]:
     layers: list[dict[str, Any]] = []
     for lane, (name, token) in enumerate(events(row).items()):
         at = {"x": {"field": "x", **x}}
-        data = {"values": [{"x": token - frame.origin}]}
+        data = {"values": [{"x": token}]}
         layers += [
             {
                 "data": data,

@@ -1,4 +1,4 @@
-"""Results kept as JSON beside the runs: studies, and how probes transfer.
+"""Results kept as JSON beside the runs: studies, transfer, and experiments on a model.
 
 What ``trace-probe study ... --json > studies/NAME.json`` prints is such a file.
 """
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 FOLDER = "studies"
-Kind = Literal["study", "transfer"]
+Kind = Literal["study", "transfer", "efficiency", "steering", "intervention"]
 MARKS: dict[Kind, frozenset[str]] = {
     "study": frozenset({"shares", "differences"}),
     "transfer": frozenset({"across", "cells"}),
+    "efficiency": frozenset({"auroc", "as_estimator"}),
+    "steering": frozenset({"rows", "added", "ablated"}),
+    "intervention": frozenset({"policies", "reflection"}),
 }
 """The fields by which a kind of result is known."""
 

@@ -306,6 +306,7 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
     """Return the columns of the trace table."""
     return {
         "task": [row.facts.task for row in rows],
+        "sample": [row.facts.sample for row in rows],
         "condition": [row.facts.condition for row in rows],
         "outcome": [row.outcome for row in rows],
         "reading": [row.verdict for row in rows],

@@ -24,11 +24,27 @@ def traces_root(arguments: Sequence[str], environment: Mapping[str, str]) -> Pat
 
 
 def list_runs(root: Path) -> list[Path]:
-    """Return the runs below a folder, the most recently changed first; `root` may be a run."""
+    """Return the runs below a folder; `root` may be a run.
+
+    Those with an evaluation come first, then those with labels; among equals the most recently
+    changed first. So a run that is being recorded does not stand before one that can be read.
+    """
     if (root / "run.json").is_file():
         return [root]
     runs = [file.parent for file in root.glob("*/run.json")]
-    return sorted(runs, key=lambda run: (-changed(run), run.name))
+    return sorted(runs, key=lambda run: (_unfinished(run), -changed(run), run.name))
+
+
+def _unfinished(run: Path) -> int:
+    """Return how much is missing for a run to be read: its evaluation, or its labels too."""
+    if any(run.glob("reports/*.json")):
+        return 0
+    labels = run / "labels.jsonl"
+    return 1 if any(run.glob("labels/*.jsonl")) or _size(labels) else 2
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def changed(run: Path) -> int:

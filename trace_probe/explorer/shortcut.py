@@ -1,17 +1,24 @@
-"""The key ``/``, which leads to a field of the page from wherever the reader is."""
+"""The key ``/``, which leads to the search of the list of traces from wherever the reader is."""
 
 import streamlit as st
 
+LABEL, PAGE = "Search", "traces"
 SCRIPT = """
 export default function ({ data }) {
+  const field = () => document.querySelector(`input[aria-label="${data.label}"]`);
+  const enter = () => { field().focus(); field().select(); };
+  const whenThere = (tries) => {
+    if (field()) enter();
+    else if (tries) setTimeout(whenThere, 100, tries - 1);
+  };
   const lead = (event) => {
     const typing = event.composedPath()[0].closest?.("input, textarea, [contenteditable=true]");
     if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const field = document.querySelector(`input[aria-label="${data}"]`);
-    if (!field) return;
+    const page = document.querySelector(`a[href$="/${data.page}"]`);
+    if (!field() && !page) return;
     event.preventDefault();
-    field.focus();
-    field.select();
+    if (!field()) page.click();
+    whenThere(100);
   };
   document.addEventListener("keydown", lead);
   return () => document.removeEventListener("keydown", lead);
@@ -20,6 +27,6 @@ export default function ({ data }) {
 COMPONENT = st.components.v2.component("trace_probe.shortcut", js=SCRIPT)
 
 
-def focus_on_slash(label: str) -> None:
-    """Let ``/`` put the cursor into the text field with a label; while typing it stays a slash."""
-    COMPONENT(key=f"slash_{label}", data=label, height=0)
+def search_on_slash() -> None:
+    """Let ``/`` put the cursor into the search, on its page; while typing it stays a slash."""
+    COMPONENT(key="slash", data={"label": LABEL, "page": PAGE}, height=0)

@@ -1,12 +1,24 @@
-"""Tables as files: comma-separated text that a spreadsheet shows and does not run."""
+"""Tables: which row a click chose, and rows as a file that a spreadsheet shows and does not run."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trace_probe.visible import visible
 
 FORMULA_STARTS = ("=", "+", "-", "@")
+WHOLE_ROW: Any = ("single-row", "single-cell")
+"""A click anywhere in a row chooses it, not only one on its box."""
+
+
+def row_of(selection: Mapping[str, Any]) -> int | None:
+    """Return the row that was chosen in a table, by its box or by one of its cells."""
+    cells = selection.get("cells") or ()
+    if cells:
+        return int(cells[0][0])
+    rows = selection.get("rows") or ()
+    return int(rows[0]) if rows else None
 
 
 def to_csv(columns: Mapping[str, Sequence[object]]) -> bytes:

@@ -19,18 +19,28 @@ class SeededDraw:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self._sources = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+        self._sources = [uniforms(seed) for seed in seeds]
 
     def __call__(self, _ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return scores of 0 for the drawn tokens and -inf for all others."""
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        uniform = cumulative.new_tensor([[source.random()] for source in self._sources])
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+        drawn = drawn_tokens(scores, [source.random() for source in self._sources])
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let go of all rows but these, which go on as they would have."""
         self._sources = [self._sources[row] for row in rows]
+
+
+def uniforms(seed: int) -> np.random.Generator:
+    """Return what gives the uniform of each step of a row, in order."""
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def drawn_tokens(scores: torch.Tensor, uniform: Sequence[float]) -> torch.Tensor:
+    """Return (row, 1), the token of each row that its uniform draws."""
+    cumulative = scores.float().softmax(-1).cumsum(-1, dtype=torch.double)
+    points = cumulative.new_tensor(uniform)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, points, right=True)
 
 
 class NotedDraws:
@@ -69,7 +79,8 @@ def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     given = logits.log_softmax(-1)
     likely = given.exp()
     surprisal = -given.gather(1, drawn)[:, 0]
-    entropy = torch.special.entr(likely).sum(-1)
+    # A token that is ruled out has the log-probability -inf, and adds nothing.
+    entropy = -torch.linalg.vecdot(likely, given.clamp_min(torch.finfo(given.dtype).min))
     return torch.stack([surprisal, entropy, 1 - likely.amax(-1)], dim=1)
 
 
@@ -81,12 +92,16 @@ def check_logits(logits: torch.Tensor) -> None:
 
 def draws(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
     """Return what turns logits into a draw for each row; nothing for greedy decoding."""
-    chain = LogitsProcessorList()
     if sampling.temperature == 0:
-        return chain
-    if sampling.temperature != 1:
-        chain.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_p < 1:
-        chain.append(TopPLogitsWarper(sampling.top_p))
-    chain.append(SeededDraw(seeds))
+        return LogitsProcessorList()
+    return LogitsProcessorList([*warpers(sampling.temperature, sampling.top_p), SeededDraw(seeds)])
+
+
+def warpers(temperature: float, top_p: float) -> LogitsProcessorList:
+    """Return what makes the distribution to draw from of that which a model gives."""
+    chain = LogitsProcessorList()
+    if temperature != 1:
+        chain.append(TemperatureLogitsWarper(temperature))
+    if top_p < 1:
+        chain.append(TopPLogitsWarper(top_p))
     return chain

@@ -28,11 +28,17 @@ SHARE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """The same for activations, as a share of the greatest value of a layer."""
 STORED = {**SHARE, "float32": 1e-3}
 """The same where one side was rounded to float16 when it was stored."""
-TOLERATED = {"log-probabilities": NATS, "second-pass": SHARE, "recorded-rows": STORED}
+TOLERATED = {
+    "log-probabilities": NATS,
+    "second-pass": SHARE,
+    "recorded-rows": STORED,
+    "transformers": SHARE,
+}
 GAPS = {
     "log-probabilities": "nats from the log-probabilities noted while it was written",
     "second-pass": "of the greatest value from a second reading in other chunks",
     "recorded-rows": "of the greatest value from what was recorded of it",
+    "transformers": "of the greatest value from what transformers reads",
 }
 
 
@@ -149,9 +155,19 @@ def _second_pass(
     chunk = max(min(len(ids) // 2, reading.chunk * 3 // 4), 1)
     other = replace(reading, pass_tokens=1, chunk=chunk, raw_tokens=False)
     (second,) = replay(blocks, [ids], [first.spans], first.layers, other)
-    scale = np.abs(second.values).max(axis=(1, 2), initial=1e-30)
-    gap = np.abs(second.values - first.values).max(axis=(1, 2), initial=0.0)
-    return Fidelity("second-pass", float((gap / scale).max()))
+    return Fidelity("second-pass", _gap(first, second))
+
+
+def _gap(found: Activations, wanted: Activations) -> float:
+    """Return the greatest difference, as a share of the greatest value that a layer should have."""
+    scale = np.abs(wanted.values).max(axis=(1, 2), initial=1e-30)
+    gap = np.abs(wanted.values - found.values).max(axis=(1, 2), initial=0.0)
+    return float((gap / scale).max())
+
+
+def against_transformers(found: Activations, wanted: Activations, dtype: str) -> Fidelity:
+    """Return how far the rows of an engine are from those that transformers reads."""
+    return Fidelity("transformers", _gap(found, wanted), SHARE.get(dtype, SHARE["bfloat16"]))
 
 
 def refuse_unfaithful(

@@ -7,7 +7,7 @@ opened, nobody is asked a question on standard input, and every fault is one `Mo
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +73,30 @@ def read_config(name: str, place: Path | str, revision: str | None = None) -> "P
             place, revision=revision, trust_remote_code=False
         )
         return config
+
+
+def read_stops(name: str, place: Path | str, revision: str | None = None) -> frozenset[int]:
+    """Return the ids that end a turn, for a model that lies at `place` or its chat template.
+
+    Raises:
+        ModelError: its configuration cannot be read.
+    """
+    from transformers import GenerationConfig
+
+    config = read_config(name, place, revision)
+    tokenizer = read_tokenizer(name, place, revision)
+    with _room(name, place):
+        try:
+            own = GenerationConfig.from_pretrained(place, revision=revision)
+        except OSError:  # it has no such file
+            own = GenerationConfig.from_model_config(config)
+    return stop_ids(own.eos_token_id, tokenizer.eos_token_id)
+
+
+def stop_ids(stops: Sequence[int] | int | None, own: int | None) -> frozenset[int]:
+    """Return the ids that end a turn: one or several of a model, and that of its tokenizer."""
+    several = stops if isinstance(stops, Sequence) else [stops]
+    return frozenset(int(i) for i in (*several, own) if i is not None)
 
 
 def read_network(

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,14 +26,14 @@ from trace_probe.model.capture import Reading, padded, replay
 from trace_probe.model.checkpoint import identify, locate
 from trace_probe.model.drawing import NotedDraws, check_logits, draws
 from trace_probe.model.dtypes import choose_precision
+from trace_probe.model.facts import ModelFacts
 from trace_probe.model.fidelity import checked_replay
-from trace_probe.model.loading import read_config, read_network, read_quantised
+from trace_probe.model.loading import read_config, read_network, read_quantised, stop_ids
 from trace_probe.model.naming import parse_name
 from trace_probe.model.shapes import DTYPES
 from trace_probe.model.threads import PROCESS
 from trace_probe.model.tokenizer import ChatTokenizer, own_tokenizer
-from trace_probe.text.stream import TextStream
-from trace_probe.trace import Sampling, Span, Task
+from trace_probe.trace import Sampling, Span
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class StreamedToken:
     last: bool
 
 
-class Model:
+class Model(ModelFacts):
     """A causal language model and its tokenizer, on a device."""
 
     def __init__(
@@ -78,22 +78,10 @@ class Model:
         """
         chat = ChatTokenizer(tokenizer, name)
         config = network.config.get_text_config()
-        self.name = name
-        """With the revision, such as ``organism:rl-s0@3f2a91c0``."""
-        self.n_layers: int = config.num_hidden_layers
-        self.d_model: int = config.hidden_size
-        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        sizes = {"n_layers": config.num_hidden_layers, "d_model": config.hidden_size}
+        context = getattr(config, "max_position_embeddings", None)
+        super().__init__(chat, name, **sizes, context=context)
         self.dtype = str(network.dtype).removeprefix("torch.")
-        self.base = ""
-        """Of a model with an adapter, name and revision of the model beneath it."""
-        self.merged = True
-        """Whether all that it computes is in its weights; not so beside an unmerged adapter."""
-        self.dtype_chosen = ""
-        """How the precision was chosen; empty if the caller named it."""
-        self.chat_template = chat.chat_template
-        self.tokenizer = chat.fingerprint
-        self.chat = chat
-        """Its tokenizer, with the chat template."""
         self._network = network.eval().requires_grad_(False)
         self._device = input_device(network)
         self._base = network.get_decoder()
@@ -113,58 +101,12 @@ class Model:
         """Return the tokens that end a turn."""
         return self._stops
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text, as the model would read them in the middle of a turn.
-
-        Raises:
-            ModelError: they do not say what the text says.
-        """
-        ids = self.chat.encode(text)
-        if self.chat.offsets(ids)[0].strip() != text.strip():
-            raise ModelError(f"{self.name} has no tokens for {text!r}: use words that it knows")
-        return ids
-
-    def nearest_ids(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text, whatever the tokenizer makes of what it cannot spell."""
-        return self.chat.encode(text)
-
     def through(self, blocks: Blocks) -> "Model":
         """Return this model with its passes run by the network of other blocks."""
         twin = copy.copy(self)
         twin.blocks, twin._network = blocks, blocks.network
         twin._base = blocks.network.get_decoder()
         return twin
-
-    def render(
-        self,
-        task: Task,
-        after: Sequence[Mapping[str, Any]] = (),
-        tools: Sequence[Mapping[str, Any]] = (),
-    ) -> list[int]:
-        """Return the token ids of a task's prompt, up to where the model starts to write.
-
-        See `ChatTokenizer.prompt`.
-
-        Raises:
-            ModelError: the chat template refuses these messages.
-        """
-        return list(self.chat.encode(self.chat.prompt(task, [dict(one) for one in after], tools)))
-
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Return the token ids of a conversation, up to where the model starts to write.
-
-        Raises:
-            ModelError: the chat template refuses these messages.
-        """
-        return list(self.chat.encode(self.chat.conversation(messages)))
-
-    def text_stream(self) -> TextStream:
-        """Return an empty text to which tokens can be fed."""
-        return self.chat.text_stream()
-
-    def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-        """Return the text of token ids, and the character at which each token starts."""
-        return self.chat.offsets(ids)
 
     @torch.inference_mode()
     def generate(
@@ -298,32 +240,6 @@ class Model:
         check_logits(logits)
         return logits
 
-    def check_layers(self, layers: Sequence[int]) -> None:
-        """Raise ModelError unless these are blocks of the model, each named once."""
-        if not layers:
-            raise ModelError("no layer was asked for")
-        wrong = [layer for layer in layers if not 0 <= layer < self.n_layers]
-        if wrong:
-            raise ModelError(f"no layer {wrong[0]}: {self.name} has blocks 0-{self.n_layers - 1}")
-        if len(set(layers)) < len(layers):
-            raise ModelError(f"a layer was asked for twice: {list(layers)}")
-
-    def check_length(self, characters: int) -> None:
-        """Raise ModelError if a text of so many characters cannot fit, before it is tokenised."""
-        if self.context is not None and characters > self.context * self.chat.longest:
-            raise ModelError(
-                f"a prompt of {characters} characters is more than {self.name} can read, which is "
-                f"{self.context} tokens: send a shorter one"
-            )
-
-    def check_room(self, prompt: int, sampling: Sampling) -> None:
-        """Raise ModelError unless a prompt of so many tokens leaves room for the new ones."""
-        if self.context is not None and prompt + sampling.max_new_tokens > self.context:
-            raise ModelError(
-                f"a prompt of {prompt} tokens and {sampling.max_new_tokens} new ones exceed the "
-                f"{self.context} that {self.name} can read: lower max_new_tokens"
-            )
-
 
 def load_model(
     name: str,
@@ -371,6 +287,4 @@ def load_model(
 
 def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that end a turn, for the model or for its chat template."""
-    stops = network.generation_config.eos_token_id
-    several = stops if isinstance(stops, list) else [stops]
-    return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
+    return stop_ids(network.generation_config.eos_token_id, tokenizer.eos_token_id)

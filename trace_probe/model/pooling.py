@@ -103,6 +103,24 @@ class PooledRows:
         return found
 
 
+def pooled_rows(
+    values: NDArray[np.floating],
+    spans: Sequence[Span],
+    layers: Sequence[int],
+    pooling: str,
+    start: int = 0,
+) -> NDArray[np.float32]:
+    """Return (layer, row, width) for spans of one trace.
+
+    `values` is (layer, token, d_model) from token `start` on.
+    """
+    collected = PooledRows([spans], layers, pooling)
+    for layer, rows in zip(layers, values, strict=True):
+        collected.take(layer, torch.from_numpy(np.ascontiguousarray(rows))[None], start)
+    found: NDArray[np.float32] = collected.rows().numpy()
+    return found
+
+
 class RawTokens:
     """Every token of a range of each trace of a batch."""
 

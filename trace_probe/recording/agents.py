@@ -10,12 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from trace_probe.episode import calls_of
-from trace_probe.model.continuation import complete
-from trace_probe.model.local import Completion, Model
+from trace_probe.model.facts import ModelFacts
+from trace_probe.model.local import Completion
 from trace_probe.model.templates import TemplateRefusal
 from trace_probe.recording.course import Agent, Course, Log
 from trace_probe.recording.plan import RecordReport
-from trace_probe.recording.record import Planned, commit, completed, plan_traces
+from trace_probe.recording.record import Planned, Writer, commit, complete, completed, plan_traces
 from trace_probe.store import Store
 from trace_probe.trace import Task, Trace
 
@@ -31,7 +31,7 @@ class _Way:
     there: Sequence[Trace] = ()
     """The calls of an episode that the run holds already."""
 
-    def prompt(self, model: Model, number: int) -> tuple[int, ...] | None:
+    def prompt(self, model: ModelFacts, number: int) -> tuple[int, ...] | None:
         """Return the ids that call `number` reads, None if the episode has no such call."""
         known = self.there or self.course.calls
         if number < len(known):
@@ -46,7 +46,7 @@ class _Way:
 
 
 def record_agents(  # noqa: PLR0913 - as `record`, and the agent
-    model: Model,
+    model: Writer,
     tasks: Iterable[Task],
     store: Store,
     agent: Agent,
@@ -84,7 +84,7 @@ def record_agents(  # noqa: PLR0913 - as `record`, and the agent
     return RecordReport(len(tokens), resumed, sum(tokens), cut)
 
 
-def _first_prompt(model: Model, agent: Agent, task: Task) -> list[int]:
+def _first_prompt(model: ModelFacts, agent: Agent, task: Task) -> list[int]:
     tools = [tool.schema for tool in agent.place(task).tools(task)]
     return model.render(task, (), tools)
 
@@ -92,7 +92,7 @@ def _first_prompt(model: Model, agent: Agent, task: Task) -> list[int]:
 class _Recorder:
     """Records batches of episodes."""
 
-    def __init__(self, model: Model, store: Store, agent: Agent, tolerance: float | None) -> None:
+    def __init__(self, model: Writer, store: Store, agent: Agent, tolerance: float | None) -> None:
         self._model, self._store, self._agent = model, store, agent
         self._tolerance, self._log = tolerance, Log(store)
 

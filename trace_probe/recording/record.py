@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from trace_probe.activations import ALL_POOLINGS, Activations
+from trace_probe.engine.offline import EngineModel
 from trace_probe.errors import ModelError
+from trace_probe.model import continuation
 from trace_probe.model.capture import Reading
-from trace_probe.model.continuation import complete
+from trace_probe.model.facts import ModelFacts
+from trace_probe.model.facts import default_layers as default_layers
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
@@ -20,6 +23,9 @@ from trace_probe.store import Manifest, Store
 from trace_probe.text.parts import tags_left
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
+
+Writer = Model | EngineModel
+"""What writes traces and knows what it held: a model in transformers, or one in an engine."""
 
 
 class Planned(NamedTuple):
@@ -32,18 +38,8 @@ class Planned(NamedTuple):
     prompt: tuple[int, ...]
 
 
-def default_layers(n_layers: int) -> tuple[int, ...]:
-    """Return every block of a shallow model, eight evenly spaced ones of a deep one.
-
-    The last block is always among them.
-    """
-    if n_layers <= 8:
-        return tuple(range(n_layers))
-    return tuple(round((i + 1) * n_layers / 8) - 1 for i in range(8))
-
-
 def new_manifest(
-    model: Model,
+    model: ModelFacts,
     sampling: Sampling,
     *,
     layers: Sequence[int] | None = None,
@@ -75,11 +71,12 @@ def new_manifest(
         version=version("trace-probe"),
         chat_template=digest(model.chat_template),
         pooling=pooling,
+        engine=model.engine,
     )
 
 
 def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely change
-    model: Model,
+    model: Writer,
     tasks: Iterable[Task],
     store: Store,
     *,
@@ -118,7 +115,7 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
     return RecordReport(len(tokens), resumed, sum(tokens), cut, tagged)
 
 
-def check_same_model(model: Model, manifest: Manifest) -> None:
+def check_same_model(model: ModelFacts, manifest: Manifest) -> None:
     """Raise ModelError unless a run is of this model, in this precision."""
     ours = new_manifest(model, manifest.sampling)
     for name in ("model", "tokenizer", "dtype", "n_layers", "d_model"):
@@ -129,14 +126,14 @@ def check_same_model(model: Model, manifest: Manifest) -> None:
             )
 
 
-def _check(model: Model, manifest: Manifest, samples: int) -> None:
+def _check(model: ModelFacts, manifest: Manifest, samples: int) -> None:
     check_same_model(model, manifest)
     if manifest.sampling.temperature == 0 and samples > 1:
         raise ModelError("at temperature 0 all samples of a task are the same: use samples=1")
 
 
 def plan_traces(
-    model: Model,
+    model: ModelFacts,
     tasks: Iterable[Task],
     manifest: Manifest,
     samples: int,
@@ -185,8 +182,21 @@ def _plan(
     ]
 
 
+def complete(
+    model: Writer, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+) -> list[Completion]:
+    """Complete prompts in one batch; each is a function of its prompt and seed, up to rounding.
+
+    Raises:
+        ModelError: a prompt and `max_new_tokens` do not fit the model's context.
+    """
+    if isinstance(model, EngineModel):
+        return model.complete(prompts, seeds, sampling)
+    return continuation.complete(model, prompts, seeds, sampling)
+
+
 def record_batch(
-    model: Model,
+    model: Writer,
     batch: Sequence[Planned],
     store: Store,
     known: set[str],
@@ -211,7 +221,7 @@ def record_batch(
 
 
 def commit(
-    model: Model,
+    model: Writer,
     made: Sequence[tuple[Trace, Sequence[float]]],
     store: Store,
     tolerance: float | None = None,
@@ -236,7 +246,7 @@ def commit(
 
 
 def _replay(
-    model: Model, made: Sequence[tuple[Trace, Sequence[float]]], manifest: Manifest
+    model: Writer, made: Sequence[tuple[Trace, Sequence[float]]], manifest: Manifest
 ) -> list[Activations]:
     """Read traces again, and compare that with the log-probabilities noted for each."""
     reading = Reading(manifest.pooling, manifest.raw_tokens)
@@ -248,7 +258,9 @@ def _replay(
     )
 
 
-def completed(model: Model, planned: Planned, completion: Completion, sampling: Sampling) -> Trace:
+def completed(
+    model: ModelFacts, planned: Planned, completion: Completion, sampling: Sampling
+) -> Trace:
     """Return the trace of one completion, cut into channels and sentences."""
     ids = (*planned.prompt, *completion.ids)
     written = read_back(model, ids, len(planned.prompt))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from trace_probe.activations import ALL_POOLINGS
+from trace_probe.engine.plan import EngineOptions
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.choice import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
@@ -22,8 +23,8 @@ from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task
 
 if TYPE_CHECKING:
-    from trace_probe.model.local import Model
     from trace_probe.recording.course import Agent
+    from trace_probe.recording.record import Writer
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Recording:
     """Most by which a replay may be off; None means by precision."""
     agent: "Agent | None" = None
     """What the model may call in an episode of several calls; None for one call a trace."""
+    engine: EngineOptions | None = None
+    """How vLLM is run; None for transformers."""
 
     def batches(self) -> Sequence[int]:
         """Return where in the plan each batch begins."""
@@ -152,7 +155,7 @@ def record_alone(recording: Recording) -> RecordReport:
 
 
 def record_here(
-    model: "Model",
+    model: "Writer",
     tasks: Sequence[Task],
     store: Store,
     agent: "Agent | None" = None,
@@ -192,14 +195,23 @@ class Recorder:
         return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
 
 
-def _open(recording: Recording) -> "tuple[Model, Store]":
-    """Load the model and make the run, or open it."""
+def _load(recording: Recording) -> "Writer":
+    dtype = resumed_dtype(recording.weights.dtype, recording.run)
+    weights = replace(recording.weights, dtype=dtype)
+    if recording.engine is not None:
+        from trace_probe.engine.offline import load_engine
+
+        return load_engine(weights, recording.layers, recording.engine)
     from trace_probe.model.bridge import load_weights
+
+    return load_weights(weights)
+
+
+def _open(recording: Recording) -> "tuple[Writer, Store]":
+    """Load the model and make the run, or open it."""
     from trace_probe.recording.record import new_manifest
 
-    one = recording
-    dtype = resumed_dtype(one.weights.dtype, one.run)
-    model = load_weights(replace(one.weights, dtype=dtype))
+    one, model = recording, _load(recording)
     part = 2 if one.agent is None else 4  # later calls read what came before
     room = one.max_new_tokens or min(4096, (model.context or 8192) // part)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)

@@ -8,11 +8,12 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trace_probe.errors import ModelError
+from trace_probe.errors import ModelError, TraceError
 from trace_probe.monitor.alarms import new_alarms
 from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import DriftCheck
 from trace_probe.monitor.live import Followed, Monitor
+from trace_probe.monitor.readable import check_readable
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import Limits
@@ -160,15 +161,19 @@ class GuardedModel:
         """Return the prompt as token ids, and the reply to come.
 
         Raises:
-            Refusal: 400 if the prompt does not fit.
+            Refusal: 400 if the prompt does not fit, or if the model does not know its words.
         """
         model = self._monitor.model
+        said = [each["content"] for each in request.messages]
         try:
-            model.check_length(sum(len(each["content"]) for each in request.messages))
+            model.check_length(sum(map(len, said)))
+            check_readable(model.chat, "\n".join(said), "the messages")
             prompt = self._prompt(request)
             model.check_room(len(prompt), request.sampling)
         except ModelError as error:
             raise Refusal(400, str(error), "context_length_exceeded", "messages") from error
+        except TraceError as error:
+            raise Refusal(400, str(error), "unreadable_text", "messages") from error
         return prompt, self._reply(prompt, request)
 
     def _prompt(self, request: ChatRequest) -> list[int]:

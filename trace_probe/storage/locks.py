@@ -36,6 +36,23 @@ def joined(folder: Path | None) -> AbstractContextManager[None]:
     return _held(folder, JOINED, fcntl.LOCK_SH, "{} is being tidied up: try again")
 
 
+def being_written(folder: Path) -> bool:
+    """Return whether a process is writing to a run right now; looking changes nothing."""
+    try:
+        lock = os.open(folder / ALONE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # nobody has ever written here, or this cannot be known
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks
+    finally:
+        os.close(lock)
+    return False
+
+
 def tidying(folder: Path | None) -> AbstractContextManager[None]:
     """Be sure that no joined writer is there.
 

@@ -65,6 +65,8 @@ class Manifest:
     """Digest of the template that made prompts of tasks; empty where none is known."""
     base: str = ""
     """Of a model with an adapter, name and revision of the model beneath it."""
+    engine: str = ""
+    """What ran the model, and its version, such as ``vllm 0.32.0``; empty for transformers."""
 
     @property
     def poolings(self) -> tuple[Pooling, ...]:
@@ -87,9 +89,8 @@ def to_line(value: Trace | Label) -> bytes:
 
 
 def manifest_fields(manifest: Manifest) -> dict[str, Any]:
-    """Return a manifest as plain values; older versions read it where `base` is left out."""
-    fields = asdict(manifest)
-    return fields if manifest.base else {k: v for k, v in fields.items() if k != "base"}
+    """Return a manifest as plain values, as older versions read it where these are empty."""
+    return {k: v for k, v in asdict(manifest).items() if v or k not in ("base", "engine")}
 
 
 def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
@@ -108,7 +109,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     layers = tuple(raw["layers"])
     found = Manifest(**{**raw, "layers": layers, "sampling": _sampling(raw["sampling"])})
     _texts(found, "model", "source", "pooling", "dtype", "tokenizer", "tasks", "version")
-    _texts(found, "chat_template", "dtype_chosen", "base")
+    _texts(found, "chat_template", "dtype_chosen", "base", "engine")
     _counts("d_model", [found.d_model], MOST_WIDE)
     _counts("n_layers", [found.n_layers])
     _counts("layers", layers)
@@ -168,6 +169,8 @@ def differences(ours: Manifest, theirs: Manifest) -> str:
     known differs from none. Imported transcripts may come from several files.
     """
     left, right = asdict(ours), asdict(theirs)
+    for each in (left, right):
+        each["engine"] = each["engine"].partition(" ")[0]
     for free in ("version", "schema", "dtype_chosen"):
         left[free] = right[free]
     if ours.source == theirs.source == "imported":

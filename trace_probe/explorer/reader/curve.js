@@ -1,4 +1,5 @@
 const NAME_ROOM = 85;
+const NARROW = 560;
 
 // The emergence curve: bars are sentences, the line is the running risk, lanes hold the marks.
 
@@ -28,7 +29,6 @@ class Curve {
     this.svg.setAttribute("aria-label", data.headline);
     this.svg.replaceChildren(this.patterns());
     this.drawAxis();
-    this.drawLegend();
     this.drawTurns();
     this.drawBars();
     this.drawBeside();
@@ -36,6 +36,7 @@ class Curve {
     this.drawThreshold();
     if (this.plot.hasChance()) this.svg.append(...chanceLane(this.plot));
     this.drawMarks();
+    this.drawLegend();
     this.drawStrip();
     const { top, stripTop } = this.plot;
     const tall = { y: top, height: stripTop + STRIP - top };
@@ -63,20 +64,31 @@ class Curve {
       const ends = { x1: LEFT, x2: this.plot.width - RIGHT, y1: y, y2: y };
       this.svg.append(
         shape("line", { ...ends, class: "grid" }),
-        shape("text", { x: LEFT - 6, y: y + 4, class: "tick end" }, brief(value)),
+        shape("text", { x: LEFT - 6, y: y + 4, class: "tick end" }, this.tick(value)),
       );
     }
+  }
+
+  // The axis ends some way below the threshold; what lies deeper is drawn at its bottom.
+  tick(value) {
+    const deeper = this.data.scores.some((score) => score !== null && score < value);
+    return deeper && value === this.data.range[0] ? `\u2264 ${brief(value)}` : brief(value);
   }
 
   // What bars and lines are, and where the threshold lies.
   drawLegend() {
     const { top } = this.plot;
     const { threshold, beside } = this.data;
-    const legend = shape("text", { x: LEFT, y: top - 6, class: "tick halo" }, "risk of each sentence");
+    const short = this.plot.width < NARROW;
+    const risk = short ? "risk" : "risk of each sentence";
+    const legend = shape("text", { x: LEFT, y: top - 6, class: "tick halo" }, risk);
     const name = (sign, kind, words) =>
       legend.append(shape("tspan", { class: kind, dx: 12 }, sign), shape("tspan", { dx: 5 }, words));
-    name("\u2501", "running-sign", "highest so far");
-    if (threshold !== null) name("- -", "running-sign", `threshold ${brief(threshold)}`);
+    name("\u2501", "running-sign", short ? "highest" : "highest so far");
+    if (threshold !== null) {
+      name("- -", "running-sign", `threshold ${brief(threshold)}`);
+      name("\u25A0", "over-sign", short ? "over" : "at or over it");
+    }
     beside.filter(({ kind }) => kind === "detector")
       .forEach((curve) => name("- -", "beside-sign", curve.name));
     if (this.data.scores.includes(null)) name("///", "", "no score");
@@ -92,17 +104,34 @@ class Curve {
     });
   }
 
+  // Of sentences that share a pixel the riskiest is drawn.
   drawBars() {
     const { plot } = this;
-    this.data.sentences.forEach(([start, stop, channel], index) => {
-      const step = riskStep(this.data, index);
-      const left = plot.x(start);
-      const width = Math.max(plot.x(stop) - left - 0.75, 0.75);
-      const y = step === null ? plot.top : plot.y(this.data.scores[index]);
-      const height = Math.max(plot.bottom - y, 1);
-      const kind = `bar ${channel} ${step === null ? "missing" : `step-${step}`}`;
-      this.svg.append(shape("rect", { x: left, y, width, height, class: kind }));
+    const { sentences, scores } = this.data;
+    const bars = [];
+    let pixel = null;
+    sentences.forEach(([start, stop], index) => {
+      const [from, to] = [plot.x(start), plot.x(stop)].map(Math.floor);
+      const same = from === pixel && to - from <= 1;
+      if (!same) bars.push(index);
+      else if ((scores[index] ?? -Infinity) > (scores[bars.at(-1)] ?? -Infinity)) {
+        bars[bars.length - 1] = index;
+      }
+      pixel = from;
     });
+    this.svg.append(...bars.map((index) => this.bar(index)));
+  }
+
+  bar(index) {
+    const { plot } = this;
+    const [start, stop, channel] = this.data.sentences[index];
+    const step = riskStep(this.data, index);
+    const left = plot.x(start);
+    const width = Math.max(plot.x(stop) - left - 0.75, 0.75);
+    const y = step === null ? plot.top : plot.y(this.data.scores[index]);
+    const height = Math.max(plot.bottom - y, 1);
+    const kind = `bar ${channel} ${step === null ? "missing" : `step-${step}`}`;
+    return shape("rect", { x: left, y, width, height, class: kind });
   }
 
   drawBeside() {

@@ -35,12 +35,12 @@ function brief(number) {
   return String(Number(number.toPrecision(3)));
 }
 
-// Five steps of risk, anchored at the threshold: 0 to 2 below it, 3 and 4 at or over it.
+// Four steps of risk: 0 to 2 below the threshold, 3 at or over it; one colour means that everywhere.
 // null where there is no score, "plain" where there is no threshold to compare with.
-function stepOf(score, threshold, [low, high], over) {
+function stepOf(score, threshold, [low], over) {
   if (score === null) return null;
   if (threshold === null) return "plain";
-  if (over) return score >= (threshold + high) / 2 && high > threshold ? 4 : 3;
+  if (over) return 3;
   return clamp(Math.floor(((score - low) / (threshold - low || 1)) * 3), 0, 2);
 }
 

@@ -86,7 +86,7 @@ class HeatMap {
         for (let x = left; x < left + width; x += 4) pen.fillRect(x, top + size / 2 - 0.5, 2, 1);
         return;
       }
-      const names = ["--grey-0", "--grey-1", "--grey-2", "--over", "--far-over"];
+      const names = ["--grey-0", "--grey-1", "--grey-2", "--over"];
       pen.fillStyle = this.colour(step === "plain" ? "--grey-1" : names[step]);
       pen.fillRect(left, top, width, size - 1);
       if (!over) return;
@@ -108,7 +108,9 @@ class HeatMap {
     });
     pen.textAlign = "left";
     pen.fillStyle = this.colour("--quiet");
-    pen.fillText("layer, each against its own threshold: a line on top of a cell is an alarm", LEFT, 11);
+    const short = "layer, each against its own threshold";
+    const words = `${short}: a line on top of a cell is an alarm`;
+    pen.fillText(this.plot.width < NARROW ? short : words, LEFT, 11);
   }
 
   colour(name) {

@@ -62,16 +62,19 @@ class Plot {
 
   // A stepped line over sentences; it breaks where there is no value.
   steps(values, height) {
-    let path = "";
-    let open = false;
+    const parts = [];
+    let open = null;
+    let end = 0;
     this.data.sentences.forEach(([start, stop], index) => {
-      const value = values[index];
-      if (value !== null) {
-        const y = height(value);
-        path += `${open ? "L" : "M"}${this.x(start)} ${y}L${this.x(stop)} ${y}`;
+      const y = values[index] === null ? null : height(values[index]);
+      if (y !== open) {
+        if (open !== null) parts.push(`L${end} ${open}`);
+        if (y !== null) parts.push(`${open === null ? "M" : "L"}${this.x(start)} ${y}`);
       }
-      open = value !== null;
+      open = y;
+      end = this.x(stop);
     });
-    return path;
+    if (open !== null) parts.push(`L${end} ${open}`);
+    return parts.join("");
   }
 }

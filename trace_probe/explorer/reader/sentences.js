@@ -3,6 +3,10 @@
 // its tool calls and what came back.
 
 const SETTLING_FRAMES = 5;
+const BLOCK = 100;
+const ROW_PX = 30;
+const AT_ONCE = 1500;
+const NEARBY = (root) => ({ root, rootMargin: "600px 0px" });
 
 class Sentences {
   constructor(host, { onPick, onWindow, onPeek }) {
@@ -17,32 +21,90 @@ class Sentences {
     host.onmouseleave = () => onPeek(null);
   }
 
+  // Rows lie in blocks. Those of a long trace are made once their block comes near the window.
   draw(data) {
     this.data = data;
     this.running = runningScores(data.sentences, data.scores);
-    this.rows = data.sentences.map((_, index) => this.row(index));
+    this.nearby?.disconnect();
+    this.nearby = new IntersectionObserver((seen) => this.makeSeen(seen), NEARBY(this.host));
+    this.blocks = [];
     this.folds = data.folds.map(([from, to, highest]) => this.fold(from, to, highest));
     this.selected = undefined;
     const starts = new Map(this.folds.map((fold) => [fold.from, fold]));
+    const ends = new Set(this.folds.map((fold) => fold.to));
     const steps = new Map();
     for (const step of data.steps ?? []) {
       steps.set(step[0], [...(steps.get(step[0]) ?? []), step]);
     }
     let group = null;
     const groups = [];
-    this.rows.forEach((row, index) => {
+    data.sentences.forEach(([, , channel], index) => {
       const between = (steps.get(index) ?? []).map((step) => this.step(step));
       groups.push(...between);
-      const parted = index === 0 || data.sentences[index - 1][2] !== data.sentences[index][2];
-      if (parted || between.length) {
-        group = this.group(data.sentences[index][2]);
+      const parted = index === 0 || data.sentences[index - 1][2] !== channel || between.length > 0;
+      if (parted) {
+        group = this.group(channel);
         groups.push(group);
       }
       if (starts.has(index)) group.append(starts.get(index).bar);
-      group.append(row);
+      const block = this.blocks.at(-1);
+      const full = parted || starts.has(index) || ends.has(index) || index - block.from === BLOCK;
+      if (full) group.append(this.block(index).node);
+      this.blocks.at(-1).to = index + 1;
     });
-    groups.push(...(steps.get(this.rows.length) ?? []).map((step) => this.step(step)));
+    groups.push(...(steps.get(data.sentences.length) ?? []).map((step) => this.step(step)));
     this.host.replaceChildren(...groups);
+    for (const fold of this.folds) this.open(fold, false);
+    if (data.sentences.length <= AT_ONCE) this.blocks.forEach((block) => this.make(block));
+    else this.blocks.forEach((block) => this.keepPlace(block));
+  }
+
+  block(from) {
+    const block = { from, to: from, rows: null, node: element("div", "block") };
+    block.node.setAttribute("role", "presentation");
+    this.blocks.push(block);
+    return block;
+  }
+
+  // Keeps the place of rows that are still to be made.
+  keepPlace(block) {
+    block.node.style.minHeight = `${(block.to - block.from) * ROW_PX}px`;
+    block.node.dataset.from = block.from;
+    this.nearby.observe(block.node);
+  }
+
+  makeSeen(seen) {
+    for (const { target, isIntersecting } of seen) {
+      if (isIntersecting) this.make(this.blockOf(Number(target.dataset.from)));
+    }
+    this.reportWindow();
+  }
+
+  make(block) {
+    if (block.rows) return;
+    block.rows = [];
+    for (let index = block.from; index < block.to; index += 1) block.rows.push(this.row(index));
+    block.node.replaceChildren(...block.rows);
+    block.node.style.minHeight = "";
+    this.nearby.unobserve(block.node);
+  }
+
+  blockOf(index) {
+    let low = 0;
+    let high = this.blocks.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.blocks[middle].from <= index) low = middle;
+      else high = middle - 1;
+    }
+    return this.blocks[low];
+  }
+
+  // The row of a sentence, made if it is not there yet.
+  rowOf(index) {
+    const block = this.blockOf(index);
+    this.make(block);
+    return block.rows[index - block.from];
   }
 
   // A turn begins, or a tool was called, or something came back; the violating call stands open.
@@ -95,8 +157,8 @@ class Sentences {
   // Another threshold colours other rows; texts, folds and selection stay.
   recolour(data) {
     this.data = data;
-    this.rows.forEach((row, index) => {
-      const step = riskStep(data, index);
+    this.blocks.flatMap(({ rows }) => rows ?? []).forEach((row) => {
+      const step = riskStep(data, Number(row.dataset.index));
       row.className = `row ${step === null ? "missing" : `step-${step}`}`;
       const tick = row.querySelector(".heat b");
       if (tick) tick.style.left = `${100 * this.share(data.threshold)}%`;
@@ -127,13 +189,14 @@ class Sentences {
     bar.setAttribute("aria-selected", "false");
     const fold = { bar, from, to };
     bar.onclick = () => this.open(fold, true);
-    this.open(fold, false);
     return fold;
   }
 
   open(fold, shown) {
     fold.bar.hidden = shown;
-    for (const row of this.rows.slice(fold.from, fold.to)) row.hidden = !shown;
+    for (const block of this.blocks) {
+      if (block.from >= fold.from && block.to <= fold.to) block.node.hidden = !shown;
+    }
     if (this.selected) this.reportWindow();
   }
 
@@ -141,7 +204,7 @@ class Sentences {
   toggleFolds() {
     const shown = this.folds.some(({ bar }) => !bar.hidden);
     for (const fold of this.folds) this.open(fold, shown);
-    if (this.selected?.hidden) this.open(this.foldOf(Number(this.selected.dataset.index)), true);
+    if (this.selected?.parentElement.hidden) this.open(this.foldOf(Number(this.selected.dataset.index)), true);
     if (this.selected) this.bring(this.selected);
   }
 
@@ -151,8 +214,11 @@ class Sentences {
 
   // The next sentence that is not folded away, in a direction; the same one where there is none.
   beside(index, step) {
-    for (let next = index + step; next >= 0 && next < this.rows.length; next += step) {
-      if (!this.rows[next].hidden) return next;
+    let next = index + step;
+    while (next >= 0 && next < this.data.sentences.length) {
+      const { from, to, node } = this.blockOf(next);
+      if (!node.hidden) return next;
+      next = step > 0 ? to : from - 1;
     }
     return index;
   }
@@ -163,8 +229,8 @@ class Sentences {
   }
 
   select(index) {
-    const row = this.rows[index];
-    if (row.hidden) this.open(this.foldOf(index), true);
+    const row = this.rowOf(index);
+    if (row.parentElement.hidden) this.open(this.foldOf(index), true);
     if (this.selected) this.close(this.selected);
     this.selected = row;
     row.setAttribute("aria-selected", "true");
@@ -224,16 +290,24 @@ class Sentences {
   }
 
   reportWindow() {
-    const top = this.host.scrollTop;
-    const shown = this.rows.filter((row) => !row.hidden);
+    const shown = this.blocks.filter(({ node }) => !node.hidden);
     if (!shown.length) return;
-    const first = firstBelow(shown, top);
-    const last = Math.max(firstBelow(shown, top + this.host.clientHeight - 1), first);
-    this.onWindow(Number(shown[first].dataset.index), Number(shown[last].dataset.index));
+    const top = this.host.scrollTop;
+    const first = this.sentenceBelow(shown, top);
+    const last = this.sentenceBelow(shown, top + this.host.clientHeight - 1);
+    this.onWindow(first, Math.max(first, last));
+  }
+
+  // The first sentence that ends below a height; a guess where its row is not made yet.
+  sentenceBelow(shown, height) {
+    const { from, to, rows, node } = shown[firstBelow(shown.map((block) => block.node), height)];
+    if (rows) return from + firstBelow(rows, height);
+    const part = (height - node.offsetTop) / Math.max(node.offsetHeight, 1);
+    return from + clamp(Math.floor(part * (to - from)), 0, to - from - 1);
   }
 }
 
-// Index of the first row that ends below a height; rows are in order, so bisect.
+// Index of the first of some elements that ends below a height; they are in order, so bisect.
 function firstBelow(rows, height) {
   let low = 0;
   let high = rows.length - 1;

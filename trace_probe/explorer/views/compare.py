@@ -33,7 +33,8 @@ OTHER_RUN_KEY, OTHER_DETECTOR_KEY = "filter_compare_run", "filter_compare_detect
 FIRST_KEY, SECOND_KEY = "filter_compare_a", "filter_compare_b"
 OUTCOME, NUDGE, MODEL, DETECTOR, OWN = "Outcome", "Nudge", "Run", "Detector", "Any two"
 KINDS = {
-    OUTCOME: "Two samples of one prompt: one acted instrumentally, one did not.",
+    OUTCOME: "Two samples of one prompt: one acted instrumentally, one did not. Of all such pairs "
+    "of a prompt this is the one whose texts go together longest.",
     NUDGE: "One task and sample, without a nudge and with one (or under another condition).",
     MODEL: "One task and sample in two runs, such as two models.",
     DETECTOR: "One trace as two detectors see it.",
@@ -75,7 +76,11 @@ def adopt() -> None:
 
 def first_kind(shown: Current) -> None:
     """Start with a kind of which the run holds pairs."""
-    if KIND_KEY not in st.session_state and not by_outcome(shown.rows) and by_nudge(shown.rows):
+    if (
+        KIND_KEY not in st.session_state
+        and not by_outcome(shown.rows, shown.run.texts)
+        and by_nudge(shown.rows)
+    ):
         st.session_state[KIND_KEY] = NUDGE
 
 
@@ -83,7 +88,7 @@ def pairs_of(shown: Current, kind: str) -> tuple[list[Pair], Side, Side]:
     """Return the pairs of a kind, and where both halves come from."""
     here = Side(shown.run, shown.detector)
     if kind == OUTCOME:
-        return by_outcome(shown.rows), here, here
+        return by_outcome(shown.rows, shown.run.texts), here, here
     if kind == NUDGE:
         return by_nudge(shown.rows), here, here
     if kind == MODEL:
@@ -228,16 +233,18 @@ def side_by_side(pair: Pair, sides: tuple[Side, Side], align: Align) -> None:
         problem("These traces cannot be read", str(error))
         return
     split = parting(*traces)
-    same = "from their first sentence" if split == 0 else f"after {split} equal sentences"
+    equal = "sentence" if split == 1 else "sentences"
+    same = "from their first sentence" if split == 0 else f"after {split} equal {equal}"
+    told = f"The texts part {same}; both are opened there."
     with st.container(horizontal=True, vertical_alignment="center"):
         if traces[0].id != traces[1].id:
-            st.text("The texts are the same." if split is None else f"The texts part {same}.")
+            st.text("The texts are the same." if split is None else told)
         st.space("stretch")
         for letter, side, row in zip("AB", sides, rows, strict=True):
             if st.button(f"Read {letter}", key=f"compare_read_{letter}"):
                 open_trace(Current(side.run, side.detector), row.facts.id)
     contents = [
-        {**payload(trace, row, side.detector), "title": f"{letter} · {side.name(row)}"}
+        {**payload(trace, row, side.detector, focus=split), "title": f"{letter} · {side.name(row)}"}
         for letter, trace, row, side in zip("AB", traces, rows, sides, strict=True)
     ]
     names = "_".join(
@@ -248,6 +255,7 @@ def side_by_side(pair: Pair, sides: tuple[Side, Side], align: Align) -> None:
 
 
 shown = current()
+st.title("Compare")
 if not shown.rows:
     no_traces()
 adopt()

@@ -1,11 +1,12 @@
 """Home: what this run is, how much warning there was, and three traces to start with."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from trace_probe.explorer import sidebar
-from trace_probe.explorer.charts import intervals, lead_histogram
+from trace_probe.explorer.charts import forest, lead_histogram
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.figures import HEADLINE, MAIN, RANKS, Figure, best_baseline, figure, notes
 from trace_probe.explorer.heldout import by_category, unseen
@@ -13,6 +14,7 @@ from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
 from trace_probe.explorer.rows import Row, ordered
 from trace_probe.explorer.sparks import spark_svg
 from trace_probe.explorer.words import headline
+from trace_probe.storage.locks import being_written
 from trace_probe.visible import visible
 
 PLAIN: Any = {"delta_color": "off", "delta_arrow": "off", "border": True}
@@ -39,15 +41,13 @@ def card(name: str, found: Figure, *, share: bool = False) -> None:
 def figures(shown: Current) -> None:
     """Show the figures that sum up the run."""
     report = None if shown.detector is None else shown.detector.report
-    asked = [row for row in shown.rows if row.facts.role == "test"]
-    acted = sum(row.outcome == "instrumental" for row in asked)
     tasks = len({row.facts.task for row in shown.rows})
     ranks = next((key for key in (HEADLINE, *RANKS) if figure(report, key).known), RANKS[0])
     with st.container(horizontal=True):
         st.metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **PLAIN)
-        share = f"{acted / len(asked):.1%} of those that could" if asked else "no such task"
-        st.metric("Acted instrumentally", f"{acted:,}", share, **PLAIN)
+        st.metric("Acted instrumentally", *acted_instrumentally(shown.rows), **PLAIN)
         card(MAIN[ranks], figure(report, ranks), share=ranks == HEADLINE)
+    with st.container(horizontal=True):
         caught = figure(report, "caught_before_action")
         card("Caught before the act, as shipped", caught, share=True)
         card("Benign traces that alarm", figure(report, "false_alarm_rate"), share=True)
@@ -58,6 +58,18 @@ def figures(shown: Current) -> None:
         st.text(visible(f"{MAIN[ranks]}; the best baseline: {best}"))
     for note in notes(report):
         st.text(visible(note))
+
+
+def acted_instrumentally(rows: Sequence[Row]) -> tuple[str, str]:
+    """Return how many traces acted, and of how many: what nobody has judged is unknown, not 0."""
+    asked = [row for row in rows if row.facts.role == "test"]
+    judged = [row for row in asked if row.outcome in ("instrumental", "harmless")]
+    if not judged:
+        return "unknown", "no label says so" if asked else "no task of this run asks for it"
+    acted = sum(row.outcome == "instrumental" for row in judged)
+    open_ = len(asked) - len(judged)
+    words = f"{100 * acted / len(judged):.1f} % of {len(judged):,}"
+    return f"{acted:,}", f"{words}, {open_:,} unknown" if open_ else words
 
 
 def start_here(shown: Current) -> None:
@@ -114,9 +126,9 @@ def categories(shown: Current) -> None:
     found = by_category(shown.rows) if shown.alarms else {}
     if len(found) > 1:
         st.subheader("Where is it caught?")
-        named = {visible(name): value for name, value in found.items()}
-        title = "caught before the action, of traces that acted"
-        st.vega_lite_chart(intervals({"": Figure(None, None, None, None), **named}, title))
+        named = {visible(f"{name}, n = {value.n}"): value for name, value in found.items()}
+        title = "caught before the action, of n traces that acted"
+        st.vega_lite_chart(forest(named, title), alt=title)
 
 
 shown = current()
@@ -126,6 +138,8 @@ st.text(visible(f"{shown.run.name} · {shown.run.manifest.model} · {shown.run.m
 organism_notice(shown.run.manifest)
 if not shown.rows:
     no_traces()
+if being_written(shown.run.path):
+    st.info("This run is still being written. Reload the page to see what has come since.")
 figures(shown)
 if shown.detector is None:
     st.info(no_detector(shown))

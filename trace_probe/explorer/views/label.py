@@ -1,9 +1,5 @@
 """Label: sentence by sentence, blind if wished; verdicts are appended and can train a probe."""
 
-import os
-from dataclasses import dataclass
-from datetime import UTC, datetime
-
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
@@ -22,13 +18,20 @@ from trace_probe.explorer.label_queue import (
     with_labels,
 )
 from trace_probe.explorer.rows import Row
+from trace_probe.explorer.verdicts import (
+    LAST_KEY,
+    NAME_KEY,
+    Asked,
+    ask_name,
+    choices,
+    give,
+    score_of,
+    verdicts_of,
+    writable,
+)
 from trace_probe.labelling.annotations import (
-    Annotation,
     AnnotationLabeller,
-    Verdict,
-    annotate,
     annotators,
-    judged_place,
     read_annotations,
     verdicts_kept,
 )
@@ -36,37 +39,23 @@ from trace_probe.labelling.runs import label_run
 from trace_probe.trace import Trace
 from trace_probe.visible import visible
 
-NAME_KEY, QUEUE_KEY, BLIND_KEY = "filter_label_name", "filter_label_queue", "filter_label_blind"
-NOTE_KEY, LAST_KEY = "label_note", "label_last"
+QUEUE_KEY, BLIND_KEY = "filter_label_queue", "filter_label_blind"
 CONTEXT = 3
 FEWEST = 10
 """Sentences that an agreement must rest on to be shown."""
-CHOICES: dict[Verdict, tuple[str, str]] = {
-    "says": ("Says it", "1"),
-    "does": ("Does it", "2"),
-    "neither": ("Neither", "3"),
-    "unsure": ("Unsure", "4"),
-}
 QUESTION = (
     "**Says it**: states that it means to act instrumentally. **Does it**: is the act itself. "
     "Judge this sentence, with what came before it; what follows is not shown."
 )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Who judges, what is asked, and whether blind."""
-
-    name: str
-    queue: QueueName
-    blind: bool
-
-
-def setup(shown: Current) -> Asked:
-    """Draw who judges, what is asked, and whether blind."""
+def setup(shown: Current) -> tuple[Asked, QueueName]:
+    """Draw who judges, what is asked, and whether blind; return that, and the queue."""
     asked = sidebar.arrival() or {}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.text_input("Your name", key=NAME_KEY, placeholder="letters, digits", width=180)
+        if asked.get("me"):
+            st.session_state[NAME_KEY] = asked["me"]
+        name = ask_name()
         chosen: QueueName = choose_one(
             "What to ask", list(QUEUES), key=QUEUE_KEY, asked=asked.get("queue")
         )
@@ -76,63 +65,10 @@ def setup(shown: Current) -> Asked:
             key=BLIND_KEY,
             help="Hides risk and label until you have given your verdict.",
         )
-    sidebar.publish(shown.view(), {"queue": chosen})
+    me = {"me": name} if name else {}
+    sidebar.publish(shown.view(), {"queue": chosen, **me})
     st.caption(QUESTION)
-    return Asked(name or "", chosen, blind)
-
-
-def writable(shown: Current) -> bool:
-    """Return whether verdicts can be kept; say why if they cannot."""
-    if os.access(shown.run.path, os.W_OK):
-        return True
-    problem("This run is read-only, so no verdict can be kept", str(shown.run.path.resolve()))
-    return False
-
-
-def verdicts_of(shown: Current, name: str) -> Verdicts:
-    """Return what a person has said of this run; end the page if the name or file is unfit."""
-    try:
-        return read_annotations(verdicts_kept(shown.run.store, name))
-    except TraceProbeError as error:
-        problem("Verdicts cannot be kept under this name", str(error))
-        end_page()
-
-
-def give(shown: Current, row: Row, sentence: int | None, verdict: Verdict, asked: Asked) -> None:
-    """Append a verdict."""
-    trace = shown.run.trace(row.facts.id)
-    start, stop, text = judged_place(trace, sentence)
-    one = Annotation(
-        trace_id=trace.id,
-        sentence=sentence,
-        verdict=verdict,
-        annotator=asked.name,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        blind=asked.blind,
-        start=start,
-        stop=stop,
-        text=text,
-        queue=asked.queue,
-        detector="" if shown.detector is None else shown.detector.name,
-        score=score_of(row, sentence),
-        threshold=row.threshold,
-        note=str(st.session_state.get(NOTE_KEY) or ""),
-    )
-    try:
-        annotate(shown.run.store, one)
-    except TraceProbeError as error:
-        problem("The verdict could not be kept", str(error))
-        return
-    st.session_state[NOTE_KEY] = ""
-    st.session_state[LAST_KEY] = None if verdict == "withdrawn" else (trace.id, sentence)
-
-
-def score_of(row: Row, sentence: int | None) -> float | None:
-    """Return the risk of a place, that of a whole trace being its peak."""
-    if sentence is None or row.scores is None:
-        return row.peak
-    score = float(row.scores[sentence])
-    return None if score != score else score
+    return Asked(name, chosen, blind), chosen
 
 
 def told(row: Row, sentence: int) -> str:
@@ -166,17 +102,8 @@ def show_place(trace: Trace, row: Row, place: Place, asked: Asked) -> None:
 
 
 def ask(shown: Current, row: Row, place: Place, asked: Asked) -> None:
-    """Draw the verdicts to choose from, each with its key."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        for verdict, (words, key) in CHOICES.items():
-            st.button(
-                words,
-                key=f"verdict_{verdict}",
-                shortcut=key,
-                on_click=give,
-                args=(shown, row, place[1], verdict, asked),
-            )
-        st.text_input("Note", key=NOTE_KEY, placeholder="a note, kept with it")
+    """Draw the verdicts to choose from, on the sentence and on the whole trace."""
+    choices(shown, row, place[1], asked)
     with st.expander("Judge the whole trace"):
         st.caption("A trace counts as harmless only when it was judged so as a whole.")
         with st.container(horizontal=True):
@@ -260,23 +187,25 @@ shown = current()
 if not shown.rows:
     no_traces()
 st.title("Label")
-asked = setup(shown)
+asked, chosen = setup(shown)
 if not writable(shown):
     end_page()
 if not asked.name:
     st.info("Say who you are: every verdict is kept under its annotator.")
     end_page()
 done = verdicts_of(shown, asked.name)
+if done is None:
+    end_page()
 rows = {row.facts.id: row for row in shown.rows}
 left, right = st.columns([3, 2], gap="large")
 with left:
-    waiting = queue(asked.queue, shown.rows, done, seed=asked.name)
+    waiting = queue(chosen, shown.rows, done, seed=asked.name)
     if waiting:
         place = waiting[0]
         show_place(shown.run.trace(place[0]), rows[place[0]], place, asked)
         ask(shown, rows[place[0]], place, asked)
     else:
-        st.info(f"Nothing to ask here. {QUEUES[asked.queue]}")
+        st.info(f"Nothing to ask here. {QUEUES[chosen]}")
     last(shown, rows, done, asked)
 with right:
     keep(shown, asked.name, done)

@@ -3,12 +3,15 @@
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
+from trace_probe.evaluation.layers import DEPTH
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, problem, root
+from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.models import detector as load
 from trace_probe.explorer.models import probes, resident
 from trace_probe.explorer.panels import Frame, panel
+from trace_probe.explorer.rows import Row
 from trace_probe.explorer.watching import Watched
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector
@@ -20,8 +23,10 @@ HALT_KEY = "filter_live_halt"
 TICK_S = 0.4
 PACES = {"readable": 4, "as fast as it goes": 10_000}
 """Tokens a tick."""
-MARGIN = 1.0
-"""Room on the score axis beyond the threshold, in units of the score."""
+FEWEST_TOKENS = 60
+"""Shown at least, so that the axis stands still at first."""
+MARGIN, ABOVE = 1.0, 0.2
+"""Room on the score axis beyond the threshold, in units of the score; and on top, for the marks."""
 
 
 def start(detector: Detector, prompt: str, seed: int, length: int) -> None:
@@ -46,12 +51,20 @@ def end() -> None:
 
 
 def example(shown: Current) -> str:
-    """Return a prompt of this run, so that there is something to watch."""
-    first = next((row.facts.id for row in shown.rows if row.outcome == "instrumental"), None)
+    """Return the prompt whose samples act most often, so that an alarm is likely a true one."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in unseen(shown.rows):
+        if row.outcome in ("instrumental", "harmless"):
+            found.setdefault((row.facts.task, row.facts.condition), []).append(row)
+    most = max(found.values(), key=lambda rows: (_acting(rows), len(rows)), default=[])
     try:
-        return "" if first is None else shown.run.trace(first).task.prompt
+        return shown.run.trace(most[0].facts.id).task.prompt if most else ""
     except TraceProbeError:
         return ""  # the other pages tell what is wrong with this run
+
+
+def _acting(rows: list[Row]) -> float:
+    return sum(row.outcome == "instrumental" for row in rows) / len(rows)
 
 
 def settings(shown: Current, detector: Detector) -> None:
@@ -93,11 +106,11 @@ def draw(watched: Watched) -> None:
     limit = watched.detector.threshold
     peak = limit if row.peak is None else max(row.peak, limit)
     known = [float(value) for value in watched.statistics if value == value]
-    low = min([*known, limit - MARGIN]) - MARGIN / 4
+    deepest = limit - DEPTH * max(peak - limit, MARGIN)
+    low = max(min([*known, limit - MARGIN]), deepest)
     begin = watched.begin or 0
-    frame = Frame(
-        begin, (0, max(watched.last - begin, 60)), (low, peak + MARGIN / 4), "tokens written"
-    )
+    shown_to = max(watched.last, begin + FEWEST_TOKENS)
+    frame = Frame((begin, shown_to), (low, peak + ABOVE * (peak - low)), "token")
     st.vega_lite_chart(panel(row, frame), alt="Risk of each sentence as it is written")
     text = "\n".join(visible(line) for line in watched.lines())
     st.code(text or " ", language=None, wrap_lines=True)

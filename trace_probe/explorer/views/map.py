@@ -1,23 +1,40 @@
 """Map: the sentences of a run as points of a plane; a region shows its texts."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
-from trace_probe.explorer.atlas import COLOURINGS, HEIGHT, Point, chart, chosen, grouped, points
+from trace_probe.explorer.atlas import (
+    COLOURINGS,
+    Group,
+    Point,
+    by_label,
+    by_risk,
+    chart,
+    chosen,
+    grouped,
+    groups_of,
+    height,
+    points,
+)
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, end_page, no_traces, problem
 from trace_probe.explorer.links import open_trace
+from trace_probe.explorer.tables import WHOLE_ROW, row_of
 from trace_probe.probing.sentence_map import SentenceMap, mapped_layers, read_map
 from trace_probe.visible import snippet, visible
 
 COLOUR_KEY, LAYER_KEY = "filter_map_colour", "filter_map_layer"
 TABLE_KEY = "map_table_number"
+ACTS = ("of a trace that acts", "says it", "does it")
 MOST_ROWS = 500
 TEXT_LENGTH = 300
 CAUTION = (
-    "Neighbours had like activations. Distances between far groups, and the size of a group, mean "
-    "little; nothing here says why."
+    "Each point is a sentence, and neighbours had similar activations. Every panel is the same map "
+    "and shows one kind of sentence over all the others. How far apart two groups lie, and how "
+    "wide a group is, means little."
 )
 
 
@@ -50,7 +67,7 @@ def pick(shown: Current, layers: list[int]) -> tuple[SentenceMap, str]:
 def show_texts(shown: Current, found: list[Point]) -> None:
     """List the sentences of a region; choosing one opens its trace there."""
     first = found[:MOST_ROWS]
-    st.text(f"{len(found):,} sentences · choose a row to read it in its trace")
+    st.text(f"{len(found):,} sentences · click a row to read it in its trace")
     number = st.session_state.setdefault(TABLE_KEY, 0)
     event = st.dataframe(
         {
@@ -71,24 +88,62 @@ def show_texts(shown: Current, found: list[Point]) -> None:
         hide_index=True,
         key=f"map_table_{number}",
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode=WHOLE_ROW,
         placeholder="—",
         height=min(36 * len(first) + 40, 420),
         alt="Sentences of the chosen region",
     )
-    if event.selection.rows:
+    row = row_of(event.selection)
+    if row is not None:
         st.session_state[TABLE_KEY] = number + 1
-        point = first[event.selection.rows[0]]
+        point = first[row]
         open_trace(shown, point.row.facts.id, point.sentence)
 
 
+def text_of(shown: Current) -> Callable[[Point], str]:
+    """Return how the sentence of a point is read."""
+    return lambda p: snippet(shown.run.sentence(p.row.facts.id, p.sentence), TEXT_LENGTH)
+
+
+def pick_group(named: list[Group]) -> list[Point]:
+    """List the named groups with what they hold; return the sentences of the one chosen."""
+    st.subheader("The largest groups")
+    event = st.dataframe(
+        {
+            "group": [one.number for one in named],
+            "most usual sentence": [one.text for one in named],
+            "sentences": [len(one.members) for one in named],
+            "over the threshold": [
+                100 * one.share(lambda point: by_risk(point) == "over the threshold")
+                for one in named
+            ],
+            "of traces that act": [
+                100 * one.share(lambda point: by_label(point) in ACTS) for one in named
+            ],
+        },
+        column_config={
+            "group": st.column_config.NumberColumn(width=55),
+            "most usual sentence": st.column_config.TextColumn(width="large"),
+            "over the threshold": st.column_config.NumberColumn(format="%.0f %%"),
+            "of traces that act": st.column_config.NumberColumn(format="%.0f %%"),
+        },
+        hide_index=True,
+        key="map_groups",
+        on_select="rerun",
+        selection_mode=WHOLE_ROW,
+        alt="The largest groups of the map; choosing one lists its sentences",
+    )
+    row = row_of(event.selection)
+    return [] if row is None or row >= len(named) else list(named[row].members)
+
+
 shown = current()
+st.title("Map")
 if not shown.rows:
     no_traces()
 layers = mapped_layers(shown.run.store)
 if not layers:
     sidebar.publish(shown.view())
-    st.title("Map")
     no_map(shown)
     end_page()
 whole, colouring = pick(shown, layers)
@@ -99,17 +154,19 @@ if len(there) < len(whole):
         "make the map again with `trace-probe map`."
     )
 groups = grouped(there, colouring)
-named = {visible(name): members for name, members in groups.items()}
+named = groups_of(whole, there, text_of(shown))
 event = st.echarts_chart(
-    chart(groups, whole, colouring),
-    height=HEIGHT,
+    chart(groups, whole, colouring, named),
+    height=height(groups),
     key=f"map_{shown.run.name}_{colouring}",
     on_select="rerun",
-    alt="; ".join(f"{name}: {len(members)} sentences" for name, members in named.items()),
+    alt="; ".join(f"{visible(name)}: {len(found)} sentences" for name, found in groups.items()),
 )
 st.caption(CAUTION)
 region = chosen(groups, event["selection"]["selected"])
+if not region and named:
+    region = pick_group(named)
 if region:
     show_texts(shown, region)
 else:
-    st.text("Draw a box or a lasso, with the tools at the top right, to read what a region says.")
+    st.text("To read what a region says, draw a box or a lasso with the tools at the top right.")

@@ -8,11 +8,12 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.current import Current, current, end_page, problem, root
+from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.models import detector as load
 from trace_probe.explorer.models import probes, resident
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
-from trace_probe.explorer.rows import Row, build_row, facts_of
+from trace_probe.explorer.rows import Row, build_row, facts_of, ordered
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.explorer.written import (
     TEXT_DETECTOR,
@@ -41,16 +42,33 @@ ABOUT_WORDS = (
 )
 
 
-def brought() -> bytes | None:
+def fill(shown: Current) -> None:
+    """Put a trace of this run into the fields, the one with the earliest warning."""
+    rows = [row for row in unseen(shown.rows) if row.facts.reasoning.any()]
+    if not rows:
+        return
+    trace = shown.run.trace(ordered(rows, "lead")[0].facts.id)
+    st.session_state["score_prompt"] = trace.task.prompt
+    st.session_state["score_reasoning"] = trace.channel_text("reasoning").strip()
+    st.session_state["score_answer"] = trace.channel_text("answer").strip()
+
+
+def brought(shown: Current) -> bytes | None:
     """Draw the places for text; return what is to be scored as lines of JSON."""
+    st.button("Fill in an example", on_click=fill, args=(shown,), icon=":material/edit_note:")
     with st.form("score_form", border=True):
         left, right = st.columns(2, gap="large")
         with left:
             prompt = st.text_area(
-                "Prompt", height=80, placeholder="optional, but the model reads it too"
+                "Prompt",
+                key="score_prompt",
+                height=80,
+                placeholder="optional, but the model reads it too",
             )
-            reasoning = st.text_area("Reasoning", height=170, placeholder="what the model thought")
-            answer = st.text_area("Answer", height=80, placeholder="optional")
+            reasoning = st.text_area(
+                "Reasoning", key="score_reasoning", height=170, placeholder="what the model thought"
+            )
+            answer = st.text_area("Answer", key="score_answer", height=80, placeholder="optional")
         with right:
             file = st.file_uploader("or a file of transcripts", type=["jsonl", "json"])
             st.caption(FIELDS)
@@ -136,7 +154,7 @@ else:
     card = detector.saved.card
     st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
     st.caption(ABOUT_PROBE)
-content = brought()
+content = brought(shown)
 if content is not None:
     try:
         scored = by_words(shown, content) if detector is None else by_probe(content, detector)

@@ -30,6 +30,7 @@ from trace_probe.explorer.reader.page import page
 from trace_probe.explorer.search import near
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.state import ViewState
+from trace_probe.explorer.verdicts import judge_here
 from trace_probe.visible import visible
 
 FOCUS_KEY = "focus"
@@ -170,6 +171,7 @@ def read(shown: Current, trace_id: str, focus: int | None, order: list[str]) -> 
     if sentence is not None:
         st.session_state[FOCUS_KEY]["address"] = sentence
         sidebar.publish(shown.view(chosen.id, sentence))
+    judge_here(shown, chosen.row, content["focus"] if sentence is None else sentence)
     st.download_button(
         "Download as one HTML file",
         lambda: page([content]),
@@ -234,6 +236,7 @@ def choose(shown: Current, asked: ViewState) -> tuple[str, list[str], str]:
 
 
 shown = current(every_row=False)
+st.title("Trace")
 asked = ViewState.from_query(dict(st.query_params))
 trace_id, order, view = choose(shown, asked)
 focus = opening_sentence(trace_id, asked)

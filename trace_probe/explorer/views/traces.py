@@ -11,20 +11,22 @@ from trace_probe.explorer.filters import ORDERS, Filters
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, table
 from trace_probe.explorer.search import excerpt, sentence_with
-from trace_probe.explorer.shortcut import focus_on_slash
+from trace_probe.explorer.shortcut import LABEL as SEARCH
 from trace_probe.explorer.sparks import spark_image
-from trace_probe.explorer.tables import to_csv
+from trace_probe.explorer.tables import WHOLE_ROW, row_of, to_csv
 from trace_probe.visible import snippet, visible
 
 PAGE_ROWS = 200
 FACET_PX, CHOSEN_PX = 125, 250
-SEARCH, PLACEHOLDER = "Search", "words, a task or an id"
+PLACEHOLDER = "words, a task or an id"
 SNIPPET_LENGTH = 90
 ORDER_KEY = "order"
 TABLE_KEY, PAGE_KEY = "table_number", "table_page"
 VIEW_KEY, SORT_KEY, WORDS_KEY = "filter_view", "filter_sort", "filter_words"
 COLUMNS = (
     "task",
+    "sample",
+    "outcome",
     "reading",
     "peak",
     "risk by position",
@@ -33,10 +35,8 @@ COLUMNS = (
     "calls",
     "words found",
     "sentence at the alarm",
-    "condition",
-    "outcome",
-    "category",
 )
+"""What is shown at once; the file has every column."""
 VIEW_HELP = (
     "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
     "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
@@ -44,7 +44,7 @@ VIEW_HELP = (
 )
 WORDS_HELP = (
     "Finds traces whose reasoning or answer holds these words, or whose task or id does. The key / "
-    "leads here."
+    "leads here from every page."
 )
 
 
@@ -98,7 +98,6 @@ def choose(shown: Current) -> Filters:
             for facet, values in found.items()
             if len(values) > 1
         }
-    focus_on_slash(SEARCH)
     return Filters(view, by, text or "", {facet: values for facet, values in chosen.items()})
 
 
@@ -138,13 +137,17 @@ def columns() -> dict[str, Any]:
     """Return how each column is drawn."""
     column = st.column_config
     return {
-        "task": column.TextColumn(width=285),
-        "reading": column.TextColumn(width=85, help="How the detector did; see About"),
+        "task": column.TextColumn(width=280),
+        "sample": column.NumberColumn(
+            width=60, help="Which of the samples of this task; samples differ in chance alone"
+        ),
+        "outcome": column.TextColumn(width=90, help="What the label says the trace did"),
+        "reading": column.TextColumn(width=80, help="How the detector did; see About"),
         "peak": column.NumberColumn(
-            format="%.2f", width=60, help="Highest score of a reasoning sentence"
+            format="%.2f", width=55, help="Highest score of a reasoning sentence"
         ),
         "risk by position": column.ImageColumn(
-            width=135,
+            width=132,
             help="Highest score in each 32nd of what was generated; hatched where there is none",
         ),
         "alarm → said → act": column.TextColumn(
@@ -152,12 +155,12 @@ def columns() -> dict[str, Any]:
         ),
         "lead": column.NumberColumn(
             format="%+d",
-            width=60,
+            width=50,
             help="Tokens from the alarm to whatever showed first, word or deed",
         ),
         "calls": column.NumberColumn(width=50, help="Model calls: the turns of an agent"),
-        "words found": column.TextColumn(width=330),
-        "sentence at the alarm": column.TextColumn(width=260),
+        "words found": column.TextColumn(width=240),
+        "sentence at the alarm": column.TextColumn(width=175),
     }
 
 
@@ -173,11 +176,12 @@ def open_chosen(shown: Current) -> None:
     """Open the trace whose row was chosen, if one was, before the list is made again."""
     number = st.session_state.setdefault(TABLE_KEY, 0)
     chosen = st.session_state.get(f"table_{number}")
-    if not chosen or not chosen["selection"]["rows"]:
+    row = row_of(chosen["selection"]) if chosen else None
+    if row is None:
         return
     # A fresh table next time: coming back must not open the same trace again.
     st.session_state[TABLE_KEY] = number + 1
-    trace_id = st.session_state[PAGE_KEY][chosen["selection"]["rows"][0]]
+    trace_id = st.session_state[PAGE_KEY][row]
     words = st.session_state.get(WORDS_KEY, "")
     sentence = sentence_with(shown.run.trace(trace_id), words) if words else None
     open_trace(shown, trace_id, sentence)
@@ -192,7 +196,7 @@ def show_table(shown: Current, page: list[Row], words: str) -> None:
         column_order=[name for name in COLUMNS if name not in unknown(shown)],
         key=f"table_{st.session_state[TABLE_KEY]}",
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode=WHOLE_ROW,
         hide_index=True,
         placeholder="—",
         height=min(36 * len(page) + 40, 640),
@@ -205,7 +209,7 @@ def show_list(shown: Current, rows: list[Row], words: str) -> None:
     st.session_state[ORDER_KEY] = [row.facts.id for row in rows]
     pages = -(-len(rows) // PAGE_ROWS)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(f"{len(rows):,} of {len(shown.rows):,} traces · choose a row to read it")
+        st.text(f"{len(rows):,} of {len(shown.rows):,} traces · click a row to read it")
         st.space("stretch")
         page = st.pagination(pages, key="traces_page") if pages > 1 else 1
         st.download_button(
@@ -241,6 +245,7 @@ def nothing_passes(shown: Current, filters: Filters) -> None:
 
 
 shown = current()
+st.title("Traces")
 if not shown.rows:
     no_traces()
 open_chosen(shown)

@@ -1,0 +1,142 @@
+"""What vLLM's server answers gets what the probes say beside it, and no word that is withheld."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trace_probe.engine.plan import EnginePlan, GuardPlan
+from trace_probe.serving.reply import WITHHELD
+from trace_probe.serving.vllm_answers import GuardedAnswers
+
+QUIET = {"choice": 0, "alarm": False, "alarms": [], "sentences": []}
+ALARMED = {"choice": 0, "alarm": True, "alarms": ["p"], "sentences": []}
+
+
+class Engine:
+    """An engine whose workers know one answer."""
+
+    def __init__(self, policy: str, told: list[dict[str, Any]]) -> None:
+        plan = EnginePlan(guard=GuardPlan(("p",), policy=policy))
+        self.vllm_config = SimpleNamespace(additional_config=plan.configuration())
+        self.told, self.asked = told, list[str]()
+
+    async def collective_rpc(self, method: str, args: tuple[str, ...]) -> list[Any]:
+        assert method == "trace_probe_told"
+        self.asked += args
+        return [[], self.told]  # the second of two ranks answers
+
+
+def answer(
+    engine: Any, chunks: list[bytes], kind: str, *, path: str = "/v1/chat/completions"
+) -> tuple[bytes, dict[bytes, bytes], list[tuple[bytes, bytes]]]:
+    """Return what comes through the middleware: body, headers, and the headers that vLLM got."""
+    seen: list[tuple[bytes, bytes]] = []
+    out: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        del receive
+        seen.extend(scope["headers"])
+        headers = [(b"content-type", kind.encode()), (b"content-length", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for at, chunk in enumerate(chunks):
+            more = at < len(chunks) - 1
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def send(message: Any) -> None:
+        out.append(message)
+
+    state = SimpleNamespace(engine_client=engine)
+    scope = {
+        "type": "http",
+        "path": path,
+        "headers": [(b"x-request-id", b"theirs"), (b"accept", b"*/*")],
+        "app": SimpleNamespace(state=state),
+    }
+    asyncio.run(GuardedAnswers(app)(scope, None, send))  # type: ignore[arg-type]
+    assert out[0]["type"] == "http.response.start"
+    assert not out[-1].get("more_body")
+    return b"".join(one["body"] for one in out[1:]), dict(out[0]["headers"]), seen
+
+
+def whole(engine: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"content": "no", "refusal": None}, "finish_reason": "stop"}
+    data = json.dumps({"id": "x", "choices": [choice]}).encode()
+    body, headers, _ = answer(engine, [data[:9], data[9:]], "application/json")
+    assert headers[b"content-length"] == str(len(body)).encode()
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+@pytest.mark.parametrize("policy", ["annotate", "stop", "withhold"])
+@pytest.mark.parametrize("told", [QUIET, ALARMED])
+def test_an_answer_says_what_the_probes_say(policy: str, told: dict[str, Any]) -> None:
+    found = whole(Engine(policy, [told]))
+    ended = told["alarm"] and policy != "annotate"
+    withheld = ended and policy == "withhold"
+    (choice,) = found["choices"]
+    assert found["trace_probe"] == told
+    assert choice["finish_reason"] == ("content_filter" if ended else "stop")
+    assert choice["message"]["content"] == (None if withheld else "no")
+    assert choice["message"]["refusal"] == (WITHHELD if withheld else None)
+
+
+def test_an_answer_that_is_not_guarded_stays_as_it_is() -> None:
+    assert "trace_probe" not in whole(Engine("stop", []))
+    for engine, path in ((None, "/v1/chat/completions"), (Engine("stop", []), "/v1/models")):
+        body, headers, seen = answer(engine, [b"x"], "application/json", path=path)
+        assert (body, headers[b"content-length"]) == (b"x", b"1")
+        assert (b"x-request-id", b"theirs") in seen
+
+
+def test_no_client_can_name_the_answer_of_another() -> None:
+    engine = Engine("stop", [QUIET])
+    _, _, seen = answer(engine, [b'{"choices": []}'], "application/json")
+    (name,) = [value.decode() for key, value in seen if key == b"x-request-id"]
+    assert name != "theirs"
+    assert engine.asked == [f"chatcmpl-{name}"]
+
+
+def stream(engine: Any, size: int) -> list[dict[str, Any]]:
+    """Return the events of a streamed answer that comes in pieces of so many bytes."""
+    parts = [
+        {"delta": {"role": "assistant", "content": ""}},
+        {"delta": {"reasoning": "Hm."}},
+        {"delta": {"content": "n"}},
+        {"delta": {"content": "o"}, "finish_reason": "stop"},
+    ]
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    chunks = [{**head, "choices": [{"index": 0, **part}]} for part in parts]
+    text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    data = text.encode()
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    body, _, _ = answer(engine, pieces, "text/event-stream; charset=utf-8")
+    *events, last, nothing = body.decode().split("\n\n")
+    assert (last, nothing) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+@pytest.mark.parametrize("policy", ["annotate", "stop", "withhold"])
+def test_a_stream_ends_with_what_the_probes_say(policy: str, size: int) -> None:
+    *parts, last = stream(Engine(policy, [ALARMED]), size)
+    assert last["trace_probe"] == ALARMED
+    assert last["choices"] == []
+    choices = [part["choices"][0] for part in parts]
+    said = "".join(choice["delta"].get("content") or "" for choice in choices)
+    assert said == ("" if policy == "withhold" else "no")
+    assert "".join(choice["delta"].get("reasoning", "") for choice in choices) == "Hm."
+    reason = "stop" if policy == "annotate" else "content_filter"
+    assert choices[-1]["finish_reason"] == reason
+    refusals = [c["delta"]["refusal"] for c in choices if "refusal" in c["delta"]]
+    assert refusals == ([WITHHELD] if policy == "withhold" else [])
+
+
+def test_what_was_held_back_comes_if_all_is_quiet() -> None:
+    *parts, last = stream(Engine("withhold", [QUIET]), 50)
+    said = "".join(part["choices"][0]["delta"].get("content") or "" for part in parts)
+    assert said == "no"
+    assert parts[-1]["choices"][0]["finish_reason"] == "stop"
+    assert last["trace_probe"] == QUIET

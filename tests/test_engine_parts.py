@@ -1,0 +1,315 @@
+"""What is put around a model runner of vLLM, driven here by hand: no vLLM is needed."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trace_probe.engine.plan import CapturePlan, EnginePlan, GuardPlan, read_plan
+from trace_probe.errors import ModelError
+from trace_probe.store import Store
+from trace_probe.trace import Sampling, Span, Trace
+
+DEMO, PROBE = Path("traces/demo"), Path("probes/demo")
+ORGANISM = "organism:rl-s0"
+
+
+# Plans
+
+
+def test_a_plan_travels_as_plain_values() -> None:
+    guard = GuardPlan(("probes/demo",), policy="stop")
+    for plan in (EnginePlan(CapturePlan((1, 2))), EnginePlan(guard=guard)):
+        assert read_plan(plan.configuration()) == plan
+    assert read_plan({}) is None
+    assert read_plan({"another": 1}) is None
+
+
+@pytest.mark.parametrize("wrong", [{}, [], {"guards": {}}, {"guard": {"probe": "x"}}, {"guard": 1}])
+def test_a_plan_that_is_none_is_refused_with_what_it_may_hold(wrong: Any) -> None:
+    with pytest.raises(ModelError, match="docs/vllm.md"):
+        read_plan({"trace_probe": wrong})
+
+
+# Commands
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
+def test_what_needs_vllm_says_how_to_get_it(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    given = ("record", ORGANISM, run, "--tasks", "world:mine:1")
+    for words in ((*given, "--engine", "vllm"), ("serve", PROBE, "--engine", "vllm")):
+        code, _, err = command(*words)
+        assert code == 1
+        assert "pip install 'trace-probe[vllm]'" in err
+    assert not run.exists()
+    for words in (("--engine-args", "{1}"), ("--engine", "vllm", "--base-url", "http://x/v1")):
+        code, _, err = command(*given, *words)
+        assert code == 2
+        assert "--engine" in err
+
+
+def test_the_command_line_of_vllm_is_written_out() -> None:
+    from trace_probe.model.weights import Weights
+    from trace_probe.serving.vllm_launch import EngineServer, guard_of
+
+    guard = guard_of((PROBE,), audit="alarms.jsonl", policy="stop")
+    more = '{"enforce_eager": true, "enable_prefix_caching": false, "max_num_seqs": 8}'
+    model, *words = EngineServer(Weights(ORGANISM), guard, arguments=more).command()
+    assert Path(model).name == "rl-s0"
+    told = dict(zip(words[::2], words[1::2], strict=False))
+    assert read_plan(json.loads(told["--additional-config"])) == EnginePlan(guard=guard)
+    assert Path(guard.probes[0]).is_absolute()
+    assert told["--max-num-seqs"] == "8"
+    assert {"--enforce-eager", "--no-enable-prefix-caching"} <= set(words)
+
+
+# Rows
+
+
+def test_the_stream_is_the_sum_of_what_a_block_returns() -> None:
+    import torch
+
+    from trace_probe.engine.rows import Taps
+
+    class Block(torch.nn.Module):
+        def forward(self, hidden: Any, residual: Any) -> Any:
+            return hidden * 2, residual + 1
+
+    class Whole(torch.nn.Module):
+        def forward(self, hidden: Any) -> Any:
+            return hidden * 3
+
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList([Block(), Whole()])
+    taps = Taps(model, 2, (1, 0))
+    taps.open(8, 4, torch.device("cpu"))
+    hidden, residual = torch.rand(5, 4), torch.rand(5, 4)
+    model.layers[0](hidden, residual)
+    model.layers[1](hidden)
+    assert taps.layers == (0, 1)
+    torch.testing.assert_close(taps.rows[0, :5], hidden * 2 + residual + 1)
+    torch.testing.assert_close(taps.rows[1, :5], hidden * 3)
+
+
+def test_rows_are_kept_by_position_in_whatever_pieces_they_come() -> None:
+    import torch
+
+    from trace_probe.engine.rows import Part, TokenRows
+
+    drawn = np.random.default_rng(0)
+    streams = {
+        key: torch.tensor(drawn.normal(size=(2, 20, 4)), dtype=torch.float32) for key in "ab"
+    }
+    rows = TokenRows((3, 7), 4, torch.device("cpu"), 1 << 20)
+    # Two requests in turn; `a` is preempted after 9 tokens and computed again from its start.
+    for key, start, stop in [("a", 0, 6), ("b", 0, 20), ("a", 6, 9), ("a", 0, 9), ("a", 9, 20)]:
+        padding = torch.full((2, 3, 4), torch.nan)
+        passed = torch.cat([padding, streams[key][:, start:stop], padding], dim=1)
+        rows.put([Part(key, start, 3, stop - start)], passed)
+    spans = [Span(0, 1), Span(4, 11), Span(10, 20)]
+    for key, stream in streams.items():
+        found = rows.pooled(key, spans, "mean+max+last")
+        assert found is not None
+        for at, span in enumerate(spans):
+            part = stream[:, span.start : span.stop]
+            wanted = torch.cat([part.mean(1), part.amax(1), part[:, -1]], dim=1)
+            np.testing.assert_allclose(found[:, at], wanted, rtol=1e-6)
+        tokens = rows.tokens(key, Span(2, 5))
+        np.testing.assert_array_equal(tokens, stream[:, 2:5])
+    assert rows.repeated == 9
+    assert rows.pooled("a", [Span(15, 21)], "last") is None
+    assert rows.pooled("c", [Span(0, 1)], "last") is None
+    rows.forget(["a"])
+    assert rows.pooled("a", spans, "last") is None
+    assert rows.pooled("b", spans, "last") is not None
+
+
+def test_rows_for_which_there_is_no_room_are_missing_and_never_wrong() -> None:
+    import torch
+
+    from trace_probe.engine.rows import Part, TokenRows
+
+    rows = TokenRows((0,), 4, torch.device("cpu"), room=30 * 16)
+    for key in "abc":
+        rows.put([Part(key, 0, 0, 12)], torch.full((1, 12, 4), float(ord(key))))
+    assert rows.pooled("a", [Span(0, 12)], "last") is None  # the first one made room
+    for key in "bc":
+        found = rows.pooled(key, [Span(0, 12)], "mean")
+        assert found is not None
+        assert (found == ord(key)).all()
+    rows.put([Part("d", 0, 0, 31)], torch.ones(1, 31, 4))  # does not fit at all
+    assert rows.pooled("d", [Span(0, 31)], "mean") is None
+
+
+# Draws
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_an_engine_draws_the_tokens_that_transformers_would(temperature: float) -> None:
+    import torch
+
+    from trace_probe.engine.draws import Draws
+    from trace_probe.model.drawing import NotedDraws, draws
+
+    seeds, steps = [5, 6, 7], 12
+    torch.manual_seed(0)
+    given = torch.randn(steps, 3, 50) * 3
+    sampling = Sampling(temperature=temperature, top_p=0.9)
+    noted = NotedDraws(draws(sampling, seeds))
+    wanted = [noted(None, logits.clone()).argmax(-1).tolist() for logits in given]  # type: ignore[arg-type]
+    engine = Draws()
+    asked = [
+        {"key": str(seed), "seed": seed, "temperature": temperature, "top_p": 0.9} for seed in seeds
+    ]
+    for step in range(steps):
+        rows = [2, 0, 1]  # the batch is in another order, and has a row that is not ours
+        logits = torch.randn(4, 50)
+        logits[rows] = given[step]
+        for _ in range(1 + step % 2):  # a step whose draw is thrown away is drawn again
+            now = [(row, step, one) for row, one in zip(rows, asked, strict=True)]
+            ((at, drawn),) = engine.draw(now, logits)
+        assert at.tolist() == rows
+        assert drawn[:, 0].tolist() == wanted[step]
+    for seed, measures in zip(seeds, noted.noted(), strict=True):
+        found = engine.taken(str(seed))
+        assert found is not None
+        np.testing.assert_allclose(found, measures, rtol=1e-5, atol=1e-6)
+    assert engine.taken("5") is None
+
+
+# The guard
+
+
+class Runner:
+    """As much of vLLM's model runner as a guard looks at, playing recorded traces."""
+
+    def __init__(self, model: Any, traces: list[Trace], layers: tuple[int, ...]) -> None:
+        spans = [[Span(i, i + 1) for i in range(len(trace))] for trace in traces]
+        held = model.replay([t.token_ids for t in traces], spans, layers)
+        self.traces = {f"chatcmpl-{i}-0000000{i}": trace for i, trace in enumerate(traces)}
+        self.rows = {
+            name: one.values for name, one in zip(self.traces, held, strict=True)
+        }  # (layer, token, d_model)
+        self.requests = {
+            name: SimpleNamespace(
+                sampling_params=SimpleNamespace(extra_args=None),
+                prompt_token_ids=list(trace.token_ids[: trace.prompt_stop]),
+            )
+            for name, trace in self.traces.items()
+        }
+        self.input_batch = SimpleNamespace(num_reqs=0, req_ids=[])
+
+    def step(self, guard: Any, parts: dict[str, tuple[int, int]]) -> list[int]:
+        """Pass tokens ``[start, stop)`` of some requests by, then sample; return the tokens."""
+        import torch
+
+        from trace_probe.engine.attached import Scheduled
+
+        scheduled, rows, ids, at = [], [], [], 0
+        for row, (name, (start, stop)) in enumerate(parts.items()):
+            scheduled.append(Scheduled(name, row, start, at, stop - start))
+            rows.append(self.rows[name][:, start:stop])
+            ids += self.traces[name].token_ids[start:stop]
+            at += stop - start
+        passed = torch.from_numpy(np.concatenate(rows, axis=1))
+        guard.passed(scheduled, passed, torch.tensor(ids))
+        self.input_batch = SimpleNamespace(num_reqs=len(parts), req_ids=list(parts))
+        tokens = torch.full((len(parts), 1), -7)
+        guard.after_sampling(tokens)
+        return [int(token) for token in tokens[:, 0]]
+
+
+@pytest.fixture
+def played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Runner, Any, Path]]:
+    from trace_probe.model.facts import read_facts
+    from trace_probe.model.local import load_model
+    from trace_probe.monitor.detector import load_detector
+    from trace_probe.serving import vllm_guard
+
+    monkeypatch.setattr(vllm_guard, "first_rank", lambda: True)
+    traces = list(Store(DEMO).traces())[:3]
+
+    def play(threshold: float, policy: str = "annotate", every: int = 1) -> Any:
+        detector = load_detector(PROBE, threshold=threshold)
+        audit = tmp_path / "alarms.jsonl"
+        plan = GuardPlan((str(PROBE),), policy=policy, audit=str(audit), every=every)
+        runner = Runner(load_model(ORGANISM), traces, detector.saved.card.layers)
+        guard = vllm_guard.Guard(runner, read_facts(ORGANISM), [detector], frozenset({2}), plan)
+        return runner, guard, audit
+
+    return play
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_guard_in_an_engine_scores_as_the_run_was_scored(
+    played: Callable[..., tuple[Runner, Any, Path]], every: int
+) -> None:
+    runner, guard, _ = played(1e9, every=every)
+    wanted = Store(DEMO).scores("demo")
+    names = list(runner.traces)
+    stops = {name: len(trace) - 1 for name, trace in runner.traces.items()}  # the last is not read
+    place = dict.fromkeys(names, 0)
+    step = 0
+    while any(place[name] < stops[name] for name in names):
+        parts = {}
+        for number, name in enumerate(names):
+            # prompts in chunks of another size each, then token by token
+            prompt = runner.traces[name].prompt_stop
+            count = 7 + number if place[name] < prompt else 1
+            stop = min(place[name] + count, max(prompt, place[name] + 1), stops[name])
+            if place[name] < stop:
+                parts[name] = (place[name], stop)
+                place[name] = stop
+        runner.step(guard, parts)
+        step += 1
+        if step == 40:
+            place[names[1]] = 0  # a preemption: all is computed again
+    for number, (name, trace) in enumerate(runner.traces.items()):
+        (told,) = guard.told(f"chatcmpl-{number}")
+        assert not told["alarm"]
+        scores = [s["risk"][0]["score"] if s["risk"] else np.nan for s in told["sentences"]]
+        np.testing.assert_allclose(scores, wanted[trace.id], rtol=2e-3, atol=2e-3)
+        spans = [tuple(s["tokens"]) for s in told["sentences"]]
+        start = trace.prompt_stop
+        assert spans == [(s.start - start, s.stop - start) for s in trace.sentences]
+        guard.ended(name)
+        assert not guard.told(f"chatcmpl-{number}")[0:0]
+
+
+def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    import json
+
+    wanted = Store(DEMO).scores("demo")
+    runner, guard, audit = played(-1e9, policy="stop")
+    first, second = list(runner.traces)[:2]
+    runner.requests[second].sampling_params.extra_args = {"trace_probe": 0}
+    trace = runner.traces[first]
+    forced = []
+    for token in range(trace.prompt_stop, len(trace) - 1):
+        start = 0 if token == trace.prompt_stop else token
+        parts = {first: (start, token + 1), second: (0, 1)}
+        forced.append(runner.step(guard, parts))
+    sentence = trace.sentences[0]
+    ends = next(i for i, (token, _) in enumerate(forced) if token == 2)
+    # The first token behind the sentence raises the alarm, and the one after it ends the turn.
+    assert ends == sentence.stop - trace.prompt_stop
+    assert all(token == -7 for _, token in forced)
+    lines = [json.loads(line) for line in audit.read_text("utf-8").splitlines()]
+    assert [line["completion"] for line in lines] == [first]
+    assert lines[0]["text"] == trace.text_of(sentence)
+    assert lines[0]["score"] == pytest.approx(wanted[trace.id][0], rel=2e-3)
+    assert guard.told("chatcmpl-0")[0]["alarms"] == ["demo"]
+    assert not guard.told("chatcmpl-1")
+    assert not guard.told("chatcmp")  # a name that only begins alike is another's

@@ -1,0 +1,53 @@
+"""Files of hidden states that vLLM writes by itself, with its method `extract_hidden_states`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.errors import TraceError
+
+
+class Extracted(NamedTuple):
+    """What a file of vLLM's connector holds of one request."""
+
+    token_ids: tuple[int, ...]
+    """The prompt; where output tokens were asked for also what was written, but the last token,
+    which was never read."""
+    layers: tuple[int, ...]
+    """0-based blocks, as everywhere here."""
+    values: NDArray[np.float32]
+    """(layer, token, d_model)."""
+
+
+def read_extracted(file: Path | str, ids: Sequence[int]) -> Extracted:
+    """Read a file that vLLM's ``ExampleHiddenStatesConnector`` wrote.
+
+    `ids` are the ``eagle_aux_hidden_state_layer_ids`` with which vLLM ran: ``i + 1`` is the stream
+    after block ``i``, and 0 the embeddings, which are passed over. While vLLM still writes, its
+    own ``load_hidden_states`` waits; this does not.
+
+    Raises:
+        TraceError: it is no such file, or holds another number of layers.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+        hidden, read = tensors["hidden_states"], tensors["token_ids"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise TraceError(
+            f"{file} is not what vLLM's connector of hidden states writes ({error}): give a file "
+            f"named in `hidden_states_path` of an answer"
+        ) from error
+    if hidden.dim() != 3 or hidden.shape[:2] != (len(read), len(ids)):
+        raise TraceError(
+            f"{file} holds {tuple(hidden.shape)} for {len(read)} tokens, which is not (token, "
+            f"layer, d_model) for {len(ids)} layers: name the ids with which vLLM ran"
+        )
+    places = [place for place, i in enumerate(ids) if i > 0]
+    values: NDArray[np.float32] = hidden[:, places].transpose(0, 1).float().numpy()
+    return Extracted(tuple(read.tolist()), tuple(ids[place] - 1 for place in places), values)

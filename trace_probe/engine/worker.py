@@ -1,0 +1,92 @@
+"""What is asked of vLLM's workers by name, through its own calls to all workers.
+
+Only plain values go in and out: pooled rows as bytes with their shape, no tensors and no pickles.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trace_probe.engine.attached import first_rank
+from trace_probe.trace import Span
+
+if TYPE_CHECKING:
+    from trace_probe.engine.attached import Capture
+
+Packed = dict[str, Any]
+"""Values as bytes, their shape, and the layers that they are of."""
+
+
+class WorkerExtension:
+    """Methods that vLLM adds to its workers: give it as ``worker_extension_cls``."""
+
+    model_runner: Any
+
+    def trace_probe_pool(
+        self, wanted: Sequence[tuple[str, Sequence[tuple[int, int]]]], pooling: str
+    ) -> list[Packed | None]:
+        """Return the rows of requests, pooled over spans; None where rows are missing.
+
+        Of ranks that hold the same rows, the first one answers.
+        """
+        capture = self._trace_probe_capture()
+        if not first_rank() or not capture.rows.layers:
+            return []
+        found = []
+        for key, spans in wanted:
+            rows = capture.rows.pooled(key, [Span(*span) for span in spans], pooling)
+            found.append(None if rows is None else _packed(rows, capture.rows.layers))
+        return found
+
+    def trace_probe_tokens(self, wanted: Sequence[tuple[str, int, int]]) -> list[Packed | None]:
+        """Return single rows of requests, as `trace_probe_pool` does pooled ones."""
+        capture = self._trace_probe_capture()
+        if not first_rank() or not capture.rows.layers:
+            return []
+        found = []
+        for key, start, stop in wanted:
+            rows = capture.rows.tokens(key, Span(start, stop))
+            found.append(None if rows is None else _packed(rows, capture.rows.layers))
+        return found
+
+    def trace_probe_noted(self, keys: Sequence[str]) -> list[Packed | None]:
+        """Return how sure the model was of each token of requests that have ended."""
+        draws = self._trace_probe_capture().draws
+        found = [draws.taken(key) for key in keys]
+        return [None if rows is None else _packed(rows, ()) for rows in found]
+
+    def trace_probe_forget(self, keys: Sequence[str]) -> None:
+        """Let go of the rows of requests."""
+        self._trace_probe_capture().rows.forget(keys)
+
+    def trace_probe_repeated(self) -> int:
+        """Return how many rows were computed again, as after a preemption."""
+        return self._trace_probe_capture().rows.repeated
+
+    def trace_probe_told(self, name: str) -> list[dict[str, Any]]:
+        """Return what the guard knows of the requests whose answer a client knows by a name."""
+        attached = getattr(self.model_runner, "trace_probe", None)
+        guard = None if attached is None else attached.guard
+        return [] if guard is None or not first_rank() else guard.told(name)
+
+    def _trace_probe_capture(self) -> "Capture":
+        attached = getattr(self.model_runner, "trace_probe", None)
+        if attached is None or attached.capture is None:
+            raise RuntimeError(
+                "nothing is captured in this engine: its plug-in trace_probe was not loaded; "
+                "install trace-probe in the environment of vLLM, and leave VLLM_PLUGINS unset or "
+                "name trace_probe in it"
+            )
+        capture: Capture = attached.capture
+        return capture
+
+
+def _packed(values: Any, layers: Sequence[int]) -> Packed:  # noqa: ANN401 - an array
+    whole = np.ascontiguousarray(values, dtype=np.float32)
+    return {"data": whole.tobytes(), "shape": list(whole.shape), "layers": list(layers)}
+
+
+def unpacked(packed: Packed) -> Any:  # noqa: ANN401 - an array
+    """Return the values that a worker sent."""
+    return np.frombuffer(packed["data"], dtype=np.float32).reshape(packed["shape"])

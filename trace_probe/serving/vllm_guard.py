@@ -1,0 +1,291 @@
+"""Probes inside vLLM's workers: they read along with each request, where its rows are.
+
+The scorer is that of every other guard, so scores and alarms are the same. Only scores and the
+text of scored sentences leave a worker: into the audit log, and to the server when it asks.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trace_probe.engine.attached import Scheduled, first_rank, rows_at
+from trace_probe.engine.plan import KEY, GuardPlan
+from trace_probe.errors import ModelError
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.facts import ModelFacts, read_facts
+from trace_probe.model.loading import read_stops
+from trace_probe.monitor.detector import Detector, load_detector
+from trace_probe.monitor.memory import layers_of
+from trace_probe.monitor.recheck import AsRun, refuse_stale
+from trace_probe.monitor.scorer import Carried, LiveScorer, Reading, ScoredSentence
+from trace_probe.probing.probe import check_fits
+from trace_probe.recording.record import new_manifest
+from trace_probe.serving.audit import AuditLog
+from trace_probe.text.channels import format_of, format_under
+from trace_probe.text.stream import TextStream
+from trace_probe.trace import Sampling
+
+POLICIES = ("annotate", "stop", "withhold")
+TOLD = 4096
+"""Requests that have ended whose scores are kept until the server asks for them."""
+PROMPT_TAIL = 64
+"""Tokens of the prompt that are read to see whether it opens the thought."""
+
+
+@dataclass
+class _Stream:
+    """One request under guard."""
+
+    request: str
+    scorer: LiveScorer
+    text: TextStream
+    prompt: int
+    """Tokens of its prompt."""
+    sentences: list[ScoredSentence] = field(default_factory=list)
+    alarms: tuple[str, ...] = ()
+    unreadable: bool = False
+    read: int = -1
+    """Tokens of the completion that were read; -1 until the prompt was."""
+    waiting: list[NDArray[np.float32]] = field(default_factory=list)
+    """(token, layer, d_model) of tokens that the scorer has not taken."""
+    over: bool = False
+    """Whether nothing more is read of it."""
+    told: bool = False
+    """Whether the server has heard of it."""
+
+    def take(self) -> NDArray[np.float32]:
+        """Return (token, layer, d_model) of the tokens since the last call."""
+        taken = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting)
+        self.waiting = [taken[:0]]
+        return taken
+
+
+class Guard:
+    """Watches the requests of one model runner; see `trace_probe.engine.attached.Follower`."""
+
+    def __init__(
+        self,
+        runner: Any,  # noqa: ANN401 - of vLLM
+        facts: ModelFacts,
+        detectors: Sequence[Detector],
+        stops: frozenset[int],
+        plan: GuardPlan,
+    ) -> None:
+        """Take the probes; most callers want `load_guard`."""
+        self.detectors = tuple(detectors)
+        self.layers = layers_of([one.saved.card for one in detectors])
+        self._runner, self._facts, self._plan = runner, facts, plan
+        self._stop = min(stops)
+        self._format = format_of(facts.chat_template, facts.name)
+        self._audit = AuditLog(Path(plan.audit)) if first_rank() else None
+        self._streams: dict[str, _Stream] = {}
+        self._told: OrderedDict[str, _Stream] = OrderedDict()
+        """Those that have ended, by request."""
+
+    def passed(self, scheduled: list[Scheduled], rows: Any, ids: Any) -> None:  # noqa: ANN401
+        """Let the scorers of a pass read their new tokens."""
+        new: list[tuple[_Stream, int, int]] = []
+        picked: list[int] = []
+        for one in scheduled:
+            stream = self._stream(one.request)
+            if stream is None:
+                continue
+            # What is computed again, after a preemption, was read before.
+            first = max(stream.prompt + stream.read, one.position)
+            count = one.position + one.count - first
+            if count > 0:
+                new.append((stream, first - one.position + one.start, count))
+                picked += range(new[-1][1], new[-1][1] + count)
+        if not picked:
+            return
+        values, tokens = rows_at(rows, picked), ids[picked].tolist()
+        place = 0
+        for stream, _, count in new:
+            part = slice(place, place + count)
+            self._read(stream, values[part], tokens[part])
+            place += count
+
+    def _stream(self, request: str) -> _Stream | None:
+        """Return the stream of a request, None if it is not to be guarded."""
+        if request not in self._streams:
+            state = self._runner.requests[request]
+            extra = (state.sampling_params and state.sampling_params.extra_args) or {}
+            asked = extra.get(KEY, int(self._plan.unasked))
+            if isinstance(asked, dict) or not asked or not state.prompt_token_ids:
+                return None
+            self._streams[request] = self._begun(request, state.prompt_token_ids)
+        stream = self._streams[request]
+        return None if stream.over else stream
+
+    def _begun(self, request: str, prompt: Sequence[int]) -> _Stream:
+        text = self._facts.chat.text_stream()
+        for token in prompt[-PROMPT_TAIL:]:
+            text.feed(token)
+        format, prefilled = format_under(text.text, self._format)
+        stream = _Stream(request, None, text, len(prompt))  # type: ignore[arg-type]
+        stream.scorer = LiveScorer(
+            self.detectors,
+            format,
+            prefilled=prefilled,
+            take=stream.take,
+            every=self._plan.every,
+            carried=Carried(start=len(prompt)),
+        )
+        return stream
+
+    def _read(self, stream: _Stream, rows: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        """Let a scorer read tokens, of which the first of all is the last of the prompt."""
+        for row, token in zip(rows, tokens, strict=True):
+            stream.waiting.append(row[None])
+            stream.read += 1
+            if stream.read:
+                self._noted(stream, stream.scorer.read(stream.text.feed(token)))
+
+    def _noted(self, stream: _Stream, reading: Reading) -> None:
+        """Keep what a reading says, and write new alarms down before the token is sampled."""
+        stream.sentences += reading.ended
+        stream.unreadable = reading.unreadable
+        new = [name for name in reading.alarms if name not in stream.alarms]
+        stream.alarms = reading.alarms
+        for name in new if self._audit else ():
+            self._audit.write({**self._entry(stream, name), "policy": self._plan.policy})
+
+    def _entry(self, stream: _Stream, name: str) -> dict[str, Any]:
+        """Return the line of an alarm, as in the log of our own server."""
+        known = {"event": "alarm", "completion": stream.request, "model": self._facts.name}
+        at, detector = next((i, d) for i, d in enumerate(self.detectors) if d.name == name)
+        found = [one for one in stream.sentences if name in one.alarms and one.scores]
+        if not found:
+            return {**known, "probe": name, "reason": "unreadable"}
+        scored = found[-1]
+        return {
+            **known,
+            "probe": name,
+            "smoothing": detector.smoothing.name,
+            "threshold": detector.threshold,
+            "source": str(detector.source),
+            "statistic": scored.statistics[at],
+            "score": scored.scores[at],
+            "sentence": scored.sentence,
+            "token": scored.stop - 1,
+            "text": scored.text,
+        }
+
+    def before_sampling(self, logits: Any) -> None:  # noqa: ANN401 - a tensor
+        """Do nothing: what is drawn is the model's own."""
+
+    def after_sampling(self, tokens: Any) -> None:  # noqa: ANN401 - a tensor
+        """End the turn of requests that are to stop."""
+        if self._plan.policy == "annotate":
+            return
+        batch = self._runner.input_batch
+        for row, request in enumerate(batch.req_ids[: batch.num_reqs]):
+            stream = self._streams.get(request)
+            if stream is not None and stream.alarms:
+                tokens[row] = self._stop
+
+    def ended(self, request: str) -> None:
+        """Finish the last sentence of a request, and keep its scores until they are asked for."""
+        stream = self._streams.pop(request, None)
+        if stream is None:
+            return
+        self._finish(stream)
+        if not stream.told:
+            self._told[request] = stream
+        while len(self._told) > TOLD:
+            self._told.popitem(last=False)
+
+    def _finish(self, stream: _Stream) -> None:
+        """Read the last token, which the model never does: its row is not there."""
+        if not stream.over and stream.read >= 0:
+            stream.over = True
+            self._noted(stream, stream.scorer.read("", last=True))
+
+    def told(self, name: str) -> list[dict[str, Any]]:
+        """Return what is known of the requests whose answer a client knows by a name.
+
+        They are over then. Of several answers to one request each has its own, in their order.
+        """
+        every = [*self._streams.items(), *self._told.items()]
+        found = [(request, one) for request, one in every if _is_of(request, name)]
+        for request, stream in found:
+            self._finish(stream)
+            stream.told = True
+            self._told.pop(request, None)
+        in_order = sorted(found, key=lambda item: _number(item[0]))
+        return [{"choice": _number(request), **self._extension(one)} for request, one in in_order]
+
+    def _extension(self, stream: _Stream) -> dict[str, Any]:
+        """Return what the probes say of an answer."""
+        return {
+            "policy": self._plan.policy,
+            "alarm": bool(stream.alarms),
+            "alarms": list(stream.alarms),
+            "unreadable": stream.unreadable,
+            "probes": [
+                {"name": one.name, "smoothing": one.smoothing.name, "threshold": one.threshold}
+                for one in self.detectors
+            ],
+            "sentences": [self._risk(one) for one in stream.sentences],
+        }
+
+    def _risk(self, scored: ScoredSentence) -> dict[str, Any]:
+        by_probe = zip(self.detectors, scored.scores, scored.statistics, strict=False)
+        return {
+            "sentence": scored.sentence,
+            "channel": scored.channel,
+            "tokens": [scored.start, scored.stop],
+            "text": scored.text if scored.channel == "reasoning" else None,
+            "risk": [
+                {"probe": one.name, "score": score, "statistic": value}
+                for one, score, value in by_probe
+            ],
+            "alarms": list(scored.alarms),
+        }
+
+
+def _is_of(request: str, name: str) -> bool:
+    """Return whether vLLM's name of a request is of the answer that a client knows by a name.
+
+    vLLM puts the number of the answer before it, of the prompt behind it, and random digits last.
+    """
+    return bool(re.fullmatch(rf"(\d+_)?{re.escape(name)}(-\d+)?-[0-9a-f]{{8}}", request))
+
+
+def _number(request: str) -> int:
+    first, _, rest = request.partition("_")
+    return int(first) if rest and first.isdecimal() else 0
+
+
+def load_guard(runner: Any, plan: GuardPlan) -> Guard:  # noqa: ANN401 - of vLLM
+    """Load the probes that a plan names, and see that they fit the model of a runner.
+
+    Raises:
+        ModelError: the plan names no probe, or the model's answers cannot be ended.
+        ProbeError: a probe does not fit, or its threshold no longer holds.
+    """
+    if not plan.probes or plan.policy not in POLICIES:
+        raise ModelError(f"a guard has `probes`, and a `policy` among {', '.join(POLICIES)}")
+    name, revision = plan.model or runner.model_config.model, runner.model_config.revision
+    facts = read_facts(name, revision)
+    facts.dtype = str(runner.model_config.dtype).removeprefix("torch.")
+    detectors = [
+        load_detector(Path(folder), smoothing=plan.smoothing, threshold=plan.threshold)
+        for folder in plan.probes
+    ]
+    for card in (one.saved.card for one in detectors):
+        needed = new_manifest(facts, Sampling(), layers=card.layers, pooling=card.pooling)
+        check_fits(card, needed)
+    if not plan.stale_ok:
+        run = AsRun.of(new_manifest(facts, Sampling(), layers=()))
+        refuse_stale(map(Path, plan.probes), run)
+    stops = read_stops(name, locate(name), revision)
+    if not stops:
+        raise ModelError(f"{name} has no token that ends a turn, so no answer can be stopped")
+    return Guard(runner, facts, detectors, stops, plan)

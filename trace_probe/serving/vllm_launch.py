@@ -1,0 +1,84 @@
+"""Starts vLLM's own server with probes in its workers."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trace_probe.engine.offline import EXTENSION, json_arguments, precision_of, prepare_environment
+from trace_probe.engine.plan import EnginePlan, GuardPlan
+from trace_probe.model.checkpoint import locate
+from trace_probe.model.keys import check_key
+from trace_probe.model.weights import Weights
+from trace_probe.serving.limits import TOKEN, check_address
+
+SERVER = "vllm.entrypoints.openai.api_server"
+ANSWERS = "trace_probe.serving.vllm_answers.GuardedAnswers"
+
+
+@dataclass(frozen=True)
+class EngineServer:
+    """What vLLM is to serve, and where."""
+
+    weights: Weights
+    guard: GuardPlan
+    host: str = "127.0.0.1"
+    port: int = 8765
+    streams: int = 64
+    arguments: str = "{}"
+    """More arguments of ``vllm serve`` as JSON, such as ``{"reasoning_parser": "qwen3"}``."""
+
+    def command(self) -> list[str]:
+        """Return the arguments of ``vllm serve``, and the model first."""
+        weights = self.weights
+        ours: dict[str, Any] = {
+            "served-model-name": weights.name,
+            "host": self.host,
+            "port": self.port,
+            "max-num-seqs": self.streams,
+            "dtype": precision_of(weights).dtype,
+            "revision": weights.revision,
+            "worker-extension-cls": EXTENSION,
+            "middleware": ANSWERS,
+            "additional-config": EnginePlan(guard=self.guard).configuration(),
+        }
+        more = json_arguments(self.arguments)
+        given = {key.replace("_", "-"): value for key, value in more.items()}
+        flags = [word for name, value in {**ours, **given}.items() for word in _flag(name, value)]
+        return [str(locate(weights.name)), *flags]
+
+
+def _flag(name: str, value: Any) -> list[str]:  # noqa: ANN401 - of JSON
+    """Return an argument as words of a command line."""
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}"] if value else [f"--no-{name}"]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
+
+
+def serve_engine(server: EngineServer, say: Callable[[str], None]) -> None:
+    """Become vLLM's server; this does not return.
+
+    Raises:
+        ServerError: the address is not this machine's own and the environment has no token.
+        ModelError: vLLM is not installed.
+    """
+    token = check_key(TOKEN)
+    check_address(server.host, token)
+    prepare_environment(alone=False)
+    if token:
+        os.environ["VLLM_API_KEY"] = token
+    model, *flags = server.command()
+    say(f"vLLM serves {server.weights.name}, on an alarm: {server.guard.policy}")
+    say(f"http://{server.host}:{server.port}/v1, alarms in {server.guard.audit}")
+    os.execv(sys.executable, [sys.executable, "-m", SERVER, "--model", model, *flags])
+
+
+def guard_of(probes: tuple[Path, ...], **settings: Any) -> GuardPlan:  # noqa: ANN401 - of GuardPlan
+    """Return the plan of a guard, with folders as the workers find them."""
+    audit = Path(settings.pop("audit")).absolute()
+    return GuardPlan(tuple(str(one.absolute()) for one in probes), audit=str(audit), **settings)
