@@ -232,8 +232,7 @@ def recheck(
         NotEnoughData: the runs share no task that the probe did not learn from.
         ProbeError: the probe cannot read a run.
     """
-    learned = set(detector.saved.card.training_tasks)
-    sides = [_corpus(store, detector, labeller, learned) for store in (before, after)]
+    sides = [unseen(store, detector, labeller) for store in (before, after)]
     texts = [_texts(side) for side in sides]
     if texts[1].items() <= texts[0].items():
         sides[0] = sides[0].where(lambda trace: trace.id in texts[1])
@@ -334,12 +333,13 @@ def _verdict(found: Recheck) -> Verdict:
     return "holds" if promised and not _open(found) else UNSURE
 
 
-def _corpus(store: Store, detector: Detector, labeller: str | None, learned: set[str]) -> Corpus:
+def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Corpus:
     """Return the traces of a run that a probe did not learn from, with what it reads of them."""
     card = detector.saved.card
     check_shape(card, store.manifest)
     own = card.labeller if card.labeller in store.labellers() else None
     corpus = load_corpus(store, labeller or own, ()).aimed(card.target)
+    learned = set(card.training_tasks)
     traces = tuple(one for one in store.traces() if one.task.id not in learned)
     return Corpus(traces, corpus.labels, load_matrix(store, traces, card.layers))
 
