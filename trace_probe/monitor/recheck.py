@@ -17,11 +17,11 @@ The verdict is the first of these that applies:
 
     holds         in 20 traces or more, no score moved by more than `margin` times their spread:
                   where scores lie about like a bell, no rate then moves by so much
-    degraded      the ranking fell by `loss` or more, and its whole interval lies below 0:
-                  no threshold brings it back, train again
-    stale         a rate is above its promise and above what it was, with its whole interval; or
-                  what is caught fell by `loss` or more, its whole interval below 0: calibrate
-                  again on a run from after the change
+    degraded      the ranking fell by `loss` or more, its whole 99.9 % interval below 0: no
+                  threshold brings it back, train again
+    stale         a rate is above its promise with its whole interval, and above what it was with
+                  its whole 99.9 % interval; or what is caught fell by `loss` or more, its whole
+                  99.9 % interval below 0: calibrate again on a run from after the change
     holds         each rate is within its promise, or rose by no more than `margin`, and neither
                   what is caught nor the ranking fell by more than `loss`; all with whole intervals
     cannot tell   the traces are too few for any of these: record more tasks

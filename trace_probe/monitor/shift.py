@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from trace_probe.statistics.bootstrap import SAME, Metric, Resampled, Values, rate, ratio
 
+WIDER = 3.2905 / 1.96
+"""How many times as wide a 99.9 % interval is as a 95 % one, of what is about normal."""
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -28,7 +31,7 @@ class Shift:
             and self.after is not None
             and self.shift is not None
             and self.after.above(self.promised)
-            and self.shift.above(0.0)
+            and _surely(self.shift) > 0
         )
 
     def kept(self, margin: float) -> bool:
@@ -40,7 +43,7 @@ class Shift:
 
     def fell(self, loss: float) -> bool:
         """Return whether a figure fell by so much, and surely fell."""
-        return self.shift is not None and self.shift.estimate <= -loss and self.shift.below(0.0)
+        return self.shift is not None and self.shift.estimate <= -loss and _surely(self.shift) < 0
 
     def stayed(self, loss: float) -> bool:
         """Return whether a figure surely fell by no more than so much."""
@@ -57,6 +60,18 @@ class Shift:
         value = self.shift.estimate
         reach = max(value - self.shift.lower, self.shift.upper - value)
         return reach / limit if value == 0 else (2 * reach / limit) ** 2
+
+
+def _surely(shift: Metric) -> float:
+    """Return the end that is nearer to 0 of the 99.9 % interval, 0 if it holds 0 or is not known.
+
+    Each recheck looks at four figures, and a change that did nothing must not be called one.
+    """
+    if not shift.has_interval:
+        return 0.0
+    lower = shift.estimate - WIDER * (shift.estimate - shift.lower)
+    upper = shift.estimate + WIDER * (shift.upper - shift.estimate)
+    return max(lower, 0.0) or min(upper, 0.0)
 
 
 @dataclass(frozen=True)
