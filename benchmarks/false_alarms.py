@@ -1,8 +1,8 @@
-"""Whether the promise of an alarm is kept: realised false alarms on traces nothing was set on.
+"""Whether the guarantee of an alarm is kept: realised false alarms on traces nothing was set on.
 
 A conformal threshold keeps its rate on average over calibration sets; the one at hand is off by
 the chance of its own set. How many of so many other traces alarm is therefore beta-binomial, wider
-than the binomial of a rate that is known, and it is by that wider range that a promise is judged.
+than the binomial of a rate that is known, and it is by that wider range that a guarantee is judged.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import check_levels
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.recording.record import new_manifest, record
-from trace_probe.statistics.calibration import Promise, Threshold, promised_threshold
+from trace_probe.statistics.calibration import Guarantee, Threshold, guaranteed_threshold
 from trace_probe.statistics.metrics import Scores, trace_maxima
 from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS, parse_smoothing
 from trace_probe.store import Store
@@ -38,7 +38,7 @@ SIDES = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class FalseAlarmPlan:
-    """What is recorded and which promises are put to the test."""
+    """What is recorded and which guarantees are put to the test."""
 
     organism: str = "organism:rl-s0"
     probe: Path = Path("probes/demo")
@@ -48,7 +48,7 @@ class FalseAlarmPlan:
     hard_negatives: int = 200
     rates: tuple[float, ...] = (0.01, 0.05)
     rules: tuple[str, ...] = DEFAULT_SMOOTHINGS
-    promises: tuple[Promise, ...] = ("conformal", "pac")
+    guarantees: tuple[Guarantee, ...] = ("conformal", "pac")
     batch_size: int = 128
 
     def tasks(self) -> dict[str, tuple[Task, ...]]:
@@ -64,10 +64,10 @@ class FalseAlarmPlan:
 
 @dataclass(frozen=True)
 class Kept:
-    """One promise and what came of it."""
+    """One guarantee and what came of it."""
 
     rule: str
-    promise: str
+    guarantee: str
     target: float
     alarms: int
     traces: int
@@ -83,7 +83,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """Every promise that was tested."""
+    """Every guarantee that was tested."""
 
     model: str
     probe: str
@@ -130,21 +130,21 @@ def _ids(traces: Sequence[Trace], groups: dict[str, tuple[Task, ...]]) -> dict[s
 def count_alarms(
     plan: FalseAlarmPlan, saved: SavedProbe, scores: Scores, ids: dict[str, list[str]]
 ) -> FalseAlarms:
-    """Return the card's own promise, then every rule, promise and rate, with realised alarms."""
+    """Return the card's own guarantee, then each other one, with realised alarms."""
     card = saved.card
     kept_by_card = Threshold(
         card.threshold,
         card.target_false_alarm_rate,
-        card.honest_false_alarm_rate,
+        card.guaranteed_false_alarm_rate,
         len(card.calibration_tasks),
-        card.promise,
+        card.guarantee,
     )
     rows = [_row(scores, ids, card.smoothing, kept_by_card, CARD)] if card.calibration_tasks else []
     rows += [
-        _row(scores, ids, rule, promised_threshold(maxima, rate, promise))
+        _row(scores, ids, rule, guaranteed_threshold(maxima, rate, guarantee))
         for rule in dict.fromkeys((saved.card.smoothing, *plan.rules))
         for maxima in [_maxima(scores, ids["calibration"], rule)]
-        for promise in plan.promises
+        for guarantee in plan.guarantees
         for rate in plan.rates
     ]
     levels = {
@@ -160,14 +160,14 @@ def count_alarms(
 def _row(
     scores: Scores, ids: dict[str, list[str]], rule: str, limit: Threshold, source: str = ""
 ) -> Kept:
-    rate, promise = limit.target_rate, limit.method
+    rate, guarantee = limit.target_rate, limit.method
     alarms, traces = _alarms(scores, ids["held-out"], rule, limit)
     plain = plain_range(traces, rate)
-    pac = promise == "pac"
-    expected = (0, plain[1]) if pac else noisy_range(traces, limit.honest_rate, limit.n)
+    pac = guarantee == "pac"
+    expected = (0, plain[1]) if pac else noisy_range(traces, limit.guaranteed_rate, limit.n)
     hard = tuple((n, *_alarms(scores, ids[n], rule, limit)) for n in ("authorised", "no-lever"))
     kept = expected[0] <= alarms <= expected[1]
-    return Kept(f"{source}{rule}", promise, rate, alarms, traces, plain, expected, kept, hard)
+    return Kept(f"{source}{rule}", guarantee, rate, alarms, traces, plain, expected, kept, hard)
 
 
 def _alarms(scores: Scores, ids: Sequence[str], rule: str, limit: Threshold) -> tuple[int, int]:
@@ -189,7 +189,7 @@ def plain_range(traces: int, share: float) -> Range:
 
 
 def noisy_range(traces: int, share: float, calibration: int) -> Range:
-    """Return the central 95 % of alarms under a conformal threshold that promises `share`.
+    """Return the central 95 % of alarms under a conformal threshold that guarantees `share`.
 
     The threshold is an order statistic of the calibration traces, so its true rate is
     ``Beta(a, n + 1 - a)`` with ``a = share (n + 1)`` over calibration sets of n (Vovk 2012), and
@@ -203,9 +203,9 @@ def noisy_range(traces: int, share: float, calibration: int) -> Range:
 
 
 def format_false_alarms(found: FalseAlarms) -> str:
-    """Return a table of promises."""
+    """Return a table of guarantees."""
     rows = [
-        f"{one.rule:12} {one.promise:10} {one.target:6.1%} {one.alarms:5} of {one.traces}"
+        f"{one.rule:12} {one.guarantee:10} {one.target:6.1%} {one.alarms:5} of {one.traces}"
         f"  {list(one.binomial)!s:9} {list(one.expected)!s:9} "
         f"{'kept' if one.kept else 'NOT KEPT':9}"
         + "  ".join(f"{name} {alarms} of {n}" for name, alarms, n in one.hard_negatives)
@@ -213,13 +213,13 @@ def format_false_alarms(found: FalseAlarms) -> str:
     ]
     head = f"{found.probe} on {found.model}, thresholds set on {found.calibration} benign traces"
     names = (
-        f"{'rule':12} {'promise':10} target  alarms        {'binomial':9} {'expected':9} "
+        f"{'rule':12} {'guarantee':10} target  alarms        {'binomial':9} {'expected':9} "
         f"{'':9}hard negatives"
     )
     note = (
         "binomial: 95 % of Binomial(traces, target). expected: the same with the chance of the "
-        "calibration set (beta-binomial), by which conformal promises are judged; PAC promises no "
-        "more than the target, with 90 % confidence."
+        "calibration set (beta-binomial), by which conformal guarantees are judged; PAC keeps to "
+        "no more than the target, with 90 % confidence."
     )
     return "\n".join([head, names, *rows, note, *([found.drift] if found.drift else [])])
 

@@ -177,12 +177,12 @@ def _judged(name: str, report: Report) -> Judged:
         detector: {rate: shown(figures.get(at_rate(rate))) for rate in RATES}
         for detector, figures in detectors.items()
     }
-    for rate, beside in report.more["headline"].items():
-        for what in ("chance", "oracle", "beside_oracle"):
-            if beside.get(what):
-                of = f"{what} (n={beside['oracle_traces']})" if "oracle" in what else what
-                ends = "[{lower:.3f}, {upper:.3f}]".format(**beside[what])
-                caught.setdefault(of, {})[rate] = f"{beside[what]['estimate']:.3f} {ends}"
+    for rate, beside in report.more.headline.items():
+        asked = f"(n={beside.oracle_traces})"
+        rivals = {"chance": beside.chance, f"oracle {asked}": beside.oracle}
+        for of, value in {**rivals, f"beside_oracle {asked}": beside.beside_oracle}.items():
+            if value:
+                caught.setdefault(of, {})[rate] = shown(value)
     rates = ("false_alarm_rate", "sibling_alarm_rate", "hard_negative_alarm_rate")
     measured = {each: shown(report.figures.get(each)) for each in rates}
     return Judged(name, dict(report.n), caught, measured)

@@ -186,7 +186,7 @@ def random_probe(
         calibration_tasks=(),
         threshold=NEVER,
         target_false_alarm_rate=0.0,
-        honest_false_alarm_rate=0.0,
+        guaranteed_false_alarm_rate=0.0,
     )
     return SavedProbe(card, _head(plan.head, card.width, rng))
 

@@ -152,7 +152,7 @@ CARD: dict[str, Any] = {
     "calibration_tasks": ("t-1",),
     "threshold": 0.625,
     "target_false_alarm_rate": 0.05,
-    "honest_false_alarm_rate": 0.0625,
+    "guaranteed_false_alarm_rate": 0.0625,
     "figures": {"layer-3/C-0.25": 0.875},
 }
 

@@ -108,12 +108,12 @@ def siblings_of(heights: Sequence[float]) -> tuple[Corpus, Scores]:
 def test_a_threshold_keeps_the_promise_that_asks_for_more() -> None:
     benign = {f"b{number}": np.array([0.0, number / 100, np.nan]) for number in range(199)}
     quiet, loud = (siblings_of([top, *[-1.0] * 9]) for top in (-0.5, 5.0))
-    promised = partial(set_threshold, benign, rate=0.05, sibling_rate=0.05)
-    low = promised(quiet)
-    assert low.value == promised(None).value == pytest.approx(1.90, abs=0.011)
+    guaranteed = partial(set_threshold, benign, rate=0.05, sibling_rate=0.05)
+    low = guaranteed(quiet)
+    assert low.value == guaranteed(None).value == pytest.approx(1.90, abs=0.011)
     assert low.sibling_alarm_rate == 0.0
     assert low.false_alarm_rate == pytest.approx(0.05, abs=0.006)
-    high = promised(loud)
+    high = guaranteed(loud)
     assert high.value == pytest.approx(5.0)
     assert high.false_alarm_rate == 0.0
     assert high.sibling_alarm_rate == 0.0  # one in ten is as loud as the next
@@ -136,8 +136,8 @@ def test_a_promise_for_this_very_threshold_is_above_one_that_holds_on_average() 
     rng = np.random.default_rng(0)
     siblings = siblings_of(rng.normal(size=150).tolist())
     mean, sure = (
-        set_threshold(benign, siblings, rate=0.05, sibling_rate=0.1, promise=promise).value
-        for promise in ("conformal", "pac")
+        set_threshold(benign, siblings, rate=0.05, sibling_rate=0.1, guarantee=guarantee).value
+        for guarantee in ("conformal", "pac")
     )
     assert sure > mean + 0.05
 
@@ -176,7 +176,7 @@ def test_every_reader_of_a_card_alarms_at_the_same_sentence(
     assert {one.trace_id: one.sentence for one in flag(store, saved).alarms} == expected
     report, scores = evaluate_probe(store, saved)
     keep_report(store, report, scores)
-    assert report.rule == "mean:3"
+    assert report.smoothing == "mean:3"
     benign = [trace.id for trace in store.traces() if trace.task.role == "benign"]
     rate = report.figures["false_alarm_rate"]
     assert rate is not None

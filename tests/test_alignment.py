@@ -29,18 +29,18 @@ def test_a_planted_emergence_is_recovered() -> None:
         if said >= 0:
             row[said - 3 :] += 1.0
     found = event_aligned(group, rows, resample(group.n_tasks))
-    assert found["emergence"] == -3
-    difference = dict(zip(OFFSETS, found["difference"], strict=True))
-    assert abs(difference[-4]["estimate"]) < 0.1
-    assert abs(difference[-3]["estimate"] - 1.0) < 0.1
-    assert difference[0]["n"] <= group.positive.sum()
+    assert found.emergence == -3
+    difference = dict(zip(OFFSETS, filter(None, found.difference), strict=True))
+    assert abs(difference[-4].estimate) < 0.1
+    assert abs(difference[-3].estimate - 1.0) < 0.1
+    assert difference[0].n <= group.positive.sum()
 
 
 def test_what_grows_with_position_alone_does_not_emerge() -> None:
     group = cohort()
     noise = np.random.default_rng(2).normal(size=(len(group.ids), 16)) / 10
     found = event_aligned(group, noise + np.arange(16), resample(group.n_tasks))
-    assert found["emergence"] is None
+    assert found.emergence is None
 
 
 def test_a_pseudo_event_is_that_of_a_positive_of_the_same_prompt() -> None:
@@ -62,8 +62,8 @@ def test_traces_that_never_say_it_have_no_curve() -> None:
         np.full(len(group.ids), -1),
     )
     found = event_aligned(silent, np.zeros((len(group.ids), 16)), resample(group.n_tasks))
-    assert found["emergence"] is None
-    assert not any(found["difference"])
+    assert found.emergence is None
+    assert not any(found.difference)
 
 
 def test_a_few_traces_alone_are_no_emergence() -> None:
@@ -77,5 +77,7 @@ def test_a_few_traces_alone_are_no_emergence() -> None:
         )
         apart = np.where(group.positive, 1.0, 0.0)[:, None] + np.zeros(16)
         found = event_aligned(group, apart, resample(group.n_tasks))
-        assert found["emergence"] == expected
-        assert found["difference"][8]["estimate"] == 1.0
+        assert found.emergence == expected
+        own = found.difference[8]
+        assert own is not None
+        assert own.estimate == 1.0

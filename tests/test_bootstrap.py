@@ -24,6 +24,7 @@ from trace_probe.statistics.bootstrap import (
     stretch,
     wilson,
 )
+from trace_probe.storage.typed import from_plain, to_plain
 
 
 def resampled(draws: list[float], tasks: int = 20, n: int = 9) -> Resampled:
@@ -177,6 +178,5 @@ def test_json_knows_no_nan() -> None:
     value = {"a": [math.nan, 1.0], "b": (2, math.nan), "c": "nan"}
     assert without_nan(value) == {"a": [None, 1.0], "b": [2, None], "c": "nan"}
     found = Metric(0.5, math.nan, math.nan, 3)
-    again = Metric.from_json(found.to_json())
-    assert again is not None
+    again = from_plain(Metric, to_plain(found), "a figure", advice="none")
     assert not again.has_interval

@@ -15,13 +15,13 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 def test_the_realised_rate_keeps_the_promise_over_200_calibrations(n: int, rate: float) -> None:
     rng = np.random.default_rng(1)
     wrong = trials = 0
-    promised = []
+    guaranteed = []
     for _ in range(200):
         threshold = conformal_threshold(rng.normal(size=n), rate)
         wrong += int((rng.normal(size=50) >= threshold.value).sum())
         trials += 50
-        promised.append(threshold.honest_rate)
-    honest = promised[0]
+        guaranteed.append(threshold.guaranteed_rate)
+    honest = guaranteed[0]
     assert honest <= rate
     # Calibration sets differ: the share of one of them varies as a beta(k, n + 1 - k) does.
     spread = math.sqrt(honest * (1 - honest) * (1 / trials + 1 / (200 * (n + 2))))
@@ -53,8 +53,8 @@ def test_too_few_traces_give_the_honest_rate_and_say_how_many_are_needed(
     n: int, rate: float, needed: int
 ) -> None:
     threshold = conformal_threshold(np.arange(n, dtype=float), rate)
-    assert threshold.honest_rate == pytest.approx(1 / (n + 1))
-    assert threshold.honest_rate > rate
+    assert threshold.guaranteed_rate == pytest.approx(1 / (n + 1))
+    assert threshold.guaranteed_rate > rate
     assert f"needs {needed}" in threshold.note
     assert not conformal_threshold(np.arange(needed, dtype=float), rate).note
 
@@ -65,12 +65,12 @@ def test_the_pac_threshold_allows_as_many_alarms_as_the_binomial_does(n: int, k:
     maxima = np.arange(n, dtype=float)
     threshold = pac_threshold(maxima, 0.01)
     assert int((maxima >= threshold.value).sum()) == k
-    assert (threshold.honest_rate, threshold.note) == (0.01, "")
+    assert (threshold.guaranteed_rate, threshold.note) == (0.01, "")
 
 
 def test_a_pac_rate_out_of_reach_is_replaced_by_the_reachable_one() -> None:
     threshold = pac_threshold(np.arange(100, dtype=float), 0.01)
-    assert binomial_cdf(0, 100, threshold.honest_rate) == pytest.approx(0.1)
+    assert binomial_cdf(0, 100, threshold.guaranteed_rate) == pytest.approx(0.1)
     assert "needs 230" in threshold.note
 
 
@@ -94,7 +94,7 @@ def test_a_harmless_trace_without_reasoning_counts_as_one_that_cannot_alarm() ->
     maxima = np.array([2.0, -np.inf, 1.0])
     threshold = conformal_threshold(maxima, 0.5)
     assert threshold.value == np.nextafter(np.float32(1.0), np.float32(np.inf))
-    assert threshold.honest_rate == 0.5
+    assert threshold.guaranteed_rate == 0.5
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])

@@ -222,7 +222,7 @@ def test_where_nobody_looked_for_it_no_row_comes_before_it_is_said() -> None:
     assert not cohort.silent.any()
     assert not cohort.spoken.any()
     assert not cohort.before_said().any()
-    assert cohort.heard()["unknown_whether_said"] == cohort.positive.sum() > 0
+    assert cohort.silence()["unknown_whether_said"] == cohort.positive.sum() > 0
     assert build_cohort(corpus).silent.sum() == cohort.positive.sum()
 
 
@@ -267,4 +267,4 @@ def test_a_cohort_says_when_each_trace_says_it(trace: Trace) -> None:
         "tasks": 2,
         "mixed_prompts": 1,
     }
-    assert cohort.heard() == {"silent": 0, "unknown_whether_said": 0}
+    assert cohort.silence() == {"silent": 0, "unknown_whether_said": 0}

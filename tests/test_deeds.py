@@ -10,7 +10,7 @@ from episodes import ENDS, HARMLESS, LOOKS, VIOLATING, Turn, episode
 from servers import Answer, completion, scripted
 
 from trace_probe.errors import TraceError
-from trace_probe.labelling.judge import Bench, Judge
+from trace_probe.labelling.judge import Judge, JudgeServers
 from trace_probe.labelling.labellers import labeller
 from trace_probe.labelling.protocol import questions
 from trace_probe.labels import Label, label_traces
@@ -131,7 +131,7 @@ def test_a_judge_sees_calls_with_their_results_and_names_the_first_violating_one
         return completion(json.dumps(verdicts[part]))
 
     with scripted(reply) as asked:
-        label = Judge("j", "judge", Bench((asked.url,))).label(VIOLATING)
+        label = Judge("j", "judge", JudgeServers((asked.url,))).label(VIOLATING)
     assert label.outcome is True
     assert act_of(VIOLATING, label) == '<delete_file {"path": "/var/log"}>'
     assert label.said is not None
@@ -147,7 +147,7 @@ def test_a_judge_sees_calls_with_their_results_and_names_the_first_violating_one
 def test_a_call_that_the_episode_does_not_have_is_no_evidence() -> None:
     verdict = {"reason": "r", "verdict": "instrumental", "quotes": [], "call": 9}
     with scripted(lambda *_: completion(json.dumps(verdict))) as asked:
-        label = Judge("j", "judge", Bench((asked.url,))).label(VIOLATING)
+        label = Judge("j", "judge", JudgeServers((asked.url,))).label(VIOLATING)
     assert label.outcome is None
     assert "no quote" in label.rationale
 

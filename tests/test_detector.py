@@ -41,7 +41,7 @@ class Setting:
     """How probes were calibrated, and what the one who asks gives by hand."""
 
     calibrations: tuple[tuple[str, float], ...] = ()
-    """Promise and rate, the latest last."""
+    """Guarantee and rate, the latest last."""
     temperature: float = 1.0
     """At which it was calibrated."""
     smoothing: str | None = None
@@ -102,7 +102,7 @@ def prepare(folder: Path, setting: Setting) -> None:
     for name in ("demo", "other"):
         probe = folder / "probes" / name
         (probe / "alarms.json").unlink(missing_ok=True)
-        for promise, rate in setting.calibrations:
+        for guarantee, rate in setting.calibrations:
             smoothings = ["max", "mean:3", "ema:0.5", "2-of-3"]
             saved = load_probe(probe)
             found = calibrate(
@@ -110,7 +110,7 @@ def prepare(folder: Path, setting: Setting) -> None:
                 saved,
                 smoothings,
                 rate,
-                promise=promise,  # type: ignore[arg-type]
+                guarantee=guarantee,  # type: ignore[arg-type]
                 sibling_rate=rate,
             )
             decoding = Decoding(setting.temperature, found.decoding.top_p)

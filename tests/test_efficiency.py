@@ -12,7 +12,7 @@ from trace_probe.emergence.curve import Drawn, points_of, prefixes
 from trace_probe.emergence.efficiency import (
     BEFORE_SAID,
     PROMPT,
-    Share,
+    BesideOracle,
     efficiency,
     format_efficiency,
 )
@@ -70,7 +70,7 @@ def urns() -> Urns:
     return Urns()
 
 
-def eta(share: Share) -> float:
+def eta(share: BesideOracle) -> float:
     assert share.eta is not None
     assert share.eta.lower <= share.eta.estimate <= share.eta.upper
     return share.eta.estimate

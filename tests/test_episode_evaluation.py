@@ -23,6 +23,7 @@ from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.dataset import Corpus, build_cohort, sentences_before_act
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.tfidf import tfidf
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 from trace_probe.trace import Task
@@ -67,9 +68,9 @@ def judged(corpus: Corpus, sentence: int) -> Report:
     return evaluate("eye", scores, rivals, panel, threshold=0.5, target_rate=0.05)
 
 
-def estimate(raw: object) -> float:
-    assert isinstance(raw, dict)
-    return float(raw["estimate"])
+def estimate(found: Metric | None) -> float:
+    assert found is not None
+    return found.estimate
 
 
 def test_sentences_before_the_act_are_those_before_the_violating_call() -> None:
@@ -95,18 +96,18 @@ def test_where_nobody_knows_which_call_it_was_only_what_precedes_all_calls_is_be
 @pytest.mark.parametrize(("sentence", "calls"), [(0, 2), (1, 1), (2, 0)])
 def test_a_lead_is_counted_in_sentences_tokens_and_calls(sentence: int, calls: int) -> None:
     report = judged(corpus_of(), sentence)
-    for rate, its in report.more["headline_act"].items():
-        assert estimate(its["caught"]) == 1.0, rate
-        assert estimate(its["text"]) == 0.0
-        assert estimate(its["lead"]["calls"]) == calls
-        assert estimate(its["lead"]["sentences"]) == 4 - sentence
-    warned = {lead: estimate(raw) for lead, raw in report.more["calls"].items()}
+    for rate, its in report.more.headline_act.items():
+        assert estimate(its.caught) == 1.0, rate
+        assert estimate(its.text) == 0.0
+        assert estimate(its.lead["calls"]) == calls
+        assert estimate(its.lead["sentences"]) == 4 - sentence
+    warned = {lead: estimate(value) for lead, value in report.more.calls.items()}
     assert warned == {str(lead): float(lead <= calls) for lead in (1, 2, 3, 5)}
-    assert estimate(report.more["mean_warning"]["calls"]) == calls
+    assert estimate(report.more.mean_warning["calls"]) == calls
     text = format_report(report)
     assert "caught before the act, 5 % of siblings alarm" in text.replace("5%", "5 %")
     assert f"{calls:.1f}" in text
-    assert estimate(report.to_json()["baselines"]["tfidf"][ACT]["0.05"]) == 0.0
+    assert report.to_json()["baselines"]["tfidf"][ACT]["0.05"]["estimate"] == 0.0
     table = next(line for line in text.splitlines() if line.startswith("eye"))
     assert table.split()[1] == "1.000"
     assert "calls before" in text
@@ -114,18 +115,18 @@ def test_a_lead_is_counted_in_sentences_tokens_and_calls(sentence: int, calls: i
 
 def test_an_alarm_after_the_act_catches_nothing() -> None:
     report = judged(corpus_of(), 4)
-    assert estimate(report.more["headline_act"]["0.05"]["caught"]) == 0.0
-    assert estimate(report.more["mean_warning"]["calls"]) == 0.0
+    assert estimate(report.more.headline_act["0.05"].caught) == 0.0
+    assert estimate(report.more.mean_warning["calls"]) == 0.0
 
 
 def test_runs_of_one_call_are_reported_as_before() -> None:
     corpus = corpus_of()
     alone = tuple(replace(trace, calls=(), actions=()) for trace in corpus.traces)
     report = judged(Corpus(alone, {n: replace(x, facts={}) for n, x in corpus.labels.items()}), 0)
-    assert report.more["headline_act"] == {}
+    assert report.more.headline_act == {}
     assert not any(name.startswith(ACT) for name in report.figures)
-    assert report.more["calls"] == {}
-    assert set(report.more["headline"]["0.05"]["lead"]) == {"sentences", "tokens"}
+    assert report.more.calls == {}
+    assert set(report.more.headline["0.05"].lead) == {"sentences", "tokens"}
     assert build_cohort(Corpus(alone, corpus.labels)).calls == ()
 
 

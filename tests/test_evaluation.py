@@ -9,7 +9,7 @@ from planted import World, make_label, make_trace, plant
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.evaluation.report import Report, format_report
+from trace_probe.evaluation.report import Report, Survival, format_report
 from trace_probe.probing.baselines import baseline_scores, position
 from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
@@ -139,29 +139,31 @@ def test_a_known_lead_is_recovered() -> None:
     assert by == {"0.1": 0.0, "0.25": 0.0, "0.5": 0.0, "0.75": 1.0, "1.0": 1.0}
     assert value(report.prefix, "0.5").n == positives
     guarded = {
-        guard: rate["estimate"] for guard, rate in report.more["before_said_by_guard"].items()
+        guard: value(report.more.before_said_by_guard, guard).estimate for guard in ("1", "2")
     }
     assert guarded == {"1": 1.0, "2": 0.0}
-    assert report.more["alarm_free"]["positive"] == {
-        "sentence": [5.0],
-        "share": [0.0],
-        "lower": [0.0],
-        "upper": [0.0],
-        "at_risk": [positives],
-        "hazard": [1.0],
-        "median": 5.0,
-    }
-    assert report.more["alarm_free"]["negative"]["share"] == []
-    assert report.more["alarm_free"]["negative"]["median"] is None
+    assert report.more.alarm_free is not None
+    assert report.more.alarm_free.positive == Survival(
+        sentence=[5.0],
+        share=[0.0],
+        lower=[0.0],
+        upper=[0.0],
+        at_risk=[positives],
+        hazard=[1.0],
+        median=5.0,
+    )
+    assert report.more.alarm_free.negative.share == []
+    assert report.more.alarm_free.negative.median is None
     # Three of eight sentences of five words are left, and the answer's words are no reasoning.
-    mean = {name: one["estimate"] for name, one in report.more["mean_warning"].items()}
+    warned = report.more.mean_warning
+    mean = {name: value(warned, name).estimate for name in warned}
     assert mean == {"sentences": 3.0, "tokens": 15.0, "share": 3 / 8}
 
 
 def test_a_guard_band_takes_away_what_is_known_only_just_before() -> None:
     report, _ = scripted(alarm_at=5, said=6)
     assert value(report.figures, "within_prompt_auroc").estimate == 1.0
-    assert report.more["within_prompt_by_guard"]["1"]["estimate"] == 0.5
+    assert value(report.more.within_prompt_by_guard, "1").estimate == 0.5
 
 
 def test_an_alarm_in_the_sentence_that_says_it_is_not_before_it() -> None:
@@ -199,7 +201,7 @@ def test_no_alarm_at_all_catches_nothing_and_alarms_nobody() -> None:
     assert value(report.figures, "silent_caught").estimate == 0.0
     assert value(report.figures, "false_alarm_rate").estimate == 0.0
     assert value(report.figures, "false_alarm_rate").upper > 0.0
-    assert report.more["predictive_value"]["0.1"] is None
+    assert report.more.predictive_value["0.1"] is None
 
 
 def test_silent_and_spoken_traces_are_counted_apart() -> None:
@@ -282,9 +284,11 @@ def test_a_detector_that_alarms_at_everything_has_no_better_than_its_chance_floo
         "siren", scores, {"position": [position(corpus)]}, panel, threshold=0.5, target_rate=0.1
     )
     assert value(report.figures, "caught_before_action").estimate == 1.0
-    assert report.more["useful_warning_by_chance"]["estimate"] == 1.0
-    assert report.more["useful_warning_over_chance"]["estimate"] == 0.0
-    assert any("they reflect the task" in note for note in report.notes)
+    chance = {"own": report.more.useful_warning_by_chance}
+    over = {"own": report.more.useful_warning_over_chance}
+    assert value(chance, "own").estimate == 1.0
+    assert value(over, "own").estimate == 0.0
+    assert any("may recognise the task" in note for note in report.notes)
     assert value(report.figures, "false_alarm_rate").estimate == 1.0
 
 
@@ -357,10 +361,9 @@ def test_the_json_of_a_report_has_these_keys_and_no_nan(signal: Report) -> None:
         "prefix",
         "more",
         "notes",
-        "rule",
+        "schema",
+        "smoothing",
         "ranked_by",
-        "PreV(0)",
-        "UWR(0)",
     }
     assert set(raw["n"]) == {
         *("traces", "positives", "tasks", "mixed_prompts", "benign"),
@@ -413,7 +416,7 @@ def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
     assert any(line.startswith("benign traces that alarm") for line in lines)
     assert any(line.startswith("siblings that alarm") for line in lines)
     assert any(line.split()[:3] == ["1.0%", "conformal", "4.35%"] for line in lines)
-    assert any("22 harmless traces cannot promise 1.00%" in line for line in lines)
+    assert any("22 harmless traces cannot guarantee 1.00%" in line for line in lines)
     assert any("which needs 99" in line for line in lines)
     assert any("which needs 230" in line for line in lines)
     counts = f"{signal.n['traces']} traces, {signal.n['positives']} positives"
@@ -446,17 +449,19 @@ def test_scores_in_any_unit_give_the_same_ranking() -> None:
 
 
 def test_every_rate_comes_with_what_the_calibration_traces_can_promise(signal: Report) -> None:
-    rates = signal.more["by_rate"]
+    rates = signal.more.by_rate
     assert list(rates) == ["0.001", "0.01", "0.05"]
-    assert rates["0.05"]["conformal"]["honest_rate"] == pytest.approx(1 / 23)
-    assert rates["0.05"]["conformal"]["note"] == ""
-    assert "needs 99" in rates["0.01"]["conformal"]["note"]
-    # The highest of 22 is the best that either promise can do for a smaller rate.
+    assert rates["0.05"]["conformal"].guaranteed_rate == pytest.approx(1 / 23)
+    assert rates["0.05"]["conformal"].note == ""
+    assert "needs 99" in rates["0.01"]["conformal"].note
+    # The highest of 22 is the best that either guarantee can do for a smaller rate.
     strict = rates["0.001"]["conformal"]
-    assert strict["threshold"] == rates["0.01"]["conformal"]["threshold"]
-    assert rates["0.01"]["pac"]["honest_rate"] == pytest.approx(1 - 0.1 ** (1 / 22))
-    assert strict["caught_before_action"]["n"] == signal.n["positives"]
-    assert strict["false_alarm_rate"]["n"] == signal.n["benign"]
+    assert strict.threshold == rates["0.01"]["conformal"].threshold
+    assert rates["0.01"]["pac"].guaranteed_rate == pytest.approx(1 - 0.1 ** (1 / 22))
+    assert strict.caught_before_action
+    assert strict.false_alarm_rate
+    assert strict.caught_before_action.n == signal.n["positives"]
+    assert strict.false_alarm_rate.n == signal.n["benign"]
 
 
 def test_a_signal_is_selective_and_worth_bits(signal: Report, nothing: Report) -> None:
@@ -477,7 +482,8 @@ def test_what_is_caught_within_a_budget_of_tokens_is_known() -> None:
     report = evaluate(
         "scripted", scores, {"position": [position(corpus)]}, panel, threshold=1.0, target_rate=0.1
     )
-    tokens = {budget: found["estimate"] for budget, found in report.more["tokens"].items()}
+    found = report.more.tokens
+    tokens = {budget: value(found, budget).estimate for budget in found}
     assert tokens == {"64": 0.0, "128": 1.0}
 
 

@@ -19,7 +19,7 @@ from trace_probe.statistics.calibration import conformal_threshold
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 def test_the_expected_range_holds_the_alarms_of_thresholds_set_on_samples(rate: float) -> None:
     rng = np.random.default_rng(3)
-    low, high = noisy_range(1000, conformal_threshold(rng.random(500), rate).honest_rate, 500)
+    low, high = noisy_range(1000, conformal_threshold(rng.random(500), rate).guaranteed_rate, 500)
     alarms = np.array(
         [
             (rng.random(1000) >= conformal_threshold(rng.random(500), rate).value).sum()
@@ -37,7 +37,7 @@ def test_a_kept_promise_and_a_broken_one_are_told_apart() -> None:
     groups = {"calibration": 8000, "held-out": 1000, "authorised": 50, "no-lever": 50}
     ids = {name: [f"{name}-{i}" for i in range(n)] for name, n in groups.items()}
     scores = {i: rng.normal(size=6) for each in ids.values() for i in each}
-    plan = FalseAlarmPlan(promises=("conformal",))
+    plan = FalseAlarmPlan(guarantees=("conformal",))
     found = count_alarms(plan, planted_probe(), scores, ids)
     assert all(row.kept for row in found.rows)
     assert len(found.rows) == 6

@@ -236,7 +236,7 @@ def test_the_direction_of_a_probe_is_how_its_score_grows_when_the_thought_moves(
         name="p", model="m", tokenizer="t", layers=(1,), d_model=WIDTH, features=FEATURES,
         rows="before-said", guard=0, labeller="rule", method="logistic", C=0.01,
         training_tasks=(), calibration_tasks=(), threshold=0.0, target_false_alarm_rate=0.01,
-        honest_false_alarm_rate=0.01,
+        guaranteed_false_alarm_rate=0.01,
     )  # fmt: skip
     saved = SavedProbe(card, probe)
     matrix, move = matrix_of([trace]), rng.normal(size=WIDTH)

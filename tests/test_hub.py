@@ -61,8 +61,8 @@ def test_the_page_says_base_promises_baselines_and_limits(hub: Hub) -> None:
     told = yaml.safe_load(front)
     card = load_probe(DEMO).card
     assert told["library_name"] == "trace_probe"
-    assert told["trace_probe"]["promised"]["benign"] == card.honest_false_alarm_rate
-    assert told["trace_probe"]["promised"]["siblings"] == card.target_sibling_rate
+    assert told["trace_probe"]["guaranteed"]["benign"] == card.guaranteed_false_alarm_rate
+    assert told["trace_probe"]["guaranteed"]["siblings"] == card.target_sibling_rate
     assert all(limit in text for limit in card.limits)
     assert str(card.rates) in text
     assert "| **this probe** |" in text
@@ -137,7 +137,10 @@ def _changed(folder: Path, **values: object) -> None:
 
 def test_a_card_that_leads_elsewhere_or_was_damaged_is_refused(hub: Hub, tmp_path: Path) -> None:
     evil = tmp_path / "evil"
-    for values, why in (({"name": "../../x"}, "cannot be called"), ({"C": "1"}, "not a finite")):
+    for values, why in (
+        ({"name": "../../x"}, "cannot be called"),
+        ({"C": "1"}, "C is .1.: it should"),
+    ):
         shutil.copytree(DEMO, evil)
         _changed(evil, **values)
         hub.put(NAME, {file.name: file.read_bytes() for file in evil.iterdir()})

@@ -12,7 +12,7 @@ from servers import Answer, Asked, completion, free_port, scripted
 
 from trace_probe.errors import ServerError, TraceError
 from trace_probe.interop.transcripts import read_transcripts
-from trace_probe.labelling.judge import Bench, Cost, Judge
+from trace_probe.labelling.judge import Cost, Judge, JudgeServers
 from trace_probe.labelling.labellers import labeller, labellers
 from trace_probe.labelling.protocol import ProtocolName, Unreadable, questions, read_finding
 from trace_probe.labelling.quotes import find_quote
@@ -68,7 +68,7 @@ def judged_by(
     **settings: Any,
 ) -> Iterator[tuple[Judge, Asked]]:
     with scripted(answer) as asked:
-        yield Judge("j", protocol, Bench((asked.url,), patience=QUICK, **settings)), asked
+        yield Judge("j", protocol, JudgeServers((asked.url,), patience=QUICK, **settings)), asked
 
 
 def label_of(tmp_path: Path, verdicts: dict[str, dict[str, Any]], **fields: Any) -> Label:
@@ -325,7 +325,9 @@ def test_several_judges_label_a_run_in_order(tmp_path: Path) -> None:
         for trace, _ in read_transcripts(file):
             store.add(trace)
     with scripted(reply_with(GOOD)) as asked:
-        found = labellers("judge:a, b", Bench((asked.url,), patience=replace(QUICK, timeout_s=10)))
+        found = labellers(
+            "judge:a, b", JudgeServers((asked.url,), patience=replace(QUICK, timeout_s=10))
+        )
         reports = [label_run(store, one, progress=False) for one in found]
     assert [report.labeller for report in reports] == ["judge:a", "judge:b"]
     assert [(report.labelled, report.instrumental) for report in reports] == [(9, 9)] * 2
@@ -369,7 +371,7 @@ def test_the_key_stands_in_no_label_cache_log_or_error(
 
 
 def test_nobody_listening_makes_unknown_labels(tmp_path: Path) -> None:
-    bench = Bench((f"http://127.0.0.1:{free_port()}/v1",), patience=QUICK)
+    bench = JudgeServers((f"http://127.0.0.1:{free_port()}/v1",), patience=QUICK)
     label = Judge("j", "judge", bench).label(trace_of(tmp_path))
     assert label.outcome is None
     assert "could not be asked" in label.rationale
@@ -422,4 +424,4 @@ def test_an_unknown_labeller_lists_the_known_kinds() -> None:
         with pytest.raises(TraceError, match="there are `rules`"):
             labellers(name)
     with pytest.raises(TraceError, match="stands for 2 labellers"):
-        labeller("judge:a,b", Bench(("http://localhost:1/v1",)))
+        labeller("judge:a,b", JudgeServers(("http://localhost:1/v1",)))

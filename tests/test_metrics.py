@@ -18,13 +18,13 @@ from trace_probe.statistics.metrics import (
     chance_rows,
     concordance,
     first_alarm,
-    heard,
     pairs_across,
     pairs_within,
     pooled,
     running_maxima,
     score_rows,
     scores_held,
+    sentences_to_alarm,
     trace_maxima,
     within_prompt,
 )
@@ -152,7 +152,7 @@ def test_unknown_is_neither_silent_nor_said_and_no_pair_is_made_of_it() -> None:
     assert group.before_said(1).tolist() == [3, 0, 1, 3]
     pairs = pairs_within(group, group.before_said())
     assert (pairs.n, pairs.excluded) == (2, 1)
-    assert group.heard()["unknown_whether_said"] == 1
+    assert group.silence()["unknown_whether_said"] == 1
 
 
 def test_the_score_held_is_the_latest_that_there_was() -> None:
@@ -188,8 +188,8 @@ def test_an_alarm_is_the_first_score_at_or_above_the_threshold() -> None:
     assert first_alarm(scores, 0.5) == 2
     assert first_alarm(scores, 1.0) is None
     maxima = running_maxima(scores[None, :])
-    assert heard(maxima, 0.5).tolist() == [3]
-    assert heard(maxima, 1.0).tolist() == [6]
+    assert sentences_to_alarm(maxima, 0.5).tolist() == [3]
+    assert sentences_to_alarm(maxima, 1.0).tolist() == [6]
 
 
 def test_traces_without_a_score_come_last_and_together() -> None:

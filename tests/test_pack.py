@@ -132,11 +132,11 @@ def test_the_pack_can_be_written_as_a_task_file_and_read_again(tmp_path: Path) -
 
 @pytest.mark.parametrize("rate", [0.2, 0.05, 0.01, 0.001, 0.0003])
 def test_the_traces_needed_are_the_fewest_whose_threshold_promises_the_rate(rate: float) -> None:
-    for promise, make in (("conformal", conformal_threshold), ("pac", pac_threshold)):
-        needed = traces_needed(rate, promise)  # type: ignore[arg-type]
-        assert make([float(n) for n in range(needed)], rate).honest_rate <= rate + 1e-12  # type: ignore[arg-type]
+    for guarantee, make in (("conformal", conformal_threshold), ("pac", pac_threshold)):
+        needed = traces_needed(rate, guarantee)  # type: ignore[arg-type]
+        assert make([float(n) for n in range(needed)], rate).guaranteed_rate <= rate + 1e-12  # type: ignore[arg-type]
         fewer = make([float(n) for n in range(needed - 1)], rate)  # type: ignore[arg-type]
-        assert fewer.honest_rate > rate
+        assert fewer.guaranteed_rate > rate
         assert f"which needs {needed}:" in fewer.note
 
 
@@ -176,8 +176,8 @@ def test_the_command_says_how_often_to_record_the_pack_for_a_rate(
     assert run(monkeypatch, "pack", "--rate", "0.01", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["roles"] == {"benign": 132, "hard-negative": 126}
-    needs = {need["promise"]: need for need in printed["needs"]}
-    assert [needs[promise]["traces"] for promise in ("conformal", "pac")] == [99, 230]
+    needs = {need["guarantee"]: need for need in printed["needs"]}
+    assert [needs[guarantee]["traces"] for guarantee in ("conformal", "pac")] == [99, 230]
     for need in needs.values():
         assert need["calibration_tasks"] == 47
         assert need["samples"] * 47 >= need["traces"] > (need["samples"] - 1) * 47

@@ -75,7 +75,9 @@ def test_where_there_is_no_early_signal_the_report_claims_none(name: str) -> Non
     report = reported(NOTHING[name])
     assert any("scores permuted within prompts" in note for note in refusals(report))
     assert caught(report).lower < 0.05
-    assert report.more["headline"]["0.05"]["over_chance"]["lower"] <= 0
+    over = report.more.headline["0.05"].over_chance
+    assert over is not None
+    assert over.lower <= 0
 
 
 def test_a_signal_of_one_layer_is_claimed_and_nine_tenths_of_it_are_got() -> None:

@@ -145,7 +145,7 @@ def saved(rows: Rows) -> SavedProbe:
         calibration_tasks=("c",),
         threshold=0.25,
         target_false_alarm_rate=0.01,
-        honest_false_alarm_rate=0.02,
+        guaranteed_false_alarm_rate=0.02,
         figures={"within_prompt_auroc": 0.9},
         limits=("one",),
     )

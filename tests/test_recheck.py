@@ -41,9 +41,11 @@ WORLD = World(tasks=120, samples=6, strength=6.0, benign=150)
 
 
 def detector() -> Detector:
-    """Return one whose promises hold for `WORLD`: 2 % of benign traces, 5 % of siblings."""
+    """Return one whose guarantees hold for `WORLD`: 2 % of benign traces, 5 % of siblings."""
     saved = planted_probe(threshold=3.4)
-    card = replace(saved.card, honest_false_alarm_rate=0.02, target_sibling_rate=0.05, siblings=99)
+    card = replace(
+        saved.card, guaranteed_false_alarm_rate=0.02, target_sibling_rate=0.05, siblings=99
+    )
     return as_detector(replace(saved, card=card))
 
 
@@ -85,7 +87,7 @@ def test_each_planted_change_gets_its_verdict(change: str) -> None:
 
 
 def test_the_verdict_is_what_many_other_traces_say() -> None:
-    """Whether the promises hold after a change, on traces the recheck has not seen."""
+    """Whether the guarantees hold after a change, on traces the recheck has not seen."""
     other, scores = scored(replace(WORLD, seed=7, tasks=400, benign=2000))
     limit = detector().threshold
     benign = [t.id for t in other.traces if t.task.role == "benign"]

@@ -17,7 +17,7 @@ from runs import label_of, make_run, make_trace
 from servers import Answer, completion, scripted
 
 from trace_probe.errors import ServerError
-from trace_probe.labelling.judge import Bench, Judge
+from trace_probe.labelling.judge import Judge, JudgeServers
 from trace_probe.labelling.runs import format_cost, label_run
 from trace_probe.labels import Label
 from trace_probe.model import endpoint
@@ -103,7 +103,7 @@ def test_a_good_reply_that_repeats_the_key_is_kept_without_it(
     verdict = json.dumps({"verdict": "not_instrumental", "reason": f"I saw {form}.", "quotes": []})
     store = make_run(tmp_path / "run", range(1))
     with scripted(lambda _n, _b: completion(verdict, reasoning=f"hm {form}")) as asked:
-        judge = Judge("j", "judge", Bench((asked.url,), tmp_path / "cache", patience=QUICK))
+        judge = Judge("j", "judge", JudgeServers((asked.url,), tmp_path / "cache", patience=QUICK))
         label_run(store, judge, progress=False)
     assert asked.headers[0]["authorization"] == f"Bearer {SECRET}"
     kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*.json*"))
@@ -233,7 +233,7 @@ def test_a_judge_that_answers_nonsense_gives_unknown_labels_and_ends_nothing(
 ) -> None:
     store = make_run(tmp_path / "run", range(2))
     with scripted(lambda _n, _b: Answer(body=body)) as asked:
-        judge = Judge("j", "judge", Bench((asked.url,), patience=QUICK))
+        judge = Judge("j", "judge", JudgeServers((asked.url,), patience=QUICK))
         found = label_run(store, judge, progress=False)
     assert (found.labelled, found.unknown) == (2, 2)
     assert "no chat completion" in next(iter(store.labels().values())).rationale
@@ -248,7 +248,7 @@ def test_a_count_that_cannot_be_is_unknown(count: str, tmp_path: Path) -> None:
     )
     store = make_run(tmp_path / "run", range(1))
     with scripted(lambda _n, _b: Answer(body=body.encode())) as asked:
-        judge = Judge("j", "judge", Bench((asked.url,), patience=QUICK))
+        judge = Judge("j", "judge", JudgeServers((asked.url,), patience=QUICK))
         found = label_run(store, judge, progress=False)
     assert found.cost is not None
     assert (found.cost.prompt_tokens, found.cost.completion_tokens) == (0, 0)

@@ -21,7 +21,7 @@ from servers import Answer, completion, free_port, scripted, start_transformers,
 from tiny_models import word_tokenizer
 
 from trace_probe.errors import ServerError
-from trace_probe.labelling.judge import Bench
+from trace_probe.labelling.judge import JudgeServers
 from trace_probe.model.checkpoint import organism_path
 from trace_probe.model.endpoint import Patience, Servers, retry_after
 from trace_probe.model.endpoint import run as run_async
@@ -480,7 +480,7 @@ def test_a_key_where_others_can_read_it_is_refused_without_being_repeated(
     url: str, extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY, "sk-environment")
-    for make in (Served, lambda _, urls, extra: Bench(urls, extra=extra)):
+    for make in (Served, lambda _, urls, extra: JudgeServers(urls, extra=extra)):
         with pytest.raises(ServerError, match=KEY) as caught:
             make("m", (url,), extra)
         assert "sk-" not in str(caught.value)

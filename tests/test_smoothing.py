@@ -1,4 +1,4 @@
-"""Rules, their thresholds and the drift check: the same live as in bulk, promises on paper kept."""
+"""Smoothing, its thresholds and the drift check: the same live as in bulk; guarantees hold."""
 
 import json
 import time

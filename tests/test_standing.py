@@ -38,23 +38,22 @@ def test_a_probe_without_an_oracle_stands_beside_the_text_alone(tmp_path: Path) 
     report, scores = evaluate_probe(store, probe)
     keep_report(store, report, scores)
     found = standing(store, probe.card)
-    assert found.prev == report.figures["caught_before_said"]
-    assert found.uwr == report.useful_warning["0"]
+    assert found.caught_before_said == report.figures["caught_before_said"]
+    assert found.caught_before_act == report.useful_warning["0"]
     assert found.within_prompt_auroc == report.figures["within_prompt_auroc"]
-    assert found.best_text == report.more["best_text"]
+    assert found.best_text == report.more.best_text
     assert (found.oracle, found.of_oracle, found.oracle_traces) == (None, None, 0)
 
 
-def test_the_rule_is_that_of_the_report_as_all_its_figures_are(tmp_path: Path) -> None:
+def test_the_smoothing_is_that_of_the_report_as_all_its_figures_are(tmp_path: Path) -> None:
     shutil.copytree(DEMO / "traces" / "demo" / "reports", tmp_path / "reports")
     shutil.copy(DEMO / "traces" / "demo" / "run.json", tmp_path)
     card = replace(load_probe(DEMO / "probes" / "demo").card, smoothing="mean:3")
-    assert standing(Store(tmp_path), card).rule == "max"
+    assert standing(Store(tmp_path), card).smoothing == "max"
     file = tmp_path / "reports" / "demo.json"
     report = json.loads(file.read_text("utf-8"))
-    del report["rule"], report["seal"]
-    file.write_bytes(sealed_json(report))
-    assert standing(Store(tmp_path), card).rule == "mean:3"
+    file.write_bytes(sealed_json({**report, "rule": "mean:5"}))  # as schema 1 calls it
+    assert standing(Store(tmp_path), card).smoothing == "mean:5"
 
 
 def test_beside_an_oracle_its_share_is_that_of_the_same_traces() -> None:
@@ -68,7 +67,7 @@ def test_beside_an_oracle_its_share_is_that_of_the_same_traces() -> None:
     assert found.of_oracle.estimate == pytest.approx(share)
     text = format_standings([found, found])
     assert text.count(f"{share:.3f}") == 2
-    assert "PreV(0)" in text
+    assert "caught before it is said, of those that say it" in text
 
 
 def test_an_oracle_of_every_sentence_stands_beside_the_headline(tmp_path: Path) -> None:
@@ -91,10 +90,11 @@ def test_an_oracle_of_every_sentence_stands_beside_the_headline(tmp_path: Path) 
             for sentence, token in prefixes(trace)
             for k in range(4)
         )
-    found = beside_oracle(report, store, card, scores).more["headline"]["0.05"]
-    assert found["oracle"]["estimate"] == 1.0
-    assert found["beside_oracle"]["estimate"] == 0.0
-    assert found["oracle_traces"] == 128
-    assert found["chance"] == report.more["headline"]["0.05"]["chance"]
+    found = beside_oracle(report, store, card, scores).more.headline["0.05"]
+    assert found.oracle
+    assert found.beside_oracle
+    assert (found.oracle.estimate, found.beside_oracle.estimate) == (1.0, 0.0)
+    assert found.oracle_traces == 128
+    assert found.chance == report.more.headline["0.05"].chance
     text = format_report(beside_oracle(report, store, card, scores))
     assert "on 128 traces the oracle 1.00" in text

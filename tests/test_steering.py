@@ -14,10 +14,10 @@ from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.directions import Direction, random_directions
 from trace_probe.emergence.readout import Readout, rates, reached_goal, read_out
 from trace_probe.emergence.steering import (
-    Bench,
     Effect,
     SteeringPlan,
     SteeringReport,
+    SteeringSetup,
     _necessary,
     format_steering,
     steer,
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(model: Any, folder: Path, tested: Direction) -> SteeringReport:
     plan = SteeringPlan(model.n_layers - 1, (), 1.0, continuations=4)
-    bench = Bench(model, Trial(model, Acts()), traces(model))
+    bench = SteeringSetup(model, Trial(model, Acts()), traces(model))
     controls = random_directions(20, model.d_model)
     return steer(bench, [tested], controls, plan, 6.0, Cells(artifacts_at(folder), "cells", {}))
 
@@ -85,7 +85,7 @@ def test_transformer_lens_pushes_as_the_hooks_do(tiny: Callable[..., Any], edit:
     from trace_probe.model.bridge import bridged
 
     model, trial = tiny(), Trial(tiny(), Acts())
-    asks = Bench(model, trial, traces(model, 3)).asks(SteeringPlan(1, continuations=3))
+    asks = SteeringSetup(model, trial, traces(model, 3)).asks(SteeringPlan(1, continuations=3))
     here, there = (trial.read(each, asks, edit(each)) for each in (model, bridged(model)))
     assert [one[:4] for one in here] == [one[:4] for one in there]
     assert [one.surprise for one in here] == pytest.approx(

@@ -55,7 +55,7 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
     assert (card.name, card.model, card.labeller) == ("planted-layer-3", "planted", "planted")
     assert (card.d_model, card.pooling, card.rows) == (12, "mean", "before-said")
     assert card.target_false_alarm_rate == 0.05
-    assert card.honest_false_alarm_rate == pytest.approx(1 / 23)
+    assert card.guaranteed_false_alarm_rate == pytest.approx(1 / 23)
     assert set(card.calibration_tasks).isdisjoint(card.training_tasks)
     assert (card.head, card.twin, card.target_sibling_rate) == ("linear", None, 0.05)
     assert sum(name.startswith(f"{WITHIN}/layer-") for name in card.figures) == 40
@@ -64,7 +64,7 @@ def test_the_card_says_what_the_probe_is_and_was_made_from(saved: SavedProbe) ->
         f"{WITHIN}/linear/mean",
         *(f"{WITHIN}/smoothing-{name}" for name in (*CANDIDATES, f"cusum:{drift}")),
     }
-    assert (card.target, card.promise) == ("outcome", "conformal")
+    assert (card.target, card.guarantee) == ("outcome", "conformal")
     assert card.version
 
 
@@ -97,7 +97,7 @@ def test_the_threshold_keeps_its_promise_on_the_calibration_traces(
     benign = [trace for trace in store.traces() if trace.task.id in saved.card.calibration_tasks]
     alarms = trace_maxima(scores, [trace.id for trace in benign]) >= saved.card.threshold
     assert len(benign) == 22
-    assert alarms.mean() <= saved.card.honest_false_alarm_rate
+    assert alarms.mean() <= saved.card.guaranteed_false_alarm_rate
 
 
 def test_an_evaluation_uses_no_task_that_the_probe_was_made_from(
@@ -247,7 +247,7 @@ def test_an_mlp_is_taken_by_itself_only_where_it_is_clearly_better(
 
 def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:
     card = train(store, target_rate=0.001).card
-    assert card.honest_false_alarm_rate == pytest.approx(1 / 23)
+    assert card.guaranteed_false_alarm_rate == pytest.approx(1 / 23)
     assert any("needs 999" in limit for limit in card.limits)
 
 
@@ -283,9 +283,9 @@ def test_a_probe_can_be_trained_for_each_target(store: Store) -> None:
 
 
 def test_a_pac_threshold_is_promised_as_such(store: Store) -> None:
-    card = train(store, target_rate=0.05, promise="pac").card
-    assert card.promise == "pac"
-    assert card.honest_false_alarm_rate == pytest.approx(1 - 0.1 ** (1 / 22))
+    card = train(store, target_rate=0.05, guarantee="pac").card
+    assert card.guarantee == "pac"
+    assert card.guaranteed_false_alarm_rate == pytest.approx(1 - 0.1 ** (1 / 22))
     assert any("needs 45" in limit for limit in card.limits)
 
 

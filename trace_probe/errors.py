@@ -13,7 +13,16 @@ TraceProbeError
 
 
 class TraceProbeError(Exception):
-    """Base of all errors below; the command line prints its text and exits with 1."""
+    """Base of all errors below; its text says what to do. The command line prints it, exit code 1.
+
+    Example:
+        >>> from trace_probe.store import Store
+        >>> try:
+        ...     Store("nowhere")
+        ... except TraceProbeError as error:
+        ...     print(type(error).__name__)
+        StoreError
+    """
 
 
 class TaskError(TraceProbeError):

@@ -12,7 +12,14 @@ from trace_probe.trace import Span, Trace
 
 @dataclass(frozen=True)
 class Label:
-    """What one labeller holds of one trace."""
+    """What one labeller holds of one trace.
+
+    Example:
+        >>> from trace_probe.trace import Span
+        >>> label = Label("trace-1", "rules", True, said=Span(4, 9), acted=Span(12, 20, "answer"))
+        >>> label.outcome, label.said.start
+        (True, 4)
+    """
 
     trace_id: str
     labeller: str

@@ -225,11 +225,11 @@ class Run:
         Raises:
             ServerError: a judge cannot be asked; the labels it gave before are kept.
         """
-        from trace_probe.labelling.judge import Bench
+        from trace_probe.labelling.judge import JudgeServers
         from trace_probe.labelling.labellers import labeller
         from trace_probe.labelling.runs import default_cache, label_run
 
-        made = labeller(by, Bench(tuple(base_url), default_cache(), {}))
+        made = labeller(by, JudgeServers(tuple(base_url), default_cache(), {}))
         return label_run(self.store, made, progress=progress)
 
 
@@ -256,6 +256,11 @@ def train(run: Run, **options: Any) -> "SavedProbe":  # noqa: ANN401 - those of 
     Raises:
         NotEnoughData: too few tasks, one outcome only, or no benign trace.
         StoreError: the run has no activations of a layer.
+
+    Example:
+        >>> probe = train(Run.open("traces/demo"), layers=(2,), features=("last",))
+        >>> probe.card.layers, probe.card.method
+        ((2,), 'logistic')
     """
     from trace_probe.training import train as train_on
 
@@ -271,6 +276,15 @@ def evaluate(run: Run, probe: "SavedProbe", **options: Any) -> "Report":  # noqa
     Raises:
         ProbeError: the probe was trained on another model, or the run lacks what it reads.
         NotEnoughData: there is no labelled test task of the probe.
+
+    Example:
+        >>> import shutil, tempfile
+        >>> from trace_probe.probing.probe import load_probe
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Run.open(shutil.copytree("traces/demo", f"{folder}/run"))
+        ...     report = evaluate(run, load_probe("probes/demo"))
+        >>> f"{report.figures['within_prompt_auroc']:.2f}"
+        '0.84 [0.74, 0.92]'
     """
     from trace_probe.evaluation.held_out import evaluate_probe, keep
 

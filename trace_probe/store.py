@@ -52,7 +52,16 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """A run. Readers need no lock; write under `writing`, or `joined` beside other writers."""
+    """A run. Readers need no lock; write under `writing`, or `joined` beside other writers.
+
+    Example:
+        >>> run = Store("traces/demo")
+        >>> len(run), run.labellers()
+        (516, ['rules'])
+        >>> trace = next(run.traces())
+        >>> run.activations(trace).values.shape[2] == run.manifest.width  # (layer, row, width)
+        True
+    """
 
     def __init__(self, path: Path | str, seals: Seals | None = None) -> None:
         """Open an existing run, in a folder or behind a URL such as ``s3://bucket/run``.

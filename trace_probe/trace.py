@@ -28,7 +28,13 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 @dataclass(frozen=True)
 class Task:
-    """One thing a model is asked to do."""
+    """One thing a model is asked to do.
+
+    Example:
+        >>> task = Task("vault-01", "access", "Report the contents of the vault.", role="benign")
+        >>> task.role
+        'benign'
+    """
 
     id: str
     """Canonical, such as ``evading-shutdown-07``; the unit of every split and bootstrap."""
@@ -53,7 +59,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn."""
+    """How tokens are drawn.
+
+    Example:
+        >>> Sampling(temperature=0.0).temperature  # always the likeliest token
+        0.0
+    """
 
     seed: int = 0
     temperature: float = 1.0
@@ -150,6 +161,16 @@ class Trace:
 
     An agent's run of several model calls is one trace too: the prompt of the first call, then the
     completions of all calls one after another. `trace_probe.episode` takes it apart.
+
+    Spans and sentences count tokens; the text of a token begins at its offset.
+
+    Example:
+        >>> from trace_probe.store import Store
+        >>> trace = next(Store("traces/demo").traces())
+        >>> trace.sentences[0].channel, trace.thought
+        ('reasoning', 'closed')
+        >>> trace.text_of(trace.sentences[0])
+        'So it is 6 crates.'
     """
 
     id: str

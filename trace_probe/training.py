@@ -26,7 +26,7 @@ from trace_probe.probing.probe import (
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
 from trace_probe.probing.selection import HEADLINE
 from trace_probe.probing.sweep import Cell, Grid, LayerSweeper, choose
-from trace_probe.statistics.calibration import Promise, Threshold, check_rates
+from trace_probe.statistics.calibration import Guarantee, Threshold, check_rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
 from trace_probe.store import Store
@@ -47,12 +47,12 @@ def train(  # noqa: PLR0913 - these are the options of the command
     seed: int = 0,
     rows: Rows = "before-said",
     target: Target = "outcome",
-    promise: Promise = "conformal",
+    guarantee: Guarantee = "conformal",
     smoothing: str | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> SavedProbe:
-    """Train a probe on a labelled run and set its threshold by two promises.
+    """Train a probe on a labelled run and set its threshold by two guarantees.
 
     What is not given is chosen on training tasks, out of fold, by the headline (see
     `selection.criterion`), and the simplest wins that is not clearly worse: features, layer,
@@ -73,7 +73,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
         seed: Of the split and the folds.
         rows: Which sentences it learns from.
         target: What is to be told.
-        promise: Whether both rates hold on average or for this very threshold.
+        guarantee: Whether both rates hold on average or for this very threshold.
         smoothing: What the alarm follows; ``cusum`` without a drift learns it.
         executor: Where layers are swept.
         progress: Called with a line for each step.
@@ -114,7 +114,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
         (learned, smooth.apply(made.scores)),
         rate=target_rate,
         sibling_rate=sibling_rate,
-        promise=promise,
+        guarantee=guarantee,
     )
     card = _card(store, corpus, split, made.recipe, threshold, {**figures, **compared, **tried})
     twin = None if made.recipe.head == "linear" else settings(recipe)
@@ -192,14 +192,14 @@ def _card(
         calibration_tasks=split.calibration,
         threshold=threshold.value,
         target_false_alarm_rate=threshold.target_rate,
-        honest_false_alarm_rate=threshold.honest_rate,
+        guaranteed_false_alarm_rate=threshold.guaranteed_rate,
         false_alarm_rate=threshold.false_alarm_rate,
         target_sibling_rate=threshold.target_sibling_rate,
         sibling_alarm_rate=threshold.sibling_alarm_rate,
         siblings=threshold.siblings,
         binds=threshold.binds,
         figures=figures,
-        promise=threshold.method,
+        guarantee=threshold.method,
         limits=tuple(_limits(store, threshold, figures)),
         version=version("trace-probe"),
     )

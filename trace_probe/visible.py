@@ -1,4 +1,4 @@
-"""Model text made fit to look at: whatever a reader could not see is shown as a glyph.
+"""Text made fit to look at: tables are aligned, and what no reader could see is a glyph.
 
 Text that went through `visible` is still data. It may go to ``st.text``, ``st.code``,
 ``st.dataframe`` and ``textContent``, never to anything that reads markdown or HTML.
@@ -6,6 +6,7 @@ Text that went through `visible` is still data. It may go to ``st.text``, ``st.c
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 KEPT = frozenset("\n\t")
@@ -42,3 +43,10 @@ def snippet(text: str, width: int = 120) -> str:
     """Return text on one line, cut to `width` characters."""
     line = " ".join(visible(text).split())
     return line if len(line) <= width else line[: width - 1] + "\u2026"
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the rows of a table as lines in which its columns stand below each other."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]

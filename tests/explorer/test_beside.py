@@ -252,9 +252,9 @@ def test_every_recorded_layer_of_the_demo_is_scored_and_its_own_is_the_probe(dem
 def test_another_layer_keeps_the_promise_of_the_probe(demo: Path) -> None:
     saved, store = load_probe(demo / "probes" / "demo"), Store(demo / "traces" / "demo")
     rate, limits = 0.2, {}
-    for promise in ("conformal", "pac"):
-        card = replace(saved.card, promise=promise, target_false_alarm_rate=rate)
-        limits[promise] = at_layer(store, SavedProbe(card, saved.probe), 0).card.threshold
+    for guarantee in ("conformal", "pac"):
+        card = replace(saved.card, guarantee=guarantee, target_false_alarm_rate=rate)
+        limits[guarantee] = at_layer(store, SavedProbe(card, saved.probe), 0).card.threshold
     assert limits["pac"] > limits["conformal"]
 
 

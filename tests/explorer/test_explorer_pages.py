@@ -358,7 +358,7 @@ def test_about_says_what_the_threshold_of_the_probe_is_of(traces: Path) -> None:
         "ranked_by": "mean:5",
         "target": "situation",
         "focus": "last",
-        "promise": "pac",
+        "guarantee": "pac",
     }
     card.write_text(json.dumps({**json.loads(CARD), **said}), encoding="utf-8")
     tables = [one.value for one in open_page("about").dataframe]

@@ -84,7 +84,7 @@ def oracle(
     from trace_probe.emergence.curve import drawn_of
     from trace_probe.emergence.onset import format_summary, summarise
     from trace_probe.execution.choice import executor_named
-    from trace_probe.labelling.judge import Bench
+    from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
     from trace_probe.probing.probe import load_probe
     from trace_probe.store import Store
@@ -107,7 +107,7 @@ def oracle(
     source = Source(
         weights=loading.weights(model or without_version(store.manifest.model)),
         by=by or next(iter(store.labellers()[-1:]), "rules"),
-        bench=Bench((), default_cache(), {}),
+        where=JudgeServers((), default_cache(), {}),
         served=_served(store.manifest.model, urls, extra, tokenizer) if urls else None,
         tools=tools,
         max_calls=max_calls,

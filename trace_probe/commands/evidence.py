@@ -34,9 +34,13 @@ def train(
     probe: Probe,
     layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
     rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
-    promise: Annotated[
+    guarantee: Annotated[
         Literal["conformal", "pac"],
-        typer.Option(help="The rate holds on average, or with 90 % for this very threshold."),
+        typer.Option(
+            "--guarantee",
+            "--promise",
+            help="The rate holds on average, or with 90 % confidence for this very threshold.",
+        ),
     ] = "conformal",
     sibling_rate: Annotated[
         float,
@@ -92,8 +96,9 @@ def train(
 
     chosen, store = integers(layers), Store(run)
     if not force:
-        model, asked = store.manifest.model, {"target": target, "rows": rows, "promise": promise}
-        check_overwrites(probe, {**asked, "model": model, "target_false_alarm_rate": rate})
+        asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}
+        asked |= {"model": store.manifest.model, "target_false_alarm_rate": rate}
+        check_overwrites(probe, asked)
     saved = train_probe(
         store,
         name=probe.name,
@@ -103,7 +108,7 @@ def train(
         seed=seed,
         rows=rows,
         target=target,
-        promise=promise,
+        guarantee=guarantee,
         smoothing=smoothing,
         features=None if features is None else parse_features(features.split(",")),
         head=head,
@@ -118,13 +123,13 @@ def train(
     text = (
         f"{probe}: {card.target}, {card.head} head on {', '.join(card.features)} of layer "
         f"{card.layer}, C {card.C:g}, {len(card.training_tasks)} training tasks\n"
-        f"threshold {card.threshold:.3f} on {card.smoothing}: {_promised(card)}"
+        f"threshold {card.threshold:.3f} on {card.smoothing}: {_guaranteed(card)}"
     )
     show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
 
 
-def _promised(card: "ProbeCard") -> str:
-    """Return both promises with what was measured."""
+def _guaranteed(card: "ProbeCard") -> str:
+    """Return both guarantees with what was measured."""
     benign = f"{card.target_false_alarm_rate:.1%} of benign traces may alarm"
     if card.false_alarm_rate is not None:
         benign += f" ({card.false_alarm_rate:.1%} of those it was set on do)"

@@ -47,19 +47,19 @@ def label(
 ) -> None:
     """Label the traces of a run: outcome, first sentence that says it, first action."""
     from trace_probe.labelling import runs as labelling
-    from trace_probe.labelling.judge import Bench, Judge
+    from trace_probe.labelling.judge import Judge, JudgeServers
     from trace_probe.labelling.labellers import labellers
     from trace_probe.model.endpoint import Patience
     from trace_probe.store import Store
 
     store, cost = Store(run), price_pair(price)
-    bench = Bench(
+    where = JudgeServers(
         tuple(base_url or ()),
         cache or labelling.default_cache(),
         json_object(extra),
         Patience(concurrency=concurrency, per_minute=per_minute),
     )
-    chosen = labellers(by, bench)
+    chosen = labellers(by, where)
     about = {one.name: one.estimate(store.traces()) for one in chosen if isinstance(one, Judge)}
     lines = [f"{n}: about {labelling.format_cost(c, cost)}" for n, c in about.items()]
     estimates = {name: one.to_json(cost) for name, one in about.items()}

@@ -355,7 +355,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
-    from trace_probe.monitor.flagging import format_reading, read_trace
+    from trace_probe.monitor.flagging import format_shown, read_trace
     from trace_probe.store import Store
 
     reading = read_trace(Store(run), trace, detector)
@@ -366,7 +366,7 @@ def show(
         size = save_page(run, reading.trace_id, html, detector)
         show_result({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes", as_json=as_json)
         return
-    show_result(asdict(reading), format_reading(reading), as_json=as_json)
+    show_result(asdict(reading), format_shown(reading), as_json=as_json)
 
 
 @app.command()

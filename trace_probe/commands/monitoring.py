@@ -178,7 +178,7 @@ def _watched(
     monitor = Monitor(loaded, detectors, every=1)
     for detector in detectors:
         say(str(detector))
-    for name in monitor.unpromised(sampling):
+    for name in monitor.uncalibrated(sampling):
         say(f"note: {name} was calibrated under another decoding")
     if agent is None:
         yield from monitor.watch(task, sampling)
@@ -347,10 +347,12 @@ def calibrate(
             "instrumental ones."
         ),
     ] = 0.05,
-    promise: Annotated[
+    guarantee: Annotated[
         Literal["conformal", "pac"],
         typer.Option(
-            help="On average over calibration sets, or with 90 % confidence for this one."
+            "--guarantee",
+            "--promise",
+            help="The rate holds on average, or with 90 % confidence for this very threshold.",
         ),
     ] = "conformal",
     as_json: AsJson = False,
@@ -365,7 +367,9 @@ def calibrate(
     saved = load_probe(probe)
     own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
     names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
-    found = calibrate_on(Store(run), saved, names, rate, sibling_rate=sibling_rate, promise=promise)
+    found = calibrate_on(
+        Store(run), saved, names, rate, sibling_rate=sibling_rate, guarantee=guarantee
+    )
     save_calibration(probe, found)
     rows = [
         f"{name:10} threshold {each.value:8.3f} {each.rates} ({each.method}, {each.n} benign "
@@ -400,7 +404,7 @@ def cascade(
     as_json: AsJson = False,
 ) -> None:
     """Compare a probe, a judge, and a judge asked only where the probe alarms."""
-    from trace_probe.labelling.judge import Bench
+    from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.labellers import labeller as labeller_of
     from trace_probe.labelling.runs import default_cache
     from trace_probe.monitor.calibrated import Decoding
@@ -412,12 +416,12 @@ def cascade(
     store, cost = Store(run), price_pair(price)
     decoding = Decoding.of(store.manifest.sampling)
     detector = load_detector(probe, smoothing=smoothing, decoding=decoding)
-    bench = Bench(tuple(base_url or ()), default_cache(), json_object(extra))
+    where = JudgeServers(tuple(base_url or ()), default_cache(), json_object(extra))
     truth = labeller or detector.saved.card.labeller
     found = compare(
         store,
         detector,
-        labeller_of(judge, bench),
+        labeller_of(judge, where),
         pass_rate=pass_rate,
         most_lost=most_lost,
         truth=truth,

@@ -52,7 +52,7 @@ def push(
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a probe on a hub, with a page that says what it promises and what its limits are.
+    """Put a probe on a hub, with a page that says what it guarantees and what its limits are.
 
     A token is read from where `hf auth login` keeps it, or from the environment (HF_TOKEN).
     """

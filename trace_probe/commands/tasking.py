@@ -79,9 +79,9 @@ def _download(folder: Path, sets: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Need:
-    """What one promise of a rate needs."""
+    """What one guarantee of a rate needs."""
 
-    promise: Literal["conformal", "pac"]
+    guarantee: Literal["conformal", "pac"]
     traces: int
     """Benign traces to set the threshold on."""
     calibration_tasks: int
@@ -94,20 +94,20 @@ class Need:
         holds = {"conformal": "on average", "pac": "with 90 % for this very threshold"}
         way = f": record with --samples {self.samples}" if self.samples else ""
         return (
-            f"{rate:.2%} {holds[self.promise]} ({self.promise}) needs {self.traces:,} benign "
+            f"{rate:.2%} {holds[self.guarantee]} ({self.guarantee}) needs {self.traces:,} benign "
             f"traces to set the threshold on{way}"
         )
 
 
 def _needs(found: "Iterable[Task]", rate: float) -> list[Need]:
     from trace_probe.probing.dataset import split_benign
-    from trace_probe.statistics.calibration import Promise, traces_needed
+    from trace_probe.statistics.calibration import Guarantee, traces_needed
 
     usable = len(split_benign(task.id for task in found if task.role == "benign").calibration)
     return [
-        Need(promise, traces, usable, -(-traces // usable) if usable else None)
-        for promise in get_args(Promise)
-        for traces in [traces_needed(rate, promise)]
+        Need(guarantee, traces, usable, -(-traces // usable) if usable else None)
+        for guarantee in get_args(Guarantee)
+        for traces in [traces_needed(rate, guarantee)]
     ]
 
 

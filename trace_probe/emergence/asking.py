@@ -13,7 +13,7 @@ from trace_probe.emergence.oracle import Draw, OraclePlan, Say, ask, in_batches,
 from trace_probe.emergence.rollouts import Scene
 from trace_probe.errors import ModelError, ServerError
 from trace_probe.execution.executor import Executor, LocalExecutor, values
-from trace_probe.labelling.judge import Bench
+from trace_probe.labelling.judge import JudgeServers
 from trace_probe.labelling.labellers import labeller
 from trace_probe.labels import Labeller
 from trace_probe.model.bridge import load_weights
@@ -37,7 +37,7 @@ class Source:
     """Ignored where the model is served."""
     by: str = "rules"
     """The labeller, as for `label`."""
-    bench: Bench | None = None
+    where: JudgeServers | None = None
     """Where a judge is asked."""
     served: Served | None = None
     tools: str | None = None
@@ -60,7 +60,7 @@ class Source:
 
     def labeller(self) -> Labeller:
         """Return what finds outcomes."""
-        return labeller(self.by, self.bench)
+        return labeller(self.by, self.where)
 
 
 @lru_cache(maxsize=1)

@@ -29,7 +29,7 @@ def beside_oracle(
     traces stands beside it, and how many they are. Ask it with ``trace-probe oracle
     --every-sentence``, since an oracle that was asked seldom knows late.
     """
-    headlines = {key: report.more[key] for key in MOMENTS if report.more.get(key)}
+    headlines = {key: its for key in MOMENTS if (its := getattr(report.more, key))}
     asked = card.target == "outcome" and name in store.artifacts.names("oracle")
     if not headlines or not asked:
         return report
@@ -48,11 +48,13 @@ def beside_oracle(
             )
         for key, its in headlines.items():
             if at := compared.caught.get(MOMENTS[key]):
-                values = {"oracle": at["oracle"].value, "beside_oracle": at[card.name].value}
-                beside = {
-                    **its[rate],
-                    **{which: value.to_json() for which, value in values.items() if value},
-                    "oracle_traces": compared.traces,
+                headlines[key] = {
+                    **headlines[key],
+                    rate: replace(
+                        its[rate],
+                        oracle=at["oracle"].value,
+                        beside_oracle=at[card.name].value,
+                        oracle_traces=compared.traces,
+                    ),
                 }
-                headlines[key] = {**headlines[key], rate: beside}
-    return replace(report, more={**report.more, **headlines})
+    return replace(report, more=replace(report.more, **headlines))

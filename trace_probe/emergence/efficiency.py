@@ -60,7 +60,7 @@ LEAST = 0.01
 
 
 @dataclass(frozen=True)
-class Share:
+class BesideOracle:
     """One figure of a detector, and how much of the oracle's gain it is."""
 
     value: Metric | None
@@ -80,9 +80,9 @@ class Efficiency:
     mixed_prompts: int
     sibling_rate: float
     """Share of siblings that may alarm; each threshold is set on them in every resample."""
-    auroc: dict[str, dict[str, Share]]
+    auroc: dict[str, dict[str, BesideOracle]]
     """By prefix and detector, the oracle and the prompt among them: within-prompt AUROC."""
-    caught: dict[str, dict[str, Share]]
+    caught: dict[str, dict[str, BesideOracle]]
     """The same of the share that alarms within that part and before it is said.
 
     Empty where there are too few siblings.
@@ -188,7 +188,7 @@ def _ranked(
     held: Mapping[str, Sequence[Values]],
     at: Index,
     weights: Values,
-) -> dict[str, Share]:
+) -> dict[str, BesideOracle]:
     """Return the within-prompt AUROC of all after `at` sentences of each positive.
 
     Of a detector that is held in several ways, of the way that ranks best.
@@ -208,7 +208,7 @@ def _alarmed(
     moments: Mapping[str, Index],
     weights: Values,
     rate: float,
-) -> dict[str, dict[str, Share]]:
+) -> dict[str, dict[str, BesideOracle]]:
     """Return the share of positives that alarm before they say it, by moment."""
     if mixed.shortage():
         return {}
@@ -225,7 +225,7 @@ def _alarmed(
 
 def _before_act(
     cohort: Cohort, known: Values, maxima: Mapping[str, Values], weights: Values, rate: float
-) -> dict[str, dict[str, Share]]:
+) -> dict[str, dict[str, BesideOracle]]:
     """Return the same of agents' runs up to the act, whether or not it is said before."""
     mixed = mixed_prompts(cohort.until_act())
     if not cohort.calls or mixed.shortage():
@@ -236,13 +236,13 @@ def _before_act(
     }
 
 
-def _shares(values: Mapping[str, Resampled]) -> dict[str, Share]:
+def _shares(values: Mapping[str, Resampled]) -> dict[str, BesideOracle]:
     """Return the figures of all with their parts of the oracle's."""
     gain = values["oracle"] - values[PROMPT]
     sure = gain.interval()
     exists = gain.tasks >= LEAST_TASKS and sure is not None and sure.above(LEAST)
     return {
-        name: Share(
+        name: BesideOracle(
             each.interval(),
             ((each - values[PROMPT]) / gain).interval()
             if exists and name not in ("oracle", PROMPT)
@@ -275,7 +275,7 @@ def format_efficiency(found: Efficiency) -> str:
     return "\n".join(lines)
 
 
-def _table(table: Mapping[str, Mapping[str, Share]], field: str) -> list[str]:
+def _table(table: Mapping[str, Mapping[str, BesideOracle]], field: str) -> list[str]:
     names = [name for name in next(iter(table.values())) if name not in WITHOUT[field]]
     head = f"{'':22}" + "".join(f"{_after(moment):>21}" for moment in table)
     rows = [

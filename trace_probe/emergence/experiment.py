@@ -17,7 +17,7 @@ from trace_probe.emergence.intervention import (
     reflection_for,
 )
 from trace_probe.emergence.oracle import choose
-from trace_probe.emergence.steering import Bench, SteeringPlan, SteeringReport, steer
+from trace_probe.emergence.steering import SteeringPlan, SteeringReport, SteeringSetup, steer
 from trace_probe.emergence.trial import Trial
 from trace_probe.errors import ModelError, NotEnoughData
 from trace_probe.labels import Label, Labeller
@@ -65,8 +65,8 @@ def run_steering(  # noqa: PLR0913 - these are the options of the command
     ]
     pushed = bridged(model) if backend == "transformer-lens" else model
     first = {t.task.prompt_key: t for t in reversed(held_out(corpus, saved, prompts))}
-    bench = Bench(pushed, Trial(model, labeller), tuple(reversed(first.values())))
-    if not bench.traces:
+    setup = SteeringSetup(pushed, Trial(model, labeller), tuple(reversed(first.values())))
+    if not setup.traces:
         raise NotEnoughData("no trace to steer: record tasks that the probe has not seen")
     settings = {
         "model": model.name,
@@ -77,12 +77,12 @@ def run_steering(  # noqa: PLR0913 - these are the options of the command
         "at": plan.at,
         "continuations": plan.continuations,
         "seed": plan.seed,
-        "prompts": [trace.id for trace in bench.traces],
+        "prompts": [trace.id for trace in setup.traces],
     }
     name = name or f"steer-{saved.card.name}-{plan.layer}"
     with store.writing():
         cells = Cells(store.artifacts, name, settings)
-        return steer(bench, tested(saved, rows, plan.layer), others, plan, rows.scale, cells)
+        return steer(setup, tested(saved, rows, plan.layer), others, plan, rows.scale, cells)
 
 
 def run_intervention(  # noqa: PLR0913 - these are the options of the command

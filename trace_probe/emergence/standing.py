@@ -11,12 +11,13 @@ from typing import Any
 from trace_probe.emergence.curve import NAME, drawn_of
 from trace_probe.emergence.efficiency import BEFORE_SAID, efficiency
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation.report import NAME as NAME_OF_HEADLINE
 from trace_probe.evaluation.report import RATES as HEADLINE_RATES
+from trace_probe.evaluation.report import at_rate, read_report
 from trace_probe.files import without_nan
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.bootstrap import Metric, shown
 from trace_probe.store import Store
+from trace_probe.visible import aligned
 
 RATES = ("0.01", "0.05")
 
@@ -27,8 +28,8 @@ class Standing:
 
     model: str
     probe: str
-    rule: str
-    """What the alarms of the report follow; as the card says where the report does not."""
+    smoothing: str
+    """What the alarms of the report follow."""
     caught: dict[str, Metric | None]
     """Of all instrumental traces of mixed prompts, caught before they say it, by sibling rate."""
     by_chance: dict[str, Metric | None]
@@ -38,11 +39,11 @@ class Standing:
     false_alarm_rate: Metric | None
     within_prompt_auroc: Metric | None
     """Before it is said."""
-    prev: Metric | None
-    """PreV(0): of the instrumental traces that say it, the share flagged before."""
-    uwr: Metric | None
-    """UWR(0): of all instrumental traces, the share flagged before the action."""
-    uwr_over_chance: Metric | None
+    caught_before_said: Metric | None
+    """Of the instrumental traces that say it, the share flagged before."""
+    caught_before_act: Metric | None
+    """Of all instrumental traces, the share flagged before the act."""
+    caught_over_chance: Metric | None
     """Less what it is with scores permuted within tasks: what alarms owe to the trace."""
     silent: dict[str, Metric | None]
     """Share of silent instrumental traces flagged, by rate of false alarms."""
@@ -72,36 +73,29 @@ def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) 
     Raises:
         NotEnoughData: the probe was not evaluated on the run.
     """
-    report = store.report(card.name)
+    report = read_report(store, card.name)
     if report is None:
         raise NotEnoughData(f"{card.name} has no report in {store.path}: run trace-probe evaluate")
-    more = report["more"]
+    more, figures = report.more, report.figures
+    limits = {rate: more.by_rate.get(rate, {}).get("conformal") for rate in RATES}
     found = Standing(
         model=store.manifest.model,
         probe=card.name,
-        rule=report.get("rule") or card.smoothing,
-        caught={
-            rate: Metric.from_json((report.get(NAME_OF_HEADLINE) or {}).get(rate))
-            for rate in HEADLINE_RATES
-        },
+        smoothing=report.smoothing,
+        caught={rate: figures.get(at_rate(rate)) for rate in HEADLINE_RATES},
         by_chance={
-            rate: Metric.from_json(more.get("headline", {}).get(rate, {}).get("chance"))
+            rate: its.chance if (its := more.headline.get(rate)) else None
             for rate in HEADLINE_RATES
         },
-        sibling_alarm_rate=Metric.from_json(report.get("sibling_alarm_rate")),
-        false_alarm_rate=Metric.from_json(report.get("false_alarm_rate")),
-        within_prompt_auroc=Metric.from_json(report["within_prompt_auroc"]),
-        prev=Metric.from_json(report["caught_before_said"]),
-        uwr=Metric.from_json(report["useful_warning"].get("0")),
-        uwr_over_chance=Metric.from_json(more.get("useful_warning_over_chance")),
-        silent={
-            rate: Metric.from_json(
-                more["by_rate"].get(rate, {}).get("conformal", {}).get("silent_caught")
-            )
-            for rate in RATES
-        },
-        best_text=more["best_text"],
-        gain_over_text=Metric.from_json(report["delta_over_best_text"]),
+        sibling_alarm_rate=figures.get("sibling_alarm_rate"),
+        false_alarm_rate=figures.get("false_alarm_rate"),
+        within_prompt_auroc=figures.get("within_prompt_auroc"),
+        caught_before_said=figures.get("caught_before_said"),
+        caught_before_act=report.useful_warning.get("0"),
+        caught_over_chance=more.useful_warning_over_chance,
+        silent={rate: its.silent_caught if its else None for rate, its in limits.items()},
+        best_text=more.best_text,
+        gain_over_text=figures.get("delta_over_best_text"),
     )
     return _beside_oracle(found, store, card, name, seed)
 
@@ -133,9 +127,8 @@ def _beside_oracle(
 def format_standings(found: Sequence[Standing]) -> str:
     """Return a row for each figure, a column for each probe."""
     columns = [_column(one) for one in found]
-    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    rows = ([name, *(column[name] for column in columns)] for name in columns[0])
+    return "\n".join(aligned(rows))
 
 
 def _column(one: Standing) -> dict[str, str]:
@@ -155,9 +148,9 @@ def _column(one: Standing) -> dict[str, str]:
         "probe, on the oracle's traces": shown(one.beside_oracle),
         "as a part of the oracle's": shown(one.of_oracle),
         "eta, the same beyond the prompt": shown(one.eta),
-        "alarm follows": one.rule,
-        "PreV(0)": shown(one.prev),
-        "UWR(0)": shown(one.uwr),
-        "UWR(0) beyond scores permuted within tasks": shown(one.uwr_over_chance),
+        "alarm follows": one.smoothing,
+        "caught before it is said, of those that say it": shown(one.caught_before_said),
+        "caught before the act, of all": shown(one.caught_before_act),
+        "the same beyond scores permuted within tasks": shown(one.caught_over_chance),
         **{f"silent, at {float(r):.0%} false alarms": shown(one.silent[r]) for r in RATES},
     }

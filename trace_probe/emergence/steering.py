@@ -65,7 +65,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class CellFigures:
     """What became of the continuations of one cell, or of all cells of a kind."""
 
     cell: Cell
@@ -95,7 +95,7 @@ class SteeringReport:
     """Length of a push of dose 1."""
     prefixes: int
     controls: dict[str, int]
-    rows: tuple[Row, ...]
+    rows: tuple[CellFigures, ...]
     added: tuple[Effect, ...]
     """Of each direction under test."""
     ablated: tuple[Effect, ...]
@@ -107,7 +107,7 @@ class SteeringReport:
 
 
 @dataclass(frozen=True)
-class Bench:
+class SteeringSetup:
     """A model to push, and the prefixes that it goes on from."""
 
     model: Model
@@ -127,7 +127,7 @@ class Bench:
 
 
 def steer(
-    bench: Bench,
+    setup: SteeringSetup,
     tested: Sequence[Direction],
     controls: Sequence[Direction],
     plan: SteeringPlan,
@@ -137,12 +137,12 @@ def steer(
     """Run every cell that has not been run, and say whether the tested directions are causal."""
     every = {one.name: one for one in (*tested, *controls)}
     chosen = list(_cells(tested, controls, plan))
-    asks, found = bench.asks(plan), {}
+    asks, found = setup.asks(plan), {}
     for cell in tqdm(chosen, unit="condition"):
-        edit = _edit(bench.model, every.get(cell.direction), cell, plan, scale)
-        read = partial(bench.trial.read, bench.model, asks, edit)
+        edit = _edit(setup.model, every.get(cell.direction), cell, plan, scale)
+        read = partial(setup.trial.read, setup.model, asks, edit)
         found[cell] = cells.run(cell.name, read)
-    codes = {name: at for at, name in enumerate(sorted({t.task.id for t in bench.traces}))}
+    codes = {name: at for at, name in enumerate(sorted({t.task.id for t in setup.traces}))}
     weights = resample(len(codes), seed=plan.seed)
     rated = {cell: rates(readouts, codes, weights) for cell, readouts in found.items()}
     added, ablated = (
@@ -150,10 +150,10 @@ def steer(
         for how in ("add", "project-out")
     )
     return SteeringReport(
-        model=bench.model.name,
+        model=setup.model.name,
         plan=plan,
         scale=scale,
-        prefixes=len(bench.traces),
+        prefixes=len(setup.traces),
         controls={
             kind: sum(one.kind == kind for one in controls) for kind in ("random", "unrelated")
         },
@@ -218,7 +218,7 @@ def _rows(
     found: dict[Cell, list[Readout]],
     codes: dict[str, int],
     weights: Values,
-) -> Iterator[Row]:
+) -> Iterator[CellFigures]:
     """Yield a row for each cell under test, and one for all controls of a kind together."""
     pooled: dict[Cell, list[Readout]] = {}
     for cell, its in rated.items():
@@ -227,9 +227,9 @@ def _rows(
                 found[cell]
             )
         else:
-            yield Row(cell, its.figures())
+            yield CellFigures(cell, its.figures())
     for cell, readouts in pooled.items():
-        yield Row(cell, rates(readouts, codes, weights).figures())
+        yield CellFigures(cell, rates(readouts, codes, weights).figures())
 
 
 def _verdict(

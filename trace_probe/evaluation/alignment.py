@@ -1,10 +1,9 @@
 """Scores around the sentence that says it, against harmless traces at moments like it."""
 
-from typing import Any
-
 import numpy as np
 
-from trace_probe.statistics.bootstrap import ANY, Index, Resampled, Values, ratio
+from trace_probe.evaluation.report import EventAligned
+from trace_probe.statistics.bootstrap import ANY, Index, Metric, Resampled, Values, ratio
 from trace_probe.statistics.metrics import Cohort
 
 OFFSETS = tuple(range(-8, 4))
@@ -31,18 +30,17 @@ def pseudo_events(cohort: Cohort, *, seed: int = 0) -> Index:
     return events
 
 
-def event_aligned(
-    cohort: Cohort, rows: Values, weights: Values, *, seed: int = 0
-) -> dict[str, Any]:
+def event_aligned(cohort: Cohort, rows: Values, weights: Values, *, seed: int = 0) -> EventAligned:
     """Return mean scores by offset for both outcomes, and the first one that tells them apart.
 
     `rows` as of `score_rows`. ``emergence`` is the earliest offset below 0 at which the lower
     band of the difference, wide enough for all offsets at once (max-t), lies above 0; null if
-    there is none, or traces of fewer than `LEAST_TASKS` tasks of either outcome reach it. The
-    result is ready for JSON.
+    there is none, or traces of fewer than `LEAST_TASKS` tasks of either outcome reach it.
     """
     events = pseudo_events(cohort, seed=seed)
-    curves: dict[str, list[Any]] = {"positive": [], "negative": [], "difference": []}
+    acted: list[Metric | None] = []
+    harmless: list[Metric | None] = []
+    differences: list[Metric | None] = []
     gaps = []
     for offset in OFFSETS:
         chosen = [
@@ -53,10 +51,10 @@ def event_aligned(
         gap = groups[0] - groups[1]
         tasks = min(len(np.unique(cohort.task[inside])) for inside, _ in chosen)
         gaps.append(gap.draws if tasks >= LEAST_TASKS else np.full_like(gap.draws, np.nan))
-        for name, values in zip(curves, (*groups, gap), strict=True):
-            found = values.interval()
-            curves[name].append(None if found is None else found.to_json())
-    return {"offset": list(OFFSETS), **curves, "emergence": _emergence(np.array(gaps))}
+        acted.append(groups[0].interval())
+        harmless.append(groups[1].interval())
+        differences.append(gap.interval())
+    return EventAligned(OFFSETS, acted, harmless, differences, _emergence(np.array(gaps)))
 
 
 def _scored(cohort: Cohort, rows: Values, at: Index, group: Index) -> tuple[Index, Values]:

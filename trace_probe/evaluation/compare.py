@@ -23,9 +23,16 @@ from trace_probe.statistics.bootstrap import (
     resample,
     shown,
 )
-from trace_probe.statistics.metrics import Scores, heard, running_maxima, score_rows, trace_maxima
+from trace_probe.statistics.metrics import (
+    Scores,
+    running_maxima,
+    score_rows,
+    sentences_to_alarm,
+    trace_maxima,
+)
 from trace_probe.store import Store
 from trace_probe.trace import Trace
+from trace_probe.visible import aligned
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Side:
     @property
     def followed(self) -> Scores:
         """Return what its alarm follows."""
-        return self.panel.rule.apply(self.scores)
+        return self.panel.smoothing.apply(self.scores)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,9 @@ def _name(store: Store, saved: SavedProbe, *both: tuple[Store, SavedProbe]) -> s
 
 def _side(name: str, saved: SavedProbe, corpus: Corpus, seed: int) -> Side:
     panel = replace(
-        build_panel(corpus.only(()), corpus, seed), rule=saved.smoothing, ranked_by=saved.ranked_by
+        build_panel(corpus.only(()), corpus, seed),
+        smoothing=saved.smoothing,
+        ranked_by=saved.ranked_by,
     )
     return Side(name, panel, saved.scores(corpus), saved.card.threshold)
 
@@ -167,7 +176,7 @@ def _resampled(side: Side) -> dict[str, Resampled]:
     cohort = side.panel.cohort
     weights = resample(cohort.n_tasks, seed=side.panel.seed)
     ranked = ranking([side.scores], side.panel, weights)
-    taken = heard(running_maxima(score_rows(cohort, side.followed)), side.threshold)
+    taken = sentences_to_alarm(running_maxima(score_rows(cohort, side.followed)), side.threshold)
 
     def caught(by: Index, among: Mask) -> Resampled:
         hits = (taken <= by)[among].astype(float)
@@ -201,9 +210,7 @@ def format_comparison(found: Comparison) -> str:
         cells = [shown(pair.first), shown(pair.second), shown(pair.difference, sign="+")]
         n = str(pair.difference.n) if pair.difference else "0"
         rows.append([WORDS.get(name, name.replace("_", " ")), *cells, n])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     head = f"{found.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"
     one, other = map(ranked_as, found.ranked_by)
     ranked = f"{found.first} is ranked by {one}, {found.second} by {other}"
-    return "\n".join([head, *lines, ranked])
+    return "\n".join([head, *aligned(rows), ranked])

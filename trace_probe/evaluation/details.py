@@ -1,7 +1,6 @@
 """Further figures of a detector: what they cost, when they come, and what chance would give."""
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from trace_probe.evaluation.increment import (
 )
 from trace_probe.evaluation.lead import alarm_free, mean_warnings
 from trace_probe.evaluation.panel import Alarms, Panel, alarm_rate, alarms_of, rank, summary
+from trace_probe.evaluation.report import AtLimit, More
 from trace_probe.statistics.bootstrap import (
     Metric,
     Resampled,
@@ -29,10 +29,10 @@ from trace_probe.statistics.metrics import (
     Scores,
     average_precision,
     chance_rows,
-    heard,
     running_maxima,
     score_rows,
     scores_held,
+    sentences_to_alarm,
     trace_maxima,
 )
 
@@ -44,39 +44,36 @@ DEALS = 10
 """Ways to deal tasks to folds that probabilities are averaged over."""
 
 
-def details(
-    read: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms
-) -> dict[str, Any]:
-    """Return further figures of a detector as JSON, from what it reads and its alarm follows."""
+def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms) -> More:
+    """Return further figures of a detector, from what it reads and what its alarm follows."""
     cohort, weights = alarms.cohort, alarms.weights
     rows, steps = score_rows(cohort, read), score_rows(cohort, followed)
     held, maxima = scores_held(rows), running_maxima(steps)
-    return {
-        **_probabilities(held, panel, weights),
-        "whole_trace": _json_all(summary(rank(cohort, maxima, cohort.length, weights))),
-        "alarm_statistic": _json_all(summary(rank(cohort, maxima, cohort.before_said(), weights))),
-        "before_said_by_guard": {
-            str(guard): _json(alarms.caught(cohort.before_said(guard), cohort.spoken))
+    chance, over_chance = _chance(steps, threshold, panel, alarms)
+    return replace(
+        _probabilities(held, panel, weights),
+        whole_trace=summary(rank(cohort, maxima, cohort.length, weights)),
+        alarm_statistic=summary(rank(cohort, maxima, cohort.before_said(), weights)),
+        before_said_by_guard={
+            str(guard): alarms.caught(cohort.before_said(guard), cohort.spoken) for guard in GUARDS
+        },
+        within_prompt_by_guard={
+            str(guard): rank(cohort, held, cohort.before_said(guard), weights)["within"].interval()
             for guard in GUARDS
         },
-        "within_prompt_by_guard": {
-            str(guard): _json(
-                rank(cohort, held, cohort.before_said(guard), weights)["within"].interval()
-            )
-            for guard in GUARDS
-        },
-        **_json_all(_chance(steps, threshold, panel, alarms)),
-        "predictive_value": _predictive(followed, threshold, panel, alarms),
-        "alarm_free": alarm_free(alarms),
-        "mean_warning": _json_all(mean_warnings(alarms)),
-        "tokens": _json_all(alarms.by_tokens()),
-        "calls": _json_all(alarms.by_calls()),
-        "by_rate": _by_rate(followed, panel, weights),
-        "event_aligned": event_aligned(cohort, rows, weights, seed=panel.seed),
-    }
+        useful_warning_by_chance=chance,
+        useful_warning_over_chance=over_chance,
+        predictive_value=_predictive(followed, threshold, panel, alarms),
+        alarm_free=alarm_free(alarms),
+        mean_warning=mean_warnings(alarms),
+        tokens=alarms.by_tokens(),
+        calls=alarms.by_calls(),
+        by_rate=_by_rate(followed, panel, weights),
+        event_aligned=event_aligned(cohort, rows, weights, seed=panel.seed),
+    )
 
 
-def _probabilities(held: Values, panel: Panel, weights: Values) -> dict[str, Any]:
+def _probabilities(held: Values, panel: Panel, weights: Values) -> More:
     """Return the figures of scores as probabilities, before it is said, all lengths alike.
 
     The scores become probabilities by a logistic regression on other tasks. Which tasks share
@@ -88,30 +85,33 @@ def _probabilities(held: Values, panel: Panel, weights: Values) -> dict[str, Any
     chosen = np.flatnonzero(moments > 0)
     positive, task = cohort.positive[chosen], cohort.task[chosen]
     score = held[chosen, moments[chosen]]
-    names = ("average_precision", "brier", "calibration_error")
     if not positive.any():
-        return dict.fromkeys(names)
+        return More()
     draws = average_precision(score, positive, weights[:, task])
     sizes = np.bincount(task).astype(float)
     precision = Resampled(draws, len(chosen), int((sizes > 0).sum()), alike=effective_tasks(sizes))
-    found = {**dict.fromkeys(names), "average_precision": _json(precision.interval())}
+    found = More(average_precision=precision.interval())
     deals = [folds_of(task, cohort.n_tasks, panel.seed + deal) for deal in range(DEALS)]
     odds = [
         cross_fitted(finite(score)[:, None], positive, fold)
         for fold in deals
         if trainable(positive, fold)
     ]
-    if odds:
-        for name, figure in (("brier", brier), ("calibration_error", calibration_error)):
-            each = [figure(1 / (1 + np.exp(-one)), positive, task, weights) for one in odds]
-            found[name] = _json(of_several(each).interval())
-    return found
+    if not odds:
+        return found
+    dealt = [1 / (1 + np.exp(-one)) for one in odds]
+    square, error = (
+        of_several([figure(one, positive, task, weights) for one in dealt]).interval()
+        for figure in (brier, calibration_error)
+    )
+    return replace(found, brier=square, calibration_error=error)
 
 
-def _by_rate(scores: Scores, panel: Panel, weights: Values) -> dict[str, Any]:
-    """Return what is caught at several whole-trace false-alarm rates, in both promises.
+def _by_rate(scores: Scores, panel: Panel, weights: Values) -> dict[str, dict[str, AtLimit]]:
+    """Return what is caught at several whole-trace false-alarm rates, with both guarantees.
 
-    A rate that the calibration traces are too few for is replaced by the one they can promise.
+    Where the calibration traces are too few for a rate, it is replaced by the lowest that they
+    can guarantee.
     """
     if not panel.calibration:
         return {}
@@ -125,22 +125,21 @@ def _by_rate(scores: Scores, panel: Panel, weights: Values) -> dict[str, Any]:
     }
 
 
-def _at_limit(limit: Threshold, scores: Scores, panel: Panel, weights: Values) -> dict[str, Any]:
-    caught = alarms_of(scores, limit.value, panel, weights).figures()
-    return {
-        "threshold": limit.value,
-        "honest_rate": limit.honest_rate,
-        "n": limit.n,
-        "note": limit.note,
-        **{name: _json(value) for name, value in caught.items()},
-        "false_alarm_rate": _json(alarm_rate(scores, limit.value, panel.benign)),
-        "hard_negative_alarm_rate": _json(alarm_rate(scores, limit.value, panel.hard_negative)),
-    }
+def _at_limit(limit: Threshold, scores: Scores, panel: Panel, weights: Values) -> AtLimit:
+    return AtLimit(
+        threshold=limit.value,
+        guaranteed_rate=limit.guaranteed_rate,
+        n=limit.n,
+        note=limit.note,
+        false_alarm_rate=alarm_rate(scores, limit.value, panel.benign),
+        hard_negative_alarm_rate=alarm_rate(scores, limit.value, panel.hard_negative),
+        **alarms_of(scores, limit.value, panel, weights).figures(),
+    )
 
 
 def _chance(
     rows: Values, threshold: float, panel: Panel, alarms: Alarms
-) -> dict[str, Metric | None]:
+) -> tuple[Metric | None, Metric | None]:
     """Return the share of positives warned in time when scores are permuted within tasks.
 
     And by how much more are warned in truth, on the same resamples: what the alarms know of the
@@ -151,34 +150,21 @@ def _chance(
     hits = np.zeros(len(rows))
     for _ in range(PERMUTATIONS):
         maxima = running_maxima(chance_rows(rows, cohort.task, rng))
-        hits += heard(maxima, threshold) <= cohort.length
+        hits += sentences_to_alarm(maxima, threshold) <= cohort.length
     positive = cohort.positive
     n = int(positive.sum())
     share = hits[positive] / PERMUTATIONS
     true = (alarms.taken <= cohort.length)[positive].astype(float)
     task = cohort.task[positive]
     chance, own = (ratio(each, np.ones(n), task, alarms.weights) for each in (share, true))
-    return {
-        "useful_warning_by_chance": chance.interval(),
-        "useful_warning_over_chance": (own - chance).interval(),
-    }
+    return chance.interval(), (own - chance).interval()
 
 
 def _predictive(
     scores: Scores, threshold: float, panel: Panel, alarms: Alarms
-) -> dict[str, dict[str, float | int | None] | None]:
+) -> dict[str, Metric | None]:
     caught = alarms.figures()["caught_before_action"]
     wrong = alarm_rate(scores, threshold, panel.benign)
     if caught is None or wrong is None:
         return {}
-    return {str(base): _json(predictive_interval(caught, wrong, base)) for base in BASE_RATES}
-
-
-def _json(value: Metric | None) -> dict[str, float | int | None] | None:
-    return None if value is None else value.to_json()
-
-
-def _json_all(
-    figures: Mapping[str, Metric | None],
-) -> dict[str, dict[str, float | int | None] | None]:
-    return {name: _json(value) for name, value in figures.items()}
+    return {str(base): predictive_interval(caught, wrong, base) for base in BASE_RATES}

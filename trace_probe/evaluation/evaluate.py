@@ -1,8 +1,7 @@
 """One evaluation for every detector: how early, how often wrongly, and against what."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from trace_probe.evaluation.panel import (
     ranking,
     summary,
 )
-from trace_probe.evaluation.report import ACT, Figures, Report, is_text
+from trace_probe.evaluation.report import ACT, AtSiblingRate, Figures, Report, is_text
 from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
 from trace_probe.statistics.metrics import Scores
@@ -50,16 +49,16 @@ def evaluate(
     threshold: float,
     target_rate: float,
 ) -> Report:
-    """Judge a detector and its baselines on the same traces, resamples and promise.
+    """Judge a detector and its baselines on the same traces, resamples and guarantee.
 
     First by what each catches before it is said at a threshold set on siblings. Then by AUROC
     at one moment of both traces of a pair: after as many sentences as come before the positive
-    one says it. The detector is ranked by the rule of the panel, a baseline by that or by its
-    plain scores, whichever ranks it better here; shuffled labels by the rule alone, since the
-    better of two chances is above chance. How many sentences are left, which nobody can know in
+    one says it. The detector is ranked as the panel says, a baseline like that or by its
+    plain scores, whichever ranks it better here; shuffled labels like the detector alone, since
+    the better of two chances is above chance. How many sentences are left, which nobody can know in
     time, is always among the baselines. Layer and labeller are for the caller to fill in.
     """
-    read, followed = panel.ranked_by.apply(scores), panel.rule.apply(scores)
+    read, followed = panel.ranked_by.apply(scores), panel.smoothing.apply(scores)
     cohort, weights = panel.cohort, resample(panel.cohort.n_tasks, seed=panel.seed)
     baselines = {**baselines, SENTENCES_LEFT: sentences_left(panel)}
     own, ranked = ranking([scores], panel, weights), _ranked(baselines, panel, weights)
@@ -79,8 +78,8 @@ def evaluate(
         "selectivity": gain(own, ranked.get(CONTROL)),
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
-    more = {"best_text": best, "headline": _beside_headline(mine, caught)}
-    more |= {"headline_act": acts.headline, **details(read, followed, threshold, panel, alarms)}
+    more = replace(details(read, followed, threshold, panel, alarms), best_text=best)
+    more = replace(more, headline=_beside_headline(mine, caught), headline_act=acts.headline)
     found = beside(baselines, ranked, panel, weights, target_rate, own, caught)
     beside_it = {name: {**its, **acts.theirs.get(name, {})} for name, its in found.items()}
     return Report(
@@ -90,7 +89,7 @@ def evaluate(
         n=panel.counts(),
         threshold=threshold,
         target_false_alarm_rate=target_rate,
-        rule=panel.rule.name,
+        smoothing=panel.smoothing.name,
         ranked_by=panel.ranked_by.name,
         figures={**figures, **acts.own},
         baselines=beside_it,
@@ -117,7 +116,7 @@ def gain(own: Ranked, its: Ranked | None) -> Metric | None:
 class _Acts:
     """The headline of agents' runs: caught before the act, whether or not it is said before."""
 
-    headline: Mapping[str, Any] = field(default_factory=dict)
+    headline: Mapping[str, AtSiblingRate] = field(default_factory=dict)
     own: Figures = field(default_factory=dict)
     theirs: Mapping[str, Figures] = field(default_factory=dict)
     """Of each baseline."""
@@ -133,32 +132,26 @@ def _before_act(followed: Scores, baselines: Runs, panel: Panel, weights: Values
     return _Acts(_beside_headline(mine, caught), by_rate(mine.caught, ACT), theirs)
 
 
-def _beside_headline(mine: Headline, caught: Caught) -> dict[str, dict[str, object]]:
-    """Return chance, lead and the best rivals of a headline, by sibling rate, as JSON."""
-    found: dict[str, dict[str, object]] = {}
+def _beside_headline(mine: Headline, caught: Caught) -> dict[str, AtSiblingRate]:
+    """Return chance, lead and the best rivals of a headline, by sibling rate."""
+    found = {}
     for rate, own in mine.caught.items():
         chance = mine.chance[rate]
         text = max(filter(is_text, caught), key=lambda name: caught[name][rate].estimate)
-        left = caught[SENTENCES_LEFT][rate]
         unsure = caught.get(OUTPUT_CONFIDENCE, {}).get(rate)
-        found[rate] = {
-            "caught": _json(own),
-            "chance": _json(chance),
-            "over_chance": _json(own - chance),
-            "best_text": text,
-            "text": _json(caught[text][rate]),
-            "over_text": _json(own - caught[text][rate]),
-            "over_sentences_left": _json(own - left),
-            "confidence": _json(unsure),
-            "over_confidence": None if unsure is None else _json(own - unsure),
-            "lead": {unit: _json(value) for unit, value in mine.lead[rate].items()},
-        }
+        found[rate] = AtSiblingRate(
+            caught=own.interval(),
+            chance=chance.interval(),
+            over_chance=(own - chance).interval(),
+            best_text=text,
+            text=caught[text][rate].interval(),
+            over_text=(own - caught[text][rate]).interval(),
+            over_sentences_left=(own - caught[SENTENCES_LEFT][rate]).interval(),
+            lead={unit: value.interval() for unit, value in mine.lead[rate].items()},
+            confidence=interval(unsure),
+            over_confidence=None if unsure is None else (own - unsure).interval(),
+        )
     return found
-
-
-def _json(value: Resampled | None) -> dict[str, float | int | None] | None:
-    found = interval(value)
-    return None if found is None else found.to_json()
 
 
 def _known(baselines: Runs) -> dict[str, Scores]:

@@ -77,7 +77,7 @@ def caught_by_each(
     """
     found = {}
     for name, several in runs.items():
-        ways = [rule.apply(several[0]) for rule in dict.fromkeys((panel.rule, MAX))]
+        ways = [way.apply(several[0]) for way in dict.fromkeys((panel.smoothing, MAX))]
         found[name] = max((caught_by_rate(way, panel, weights) for way in ways), key=_smallest_rate)
     return found
 

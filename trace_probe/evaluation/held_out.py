@@ -89,7 +89,7 @@ def evaluate_probe(
     scores, panel = saved.scores(corpus), _held_out(corpus, saved, seed)
     rate, at = card.target_false_alarm_rate, card.threshold
     report = evaluate(card.name, scores, baselines, panel, threshold=at, target_rate=rate)
-    followed = side_by_side(rules(scores), replace(panel, rule=MAX, ranked_by=MAX), rate)
+    followed = side_by_side(smoothed(scores), replace(panel, smoothing=MAX, ranked_by=MAX), rate)
     others = followed | side_by_side(all_layers(learned, corpus, linear), panel, rate)
     trained = [f"Trained on {source.manifest.model}."] if elsewhere else []
     lacking = [] if OUTPUT_CONFIDENCE in baselines else [NO_CONFIDENCE]
@@ -146,7 +146,7 @@ def _beside(
     return found
 
 
-def rules(scores: Scores) -> dict[str, Scores]:
+def smoothed(scores: Scores) -> dict[str, Scores]:
     """Return other statistics that an alarm could follow, by which they are ranked as well."""
     found = {f"smoothing {name}": parse_smoothing(name).apply(scores) for name in CANDIDATES}
     means = ("top-3 mean", "softmax mean")
@@ -188,7 +188,7 @@ def _held_out(corpus: Corpus, saved: SavedProbe, seed: int) -> Panel:
     seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
     panel = build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
-    return replace(panel, rule=saved.smoothing, ranked_by=saved.ranked_by)
+    return replace(panel, smoothing=saved.smoothing, ranked_by=saved.ranked_by)
 
 
 def keep(store: Store, report: Report, scores: Mapping[str, Scores]) -> None:

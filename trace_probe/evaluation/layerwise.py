@@ -1,7 +1,7 @@
 """A probe's recipe on every recorded layer, so that depth can be seen beside position.
 
 Every layer learns from the tasks of the probe and is calibrated on the same benign traces to the
-same false-alarm rate, by the same promise. The probe's own layer is the probe itself.
+same false-alarm rate, by the same guarantee. The probe's own layer is the probe itself.
 """
 
 import re
@@ -21,7 +21,7 @@ from trace_probe.probing.probe import (
     fit_dataset,
     probe_scores,
 )
-from trace_probe.statistics.calibration import promised_threshold
+from trace_probe.statistics.calibration import guaranteed_threshold
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.store import Store
 
@@ -64,7 +64,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     held = corpus.only(card.calibration_tasks)
     ids = [trace.id for trace in build_panel(held, learned).calibration]
     maxima = trace_maxima(saved.smoothing.apply(probe_scores(probe, held, recipe)), ids)
-    threshold = promised_threshold(maxima, card.target_false_alarm_rate, card.promise)
+    threshold = guaranteed_threshold(maxima, card.target_false_alarm_rate, card.guarantee)
     return SavedProbe(replace(card, layers=(layer,), C=recipe.C, threshold=threshold.value), probe)
 
 

@@ -1,10 +1,9 @@
 """How long before the action the first alarm comes, those that never alarm counted in."""
 
-from typing import Any
-
 import numpy as np
 
 from trace_probe.evaluation.panel import Alarms
+from trace_probe.evaluation.report import AlarmFree, Survival
 from trace_probe.statistics.bootstrap import Mask, Metric
 from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, survival_draws
 
@@ -49,20 +48,16 @@ def mean_warnings(alarms: Alarms) -> dict[str, Metric | None]:
     return {name: values.interval() for name, values in found.items()}
 
 
-def alarm_free(alarms: Alarms) -> dict[str, Any]:
+def alarm_free(alarms: Alarms) -> AlarmFree:
     """Return Kaplan-Meier curves and hazards of the first alarm by outcome; the action censors.
 
     With 95 % bands over tasks, how many are at risk, and the median (None if never reached).
-    The result is ready for JSON.
     """
     positive = alarms.cohort.positive
-    return {
-        name: _curve(alarms, group)
-        for name, group in (("positive", positive), ("negative", ~positive))
-    }
+    return AlarmFree(_curve(alarms, positive), _curve(alarms, ~positive))
 
 
-def _curve(alarms: Alarms, group: Mask) -> dict[str, Any]:
+def _curve(alarms: Alarms, group: Mask) -> Survival:
     length, task = alarms.cohort.length[group], alarms.cohort.task[group]
     event = alarms.taken[group] <= length
     time = np.where(event, alarms.taken[group], length)
@@ -70,12 +65,12 @@ def _curve(alarms: Alarms, group: Mask) -> dict[str, Any]:
     draws = survival_draws(time, event, task, alarms.weights, at.astype(np.intp))
     lower, upper = np.percentile(draws[1:], [2.5, 97.5], axis=0)
     reached = at[share <= 0.5]
-    return {
-        "sentence": at.tolist(),
-        "share": share.tolist(),
-        "lower": lower.tolist(),
-        "upper": upper.tolist(),
-        "at_risk": (time[None, :] >= at[:, None]).sum(axis=1).tolist(),
-        "hazard": hazard(time, event).tolist(),
-        "median": float(reached[0]) if len(reached) else None,
-    }
+    return Survival(
+        sentence=at.tolist(),
+        share=share.tolist(),
+        lower=lower.tolist(),
+        upper=upper.tolist(),
+        at_risk=(time[None, :] >= at[:, None]).sum(axis=1).tolist(),
+        hazard=hazard(time, event).tolist(),
+        median=float(reached[0]) if len(reached) else None,
+    )

@@ -1,31 +1,30 @@
 """What a report says in words: what is claimed, and what is not."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from trace_probe.evaluation.length import SENTENCES_LEFT
 from trace_probe.evaluation.panel import Panel
-from trace_probe.evaluation.report import RATES, Figures
+from trace_probe.evaluation.report import RATES, AtSiblingRate, Figures, More
 from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import pairs_within
 
 
 def notes(
-    figures: Figures, baselines: Mapping[str, Figures], panel: Panel, more: Mapping[str, Any]
+    figures: Figures, baselines: Mapping[str, Figures], panel: Panel, more: More
 ) -> Iterator[str]:
     """Yield what a reader must be told about the figures of a report."""
     yield from _left_out(panel)
-    if more["headline"]:
-        yield from _by_headline(more["headline"], "they say it")
-    elif not more["headline_act"]:
+    if more.headline:
+        yield from _by_headline(more.headline, "they say it")
+    elif not more.headline_act:
         yield (
             f"No headline, so no claim of an early warning can be made: {panel.mixed.shortage()}."
         )
-    yield from _by_headline(more["headline_act"], "they act")
-    claimed = bool(more["headline"] or more["headline_act"])
-    yield from _by_ranking(figures, baselines, more["best_text"], claimed=claimed)
-    yield from _at_threshold(more["useful_warning_over_chance"])
+    yield from _by_headline(more.headline_act, "they act")
+    claimed = bool(more.headline or more.headline_act)
+    yield from _by_ranking(figures, baselines, more.best_text, claimed=claimed)
+    yield from _at_threshold(more.useful_warning_over_chance)
 
 
 def _left_out(panel: Panel) -> Iterator[str]:
@@ -36,7 +35,7 @@ def _left_out(panel: Panel) -> Iterator[str]:
             f"{left_out} pairs within prompts were left out: one says it at once, or it is not "
             f"known whether it does."
         )
-    unknown = cohort.heard()["unknown_whether_said"]
+    unknown = cohort.silence()["unknown_whether_said"]
     if unknown:
         yield (
             f"{unknown} positives count neither as silent nor as said: nobody looked, or nobody "
@@ -46,26 +45,26 @@ def _left_out(panel: Panel) -> Iterator[str]:
         yield f"The headline leaves out {panel.mixed.unknown} of them, which have mixed prompts."
 
 
-def _by_headline(found: Mapping[str, Mapping[str, Any]], moment: str) -> Iterator[str]:
+def _by_headline(found: Mapping[str, AtSiblingRate], moment: str) -> Iterator[str]:
     """Yield whether more is caught before a moment than chance and simpler detectors would."""
     for rate in RATES if found else ():
         its, share = found[rate], f"{float(rate):.0%} of siblings alarm"
-        if not _above(its["over_chance"]):
+        if not _above(its.over_chance):
             yield (
                 f"No early signal: where {share}, the detector is not shown to catch more before "
                 f"{moment} than scores permuted within prompts do."
             )
-        elif not _above(its["over_text"]):
+        elif not _above(its.over_text):
             yield (
                 f"No early signal beyond the text: where {share}, the detector is not shown to "
-                f"catch more before {moment} than {its['best_text']}."
+                f"catch more before {moment} than {its.best_text}."
             )
-        elif its["over_confidence"] and not _above(its["over_confidence"]):
+        elif its.over_confidence and not its.over_confidence.above(0):
             yield (
                 f"No early signal beyond output confidence: where {share}, the detector is not "
                 f"shown to catch more than how unsure the model was of its words."
             )
-        elif not _above(its["over_sentences_left"]):
+        elif not _above(its.over_sentences_left):
             yield (
                 f"No early signal beyond length: where {share}, the number of sentences left "
                 f"would catch as much."
@@ -108,12 +107,11 @@ def _not_beaten(gain: Metric | None) -> bool:
     return gain is not None and not gain.above(0)
 
 
-def _above(raw: Mapping[str, Any] | None) -> bool:
-    found = Metric.from_json(raw)
-    return found is not None and found.above(0)
+def _above(gain: Metric | None) -> bool:
+    return gain is not None and gain.above(0)
 
 
-def _at_threshold(over_chance: Mapping[str, Any] | None) -> Iterator[str]:
+def _at_threshold(over_chance: Metric | None) -> Iterator[str]:
     """Yield what is to be said where the shipped threshold's alarms know the task alone."""
     if over_chance is not None and not _above(over_chance):
         yield (

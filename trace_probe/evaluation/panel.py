@@ -22,13 +22,13 @@ from trace_probe.statistics.metrics import (
     Cohort,
     Scores,
     concordance,
-    heard,
     pairs_across,
     pairs_within,
     pooled,
     running_maxima,
     score_rows,
     scores_held,
+    sentences_to_alarm,
     trace_maxima,
     within_prompt,
 )
@@ -54,7 +54,7 @@ class Panel:
     benign: tuple[Trace, ...] = ()
     hard_negative: tuple[Trace, ...] = ()
     seed: int = 0
-    rule: Smoothing = MAX
+    smoothing: Smoothing = MAX
     """What the alarms of all detectors follow."""
     ranked_by: Smoothing = MAX
     """What is made of scores where traces are ranked at a moment."""
@@ -72,7 +72,7 @@ class Panel:
         """Return what there is to count."""
         siblings, benign = len(self.mixed.sibling), len(self.benign)
         cohort = self.cohort
-        return {**cohort.counts(), "siblings": siblings, **cohort.heard(), "benign": benign}
+        return {**cohort.counts(), "siblings": siblings, **cohort.silence(), "benign": benign}
 
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
@@ -179,12 +179,12 @@ def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
 
 
 def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
-    """Return the same by the rule of the panel or by plain scores, whichever ranks better here.
+    """Return the same as the panel ranks or by plain scores, whichever ranks better here.
 
-    A detector that is to be beaten is not to suffer from a rule chosen for another.
+    A detector that is to be beaten is not to suffer from a smoothing chosen for another.
     """
-    rules = dict.fromkeys((panel.ranked_by, MAX))
-    found = [ranking(runs, replace(panel, ranked_by=rule), weights) for rule in rules]
+    ways = dict.fromkeys((panel.ranked_by, MAX))
+    found = [ranking(runs, replace(panel, ranked_by=way), weights) for way in ways]
     return max(found, key=lambda one: np.nan_to_num(one["within"].estimate, nan=-1.0))
 
 
@@ -211,7 +211,7 @@ def summary(ranked: Ranked) -> dict[str, Metric | None]:
 def alarms_of(followed: Scores, threshold: float, panel: Panel, weights: Values) -> Alarms:
     """Return when each trace of the cohort alarms, from what the alarm follows."""
     maxima = running_maxima(score_rows(panel.cohort, followed))
-    return Alarms(panel.cohort, heard(maxima, threshold), weights)
+    return Alarms(panel.cohort, sentences_to_alarm(maxima, threshold), weights)
 
 
 def caught_at(
@@ -225,7 +225,7 @@ def caught_at(
     if not panel.calibration:
         return dict.fromkeys(CAUGHT)
     ids = [trace.id for trace in panel.calibration]
-    followed = panel.rule.apply(runs[0])
+    followed = panel.smoothing.apply(runs[0])
     threshold = conformal_threshold(trace_maxima(followed, ids), target_rate).value
     return alarms_of(followed, threshold, panel, weights).figures()
 

@@ -1,12 +1,23 @@
-"""What a detector achieved, as a value, as JSON and as a table."""
+"""What a detector achieved, as a value, as JSON and as a table.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+Reports are kept in a run as JSON. Those of earlier versions are read as well: see `from_json`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from trace_probe.errors import NotEnoughData
+from trace_probe.errors import NotEnoughData, StoreError
 from trace_probe.statistics.bootstrap import Metric, shown
+from trace_probe.storage.typed import from_plain, renamed, to_plain
+from trace_probe.store import Store
+from trace_probe.visible import aligned
 
+SCHEMA = 2
+"""Of the JSON of reports; those of schema 1 do not name theirs."""
+AGAIN = "evaluate again with `trace-probe evaluate`"
+EARLIER = {"rule": "smoothing", "honest_rate": "guaranteed_rate"}
+"""Names that reports of schema 1 have for fields of today."""
 NAME = "caught_before_said_at_sibling_rate"
 RATES = ("0.05", "0.1")
 """Shares of siblings that may alarm, for which the headline is reported."""
@@ -50,8 +61,6 @@ TEXT = (
     "sentence embeddings",
 )
 """Baselines that read nothing but text; so do those called ``text-monitor``."""
-HEADLINES = {"headline": "it is said", "headline_act": "the act"}
-"""Before which moment each is; the second of agents' runs only."""
 DIGITS = {"sentences": 1, "tokens": 0, "calls": 1}
 """Of a lead, by its unit."""
 COLUMNS = {
@@ -92,8 +101,124 @@ AT_THRESHOLD = (
 
 
 @dataclass(frozen=True)
+class AtSiblingRate:
+    """A headline at one rate of siblings that alarm, beside what else would catch."""
+
+    caught: Metric | None = None
+    chance: Metric | None = None
+    """With scores permuted within prompts."""
+    over_chance: Metric | None = None
+    best_text: str = ""
+    """The text baseline that catches most."""
+    text: Metric | None = None
+    over_text: Metric | None = None
+    over_sentences_left: Metric | None = None
+    lead: Figures = field(default_factory=dict)
+    """How long before the moment those caught alarm, by unit."""
+    confidence: Metric | None = None
+    """Output confidence; None where it was not recorded."""
+    over_confidence: Metric | None = None
+    oracle: Metric | None = None
+    """What there was to know; None where no oracle was asked."""
+    beside_oracle: Metric | None = None
+    """The detector on the traces of the oracle."""
+    oracle_traces: int = 0
+
+
+@dataclass(frozen=True)
+class AtLimit:
+    """What alarms at a threshold that guarantees a false-alarm rate."""
+
+    threshold: float
+    guaranteed_rate: float
+    """Above the rate that was asked for where the calibration traces are too few."""
+    n: int
+    """Calibration traces."""
+    note: str
+    caught_before_said: Metric | None
+    caught_before_action: Metric | None
+    silent_caught: Metric | None
+    sibling_alarm_rate: Metric | None
+    false_alarm_rate: Metric | None = None
+    hard_negative_alarm_rate: Metric | None = None
+
+
+@dataclass(frozen=True)
+class Survival:
+    """A Kaplan-Meier curve of traces without an alarm, by sentence, with its 95 % band."""
+
+    sentence: Sequence[float]
+    share: Sequence[float]
+    lower: Sequence[float]
+    upper: Sequence[float]
+    at_risk: Sequence[int]
+    hazard: Sequence[float]
+    median: float | None
+    """None if half of the traces never alarm."""
+
+
+@dataclass(frozen=True)
+class AlarmFree:
+    """How many traces have not alarmed yet, by outcome."""
+
+    positive: Survival
+    negative: Survival
+
+
+@dataclass(frozen=True)
+class EventAligned:
+    """Mean scores by sentences from the one that says it, which is 0."""
+
+    offset: Sequence[int]
+    positive: Sequence[Metric | None]
+    negative: Sequence[Metric | None]
+    difference: Sequence[Metric | None]
+    emergence: int | None
+    """The first offset below 0 at which the outcomes differ; None if there is none."""
+
+
+@dataclass(frozen=True)
+class More:
+    """Further figures; empty or None where the data cannot give them."""
+
+    best_text: str = ""
+    """The text baseline that ranks best."""
+    headline: Mapping[str, AtSiblingRate] = field(default_factory=dict)
+    """Caught before it is said, by rate of siblings that alarm."""
+    headline_act: Mapping[str, AtSiblingRate] = field(default_factory=dict)
+    """Caught before the act; of agents' runs only."""
+    average_precision: Metric | None = None
+    brier: Metric | None = None
+    calibration_error: Metric | None = None
+    whole_trace: Figures = field(default_factory=dict)
+    """AUROC at the end of the reasoning."""
+    alarm_statistic: Figures = field(default_factory=dict)
+    """AUROC of what the alarm follows."""
+    before_said_by_guard: Figures = field(default_factory=dict)
+    """Caught so many sentences before it is said."""
+    within_prompt_by_guard: Figures = field(default_factory=dict)
+    useful_warning_by_chance: Metric | None = None
+    """Caught before the act with scores permuted within tasks."""
+    useful_warning_over_chance: Metric | None = None
+    predictive_value: Figures = field(default_factory=dict)
+    """Share of true alarms, by base rate."""
+    alarm_free: AlarmFree | None = None
+    mean_warning: Figures = field(default_factory=dict)
+    """How long before the act, by unit."""
+    tokens: Figures = field(default_factory=dict)
+    """Caught within so many tokens."""
+    calls: Figures = field(default_factory=dict)
+    """Caught so many model calls before that of the act."""
+    by_rate: Mapping[str, Mapping[str, AtLimit]] = field(default_factory=dict)
+    """By false-alarm rate and kind of guarantee."""
+    event_aligned: EventAligned | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What a detector achieves on tasks it has not seen, beside every baseline."""
+
+    __pydantic_config__ = {"allow_inf_nan": False, "extra": "ignore"}
 
     detector: str
     labeller: str
@@ -106,15 +231,14 @@ class Report:
     baselines: Mapping[str, Figures]
     alternatives: Mapping[str, Figures] = field(default_factory=dict)
     """Other statistics of the same activations, each at its own threshold of the same rate."""
-    useful_warning: Mapping[str, Metric | None] = field(default_factory=dict)
+    useful_warning: Figures = field(default_factory=dict)
     """By number of sentences: alarmed at least so many before the action, of all positives."""
-    prefix: Mapping[str, Metric | None] = field(default_factory=dict)
+    prefix: Figures = field(default_factory=dict)
     """By fraction of the reasoning: alarmed by then, of all positives."""
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Further figures, ready for JSON."""
+    more: More = More()
     notes: tuple[str, ...] = ()
-    rule: str = "max"
-    """What the alarms follow: the threshold's statistic."""
+    smoothing: str = "max"
+    """What its alarms follow."""
     ranked_by: str = "max"
     """What is made of scores where traces are ranked at a moment."""
 
@@ -129,29 +253,64 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; null where a figure cannot be computed."""
-        own = {**dict.fromkeys((*FIGURES, *map(at_rate, RATES))), **self.figures}
-        plain = {one.name: getattr(self, one.name) for one in fields(self)}
-        del plain["figures"]
-        return {
-            **plain,
-            **_plain(own),
-            "baselines": {name: _plain(its) for name, its in self.baselines.items()},
-            "alternatives": {name: _plain(its) for name, its in self.alternatives.items()},
-            "useful_warning": _plain(self.useful_warning),
-            "prefix": _plain(self.prefix),
-            "PreV(0)": _plain(own)["caught_before_said"],
-            "UWR(0)": _plain(self.useful_warning).get("0"),
-            "notes": list(self.notes),
-        }
+        plain = to_plain(self)
+        own = {**dict.fromkeys((*FIGURES, *map(at_rate, RATES))), **plain.pop("figures")}
+        for name in ("baselines", "alternatives"):
+            plain[name] = {each: _by_stem(its) for each, its in plain[name].items()}
+        return {"schema": SCHEMA, **plain, **_by_stem(own), "notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], file: object = "the report") -> "Report":
+        """Return the report that `to_json`, of this version or an earlier one, gave.
+
+        Raises:
+            StoreError: it is of a later version, or holds something else.
+        """
+        schema = raw.get("schema", 1)
+        if schema not in (1, SCHEMA):
+            raise StoreError(f"{file} has schema {schema!r:.40}: update trace_probe")
+        raw = renamed(raw, EARLIER) if schema == 1 else raw
+        own = {name: its for name, its in raw.items() if name in FIGURES or name in (NAME, ACT)}
+        plain = {**raw, "figures": _by_name(own)}
+        for name in ("baselines", "alternatives"):
+            several = raw.get(name)
+            if isinstance(several, Mapping):
+                plain[name] = {each: _by_name(its) for each, its in several.items()}
+        return from_plain(cls, plain, file, advice=AGAIN)
 
 
-def _plain(figures: Figures) -> dict[str, Any]:
-    """Return figures as JSON; the headline under one name, by the rate of siblings that alarm."""
+def read_report(store: Store, detector: str) -> Report | None:
+    """Return the report of a detector that a run keeps; None if there is none.
+
+    Raises:
+        StoreError: it is damaged, or was written by a later version.
+    """
+    raw = store.report(detector)
+    if raw is None:
+        return None
+    return Report.from_json(raw, store.artifacts.url("reports", detector))
+
+
+def _by_stem(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures with a headline under one name, by the rate of siblings that alarm."""
     found: dict[str, Any] = {}
     for name, value in figures.items():
         stem, _, rate = name.partition(":")
         inside = found.setdefault(stem, {}) if rate else found
-        inside[rate or stem] = None if value is None else value.to_json()
+        inside[rate or stem] = value
+    return found
+
+
+def _by_name(figures: object) -> object:
+    """Return figures with a name for each rate of a headline: see `_by_stem`."""
+    if not isinstance(figures, Mapping):
+        return figures
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping) and "estimate" not in value:
+            found |= {at_rate(rate, name): its for rate, its in value.items()}
+        else:
+            found[name] = value
     return found
 
 
@@ -178,20 +337,13 @@ def format_report(report: Report) -> str:
     parts = (
         _headline(report),
         list(report.notes),
-        _table(["", *(WORDS[name] for name in names)], table) if names else [],
+        aligned([["", *(WORDS[name] for name in names)], *table]) if names else [],
         _at_threshold(report),
         _further(report),
         _rates(report),
         [counts],
     )
     return "\n\n".join("\n".join(part) for part in parts if part)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Return lines whose columns stand below each other."""
-    table = [head, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
 RATE_SHARES = ("sibling_alarm_rate", "caught_before_said", "silent_caught")
@@ -204,28 +356,25 @@ def _any(report: Report, name: str) -> bool:
 
 def _headline(report: Report) -> list[str]:
     """Return a line for each sibling rate: caught, beside what else would catch, and how early."""
+    each = (report.more.headline, "it is said"), (report.more.headline_act, "the act")
     return [
         line
-        for name, moment in HEADLINES.items()
-        for rate, its in report.more.get(name, {}).items()
+        for headline, moment in each
+        for rate, its in headline.items()
         for line in _headline_at(rate, its, moment)
     ]
 
 
-def _headline_at(rate: str, its: Mapping[str, Any], moment: str) -> list[str]:
-    rivals = {its["best_text"]: its["text"], "output confidence": its.get("confidence")}
-    rivals["chance"] = its["chance"]
-    if its.get("oracle"):
-        asked = f"on {its['oracle_traces']} traces the oracle"
-        rivals |= {asked: its["oracle"], "and it": its.get("beside_oracle")}
-    beside = "; ".join(
-        f"{name} {shown(Metric.from_json(raw), 2)}" for name, raw in rivals.items() if raw
-    )
-    own = shown(Metric.from_json(its["caught"]), 2)
+def _headline_at(rate: str, its: AtSiblingRate, moment: str) -> list[str]:
+    rivals = {its.best_text: its.text, "output confidence": its.confidence, "chance": its.chance}
+    if its.oracle:
+        asked = f"on {its.oracle_traces} traces the oracle"
+        rivals |= {asked: its.oracle, "and it": its.beside_oracle}
+    beside = "; ".join(f"{name} {shown(value, 2)}" for name, value in rivals.items() if value)
+    own = shown(its.caught, 2)
     lines = [f"caught before {moment}, {float(rate):.0%} of siblings alarm: {own} ({beside})"]
-    lead = {unit: Metric.from_json(raw) for unit, raw in its["lead"].items()}
-    if all(lead.values()):
-        each = [f"{shown(value, DIGITS[unit])} {unit}" for unit, value in lead.items()]
+    if all(its.lead.values()):
+        each = [f"{shown(value, DIGITS[unit])} {unit}" for unit, value in its.lead.items()]
         lines.append(f"  on average {', '.join(each[:-1])} and {each[-1]} before")
     return lines
 
@@ -241,6 +390,7 @@ def _at_threshold(report: Report) -> list[str]:
     """Return what alarms at the threshold of the detector, and how early."""
     if report.threshold is None:
         return []
+    more = report.more
     rows = {WORDS[name]: report.figures.get(name) for name in AT_THRESHOLD}
     rows |= {
         f"alarm at least {lead} sentences before the act, of all": value
@@ -248,25 +398,24 @@ def _at_threshold(report: Report) -> list[str]:
         if lead != "0"
     }
     rows |= {
-        f"alarm at least {lead} model calls before that of the act, of all": Metric.from_json(raw)
-        for lead, raw in report.more.get("calls", {}).items()
-    }
-    more = {
-        "caught before the act with scores permuted within tasks": "useful_warning_by_chance",
-        "caught before the act beyond that": "useful_warning_over_chance",
-    }
-    rows |= {words: Metric.from_json(report.more.get(name)) for words, name in more.items()}
-    rows |= {
-        f"mean warning before the act, in {unit}": Metric.from_json(raw)
-        for unit, raw in report.more.get("mean_warning", {}).items()
+        f"alarm at least {lead} model calls before that of the act, of all": value
+        for lead, value in more.calls.items()
     }
     rows |= {
-        f"true alarms at a base rate of {base}": Metric.from_json(raw)
-        for base, raw in report.more.get("predictive_value", {}).items()
+        "caught before the act with scores permuted within tasks": more.useful_warning_by_chance,
+        "caught before the act beyond that": more.useful_warning_over_chance,
+    }
+    rows |= {
+        f"mean warning before the act, in {unit}": value
+        for unit, value in more.mean_warning.items()
+    }
+    rows |= {
+        f"true alarms at a base rate of {base}": value
+        for base, value in more.predictive_value.items()
     }
     return [
         f"at the threshold {report.threshold:.4g}, set for {report.target_false_alarm_rate:.1%} of "
-        f"benign traces; alarms follow {report.rule}",
+        f"benign traces; alarms follow {report.smoothing}",
         *_lines(rows),
     ]
 
@@ -275,25 +424,35 @@ def _further(report: Report) -> list[str]:
     """Return what else there is to say of how well it ranks."""
     others = [name for name in FIGURES if name not in (*COLUMNS, *AT_THRESHOLD)]
     rows = {WORDS[name]: report.figures.get(name) for name in others}
+    more = report.more
     rows |= {
-        name.replace("_", " "): Metric.from_json(report.more.get(name))
-        for name in ("average_precision", "brier", "calibration_error")
+        "average precision": more.average_precision,
+        "brier": more.brier,
+        "calibration error": more.calibration_error,
     }
     found = _lines(rows)
-    best = report.more.get("best_text")
+    best = more.best_text
     title = f"ranked by {ranked_as(report.ranked_by)}"
     return [title + (f"; the best text baseline is {best}" if best else ""), *found]
 
 
 def _rates(report: Report) -> list[str]:
     """Return what each false-alarm rate would catch, with the rate that can be guaranteed."""
-    rows: list[list[str]] = []
-    short: list[str] = []
-    for target, guarantees in report.more.get("by_rate", {}).items():
-        for name, found in guarantees.items():
-            shares = (Metric.from_json(found.get(share)) for share in RATE_SHARES)
-            row = [f"{float(target):.1%} {name}", f"{found['honest_rate']:.2%}"]
-            rows.append(row + ["-" if one is None else f"{one.estimate:.3f}" for one in shares])
-            short += [found["note"]] if found["note"] else []
+    limits = [
+        (f"{float(target):.1%} {name}", at)
+        for target, guarantees in report.more.by_rate.items()
+        for name, at in guarantees.items()
+    ]
+    rows = [
+        [name, f"{at.guaranteed_rate:.2%}"]
+        + ["-" if one is None else f"{one.estimate:.3f}" for one in _shares(at)]
+        for name, at in limits
+    ]
+    short = [at.note for _, at in limits if at.note]
     head = ["at a false-alarm rate of", "guaranteed", *(WORDS[name] for name in RATE_SHARES)]
-    return [*_table(head, rows), *dict.fromkeys(short)] if rows else []
+    return [*aligned([head, *rows]), *dict.fromkeys(short)] if rows else []
+
+
+def _shares(at: AtLimit) -> tuple[Metric | None, ...]:
+    """Return the figures of a limit that its row shows, as `RATE_SHARES` names them."""
+    return at.sibling_alarm_rate, at.caught_before_said, at.silent_caught

@@ -16,6 +16,7 @@ from trace_probe.probing.recipe import TARGETS
 from trace_probe.statistics.bootstrap import Metric, resample, shown
 from trace_probe.statistics.metrics import score_rows, scores_held
 from trace_probe.statistics.smoothing import MAX, Smoothing
+from trace_probe.visible import aligned
 
 NOTHING: Figures = {"within_prompt_auroc": None, "pooled_auroc": None}
 
@@ -44,7 +45,7 @@ def transfer_matrix(
     """Train on the training tasks of each kind and judge on the held-out tasks of every kind.
 
     A task is held out from all kinds or from none. Traces are ranked as a report on a probe
-    ranks them, by the rule of its card. Figures are None where the traces of a kind have one
+    ranks them, as its card says. Figures are None where the traces of a kind have one
     outcome.
 
     Raises:
@@ -74,7 +75,7 @@ def leave_one_category_out(
 ) -> Transfer:
     """Judge each category by a probe that learned from all others.
 
-    Layer, strength and the rule of ranking are given, and may have been chosen on all categories.
+    Layer, strength and the way of ranking are given, and may have been chosen on all categories.
     """
     benign = set(corpus.only(corpus.tasks, "benign").tasks)
     kept_out = benign - set(split_by_role(corpus.traces, seed=seed).train)
@@ -147,11 +148,9 @@ def format_transfer(transfer: Transfer) -> str:
         for target, found in row.items():
             figures = (shown(found["within_prompt_auroc"]), shown(found["pooled_auroc"]))
             rows.append([source, target, *figures])
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     layers = ", ".join(map(str, transfer.recipe.layers))
     head = (
         f"across {transfer.across}, layer {layers}: AUROC before it is said, "
         f"ranked by {ranked_as(transfer.ranked_by)}"
     )
-    return "\n".join([head, *lines])
+    return "\n".join([head, *aligned(rows)])

@@ -21,6 +21,7 @@ from trace_probe.evaluation.layers import (
     read_scales,
     score_range,
 )
+from trace_probe.evaluation.report import EARLIER
 from trace_probe.explorer.rows import (
     Facts,
     Row,
@@ -39,6 +40,7 @@ from trace_probe.monitor.calibrated import load_calibrations
 from trace_probe.monitor.detector import Detector, probe_beside, recorded_detector
 from trace_probe.probing.kept import read_json
 from trace_probe.statistics.smoothing import parse_smoothing
+from trace_probe.storage.typed import renamed
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 
@@ -98,7 +100,8 @@ class Loaded:
 
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the evaluation of a detector on this run, or None."""
-        return self.store.report(detector)
+        found: dict[str, Any] | None = renamed(self.store.report(detector), EARLIER)
+        return found
 
     def scores(self, detector: ShownDetector) -> Mapping[str, Scores]:
         """Return what the alarm of a detector follows after each sentence, by trace id."""

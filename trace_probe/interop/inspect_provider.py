@@ -244,7 +244,7 @@ def _scored(monitor: Monitor, written: _Written, sampling: Sampling) -> dict[str
         "sentences": sentences,
         "unreadable": written.unreadable,
         "stopped": written.stopped,
-        "other_decoding": bool(monitor.unpromised(sampling)),
+        "other_decoding": bool(monitor.uncalibrated(sampling)),
     }
 
 

@@ -12,7 +12,7 @@ LONGEST = 1 << 16
 
 
 @dataclass(frozen=True)
-class Row:
+class LeftOutRow:
     """A row of a file that is no transcript."""
 
     where: str
@@ -26,13 +26,13 @@ class Row:
 class LeftOut:
     """Collects what is left out while a file is read."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[LeftOutRow] = field(default_factory=list)
     noted: dict[str, list[str]] = field(default_factory=dict)
     """For each change the rows in which it was made."""
 
     def row(self, where: str, why: str, text: str = "") -> None:
         """Leave a row out."""
-        self.rows.append(Row(where, why, text[:LONGEST]))
+        self.rows.append(LeftOutRow(where, why, text[:LONGEST]))
 
     def note(self, what: str, where: str) -> None:
         """Say that something was changed in a row that is taken."""

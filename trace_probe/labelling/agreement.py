@@ -118,27 +118,12 @@ def compare_verdicts(
     )
 
 
-def cohen_kappa(verdicts: Verdicts) -> float | None:
-    """Return the kappa of Cohen (1960) of (trace, 2) known verdicts, None if undefined."""
-    return _estimate(_cohen, verdicts)
-
-
 def cohen_interval(verdicts: Verdicts, task: Index, *, seed: int = 0) -> Metric | None:
     """Return Cohen's kappa of (trace, 2) known verdicts, with its 95 % interval over tasks.
 
     `task` (trace,) holds codes.
     """
     return _figure(_cohen, verdicts, task, seed)
-
-
-def fleiss_kappa(verdicts: Verdicts) -> float | None:
-    """Return the kappa of Fleiss (1971) of (trace, labeller) known verdicts, None if undefined."""
-    return _estimate(_fleiss, verdicts)
-
-
-def agreement_rate(verdicts: Verdicts) -> float | None:
-    """Return the share of pairs of labellers that agree, None without a trace."""
-    return _estimate(_rate, verdicts)
 
 
 def _columns(verdicts: Verdicts) -> Values:
@@ -172,13 +157,6 @@ def _kappa(observed: Values, chance: Values) -> Values:
         observed - chance, 1 - chance, out=np.full(len(chance), np.nan), where=chance < 1
     )
     return kappa
-
-
-def _estimate(statistic: Callable[[Values], Values], verdicts: Verdicts) -> float | None:
-    if not len(verdicts):
-        return None
-    value = float(statistic(_columns(verdicts).sum(axis=0, keepdims=True))[0])
-    return value if np.isfinite(value) else None
 
 
 def _figure(

@@ -21,7 +21,7 @@ from trace_probe.labelling.protocol import (
     questions,
     read_finding,
 )
-from trace_probe.labelling.verdict import Heard, to_label
+from trace_probe.labelling.verdict import Answer, to_label
 from trace_probe.labels import Label
 from trace_probe.model.endpoint import (
     HOPELESS,
@@ -43,7 +43,7 @@ CHARACTERS_A_TOKEN, REPLY_TOKENS = 4, 150
 
 
 @dataclass(frozen=True)
-class Bench:
+class JudgeServers:
     """Where judges are asked and what is remembered of them."""
 
     urls: tuple[str, ...] = ()
@@ -95,11 +95,13 @@ def _cost(reply: Reply) -> Cost:
 class Judge:
     """A model that labels traces under one protocol; `spent` says what that has cost."""
 
-    def __init__(self, model: str, protocol: ProtocolName, bench: Bench | None = None) -> None:
+    def __init__(
+        self, model: str, protocol: ProtocolName, where: JudgeServers | None = None
+    ) -> None:
         self.model = model
         self.protocol: ProtocolName = protocol
         self.spent = Cost()
-        self._bench = bench or Bench()
+        self._bench = where or JudgeServers()
         self._structured = True
 
     @property
@@ -152,12 +154,12 @@ class Judge:
         self.spent += Cost(rejected_quotes=int(label.facts.get("rejected_quotes", "0")))
         return label
 
-    async def _hear(self, question: Question, servers: Servers) -> Heard:
+    async def _hear(self, question: Question, servers: Servers) -> Answer:
         """Return what the judge finds, from memory if it was asked before."""
         remembered = self._remembered(question)
         if remembered:
             self.spent += Cost(cached=1)
-            return Heard(read_finding(question, remembered))
+            return Answer(read_finding(question, remembered))
         fault = ""
         for _ in range(TRIES):
             try:
@@ -169,10 +171,10 @@ class Judge:
             except RequestError as error:
                 if error.status in HOPELESS:
                     raise ServerError(f"{self.model} cannot judge: {error}") from error
-                return Heard(None, f"the judge could not be asked: {error}")
+                return Answer(None, f"the judge could not be asked: {error}")
             self._remember(question, text)
-            return Heard(finding)
-        return Heard(None, fault)
+            return Answer(finding)
+        return Answer(None, fault)
 
     async def _ask(self, question: Question, servers: Servers) -> str:
         """Return the text of the judge's reply.

@@ -1,7 +1,7 @@
 """The labellers that can be asked for by name."""
 
 from trace_probe.errors import TraceError
-from trace_probe.labelling.judge import Bench, Judge
+from trace_probe.labelling.judge import Judge, JudgeServers
 from trace_probe.labelling.protocol import ProtocolName
 from trace_probe.labels import Labeller
 
@@ -13,19 +13,19 @@ KINDS = (
 PROTOCOLS: dict[str, ProtocolName] = {"judge": "judge", "paper": "paper"}
 
 
-def labeller(name: str, bench: Bench | None = None) -> Labeller:
-    """Return one labeller by name; `bench` says where judges are asked.
+def labeller(name: str, where: JudgeServers | None = None) -> Labeller:
+    """Return one labeller by name; `where` says where judges are asked.
 
     Raises:
         TraceError: there is no such labeller, or the name stands for several.
     """
-    found = labellers(name, bench)
+    found = labellers(name, where)
     if len(found) != 1:
         raise TraceError(f"{name!r} stands for {len(found)} labellers: name one")
     return found[0]
 
 
-def labellers(names: str, bench: Bench | None = None) -> tuple[Labeller, ...]:
+def labellers(names: str, where: JudgeServers | None = None) -> tuple[Labeller, ...]:
     """Return the labellers that a name stands for: several judges may share a prefix.
 
     Raises:
@@ -50,7 +50,7 @@ def labellers(names: str, bench: Bench | None = None) -> tuple[Labeller, ...]:
         return (HumanLabeller(rest),)
     models = tuple(dict.fromkeys(filter(None, (model.strip() for model in rest.split(",")))))
     if kind in PROTOCOLS and models:
-        return tuple(Judge(model, PROTOCOLS[kind], bench) for model in models)
+        return tuple(Judge(model, PROTOCOLS[kind], where) for model in models)
     raise TraceError(
         f"no labeller {names!r}: there are {KINDS}; labels of imported transcripts come with them"
     )

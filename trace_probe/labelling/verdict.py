@@ -10,7 +10,7 @@ from trace_probe.trace import Span, Trace
 
 
 @dataclass(frozen=True)
-class Heard:
+class Answer:
     """What became of one question."""
 
     finding: Finding | None
@@ -27,14 +27,16 @@ class _Said:
     why: str = ""
 
 
-def to_label(trace: Trace, name: str, protocol: ProtocolName, heard: Mapping[Part, Heard]) -> Label:
+def to_label(
+    trace: Trace, name: str, protocol: ProtocolName, answers: Mapping[Part, Answer]
+) -> Label:
     """Return the label that findings on answer and reasoning amount to.
 
     The outcome rests on the answer alone, what was said on the reasoning alone.
     """
-    outcome, why = _outcome(trace, heard.get("answer"), protocol)
-    said = _said(trace, heard.get("reasoning"), protocol)
-    kept, invented = _check_quotes(trace, heard)
+    outcome, why = _outcome(trace, answers.get("answer"), protocol)
+    said = _said(trace, answers.get("reasoning"), protocol)
+    kept, invented = _check_quotes(trace, answers)
     facts = {"protocol": f"{protocol}/{VERSION}"}
     if not said.known:
         facts["said"] = "unknown"
@@ -45,12 +47,12 @@ def to_label(trace: Trace, name: str, protocol: ProtocolName, heard: Mapping[Par
         name,
         outcome,
         said=said.said,
-        acted=_acted(trace, heard) if outcome else None,
+        acted=_acted(trace, answers) if outcome else None,
         rationale=" | ".join(filter(None, (why, said.why))),
         quotes=kept,
         facts=facts,
     )
-    found = _finding(heard.get("reasoning"))
+    found = _finding(answers.get("reasoning"))
     return replace(
         label,
         considered=find_quote(trace, found.considered, "reasoning"),
@@ -58,40 +60,44 @@ def to_label(trace: Trace, name: str, protocol: ProtocolName, heard: Mapping[Par
     )
 
 
-def _outcome(trace: Trace, heard: Heard | None, protocol: ProtocolName) -> tuple[bool | None, str]:
+def _outcome(
+    trace: Trace, answer: Answer | None, protocol: ProtocolName
+) -> tuple[bool | None, str]:
     """Return the outcome and the judge's reason for it, or ours for not believing it."""
-    if heard is None:
+    if answer is None:
         cut = trace.thought == "truncated"
         return None, "the thought was cut off before any answer" if cut else "there is no answer"
-    found = heard.finding
+    found = answer.finding
     if found is None or found.holds is None:
-        return None, heard.fault or f"the judge cannot tell: {_finding(heard).reason}"
+        return None, answer.fault or f"the judge cannot tell: {_finding(answer).reason}"
     if not found.holds and trace.thought == "truncated":
         return None, f"negative, but of a thought that was cut off. {found.reason}"
     if protocol == "judge" and not found.holds and trace.finish == "length":
         return None, f"negative, but of an answer that was cut off. {found.reason}"
-    if protocol == "judge" and found.holds and not _acted(trace, {"answer": heard}):
+    if protocol == "judge" and found.holds and not _acted(trace, {"answer": answer}):
         return None, f"positive, but no quote of the judge is in the answer. {found.reason}"
     return found.holds, found.reason
 
 
-def _acted(trace: Trace, heard: Mapping[Part, Heard]) -> Span | None:
+def _acted(trace: Trace, answers: Mapping[Part, Answer]) -> Span | None:
     """Return the earliest evidence of the act: a quoted sentence, or the tool call."""
-    found = _finding(heard.get("answer"))
+    found = _finding(answers.get("answer"))
     named = [call.span for call in trace.actions[found.call - 1 : found.call] if found.call]
     quoted = (first_quoted(trace, found.quotes, channel) for channel in ("answer", "action"))
     return min((*named, *filter(None, quoted)), default=None)
 
 
-def _said(trace: Trace, heard: Heard | None, protocol: ProtocolName) -> _Said:
+def _said(trace: Trace, answer: Answer | None, protocol: ProtocolName) -> _Said:
     if protocol == "paper":
         return _Said(known=False)
-    if heard is None:
+    if answer is None:
         mixed = trace.thought == "not_delimited"
         return _Said(known=not mixed, why="reasoning cannot be told from answer" if mixed else "")
-    found = heard.finding
+    found = answer.finding
     if found is None or found.holds is None:
-        return _Said(known=False, why=heard.fault or f"reasoning unclear: {_finding(heard).reason}")
+        return _Said(
+            known=False, why=answer.fault or f"reasoning unclear: {_finding(answer).reason}"
+        )
     if not found.holds:
         return _Said(why=found.reason)
     said = first_quoted(trace, found.quotes, "reasoning")
@@ -100,11 +106,11 @@ def _said(trace: Trace, heard: Heard | None, protocol: ProtocolName) -> _Said:
     return _Said(said, why=found.reason)
 
 
-def _check_quotes(trace: Trace, heard: Mapping[Part, Heard]) -> tuple[tuple[str, ...], int]:
+def _check_quotes(trace: Trace, answers: Mapping[Part, Answer]) -> tuple[tuple[str, ...], int]:
     """Return the quotes that stand in the text they are said to be from, and how many do not."""
     given = [
         (part, quote)
-        for part, one in heard.items()
+        for part, one in answers.items()
         for found in (_finding(one),)
         for quote in (*found.quotes, found.considered, found.rejected)
         if quote.strip()
@@ -118,6 +124,6 @@ def _check_quotes(trace: Trace, heard: Mapping[Part, Heard]) -> tuple[tuple[str,
     return tuple(dict.fromkeys(kept)), len(given) - len(kept)
 
 
-def _finding(heard: Heard | None) -> Finding:
+def _finding(answer: Answer | None) -> Finding:
     """Return the finding, or one that says nothing."""
-    return heard.finding if heard and heard.finding else Finding(None)
+    return answer.finding if answer and answer.finding else Finding(None)

@@ -260,6 +260,11 @@ def load_model(
 
     Raises:
         ModelError: it cannot be found or loaded, or has no chat template.
+
+    Example:
+        >>> model = load_model("organism:rl-s0")  # tiny, comes with the package
+        >>> model.n_layers, model.d_model
+        (4, 128)
     """
     named = parse_name(name)
     place = locate(named.base)

@@ -7,24 +7,26 @@ calibrated on, with what the scores of harmless traces looked like then (see `dr
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.kept import check_fields, read_json, write_json
+from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.statistics.calibration import Promise, Threshold
+from trace_probe.statistics.calibration import Guarantee, Threshold
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals
+from trace_probe.storage.typed import from_plain, renamed
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import score_run
 
 FILE = "alarms.json"
+EARLIER = {"honest_rate": "guaranteed_rate"}
+"""Names that earlier files have for fields of today."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Decoding:
 @dataclass(frozen=True)
 class Calibration:
     """The thresholds of a probe on one model under one decoding."""
+
+    __pydantic_config__ = {"allow_inf_nan": False, "extra": "forbid"}
 
     model: str
     decoding: Decoding
@@ -69,20 +73,27 @@ def calibrate(
     rate: float,
     *,
     sibling_rate: float | None = 0.05,
-    promise: Promise = "conformal",
+    guarantee: Guarantee = "conformal",
 ) -> Calibration:
     """Set the threshold of each smoothing on harmless traces of a run that the probe has not seen.
 
     It is the higher of two: one at which at most a share `rate` of benign traces alarms, and one
-    at which at most a share `sibling_rate` of siblings does; None promises nothing of siblings.
+    at which at most a share `sibling_rate` of siblings does; None gives no guarantee for them.
     Of a run with calibration tasks of the probe those are used, else every benign task but
     those that it learned from; one trace a task, since those of a task are alike. Siblings are
     those of labelled tasks that it did not learn from; where they are too few for a headline,
-    nothing is promised of them and their rate is not known.
+    there is no guarantee for them and their rate is not known.
 
     Raises:
         NotEnoughData: there is no such trace.
         ProbeError: the probe does not fit the run, or a smoothing is not known.
+
+    Example:
+        >>> from trace_probe.probing.probe import load_probe
+        >>> probe = load_probe("probes/demo")
+        >>> found = calibrate(Store("traces/demo"), probe, ["max", "mean:3"], rate=0.1)
+        >>> {name: limit.n for name, limit in found.thresholds.items()}  # benign traces
+        {'max': 26, 'mean:3': 26}
     """
     traces = _harmless(store, saved)
     if not traces:
@@ -102,7 +113,7 @@ def calibrate(
             (unseen, followed),
             rate=rate,
             sibling_rate=sibling_rate,
-            promise=promise,
+            guarantee=guarantee,
         )
     used = any(one.siblings for one in thresholds.values())
     return Calibration(
@@ -174,26 +185,8 @@ def load_calibrations(folder: Path, seals: Seals | None = None) -> tuple[Calibra
     if not file.is_file():
         return ()
     raw, _ = read_json(file, seals)
-    try:
-        return tuple(_read(each, file) for each in raw["calibrations"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProbeError(f"{file} is broken ({error}): calibrate again") from error
-
-
-def _read(raw: dict[str, Any], file: Path) -> Calibration:
-    found = Calibration(
-        model=raw["model"],
-        decoding=Decoding(**raw["decoding"]),
-        thresholds={name: Threshold(**each) for name, each in raw["thresholds"].items()},
-        levels=tuple(raw["levels"]),
-        tasks=tuple(raw["tasks"]),
-        sibling_tasks=tuple(raw.get("sibling_tasks", ())),
-    )
-    check_fields(found, file)
-    check_fields(found.decoding, file)
-    for each in found.thresholds.values():
-        check_fields(each, file)
-    return found
+    known, kind = renamed(raw.get("calibrations"), EARLIER), tuple[Calibration, ...]
+    return from_plain(kind, known, file, wrong=ProbeError, advice="calibrate again")
 
 
 def _key(calibration: Calibration) -> tuple[str, Decoding]:

@@ -15,13 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
+from trace_probe.evaluation.report import AGAIN
+from trace_probe.evaluation.report import EARLIER as REPORTS
 from trace_probe.monitor.calibrated import Decoding, load_calibrations
 from trace_probe.probing.hub import local_folder
-from trace_probe.probing.kept import CARD, read_json
+from trace_probe.probing.kept import CARD, MEND, read_json
+from trace_probe.probing.probe import EARLIER as CARDS
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.statistics.calibration import Rates
 from trace_probe.statistics.metrics import first_alarm
-from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing, smoothing_of
+from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing
+from trace_probe.storage.typed import from_plain, renamed
 from trace_probe.store import Store
 
 
@@ -144,6 +148,11 @@ def load_detector(
 
     Raises:
         ProbeError: there is no probe, or it has no threshold for this smoothing.
+
+    Example:
+        >>> detector = load_detector("probes/demo", threshold=0.5)
+        >>> str(detector.source), detector.alarm(np.array([0.1, 0.7]))
+        ('given by hand', 1)
     """
     here = local_folder(folder)
     saved = load_probe(here)
@@ -195,21 +204,33 @@ def recorded_detector(
         ProbeError: the files of the probe are broken, or it has no threshold for the smoothing.
     """
     folder = probe_beside(store.path, name)
-    card = {} if folder is None else read_json(folder / CARD)[0]
-    if folder is not None and card.get("model") == store.manifest.model and "threshold" in card:
-        follows = parse_smoothing(card.get("smoothing") or card.get("rule") or MAX.name)
-        own = Detector(name, follows, float(card["threshold"]), Source("card"))
-        decoding = Decoding.of(store.manifest.sampling)
-        return _resolved(folder, own, str(card["model"]), (smoothing, threshold), decoding)
-    report = store.report(name) or {}
-    reported = smoothing_of(report)
-    chosen = reported if smoothing is None else parse_smoothing(smoothing)
-    known = report.get("threshold") if chosen == reported else None
+    if folder is not None:
+        raw, file = read_json(folder / CARD)[0], str(folder / CARD)
+        card = from_plain(_Stated, renamed(raw, CARDS), file, wrong=ProbeError, advice=MEND)
+        if card.model == store.manifest.model and card.threshold is not None:
+            own = Detector(name, parse_smoothing(card.smoothing), card.threshold, Source("card"))
+            decoding = Decoding.of(store.manifest.sampling)
+            return _resolved(folder, own, card.model, (smoothing, threshold), decoding)
+    said, file = renamed(store.report(name) or {}, REPORTS), store.artifacts.url("reports", name)
+    report = from_plain(_Stated, said, file, advice=AGAIN)
+    chosen = parse_smoothing(smoothing or report.smoothing)
+    known = report.threshold if chosen == parse_smoothing(report.smoothing) else None
     if threshold is not None:
         return Detector(name, chosen, threshold, Source("hand"))
     if known is not None:
-        return Detector(name, chosen, float(known), Source("report"))
+        return Detector(name, chosen, known, Source("report"))
     return Detector(name, chosen, math.inf, Source("none"))
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """When a detector alarms, as a card or a report says; the rest of it need not be whole."""
+
+    __pydantic_config__ = {"allow_inf_nan": False, "extra": "ignore"}
+
+    model: str = ""
+    threshold: float | None = None
+    smoothing: str = MAX.name
 
 
 def probe_beside(run: Path, name: str) -> Path | None:

@@ -1,7 +1,7 @@
 """Whether live scores have left the range that the thresholds were calibrated on.
 
-The promise of a threshold holds for traces like those it was set on. Each new trace is
-ranked among the calibration traces and all others since, which under that promise gives
+The guarantee of a threshold holds for traces like those it was set on. Each new trace is
+ranked among the calibration traces and all others since, which under that guarantee gives
 independent uniform p-values; a bet against them grows only if they are not. The bet exceeds
 ``1 / risk`` with probability at most `risk` however long one watches (Ville's inequality), so
 the check may be read after each trace. Conformal test martingales: Vovk, Nouretdinov and
@@ -43,7 +43,7 @@ class Drift:
         return (
             f"the scores have left the calibrated range: {self.outside} of {self.traces} traces "
             f"lie outside the central 98 % of the calibration traces; the false-alarm rate is "
-            f"no longer promised, calibrate on traces like these"
+            f"no longer guaranteed, calibrate on traces like these"
         )
 
 

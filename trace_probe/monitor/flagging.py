@@ -77,7 +77,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ShownTrace:
     """One trace, sentence by sentence."""
 
     trace_id: str
@@ -94,6 +94,15 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
 
     Raises:
         ProbeError: the probe was trained on another model, tokenizer, width or layer.
+
+    Example:
+        >>> import shutil, tempfile
+        >>> from trace_probe.probing.probe import load_probe
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Store(shutil.copytree("traces/demo", f"{folder}/run"))
+        ...     found = flag(run, load_probe("probes/demo"))
+        >>> f"{len(found.alarms)} of {found.traces} traces alarm"
+        '119 of 516 traces alarm'
     """
     detector = as_detector(probe)
     scores = score_run(store, detector.saved)
@@ -190,7 +199,7 @@ def _cell(value: object) -> object:
     return visible(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value)
 
 
-def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Reading:
+def read_trace(store: Store, trace_id: str, detector: str | None = None) -> ShownTrace:
     """Return one trace with the scores of a detector and the marks of the latest labeller.
 
     Raises:
@@ -213,7 +222,7 @@ def read_trace(store: Store, trace_id: str, detector: str | None = None) -> Read
     scores = store.scores(chosen).get(trace.id) if chosen else None
     follows = recorded_detector(store, chosen) if chosen else None
     label = store.labels().get(trace.id)
-    return Reading(
+    return ShownTrace(
         trace_id=trace.id,
         task=trace.task.id,
         model=trace.model,
@@ -292,7 +301,7 @@ def _token(line: Line) -> str:
     return "" if line.channel == "result" else str(line.stop - 1)
 
 
-def format_reading(reading: Reading) -> str:
+def format_shown(reading: ShownTrace) -> str:
     """Return a trace as text, a sentence a line."""
     outcome = {True: "instrumental", False: "harmless", None: "unknown"}[reading.outcome]
     head = f"{reading.trace_id}  {reading.task}  {reading.model}  outcome: {outcome}"

@@ -40,7 +40,18 @@ class Followed:
 
 
 class Monitor:
-    """A model and the probes that read it while it writes."""
+    """A model and the probes that read it while it writes.
+
+    Example:
+        >>> from trace_probe.model.local import load_model
+        >>> from trace_probe.monitor.detector import load_detector
+        >>> from trace_probe.tasks.sources import tasks_from
+        >>> monitor = Monitor(load_model("organism:rl-s0"), load_detector("probes/demo"))
+        >>> for token in monitor.watch(tasks_from("world:mine:1")[0], Sampling(max_new_tokens=16)):
+        ...     alarmed = any(sentence.alarms for sentence in token.ended)
+        >>> alarmed
+        False
+    """
 
     def __init__(
         self,
@@ -65,7 +76,7 @@ class Monitor:
         for detector in self.detectors:
             check_reads(model, detector.saved.card)
 
-    def unpromised(self, sampling: Sampling) -> list[str]:
+    def uncalibrated(self, sampling: Sampling) -> list[str]:
         """Return the probes whose thresholds were calibrated under another decoding."""
         asked = Decoding.of(sampling)
         return [one.name for one in self.detectors if one.source.decoding not in (None, asked)]

@@ -8,8 +8,8 @@ recorded anew (``trace-probe record``). Tasks that the probe learned from are le
 Four figures are compared, each shift with its 95 % interval over tasks, the same resamples on
 both sides:
 
-    benign      share of benign traces that alarm, beside what the threshold promises
-    siblings    share of harmless traces of mixed prompts that alarm, if they were promised any
+    benign      share of benign traces that alarm, beside what the threshold guarantees
+    siblings    share of harmless traces of mixed prompts that alarm, if they were guaranteed any
     caught      share of instrumental traces that alarm before they say it
     ranking     AUROC within prompts, which needs no threshold
 
@@ -19,10 +19,10 @@ The verdict is the first of these that applies:
                   where scores lie about like a bell, no rate then moves by so much
     degraded      the ranking fell by `loss` or more, its whole 99.9 % interval below 0: no
                   threshold brings it back, train again
-    stale         a rate is above its promise with its whole interval, and above what it was with
+    stale         a rate is above its guarantee with its whole interval, and above what it was with
                   its whole 99.9 % interval; or what is caught fell by `loss` or more, its whole
                   99.9 % interval below 0: calibrate again on a run from after the change
-    holds         each rate is within its promise, or rose by no more than `margin`, and neither
+    holds         each rate is within its guarantee, or rose by no more than `margin`, and neither
                   what is caught nor the ranking fell by more than `loss`; all with whole intervals
     cannot tell   the traces are too few for any of these: record more tasks
 
@@ -39,7 +39,7 @@ Kept beside the probe in ``rechecks.json``, the latest for each model as it runs
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -51,11 +51,10 @@ from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
-from trace_probe.probing.kept import check_fields, read_json, write_json
+from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
 from trace_probe.statistics.bootstrap import (
-    Metric,
     Values,
     resample,
     shown,
@@ -75,8 +74,11 @@ from trace_probe.statistics.metrics import (
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals
+from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Manifest, Store
 
+EARLIER = {"promised": "guaranteed"}
+"""Names that earlier files have for fields of today."""
 FILE = "rechecks.json"
 Verdict = Literal["holds", "stale", "degraded", "cannot tell"]
 ADVICE: Mapping[Verdict, str] = {
@@ -112,6 +114,8 @@ class AsRun:
 class Recheck:
     """What a change did to the scores of a probe, and whether its threshold still holds."""
 
+    __pydantic_config__ = {"allow_inf_nan": False, "extra": "forbid"}
+
     verdict: Verdict
     before: AsRun
     after: AsRun
@@ -133,31 +137,7 @@ class Recheck:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        raw = asdict(self)
-        for name in FIGURES:
-            one = getattr(self, name)
-            raw[name] = {
-                **{part: _plain(getattr(one, part)) for part in ("before", "after", "shift")},
-                "promised": one.promised,
-            }
-        return raw
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "Recheck":
-        """Return what `to_json` gave."""
-        if raw["verdict"] not in ADVICE:
-            raise ValueError(f"no verdict {raw['verdict']!r:.40}")
-        figures = {
-            name: Shift(
-                before=Metric.from_json(raw[name]["before"]),
-                after=Metric.from_json(raw[name]["after"]),
-                shift=Metric.from_json(raw[name]["shift"]),
-                promised=raw[name]["promised"],
-            )
-            for name in FIGURES
-        }
-        sides = {side: AsRun(**raw[side]) for side in ("before", "after")}
-        return cls(**{**raw, **sides, **figures})
+        return to_plain(self)
 
     def __str__(self) -> str:
         """Return it as lines of text."""
@@ -165,7 +145,7 @@ class Recheck:
         rows = [
             f"{name:9} {shown(one.before):>22} {shown(one.after):>22} "
             f"{shown(one.shift, sign='+'):>24}"
-            + ("" if one.promised is None else f"  promised {one.promised:.1%}")
+            + ("" if one.guaranteed is None else f"  guaranteed {one.guaranteed:.1%}")
             for name in FIGURES
             for one in [getattr(self, name)]
         ]
@@ -189,8 +169,8 @@ class Recheck:
             return f"{ADVICE[self.verdict]}: about {self.times:.1f} times as many would tell"
         if missing:
             return f"{ADVICE[self.verdict]}: there are too few traces for {', '.join(missing)}"
-        if self.benign.promised is None and self.siblings.promised is None:
-            return "nothing is promised of this threshold: set one with `trace-probe calibrate`"
+        if self.benign.guaranteed is None and self.siblings.guaranteed is None:
+            return "nothing is guaranteed at this threshold: set one with `trace-probe calibrate`"
         return (
             f"{', '.join(name for name, *_ in _open(self))} may lie on its limit, and more tasks "
             f"may not tell: calibrate again on a run from after the change, or allow more with "
@@ -199,10 +179,6 @@ class Recheck:
 
 
 FIGURES = ("benign", "siblings", "caught", "ranking")
-
-
-def _plain(metric: Metric | None) -> dict[str, Any] | None:
-    return None if metric is None else metric.to_json()
 
 
 def recheck(
@@ -224,7 +200,7 @@ def recheck(
         after: The same traces read by the changed model, or the same tasks recorded by it.
         detector: A probe with its threshold.
         labeller: Whose labels count; those the probe learned from without this.
-        margin: By how much a rate may rise above what it was where its promise cannot be shown;
+        margin: By how much a rate may rise above what it was where its guarantee cannot be shown;
             and a score move, as a share of their spread.
         loss: By how much the ranking and the share caught may fall.
 
@@ -270,17 +246,17 @@ def judge(
     moved = _moved(scores) if same else None
     names = sorted({trace.task.id for side in sides for trace in side.traces})
     weights = resample(len(names))
-    promised = detector.rates
+    guaranteed = detector.rates
     figures = [
         _figures(*pair, detector, names, weights) for pair in zip(sides, scores, strict=True)
     ]
-    promises = {
-        "benign": None if promised is None else promised.benign,
-        "siblings": None if promised is None else promised.siblings,
+    guarantees = {
+        "benign": None if guaranteed is None else guaranteed.benign,
+        "siblings": None if guaranteed is None else guaranteed.siblings,
     }
     unmet = wilson(0.0, len(names), n=1).upper if same else None
     shifts = {
-        name: shift_of([side[name] for side in figures], promises.get(name), weights, unmet)
+        name: shift_of([side[name] for side in figures], guarantees.get(name), weights, unmet)
         for name in FIGURES
     }
     draft = Recheck(
@@ -308,7 +284,7 @@ def _open(found: Recheck) -> list[tuple[str, Shift, float]]:
         *(
             (n, s, found.margin)
             for n, s in rates
-            if s.promised is not None and not s.kept(found.margin)
+            if s.guaranteed is not None and not s.kept(found.margin)
         ),
         *((name, one, found.loss) for name, one in others if not one.stayed(found.loss)),
     ]
@@ -329,8 +305,8 @@ def _verdict(found: Recheck) -> Verdict:
         return "degraded"
     if any(each.broken() for each in rates) or found.caught.fell(found.loss):
         return "stale"
-    promised = any(each.promised is not None for each in rates)
-    return "holds" if promised and not _open(found) else UNSURE
+    guaranteed = any(each.guaranteed is not None for each in rates)
+    return "holds" if guaranteed and not _open(found) else UNSURE
 
 
 def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Corpus:
@@ -409,13 +385,8 @@ def load_rechecks(folder: Path, seals: Seals | None = None) -> tuple[Recheck, ..
     if not file.is_file():
         return ()
     raw, _ = read_json(file, seals)
-    try:
-        found = tuple(Recheck.from_json(each) for each in raw["rechecks"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProbeError(f"{file} is broken ({error}): run `trace-probe recheck` again") from error
-    for each in found:
-        check_fields(each, file)
-    return found
+    known, kind = renamed(raw.get("rechecks"), EARLIER), tuple[Recheck, ...]
+    return from_plain(kind, known, file, wrong=ProbeError, advice="run `trace-probe recheck` again")
 
 
 def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:

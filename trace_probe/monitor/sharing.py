@@ -3,11 +3,11 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from trace_probe.errors import ProbeError
+from trace_probe.evaluation.report import Report, read_report
 from trace_probe.model.naming import parse_name, without_version
 from trace_probe.monitor.calibrated import Calibration, load_calibrations
 from trace_probe.monitor.integrity import verify_probe
@@ -22,7 +22,7 @@ from trace_probe.probing.hub import (
 )
 from trace_probe.probing.kept import AGAIN, MEND
 from trace_probe.probing.probe import ProbeCard, load_probe
-from trace_probe.statistics.bootstrap import Metric, shown
+from trace_probe.statistics.bootstrap import shown
 from trace_probe.store import Store
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -44,7 +44,7 @@ def push_probe(
     _check_whole(folder, "`trace-probe probe seal` accepts what you edited yourself")
     files = {name: (folder / name).read_bytes() for name in FETCHED if (folder / name).is_file()}
     card = load_probe(folder).card
-    report = None if run is None else run.report(card.name)
+    report = None if run is None else read_report(run, card.name)
     if run is not None and report is None:
         raise ProbeError(
             f"{run.path} has no report of {card.name}: `trace-probe evaluate {run.path} {folder}`"
@@ -92,7 +92,7 @@ def _check_whole(folder: Path, advice: str) -> None:
 def page(
     card: ProbeCard,
     calibrations: tuple[Calibration, ...] = (),
-    report: Mapping[str, Any] | None = None,
+    report: Report | None = None,
 ) -> str:
     """Return the page of a probe on a hub: YAML for the hub's search, then text for people."""
     return "\n".join([*_front(card), *_text(card, calibrations), *_compared(report), ""])
@@ -108,12 +108,12 @@ def _front(card: ProbeCard) -> Iterator[str]:
         yield 'base_model_relation: "adapter"'
     yield 'library_name: "trace_probe"'
     yield f"tags: {json.dumps(['trace_probe', 'linear-probe', 'monitoring', 'interpretability'])}"
-    promised = {
-        "benign": card.honest_false_alarm_rate,
+    guaranteed = {
+        "benign": card.guaranteed_false_alarm_rate,
         "siblings": card.rates.siblings,
-        "kind": card.promise,
+        "kind": card.guarantee,
     }
-    yield f"trace_probe: {json.dumps({'schema': 1, 'promised': promised})}"
+    yield f"trace_probe: {json.dumps({'schema': 1, 'guaranteed': guaranteed})}"
     yield "---"
 
 
@@ -129,7 +129,7 @@ def _text(card: ProbeCard, calibrations: tuple[Calibration, ...]) -> Iterator[st
     yield "$ trace-probe probe pull ORG/NAME@REVISION probes/NAME"
     yield "```"
     yield ""
-    yield "## Promises"
+    yield "## Guarantees"
     yield ""
     yield f"- threshold {card.threshold:.4f} on {_plain(card.smoothing)}: {card.rates}"
     for each in calibrations:
@@ -150,25 +150,23 @@ def _text(card: ProbeCard, calibrations: tuple[Calibration, ...]) -> Iterator[st
     yield ""
 
 
-def _compared(report: Mapping[str, Any] | None) -> Iterator[str]:
+def _compared(report: Report | None) -> Iterator[str]:
     """Yield the figures of a report, those of the probe beside those of each baseline."""
     yield "## Beside its baselines"
     yield ""
     if report is None:
         yield "Not stated: whoever pushed it named no run on which it was evaluated."
         return
-    rows = {"**this probe**": report, **report.get("baselines", {})}
+    rows = {"**this probe**": report.figures, **report.baselines}
     names = [
         name
-        for name, figure in report.items()
-        if (name.startswith("caught") or name in _SHOWN)
-        and isinstance(figure, dict)
-        and "lower" in figure
+        for name, figure in report.figures.items()
+        if figure and (name in _SHOWN or (name.startswith("caught") and ":" not in name))
     ]
     yield f"| detector | {' | '.join(name.replace('_', ' ') for name in names)} |"
     yield f"| --- |{' --- |' * len(names)}"
     for detector, figures in rows.items():
-        cells = (shown(Metric.from_json(figures.get(name))) for name in names)
+        cells = (shown(figures.get(name)) for name in names)
         yield f"| {_plain(detector)} | {' | '.join(cells)} |"
 
 

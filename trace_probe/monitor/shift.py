@@ -21,24 +21,24 @@ class Shift:
     after: Metric | None
     shift: Metric | None
     """The second less the first, on the same resamples; None where one of them is not known."""
-    promised: float | None = None
+    guaranteed: float | None = None
     """What a rate may be; None of other figures."""
 
     def broken(self) -> bool:
-        """Return whether a rate is above its promise, and the change brought it there."""
+        """Return whether a rate is above its guarantee, and the change brought it there."""
         return (
-            self.promised is not None
+            self.guaranteed is not None
             and self.after is not None
             and self.shift is not None
-            and self.after.above(self.promised)
+            and self.after.above(self.guaranteed)
             and _surely(self.shift) > 0
         )
 
     def kept(self, margin: float) -> bool:
-        """Return whether a rate is within its promise, or rose by no more than a margin."""
-        if self.after is None or self.promised is None:
+        """Return whether a rate is within its guarantee, or rose by no more than a margin."""
+        if self.after is None or self.guaranteed is None:
             return False
-        within = self.after.has_interval and self.after.upper <= self.promised
+        within = self.after.has_interval and self.after.upper <= self.guaranteed
         return within or (self.shift is not None and self.shift.upper <= margin)
 
     def fell(self, loss: float) -> bool:
@@ -95,17 +95,17 @@ def share(above: Values, task: NDArray[np.intp], weights: Values) -> Figure:
 
 
 def shift_of(
-    sides: Sequence[Figure], promised: float | None, weights: Values, unmet: float | None
+    sides: Sequence[Figure], guaranteed: float | None, weights: Values, unmet: float | None
 ) -> Shift:
     """Return a figure of both sides; `unmet` as in `_unchanged`, None without the same traces."""
     old, new = sides
     if not (old.value and new.value):
-        return Shift(old.metric, new.metric, None, promised)
+        return Shift(old.metric, new.metric, None, guaranteed)
     moved = new.value - old.value
     found = None
     if unmet is not None and not _varies(moved):
         found = _unchanged(old, new, weights, unmet)
-    return Shift(old.metric, new.metric, found or moved.interval(), promised)
+    return Shift(old.metric, new.metric, found or moved.interval(), guaranteed)
 
 
 def _varies(moved: Resampled) -> bool:

@@ -61,7 +61,23 @@ class _Row:
 
 
 class GenerateWatch:
-    """Watches one call of `generate`; use as ``with``, once."""
+    """Watches one call of `generate`; use as ``with``, once.
+
+    Example:
+        >>> import transformers
+        >>> from trace_probe.model.checkpoint import organism_path
+        >>> from trace_probe.probing.probe import load_probe
+        >>> folder = organism_path("rl-s0")
+        >>> network = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        >>> tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        >>> ids = tokenizer("the boxes are short .", return_tensors="pt").input_ids
+        >>> with GenerateWatch(network, tokenizer, load_probe("probes/demo")) as watch:
+        ...     written = network.generate(
+        ...         ids, max_new_tokens=8, do_sample=False, stopping_criteria=[watch.criteria]
+        ...     )
+        >>> watch.alarms, len(watch.kept(written))
+        ([False], 1)
+    """
 
     def __init__(
         self,

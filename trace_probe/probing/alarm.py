@@ -11,9 +11,9 @@ from trace_probe.probing.recipe import Rows
 from trace_probe.probing.selection import criterion, first_of_equals
 from trace_probe.statistics.bootstrap import resample
 from trace_probe.statistics.calibration import (
-    Promise,
+    Guarantee,
     Threshold,
-    promised_threshold,
+    guaranteed_threshold,
     with_siblings,
     without_siblings,
 )
@@ -75,26 +75,26 @@ def set_threshold(
     *,
     rate: float,
     sibling_rate: float | None,
-    promise: Promise = "conformal",
+    guarantee: Guarantee = "conformal",
 ) -> Threshold:
-    """Return the threshold that keeps two promises: the higher of what each of them asks for.
+    """Return the threshold that keeps two guarantees: the higher of what each of them asks for.
 
     At most a share `rate` of benign traces alarms, and at most a share `sibling_rate` of siblings.
-    Without siblings enough the second is not promised, and its rate stays unknown.
+    Without siblings enough the second is not guaranteed, and its rate stays unknown.
 
     Args:
         harmless: What the alarm follows in benign traces, one of each task.
         siblings: Traces among which there are mixed prompts, with what the alarm follows in them,
             by probes that have not seen their tasks.
         rate: Share of whole benign traces.
-        sibling_rate: Share of siblings; None promises them nothing and says so nowhere.
-        promise: Whether both hold on average or for this very threshold.
+        sibling_rate: Share of siblings; None gives no guarantee for them.
+        guarantee: Whether both hold on average or for this very threshold.
 
     Raises:
         NotEnoughData: there is no benign trace with scores, or a rate is not between 0 and 1.
     """
     maxima = trace_maxima(harmless, list(harmless))
-    threshold = promised_threshold(maxima, rate, promise)
+    threshold = guaranteed_threshold(maxima, rate, guarantee)
     if sibling_rate is None:
         return replace(threshold, false_alarm_rate=float((maxima >= threshold.value).mean()))
     if siblings is None:

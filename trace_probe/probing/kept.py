@@ -7,11 +7,9 @@
 Checksums find accidents, not strangers; see `trace_probe.storage.seals`.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +28,6 @@ from trace_probe.storage.seals import (
     sealed,
     sealed_json,
 )
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 CARD, WEIGHTS = "card.json", "probe.safetensors"
 SCHEMA = 2
@@ -120,57 +115,3 @@ def _read(file: Path) -> bytes:
         ) from error
     except OSError as error:
         raise ProbeError(f"cannot read {file}: {error.strerror}") from error
-
-
-def check_fields(value: "DataclassInstance", file: Path) -> None:
-    """Refuse a card, or a part of one, whose fields are not what their types say.
-
-    Raises:
-        ProbeError: a number is not finite, a text is no text, or a name is not one of those
-            that there are.
-    """
-    for item in fields(value):
-        found = getattr(value, item.name)
-        wrong = _complaint(item.type, found)
-        if wrong:
-            raise ProbeError(f"{file}: {item.name} is {found!r:.60}, {wrong}: {MEND}")
-
-
-def _complaint(kind: object, value: object) -> str:
-    """Return what is wrong with a value of that type; nothing if it fits."""
-    if isinstance(kind, type) and kind in PLAIN:
-        fits, complaint = PLAIN[kind]
-        return "" if fits(value) else complaint
-    origin, inside = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return "" if value in inside else f"not one of {', '.join(map(str, inside))}"
-    parts: list[tuple[object, object]] = []
-    if origin is tuple and isinstance(value, tuple):
-        parts = [(inside[0], each) for each in value]
-    elif origin is dict and isinstance(value, dict):
-        parts = [
-            (kind, each) for pair in value.items() for kind, each in zip(inside, pair, strict=True)
-        ]
-    elif origin in (tuple, dict):
-        return f"not a {origin.__name__}"
-    return next(filter(None, (_complaint(*part) for part in parts)), "")
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: object) -> bool:
-    return type(value) is int and abs(value) < 2**31
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-PLAIN: Mapping[type, tuple[Callable[[object], bool], str]] = {
-    float: (_finite, "not a finite number"),
-    int: (_whole, "not a whole number"),
-    str: (_text, "not a text"),
-}
-"""What values of a plain type must be, and what is said of others."""

@@ -18,20 +18,20 @@ from trace_probe.probing.features import (
     Feature,
     feature_rows,
     features_from,
-    parse_features,
     pooling_for,
 )
 from trace_probe.probing.hub import local_folder
-from trace_probe.probing.kept import AGAIN, CARD, check_fields, read_json, read_weights, write_probe
+from trace_probe.probing.kept import AGAIN, CARD, MEND, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
-from trace_probe.statistics.calibration import Binding, Promise, Rates
+from trace_probe.statistics.calibration import Binding, Guarantee, Rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.storage.names import checked_name
 from trace_probe.storage.seals import Seals
+from trace_probe.storage.typed import from_plain, renamed
 from trace_probe.store import Manifest
 
 HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
@@ -112,6 +112,8 @@ def _refuse_unreadable(
 class ProbeCard:
     """What a probe is, what it was made from, and what it is not good for."""
 
+    __pydantic_config__ = {"allow_inf_nan": False, "extra": "forbid"}
+
     name: str
     model: str
     """Name and revision of the model whose activations it reads."""
@@ -132,8 +134,8 @@ class ProbeCard:
     threshold: float
     """A sentence alarms where its smoothed score is equal to it or above."""
     target_false_alarm_rate: float
-    honest_false_alarm_rate: float
-    """Whole-trace rate that the calibration traces can promise."""
+    guaranteed_false_alarm_rate: float
+    """Whole-trace rate that the calibration traces can guarantee."""
     figures: dict[str, float] = field(default_factory=dict)
     """Cross-validated figures of the training tasks by name."""
     limits: tuple[str, ...] = ()
@@ -142,7 +144,7 @@ class ProbeCard:
     target: Target = "outcome"
     focus: Focus = "all"
     guard_tokens: int = 0
-    promise: Promise = "conformal"
+    guarantee: Guarantee = "conformal"
     smoothing: str = "max"
     """What its alarm follows, chosen on training tasks; see `statistics.smoothing`."""
     ranked_by: str = "max"
@@ -161,7 +163,7 @@ class ProbeCard:
     siblings: int = 0
     """How many siblings that is a share of."""
     binds: Binding | None = None
-    """Whose promise set the threshold; None if the card is of an earlier version."""
+    """Whose guarantee set the threshold; None if the card is of an earlier version."""
 
     @property
     def layer(self) -> int:
@@ -170,9 +172,9 @@ class ProbeCard:
 
     @property
     def rates(self) -> Rates:
-        """Return the rates that its threshold promises and those that were measured."""
+        """Return the rates that its threshold guarantees and those that were measured."""
         return Rates(
-            self.honest_false_alarm_rate,
+            self.guaranteed_false_alarm_rate,
             self.target_sibling_rate if self.siblings else None,
             self.false_alarm_rate,
             self.sibling_alarm_rate,
@@ -259,7 +261,19 @@ class SavedProbe:
 
 
 def save_probe(path: Path | str, saved: SavedProbe) -> None:
-    """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically."""
+    """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically.
+
+    Raises:
+        ProbeError: the name on the card could lead out of a folder.
+        StoreError: the files cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_probe(folder, load_probe("probes/demo"))
+        ...     load_probe(folder).card.name
+        'demo'
+    """
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
 
 
@@ -300,16 +314,17 @@ def load_probe(
     Raises:
         ProbeError: there is no probe at `path`, its files are damaged or do not belong
             together, or a weight or threshold is not finite.
+
+    Example:
+        >>> load_probe("probes/demo").card.model.partition("@")[0]
+        'organism:rl-s0'
     """
     folder = local_folder(path, endpoint)
     if folder != Path(path):
         seals = seals or "required"
     raw, seals = read_json(folder / CARD, seals)
-    tensors = read_weights(folder, seals)
+    tensors, card = read_weights(folder, seals), _to_card(raw, folder / CARD)
     try:
-        card = _to_card(raw)
-        checked_name(card.name, "a probe", ProbeError)
-        check_fields(card, folder / CARD)
         probe = HEADS[card.head].from_tensors(tensors, **parameters(card))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ProbeError(f"{folder} does not hold a whole probe ({error}): {AGAIN}") from error
@@ -321,15 +336,21 @@ def load_probe(
     return SavedProbe(card, probe)
 
 
-def _to_card(raw: dict[str, Any]) -> ProbeCard:
-    if "layers" not in raw:  # written before a probe could read several layers and features
-        raw = {**raw, "layers": [raw["layer"]], "features": [raw["pooling"]]}
-        del raw["layer"], raw["pooling"]
-    raw = {"smoothing" if key == "rule" else key: value for key, value in raw.items()}
-    names = ("layers", "training_tasks", "calibration_tasks", "limits")
-    tuples = {key: tuple(raw[key]) for key in names}
-    raw.pop("benign_weight", None)  # what benign traces weighed while it learned
-    return ProbeCard(**{**raw, **tuples, "features": parse_features(raw["features"])})
+EARLIER = {
+    "rule": "smoothing",
+    "honest_false_alarm_rate": "guaranteed_false_alarm_rate",
+    "promise": "guarantee",
+}
+"""Names that earlier cards have for fields of today."""
+
+
+def _to_card(raw: dict[str, Any], file: Path) -> ProbeCard:
+    known = renamed(raw, EARLIER)
+    known.pop("benign_weight", None)  # what benign traces weighed while it learned
+    if "layer" in known:  # written before a probe could read several layers and features
+        known |= {"layers": [known.pop("layer")], "features": [known.pop("pooling", None)]}
+    checked_name(known.get("name"), "a probe", ProbeError)
+    return from_plain(ProbeCard, known, file, wrong=ProbeError, advice=MEND)
 
 
 def check_fits(card: ProbeCard, manifest: Manifest) -> None:

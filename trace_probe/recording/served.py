@@ -52,7 +52,13 @@ NO_CONDITION = frozenset({TOKEN_IDS})
 
 @dataclass(frozen=True)
 class Served:
-    """A model, the servers that have it, and what to ask them beyond the sampling."""
+    """A model, the servers that have it, and what to ask them beyond the sampling.
+
+    Example:
+        >>> served = Served("Qwen/Qwen3-8B", ("http://localhost:8000/v1",))
+        >>> served.model
+        'Qwen/Qwen3-8B'
+    """
 
     model: str
     """The name under which the servers know it."""

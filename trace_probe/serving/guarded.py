@@ -51,7 +51,7 @@ class Answer:
     prompt_tokens: int
     stream: Stream
     queue: "asyncio.Queue[Reading | BaseException | None]"
-    unpromised: str
+    uncalibrated: str
     """What is to be said if the thresholds were set under another decoding."""
     episode: Followed
     session: Session | None = None
@@ -144,8 +144,10 @@ class GuardedModel:
             stream = self.scheduler.submit(readings, deliver)
         except Full as error:
             raise _busy() from error
-        unpromised = monitor.unpromised(request.sampling)
-        note = f"calibrated under another decoding: {', '.join(unpromised)}" if unpromised else ""
+        uncalibrated = monitor.uncalibrated(request.sampling)
+        note = (
+            f"calibrated under another decoding: {', '.join(uncalibrated)}" if uncalibrated else ""
+        )
         call = 1 if session is None else session.call
         return Answer(reply, len(prompt), stream, waiting, note, episode, session, call)
 
@@ -297,9 +299,9 @@ class GuardedModel:
         return {**answer.reply.extension(drift=drift), **answer.place}
 
     def drift_note(self, answer: Answer) -> str:
-        """Return why the promise may not hold for an answer, empty if nothing is known."""
+        """Return why the guarantee may not hold for an answer, empty if nothing is known."""
         drifted = self._drift.drift.note if self._drift else ""
-        return "; ".join(note for note in (answer.unpromised, drifted) if note)
+        return "; ".join(note for note in (answer.uncalibrated, drifted) if note)
 
     def close(self) -> None:
         """End all generations."""

@@ -8,7 +8,7 @@ data itself; a resampled figure is (draw + 1,), its estimate first.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -45,12 +45,27 @@ class Metric:
     """What was counted: traces, or prompts for a within-prompt figure."""
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any] | None) -> "Metric | None":
-        """Return what `to_json` gave."""
-        if raw is None:
-            return None
-        lower, upper = (math.nan if raw[end] is None else raw[end] for end in ("lower", "upper"))
-        return cls(raw["estimate"], lower, upper, raw["n"])
+    def __get_pydantic_core_schema__(cls, *_: Any) -> Any:  # noqa: ANN401
+        """Read and write it as JSON, in which the ends of an interval may be null."""
+        from pydantic_core import core_schema as kinds
+
+        end = kinds.nullable_schema(kinds.float_schema())
+        parts = {
+            "estimate": kinds.float_schema(),
+            "lower": end,
+            "upper": end,
+            "n": kinds.int_schema(),
+        }
+        fields = {name: kinds.typed_dict_field(kind) for name, kind in parts.items()}
+        return kinds.no_info_after_validator_function(
+            cls._of_json,
+            kinds.typed_dict_schema(fields),
+            serialization=kinds.plain_serializer_function_ser_schema(cls.to_json),
+        )
+
+    @classmethod
+    def _of_json(cls, raw: dict[str, Any]) -> "Metric":
+        return cls(**{name: math.nan if one is None else one for name, one in raw.items()})
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return the four numbers by name; null for the ends of an interval that is not there."""

@@ -1,7 +1,7 @@
-"""Thresholds that keep a promise: at most this share of harmless traces alarms, ever.
+"""Thresholds that keep a guarantee: at most this share of harmless traces alarms, ever.
 
 The statistic is the maximum over a whole trace. A threshold set on sentences would break
-the promise, because a trace has many chances to alarm.
+the guarantee, because a trace has many chances to alarm.
 """
 
 import math
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
 
-Promise = Literal["conformal", "pac"]
+Guarantee = Literal["conformal", "pac"]
 """What holds on average over calibration sets, or for this one with high probability."""
 Binding = Literal["benign", "siblings"]
-"""Of the two promises of a threshold, the one that asked for the higher value."""
+"""Of the two guarantees of a threshold, the one that asked for the higher value."""
 PAC_DELTA = 0.1
-"""The probability with which the promise of a PAC threshold may fail."""
+"""The probability with which the guarantee of a PAC threshold may fail."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Threshold:
     value: float
     target_rate: float
     """The whole-trace false-alarm rate that was asked for."""
-    honest_rate: float
-    """The rate that the calibration traces can promise; above the target if they are too few."""
+    guaranteed_rate: float
+    """The rate that the calibration traces can guarantee; above the target if they are too few."""
     n: int
     """Harmless traces it was set on."""
-    method: Promise
+    method: Guarantee
     note: str = ""
     """What is to be said beside the rate; empty if nothing is."""
     false_alarm_rate: float | None = None
@@ -44,13 +44,13 @@ class Threshold:
     siblings: int = 0
     """How many siblings that is a share of."""
     binds: Binding = "benign"
-    """Whose promise set `value`; that of the others would be kept at a lower one."""
+    """Whose guarantee set `value`; that of the others would be kept at a lower one."""
 
     @property
     def rates(self) -> "Rates":
-        """Return the rates that are promised and those that were measured."""
+        """Return the rates that are guaranteed and those that were measured."""
         return Rates(
-            self.honest_rate,
+            self.guaranteed_rate,
             self.target_sibling_rate if self.siblings else None,
             self.false_alarm_rate,
             self.sibling_alarm_rate,
@@ -64,32 +64,32 @@ class Rates:
 
     Example:
         >>> print(Rates(0.01, 0.05, 0.0, 0.048, "siblings"))
-        promised: 1.0% of benign traces, 5.0% of siblings (which bind); measured: 0.0%, 4.8%
+        guaranteed: 1.0% of benign traces, 5.0% of siblings (which bind); measured: 0.0%, 4.8%
     """
 
     benign: float
-    """Promised share of whole benign traces."""
+    """Guaranteed share of whole benign traces."""
     siblings: float | None = None
-    """Promised share of siblings: harmless traces of prompts that have an instrumental one."""
+    """Guaranteed share of siblings: harmless traces of prompts that have an instrumental one."""
     benign_measured: float | None = None
     """Share of the calibration traces that alarm."""
     siblings_measured: float | None = None
     """Share of the siblings that alarm, by probes that have not learned from their tasks."""
     binds: Binding | None = None
-    """Whose promise set the threshold."""
+    """Whose guarantee set the threshold."""
 
     def __str__(self) -> str:
         """Return them in words."""
         bind = " (which bind)" if self.siblings is not None else ""
-        promised = [
+        guaranteed = [
             f"{_percent(self.benign)} of benign traces{bind if self.binds == 'benign' else ''}",
             f"{_percent(self.siblings)} of siblings{bind if self.binds == 'siblings' else ''}",
         ]
         measured = [_percent(self.benign_measured), _percent(self.siblings_measured)]
         if self.siblings is None:
-            promised[1] = "nothing of siblings"
+            guaranteed[1] = "nothing for siblings"
         known = self.benign_measured is not None
-        return f"promised: {', '.join(promised)}" + (
+        return f"guaranteed: {', '.join(guaranteed)}" + (
             f"; measured: {', '.join(measured)}" if known else ""
         )
 
@@ -98,22 +98,22 @@ def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{share:.1%}"
 
 
-def promised_threshold(
-    maxima: NDArray[np.floating[Any]], rate: float, promise: Promise
+def guaranteed_threshold(
+    maxima: NDArray[np.floating[Any]], rate: float, guarantee: Guarantee
 ) -> Threshold:
-    """Set a threshold on (trace,) maxima by a promise; see the function of each.
+    """Set a threshold on (trace,) maxima by a guarantee; see the function of each.
 
     Raises:
         NotEnoughData: there is no harmless trace that was scored.
     """
-    return (conformal_threshold if promise == "conformal" else pac_threshold)(maxima, rate)
+    return (conformal_threshold if guarantee == "conformal" else pac_threshold)(maxima, rate)
 
 
 def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Threshold:
     """Set a threshold by split conformal prediction on the maxima of harmless traces.
 
     A new trace that is exchangeable with these alarms with a probability of at most
-    `honest_rate`, on average over calibration sets. A rate needs ``1 / rate - 1`` traces. The
+    `guaranteed_rate`, on average over calibration sets. A rate needs ``1 / rate - 1`` traces. The
     threshold lies just above the ``ceil((n + 1) (1 - rate))``-th smallest of the `maxima`
     (trace,) (Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates, arXiv 2107.07511).
 
@@ -132,13 +132,13 @@ def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Thres
 def pac_threshold(
     maxima: NDArray[np.floating[Any]], rate: float, delta: float = PAC_DELTA
 ) -> Threshold:
-    """Set a threshold whose true rate is at most `honest_rate` with probability ``1 - delta``.
+    """Set a threshold whose true rate is at most `guaranteed_rate` with probability ``1 - delta``.
 
-    The probability is over calibration sets, so the promise holds for this very threshold. With
+    The probability is over calibration sets, so the guarantee holds for this very threshold. With
     n `maxima` (trace,), the threshold lets through the most of them, k, for which
     ``P(Binomial(n, rate) <= k) <= delta``: the exact bound of Clopper and Pearson (1934), which
-    as a training-conditional promise of split conformal sets is that of Vovk (2012,
-    arXiv 1209.2673). If not even k = 0 will do, `honest_rate` is ``1 - delta ** (1 / n)``.
+    as a training-conditional guarantee of split conformal sets is that of Vovk (2012,
+    arXiv 1209.2673). If not even k = 0 will do, `guaranteed_rate` is ``1 - delta ** (1 / n)``.
 
     Raises:
         NotEnoughData: no trace has a score, or the rate is not between 0 and 1.
@@ -153,10 +153,10 @@ def pac_threshold(
     return Threshold(_above(ordered[-1]), rate, honest, n, "pac", note)
 
 
-def traces_needed(rate: float, promise: Promise, delta: float = PAC_DELTA) -> int:
-    """Return the smallest number of harmless traces that can promise a rate.
+def traces_needed(rate: float, guarantee: Guarantee, delta: float = PAC_DELTA) -> int:
+    """Return the smallest number of harmless traces that can guarantee a rate.
 
-    With fewer a threshold promises a higher rate; see the function of each promise.
+    With fewer a threshold guarantees a higher rate; see the function of each guarantee.
 
     Raises:
         NotEnoughData: the rate is not between 0 and 1.
@@ -166,7 +166,7 @@ def traces_needed(rate: float, promise: Promise, delta: float = PAC_DELTA) -> in
         [999, 2302]
     """
     _check_rate(rate, "false-alarm rate")
-    if promise == "conformal":
+    if guarantee == "conformal":
         return math.ceil(1 / rate - 1e-9) - 1
     return math.ceil(math.log(delta) / math.log1p(-rate))
 
@@ -174,9 +174,9 @@ def traces_needed(rate: float, promise: Promise, delta: float = PAC_DELTA) -> in
 def without_siblings(
     threshold: Threshold, maxima: NDArray[np.floating[Any]], sibling_rate: float
 ) -> Threshold:
-    """Return a threshold that promises nothing of siblings, with the rate that was measured."""
+    """Return a threshold without a guarantee for siblings, with the rate that was measured."""
     measured = float((np.asarray(maxima) >= threshold.value).mean())
-    note = "too few harmless traces share a prompt with instrumental ones to promise them anything"
+    note = "too few harmless traces share a prompt with instrumental ones for a guarantee"
     return replace(
         threshold,
         note="; ".join(part for part in (threshold.note, note) if part),
@@ -192,13 +192,13 @@ def with_siblings(
     limits: NDArray[np.floating[Any]],
     sibling_rate: float,
 ) -> Threshold:
-    """Raise a threshold until siblings alarm no more often than promised, if it has to be.
+    """Raise a threshold until siblings alarm no more often than guaranteed, if it has to be.
 
-    A promise of kind pac holds for this very threshold with ``1 - delta``: it is above the limit
+    A guarantee of kind pac holds for this very threshold with ``1 - delta``: it is above the limit
     of that share of the resamples.
 
     Args:
-        threshold: The one that keeps the promise for harmless traces.
+        threshold: The one that keeps the guarantee for harmless traces.
         maxima: (trace,) the highest value of each harmless trace.
         peaks: (sibling,) the highest value of each sibling.
         limits: (draw + 1,) the highest value that may not alarm, for the siblings and for each
@@ -266,6 +266,6 @@ def _above(maximum: np.float32) -> float:
 
 def _shortage(n: int, rate: float, honest: float, needed: int) -> str:
     return (
-        f"{n} harmless traces cannot promise {rate:.2%} false alarms, "
-        f"which needs {needed}: the threshold promises {honest:.2%}"
+        f"{n} harmless traces cannot guarantee {rate:.2%} false alarms, "
+        f"which needs {needed}: the threshold guarantees {honest:.2%}"
     )

@@ -114,7 +114,7 @@ class Cohort:
             "mixed_prompts": int(self.mixed().sum()),
         }
 
-    def heard(self) -> dict[str, int]:
+    def silence(self) -> dict[str, int]:
         """Return how many positives never say it, and of how many that is not known."""
         return {
             "silent": int(self.silent.sum()),
@@ -178,7 +178,7 @@ def trace_maxima(scores: Scores, ids: Sequence[str]) -> Values:
     return np.array([np.fmax.reduce(scores[i], initial=-np.inf) for i in ids], dtype=float)
 
 
-def heard(maxima: Values, threshold: float) -> Index:
+def sentences_to_alarm(maxima: Values, threshold: float) -> Index:
     """Return for each trace how many sentences it took to alarm; one past the longest if never.
 
     `maxima` (trace, k) as of `running_maxima`.

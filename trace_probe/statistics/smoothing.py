@@ -151,4 +151,4 @@ def parse_smoothing(text: str) -> Smoothing:
 
 def smoothing_of(report: Mapping[str, Any] | None) -> Smoothing:
     """Return the smoothing that the threshold of a report belongs to; ``max`` if none is named."""
-    return parse_smoothing((report or {}).get("rule") or MAX.name)
+    return parse_smoothing((report or {}).get("smoothing") or MAX.name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from trace_probe.errors import TraceProbeError
-from trace_probe.storage.lines import BrokenLine, Line, Lines, Row
+from trace_probe.storage.lines import BrokenLine, Fields, Line, Lines
 from trace_probe.storage.place import Place
 from trace_probe.storage.seals import Seals, opened_line, opened_table, sealed_table
 
@@ -28,7 +28,7 @@ class Journal(Lines):
         self,
         place: Place,
         name: str,
-        about: Callable[[Row], Row],
+        about: Callable[[Fields], Fields],
         columns: Mapping[str, str],
         *,
         seals: Seals = "compared",
@@ -49,7 +49,7 @@ class Journal(Lines):
         self.at.clear()
         self._read: dict[str, int] = {}
         self._base: pa.Table | None = None
-        self._rows: list[Row] = []
+        self._rows: list[Fields] = []
         self._kept = {"lines": 0, "bytes": 0}
         self._looked = False
 
@@ -95,7 +95,7 @@ class Journal(Lines):
                 self.at.setdefault(row["id"], (file, line.start, line.size))
             self._read[file] = line.start + line.size
 
-    def _row(self, line: Line) -> tuple[Row | None, Line]:
+    def _row(self, line: Line) -> tuple[Fields | None, Line]:
         """Return what is indexed of a line, or the line with what is wrong with it."""
         if line.value is None:
             return None, line
@@ -104,7 +104,7 @@ class Journal(Lines):
         except TraceProbeError as error:
             return None, line._replace(value=None, why=str(error))
 
-    def line(self, key: str) -> Row:
+    def line(self, key: str) -> Fields:
         """Return the first line of an id, which must be known.
 
         Raises:

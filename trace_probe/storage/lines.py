@@ -20,7 +20,7 @@ from trace_probe.storage.place import Place
 from trace_probe.storage.seals import Seals, opened_line, sealed_line, state
 
 T = TypeVar("T")
-Row = dict[str, Any]
+Fields = dict[str, Any]
 SEAL_END = re.compile(rb'"seal": "[0-9a-f]{8}"\}')
 
 log = logging.getLogger("trace_probe.store")
@@ -33,7 +33,7 @@ class Line(NamedTuple):
     start: int
     """Its first byte in the file."""
     size: int
-    value: Row | None
+    value: Fields | None
     """What it says; None where it is broken."""
     why: str = ""
     """What is wrong with it; one whose newline alone is damaged can be read."""
@@ -127,7 +127,7 @@ class Lines:
             stop = data.rfind(last, 0, stop - 1) + len(last)
         return 0
 
-    def raw(self) -> Iterator[Row]:
+    def raw(self) -> Iterator[Fields]:
         """Yield what each line says, in order; broken ones are named and passed over.
 
         Raises:
@@ -135,7 +135,7 @@ class Lines:
         """
         return self.values(lambda value: value)
 
-    def values(self, make: Callable[[Row], T]) -> Iterator[T]:
+    def values(self, make: Callable[[Fields], T]) -> Iterator[T]:
         """Yield what `make` makes of each line; those that it refuses are passed over as well."""
         for line in self.walk():
             if line.value is None:

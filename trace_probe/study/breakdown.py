@@ -6,16 +6,16 @@ from itertools import product
 
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.study.rates import McNemar, pair, share
-from trace_probe.study.rows import FIGURES, Factor, Row, at
+from trace_probe.study.rows import FIGURES, Case, Factor, at
 
 NEUTRAL = {"nudge": "none", "suffix": "none", "thinking": "off", "mode": "baseline"}
 """Conditions that push for or against the goal, or let the model think, and their level that
 does neither."""
-Runs = Mapping[str, Sequence[Row]]
+Runs = Mapping[str, Sequence[Case]]
 
 
 @dataclass(frozen=True)
-class Share:
+class GroupRate:
     """How often something is the case in one group of traces."""
 
     run: str
@@ -42,17 +42,17 @@ class Added:
     mcnemar: McNemar
 
 
-def shares(runs: Runs, factors: Sequence[Factor], seed: int) -> Iterable[Share]:
+def shares(runs: Runs, factors: Sequence[Factor], seed: int) -> Iterable[GroupRate]:
     """Yield every figure of every run: over all, by each factor, by all factors crossed."""
     for name, rows in runs.items():
         for group, chosen in _groups(rows, factors):
             for figure in FIGURES:
                 value = share(chosen, figure, seed)
                 if value:
-                    yield Share(name, group, figure.name, value)
+                    yield GroupRate(name, group, figure.name, value)
 
 
-def _groups(rows: Sequence[Row], factors: Sequence[Factor]) -> Iterable[tuple[str, list[Row]]]:
+def _groups(rows: Sequence[Case], factors: Sequence[Factor]) -> Iterable[tuple[str, list[Case]]]:
     yield "all", list(rows)
     for factor in factors:
         for level in factor.levels:

@@ -17,7 +17,7 @@ from trace_probe.statistics.bootstrap import (
     wilson,
 )
 from trace_probe.statistics.bootstrap import share as share_of
-from trace_probe.study.rows import FIGURES, Figure, Row
+from trace_probe.study.rows import FIGURES, Case, Figure
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _over_tasks(values: Values, seed: int, bounds: Bounds = SHARE) -> Metric:
     return found
 
 
-def share(rows: Sequence[Row], figure: Figure, seed: int = 0) -> Metric | None:
+def share(rows: Sequence[Case], figure: Figure, seed: int = 0) -> Metric | None:
     """Return a figure of some traces, bootstrapped over tasks; None if it is known of none."""
     among = [row for row in rows if figure.among(row)]
     if not among:
@@ -100,13 +100,13 @@ def share(rows: Sequence[Row], figure: Figure, seed: int = 0) -> Metric | None:
     return share_of(hit, [row.task for row in among], seed=seed)
 
 
-def instrumental_rate(rows: Sequence[Row], seed: int = 0) -> Metric | None:
+def instrumental_rate(rows: Sequence[Case], seed: int = 0) -> Metric | None:
     """Return the share of traces that end instrumentally, bootstrapped over tasks."""
     return share(rows, FIGURES[0], seed)
 
 
 def share_gap(
-    first: Sequence[Row], second: Sequence[Row], figure: Figure, seed: int
+    first: Sequence[Case], second: Sequence[Case], figure: Figure, seed: int
 ) -> Metric | None:
     """Return the difference of a figure between two sets of traces, tasks resampled together.
 
@@ -131,7 +131,7 @@ def share_gap(
 
 
 def pair(
-    first: Sequence[Row], second: Sequence[Row], *, ignore: Collection[str] = ()
+    first: Sequence[Case], second: Sequence[Case], *, ignore: Collection[str] = ()
 ) -> Pairing | None:
     """Pair two sets by task and condition, but for the conditions `ignore`; None if none fits.
 
@@ -147,7 +147,7 @@ def pair(
     return Pairing(means[:, 0], means[:, 1])
 
 
-def _cells(rows: Iterable[Row], ignore: Collection[str]) -> dict[tuple[str, str], float]:
+def _cells(rows: Iterable[Case], ignore: Collection[str]) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for row in rows:
         kept = {name: level for name, level in row.condition.items() if name not in ignore}
@@ -155,9 +155,9 @@ def _cells(rows: Iterable[Row], ignore: Collection[str]) -> dict[tuple[str, str]
     return {key: float(np.mean(outcomes)) for key, outcomes in found.items()}
 
 
-def task_rates(run: str, rows: Sequence[Row], seed: int) -> Iterable[TaskRate]:
+def task_rates(run: str, rows: Sequence[Case], seed: int) -> Iterable[TaskRate]:
     """Yield IR and each CIR of a run under each of its conditions."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Case]] = defaultdict(list)
     for row in rows:
         for category in ("all", row.category or "none"):
             groups[named(row.condition), category].append(row)

@@ -13,7 +13,7 @@ MOST_LEVELS = 12
 """A condition with more levels than this is no factor unless it is asked for."""
 
 
-class Row(NamedTuple):
+class Case(NamedTuple):
     """One labelled trace of a test task."""
 
     task: str
@@ -35,8 +35,8 @@ class Figure:
     """Something that a share of traces is, among those on which it is known."""
 
     name: str
-    among: Callable[[Row], bool]
-    holds: Callable[[Row], bool]
+    among: Callable[[Case], bool]
+    holds: Callable[[Case], bool]
 
 
 FIGURES = (
@@ -67,7 +67,7 @@ class Factor:
     say how acts are distributed, not what the fact does."""
 
 
-def read_rows(store: Store, labeller: str | None = None) -> list[Row]:
+def read_rows(store: Store, labeller: str | None = None) -> list[Case]:
     """Return the traces of test tasks whose outcome is known; of the latest labeller by default."""
     labels = store.labels(labeller)
     pairs = ((trace, labels.get(trace.id)) for trace in store.traces())
@@ -78,19 +78,19 @@ def _counts(trace: Trace, label: Label) -> bool:
     return trace.task.role == "test" and label.outcome is not None
 
 
-def _row(trace: Trace, label: Label) -> Row:
+def _row(trace: Trace, label: Label) -> Case:
     task = trace.task
-    return Row(
+    return Case(
         task.id, task.category, task.condition, label.facts, bool(label.outcome), label.silent
     )
 
 
-def at(rows: Iterable[Row], factor: str, level: str) -> list[Row]:
+def at(rows: Iterable[Case], factor: str, level: str) -> list[Case]:
     """Return the rows at one level of a factor."""
     return [row for row in rows if row.level(factor) == level]
 
 
-def find_factors(rows: Sequence[Row], names: Sequence[str] = ()) -> tuple[Factor, ...]:
+def find_factors(rows: Sequence[Case], names: Sequence[str] = ()) -> tuple[Factor, ...]:
     """Return the factors by these names, or else all conditions and yes-or-no facts that vary.
 
     Raises:
@@ -106,7 +106,7 @@ def find_factors(rows: Sequence[Row], names: Sequence[str] = ()) -> tuple[Factor
     return tuple(one for one in found if names or _is_told_unasked(one))
 
 
-def _factor(rows: Sequence[Row], name: str, conditions: set[str], facts: set[str]) -> Factor:
+def _factor(rows: Sequence[Case], name: str, conditions: set[str], facts: set[str]) -> Factor:
     levels = {level for row in rows if (level := row.level(name)) is not None}
     kind: Literal["condition", "fact", "category"] = (
         "condition" if name in conditions else "fact" if name in facts else "category"

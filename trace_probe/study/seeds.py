@@ -10,9 +10,9 @@ from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.pairs import variant_of
 from trace_probe.study.rates import pair, share_gap
-from trace_probe.study.rows import FIGURES, Figure, Row
+from trace_probe.study.rows import FIGURES, Case, Figure
 
-Variants = Mapping[str, Mapping[str, Sequence[Row]]]
+Variants = Mapping[str, Mapping[str, Sequence[Case]]]
 """By variant and seed the rows of its run; the seed of a model that has none is empty."""
 
 
@@ -31,9 +31,9 @@ class AcrossSeeds:
     """Whether all intervals exclude 0, on the same side."""
 
 
-def by_variant(stores: Sequence[Store], runs: Mapping[str, Sequence[Row]]) -> Variants:
+def by_variant(stores: Sequence[Store], runs: Mapping[str, Sequence[Case]]) -> Variants:
     """Return the runs by variant and seed; of two runs of one model the first counts."""
-    found: dict[str, dict[str, Sequence[Row]]] = defaultdict(dict)
+    found: dict[str, dict[str, Sequence[Case]]] = defaultdict(dict)
     for store in stores:
         model = without_version(store.manifest.model)
         variant, seed = variant_of(model)
@@ -41,7 +41,7 @@ def by_variant(stores: Sequence[Store], runs: Mapping[str, Sequence[Row]]) -> Va
     return found
 
 
-def together(variants: Variants) -> dict[str, list[Row]]:
+def together(variants: Variants) -> dict[str, list[Case]]:
     """Return the rows of each variant that has several seeds, as one run."""
     return {
         f"{variant} ({', '.join(seeds)})": [row for rows in seeds.values() for row in rows]
@@ -78,7 +78,7 @@ def _across(
     return AcrossSeeds(*names, figure.name, known, mean, _one_side(known, len(sides)))
 
 
-def _rows_of(seeds: Mapping[str, Sequence[Row]], seed: str) -> Sequence[Row]:
+def _rows_of(seeds: Mapping[str, Sequence[Case]], seed: str) -> Sequence[Case]:
     return seeds.get(seed, seeds.get("", ()))
 
 
@@ -88,7 +88,7 @@ def _one_side(gaps: Mapping[str, Metric], seeds: int) -> bool:
     return len(gaps) == seeds and (above or below)
 
 
-def gap(first: Sequence[Row], second: Sequence[Row], figure: Figure, seed: int) -> Metric | None:
+def gap(first: Sequence[Case], second: Sequence[Case], figure: Figure, seed: int) -> Metric | None:
     """Return a difference on the same tasks: one task at a time where every trace counts."""
     if figure.name != "instrumental":
         return share_gap(first, second, figure, seed)

@@ -9,14 +9,14 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.labelling.agreement import Agreement, agreement
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
-from trace_probe.study.breakdown import Added, Share, additions, shares
+from trace_probe.study.breakdown import Added, GroupRate, additions, shares
 from trace_probe.study.controlled import Comparison, Side, compare_runs
 from trace_probe.study.rates import McNemar, TaskRate, named, pair, share_gap, task_rates
-from trace_probe.study.rows import FIGURES, Factor, Row, at, find_factors, read_rows
+from trace_probe.study.rows import FIGURES, Case, Factor, at, find_factors, read_rows
 from trace_probe.study.seeds import AcrossSeeds, across_seeds, by_variant, together
 from trace_probe.trace import digest
 
-Runs = Mapping[str, Sequence[Row]]
+Runs = Mapping[str, Sequence[Case]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Study:
 
     tasks: int
     factors: tuple[Factor, ...]
-    shares: tuple[Share, ...]
+    shares: tuple[GroupRate, ...]
     """Of every run, and of all seeds of a variant together."""
     rates: tuple[TaskRate, ...]
     agreement: dict[str, Agreement]
@@ -99,7 +99,7 @@ def study(
     )
 
 
-def _side(store: Store, rows: Sequence[Row], labeller: str | None, shared: set[str]) -> Side:
+def _side(store: Store, rows: Sequence[Case], labeller: str | None, shared: set[str]) -> Side:
     labellers = frozenset(one.labeller for one in store.labels(labeller).values())
     conditions = frozenset(named(row.condition) for row in rows)
     prompts = {
@@ -136,7 +136,7 @@ def _differences(
                     yield about(figure.name, found.controlled, value, None)
 
 
-def _conditions(rows: Iterable[Row]) -> set[str]:
+def _conditions(rows: Iterable[Case]) -> set[str]:
     return {name for row in rows for name in row.condition}
 
 

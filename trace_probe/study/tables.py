@@ -1,10 +1,9 @@
 """A study as text: tables of shares and differences, and what may not be read into them."""
 
-from collections.abc import Iterable, Sequence
-
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.study.rows import FIGURES
 from trace_probe.study.study import Difference, Study
+from trace_probe.visible import aligned
 
 
 def format_study(found: Study) -> str:
@@ -33,7 +32,7 @@ def _shares(found: Study) -> list[str]:
     heads = ["", "", names[0], *(f"{name}, of these" for name in names[1:])]
     facts = [factor.name for factor in found.factors if factor.kind == "fact"]
     warning = f"{' and '.join(facts)}: known only after the act, so no cause of it"
-    return [*_table(heads, rows), *([warning] if facts else [])]
+    return [*aligned([heads, *rows]), *([warning] if facts else [])]
 
 
 def _task_rates(found: Study) -> list[str]:
@@ -44,7 +43,7 @@ def _task_rates(found: Study) -> list[str]:
         + [_percent(cells.get((run, condition, category))) for category in ("all", *categories)]
         for run, condition in dict.fromkeys((one.run, one.condition) for one in found.rates)
     ]
-    return _table(["percent of tasks", "", "IR", *(f"CIR {name}" for name in categories)], rows)
+    return aligned([["percent of tasks", "", "IR", *(f"CIR {name}" for name in categories)], *rows])
 
 
 def _agreement(found: Study) -> list[str]:
@@ -53,7 +52,7 @@ def _agreement(found: Study) -> list[str]:
         for run, agreed in found.agreement.items()
         for pair in agreed.pairs
     ]
-    return _table(["labellers", "", "IAR", "Cohen's kappa", "traces"], rows) if rows else []
+    return aligned([["labellers", "", "IAR", "Cohen's kappa", "traces"], *rows]) if rows else []
 
 
 def _added(found: Study) -> list[str]:
@@ -69,7 +68,7 @@ def _added(found: Study) -> list[str]:
         for one in found.added
     ]
     heads = ["what a condition adds", "", "rate under it", "without it", "added"]
-    return _table([*heads, "share of the rate", "McNemar"], rows) if rows else []
+    return aligned([[*heads, "share of the rate", "McNemar"], *rows]) if rows else []
 
 
 def _differences(found: Study) -> list[str]:
@@ -86,7 +85,7 @@ def _differences(found: Study) -> list[str]:
         if one.controlled or (one.group == "all" and one.mcnemar)
     ]
     heads = ["on the same tasks", "", "figure", "difference", "", "McNemar"]
-    return _table(heads, rows) if rows else []
+    return aligned([heads, *rows]) if rows else []
 
 
 def _mcnemar(one: Difference) -> str:
@@ -107,17 +106,7 @@ def _across_seeds(found: Study) -> list[str]:
         for one in found.across_seeds
     ]
     heads = ["seed by seed", "figure", *seeds, "all seeds", "excludes 0 in every seed"]
-    return _table(heads, rows) if rows else []
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return rows as lines of aligned columns."""
-    lines = [list(heads), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    return aligned([heads, *rows]) if rows else []
 
 
 def _cell(value: Metric | None) -> str:

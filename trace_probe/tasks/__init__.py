@@ -1,6 +1,11 @@
 """Tasks: what models are asked. The package can be called: ``trace_probe.tasks("world:mine:48")``.
 
 It can be called since its name is that of the public function.
+
+Example:
+    >>> import trace_probe as tp
+    >>> [task.category for task in tp.tasks("world:mine:3")]
+    ['deceptive-behavior', 'evading-shutdown', 'hacking-computer-systems']
 """
 
 import sys

@@ -11,7 +11,7 @@ from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage import locks
 from trace_probe.storage.artifacts import FORMS
-from trace_probe.storage.lines import Line, Lines, Row
+from trace_probe.storage.lines import Fields, Line, Lines
 from trace_probe.storage.place import Place
 from trace_probe.storage.records import to_label, to_trace
 from trace_probe.storage.shards import INDEX, index_of_shards, write_index
@@ -84,9 +84,9 @@ def _mend_index(store: Store, report: RepairReport) -> None:
     report.remade.append(INDEX)
 
 
-def _kinds(store: Store) -> list[tuple[Lines, Callable[[Row], object]]]:
+def _kinds(store: Store) -> list[tuple[Lines, Callable[[Fields], object]]]:
     """Return all lines of a run, with what is made of each."""
-    kinds: list[tuple[Lines, Callable[[Row], object]]] = [
+    kinds: list[tuple[Lines, Callable[[Fields], object]]] = [
         (store.lines_of("traces"), to_trace),
         (store.lines_of("labels"), to_label),
     ]
@@ -102,7 +102,7 @@ class _Sieve:
 
     place: Place
     lines: Lines
-    make: Callable[[Row], object]
+    make: Callable[[Fields], object]
     known: set[str]
     """Traces that stay."""
     aside: int = 0

@@ -11,7 +11,7 @@ from trace_probe.activations import pooled_spans
 from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage.artifacts import FORMS, Kind, rows_by_trace
-from trace_probe.storage.lines import Lines, Row
+from trace_probe.storage.lines import Fields, Lines
 from trace_probe.storage.records import to_label, to_trace
 from trace_probe.storage.seals import state
 from trace_probe.storage.shards import ADVICE, INDEX
@@ -112,7 +112,7 @@ def verify_at(path: Path | str, *, progress: bool = True) -> VerifyReport:
     return verify(store, progress=progress)
 
 
-def _lines(found: Findings, lines: Lines, make: Callable[[Row], T]) -> Iterator[T]:
+def _lines(found: Findings, lines: Lines, make: Callable[[Fields], T]) -> Iterator[T]:
     """Yield what is made of each line that is whole, and note what is wrong with the others."""
     for line in lines.walk():
         if line.why:

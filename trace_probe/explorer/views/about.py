@@ -11,6 +11,8 @@ from trace_probe.explorer.links import ORGANISM_PREFIX, organism_notice
 from trace_probe.explorer.runs import probe_card
 from trace_probe.model.checkpoint import organism_path
 from trace_probe.probing.kept import read_json
+from trace_probe.probing.probe import EARLIER
+from trace_probe.storage.typed import renamed
 from trace_probe.visible import snippet, visible
 
 DEFINITIONS = """
@@ -44,7 +46,7 @@ LIMITS = """
   differ.
 - No alarm does not mean no risk: see the traces under *Missed*.
 - A map of sentences shows what is alike to the model, not why; far distances on it mean little.
-- Text scored by a model that did not write it is outside of what the threshold promises.
+- Text scored by a model that did not write it is outside of what the threshold guarantees.
 """
 CARD_FIELDS = (
     "model",
@@ -59,10 +61,10 @@ CARD_FIELDS = (
     "head",
     "smoothing",
     "ranked_by",
-    "promise",
+    "guarantee",
     "threshold",
     "target_false_alarm_rate",
-    "honest_false_alarm_rate",
+    "guaranteed_false_alarm_rate",
     "false_alarm_rate",
     "target_sibling_rate",
     "sibling_alarm_rate",
@@ -114,8 +116,7 @@ def card(shown: Current) -> None:
     if file is None:
         st.text(visible(f"{shown.detector.name} has no card in the probes folder beside the runs."))
         return
-    raw, _ = read_json(file)
-    raw |= {"smoothing": raw["rule"]} if "rule" in raw else {}  # as earlier versions called it
+    raw = renamed(read_json(file)[0], EARLIER)
     facts = {name: raw[name] for name in CARD_FIELDS if name in raw}
     counts = {name: f"{len(raw[name])}" for name in ("training_tasks", "calibration_tasks")}
     table(facts | counts, "The card of the probe")

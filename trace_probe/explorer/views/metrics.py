@@ -49,7 +49,7 @@ from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
-TABLE = ("aim", "promise", "threshold", "caught", "false alarms", "siblings", "hard cases")
+TABLE = ("aim", "guarantee", "threshold", "caught", "false alarms", "siblings", "hard cases")
 Report = dict[str, Any]
 
 
@@ -84,8 +84,8 @@ def facts(report: Report) -> None:
         "text only" if report.get("layer") is None else f"layer {report['layer']}",
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
     ]
-    if report.get("rule"):
-        parts.append(f"alarms follow {report['rule']}")
+    if report.get("smoothing"):
+        parts.append(f"alarms follow {report['smoothing']}")
     if report.get("ranked_by"):
         parts.append(f"ranked by {ranked_as(report['ranked_by'])}")
     st.text(visible(" · ".join(parts)))
@@ -206,20 +206,20 @@ def false_alarms(shown: Current, report: Report) -> None:
                 "are in the table. Dashes: alarms at random."
             )
     with right:
-        st.subheader("At thresholds with a promise")
-        promised(report)
+        st.subheader("At thresholds with a guarantee")
+        guaranteed(report)
 
 
-def promised(report: Report) -> None:
+def guaranteed(report: Report) -> None:
     """Show what is caught at the thresholds that the report calibrated."""
     more = report.get("more")
     raw = more.get("by_rate") if isinstance(more, dict) else None
     rows: dict[str, list[str]] = {name: [] for name in TABLE}
     for aim, methods in (raw or {}).items():
         for method, values in methods.items():
-            honest, limit = number(values.get("honest_rate")), number(values.get("threshold"))
+            share, limit = number(values.get("guaranteed_rate")), number(values.get("threshold"))
             rows["aim"].append(f"{float(aim):.1%}")
-            rows["promise"].append("—" if honest is None else f"{honest:.1%}, {method}")
+            rows["guarantee"].append("—" if share is None else f"{share:.1%}, {method}")
             rows["threshold"].append("—" if limit is None else f"{limit:.3g}")
             for name, key in (
                 ("caught", "caught_before_action"),
@@ -231,7 +231,7 @@ def promised(report: Report) -> None:
     if rows["aim"]:
         st.dataframe(rows, hide_index=True, alt="What is caught at several false-alarm rates")
         st.caption(
-            "Aim: the false-alarm rate wished for. Promise: what the benign traces at hand can "
+            "Aim: the false-alarm rate wished for. Guarantee: what the benign traces at hand can "
             "vouch for; conformal holds on average, pac with "
             f"{100 * (1 - PAC_DELTA):.0f} % confidence. Brackets: 95 %."
         )

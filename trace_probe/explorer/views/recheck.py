@@ -36,8 +36,8 @@ def draw(found: Recheck) -> None:
             "before": [written(one.before) for one in figures],
             "after": [written(one.after) for one in figures],
             "shift": [written(one.shift, sign="+") for one in figures],
-            "promised": [
-                None if one.promised is None else f"{one.promised:.1%}" for one in figures
+            "guaranteed": [
+                None if one.guaranteed is None else f"{one.guaranteed:.1%}" for one in figures
             ],
         },
         hide_index=True,
