@@ -87,7 +87,9 @@ def read_stops(name: str, place: Path | str, revision: str | None = None) -> fro
     tokenizer = read_tokenizer(name, place, revision)
     with _room(name, place):
         try:
-            own = GenerationConfig.from_pretrained(place, revision=revision)
+            own = GenerationConfig.from_pretrained(
+                place, revision=revision, trust_remote_code=False
+            )
         except OSError:  # it has no such file
             own = GenerationConfig.from_model_config(config)
     return stop_ids(own.eos_token_id, tokenizer.eos_token_id)
