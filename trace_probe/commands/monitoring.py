@@ -487,17 +487,13 @@ def serve(
     name = model or without_version(load_probe(probes[0]).card.model)
     weights = loading.weights(name)
     limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
-    plan = ServePlan(
-        weights,
-        tuple(probes),
-        smoothing,
-        threshold,
-        on_alarm,
-        host,
-        port,
-        audit,
-        limits,
-        stale_ok,
-        alarm_webhook,
-    )
+    how: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "audit": audit,
+        "limits": limits,
+        "stale_ok": stale_ok,
+    }
+    alarms: dict[str, Any] = {"smoothing": smoothing, "threshold": threshold, "policy": on_alarm}
+    plan = ServePlan(weights, tuple(probes), webhook=alarm_webhook, **alarms, **how)
     run_server(plan, say)
