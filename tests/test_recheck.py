@@ -125,6 +125,13 @@ def test_few_traces_cannot_tell_and_about_as_many_as_they_name_can() -> None:
     assert verdict_after(how, enough).verdict == verdict
 
 
+def test_a_rate_that_rose_for_every_trace_is_not_taken_for_one_that_did_not_move() -> None:
+    lifted = verdict_after(lambda row: row + 99.0, replace(WORLD, tasks=0, benign=30))
+    assert lifted.benign.shift is not None
+    assert lifted.benign.shift.estimate == 1.0
+    assert lifted.verdict == "stale"
+
+
 def test_a_figure_that_few_traces_do_not_give_is_named() -> None:
     few = verdict_after(noise(0, 0.3), World(tasks=3, samples=2, strength=6.0, benign=5))
     assert few.verdict == "cannot tell"
@@ -163,7 +170,7 @@ def test_without_instrumental_traces_nobody_can_say_that_it_holds() -> None:
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
     """Return a probe, a run, and the same traces after a change that lifts every score."""
-    corpus = plant(World(tasks=6, samples=3, strength=6.0, benign=12))
+    corpus = plant(World(tasks=6, samples=3, strength=6.0, benign=30))
     assert corpus.matrix is not None
     keep(corpus, tmp_path / "before")
     lifted = corpus.matrix.values + 2.0 * WORLD.direction.astype(np.float32)

@@ -103,7 +103,7 @@ def shift_of(
         return Shift(old.metric, new.metric, None, guaranteed)
     moved = new.value - old.value
     found = None
-    if unmet is not None and not _varies(moved):
+    if unmet is not None and not moved.estimate and not _varies(moved):
         found = _unchanged(old, new, weights, unmet)
     return Shift(old.metric, new.metric, found or moved.interval(), guaranteed)
 
