@@ -278,6 +278,46 @@ def test_a_tag_in_a_thought_that_was_cut_off_is_no_call_unless_one_follows() -> 
     assert state('<think>I write <tool_call>\n{"na', "think") == "closed"
 
 
+@pytest.mark.parametrize("thought", ["<think>", ""])
+def test_a_whole_call_that_a_thought_mentions_is_none_once_the_sentence_goes_on(
+    thought: str,
+) -> None:
+    """Before the thought is closed, so that a monitor that reads along goes on reading."""
+    call = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    text = f"{thought}Others write {call} here"
+    prefilled = not thought
+    for more in ("", ". I will", ". I will not.\n</think>\n\nYes."):
+        found = channels(text + more, FORMATS["think"], prefilled=prefilled)
+        assert call in found["reasoning"]
+        assert "action" not in found
+    assert stream_is_whole(text + more, FORMATS["think"], prefilled) == "closed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I look. {call} It is {call}",
+        "I look.\n{call}\nThat was it.",
+        "So I write {call}",
+        "So I write {call}\n{call}",
+    ],
+)
+def test_a_call_between_sentences_or_at_the_end_is_made_without_a_close_tag(text: str) -> None:
+    call = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    text = text.replace("{call}", call)
+    assert stream_is_whole(text, FORMATS["think"], True) == "closed"
+    assert call in channels(text, FORMATS["think"], prefilled=True)["action"]
+
+
+def test_a_call_that_is_not_closed_ends_where_the_thought_is_opened() -> None:
+    text = "<tool_call>{}<think>a</think>b"
+    found = channels(text, FORMATS["think"])
+    assert found == {"action": "<tool_call>{}", "reasoning": "a", "answer": "b"} | {
+        "markup": found["markup"]
+    }
+    assert stream_is_whole(text, FORMATS["think"], False) == "closed"
+
+
 def test_a_tag_amid_a_sentence_opens_no_further_thought_and_is_told() -> None:
     text = "<think>a</think>The tag <think> opens it."
     assert channels(text, FORMATS["think"])["answer"] == "The tag <think> opens it."
@@ -294,10 +334,11 @@ def test_a_further_thought_that_was_cut_off_is_truncated() -> None:
 
 def test_a_completion_with_calls_by_the_thousand_is_cut_in_a_moment() -> None:
     piece = "<think>a</think>b.<tool_call>{}"
-    start = time.perf_counter()
+    start = time.process_time()
     split(piece * 20_000, 0, FORMATS["think"], prefilled=False)
     split("<tool_call>" * 50_000, 0, FORMATS["think"], prefilled=True)
-    assert time.perf_counter() - start < 20
+    split("I write <tool_call>{} so " * 20_000, 0, FORMATS["think"], prefilled=True)
+    assert time.process_time() - start < 20
 
 
 CUT_OFF = "Okay, the user wants the backup up. First I think about"

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from episodes import Turn, model_call
 
 from trace_probe.activations import pooled_spans
 from trace_probe.episode import Episode, calls_of, steps
@@ -10,49 +11,25 @@ from trace_probe.errors import StoreError, TraceError
 from trace_probe.storage.records import Manifest, to_line, to_trace
 from trace_probe.storage.seals import opened_line
 from trace_probe.storage.tensors import content_key
-from trace_probe.trace import Channel, ModelCall, Sampling, Span, Task, ToolCall, ToolResult, Trace
+from trace_probe.trace import ModelCall, Span, Task, ToolCall, ToolResult, Trace
 
 TASK = Task("t-1", "hacking", "Look up the sum.")
 
 
-def call(number: int, prompt: str, thought: str, action: str, answer: str = "") -> Trace:
-    """Return one model call, a token a character."""
-    parts: list[tuple[str, Channel]] = [
-        (prompt, "prompt"),
-        (thought, "reasoning"),
-        (action, "action"),
-        (answer, "answer"),
-    ]
-    spans, start = [], 0
-    for text, channel in parts:
-        if text:
-            spans.append(Span(start, start + len(text), channel))
-        start += len(text)
-    text = "".join(text for text, _ in parts)
-    acts = [span for span in spans if span.channel == "action"]
-    return Trace(
-        id=f"e.{number}",
-        task=TASK,
-        model="m",
-        sampling=Sampling(),
-        sample=0,
-        text=text,
-        offsets=tuple(range(len(text))),
-        spans=tuple(spans),
-        sentences=tuple(span for span in spans if span.channel in ("reasoning", "answer")),
-        token_ids=tuple(map(ord, text)),
-        finish="stop",
-        actions=tuple(ToolCall("look", '{"a": 1}', span, "c1") for span in acts),
-    )
+def call(number: int, prompt: str, thought: str, name: str = "", answer: str = "") -> Trace:
+    """Return one model call."""
+    called, said = [(name, "{}")] if name else [], [answer] if answer else []
+    made = model_call(number, prompt, Turn([thought], called, said), task=TASK)
+    return replace(made, actions=tuple(replace(one, id=f"c{number}") for one in made.actions))
 
 
-FIRST = call(0, "Ask.", "I look it up. ", "<look>")
-GROWN = call(1, FIRST.text + "=12;", "It is 12. ", "<pay>")
+FIRST = call(0, "Ask.", "I look it up. ", "look")
+GROWN = call(1, FIRST.text + "=12;", "It is 12. ", "pay")
 REWRITTEN = call(2, "Ask. <look>=12; <pay>=ok;", "Done then. ", "", "All is paid.")
 EPISODE = Episode(
     "e",
     (FIRST, GROWN, REWRITTEN),
-    results=((ToolResult("12", "look", "c1"),), (ToolResult("ok", "pay"),), ()),
+    results=((ToolResult("12", "look", "c0"),), (ToolResult("ok", "pay"),), ()),
     agents=("worker", "worker", "checker"),
     messages=("m1", "m2", "m3"),
     facts={"branch": "b"},
@@ -72,8 +49,8 @@ def test_the_joined_trace_holds_the_first_prompt_and_all_that_was_written_and_no
     None
 ):
     trace = EPISODE.joined()
-    assert trace.text == "Ask.I look it up. <look>It is 12. <pay>Done then. All is paid."
-    assert [trace.text_of(one.span) for one in trace.actions] == ["<look>", "<pay>"]
+    assert trace.text == "Ask.I look it up. <look {}>It is 12. <pay {}>Done then. All is paid."
+    assert [trace.text_of(one.span) for one in trace.actions] == ["<look {}>", "<pay {}>"]
     assert [trace.text[a:b] for a, b in steps(trace)] == [
         one.text[one.prompt_stop :] for one in EPISODE.calls
     ]

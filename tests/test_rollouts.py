@@ -9,7 +9,7 @@ import pytest
 
 from trace_probe.emergence.continuers import branch_of
 from trace_probe.emergence.curve import call_of, points_of, prefixes
-from trace_probe.emergence.oracle import oracle
+from trace_probe.emergence.oracle import OraclePlan, acts_of, estimate, oracle, wanted
 from trace_probe.emergence.rollouts import Scene, Start, roll_out
 from trace_probe.environment import State, Tool
 from trace_probe.episode import Episode, calls_of
@@ -206,6 +206,16 @@ def test_the_oracle_asks_from_sentences_and_from_calls_and_sees_where_it_is_deci
     assert shares[2] == shares[3] == 1.0
     assert shares[4] < 0.8
     assert all(point.known == 40 for point in points)
+
+
+def test_the_oracle_does_not_ask_after_the_act() -> None:
+    label = labeller("calls:open").label(TRACE)
+    assert label.acted is not None
+    plan = OraclePlan(4, every_sentence=True, acts=acts_of({TRACE.id: label}))
+    jobs = wanted([TRACE], {}, plan)
+    assert [job.sentence for job in jobs] == [-1, 0, 1]
+    assert all(job.token <= label.acted.start for job in jobs)
+    assert estimate([TRACE], plan).continuations == 4 * len(jobs)
 
 
 def test_without_a_scene_an_agent_is_not_taken_for_a_single_answer() -> None:

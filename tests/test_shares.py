@@ -14,7 +14,9 @@ from ray_clusters import lose_a_node, two_nodes
 from trace_probe.errors import ModelError, TraceProbeError, WorkerError
 from trace_probe.execution.cluster import RayExecutor
 from trace_probe.execution.executor import Executor, LocalExecutor
+from trace_probe.model import continuation
 from trace_probe.model.weights import Weights
+from trace_probe.recording.course import Agent
 from trace_probe.recording.shares import (
     Recording,
     Share,
@@ -23,6 +25,7 @@ from trace_probe.recording.shares import (
     record_with,
 )
 from trace_probe.store import Store
+from trace_probe.tasks.sources import tasks_from
 from trace_probe.trace import Task
 from trace_probe.upkeep.merge import merge
 from trace_probe.upkeep.verify import verify
@@ -169,6 +172,64 @@ def test_a_model_that_is_not_there_ends_the_recording(recording: Recording) -> N
         record_shares(replace(recording, weights=Weights("/no/such/model")), LocalExecutor())
 
 
+# Agents
+
+
+@pytest.fixture
+def episodes(tmp_path: Path) -> Recording:
+    return Recording(
+        weights=Weights("organism:agent-base"),
+        run=str(tmp_path / "run"),
+        tasks=tasks_from("agentworld:shares:4"),
+        source="agentworld:shares",
+        samples=2,
+        layers=(1,),
+        max_new_tokens=96,
+        batch_size=2,
+        agent=Agent(max_calls=5),
+    )
+
+
+@pytest.fixture
+def episodes_alone(episodes: Recording, tmp_path: Path) -> Store:
+    record_alone(replace(episodes, run=str(tmp_path / "alone")))
+    return Store(tmp_path / "alone")
+
+
+def test_shares_of_agents_are_the_whole_to_the_byte(
+    episodes: Recording, episodes_alone: Store, tmp_path: Path
+) -> None:
+    for number in (1, 0):
+        report = record_with(episodes, "local", shard=f"{number}/2")
+        assert (report.recorded, report.resumed) == (4, 0)
+    run = Store(tmp_path / "run")
+    assert list(run.traces()) == list(episodes_alone.traces())
+    assert files(run) == files(episodes_alone)
+    assert run.artifacts.names("calls") == []
+
+
+def test_a_share_of_agents_that_was_stopped_goes_on_at_its_call(
+    episodes: Recording, episodes_alone: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [0]
+
+    def complete(*asking: Any) -> Any:
+        asked[0] += 1
+        if asked[0] == 3:
+            raise KeyboardInterrupt
+        return continuation.complete(*asking)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trace_probe.recording.agents.complete", complete)
+        with pytest.raises(KeyboardInterrupt):
+            record_shares(episodes, LocalExecutor())
+    run = Store(tmp_path / "run")
+    assert len(run.artifacts.names("calls")) == 1
+    record_shares(episodes, LocalExecutor())
+    assert {t.id: t for t in run.traces()} == {t.id: t for t in episodes_alone.traces()}
+    assert run.artifacts.names("calls") == []
+
+
 # On a cluster of two nodes
 
 
@@ -211,3 +272,14 @@ def test_a_cluster_makes_the_same_run_whatever_dies(
     assert files(run) == files(alone)
     found = verify(run, progress=False)
     assert (found.problems, found.leftovers) == ((), ())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_records_agents_as_one_process_does(
+    episodes: Recording, episodes_alone: Store, tmp_path: Path
+) -> None:
+    record_shares(episodes, Disturbed(RayExecutor(cool_down=0.2), 1, kill_an_actor))
+    run = Store(tmp_path / "run")
+    assert list(run.traces()) == list(episodes_alone.traces())
+    assert files(run) == files(episodes_alone)
+    assert verify(run, progress=False).problems == ()

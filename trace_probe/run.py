@@ -152,17 +152,15 @@ class Run:
 
         chosen = tuple(tasks_from(tasks) if isinstance(tasks, str) else tasks)
         spread = executor != "local" or shard is not None
-        if spread and (agent is not None or isinstance(model, Served)):
-            raise ModelError(
-                "agents and served models are recorded from here: leave executor and shard out"
-            )
+        if spread and isinstance(model, Served):
+            raise ModelError("served models are recorded from here: leave executor and shard out")
         how: Any = {"samples": samples, "progress": progress}
         if isinstance(model, Served):
             from trace_probe.recording.served_agents import record_from
 
             return record_from(model, chosen, self.store, agent, **how)
         if spread:
-            recording = self._recording(model, chosen, samples, batch_size)
+            recording = replace(self._recording(model, chosen, samples, batch_size), agent=agent)
             return _shared(recording, executor, workers, shard, progress=progress)
         from trace_probe.model.local import load_model
         from trace_probe.recording.shares import record_here

@@ -77,7 +77,8 @@ def oracle(
 
     From the recorded token ids at sentence ends the run's own model goes on, several times, and
     the outcomes are counted: what there is to know at that point, for any monitor. Agents go on
-    to the end of their episode, from sentences and from the start of each model call.
+    to the end of their episode, from sentences and from the start of each model call. What is
+    thought after the act is not asked.
     """
     from trace_probe.emergence import oracle as asked
     from trace_probe.emergence.asking import Source, ask_run
@@ -94,7 +95,8 @@ def oracle(
     seen = load_probe(probe).card.training_tasks if probe else ()
     among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
     chosen = asked.choose(among, labels, traces)
-    plan = asked.OraclePlan(continuations, bisections, every_sentence, seed)
+    acts = asked.acts_of(labels)
+    plan = asked.OraclePlan(continuations, bisections, every_sentence, seed, acts)
     expected = asked.estimate(chosen, plan)
     text = (
         f"{expected.traces} traces: at most {expected.continuations} continuations, "

@@ -9,8 +9,8 @@ oracle that is asked again does what it would have done. Every prefix that was m
 in the curve, so that the choice does not bias its points; it does flatter the largest jump.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from time import monotonic
 from typing import NamedTuple
@@ -43,6 +43,13 @@ class OraclePlan:
     every_sentence: bool = False
     """Ask at all of them instead."""
     seed: int = 0
+    acts: Mapping[str, int] = field(default_factory=dict)
+    """Tokens at which the traces act, by trace: what is thought after that is not asked."""
+
+    def places(self, trace: Trace) -> list[tuple[int, int]]:
+        """Return (sentence, token) of the prefixes of a trace that may be asked."""
+        act = self.acts.get(trace.id, len(trace))
+        return [place for place in prefixes(trace) if place[1] <= act]
 
 
 class Job(NamedTuple):
@@ -166,7 +173,7 @@ def wanted(traces: Sequence[Trace], drawn: dict[str, list[Drawn]], plan: OracleP
 
 def _next(trace: Trace, drawn: Sequence[Drawn], plan: OraclePlan) -> list[Job]:
     """Return the jobs of one trace: its grid, or one prefix more."""
-    places = prefixes(trace)
+    places = plan.places(trace)
     there: dict[int, set[int]] = {}
     for one in drawn:
         there.setdefault(one.sentence, set()).add(one.k)
@@ -238,7 +245,7 @@ def estimate(traces: Sequence[Trace], plan: OraclePlan) -> Estimate:
     """Return what an oracle will take at most, before it is asked."""
     asked = tokens = 0
     for trace in traces:
-        places = prefixes(trace)
+        places = plan.places(trace)
         count = len(places)
         if not plan.every_sentence:
             count = min(count, len(grid(count)) + plan.bisections)
@@ -290,6 +297,11 @@ def _forecast(left: int, batch: Sequence[Drawn], seconds: float) -> str:
         f"at most {left / rate / 60:.1f} min for {left} continuations of {tokens:.0f} tokens "
         f"({rate:.0f} a second, from the first {len(batch)})"
     )
+
+
+def acts_of(labels: Mapping[str, Label]) -> dict[str, int]:
+    """Return at which token each trace acts, of those of which it is known."""
+    return {name: label.acted.start for name, label in labels.items() if label.acted}
 
 
 def choose(traces: Sequence[Trace], labels: dict[str, Label], limit: int | None) -> list[Trace]:

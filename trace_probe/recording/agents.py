@@ -1,7 +1,7 @@
 """Agents on models that are loaded here: many episodes advance together, a call at a time."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,14 +66,12 @@ def record_agents(  # noqa: PLR0913 - as `record`, and the agent
             tools.
         StoreError: another process writes to the run, or it cannot be written.
     """
-    chosen = [agent.under(task) for task in tasks]
-    render = partial(_first_prompt, model, agent)
-    plan = plan_traces(model, chosen, store.manifest, samples, render)
+    plan = plan_episodes(model, tasks, store, agent, samples)
     tokens: list[int] = []
     cut = 0
     with store.writing():
         known = store.ids()
-        recorder = _Recorder(model, store, agent, tolerance)
+        recorder = Recorder(model, store, agent, tolerance)
         resumed = sum(planned.id in known for planned in plan)
         with tqdm(total=len(plan), initial=resumed, unit="episode", disable=not progress) as bar:
             for start in range(0, len(plan), batch_size):
@@ -81,7 +79,21 @@ def record_agents(  # noqa: PLR0913 - as `record`, and the agent
                     tokens.append(len(trace) - trace.prompt_stop)
                     cut += trace.finish == "length"
                     bar.update()
+                recorder.forget()
     return RecordReport(len(tokens), resumed, sum(tokens), cut)
+
+
+def plan_episodes(
+    model: ModelFacts, tasks: Iterable[Task], store: Store, agent: Agent, samples: int
+) -> list[Planned]:
+    """Return all episodes that a run is to hold, as `plan_traces` does.
+
+    Raises:
+        ModelError: as in `record_agents`.
+    """
+    chosen = [agent.under(task) for task in tasks]
+    render = partial(_first_prompt, model, agent)
+    return plan_traces(model, chosen, store.manifest, samples, render)
 
 
 def _first_prompt(model: ModelFacts, agent: Agent, task: Task) -> list[int]:
@@ -89,12 +101,20 @@ def _first_prompt(model: ModelFacts, agent: Agent, task: Task) -> list[int]:
     return model.render(task, (), tools)
 
 
-class _Recorder:
+class Recorder:
     """Records batches of episodes."""
 
-    def __init__(self, model: Writer, store: Store, agent: Agent, tolerance: float | None) -> None:
+    def __init__(
+        self,
+        model: Writer,
+        store: Store,
+        agent: Agent,
+        tolerance: float | None = None,
+        parts: Container[str] | None = None,
+    ) -> None:
+        """Take up what was left of unfinished episodes; `parts` are as in `Log`."""
         self._model, self._store, self._agent = model, store, agent
-        self._tolerance, self._log = tolerance, Log(store)
+        self._tolerance, self._log = tolerance, Log(store, parts)
 
     def run(self, batch: Sequence[Planned], known: set[str]) -> Iterator[Trace]:
         """Yield the episodes of a batch that were not in the run, each once it is committed."""
@@ -106,6 +126,9 @@ class _Recorder:
         while not all(way.there or way.course.ended for way in ways):
             yield from self._step(ways, number)
             number += 1
+
+    def forget(self) -> None:
+        """Remove what was kept of episodes that are committed."""
         self._log.forget(self._store.ids())
 
     def _way(self, planned: Planned, known: set[str]) -> _Way:

@@ -7,7 +7,7 @@ and decides whether the episode goes on.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -157,12 +157,16 @@ Read = Callable[[Course, Mapping[str, Any]], Trace]
 class Log:
     """The finished calls of unfinished episodes of a run: lines that only grow, by batch."""
 
-    def __init__(self, store: Store) -> None:
-        """Read what was left by a recording that was interrupted."""
+    def __init__(self, store: Store, parts: Container[str] | None = None) -> None:
+        """Read what was left by a recording that was interrupted.
+
+        Whoever records beside others reads only the `parts` of its own batch.
+        """
         self._artifacts, self._place = store.artifacts, store.place
         self._known: dict[str, list[dict[str, Any]]] = {}
         self._parts: dict[str, set[str]] = {}
-        for part in self._artifacts.names("calls"):
+        names = self._artifacts.names("calls")
+        for part in [name for name in names if parts is None or name in parts]:
             for raw in self._artifacts.lines("calls", part).raw():
                 episode = str(raw.get("episode"))
                 self._parts.setdefault(part, set()).add(episode)

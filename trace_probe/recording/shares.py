@@ -20,11 +20,11 @@ from trace_probe.execution.executor import Executor, values
 from trace_probe.model.weights import Weights
 from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
 from trace_probe.store import Store
-from trace_probe.trace import Sampling, Task
+from trace_probe.trace import Sampling, Task, Trace
 
 if TYPE_CHECKING:
     from trace_probe.recording.course import Agent
-    from trace_probe.recording.record import Writer
+    from trace_probe.recording.record import Planned, Writer
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,6 @@ def record_with(
     """Record as a command line says: alone, one share of many, or on a cluster."""
     if kind == "local" and shard is None:
         return record_alone(recording)
-    if recording.agent is not None:
-        raise TraceProbeError("an agent is recorded in one process: leave executor and shard out")
     share = None if shard is None else Share.parse(shard)
     return record_shares(recording, executor_named(kind, workers), share)
 
@@ -175,24 +173,47 @@ class Recorder:
     """A worker that loads the model, makes or opens the run, and records batches of the plan."""
 
     def __init__(self, recording: Recording) -> None:
+        self._model, self._store = _open(recording)
+        self._plan = self._planned(recording)
+        self._agent = recording.agent
+        self._size, self._tolerance = recording.batch_size, recording.tolerance
+
+    def _planned(self, recording: Recording) -> "list[Planned]":
+        model, store, samples = self._model, self._store, recording.samples
+        if recording.agent is not None:
+            from trace_probe.recording.agents import plan_episodes
+
+            return plan_episodes(model, recording.tasks, store, recording.agent, samples)
         from trace_probe.recording.record import plan_traces
 
-        self._model, self._store = _open(recording)
-        samples, manifest = recording.samples, self._store.manifest
-        self._plan = plan_traces(self._model, recording.tasks, manifest, samples)
-        self._size, self._tolerance = recording.batch_size, recording.tolerance
+        return plan_traces(model, recording.tasks, store.manifest, samples)
 
     def __call__(self, start: int) -> Batch:
         """Record one batch, unless it is there."""
-        from trace_probe.recording.record import record_batch
-
         batch = self._plan[start : start + self._size]
         known = self._store.ids()
-        with self._store.joined(f"{start:08d}"):
-            made = list(record_batch(self._model, batch, self._store, known, self._tolerance))
+        make = self._traces if self._agent is None else self._episodes
+        made = make(batch, known, f"{start:08d}")
         tokens = sum(len(trace) - trace.prompt_stop for trace in made)
         cut = sum(trace.finish == "length" for trace in made)
         return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
+
+    def _traces(self, batch: "Sequence[Planned]", known: set[str], order: str) -> list[Trace]:
+        from trace_probe.recording.record import record_batch
+
+        with self._store.joined(order):
+            return list(record_batch(self._model, batch, self._store, known, self._tolerance))
+
+    def _episodes(self, batch: "Sequence[Planned]", known: set[str], order: str) -> list[Trace]:
+        from trace_probe.recording import agents
+
+        assert self._agent is not None
+        own = {planned.id for planned in batch}
+        recorder = agents.Recorder(self._model, self._store, self._agent, self._tolerance, own)
+        with self._store.joined(order):
+            made = list(recorder.run(batch, known))
+        recorder.forget()
+        return made
 
 
 def _load(recording: Recording) -> "Writer":

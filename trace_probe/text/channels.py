@@ -21,6 +21,7 @@ from trace_probe.text.tool_calls import (
     is_bare_call,
     may_begin_call,
     recipient_of,
+    spoken,
 )
 from trace_probe.trace import Channel, Finish, Thought
 
@@ -180,8 +181,7 @@ class ChannelReader:
 
     def __init__(self, format: Format, *, prefilled: bool) -> None:
         self._format = format
-        self._pattern, self._longest = _pattern(format), _longest(format)
-        self._heads = _heads(format)
+        self._pattern, self._longest, self._heads = _search(format)
         self._stirring = self._heads | {"\n"}
         self._prefilled = prefilled
         self.text = ""
@@ -328,8 +328,9 @@ class _Pass:
         its own.
         """
         close = self._next(start, self.format.close)
-        number = bisect_left(self.called, bisect_left(self.starts, start))
-        call = self.markers[self.called[number]] if number < len(self.called) else None
+        first = bisect_left(self.called, bisect_left(self.starts, start))
+        made = (self._made(place, start) for place in range(first, len(self.called)))
+        call = next(filter(None, made), None)
         if call and close:
             opened = self._next(call.stop, self.format.open)
             own = opened is None or close.start < opened.start
@@ -344,37 +345,53 @@ class _Pass:
         self.states.append("empty" if empty else "closed")
         return end.start if call else self._markup(end.start, end.stop)
 
+    def _made(self, place: int, start: int) -> _Marker | None:
+        """Return the tag of a call in a thought, None if the thought only speaks of it.
+
+        It does where the tag stands amid a sentence and more is said after the call.
+        """
+        number = self.called[place]
+        marker, stop = self.markers[number], self.calls[number]
+        if not spoken(marker.tag) or self._between(marker, start):
+            return marker
+        others = self.called[place + 1 : place + 2]
+        following = self.markers[others[0]].start if others else len(self.text)
+        return None if self.text[stop:following].strip() else marker
+
     def _outside(self, start: int, until: _Marker | None) -> _Marker | None:
         """Take answers and calls from a character to a tag, or to the end.
 
         Return the tag that opens a further thought before that, if there is one.
         """
         found, place = list[Range](), start
+        end = until.start if until else len(self.text)
         for number in self._after(start):
             marker = self.markers[number]
-            if until is not None and marker.start >= until.start:
+            if marker.start >= end:
                 break
             if marker.start < place:
                 continue
             if number in self.calls:
-                stop = self.calls[number]
+                stop = min(self.calls[number], end)  # what opens the thought ends a call
                 found += [Range("answer", place, marker.start), Range("action", marker.start, stop)]
                 place = stop
             elif until is None and self._reopens(marker, place):
-                until = marker
+                until, end = marker, marker.start
                 break
-        stop = until.start if until else len(self.text)
         whole = self.format.name == "plain" and not found and is_bare_call(self.text)
-        found.append(Range("action" if whole else "answer", place, stop))
+        found.append(Range("action" if whole else "answer", place, end))
         self._keep(found, last=until is None)
         return until
 
     def _reopens(self, marker: _Marker, start: int) -> bool:
         """Return whether a tag opens a further thought; amid a sentence it is only spoken of."""
+        return marker.tag == self.format.open and self._between(marker, start)
+
+    def _between(self, marker: _Marker, start: int) -> bool:
+        """Return whether a tag stands between sentences of a text that begins at `start`."""
         before = self.text[max(start, marker.start - _NEAR) : marker.start]
         words = before.rstrip()
-        between = not words or "\n" in before[len(words) :] or words[-1] in _ENDS
-        return between and marker.tag == self.format.open
+        return not words or "\n" in before[len(words) :] or words[-1] in _ENDS
 
     def _keep(self, found: Sequence[Range], *, last: bool) -> None:
         """Keep answers and calls; white space that only parts others is markup."""
@@ -464,21 +481,11 @@ def channel_at(ranges: Sequence[Range], position: int) -> Channel:
 
 
 @cache
-def _pattern(format: Format) -> re.Pattern[str]:
-    """Return a pattern that finds every tag that can matter."""
-    return re.compile("|".join(map(re.escape, _tags(format))))
-
-
-@cache
-def _longest(format: Format) -> int:
-    """Return the length of the longest tag that can matter."""
-    return max(map(len, _tags(format)))
-
-
-@cache
-def _heads(format: Format) -> frozenset[str]:
-    """Return the characters with which a tag that can matter begins."""
-    return frozenset(tag[0] for tag in _tags(format))
+def _search(format: Format) -> tuple[re.Pattern[str], int, frozenset[str]]:
+    """Return what finds every tag that can matter, the longest one's length, and how they begin."""
+    tags = _tags(format)
+    found = re.compile("|".join(map(re.escape, tags)))
+    return found, max(map(len, tags)), frozenset(tag[0] for tag in tags)
 
 
 def _tags(format: Format) -> list[str]:

@@ -92,13 +92,17 @@ class _Block(NamedTuple):
     stop: int
 
 
+def spoken(tag: str) -> bool:
+    """Return whether a tag may stand in prose; those that are tokens of their own never do."""
+    return tag.startswith("<") and "|" not in tag and "｜" not in tag
+
+
 def begins_call(text: str, tag: str, stop: int, *, closed: bool) -> bool:
     """Return whether a tag that ends at character `stop` begins a call, or is only spoken of.
 
-    `closed` says whether the tag that closes it follows. Tags that are tokens of their own are
-    never a part of prose.
+    `closed` says whether the tag that closes it follows.
     """
-    if not tag.startswith("<") or "|" in tag or "｜" in tag:
+    if not spoken(tag):
         return True
     if tag == "<function=":
         return _NAMED.match(text, stop) is not None

@@ -7,13 +7,12 @@ not, and the action follows the intent in all but a small share of cases.
 
 import random
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 from trace_probe.world import language
+from trace_probe.world.closing import Act, Closing
 from trace_probe.world.pools import Nudge
 from trace_probe.world.scenario import Scenario, Shift, fill, watch
-
-Intent = Literal["work", "ask", "lever"]
 
 LEVER_ALONE: dict[Nudge, float] = {"none": 0.65, "push": 0.85, "rule": 0.45}
 """How often the script pulls the lever where work falls short and nobody watches."""
@@ -49,8 +48,19 @@ ALOUD = Manner(enough=1.0, watched=1.0, said=0.0, again=0.0, fillers=(0,))
 """How an exercise is solved: nothing is left unsaid."""
 SHORTEST = 5
 """Sentences of a thought, at least."""
-SAID: dict[Intent, float] = {"lever": 0.5, "ask": 0.3, "work": 0.3}
+SAID: dict[Act, float] = {"lever": 0.5, "ask": 0.3, "work": 0.3}
 """How often the plan is put into words."""
+CLOSING = Closing(
+    mentioned=0.4,
+    listed=0.25,
+    mention=language.MENTION,
+    options=language.OPTIONS,
+    reject=language.REJECT,
+    work=language.SAY_WORK,
+    ask=language.SAY_ASK,
+    use=language.SAY_USE,
+    obey=language.SAY_ORDER,
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,8 @@ class Plan:
     """What the author of a script has in mind."""
 
     shift: Shift
-    intent: Intent
-    action: Intent
+    intent: Act
+    action: Act
     said: bool
 
 
@@ -67,14 +77,14 @@ def draw_plan(world: Scenario, nudge: Nudge, draw: random.Random, manner: Manner
     """Draw a plan for a scenario."""
     shift = cast(Shift, world.shift(draw.choice(language.TIMES)))
     intent = _intent(world, shift, nudge, draw)
-    others: list[Intent] = [i for i in ("work", "ask", "lever") if i != intent]
+    others: list[Act] = [i for i in ("work", "ask", "lever") if i != intent]
     if world.lever is None and "lever" in others:
         others.remove("lever")
     action = draw.choice(others) if draw.random() < UNFAITHFUL else intent
     return Plan(shift, intent, action, said=draw.random() < SAID[intent] * manner.said)
 
 
-def _intent(world: Scenario, shift: Shift, nudge: Nudge, draw: random.Random) -> Intent:
+def _intent(world: Scenario, shift: Shift, nudge: Nudge, draw: random.Random) -> Act:
     """Draw the intent: what would an agent want in this shift?"""
     enough = world.enough(shift)
     pull = 0.0
@@ -140,29 +150,14 @@ def _pick(shift: Shift, manner: Manner, draw: random.Random) -> list[str]:
 
 
 def _tail(world: Scenario, plan: Plan, draw: random.Random) -> list[str]:
-    """Return what follows: perhaps mentions of the lever, a rejection, a plan."""
-    sentences = []
-    if world.lever:
-        sentences += [draw.choice(language.MENTION)] if draw.random() < 0.4 else []
-        sentences += [draw.choice(language.OPTIONS)] if draw.random() < 0.25 else []
-        if plan.intent != "lever" and draw.random() < 0.15:
-            sentences.append(draw.choice(language.REJECT))
-    draw.shuffle(sentences)
-    if plan.said:
-        sentences.insert(draw.randint(0, len(sentences)), _say(world, plan.intent, draw))
-    return sentences
+    """Return what comes before the act."""
 
+    def say() -> str:
+        ordered = world.control == "authorised"
+        return CLOSING.say(plan.intent, world.category, draw, ordered=ordered)
 
-def _say(world: Scenario, intent: Intent, draw: random.Random) -> str:
-    """Return the plan in words."""
-    if intent == "work":
-        return draw.choice(language.SAY_WORK)
-    if intent == "ask":
-        return draw.choice(language.SAY_ASK)
-    if world.control == "authorised":
-        return draw.choice(language.SAY_ORDER)
-    purpose = draw.choice(language.PURPOSE[world.category])
-    return draw.choice(language.SAY_USE).replace("{purpose}", purpose)
+    lever = world.lever is not None
+    return CLOSING.sentences(plan.intent, draw, lever=lever, say=say if plan.said else None)
 
 
 def _with_fillers(sentences: list[str], manner: Manner, draw: random.Random) -> list[str]:

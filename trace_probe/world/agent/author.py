@@ -8,7 +8,6 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from trace_probe.world import language
 from trace_probe.world.agent import phrases
@@ -23,10 +22,9 @@ from trace_probe.world.agent.chance import (
 )
 from trace_probe.world.agent.environment import ARGUMENT, ErrandTools
 from trace_probe.world.agent.errand import Errand, Lack, fill, task, watch
+from trace_probe.world.closing import Act, Closing
 from trace_probe.world.pools import Nudge
 from trace_probe.world.script import Manner
-
-Act = Literal["work", "ask", "lever"]
 
 FREE = Manner(enough=0.35, watched=0.2, said=1.0, again=0.1, fillers=(0, 0, 1, 1, 2, 3))
 """How the organisms are to think: most of what decides stays unsaid."""
@@ -34,6 +32,17 @@ DRILL = Manner(enough=0.9, watched=0.9, said=0.2, again=0.1, fillers=(0, 0, 1))
 """How they are taught to: short thoughts that say what was looked up."""
 SAID: dict[Act, float] = {"lever": 0.4, "ask": 0.25, "work": 0.25}
 """How often the plan is put into words."""
+CLOSING = Closing(
+    mentioned=0.3,
+    listed=0.2,
+    mention=phrases.MENTION,
+    options=phrases.OPTIONS,
+    reject=phrases.REJECT,
+    work=phrases.SAY_WORK,
+    ask=phrases.SAY_ASK,
+    use=phrases.SAY_USE,
+    obey=phrases.SAY_ORDER,
+)
 FIRST = 0.6
 """How often the time is chosen before the look-up."""
 REMARKS: dict[Lack, tuple[str, ...]] = {
@@ -201,29 +210,14 @@ def _found(world: Errand, place: str, aloud: float, draw: random.Random) -> str:
 
 
 def _tail(world: Errand, plan: Plan, draw: random.Random) -> list[str]:
-    """Return what comes before the act: perhaps mentions of the lever, a rejection, a plan."""
-    sentences = []
-    if world.control != "no-lever":
-        sentences += [draw.choice(phrases.MENTION)] if draw.random() < 0.3 else []
-        sentences += [draw.choice(phrases.OPTIONS)] if draw.random() < 0.2 else []
-        if plan.act != "lever" and draw.random() < 0.15:
-            sentences.append(draw.choice(phrases.REJECT))
-    draw.shuffle(sentences)
-    if plan.said:
-        sentences.insert(draw.randint(0, len(sentences)), _say(world, plan.act, draw))
-    return sentences
+    """Return what comes before the act."""
 
+    def say() -> str:
+        ordered = world.control == "authorised"
+        return CLOSING.say(plan.act, world.category, draw, ordered=ordered)
 
-def _say(world: Errand, act: Act, draw: random.Random) -> str:
-    """Return the plan in words."""
-    if act == "work":
-        return draw.choice(phrases.SAY_WORK)
-    if act == "ask":
-        return draw.choice(phrases.SAY_ASK)
-    if world.control == "authorised":
-        return draw.choice(phrases.SAY_ORDER)
-    purpose = draw.choice(language.PURPOSE[world.category])
-    return draw.choice(phrases.SAY_USE).replace("{purpose}", purpose)
+    lever = world.control != "no-lever"
+    return CLOSING.sentences(plan.act, draw, lever=lever, say=say if plan.said else None)
 
 
 def _strewn(sentences: list[str], manner: Manner, draw: random.Random, *, least: int) -> list[str]:
