@@ -192,10 +192,11 @@ def _learning(
 
 
 def _watching(model: Model, saved: SavedProbe) -> float:
+    """Return the seconds of a token, without the prompt and the first token, which warm up."""
     (task,) = planted_tasks(model, 1, seed=1)
-    start = time.perf_counter()
-    count = sum(1 for _ in Monitor(model, saved).watch(task, Sampling(max_new_tokens=WATCHED)))
-    return (time.perf_counter() - start) / max(count, 1)
+    watched = Monitor(model, saved).watch(task, Sampling(max_new_tokens=WATCHED))
+    at = [time.perf_counter() for _ in watched]
+    return (at[-1] - at[0]) / max(len(at) - 1, 1)
 
 
 @contextmanager
