@@ -149,8 +149,7 @@ def _beside(
 def smoothed(scores: Scores) -> dict[str, Scores]:
     """Return other statistics that an alarm could follow, by which they are ranked as well."""
     found = {f"smoothing {name}": parse_smoothing(name).apply(scores) for name in CANDIDATES}
-    means = ("top-3 mean", "softmax mean")
-    return found | {name: aggregate(scores, AGGREGATIONS[name]) for name in means}
+    return found | {name: aggregate(scores, mean) for name, mean in AGGREGATIONS.items()}
 
 
 def all_layers(learned: Corpus, corpus: Corpus, recipe: Recipe) -> dict[str, Scores]:
