@@ -184,7 +184,7 @@ def _held_out(corpus: Corpus, saved: SavedProbe, seed: int) -> Panel:
     calibration = set(corpus.tasks) & set(card.calibration_tasks)
     if not calibration:
         calibration = set(split_by_role(corpus.traces, seed=seed).calibration)
-    seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
+    seen = {*card.seen, *calibration}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
     panel = build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
     return replace(panel, smoothing=saved.smoothing, ranked_by=saved.ranked_by)
