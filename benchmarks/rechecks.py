@@ -49,7 +49,7 @@ class RecheckPlan:
     probe: str = "probes/demo"
     scenarios: int = 180
     benign: int = 1000
-    part: int = 4
+    part: int = 2
     """Every so many tasks are the few."""
     seeds: int = 20
     """Draws of few tasks on which no change may be called stale or degraded."""

@@ -126,8 +126,8 @@ def _unchanged(old: Figure, new: Figure, weights: Values, unmet: float) -> Metri
     if not width:
         return None
     soft = [
-        ratio(ndtr(side.above / width), np.ones(len(side.task)), side.task, weights)
-        for side in (old, new)
+        ratio(ndtr(above / width), np.ones(len(task)), task, weights)
+        for above, task in ((old.above, old.task), (new.above, new.task))
     ]
     moved = soft[1] - soft[0]
     ends = moved.interval() if _varies(moved) else Metric(0.0, 0.0, 0.0, moved.n)
