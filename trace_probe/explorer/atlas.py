@@ -20,7 +20,7 @@ CELLS, FEWEST, SMALLEST, NAMED, READ = 48, 10, 0.01, 12, 40
 named, and how many sentences of each are read for its name."""
 NUMBER = re.compile(r"\d+")
 POINT_PX = {"circle": 5, "triangle": 9, "diamond": 11, "rect": 9, "emptyCircle": 5}
-PANEL_PX, GAP_PX, TITLE_PX, TOP_PX = 300, 34, 22, 8
+PANEL_PX, GAP_PX, TITLE_PX, TOP_PX = 300, 34, 22, 24
 MOST_BEHIND = 3000
 """Points of all kinds that are drawn behind those of one."""
 BEHIND = "#8A8F98"
