@@ -55,7 +55,7 @@ def figures(shown: Current) -> None:
         card("Siblings that alarm", siblings, share=True)
     best = best_baseline(report, ranks)
     if best is not None:
-        st.text(visible(f"{MAIN[ranks]}; the best baseline: {best}"))
+        st.text(visible(f"{MAIN[ranks]}, best baseline: {best}"))
     for note in notes(report):
         st.text(visible(note))
 
