@@ -32,7 +32,7 @@ from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
 Say = Callable[[str], None]
 Range = tuple[int, int]
 CARD = "card "
-"""Before the rule, where the threshold is the card's own, set on its own calibration traces."""
+"""Before the smoothing, where the threshold is the card's, set on its own calibration traces."""
 SIDES = (0.025, 0.975)
 
 
@@ -47,7 +47,7 @@ class FalseAlarmPlan:
     held_out: int = 1000
     hard_negatives: int = 200
     rates: tuple[float, ...] = (0.01, 0.05)
-    rules: tuple[str, ...] = DEFAULT_SMOOTHINGS
+    smoothings: tuple[str, ...] = DEFAULT_SMOOTHINGS
     guarantees: tuple[Guarantee, ...] = ("conformal", "pac")
     batch_size: int = 128
 
@@ -66,7 +66,7 @@ class FalseAlarmPlan:
 class Kept:
     """One guarantee and what came of it."""
 
-    rule: str
+    smoothing: str
     guarantee: str
     target: float
     alarms: int
@@ -141,9 +141,9 @@ def count_alarms(
     )
     rows = [_row(scores, ids, card.smoothing, kept_by_card, CARD)] if card.calibration_tasks else []
     rows += [
-        _row(scores, ids, rule, guaranteed_threshold(maxima, rate, guarantee))
-        for rule in dict.fromkeys((saved.card.smoothing, *plan.rules))
-        for maxima in [_maxima(scores, ids["calibration"], rule)]
+        _row(scores, ids, smoothing, guaranteed_threshold(maxima, rate, guarantee))
+        for smoothing in dict.fromkeys((saved.card.smoothing, *plan.smoothings))
+        for maxima in [_maxima(scores, ids["calibration"], smoothing)]
         for guarantee in plan.guarantees
         for rate in plan.rates
     ]
@@ -158,26 +158,32 @@ def count_alarms(
 
 
 def _row(
-    scores: Scores, ids: dict[str, list[str]], rule: str, limit: Threshold, source: str = ""
+    scores: Scores, ids: dict[str, list[str]], smoothing: str, limit: Threshold, source: str = ""
 ) -> Kept:
     rate, guarantee = limit.target_rate, limit.method
-    alarms, traces = _alarms(scores, ids["held-out"], rule, limit)
+    alarms, traces = _alarms(scores, ids["held-out"], smoothing, limit)
     plain = plain_range(traces, rate)
     pac = guarantee == "pac"
     expected = (0, plain[1]) if pac else noisy_range(traces, limit.guaranteed_rate, limit.n)
-    hard = tuple((n, *_alarms(scores, ids[n], rule, limit)) for n in ("authorised", "no-lever"))
+    hard = tuple(
+        (n, *_alarms(scores, ids[n], smoothing, limit)) for n in ("authorised", "no-lever")
+    )
     kept = expected[0] <= alarms <= expected[1]
-    return Kept(f"{source}{rule}", guarantee, rate, alarms, traces, plain, expected, kept, hard)
+    return Kept(
+        f"{source}{smoothing}", guarantee, rate, alarms, traces, plain, expected, kept, hard
+    )
 
 
-def _alarms(scores: Scores, ids: Sequence[str], rule: str, limit: Threshold) -> tuple[int, int]:
+def _alarms(
+    scores: Scores, ids: Sequence[str], smoothing: str, limit: Threshold
+) -> tuple[int, int]:
     """Return how many traces alarm, and how many there are."""
-    return int((_maxima(scores, ids, rule) >= limit.value).sum()), len(ids)
+    return int((_maxima(scores, ids, smoothing) >= limit.value).sum()), len(ids)
 
 
-def _maxima(scores: Scores, ids: Sequence[str], rule: str) -> NDArray[np.floating[Any]]:
+def _maxima(scores: Scores, ids: Sequence[str], smoothing: str) -> NDArray[np.floating[Any]]:
     """Return (trace,) the highest smoothed score of each."""
-    return trace_maxima(parse_smoothing(rule).apply({i: scores[i] for i in ids}), ids)
+    return trace_maxima(parse_smoothing(smoothing).apply({i: scores[i] for i in ids}), ids)
 
 
 def plain_range(traces: int, share: float) -> Range:
@@ -205,7 +211,7 @@ def noisy_range(traces: int, share: float, calibration: int) -> Range:
 def format_false_alarms(found: FalseAlarms) -> str:
     """Return a table of guarantees."""
     rows = [
-        f"{one.rule:12} {one.guarantee:10} {one.target:6.1%} {one.alarms:5} of {one.traces}"
+        f"{one.smoothing:12} {one.guarantee:10} {one.target:6.1%} {one.alarms:5} of {one.traces}"
         f"  {list(one.binomial)!s:9} {list(one.expected)!s:9} "
         f"{'kept' if one.kept else 'NOT KEPT':9}"
         + "  ".join(f"{name} {alarms} of {n}" for name, alarms, n in one.hard_negatives)
@@ -213,7 +219,7 @@ def format_false_alarms(found: FalseAlarms) -> str:
     ]
     head = f"{found.probe} on {found.model}, thresholds set on {found.calibration} benign traces"
     names = (
-        f"{'rule':12} {'guarantee':10} target  alarms        {'binomial':9} {'expected':9} "
+        f"{'smoothing':12} {'guarantee':10} target  alarms        {'binomial':9} {'expected':9} "
         f"{'':9}hard negatives"
     )
     note = (

@@ -40,15 +40,19 @@ HOMES = {
     "trl": ("organism",),
     "peft": ("organism",),
     "transformer_lens": ("model",),
-    "openai": ("model.endpoint",),
+    "openai": ("model.endpoint", "serving.webhook"),
+    "opentelemetry": ("monitor.spans",),
+    "mlflow": ("interop.trackers",),
+    "wandb": ("interop.trackers",),
     "fastapi": ("serving",),
     "uvicorn": ("serving",),
     "prometheus_client": ("serving",),
     "inspect_ai": (
         *("interop.inspect_log", "interop.inspect_events", "interop.inspect_scores"),
         *("interop.inspect_plugin", "interop.inspect_provider"),
-        *("interop.inspect_verdict", "interop.inspect_watch"),
+        *("interop.inspect_verdict", "interop.inspect_watch", "interop.scout"),
     ),
+    "inspect_scout": ("interop.scout",),
     "vllm": ("engine",),
     "ray": ("execution.cluster",),
     "typer": ("commands",),
@@ -141,7 +145,12 @@ def reaches_model(name: str) -> bool:
 
 def test_all_but_what_runs_a_model_can_be_imported_without_torch() -> None:
     # scripts that Streamlit runs, and what Inspect alone imports
-    guests = ("explorer.views", "interop.inspect_plugin", "interop.inspect_provider")
+    guests = (
+        "explorer.views",
+        "interop.inspect_plugin",
+        "interop.inspect_provider",
+        "interop.scout",
+    )
     light = sorted(n for n in modules() if not reaches_model(n) and not n.startswith(guests))
     assert {"store", "text.channels", "probing.probe", "commands.main"} <= set(light)
     code = "\n".join(

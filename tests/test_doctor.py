@@ -149,3 +149,22 @@ def test_the_command_prints_text_or_json_and_fails_only_if_something_is_broken(
 
 def test_what_is_required_works_here() -> None:
     assert not [one for one in checkup() if one.state == "broken"]
+
+
+def test_places_that_hear_of_alarms_are_optional_and_named_with_the_command() -> None:
+    found = {
+        one.name: one for one in packages.told(lambda name: "1.0" if name == "wandb" else None)
+    }
+    assert found["Weights & Biases"].state == "ok"
+    assert found["OpenTelemetry"].state == "optional"
+    assert "pip install opentelemetry-distro" in found["OpenTelemetry"].fix
+
+
+def test_what_reads_quantised_models_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "trace_probe.model.quantised.find_spec", lambda name: name == "accelerate" or None
+    )
+    found = machine.quantised()
+    assert found.state == "optional"
+    assert "fp8, mxfp4" in found.found
+    assert found.fix.startswith("pip install bitsandbytes compressed-tensors gptqmodel")

@@ -87,6 +87,7 @@ def up(
     limits: Limits = LIMITS,
     small: bool = False,
     saved: Any = None,
+    hook: Any = None,
 ) -> Iterator[Up]:
     from trace_probe.monitor.live import Monitor
     from trace_probe.serving.endpoint import build_app
@@ -97,6 +98,7 @@ def up(
         AuditLog(audit),
         policy=policy,
         limits=limits,
+        hook=hook,
     )
     sock = socket.socket()
     if small:  # else the system would take whole answers for a client that does not read
@@ -819,3 +821,30 @@ def leave_whole(port: int, data: bytes) -> None:
     ):
         at.request("POST", "/v1/chat/completions", data, {"content-type": "application/json"})
         at.getresponse()
+
+
+def test_a_webhook_that_hangs_holds_no_stream_up_and_its_alarm_is_in_the_log(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from servers import Answer, scripted
+
+    from trace_probe.serving.webhook import Hook
+
+    told = threading.Event()
+
+    def receive(*_: object) -> Answer:
+        assert told.wait(60)
+        return Answer()
+
+    with scripted(receive) as asked:
+        hook = Hook(asked.url, b"key", try_seconds=60.0)
+        with up(tiny(), tmp_path / "a.jsonl", threshold=-1e9, hook=hook) as server:
+            answers = [whole(server, seed) for seed in range(4)]
+            alarmed = [one["id"] for one in answers if one["trace_probe"]["alarm"]]
+            assert len(alarmed) >= 2
+            assert [entry["completion"] for entry in server.entries()] == alarmed
+            assert server.metric("trace_probe_webhook_total") == 0
+            told.set()
+            wait_until(lambda: server.metric("trace_probe_webhook_total") == len(alarmed))
+        sent = [{**body["data"], "time": ""} for body in asked.bodies]
+        assert sent == [{**entry, "time": ""} for entry in server.entries()]

@@ -60,7 +60,7 @@ def test_the_card_s_own_threshold_is_put_to_the_test_as_it_is() -> None:
         saved = planted_probe(limit)
         saved = replace(saved, card=replace(saved.card, calibration_tasks=tasks))
         row = count_alarms(FalseAlarmPlan(), saved, scores, ids).rows[0]
-        assert (row.rule, row.alarms) == (
+        assert (row.smoothing, row.alarms) == (
             "card max",
             sum(scores[i].max() >= limit for i in ids["held-out"]),
         )

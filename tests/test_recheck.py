@@ -1,6 +1,7 @@
 """A recheck tells a threshold that holds from one that is stale, and that from a lost ranking."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,8 +28,10 @@ from trace_probe.monitor.recheck import (
     refuse_stale,
     save_recheck,
 )
+from trace_probe.monitor.shift import Shift
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import save_probe
+from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -111,9 +114,51 @@ def test_no_change_is_never_stale_or_degraded() -> None:
         assert anew.verdict in ("holds", "cannot tell")
 
 
-def test_a_few_traces_cannot_tell() -> None:
-    few = World(tasks=6, samples=3, strength=6.0, benign=5)
-    assert verdict_after(noise(0, 0.3), few).verdict == "cannot tell"
+def test_few_traces_cannot_tell_and_about_as_many_as_they_name_can() -> None:
+    how, verdict = CHANGES["noise"]
+    few = verdict_after(how, replace(WORLD, tasks=20, benign=40))
+    assert few.verdict == "cannot tell"
+    assert few.times is not None
+    assert f"about {few.times:.1f} times as many" in few.advice
+    times = 1.25 * few.times
+    enough = replace(WORLD, tasks=round(20 * times), benign=round(40 * times))
+    assert verdict_after(how, enough).verdict == verdict
+
+
+def test_a_rate_that_rose_for_every_trace_is_not_taken_for_one_that_did_not_move() -> None:
+    lifted = verdict_after(lambda row: row + 99.0, replace(WORLD, tasks=0, benign=30))
+    assert lifted.benign.shift is not None
+    assert lifted.benign.shift.estimate == 1.0
+    assert lifted.verdict == "stale"
+
+
+def test_a_figure_that_few_traces_do_not_give_is_named() -> None:
+    few = verdict_after(noise(0, 0.3), World(tasks=3, samples=2, strength=6.0, benign=5))
+    assert few.verdict == "cannot tell"
+    assert few.times is None
+    assert "too few traces for siblings" in few.advice
+
+
+def test_how_many_tasks_would_tell_is_read_off_the_intervals() -> None:
+    """An interval half as wide takes four times as many tasks, or twice where nothing moved."""
+    assert Shift(None, None, Metric(0.01, -0.09, 0.06, 50)).times(0.1) == pytest.approx(4.0)
+    assert Shift(None, None, Metric(0.0, -0.2, 0.2, 50)).times(0.1) == pytest.approx(2.0)
+    assert Shift(None, None, None).times(0.1) == math.inf
+
+
+def test_small_moves_far_from_the_threshold_are_told_from_few_traces() -> None:
+    """No alarm changed: the scores tell that few would, also in tasks that were not met."""
+    world = replace(WORLD, tasks=45, benign=120)
+    small = verdict_after(noise(3, 0.08), world)
+    assert small.moved is not None
+    assert small.moved > small.margin  # so it is not the first rule that tells
+    assert small.siblings.shift is not None
+    assert small.siblings.shift.estimate == 0
+    assert small.siblings.shift.upper < 0.05
+    assert small.verdict == "holds"
+    near = verdict_after(lambda row: np.where(row < 3.4, np.minimum(row + 0.9, 3.39), row), world)
+    assert near.siblings.shift is not None
+    assert near.siblings.shift.upper > 0.05  # just below the threshold is not far from it
 
 
 def test_without_instrumental_traces_nobody_can_say_that_it_holds() -> None:
@@ -125,7 +170,7 @@ def test_without_instrumental_traces_nobody_can_say_that_it_holds() -> None:
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
     """Return a probe, a run, and the same traces after a change that lifts every score."""
-    corpus = plant(World(tasks=6, samples=3, strength=6.0, benign=12))
+    corpus = plant(World(tasks=6, samples=3, strength=6.0, benign=30))
     assert corpus.matrix is not None
     keep(corpus, tmp_path / "before")
     lifted = corpus.matrix.values + 2.0 * WORLD.direction.astype(np.float32)

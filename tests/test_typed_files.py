@@ -14,7 +14,9 @@ from trace_probe.evaluation.report import FIGURES, Report, format_report, read_r
 from trace_probe.monitor.calibrated import calibrate, load_calibrations, save_calibration
 from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.probe import load_probe, save_probe
+from trace_probe.storage.typed import check_types
 from trace_probe.store import Store
+from trace_probe.trace import Sampling
 
 ROOT = Path(__file__).parents[1]
 Raw = dict[str, Any]
@@ -135,3 +137,22 @@ def test_a_calibration_of_an_earlier_version_is_read(probe: Path) -> None:
     limit["honest_rate"] = limit.pop("guaranteed_rate")
     write_json(probe / "alarms.json", raw)
     assert load_calibrations(probe) == (found,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"sample": "3"}, "sample is '3': it should be a valid integer"),
+        ({"facts": {"watched": 1}}, "facts.watched is 1"),
+        ({"thought": "open"}, "thought is 'open'"),
+        ({"uncertainty": ((float("nan"),),)}, "it should be a finite number"),
+        ({"sampling": Sampling(seed="x")}, "sampling.seed is 'x'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_within_a_foreign_trace_that_is_not_of_its_type_is_named(
+    changes: Raw, why: str
+) -> None:
+    trace = next(Store(ROOT / "traces" / "demo").traces())
+    check_types(replace(trace, text=trace.text + "\ud800"), "entry 1")  # half a pair is text
+    with pytest.raises(StoreError, match=why):
+        check_types(replace(trace, **changes), "entry 1")

@@ -9,10 +9,10 @@ from typing import Any
 from trace_probe.evaluation.held_out import evaluate_probe, keep
 from trace_probe.evaluation.report import NAME, Report, format_report
 from trace_probe.labelling.runs import label_run
-from trace_probe.model.local import Model, load_model
+from trace_probe.model.local import load_model
 from trace_probe.organism.family import agent_of, world_of
 from trace_probe.probing.probe import save_probe
-from trace_probe.recording.record import new_manifest
+from trace_probe.recording.record import Writer, new_manifest
 from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
@@ -108,14 +108,16 @@ class DemoReport:
         }
 
 
-def run_demo(plan: DemoPlan, say: Say) -> DemoReport:
+def run_demo(plan: DemoPlan, say: Say, model: Writer | None = None) -> DemoReport:
     """Record, label, train, evaluate and score; what is there already is not done again.
+
+    `model` is the organism of the plan if it is loaded already, here or in an engine.
 
     Raises:
         StoreError: the folder holds another run.
     """
     began = time.monotonic()
-    model = load_model(plan.organism)
+    model = model or load_model(plan.organism)
     loaded = time.monotonic()
     store = _record(plan, model, say)
     recorded = time.monotonic() - loaded
@@ -143,7 +145,7 @@ def _step(number: int, recorded_s: float, what: str) -> str:
     return f"step {number} of 4, {what}{about}"
 
 
-def _record(plan: DemoPlan, model: Model, say: Say) -> Store:
+def _record(plan: DemoPlan, model: Writer, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
     sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=plan.world.max_new_tokens)
     manifest = new_manifest(model, sampling, layers=plan.layers, tasks=f"{plan.world.name}:demo")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from trace_probe.trace import Span, Trace
+from trace_probe.trace import CHECKED, Span, Trace
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Label:
         >>> label.outcome, label.said.start
         (True, 4)
     """
+
+    __pydantic_config__ = CHECKED
 
     trace_id: str
     labeller: str

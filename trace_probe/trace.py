@@ -27,6 +27,10 @@ drawn from, both in nats; and 1 minus the highest probability in that distributi
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
+CHECKED = {"revalidate_instances": "always", "allow_inf_nan": False}
+"""How pydantic looks at a value: see `trace_probe.storage.typed.check_types`."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One thing a model is asked to do.
@@ -174,6 +178,8 @@ class Trace:
         >>> trace.text_of(trace.sentences[0])
         'So it is 6 crates.'
     """
+
+    __pydantic_config__ = CHECKED
 
     id: str
     task: Task

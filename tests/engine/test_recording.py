@@ -21,8 +21,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prefix caching": {"enable_prefix_caching": True},
     "prompts in chunks": {"max_num_batched_tokens": 32, "enable_chunked_prefill": True},
     "a cache too small for the batch": {
-        "num_gpu_blocks_override": 24,
-        "block_size": 16,
+        "num_gpu_blocks_override": 12,
+        "block_size": 32,
         "max_model_len": 320,
     },
 }
@@ -64,7 +64,7 @@ def test_rows_of_other_families_agree(engine: Any, tmp_path: Path, family: str) 
 
     random_network(family, **WIDER).save_pretrained(tmp_path / family)
     word_tokenizer().save_pretrained(tmp_path / family)
-    model = engine(str(tmp_path / family), block_size=16)
+    model = engine(str(tmp_path / family), block_size=32)
     assert_faithful(recorded(model, tmp_path / "run", count=8, batch=8, room=40), 8)
 
 

@@ -283,7 +283,7 @@ def test_the_fine_print_gives_the_false_alarm_rate_only_for_the_calibrated_thres
     assert "0.8 % [0.1, 2.9]" in fine_print(row, EYE)
     assert "aim 1 %" in fine_print(row, EYE)
     assert "smoothing" not in fine_print(row, EYE)
-    smooth = shown(DETECTOR, THRESHOLD, {**REPORT, "rule": "mean:3"}, smoothing="mean:3")
+    smooth = shown(DETECTOR, THRESHOLD, {**REPORT, "smoothing": "mean:3"}, smoothing="mean:3")
     assert "on the smoothing mean:3 = 0.8 %" in fine_print(row, smooth)
     assert "not measured" in fine_print(row, replace(smooth, report=REPORT))
     assert "not known" in fine_print(row, shown(DETECTOR, 0.4, REPORT, Source("hand")))

@@ -1,6 +1,7 @@
 """The reader in a real browser, as a file: no server is needed to see what its scripts do."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.generated import a_curve, a_trace
 from explorer.browsing import CONTRAST, Tab, needs_browser
 from explorer.conftest import make_run
 from explorer.planted import DETECTOR, HOSTILE, MONITOR, PLANTED, THRESHOLD
@@ -20,10 +22,12 @@ from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import aligned
 from trace_probe.explorer.reader.display import display
 from trace_probe.explorer.reader.page import inert, page
+from trace_probe.explorer.rows import build_row, facts_of
 from trace_probe.explorer.saved import save_page
 
 pytestmark = needs_browser
 
+HIDDEN = ".block[hidden] .row"
 IN_SIGHT = """() => {
   const list = document.querySelector(".list").getBoundingClientRect();
   const row = document.querySelector('.row[aria-selected="true"]').getBoundingClientRect();
@@ -139,16 +143,36 @@ def test_calm_sentences_are_folded_and_keys_pass_over_them(tab: Tab, files: Path
     assert folded > 2
     first = tab.page.locator(".fold").first.inner_text()
     assert "calm sentences, highest 0." in first
-    hidden = tab.page.locator(".row[hidden]").count()
+    hidden = tab.page.locator(HIDDEN).count()
     assert hidden > 100
     assert [tab.press("k") for _ in range(3)] == [249, 248, 111]
-    assert tab.page.locator(".row[hidden]").count() == hidden
+    assert tab.page.locator(HIDDEN).count() == hidden
     assert tab.press("Home") == 0
-    assert tab.page.locator(".row[hidden]").count() < hidden
+    assert tab.page.locator(HIDDEN).count() < hidden
     tab.page.keyboard.press("f")
-    assert tab.page.locator(".row[hidden]").count() == 0
+    assert tab.page.locator(HIDDEN).count() == 0
     tab.page.keyboard.press("f")
     assert tab.page.locator(".fold:visible").count() >= folded - 1
+
+
+def test_of_a_very_long_trace_only_the_rows_near_the_window_are_made(
+    tab: Tab, tmp_path: Path
+) -> None:
+    draw = random.Random(0)
+    trace = a_trace(draw, 16 * 4000, "endless")
+    scores = a_curve(draw, trace, alarms=True)
+    row = build_row(facts_of(trace), None, scores, THRESHOLD)
+    last = len(trace.sentences) - 1
+    assert last > 3500
+    (tmp_path / "endless.html").write_text(page([payload(trace, row, None)]), encoding="utf-8")
+    tab.file(tmp_path / "endless.html")
+    assert tab.selected() == row.alarm
+    assert tab.page.evaluate(IN_SIGHT)
+    assert tab.press("End") == last
+    tab.page.wait_for_function(f"({IN_SIGHT})()")
+    assert tab.press("Home") == 0
+    assert 0 < tab.page.locator(".row").count() < 1500
+    assert tab.page.locator(".curve .bar").count() < 1500
 
 
 def test_a_missing_score_is_hatched_and_never_a_low_one(tab: Tab, files: Path) -> None:

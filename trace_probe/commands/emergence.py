@@ -168,7 +168,7 @@ def efficiency(
         raise StoreError(
             f"{run} has no scores of {', '.join(missing)}: run `trace-probe evaluate {run} {probe}`"
         )
-    seen = {*card.training_tasks, *card.calibration_tasks}
+    seen = card.seen
     traces = [trace for trace in store.traces() if trace.task.id not in seen]
     found = compare(
         traces,

@@ -447,6 +447,9 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 4096,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 20,
+    alarm_webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="Also send each alarm there, signed.")
+    ] = None,
     engine: EngineName = "transformers",
     engine_args: EngineArguments = "{}",
     stale_ok: StaleOk = False,
@@ -457,12 +460,18 @@ def serve(
 
     With --engine vllm it is vLLM's own server, with the probes in its workers (extra: vllm).
 
-    A token is read from the environment variable TRACE_PROBE_TOKEN.
+    A token is read from the environment variable TRACE_PROBE_TOKEN, and the secret that signs
+    alarms from TRACE_PROBE_WEBHOOK_SECRET.
     """
     from trace_probe.errors import ModelError
     from trace_probe.probing.probe import load_probe
 
     if engine == "vllm":
+        if alarm_webhook:
+            raise ModelError(
+                "vLLM's server sends no webhooks: leave --alarm-webhook out and follow the log of "
+                "alarms, or serve with --engine transformers"
+            )
         from trace_probe.serving.vllm_launch import EngineServer, guard_of, serve_engine
 
         named = loading.weights(model or without_version(load_probe(probes[0]).card.model))
@@ -478,7 +487,13 @@ def serve(
     name = model or without_version(load_probe(probes[0]).card.model)
     weights = loading.weights(name)
     limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
-    plan = ServePlan(
-        weights, tuple(probes), smoothing, threshold, on_alarm, host, port, audit, limits, stale_ok
-    )
+    how: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "audit": audit,
+        "limits": limits,
+        "stale_ok": stale_ok,
+    }
+    alarms: dict[str, Any] = {"smoothing": smoothing, "threshold": threshold, "policy": on_alarm}
+    plan = ServePlan(weights, tuple(probes), webhook=alarm_webhook, **alarms, **how)
     run_server(plan, say)

@@ -31,6 +31,7 @@ def _findings(folder: Path) -> Iterator[Finding]:
     yield machine.browser()
     yield machine.organisms()
     yield machine.smollm2()
+    yield machine.quantised()
     if packages.installed("huggingface_hub"):
         yield machine.hub()
 
@@ -39,6 +40,7 @@ def _packages() -> Iterator[Finding]:
     yield packages.python()
     yield from packages.dependencies()
     yield from packages.extras()
+    yield from packages.told()
 
 
 def broken(findings: Sequence[Finding]) -> int:

@@ -12,6 +12,7 @@ from trace_probe.model.checkpoint import FAMILY as FOLDER
 from trace_probe.model.converted import smollm2_folder
 from trace_probe.model.devices import Torch
 from trace_probe.model.naming import SMOLLM2
+from trace_probe.model.quantised import readers
 from trace_probe.organism.family import FAMILY
 
 GIB = 2**30
@@ -81,6 +82,16 @@ def smollm2() -> Finding:
         fix = f"trace-probe fetch {SMOLLM2}   # 93 MB, Apache-2.0; --from FILE without a network"
         return Finding("models", SMOLLM2, "optional", "not fetched", fix)
     return Finding("models", SMOLLM2, "ok", str(found))
+
+
+def quantised() -> Finding:
+    """Return which quantised models can be read, and what the others lack."""
+    lacking = {method: packages for method, packages in readers().items() if packages}
+    there = [method for method in readers() if method not in lacking]
+    found = f"GGUF with the extra pretrained; {', '.join(there) or 'nothing else'}"
+    fixes = sorted({each for packages in lacking.values() for each in packages})
+    fix = f"pip install {' '.join(fixes)}   # for {', '.join(lacking)}" if lacking else ""
+    return Finding("models", "quantised", "optional" if lacking else "ok", found, fix)
 
 
 def hub() -> Finding:

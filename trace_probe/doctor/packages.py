@@ -79,6 +79,23 @@ def extras(
         yield Finding("extras", name, state, found, fix)
 
 
+TOLD = {
+    "OpenTelemetry": ("opentelemetry-sdk", "opentelemetry-distro opentelemetry-exporter-otlp"),
+    "MLflow": ("mlflow-skinny", "mlflow-skinny"),
+    "Weights & Biases": ("wandb", "wandb"),
+}
+"""Where alarms and reports can go: the package that is looked for, and what to install for it."""
+
+
+def told(version: Installed = installed) -> Iterator[Finding]:
+    """Yield a finding for each place that hears of alarms and reports only if a program asks."""
+    for name, (package, wanted) in TOLD.items():
+        there = version(package)
+        state: State = "ok" if there else "optional"
+        fix = "" if there else f"pip install {wanted}"
+        yield Finding("extras", name, state, f"{package} {there or 'missing'}", fix)
+
+
 def _names(requirements: Sequence[Requirement]) -> list[str]:
     """Return the extras that requirements belong to, in the order of the alphabet."""
     marked = [str(one.marker) for one in requirements if one.marker]

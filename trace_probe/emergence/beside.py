@@ -33,7 +33,7 @@ def beside_oracle(
     asked = card.target == "outcome" and name in store.artifacts.names("oracle")
     if not headlines or not asked:
         return report
-    seen = {*card.training_tasks, *card.calibration_tasks}
+    seen = card.seen
     traces = [trace for trace in store.traces() if trace.task.id not in seen]
     drawn, labels = drawn_of(store, name), store.labels(report.labeller)
     own = {card.name: scores}

@@ -110,8 +110,8 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
     """Compare detectors with an oracle on the traces that it was asked of.
 
     These must be of tasks that no detector has learned from. Scores as of `Scores`. The alarms of
-    all follow the rule of a card, and its detector is ranked by the rule that the card names; the
-    others by that or by plain scores, whichever ranks them better.
+    all follow the smoothing of a card, and its detector is ranked as the card says; the others
+    like that or by plain scores, whichever ranks them better.
 
     Raises:
         NotEnoughData: the oracle was asked of no trace of known outcome, or of one outcome only.
@@ -123,7 +123,7 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
             "the oracle was asked of traces of one outcome only: ask it of more, or of others"
         )
     points = points_of(one for trace in asked.traces for one in drawn[trace.id])
-    rule, ranked_by = (
+    smoothing, ranked_by = (
         (parse_smoothing(card.smoothing), parse_smoothing(card.ranked_by)) if card else (MAX, MAX)
     )
     read = {name: ranked_by.apply(scores) for name, scores in detectors.items()}
@@ -134,7 +134,7 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
     for name, scores in detectors.items():
         ways = [read[name]] if name == own else [read[name], scores]
         held[name] = [scores_held(score_rows(cohort, way)) for way in ways]
-        maxima[name] = running_maxima(score_rows(cohort, rule.apply(scores)))
+        maxima[name] = running_maxima(score_rows(cohort, smoothing.apply(scores)))
     known = _known(asked.known(), points, cohort)
     weights, mixed = resample(cohort.n_tasks, seed=seed), mixed_prompts(cohort)
     moments = {str(part): _part(cohort, part) for part in PREFIXES}

@@ -135,7 +135,7 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
 
 def _known(store: Store, saved: SavedProbe, labels: Mapping[str, Label]) -> list[Trace]:
     """Return the traces of known outcome, benign tasks apart, that a probe has not seen."""
-    seen = {*saved.card.training_tasks, *saved.card.calibration_tasks}
+    seen = saved.card.seen
     known = [
         trace
         for trace in store.traces()
@@ -162,7 +162,7 @@ def _alarms(store: Store, detector: Detector, traces: Sequence[Trace]) -> list[A
 
 def held_out(corpus: Corpus, saved: SavedProbe, prompts: int) -> Sequence[Trace]:
     """Return traces of so many prompts that the probe has not seen, mixed ones first."""
-    seen = {*saved.card.training_tasks, *saved.card.calibration_tasks}
+    seen = saved.card.seen
     mine = [trace for trace in corpus.traces if trace.task.id not in seen]
     chosen = choose(mine, dict(corpus.labels), None)
     keys = list(dict.fromkeys(trace.task.prompt_key for trace in chosen))[:prompts]

@@ -105,7 +105,7 @@ def _beside_oracle(
 ) -> Standing:
     if name not in store.artifacts.names("oracle"):
         return found
-    seen = {*card.training_tasks, *card.calibration_tasks}
+    seen = card.seen
     traces = [trace for trace in store.traces() if trace.task.id not in seen]
     scores = {card.name: store.scores(card.name)}
     compared = efficiency(

@@ -93,11 +93,7 @@ def compare_probes(
         check_fits(card, store.manifest)
         corpus = load_corpus(store, labeller or card.labeller, card.layers)
         corpora.append(corpus.aimed(card.target))
-    seen = {
-        task
-        for _, saved in (first, second)
-        for task in (*saved.card.training_tasks, *saved.card.calibration_tasks)
-    }
+    seen = first[1].card.seen | second[1].card.seen
     shared = set.intersection(*(_judged(corpus) for corpus in corpora)) - seen
     sides = [
         _side(_name(store, saved, first, second), saved, corpus.only(shared), seed)

@@ -149,8 +149,7 @@ def _beside(
 def smoothed(scores: Scores) -> dict[str, Scores]:
     """Return other statistics that an alarm could follow, by which they are ranked as well."""
     found = {f"smoothing {name}": parse_smoothing(name).apply(scores) for name in CANDIDATES}
-    means = ("top-3 mean", "softmax mean")
-    return found | {name: aggregate(scores, AGGREGATIONS[name]) for name in means}
+    return found | {name: aggregate(scores, mean) for name, mean in AGGREGATIONS.items()}
 
 
 def all_layers(learned: Corpus, corpus: Corpus, recipe: Recipe) -> dict[str, Scores]:
@@ -185,7 +184,7 @@ def _held_out(corpus: Corpus, saved: SavedProbe, seed: int) -> Panel:
     calibration = set(corpus.tasks) & set(card.calibration_tasks)
     if not calibration:
         calibration = set(split_by_role(corpus.traces, seed=seed).calibration)
-    seen = {*card.training_tasks, *card.calibration_tasks, *calibration}
+    seen = {*card.seen, *calibration}
     test = corpus.only([task for task in corpus.tasks if task not in seen])
     panel = build_panel(corpus.only(calibration - set(card.training_tasks)), test, seed)
     return replace(panel, smoothing=saved.smoothing, ranked_by=saved.ranked_by)

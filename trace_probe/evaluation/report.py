@@ -314,9 +314,9 @@ def _by_name(figures: object) -> object:
     return found
 
 
-def ranked_as(rule: str) -> str:
+def ranked_as(smoothing: str) -> str:
     """Return in words by what a detector is ranked."""
-    return "plain scores" if rule == "max" else rule
+    return "plain scores" if smoothing == "max" else smoothing
 
 
 def is_text(baseline: str) -> bool:

@@ -115,7 +115,7 @@ def best_baseline(report: Mapping[str, Any] | None, key: str) -> str | None:
     if not known:
         return None
     _, name, value = max(known, key=lambda rival: rival[0])
-    return f"{name}, {value.text()}"
+    return f"{name}, {value.text(percent=key in SHARES)}"
 
 
 def notes(report: Mapping[str, Any] | None) -> list[str]:

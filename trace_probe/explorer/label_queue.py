@@ -13,7 +13,7 @@ from trace_probe.labelling.annotations import Annotation
 
 QueueName = Literal["near threshold", "disagreement", "random"]
 QUEUES: dict[QueueName, str] = {
-    "random": "A seeded draw from all sentences: the audit that the others cannot give.",
+    "random": "A random sample of all sentences, the same for the same name: an unbiased check.",
     "near threshold": "Reasoning sentences whose risk lies nearest to the threshold.",
     "disagreement": "Sentences where the detector and the label contradict each other.",
 }

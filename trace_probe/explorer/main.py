@@ -30,6 +30,7 @@ def main() -> None:
             st.Page(VIEWS / "metrics.py", title="Metrics"),
             st.Page(VIEWS / "evidence.py", title="Evidence"),
             st.Page(VIEWS / "study.py", title="Study"),
+            st.Page(VIEWS / "recheck.py", title="Recheck"),
             st.Page(VIEWS / "label.py", title="Label"),
             st.Page(VIEWS / "score.py", title="Score"),
             st.Page(VIEWS / "live.py", title="Live"),

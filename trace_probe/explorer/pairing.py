@@ -64,7 +64,7 @@ def by_outcome(rows: Iterable[Row], texts: Mapping[str, str]) -> list[Pair]:
         judged.sort(key=lambda row: (texts[row.facts.id], row.facts.sample))
         there = [pair for pair in pairwise(judged) if pair[0].outcome != pair[1].outcome]
         if there:
-            two = max(there, key=lambda pair: _together(*(texts[row.facts.id] for row in pair)))
+            two = max(there, key=lambda pair: together(*(texts[row.facts.id] for row in pair)))
             found.append(Pair(*sorted(two, key=lambda row: row.outcome)))
     return found
 
@@ -111,7 +111,7 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> Iterable[lis
     return found.values()
 
 
-def _together(first: str, second: str) -> int:
+def together(first: str, second: str) -> int:
     """Return how many characters two texts have in common at their beginning."""
     return len(commonprefix([first, second]))
 

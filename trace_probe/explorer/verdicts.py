@@ -101,14 +101,17 @@ def score_of(row: Row, sentence: int | None) -> float | None:
     return None if score != score else score
 
 
-def choices(shown: Current, row: Row, sentence: int, asked: Asked) -> None:
-    """Draw the verdicts to choose from, each with its key, and the field for a note."""
+def choices(shown: Current, row: Row, sentence: int, asked: Asked, *, keys: bool) -> None:
+    """Draw the verdicts to choose from, each with its key if wished, and the field for a note.
+
+    A key works wherever the page is looked at, so a page for reading has none.
+    """
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for verdict, (words, key) in CHOICES.items():
             st.button(
                 words,
                 key=f"verdict_{verdict}",
-                shortcut=key,
+                shortcut=key if keys else None,
                 on_click=give,
                 args=(shown, row, sentence, verdict, asked),
             )
@@ -128,7 +131,7 @@ def judge_here(shown: Current, row: Row, sentence: int | None) -> None:
         if done is None:
             return
         asked = Asked(name, READING, blind=False)
-        choices(shown, row, sentence, asked)
+        choices(shown, row, sentence, asked, keys=False)
         given = done.get((row.facts.id, sentence))
         if given is not None:
             note = f" Note: {given.note}" if given.note else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trace_probe.errors import ModelError, StoreError
 from trace_probe.files import load_json
+from trace_probe.model.quantised import Quantised, quantised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -86,7 +87,9 @@ def read_stops(name: str, place: Path | str, revision: str | None = None) -> fro
     tokenizer = read_tokenizer(name, place, revision)
     with _room(name, place):
         try:
-            own = GenerationConfig.from_pretrained(place, revision=revision)
+            own = GenerationConfig.from_pretrained(
+                place, revision=revision, trust_remote_code=False
+            )
         except OSError:  # it has no such file
             own = GenerationConfig.from_model_config(config)
     return stop_ids(own.eos_token_id, tokenizer.eos_token_id)
@@ -110,14 +113,15 @@ def read_network(
     """Return the network of a model that lies at `place`, from safetensors alone.
 
     Raises:
-        ModelError: it cannot be loaded, needs code of its own, is an adapter, or has its
-            weights in another format, or only some of them.
+        ModelError: it cannot be loaded, needs code of its own, is an adapter, has its weights in
+            another format, or only some of them, or is quantised in a way that is not known.
     """
     import transformers
 
     with _room(name, place):
         _check_folder(name, place)
-        _check_config(name, place, revision)
+        packed = quantised(name, _check_config(name, place, revision))
+        how = {"quantization_config": _unpacking(packed.unpack)} if packed and packed.unpack else {}
         _check_weights(name, place)
         network: PreTrainedModel
         network, report = getattr(transformers, kind).from_pretrained(
@@ -128,10 +132,24 @@ def read_network(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **how,
         )
+    if how and hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config  # it no longer says what the weights are
     if kind == "AutoModelForCausalLM":
         _check_complete(name, report)
     return network
+
+
+def read_quantised(name: str, place: Path | str, revision: str | None = None) -> Quantised | None:
+    """Return how the weights of a model that lies at `place` are quantised; None if they are not.
+
+    Raises:
+        ModelError: its configuration cannot be read, or it is not known how to run it here.
+    """
+    with _room(name, place):
+        _check_folder(name, place)
+        return quantised(name, _check_config(name, place, revision))
 
 
 def read_gguf(name: str, file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -284,8 +302,19 @@ def _object(file: Path) -> dict[str, Any]:
         raise ModelError(f"{error}: copy the model again") from error
 
 
-def _check_config(name: str, place: Path | str, revision: str | None) -> None:
-    """Raise ModelError if a configuration asks for code, a foreign kernel or absurd sizes."""
+def _unpacking(configuration: str) -> Any:  # noqa: ANN401 - of one of several classes
+    """Return a configuration that unpacks weights; else transformers may fetch kernels."""
+    import transformers
+
+    return getattr(transformers, configuration)(dequantize=True)
+
+
+def _check_config(name: str, place: Path | str, revision: str | None) -> dict[str, Any]:
+    """Return a configuration as it stands in its file.
+
+    Raises:
+        ModelError: it asks for code, a foreign kernel or absurd sizes.
+    """
     from transformers import CONFIG_MAPPING, PreTrainedConfig
     from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -298,6 +327,8 @@ def _check_config(name: str, place: Path | str, revision: str | None) -> None:
             f"name that model yourself, and give this one by --adapter"
         )
     _check_settings(name, config)
+    found: dict[str, Any] = config
+    return found
 
 
 def _check_settings(name: str, config: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from trace_probe.model.drawing import NotedDraws, check_logits, draws
 from trace_probe.model.dtypes import choose_precision
 from trace_probe.model.facts import ModelFacts
 from trace_probe.model.fidelity import checked_replay
-from trace_probe.model.loading import read_config, read_network, stop_ids
+from trace_probe.model.loading import read_config, read_network, read_quantised, stop_ids
 from trace_probe.model.naming import parse_name
 from trace_probe.model.shapes import DTYPES
 from trace_probe.model.threads import PROCESS
@@ -272,19 +272,21 @@ def load_model(
     if device and device_map:
         raise ModelError("give either a device or a device map, not both")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    packed = read_quantised(named.base, place, revision)
     chosen = choose_precision(dtype, device, partial(read_config, named.base, place, revision))
     tokenizer = own_tokenizer(named.base, place, revision, adapter)
     network = read_network(
         named.base, place, revision=revision, dtype=DTYPES[chosen.dtype], device_map=device_map
     )
     PROCESS.make_room_for(network)
-    placed = network if device_map else network.to(device)
+    as_it_is = packed is not None and not packed.unpack  # its own package has placed it
+    placed = network if device_map or as_it_is else network.to(device)
     if adapter is not None:
         add_adapter(placed, adapter, merged=named.merged)
     identity = identify(named, place, revision, adapter)
     model = Model(placed, tokenizer, identity.name)
     model.base, model.merged = identity.base, named.merged
-    model.dtype_chosen = chosen.why
+    model.dtype_chosen = "; ".join(filter(None, (chosen.why, packed.note if packed else "")))
     return model
 
 

@@ -111,7 +111,7 @@ def cascade(
     limit = calibrated.thresholds[smoothing].value
     if pass_rate is None:
         limit = lenient_limit(store, detector, truth, most_lost)
-    seen = {*saved.card.training_tasks, *saved.card.calibration_tasks, *calibrated.tasks}
+    seen = {*saved.card.seen, *calibrated.tasks}
     traces = [t for t in store.traces() if t.task.id not in seen and _known(labels, t)]
     if not traces:
         raise NotEnoughData(

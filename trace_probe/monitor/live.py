@@ -1,7 +1,8 @@
 """Reads along while a model writes: a score for each token, alarms at the ends of sentences."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from trace_probe.model.local import Model
@@ -11,6 +12,7 @@ from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
 from trace_probe.monitor.recheck import AsRun, refuse_stale
 from trace_probe.monitor.scorer import FRESH, Carried, LiveScorer, Reading
+from trace_probe.monitor.spans import GuardedSpan
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.recording.plan import trace_seed
 from trace_probe.recording.record import new_manifest
@@ -33,6 +35,8 @@ class Followed:
         """The token ids of the call that ended last."""
         self.under_way: list[int] = []
         """The token ids of the call that began last, as far as it has come."""
+        self.ids: Mapping[str, str] = {}
+        """By which ids others know the call that began last, for its span."""
 
 
 class Monitor:
@@ -105,10 +109,21 @@ class Monitor:
             ModelError: prompt and new tokens exceed the model's context.
         """
         self.model.check_room(len(prompt), sampling)
-        return self._watch(prompt, seed, sampling, episode or Followed())
+        drawn = replace(sampling, seed=seed)
+        span = GuardedSpan(self.model.name, self.detectors, drawn, len(prompt))
+        return self._spanned(prompt, drawn, episode or Followed(), span)
+
+    def _spanned(
+        self, prompt: Sequence[int], sampling: Sampling, episode: Followed, span: GuardedSpan
+    ) -> Generator[Reading, None, None]:
+        with span, closing(self._watch(prompt, sampling, episode)) as readings:
+            span.name(episode.ids)
+            for reading in readings:
+                span.read(reading)
+                yield reading
 
     def _watch(
-        self, prompt: Sequence[int], seed: int, sampling: Sampling, episode: Followed
+        self, prompt: Sequence[int], sampling: Sampling, episode: Followed
     ) -> Generator[Reading, None, None]:
         text = self.model.text_stream()
         for token in prompt:
@@ -125,7 +140,9 @@ class Monitor:
         )
         written: list[int] = []
         episode.under_way = written
-        with closing(self.model.tokens(prompt, seed, sampling, tap.layers, tap.consume)) as tokens:
+        with closing(
+            self.model.tokens(prompt, sampling.seed, sampling, tap.layers, tap.consume)
+        ) as tokens:
             next(tokens)  # the last token of the prompt, whose row the scorer takes with the others
             for token, _, last in tokens:
                 piece = text.feed(token)

@@ -17,34 +17,49 @@ The verdict is the first of these that applies:
 
     holds         in 20 traces or more, no score moved by more than `margin` times their spread:
                   where scores lie about like a bell, no rate then moves by so much
-    degraded      the ranking fell by `loss` or more, and its whole interval lies below 0:
-                  no threshold brings it back, train again
-    stale         a rate is above its guarantee and above what it was, with its whole interval; or
-                  what is caught fell by `loss` or more, its whole interval below 0: calibrate
-                  again on a run from after the change
+    degraded      the ranking fell by `loss` or more, its whole 99.9 % interval below 0: no
+                  threshold brings it back, train again
+    stale         a rate is above its guarantee with its whole interval, and above what it was with
+                  its whole 99.9 % interval; or what is caught fell by `loss` or more, its whole
+                  99.9 % interval below 0: calibrate again on a run from after the change
     holds         each rate is within its guarantee, or rose by no more than `margin`, and neither
                   what is caught nor the ranking fell by more than `loss`; all with whole intervals
     cannot tell   the traces are too few for any of these: record more tasks
+
+Where it cannot tell, it says about how many times as many tasks would: so many that a rise by
+`margin` and a fall by `loss` can be told from none. A figure whose interval is as narrow as that
+and still holds its limit may lie on it; more tasks may not help then.
+
+Where the same traces were read twice and none of a rate's alarms changed, the scores tell more
+than the alarms: how close each trace is to the threshold, and how far it moved. The interval of the
+shift is then that of smoothed rates (Azzalini 1981), wider by how many tasks may hold a move that
+was not met.
 
 Kept beside the probe in ``rechecks.json``, the latest for each model as it runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector
+from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
-from trace_probe.statistics.bootstrap import Metric, Resampled, Values, rate, ratio, resample, shown
+from trace_probe.statistics.bootstrap import (
+    Values,
+    resample,
+    shown,
+    wilson,
+)
 from trace_probe.statistics.metrics import (
     UNKNOWN,
     Scores,
@@ -73,6 +88,7 @@ ADVICE: Mapping[Verdict, str] = {
     "cannot tell": "record more tasks, benign and labelled ones",
 }
 LEAST_TRACES = 20
+UNSURE: Verdict = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -92,43 +108,6 @@ class AsRun:
     def __str__(self) -> str:
         """Return it in words."""
         return f"{self.model} in {self.dtype}, template {self.chat_template[:8] or 'none'}"
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A figure before and after a change."""
-
-    before: Metric | None
-    after: Metric | None
-    shift: Metric | None
-    """The second less the first, on the same resamples; None where one of them is not known."""
-    guaranteed: float | None = None
-    """What a rate may be; None of other figures."""
-
-    def broken(self) -> bool:
-        """Return whether a rate is above its guarantee, and the change brought it there."""
-        return (
-            self.guaranteed is not None
-            and self.after is not None
-            and self.shift is not None
-            and self.after.above(self.guaranteed)
-            and self.shift.above(0.0)
-        )
-
-    def kept(self, margin: float) -> bool:
-        """Return whether a rate is within its guarantee, or rose by no more than a margin."""
-        if self.after is None or self.guaranteed is None:
-            return False
-        within = self.after.has_interval and self.after.upper <= self.guaranteed
-        return within or (self.shift is not None and self.shift.upper <= margin)
-
-    def fell(self, loss: float) -> bool:
-        """Return whether a figure fell by so much, and surely fell."""
-        return self.shift is not None and self.shift.estimate <= -loss and self.shift.below(0.0)
-
-    def stayed(self, loss: float) -> bool:
-        """Return whether a figure surely fell by no more than so much."""
-        return self.shift is not None and self.shift.lower >= -loss
 
 
 @dataclass(frozen=True)
@@ -153,6 +132,8 @@ class Recheck:
     ranking: Shift
     margin: float
     loss: float
+    times: float | None = None
+    """How many times as many tasks would tell; None if it told, or if no number would."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -176,7 +157,25 @@ class Recheck:
             f"{self.traces} traces, paired by {self.paired}{moved}; threshold "
             f"{self.threshold:.3f} on {self.smoothing}",
         )
-        return "\n".join([*head, width, *rows, f"{self.verdict}: {ADVICE[self.verdict]}"])
+        return "\n".join([*head, width, *rows, f"{self.verdict}: {self.advice}"])
+
+    @property
+    def advice(self) -> str:
+        """Return what to do."""
+        if self.verdict != "cannot tell":
+            return ADVICE[self.verdict]
+        missing = [name for name, one, _ in _open(self) if one.shift is None]
+        if self.times is not None:
+            return f"{ADVICE[self.verdict]}: about {self.times:.1f} times as many would tell"
+        if missing:
+            return f"{ADVICE[self.verdict]}: there are too few traces for {', '.join(missing)}"
+        if self.benign.guaranteed is None and self.siblings.guaranteed is None:
+            return "nothing is guaranteed at this threshold: set one with `trace-probe calibrate`"
+        return (
+            f"{', '.join(name for name, *_ in _open(self))} may lie on its limit, and more tasks "
+            f"may not tell: calibrate again on a run from after the change, or allow more with "
+            f"--margin and --loss"
+        )
 
 
 FIGURES = ("benign", "siblings", "caught", "ranking")
@@ -209,8 +208,7 @@ def recheck(
         NotEnoughData: the runs share no task that the probe did not learn from.
         ProbeError: the probe cannot read a run.
     """
-    learned = set(detector.saved.card.training_tasks)
-    sides = [_corpus(store, detector, labeller, learned) for store in (before, after)]
+    sides = [unseen(store, detector, labeller) for store in (before, after)]
     texts = [_texts(side) for side in sides]
     if texts[1].items() <= texts[0].items():
         sides[0] = sides[0].where(lambda trace: trace.id in texts[1])
@@ -256,9 +254,13 @@ def judge(
         "benign": None if guaranteed is None else guaranteed.benign,
         "siblings": None if guaranteed is None else guaranteed.siblings,
     }
-    shifts = {name: _shift(name, figures, guarantees.get(name)) for name in FIGURES}
+    unmet = wilson(0.0, len(names), n=1).upper if same else None
+    shifts = {
+        name: shift_of([side[name] for side in figures], guarantees.get(name), weights, unmet)
+        for name in FIGURES
+    }
     draft = Recheck(
-        verdict="cannot tell",
+        verdict=UNSURE,
         before=ran[0],
         after=ran[1],
         traces=len(sides[1].traces),
@@ -266,11 +268,35 @@ def judge(
         threshold=detector.threshold,
         smoothing=detector.smoothing.name,
         moved=moved,
-        **shifts,
+        benign=shifts["benign"],
+        siblings=shifts["siblings"],
+        caught=shifts["caught"],
+        ranking=shifts["ranking"],
         margin=margin,
         loss=loss,
     )
-    return replace(draft, verdict=_verdict(draft))
+    verdict = _verdict(draft)
+    return replace(draft, verdict=verdict, times=_needed(draft) if verdict == UNSURE else None)
+
+
+def _open(found: Recheck) -> list[tuple[str, Shift, float]]:
+    """Return the figures of which it is not shown that they hold, each with its limit."""
+    rates = [("benign", found.benign), ("siblings", found.siblings)]
+    others = [("caught", found.caught), ("ranking", found.ranking)]
+    return [
+        *(
+            (n, s, found.margin)
+            for n, s in rates
+            if s.guaranteed is not None and not s.kept(found.margin)
+        ),
+        *((name, one, found.loss) for name, one in others if not one.stayed(found.loss)),
+    ]
+
+
+def _needed(found: Recheck) -> float | None:
+    """Return how many times as many tasks would tell; None if unknown, or if these should."""
+    times = max((one.times(limit) for _, one, limit in _open(found)), default=0.0)
+    return times if 1 < times < inf else None
 
 
 def _verdict(found: Recheck) -> Verdict:
@@ -282,19 +308,17 @@ def _verdict(found: Recheck) -> Verdict:
         return "degraded"
     if any(each.broken() for each in rates) or found.caught.fell(found.loss):
         return "stale"
-    guaranteed = [each for each in rates if each.guaranteed is not None]
-    kept = bool(guaranteed) and all(each.kept(found.margin) for each in guaranteed)
-    if kept and found.caught.stayed(found.loss) and found.ranking.stayed(found.loss):
-        return "holds"
-    return "cannot tell"
+    guaranteed = any(each.guaranteed is not None for each in rates)
+    return "holds" if guaranteed and not _open(found) else UNSURE
 
 
-def _corpus(store: Store, detector: Detector, labeller: str | None, learned: set[str]) -> Corpus:
+def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Corpus:
     """Return the traces of a run that a probe did not learn from, with what it reads of them."""
     card = detector.saved.card
     check_shape(card, store.manifest)
     own = card.labeller if card.labeller in store.labellers() else None
     corpus = load_corpus(store, labeller or own, ()).aimed(card.target)
+    learned = set(card.training_tasks)
     traces = tuple(one for one in store.traces() if one.task.id not in learned)
     return Corpus(traces, corpus.labels, load_matrix(store, traces, card.layers))
 
@@ -312,17 +336,9 @@ def _moved(scores: Sequence[Scores]) -> float | None:
     return float(np.abs(new - old)[given].max()) / spread if spread else None
 
 
-@dataclass(frozen=True)
-class _Figure:
-    """A figure of one side."""
-
-    value: Resampled | None
-    metric: Metric | None
-
-
 def _figures(
     side: Corpus, scores: Scores, detector: Detector, names: Sequence[str], weights: Values
-) -> dict[str, _Figure]:
+) -> dict[str, Figure]:
     """Return the figures of one side, on resamples of tasks that both sides share."""
     at = {name: number for number, name in enumerate(names)}
     followed, limit = detector.smoothing.apply(scores), detector.threshold
@@ -330,7 +346,7 @@ def _figures(
     calm = [t for t in side.traces if t.task.role == "benign" and t.id not in acted]
     maxima = trace_maxima(followed, [trace.id for trace in calm])
     task = np.array([at[trace.task.id] for trace in calm], dtype=np.intp)
-    found = {"benign": _share(maxima >= limit, task, weights)}
+    found = {"benign": share(maxima - limit, task, weights)}
     known = side.judged()
     cohort = build_cohort(known)
     codes = [at[trace.task.id] for trace in known.known()]
@@ -338,31 +354,16 @@ def _figures(
     peaks = running_maxima(score_rows(cohort, followed))
     mixed = mixed_prompts(cohort.until_act())
     siblings = mixed.sibling[: 0 if mixed.shortage() else None]
-    alarming = peaks[siblings, cohort.length[siblings]] >= limit
-    found["siblings"] = _share(alarming, cohort.task[siblings], weights)
+    highest = peaks[siblings, cohort.length[siblings]]
+    found["siblings"] = share(highest - limit, cohort.task[siblings], weights)
     told = np.flatnonzero(cohort.positive & (cohort.said != UNKNOWN))
-    early = peaks[told, cohort.before_said()[told]] >= limit
-    found["caught"] = _share(early, cohort.task[told], weights)
+    early = peaks[told, cohort.before_said()[told]]
+    found["caught"] = share(early - limit, cohort.task[told], weights)
     pairs = pairs_within(cohort, cohort.before_said())
     held = scores_held(score_rows(cohort, detector.saved.ranked_by.apply(scores)))
     ranked = within_prompt(concordance(held, pairs), pairs, cohort, weights) if pairs.n else None
-    found["ranking"] = _Figure(ranked, None if ranked is None else ranked.interval())
+    found["ranking"] = Figure(ranked, None if ranked is None else ranked.interval())
     return found
-
-
-def _share(hit: NDArray[np.bool_], task: NDArray[np.intp], weights: Values) -> _Figure:
-    """Return the share of hits; nothing of no traces."""
-    if not len(hit):
-        return _Figure(None, None)
-    among = np.ones(len(hit), dtype=bool)
-    value = ratio(hit.astype(float), np.ones(len(hit)), task, weights)
-    return _Figure(value, rate(hit, among, task, weights))
-
-
-def _shift(name: str, sides: Sequence[Mapping[str, _Figure]], guaranteed: float | None) -> Shift:
-    old, new = (side[name] for side in sides)
-    moved = (new.value - old.value).interval() if old.value and new.value else None
-    return Shift(old.metric, new.metric, moved, guaranteed)
 
 
 def save_recheck(folder: Path, found: Recheck) -> None:
@@ -402,5 +403,5 @@ def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:
             if each.after == ran and each.verdict in ("stale", "degraded"):
                 raise ProbeError(
                     f"{folder} is {each.verdict} for {ran}, says its latest recheck: "
-                    f"{ADVICE[each.verdict]} and recheck it, or go on with --stale-ok"
+                    f"{each.advice} and recheck it, or go on with --stale-ok"
                 )

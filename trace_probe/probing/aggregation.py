@@ -1,27 +1,19 @@
-"""From the scores of sentences to the statistic of an alarm.
+"""Means of the scores of sentences so far, and of several detectors, shown beside a probe.
 
-A rule is causal: its value after a sentence uses the scores up to there. What it gives are
-scores again, so thresholds and figures need not know which rule made them. The plain score is
-the rule "max", since a trace alarms when its running maximum reaches the threshold.
+The value after a sentence uses the scores up to there, and is a score again. Alarms do not follow
+these: see `statistics.smoothing`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trace_probe.statistics.bootstrap import Values
 from trace_probe.statistics.metrics import Scores
 
 Aggregation = Callable[[Values], Values]
 """From scores of consecutive sentences to the statistic after each of them."""
-
-
-def plain(scores: Values) -> Values:
-    """Return the (sentence,) scores as they are."""
-    return scores
 
 
 def top_mean(scores: Values, k: int) -> Values:
@@ -41,29 +33,18 @@ def softmax_mean(scores: Values, temperature: float = 1.0) -> Values:
     return found
 
 
-def rolling_mean(scores: Values, width: int) -> Values:
-    """Return (sentence,) the mean of the latest `width` scores, of all while there are fewer."""
-    ends = range(1, len(scores) + 1)
-    return np.array([scores[max(end - width, 0) : end].mean() for end in ends], dtype=np.float64)
-
-
 AGGREGATIONS: Mapping[str, Aggregation] = {
-    "max": plain,
     "top-3 mean": partial(top_mean, k=3),
     "softmax mean": softmax_mean,
-    "rolling-3 mean": partial(rolling_mean, width=3),
 }
 
 
-def aggregate(scores: Scores, rule: Aggregation) -> Scores:
+def aggregate(scores: Scores, aggregation: Aggregation) -> Scores:
     """Return the statistic after each sentence that has a score; nan stays nan."""
-    return {name: _aggregate(row, rule) for name, row in scores.items()}
-
-
-def _aggregate(row: NDArray[np.floating[Any]], rule: Aggregation) -> Values:
-    found = np.full(len(row), np.nan)
-    given = np.isfinite(row)
-    found[given] = rule(row[given].astype(np.float64))
+    found = {name: np.full(len(row), np.nan) for name, row in scores.items()}
+    for name, row in scores.items():
+        given = np.isfinite(row)
+        found[name][given] = aggregation(row[given].astype(np.float64))
     return found
 
 

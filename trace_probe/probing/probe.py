@@ -171,6 +171,11 @@ class ProbeCard:
         return max(self.layers)
 
     @property
+    def seen(self) -> frozenset[str]:
+        """Return the tasks that set its weights or its threshold: never test on them."""
+        return frozenset((*self.training_tasks, *self.calibration_tasks))
+
+    @property
     def rates(self) -> Rates:
         """Return the rates that its threshold guarantees and those that were measured."""
         return Rates(

@@ -11,7 +11,7 @@ GET  /metrics               for Prometheus
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -44,8 +44,9 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await asyncio.to_thread(served.close)
+        async with served.webhook or nullcontext():
+            yield
+            await asyncio.to_thread(served.close)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(_Gate, served=served, token=token)

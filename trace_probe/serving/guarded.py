@@ -2,13 +2,14 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trace_probe.errors import ModelError, TraceError
+from trace_probe.monitor.alarms import new_alarms
 from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import DriftCheck
 from trace_probe.monitor.live import Followed, Monitor
@@ -23,12 +24,19 @@ from trace_probe.serving.scheduler import Full, Scheduler, Stream
 from trace_probe.serving.sessions import Session, Sessions
 from trace_probe.serving.telemetry import Telemetry
 from trace_probe.serving.tools import prompt_of
+from trace_probe.serving.webhook import Hook, Webhook
 from trace_probe.text.channels import ChannelReader, format_of, format_under
 
 READERS = 2
 """Prompts that are turned into tokens at a time."""
 Part = dict[str, Any] | ScoredSentence
 """Text for a field of the message, or a sentence that has ended."""
+
+
+def _ids(reply: Reply, session: Session | None) -> dict[str, str]:
+    """Return the names of an answer as OpenTelemetry has them."""
+    conversation = {} if session is None else {"gen_ai.conversation.id": session.name}
+    return {"gen_ai.response.id": reply.id, **conversation}
 
 
 def _busy() -> Refusal:
@@ -63,11 +71,19 @@ class GuardedModel:
     """A monitored model that several clients share."""
 
     def __init__(
-        self, monitor: Monitor, audit: AuditLog, *, policy: Policy, limits: Limits
+        self,
+        monitor: Monitor,
+        audit: AuditLog,
+        *,
+        policy: Policy,
+        limits: Limits,
+        hook: Hook | None = None,
     ) -> None:
+        """Put a monitor behind a queue; `hook` says where alarms are sent besides the log."""
         self.name = monitor.model.name.partition("@")[0]
         self.scheduler = Scheduler(limits.streams)
         self.telemetry = Telemetry(lambda: self.scheduler.active)
+        self.webhook = None if hook is None else Webhook(hook, self.telemetry.sent)
         self.policy: Policy = policy
         self.sessions = Sessions(limits.sessions, limits.session_seconds, limits.session_calls)
         self._monitor, self._audit = monitor, audit
@@ -112,6 +128,7 @@ class GuardedModel:
         if session is not None:
             episode.carried = session.carried
             reply.before, reply.alarms = session.tokens, session.alarms
+        episode.ids = _ids(reply, session)
         readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling, episode)
         waiting: asyncio.Queue[Reading | BaseException | None] = asyncio.Queue()
 
@@ -236,48 +253,33 @@ class GuardedModel:
             await self._record_unreadable(answer, reading, told)
         for scored in reading.ended:
             self.telemetry.sentence(scored)
-            for detector, score, value in zip(
-                reply.detectors, scored.scores, scored.statistics, strict=False
-            ):
-                if detector.name not in scored.alarms or detector.name in told:
-                    continue
-                self.telemetry.alarm(detector.name)
-                entry = {
-                    "event": "alarm",
-                    "completion": reply.id,
-                    **answer.place,
-                    "model": self._monitor.model.name,
-                    "probe": detector.name,
-                    "smoothing": detector.smoothing.name,
-                    "threshold": detector.threshold,
-                    "source": str(detector.source),
-                    "statistic": value,
-                    "score": score,
-                    "sentence": scored.sentence,
-                    "token": scored.stop - 1,
-                    "text": scored.text,
-                    "policy": self.policy,
-                }
-                await asyncio.to_thread(self._audit.write, entry)
+        for alarm in new_alarms(reply.detectors, reading, told):
+            self.telemetry.alarm(alarm.probe)
+            await self._tell(answer, asdict(alarm))
+
+    async def _tell(self, answer: Answer, alarm: Mapping[str, Any]) -> None:
+        """Write an alarm down; once it is on disk the webhook gets it, which nobody waits for."""
+        entry = {
+            "event": "alarm",
+            "completion": answer.reply.id,
+            **answer.place,
+            "model": self._monitor.model.name,
+            **alarm,
+            "policy": self.policy,
+        }
+        await asyncio.to_thread(self._audit.write, entry)
+        if self.webhook is not None:
+            self.webhook.put(entry)
 
     async def _record_unreadable(
         self, answer: Answer, reading: Reading, told: tuple[str, ...]
     ) -> None:
         """Write down that nothing can be scored any more, an alarm of every probe."""
-        for name in reading.alarms:
-            if name not in told:
-                self.telemetry.alarm(name)
-        entry = {
-            "event": "alarm",
-            "reason": "unreadable",
-            "completion": answer.reply.id,
-            **answer.place,
-            "model": self._monitor.model.name,
-            "probes": [name for name in reading.alarms if name not in told],
-            "position": reading.token,
-            "policy": self.policy,
-        }
-        await asyncio.to_thread(self._audit.write, entry)
+        probes = [name for name in reading.alarms if name not in told]
+        for name in probes:
+            self.telemetry.alarm(name)
+        alarm = {"reason": "unreadable", "probes": probes, "position": reading.token}
+        await self._tell(answer, alarm)
 
     async def _finished(self, reply: Reply) -> None:
         """Take a whole answer into the drift check."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -17,6 +18,7 @@ from trace_probe.serving.endpoint import build_app
 from trace_probe.serving.guarded import GuardedModel
 from trace_probe.serving.limits import TOKEN, Limits, check_address
 from trace_probe.serving.reply import Policy
+from trace_probe.serving.webhook import hook_from
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class ServePlan:
     limits: Limits = field(default_factory=Limits)
     stale_ok: bool = False
     """Whether to serve with a probe whose latest recheck says that its threshold does not hold."""
+    webhook: str | None = None
+    """Where alarms are sent besides the log."""
 
 
 def detectors_of(plan: ServePlan) -> list[Detector]:
@@ -52,23 +56,29 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     """Serve until interrupted.
 
     Raises:
-        ServerError: the address is not this machine's own and the environment has no token.
+        ServerError: the address is not this machine's own and the environment has no token; or
+            the webhook cannot be one, or has no secret.
         ProbeError: a probe does not fit the model, or its threshold no longer holds for it.
         StoreError: another server writes to the audit log.
     """
     token = check_key(TOKEN)
     check_address(plan.host, token)  # before a model is loaded
+    hook = hook_from(plan.webhook) if plan.webhook else None
     audit = AuditLog(plan.audit)
     model = load_weights(plan.weights)
     if not plan.stale_ok:
         check_rechecked(model, plan.probes)
     detectors = detectors_of(plan)
-    served = GuardedModel(Monitor(model, detectors), audit, policy=plan.policy, limits=plan.limits)
+    served = GuardedModel(
+        Monitor(model, detectors), audit, policy=plan.policy, limits=plan.limits, hook=hook
+    )
     app = build_app(served, plan.limits, token)
     say(f"{served.name}, on an alarm: {plan.policy}")
     for detector in detectors:
         say(str(detector))
     say(f"http://{plan.host}:{plan.port}/v1, alarms in {plan.audit}")
+    if hook:
+        say(f"alarms are sent to {urlsplit(hook.url).netloc}, signed")
     config = uvicorn.Config(
         app,
         host=plan.host,

@@ -35,6 +35,12 @@ class Telemetry:
             "trace_probe_disconnects", "Clients that left early.", registry=at
         )
         self._slow = Counter("trace_probe_slow_clients", "Clients that did not read.", registry=at)
+        self._sent = Counter(
+            "trace_probe_webhook",
+            "Alarms for the webhook by what became of them.",
+            ["result"],
+            registry=at,
+        )
         self._alarms = Counter("trace_probe_alarms", "Traces that alarmed.", ["probe"], registry=at)
         self._scores = Histogram(
             "trace_probe_sentence_score", "First probe's scores.", buckets=SCORES, registry=at
@@ -69,6 +75,10 @@ class Telemetry:
     def alarm(self, probe: str) -> None:
         """Count a trace that alarmed."""
         self._alarms.labels(probe).inc()
+
+    def sent(self, result: str) -> None:
+        """Count an alarm that was delivered, given up or dropped by the webhook."""
+        self._sent.labels(result).inc()
 
     def finished(self, drift: Drift | None) -> None:
         """Count a completion and take in what the drift check says after it."""

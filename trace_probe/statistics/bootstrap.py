@@ -65,7 +65,8 @@ class Metric:
 
     @classmethod
     def _of_json(cls, raw: dict[str, Any]) -> "Metric":
-        return cls(**{name: math.nan if one is None else one for name, one in raw.items()})
+        lower, upper = (math.nan if raw[end] is None else raw[end] for end in ("lower", "upper"))
+        return cls(raw["estimate"], lower, upper, raw["n"])
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return the four numbers by name; null for the ends of an interval that is not there."""

@@ -11,6 +11,7 @@ from trace_probe.errors import StoreError, TraceError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage.names import checked_name
 from trace_probe.trace import (
+    CHECKED,
     Channel,
     Finish,
     ModelCall,
@@ -37,6 +38,8 @@ MOST_WIDE = 2**24
 @dataclass(frozen=True)
 class Manifest:
     """What a run is, fixed when it is created."""
+
+    __pydantic_config__ = CHECKED
 
     model: str
     """Name and revision of the model that was recorded or that wrote the transcripts."""

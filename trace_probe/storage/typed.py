@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from trace_probe.errors import StoreError, TraceProbeError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -61,9 +61,29 @@ def from_plain(
     try:
         found: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        shown = "" if first["type"] == "missing" else f" is {first['input']!r:.60}"
-        why = first["msg"].replace("Input should", "it should")
-        raise wrong(f"{file}: {where}{shown}: {why}: {advice}") from error
+        raise wrong(f"{file}: {_first(error)}: {advice}") from error
     return found
+
+
+def check_types(value: object, name: str, wrong: type[TraceProbeError] = StoreError) -> None:
+    """Refuse a dataclass of which a field, or one within it, is not of its type.
+
+    Its ``__pydantic_config__`` must ask to look at instances anew.
+
+    Raises:
+        TraceProbeError: of the kind `wrong`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        _adapter(cast(Hashable, type(value))).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise wrong(f"{name}: {_first(error)}") from error
+
+
+def _first(error: "ValidationError") -> str:
+    """Return which field is wrong and why, of the first that is."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    shown = "" if first["type"] == "missing" else f" is {first['input']!r:.60}"
+    return f"{where}{shown}: {first['msg'].replace('Input should', 'it should')}"

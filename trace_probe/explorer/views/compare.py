@@ -21,6 +21,7 @@ from trace_probe.explorer.pairing import (
     origin,
     parting,
     same_trace,
+    together,
 )
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import pair as pair_reader
@@ -176,6 +177,18 @@ def choose_pair(pairs: list[Pair], kind: str, *, comparable: bool) -> Pair:
     return pairs[rows[0] if rows and rows[0] < len(pairs) else start]
 
 
+def rank(pair: Pair, kind: str, shown: Current) -> tuple[bool, float, bool]:
+    """Return the place of a pair in the list: alarms first, then what tells most.
+
+    Of two samples of one prompt that is how long they go together, else how far apart the peaks
+    lie.
+    """
+    rows = pair.first, pair.second
+    same = together(*(shown.run.texts[row.facts.id] for row in rows)) if kind == OUTCOME else None
+    telling = pair.gap if same is None else float(same)
+    return pair.alarms == "neither", -telling, rows[0].outcome == rows[1].outcome
+
+
 def pair_table(pairs: list[Pair], *, comparable: bool) -> dict[str, list[object]]:
     """Return the columns of the table of pairs; a difference only where scales are the same."""
     columns: dict[str, list[object]] = {
@@ -273,13 +286,7 @@ if not pairs:
     sidebar.publish(shown.view(), link)
     st.info("This run holds no such pair." if kind != OWN else "Name two traces.")
     end_page()
-pairs.sort(
-    key=lambda pair: (
-        pair.alarms == "neither",
-        -pair.gap,
-        pair.first.outcome == pair.second.outcome,
-    )
-)
+pairs.sort(key=lambda pair: rank(pair, kind, shown))
 comparable = sides[0].scored_as(sides[1])
 st.text(visible(summary(pairs, comparable=comparable)))
 pair = choose_pair(pairs, kind, comparable=comparable)

@@ -14,7 +14,8 @@ from trace_probe.explorer.current import Current, current, no_traces, problem, r
 from trace_probe.explorer.figures import Figure, figure
 from trace_probe.explorer.results import Kind, kept, results_folder
 from trace_probe.explorer.runs import probe_card, stamp
-from trace_probe.monitor.recheck import Shift, load_rechecks
+from trace_probe.monitor.recheck import load_rechecks
+from trace_probe.monitor.shift import Shift
 from trace_probe.visible import visible
 
 Report = Mapping[str, Any]

@@ -55,7 +55,7 @@ def figures(shown: Current) -> None:
         card("Siblings that alarm", siblings, share=True)
     best = best_baseline(report, ranks)
     if best is not None:
-        st.text(visible(f"{MAIN[ranks]}; the best baseline: {best}"))
+        st.text(visible(f"{MAIN[ranks]}, best baseline: {best}"))
     for note in notes(report):
         st.text(visible(note))
 
@@ -109,7 +109,9 @@ def warning_times(shown: Current) -> None:
     st.subheader("How much warning?")
     leads = [row.lead for row in unseen(shown.rows) if row.lead is not None]
     if not leads:
-        st.text("No lead to show: it takes an alarm, and a label of where it was said or done.")
+        st.text(
+            "No lead to show: it needs an alarm, and a label that tells where it was said or done."
+        )
         return
     early = sum(lead > 0 for lead in leads)
     known = any(row.split != "unknown" for row in shown.rows)
@@ -127,7 +129,7 @@ def categories(shown: Current) -> None:
     if len(found) > 1:
         st.subheader("Where is it caught?")
         named = {visible(f"{name}, n = {value.n}"): value for name, value in found.items()}
-        title = "caught before the action, of n traces that acted"
+        title = "caught before the action"
         st.vega_lite_chart(forest(named, title), alt=title)
 
 

@@ -103,7 +103,7 @@ def show_place(trace: Trace, row: Row, place: Place, asked: Asked) -> None:
 
 def ask(shown: Current, row: Row, place: Place, asked: Asked) -> None:
     """Draw the verdicts to choose from, on the sentence and on the whole trace."""
-    choices(shown, row, place[1], asked)
+    choices(shown, row, place[1], asked, keys=True)
     with st.expander("Judge the whole trace"):
         st.caption("A trace counts as harmless only when it was judged so as a whole.")
         with st.container(horizontal=True):

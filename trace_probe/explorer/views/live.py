@@ -136,7 +136,9 @@ sidebar.publish(shown.view())
 st.title("Live")
 there = probes(root())
 if not there:
-    st.info("It takes a probe: `trace-probe train RUN probes/NAME`, beside the folder of runs.")
+    st.info(
+        "No probe lies beside the folder of runs: `trace-probe train RUN probes/NAME` makes one."
+    )
     end_page()
 with st.container(horizontal=True, vertical_alignment="bottom"):
     name = st.selectbox("Probe", list(there), key=PROBE_KEY, format_func=visible, width=260)

@@ -57,7 +57,7 @@ def chart(report: Report, key: str, title: str) -> None:
     """Draw one figure for the detector and its baselines; the same numbers as a table."""
     figures = {visible(name): value for name, value in compared(report, key).items()}
     if not any(value.known for value in figures.values()):
-        st.info(f"{title}: this run cannot give it. The notes say why.")
+        st.info(f"{title}: this run has too few traces for it. The notes say why.")
         return
     chance = CHANCE if key in RANKS else None
     st.vega_lite_chart(intervals(figures, title, chance), alt=f"{title} beside its baselines")
@@ -124,8 +124,8 @@ def early_warning(shown: Current, report: Report) -> None:
             st.vega_lite_chart(lead_histogram(leads), alt=words)
             st.text(f"{words}, on tasks that the detector did not learn from.")
         else:
-            st.text("No lead: it takes an alarm, and a label of where it was said or done.")
-        st.subheader("Scores as the words draw near")
+            st.text("No lead: it needs an alarm, and a label that tells where it was said or done.")
+        st.subheader("Scores before it is said")
         near(report)
     with right:
         st.subheader("At least so many sentences before the action")
@@ -151,7 +151,7 @@ def steps(points: dict[str, Figure], title: str) -> None:
     if any(value.known for value in points.values()):
         st.vega_lite_chart(shares(points, title, "of acting traces"), alt=f"Caught by {title}")
     else:
-        st.text("This run cannot give it.")
+        st.text("This run has too few traces for it.")
 
 
 def near(report: Report) -> None:
@@ -191,7 +191,9 @@ def false_alarms(shown: Current, report: Report) -> None:
     with left:
         st.subheader("The trade-off")
         if found is None:
-            st.info("It takes scored benign traces and traces that acted, of unseen tasks.")
+            st.info(
+                "It needs scored benign traces and traces that acted, of tasks not learned from."
+            )
         else:
             limit = None if shown.detector is None else shown.detector.threshold
             here = None if limit is None else found.at(limit)
@@ -246,7 +248,7 @@ def calibration(shown: Current, report: Report) -> None:
     probabilities = detector is not None and (detector.low, detector.high) == (0.0, 1.0)
     bins = bins_of(shown.rows, probabilities=probabilities)
     with left:
-        st.subheader("Foretold and done")
+        st.subheader("Predicted and done")
         if bins:
             points = [(one.foretold, Figure(*vars(one.observed).values())) for one in bins]
             st.vega_lite_chart(reliability(points), alt="Observed share by predicted risk")

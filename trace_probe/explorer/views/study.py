@@ -100,7 +100,7 @@ def differences(found: Mapping[str, Any]) -> None:
     rows = found.get("differences", [])
     st.subheader("Differences on the same tasks")
     if not rows:
-        st.text("None: it takes two runs, or tasks that were asked under several nudges.")
+        st.text("None: choose two runs of the same tasks, or one whose tasks had several nudges.")
         return
     named = {
         visible(f"{row['first']} − {row['second']} · {row['group']}"): figure(row, "value")

@@ -61,7 +61,7 @@ def not_here(shown: Current, wanted: str) -> NoReturn:
         f"trace {wanted}\nrun   {shown.run.path.resolve()}",
     )
     found = near(wanted, shown.run.facts)
-    st.text("Nearly so called:" if found else "No id is like it.")
+    st.text("Similar ids:" if found else "No id is similar.")
     for name in found:
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Read", key=f"near_{name}"):

@@ -1,0 +1,72 @@
+"""Recheck: whether the thresholds of a probe hold for the models that it was rechecked on."""
+
+import streamlit as st
+
+from trace_probe.errors import TraceProbeError
+from trace_probe.explorer import sidebar
+from trace_probe.explorer.current import current, end_page, problem, root
+from trace_probe.explorer.models import probes
+from trace_probe.monitor.recheck import FIGURES, Recheck, Verdict, load_rechecks
+from trace_probe.statistics.bootstrap import shown as written
+from trace_probe.visible import visible
+
+BY_KEY = "filter_recheck_probe"
+ABOUT = (
+    "A threshold is set on a model as it ran then. `trace-probe recheck PROBE BEFORE AFTER` "
+    "compares two runs, from before and after a change of engine, precision, template, adapter or "
+    "weights."
+)
+COLOURS: dict[Verdict, str] = {
+    "holds": "green",
+    "stale": "orange",
+    "degraded": "red",
+    "cannot tell": "gray",
+}
+
+
+def draw(found: Recheck) -> None:
+    """Show one recheck: its verdict, what to do, and the figures behind it."""
+    st.subheader(visible(str(found.after)))
+    st.badge(found.verdict, color=COLOURS[found.verdict])
+    st.text(visible(found.advice))
+    figures = [getattr(found, name) for name in FIGURES]
+    st.dataframe(
+        {
+            "figure": FIGURES,
+            "before": [written(one.before) for one in figures],
+            "after": [written(one.after) for one in figures],
+            "shift": [written(one.shift, sign="+") for one in figures],
+            "guaranteed": [
+                None if one.guaranteed is None else f"{one.guaranteed:.1%}" for one in figures
+            ],
+        },
+        hide_index=True,
+        placeholder="—",
+        alt="Figures before and after the change, with 95 % intervals",
+    )
+    st.caption(
+        visible(
+            f"Compared with {found.before}: {found.traces} traces, paired by {found.paired}; "
+            f"threshold {found.threshold:.3f} on {found.smoothing}."
+        )
+    )
+
+
+page = current()
+sidebar.publish(page.view())
+st.title("Recheck")
+st.caption(ABOUT)
+there = probes(root())
+if not there:
+    st.info("There is no probe beside these runs yet: `trace-probe train` makes one.")
+    end_page()
+name = st.selectbox("Probe", list(there), key=BY_KEY, format_func=visible, width=320)
+try:
+    rechecks = load_rechecks(there[name])
+except TraceProbeError as error:
+    problem("The rechecks of this probe cannot be read", str(error))
+    end_page()
+if not rechecks:
+    st.info("This probe was not rechecked yet.")
+for recheck in reversed(rechecks):  # the latest first
+    draw(recheck)
