@@ -9,7 +9,6 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -251,11 +250,10 @@ def json_object(
 
 def nested_too_deeply(value: object) -> bool:
     """Return whether JSON is nested so deeply that functions that walk it may not end."""
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(MOST_NESTED):
         lists = [each for each in level if type(each) in (list, dict)]
-        inner = (each.values() if isinstance(each, dict) else each for each in lists)
-        level = list(chain.from_iterable(inner))
+        level = [one for x in lists for one in (x.values() if type(x) is dict else x)]
         if not level:
             return False
     return any(type(each) in (list, dict) for each in level)
