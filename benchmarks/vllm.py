@@ -96,7 +96,7 @@ def _fixed(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, tupl
 
 def _processors() -> float:
     """Return the seconds that this process and its engines have had of the processors."""
-    import psutil
+    import psutil  # type: ignore[import-untyped,unused-ignore]
 
     every = [psutil.Process(), *psutil.Process().children(recursive=True)]
     return sum(sum(one.cpu_times()[:2]) for one in every)

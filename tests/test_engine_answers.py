@@ -101,7 +101,7 @@ def test_no_client_can_name_the_answer_of_another() -> None:
 
 def stream(engine: Any, size: int) -> list[dict[str, Any]]:
     """Return the events of a streamed answer that comes in pieces of so many bytes."""
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"delta": {"role": "assistant", "content": ""}},
         {"delta": {"reasoning": "Hm."}},
         {"delta": {"content": "n"}},

@@ -50,8 +50,9 @@ def test_what_needs_vllm_says_how_to_get_it(
         assert code == 1
         assert "pip install 'trace-probe[vllm]'" in err
     assert not run.exists()
-    for words in (("--engine-args", "{1}"), ("--engine", "vllm", "--base-url", "http://x/v1")):
-        code, _, err = command(*given, *words)
+    wrong = (("--engine-args", "{1}"), ("--engine", "vllm", "--base-url", "http://x/v1"))
+    for more in wrong:
+        code, _, err = command(*given, *more)
         assert code == 2
         assert "--engine" in err
 
@@ -213,7 +214,8 @@ class Runner:
 
         from trace_probe.engine.attached import Scheduled
 
-        scheduled, rows, ids, at = [], [], [], 0
+        scheduled, rows, at = [], [], 0
+        ids: list[int] = []
         for row, (name, (start, stop)) in enumerate(parts.items()):
             scheduled.append(Scheduled(name, row, start, at, stop - start))
             rows.append(self.rows[name][:, start:stop])

@@ -31,7 +31,7 @@ def test_the_demo_can_be_recorded_trained_judged_and_guarded_in_vllm(
     ours, theirs = found.report.figures["within_prompt_auroc"], known.report("demo")
     assert ours is not None
     assert theirs is not None
-    assert abs(ours.value - theirs["within_prompt_auroc"]["value"]) < 0.05
+    assert abs(ours.estimate - theirs["within_prompt_auroc"]["estimate"]) < 0.05
 
     assert_guards(plan.probe, tmp_path / "alarms.jsonl")
 

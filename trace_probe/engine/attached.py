@@ -5,8 +5,9 @@ of the pass are handed on with the requests that they are of, and the sampler, b
 may be changed. Neither is a part of what is compiled or captured in graphs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from trace_probe.engine.rows import Part, Taps, TokenRows
 from trace_probe.errors import ModelError
 
 
-class Scheduled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scheduled:
     """The tokens of one request in a pass."""
 
     request: str
@@ -133,7 +135,7 @@ class Attached:
         runner.sampler.register_forward_pre_hook(self._before_sampling, with_kwargs=True)
         runner.sampler.register_forward_hook(self._after_sampling)
 
-    def _passed(self, ids: torch.Tensor) -> None:
+    def _passed(self, ids: Any) -> None:  # noqa: ANN401 - a tensor, or what vLLM gives
         scheduled = list(self._scheduled())
         if not scheduled:
             return  # a rehearsal of vLLM's own
@@ -216,7 +218,7 @@ class Capture:
         """Do nothing: the rows stay until they are asked for."""
 
 
-def asked_of(runner: Any, request: str) -> Mapping[str, Any] | None:  # noqa: ANN401 - of vLLM
+def asked_of(runner: Any, request: str) -> dict[str, Any] | None:  # noqa: ANN401 - of vLLM
     """Return what a request asks to have captured, None if nothing."""
     parameters = runner.requests[request].sampling_params
     asked = ((parameters and parameters.extra_args) or {}).get(KEY)
@@ -234,7 +236,8 @@ def _most_tokens(runner: Any) -> int:  # noqa: ANN401 - of vLLM
     """Return how many tokens a pass may have, padding included."""
     config = runner.vllm_config
     sizes = config.compilation_config.cudagraph_capture_sizes or [0]
-    return max(config.scheduler_config.max_num_batched_tokens, runner.max_num_tokens, *sizes) + 64
+    most = (config.scheduler_config.max_num_batched_tokens, runner.max_num_tokens, *sizes)
+    return int(max(most)) + 64
 
 
 def check_supported(config: Any) -> None:  # noqa: ANN401 - a VllmConfig

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ class EngineModel(ModelFacts):
         """Whose rows are taken."""
         self.stops = stops
         self._llm, self._share = llm, share
-        self._load, self._reference = reference, None
+        self._load = reference
+        self._reference: Model | None = None
         self._numbers = itertools.count()
         self._held: dict[tuple[int, ...], str] = {}
         """The requests whose rows may be in the workers still, by all their tokens."""
@@ -101,7 +102,9 @@ class EngineModel(ModelFacts):
         found = []
         for prompt, key, ids in zip(prompts, keys, written, strict=True):
             kept = ids[: sampling.max_new_tokens]
-            finish = "stop" if kept and kept[-1] in self.stops else "length"
+            finish: Literal["stop", "length"] = (
+                "stop" if kept and kept[-1] in self.stops else "length"
+            )
             self._hold((*prompt, *kept), key)
             found.append(Completion(kept, finish, noted[key][: len(kept)]))
         return found

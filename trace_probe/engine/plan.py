@@ -105,4 +105,5 @@ def _part(kind: type[Part], raw: object) -> Part | None:
         raise ModelError(
             f"{kind.__name__} has {', '.join(sorted(known))}, not {raw!r:.80}: see docs/vllm.md"
         )
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    return kind(**given)

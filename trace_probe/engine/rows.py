@@ -1,7 +1,8 @@
 """The residual stream in a worker: copied as it passes, kept by request and position, pooled."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ def _copier(rows: torch.Tensor) -> Callable[..., None]:
     return copy
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """The tokens of one request in a pass."""
 
     key: str

@@ -153,8 +153,9 @@ class Guard:
         stream.unreadable = reading.unreadable
         new = [name for name in reading.alarms if name not in stream.alarms]
         stream.alarms = reading.alarms
-        for name in new if self._audit else ():
-            self._audit.write({**self._entry(stream, name), "policy": self._plan.policy})
+        if self._audit is not None:
+            for name in new:
+                self._audit.write({**self._entry(stream, name), "policy": self._plan.policy})
 
     def _entry(self, stream: _Stream, name: str) -> dict[str, Any]:
         """Return the line of an alarm, as in the log of our own server."""

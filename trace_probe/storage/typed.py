@@ -20,7 +20,7 @@ T = TypeVar("T")
 def _adapter(kind: Hashable) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    return TypeAdapter(cast(Any, kind))
 
 
 def to_plain(value: object) -> dict[str, Any]:
