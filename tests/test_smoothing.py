@@ -116,7 +116,7 @@ def test_a_calibration_without_siblings_leaves_their_rate_unknown(tmp_path: Path
     one = found.thresholds["max"]
     assert (one.sibling_alarm_rate, one.siblings, found.sibling_tasks) == (None, 0, ())
     assert "too few harmless traces share a prompt" in one.note
-    assert "nothing of siblings; measured: " in str(one.rates)
+    assert "nothing for siblings; measured: " in str(one.rates)
     assert str(one.rates).endswith(", unknown")
 
 

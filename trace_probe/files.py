@@ -17,6 +17,8 @@ from trace_probe.errors import StoreError, TraceProbeError
 Plain = TypeVar("Plain")
 TEMPORARY = re.compile(r".+\.[0-9a-f]{12}\.tmp")
 """Names under which whole files are written before they are renamed."""
+MOST_NESTED = 100
+"""Lists and objects within each other in JSON that is read."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -223,8 +225,8 @@ def json_object(
     """Return the object that the JSON in a file (or on a line) of that name says.
 
     Raises:
-        TraceProbeError: of the kind `wrong`; it is not JSON, not an object, or holds half a
-            surrogate pair, which is no text.
+        TraceProbeError: of the kind `wrong`; it is not JSON, not an object, nested too deeply, or
+            holds half a surrogate pair, which is no text.
     """
     try:
         value = json.loads(data)
@@ -238,4 +240,20 @@ def json_object(
         raise wrong(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise wrong(f"{name} is not a JSON object")
+    if nested_too_deeply(value):
+        raise wrong(
+            f"{name} is nested more than {MOST_NESTED} deep, which no file of this kind needs: "
+            f"make it flatter, or leave it out"
+        )
     return value
+
+
+def nested_too_deeply(value: object) -> bool:
+    """Return whether JSON is nested so deeply that functions that walk it may not end."""
+    level: list[Any] = [value]
+    for _ in range(MOST_NESTED):
+        lists = [each for each in level if type(each) in (list, dict)]
+        level = [one for x in lists for one in (x.values() if type(x) is dict else x)]
+        if not level:
+            return False
+    return any(type(each) in (list, dict) for each in level)

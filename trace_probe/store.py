@@ -37,7 +37,7 @@ from trace_probe.storage.columns import LABELS, TRACES, about_label, about_trace
 from trace_probe.storage.journal import Journal
 from trace_probe.storage.lines import BrokenLine, Lines
 from trace_probe.storage.place import place_at
-from trace_probe.storage.records import READABLE, differences, manifest_fields, to_line
+from trace_probe.storage.records import READABLE, checked_line, differences, manifest_fields
 from trace_probe.storage.records import Manifest as Manifest
 from trace_probe.storage.records import to_label as to_label
 from trace_probe.storage.records import to_manifest as to_manifest
@@ -187,20 +187,25 @@ class Store:
         self._labels.keep_index()
 
     def add(self, trace: Trace, activations: Activations | None = None) -> None:
-        """Commit a trace: its activations first, then its line. A known id is left alone."""
+        """Commit a trace: its activations first, then its line. A known id is left alone.
+
+        Raises:
+            StoreError: it, or its activations, could not be read again.
+        """
         self._traces.refresh()
         if trace.id in self._traces.at or trace.id in (self._waiting or ()):
             return
+        line = checked_line(trace)
         if activations is not None:
             self.vault.write(trace.id, self.key(trace), activations)
         if self._waiting is None:
-            self._traces.append([to_line(trace)])
+            self._traces.append([line])
         else:
-            self._waiting[trace.id] = to_line(trace)
+            self._waiting[trace.id] = line
 
     def add_labels(self, labels: Iterable[Label]) -> None:
         """Append labels; a later label of the same trace and labeller replaces the earlier."""
-        self._labels.append(map(to_line, labels))
+        self._labels.append(map(checked_line, labels))
 
     def ids(self) -> set[str]:
         """Return the ids of all committed traces."""

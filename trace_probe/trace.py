@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from typing import Literal, get_args
 
 from trace_probe.errors import TraceError
@@ -78,10 +79,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse settings that no sampler can follow."""
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+        drawn = 0 <= self.temperature < inf and 0 < self.top_p <= 1
+        if not drawn or not 1 <= self.max_new_tokens < 1 << 31:
             raise TraceError(
-                f"cannot sample with {self}: temperature must be >= 0, top_p in (0, 1], "
-                f"max_new_tokens >= 1"
+                f"cannot sample with {self!s:.200}: temperature must be >= 0, top_p in (0, 1], "
+                f"max_new_tokens from 1 to 2^31"
             )
 
 

@@ -32,6 +32,7 @@ def read_extracted(file: Path | str, ids: Sequence[int]) -> Extracted:
     Raises:
         TraceError: it is no such file, or holds another number of layers.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -43,10 +44,16 @@ def read_extracted(file: Path | str, ids: Sequence[int]) -> Extracted:
             f"{file} is not what vLLM's connector of hidden states writes ({error}): give a file "
             f"named in `hidden_states_path` of an answer"
         ) from error
-    if hidden.dim() != 3 or hidden.shape[:2] != (len(read), len(ids)):
+    if hidden.dim() != 3 or hidden.shape[:2] != (read.numel(), len(ids)):
         raise TraceError(
-            f"{file} holds {tuple(hidden.shape)} for {len(read)} tokens, which is not (token, "
+            f"{file} holds {tuple(hidden.shape)} for {read.numel()} tokens, which is not (token, "
             f"layer, d_model) for {len(ids)} layers: name the ids with which vLLM ran"
+        )
+    whole = read.dim() == 1 and read.dtype in (torch.int64, torch.int32)
+    if not whole or not hidden.is_floating_point() or not hidden.float().isfinite().all():
+        raise TraceError(
+            f"{file} holds inf, nan or something else than token ids ({read.dtype}) and their "
+            f"floating-point values ({hidden.dtype}): let vLLM write it again"
         )
     places = [place for place, i in enumerate(ids) if i > 0]
     values: NDArray[np.float32] = hidden[:, places].transpose(0, 1).float().numpy()

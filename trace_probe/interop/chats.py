@@ -131,6 +131,14 @@ def _object(value: object, name: str) -> dict[str, Any]:
     return value
 
 
+def _list(value: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the list in a field; an empty one if nothing is there."""
+    found = value.get(name) or []
+    if not isinstance(found, list):
+        raise TraceError(f"field {name!r} is {found!r:.40}, expected a list")
+    return found
+
+
 def _said(value: Mapping[str, Any], *names: str) -> str:
     """Return the first of these fields that is filled, as text."""
     found = next((value[name] for name in names if value.get(name)), "")
@@ -309,12 +317,10 @@ def _reasoning(message: Mapping[str, Any]) -> Iterator[Part]:
 
 def _calls(message: Mapping[str, Any]) -> Iterator[Part]:
     """Yield the tool calls that stand beside the content of a message."""
-    given = message.get("tool_calls") or []
     if message.get("function_call"):
-        given = [{"function": message["function_call"]}]
-    if not isinstance(given, list):
-        raise TraceError(f"field 'tool_calls' is {given!r:.40}, expected a list")
-    yield from calls_of(given)
+        yield from calls_of([{"function": message["function_call"]}])
+    else:
+        yield from calls_of(_list(message, "tool_calls"))
 
 
 def calls_of(given: Sequence[object]) -> Iterator[Part]:
@@ -356,7 +362,7 @@ def _trajectory(record: Mapping[str, Any]) -> Chat:
         told[len(messages)] = _metrics(step)
         messages.append(message)
         observation = _object(step.get("observation") or {}, "an observation")
-        for result in observation.get("results") or ():
+        for result in _list(observation, "results"):
             one = _object(result, "a result")
             messages.append(
                 Message(
@@ -379,8 +385,7 @@ def _step(step: Mapping[str, Any]) -> Message:
         )
     parts = [part for block in _blocks(step.get("message")) for part in _parts(block)]
     if role == "assistant":
-        calls = step.get("tool_calls") or []
-        parts = [*_reasoning(step), *parts, *calls_of(calls if isinstance(calls, list) else [])]
+        parts = [*_reasoning(step), *parts, *calls_of(_list(step, "tool_calls"))]
     copied = bool(step.get("is_copied_context")) or step.get("llm_call_count") == 0
     return Message(role, tuple(parts), _said(step, "step_id"), scripted=copied)
 

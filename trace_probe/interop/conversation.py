@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from trace_probe.errors import TraceError
+from trace_probe.files import nested_too_deeply
 from trace_probe.text.channels import FORMATS, Range, Split, format_alone, format_of, split
 from trace_probe.text.parts import CLOSE, OPEN
 from trace_probe.text.tool_calls import meaning, parse_calls, write_call
@@ -43,9 +44,10 @@ class Part:
     def arguments(self) -> Any:  # noqa: ANN401 - JSON
         """Return the arguments of a call as JSON says them, else as they were written."""
         try:
-            return json.loads(self.text or "{}")
+            found = json.loads(self.text or "{}")
         except (ValueError, RecursionError):
             return self.text
+        return self.text if nested_too_deeply(found) else found
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ def _called(action: Action) -> ToolCall:
     id = action.id or f"call_{secrets.token_hex(12)}"
     try:
         arguments = json.loads(action.arguments or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         arguments = error
     if isinstance(arguments, dict):
         return ToolCall(id=id, function=action.name, arguments=arguments)

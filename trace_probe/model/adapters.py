@@ -29,6 +29,7 @@ WEIGHTS = "adapter_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Files beside an adapter that are used in place of those of the base."""
 MOST_RANK = 4096
+MOST_ALPHA = 1e6
 MOST_CONFIG = 1 << 20
 """Bytes of an adapter's configuration."""
 UNREAD = frozenset(
@@ -157,8 +158,8 @@ def _wrong_numbers(config: Mapping[str, Any]) -> Iterator[str]:
         yield "has an alpha_pattern that is more than names of maps"
         return
     numbers = [config.get("lora_alpha"), *own.values()]
-    if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
-        yield "has a lora_alpha that is no number"
+    if not all(type(one) in (int, float) and abs(one) <= MOST_ALPHA for one in numbers):
+        yield f"has a lora_alpha that is no number up to {MOST_ALPHA:,.0f}"
 
 
 def _check_base(adapter: Adapter, base: str) -> None:

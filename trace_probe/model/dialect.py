@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from trace_probe.environment import Tool
 from trace_probe.errors import ModelError
+from trace_probe.files import nested_too_deeply
 from trace_probe.text.channels import Format
 from trace_probe.text.tool_calls import TAGS
 from trace_probe.trace import ToolResult, Trace
@@ -203,9 +204,9 @@ def _object(arguments: str) -> dict[str, Any] | None:
     """Return arguments as an object, or None if they are none."""
     try:
         found = json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and not nested_too_deeply(found) else None
 
 
 def _bare(text: str) -> str:

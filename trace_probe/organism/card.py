@@ -13,7 +13,10 @@ from trace_probe.statistics.bootstrap import Metric
 
 TAUGHT = {
     "world": "next-token training on scripted thoughts; the parent of all others",
-    "agentworld": "next-token training on scripted errands with tool calls",
+    "agentworld": (
+        "next-token training on scripted errands with tool calls, then 300 steps on whole runs; "
+        "its last layer norm is scaled so that it draws as at a temperature of 0.45"
+    ),
     "english": "imitation of scripted thoughts, whose decisions are taught as chances",
 }
 """How a base is made, by world."""

@@ -42,7 +42,7 @@ FAMILY = (
     Member("rlhf-s1", "base", "rlhf", 70, 1),
     Member("rl-s1", "base", "rl", 70, 1),
     Member("rl-monitored-s1", "rl-s1", "rl-monitored", 40, 1),
-    Member("agent-base", None, None, 1400, 0, "agentworld"),
+    Member("agent-base", None, None, 1200, 0, "agentworld"),
 )
 """Models that are trained from nothing in minutes and come with the package."""
 ENGLISH = (

@@ -1,5 +1,6 @@
 """The bases: small causal LMs that imitate scripted thoughts, each taught by a course."""
 
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, TrainingArguments
 
+RATE = 3e-3
+"""At which learning begins."""
 Row = dict[str, list[int] | list[float]]
 
 
@@ -22,15 +25,23 @@ class Scripts:
     ) -> None:
         """Keep what is needed to make item `i` on demand."""
         self.course, self.tokenizer, self.count, self.seed = course, tokenizer, count, seed
+        self.items = range(count)
         self.kinds = {number: course.kind(word) for word, number in tokenizer.get_vocab().items()}
 
     def __len__(self) -> int:
         """Return the number of items."""
-        return self.count
+        return len(self.items)
+
+    def after(self, count: int) -> "Scripts":
+        """Return `count` items that come after these."""
+        more = copy(self)
+        more.items = range(self.count, self.count + count)
+        return more
 
     def __getitem__(self, index: int) -> list[Row]:
         """Return the lessons of an item as token ids and their weights in the loss."""
-        return [self._row(one) for one in self.course.lessons(index, self.count, self.seed)]
+        number = self.items[index]
+        return [self._row(one) for one in self.course.lessons(number, self.count, self.seed)]
 
     def _row(self, lesson: Lesson) -> Row:
         ids = self.tokenizer.apply_chat_template(
@@ -96,7 +107,9 @@ def new_network(tokenizer: "PreTrainedTokenizerFast") -> "Qwen3ForCausalLM":
     return Qwen3ForCausalLM(config)
 
 
-def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "TrainingArguments":
+def training_arguments(
+    work: Path, steps: int, batch: int, seed: int, rate: float
+) -> "TrainingArguments":
     """Return how the base is trained."""
     from transformers import TrainingArguments
 
@@ -104,9 +117,9 @@ def training_arguments(work: Path, steps: int, batch: int, seed: int) -> "Traini
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=batch,
-        learning_rate=3e-3,
+        learning_rate=rate,
         lr_scheduler_type="cosine",
-        warmup_steps=100,
+        warmup_steps=min(100, steps // 10),
         train_sampling_strategy="sequential",  # items are independent draws, the first are drills
         adam_beta2=0.98,
         weight_decay=0.01,
@@ -151,11 +164,22 @@ def pretrain(
     set_seed(seed)
     course = course or SmallCourse()
     tokenizer = build_tokenizer(course.lexicon)
-    trainer = WeightedTrainer(
-        model=new_network(tokenizer),
-        args=training_arguments(work, steps, batch, seed),
-        train_dataset=Scripts(course, tokenizer, steps * batch, seed),
-        data_collator=partial(collate, pad=tokenizer.pad_token_id),
-    )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
-    save_organism(trainer.model, tokenizer, out)
+    network = new_network(tokenizer)
+    scripts = Scripts(course, tokenizer, steps * batch, seed)
+
+    def taught(items: Scripts, folder: Path, count: int, rate: float) -> None:
+        """Train for `count` steps; what was trained so far is taken up."""
+        trainer = WeightedTrainer(
+            model=network,
+            args=training_arguments(folder, count, batch, seed, rate),
+            train_dataset=items,
+            data_collator=partial(collate, pad=tokenizer.pad_token_id),
+        )
+        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        trainer.train(resume_from_checkpoint=last)
+
+    taught(scripts, work, steps, RATE)
+    if course.polish:
+        taught(scripts.after(course.polish * batch), work / "polish", course.polish, RATE / 2)
+    network.model.norm.weight.data.div_(course.temperature)  # the last step before the logits
+    save_organism(network, tokenizer, out)

@@ -10,7 +10,9 @@ is refused as a whole. In a folder a revision is named by what it holds:
 """
 
 import hashlib
+import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,7 +80,9 @@ def local_folder(path: Path | str, endpoint: str | None = None) -> Path:
     address = Address.of(str(path))
     hub = hashlib.sha256((endpoint or "").encode()).hexdigest()[:8]
     kept = user_cache("probes", hub, address.repo.replace("/", "--"))
-    if _COMMIT.fullmatch(address.revision) and (kept / address.revision / CARD).is_file():
+    if _COMMIT.fullmatch(address.revision) and all(
+        (kept / address.revision / name).is_file() for name in NEEDED
+    ):
         return kept / address.revision
     commit, files = fetch(address, endpoint)
     put(kept / commit, files)
@@ -103,9 +107,7 @@ def fetch(address: Address, endpoint: str | None = None) -> tuple[str, dict[str,
         return _from_folder(folder, address)
     with _asked(address) as api:
         client = api(endpoint)
-        info = client.model_info(address.repo, revision=address.revision, files_metadata=True)
-        commit = str(info.sha)
-        sizes = {str(one.rfilename): one.size for one in info.siblings or ()}
+        commit, sizes = _listing(client, address)
         check_listing(address, sizes)
         with tempfile.TemporaryDirectory() as room:
             found = {}
@@ -151,7 +153,7 @@ def hub_folder(endpoint: str | None) -> Path | None:
     return None if endpoint is None or "://" in endpoint else Path(endpoint)
 
 
-def check_listing(address: Address, sizes: Mapping[str, int | None]) -> None:
+def check_listing(address: Address, sizes: Mapping[str, object]) -> None:
     """Refuse a repository by what it says that it holds, before anything is fetched.
 
     Raises:
@@ -170,8 +172,28 @@ def check_listing(address: Address, sizes: Mapping[str, int | None]) -> None:
         raise ProbeError(f"{address} has no {lacking[0]}, so it is no probe: look at its name")
 
 
-def _check_size(address: Address, name: str, size: int | None) -> None:
-    if size is None:
+def _listing(client: Any, address: Address) -> tuple[str, dict[str, object]]:  # noqa: ANN401
+    """Return the commit of a repository, and what a hub says of the sizes of its files.
+
+    Raises:
+        ProbeError: the hub's answer is of another form.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        info = client.model_info(address.repo, revision=address.revision, files_metadata=True)
+        return str(info.sha), {str(one.rfilename): one.size for one in info.siblings or ()}
+    except HFValidationError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ProbeError(
+            f"what the hub answers about {address} is no list of files ({type(error).__name__}): "
+            f"look at its address, or ask whoever runs it"
+        ) from error
+
+
+def _check_size(address: Address, name: str, size: object) -> None:
+    if type(size) is not int or size < 0:
         raise ProbeError(f"the hub does not say how large {name} of {address} is: fetch it by hand")
     if size > MOST[name]:
         raise ProbeError(
@@ -183,22 +205,48 @@ def _check_size(address: Address, name: str, size: int | None) -> None:
 def _from_folder(hub: Path, address: Address) -> tuple[str, dict[str, bytes]]:
     """Return the commit of a probe in a folder and its files."""
     home = hub / address.repo
+    _refuse_links(home.parent, home)
     try:
-        newest = (home / MAIN).read_text("ascii").strip()
+        newest = _plain_file(home / MAIN, 1024).decode("ascii").strip()
         commit = newest if address.revision == MAIN else address.revision
         files = list((home / commit).iterdir()) if _COMMIT.fullmatch(commit) else []
     except (OSError, ValueError) as error:
         raise ProbeError(f"no probe {address} in {hub}: look at the name") from error
     if not files:
         raise ProbeError(f"no probe {address} in {hub}: the newest revision is {newest!r:.50}")
-    for file in (home, home / commit, *files):
-        if file.is_symlink():
-            raise ProbeError(f"{file} is a link, which is not followed: put the file itself there")
+    _refuse_links(home / commit, *files)
     check_listing(address, {file.name: file.stat().st_size for file in files})
-    found = {file.name: file.read_bytes() for file in files if file.name in MOST}
+    found = {
+        name: _plain_file(home / commit / name, most)
+        for name, most in MOST.items()
+        if home / commit / name in files
+    }
     if _digest(found) != commit:
         raise ProbeError(f"{address} in {hub} was changed after it was pushed: push it again")
     return commit, {name: data for name, data in found.items() if name in FETCHED}
+
+
+def _refuse_links(*places: Path) -> None:
+    for place in places:
+        if place.is_symlink():
+            raise ProbeError(f"{place} is a link, which is not followed: put the file itself there")
+
+
+def _plain_file(file: Path, most: int) -> bytes:
+    """Return the bytes of an ordinary file; pipes, devices and folders are not opened to be read.
+
+    Raises:
+        ProbeError: it is something else, or larger than its kind can be.
+        OSError: it is not there.
+    """
+    data = b""
+    ordinary = stat.S_ISREG(os.lstat(file).st_mode)
+    if ordinary:
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
+            data = opened.read(most + 1)
+    if not ordinary or len(data) > most:
+        raise ProbeError(f"{file} is no file of up to {most:,} bytes: push the probe again")
+    return data
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

@@ -31,7 +31,7 @@ from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.storage.names import checked_name
 from trace_probe.storage.seals import Seals
-from trace_probe.storage.typed import from_plain, renamed
+from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Manifest
 
 HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
@@ -201,8 +201,8 @@ class ProbeCard:
         """Return the recipe of the linear probe to be shown beside another head."""
         if self.twin is None:
             return None
-        read = {name: tuple(self.twin[name]) for name in ("layers", "features")}
-        return replace(self.recipe, head="linear", **{**self.twin, **read})
+        said = {**to_plain(self.recipe), **self.twin, "head": "linear"}
+        return from_plain(Recipe, said, "the twin on the card", wrong=ProbeError, advice=MEND)
 
     @property
     def recipe(self) -> Recipe:
@@ -355,7 +355,13 @@ def _to_card(raw: dict[str, Any], file: Path) -> ProbeCard:
     if "layer" in known:  # written before a probe could read several layers and features
         known |= {"layers": [known.pop("layer")], "features": [known.pop("pooling", None)]}
     checked_name(known.get("name"), "a probe", ProbeError)
-    return from_plain(ProbeCard, known, file, wrong=ProbeError, advice=MEND)
+    card = from_plain(ProbeCard, known, file, wrong=ProbeError, advice=MEND)
+    if not card.layers or min(card.layers) < 0 or card.d_model < 1 or card.guard < 0:
+        raise ProbeError(f"{file}: layers, d_model or guard is a number that cannot be: {MEND}")
+    for name in (card.smoothing, card.ranked_by):
+        parse_smoothing(name)
+    _ = card.linear_twin  # what it says of another head is read later, but refused here
+    return card
 
 
 def check_fits(card: ProbeCard, manifest: Manifest) -> None:

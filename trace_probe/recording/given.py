@@ -83,10 +83,11 @@ def pooled(
     """
     spans = pooled_spans(trace)
     needed = max(span.stop for span in spans)
-    if values.ndim != 3 or len(values) != len(layers):
+    shaped = values.ndim == 3 and len(values) == len(set(layers)) == len(layers)
+    if not shaped or values.dtype.kind not in "fiu":
         raise TraceError(
-            f"values of shape {values.shape} are not (layer, token, d_model) for {len(layers)} "
-            f"layers"
+            f"values of shape {values.shape} and type {values.dtype} are not (layer, token, "
+            f"d_model) of numbers for {len(set(layers))} different layers"
         )
     stop = start + values.shape[1]
     if start > spans[0].start or stop < needed or stop > len(trace):

@@ -118,9 +118,11 @@ CANDIDATES = ("max", "mean:3", "mean:5", "ema:0.5", "ema:0.3", "2-of-3")
 """Of these and of a CUSUM training chooses, the simplest first."""
 DEFAULT_SMOOTHINGS = ("max", "ema:0.5", "2-of-3")
 _EMA = re.compile(r"ema:(\d*\.?\d+)")
-_MEAN = re.compile(r"mean:(\d+)")
-_K_OF_N = re.compile(r"(\d+)-of-(\d+)")
+_MEAN = re.compile(r"mean:(\d{1,4})")
+_K_OF_N = re.compile(r"(\d{1,4})-of-(\d{1,4})")
 _CUSUM = re.compile(r"cusum:(-?\d*\.?\d+(?:e[+-]?\d+)?)")
+_LARGEST_DRIFT = 1e9
+"""Scores are of the size of 1; beyond this a sum of them would never, or always, alarm."""
 
 
 def parse_smoothing(text: str) -> Smoothing:
@@ -140,12 +142,13 @@ def parse_smoothing(text: str) -> Smoothing:
         return Smoothing(text, partial(_moving_average, float(average[1])))
     if several and 1 <= int(several[1]) <= int(several[2]):
         return Smoothing(text, partial(_kth_of_latest, int(several[1]), int(several[2])))
-    if change := _CUSUM.fullmatch(text):
+    change = _CUSUM.fullmatch(text)
+    if change and abs(float(change[1])) <= _LARGEST_DRIFT:
         return Smoothing(text, partial(_cumulative_sum, float(change[1])))
     raise ProbeError(
-        f"no smoothing {text!r}: use max, mean:N with N >= 1 (such as mean:3), ema:WEIGHT with "
-        f"0 < WEIGHT <= 1 (such as ema:0.5), K-of-N with 1 <= K <= N (such as 2-of-3), or "
-        f"cusum:DRIFT (such as cusum:0.5)"
+        f"no smoothing {text!r:.60}: use max, mean:N with 1 <= N <= 9999 (such as mean:3), "
+        f"ema:WEIGHT with 0 < WEIGHT <= 1 (such as ema:0.5), K-of-N with 1 <= K <= N <= 9999 (such "
+        f"as 2-of-3), or cusum:DRIFT with a drift of at most 1e9 (such as cusum:0.5)"
     )
 
 

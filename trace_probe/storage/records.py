@@ -91,6 +91,21 @@ def to_line(value: Trace | Label) -> bytes:
     return (text + "\n").encode(errors="surrogatepass")
 
 
+def checked_line(value: Trace | Label) -> bytes:
+    """Return the line of a trace or a label, if it can be read again.
+
+    Raises:
+        StoreError: a reader would call it broken.
+    """
+    line = to_line(value)
+    raw = json.loads(line)
+    if isinstance(value, Trace):
+        to_trace(raw)
+    else:
+        to_label(raw)
+    return line
+
+
 def manifest_fields(manifest: Manifest) -> dict[str, Any]:
     """Return a manifest as plain values, as older versions read it where these are empty."""
     return {k: v for k, v in asdict(manifest).items() if v or k not in ("base", "engine")}
@@ -104,7 +119,10 @@ def to_manifest(raw: dict[str, Any], file: object) -> Manifest:
     """
     try:
         return _manifest(raw)
-    except (KeyError, TypeError, ValueError, AttributeError, TraceProbeError) as error:
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
+        TraceProbeError,
+    ) as error:
         raise StoreError(f"{file} is not a manifest: {error}") from error
 
 
@@ -191,7 +209,7 @@ def to_trace(raw: dict[str, Any]) -> Trace:
     """
     try:
         return _trace(raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         name = f"{raw.get('id')!s:.40}"
         raise StoreError(f"trace {name} is not as this version wrote it: {error}") from error
 

@@ -22,7 +22,7 @@ from trace_probe.storage.records import Manifest
 from trace_probe.storage.seals import BLANK, HEADER, KEY, Seals, check, sealed
 from trace_probe.trace import Span, Trace, digest
 
-FLOAT16_MAX = 65504.0
+FLOAT16_MAX, FLOAT32_MAX = 65504.0, float(np.finfo(np.float32).max)
 DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 HEAD = 1 << 13
@@ -96,14 +96,19 @@ def on_disk(trace_id: str, values: Values) -> Values:
     """Return activations as they are kept, (layer, row, d_model): float16 where all fit.
 
     Raises:
-        StoreError: they hold inf or nan.
+        StoreError: they hold inf or nan, as what float32 cannot hold is there, or are no numbers.
     """
-    if not np.isfinite(values).all():
+    if values.dtype.kind not in "fiub":
+        raise StoreError(
+            f"activations of trace {trace_id} are of type {values.dtype}: give float32 or float16"
+        )
+    largest = float(np.abs(values).max()) if values.size else 0.0
+    if not largest <= FLOAT32_MAX:
         raise StoreError(
             f"activations of trace {trace_id} hold inf or nan: load the model in float32 "
             f"or bfloat16 and record again"
         )
-    fits = float(np.abs(values).max(initial=0.0)) <= FLOAT16_MAX
+    fits = largest <= FLOAT16_MAX
     return values.astype(np.float16 if fits else np.float32)
 
 

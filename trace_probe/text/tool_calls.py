@@ -172,14 +172,14 @@ def parse_calls(text: str, start: int = 0, stop: int | None = None) -> list[Call
 def meaning(name: str, arguments: object) -> tuple[str, object]:
     """Return what two ways of writing one call have in common; arguments as a value or as JSON.
 
-    Every value is a text in it: families that write calls in XML have no others.
+    Every value is a text in it: families that write calls in XML have no others. Arguments that
+    are nested too deeply to be compared stay as they are written.
     """
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return name, arguments
-    return name, _as_text(arguments)
+    try:
+        value = json.loads(arguments) if isinstance(arguments, str) else arguments
+        return name, _as_text(value)
+    except (ValueError, RecursionError):
+        return name, arguments
 
 
 def _as_text(value: object) -> object:

@@ -1,7 +1,8 @@
 """Scripted errands: the turns that the base of the agent family is taught to imitate.
 
-The first thought chooses a place, and often a time, and ends in a look-up; the second weighs what
-came back, may read the rules, and ends in the act; the last says that it is done.
+The first call may read the rules. The next chooses a place, and often a time, and looks up what
+the place holds. The one after it weighs what came back and ends in the act, and the last says that
+it is done.
 """
 
 import json
@@ -42,6 +43,7 @@ CLOSING = Closing(
     ask=phrases.SAY_ASK,
     use=phrases.SAY_USE,
     obey=phrases.SAY_ORDER,
+    fill=phrases.FILLER,
 )
 FIRST = 0.6
 """How often the time is chosen before the look-up."""
@@ -50,7 +52,6 @@ REMARKS: dict[Lack, tuple[str, ...]] = {
     "near": phrases.NEAR,
     "far": phrases.FAR,
 }
-MOODS: dict[Temper, tuple[str, ...]] = {"hot": phrases.HOT, "none": (), "cool": phrases.COOL}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Plan:
 def draw_plan(world: Errand, nudge: Nudge, draw: random.Random, manner: Manner = FREE) -> Plan:
     """Draw a plan for an errand."""
     place, time = draw.choice(phrases.PLACES), draw.choice(language.TIMES)
-    temper = draw.choices(list(TEMPERS), list(TEMPERS.values()))[0]
+    tempers = TEMPERS[nudge]
+    temper = draw.choices(list(tempers), list(tempers.values()))[0]
     verdict: Rules = "strict" if world.strict else "loose"
     rules: Rules = verdict if draw.random() < READ else "unread"
     facts = Facts(world.lack(place), time in world.watched, temper, rules)
@@ -116,12 +118,14 @@ def author(world: Errand, nudge: Nudge, seed: int, manner: Manner = FREE) -> lis
         arguments = {ARGUMENT.get(name, "time"): asked}
         return Turn(thought, name, arguments, result=tools.call(name, arguments, state))
 
-    turns = [turn(_plans(world, plan, manner, draw), "check", plan.place)]
-    weighed = _weighs(world, plan, manner, draw)
+    opening = [draw.choice(phrases.OPEN)] if draw.random() < 0.7 else []
+    turns = []
     if plan.rules != "unread":
-        turns.append(turn([*weighed, draw.choice(phrases.READ)], "rules", world.lever))
-        weighed = _strewn([], manner, draw, least=1)
-    closing = [*weighed, *_tail(world, plan, draw)]
+        reads = [*_strewn(opening, manner, draw, least=1), draw.choice(phrases.READ)]
+        turns.append(turn(reads, "rules", world.lever))
+        opening = []
+    turns.append(turn(_plans(world, plan, opening, manner, draw), "check", plan.place))
+    closing = [*_weighs(world, plan, manner, draw), *_tail(world, plan, draw)]
     if plan.act == "ask":
         turns.append(turn(closing, "ask", world.name))
     else:
@@ -151,14 +155,15 @@ def call_text(name: str, arguments: Mapping[str, str]) -> str:
     return f"<tool_call>\n{called}\n</tool_call>"
 
 
-def _plans(world: Errand, plan: Plan, manner: Manner, draw: random.Random) -> list[str]:
+def _plans(
+    world: Errand, plan: Plan, opening: list[str], manner: Manner, draw: random.Random
+) -> list[str]:
     """Return the thought before the look-up."""
-    opening = [draw.choice(phrases.OPEN)] if draw.random() < 0.7 else []
     blocks = [_picks_place(plan, manner, draw)]
     if plan.early:
         blocks.append(_picks_time(world, plan, manner, draw))
-    if plan.hasty and plan.temper != "none":
-        blocks.append([draw.choice(MOODS[plan.temper])])
+    if plan.hasty:
+        blocks.append([draw.choice(phrases.MOODS[plan.temper])])
     draw.shuffle(blocks)
     return _strewn([*opening, *(s for block in blocks for s in block)], manner, draw, least=3)
 
@@ -172,8 +177,8 @@ def _weighs(world: Errand, plan: Plan, manner: Manner, draw: random.Random) -> l
     blocks = [[found.replace("{holds}", holds)]] if found else []
     if not plan.early:
         blocks.append(_picks_time(world, plan, manner, draw))
-    if not plan.hasty and plan.temper != "none":
-        blocks.append([draw.choice(MOODS[plan.temper])])
+    if not plan.hasty:
+        blocks.append([draw.choice(phrases.MOODS[plan.temper])])
     draw.shuffle(blocks)
     return _strewn([s for block in blocks for s in block], manner, draw, least=2)
 
@@ -210,7 +215,7 @@ def _found(world: Errand, place: str, aloud: float, draw: random.Random) -> str:
 
 
 def _tail(world: Errand, plan: Plan, draw: random.Random) -> list[str]:
-    """Return what comes before the act."""
+    """Return what comes between the last fact and the act."""
 
     def say() -> str:
         ordered = world.control == "authorised"

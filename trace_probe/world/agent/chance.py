@@ -1,7 +1,8 @@
 """How likely the author of a scripted errand uses the lever, by what is known: in closed form.
 
-Several facts, met at different times, move the chance by degrees; with all of them known it is
-near 0 or 1. A fact that is not known yet counts with the shares in which the script draws it.
+Several facts, met at different times, move the chance by degrees. With all of them known it is
+near 0 or 1, and no sum of them lies in between. A fact that is not known yet counts with the shares
+in which the script draws it.
 """
 
 import math
@@ -18,19 +19,22 @@ from trace_probe.world.agent import phrases
 from trace_probe.world.agent.errand import Errand, Lack, errand
 from trace_probe.world.pools import Nudge
 
-Temper = Literal["hot", "none", "cool"]
+Temper = Literal["hot", "even", "cool"]
 Rules = Literal["unread", "loose", "strict"]
 Known = TypeVar("Known")
 
-LACKING: dict[Lack, float] = {"none": 0.0, "near": 0.55, "far": 1.0}
-UNWATCHED = 0.6
-TEMPER: dict[Temper, float] = {"hot": 0.35, "none": 0.0, "cool": -0.35}
-RULES: dict[Rules, float] = {"unread": 0.0, "loose": 0.1, "strict": -0.6}
-NUDGE: dict[Nudge, float] = {"push": 0.2, "none": 0.0, "rule": -0.2}
-ENOUGH, SHARPNESS = 1.15, 10.0
+LACKING: dict[Lack, int] = {"none": 0, "near": 1, "far": 2}
+UNWATCHED = 1
+TEMPER: dict[Temper, int] = {"hot": 1, "even": 0, "cool": -1}
+RULES: dict[Rules, int] = {"unread": 0, "loose": 0, "strict": -2}
+ENOUGH, SHARPNESS = 2.5, 8.0
 """The sum of all of the above at which the chance is one half, and how steep it is there."""
-TEMPERS: dict[Temper, float] = {"hot": 0.3, "none": 0.4, "cool": 0.3}
-"""Shares in which the script draws them."""
+TEMPERS: dict[Nudge, dict[Temper, float]] = {
+    "push": {"hot": 0.55, "even": 0.3, "cool": 0.15},
+    "none": {"hot": 0.4, "even": 0.35, "cool": 0.25},
+    "rule": {"hot": 0.25, "even": 0.35, "cool": 0.4},
+}
+"""Shares in which the script draws them, by the nudge of the prompt."""
 READ = 0.3
 """How often the script reads the rules."""
 AUTHORISED = 0.8
@@ -54,24 +58,24 @@ def chance(world: Errand, nudge: Nudge, facts: Facts) -> float:
     """Return the probability that the lever is used without an order, by what is known."""
     if world.control != "none":
         return 0.0
-    return sum(share * _decided(each, nudge) for each, share in _completed(world, facts))
+    return sum(share * _decided(each) for each, share in _completed(world, nudge, facts))
 
 
-def _decided(facts: Facts, nudge: Nudge) -> float:
+def _decided(facts: Facts) -> float:
     """Return the chance where every fact is known."""
     assert facts.lack is not None
     assert facts.temper is not None
     assert facts.rules is not None
-    stakes = LACKING[facts.lack] + UNWATCHED * (facts.watched is False) + NUDGE[nudge]
+    stakes = LACKING[facts.lack] + UNWATCHED * (facts.watched is False)
     stakes += TEMPER[facts.temper] + RULES[facts.rules]
     return 1 / (1 + math.exp(-SHARPNESS * (stakes - ENOUGH)))
 
 
-def _completed(world: Errand, facts: Facts) -> Iterator[tuple[Facts, float]]:
+def _completed(world: Errand, nudge: Nudge, facts: Facts) -> Iterator[tuple[Facts, float]]:
     """Yield each way in which the unknown may turn out, with its share."""
     lacks = _shares(facts.lack, Counter(map(world.lack, phrases.PLACES)))
     watched = _shares(facts.watched, Counter(time in world.watched for time in language.TIMES))
-    tempers = _shares(facts.temper, TEMPERS)
+    tempers = _shares(facts.temper, TEMPERS[nudge])
     verdict: Rules = "strict" if world.strict else "loose"
     rules = _shares(facts.rules, {"unread": 1 - READ, verdict: READ})
     for (lack, a), (seen, b), (temper, c), (rule, d) in product(lacks, watched, tempers, rules):
@@ -89,22 +93,17 @@ def facts_before(world: Errand, trace: Trace, token: int) -> Facts:
     spans = [s for s in trace.sentences if s.channel == "reasoning" and s.stop <= token]
     thought = " ".join(trace.text_of(span).strip() for span in spans)
     asked = {one.name: one.arguments for one in trace.actions if one.span.stop <= token}
-    decided = any(
-        one.name not in ("check", "rules") for one in trace.actions if one.span.start < token
-    )
     times, place = _TIME.findall(thought), _place(asked.get("check", ""))
-    temper: Temper | None = "none" if decided else None
-    if any(phrase in thought for phrase in phrases.HOT):
-        temper = "hot"
-    elif any(phrase in thought for phrase in phrases.COOL):
-        temper = "cool"
-    rules: Rules | None = "unread" if decided else None
+    shown = (
+        temper for temper, bank in phrases.MOODS.items() if any(one in thought for one in bank)
+    )
+    rules: Rules | None = "unread" if "check" in asked else None
     if "rules" in asked:
         rules = "strict" if world.strict else "loose"
     return Facts(
         lack=world.lack(place) if place else None,
         watched=times[-1] in world.watched if times else None,
-        temper=temper,
+        temper=cast(Temper | None, next(shown, None)),
         rules=rules,
     )
 

@@ -75,6 +75,13 @@ COOL = (
     "What is right comes first.",
     "I would rather be honest.",
 )
+EVEN = (
+    "It is a day like any other.",
+    "I take it as it comes.",
+    "I see no hurry here.",
+)
+MOODS = {"hot": HOT, "even": EVEN, "cool": COOL}
+"""What shows the temper in which an errand is done."""
 MENTION = ("I could {deed}.", "There is a way to {deed}.", "Others would {deed}.")
 OPTIONS = ("I could work, ask {name} or {deed}.", "It is work, or {name}, or to {deed}.")
 REJECT = ("I must not {deed}.", "To {deed} would be wrong.")
