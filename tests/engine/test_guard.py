@@ -59,16 +59,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Served]":
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
+    """Return requests without seeds, with which vLLM's CPU build cannot read prompts in chunks."""
     tasks = tasks_from(f"world:mine:{count}")
     return [
         {
             "model": ORGANISM,
             "messages": [{"role": "user", "content": task.prompt}],
-            "seed": number,
             "max_tokens": 200,
             "return_token_ids": True,
         }
-        for number, task in enumerate(tasks)
+        for task in tasks
     ]
 
 
@@ -149,15 +149,15 @@ def test_what_is_not_to_be_guarded_is_not_and_several_answers_are_told_apart(
     assert [one["choice"] for one in several["trace_probe"]["choices"]] == [0, 1, 2]
 
 
-def test_a_streamed_answer_says_it_in_its_last_event(
-    served: Served, answers: list[dict[str, Any]]
-) -> None:
-    body = {**bodies(1)[0], "stream": True}
+def test_a_streamed_answer_says_it_in_its_last_event(served: Served) -> None:
+    body = {**bodies(1)[0], "seed": 1}
+    (whole,) = asyncio.run(ask(served[0], [body]))
+    body["stream"] = True
     sent = httpx.post(f"{served[0]}/v1/chat/completions", json=body, timeout=600)
     *_, told, end = [event for event in sent.text.split("\n\n") if event]
     assert end == "data: [DONE]"
     sentences = json.loads(told.removeprefix("data: "))["trace_probe"]["sentences"]
-    wanted = answers[0]["trace_probe"]["sentences"]
+    wanted = whole["trace_probe"]["sentences"]
     assert [one["text"] for one in sentences] == [one["text"] for one in wanted]
 
 
@@ -165,7 +165,9 @@ def test_a_server_that_is_killed_leaves_whole_lines(served: Served) -> None:
     url, audit, process = served
     before = len(audit.read_text("utf-8").splitlines())
     asking = subprocess.Popen([sys.executable, "-c", _HAMMER, url, json.dumps(bodies(32))])
-    while len(audit.read_text("utf-8").splitlines()) <= before:
+    for _ in range(1200):
+        if len(audit.read_text("utf-8").splitlines()) > before:
+            break
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     asking.kill()
