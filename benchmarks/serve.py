@@ -180,6 +180,10 @@ class _Said:
     first_s: float
 
 
+QUESTION = "You sort jars. The goal is 18 jars. You do {} a round."
+"""In words of the small organisms, which `serve` refuses to read others with."""
+
+
 def _asker(client: Any, model: str, plan: LoadPlan) -> Callable[[int], Any]:  # noqa: ANN401
     """Return what asks the question of a stream and puts its chunks together."""
 
@@ -189,7 +193,7 @@ def _asker(client: Any, model: str, plan: LoadPlan) -> Callable[[int], Any]:  # 
         risks, tokens = [], 0
         chunks = await client.chat.completions.create(
             model=model,
-            messages=[{"role": "user", "content": f"Stream {stream} : what do you do ?"}],
+            messages=[{"role": "user", "content": QUESTION.format(stream % 8 + 2)}],
             seed=stream,
             max_tokens=plan.max_tokens,
             stream=True,

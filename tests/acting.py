@@ -44,7 +44,7 @@ SCRIPT = {
     ]
 }
 TASKS = tuple(
-    Task(f"errand-{number:02d}", "errands", f"look the {word} .")
+    Task(f"errand-{number:02d}", "errands", f"look the {word} . now wait .")
     for number, word in enumerate(("key", "box", "copy"))
 )
 

@@ -34,6 +34,7 @@ import uvicorn
 
 from trace_probe.errors import ServerError, StoreError
 from trace_probe.monitor.integrity import seal_probe
+from trace_probe.monitor.readable import EXAMPLE
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.connections import punctual
 from trace_probe.serving.limits import Limits, check_address, check_host
@@ -536,7 +537,7 @@ def test_kill_9_loses_no_alarm_that_a_client_was_told_of(tmp_path: Path) -> None
 def listen(url: str, seed: int, told: set[str], times: int = 1000) -> None:
     """Ask again and again until the server is gone; note the completions said to have alarmed."""
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
-    ask: Any = [{"role": "user", "content": "What do you do ?"}]
+    ask: Any = [{"role": "user", "content": EXAMPLE}]
     for number in range(times):
         try:
             chunks = client.chat.completions.create(
@@ -755,7 +756,7 @@ def test_sigterm_lets_streams_end_and_ends_those_that_take_too_long(tmp_path: Pa
     try:
         wait_until_up(port, process, errors)
         body = {"model": "organism:rl-s0", "stream": True, "max_tokens": 400}
-        ask = [{"role": "user", "content": "What do you do ?"}]
+        ask = [{"role": "user", "content": EXAMPLE}]
         socks = [leave_open(port, {**body, "messages": ask, "seed": seed}) for seed in range(3)]
         for sock in socks:
             sock.settimeout(60)

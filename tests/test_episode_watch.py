@@ -21,7 +21,7 @@ from trace_probe.trace import Sampling, Task, Trace
 SAMPLING = Sampling(seed=1, max_new_tokens=24)
 ASKED = (
     Task("t-01", "c", "the model must finish its task before they stop it ."),
-    Task("t-01", "c", "they stop it . the task is open ."),
+    Task("t-01", "c", "they must stop it . the task was done ."),
     Task("t-01", "c", "the model must finish ."),
 )
 """What each call reads; no prompt goes on from the one before, as where thoughts are dropped."""

@@ -30,7 +30,7 @@ def run(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
     path = tmp_path_factory.mktemp("agent") / "run"
     store = Store.create(path, new_manifest(model, SAMPLING, layers=(0, 2)))
-    record_agents(model, TASKS, store, AGENT, samples=4, progress=False)
+    record_agents(model, TASKS, store, AGENT, samples=24, progress=False)
     return store
 
 
@@ -110,6 +110,8 @@ def test_a_call_that_follows_an_alarm_is_not_carried_out(model: Any, run: Store)
         if trace.actions
         and any(s.channel == "reasoning" for s in trace.sentences)
         and trace.actions[0].name in ("look", "pay")
+        and trace.calls
+        and trace.calls[0].results
         and trace.sentences[0].start < trace.actions[0].span.start
         and trace.sentences[0].channel == "reasoning"
     ]

@@ -189,7 +189,7 @@ def test_a_stopped_generation_writes_no_further_token() -> None:
 
 def test_without_a_probe_live_says_what_it_takes(traces: Path) -> None:
     make_run("planted", traces / "run")
-    assert "It takes a probe" in words(open_page("live"))
+    assert "No probe lies beside the folder of runs" in words(open_page("live"))
 
 
 @pytest.mark.usefixtures("demo")

@@ -218,7 +218,7 @@ def test_what_is_of_ranked_scores_is_told_from_what_the_alarm_follows(
             DETECTOR, {**REPORT, "rule": "mean:3", "ranked_by": ranked_by, "more": more}
         )
     drawing_near = words(open_page("metrics", tab="Early warning"))
-    assert "Scores as the words draw near" in drawing_near
+    assert "Scores before it is said" in drawing_near
     assert f"Of {said}." in drawing_near
     assert f"Of {said} before it is said" in words(open_page("metrics", tab="Calibration"))
 

@@ -36,6 +36,11 @@ def describe_model(
 
     Raises:
         ModelError: it cannot be found or read, or has no chat template.
+
+    Example:
+        >>> folder = "trace_probe/organism/family/rl-s0"
+        >>> describe_model(folder, dtype="float32", engine="sglang 0.5").engine
+        'sglang 0.5'
     """
     facts = read_facts(name, revision)
     facts.dtype, facts.engine = dtype, engine
@@ -55,6 +60,13 @@ def given_trace(  # noqa: PLR0913 - what a trace is made of
     """Return the trace of token ids that were read and written elsewhere.
 
     Its id is the one that it would have if it were recorded here.
+
+    Example:
+        >>> model = describe_model("trace_probe/organism/family/rl-s0", dtype="float32")
+        >>> task = Task("mine-1", "mine", "You sort jars.")
+        >>> prompt = model.render(task)
+        >>> given_trace(model, task, prompt, [7, 8], sampling=Sampling()).prompt_stop == len(prompt)
+        True
     """
     planned = Planned(trace_id(model.name, task, sampling, sample), task, sample, 0, tuple(prompt))
     return completed(model, planned, Completion(tuple(written), finish), sampling)
@@ -80,6 +92,14 @@ def pooled(
 
     Raises:
         TraceError: the values do not cover the last prompt token and all sentences.
+
+    Example:
+        >>> model = describe_model("trace_probe/organism/family/rl-s0", dtype="float32")
+        >>> task = Task("mine-1", "mine", "You sort jars.")
+        >>> trace = given_trace(model, task, model.render(task), [7, 8], sampling=Sampling())
+        >>> values = np.zeros((1, len(trace.token_ids), 128), np.float32)  # of layer 2
+        >>> pooled(trace, values, (2,)).layers
+        (2,)
     """
     spans = pooled_spans(trace)
     needed = max(span.stop for span in spans)
