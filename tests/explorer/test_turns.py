@@ -107,7 +107,7 @@ def test_the_list_shows_how_many_calls_there_were_where_any_trace_has_several(
     assert "calls" in table.proto.column_order
     with Store.create(traces / "single", Manifest(model="m")).writing() as store:
         store.add(replace(RESTS, id="alone", calls=()))
-    assert "calls" not in open_page("traces", run="single").dataframe[0].proto.column_order
+    assert "calls" not in open_page("traces", r="single").dataframe[0].proto.column_order
 
 
 def test_two_agents_are_compared_by_call(traces: Path) -> None:
