@@ -272,8 +272,8 @@ def load_model(
     if device and device_map:
         raise ModelError("give either a device or a device map, not both")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    packed = read_quantised(named.base, place, revision)
     chosen = choose_precision(dtype, device, partial(read_config, named.base, place, revision))
+    packed = read_quantised(named.base, place, revision)
     tokenizer = own_tokenizer(named.base, place, revision, adapter)
     network = read_network(
         named.base, place, revision=revision, dtype=DTYPES[chosen.dtype], device_map=device_map
