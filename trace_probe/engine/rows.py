@@ -60,14 +60,18 @@ def _blocks(model: torch.nn.Module, depth: int) -> torch.nn.ModuleList | None:
 
 
 def _copier(rows: torch.Tensor) -> Callable[..., None]:
-    """Return a forward hook that copies the stream, (token, d_model), into rows."""
+    """Return a forward hook that copies the stream, (token, d_model), into rows.
+
+    A model that vLLM takes from transformers has the tokens of a pass as one batch of one text.
+    """
 
     def copy(_module: object, _inputs: object, output: Any) -> None:  # noqa: ANN401
         hidden = output[0] if isinstance(output, tuple) else output
+        hidden = hidden.view(-1, hidden.shape[-1])
         there = rows.narrow(0, 0, hidden.shape[0])
         there.copy_(hidden)
         if isinstance(output, tuple) and len(output) > 1 and output[1] is not None:
-            there.add_(output[1])
+            there.add_(output[1].view(-1, hidden.shape[-1]))
 
     return copy
 
