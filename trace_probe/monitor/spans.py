@@ -13,6 +13,7 @@ begins with ``trace_probe.``. No text of the model is part of either.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,12 @@ from trace_probe.monitor.scorer import Reading
 from trace_probe.trace import Sampling
 
 ALARM_EVENT = "gen_ai.evaluation.result"
+
+
+@cache
+def _version() -> str:
+    """Return the version of trace_probe, read from disk once and not for each generation."""
+    return version("trace-probe")
 
 
 class GuardedSpan:
@@ -45,7 +52,7 @@ class GuardedSpan:
         except ModuleNotFoundError:
             self._tracer = None
             return
-        self._tracer = trace.get_tracer("trace_probe", version("trace-probe"))
+        self._tracer = trace.get_tracer("trace_probe", _version())
         self._parent, self._kind = context.get_current(), trace.SpanKind.INTERNAL
 
     def __enter__(self) -> "GuardedSpan":

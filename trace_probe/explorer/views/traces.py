@@ -129,7 +129,7 @@ def unknown(shown: Current) -> set[str]:
     placed = any(label is not None and (label.said or label.acted) for label in labels)
     empty = {"peak": shown.detector is None, "alarm → said → act": not (shown.alarms or placed)}
     empty |= dict.fromkeys(("reading", "lead"), not shown.alarms)
-    empty["calls"] = all(row.facts.calls <= 1 for row in shown.rows)
+    empty["calls"] = all(row.facts.calls == 1 for row in shown.rows)
     return {name for name, nothing in empty.items() if nothing}
 
 
