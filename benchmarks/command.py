@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import Any
 
+from trace_probe.files import plain
+
 
 def run(
     plan: type[Any],
@@ -21,7 +23,7 @@ def run(
 
     Args:
         plan: Dataclass whose fields all have defaults. Give a tuple as ``1,2,3``.
-        measure: Takes a plan and a function that prints progress; its result has ``to_json``.
+        measure: Takes a plan and a function that prints progress; its result is a dataclass.
         text: Turns the result into text.
         arguments: Words of the command line; those of this process by default.
     """
@@ -34,7 +36,7 @@ def run(
     values = vars(parser.parse_args(arguments))
     as_json = values.pop("json")
     found = measure(plan(**values), say=lambda line: sys.stderr.write(f"{line}\n"))
-    shown = json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else text(found)
+    shown = json.dumps(plain(found), default=str, indent=1) if as_json else text(found)
     sys.stdout.write(f"{shown}\n")
 
 

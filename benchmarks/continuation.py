@@ -88,8 +88,7 @@ class ContinuationBench:
             {**asdict(race), "ratio": asdict(race.ratio()), "in_tokens": race.in_tokens()}
             for race in self.races
         ]
-        plan = {**asdict(self.plan), "run": str(self.plan.run) if self.plan.run else None}
-        return {"plan": plan, "races": races}
+        return {"plan": asdict(self.plan), "races": races}
 
 
 def bench_continuation(plan: ContinuationPlan, say: Say) -> ContinuationBench:

@@ -8,8 +8,7 @@ scores' exchange among the traces of a prompt.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -154,10 +153,6 @@ class Coverage:
     """By world: width as a part of the percentile interval's, power, power by percentiles."""
     false_headlines: Mapping[int, tuple[float, float]]
     """By number of prompts, from ten on: even and uneven prompts."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it by name."""
-        return asdict(self)
 
 
 def coverage(plan: CoveragePlan, say: Callable[[str], object]) -> Coverage:

@@ -9,9 +9,8 @@ the lever follows from what scripted thoughts of unseen scenarios have met.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from benchmarks.command import run
 from trace_probe.emergence.curve import OraclePoint
@@ -52,10 +51,6 @@ class Found:
     instrumental: float
     script: Degrees
     model: Grasp | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain objects."""
-        return asdict(self)
 
 
 def measure(plan: EnglishPlan, say: Callable[[str], None]) -> Found:

@@ -6,7 +6,7 @@ than the binomial of a rate that is known, and it is by that wider range that a 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,6 @@ class FalseAlarms:
     rows: tuple[Kept, ...]
     drift: str
     """What the drift check says of the held-out traces; empty if nothing."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything by name."""
-        return asdict(self)
 
 
 def bench_false_alarms(plan: FalseAlarmPlan, say: Say) -> FalseAlarms:

@@ -10,7 +10,7 @@ of a run, the oracle stands beside the probe on those traces. What is there is n
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,6 @@ class Found:
 
     organism: str
     sets: tuple[Judged, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def measure(plan: HeadlinePlan, say: Say) -> Found:

@@ -11,7 +11,7 @@ change at all, are recorded anew, as a user would.
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,6 @@ class Found:
     changes: tuple[Verdicts, ...]
     unchanged: dict[str, int]
     """How often each verdict was given on seeds of few tasks, recorded anew without a change."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 Side = tuple[Corpus, Scores, AsRun]

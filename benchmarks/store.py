@@ -11,10 +11,9 @@ the system's share included, since nothing waits for a disk; reads and listings 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -66,10 +65,6 @@ class StoreBench:
     """Milliseconds for one layer of one trace, all reads of all rounds."""
     listing: Mapping[str, Spread]
     """Milliseconds to open a run and list the instrumental traces of a category."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures."""
-        return asdict(self)
 
 
 def bench_store(plan: StorePlan, say: Say) -> StoreBench:

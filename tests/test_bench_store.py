@@ -3,6 +3,7 @@ import json
 import pytest
 
 from benchmarks.store import StoreBench, StorePlan, bench_store, format_store_bench
+from trace_probe.files import plain
 
 PLAN = StorePlan(traces=6, rows=8, layers=2, width=16, listed=700, reads=4, rounds=3)
 
@@ -13,7 +14,7 @@ def bench() -> StoreBench:
 
 
 def test_every_way_of_reading_is_measured(bench: StoreBench) -> None:
-    found = json.loads(json.dumps(bench.to_json()))
+    found = json.loads(json.dumps(plain(bench)))
     assert list(found["scan"]) == ["summed", "as words"]
     for way in found["scan"].values():
         later, first = list(way)[:4], list(way)[4:]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.coverage import SHIFT, World, cost, false_claims
 from trace_probe.errors import NotEnoughData
-from trace_probe.files import without_nan
+from trace_probe.files import plain
 from trace_probe.statistics.bootstrap import (
     Metric,
     Resampled,
@@ -176,7 +176,7 @@ def test_wilson_s_interval_holds_the_share(value: float, trials: int) -> None:
 
 def test_json_knows_no_nan() -> None:
     value = {"a": [math.nan, 1.0], "b": (2, math.nan), "c": "nan"}
-    assert without_nan(value) == {"a": [None, 1.0], "b": [2, None], "c": "nan"}
+    assert plain(value) == {"a": [None, 1.0], "b": [2, None], "c": "nan"}
     found = Metric(0.5, math.nan, math.nan, 3)
     again = from_plain(Metric, to_plain(found), "a figure", advice="none")
     assert not again.has_interval

@@ -9,12 +9,12 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO
 
 from trace_probe.errors import StoreError, TraceProbeError
 
-Plain = TypeVar("Plain")
 TEMPORARY = re.compile(r".+\.[0-9a-f]{12}\.tmp")
 """Names under which whole files are written before they are renamed."""
 MOST_NESTED = 100
@@ -122,16 +122,17 @@ def json_bytes(value: object) -> bytes:
     return (text + "\n").encode()
 
 
-def without_nan(value: Plain) -> Plain:
-    """Return plain values with None in place of each nan, which JSON does not know."""
-    found: Any = value
-    if isinstance(value, float) and value != value:
-        found = None
-    elif isinstance(value, Mapping):
-        found = {key: without_nan(each) for key, each in value.items()}
-    elif isinstance(value, list | tuple):
-        found = [without_nan(each) for each in value]
-    return cast(Plain, found)
+def plain(value: object) -> Any:  # noqa: ANN401 - JSON
+    """Return a result as JSON: dataclasses by their `to_json` or fields, None in place of nan."""
+    if hasattr(value, "to_json"):
+        return plain(value.to_json())
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def append(

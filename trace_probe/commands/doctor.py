@@ -50,7 +50,7 @@ def check(
 
         plan = RehearsalPlan(rehearse, traces, tokens, layers, dtype, blocks, batch_size, device)
         told = walk(plan, say)
-        show_result(told.to_json(), format_rehearsal(told), as_json=as_json)
+        show_result(told, format_rehearsal(told), as_json=as_json)
         return
     from trace_probe.doctor.checkup import broken, checkup, format_checkup, to_json
 

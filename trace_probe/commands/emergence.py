@@ -1,6 +1,5 @@
 """Commands that ask where the act emerges, and whether a direction is part of the cause."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -103,7 +102,7 @@ def oracle(
         f"about {expected.tokens} tokens"
     )
     if estimate:
-        return show_result(asdict(expected), text, as_json=as_json)
+        return show_result(expected, text, as_json=as_json)
     say(text)
     urls = tuple(base_url or ())
     source = Source(
@@ -118,7 +117,7 @@ def oracle(
     new = ask_run(store, source, chosen, plan, executor=how, name=name, say=say)
     say(f"{new} continuations drawn")
     found = summarise(chosen, labels, drawn_of(store, name))
-    return show_result(found.to_json(), format_summary(found), as_json=as_json)
+    return show_result(found, format_summary(found), as_json=as_json)
 
 
 def _served(
@@ -179,7 +178,7 @@ def efficiency(
         sibling_rate=sibling_rate,
         seed=seed,
     )
-    show_result(found.to_json(), format_efficiency(found), as_json=as_json)
+    show_result(found, format_efficiency(found), as_json=as_json)
 
 
 @emergence.command()
@@ -204,8 +203,7 @@ def standing(
         stands(Store(run), load_probe(probe).card, name=name, seed=seed)
         for run, probe in zip(pairs[::2], pairs[1::2], strict=True)
     ]
-    value = {"standings": [one.to_json() for one in found]}
-    show_result(value, format_standings(found), as_json=as_json)
+    show_result({"standings": found}, format_standings(found), as_json=as_json)
 
 
 @emergence.command()
@@ -264,7 +262,7 @@ def steer(
         backend=backend,
         name=name,
     )
-    show_result(found.to_json(), format_steering(found), as_json=as_json)
+    show_result(found, format_steering(found), as_json=as_json)
 
 
 @emergence.command()
@@ -318,4 +316,4 @@ def intervene(
         seed=seed,
         name=name,
     )
-    show_result(found.to_json(), format_intervention(found), as_json=as_json)
+    show_result(found, format_intervention(found), as_json=as_json)

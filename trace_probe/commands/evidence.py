@@ -1,6 +1,6 @@
 """Commands on how good a probe is and how models differ, and what prepares the explorer."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -126,7 +126,7 @@ def train(
         f"{card.layer}, C {card.C:g}, {len(card.training_tasks)} training tasks\n"
         f"threshold {card.threshold:.3f} on {card.smoothing}: {_guaranteed(card)}"
     )
-    show_result(asdict(card), "\n".join([text, *card.limits]), as_json=as_json)
+    show_result(card, "\n".join([text, *card.limits]), as_json=as_json)
 
 
 def _guaranteed(card: "ProbeCard") -> str:
@@ -192,7 +192,7 @@ def evaluate(
         own = scores[saved.card.name]
         report = beside_oracle(report, store, saved.card, own, seed=seed)
     keep(store, report, scores)
-    show_result(report.to_json(), format_report(report), as_json=as_json)
+    show_result(report, format_report(report), as_json=as_json)
 
 
 def _embedder(model: str) -> "Embedder":
@@ -221,7 +221,7 @@ def compare(
     first = (Store(run), load_probe(probe))
     second = (Store(other_run or run), load_probe(other))
     found = compare_probes(first, second, labeller=labeller, seed=seed)
-    show_result(asdict(found), format_comparison(found), as_json=as_json)
+    show_result(found, format_comparison(found), as_json=as_json)
 
 
 @evidence.command()
@@ -266,7 +266,7 @@ def transfer(
             several = by_condition(corpus, across) if across == "nudge" else kinds
             parts = {kind: part.aimed(card.target) for kind, part in several.items()}
         found = transfer_matrix(across, parts, card.recipe, ranked_by=ranked_by, seed=seed)
-    show_result(asdict(found), format_transfer(found), as_json=as_json)
+    show_result(found, format_transfer(found), as_json=as_json)
 
 
 @evidence.command()
@@ -305,7 +305,7 @@ def observe(
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
         f"{report.resumed} were there"
     )
-    show_result(asdict(report), text, as_json=as_json)
+    show_result(report, text, as_json=as_json)
 
 
 @evidence.command("text-monitor")
@@ -342,7 +342,7 @@ def layers(run: Run, probe: Probe, as_json: AsJson = False) -> None:
     store = Store(run)
     scales = score_layers(store, saved, progress=say)
     rows = [f"layer {one.layer:3}  threshold {one.threshold:.3f}" for one in scales]
-    result = {"probe": saved.card.name, "layers": [asdict(one) for one in scales]}
+    result = {"probe": saved.card.name, "layers": scales}
     show_result(result, "\n".join(rows), as_json=as_json)
 
 
@@ -394,7 +394,7 @@ def study(
 
     factors = tuple(filter(None, (name.strip() for name in by.split(","))))
     found = compare([Store(run) for run in runs], labeller=labeller, by=factors, seed=seed)
-    show_result(asdict(found), format_study(found), as_json=as_json)
+    show_result(found, format_study(found), as_json=as_json)
 
 
 @evidence.command()
@@ -403,8 +403,8 @@ def pairs(as_json: AsJson = False) -> None:
     from trace_probe.study.pairs import COUSINS, PAIRS, SWITCHES, format_registry
 
     value = {
-        "pairs": [asdict(one) for one in PAIRS],
-        "switches": [asdict(one) for one in SWITCHES],
-        "cousins": [asdict(one) for one in COUSINS],
+        "pairs": PAIRS,
+        "switches": SWITCHES,
+        "cousins": COUSINS,
     }
     show_result(value, format_registry(), as_json=as_json)

@@ -1,6 +1,5 @@
 """Commands about labels: ``label`` and ``agreement``."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -88,4 +87,4 @@ def agreement(
     from trace_probe.store import Store
 
     found = compare(Store(run), labeller, seed=seed)
-    show_result(asdict(found), format_agreement(found), as_json=as_json)
+    show_result(found, format_agreement(found), as_json=as_json)

@@ -5,7 +5,6 @@ Results go to standard output, progress and errors to standard error. Exit codes
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -198,7 +197,7 @@ def record(
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} were there"
-        show_result(asdict(again), told, as_json=as_json)
+        show_result(again, told, as_json=as_json)
         return
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
     if base_url:
@@ -227,7 +226,7 @@ def record(
             engine=running,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
-    show_result(asdict(report), f"{run}: {_told(report, run)}", as_json=as_json)
+    show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
 
 
 def _check_options(
@@ -358,7 +357,7 @@ def show(
         size = save_page(run, reading.trace_id, html, detector)
         show_result({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes", as_json=as_json)
         return
-    show_result(asdict(reading), format_shown(reading), as_json=as_json)
+    show_result(reading, format_shown(reading), as_json=as_json)
 
 
 @app.command()
@@ -377,7 +376,7 @@ def demo(
 
     plan = DemoPlan(out, probe, organism, seed)
     report = run_demo(smaller(plan) if small else plan, say=say)
-    show_result(report.to_json(), format_demo(report, out, probe), as_json=as_json)
+    show_result(report, format_demo(report, out, probe), as_json=as_json)
 
 
 @app.command()

@@ -262,7 +262,7 @@ def flag(
     flags = flag_run(store, detector)
     listed = replace(flags, alarms=flags.alarms[:limit])
     text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
-    show_result(asdict(listed) | {"alarmed": len(flags.alarms)}, text, as_json=as_json)
+    show_result(vars(listed) | {"alarmed": len(flags.alarms)}, text, as_json=as_json)
     if fail_on_alarm and flags.alarms:
         raise typer.Exit(1)
 
@@ -375,7 +375,7 @@ def calibrate(
         f"traces, {each.siblings} siblings){'; ' + each.note if each.note else ''}"
         for name, each in found.thresholds.items()
     ]
-    show_result(asdict(found), "\n".join(rows), as_json=as_json)
+    show_result(found, "\n".join(rows), as_json=as_json)
 
 
 @monitoring.command()
@@ -425,7 +425,7 @@ def cascade(
         most_lost=most_lost,
         truth=truth,
     )
-    show_result(asdict(found), format_cascade(found, cost), as_json=as_json)
+    show_result(found, format_cascade(found, cost), as_json=as_json)
 
 
 @monitoring.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trace_probe.errors import StoreError
-from trace_probe.files import without_nan
+from trace_probe.files import plain
 
 Run = Annotated[
     Path, typer.Argument(help="Folder of a run, such as traces/demo, or a URL (s3://...).")
@@ -120,9 +120,9 @@ PerMinute = Annotated[
 
 
 def show_result(value: object, text: str, *, as_json: bool) -> None:
-    """Print a result as one JSON object or as text."""
+    """Print a result, a dataclass or plain values, as one JSON object or as text."""
     if as_json:
-        text = json.dumps(without_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     typer.echo(text)
 
 

@@ -1,6 +1,5 @@
 """``trace-probe probe``: whether a saved probe is whole; to and from a hub."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def verify(folder: Folder, as_json: AsJson = False) -> None:
     from trace_probe.monitor.integrity import format_probe_report, verify_probe
 
     report = verify_probe(folder)
-    show_result(asdict(report), format_probe_report(report), as_json=as_json)
+    show_result(report, format_probe_report(report), as_json=as_json)
     if report.problems:
         raise typer.Exit(1)
 

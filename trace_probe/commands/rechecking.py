@@ -56,6 +56,6 @@ def recheck(
     found = recheck_on(was, now, detector, labeller=labeller, margin=margin, loss=loss)
     if keep:
         save_recheck(local_folder(probe), found)
-    show_result(found.to_json(), str(found), as_json=as_json)
+    show_result(found, str(found), as_json=as_json)
     if EXITS[found.verdict]:
         raise typer.Exit(EXITS[found.verdict])

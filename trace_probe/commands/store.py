@@ -1,6 +1,5 @@
 """``trace-probe store``: what is in runs, whether they are whole, and how they are kept."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,7 +70,7 @@ def verify(
         with Store(run).writing():
             pass
     report = verify_at(run)
-    show_result(asdict(report), format_verify(report), as_json=as_json)
+    show_result(report, format_verify(report), as_json=as_json)
     if report.problems:
         raise typer.Exit(1)
 
@@ -84,7 +83,7 @@ def repair(run: Run, as_json: AsJson = False) -> None:
     from trace_probe.upkeep.repair import repair as repair_run
 
     report = repair_run(Store(run))
-    show_result(asdict(report), format_repair(report), as_json=as_json)
+    show_result(report, format_repair(report), as_json=as_json)
     if report.left:
         raise typer.Exit(1)
 
@@ -97,7 +96,7 @@ def migrate(run: Run, as_json: AsJson = False) -> None:
     from trace_probe.upkeep.seal import migrate as migrate_run
 
     report = migrate_run(Store(run))
-    show_result(asdict(report), format_seal(report), as_json=as_json)
+    show_result(report, format_seal(report), as_json=as_json)
 
 
 @store.command()
@@ -108,7 +107,7 @@ def seal(run: Run, as_json: AsJson = False) -> None:
     from trace_probe.upkeep.seal import seal as seal_run
 
     report = seal_run(Store(run, "ignored"))
-    show_result(asdict(report), format_seal(report), as_json=as_json)
+    show_result(report, format_seal(report), as_json=as_json)
 
 
 @store.command()
@@ -123,7 +122,7 @@ def pack(
     from trace_probe.upkeep.pack import pack as pack_run
 
     report = pack_run(Store(run), shard_bytes=shard_mb * 2**20)
-    show_result(asdict(report), format_pack(report), as_json=as_json)
+    show_result(report, format_pack(report), as_json=as_json)
 
 
 @store.command()
@@ -137,4 +136,4 @@ def merge(
     from trace_probe.upkeep.merge import merge as merge_runs
 
     report = merge_runs(out, runs)
-    show_result(asdict(report), format_merge(report), as_json=as_json)
+    show_result(report, format_merge(report), as_json=as_json)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -62,7 +62,7 @@ def tasks(
     if rate is not None:
         needs = _needs(found, rate)
         lines += ["", *(need.sentence(rate) for need in needs), _advice(needs[0])]
-        result["needs"] = [asdict(need) for need in needs]
+        result["needs"] = needs
     result["ids"] = [task.id for task in found]
     show_result(result, "\n".join(lines), as_json=as_json)
 
@@ -146,4 +146,4 @@ def fetch(
     found = get(source, say=say)
     verb = "was there" if found.was_there else "is now there"
     text = f"{model} {verb}: {found.folder}, {found.bytes / 1e6:.0f} MB"
-    show_result({**asdict(found), "folder": str(found.folder)}, text, as_json=as_json)
+    show_result({**vars(found), "folder": str(found.folder)}, text, as_json=as_json)

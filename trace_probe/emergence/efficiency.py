@@ -17,8 +17,7 @@ variance that a detector explains is R2_observed Var(share) / (Var(share) - s).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,7 +26,6 @@ from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.emergence.onset import at_prompt
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.panel import PREFIXES
-from trace_probe.files import without_nan
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.probing.probe import ProbeCard
@@ -177,10 +175,6 @@ class Efficiency:
     """Why there is nothing in `caught`."""
     as_estimator: dict[str, Estimator]
     """How well each detector's probability is an estimate of P."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON."""
-        return without_nan(asdict(self))
 
 
 def efficiency(  # noqa: PLR0913 - what is compared, and how

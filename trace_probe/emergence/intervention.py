@@ -7,9 +7,9 @@ do less harm by themselves, and only what goes beyond that is the intervention's
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -17,7 +17,6 @@ from trace_probe.emergence.continuers import branch_of
 from trace_probe.emergence.ledger import Cells
 from trace_probe.emergence.readout import Ask, Rates, Readout, Trial, rates, read_out, seeds_of
 from trace_probe.errors import ModelError
-from trace_probe.files import without_nan
 from trace_probe.labels import Label
 from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Model
@@ -66,10 +65,6 @@ class InterventionReport:
     reflection: str
     policies: tuple[Outcomes, ...]
     verdict: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON."""
-        return without_nan(asdict(self))
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ resilience   what continuations come to that start before the sentence that says
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.errors import NotEnoughData
-from trace_probe.files import without_nan
 from trace_probe.labels import Label
 from trace_probe.statistics.bootstrap import (
     Index,
@@ -165,10 +164,6 @@ class OracleSummary:
     acted_anyway: Metric | None
     """And those that do it."""
     each: tuple[Emergence, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON."""
-        return without_nan(asdict(self))
 
 
 def summarise(

@@ -7,15 +7,13 @@ The oracle on the line of the headline: what there was to know, at the same sibl
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from trace_probe.emergence.curve import NAME, drawn_of
 from trace_probe.emergence.efficiency import BEFORE_ACT, BEFORE_SAID, efficiency
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.report import RATES as HEADLINE_RATES
 from trace_probe.evaluation.report import Report, at_rate, read_report
-from trace_probe.files import without_nan
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.bootstrap import Metric, shown
 from trace_probe.statistics.metrics import Scores
@@ -114,10 +112,6 @@ class Standing:
     eta: Metric | None = None
     """The same of what each has beyond the prompt: see `efficiency`."""
     oracle_traces: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures by name."""
-        return without_nan(asdict(self))
 
 
 def standing(store: Store, card: ProbeCard, *, name: str = NAME, seed: int = 0) -> Standing:

@@ -8,9 +8,9 @@ unrelated concepts do at the same length of push, since a push along anything mo
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -19,7 +19,6 @@ from trace_probe.emergence.curve import prefixes
 from trace_probe.emergence.directions import Direction
 from trace_probe.emergence.ledger import Cells
 from trace_probe.emergence.readout import Ask, Rates, Readout, Trial, rates, seeds_of
-from trace_probe.files import without_nan
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering, steered
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample, shown
@@ -99,10 +98,6 @@ class SteeringReport:
     """Of each direction under test."""
     ablated: tuple[Effect, ...]
     verdict: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON."""
-        return without_nan(asdict(self))
 
 
 @dataclass(frozen=True)
