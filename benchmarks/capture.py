@@ -2,7 +2,6 @@
 
 import ctypes
 import multiprocessing
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.command import run
-from benchmarks.spread import Spread
+from benchmarks.spread import Spread, in_turns
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.trace import Span
 
@@ -71,8 +70,7 @@ class CaptureBench:
         """Return how many times longer than four layers here its cache of the same took."""
         found = {}
         for name, seconds in (("short", self.seconds), ("long", self.long_seconds)):
-            pairs = zip(seconds["TransformerLens, 4 layers"], seconds[FOUR], strict=True)
-            found[name] = Spread.of([theirs / ours for theirs, ours in pairs])
+            found[name] = Spread.times(seconds["TransformerLens, 4 layers"], seconds[FOUR])
         return found
 
     def memory_ratios(self) -> dict[str, float]:
@@ -97,18 +95,19 @@ class CaptureBench:
 
 def bench_capture(plan: CapturePlan, say: Callable[[str], None]) -> CaptureBench:
     """Measure time in turns in this process, and memory in a fresh process each."""
-    _in_turns(_ways(plan, plan.few_layers, 1, SENTENCE), 2, lambda _: None)  # to warm up
-    seconds = _in_turns(_ways(plan, plan.layers, plan.traces, plan.tokens), plan.repeats, say)
+    in_turns(_ways(plan, plan.few_layers, 1, SENTENCE), 2)  # to warm up
+    size = plan.layers, plan.traces, plan.tokens
+    seconds = in_turns(_ways(plan, *size), plan.repeats, say=say)
     few = {
         name: work
         for name, work in _ways(plan, plan.few_layers, 1, plan.long_tokens).items()
         if name in {"bare pass", FOUR, "TransformerLens, 4 layers"}
     }
     rounds = max(plan.repeats // 5, 1)
-    long_seconds = _in_turns(few, rounds, say)
+    long_seconds = in_turns(few, rounds, say=say)
     half = {
-        "short": _in_turns(_half(plan, plan.layers, plan.traces, plan.tokens), plan.repeats, say),
-        "long": _in_turns(_half(plan, plan.few_layers, 1, plan.long_tokens), rounds, say),
+        "short": in_turns(_half(plan, *size), plan.repeats, say=say),
+        "long": in_turns(_half(plan, plan.few_layers, 1, plan.long_tokens), rounds, say=say),
     }
     peaks: dict[str, dict[int, int]] = {}
     families: tuple[Literal["qwen3", "gpt_oss"], ...] = ("qwen3", "gpt_oss")
@@ -121,11 +120,7 @@ def bench_capture(plan: CapturePlan, say: Callable[[str], None]) -> CaptureBench
 
 
 def _over_bare(seconds: dict[str, tuple[float, ...]]) -> dict[str, Spread]:
-    bare = seconds["bare pass"]
-    return {
-        name: Spread.of([a / b for a, b in zip(taken, bare, strict=True)])
-        for name, taken in seconds.items()
-    }
+    return {name: Spread.times(taken, seconds["bare pass"]) for name, taken in seconds.items()}
 
 
 def _ways(plan: CapturePlan, layers: int, traces: int, tokens: int) -> dict[str, Work]:
@@ -178,21 +173,6 @@ def made_up(
     ids = rng.integers(0, 8000, (traces, tokens)).tolist()
     spans = [Span(at, min(at + SENTENCE, tokens)) for at in range(0, tokens, SENTENCE)]
     return ids, [spans] * traces
-
-
-def _in_turns(
-    ways: dict[str, Work], repeats: int, say: Callable[[str], None]
-) -> dict[str, tuple[float, ...]]:
-    """Return processor seconds of each way; in a round the ways come in turns."""
-    names, taken = list(ways), {name: list[float]() for name in ways}
-    for turn in range(repeats):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            start = time.process_time()
-            ways[name]()
-            taken[name].append(time.process_time() - start)
-        say(f"round {turn + 1} of {repeats}: {sum(row[-1] for row in taken.values()):.1f} s")
-    return {name: tuple(row) for name, row in taken.items()}
 
 
 def in_fresh_process(work: Callable[..., int], *args: object) -> int:

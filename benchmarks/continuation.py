@@ -4,7 +4,6 @@ Both ways draw the same tokens under the same seeds. What sharing saves is the r
 pay for what is drawn, so that the ratio grows with the prefix and shrinks with the continuation.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import run
-from benchmarks.spread import Spread
+from benchmarks.spread import Spread, in_turns
 from trace_probe.emergence.continuers import branch_of
 from trace_probe.emergence.oracle import OraclePlan, choose, wanted
 from trace_probe.model.continuation import Branch, continue_from
@@ -71,8 +70,7 @@ class Race:
 
     def ratio(self) -> Spread:
         """Return how many times longer reading the text again took, round by round."""
-        pairs = zip(self.seconds[TEXT], self.seconds[SHARED], strict=True)
-        return Spread.of([text / shared for text, shared in pairs])
+        return Spread.times(self.seconds[TEXT], self.seconds[SHARED])
 
 
 @dataclass(frozen=True)
@@ -135,19 +133,13 @@ def _race(
         for each, its in zip(drawn[TEXT], drawn[SHARED], strict=True)
         for one, other in zip(each, its, strict=True)
     ]
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds):
-        for name in sorted(ways, reverse=turn % 2 == 1):
-            start = time.process_time()
-            ways[name]()
-            seconds[name].append(time.process_time() - start)
     race = Race(
         model.name,
         tuple(len(branch.prefix) for branch in branches),
         len(branches[0].seeds),
         sum(len(one.ids) for each in drawn[SHARED] for one in each),
         sum(alike) / len(alike),
-        {name: tuple(taken) for name, taken in seconds.items()},
+        in_turns(ways, rounds),
     )
     say(f"{model.name}, {_median(race.prefixes)} tokens: {race.ratio().median:.1f} times")
     return race

@@ -10,15 +10,16 @@ the system's share included, since nothing waits for a disk; reads and listings 
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from benchmarks.command import run
-from benchmarks.spread import Spread
+from benchmarks.spread import Spread, in_turns
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.labels import Label
 from trace_probe.storage.tensors import Values, as_bytes
@@ -151,20 +152,15 @@ def _scans(
     rounds: int,
 ) -> tuple[dict[str, Spread], dict[str, Spread]]:
     """Return megabytes a second, and ratios to the first way of the same round."""
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            began = time.process_time()
-            for values in way():
-                reduce(values)
-            if turn:  # the first round is to warm up
-                speeds[name].append(size / 1e6 / (time.process_time() - began))
-    first = next(iter(speeds.values()))
-    ratios = {
-        name: [one / raw for one, raw in zip(speed, first, strict=True)]
-        for name, speed in speeds.items()
-    }
-    return _spreads(speeds), _spreads(ratios)
+
+    def read(way: Callable[[], Iterator[Values]]) -> None:
+        for values in way():
+            reduce(values)
+
+    taken = in_turns({name: partial(read, way) for name, way in ways.items()}, rounds, warm=1)
+    first = next(iter(taken.values()))
+    speeds = {name: [size / 1e6 / one for one in each] for name, each in taken.items()}
+    return _spreads(speeds), {name: Spread.times(first, each) for name, each in taken.items()}
 
 
 def _words(values: Values) -> int:
@@ -225,22 +221,18 @@ def _listings(path: Path, plan: StorePlan) -> dict[str, Spread]:
         chosen = (raw for raw in every if raw["task"]["category"] == "category-0")
         return sum(labels[raw["id"]]["outcome"] is True for raw in chosen)
 
-    found: dict[str, list[float]] = {"index": [], "all lines parsed": []}
-    for turn in range(plan.rounds + 1):
-        for name, way in (("index", listed), ("all lines parsed", parsed)):
-            began = time.perf_counter()
-            if way() != expected:
-                raise AssertionError(f"{name} did not find the {expected} traces that are there")
-            if turn:
-                found[name].append(1e3 * (time.perf_counter() - began))
-    return _spreads(found)
+    ways = {"index": listed, "all lines parsed": parsed}
+    if any(way() != expected for way in ways.values()):
+        raise AssertionError(f"a way did not find the {expected} traces that are there")
+    taken = in_turns(ways, plan.rounds, clock=time.perf_counter)
+    return _spreads({name: [1e3 * one for one in each] for name, each in taken.items()})
 
 
 def _lines(path: Path, name: str) -> list[bytes]:
     return (path / f"{name}.jsonl").read_bytes().splitlines()
 
 
-def _spreads(found: Mapping[str, list[float]]) -> dict[str, Spread]:
+def _spreads(found: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
     return {name: Spread.of(values) for name, values in found.items()}
 
 

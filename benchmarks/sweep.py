@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import run
+from benchmarks.spread import Spread
 from trace_probe.probing.probe import LinearProbe
 from trace_probe.probing.ridge import Block, ridge_from_moments, ridge_paths, sum_moments
 from trace_probe.probing.sweep import LOGISTIC_TO_RIDGE
@@ -61,22 +62,18 @@ class SweepBench:
     peak_bytes: dict[int, int]
     """By number of rows, all read in blocks: the highest memory while moments are summed."""
 
-    @property
-    def ratios(self) -> list[float]:
-        """Return for each layer how many times longer scikit-learn took."""
-        pairs = zip(self.scikit_learn, self.sweep, strict=True)
-        return [theirs.seconds / ours.seconds for theirs, ours in pairs]
+    def ratio(self) -> Spread:
+        """Return how many times longer scikit-learn took, layer by layer."""
+        return Spread.times(
+            *([one.seconds for one in way] for way in (self.scikit_learn, self.sweep))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what was measured and what follows from it."""
         pairs = list(zip(self.sweep, self.scikit_learn, strict=True))
         return {
             **asdict(self),
-            "ratio": {
-                "median": float(np.median(self.ratios)),
-                "lowest": min(self.ratios),
-                "highest": max(self.ratios),
-            },
+            "ratio": asdict(self.ratio()),
             "auroc_gap": max(theirs.auroc - ours.auroc for ours, theirs in pairs),
             "extrapolated_seconds": {
                 "sweep": self._whole(self.sweep),
