@@ -13,22 +13,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trace_probe.errors import TraceProbeError
-    from trace_probe.labels import Label
-    from trace_probe.model.local import load_model
-    from trace_probe.monitor.calibrated import calibrate
-    from trace_probe.monitor.detector import Detector, load_detector
-    from trace_probe.monitor.flagging import flag
-    from trace_probe.monitor.live import Monitor
-    from trace_probe.monitor.stopping import GenerateWatch
-    from trace_probe.probing.probe import load_probe, save_probe
-    from trace_probe.recording.course import Agent
-    from trace_probe.recording.given import describe_model, given_trace, pooled
-    from trace_probe.recording.served import Served
-    from trace_probe.run import Run, evaluate, train
-    from trace_probe.store import Store
-    from trace_probe.tasks.sources import tasks_from as tasks
-    from trace_probe.trace import Sampling, Task, Trace
+    from trace_probe.errors import TraceProbeError as TraceProbeError
+    from trace_probe.labels import Label as Label
+    from trace_probe.model.local import load_model as load_model
+    from trace_probe.monitor.calibrated import calibrate as calibrate
+    from trace_probe.monitor.detector import Detector as Detector
+    from trace_probe.monitor.detector import load_detector as load_detector
+    from trace_probe.monitor.flagging import flag as flag
+    from trace_probe.monitor.live import Monitor as Monitor
+    from trace_probe.monitor.stopping import GenerateWatch as GenerateWatch
+    from trace_probe.probing.probe import load_probe as load_probe
+    from trace_probe.probing.probe import save_probe as save_probe
+    from trace_probe.recording.course import Agent as Agent
+    from trace_probe.recording.given import describe_model as describe_model
+    from trace_probe.recording.given import given_trace as given_trace
+    from trace_probe.recording.given import pooled as pooled
+    from trace_probe.recording.served import Served as Served
+    from trace_probe.run import Run as Run
+    from trace_probe.run import evaluate as evaluate
+    from trace_probe.run import train as train
+    from trace_probe.store import Store as Store
+    from trace_probe.tasks.sources import tasks_from
+    from trace_probe.trace import Sampling as Sampling
+    from trace_probe.trace import Task as Task
+    from trace_probe.trace import Trace as Trace
+
+    tasks = tasks_from
 
 _HOMES = {
     "Agent": "recording.course",
@@ -57,32 +67,7 @@ _HOMES = {
 }
 """The module of each public name; `tasks` is the package of that name, which can be called."""
 
-__all__ = [
-    "Agent",
-    "Detector",
-    "GenerateWatch",
-    "Label",
-    "Monitor",
-    "Run",
-    "Sampling",
-    "Served",
-    "Store",
-    "Task",
-    "Trace",
-    "TraceProbeError",
-    "calibrate",
-    "describe_model",
-    "evaluate",
-    "flag",
-    "given_trace",
-    "load_detector",
-    "load_model",
-    "load_probe",
-    "pooled",
-    "save_probe",
-    "tasks",
-    "train",
-]
+__all__ = sorted([*_HOMES, "tasks"])
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562

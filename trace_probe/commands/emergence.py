@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
     AsJson,
@@ -86,12 +87,10 @@ def oracle(
     from trace_probe.execution.choice import executor_named
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
-    store = Store(run)
+    store = tp.Store(run)
     labels = store.labels()
-    seen = load_probe(probe).card.training_tasks if probe else ()
+    seen = tp.load_probe(probe).card.training_tasks if probe else ()
     among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
     chosen = asked.choose(among, labels, traces)
     acts = asked.acts_of(labels)
@@ -157,10 +156,8 @@ def efficiency(
     from trace_probe.emergence.curve import drawn_of
     from trace_probe.emergence.efficiency import efficiency as compare
     from trace_probe.emergence.efficiency import format_efficiency
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
-    store, card = Store(run), load_probe(probe).card
+    store, card = tp.Store(run), tp.load_probe(probe).card
     wanted = (card.name, *(beside or ("prompt-only", "tfidf", "tfidf-with-prompt")))
     missing = [one for one in wanted if one not in store.artifacts.names("scores")]
     if missing:
@@ -194,13 +191,11 @@ def standing(
     """
     from trace_probe.emergence.standing import format_standings
     from trace_probe.emergence.standing import standing as stands
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
     if len(pairs) % 2:
         raise typer.BadParameter("a run and its probe, in turns")
     found = [
-        stands(Store(run), load_probe(probe).card, name=name, seed=seed)
+        stands(tp.Store(run), tp.load_probe(probe).card, name=name, seed=seed)
         for run, probe in zip(pairs[::2], pairs[1::2], strict=True)
     ]
     show_result({"standings": found}, format_standings(found), as_json=as_json)
@@ -243,10 +238,8 @@ def steer(
     from trace_probe.emergence.steering import SteeringPlan, format_steering
     from trace_probe.labelling.labellers import labeller
     from trace_probe.model.bridge import load_weights
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
-    store, saved = Store(run), load_probe(probe)
+    store, saved = tp.Store(run), tp.load_probe(probe)
     loaded = load_weights(loading.weights(model or without_version(store.manifest.model)))
     depth = saved.card.layer if layer is None else layer
     pushed = tuple(float(part) for part in doses.split(","))
@@ -297,12 +290,10 @@ def intervene(
     from trace_probe.labelling.labellers import labeller
     from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.calibrated import Decoding
-    from trace_probe.monitor.detector import load_detector
-    from trace_probe.store import Store
 
-    store = Store(run)
+    store = tp.Store(run)
     decoding = Decoding.of(store.manifest.sampling)
-    detector = load_detector(probe, threshold=threshold, decoding=decoding)
+    detector = tp.load_detector(probe, threshold=threshold, decoding=decoding)
     place = model or without_version(store.manifest.model)
     found = run_intervention(
         store,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
     AsJson,
@@ -92,10 +93,9 @@ def train(
     from trace_probe.execution.choice import executor_named
     from trace_probe.probing.features import parse_features
     from trace_probe.probing.probe import check_overwrites, save_probe
-    from trace_probe.store import Store
     from trace_probe.training import train as train_probe
 
-    chosen, store = integers(layers), Store(run)
+    chosen, store = integers(layers), tp.Store(run)
     if not force:
         asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}
         asked |= {"model": store.manifest.model, "target_false_alarm_rate": rate}
@@ -170,10 +170,8 @@ def evaluate(
     from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
     from trace_probe.evaluation.report import format_report
     from trace_probe.evaluation.text_report import text_report
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
-    store = Store(run)
+    store = tp.Store(run)
     if probe is None and (trained_on or observer or embeddings):
         raise typer.BadParameter(
             "--trained-on, --observer and --embeddings need a probe to evaluate"
@@ -182,12 +180,12 @@ def evaluate(
         report, scores = text_report(store, labeller, seed=seed, detectors=beside or ())
     else:
         others = Beside(
-            Store(trained_on) if trained_on else None,
-            Store(observer) if observer else None,
+            tp.Store(trained_on) if trained_on else None,
+            tp.Store(observer) if observer else None,
             _embedder(embeddings) if embeddings else None,
             tuple(beside or ()),
         )
-        saved = load_probe(probe)
+        saved = tp.load_probe(probe)
         report, scores = evaluate_probe(store, saved, labeller=labeller, seed=seed, beside=others)
         own = scores[saved.card.name]
         report = beside_oracle(report, store, saved.card, own, seed=seed)
@@ -215,11 +213,9 @@ def compare(
 ) -> None:
     """Compare two probes, or two runs, on tasks that neither probe has seen."""
     from trace_probe.evaluation.compare import compare_probes, format_comparison
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
-    first = (Store(run), load_probe(probe))
-    second = (Store(other_run or run), load_probe(other))
+    first = (tp.Store(run), tp.load_probe(probe))
+    second = (tp.Store(other_run or run), tp.load_probe(other))
     found = compare_probes(first, second, labeller=labeller, seed=seed)
     show_result(found, format_comparison(found), as_json=as_json)
 
@@ -245,15 +241,13 @@ def transfer(
         transfer_matrix,
     )
     from trace_probe.probing.dataset import load_corpus
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
     if (len(runs) > 1) != (across == "run"):
         raise typer.BadParameter("give several runs with --across run, else one")
-    saved = load_probe(probe)
+    saved = tp.load_probe(probe)
     card, ranked_by = saved.card, saved.ranked_by
     kinds = {
-        str(run): load_corpus(Store(run), labeller or card.labeller, card.layers) for run in runs
+        str(run): load_corpus(tp.Store(run), labeller or card.labeller, card.layers) for run in runs
     }
     corpus = kinds[str(runs[0])]
     if across == "category":
@@ -294,12 +288,11 @@ def observe(
     from trace_probe.recording.observe import observe as read
     from trace_probe.recording.observe import observer_manifest
     from trace_probe.recording.plan import resumed_dtype
-    from trace_probe.store import Store
 
-    store = Store(run)
+    store = tp.Store(run)
     weights = loading.weights(model)
     loaded = load_weights(replace(weights, dtype=resumed_dtype(weights.dtype, out)))
-    into = Store.create(out, observer_manifest(loaded, store, integers(layers)))
+    into = tp.Store.create(out, observer_manifest(loaded, store, integers(layers)))
     report = read(loaded, load_tokenizer(weights.name), store, into, tolerance=tolerance)
     text = (
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
@@ -319,9 +312,8 @@ def text_monitor(
 ) -> None:
     """Ask a language model after each sentence what will follow; keep its scores in the run."""
     from trace_probe.evaluation.text_monitor import TextMonitor
-    from trace_probe.store import Store
 
-    store = Store(run)
+    store = tp.Store(run)
     cache = store.cache / "text-monitor"
     monitor = TextMonitor(model, tuple(base_url or ()), every, cache, json_object(extra))
     scores = monitor.scores(list(store.traces()))
@@ -335,11 +327,9 @@ def text_monitor(
 def layers(run: Run, probe: Probe, as_json: AsJson = False) -> None:
     """Train and score a probe on every recorded layer, for the explorer's picture of all layers."""
     from trace_probe.evaluation.layers import score_layers
-    from trace_probe.probing.probe import load_probe
-    from trace_probe.store import Store
 
-    saved = load_probe(probe)
-    store = Store(run)
+    saved = tp.load_probe(probe)
+    store = tp.Store(run)
     scales = score_layers(store, saved, progress=say)
     rows = [f"layer {one.layer:3}  threshold {one.threshold:.3f}" for one in scales]
     result = {"probe": saved.card.name, "layers": scales}
@@ -364,9 +354,8 @@ def map_(
     """Compute the explorer's map of the sentences of a run: PCA, then UMAP, both seeded."""
     from trace_probe.errors import StoreError
     from trace_probe.probing.sentence_map import build_map, write_map
-    from trace_probe.store import Store
 
-    store = Store(run)
+    store = tp.Store(run)
     if not store.manifest.layers:
         raise StoreError(f"{run} has no activations: a map needs a recorded run")
     chosen = store.manifest.layers[-1] if layer is None else layer
@@ -388,12 +377,11 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
-    from trace_probe.store import Store
     from trace_probe.study.study import study as compare
     from trace_probe.study.tables import format_study
 
     factors = tuple(filter(None, (name.strip() for name in by.split(","))))
-    found = compare([Store(run) for run in runs], labeller=labeller, by=factors, seed=seed)
+    found = compare([tp.Store(run) for run in runs], labeller=labeller, by=factors, seed=seed)
     show_result(found, format_study(found), as_json=as_json)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.options import AsJson, Force, Run, check_free, show_result
 
 if TYPE_CHECKING:
@@ -86,10 +87,9 @@ def export(
 ) -> None:
     """Write the traces and labels of a run to one file, which `import` reads back."""
     from trace_probe.interop.exchange import export_run
-    from trace_probe.store import Store
 
     check_free(file, force=force)
-    count = export_run(Store(run), file)
+    count = export_run(tp.Store(run), file)
     show_result({"traces": count}, f"{file}: {count} traces", as_json=as_json)
 
 
@@ -128,10 +128,9 @@ def score(
     """Write a detector's scores into a copy of the log that a run was imported from."""
     from trace_probe.interop.inspect_scores import score_inspect
     from trace_probe.monitor.detector import recorded_detector
-    from trace_probe.store import Store
 
     check_free(out, force=force)
-    store = Store(run)
+    store = tp.Store(run)
     used = recorded_detector(store, detector, threshold=threshold)
     count = score_inspect(store, log, out, used)
     result = {"scored": count, "threshold": used.threshold, "smoothing": used.smoothing.name}

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
@@ -49,9 +50,8 @@ def label(
     from trace_probe.labelling.judge import Judge, JudgeServers
     from trace_probe.labelling.labellers import labellers
     from trace_probe.model.endpoint import Patience
-    from trace_probe.store import Store
 
-    store, cost = Store(run), price_pair(price)
+    store, cost = tp.Store(run), price_pair(price)
     where = JudgeServers(
         tuple(base_url or ()),
         cache or labelling.default_cache(),
@@ -84,7 +84,6 @@ def agreement(
     """Compare the labellers of a run: agreement, kappas, and where they differ."""
     from trace_probe.labelling.agreement import agreement as compare
     from trace_probe.labelling.agreement import format_agreement
-    from trace_probe.store import Store
 
-    found = compare(Store(run), labeller, seed=seed)
+    found = compare(tp.Store(run), labeller, seed=seed)
     show_result(found, format_agreement(found), as_json=as_json)

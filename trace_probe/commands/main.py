@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.doctor import doctor
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
@@ -287,9 +288,8 @@ def _agent(
 
 
 def _told(report: "RecordReport", run: Path) -> str:
-    from trace_probe.store import Store
 
-    room = Store(run).manifest.sampling.max_new_tokens
+    room = tp.Store(run).manifest.sampling.max_new_tokens
     counts = (
         f"{report.recorded} traces recorded, {report.resumed} were there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
@@ -347,9 +347,8 @@ def show(
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
     from trace_probe.monitor.flagging import format_shown, read_trace
-    from trace_probe.store import Store
 
-    reading = read_trace(Store(run), trace, detector)
+    reading = read_trace(tp.Store(run), trace, detector)
     if html is not None:
         check_free(html, force=force)
         from trace_probe.explorer.saved import save_page

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
     AsAgent,
@@ -114,7 +115,6 @@ def watch(
     or where you say no, the tool call that follows an alarm is not carried out.
     """
     from trace_probe.monitor.calibrated import Decoding
-    from trace_probe.monitor.detector import load_detector
     from trace_probe.trace import Sampling, Task
 
     if on_alarm == "ask" and not sys.stdin.isatty():
@@ -124,7 +124,7 @@ def watch(
     task = Task("prompt", "prompt", text, system)
     decoding = Decoding.of(sampling)
     detectors = [
-        load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
+        tp.load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
         for folder in probes
     ]
     acting = _acting(tools, max_calls, asked=agent)
@@ -249,16 +249,14 @@ def flag(
 ) -> None:
     """List the risky traces of a run with the sentence of the alarm, riskiest first."""
     from trace_probe.monitor.calibrated import Decoding
-    from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.flagging import flag as flag_run
     from trace_probe.monitor.flagging import flags_csv, format_flags
-    from trace_probe.store import Store
 
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
-    store = Store(run)
+    store = tp.Store(run)
     decoding = Decoding.of(store.manifest.sampling)
-    detector = load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
+    detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
     flags = flag_run(store, detector)
     listed = replace(flags, alarms=flags.alarms[:limit])
     text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
@@ -288,10 +286,9 @@ def score(
     `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.
     """
     from trace_probe.model.bridge import load_weights
-    from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.scoring import score_texts
 
-    detector = load_detector(probe, smoothing=smoothing, threshold=threshold)
+    detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold)
     loaded = load_weights(loading.weights(model or model_of(detector)))
     say(str(detector))
     records = _json_lines() if lines else iter([{"text": sys.stdin.read(), "prompt": prompt}])
@@ -359,15 +356,13 @@ def calibrate(
     """Set thresholds on the harmless traces of a run, for the way its tokens were drawn."""
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
     from trace_probe.monitor.calibrated import save_calibration
-    from trace_probe.probing.probe import load_probe
     from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS
-    from trace_probe.store import Store
 
-    saved = load_probe(probe)
+    saved = tp.load_probe(probe)
     own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
     names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
     found = calibrate_on(
-        Store(run), saved, names, rate, sibling_rate=sibling_rate, guarantee=guarantee
+        tp.Store(run), saved, names, rate, sibling_rate=sibling_rate, guarantee=guarantee
     )
     save_calibration(probe, found)
     rows = [
@@ -409,12 +404,10 @@ def cascade(
     from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.cascade import cascade as compare
     from trace_probe.monitor.cascade import format_cascade
-    from trace_probe.monitor.detector import load_detector
-    from trace_probe.store import Store
 
-    store, cost = Store(run), price_pair(price)
+    store, cost = tp.Store(run), price_pair(price)
     decoding = Decoding.of(store.manifest.sampling)
-    detector = load_detector(probe, smoothing=smoothing, decoding=decoding)
+    detector = tp.load_detector(probe, smoothing=smoothing, decoding=decoding)
     where = JudgeServers(tuple(base_url or ()), default_cache(), json_object(extra))
     truth = labeller or detector.saved.card.labeller
     found = compare(
@@ -463,7 +456,6 @@ def serve(
     alarms from TRACE_PROBE_WEBHOOK_SECRET.
     """
     from trace_probe.errors import ModelError
-    from trace_probe.probing.probe import load_probe
 
     if engine == "vllm":
         if alarm_webhook:
@@ -473,7 +465,7 @@ def serve(
             )
         from trace_probe.serving.vllm_launch import EngineServer, guard_of, serve_engine
 
-        named = loading.weights(model or without_version(load_probe(probes[0]).card.model))
+        named = loading.weights(model or without_version(tp.load_probe(probes[0]).card.model))
         chosen = {"policy": on_alarm, "smoothing": smoothing, "threshold": threshold}
         guard = guard_of(tuple(probes), audit=audit, model=named.name, stale_ok=stale_ok, **chosen)
         serve_engine(EngineServer(named, guard, host, port, concurrency, engine_args), say)
@@ -483,7 +475,7 @@ def serve(
         from trace_probe.serving.limits import Limits
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is missing: pip install 'trace-probe[serve]'") from error
-    name = model or without_version(load_probe(probes[0]).card.model)
+    name = model or without_version(tp.load_probe(probes[0]).card.model)
     weights = loading.weights(name)
     limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
     how: dict[str, Any] = {

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.options import AsJson, show_result
 
 probe = typer.Typer(help="Verify, seal, push and pull saved probes.", no_args_is_help=True)
@@ -56,9 +57,10 @@ def push(
     A token is read from where `hf auth login` keeps it, or from the environment (HF_TOKEN).
     """
     from trace_probe.monitor.sharing import push_probe
-    from trace_probe.store import Store
 
-    commit = push_probe(folder, address, run=None if run is None else Store(run), endpoint=endpoint)
+    commit = push_probe(
+        folder, address, run=None if run is None else tp.Store(run), endpoint=endpoint
+    )
     show_result({"commit": commit}, f"{folder} is {address} at {commit}", as_json=as_json)
 
 

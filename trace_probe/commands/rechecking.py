@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.options import AsJson, Labeller, Probe, show_result
 
 rechecking = typer.Typer()
@@ -45,14 +46,12 @@ def recheck(
     each means, and by which rule, stands in docs/metrics.md.
     """
     from trace_probe.monitor.calibrated import Decoding
-    from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.recheck import recheck as recheck_on
     from trace_probe.monitor.recheck import save_recheck
     from trace_probe.probing.hub import local_folder
-    from trace_probe.store import Store
 
-    was, now = Store(before), Store(after)
-    detector = load_detector(probe, decoding=Decoding.of(was.manifest.sampling))
+    was, now = tp.Store(before), tp.Store(after)
+    detector = tp.load_detector(probe, decoding=Decoding.of(was.manifest.sampling))
     found = recheck_on(was, now, detector, labeller=labeller, margin=margin, loss=loss)
     if keep:
         save_recheck(local_folder(probe), found)

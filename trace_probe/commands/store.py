@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+import trace_probe as tp
 from trace_probe.commands.options import AsJson, Labeller, Run, show_result
 
 store = typer.Typer(help="List, verify, pack and merge runs.", no_args_is_help=True)
@@ -32,15 +33,14 @@ def list_(
 ) -> None:
     """List the traces of a run, or the runs below a place."""
     from trace_probe.storage.place import place_at
-    from trace_probe.store import Store
     from trace_probe.upkeep.listing import Wanted, list_traces, runs_in
 
     if place_at(place).size("run.json") is None:
-        runs = [{"run": url, "traces": len(Store(url))} for url in runs_in(place)]
+        runs = [{"run": url, "traces": len(tp.Store(url))} for url in runs_in(place)]
         text = "\n".join(f"{run['traces']:6}  {run['run']}" for run in runs) or "no runs"
         show_result(runs, text, as_json=as_json)
         return
-    run = Store(place)
+    run = tp.Store(place)
     wanted = Wanted(category=category, role=role, task=task, outcome=outcome, silent=silent)
     found = list_traces(run, wanted, labeller)
     rows = found.slice(0, limit).to_pylist()
@@ -63,11 +63,10 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read all of a run and say what is wrong with it; exit code 1 if anything is."""
-    from trace_probe.store import Store
     from trace_probe.upkeep.verify import format_verify, verify_at
 
     if tidy:
-        with Store(run).writing():
+        with tp.Store(run).writing():
             pass
     report = verify_at(run)
     show_result(report, format_verify(report), as_json=as_json)
@@ -78,11 +77,10 @@ def verify(
 @store.command()
 def repair(run: Run, as_json: AsJson = False) -> None:
     """Set aside what is broken in a run, in RUN/aside, so that the rest can be used."""
-    from trace_probe.store import Store
     from trace_probe.upkeep.repair import format_repair
     from trace_probe.upkeep.repair import repair as repair_run
 
-    report = repair_run(Store(run))
+    report = repair_run(tp.Store(run))
     show_result(report, format_repair(report), as_json=as_json)
     if report.left:
         raise typer.Exit(1)
@@ -91,22 +89,20 @@ def repair(run: Run, as_json: AsJson = False) -> None:
 @store.command()
 def migrate(run: Run, as_json: AsJson = False) -> None:
     """Bring a run of an earlier version to the present layout, in which all has checksums."""
-    from trace_probe.store import Store
     from trace_probe.upkeep.seal import format_seal
     from trace_probe.upkeep.seal import migrate as migrate_run
 
-    report = migrate_run(Store(run))
+    report = migrate_run(tp.Store(run))
     show_result(report, format_seal(report), as_json=as_json)
 
 
 @store.command()
 def seal(run: Run, as_json: AsJson = False) -> None:
     """Accept a run as it is: give new checksums to what you edited yourself."""
-    from trace_probe.store import Store
     from trace_probe.upkeep.seal import format_seal
     from trace_probe.upkeep.seal import seal as seal_run
 
-    report = seal_run(Store(run, "ignored"))
+    report = seal_run(tp.Store(run, "ignored"))
     show_result(report, format_seal(report), as_json=as_json)
 
 
@@ -117,11 +113,10 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Move the activations of a run into a few large files; rerun to resume."""
-    from trace_probe.store import Store
     from trace_probe.upkeep.pack import format_pack
     from trace_probe.upkeep.pack import pack as pack_run
 
-    report = pack_run(Store(run), shard_bytes=shard_mb * 2**20)
+    report = pack_run(tp.Store(run), shard_bytes=shard_mb * 2**20)
     show_result(report, format_pack(report), as_json=as_json)
 
 
