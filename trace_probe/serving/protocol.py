@@ -5,17 +5,17 @@ the answer and is not served is refused by name, never ignored.
 """
 
 import json
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trace_probe.serving.refusal import Refusal, bad
-from trace_probe.serving.tools import read_calls, read_tools
 from trace_probe.trace import Sampling
 
-ROLES = {"developer": "system"} | {name: name for name in ("system", "user", "assistant", "tool")}
+Role = Literal["developer", "system", "user", "assistant", "tool"]
 IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier"})
 """Fields that do not change what is written."""
 HARMLESS: Mapping[str, tuple[object, ...]] = {
@@ -30,18 +30,6 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
     "modalities": (["text"],),
 }
 """Fields that are taken at the values that ask for nothing."""
-SERVED = frozenset(
-    {
-        *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
-        *("seed", "stop", "stream", "stream_options", "session_id", "tools"),
-    }
-)
-
-
-COLDEST = 1e-3
-"""The lowest temperature but 0, which takes the likeliest token; logits are divided by it."""
-MOST_STOPS, LONGEST_STOP = 4, 256
-SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +48,106 @@ class ChatRequest:
     """Schemas of what the model may call."""
 
 
+class _Form(BaseModel):
+    """A part of a request; nothing is converted, and other fields are no matter."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Function(_Form):
+    name: str
+    arguments: str
+
+
+class _Call(_Form):
+    function: _Function
+    id: str = ""
+
+
+class _Part(_Form):
+    type: Literal["text"]
+    text: str
+
+
+class _Message(_Form):
+    role: Role
+    content: str | list[_Part] | None = None
+    tool_calls: list[_Call] | None = None
+    reasoning_content: Any = None
+    name: str = ""
+    tool_call_id: str = ""
+
+    def plain(self, where: str) -> dict[str, Any]:
+        """Return the message as a chat template takes it."""
+        mine = self.role == "assistant"
+        calls = [
+            (one.function.name, one.function.arguments, one.id) for one in self.tool_calls or ()
+        ]
+        parts = self.content
+        if parts is None and not (mine and calls):
+            raise bad(f"{where}: content must be text or a list of text parts", "messages")
+        text = parts if isinstance(parts, str) else "".join(one.text for one in parts or ())
+        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role}
+        message["content"] = text
+        if mine and calls:
+            message["tool_calls"] = tuple(calls)
+        if mine and self.reasoning_content and isinstance(self.reasoning_content, str):
+            message["reasoning"] = self.reasoning_content
+        if self.role == "tool":
+            message |= {"name": self.name, "tool_call_id": self.tool_call_id}
+        return message
+
+
+class _Named(_Form):
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Tool(_Form):
+    type: Literal["function"]
+    function: _Named
+
+
+class _Options(_Form):
+    include_usage: Any = None
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+COLDEST = 1e-3
+"""The lowest temperature but 0, which takes the likeliest token; logits are divided by it."""
+
+
+class _Asked(_Form):
+    """All fields that are served."""
+
+    model: str
+    messages: list[_Message] = Field(min_length=1)
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: Literal[0] | Annotated[float, Field(ge=COLDEST, le=2)] | None = None
+    top_p: float | None = Field(None, ge=1e-6, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: _Options | None = None
+    session_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    tools: list[_Tool] | None = Field(None, max_length=128)
+
+    def sampling(self, most_tokens: int) -> Sampling:
+        """Return how to draw; without a seed it gets a fresh one, since it asks for a draw."""
+        given = self.model_fields_set
+        asked = self.max_completion_tokens if "max_completion_tokens" in given else self.max_tokens
+        tokens = most_tokens if asked is None else asked
+        if not 1 <= tokens <= most_tokens:
+            raise bad(f"max_tokens must be a whole number from 1 to {most_tokens}", "max_tokens")
+        return Sampling(
+            seed=secrets.randbits(63) if self.seed is None else self.seed % 2**64,
+            temperature=1.0 if self.temperature is None else float(self.temperature),
+            top_p=1.0 if self.top_p is None else self.top_p,
+            max_new_tokens=tokens,
+        )
+
+
 def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
     """Return what a body asks of `model`; without a limit of its own it gets `most_tokens`.
 
@@ -67,22 +155,26 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
         Refusal: 400 for what is malformed or not served, 404 for another model.
     """
     raw = _object(body)
-    asked = raw.get("model")
-    if not isinstance(asked, str):
-        raise bad("name a model", "model")
-    if asked != model:
-        raise no_model(asked, model)
+    if isinstance(raw.get("model"), str) and raw["model"] != model:
+        raise no_model(raw["model"], model)
     _check_fields(raw)
-    stream = _typed(raw, "stream", bool, False)
-    options = _typed(raw, "stream_options", dict, {})
+    try:
+        asked = _Asked.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where, why = ".".join(map(str, first["loc"])), first["msg"].replace("Input", "it")
+        raise bad(f"{where} cannot be so: {why}", str(first["loc"][0])) from error
+    if asked.session_id is not None and asked.stop:
+        raise bad("stop is not served within a session: leave it out", "stop")
+    options = asked.stream_options
     return ChatRequest(
-        messages=_messages(raw.get("messages")),
-        sampling=_sampling(raw, most_tokens),
-        stream=stream,
-        include_usage=stream and options.get("include_usage") is True,
-        stops=_stops(raw.get("stop")),
-        session=_session(raw),
-        tools=read_tools(raw.get("tools")),
+        messages=tuple(one.plain(f"messages[{n}]") for n, one in enumerate(asked.messages)),
+        sampling=asked.sampling(most_tokens),
+        stream=asked.stream is True,
+        include_usage=bool(asked.stream and options and options.include_usage is True),
+        stops=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+        session=asked.session_id or "",
+        tools=tuple(raw.get("tools") or ()),
     )
 
 
@@ -120,116 +212,7 @@ def _no_constant(name: str) -> float:
 
 def _check_fields(raw: Mapping[str, Any]) -> None:
     for name, value in raw.items():
-        if name in SERVED or name in IGNORED or value is None:
+        if name in _Asked.model_fields or name in IGNORED or value is None:
             continue
         if not any(value == harmless for harmless in HARMLESS.get(name, ())):
             raise bad(f"{name} is not served here: leave it out", name)
-
-
-def _messages(given: object) -> tuple[dict[str, Any], ...]:
-    if not isinstance(given, list) or not given:
-        raise bad("messages must be a list of at least one message", "messages")
-    return tuple(_message(one, number) for number, one in enumerate(given))
-
-
-def _message(given: object, number: int) -> dict[str, Any]:
-    where = f"messages[{number}]"
-    if not isinstance(given, dict):
-        raise bad(f"{where} is not an object", "messages")
-    role = ROLES.get(str(given.get("role")))
-    if role is None:
-        raise bad(f"{where}: a role is one of {', '.join(ROLES)}", "messages")
-    calls = read_calls(given.get("tool_calls"), where) if role == "assistant" else ()
-    text = "" if calls and given.get("content") is None else _content(given.get("content"))
-    if text is None:
-        raise bad(f"{where}: content must be text or a list of text parts", "messages")
-    message: dict[str, Any] = {"role": role, "content": text}
-    if calls:
-        message["tool_calls"] = calls
-    thought = given.get("reasoning_content") if role == "assistant" else None
-    if isinstance(thought, str) and thought:
-        message["reasoning"] = thought
-    if role == "tool":
-        ids = {name: given.get(name, "") for name in ("name", "tool_call_id")}
-        if not all(isinstance(one, str) for one in ids.values()):
-            raise bad(f"{where}: name and tool_call_id of a tool's answer are texts", "messages")
-        message |= ids
-    return message
-
-
-def _content(given: object) -> str | None:
-    """Return the text of a message's content, None if it is no text."""
-    parts = given if isinstance(given, list) else [{"type": "text", "text": given}]
-    texts = [
-        part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"
-    ]
-    words = [text for text in texts if isinstance(text, str)]
-    return None if len(words) < len(parts) else "".join(words)
-
-
-def _stops(given: object) -> tuple[str, ...]:
-    """Return the texts before which the answer ends."""
-    several = [given] if isinstance(given, str) else [] if given is None else given
-    if (
-        not isinstance(several, list)
-        or len(several) > MOST_STOPS
-        or not all(isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in several)
-    ):
-        raise bad(
-            f"stop must be a text of 1 to {LONGEST_STOP} characters, or a list of up to "
-            f"{MOST_STOPS} of them",
-            "stop",
-        )
-    return tuple(several)
-
-
-def _session(raw: Mapping[str, Any]) -> str:
-    """Return the name of the session; what a stop text cuts off would be missing from it."""
-    name = raw.get("session_id")
-    if name is None:
-        return ""
-    if not isinstance(name, str) or not SESSION.fullmatch(name):
-        raise bad("session_id must be 1 to 128 letters, digits, dots, - or _", "session_id")
-    if raw.get("stop"):
-        raise bad("stop is not served within a session: leave it out", "stop")
-    return name
-
-
-def _sampling(raw: Mapping[str, Any], most_tokens: int) -> Sampling:
-    asked = raw.get("max_completion_tokens", raw.get("max_tokens"))
-    tokens = most_tokens if asked is None else asked
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= most_tokens:
-        raise bad(f"max_tokens must be a whole number from 1 to {most_tokens}", "max_tokens")
-    return Sampling(
-        seed=_seed(raw.get("seed")),
-        temperature=_number(raw, "temperature", COLDEST, 2, also=0.0),
-        top_p=_number(raw, "top_p", 1e-6, 1),
-        max_new_tokens=tokens,
-    )
-
-
-def _seed(given: object) -> int:
-    """Return the seed; a request without one gets a fresh one, since it asks for a draw."""
-    if given is None:
-        return secrets.randbits(63)
-    if not isinstance(given, int) or isinstance(given, bool) or not -(2**63) <= given < 2**63:
-        raise bad("seed must be a whole number of 64 bits", "seed")
-    return given % 2**64
-
-
-def _number(
-    raw: Mapping[str, Any], name: str, low: float, high: float, *, also: float | None = None
-) -> float:
-    value = 1.0 if raw.get(name) is None else raw[name]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (low <= value <= high or value == also):
-        zero = "" if also is None else f"{also:g}, or "
-        raise bad(f"{name} must be {zero}a number from {low:g} to {high:g}", name)
-    return float(value)
-
-
-def _typed(raw: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:  # noqa: ANN401
-    value = raw.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise bad(f"{name} must be of type {kind.__name__}", name)
-    return default if value is None else value

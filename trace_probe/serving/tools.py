@@ -7,53 +7,8 @@ from typing import Any
 
 from trace_probe.model.dialect import Said, Turn
 from trace_probe.model.tokenizer import ChatTokenizer
-from trace_probe.serving.refusal import bad
 from trace_probe.text.tool_calls import Call, parse_calls
 from trace_probe.trace import ToolResult
-
-MOST_TOOLS = 128
-
-
-def read_tools(given: object) -> tuple[dict[str, Any], ...]:
-    """Return the schemas of the tools of a request.
-
-    Raises:
-        Refusal: 400 if they are no functions with names.
-    """
-    tools = [] if given is None else given
-    if not isinstance(tools, list) or len(tools) > MOST_TOOLS or not all(map(_is_tool, tools)):
-        raise bad(f"tools must be a list of up to {MOST_TOOLS} functions with names", "tools")
-    return tuple(tools)
-
-
-def _is_tool(given: object) -> bool:
-    if not isinstance(given, dict) or given.get("type") != "function":
-        return False
-    function = given.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        return False
-    return isinstance(function.get("parameters", {}), dict)
-
-
-def read_calls(given: object, where: str) -> tuple[tuple[str, str, str], ...]:
-    """Return name, arguments and id of the tool calls of an assistant's message.
-
-    Raises:
-        Refusal: 400 if they are none.
-    """
-    calls = [] if given is None else given
-    if not isinstance(calls, list):
-        raise bad(f"{where}: tool_calls must be a list", "messages")
-    return tuple(_call(one, where) for one in calls)
-
-
-def _call(given: object, where: str) -> tuple[str, str, str]:
-    function = given.get("function") if isinstance(given, dict) else None
-    if isinstance(given, dict) and isinstance(function, dict):
-        name, arguments, id = function.get("name"), function.get("arguments"), given.get("id", "")
-        if isinstance(name, str) and isinstance(arguments, str) and isinstance(id, str):
-            return name, arguments, id
-    raise bad(f"{where}: a tool call has a name, arguments as text and an id", "messages")
 
 
 def prompt_of(
