@@ -79,18 +79,16 @@ class _Message(_Form):
 
     def plain(self, where: str) -> dict[str, Any]:
         """Return the message as a chat template takes it."""
-        mine = self.role == "assistant"
-        calls = [
-            (one.function.name, one.function.arguments, one.id) for one in self.tool_calls or ()
-        ]
-        parts = self.content
-        if parts is None and not (mine and calls):
+        mine, parts = self.role == "assistant", self.content
+        made = self.tool_calls or () if mine else ()
+        calls = tuple((one.function.name, one.function.arguments, one.id) for one in made)
+        if parts is None and not calls:
             raise bad(f"{where}: content must be text or a list of text parts", "messages")
         text = parts if isinstance(parts, str) else "".join(one.text for one in parts or ())
-        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role}
-        message["content"] = text
-        if mine and calls:
-            message["tool_calls"] = tuple(calls)
+        role = "system" if self.role == "developer" else self.role
+        message: dict[str, Any] = {"role": role, "content": text}
+        if calls:
+            message["tool_calls"] = calls
         if mine and self.reasoning_content and isinstance(self.reasoning_content, str):
             message["reasoning"] = self.reasoning_content
         if self.role == "tool":
@@ -124,7 +122,7 @@ class _Asked(_Form):
     messages: list[_Message] = Field(min_length=1)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    temperature: Literal[0] | Annotated[float, Field(ge=COLDEST, le=2)] | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=1e-6, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
@@ -140,9 +138,12 @@ class _Asked(_Form):
         tokens = most_tokens if asked is None else asked
         if not 1 <= tokens <= most_tokens:
             raise bad(f"max_tokens must be a whole number from 1 to {most_tokens}", "max_tokens")
+        heat = 1.0 if self.temperature is None else self.temperature
+        if 0 < heat < COLDEST:
+            raise bad(f"temperature must be 0, or a number from {COLDEST:g} to 2", "temperature")
         return Sampling(
             seed=secrets.randbits(63) if self.seed is None else self.seed % 2**64,
-            temperature=1.0 if self.temperature is None else float(self.temperature),
+            temperature=heat,
             top_p=1.0 if self.top_p is None else self.top_p,
             max_new_tokens=tokens,
         )
@@ -161,9 +162,7 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
     try:
         asked = _Asked.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where, why = ".".join(map(str, first["loc"])), first["msg"].replace("Input", "it")
-        raise bad(f"{where} cannot be so: {why}", str(first["loc"][0])) from error
+        raise _refusal(error) from error
     if asked.session_id is not None and asked.stop:
         raise bad("stop is not served within a session: leave it out", "stop")
     options = asked.stream_options
@@ -176,6 +175,16 @@ def read_request(body: bytes, model: str, most_tokens: int) -> ChatRequest:
         session=asked.session_id or "",
         tools=tuple(raw.get("tools") or ()),
     )
+
+
+def _refusal(error: ValidationError) -> Refusal:
+    """Return what to tell a client of the first field that cannot be as it is."""
+    faults = error.errors(include_url=False)
+    known = {name for form in _Form.__subclasses__() for name in form.model_fields}
+    path = [part for part in faults[0]["loc"] if isinstance(part, int) or part in known]
+    here = [one for one in faults if list(one["loc"])[: len(path)] == path]
+    why = ", or ".join(dict.fromkeys(one["msg"].replace("Input", "it") for one in here))
+    return bad(f"{'.'.join(map(str, path))} cannot be so: {why}", str(path[0]))
 
 
 def no_model(asked: str, model: str) -> Refusal:
