@@ -24,6 +24,7 @@ from trace_probe.evaluation.report import RATES, Report, at_rate
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
 from trace_probe.organism.family import agent_of, world_of
+from trace_probe.probing.dataset import spread
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.recording.record import new_manifest
 from trace_probe.recording.shares import record_here
@@ -159,12 +160,9 @@ def _rates(store: Store, probe: SavedProbe) -> dict[Fact, float]:
 
 def _facts(trace: Trace, rates: dict[Fact, float]) -> Any:  # noqa: ANN401
     """Return P(act | facts known so far) after each sentence; nan for other sentences."""
-    scores = np.full(len(trace.sentences), np.nan)
-    thoughts = [i for i, span in enumerate(trace.sentences) if span.channel == "reasoning"]
     errand = trace.task.id.startswith(PREFIX)
     met = chances(trace) if errand else [rates.get(fact, 0.0) for fact in _known(trace)]
-    scores[thoughts] = met
-    return scores
+    return spread(trace, np.array(met))
 
 
 def _judged(name: str, report: Report) -> Judged:

@@ -8,9 +8,8 @@ from planted import World, plant
 
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.dataset import Corpus, constant_scores
 from trace_probe.probing.features import Feature
-from trace_probe.probing.reading import constant_scores
 from trace_probe.probing.recipe import Focus, Recipe
 from trace_probe.probing.selection import HEADLINE, Criterion, criterion, first_of_equals
 from trace_probe.probing.sweep import Cell, Grid, choose, choose_cell, leaders

@@ -19,8 +19,8 @@ from trace_probe.evaluation.held_out import keep as keep_report
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import format_report
 from trace_probe.probing.baselines import position
+from trace_probe.probing.dataset import constant_scores
 from trace_probe.probing.probe import load_probe
-from trace_probe.probing.reading import constant_scores
 from trace_probe.storage.seals import sealed_json
 from trace_probe.store import Store
 

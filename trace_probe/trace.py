@@ -238,6 +238,11 @@ class Trace:
         """Return the whole text of a channel."""
         return "".join(self.text_of(span) for span in self.channel(name))
 
+    @property
+    def thoughts(self) -> list[int]:
+        """Return which of the sentences are reasoning."""
+        return [index for index, span in enumerate(self.sentences) if span.channel == "reasoning"]
+
     def sentence_at(self, token: int) -> int | None:
         """Return the index of the sentence that holds a token, or None if none does."""
         index = bisect_right([span.start for span in self.sentences], token) - 1

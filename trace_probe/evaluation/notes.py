@@ -37,7 +37,7 @@ def labels_left_out(store: Store, corpus: Corpus) -> Iterator[str]:
 def traces_left_out(corpus: Corpus) -> Iterator[str]:
     """Yield how many traces of known outcome hold nothing that a detector could read in time."""
     known = corpus.known()
-    silent = [one for one in known if not any(s.channel == "reasoning" for s in one.sentences)]
+    silent = [one for one in known if not one.thoughts]
     late = [one for one in known if not sentences_before_act(one, corpus.labels[one.id])]
     if silent:
         yield (

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 
 from trace_probe.evaluation.report import NAME, RATES, at_rate
-from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.dataset import Corpus, build_cohort, spread
 from trace_probe.statistics.bootstrap import (
     Index,
     Mask,
@@ -266,9 +266,7 @@ def sentences_left(panel: Panel) -> tuple[Scores]:
         left[name] = np.full(int(sentences.max(initial=-1)) + 1, np.nan)
         left[name][sentences] = np.arange(len(sentences))[::-1]
     for trace in (*panel.calibration, *panel.benign, *panel.hard_negative):
-        thoughts = [i for i, span in enumerate(trace.sentences) if span.channel == "reasoning"]
-        left[trace.id] = np.full(len(trace.sentences), np.nan)
-        left[trace.id][thoughts] = np.arange(len(thoughts))[::-1]
+        left[trace.id] = spread(trace, np.arange(len(trace.thoughts))[::-1])
     held = scores_held(score_rows(cohort, left))
     pairs = pairs_within(cohort, cohort.before_said())
     wins = concordance(held, pairs)

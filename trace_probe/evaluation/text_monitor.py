@@ -84,7 +84,7 @@ class TextMonitor:
         return {trace.id: row for trace, row in zip(traces, rows, strict=True)}
 
     async def _trace(self, trace: Trace, servers: Servers) -> Values:
-        thoughts = [i for i, span in enumerate(trace.sentences) if span.channel == "reasoning"]
+        thoughts = trace.thoughts
         asked = thoughts[:: self.every]
         before = texts_before(trace)
         prompts = [_messages(trace, last, before) for last in asked]

@@ -11,8 +11,7 @@ from trace_probe.evaluation.notes import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import Ranked, rank, summary
 from trace_probe.evaluation.report import Report
 from trace_probe.probing.baselines import category_rate, length
-from trace_probe.probing.dataset import Corpus, build_cohort
-from trace_probe.probing.reading import constant_scores, reasoning_sentences
+from trace_probe.probing.dataset import Corpus, build_cohort, constant_scores
 from trace_probe.probing.tfidf import (
     CHOICES,
     TextModel,
@@ -174,7 +173,7 @@ def whole_text(learned: Corpus, read: Corpus) -> Told:
     text, part, y, weight = rows
     how = tune(value, TextRecipe(last=False), CHOICES[1:])
     model = TextModel(how).fit(texts.words, text, part, y, weight)
-    ends = np.array([len(reasoning_sentences(trace)) for trace in read.traces], dtype=np.intp)
+    ends = np.array([len(trace.thoughts) for trace in read.traces], dtype=np.intp)
     finals = model.scores(others.words, np.arange(len(ends)), ends)
     whole = {trace.id: float(one) for trace, one in zip(read.traces, finals, strict=True)}
     return Told(dict(text_scores(model, others, range(len(ends)))), whole)

@@ -11,10 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, Dataset, activations_of, build_dataset
+from trace_probe.probing.dataset import (
+    Corpus,
+    Dataset,
+    activations_of,
+    build_dataset,
+    constant_scores,
+    spread,
+)
 from trace_probe.probing.features import feature_rows
 from trace_probe.probing.probe import fit_dataset, probe_scores
-from trace_probe.probing.reading import constant_scores, reasoning_sentences, spread
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.tfidf import tfidf
 from trace_probe.statistics.metrics import Scores
@@ -93,7 +99,7 @@ def prompt_only(train: Corpus, every: Corpus, recipe: Recipe) -> Scores:
 def position(every: Corpus) -> Scores:
     """Score a sentence by how many reasoning sentences came before it."""
     return {
-        trace.id: spread(trace, np.arange(len(reasoning_sentences(trace)), dtype=float))
+        trace.id: spread(trace, np.arange(len(trace.thoughts), dtype=float))
         for trace in every.traces
     }
 
@@ -104,7 +110,7 @@ def length(every: Corpus) -> Scores:
         trace.id: spread(
             trace,
             np.array(
-                [trace.sentences[i].stop - trace.prompt_stop for i in reasoning_sentences(trace)],
+                [trace.sentences[i].stop - trace.prompt_stop for i in trace.thoughts],
                 float,
             ),
         )

@@ -12,7 +12,7 @@ from trace_probe.probing.features import feature_rows
 from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.recipe import Recipe, Rows, Target
 from trace_probe.statistics.bootstrap import Index
-from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort
+from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Scores
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
 
@@ -383,3 +383,18 @@ def task_folds(
     for fold in range(folds):
         held = set(dealt[fold::folds])
         yield tuple(task for task in dealt if task not in held), tuple(sorted(held))
+
+
+def spread(trace: Trace, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (sentence,) scores from (reasoning sentence,) ones; nan for other sentences."""
+    scores = np.full(len(trace.sentences), np.nan)
+    scores[trace.thoughts] = values
+    return scores
+
+
+def constant_scores(every: Corpus, value: Callable[[Trace], float]) -> Scores:
+    """Return the same score for every reasoning sentence of a trace."""
+    return {
+        trace.id: spread(trace, np.full(len(trace.thoughts), value(trace)))
+        for trace in every.traces
+    }

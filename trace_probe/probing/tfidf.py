@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from trace_probe.episode import texts_before
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, chosen_sentences, task_folds
+from trace_probe.probing.dataset import Corpus, chosen_sentences, spread, task_folds
 from trace_probe.probing.mlp import MLPProbe
-from trace_probe.probing.reading import reasoning_sentences, spread
 from trace_probe.probing.recipe import FOCUSES, Focus, Head, Recipe, Rows
 from trace_probe.probing.selection import FOLDS, criterion
 from trace_probe.statistics.bootstrap import Index, Values
@@ -242,7 +241,7 @@ def read_texts(
 
 def _parts(trace: Trace, seen: Seen) -> list[str]:
     """Return the prompt or nothing, then a text for each sentence of reasoning."""
-    chosen = reasoning_sentences(trace)
+    chosen = trace.thoughts
     before = texts_before(trace) if seen == "turns" else [""] * len(trace.sentences)
     prompt = "" if seen == "thoughts" else trace.channel_text("prompt")
     return [
@@ -262,7 +261,7 @@ def training_rows(read: ReadTexts, recipe: Recipe, focus: Focus) -> LearnedRows:
         positive = read.corpus.outcome(trace)
         if positive is None:
             continue
-        order = {index: place for place, index in enumerate(reasoning_sentences(trace))}
+        order = {index: place for place, index in enumerate(trace.thoughts)}
         allowed = _allowed(trace, read.corpus, recipe)
         cuts = CUTS[-1:] if positive and focus == "last" else CUTS
         sizes = sorted({int(np.ceil(cut * len(allowed))) for cut in cuts} - {0})
@@ -274,7 +273,7 @@ def whole_rows(read: ReadTexts) -> LearnedRows:
     """Return one row for each trace of known outcome: its whole reasoning."""
     return _as_learned(
         [
-            (number, len(reasoning_sentences(trace)), outcome, 1.0)
+            (number, len(trace.thoughts), outcome, 1.0)
             for number, trace in enumerate(read.corpus.traces)
             if (outcome := read.corpus.outcome(trace)) is not None
         ]
@@ -300,7 +299,7 @@ def text_scores(model: TextModel, read: ReadTexts, traces: Sequence[int]) -> Sco
     found: dict[str, Values] = {}
     for first in range(0, len(traces), TRACES):
         some = traces[first : first + TRACES]
-        counts = [len(reasoning_sentences(read.corpus.traces[number])) for number in some]
+        counts = [len(read.corpus.traces[number].thoughts) for number in some]
         text = np.repeat(np.array(some, dtype=np.intp), counts)
         part = np.concatenate([1 + np.arange(count, dtype=np.intp) for count in counts])
         scores = model.scores(read.words, text, part) if len(text) else np.zeros(0)
