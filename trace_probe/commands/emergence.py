@@ -10,9 +10,12 @@ from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
     AsJson,
     BaseUrls,
+    ExecutorName,
     Extra,
     Probe,
     Run,
+    ServedTokenizer,
+    Workers,
     json_object,
     say,
     show_result,
@@ -57,13 +60,11 @@ def oracle(
         bool, typer.Option("--estimate", help="Say what it would take, and ask nothing.")
     ] = False,
     name: Name = "oracle",
-    executor: Annotated[Literal["local", "ray"], typer.Option()] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
+    executor: ExecutorName = "local",
+    workers: Workers = None,
     base_url: BaseUrls = None,
     extra: Extra = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
-    ] = None,
+    tokenizer: ServedTokenizer = None,
     tools: Annotated[
         str | None,
         typer.Option(help="Of agents' runs: the environment, as in `record`."),

@@ -9,13 +9,18 @@ import typer
 import trace_probe as tp
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
+    AlarmRate,
     AsJson,
     BaseUrls,
+    ExecutorName,
     Extra,
     Force,
+    GuaranteeKind,
     Labeller,
     Probe,
     Run,
+    SiblingRate,
+    Workers,
     integers,
     json_object,
     say,
@@ -35,22 +40,9 @@ def train(
     run: Run,
     probe: Probe,
     layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
-    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
-    guarantee: Annotated[
-        Literal["conformal", "pac"],
-        typer.Option(
-            "--guarantee",
-            "--promise",
-            help="The rate holds on average, or with 90 % confidence for this very threshold.",
-        ),
-    ] = "conformal",
-    sibling_rate: Annotated[
-        float,
-        typer.Option(
-            help="Share of siblings that may alarm: harmless traces of prompts that also have "
-            "instrumental ones."
-        ),
-    ] = 0.05,
+    rate: AlarmRate = 0.01,
+    guarantee: GuaranteeKind = "conformal",
+    sibling_rate: SiblingRate = 0.05,
     smoothing: Annotated[
         str | None,
         typer.Option(help="What the alarm follows. Default: chosen on training tasks."),
@@ -79,11 +71,8 @@ def train(
             help="What it learns from: sentences before it is said, all before the action, or none."
         ),
     ] = "before-said",
-    executor: Annotated[
-        Literal["local", "ray"],
-        typer.Option(help="Where the layers are tried out: in this process, or on a Ray cluster."),
-    ] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="With --executor ray.")] = None,
+    executor: ExecutorName = "local",
+    workers: Workers = None,
     labeller: Labeller = None,
     seed: int = 0,
     force: Force = False,

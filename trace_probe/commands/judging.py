@@ -12,6 +12,7 @@ from trace_probe.commands.options import (
     Concurrency,
     Extra,
     PerMinute,
+    Price,
     Run,
     json_object,
     price_pair,
@@ -35,9 +36,7 @@ def label(
     base_url: BaseUrls = None,
     extra: Extra = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of remembered verdicts.")] = None,
-    price: Annotated[
-        str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
-    ] = None,
+    price: Price = None,
     concurrency: Concurrency = 32,
     per_minute: PerMinute = None,
     dry_run: Annotated[

@@ -38,6 +38,7 @@ from trace_probe.commands.options import (
     Pooling,
     RawTokens,
     Run,
+    ServedTokenizer,
     Shard,
     Tolerance,
     Tools,
@@ -158,9 +159,7 @@ def record(
     ] = None,
     base_url: BaseUrls = None,
     extra: Extra = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="With --base-url: whose token ids, a folder or hub id.")
-    ] = None,
+    tokenizer: ServedTokenizer = None,
     concurrency: Concurrency = 32,
     per_minute: PerMinute = None,
     agent: AsAgent = False,

@@ -13,16 +13,20 @@ import typer
 import trace_probe as tp
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import (
+    AlarmRate,
     AsAgent,
     AsJson,
     BaseUrls,
     EngineArguments,
     EngineName,
     Extra,
+    GuaranteeKind,
     Labeller,
     MaxCalls,
+    Price,
     Probe,
     Run,
+    SiblingRate,
     Tools,
     json_object,
     price_pair,
@@ -335,22 +339,9 @@ def calibrate(
             "default.",
         ),
     ] = None,
-    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
-    sibling_rate: Annotated[
-        float,
-        typer.Option(
-            help="Share of siblings that may alarm: harmless traces of prompts that also have "
-            "instrumental ones."
-        ),
-    ] = 0.05,
-    guarantee: Annotated[
-        Literal["conformal", "pac"],
-        typer.Option(
-            "--guarantee",
-            "--promise",
-            help="The rate holds on average, or with 90 % confidence for this very threshold.",
-        ),
-    ] = "conformal",
+    rate: AlarmRate = 0.01,
+    sibling_rate: SiblingRate = 0.05,
+    guarantee: GuaranteeKind = "conformal",
     as_json: AsJson = False,
 ) -> None:
     """Set thresholds on the harmless traces of a run, for the way its tokens were drawn."""
@@ -392,9 +383,7 @@ def cascade(
     labeller: Labeller = None,
     base_url: BaseUrls = None,
     extra: Extra = None,
-    price: Annotated[
-        str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
-    ] = None,
+    price: Price = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a probe, a judge, and a judge asked only where the probe alarms."""

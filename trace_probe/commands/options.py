@@ -56,6 +56,29 @@ MaxSeconds = Annotated[
         min=0.001, help="With --agent: begin no call of an episode after so many seconds."
     ),
 ]
+AlarmRate = Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")]
+SiblingRate = Annotated[
+    float,
+    typer.Option(
+        help="Share of siblings that may alarm: harmless traces of prompts that also have "
+        "instrumental ones."
+    ),
+]
+GuaranteeKind = Annotated[
+    Literal["conformal", "pac"],
+    typer.Option(
+        "--guarantee",
+        "--promise",
+        help="The rate holds on average, or with 90 % confidence for this very threshold.",
+    ),
+]
+Price = Annotated[
+    str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
+]
+ServedTokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="With --base-url: whose token ids, a folder or hub id."),
+]
 Extra = Annotated[
     str | None, typer.Option(help="More fields for each request, as JSON; null removes a field.")
 ]

@@ -23,12 +23,41 @@ from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.reading import read_calls
+from trace_probe.storage.typed import from_plain
 from trace_probe.text.channels import Format, format_of, opens_reasoning
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace, digest
 
 TOGETHER = 32
 Row = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message before the text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A text to be scored; see the top of this module."""
+
+    text: str | None = None
+    reasoning: str | None = None
+    answer: str | None = None
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = ""
+    system: str | None = None
+    id: str | int | float | None = None
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """Return what came before the text."""
+        alone = (("system", self.system), ("user", self.prompt))
+        own = tuple(Message(role, text) for role, text in alone if text is not None)
+        return own if self.messages is None else self.messages
 
 
 @dataclass(frozen=True)
@@ -115,11 +144,12 @@ def _text(trace: Trace, scores: Row, detector: Detector) -> ScoredText:
 def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
     """Return a record as the trace that the model would have left."""
     where = f"record {number}"
-    name = str(record.get("id", number))
-    prompt = model.render_chat(_messages(record, where))
+    given = from_plain(Record, record, where, wrong=TraceError, advice="see `trace-probe score -h`")
+    name = str(number if given.id is None else given.id)
+    prompt = model.render_chat([vars(one) for one in given.conversation])
     text, _ = model.offsets(prompt)
     format = format_of(model.chat_template, model.name)
-    completion = _completion(record, format, text, where)
+    completion = _completion(given, format, text, where)
     check_readable(model.chat, completion, where)
     written = model.nearest_ids(completion)
     trace = as_if_written(model, Task(name, "scored", ""), (*prompt, *written), len(prompt), where)
@@ -153,33 +183,12 @@ def as_if_written(
     )
 
 
-def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
-    """Return the conversation before the text."""
-    given = record.get("messages")
-    if given is None:
-        system, prompt = record.get("system"), record.get("prompt", "")
-        parts = [("system", system), ("user", prompt)]
-        given = [{"role": role, "content": text} for role, text in parts if text is not None]
-    shape = isinstance(given, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("role"), str)
-        and isinstance(one.get("content"), str)
-        for one in given
-    )
-    if not shape:
-        raise TraceError(f"{where}: prompt, system and the content of messages must be text")
-    return [{"role": one["role"], "content": one["content"]} for one in given]
-
-
-def _completion(record: Mapping[str, Any], format: Format, prompt: str, where: str) -> str:
+def _completion(record: Record, format: Format, prompt: str, where: str) -> str:
     """Return the text that the model is to have written."""
-    text, reasoning = record.get("text"), record.get("reasoning")
-    answer = record.get("answer", "")
-    if not all(isinstance(part, str | None) for part in (text, reasoning, answer)):
-        raise TraceError(f"{where}: text, reasoning and answer must be text")
-    if text:
-        return str(text)
-    if not reasoning:
+    if record.text:
+        return record.text
+    if not record.reasoning:
         raise TraceError(f"{where} has nothing to score: give `text`, or `reasoning` and `answer`")
     opening = "" if opens_reasoning(prompt, format) else format.open
-    return f"{opening}{reasoning}{format.close}{answer}" if answer else f"{opening}{reasoning}"
+    answer = f"{format.close}{record.answer}" if record.answer else ""
+    return f"{opening}{record.reasoning}{answer}"
