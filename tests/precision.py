@@ -244,7 +244,7 @@ def records_through_transformer_lens(case: Case) -> None:
 
 def recaptures(case: Case) -> None:
     """What is read again is what was recorded, and other layers are read too."""
-    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.observe import recapture, recapture_manifest
     from trace_probe.recording.record import new_manifest, record
     from trace_probe.store import Store
 

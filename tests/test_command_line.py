@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from trace_probe.commands.groups import INTERRUPTED, PANELS, RESUMES, after_interruption
-from trace_probe.commands.main import app
+from trace_probe.commands.main import INTERRUPTED, PANELS, RESUMES, after_interruption, app
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., tuple[int, str, str]]

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
 from trace_probe.doctor import findings
-from trace_probe.doctor.checkup import broken, checkup, format_checkup
-from trace_probe.doctor.findings import Finding
+from trace_probe.doctor.findings import Finding, broken, checkup, format_checkup
 from trace_probe.model.devices import Device, Torch, drivers, look
 
 DECLARED = [
@@ -137,7 +136,7 @@ def test_the_command_prints_text_or_json_and_fails_only_if_something_is_broken(
 ) -> None:
     def answer(*state: str) -> Any:
         findings = tuple(Finding("t", "n", one, "f", "do this") for one in state)  # type: ignore[arg-type]
-        monkeypatch.setattr("trace_probe.doctor.checkup.checkup", lambda _: findings)
+        monkeypatch.setattr("trace_probe.doctor.findings.checkup", lambda _: findings)
         return CliRunner().invoke(app, ["doctor", "--json"])
 
     fine, bad = answer("ok", "optional"), answer("ok", "broken")

@@ -37,9 +37,8 @@ from trace_probe.monitor.integrity import seal_probe
 from trace_probe.monitor.live import EXAMPLE
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.launch import punctual
-from trace_probe.serving.limits import Limits, check_address, check_host
+from trace_probe.serving.limits import Limits, Refusal, check_address, check_host
 from trace_probe.serving.protocol import ChatRequest, read_request
-from trace_probe.serving.refusal import Refusal
 
 ROOT = Path(__file__).parents[1]
 ASK: Any = [{"role": "user", "content": "the model must finish its task before they stop it ."}]

@@ -145,8 +145,12 @@ def test_a_run_with_episodes_is_captured_again_and_observed_call_by_call(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
     from trace_probe.model.tokenizer import ChatTokenizer
-    from trace_probe.recording.observe import observe, observer_manifest
-    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.observe import (
+        observe,
+        observer_manifest,
+        recapture,
+        recapture_manifest,
+    )
     from trace_probe.recording.record import new_manifest
 
     model = tiny()

@@ -28,7 +28,7 @@ def recorded(model: Any, path: Path, pooling: str, layers: tuple[int, ...] | Non
 
 
 def again(model: Any, run: Store, path: Path, **what: Any) -> Store:
-    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.observe import recapture, recapture_manifest
 
     out = Store.create(path, recapture_manifest(model, run, **what))
     recapture(model, run, out, progress=False)
@@ -64,7 +64,7 @@ def test_of_layers_that_were_not_recorded_the_longest_trace_is_read_twice(
 
 
 def test_what_was_read_already_is_not_read_again(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.observe import recapture, recapture_manifest
 
     model = tiny()
     run = recorded(model, tmp_path / "run", "last")
@@ -80,7 +80,7 @@ def test_what_was_read_already_is_not_read_again(tiny: Callable[..., Any], tmp_p
 def test_rows_that_differ_from_those_recorded_are_refused(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.observe import recapture, recapture_manifest
 
     model = tiny()
     run = recorded(model, tmp_path / "run", "last")

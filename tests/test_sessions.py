@@ -21,9 +21,8 @@ from trace_probe.episode import Episode
 from trace_probe.monitor.scorer import FRESH, Reading
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.course import Agent
-from trace_probe.serving.limits import Limits
+from trace_probe.serving.limits import Limits, Refusal
 from trace_probe.serving.protocol import read_request
-from trace_probe.serving.refusal import Refusal
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.sessions import Sessions
 from trace_probe.tasks.environments import scripted

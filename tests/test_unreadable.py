@@ -21,7 +21,7 @@ BROKEN = [np.nan, np.inf, -np.inf]
 
 def break_at(model: Any, monkeypatch: pytest.MonkeyPatch, token: int, value: float) -> None:
     """Let what probes read hold no number from a token on; what is written stays as it is."""
-    from trace_probe.model.tap import RowTap
+    from trace_probe.model.blocks import RowTap
 
     consume, seen = RowTap.consume, [0]
 

@@ -16,7 +16,7 @@ from trace_probe.trace import Sampling, Task, Trace
 if TYPE_CHECKING:
     from trace_probe.activations import Activations
     from trace_probe.evaluation.report import Report
-    from trace_probe.execution.choice import Kind
+    from trace_probe.execution.cluster import Kind
     from trace_probe.labelling.runs import Labelled
     from trace_probe.labels import Label
     from trace_probe.model.facts import ModelFacts
@@ -239,7 +239,7 @@ def _shared(
     *,
     progress: bool,
 ) -> "RecordReport":
-    from trace_probe.execution.choice import executor_named
+    from trace_probe.execution.cluster import executor_named
     from trace_probe.recording.shares import Share, record_shares
 
     share = None if shard is None else Share.parse(shard)

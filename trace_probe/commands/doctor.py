@@ -52,7 +52,7 @@ def check(
         told = walk(plan, say)
         show_result(told, format_rehearsal(told), as_json=as_json)
         return
-    from trace_probe.doctor.checkup import broken, checkup, format_checkup, to_json
+    from trace_probe.doctor.findings import broken, checkup, format_checkup, to_json
 
     found = checkup(Path.cwd())
     show_result(to_json(found), format_checkup(found), as_json=as_json)

@@ -85,7 +85,7 @@ def oracle(
     from trace_probe.emergence.asking import Source, ask_run
     from trace_probe.emergence.curve import drawn_of
     from trace_probe.emergence.onset import format_summary, summarise
-    from trace_probe.execution.choice import executor_named
+    from trace_probe.execution.cluster import executor_named
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from trace_probe.errors import ModelError
+from trace_probe.model import devices
 from trace_probe.model.checkpoint import FAMILY as FOLDER
 from trace_probe.model.converted import smollm2_folder
 from trace_probe.model.devices import Torch
@@ -251,3 +252,62 @@ def _bare(one: Requirement) -> str:
     """Return a requirement without its marker."""
     extras = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
     return f"{one.name}{extras}{one.specifier}"
+
+
+MARKS = {"ok": "ok", "optional": "--", "broken": "!!"}
+
+
+def checkup(folder: Path | str = ".") -> tuple[Finding, ...]:
+    """Look at versions, extras, devices, models and disk; the network is not asked.
+
+    Torch is imported only if it is within its bounds, and no other heavy package is.
+    """
+    return tuple(_findings(Path(folder)))
+
+
+def _findings(folder: Path) -> Iterator[Finding]:
+    yield (own := itself())
+    found = list(_packages()) if own.state == "ok" else []
+    yield from found
+    yield processor()
+    yield memory()
+    if any(one.name == "torch" and one.state == "ok" for one in found):
+        yield from accelerators(devices.look(), devices.drivers(), bounds("torch"))
+    yield disk(folder)
+    yield browser()
+    yield organisms()
+    yield smollm2()
+    yield quantised()
+    if installed("huggingface_hub"):
+        yield hub()
+
+
+def _packages() -> Iterator[Finding]:
+    yield python()
+    yield from dependencies()
+    yield from extras()
+    yield from told()
+
+
+def broken(findings: Sequence[Finding]) -> int:
+    """Return how many required things do not work."""
+    return sum(one.state == "broken" for one in findings)
+
+
+def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return plain values."""
+    return {"broken": broken(findings), "findings": [vars(one) for one in findings]}
+
+
+def format_checkup(findings: Sequence[Finding]) -> str:
+    """Return a line for each finding, under its topic, with what to do below it."""
+    width = max(len(one.name) for one in findings)
+    lines: list[str] = []
+    for topic in dict.fromkeys(one.topic for one in findings):
+        lines += [topic]
+        for one in (each for each in findings if each.topic == topic):
+            lines.append(f"  {MARKS[one.state]}  {one.name:{width}}  {one.found}".rstrip())
+            lines += [f"      {'':{width}}  -> {one.fix}"] if one.fix else []
+    count = broken(findings)
+    last = f"{count} required things are broken (!!)" if count else "all that is required works"
+    return "\n".join([*lines, "", last])

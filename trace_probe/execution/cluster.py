@@ -11,10 +11,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from trace_probe.errors import WorkerError
-from trace_probe.execution.executor import Item, Result, Value, attempt
+from trace_probe.execution.executor import Executor, Item, LocalExecutor, Result, Value, attempt
 
 BEAT = 0.5
 """Seconds between two looks at the cluster while nothing finishes."""
@@ -233,3 +233,11 @@ class _Crew:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+Kind = Literal["local", "ray"]
+
+
+def executor_named(kind: Kind, workers: int | None = None, gpus: float = 0) -> Executor:
+    """Return an executor: this process, or a Ray cluster with so many workers at most."""
+    return LocalExecutor() if kind == "local" else RayExecutor(workers, gpus=gpus)

@@ -7,8 +7,21 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from trace_probe.model.precision import overflowed
+from trace_probe.errors import ModelError
 from trace_probe.trace import Sampling
+
+
+def overflowed(what: str) -> ModelError:
+    """Return the error for values of a model that are inf or nan.
+
+    Scores of nan would never alarm, and logits of nan draw tokens of no meaning, so neither may
+    pass unseen.
+    """
+    return ModelError(
+        f"{what} are inf or nan, which float16 gives where values exceed 65,504: load the model "
+        f"in bfloat16 or float32; if it is already, its weights are damaged: fetch them again"
+    )
+
 
 SORTED = 1024
 """Tokens of a row that are sorted to find its nucleus; where that has more, all are sorted."""

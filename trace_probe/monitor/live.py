@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trace_probe.errors import TraceError
+from trace_probe.model.blocks import RowTap
 from trace_probe.model.local import Model
-from trace_probe.model.tap import RowTap
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, as_detectors

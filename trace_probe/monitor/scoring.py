@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import TraceError
 from trace_probe.model.capture import Reading
+from trace_probe.model.drawing import overflowed
 from trace_probe.model.local import Model
-from trace_probe.model.precision import overflowed
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_readable, check_reads
 from trace_probe.probing.dataset import Corpus

@@ -19,9 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from transformers.generation.streamers import BaseStreamer
 
 from trace_probe.errors import ProbeError
-from trace_probe.model.blocks import HookedBlocks
+from trace_probe.model.blocks import HookedBlocks, RowTap
 from trace_probe.model.local import stop_tokens
-from trace_probe.model.tap import RowTap
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.files import sweep, write_bytes
-from trace_probe.storage.names import checked_name
+from trace_probe.files import checked_name, sweep, write_bytes
 from trace_probe.storage.seals import (
     BLANK,
     HEADER,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
+from trace_probe.files import checked_name
 from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
 from trace_probe.probing.features import (
@@ -29,7 +30,6 @@ from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Binding, Guarantee, Rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
-from trace_probe.storage.names import checked_name
 from trace_probe.storage.seals import Seals
 from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Manifest

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.engine.plan import EngineOptions
 from trace_probe.errors import TraceProbeError
-from trace_probe.execution.choice import Kind, executor_named
+from trace_probe.execution.cluster import Kind, executor_named
 from trace_probe.execution.executor import Executor, values
 from trace_probe.model.weights import Weights
 from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
@@ -130,7 +130,7 @@ def recapture_with(
 ) -> ObserveReport:
     """Read the traces of one run again into another, as a command line says."""
     from trace_probe.model.bridge import load_weights
-    from trace_probe.recording.recapture import recapture, recapture_manifest
+    from trace_probe.recording.observe import recapture, recapture_manifest
 
     dtype = resumed_dtype(weights.dtype, run)
     model, known = load_weights(replace(weights, dtype=dtype)), Store(source)

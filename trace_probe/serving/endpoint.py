@@ -25,13 +25,13 @@ from trace_probe.monitor.scorer import ScoredSentence
 from trace_probe.serving.guarded import Answer, GuardedModel
 from trace_probe.serving.limits import (
     Limits,
+    Refusal,
     check_host,
     check_token,
     check_type,
     read_body,
 )
 from trace_probe.serving.protocol import ChatRequest, no_model, read_request
-from trace_probe.serving.refusal import Refusal
 from trace_probe.serving.telemetry import CONTENT_TYPE
 
 EXTENSION = "trace_probe"

@@ -14,9 +14,8 @@ from trace_probe.monitor.drift import DriftCheck
 from trace_probe.monitor.live import Followed, Monitor, check_readable
 from trace_probe.monitor.scorer import Reading, ScoredSentence, new_alarms
 from trace_probe.serving.audit import AuditLog
-from trace_probe.serving.limits import Limits
+from trace_probe.serving.limits import Limits, Refusal
 from trace_probe.serving.protocol import ChatRequest
-from trace_probe.serving.refusal import Refusal
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.scheduler import Full, Scheduler, Stream
 from trace_probe.serving.sessions import Session, Sessions

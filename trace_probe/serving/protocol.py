@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trace_probe.serving.refusal import Refusal, bad
+from trace_probe.serving.limits import Refusal, bad
 from trace_probe.trace import Sampling
 
 Role = Literal["developer", "system", "user", "assistant", "tool"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from trace_probe.monitor.scorer import FRESH, Carried
-from trace_probe.serving.refusal import Refusal
+from trace_probe.serving.limits import Refusal
 
 Key = tuple[str, str]
 """Digest of a caller's token, and the name that the caller gave."""

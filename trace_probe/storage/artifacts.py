@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
+from trace_probe.files import checked_name
 from trace_probe.storage.lines import Lines
-from trace_probe.storage.names import checked_name
 from trace_probe.storage.place import Place
 from trace_probe.storage.seals import (
     ADVICE,

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from trace_probe.activations import Pooling, parse_poolings
 from trace_probe.errors import ProbeError, StoreError
+from trace_probe.files import checked_name
 from trace_probe.labels import Label
-from trace_probe.storage.names import checked_name
 from trace_probe.storage.typed import from_plain
 from trace_probe.trace import EXACT, ModelCall, Sampling, Trace
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from trace_probe.errors import StoreError
-from trace_probe.storage.names import checked_name
+from trace_probe.files import checked_name
 from trace_probe.storage.place import Place
 from trace_probe.storage.seals import Seals, opened_table, sealed_table
 from trace_probe.storage.tensors import read_header

@@ -15,7 +15,7 @@ import numpy as np
 
 from trace_probe.activations import Activations, Fidelity
 from trace_probe.errors import StoreError
-from trace_probe.storage.names import NAME
+from trace_probe.files import NAME
 from trace_probe.storage.place import Place, Stamp
 from trace_probe.storage.seals import Seals
 from trace_probe.storage.shards import ADVICE, INDEX, SHARD, Packed, read_index
