@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from trace_probe.errors import StoreError
 from trace_probe.files import abandoned, append, file_names, held, sweep, write_chunks
@@ -27,100 +27,6 @@ URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 def never(_: bytes) -> bool:
     """Return False."""
     return False
-
-
-class Place(Protocol):
-    """Files by their names below one root; a name may hold slashes."""
-
-    @property
-    def url(self) -> str:
-        """Return what a user would write to mean this place."""
-        ...
-
-    @property
-    def folder(self) -> Path | None:
-        """Return the folder, or None if it is not on this machine."""
-        ...
-
-    def size(self, name: str) -> int | None:
-        """Return the size of a file, None if it is not there."""
-        ...
-
-    def stamp(self, name: str) -> Stamp | None:
-        """Return what changes when a file is replaced; None where only reading it can tell."""
-        ...
-
-    def names(self, folder: str = "") -> list[str]:
-        """Return the names of all that is in a folder, none if it is not there."""
-        ...
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Return bytes ``[start, stop)`` of a file, fewer where it ends before; None is its end.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            StoreError: it cannot be reached.
-        """
-        ...
-
-    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
-        """Fill a buffer of bytes from a file.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            StoreError: it ends too early.
-        """
-        ...
-
-    def mapped(self, name: str) -> memoryview | None:
-        """Return a file as memory that is read on first touch; None where there is no such way.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
-        ...
-
-    def lines(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """Yield the lines of a file from a byte on, the last perhaps without its newline."""
-        ...
-
-    def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
-        """Write a whole file; readers see the old one or the new one.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
-        ...
-
-    def append(
-        self, name: str, lines: Iterable[bytes], whole: Callable[[bytes], bool] = never
-    ) -> None:
-        """Append whole lines to a file; see `trace_probe.files.append`.
-
-        Raises:
-            StoreError: it cannot be written, or files cannot grow here.
-        """
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there.
-
-        Raises:
-            StoreError: it cannot be removed.
-        """
-        ...
-
-    def held(self, name: str) -> AbstractContextManager[None]:
-        """Keep others from appending to a file that is about to be replaced."""
-        ...
-
-    def abandoned(self, folder: str) -> list[str]:
-        """Return the names of temporary files that dead writers left in a folder."""
-        ...
-
-    def sweep(self, folder: str) -> None:
-        """Remove the temporary files that dead writers left in a folder."""
-        ...
 
 
 class Folder:
@@ -191,13 +97,23 @@ class Folder:
         return file_names(Path(self._at(f"{folder}/" if folder else "")))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Return the bytes of a file, or a range of them."""
+        """Return bytes ``[start, stop)`` of a file, fewer where it ends before; None is its end.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: it cannot be reached.
+        """
         with self._open(name) as file:
             file.seek(start)
             return file.read(-1 if stop is None else stop - start)
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
-        """Fill a buffer of bytes from a file."""
+        """Fill a buffer of bytes from a file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: it ends too early.
+        """
         with self._open(name) as file:
             file.seek(start)
             while buffer:
@@ -207,7 +123,11 @@ class Folder:
                 buffer = buffer[count:]
 
     def mapped(self, name: str) -> memoryview | None:
-        """Return a file as memory that is read on first touch; it holds a file handle."""
+        """Return a file as memory that is read on first touch; None where there is no such way.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
         with self._open(name) as file:
             if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
                 return memoryview(b"")
@@ -220,20 +140,32 @@ class Folder:
             yield from file
 
     def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
-        """Write a whole file."""
+        """Write a whole file; readers see the old one or the new one.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         write_chunks(Path(self._at(name)), chunks)
 
     def append(
         self, name: str, lines: Iterable[bytes], whole: Callable[[bytes], bool] = never
     ) -> None:
-        """Append whole lines to a file."""
+        """Append whole lines to a file; see `trace_probe.files.append`.
+
+        Raises:
+            StoreError: it cannot be written, or files cannot grow here.
+        """
         path = Path(self._at(name))
         if path.is_symlink():
             raise StoreError(f"{path} {LINK}")
         append(path, lines, whole=whole)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
         path = Path(self._at(name))
         try:
             path.unlink(missing_ok=True)
@@ -369,6 +301,10 @@ class Bucket:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError), self._reaching(name):
             self._files.rm_file(self._at(name))
+
+
+Place = Folder | Bucket
+"""Files by their names below one root; a name may hold slashes."""
 
 
 def place_at(path: Path | str) -> Place:
