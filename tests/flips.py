@@ -30,7 +30,7 @@ from trace_probe.monitor.calibrated import (
     load_calibrations,
     write_calibrations,
 )
-from trace_probe.monitor.integrity import verify_probe
+from trace_probe.monitor.sharing import verify_probe
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.probe import ProbeCard, SavedProbe, load_probe, save_probe
 from trace_probe.statistics.calibration import Threshold

@@ -391,7 +391,7 @@ def embeds(case: Case) -> None:
 
 def records_with_workers(case: Case) -> None:
     """Workers of a Ray cluster load the model in the precision that they are told."""
-    from trace_probe.execution.cluster import RayExecutor
+    from trace_probe.execution.executor import RayExecutor
     from trace_probe.model.weights import Weights
     from trace_probe.recording.shares import Recording, record_shares
     from trace_probe.store import Store

@@ -20,8 +20,7 @@ from trace_probe.labelling.annotations import (
     read_annotations,
     verdicts_kept,
 )
-from trace_probe.labelling.labellers import labeller
-from trace_probe.labelling.runs import label_run
+from trace_probe.labelling.runs import label_run, labeller
 from trace_probe.store import Store
 
 TRACE = make_trace(["One.", "Two.", "Three."], ["Four.", "Five."], name="t")

@@ -54,7 +54,7 @@ HOMES = {
     ),
     "inspect_scout": ("interop.scout",),
     "vllm": ("engine",),
-    "ray": ("execution.cluster",),
+    "ray": ("execution.executor",),
     "typer": ("commands",),
     "streamlit": ("explorer",),
     "umap": ("probing.sentence_map",),

@@ -11,8 +11,8 @@ from servers import Answer, completion, scripted
 
 from trace_probe.errors import TraceError
 from trace_probe.labelling.judge import Judge, JudgeServers
-from trace_probe.labelling.labellers import labeller
 from trace_probe.labelling.protocol import questions
+from trace_probe.labelling.runs import labeller
 from trace_probe.labels import Label, label_traces
 from trace_probe.trace import Trace
 

@@ -23,7 +23,7 @@ from trace_probe.monitor.detector import (
     recorded_detector,
 )
 from trace_probe.monitor.flagging import read_trace
-from trace_probe.monitor.integrity import seal_probe
+from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.probe import load_probe, save_probe
 from trace_probe.statistics.smoothing import MAX, parse_smoothing
 from trace_probe.store import Store

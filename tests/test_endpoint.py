@@ -33,8 +33,8 @@ import openai
 import uvicorn
 
 from trace_probe.errors import ServerError, StoreError
-from trace_probe.monitor.integrity import seal_probe
 from trace_probe.monitor.live import EXAMPLE
+from trace_probe.monitor.sharing import seal_probe
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.launch import punctual
 from trace_probe.serving.limits import Limits, Refusal, check_address, check_host

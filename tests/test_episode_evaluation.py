@@ -17,7 +17,7 @@ from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import ACT, Report, format_report
 from trace_probe.evaluation.text_monitor import _messages
 from trace_probe.evaluation.text_report import text_report
-from trace_probe.labelling.labellers import labeller
+from trace_probe.labelling.runs import labeller
 from trace_probe.labels import Label
 from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.dataset import Corpus, build_cohort, sentences_before_act

@@ -7,7 +7,7 @@ import pytest
 from episodes import HARMLESS, VIOLATING
 from runs import MANIFEST
 
-from trace_probe.labelling.labellers import labeller
+from trace_probe.labelling.runs import labeller
 from trace_probe.monitor.detector import Detector, Source
 from trace_probe.monitor.flagging import (
     Flag,

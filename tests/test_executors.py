@@ -7,8 +7,14 @@ from ray_clusters import lose_a_node, two_nodes
 from workers import Killed, Squarer, cannot_be_built, dies_while_built, refuses_odd
 
 from trace_probe.errors import WorkerError
-from trace_probe.execution.cluster import RayExecutor, executor_named
-from trace_probe.execution.executor import Executor, LocalExecutor, Result, values
+from trace_probe.execution.executor import (
+    Executor,
+    LocalExecutor,
+    RayExecutor,
+    Result,
+    executor_named,
+    values,
+)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from planted import World, keep, make_label, make_trace, plant
 
 from trace_probe.activations import parse_poolings
 from trace_probe.errors import ProbeError
-from trace_probe.monitor.integrity import seal_probe
+from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.dataset import Corpus, build_dataset
 from trace_probe.probing.features import (
     FEATURES,

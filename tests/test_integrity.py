@@ -23,7 +23,7 @@ from trace_probe.errors import ProbeError, StoreError, TraceProbeError
 from trace_probe.files import append, json_bytes, write_json
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import load_calibrations
-from trace_probe.monitor.integrity import seal_probe, verify_probe
+from trace_probe.monitor.sharing import seal_probe, verify_probe
 from trace_probe.probing.probe import load_probe, save_probe
 from trace_probe.storage.place import Folder
 from trace_probe.storage.records import to_label, to_line, to_trace

@@ -13,10 +13,9 @@ from servers import Answer, Asked, completion, free_port, scripted
 from trace_probe.errors import ServerError, TraceError
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.labelling.judge import Cost, Judge, JudgeServers
-from trace_probe.labelling.labellers import labeller, labellers
 from trace_probe.labelling.protocol import ProtocolName, Unreadable, questions, read_finding
 from trace_probe.labelling.quotes import find_quote
-from trace_probe.labelling.runs import label_run
+from trace_probe.labelling.runs import label_run, labeller, labellers
 from trace_probe.labels import Label, label_traces
 from trace_probe.model.endpoint import Patience
 from trace_probe.model.keys import KEY

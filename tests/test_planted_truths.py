@@ -10,10 +10,16 @@ from planted import World, plant
 from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import Report, at_rate, format_report
-from trace_probe.probing.baselines import category_only, length, position, prompt_only
+from trace_probe.probing.baselines import (
+    OUTPUT_CONFIDENCE,
+    category_only,
+    confidence_scores,
+    length,
+    position,
+    prompt_only,
+)
 from trace_probe.probing.dataset import Corpus, activations_of, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
-from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE, confidence_scores
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import Scores
 

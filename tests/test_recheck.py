@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from trace_probe.commands.main import app
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector, as_detector
-from trace_probe.monitor.integrity import verify_probe
 from trace_probe.monitor.recheck import (
     AsRun,
     Recheck,
@@ -28,6 +27,7 @@ from trace_probe.monitor.recheck import (
     refuse_stale,
     save_recheck,
 )
+from trace_probe.monitor.sharing import verify_probe
 from trace_probe.monitor.shift import Shift
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import save_probe

@@ -14,7 +14,7 @@ from trace_probe.emergence.rollouts import Scene, Start, roll_out
 from trace_probe.environment import State, Tool
 from trace_probe.episode import Episode, calls_of
 from trace_probe.errors import ModelError, TraceError
-from trace_probe.labelling.labellers import labeller
+from trace_probe.labelling.runs import labeller
 from trace_probe.model.continuation import Branch
 from trace_probe.model.dialect import Dialect, Turn
 from trace_probe.model.local import Completion

@@ -12,8 +12,7 @@ import pytest
 from ray_clusters import lose_a_node, two_nodes
 
 from trace_probe.errors import ModelError, TraceProbeError, WorkerError
-from trace_probe.execution.cluster import RayExecutor
-from trace_probe.execution.executor import Executor, LocalExecutor
+from trace_probe.execution.executor import Executor, LocalExecutor, RayExecutor
 from trace_probe.model import continuation
 from trace_probe.model.weights import Weights
 from trace_probe.recording.course import Agent

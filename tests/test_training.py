@@ -18,10 +18,10 @@ from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
 from trace_probe.probing import mlp
+from trace_probe.probing.baselines import OUTPUT_CONFIDENCE
 from trace_probe.probing.dataset import split_by_role
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
-from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.metrics import auroc, trace_maxima
 from trace_probe.statistics.smoothing import CANDIDATES
 from trace_probe.store import Manifest, Store

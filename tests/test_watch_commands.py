@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_probe.monitor.integrity import seal_probe
+from trace_probe.monitor.sharing import seal_probe
 
 ROOT = Path(__file__).parents[1]
 ASK = "You pack 12 crates. You need 12 crates."

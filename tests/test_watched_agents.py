@@ -135,7 +135,7 @@ def test_an_oracle_takes_recorded_agents_to_their_end(model: Any, run: Store) ->
     from trace_probe.emergence.curve import prefixes
     from trace_probe.emergence.oracle import oracle
     from trace_probe.emergence.rollouts import Scene
-    from trace_probe.labelling.labellers import labeller
+    from trace_probe.labelling.runs import labeller
 
     trace = longest(run)[0]
     continuer = LocalContinuer(model)

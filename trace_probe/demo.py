@@ -16,8 +16,7 @@ from trace_probe.recording.record import Writer, new_manifest
 from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
-from trace_probe.study.rates import instrumental_rate
-from trace_probe.study.rows import read_rows
+from trace_probe.study.rates import instrumental_rate, read_rows
 from trace_probe.trace import Sampling, Task
 from trace_probe.training import train
 from trace_probe.world.rules import RuleLabeller

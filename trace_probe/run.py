@@ -16,7 +16,7 @@ from trace_probe.trace import Sampling, Task, Trace
 if TYPE_CHECKING:
     from trace_probe.activations import Activations
     from trace_probe.evaluation.report import Report
-    from trace_probe.execution.cluster import Kind
+    from trace_probe.execution.executor import Kind
     from trace_probe.labelling.runs import Labelled
     from trace_probe.labels import Label
     from trace_probe.model.facts import ModelFacts
@@ -224,8 +224,7 @@ class Run:
             ServerError: a judge cannot be asked; the labels it gave before are kept.
         """
         from trace_probe.labelling.judge import JudgeServers
-        from trace_probe.labelling.labellers import labeller
-        from trace_probe.labelling.runs import default_cache, label_run
+        from trace_probe.labelling.runs import default_cache, label_run, labeller
 
         made = labeller(by, JudgeServers(tuple(base_url), default_cache(), {}))
         return label_run(self.store, made, progress=progress)
@@ -239,7 +238,7 @@ def _shared(
     *,
     progress: bool,
 ) -> "RecordReport":
-    from trace_probe.execution.cluster import executor_named
+    from trace_probe.execution.executor import executor_named
     from trace_probe.recording.shares import Share, record_shares
 
     share = None if shard is None else Share.parse(shard)

@@ -18,7 +18,7 @@ from trace_probe.explorer.runs import VARIABLE
 from trace_probe.explorer.watching import Watched
 from trace_probe.explorer.written import MOST_TEXTS, Pasted, score_words, transcripts
 from trace_probe.monitor.detector import Detector, Source, as_detector
-from trace_probe.monitor.integrity import seal_probe
+from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.probe import load_probe
 from trace_probe.statistics.smoothing import MAX
 from trace_probe.store import Store

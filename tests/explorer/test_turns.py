@@ -15,7 +15,7 @@ from trace_probe.explorer.reader.component import aligned
 from trace_probe.explorer.reader.display import display
 from trace_probe.explorer.reader.page import page
 from trace_probe.explorer.turns import turns
-from trace_probe.labelling.labellers import labeller
+from trace_probe.labelling.runs import labeller
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Task, Trace
 from trace_probe.visible import visible

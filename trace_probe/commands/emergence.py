@@ -85,7 +85,7 @@ def oracle(
     from trace_probe.emergence.asking import Source, ask_run
     from trace_probe.emergence.curve import drawn_of
     from trace_probe.emergence.onset import format_summary, summarise
-    from trace_probe.execution.cluster import executor_named
+    from trace_probe.execution.executor import executor_named
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
 
@@ -237,7 +237,7 @@ def steer(
     """
     from trace_probe.emergence.experiment import run_steering
     from trace_probe.emergence.steering import SteeringPlan, format_steering
-    from trace_probe.labelling.labellers import labeller
+    from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
 
     store, saved = tp.Store(run), tp.load_probe(probe)
@@ -288,7 +288,7 @@ def intervene(
     """
     from trace_probe.emergence.experiment import run_intervention
     from trace_probe.emergence.intervention import format_intervention
-    from trace_probe.labelling.labellers import labeller
+    from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.calibrated import Decoding
 

@@ -79,7 +79,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a probe on the training tasks of a run and calibrate its threshold."""
-    from trace_probe.execution.cluster import executor_named
+    from trace_probe.execution.executor import executor_named
     from trace_probe.probing.features import parse_features
     from trace_probe.probing.probe import check_overwrites, save_probe
     from trace_probe.training import train as train_probe

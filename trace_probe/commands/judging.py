@@ -47,7 +47,7 @@ def label(
     """Label the traces of a run: outcome, first sentence that says it, first action."""
     from trace_probe.labelling import runs as labelling
     from trace_probe.labelling.judge import Judge, JudgeServers
-    from trace_probe.labelling.labellers import labellers
+    from trace_probe.labelling.runs import labellers
     from trace_probe.model.endpoint import Patience
 
     store, cost = tp.Store(run), price_pair(price)

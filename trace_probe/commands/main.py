@@ -54,7 +54,7 @@ from trace_probe.commands.options import (
 )
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
-from trace_probe.commands.rechecking import rechecking
+from trace_probe.commands.probe import rechecking
 from trace_probe.commands.store import store as store_commands
 from trace_probe.commands.tasking import tasking
 from trace_probe.errors import TraceProbeError

@@ -388,8 +388,8 @@ def cascade(
 ) -> None:
     """Compare a probe, a judge, and a judge asked only where the probe alarms."""
     from trace_probe.labelling.judge import JudgeServers
-    from trace_probe.labelling.labellers import labeller as labeller_of
     from trace_probe.labelling.runs import default_cache
+    from trace_probe.labelling.runs import labeller as labeller_of
     from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.cascade import cascade as compare
     from trace_probe.monitor.cascade import format_cascade

@@ -14,7 +14,7 @@ from trace_probe.emergence.rollouts import Scene
 from trace_probe.errors import ModelError, ServerError
 from trace_probe.execution.executor import Executor, LocalExecutor, values
 from trace_probe.labelling.judge import JudgeServers
-from trace_probe.labelling.labellers import labeller
+from trace_probe.labelling.runs import labeller
 from trace_probe.labels import Labeller
 from trace_probe.model.bridge import load_weights
 from trace_probe.model.local import Model

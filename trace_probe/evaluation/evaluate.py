@@ -27,7 +27,7 @@ from trace_probe.evaluation.panel import (
     summary,
 )
 from trace_probe.evaluation.report import ACT, AtSiblingRate, Figures, Report, is_text
-from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
+from trace_probe.probing.baselines import OUTPUT_CONFIDENCE
 from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
 from trace_probe.statistics.metrics import Scores
 

@@ -16,7 +16,12 @@ from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.notes import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import Panel, build_panel
 from trace_probe.evaluation.report import Report
-from trace_probe.probing.baselines import baseline_scores
+from trace_probe.probing.baselines import (
+    OUTPUT_CONFIDENCE,
+    baseline_scores,
+    confidence_scores,
+    has_uncertainty,
+)
 from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus, split_by_role
 from trace_probe.probing.matrix import ActivationMatrix, load_matrix
@@ -30,7 +35,6 @@ from trace_probe.probing.probe import (
 )
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.sweep import Grid, choose_cell
-from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE, confidence_scores, has_uncertainty
 from trace_probe.statistics.bootstrap import Values
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, MAX, parse_smoothing

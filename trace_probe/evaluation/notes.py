@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from trace_probe.evaluation.panel import SENTENCES_LEFT, Panel
 from trace_probe.evaluation.report import RATES, AtSiblingRate, Figures, More
+from trace_probe.probing.baselines import OUTPUT_CONFIDENCE
 from trace_probe.probing.dataset import Corpus, sentences_before_act
-from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import pairs_within
 from trace_probe.store import Store

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.engine.plan import EngineOptions
 from trace_probe.errors import TraceProbeError
-from trace_probe.execution.cluster import Kind, executor_named
-from trace_probe.execution.executor import Executor, values
+from trace_probe.execution.executor import Executor, Kind, executor_named, values
 from trace_probe.model.weights import Weights
 from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
 from trace_probe.store import Store

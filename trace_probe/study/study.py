@@ -17,8 +17,22 @@ from trace_probe.model.naming import without_version
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Manifest, Store
 from trace_probe.study.pairs import cousins, steps, variant_of
-from trace_probe.study.rates import McNemar, TaskRate, named, pair, share, share_gap, task_rates
-from trace_probe.study.rows import FIGURES, Case, Factor, Figure, at, find_factors, read_rows
+from trace_probe.study.rates import (
+    FIGURES,
+    Case,
+    Factor,
+    Figure,
+    McNemar,
+    TaskRate,
+    at,
+    find_factors,
+    named,
+    pair,
+    read_rows,
+    share,
+    share_gap,
+    task_rates,
+)
 from trace_probe.trace import digest
 
 NEUTRAL = {"nudge": "none", "suffix": "none", "thinking": "off", "mode": "baseline"}

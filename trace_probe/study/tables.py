@@ -1,7 +1,7 @@
 """A study as text: tables of shares and differences, and what may not be read into them."""
 
 from trace_probe.statistics.bootstrap import Metric
-from trace_probe.study.rows import FIGURES
+from trace_probe.study.rates import FIGURES
 from trace_probe.study.study import Difference, Study
 from trace_probe.visible import aligned
 
