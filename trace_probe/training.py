@@ -16,13 +16,7 @@ from trace_probe.probing.crossfit import choose_head, rival_recipes
 from trace_probe.probing.dataset import Corpus, Split, load_corpus, split_by_role
 from trace_probe.probing.features import Feature, check_features
 from trace_probe.probing.matrix import load_matrix
-from trace_probe.probing.probe import (
-    ProbeCard,
-    SavedProbe,
-    check_fits,
-    probe_scores,
-    settings,
-)
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, probe_scores, settings
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
 from trace_probe.probing.selection import HEADLINE
 from trace_probe.probing.sweep import Cell, Grid, LayerSweeper, choose

@@ -19,15 +19,7 @@ import numpy as np
 from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
-from trace_probe.statistics.bootstrap import (
-    Index,
-    Metric,
-    Values,
-    rate,
-    ratio,
-    resample,
-    shown,
-)
+from trace_probe.statistics.bootstrap import Index, Metric, Values, rate, ratio, resample, shown
 from trace_probe.trace import Trace
 
 Where = Literal["prompt", "early", "middle", "late", "never"]

@@ -24,13 +24,7 @@ from trace_probe.errors import StoreError
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus
 from trace_probe.probing.matrix import load_matrix
-from trace_probe.probing.probe import (
-    ProbeCard,
-    SavedProbe,
-    check_fits,
-    fit_dataset,
-    probe_scores,
-)
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, fit_dataset, probe_scores
 from trace_probe.statistics.calibration import guaranteed_threshold
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.storage.seals import Wanted

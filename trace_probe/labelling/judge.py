@@ -28,13 +28,7 @@ from trace_probe.labelling.protocol import (
 )
 from trace_probe.labelling.quotes import find_quote, first_quoted
 from trace_probe.labels import Label
-from trace_probe.model.endpoint import (
-    HOPELESS,
-    Patience,
-    RequestError,
-    Servers,
-    run,
-)
+from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers, run
 from trace_probe.model.keys import refuse_secrets
 from trace_probe.model.reply import Reply
 from trace_probe.trace import Span, Trace, digest

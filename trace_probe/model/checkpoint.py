@@ -7,14 +7,7 @@ from typing import NamedTuple
 from trace_probe.errors import ModelError
 from trace_probe.model.adapters import Adapter
 from trace_probe.model.converted import CONVERTED, converted, converted_here, smollm2_folder
-from trace_probe.model.naming import (
-    ADAPTER_CONFIG,
-    ORGANISM,
-    SMOLLM2,
-    UNMERGED,
-    Named,
-    parse_name,
-)
+from trace_probe.model.naming import ADAPTER_CONFIG, ORGANISM, SMOLLM2, UNMERGED, Named, parse_name
 from trace_probe.model.naming import FAMILY as FAMILY
 from trace_probe.model.naming import organism_path as organism_path
 

@@ -54,12 +54,7 @@ from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
-from trace_probe.statistics.bootstrap import (
-    Values,
-    resample,
-    shown,
-    wilson,
-)
+from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import (
     UNKNOWN,
     Scores,

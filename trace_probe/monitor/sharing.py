@@ -17,15 +17,7 @@ from trace_probe.model.naming import parse_name, without_version
 from trace_probe.monitor.calibrated import FILE, Calibration, load_calibrations, write_calibrations
 from trace_probe.monitor.recheck import FILE as RECHECKS
 from trace_probe.monitor.recheck import load_rechecks, write_rechecks
-from trace_probe.probing.hub import (
-    FETCHED,
-    PAGE,
-    Address,
-    check_listing,
-    fetch,
-    publish,
-    put,
-)
+from trace_probe.probing.hub import FETCHED, PAGE, Address, check_listing, fetch, publish, put
 from trace_probe.probing.kept import AGAIN, CARD, MEND, WEIGHTS, read_json, read_weights
 from trace_probe.probing.probe import ProbeCard, load_probe, save_probe
 from trace_probe.statistics.bootstrap import shown

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from trace_probe.organism.adapters import (
-    BASE,
-    Checkpoint,
-    load_base,
-    new_adapter,
-    save_adapter,
-)
+from trace_probe.organism.adapters import BASE, Checkpoint, load_base, new_adapter, save_adapter
 from trace_probe.organism.packing import WEIGHTS, Packer, Row
 from trace_probe.organism.schooling import Grasp, examine
 from trace_probe.world.english.scenario import PREFIX, scenario

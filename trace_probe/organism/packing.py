@@ -16,14 +16,7 @@ from trace_probe.organism.adapters import TEMPLATE
 from trace_probe.world.english.chance import facts_by
 from trace_probe.world.english.phrases import Kind
 from trace_probe.world.english.scenario import Scenario, task
-from trace_probe.world.english.script import (
-    DRILL,
-    FREE,
-    Manner,
-    Script,
-    act,
-    shares,
-)
+from trace_probe.world.english.script import DRILL, FREE, Manner, Script, act, shares
 from trace_probe.world.pools import Nudge
 
 if TYPE_CHECKING:

@@ -9,14 +9,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from trace_probe.errors import ProbeError
-from trace_probe.probing.binary import (
-    BinaryProbe,
-    ClassWeight,
-    Floats,
-    Rows,
-    Tensors,
-    row_scale,
-)
+from trace_probe.probing.binary import BinaryProbe, ClassWeight, Floats, Rows, Tensors, row_scale
 from trace_probe.statistics.bootstrap import Index
 
 if TYPE_CHECKING:

@@ -15,12 +15,7 @@ from trace_probe.errors import ProbeError
 from trace_probe.files import checked_name
 from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
-from trace_probe.probing.features import (
-    Feature,
-    feature_rows,
-    features_from,
-    pooling_for,
-)
+from trace_probe.probing.features import Feature, feature_rows, features_from, pooling_for
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import AGAIN, CARD, MEND, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe

@@ -12,13 +12,7 @@ from tqdm import tqdm
 
 from trace_probe.errors import ServerError
 from trace_probe.model.dialect import Turn
-from trace_probe.model.endpoint import (
-    HOPELESS,
-    Patience,
-    RequestError,
-    Servers,
-    run,
-)
+from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers, run
 from trace_probe.model.keys import refuse_secrets
 from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch

@@ -13,15 +13,7 @@ import numpy as np
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
-from trace_probe.statistics.bootstrap import (
-    SHARE,
-    Bounds,
-    Metric,
-    Values,
-    ratio,
-    resample,
-    wilson,
-)
+from trace_probe.statistics.bootstrap import SHARE, Bounds, Metric, Values, ratio, resample, wilson
 from trace_probe.statistics.bootstrap import share as share_of
 from trace_probe.store import Store
 from trace_probe.trace import Trace

@@ -12,15 +12,7 @@ from dataclasses import dataclass, field
 
 from trace_probe.world import language
 from trace_probe.world.agent import phrases
-from trace_probe.world.agent.chance import (
-    AUTHORISED,
-    READ,
-    TEMPERS,
-    Facts,
-    Rules,
-    Temper,
-    chance,
-)
+from trace_probe.world.agent.chance import AUTHORISED, READ, TEMPERS, Facts, Rules, Temper, chance
 from trace_probe.world.agent.environment import ARGUMENT, ErrandTools
 from trace_probe.world.agent.errand import Errand, Lack, fill, task, watch
 from trace_probe.world.closing import Act, Closing

@@ -17,14 +17,7 @@ from trace_probe.errors import TaskError
 from trace_probe.trace import Task
 from trace_probe.world.english import phrases
 from trace_probe.world.english.phrases import Level
-from trace_probe.world.pools import (
-    Control,
-    Nudge,
-    lever_task,
-    parse_id,
-    pool_ids,
-    read_source,
-)
+from trace_probe.world.pools import Control, Nudge, lever_task, parse_id, pool_ids, read_source
 
 NAME = "english"
 PREFIX = f"{NAME}-"

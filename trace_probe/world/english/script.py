@@ -9,14 +9,7 @@ import random
 from dataclasses import dataclass
 
 from trace_probe.world.english import phrases
-from trace_probe.world.english.chance import (
-    ASKING,
-    AUTHORISED,
-    READING,
-    TEMPERS,
-    Facts,
-    chance,
-)
+from trace_probe.world.english.chance import ASKING, AUTHORISED, READING, TEMPERS, Facts, chance
 from trace_probe.world.english.phrases import Kind
 from trace_probe.world.english.reading import CALM, Event, put
 from trace_probe.world.english.scenario import Scenario
