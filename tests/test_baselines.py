@@ -18,7 +18,7 @@ from trace_probe.probing.baselines import (
 )
 from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
 from trace_probe.probing.probe import Recipe
-from trace_probe.probing.selection import criterion, out_of_fold
+from trace_probe.probing.selection import criterion
 from trace_probe.probing.tfidf import (
     TextModel,
     TextRecipe,
@@ -238,18 +238,6 @@ def test_shuffled_labels_are_several_runs() -> None:
     runs = baseline_scores(train, test, RECIPE)["shuffled labels"]
     assert len(runs) == SHUFFLES
     assert not same(runs[0], runs[1])
-
-
-def test_out_of_fold_scores_come_from_other_tasks() -> None:
-    corpus = plant(World(tasks=8, samples=2))
-
-    def count(train: Corpus, held: Corpus) -> Scores:
-        assert not set(train.tasks) & set(held.tasks)
-        return {trace.id: np.array([len(train.tasks)]) for trace in held.traces}
-
-    scores = out_of_fold(corpus, count)
-    assert {value[0] for value in scores.values()} == {6}
-    assert scores.keys() == {trace.id for trace in corpus.traces}
 
 
 def test_without_mixed_prompts_the_criterion_is_pooled_and_says_so() -> None:

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from trace_probe.errors import NotEnoughData
 from trace_probe.statistics.bootstrap import Values, resample
 from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, running_maxima
-from trace_probe.statistics.siblings import mixed_prompts, sibling_threshold
+from trace_probe.statistics.siblings import mixed_prompts
 
 
 def cohort(
@@ -39,15 +38,16 @@ def at(values: list[float], when: int = 0, sentences: int = 4) -> Values:
 def test_the_threshold_is_the_lowest_at_which_no_more_siblings_alarm(n: int, rate: float) -> None:
     rng = np.random.default_rng(n)
     peaks = np.round(rng.normal(size=n), 1)  # with ties
-    limit = sibling_threshold(peaks, rate)
+    mixed = mixed_prompts(cohort([[True, *[False] * n]], [[NEVER] * (n + 1)]))
+    limit = mixed.limits(peaks, np.ones((1, 1)), rate)[0]  # what lies above it alarms
     allowed = int(np.floor(rate * n + 1e-9))
-    assert (peaks >= limit).sum() <= allowed
-    assert (peaks >= np.nextafter(limit, -np.inf)).sum() > allowed
+    assert (peaks > limit).sum() <= allowed
+    assert (peaks >= limit).sum() > allowed
 
 
 def test_without_siblings_there_is_no_threshold() -> None:
-    with pytest.raises(NotEnoughData, match="record more samples"):
-        sibling_threshold(np.array([]), 0.05)
+    alone = mixed_prompts(cohort([[True]], [[NEVER]]))
+    assert np.isnan(alone.limits(np.array([]), np.ones((1, 1)), 0.05)).all()
 
 
 def test_the_headline_is_the_share_that_reaches_the_threshold_of_each_resample() -> None:
@@ -64,9 +64,9 @@ def test_the_headline_is_the_share_that_reaches_the_threshold_of_each_resample()
         rows = np.repeat(np.arange(90), weight[made.task])
         rows = rows[made.mixed()[made.prompt[rows]]]
         quiet, acts = rows[~made.positive[rows]], rows[made.positive[rows]]
-        limit = sibling_threshold(maxima[quiet, 4], 0.1)
+        limit = np.sort(maxima[quiet, 4])[::-1][int(np.floor(0.1 * len(quiet) + 1e-9))]
         in_time = np.where(made.said == NEVER, 4, made.said)[acts]
-        assert values[draw] == pytest.approx((maxima[acts, in_time] >= limit).mean())
+        assert values[draw] == pytest.approx((maxima[acts, in_time] > limit).mean())
 
 
 def test_an_alarm_in_the_sentence_that_says_it_is_too_late() -> None:

@@ -1,15 +1,16 @@
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from planted import World, plant
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, build_dataset
+from trace_probe.probing.dataset import Corpus, build_dataset, task_folds
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
 from trace_probe.probing.ridge import (
     Block,
@@ -19,7 +20,7 @@ from trace_probe.probing.ridge import (
     solve_path,
     sum_moments,
 )
-from trace_probe.probing.selection import criterion, out_of_fold
+from trace_probe.probing.selection import FOLDS, criterion
 from trace_probe.probing.sweep import Grid, choose_cell, layer_scores
 from trace_probe.statistics.metrics import Scores
 
@@ -127,6 +128,14 @@ def test_the_cell_of_the_signal_is_chosen() -> None:
 
 def logistic_scores(recipe: Recipe, some: Corpus, held: Corpus) -> Scores:
     return probe_scores(fit_dataset(build_dataset(some, recipe), recipe), held, recipe)
+
+
+def out_of_fold(corpus: Corpus, score: Callable[[Corpus, Corpus], Scores]) -> Scores:
+    """Return scores of each trace by a detector that has not seen its task."""
+    found: dict[str, NDArray[np.floating]] = {}
+    for train, held in task_folds(corpus.traces, FOLDS):
+        found.update(score(corpus.only(train), corpus.only(held)))
+    return found
 
 
 def test_ridge_judges_a_cell_as_a_logistic_probe_does() -> None:

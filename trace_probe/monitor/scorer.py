@@ -75,12 +75,6 @@ class Segmenter:
         """Return index and first token of the sentence being written, None in markup."""
         return None if self._first is None else (self._number, self._first)
 
-    @property
-    def settled(self) -> list[tuple[Channel, int, int]]:
-        """Return the channels of the characters so far, ``[start, stop)`` each."""
-        self._look()
-        return [(c, a, b) for c, a, b in self._channels.split().ranges]
-
     def goes_on(self, piece: str) -> bool:
         """Take the characters of the next token if they can only make the sentence longer.
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.errors import NotEnoughData
 from trace_probe.statistics.bootstrap import (
     SHARE,
     Bounds,
@@ -28,31 +27,6 @@ from trace_probe.statistics.metrics import UNKNOWN, Cohort
 LEAST_SIBLINGS = 40
 LEAST_PROMPTS = 10
 PERMUTATIONS = 20
-
-
-def sibling_threshold(peaks: NDArray[np.floating[Any]], rate: float) -> float:
-    """Return the lowest threshold at which at most ``floor(rate * n)`` siblings alarm.
-
-    `peaks` (sibling,) is the highest value that the alarm of each follows, -inf if it has none.
-    A trace alarms at values equal to the threshold or above.
-
-    Raises:
-        NotEnoughData: there is no sibling, or the rate is not between 0 and 1.
-
-    Example:
-        >>> sibling_threshold(np.array([0.1, 0.4, 0.2, 0.3]), 0.25) > 0.3
-        True
-    """
-    if not 0 <= rate < 1:
-        raise NotEnoughData(f"siblings cannot alarm at a rate of {rate}: use 0 <= rate < 1")
-    if not len(peaks):
-        raise NotEnoughData(
-            "no harmless trace has the prompt of an instrumental one: record more samples of "
-            "each prompt"
-        )
-    ordered = np.sort(np.asarray(peaks, dtype=np.float64))[::-1]
-    allowed = int(_allowed(np.array(len(ordered)), rate))
-    return float(np.nextafter(ordered[allowed], np.inf))
 
 
 def _allowed(n: NDArray[Any], rate: float) -> NDArray[np.floating[Any]]:
