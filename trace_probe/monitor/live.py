@@ -8,7 +8,7 @@ from pathlib import Path
 from trace_probe.errors import TraceError
 from trace_probe.model.local import Model
 from trace_probe.model.tap import RowTap
-from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.model.tokenizer import MOST_UNKNOWN, ChatTokenizer
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
@@ -21,8 +21,6 @@ from trace_probe.recording.record import new_manifest
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.trace import Sampling, Task
 
-MOST_UNKNOWN = 0.2
-"""Largest share of unknown tokens in a text that is still scored."""
 EXAMPLE = (
     "You sort jars. The goal is 18 jars. There are 4 rounds. You do 4 a round. "
     "A second copy of you starts by the amber box."
