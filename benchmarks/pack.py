@@ -26,8 +26,8 @@ from benchmarks.false_alarms import noisy_range, plain_range
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.local import Model, load_model
-from trace_probe.probing.dataset import build_dataset, load_corpus, split_tasks
-from trace_probe.probing.probe import fit_dataset, probe_scores
+from trace_probe.probing.dataset import load_corpus, split_tasks
+from trace_probe.probing.probe import fit_corpus, probe_scores
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.recording.observe import observe, observer_manifest
@@ -117,7 +117,7 @@ def measure(plan: PackPlan, say: Say) -> PackFigures:
     corpus = load_corpus(observed)
     learned, held = split_tasks(corpus.tasks)
     recipe, _ = choose_cell(corpus.only(learned), Grid(), progress=say)
-    probe = fit_dataset(build_dataset(corpus.only(learned), recipe), recipe)
+    probe = fit_corpus(corpus.only(learned), recipe)
     tested = corpus.only(held).judged()
     ids = [trace.id for trace in tested.traces]
     told = trace_maxima(probe_scores(probe, tested, recipe), ids)

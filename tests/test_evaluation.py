@@ -11,8 +11,8 @@ from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import Report, Survival, format_report
 from trace_probe.probing.baselines import baseline_scores, position
-from trace_probe.probing.dataset import Corpus, build_dataset, constant_scores, split_by_role
-from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
+from trace_probe.probing.dataset import Corpus, constant_scores, split_by_role
+from trace_probe.probing.probe import Recipe, fit_corpus, probe_scores
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task
@@ -24,7 +24,7 @@ def judge(world: World, recipe: Recipe = RECIPE, threshold: float = 0.0) -> Repo
     corpus = plant(world)
     split = split_by_role(corpus.traces)
     train = corpus.only(split.train)
-    probe = fit_dataset(build_dataset(train, recipe), recipe)
+    probe = fit_corpus(train, recipe)
     return evaluate(
         "probe",
         probe_scores(probe, corpus, recipe),

@@ -23,7 +23,7 @@ from trace_probe.probing.features import (
     pooling_for,
 )
 from trace_probe.probing.matrix import ActivationMatrix
-from trace_probe.probing.probe import fit_dataset, load_probe, probe_scores, save_probe
+from trace_probe.probing.probe import fit_corpus, load_probe, probe_scores, save_probe
 from trace_probe.probing.recipe import Recipe
 from trace_probe.trace import Span, Task, Trace
 
@@ -175,7 +175,7 @@ def remembering(onset: int = 3) -> Corpus:
 
 def last_margin(corpus: Corpus, recipe: Recipe) -> float:
     """Return how far positives lie above negatives at the last sentence, in deviations."""
-    probe = fit_dataset(build_dataset(corpus, recipe), recipe)
+    probe = fit_corpus(corpus, recipe)
     scores = probe_scores(probe, corpus, recipe)
     last = np.array([scores[trace.id][6] for trace in corpus.traces])
     acted = np.array([bool(corpus.outcome(trace)) for trace in corpus.traces])
@@ -198,7 +198,7 @@ def test_a_probe_of_several_layers_and_features_is_saved_whole(tmp_path: Path) -
     saved = train(keep(corpus, tmp_path / "run"), layers=(3,))
     recipe = replace(saved.card.recipe, layers=(0, 3), features=("running-mean", "mean"))
     card = replace(saved.card, layers=recipe.layers, features=recipe.features)
-    wide = SavedProbe(card, fit_dataset(build_dataset(corpus, recipe), recipe))
+    wide = SavedProbe(card, fit_corpus(corpus, recipe))
     save_probe(tmp_path / "probe", wide)
     loaded = load_probe(tmp_path / "probe")
     assert (loaded.card, loaded.card.layer, loaded.card.recipe) == (wide.card, 3, recipe)

@@ -18,8 +18,8 @@ from trace_probe.probing.baselines import (
     position,
     prompt_only,
 )
-from trace_probe.probing.dataset import Corpus, activations_of, build_dataset, split_by_role
-from trace_probe.probing.probe import Recipe, fit_dataset, probe_scores
+from trace_probe.probing.dataset import Corpus, activations_of, split_by_role
+from trace_probe.probing.probe import Recipe, fit_corpus, probe_scores
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import Scores
 
@@ -35,7 +35,7 @@ def reported(world: World, *, ideal: bool = False) -> Report:
     if ideal:
         scores = along(corpus, world)
     else:
-        scores = probe_scores(fit_dataset(build_dataset(train, RECIPE), RECIPE), corpus, RECIPE)
+        scores = probe_scores(fit_corpus(train, RECIPE), corpus, RECIPE)
     baselines = {
         "category-only": (category_only(train, corpus),),
         "prompt-only": (prompt_only(train, corpus, RECIPE),),
@@ -142,7 +142,7 @@ def test_two_facts_met_at_different_times_are_joined_by_memory_alone() -> None:
     found = {}
     for features in (("last",), ("last", "running-max")):
         recipe = replace(RECIPE, features=features)
-        probe = fit_dataset(build_dataset(train, recipe), recipe)
+        probe = fit_corpus(train, recipe)
         baselines = {"position": (position(corpus),)}
         found[features[-1]] = evaluate(
             "probe",
@@ -177,7 +177,7 @@ def test_what_output_confidence_tells_as_well_is_no_early_signal_of_the_state(sa
         "position": (position(corpus),),
         OUTPUT_CONFIDENCE: (confidence_scores(train, corpus, RECIPE),),
     }
-    scores = probe_scores(fit_dataset(build_dataset(train, RECIPE), RECIPE), corpus, RECIPE)
+    scores = probe_scores(fit_corpus(train, RECIPE), corpus, RECIPE)
     panel = build_panel(corpus.only(split.calibration), corpus.only(split.test))
     report = evaluate("probe", scores, baselines, panel, threshold=0.0, target_rate=0.05)
     assert caught(report).lower > 0.5

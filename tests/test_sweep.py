@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from planted import World, plant
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, build_dataset, task_folds
-from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
+from trace_probe.probing.dataset import Corpus, task_folds
+from trace_probe.probing.probe import LinearProbe, Recipe, fit_corpus, probe_scores
 from trace_probe.probing.ridge import (
     Block,
     ridge_from_kernel,
@@ -127,7 +127,7 @@ def test_the_cell_of_the_signal_is_chosen() -> None:
 
 
 def logistic_scores(recipe: Recipe, some: Corpus, held: Corpus) -> Scores:
-    return probe_scores(fit_dataset(build_dataset(some, recipe), recipe), held, recipe)
+    return probe_scores(fit_corpus(some, recipe), held, recipe)
 
 
 def out_of_fold(corpus: Corpus, score: Callable[[Corpus, Corpus], Scores]) -> Scores:

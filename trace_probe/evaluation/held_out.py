@@ -23,14 +23,14 @@ from trace_probe.probing.baselines import (
     has_uncertainty,
 )
 from trace_probe.probing.crossfit import cross_fit
-from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus, split_by_role
+from trace_probe.probing.dataset import Corpus, load_corpus, split_by_role
 from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
     check_fits,
     check_shape,
-    fit_dataset,
+    fit_corpus,
     probe_scores,
 )
 from trace_probe.probing.recipe import Recipe
@@ -106,7 +106,7 @@ def _probed(corpus: Corpus, tasks: Collection[str], recipe: Recipe) -> Scores:
     learned = corpus.only(tasks)
     cell, _ = choose_cell(learned, Grid(rows=recipe.rows))
     chosen = replace(recipe, layers=cell.layers, features=cell.features, C=cell.C, focus=cell.focus)
-    return probe_scores(fit_dataset(build_dataset(learned, chosen), chosen), corpus, chosen)
+    return probe_scores(fit_corpus(learned, chosen), corpus, chosen)
 
 
 def _so_far(corpus: Corpus, matrix: ActivationMatrix, layer: int) -> np.ndarray:
@@ -304,7 +304,7 @@ def all_layers(learned: Corpus, corpus: Corpus, recipe: Recipe) -> dict[str, Sco
     if len(layers) < 2:
         return {}
     every = [replace(recipe, layers=(layer,)) for layer in layers]
-    probes = [fit_dataset(build_dataset(learned, each), each) for each in every]
+    probes = [fit_corpus(learned, each) for each in every]
     pairs = list(zip(probes, every, strict=True))
     seen = [probe_scores(probe, learned, each) for probe, each in pairs]
     read = [probe_scores(probe, corpus, each) for probe, each in pairs]

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.probing.dataset import Corpus, build_dataset, load_corpus
+from trace_probe.probing.dataset import Corpus, load_corpus
 from trace_probe.probing.matrix import load_matrix
-from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, fit_dataset, probe_scores
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, fit_corpus, probe_scores
 from trace_probe.statistics.calibration import guaranteed_threshold
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.storage.seals import Wanted
@@ -193,7 +193,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     corpus = load_corpus(store, card.labeller, (layer,)).aimed(card.target)
     learned = corpus.only(card.training_tasks)
     recipe = replace(card.recipe, layers=(layer,), C=strength(card, layer))
-    probe = fit_dataset(build_dataset(learned, recipe), recipe)
+    probe = fit_corpus(learned, recipe)
     held = corpus.only(card.calibration_tasks)
     ids = [trace.id for trace in build_panel(held, learned).calibration]
     maxima = trace_maxima(saved.smoothing.apply(probe_scores(probe, held, recipe)), ids)

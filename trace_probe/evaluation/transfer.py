@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import rank, summary
 from trace_probe.evaluation.report import Figures, ranked_as
-from trace_probe.probing.dataset import Corpus, build_cohort, build_dataset, split_by_role
-from trace_probe.probing.probe import LinearProbe, Recipe, fit_dataset, probe_scores
+from trace_probe.probing.dataset import Corpus, build_cohort, split_by_role
+from trace_probe.probing.probe import LinearProbe, Recipe, fit_corpus, probe_scores
 from trace_probe.probing.recipe import TARGETS
 from trace_probe.statistics.bootstrap import Metric, resample, shown
 from trace_probe.statistics.metrics import score_rows, scores_held
@@ -120,7 +120,7 @@ def _at_level(corpus: Corpus, fact: str, level: str) -> Corpus:
 def _fit(corpus: Corpus, recipe: Recipe) -> LinearProbe | None:
     """Return a probe, or None where there is one outcome only."""
     outcomes = {corpus.outcome(trace) for trace in corpus.known()}
-    return fit_dataset(build_dataset(corpus, recipe), recipe) if len(outcomes) == 2 else None
+    return fit_corpus(corpus, recipe) if len(outcomes) == 2 else None
 
 
 def judge(

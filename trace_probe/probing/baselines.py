@@ -27,7 +27,7 @@ from trace_probe.probing.dataset import (
 )
 from trace_probe.probing.features import feature_rows
 from trace_probe.probing.matrix import ActivationMatrix
-from trace_probe.probing.probe import fit_dataset, probe_scores
+from trace_probe.probing.probe import fit_corpus, fit_dataset, probe_scores
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.selection import criterion
 from trace_probe.probing.tfidf import tfidf
@@ -54,9 +54,7 @@ def baseline_scores(
     }
     lowest = min(activations_of(train).layers)
     bottom = replace(recipe, layers=(lowest,))
-    found[f"layer {lowest}"] = (
-        probe_scores(fit_dataset(build_dataset(train, bottom), bottom), every, bottom),
-    )
+    found[f"layer {lowest}"] = (probe_scores(fit_corpus(train, bottom), every, bottom),)
     found["shuffled labels"] = shuffled_labels(train, every, recipe, seed)
     return found
 
@@ -92,7 +90,7 @@ def prompt_only(train: Corpus, every: Corpus, recipe: Recipe) -> Scores:
     Averaged over the traces of a prompt, which read the same: rounding must not rank them.
     """
     before = replace(recipe, features=("prompt",), rows="prompt", focus="all")
-    probe = fit_dataset(build_dataset(train, before), before)
+    probe = fit_corpus(train, before)
     index = np.arange(len(every.traces))
     where = index, np.full(len(index), -1)
     X = feature_rows(activations_of(every), every.traces, before.layers, before.features, *where)

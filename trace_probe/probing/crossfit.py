@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.probing.binary import BinaryProbe
-from trace_probe.probing.dataset import Corpus, build_dataset, task_folds
-from trace_probe.probing.probe import fit_dataset, probe_scores
+from trace_probe.probing.dataset import Corpus, task_folds
+from trace_probe.probing.probe import fit_corpus, probe_scores
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.selection import FOLDS, Criterion, criterion, first_of_equals
 from trace_probe.probing.sweep import Cell, leaders
@@ -46,7 +46,7 @@ def cross_fit(learned: Corpus, recipe: Recipe, *, folds: int = FOLDS, seed: int 
     probes: list[BinaryProbe] = []
     scores: dict[str, NDArray[np.floating]] = {}
     for known, held in task_folds(learned.traces, folds, seed):
-        probe = fit_dataset(build_dataset(learned.only(known), recipe), recipe)
+        probe = fit_corpus(learned.only(known), recipe)
         scores.update(probe_scores(probe, learned.only(held), recipe))
         probes.append(probe)
     return CrossFitted(recipe, tuple(probes), scores)

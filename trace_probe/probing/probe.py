@@ -15,7 +15,7 @@ from trace_probe.errors import ProbeError
 from trace_probe.files import checked_name
 from trace_probe.model.naming import same_model
 from trace_probe.probing.binary import BinaryProbe, Floats
-from trace_probe.probing.dataset import Corpus, Dataset, activations_of
+from trace_probe.probing.dataset import Corpus, Dataset, activations_of, build_dataset
 from trace_probe.probing.features import Feature, feature_rows, features_from, pooling_for
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import AGAIN, CARD, MEND, read_json, read_weights, write_probe
@@ -48,6 +48,16 @@ def fit_dataset(dataset: Dataset, recipe: Recipe) -> BinaryProbe:
     """Fit the head of a recipe; every trace counts the same."""
     probe = HEADS[recipe.head](**parameters(recipe))
     return probe.fit(dataset.X, dataset.y, sample_weight=dataset.weight)
+
+
+def fit_corpus(corpus: Corpus, recipe: Recipe) -> BinaryProbe:
+    """Fit the head of a recipe to the rows of a corpus that it may learn from.
+
+    Raises:
+        ProbeError: the corpus has no activations of a layer, or not those for a feature.
+        NotEnoughData: no trace has a row of that kind.
+    """
+    return fit_dataset(build_dataset(corpus, recipe), recipe)
 
 
 TOGETHER = 128
