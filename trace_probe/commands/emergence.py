@@ -165,10 +165,8 @@ def efficiency(
         raise StoreError(
             f"{run} has no scores of {', '.join(missing)}: run `trace-probe evaluate {run} {probe}`"
         )
-    seen = card.seen
-    traces = [trace for trace in store.traces() if trace.task.id not in seen]
     found = compare(
-        traces,
+        card.unseen(store.traces()),
         store.labels(card.labeller),
         drawn_of(store, name),
         {detector: store.scores(detector) for detector in wanted},

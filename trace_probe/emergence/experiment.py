@@ -135,12 +135,10 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
 
 def _known(store: Store, saved: SavedProbe, labels: Mapping[str, Label]) -> list[Trace]:
     """Return the traces of known outcome, benign tasks apart, that a probe has not seen."""
-    seen = saved.card.seen
     known = [
         trace
-        for trace in store.traces()
-        if trace.task.id not in seen
-        and trace.task.role != "benign"
+        for trace in saved.card.unseen(store.traces())
+        if trace.task.role != "benign"
         and trace.id in labels
         and labels[trace.id].outcome is not None
     ]
@@ -162,9 +160,7 @@ def _alarms(store: Store, detector: Detector, traces: Sequence[Trace]) -> list[A
 
 def held_out(corpus: Corpus, saved: SavedProbe, prompts: int) -> Sequence[Trace]:
     """Return traces of so many prompts that the probe has not seen, mixed ones first."""
-    seen = saved.card.seen
-    mine = [trace for trace in corpus.traces if trace.task.id not in seen]
-    chosen = choose(mine, dict(corpus.labels), None)
+    chosen = choose(saved.card.unseen(corpus.traces), dict(corpus.labels), None)
     keys = list(dict.fromkeys(trace.task.prompt_key for trace in chosen))[:prompts]
     return [trace for trace in chosen if trace.task.prompt_key in set(keys)]
 

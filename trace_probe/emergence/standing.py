@@ -43,8 +43,7 @@ def beside_oracle(
     asked = card.target == "outcome" and name in store.artifacts.names("oracle")
     if not headlines or not asked:
         return report
-    seen = card.seen
-    traces = [trace for trace in store.traces() if trace.task.id not in seen]
+    traces = card.unseen(store.traces())
     drawn, labels = drawn_of(store, name), store.labels(report.labeller)
     own = {card.name: scores}
     for rate in HEADLINE_RATES:
@@ -152,8 +151,7 @@ def _beside_oracle(
 ) -> Standing:
     if name not in store.artifacts.names("oracle"):
         return found
-    seen = card.seen
-    traces = [trace for trace in store.traces() if trace.task.id not in seen]
+    traces = card.unseen(store.traces())
     scores = {card.name: store.scores(card.name)}
     compared = efficiency(
         traces, store.labels(card.labeller), drawn_of(store, name), scores, card=card, seed=seed

@@ -3,7 +3,7 @@
 A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.storage.seals import Seals
 from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Manifest
+from trace_probe.trace import Trace
 
 HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
 
@@ -180,6 +181,11 @@ class ProbeCard:
     def seen(self) -> frozenset[str]:
         """Return the tasks that set its weights or its threshold: never test on them."""
         return frozenset((*self.training_tasks, *self.calibration_tasks))
+
+    def unseen(self, traces: Iterable[Trace]) -> list[Trace]:
+        """Return the traces of tasks that set neither its weights nor its threshold."""
+        seen = self.seen
+        return [trace for trace in traces if trace.task.id not in seen]
 
     @property
     def rates(self) -> Rates:
