@@ -275,6 +275,7 @@ def _engine(
         return None
     if elsewhere:
         raise typer.BadParameter("--engine goes with --tasks and a model that is loaded here")
+    say("vLLM writes, with its first model runner (V1)")
     return EngineOptions(arguments, fidelity)
 
 
