@@ -213,7 +213,7 @@ def _heads(texts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], lis
             runs.append([at])
     cuts = [min((shared[at] for at in run[1:]), default=0) for run in runs]
     saved = sum(cut * (len(run) - 1) for cut, run in zip(cuts, runs, strict=True))
-    if saved < WORTH * sum(map(len, texts)):
+    if saved <= WORTH * sum(map(len, texts)):
         return [], []
     heads = [texts[run[0]][:cut] for cut, run in zip(cuts, runs, strict=True)]
     return heads, [number for number, run in enumerate(runs) for _ in run]
