@@ -116,7 +116,7 @@ def measure(plan: PackPlan, say: Say) -> PackFigures:
     observed, pack = _observed(plan, model, root, say), _recorded(plan, model, root, say)
     corpus = load_corpus(observed)
     learned, held = split_tasks(corpus.tasks)
-    recipe, _ = choose_cell(corpus.only(learned), Grid(), progress=say)
+    recipe, _ = choose_cell(corpus.only(learned), Grid(rows="reasoning"), progress=say)
     probe = fit_dataset(build_dataset(corpus.only(learned), recipe), recipe)
     tested = corpus.only(held).judged()
     ids = [trace.id for trace in tested.traces]
@@ -253,7 +253,7 @@ def text(found: PackFigures) -> str:
         f"tells instrumental thoughts of held-out tasks from others: AUROC {found.auroc:.3f}",
         "",
         f"{'promise':18}{'set on':8}{'realised on the other half':38}{'hard negatives':16}"
-        f"{'random halves':32}more than chance explains",
+        f"{'random halves':36}more than chance explains",
     ]
     for one in found.halves:
         low, high = one.interval
@@ -265,7 +265,7 @@ def text(found: PackFigures) -> str:
         )
         lines.append(
             f"{f'{one.promise:.1%} {one.guarantee}':18}{one.calibration:<8}{share:38}"
-            f"{f'{one.hard[0]} of {one.hard[1]}':16}{spread:32}{one.above} of {len(one.rates)}"
+            f"{f'{one.hard[0]} of {one.hard[1]}':16}{spread:36}{one.above} of {len(one.rates)}"
         )
     lines += ["", f"{'left out':34}{'promise':9}{'alarms':10}at most by chance"]
     lines += [
