@@ -221,7 +221,10 @@ def _bytes(url: str, what: str, most: int) -> bytes:
         ProbeError: it is too large.
     """
     from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they have no __all__
+        build_hf_headers,
+        hf_raise_for_status,
+    )
 
     headers = build_hf_headers(library_name="trace_probe") | {"Accept-Encoding": "identity"}
     data = bytearray()
