@@ -42,7 +42,7 @@ def test_a_run_is_continued_from_its_own_prefixes(bench: ContinuationBench) -> N
 
 
 def test_ratios_are_taken_round_by_round(bench: ContinuationBench) -> None:
-    found = json.loads(json.dumps(bench.to_json()))
+    found = json.loads(json.dumps(bench.to_json(), default=str))
     for race in found["races"]:
         pairs = zip(race["seconds"][TEXT], race["seconds"][SHARED], strict=True)
         ratios = [text / shared for text, shared in pairs]
