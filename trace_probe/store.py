@@ -57,7 +57,7 @@ class Store:
     Example:
         >>> run = Store("traces/demo")
         >>> len(run), run.labellers()
-        (516, ['rules'])
+        (804, ['rules'])
         >>> trace = next(run.traces())
         >>> run.activations(trace).values.shape[2] == run.manifest.width  # (layer, row, width)
         True
