@@ -22,6 +22,7 @@ from trace_probe.evaluation.layers import (
     score_range,
 )
 from trace_probe.evaluation.report import EARLIER
+from trace_probe.explorer.overview import Progress, must_parse, read_overview
 from trace_probe.explorer.rows import (
     Facts,
     Row,
@@ -29,11 +30,9 @@ from trace_probe.explorer.rows import (
     Split,
     build_row,
     build_rows,
-    facts_of,
     ordered,
 )
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
-from trace_probe.explorer.search import written
 from trace_probe.explorer.words import ShownDetector, threshold_of
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import load_calibrations
@@ -224,17 +223,28 @@ def load_run(path: Path) -> Loaded:
     return _run(path, stamp(path))
 
 
+def prepare(path: Path, progress: Progress) -> None:
+    """Parse what is new in a large run and keep it, so that `load_run` need not."""
+    state = stamp(path)
+    if (path, state) not in _PREPARED:
+        store = Store(path)
+        if must_parse(store):
+            read_overview(store, progress)
+        _PREPARED.add((path, state))
+
+
+_PREPARED: set[tuple[Path, Stamp]] = set()
+
+
 @lru_cache(maxsize=4)
 def _run(path: Path, state: Stamp) -> Loaded:
     store = Store(path)
-    facts, texts = dict[str, Facts](), dict[str, str]()
-    for trace in store.traces():
-        facts[trace.id], texts[trace.id] = facts_of(trace), written(trace)
+    read = read_overview(store)
     evaluated = {file.stem for file in (path / "reports").glob("*.json")}
     loaded = Loaded(
         store=store,
-        facts=facts,
-        texts=texts,
+        facts=read.facts,
+        texts=read.texts,
         judged=_judged(store.every_label()),
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
