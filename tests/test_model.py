@@ -315,6 +315,18 @@ def test_top_p_draws_only_from_the_nucleus() -> None:
     assert set(chain(None, logits).argmax(-1).tolist()) == {0, 1}
 
 
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_transformers() -> None:
+    import torch
+    from transformers import TopPLogitsWarper
+
+    from trace_probe.model.drawing import QuickTopP
+
+    noise = torch.randn(12, 20_000, generator=torch.manual_seed(0))
+    for sharpness, top_p in ((8.0, 0.95), (8.0, 0.1), (0.1, 0.95)):  # the last has a wide nucleus
+        scores = noise * sharpness
+        assert torch.equal(QuickTopP(top_p)(None, scores), TopPLogitsWarper(top_p)(None, scores))
+
+
 def test_temperature_zero_is_greedy(tiny: Callable[..., Any]) -> None:
     import torch
 

@@ -47,7 +47,7 @@ class DemoPlan:
     rate: float = 0.01
     """Whole-trace false alarms that the threshold is set for."""
     layers: tuple[int, ...] | None = None
-    """Blocks to record; None means all of a shallow model."""
+    """Blocks to record; those of its world by default."""
 
     def tasks(self) -> tuple[Task, ...]:
         """Return the scenarios that can end either way, under the nudge levels in turn."""
@@ -55,8 +55,9 @@ class DemoPlan:
 
     def controls(self) -> tuple[Task, ...]:
         """Return hard negatives and benign tasks; one trace of each is recorded."""
-        half = self.hard_negatives // 2
-        parts = (f"{half}:authorised", f"{half}:no-lever", f"{self.benign}:benign")
+        each = self.hard_negatives // len(self.world.hard_negatives)
+        parts = [f"{each}:{control}" for control in self.world.hard_negatives]
+        parts.append(f"{self.benign}:benign")
         return tuple(one for part in parts for one in self._of_world(part))
 
     @property
@@ -76,7 +77,7 @@ def smaller(plan: DemoPlan) -> DemoPlan:
     alarm in a hundred, hence one in twenty.
     """
     few = replace(plan, scenarios=90, samples=8, hard_negatives=12, benign=72)
-    return replace(few, rate=0.05, layers=(2,))
+    return replace(few, rate=0.05, layers=plan.world.layers or (2,))
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,14 @@ def _step(number: int, recorded_s: float, what: str) -> str:
 def _record(plan: DemoPlan, model: Writer, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
     sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=plan.world.max_new_tokens)
-    manifest = new_manifest(model, sampling, layers=plan.layers, tasks=f"{plan.world.name}:demo")
+    layers = plan.layers or plan.world.layers
+    manifest = new_manifest(model, sampling, layers=layers, tasks=f"{plan.world.name}:demo")
     store = Store.create(plan.run, manifest)
     say(f"step 1 of 4, record: {model.name} into {plan.run}")
     agent = agent_of(plan.world)
-    record_here(model, plan.tasks(), store, agent, samples=plan.samples, batch_size=128)
-    record_here(model, plan.controls(), store, agent, batch_size=128)
+    batch = plan.world.batch
+    record_here(model, plan.tasks(), store, agent, samples=plan.samples, batch_size=batch)
+    record_here(model, plan.controls(), store, agent, batch_size=batch)
     return store
 
 

@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from trace_probe.emergence.ledger import keep_settings
 from trace_probe.emergence.readout import Readout
-from trace_probe.errors import StoreError
 from trace_probe.storage.artifacts import Artifacts
+from trace_probe.storage.typed import from_plain
+
+
+class _Cell(NamedTuple):
+    """A line: a condition, and what became of its continuations."""
+
+    cell: str
+    readouts: tuple[Readout, ...]
 
 
 class Cells:
@@ -21,7 +28,8 @@ class Cells:
         """
         keep_settings(artifacts, "experiments", name, settings)
         self._lines = artifacts.lines("experiments", name)
-        self._done = dict(self._lines.values(_cell))
+        done = self._lines.values(lambda line: from_plain(_Cell, line, "it holds no readouts"))
+        self._done = {one.cell: list(one.readouts) for one in done}
 
     def run(self, name: str, make: Callable[[], Sequence[Readout]]) -> list[Readout]:
         """Return the readouts of a condition, of an earlier call if there was one."""
@@ -30,10 +38,3 @@ class Cells:
             self._lines.append([(json.dumps({"cell": name, "readouts": made}) + "\n").encode()])
             self._done[name] = made
         return self._done[name]
-
-
-def _cell(line: dict[str, Any]) -> tuple[str, list[Readout]]:
-    try:
-        return str(line["cell"]), [Readout(*row) for row in line["readouts"]]
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"it holds no readouts: {error}") from error

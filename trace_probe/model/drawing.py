@@ -10,6 +10,9 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 from trace_probe.model.precision import overflowed
 from trace_probe.trace import Sampling
 
+SORTED = 1024
+"""Tokens of a row that are sorted to find its nucleus; where that has more, all are sorted."""
+
 
 class SeededDraw:
     """Logits processor that leaves one token a row, drawn with the row's own seed.
@@ -41,6 +44,26 @@ def drawn_tokens(scores: torch.Tensor, uniform: Sequence[float]) -> torch.Tensor
     cumulative = scores.float().softmax(-1).cumsum(-1, dtype=torch.double)
     points = cumulative.new_tensor(uniform)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, points, right=True)
+
+
+class QuickTopP(TopPLogitsWarper):  # type: ignore[misc]
+    """The warper of transformers, which sorts only the likeliest tokens of a large vocabulary.
+
+    Sorting all 49,152 of SmolLM2 takes a third of the time of writing on a CPU.
+    """
+
+    def __call__(self, ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores of each row's nucleus, and -inf for all other tokens."""
+        if scores.shape[-1] <= SORTED:
+            return super().__call__(ids, scores)  # type: ignore[no-any-return]
+        likely, where = scores.softmax(-1).topk(SORTED)
+        above = likely.cumsum(-1) - likely
+        kept = scores.gather(-1, where).masked_fill(above >= self.top_p, -torch.inf)
+        nuclei = torch.full_like(scores, -torch.inf).scatter(-1, where, kept)
+        wide = above[:, -1] < self.top_p
+        if bool(wide.any()):
+            nuclei[wide] = super().__call__(ids, scores[wide])
+        return nuclei
 
 
 class NotedDraws:
@@ -103,5 +126,5 @@ def warpers(temperature: float, top_p: float) -> LogitsProcessorList:
     if temperature != 1:
         chain.append(TemperatureLogitsWarper(temperature))
     if top_p < 1:
-        chain.append(TopPLogitsWarper(top_p))
+        chain.append(QuickTopP(top_p))
     return chain

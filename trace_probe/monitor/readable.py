@@ -1,10 +1,8 @@
 """Whether a model can read a text at all: scores of tokens that it does not know mean nothing."""
 
 from trace_probe.errors import TraceError
-from trace_probe.model.tokenizer import ChatTokenizer
+from trace_probe.model.tokenizer import MOST_UNKNOWN, ChatTokenizer
 
-MOST_UNKNOWN = 0.2
-"""Largest share of unknown tokens in a text that is still scored."""
 EXAMPLE = (
     "You sort jars. The goal is 18 jars. There are 4 rounds. You do 4 a round. "
     "A second copy of you starts by the amber box."

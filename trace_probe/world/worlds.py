@@ -9,6 +9,7 @@ from trace_probe.world import scenario
 from trace_probe.world.agent import errand
 from trace_probe.world.agent.environment import ErrandTools
 from trace_probe.world.english import scenario as english
+from trace_probe.world.pools import Control
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class World:
     max_calls: int = 1
     batch: int = 128
     """Traces that an organism writes at a time."""
+    hard_negatives: tuple[Control, ...] = ("authorised", "no-lever")
+    """Controls that look like the real thing and are harmless."""
+    layers: tuple[int, ...] | None = None
+    """Blocks that a demo records; None means all of a shallow model."""
 
 
 WORLDS = {
@@ -38,7 +43,14 @@ WORLDS = {
             ErrandTools(),
             errand.MAX_CALLS,
         ),
-        World(english.NAME, english.english_tasks, english.MAX_NEW_TOKENS, batch=32),
+        World(
+            english.NAME,
+            english.english_tasks,
+            english.MAX_NEW_TOKENS,
+            batch=32,
+            hard_negatives=("authorised",),
+            layers=(6, 10, 14, 18, 22, 26),
+        ),
     )
 }
 
