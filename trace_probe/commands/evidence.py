@@ -33,7 +33,9 @@ def train(
     run: Run,
     probe: Probe,
     layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
-    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
+    rate: Annotated[
+        float, typer.Option(help="Highest share of benign traces that may alarm.")
+    ] = 0.01,
     guarantee: Annotated[
         Literal["conformal", "pac"],
         typer.Option(
@@ -74,7 +76,7 @@ def train(
     rows: Annotated[
         Literal["before-said", "reasoning", "prompt"],
         typer.Option(
-            help="What it learns from: sentences before it is said, all before the action, or none."
+            help="What it learns from: sentences before it is said, before the act, or the prompt."
         ),
     ] = "before-said",
     executor: Annotated[

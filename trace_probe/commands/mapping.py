@@ -18,7 +18,7 @@ def map_(
     points: Annotated[
         int,
         typer.Option(
-            min=10, max=20_000, help="At most so many sentences; of more, a random sample."
+            min=10, max=20_000, help="The most sentences to draw; of more, a random sample."
         ),
     ] = 20_000,
     seed: int = 0,
