@@ -73,7 +73,8 @@ def record_agents(  # noqa: PLR0913 - as `record`, and the agent
         known = store.ids()
         recorder = Recorder(model, store, agent, tolerance)
         resumed = sum(planned.id in known for planned in plan)
-        with counted(store, plan, known, "episode", shown=progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "episode", shown=progress) as bar:
             for start in range(0, len(plan), batch_size):
                 for trace in recorder.run(plan[start : start + batch_size], known):
                     tokens.append(len(trace) - trace.prompt_stop)

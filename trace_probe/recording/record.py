@@ -105,7 +105,8 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
     with store.writing():
         known = store.ids()
         resumed = sum(planned.id in known for planned in plan)
-        with counted(store, plan, known, "trace", shown=progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "trace", shown=progress) as bar:
             for start in range(0, len(plan), batch_size):
                 batch = plan[start : start + batch_size]
                 before = len(tokens)

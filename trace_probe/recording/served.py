@@ -133,7 +133,8 @@ def record_served(
         known = store.ids()
         missing = [planned for planned in plan if planned.id not in known]
         resumed = len(plan) - len(missing)
-        with counted(store, plan, known, "trace", shown=progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "trace", shown=progress) as bar:
             made = run(lambda: record_all(served, missing, store, bar, _one_call(served, store)))
     return report_of(made, resumed)
 

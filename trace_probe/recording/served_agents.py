@@ -64,7 +64,8 @@ def record_agents_served(
         known, maker = store.ids(), _Maker(served, store, agent)
         missing = [planned for planned in plan if planned.id not in known]
         resumed = len(plan) - len(missing)
-        with counted(store, plan, known, "episode", shown=progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "episode", shown=progress) as bar:
             made = run(lambda: record_all(served, missing, store, bar, maker.make))
         maker.log.forget(store.ids())
     return report_of(made, resumed)
