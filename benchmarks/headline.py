@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.command import run
 from trace_probe.demo import DemoPlan, run_demo
-from trace_probe.emergence.beside import beside_oracle
+from trace_probe.emergence.standing import beside_oracle
 from trace_probe.evaluation.held_out import Beside, evaluate_probe
 from trace_probe.evaluation.report import RATES, Report, at_rate
 from trace_probe.labelling.runs import label_run

@@ -12,7 +12,7 @@ from planted import World, keep, make_trace, plant
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.evaluation import held_out
 from trace_probe.evaluation.held_out import evaluate_probe
-from trace_probe.evaluation.length import SENTENCES_LEFT
+from trace_probe.evaluation.panel import SENTENCES_LEFT
 from trace_probe.evaluation.report import format_report
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
