@@ -33,7 +33,7 @@ from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.recording.observe import observe, observer_manifest
 from trace_probe.recording.record import new_manifest, plan_traces, record
 from trace_probe.statistics.bootstrap import wilson
-from trace_probe.statistics.calibration import Guarantee, guaranteed_threshold
+from trace_probe.statistics.calibration import Guarantee, Threshold, guaranteed_threshold
 from trace_probe.statistics.metrics import auroc, trace_maxima
 from trace_probe.store import Store
 from trace_probe.tasks.pack import partners
@@ -44,6 +44,8 @@ Say = Callable[[str], None]
 Peaks = NDArray[np.floating[Any]]
 WRITES = "<|im_start|>assistant\n' }}{% endif %}"
 """How the chat template of the model ends."""
+GUARANTEES: tuple[Guarantee, ...] = ("conformal", "pac")
+ROLES: tuple[Role, ...] = ("benign", "hard-negative")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def measure(plan: PackPlan, say: Say) -> PackFigures:
     observed, pack = _observed(plan, model, root, say), _recorded(plan, model, root, say)
     corpus = load_corpus(observed)
     learned, held = split_tasks(corpus.tasks)
-    recipe, _ = choose_cell(corpus.only(learned), Grid(), progress=say)
+    recipe, _ = choose_cell(corpus.only(learned), Grid(rows="reasoning"), progress=say)
     probe = fit_dataset(build_dataset(corpus.only(learned), recipe), recipe)
     tested = corpus.only(held).judged()
     ids = [trace.id for trace in tested.traces]
@@ -132,14 +134,11 @@ def measure(plan: PackPlan, say: Say) -> PackFigures:
         tuple(
             count_halves(traces, peaks, rate, guarantee, plan.splits)
             for rate in plan.rates
-            for guarantee in _GUARANTEES
+            for guarantee in GUARANTEES
         ),
         tuple(count_left(traces, peaks, plan.rates[0])),
         refusal(plan.organism),
     )
-
-
-_GUARANTEES: tuple[Guarantee, ...] = ("conformal", "pac")
 
 
 def _words(recipe: Recipe) -> str:
@@ -153,7 +152,7 @@ def thinking_copy(model: str, out: Path) -> Path:
     Raises:
         ModelError: its template ends otherwise.
     """
-    source = locate(model)
+    source = Path(locate(model))
     template = (source / "chat_template.jinja").read_text("utf-8")
     if not template.endswith(WRITES):
         raise ModelError(f"the chat template of {model} ends otherwise: take smollm2")
@@ -205,13 +204,13 @@ def count_halves(
 ) -> Half:
     """Return what a threshold of each of several random halves came to on the other half."""
     groups, role = groups_of(traces), np.array([trace.task.role for trace in traces])
-    found = []
+    found: list[tuple[Threshold, tuple[int, int], tuple[int, int]]] = []
     for seed in range(splits):
         first = set(split_tasks(groups, 0.5, seed)[0])
         sets = np.array([group in first for group in groups], dtype=bool)
         limit = guaranteed_threshold(peaks[sets & (role == "benign")], rate, guarantee)
-        counts = {one: _alarms(peaks[~sets & (role == one)], limit.value) for one in _ROLES}
-        found.append((limit, *counts.values()))
+        benign, hard = (_alarms(peaks[~sets & (role == one)], limit.value) for one in ROLES)
+        found.append((limit, benign, hard))
     limit, (alarms, n), hard = found[0]
     share = wilson(alarms / n, n, n=n)
     exact = guarantee == "pac"
@@ -224,9 +223,6 @@ def count_halves(
     return Half(
         limit.guaranteed_rate, guarantee, limit.n, alarms, n, interval, hard, realised, above
     )
-
-
-_ROLES: tuple[Role, ...] = ("benign", "hard-negative")
 
 
 def count_left(traces: Sequence[Trace], peaks: Peaks, rate: float) -> list[Left]:
@@ -253,7 +249,7 @@ def text(found: PackFigures) -> str:
         f"tells instrumental thoughts of held-out tasks from others: AUROC {found.auroc:.3f}",
         "",
         f"{'promise':18}{'set on':8}{'realised on the other half':38}{'hard negatives':16}"
-        f"{'random halves':32}more than chance explains",
+        f"{'random halves':36}more than chance explains",
     ]
     for one in found.halves:
         low, high = one.interval
@@ -265,7 +261,7 @@ def text(found: PackFigures) -> str:
         )
         lines.append(
             f"{f'{one.promise:.1%} {one.guarantee}':18}{one.calibration:<8}{share:38}"
-            f"{f'{one.hard[0]} of {one.hard[1]}':16}{spread:32}{one.above} of {len(one.rates)}"
+            f"{f'{one.hard[0]} of {one.hard[1]}':16}{spread:36}{one.above} of {len(one.rates)}"
         )
     lines += ["", f"{'left out':34}{'promise':9}{'alarms':10}at most by chance"]
     lines += [

@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def pour(self) -> None:
         """Send spaces until nobody takes them any more."""
-        self.send_response(200)
+        self.send_response(self.hub.status or 200)
         self.send_header("Connection", "close")
         self.end_headers()
         with suppress(OSError):
@@ -74,7 +74,9 @@ class Handler(BaseHTTPRequestHandler):
     def refused(self) -> bool:
         sent = self.headers.get("Authorization", "")
         self.hub.tokens |= {sent} if sent else set()
-        if self.hub.status:
+        if self.hub.status and self.hub.endless:
+            self.pour()
+        elif self.hub.status:
             self.reply({"error": f"no entry with {sent}"}, self.hub.status)
         return bool(self.hub.status)
 

@@ -231,6 +231,20 @@ def test_tools_in_python_remember_within_an_episode_only(model: Any, tmp_path: P
     assert most > 1
 
 
+def test_an_answer_without_end_is_an_error_that_the_model_is_told(
+    model: Any, tmp_path: Path
+) -> None:
+    def look(item: str) -> str:
+        return item * (1 << 23)
+
+    run = recorded(model, tmp_path / "run", Agent(Functions([look]), "look"), samples=2)
+    results = [result for trace in run.traces() for call in trace.calls for result in call.results]
+    looked = [result for result in results if result.name == "look"]
+    assert any("ask for less" in result.error for result in looked)
+    assert all(len(result.content) < 200 for result in looked)
+    assert (run.path / "traces.jsonl").stat().st_size < 1 << 20
+
+
 def test_a_task_without_an_environment_is_refused_with_what_to_do(
     model: Any, tmp_path: Path
 ) -> None:

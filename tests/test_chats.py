@@ -340,6 +340,16 @@ def test_an_error_of_a_tool_is_told_in_words(tmp_path: Path, error: object, told
     assert [(r.content, r.error) for r in trace.calls[0].results] == [("no such job", told)]
 
 
+@pytest.mark.parametrize(("given", "told"), [(5, "5"), (0.5, "0.5"), (True, "true")])
+def test_what_a_tool_gave_back_as_a_number_is_told_as_it_is(
+    tmp_path: Path, given: object, told: str
+) -> None:
+    back = {"role": "tool", "tool_call_id": "c1", "content": given}
+    asked = {"role": "assistant", "content": "", "tool_calls": [call("count", {})]}
+    trace = one(tmp_path, messages=[USER, asked, back, {"role": "assistant", "content": "Hm."}])
+    assert [r.content for r in trace.calls[0].results] == [told]
+
+
 def test_two_equal_messages_are_two_calls_each_with_what_stood_before_it(tmp_path: Path) -> None:
     again = {"role": "assistant", "content": "I wait."}
     trace = one(tmp_path, messages=[USER, again, {"role": "user", "content": "Go on."}, again])

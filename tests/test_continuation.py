@@ -124,6 +124,28 @@ def test_a_prefix_is_read_once_for_all_its_continuations(tiny: Callable[..., Any
     assert sum(read[1:]) <= rows * steps
 
 
+@pytest.mark.parametrize("family", ["qwen3", "llama", "phi3", "qwen3_moe"])
+def test_what_prompts_have_in_common_is_read_once(tiny: Callable[..., Any], family: str) -> None:
+    from trace_probe.model.continuation import Branch, continue_from
+
+    start, other = PREFIX * 3, (5, *PREFIX, *PREFIX)
+    prefixes = [
+        *((*start, *rest) for rest in ((2, 6), (9, 11, 8), (14,), (9, 11, 8, 3, 3, 4, 25))),
+        *((*other, *rest) for rest in ((7, 12), (7, 3, 9, 16))),
+        start[:7],  # ends within what is common to others
+        (30, 2, 9),
+    ]
+    model, read = tiny(family), []
+    every = [Branch(prefix, (10 * at, 10 * at + 1), 9) for at, prefix in enumerate(prefixes)]
+    count = model.blocks.network.register_forward_pre_hook(
+        lambda _module, args: read.append(args[0].numel())
+    )
+    with count:
+        found = continue_from(model, every, Sampling())
+    assert found == one_by_one(model, every, Sampling())
+    assert sum(read[:2]) < 0.7 * sum(map(len, prefixes))
+
+
 def test_an_edit_holds_while_tokens_are_drawn_only(tiny: Callable[..., Any]) -> None:
     from trace_probe.model.continuation import Branch, continue_from
 

@@ -343,6 +343,32 @@ def test_a_log_without_events_is_read_from_its_messages(tmp_path: Path) -> None:
     assert trace.channel_text("answer") == "Done."
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_results_go_to_their_calls_where_ids_of_calls_repeat(tmp_path: Path, named: bool) -> None:
+    def back(content: str) -> ChatMessageTool:
+        id = content if named else None
+        return ChatMessageTool(content=content, id=id, tool_call_id="c1", function="look")
+
+    def asking(id: str, count: int) -> ChatMessageAssistant:
+        return says(id if named else "", calls=[call("look", "c1", key="a")] * count)
+
+    one, two, last = asking("a1", 1), asking("a2", 2), asking("a3", 1)
+    so_far: list[ChatMessage] = [USER, one, back("first")]
+    further = [*so_far, two, back("second"), back("third")]
+    events = [
+        asks([USER], one),
+        ToolEvent(id="c1", function="look", arguments={}, result="first"),
+        asks(so_far, two),
+        ToolEvent(id="c1", function="look", arguments={}, result="second"),
+        ToolEvent(id="c1", function="look", arguments={}, result="third"),
+        asks(further, last),
+        ToolEvent(id="c1", function="look", arguments={}, result="fourth"),
+    ]
+    [trace] = imported(tmp_path, events, [*further, last])
+    told = [[result.content for result in turn.results] for turn in trace.calls]
+    assert told == [["first"], ["second", "third"], ["fourth"]]
+
+
 def test_failed_repeated_and_scoring_calls_are_left_out(tmp_path: Path) -> None:
     wrote = says("a1", text("Done."))
     events = [

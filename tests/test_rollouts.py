@@ -18,6 +18,7 @@ from trace_probe.labelling.labellers import labeller
 from trace_probe.model.continuation import Branch
 from trace_probe.model.dialect import Dialect, Turn
 from trace_probe.model.local import Completion
+from trace_probe.model.templates import TemplateRefusal
 from trace_probe.recording.course import Agent
 from trace_probe.text.channels import FORMATS
 from trace_probe.text.written import read_back
@@ -51,8 +52,9 @@ class Author:
     name, tokenizer, chat_template = "m", "chars", "<think>"
     chat: Any = None
 
-    def __init__(self) -> None:
+    def __init__(self, context: int | None = None) -> None:
         self.read: list[str] = []
+        self.context = context
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         return "".join(map(chr, ids)), tuple(range(len(ids)))
@@ -143,6 +145,25 @@ def rolled(trace: Trace, sentence: int, *seeds: int, scene: Scene = SCENE) -> li
     (found,) = roll_out(Author(), starts, SAMPLING, scene)
     assert all(found)
     return [one for one in found if one]
+
+
+@pytest.mark.parametrize("why", ["context", "refused"])
+def test_a_continuation_ends_before_a_call_whose_prompt_cannot_be_had(why: str) -> None:
+    class Refusing(Prompts):
+        def prompt(self, task: Task, after: Sequence[Turn] = (), tools: Sequence[Any] = ()) -> str:
+            if why == "refused" and len(after) > 2:
+                raise TemplateRefusal("no more than one result")
+            return super().prompt(task, after, tools)
+
+    room = None if why == "refused" else SAMPLING.max_new_tokens + 30
+    start = Start(TRACE, 0, TRACE.prompt_stop, (1, 2))
+    scene = Scene(SCENE.agent, Refusing())
+    ((one, other),) = roll_out(Author(room), [start], SAMPLING, scene)
+    assert one is not None
+    assert other is not None
+    assert {one.facts["ended"], other.facts["ended"]} == {why}
+    assert [action.name for action in one.actions] == ["open"] * len(one.calls)
+    assert len(one.calls) <= 2
 
 
 def test_prefixes_are_the_ends_of_sentences_and_the_starts_of_calls_in_order() -> None:

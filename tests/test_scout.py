@@ -53,7 +53,7 @@ def test_alarms_are_found_and_refer_to_their_messages(
     given = {"probe": probe} if live else {}
     watched = get_model("trace_probe/tiny-agent", memoize=False, **given)
     logs = str(tmp_path / "logs")
-    run_eval(asked, model=watched, log_dir=logs, display="none", max_tokens=24)
+    run_eval(asked, model=watched, log_dir=logs, display="none", max_tokens=24, seed=3)
     (sample,) = read_eval_log(next(Path(logs).glob("*.eval")).as_posix()).samples or []
     status = scan(
         [alarms(probe=probe, again=not live)],

@@ -106,6 +106,8 @@ def test_a_server_that_stops_waits_only_so_long(caplog: pytest.LogCaptureFixture
         ("https://example.org/alarms", "", "set a secret in the environment variable"),
         ("https://example.org/alarms", "curly ’quote", "set it again"),
         ("https://example.org/alarms", "whsec_@@", "is not base64"),
+        ("https://example.org/alarms", "whsec_", "shorter than 16 bytes"),
+        ("https://example.org/alarms", "hunter2", "shorter than 16 bytes"),
     ],
 )
 def test_what_cannot_be_a_webhook_is_refused_before_a_model_is_loaded(
@@ -119,7 +121,7 @@ def test_what_cannot_be_a_webhook_is_refused_before_a_model_is_loaded(
 
 
 def test_the_secret_is_read_as_standard_webhooks_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SECRET, "whsec_" + base64.b64encode(b"\x00\xff raw").decode())
-    assert hook_from("https://example.org/alarms").secret == b"\x00\xff raw"
-    monkeypatch.setenv(SECRET, "plain")
-    assert hook_from("http://127.0.0.1:9/alarms").secret == b"plain"
+    monkeypatch.setenv(SECRET, "whsec_" + base64.b64encode(b"\x00\xff raw bytes 123").decode())
+    assert hook_from("https://example.org/alarms").secret == b"\x00\xff raw bytes 123"
+    monkeypatch.setenv(SECRET, "plain-and-long-enough")
+    assert hook_from("http://127.0.0.1:9/alarms").secret == b"plain-and-long-enough"

@@ -85,6 +85,10 @@ NAMED_BY = "tools"
 """The fact of a task's condition that names its environment; a task without it has no tools."""
 
 
+LONGEST = 1 << 20
+"""Characters that a tool may answer with, some hundred thousand tokens."""
+
+
 def carry_out(environment: Environment, task: Task, call: ToolCall, state: State) -> ToolResult:
     """Carry out one call of a model; whatever goes wrong is a result with an error."""
     known = [tool.name for tool in environment.tools(task)]
@@ -94,6 +98,10 @@ def carry_out(environment: Environment, task: Task, call: ToolCall, state: State
         content = environment.call(call.name, read_arguments(call.arguments), state)
         if not isinstance(content, str):
             content = json.dumps(content, ensure_ascii=False)
+        if len(content) > LONGEST:
+            raise ValueError(
+                f"the answer has {len(content)} characters and can have {LONGEST}: ask for less"
+            )
     except (Exception, SystemExit) as error:  # a tool that exits must not end the recording
         why = whole(str(error) or type(error).__name__)
         return ToolResult(

@@ -27,6 +27,8 @@ class Continuer(Reader, Protocol):
     """Fingerprint of its tokenizer."""
     chat: ChatTokenizer
     """What makes the prompts of an agent's later calls."""
+    context: int | None
+    """Tokens that a prompt and what is written behind it may have; None where nobody knows."""
 
     def continue_from(
         self, branches: Sequence[Branch], sampling: Sampling
@@ -42,7 +44,7 @@ class LocalContinuer:
         """Take a model, and what is to hold while it draws."""
         self.name, self.tokenizer = model.name, model.tokenizer
         self.chat_template = model.chat_template
-        self.chat = model.chat
+        self.chat, self.context = model.chat, model.context
         self.model = model
         self._during = during
 
@@ -77,7 +79,7 @@ class ServedContinuer:
         self._served, self._reader = served, served.tokenizer
         self.name, self.tokenizer = served.name, self._reader.fingerprint
         self.chat_template = self._reader.chat_template
-        self.chat = self._reader
+        self.chat, self.context = self._reader, None
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""

@@ -97,13 +97,14 @@ class _Rollout:
         self.course.take(call, 0.0)
         return not self.course.ended
 
-    def next(self, chat: Chat) -> Branch:
-        """Return what the next call is drawn from."""
-        course = self.course
-        prompt = tuple(chat.encode(chat.prompt(course.task, course.turns, course.tools)))
+    def next(self, chat: Chat, context: int | None) -> Branch | None:
+        """Return what the next call is drawn from, None where the episode ends before it."""
+        course, room = self.course, self.trace.sampling.max_new_tokens
+        prompt = course.prompt(lambda *said: chat.encode(chat.prompt(*said)), room, context)
+        if prompt is None:
+            return None
         self.prompt_stop = len(prompt)
-        seed = Course.seed(self.seed, len(course.calls)) >> 1
-        return Branch(prompt, (seed,), self.trace.sampling.max_new_tokens)
+        return Branch(prompt, (Course.seed(self.seed, len(course.calls)) >> 1,), room)
 
 
 def roll_out(
@@ -127,7 +128,8 @@ def roll_out(
             for run, done in zip(mine, completions, strict=True)
             if run.take(continuer, branch.prefix, done)
         ]
-        branches = [(run.next(scene.chat), [run]) for run in going]
+        wanted = [(run.next(scene.chat, continuer.context), [run]) for run in going]
+        branches = [(branch, mine) for branch, mine in wanted if branch is not None]
     return [[None if run.failed else run.course.joined() for run in mine] for _, mine in begun]
 
 

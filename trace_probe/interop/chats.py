@@ -207,12 +207,15 @@ def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
     role = ROLES.get(given.lower())
     if role is None:
         raise TraceError(f"a message has the role {given!r}: known are {', '.join(ROLES)}")
-    blocks = _blocks(raw.get("content", raw.get("value")))
+    content = raw.get("content", raw.get("value"))
+    if role == "tool" and isinstance(content, int | float):  # what a function gave back, as it is
+        content = json.dumps(content)
+    blocks = _blocks(content)
     own = _said(raw, "id", "uuid")
     if role == "tool":
         name, call = _said(raw, "name", "tool_name"), _said(raw, "tool_call_id", "call_id")
-        content = _result(blocks)
-        yield Message("tool", content, own, name, call, _failed(raw.get("error"), content))
+        told = _result(blocks)
+        yield Message("tool", told, own, name, call, _failed(raw.get("error"), told))
         return
     results = [_tool_result(block) for block in blocks if _is_result(block)]
     said = [block for block in blocks if not _is_result(block)]

@@ -5,12 +5,13 @@ them. Its model events hold what each call read and wrote.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from trace_probe.interop.chats import FINISHES, ids_in, tools_of
-from trace_probe.interop.conversation import Message, Part, Turn, turns_of
+from trace_probe.interop.conversation import Message, Part, Turn, result_of, turns_of
 from trace_probe.trace import ToolResult
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def strands_of(sample: "EvalSample", role: str = "") -> list[Strand]:
         finish = FINISHES.get(sample.output.stop_reason if sample.output.choices else "", "unknown")
         found = [Strand(own=turns_of(messages, {len(messages) - 1: {"finish": finish}}))]
     for strand in found:
-        strand.before = tuple(_whole(turn, walk.results) for turn in strand.before)
-        strand.own = [_whole(turn, walk.results) for turn in strand.own]
+        whole = list(walk.whole(strand))
+        strand.before, strand.own = tuple(whole[: len(strand.before)]), whole[len(strand.before) :]
     return found
 
 
@@ -76,16 +77,17 @@ class _Walk:
 
     def __init__(self, sample: "EvalSample", role: str | None) -> None:
         self.strands: dict[str, Strand] = {"": Strand()}
-        self.results: dict[str, ToolResult] = {}
-        """What came back from tool calls, by the id of the call."""
+        self._done: dict[str, ToolResult] = {}
+        """What the latest tool call with each id came to, by its event."""
+        self._shown: dict[str, ToolResult] = {}
+        """What came back by the messages, by the id of the call."""
         self._role = role
         self._spans: dict[str, Any] = {}
         self._branches = {e.span_id: e.from_anchor for e in sample.events if e.event == "branch"}
         self._anchors: dict[str, tuple[str, int]] = {}
         self._taken: set[str] = set()
         self._messages: dict[str, Message] = {}
-        for message in sample.messages:
-            self._note(message)
+        self._last = [self._note(message) for message in sample.messages]
 
     def take(self, event: Any) -> None:  # noqa: ANN401 - any event
         """Take the next event."""
@@ -99,10 +101,29 @@ class _Walk:
             self._branch(event.span_id, event.from_anchor)
         elif event.event == "tool":
             said = event.error.message if event.error else ""
-            result = ToolResult(_plain(event.result), event.function, event.id, said)
-            self.results.setdefault(event.id, result)
+            self._done[event.id] = ToolResult(_plain(event.result), event.function, event.id, said)
         elif event.event == "model" and self._counts(event):
             self._call(event)
+
+    def whole(self, strand: Strand) -> Iterator[Turn]:
+        """Yield the calls of a line with what their tools gave back.
+
+        That is what the agent read right after it wrote the call: ids of calls may repeat. Only
+        where it read nothing, as at the end of a sample, the id alone says which result it is.
+        """
+        turns = strand.turns
+        for at, turn in enumerate(turns):
+            later = next((one for one in turns[at + 1 :] if one.agent == turn.agent), None)
+            read = later.read if later and turn.wrote in later.read else self._last
+            told = [result_of(message) for message in _answers(turn.wrote, read)]
+            found: list[ToolResult] = []
+            for call in turn.wrote.calls:
+                known = next((one for one in told if one.call_id == call.id), None)
+                if known is not None:
+                    told.remove(known)
+                known = known or self._done.get(call.id) or self._shown.get(call.id)
+                found += [known] if known else []
+            yield replace(turn, results=(*found, *told) or turn.results)
 
     def _branch(self, span: str, anchor: str) -> None:
         """Begin a branch where its parent stands at an anchor."""
@@ -177,12 +198,11 @@ class _Walk:
         """Return a message, the same for each of its copies; keep what a tool gave back."""
         message = message_of(raw)
         if message.role == "tool" and message.call_id:
-            result = ToolResult(message.text, message.name, message.call_id, message.error)
-            self.results.setdefault(message.call_id, result)
+            self._shown.setdefault(message.call_id, result_of(message))
         for used in raw.content if isinstance(raw.content, list) else ():
             if used.type == "tool_use":  # a tool that the provider ran itself
                 result = ToolResult(used.result, used.name, used.id, used.error or "")
-                self.results.setdefault(used.id, result)
+                self._shown.setdefault(used.id, result)
         known = self._messages.setdefault(message.id, message) if message.id else message
         return known if known == message else message
 
@@ -195,10 +215,10 @@ def _responses(event: "ModelEvent") -> Iterator[Mapping[str, Any]]:
             yield given
 
 
-def _whole(turn: Turn, results: Mapping[str, ToolResult]) -> Turn:
-    """Return a call with what its tools gave back."""
-    found = [results[call.id] for call in turn.wrote.calls if call.id in results]
-    return replace(turn, results=tuple(found) or turn.results)
+def _answers(wrote: Message, read: Sequence[Message]) -> Iterator[Message]:
+    """Yield the results of tools that stand right behind a message, where it stands last."""
+    place = max((at for at, message in enumerate(read) if message == wrote), default=len(read))
+    yield from takewhile(lambda message: message.role == "tool", read[place + 1 :])
 
 
 def message_of(raw: "ChatMessage") -> Message:

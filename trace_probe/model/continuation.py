@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ BATCH_TOKENS = 1 << 16
 """Rows times columns of a batch: what its cache holds."""
 ROOM = 256
 """Columns by which a full cache grows at least."""
+WORTH = 0.2
+"""A common start is read apart if that saves so much of all reading."""
 SHRINK = 0.8
 """A batch is cut down to the rows under way once they are no more than this part of it."""
 
@@ -134,16 +137,17 @@ def _draw(
     """Read the prefixes of a batch and draw all its continuations together."""
     texts, row_of = _nested([branch.prefix[:-1] for branch in batch])
     counts = [len(branch.seeds) for branch in batch]
-    rows = torch.tensor(row_of).repeat_interleave(torch.tensor(counts))
     device = input_device(model.blocks.network)
-    cache = _read(model, texts, rows.to(device))
+    rows = torch.tensor(row_of).repeat_interleave(torch.tensor(counts)).to(device)
+    cache, heads = _read(model, texts, rows)
     each = [branch for branch in batch for _ in branch.seeds]
+    position = torch.tensor([len(branch.prefix) - 1 for branch in each], device=device)
     state = _State(
         cache,
         torch.tensor([branch.prefix[-1] for branch in each], device=device),
-        torch.tensor([len(branch.prefix) - 1 for branch in each], device=device),
+        position,
         torch.tensor([branch.room for branch in each], device=device),
-        max(map(len, texts)),
+        _columns(heads[rows], int(heads.max()), position, cache.get_seq_length()),
     )
     seeds = [seed for branch in batch for seed in branch.seeds]
     with during():
@@ -163,19 +167,81 @@ def _nested(prefixes: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]],
     return texts, row_of[::-1]
 
 
-def _read(model: Model, texts: Sequence[tuple[int, ...]], rows: torch.Tensor) -> Cache:
-    """Return the cache of texts, a row for each continuation."""
-    cache = DynamicCache(config=model.blocks.network.config)
-    if max(map(len, texts)):
-        ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-        for row, text in enumerate(texts):  # nothing real sees what stands to the right of it
-            ids[row, : len(text)] = torch.tensor(text)
-        read = ids.to(rows.device)
-        model.blocks.network(read, past_key_values=cache, use_cache=True, logits_to_keep=1)
+def _read(
+    model: Model, texts: Sequence[tuple[int, ...]], rows: torch.Tensor
+) -> tuple[Cache, torch.Tensor]:
+    """Return the cache of texts, a row for each continuation, and where each text was cut.
+
+    What neighbours have in common, as prompts of one task do, is read once for all of them, and
+    the rest of each text behind it.
+    """
+    network = model.blocks.network
+    cache, mixed = DynamicCache(config=network.config), _mixes_lengths(network)
+    heads, head_of = _heads(texts) if mixed else ([], [])
+    cuts = [len(heads[at]) for at in head_of] or [0] * len(texts)
+    cut = torch.tensor(cuts, device=rows.device)
+    if heads:
+        network(_padded(heads, rows), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.reorder_cache(torch.tensor(head_of, device=rows.device))
+    rests = [text[start:] for text, start in zip(texts, cuts, strict=True)]
+    if max(map(len, rests)):
+        ids, behind = _padded(rests, rows), dict[str, torch.Tensor]()
+        if heads:
+            columns = torch.arange(int(cut.max()) + ids.shape[1], device=rows.device)
+            seen = (columns < cut[:, None]) | (columns >= cut.max())
+            places = cut[:, None] + torch.arange(ids.shape[1], device=rows.device)
+            behind = {"attention_mask": seen.long(), "position_ids": places}
+        network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **behind)
         cache.reorder_cache(rows)
-    if _mixes_lengths(model.blocks.network):
+    if mixed:
         cache.layers = [_Buffer(layer) for layer in cache.layers]
-    return cache
+    return cache, cut
+
+
+def _heads(texts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Return what neighbours among sorted texts begin with, and for each text which of it is its.
+
+    Neighbours belong together if they share more than half of the first of them. Nothing is
+    returned where so little is shared that a second reading would cost more.
+    """
+    runs: list[list[int]] = []
+    shared = [0, *(_alike(one, other) for one, other in pairwise(texts))]
+    for at, text in enumerate(texts):
+        if at and 2 * shared[at] > len(text):
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    cuts = [min((shared[at] for at in run[1:]), default=0) for run in runs]
+    saved = sum(cut * (len(run) - 1) for cut, run in zip(cuts, runs, strict=True))
+    if saved <= WORTH * sum(map(len, texts)):
+        return [], []
+    heads = [texts[run[0]][:cut] for cut, run in zip(cuts, runs, strict=True)]
+    return heads, [number for number, run in enumerate(runs) for _ in run]
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _padded(texts: Sequence[tuple[int, ...]], beside: torch.Tensor) -> torch.Tensor:
+    """Return texts as rows of ids; nothing real sees what stands to the right of them."""
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+    return ids.to(beside.device)
+
+
+def _columns(head: torch.Tensor, past: int, read: torch.Tensor, width: int) -> torch.Tensor:
+    """Return (row, column), which columns of the cache a row sees that has read so many tokens.
+
+    Its first `head` ones stand at the left, the others from column `past` on.
+    """
+    columns = torch.arange(width, device=read.device)
+    before = columns < torch.minimum(read, head)[:, None]
+    behind = (columns >= past) & (columns < past + (read - head)[:, None])
+    return (before | behind).long()
 
 
 class _Buffer(DynamicLayer):  # type: ignore[misc]
@@ -235,8 +301,8 @@ class _State:
     position: torch.Tensor
     """And its position."""
     room: torch.Tensor
-    width: int
-    """Columns of the cache that hold prefixes; a row uses as many as its prefix has."""
+    seen: torch.Tensor
+    """(row, column), which columns of the cache hold the prefix of a row."""
 
     def run(self, model: Model, draw: LogitsProcessorList) -> list[Completion]:
         """Draw until every row has ended and return what each has written."""
@@ -244,8 +310,7 @@ class _State:
         written = torch.full((count, room), -1, device=self.token.device)
         noted = torch.zeros((count, room, len(MEASURES)), device=self.token.device)
         alive = torch.arange(count, device=self.token.device)
-        columns = torch.arange(self.width, device=self.token.device)
-        mask = (columns < self.position[:, None]).long()
+        mask = self.seen
         ended = torch.zeros_like(alive, dtype=torch.bool)
         stops = torch.tensor(sorted(model.stops), device=self.token.device)
         for step in range(room):

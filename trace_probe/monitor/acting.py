@@ -33,7 +33,9 @@ def watch_agent(
     course = Course("watched", asked, agent, model.chat.dialect, model.chat.format)
     first, episode = trace_seed(chosen, asked, sample), Followed()
     while not course.ended:
-        prompt = model.render(asked, course.turns, course.tools)
+        prompt = course.prompt(model.render, chosen.max_new_tokens, model.context)
+        if prompt is None:
+            return
         seed = Course.seed(first, len(course.calls))
         yield from monitor.watch_ids(prompt, seed, chosen, episode)
         call = as_if_written(model, asked, (*prompt, *episode.written), len(prompt), "the episode")

@@ -221,12 +221,14 @@ def _bytes(url: str, what: str, most: int) -> bytes:
         ProbeError: it is too large.
     """
     from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they have no __all__
+        build_hf_headers,
+        hf_raise_for_status,
+    )
 
     headers = build_hf_headers(library_name="trace_probe") | {"Accept-Encoding": "identity"}
     data = bytearray()
     with get_session().stream("GET", url, headers=headers, timeout=PATIENCE) as reply:
-        hf_raise_for_status(reply)
         for part in reply.iter_bytes(1 << 16):
             data += part
             if len(data) > most:
@@ -234,6 +236,9 @@ def _bytes(url: str, what: str, most: int) -> bytes:
                     f"{what} does not end after {most:,} bytes, the most that it can have: "
                     f"nothing is kept; ask whoever runs the hub"
                 )
+        said = {name: text for name, text in reply.headers.items() if name.startswith("x-")}
+        status, asked = reply.status_code, reply.request
+        hf_raise_for_status(type(reply)(status, headers=said, content=bytes(data), request=asked))
     return bytes(data)
 
 

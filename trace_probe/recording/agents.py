@@ -11,7 +11,6 @@ import numpy as np
 from trace_probe.episode import calls_of
 from trace_probe.model.facts import ModelFacts
 from trace_probe.model.local import Completion
-from trace_probe.model.templates import TemplateRefusal
 from trace_probe.recording.course import Agent, Course, Log
 from trace_probe.recording.plan import RecordReport
 from trace_probe.recording.progress import counted
@@ -31,18 +30,14 @@ class _Way:
     there: Sequence[Trace] = ()
     """The calls of an episode that the run holds already."""
 
-    def prompt(self, model: ModelFacts, number: int) -> tuple[int, ...] | None:
+    def prompt(self, model: ModelFacts, number: int, room: int) -> tuple[int, ...] | None:
         """Return the ids that call `number` reads, None if the episode has no such call."""
         known = self.there or self.course.calls
         if number < len(known):
             return known[number].token_ids[: known[number].prompt_stop]
         if self.there or self.course.ended:
             return None
-        try:
-            return tuple(model.render(self.course.task, self.course.turns, self.course.tools))
-        except TemplateRefusal:  # of what the model wrote: its first prompt was taken
-            self.course.ended = "refused"
-            return None
+        return self.course.prompt(model.render, room, model.context)
 
 
 def record_agents(  # noqa: PLR0913 - as `record`, and the agent
@@ -151,10 +146,12 @@ class Recorder:
         missing = [way for way in ways if self._lacks(way, number)]
         if not missing:
             return
-        prompts = [(way, way.prompt(self._model, number)) for way in ways]
-        company = [(way, ids) for way, ids in prompts if ids is not None and self._fits(way, ids)]
+        sampling = self._store.manifest.sampling
+        room = sampling.max_new_tokens
+        prompts = [(way, way.prompt(self._model, number, room)) for way in ways]
+        company = [(way, ids) for way, ids in prompts if ids is not None]
         seeds = [way.course.seed(way.planned.seed, number) for way, _ in company]
-        began, sampling = time.perf_counter(), self._store.manifest.sampling
+        began = time.perf_counter()
         completions = (
             complete(self._model, [ids for _, ids in company], seeds, sampling) if company else []
         )
@@ -167,14 +164,6 @@ class Recorder:
                 taken.append((way.course, written))
         self._log.keep(ways[0].planned.id, taken)
         yield from self._commit([way for way in missing if way.course.ended])
-
-    def _fits(self, way: _Way, ids: Sequence[int]) -> bool:
-        """Return whether a call has room; an episode whose next one has none ends."""
-        room, context = self._store.manifest.sampling.max_new_tokens, self._model.context
-        if context is None or len(ids) + room <= context:
-            return True
-        way.course.ended = "context"
-        return False
 
     @staticmethod
     def _lacks(way: _Way, number: int) -> bool:

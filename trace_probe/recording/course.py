@@ -7,7 +7,7 @@ and decides whether the episode goes on.
 
 import json
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from trace_probe.environment import NAMED_BY, Environment, State, carry_out
 from trace_probe.episode import Episode
 from trace_probe.errors import ModelError, StoreError
 from trace_probe.model.dialect import Dialect, Turn
+from trace_probe.model.templates import TemplateRefusal
 from trace_probe.store import Store
 from trace_probe.text.channels import Format
 from trace_probe.trace import Task, ToolResult, Trace, digest
@@ -78,6 +79,10 @@ class Agent:
         return world.environment
 
 
+Render = Callable[[Task, Sequence[Turn], Sequence[Mapping[str, Any]]], Sequence[int]]
+"""Makes the ids of a prompt from a task, the turns since it was given, and schemas of tools."""
+
+
 @dataclass
 class Course:
     """One episode under way."""
@@ -103,6 +108,27 @@ class Course:
     def tools(self) -> list[dict[str, Any]]:
         """The schemas of what can be called."""
         return [tool.schema for tool in self.environment.tools(self.task)]
+
+    def prompt(self, render: Render, room: int, context: int | None) -> tuple[int, ...] | None:
+        """Return the ids that the next call reads, None where the episode ends before it.
+
+        That is where a call of `room` tokens does not fit into the model's context any more, or
+        the chat template refuses what the model wrote.
+
+        Raises:
+            TemplateRefusal: it refuses the very first prompt.
+        """
+        try:
+            ids = tuple(render(self.task, self.turns, self.tools))
+        except TemplateRefusal:
+            if not self.calls:
+                raise
+            self.ended = "refused"
+            return None
+        if self.calls and context is not None and len(ids) + room > context:
+            self.ended = "context"
+            return None
+        return ids
 
     @staticmethod
     def seed(first: int, number: int) -> int:

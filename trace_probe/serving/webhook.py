@@ -33,6 +33,8 @@ from trace_probe.serving.limits import is_loopback
 
 SECRET = "TRACE_PROBE_WEBHOOK_SECRET"
 PREFIX = "whsec_"
+SHORTEST = 16
+"""Bytes that a secret has at least."""
 """Before secrets that are in base64, as Standard Webhooks has them."""
 RETRIED = frozenset({408, 429})
 _log = logging.getLogger("uvicorn.error")
@@ -81,7 +83,14 @@ def hook_from(url: str) -> Hook:
             f"a webhook is signed: set a secret in the environment variable {SECRET}, for example "
             f"the output of `openssl rand -hex 32`, and give it to the receiver"
         )
-    return Hook(url, _secret_bytes(secret))
+    known = _secret_bytes(secret)
+    if len(known) < SHORTEST:
+        raise ServerError(
+            f"the secret in {SECRET} is shorter than {SHORTEST} bytes, so that others could guess "
+            f"it and forge alarms: set a longer one, for example the output of "
+            f"`openssl rand -hex 32`"
+        )
+    return Hook(url, known)
 
 
 def _secret_bytes(secret: str) -> bytes:
