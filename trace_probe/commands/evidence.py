@@ -34,9 +34,7 @@ def train(
     run: Run,
     probe: Probe,
     layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
-    rate: Annotated[
-        float, typer.Option(help="Highest share of benign traces that may alarm.")
-    ] = 0.01,
+    rate: Annotated[float, typer.Option(help="Share of benign traces that may alarm.")] = 0.01,
     guarantee: Annotated[
         Literal["conformal", "pac"],
         typer.Option(

@@ -338,9 +338,7 @@ def calibrate(
             "default.",
         ),
     ] = None,
-    rate: Annotated[
-        float, typer.Option(help="Highest share of benign traces that may alarm.")
-    ] = 0.01,
+    rate: Annotated[float, typer.Option(help="Share of benign traces that may alarm.")] = 0.01,
     sibling_rate: Annotated[
         float,
         typer.Option(
