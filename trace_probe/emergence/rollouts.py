@@ -100,7 +100,9 @@ class _Rollout:
     def next(self, chat: Chat, context: int | None) -> Branch | None:
         """Return what the next call is drawn from, None where the episode ends before it."""
         course, room = self.course, self.trace.sampling.max_new_tokens
-        prompt = course.prompt(lambda *said: chat.encode(chat.prompt(*said)), room, context)
+        prompt = course.prompt(
+            lambda task, turns, tools: chat.encode(chat.prompt(task, turns, tools)), room, context
+        )
         if prompt is None:
             return None
         self.prompt_stop = len(prompt)
