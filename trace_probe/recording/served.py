@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tqdm import tqdm
-
 from trace_probe.errors import ServerError
 from trace_probe.model.dialect import Turn
 from trace_probe.model.endpoint import (
@@ -23,6 +21,7 @@ from trace_probe.model.keys import refuse_secrets
 from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
+from trace_probe.recording.progress import counted
 from trace_probe.store import Manifest, Store
 from trace_probe.text.channels import (
     Format,
@@ -134,7 +133,8 @@ def record_served(
         known = store.ids()
         missing = [planned for planned in plan if planned.id not in known]
         resumed = len(plan) - len(missing)
-        with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "trace", shown=progress) as bar:
             made = run(lambda: record_all(served, missing, store, bar, _one_call(served, store)))
     return report_of(made, resumed)
 
