@@ -9,6 +9,7 @@ from trace_probe.monitor.scorer import Reading
 from trace_probe.recording.served import completed
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.text.channels import FORMATS, ChannelReader
+from trace_probe.text.parts import join_parts
 from trace_probe.text.tool_calls import parse_calls
 
 CALL = '<tool_call>\n{"name": "look"}\n</tool_call>'
@@ -65,3 +66,25 @@ def test_a_call_that_a_server_gives_in_the_text_and_apart_is_made_once(
         for call in parse_calls(whole, start, stop)
     ]
     assert [json.loads(arguments)["at"] for _, arguments in made] == [1, 2]
+
+
+@pytest.mark.parametrize("reasoning", ["Hm.", "Hm.\n", "\nHm.\n"])
+@pytest.mark.parametrize("answer", ["Yes.", "\n\nYes."])
+def test_line_breaks_that_a_server_left_beside_its_tags_are_not_doubled(
+    reasoning: str, answer: str
+) -> None:
+    text, cut = join_parts(reasoning, answer, closed=True)
+    assert text == "<think>\nHm.\n</think>\n\nYes."
+    held = {one.channel: text[one.start : one.stop].strip() for one in cut.ranges}
+    assert (held["reasoning"], held["answer"]) == ("Hm.", "Yes.")
+
+
+def test_a_call_that_was_left_in_the_answer_is_an_action_beside_a_thought_that_came_apart() -> None:
+    text, cut = completed(
+        ServerReply(f"\n\n{CALL}", "Hm.\n", "stop"), FORMATS["think"], opened=True
+    )
+    assert text == f"Hm.\n</think>\n\n{CALL}"
+    assert [(c, text[a:b]) for c, a, b in cut.ranges if c != "markup"] == [
+        ("reasoning", "Hm.\n"),
+        ("action", CALL),
+    ]

@@ -72,10 +72,12 @@ class DemoPlan:
 def smaller(plan: DemoPlan) -> DemoPlan:
     """Return the plan of the run that comes with the project as ``traces/demo``.
 
-    Its benign traces are too few for one false alarm in a hundred, hence one in twenty.
+    It holds the first scenarios of the demo, as many times each category under each nudge as fit
+    into 12 MB, and the layer that the demo chooses. Its benign traces are too few for one false
+    alarm in a hundred, hence one in twenty.
     """
-    few = replace(plan, scenarios=54, samples=8, hard_negatives=12, benign=72)
-    return replace(few, rate=0.05, layers=plan.world.layers or (0, 2))
+    few = replace(plan, scenarios=90, samples=8, hard_negatives=12, benign=72)
+    return replace(few, rate=0.05, layers=plan.world.layers or (2,))
 
 
 @dataclass(frozen=True)

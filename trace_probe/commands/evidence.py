@@ -34,7 +34,7 @@ def train(
     run: Run,
     probe: Probe,
     layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
-    rate: Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")] = 0.01,
+    rate: Annotated[float, typer.Option(help="Share of benign traces that may alarm.")] = 0.01,
     guarantee: Annotated[
         Literal["conformal", "pac"],
         typer.Option(
@@ -75,7 +75,7 @@ def train(
     rows: Annotated[
         Literal["before-said", "reasoning", "prompt"],
         typer.Option(
-            help="What it learns from: sentences before it is said, all before the action, or none."
+            help="What it learns from: sentences before it is said, before the act, or the prompt."
         ),
     ] = "before-said",
     executor: Annotated[
@@ -355,7 +355,7 @@ def map_(
     points: Annotated[
         int,
         typer.Option(
-            min=10, max=20_000, help="At most so many sentences; of more, a random sample."
+            min=10, max=20_000, help="The most sentences to draw; of more, a random sample."
         ),
     ] = 20_000,
     seed: int = 0,

@@ -24,11 +24,15 @@ def join_parts(
     """Return a completion put together from its parts; tags inside the parts stay text.
 
     `closed` says whether the reasoning came to its end, `opened` whether the prompt opened it.
+    Where a server left the line breaks beside the tags in the parts, as vLLM does, none are added.
     """
-    close = CLOSE if closed else "\n\n" if answer else ""
+    close = "\n\n" if answer else ""
+    if closed:
+        close = CLOSE[reasoning.endswith("\n") :]
+        close = close.rstrip("\n") if answer.startswith("\n") else close
     parts: list[tuple[Channel, str]] = [("answer", answer)]
     if reasoning.strip():
-        start = "" if opened else OPEN
+        start = "" if opened else OPEN.rstrip("\n") if reasoning[0] == "\n" else OPEN
         parts[:0] = [("markup", start), ("reasoning", reasoning), ("markup", close)]
     ranges: list[Range] = []
     stop = 0
