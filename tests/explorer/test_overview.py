@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.generated import Size, generate
+from trace_probe.errors import StoreError
 from trace_probe.explorer import overview
 from trace_probe.explorer.overview import FILE, Overview, must_parse, read_overview
 from trace_probe.store import Store
@@ -97,7 +98,7 @@ def test_a_run_that_cannot_be_written_is_read_all_the_same(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise overview.StoreError("read-only")
+        raise StoreError("read-only")
 
     monkeypatch.setattr(type(Store(run).place), "write", refuse)
     assert len(read_overview(Store(run)).facts) == 12

@@ -138,8 +138,8 @@ def _opened(table: "pa.Table") -> Overview:
     for row in zip(*words, *numbers, cuts, table["text"].to_pylist(), strict=True):
         *values, (start, stop), text = row
         named: dict[str, Any] = dict(zip((*WORDS, *NUMBERS), values, strict=True))
-        parts = {name: flat[start:stop] for name, flat in zip(PLACES, places, strict=True)}
-        found.facts[named["id"]] = Facts(**named, **parts)
+        named |= {name: flat[start:stop] for name, flat in zip(PLACES, places, strict=True)}
+        found.facts[named["id"]] = Facts(**named)
         found.texts[named["id"]] = _word(text)
     return found
 
