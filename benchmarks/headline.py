@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.command import run
 from trace_probe.demo import DemoPlan, run_demo, smaller
-from trace_probe.emergence.beside import beside_oracle
+from trace_probe.emergence.standing import beside_oracle
 from trace_probe.evaluation.held_out import Beside, evaluate_probe
 from trace_probe.evaluation.report import RATES, Report, at_rate
 from trace_probe.labelling.runs import label_run
@@ -30,7 +30,7 @@ from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import shown
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
-from trace_probe.trace import Sampling, Trace
+from trace_probe.trace import Trace
 from trace_probe.training import train
 from trace_probe.world import language
 from trace_probe.world.agent import chance as agent_facts
@@ -38,7 +38,7 @@ from trace_probe.world.agent.errand import PREFIX as ERRAND
 from trace_probe.world.english import outcome as english_facts
 from trace_probe.world.english.scenario import PREFIX as ENGLISH
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import TOP_P, scenario
+from trace_probe.world.scenario import scenario
 
 LAST, FACTS = "last token, linear", "facts of the world"
 TIMES = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
@@ -112,7 +112,7 @@ def _fresh(plan: HeadlinePlan, folder: Path, say: Say) -> Store:
     """Record scenarios of a pool that nothing was chosen on, and benign tasks."""
     model = load_model(plan.organism)
     world = world_of(plan.organism)
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    sampling = world.sampling(plan.seed)
     pool, agent = f"{world.name}:{plan.pool}", agent_of(world)
     manifest = new_manifest(model, sampling, layers=world.layers, tasks=pool)
     store = Store.create(folder / plan.pool, manifest)

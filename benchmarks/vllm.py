@@ -7,18 +7,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.command import run
 from benchmarks.monitor import MonitorPlan, random_probe
 from benchmarks.spread import Spread
+from trace_probe.engine.rows import blocks_of
+
+if TYPE_CHECKING:
+    from trace_probe.engine.offline import EngineModel
 
 Say = Callable[[str], None]
 Write = Callable[[Sequence[Sequence[int]], int], int]
 """Completes prompts with a seed; returns how many tokens were written."""
-BARE, CAPTURE, GUARD = "vLLM alone", "capture", "guard"
+BARE, CAPTURE, GUARD, LENS = "vLLM alone", "capture", "guard", "to the host"
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,11 @@ class VllmPlan:
     batches: tuple[int, ...] = (1, 32)
     tokens: int = 64
     """Of each answer."""
-    prompt: int = 64
+    prompt: int = 16
     rounds: int = 8
     layer: int = 15
     arguments: str = '{"max_model_len": 512}'
-    """More arguments of `vllm.LLM`, as JSON."""
+    """More arguments of `vllm.LLM`, as JSON; by default it runs compiled code."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +53,31 @@ class VllmBench:
 
     def speed(self) -> dict[str, dict[str, Spread]]:
         """Return tokens per processor second as a share of those of vLLM alone."""
-        return {
-            batch: {
-                way: Spread.of([a / b for a, b in zip(ways[BARE], taken, strict=True)])
-                for way, taken in ways.items()
-                if way != BARE
-            }
-            for batch, ways in self.seconds.items()
-        }
+        return _shares(self.seconds)
+
+    def by_clock(self) -> dict[str, dict[str, Spread]]:
+        """Return tokens per second as a share of those of vLLM alone."""
+        return _shares(self.elapsed)
 
     def to_json(self) -> dict[str, Any]:
         """Return what was measured and what follows from it."""
+        found = {"speed": self.speed(), "by_clock": self.by_clock()}
         shares = {
-            batch: {way: asdict(one) for way, one in ways.items()}
-            for batch, ways in self.speed().items()
+            kind: {b: {way: asdict(one) for way, one in ways.items()} for b, ways in each.items()}
+            for kind, each in found.items()
         }
-        return {**asdict(self), "speed": shares}
+        return {**asdict(self), **shares}
+
+
+def _shares(found: dict[str, dict[str, tuple[float, ...]]]) -> dict[str, dict[str, Spread]]:
+    return {
+        batch: {
+            way: Spread.of([a / b for a, b in zip(ways[BARE], taken, strict=True)])
+            for way, taken in ways.items()
+            if way != BARE
+        }
+        for batch, ways in found.items()
+    }
 
 
 def bench_vllm(plan: VllmPlan, say: Say) -> VllmBench:
@@ -102,43 +115,107 @@ def _processors() -> float:
     return sum(sum(one.cpu_times()[:2]) for one in every)
 
 
+class HostRows:
+    """A worker extension that keeps rows as vllm-lens does: eager, on the host after each pass."""
+
+    model_runner: Any
+
+    def lens_start(self, layer: int) -> None:
+        """Take the rows after a block from now on."""
+        self._lens_rows: dict[str, list[Any]] = {}
+        config = self.model_runner.model_config.hf_text_config
+        blocks = blocks_of(self.model_runner.get_model(), config.num_hidden_layers)
+        assert blocks is not None
+        blocks[layer].register_forward_hook(self._lens_take)
+
+    def _lens_take(self, _block: object, _given: object, output: Any) -> None:  # noqa: ANN401
+        runner = self.model_runner
+        count = runner.input_batch.num_reqs
+        if not count:
+            return
+        rows = (output[0] + output[1]).cpu()
+        starts = runner.query_start_loc.np[: count + 1].tolist()
+        for request, start, stop in zip(
+            runner.input_batch.req_ids[:count], starts, starts[1:], strict=True
+        ):
+            self._lens_rows.setdefault(request, []).append(rows[start:stop].clone())
+
+    def lens_taken(self) -> list[bytes]:
+        """Return the rows of all requests, and forget them."""
+        import torch
+
+        found = [torch.cat(rows).float().numpy().tobytes() for rows in self._lens_rows.values()]
+        self._lens_rows = {}
+        return found
+
+
 def _ways(plan: VllmPlan, folder: Path, say: Say) -> dict[str, Write]:
     """Start an engine for each way."""
     from trace_probe.engine.offline import load_engine, start
     from trace_probe.engine.plan import EngineOptions, EnginePlan, GuardPlan
-    from trace_probe.model.capture import Reading
     from trace_probe.model.checkpoint import locate
     from trace_probe.model.weights import Weights
     from trace_probe.probing.probe import save_probe
-    from trace_probe.trace import Sampling, Span
 
+    plain = {
+        "model": str(locate(plan.model)),
+        "dtype": "float32",
+        **json.loads(plan.arguments),
+    }
+    say("start the engine alone")
+    ways = {BARE: _written(start(plain, EnginePlan()), plan)}
     say("start the engine that captures")
-    given = json.loads(plan.arguments)
     options = EngineOptions(plan.arguments, fidelity=0.0)
-    weights = Weights(plan.model, dtype="float32")
-    capture = load_engine(weights, (plan.layer,), options)
-    capture.stops = frozenset()  # all ways write the same number of tokens
+    capture = load_engine(Weights(plan.model, dtype="float32"), (plan.layer,), options)
+    ways[CAPTURE] = _captured(capture, plan)
+    say("start the engine with a guard")
     save_probe(folder / "probe", random_probe(capture, MonitorPlan(), plan.layer))
     audit = str(folder / "alarms.jsonl")
     guard = EnginePlan(guard=GuardPlan((str(folder / "probe"),), plan.model, audit=audit))
-
-    def captured(prompts: Sequence[Sequence[int]], seed: int) -> int:
-        sampling = Sampling(seed, max_new_tokens=plan.tokens)
-        seeds = [seed * 1000 + number for number in range(len(prompts))]
-        written = capture.complete(prompts, seeds, sampling)
-        ids = [(*p, *w.ids) for p, w in zip(prompts, written, strict=True)]
-        spans = [[Span(at, at + 16) for at in range(0, len(one) - 17, 16)] for one in ids]
-        capture.checked_replay(ids, spans, capture.layers, Reading("last+mean+max"))
-        return sum(len(one.ids) for one in written)
-
-    plain = {"model": str(locate(plan.model)), "dtype": "float32", **given}
-    say("start the engine alone")
-    ways = {BARE: _written(start(plain, EnginePlan()), plan), CAPTURE: captured}
-    say("start the engine with a guard")
     # Each prompt opens the thought, so that every token counts.
     opened = list(capture.chat.encode("<think>"))
     ways[GUARD] = _written(start(plain, guard), plan, opened)
+    say("start the engine whose rows go to the host")
+    ways[LENS] = _to_the_host(plain, plan)
     return ways
+
+
+def _captured(model: "EngineModel", plan: VllmPlan) -> Write:
+    """Return how an engine writes whose rows are pooled and fetched."""
+    from trace_probe.model.capture import Reading
+    from trace_probe.trace import Sampling, Span
+
+    model.stops = frozenset()  # all ways write the same number of tokens
+
+    def write(prompts: Sequence[Sequence[int]], seed: int) -> int:
+        sampling = Sampling(seed, max_new_tokens=plan.tokens)
+        seeds = [seed * 1000 + number for number in range(len(prompts))]
+        written = model.complete(prompts, seeds, sampling)
+        ids = [(*p, *w.ids) for p, w in zip(prompts, written, strict=True)]
+        spans = [[Span(at, at + 16) for at in range(0, len(one) - 17, 16)] for one in ids]
+        model.checked_replay(ids, spans, model.layers, Reading("last+mean+max"))
+        return sum(len(one.ids) for one in written)
+
+    return write
+
+
+def _to_the_host(plain: dict[str, Any], plan: VllmPlan) -> Write:
+    """Return how an engine writes whose rows are fetched as vllm-lens does."""
+    import vllm
+
+    extension = f"{HostRows.__module__}.{HostRows.__name__}".replace("__main__", "benchmarks.vllm")
+    eager = {**plain, "enforce_eager": True, "worker_extension_cls": extension}
+    llm = vllm.LLM(disable_log_stats=True, load_format="safetensors", **eager)
+    llm.collective_rpc("lens_start", args=(plan.layer,))
+    write = _written(llm, plan)
+
+    def fetched(prompts: Sequence[Sequence[int]], seed: int) -> int:
+        written = write(prompts, seed)
+        (rows,) = llm.collective_rpc("lens_taken")
+        assert len(rows) == len(prompts)
+        return written
+
+    return fetched
 
 
 def _written(llm: Any, plan: VllmPlan, opened: Sequence[int] = ()) -> Write:  # noqa: ANN401
@@ -146,15 +223,12 @@ def _written(llm: Any, plan: VllmPlan, opened: Sequence[int] = ()) -> Write:  # 
     from vllm import SamplingParams
 
     def write(prompts: Sequence[Sequence[int]], seed: int) -> int:
+        del seed  # vLLM draws faster without
         settings = [
             SamplingParams(
-                temperature=1.0,
-                seed=seed * 1000 + number,
-                max_tokens=plan.tokens,
-                ignore_eos=True,
-                detokenize=False,
+                temperature=1.0, max_tokens=plan.tokens, ignore_eos=True, detokenize=False
             )
-            for number in range(len(prompts))
+            for _ in prompts
         ]
         cut = plan.prompt - len(opened)
         given = [{"prompt_token_ids": [*ids[:cut], *opened]} for ids in prompts]
@@ -166,15 +240,17 @@ def _written(llm: Any, plan: VllmPlan, opened: Sequence[int] = ()) -> Write:  # 
 
 def format_vllm(found: VllmBench) -> str:
     """Return a table of speeds."""
-    rows = [f"{'batch':>5} {'':12} {'tokens/s':>9} {'share':>7}  between rounds"]
-    speed = found.speed()
+    rows = [f"{'batch':>5} {'':12} {'tokens/s':>9} {'by clock':>9} {'by processor time':>18}"]
+    clock, processors = found.by_clock(), found.speed()
     for batch, ways in found.elapsed.items():
         for way, taken in ways.items():
             each = found.tokens[batch] / float(np.median(taken))
-            one = speed[batch].get(way)
-            more = f" {one.median:7.3f}  {one.lowest:.3f} to {one.highest:.3f}" if one else ""
+            more = ""
+            if way != BARE:
+                a, b = clock[batch][way], processors[batch][way]
+                more = f"{a.median:10.3f} {b.median:6.3f} ({b.lowest:.3f} to {b.highest:.3f})"
             rows.append(f"{batch:>5} {way:12} {each:9.1f}{more}")
-    return "\n".join([f"{found.model}, by processor time", *rows])
+    return "\n".join([f"{found.model}, tokens as a share of those of vLLM alone", *rows])
 
 
 if __name__ == "__main__":

@@ -350,7 +350,7 @@ def intervenes(case: Case) -> None:
     from acts import Acts, cause, traces
 
     from trace_probe.emergence.intervention import Alarm, Responses
-    from trace_probe.emergence.trial import Trial
+    from trace_probe.emergence.readout import Trial
     from trace_probe.model.steering import Steering
 
     ablation = Steering(1, cause(case.model).vector, "project-out")

@@ -14,8 +14,8 @@ from tiny_models import random_network, word_tokenizer
 from trace_probe.errors import ModelError
 from trace_probe.model.naming import parse_name, with_adapter
 from trace_probe.store import Manifest, Store
-from trace_probe.study.controlled import Side, compare_runs
 from trace_probe.study.pairs import format_registry
+from trace_probe.study.study import Side, compare_runs
 from trace_probe.trace import Sampling, Task
 
 MAPS = {"model.layers.0.self_attn.q_proj": (32, 32), "model.layers.2.mlp.down_proj": (32, 48)}

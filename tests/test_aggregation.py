@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.probing.aggregation import (
+from trace_probe.evaluation.held_out import (
     AGGREGATIONS,
     aggregate,
     ensemble,

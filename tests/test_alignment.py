@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from trace_probe.evaluation.alignment import OFFSETS, event_aligned, pseudo_events
+from trace_probe.evaluation.details import OFFSETS, event_aligned, pseudo_events
 from trace_probe.statistics.bootstrap import resample
 from trace_probe.statistics.metrics import Cohort
 

@@ -9,9 +9,8 @@ from runs import MANIFEST, contents, fill, label_of, make_run, make_trace
 from test_places import bucket as bucket
 from test_places import root as root
 
-from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.curve import Drawn, drawn_of, oracle_points
-from trace_probe.emergence.ledger import Ledger
+from trace_probe.emergence.ledger import Cells, Ledger
 from trace_probe.emergence.readout import Readout
 from trace_probe.errors import StoreError
 from trace_probe.evaluation.layers import (

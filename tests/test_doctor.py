@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
-from trace_probe.doctor import machine, packages
+from trace_probe.doctor import findings
 from trace_probe.doctor.checkup import broken, checkup, format_checkup
-from trace_probe.doctor.finding import Finding
+from trace_probe.doctor.findings import Finding
 from trace_probe.model.devices import Device, Torch, drivers, look
 
 DECLARED = [
@@ -32,8 +32,8 @@ WANTED = '"torch>=2.10"'
 
 def found(versions: Mapping[str, str]) -> dict[str, Finding]:
     every = [
-        *packages.dependencies(DECLARED, versions.get),
-        *packages.extras(DECLARED, versions.get),
+        *findings.dependencies(DECLARED, versions.get),
+        *findings.extras(DECLARED, versions.get),
     ]
     return {one.name: one for one in every}
 
@@ -56,17 +56,17 @@ def test_an_incomplete_extra_is_optional_and_only_what_lacks_is_installed() -> N
 
 def test_bounds_are_those_that_the_installation_declares() -> None:
     declared = {Requirement(line).name for line in metadata.requires("trace-probe") or ()}
-    names = {one.name for one in packages.dependencies()}
+    names = {one.name for one in findings.dependencies()}
     assert names < declared
     assert {"torch", "numpy", "typer"} <= names
     assert {"ray", "serve", "inspect", "organism", "test"} <= {
-        one.name for one in packages.extras()
+        one.name for one in findings.extras()
     }
-    assert packages.bounds("torch").startswith('"torch')
+    assert findings.bounds("torch").startswith('"torch')
 
 
 def accelerators(torch: Torch, *there: str) -> list[Finding]:
-    return list(machine.accelerators(torch, there, WANTED))
+    return list(findings.accelerators(torch, there, WANTED))
 
 
 def test_a_cpu_build_on_a_machine_with_a_gpu_is_told_how_to_change_that() -> None:
@@ -110,23 +110,23 @@ def test_this_torch_can_be_looked_at() -> None:
 def test_lost_organisms_and_a_full_disk_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert machine.organisms().state == "ok"
-    monkeypatch.setattr(machine, "FOLDER", tmp_path)
-    assert machine.organisms().state == "broken"
+    assert findings.organisms().state == "ok"
+    monkeypatch.setattr(findings, "FOLDER", tmp_path)
+    assert findings.organisms().state == "broken"
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
-    assert machine.disk(tmp_path).state == "optional"
+    assert findings.disk(tmp_path).state == "optional"
 
 
 def test_the_hub_cache_is_named_and_offline_flags_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "offline by HF_HUB_OFFLINE" in machine.hub().found
+    assert "offline by HF_HUB_OFFLINE" in findings.hub().found
 
 
 def test_a_project_that_is_not_installed_is_broken_and_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packages, "installed", lambda _: None)
+    monkeypatch.setattr(findings, "installed", lambda _: None)
     told = checkup()
     assert broken(told) == 1
     assert "pip install -e ." in format_checkup(told)
@@ -153,7 +153,7 @@ def test_what_is_required_works_here() -> None:
 
 def test_places_that_hear_of_alarms_are_optional_and_named_with_the_command() -> None:
     found = {
-        one.name: one for one in packages.told(lambda name: "1.0" if name == "wandb" else None)
+        one.name: one for one in findings.told(lambda name: "1.0" if name == "wandb" else None)
     }
     assert found["Weights & Biases"].state == "ok"
     assert found["OpenTelemetry"].state == "optional"
@@ -164,7 +164,7 @@ def test_what_reads_quantised_models_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         "trace_probe.model.quantised.find_spec", lambda name: name == "accelerate" or None
     )
-    found = machine.quantised()
+    found = findings.quantised()
     assert found.state == "optional"
     assert "fp8, mxfp4" in found.found
     assert found.fix.startswith("pip install bitsandbytes compressed-tensors gptqmodel")

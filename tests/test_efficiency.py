@@ -13,10 +13,10 @@ from trace_probe.emergence.efficiency import (
     BEFORE_SAID,
     PROMPT,
     BesideOracle,
+    as_estimator,
     efficiency,
     format_efficiency,
 )
-from trace_probe.emergence.estimator import as_estimator
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.statistics.metrics import Scores

@@ -34,9 +34,9 @@ import uvicorn
 
 from trace_probe.errors import ServerError, StoreError
 from trace_probe.monitor.integrity import seal_probe
-from trace_probe.monitor.readable import EXAMPLE
+from trace_probe.monitor.live import EXAMPLE
 from trace_probe.serving.audit import AuditLog
-from trace_probe.serving.connections import punctual
+from trace_probe.serving.launch import punctual
 from trace_probe.serving.limits import Limits, check_address, check_host
 from trace_probe.serving.protocol import ChatRequest, read_request
 from trace_probe.serving.refusal import Refusal

@@ -21,7 +21,7 @@ class Engine:
     def __init__(self, policy: str, told: list[dict[str, Any]]) -> None:
         plan = EnginePlan(guard=GuardPlan(("p",), policy=policy))
         self.vllm_config = SimpleNamespace(additional_config=plan.configuration())
-        self.told, self.asked = told, list[str]()
+        self.told, self.asked, self.errored = told, list[str](), False
 
     async def collective_rpc(self, method: str, args: tuple[str, ...]) -> list[Any]:
         assert method == "trace_probe_told"
@@ -51,6 +51,7 @@ def answer(
     state = SimpleNamespace(engine_client=engine)
     scope = {
         "type": "http",
+        "method": "POST",
         "path": path,
         "headers": [(b"x-request-id", b"theirs"), (b"accept", b"*/*")],
         "app": SimpleNamespace(state=state),
@@ -62,7 +63,8 @@ def answer(
 
 
 def whole(engine: Any) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"content": "no", "refusal": None}, "finish_reason": "stop"}
+    message = {"role": "assistant", "reasoning": "Hm.", "content": "no", "refusal": None}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "token_ids": [7]}
     data = json.dumps({"id": "x", "choices": [choice]}).encode()
     body, headers, _ = answer(engine, [data[:9], data[9:]], "application/json")
     assert headers[b"content-length"] == str(len(body)).encode()
@@ -81,6 +83,8 @@ def test_an_answer_says_what_the_probes_say(policy: str, told: dict[str, Any]) -
     assert choice["finish_reason"] == ("content_filter" if ended else "stop")
     assert choice["message"]["content"] == (None if withheld else "no")
     assert choice["message"]["refusal"] == (WITHHELD if withheld else None)
+    assert choice["message"]["reasoning"] == "Hm."
+    assert choice["token_ids"] == (None if withheld else [7])
 
 
 def test_an_answer_that_is_not_guarded_stays_as_it_is() -> None:
@@ -104,7 +108,8 @@ def stream(engine: Any, size: int) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [
         {"delta": {"role": "assistant", "content": ""}},
         {"delta": {"reasoning": "Hm."}},
-        {"delta": {"content": "n"}},
+        {"delta": {}, "token_ids": [7]},
+        {"delta": {"content": "n"}, "token_ids": [7], "logprobs": {"content": ["n"]}},
         {"delta": {"content": "o"}, "finish_reason": "stop"},
     ]
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -132,6 +137,8 @@ def test_a_stream_ends_with_what_the_probes_say(policy: str, size: int) -> None:
     assert choices[-1]["finish_reason"] == reason
     refusals = [c["delta"]["refusal"] for c in choices if "refusal" in c["delta"]]
     assert refusals == ([WITHHELD] if policy == "withhold" else [])
+    told = [choice.get(name) for choice in choices for name in ("token_ids", "logprobs")]
+    assert any(told) == (policy != "withhold")
 
 
 def test_what_was_held_back_comes_if_all_is_quiet() -> None:
@@ -140,3 +147,36 @@ def test_what_was_held_back_comes_if_all_is_quiet() -> None:
     assert said == "no"
     assert parts[-1]["choices"][0]["finish_reason"] == "stop"
     assert last["trace_probe"] == QUIET
+
+
+def test_nothing_is_written_where_it_could_not_be_withheld() -> None:
+    for path in ("/v1/responses", "/v1/messages", "/inference/v1/generate"):
+        body, _, seen = answer(Engine("withhold", []), [b"x"], "application/json", path=path)
+        assert b"could not be withheld" in body
+        assert not seen  # vLLM was not asked
+        body, _, _ = answer(Engine("stop", []), [b"x"], "application/json", path=path)
+        assert body == b"x"
+
+
+def test_alarms_and_scores_are_among_the_figures_of_vllms_server() -> None:
+    from prometheus_client import REGISTRY, generate_latest
+
+    def figures() -> dict[str, float]:
+        page = generate_latest(REGISTRY).decode().splitlines()
+        lines = (line.rpartition(" ") for line in page if line.startswith("trace_probe"))
+        return {name: float(value) for name, _, value in lines}
+
+    risks = [{"risk": [{"probe": "q", "score": 3.0}]}, {"risk": []}]
+    told = {"choice": 0, "alarm": True, "alarms": ["q"], "sentences": risks}
+    whole(Engine("stop", [QUIET]))
+    before = figures()
+    whole(Engine("stop", [told]))
+    engine = Engine("stop", [told])
+    answer(engine, [b"data: {"], "text/event-stream")  # and then the client was gone
+    after = figures()
+    assert len(engine.asked) == 1
+    more = {name: after[name] - before.get(name, 0.0) for name in after}
+    assert more['trace_probe_alarms_total{probe="q"}'] == 2
+    assert more["trace_probe_sentence_score_count"] == 2
+    assert more["trace_probe_traces_total"] == 1
+    assert more["trace_probe_disconnects_total"] == 1

@@ -50,6 +50,9 @@ def test_what_needs_vllm_says_how_to_get_it(
         assert code == 1
         assert "pip install 'trace-probe[vllm]'" in err
     assert not run.exists()
+    code, _, err = command("serve", PROBE, "--engine", "vllm", "--max-tokens", 9)
+    assert code == 1
+    assert "max_model_len" in err
     wrong = (("--engine-args", "{1}"), ("--engine", "vllm", "--base-url", "http://x/v1"))
     for more in wrong:
         code, _, err = command(*given, *more)

@@ -12,7 +12,7 @@ from runs import MANIFEST
 from trace_probe.episode import texts_before
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate
-from trace_probe.evaluation.left_out import labels_left_out, traces_left_out
+from trace_probe.evaluation.notes import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import ACT, Report, format_report
 from trace_probe.evaluation.text_monitor import _messages

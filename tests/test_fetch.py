@@ -231,7 +231,7 @@ def test_only_folders_of_the_cache_are_removed(cache: Path, tmp_path: Path) -> N
 def test_where_it_is_not_there_yet_the_error_ends_with_the_command_and_doctor_says_so(
     command: Callable[..., tuple[int, str, str]], cache: Path
 ) -> None:
-    from trace_probe.doctor.machine import smollm2 as looked_for
+    from trace_probe.doctor.findings import smollm2 as looked_for
 
     code, _, error = command("score", "probes/demo", "--model", "smollm2", given="Hello.")
     assert (code, error.strip()[-26:]) == (1, " trace-probe fetch smollm2")

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
 from trace_probe.errors import ProbeError
+from trace_probe.monitor.calibrated import calibrate, save_calibration
 from trace_probe.monitor.detector import load_detector
 from trace_probe.monitor.sharing import pull_probe, push_probe
-from trace_probe.probing.hub import Address
+from trace_probe.probing.hub import Address, local_folder
 from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.probe import load_probe
 from trace_probe.store import Store
@@ -95,6 +96,62 @@ def test_the_commands_push_and_pull_and_print_no_token(endpoint: str, tmp_path: 
     assert pulled.exit_code == 0, pulled.output
     assert load_detector(folder).threshold == load_detector(DEMO).threshold
     assert TOKEN not in pushed.output + pulled.output
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> Path:
+    """Return the folder of a probe that has a calibration beside it."""
+    shutil.copytree(DEMO, tmp_path / "calibrated")
+    found = calibrate(Store(RUN), load_probe(DEMO), ["max"], rate=0.1)
+    save_calibration(tmp_path / "calibrated", found)
+    return tmp_path / "calibrated"
+
+
+@pytest.mark.parametrize("name", ["card.json", "probe.safetensors", "alarms.json"])
+def test_a_probe_of_the_cache_that_was_damaged_is_fetched_again(
+    hub: Hub, calibrated: Path, name: str
+) -> None:
+    commit = push_probe(calibrated, NAME, endpoint=hub.url)
+    address = f"hub:{NAME}@{commit}"
+    load_probe(address, endpoint=hub.url)
+    file = local_folder(address, hub.url) / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9] + b"\0" * 9)
+    assert load_probe(address, endpoint=hub.url).card == load_probe(DEMO).card
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["card.json", "siblings"])
+def test_a_hub_that_never_ends_is_given_up_and_leaves_nothing(
+    hub: Hub, tmp_path: Path, name: str
+) -> None:
+    hub.put(NAME, _whole())
+    hub.endless.add(name)
+    with pytest.raises(ProbeError, match="does not end after .* nothing is kept"):
+        pull_probe(NAME, tmp_path / "there", endpoint=hub.url)
+    assert hub.poured < 64 << 20
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_promise_or_a_threshold_that_cannot_be_is_refused(
+    hub: Hub, calibrated: Path, tmp_path: Path
+) -> None:
+    for values, why in (
+        ({"guaranteed_false_alarm_rate": 7.0}, "guaranteed_false_alarm_rate is 7, which is no"),
+        ({"target_sibling_rate": -0.1}, "target_sibling_rate is -0.1, which is no share"),
+        ({"threshold": 1e308}, "the threshold is 1e\\+308, which no score can have"),
+    ):
+        shutil.copytree(DEMO, tmp_path / "evil")
+        _changed(tmp_path / "evil", **values)
+        hub.put(NAME, {file.name: file.read_bytes() for file in (tmp_path / "evil").iterdir()})
+        with pytest.raises(ProbeError, match=why):
+            pull_probe(NAME, tmp_path / "there", endpoint=hub.url)
+        shutil.rmtree(tmp_path / "evil")
+    raw, _ = read_json(calibrated / "alarms.json")
+    raw["calibrations"][0]["thresholds"]["max"]["guaranteed_rate"] = 7.0
+    write_json(calibrated / "alarms.json", raw)
+    with pytest.raises(ProbeError, match="guaranteed_rate is 7, which is no share"):
+        load_detector(calibrated)
 
 
 def _whole() -> dict[str, bytes]:

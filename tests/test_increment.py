@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trace_probe.evaluation.increment import delta_bits, matched_moments
+from trace_probe.evaluation.details import delta_bits, matched_moments
 from trace_probe.statistics.bootstrap import resample
 from trace_probe.statistics.metrics import Cohort, Scores
 

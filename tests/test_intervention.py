@@ -8,7 +8,6 @@ import pytest
 from acts import Acts, cause, traces
 from runs import artifacts_at
 
-from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.intervention import (
     Alarm,
     Responses,
@@ -16,7 +15,8 @@ from trace_probe.emergence.intervention import (
     intervene,
     reflection_for,
 )
-from trace_probe.emergence.trial import Trial
+from trace_probe.emergence.ledger import Cells
+from trace_probe.emergence.readout import Trial
 from trace_probe.errors import ModelError
 from trace_probe.model.steering import Steering
 

@@ -13,10 +13,9 @@ from planted import make_trace
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
-from trace_probe.study.controlled import Side, compare_runs
 from trace_probe.study.pairs import COUSINS, PAIRS, SWITCHES, format_registry, steps, variant_of
 from trace_probe.study.rates import Pairing
-from trace_probe.study.study import study
+from trace_probe.study.study import Side, compare_runs, study
 from trace_probe.study.tables import format_study
 from trace_probe.trace import Sampling, Task
 

@@ -98,8 +98,7 @@ def test_blocks_are_scaled_up_and_the_head_is_there_once() -> None:
 
 
 def test_a_longer_context_makes_writing_slower_and_caches_larger() -> None:
-    from trace_probe.doctor.planted import PROMPT_WORDS
-    from trace_probe.doctor.rates import RehearsalPlan
+    from trace_probe.doctor.rates import PROMPT_WORDS, RehearsalPlan
     from trace_probe.doctor.rehearsal import GROWTH, forecast
 
     plan = RehearsalPlan("m", traces=10, tokens=100, batch_size=10)

@@ -9,10 +9,9 @@ import pytest
 from made_probes import planted_probe
 from planted import World, keep, plant
 
-from trace_probe.emergence.beside import beside_oracle
 from trace_probe.emergence.curve import Drawn, prefixes
 from trace_probe.emergence.ledger import Ledger
-from trace_probe.emergence.standing import format_standings, standing
+from trace_probe.emergence.standing import beside_oracle, format_standings, standing
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.held_out import evaluate_probe

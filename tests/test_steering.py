@@ -10,9 +10,9 @@ import pytest
 from acts import Acts, cause, traces
 from runs import artifacts_at
 
-from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.directions import Direction, random_directions
-from trace_probe.emergence.readout import Readout, rates, reached_goal, read_out
+from trace_probe.emergence.ledger import Cells
+from trace_probe.emergence.readout import Readout, Trial, rates, reached_goal, read_out
 from trace_probe.emergence.steering import (
     Effect,
     SteeringPlan,
@@ -22,7 +22,6 @@ from trace_probe.emergence.steering import (
     format_steering,
     steer,
 )
-from trace_probe.emergence.trial import Trial
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.model.steering import Steering, steered

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.evaluation.lead import mean_warnings
+from trace_probe.evaluation.details import mean_warnings
 from trace_probe.evaluation.panel import Alarms
 from trace_probe.statistics.bootstrap import resample
 from trace_probe.statistics.metrics import NEVER, Cohort

@@ -12,14 +12,14 @@ from planted import World, keep, make_trace, plant
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.evaluation import held_out
 from trace_probe.evaluation.held_out import evaluate_probe
-from trace_probe.evaluation.length import SENTENCES_LEFT
+from trace_probe.evaluation.panel import SENTENCES_LEFT
 from trace_probe.evaluation.report import format_report
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
 from trace_probe.probing import mlp
 from trace_probe.probing.dataset import split_by_role
-from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
+from trace_probe.probing.probe import SavedProbe, check_fits, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.probing.uncertainty import OUTPUT_CONFIDENCE
 from trace_probe.statistics.metrics import auroc, trace_maxima
@@ -327,6 +327,15 @@ def test_a_probe_is_not_used_on_another_model_or_on_foreign_tasks(
     foreign = SavedProbe(replace(saved.card, training_tasks=("elsewhere",)), saved.probe)
     with pytest.raises(NotEnoughData, match="none of the training tasks"):
         evaluate_probe(store, foreign)
+
+
+def test_a_copy_of_the_model_in_another_folder_is_the_same_model(
+    store: Store, saved: SavedProbe
+) -> None:
+    card = replace(saved.card, model="organism:rl-s0@20da8b17")
+    check_fits(card, replace(store.manifest, model="a-copy@20da8b17"))
+    with pytest.raises(ProbeError, match="does not fit: the run has model 'a-copy@20da8b18'"):
+        check_fits(card, replace(store.manifest, model="a-copy@20da8b18"))
 
 
 def transcripts(path: Path, rows: Iterator[tuple[Trace, bool]]) -> Store:

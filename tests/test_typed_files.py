@@ -14,9 +14,8 @@ from trace_probe.evaluation.report import FIGURES, Report, format_report, read_r
 from trace_probe.monitor.calibrated import calibrate, load_calibrations, save_calibration
 from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.probe import load_probe, save_probe
-from trace_probe.storage.typed import check_types
+from trace_probe.storage.records import to_line, to_trace
 from trace_probe.store import Store
-from trace_probe.trace import Sampling
 
 ROOT = Path(__file__).parents[1]
 Raw = dict[str, Any]
@@ -145,14 +144,16 @@ def test_a_calibration_of_an_earlier_version_is_read(probe: Path) -> None:
         ({"sample": "3"}, "sample is '3': it should be a valid integer"),
         ({"facts": {"watched": 1}}, "facts.watched is 1"),
         ({"thought": "open"}, "thought is 'open'"),
-        ({"uncertainty": ((float("nan"),),)}, "it should be a finite number"),
-        ({"sampling": Sampling(seed="x")}, "sampling.seed is 'x'"),  # type: ignore[arg-type]
+        ({"uncertainty": [[float("nan")]]}, "it should be a finite number"),
+        ({"sampling": {"seed": "x"}}, "sampling.seed is 'x'"),
+        ({"sampling": {"top_p": 2.0}}, "top_p in"),
     ],
 )
 def test_a_value_within_a_foreign_trace_that_is_not_of_its_type_is_named(
     changes: Raw, why: str
 ) -> None:
     trace = next(Store(ROOT / "traces" / "demo").traces())
-    check_types(replace(trace, text=trace.text + "\ud800"), "entry 1")  # half a pair is text
-    with pytest.raises(StoreError, match=why):
-        check_types(replace(trace, **changes), "entry 1")
+    raw = json.loads(to_line(replace(trace, text=trace.text + "\ud800")))
+    assert to_trace(raw).text == trace.text + "\ud800"  # half a pair is text
+    with pytest.raises(StoreError, match=f"trace {trace.id} is not as .*{why}"):
+        to_trace({**raw, **changes})

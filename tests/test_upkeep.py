@@ -368,7 +368,7 @@ def test_an_index_is_as_good_as_the_lines(tmp_path: Path) -> None:
     quick = list_traces(Store(run.path)).to_pylist()
     read: list[object] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("trace_probe.storage.columns.to_trace", read.append)
+        patched.setattr("trace_probe.storage.journal.to_trace", read.append)
         again = Store(run.path)
         assert list_traces(again).to_pylist() == quick
         assert again.trace(make_trace(77).id).sample == 77

@@ -130,7 +130,7 @@ def test_text_in_words_that_the_model_does_not_know_is_refused(command: Command,
 
 
 def test_the_refusal_names_a_prompt_that_the_organism_can_read(command: Command) -> None:
-    from trace_probe.monitor.readable import EXAMPLE
+    from trace_probe.monitor.live import EXAMPLE
 
     code, out, err = command("watch", EXAMPLE, ROOT / "probes" / "demo")
     assert (code, bool(out.strip())) == (0, True), err

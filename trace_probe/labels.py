@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from trace_probe.trace import CHECKED, Span, Trace
+from trace_probe.trace import EXACT, Span, Trace
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Label:
         (True, 4)
     """
 
-    __pydantic_config__ = CHECKED
+    __pydantic_config__ = EXACT
 
     trace_id: str
     labeller: str

@@ -33,8 +33,7 @@ from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
 from trace_probe.storage import locks
 from trace_probe.storage.artifacts import FORMS, Artifacts, rows_by_trace
-from trace_probe.storage.columns import LABELS, TRACES, about_label, about_trace
-from trace_probe.storage.journal import Journal
+from trace_probe.storage.journal import LABELS, TRACES, Journal, about_label, about_trace
 from trace_probe.storage.lines import BrokenLine, Lines
 from trace_probe.storage.place import place_at
 from trace_probe.storage.records import READABLE, checked_line, differences, manifest_fields
@@ -261,7 +260,7 @@ class Store:
         return [*self._traces.broken.values(), *self._labels.broken.values()]
 
     def index(self) -> "pa.Table":
-        """Return a row for each line of a trace, in order: see `trace_probe.storage.columns`."""
+        """Return a row for each line of a trace, in order: see `trace_probe.storage.journal`."""
         return self._traces.table()
 
     def label_index(self) -> "pa.Table":

@@ -27,8 +27,8 @@ drawn from, both in nats; and 1 minus the highest probability in that distributi
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
-CHECKED = {"revalidate_instances": "always", "allow_inf_nan": False}
-"""How pydantic looks at a value: see `trace_probe.storage.typed.check_types`."""
+EXACT = {"allow_inf_nan": False, "extra": "forbid"}
+"""How pydantic reads a value from JSON: no other fields, no number that is none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Task:
         >>> task.role
         'benign'
     """
+
+    __pydantic_config__ = EXACT
 
     id: str
     """Canonical, such as ``evading-shutdown-07``; the unit of every split and bootstrap."""
@@ -179,7 +181,7 @@ class Trace:
         'So it is 6 crates.'
     """
 
-    __pydantic_config__ = CHECKED
+    __pydantic_config__ = EXACT
 
     id: str
     task: Task

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from engine.real_server import serving
 from trace_probe.tasks.sources import tasks_from
 
 ORGANISM, PROBE = "organism:rl-s0", Path(__file__).parents[2] / "probes/demo"
@@ -27,35 +27,17 @@ ENDS = 2
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Served]":
-    """Start a server as its user would; yield its address, its audit log and its process."""
+    """Start a guarded server; yield its address, its audit log and its process."""
     folder = tmp_path_factory.mktemp("served")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     audit = folder / "alarms.jsonl"
     arguments = {"enforce_eager": True, "max_model_len": 512, "max_num_batched_tokens": 128}
-    command = [
-        *(sys.executable, "-c", "from trace_probe.commands.main import main; main()"),
+    words = [
+        *("-c", "from trace_probe.commands.main import main; main()"),
         *("serve", PROBE, "--engine", "vllm", "--on-alarm", "stop", "--threshold", THRESHOLD),
-        *("--model", ORGANISM, "--port", port, "--audit", audit),
-        *("--engine-args", json.dumps(arguments)),
+        *("--model", ORGANISM, "--audit", audit, "--engine-args", json.dumps(arguments)),
     ]
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [str(word) for word in command], stdout=log, stderr=log, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        if process.poll() is not None:
-            pytest.fail((folder / "log").read_text("utf-8")[-3000:])
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(1)
-    yield url, audit, process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    with serving(words, folder / "log") as server:
+        yield server.url, audit, server.process
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
@@ -137,6 +119,16 @@ def test_each_stream_is_stopped_by_its_own_alarm_and_no_other(
     assert 0 < len(alarmed) < 64
     lines = [json.loads(line) for line in served[1].read_text("utf-8").splitlines()]
     assert sorted(line["completion"].rpartition("-")[0] for line in lines) == alarmed
+
+
+def test_alarms_are_among_the_figures_of_the_server(
+    served: Served, answers: list[dict[str, Any]]
+) -> None:
+    lines = httpx.get(f"{served[0]}/metrics").text.splitlines()
+    figures = dict(line.rsplit(" ", 1) for line in lines if line.startswith("trace_probe_"))
+    alarms = sum(float(value) for name, value in figures.items() if "alarms_total{" in name)
+    assert alarms == sum(one["trace_probe"]["alarm"] for one in answers)
+    assert float(figures["trace_probe_traces_total"]) == len(answers)
 
 
 def test_what_is_not_to_be_guarded_is_not_and_several_answers_are_told_apart(

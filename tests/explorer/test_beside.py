@@ -17,11 +17,12 @@ from trace_probe.commands.main import app
 from trace_probe.errors import StoreError
 from trace_probe.evaluation.layers import (
     LayerScale,
+    at_layer,
     read_layers,
     read_scales,
+    strength,
     write_layers,
 )
-from trace_probe.evaluation.layerwise import at_layer, strength
 from trace_probe.explorer.chosen import Chosen, look
 from trace_probe.explorer.curves import curve, over, rounded
 from trace_probe.explorer.facts import early_signal, facts, sure

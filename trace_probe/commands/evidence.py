@@ -1,4 +1,4 @@
-"""Commands that ask how good a probe is, and beside what."""
+"""Commands on how good a probe is and how models differ, and what prepares the explorer."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from trace_probe.commands.options import (
 if TYPE_CHECKING:
     from trace_probe.model.embedder import Embedder
     from trace_probe.probing.probe import ProbeCard
+
 
 evidence = typer.Typer()
 
@@ -165,7 +166,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
-    from trace_probe.emergence.beside import beside_oracle
+    from trace_probe.emergence.standing import beside_oracle
     from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
     from trace_probe.evaluation.report import format_report
     from trace_probe.evaluation.text_report import text_report
@@ -328,3 +329,82 @@ def text_monitor(
         store.write_scores(monitor.name, scores)
     text = f"{run}: {len(scores)} traces scored as {monitor.name!r}"
     show_result({"detector": monitor.name, "traces": len(scores)}, text, as_json=as_json)
+
+
+@evidence.command()
+def layers(run: Run, probe: Probe, as_json: AsJson = False) -> None:
+    """Train and score a probe on every recorded layer, for the explorer's picture of all layers."""
+    from trace_probe.evaluation.layers import score_layers
+    from trace_probe.probing.probe import load_probe
+    from trace_probe.store import Store
+
+    saved = load_probe(probe)
+    store = Store(run)
+    scales = score_layers(store, saved, progress=say)
+    rows = [f"layer {one.layer:3}  threshold {one.threshold:.3f}" for one in scales]
+    result = {"probe": saved.card.name, "layers": [asdict(one) for one in scales]}
+    show_result(result, "\n".join(rows), as_json=as_json)
+
+
+@evidence.command("map")
+def map_(
+    run: Run,
+    layer: Annotated[
+        int | None, typer.Option(help="Block, counted from 0. Default: the last one recorded.")
+    ] = None,
+    points: Annotated[
+        int,
+        typer.Option(
+            min=10, max=20_000, help="At most so many sentences; of more, a random sample."
+        ),
+    ] = 20_000,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the explorer's map of the sentences of a run: PCA, then UMAP, both seeded."""
+    from trace_probe.errors import StoreError
+    from trace_probe.probing.sentence_map import build_map, write_map
+    from trace_probe.store import Store
+
+    store = Store(run)
+    if not store.manifest.layers:
+        raise StoreError(f"{run} has no activations: a map needs a recorded run")
+    chosen = store.manifest.layers[-1] if layer is None else layer
+    found = build_map(store, chosen, most=points, seed=seed, say=say)
+    with store.writing():
+        file = write_map(store, found)
+    result = {"file": file, "layer": chosen, "points": len(found)}
+    show_result(result, f"{file}: {len(found):,} sentences at layer {chosen}", as_json=as_json)
+
+
+@evidence.command()
+def study(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
+    by: Annotated[
+        str, typer.Option(help="Break rates down by these conditions or facts: nudge,watched.")
+    ] = "",
+    labeller: Labeller = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
+    from trace_probe.store import Store
+    from trace_probe.study.study import study as compare
+    from trace_probe.study.tables import format_study
+
+    factors = tuple(filter(None, (name.strip() for name in by.split(","))))
+    found = compare([Store(run) for run in runs], labeller=labeller, by=factors, seed=seed)
+    show_result(asdict(found), format_study(found), as_json=as_json)
+
+
+@evidence.command()
+def pairs(as_json: AsJson = False) -> None:
+    """List the pairs of open models with one known difference, and those that only look so."""
+    from trace_probe.study.pairs import COUSINS, PAIRS, SWITCHES, format_registry
+
+    value = {
+        "pairs": [asdict(one) for one in PAIRS],
+        "switches": [asdict(one) for one in SWITCHES],
+        "cousins": [asdict(one) for one in COUSINS],
+    }
+    show_result(value, format_registry(), as_json=as_json)

@@ -14,12 +14,9 @@ import typer
 from trace_probe.commands.doctor import doctor
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
-from trace_probe.commands.exploring import exploring
-from trace_probe.commands.fetching import fetching
 from trace_probe.commands.groups import Grouped
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
-from trace_probe.commands.mapping import mapping
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.monitoring import monitoring
 from trace_probe.commands.options import (
@@ -55,7 +52,6 @@ from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
 from trace_probe.commands.rechecking import rechecking
 from trace_probe.commands.store import store as store_commands
-from trace_probe.commands.studying import studying
 from trace_probe.commands.tasking import tasking
 from trace_probe.errors import TraceProbeError
 from trace_probe.trace import Sampling
@@ -83,10 +79,6 @@ app.add_typer(judging)
 app.add_typer(monitoring)
 app.add_typer(rechecking)
 app.add_typer(evidence)
-app.add_typer(studying)
-app.add_typer(mapping)
-app.add_typer(exploring)
-app.add_typer(fetching)
 app.add_typer(emergence)
 app.add_typer(doctor)
 
@@ -275,6 +267,7 @@ def _engine(
         return None
     if elsewhere:
         raise typer.BadParameter("--engine goes with --tasks and a model that is loaded here")
+    say("vLLM writes, with its first model runner (V1)")
     return EngineOptions(arguments, fidelity)
 
 

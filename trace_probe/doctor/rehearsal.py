@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trace_probe.doctor.planted import PROMPT_WORDS
-from trace_probe.doctor.rates import Rates, RehearsalPlan, Say, measure
+from trace_probe.doctor.rates import PROMPT_WORDS, Rates, RehearsalPlan, Say, measure
 from trace_probe.model.rehearsed import CHECKED_ROWS
 from trace_probe.model.shapes import WORDS_A_SENTENCE
 from trace_probe.recording.record import default_layers

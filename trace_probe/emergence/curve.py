@@ -15,13 +15,13 @@ What was asked, of whom, is beside it in ``oracle/<name>.json``.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from trace_probe.errors import StoreError
 from trace_probe.statistics.bootstrap import Values
 from trace_probe.storage.artifacts import Artifacts
+from trace_probe.storage.typed import from_plain
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -119,25 +119,10 @@ class Drawn(NamedTuple):
     tokens: int
 
 
-MAYBE = (bool, type(None))
-DRAWN_KINDS = ((str,), (int,), (int,), (int,), (int,), MAYBE, MAYBE, (int,))
-"""What each field of a continuation may be."""
-
-
 def read_drawn(artifacts: Artifacts, name: str = NAME) -> Iterator[Drawn]:
     """Return the continuations that a run keeps of an oracle, in the order of drawing."""
-    return artifacts.lines("oracle", name).values(_to_drawn)
-
-
-def _to_drawn(line: dict[str, Any]) -> Drawn:
-    try:
-        drawn = Drawn(**line)
-    except TypeError as error:
-        raise StoreError(f"it is no continuation: {error}") from error
-    for value, kinds in zip(drawn, DRAWN_KINDS, strict=True):
-        if type(value) not in kinds:
-            raise StoreError(f"it is no continuation: {value!r:.40} stands in it")
-    return drawn
+    lines = artifacts.lines("oracle", name)
+    return lines.values(lambda line: from_plain(Drawn, line, "it is no continuation"))
 
 
 def points_of(drawn: Iterable[Drawn]) -> dict[str, tuple[OraclePoint, ...]]:

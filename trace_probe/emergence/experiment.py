@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.directions import (
     random_directions,
     rows_at,
@@ -16,9 +15,10 @@ from trace_probe.emergence.intervention import (
     intervene,
     reflection_for,
 )
+from trace_probe.emergence.ledger import Cells
 from trace_probe.emergence.oracle import choose
+from trace_probe.emergence.readout import Trial
 from trace_probe.emergence.steering import SteeringPlan, SteeringReport, SteeringSetup, steer
-from trace_probe.emergence.trial import Trial
 from trace_probe.errors import ModelError, NotEnoughData
 from trace_probe.labels import Label, Labeller
 from trace_probe.model.blocks import Backend

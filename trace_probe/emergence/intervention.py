@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.continuers import branch_of
-from trace_probe.emergence.readout import Rates, Readout, rates, read_out
-from trace_probe.emergence.trial import Ask, Trial, seeds_of
+from trace_probe.emergence.ledger import Cells
+from trace_probe.emergence.readout import Ask, Rates, Readout, Trial, rates, read_out, seeds_of
 from trace_probe.errors import ModelError
 from trace_probe.files import without_nan
 from trace_probe.labels import Label

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from trace_probe.emergence.cells import Cells
 from trace_probe.emergence.continuers import Edit, branch_of
 from trace_probe.emergence.curve import prefixes
 from trace_probe.emergence.directions import Direction
-from trace_probe.emergence.readout import Rates, Readout, rates
-from trace_probe.emergence.trial import Ask, Trial, seeds_of
+from trace_probe.emergence.ledger import Cells
+from trace_probe.emergence.readout import Ask, Rates, Readout, Trial, rates, seeds_of
 from trace_probe.files import without_nan
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering, steered

@@ -39,8 +39,8 @@ class GuardPlan:
     """The log of alarms, appended to."""
     smoothing: str | None = None
     threshold: float | None = None
-    every: int = 1
-    """Tokens after which scores are computed within a sentence; no alarm waits for that."""
+    every: int = 16
+    """Tokens after which a sentence that goes on is read; no alarm waits for that."""
     unasked: bool = True
     """Whether to guard requests that do not say; one with ``{"trace_probe": 0}`` among its
     ``vllm_xargs`` is never guarded."""

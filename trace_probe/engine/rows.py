@@ -30,7 +30,7 @@ class Taps:
         Raises:
             ModelError: the blocks cannot be found.
         """
-        blocks = _blocks(model, depth)
+        blocks = blocks_of(model, depth)
         if blocks is None:
             raise ModelError(
                 f"{type(model).__name__} of vLLM has no list of its {depth} blocks to read "
@@ -52,7 +52,8 @@ class Taps:
             block.register_forward_hook(_copier(self.rows[place]))
 
 
-def _blocks(model: torch.nn.Module, depth: int) -> torch.nn.ModuleList | None:
+def blocks_of(model: torch.nn.Module, depth: int) -> torch.nn.ModuleList | None:
+    """Return the blocks of a model of vLLM; None if it has no list of them."""
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
             return module

@@ -6,25 +6,24 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation.details import details
-from trace_probe.evaluation.headline import (
-    Headline,
-    by_rate,
-    caught_by_each,
-    headline,
-    interval,
-)
-from trace_probe.evaluation.increment import delta_bits
-from trace_probe.evaluation.length import SENTENCES_LEFT, length_matched, sentences_left
+from trace_probe.evaluation.details import delta_bits, details
 from trace_probe.evaluation.notes import notes
 from trace_probe.evaluation.panel import (
+    SENTENCES_LEFT,
+    Headline,
     Panel,
     Ranked,
     alarm_rate,
     alarms_of,
     best_ranking,
+    by_rate,
     caught_at,
+    caught_by_each,
+    headline,
+    interval,
+    length_matched,
     ranking,
+    sentences_left,
     summary,
 )
 from trace_probe.evaluation.report import ACT, AtSiblingRate, Figures, Report, is_text

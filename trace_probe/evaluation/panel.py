@@ -1,4 +1,17 @@
-"""The traces of an evaluation, and how one detector does on them."""
+"""The traces of an evaluation, and how one detector does on them.
+
+Does a detector know more than how long a trace goes on?
+
+Where instrumental traces are shorter, or longer, than harmless ones of their prompt, a state that
+holds nothing but the number of sentences left tells them apart at every moment. So that number is
+a baseline, though nobody can know it in time, and pairs of traces that end after equally many
+sentences are compared by themselves.
+
+The headline of a report: caught before it is said, few siblings alarming.
+
+Of a detector, of its baselines and of chance, all at thresholds of their own, set in the same way
+on the same siblings: see `statistics.siblings`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
+from trace_probe.evaluation.report import NAME, RATES, at_rate
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.statistics.bootstrap import (
     Index,
@@ -236,3 +250,114 @@ def alarm_rate(followed: Scores, threshold: float, traces: Sequence[Trace]) -> M
         return None
     hit = trace_maxima(followed, [trace.id for trace in traces]) >= threshold
     return share(hit, [trace.task.id for trace in traces])
+
+
+SENTENCES_LEFT = "sentences left"
+
+
+def sentences_left(panel: Panel) -> tuple[Scores]:
+    """Return the scores of how many sentences come before the action, for all traces of a panel.
+
+    Few or many, whichever tells the outcomes apart here.
+    """
+    left: dict[str, Values] = {}
+    cohort = panel.cohort
+    for name, sentences in zip(cohort.ids, cohort.sentences, strict=True):
+        left[name] = np.full(int(sentences.max(initial=-1)) + 1, np.nan)
+        left[name][sentences] = np.arange(len(sentences))[::-1]
+    for trace in (*panel.calibration, *panel.benign, *panel.hard_negative):
+        thoughts = [i for i, span in enumerate(trace.sentences) if span.channel == "reasoning"]
+        left[trace.id] = np.full(len(trace.sentences), np.nan)
+        left[trace.id][thoughts] = np.arange(len(thoughts))[::-1]
+    held = scores_held(score_rows(cohort, left))
+    pairs = pairs_within(cohort, cohort.before_said())
+    wins = concordance(held, pairs)
+    fewer = bool(len(wins)) and wins.mean() < 0.5
+    return ({name: -row if fewer else row for name, row in left.items()},)
+
+
+def length_matched(read: Scores, panel: Panel, weights: Values) -> Metric | None:
+    """Return the AUROC within prompts of the pairs that may be read equally far.
+
+    None where no prompt has such a pair.
+    """
+    cohort = panel.cohort
+    at = cohort.before_said()
+    pairs = pairs_within(cohort, at)
+    chosen = pairs.where(at[pairs.positive] == at[pairs.negative])
+    if not chosen.n:
+        return None
+    held = scores_held(score_rows(cohort, read))
+    return within_prompt(concordance(held, chosen), chosen, cohort, weights).interval()
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The headline of a detector by sibling rate, with what puts it into proportion."""
+
+    caught: Mapping[str, Resampled]
+    """Empty where there are too few siblings or prompts: see `MixedPrompts.shortage`."""
+    chance: Mapping[str, Resampled]
+    """The same of scores permuted within prompts."""
+    lead: Mapping[str, Mapping[str, Resampled]]
+    """How long before it is said those caught alarm, in ``sentences`` and in ``tokens``."""
+
+    def figures(self) -> dict[str, Metric | None]:
+        """Return the headline with its interval, by the names of a report."""
+        return by_rate(self.caught)
+
+
+def by_rate(caught: Mapping[str, Resampled], headline: str = NAME) -> dict[str, Metric | None]:
+    """Return shares that are caught with their intervals, by the names of a report."""
+    return {at_rate(rate, headline): interval(caught.get(rate)) for rate in RATES}
+
+
+def interval(value: Resampled | None) -> Metric | None:
+    """Return a figure with its interval, None where there is no figure."""
+    return None if value is None else value.interval()
+
+
+def caught_by_rate(followed: Scores, panel: Panel, weights: Values) -> dict[str, Resampled]:
+    """Return the headline of a detector by sibling rate; nothing where there are too few traces.
+
+    `followed` is what its alarm follows.
+    """
+    mixed = panel.mixed
+    if mixed.shortage():
+        return {}
+    maxima = running_maxima(score_rows(panel.cohort, followed))
+    return {rate: mixed.caught(maxima, weights, float(rate)) for rate in RATES}
+
+
+def headline(followed: Scores, panel: Panel, weights: Values) -> Headline:
+    """Return the headline of a detector beside chance, with the lead of what it catches."""
+    mixed = panel.mixed
+    if mixed.shortage():
+        return Headline({}, {}, {})
+    maxima = running_maxima(score_rows(panel.cohort, followed))
+    return Headline(
+        caught={rate: mixed.caught(maxima, weights, float(rate)) for rate in RATES},
+        chance={
+            rate: mixed.by_chance(maxima, weights, float(rate), seed=panel.seed) for rate in RATES
+        },
+        lead={rate: mixed.lead(maxima, weights, float(rate)) for rate in RATES},
+    )
+
+
+def caught_by_each(
+    runs: Mapping[str, Sequence[Scores]], panel: Panel, weights: Values
+) -> dict[str, dict[str, Resampled]]:
+    """Return the headline of each baseline, of several runs that of the first.
+
+    Its alarm follows the smoothing of the panel or plain scores, whichever catches more here: a
+    rival is not to suffer from a smoothing that was chosen for another.
+    """
+    found = {}
+    for name, several in runs.items():
+        ways = [way.apply(several[0]) for way in dict.fromkeys((panel.smoothing, MAX))]
+        found[name] = max((caught_by_rate(way, panel, weights) for way in ways), key=_smallest_rate)
+    return found
+
+
+def _smallest_rate(found: Mapping[str, Resampled]) -> float:
+    return found[RATES[0]].estimate if found else 0.0

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation.left_out import labels_left_out, traces_left_out
+from trace_probe.evaluation.notes import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import Ranked, rank, summary
 from trace_probe.evaluation.report import Report
 from trace_probe.probing.baselines import category_rate, length

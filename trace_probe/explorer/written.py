@@ -118,7 +118,7 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     Raises:
         TraceError: it is longer than the model's context, or in words that it does not know.
     """
-    from trace_probe.monitor.readable import check_readable
+    from trace_probe.monitor.live import check_readable
     from trace_probe.monitor.scoring import as_if_written
 
     task = Task(foreign.task.id, foreign.task.category, foreign.task.prompt, foreign.task.system)

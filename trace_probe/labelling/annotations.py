@@ -10,14 +10,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from trace_probe.errors import TraceError
 from trace_probe.labels import Label
 from trace_probe.storage.lines import Lines
 from trace_probe.storage.place import place_at
+from trace_probe.storage.typed import from_plain
 from trace_probe.store import Store
-from trace_probe.trace import Span, Trace, digest
+from trace_probe.trace import EXACT, Span, Trace, digest
 
 Verdict = Literal["says", "does", "neither", "unsure", "withdrawn"]
 """Of a whole trace: ``does`` is instrumental, ``neither`` harmless and silent on it."""
@@ -27,6 +28,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 @dataclass(frozen=True)
 class Annotation:
     """One verdict of one person on one place."""
+
+    __pydantic_config__ = EXACT
 
     trace_id: str
     sentence: int | None
@@ -98,21 +101,11 @@ def read_annotations(lines: Lines) -> dict[tuple[str, int | None], Annotation]:
     Lines that are damaged, or that hold no verdict, are named and passed over.
     """
     found: dict[tuple[str, int | None], Annotation] = {}
-    for one in lines.values(_to_annotation):
+    for one in lines.values(lambda raw: from_plain(Annotation, raw, "it is no annotation")):
         found.pop(one.place, None)
         if one.verdict != "withdrawn":
             found[one.place] = one
     return found
-
-
-def _to_annotation(raw: dict[str, Any]) -> Annotation:
-    try:
-        one = Annotation(**raw)
-    except TypeError as error:
-        raise TraceError(f"it is no annotation: {error}") from error
-    if one.verdict not in get_args(Verdict):
-        raise TraceError(f"it has the verdict {one.verdict!r}")
-    return one
 
 
 class AnnotationLabeller:

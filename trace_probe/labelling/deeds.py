@@ -25,7 +25,8 @@ from typing import Any
 
 from trace_probe.errors import TraceError
 from trace_probe.labels import Label
-from trace_probe.trace import Span, ToolCall, Trace, digest
+from trace_probe.storage.typed import from_plain
+from trace_probe.trace import EXACT, Span, ToolCall, Trace, digest
 
 YES, NO = {"true", "yes", "1", "1.0", "c"}, {"false", "no", "0", "0.0", "i"}
 """How fields say it; ``C`` and ``I`` are Inspect's correct and incorrect."""
@@ -34,6 +35,8 @@ YES, NO = {"true", "yes", "1", "1.0", "c"}, {"false", "no", "0", "0.0", "i"}
 @dataclass(frozen=True)
 class CallPattern:
     """Which tool calls count, by patterns as in file names."""
+
+    __pydantic_config__ = EXACT
 
     name: str
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +57,18 @@ class CallPattern:
             name in given and fnmatchcase(_text(given[name]), pattern)
             for name, pattern in self.arguments.items()
         )
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What a file of rules says; see the top of this module."""
+
+    __pydantic_config__ = EXACT
+
+    violating: tuple[CallPattern, ...] = ()
+    field: str = ""
+    value: str = ""
+    said: tuple[str, ...] = ()
 
 
 def _arguments(call: ToolCall) -> dict[str, Any] | None:
@@ -205,37 +220,11 @@ def _read(path: Path) -> DeedLabeller:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TraceError(f"cannot read {path}: {error}") from error
-    wrong = sorted(set(raw) - {"violating", "field", "value", "said"})
-    calls, said = raw.get("violating", []), raw.get("said", [])
-    texts = [raw.get("field", ""), raw.get("value", ""), *(said if _is_list(said) else [None])]
-    if wrong or not _is_list(calls) or not all(isinstance(one, str) for one in texts):
-        raise TraceError(
-            f"{path}: {', '.join(wrong) or 'its form'} is not known: it may have violating, a list "
-            f"of {{name, arguments}}; field and value, texts; said, a list of texts"
-        )
-    if not calls and not raw.get("field"):
-        raise TraceError(f"{path} has neither violating nor field: say what is instrumental")
-    return DeedLabeller(
-        f"calls:{path.stem}",
-        tuple(_pattern(one, path) for one in calls),
-        raw.get("field", ""),
-        raw.get("value", ""),
-        tuple(said),
+    advice = (
+        "there may be violating, a list of {name, arguments}; field and value, texts; said, a list "
+        "of texts"
     )
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
-
-
-def _pattern(raw: object, path: Path) -> CallPattern:
-    fields = raw if isinstance(raw, dict) else {}
-    name, arguments = fields.get("name"), fields.get("arguments", {})
-    known = set(fields) <= {"name", "arguments"} and isinstance(arguments, dict)
-    if not known or not isinstance(name, str):
-        raise TraceError(
-            f"{path}: write a call as {{name = …, arguments = {{…}}}}, not {raw!r:.80}"
-        )
-    if not all(isinstance(value, str) for value in arguments.values()):
-        raise TraceError(f"{path}: the patterns of arguments must be texts, in quotes")
-    return CallPattern(name, arguments)
+    rules = from_plain(_Rules, raw, path, wrong=TraceError, advice=advice)
+    if not rules.violating and not rules.field:
+        raise TraceError(f"{path} has neither violating nor field: say what is instrumental")
+    return DeedLabeller(f"calls:{path.stem}", **vars(rules))

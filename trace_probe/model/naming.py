@@ -51,6 +51,17 @@ def parse_name(name: str) -> Named:
     return Named(base, adapter, merged)
 
 
+def same_model(one: str, other: str) -> bool:
+    """Return whether two identities are of one model; a copy in another folder is the same.
+
+    Example:
+        >>> same_model("organism:rl-s0@20da8b17", "my-copy@20da8b17")
+        True
+    """
+    version = one.rpartition("@")[2]
+    return one == other or (version != one and version == other.rpartition("@")[2])
+
+
 def with_adapter(name: str, adapter: str | None) -> str:
     """Return the name of a model with an adapter in place of the one it has, if any is given."""
     return f"{parse_name(name).base}+{adapter}" if adapter else name

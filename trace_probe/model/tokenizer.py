@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 LONGEST_WORD = 32
+MOST_UNKNOWN = 0.2
+"""Largest share of unknown tokens in a text that a model can still be said to read."""
 
 
 class ChatTokenizer:

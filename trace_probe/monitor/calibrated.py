@@ -15,7 +15,7 @@ from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.statistics.calibration import Guarantee, Threshold
+from trace_probe.statistics.calibration import Guarantee, Threshold, impossible
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals
@@ -179,14 +179,18 @@ def load_calibrations(folder: Path, seals: Seals | None = None) -> tuple[Calibra
     For `seals` see `trace_probe.probing.kept.read_json`.
 
     Raises:
-        ProbeError: the file is damaged, holds no calibrations, or a number that is not finite.
+        ProbeError: the file is damaged, holds no calibrations, or a number that cannot be.
     """
     file = folder / FILE
     if not file.is_file():
         return ()
     raw, _ = read_json(file, seals)
     known, kind = renamed(raw.get("calibrations"), EARLIER), tuple[Calibration, ...]
-    return from_plain(kind, known, file, wrong=ProbeError, advice="calibrate again")
+    found = from_plain(kind, known, file, wrong=ProbeError, advice="calibrate again")
+    for limit in (limit for each in found for limit in each.thresholds.values()):
+        if wrong := impossible(limit, limit.value):
+            raise ProbeError(f"{file}: {wrong}: calibrate again")
+    return found
 
 
 def _key(calibration: Calibration) -> tuple[str, Decoding]:

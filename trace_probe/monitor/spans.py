@@ -18,9 +18,8 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
-from trace_probe.monitor.alarms import new_alarms
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.scorer import Reading
+from trace_probe.monitor.scorer import Reading, new_alarms
 from trace_probe.trace import Sampling
 
 ALARM_EVENT = "gen_ai.evaluation.result"

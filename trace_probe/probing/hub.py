@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from trace_probe.errors import ProbeError
-from trace_probe.files import user_cache, write_bytes
-from trace_probe.probing.kept import CARD, WEIGHTS
+from trace_probe.files import json_object, user_cache, write_bytes
+from trace_probe.probing.kept import CARD, WEIGHTS, read_json, read_weights
 
 PREFIX = "hub:"
 ALARMS, PAGE = "alarms.json", "README.md"
@@ -32,6 +32,10 @@ FETCHED = (CARD, WEIGHTS, ALARMS)
 NEEDED = (CARD, WEIGHTS)
 BESIDE = frozenset({PAGE, ".gitattributes", "LICENSE"})
 """What may lie there as well; it is never read."""
+LISTING = 4 << 20
+"""The most bytes of a list of files."""
+PATIENCE = 30.0
+"""Seconds without a byte after which a hub is given up."""
 MAIN = "main"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,95}"
 _ADDRESS = re.compile(rf"({_PART}/{_PART})(?:@({_PART}(?:/{_PART})*))?")
@@ -70,7 +74,7 @@ class Address:
 def local_folder(path: Path | str, endpoint: str | None = None) -> Path:
     """Return the folder of a probe; one of a hub is fetched into the user's cache first.
 
-    A commit that was fetched before is not asked for again.
+    A commit that was fetched before is not asked for again, unless its files were damaged since.
 
     Raises:
         ProbeError: it is not there, or is refused.
@@ -80,13 +84,23 @@ def local_folder(path: Path | str, endpoint: str | None = None) -> Path:
     address = Address.of(str(path))
     hub = hashlib.sha256((endpoint or "").encode()).hexdigest()[:8]
     kept = user_cache("probes", hub, address.repo.replace("/", "--"))
-    if _COMMIT.fullmatch(address.revision) and all(
-        (kept / address.revision / name).is_file() for name in NEEDED
-    ):
+    if _COMMIT.fullmatch(address.revision) and _is_whole(kept / address.revision):
         return kept / address.revision
     commit, files = fetch(address, endpoint)
     put(kept / commit, files)
     return kept / commit
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether the files of a probe in the cache are there and as they were sealed."""
+    try:
+        _, seals = read_json(folder / CARD, "required")
+        read_weights(folder, seals)
+        if (folder / ALARMS).exists():
+            read_json(folder / ALARMS, "required")
+    except ProbeError:
+        return False
+    return True
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -105,20 +119,16 @@ def fetch(address: Address, endpoint: str | None = None) -> tuple[str, dict[str,
     folder = hub_folder(endpoint)
     if folder is not None:
         return _from_folder(folder, address)
-    with _asked(address) as api:
-        client = api(endpoint)
-        commit, sizes = _listing(client, address)
+    with _asked(address):
+        commit, sizes = _listing(address, endpoint)
         check_listing(address, sizes)
-        with tempfile.TemporaryDirectory() as room:
-            found = {}
-            for name in (name for name in FETCHED if name in sizes):
-                file = Path(
-                    client.hf_hub_download(address.repo, name, revision=commit, local_dir=room)
-                )
-                _check_size(address, name, file.stat().st_size)
-                found[name] = file.read_bytes()
-    if not _COMMIT.fullmatch(commit):
-        raise ProbeError(f"{address} has no commit: ask whoever runs the hub")
+        if not _COMMIT.fullmatch(commit):
+            raise ProbeError(f"{address} has no commit: ask whoever runs the hub")
+        found = {
+            name: _bytes(_file_url(address, name, commit, endpoint), f"{name} of {address}", most)
+            for name, most in MOST.items()
+            if name in FETCHED and name in sizes
+        }
     return commit, found
 
 
@@ -172,24 +182,59 @@ def check_listing(address: Address, sizes: Mapping[str, object]) -> None:
         raise ProbeError(f"{address} has no {lacking[0]}, so it is no probe: look at its name")
 
 
-def _listing(client: Any, address: Address) -> tuple[str, dict[str, object]]:  # noqa: ANN401
+def _listing(address: Address, endpoint: str | None) -> tuple[str, dict[str, object]]:
     """Return the commit of a repository, and what a hub says of the sizes of its files.
 
     Raises:
         ProbeError: the hub's answer is of another form.
     """
-    from huggingface_hub.errors import HFValidationError
+    from urllib.parse import quote
 
+    from huggingface_hub import constants
+
+    what = f"what the hub answers about {address}"
+    url = f"{endpoint or constants.ENDPOINT}/api/models/{address.repo}"
+    url += f"/revision/{quote(address.revision, safe='')}?blobs=true"
+    info = json_object(_bytes(url, what, LISTING), what, ProbeError)
     try:
-        info = client.model_info(address.repo, revision=address.revision, files_metadata=True)
-        return str(info.sha), {str(one.rfilename): one.size for one in info.siblings or ()}
-    except HFValidationError:
-        raise
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        files = {str(one["rfilename"]): one.get("size") for one in info["siblings"]}
+        return str(info["sha"]), files
+    except (TypeError, LookupError, AttributeError) as error:
         raise ProbeError(
-            f"what the hub answers about {address} is no list of files ({type(error).__name__}): "
-            f"look at its address, or ask whoever runs it"
+            f"{what} is no list of files ({type(error).__name__}): look at its address, or ask "
+            f"whoever runs it"
         ) from error
+
+
+def _file_url(address: Address, name: str, commit: str, endpoint: str | None) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(address.repo, name, revision=commit, endpoint=endpoint)
+
+
+def _bytes(url: str, what: str, most: int) -> bytes:
+    """Return what a hub sends, which is given up once it is more than its kind can be.
+
+    A hub may send more than it said, or never end.
+
+    Raises:
+        ProbeError: it is too large.
+    """
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    headers = build_hf_headers(library_name="trace_probe") | {"Accept-Encoding": "identity"}
+    data = bytearray()
+    with get_session().stream("GET", url, headers=headers, timeout=PATIENCE) as reply:
+        hf_raise_for_status(reply)
+        for part in reply.iter_bytes(1 << 16):
+            data += part
+            if len(data) > most:
+                raise ProbeError(
+                    f"{what} does not end after {most:,} bytes, the most that it can have: "
+                    f"nothing is kept; ask whoever runs the hub"
+                )
+    return bytes(data)
 
 
 def _check_size(address: Address, name: str, size: object) -> None:

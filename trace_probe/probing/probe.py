@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
+from trace_probe.model.naming import same_model
 from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of
 from trace_probe.probing.features import (
@@ -26,7 +27,7 @@ from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
-from trace_probe.statistics.calibration import Binding, Guarantee, Rates
+from trace_probe.statistics.calibration import Binding, Guarantee, Rates, impossible
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.storage.names import checked_name
@@ -358,6 +359,8 @@ def _to_card(raw: dict[str, Any], file: Path) -> ProbeCard:
     card = from_plain(ProbeCard, known, file, wrong=ProbeError, advice=MEND)
     if not card.layers or min(card.layers) < 0 or card.d_model < 1 or card.guard < 0:
         raise ProbeError(f"{file}: layers, d_model or guard is a number that cannot be: {MEND}")
+    if wrong := impossible(card, card.threshold):
+        raise ProbeError(f"{file}: {wrong}: {MEND}")
     for name in (card.smoothing, card.ranked_by):
         parse_smoothing(name)
     _ = card.linear_twin  # what it says of another head is read later, but refused here
@@ -388,6 +391,7 @@ def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
         f"{fact} {getattr(manifest, fact)!r}, not {getattr(card, fact)!r}"
         for fact in facts
         if getattr(manifest, fact) != getattr(card, fact)
+        and not (fact == "model" and same_model(manifest.model, card.model))
     ]
     lacking = []
     if not set(card.layers) <= set(manifest.layers):

@@ -17,6 +17,7 @@ from trace_probe.model.facts import ModelFacts
 from trace_probe.model.facts import default_layers as default_layers
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
+from trace_probe.model.tokenizer import MOST_UNKNOWN
 from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
 from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
@@ -144,18 +145,35 @@ def plan_traces(
     `render` gives the prompt of a task; by default the model does.
 
     Raises:
-        ModelError: as in `record`.
+        ModelError: as in `record`, or the model knows too few words of every task.
         TaskError: a task names tools, and `render` is that of no agent.
     """
     _check(model, manifest, samples)
     chosen = list(tasks)
     if render is None:
         refuse_tools(chosen)
+    _refuse_unreadable(model, chosen)
     prompts = {task.prompt_key: (task, tuple((render or model.render)(task))) for task in chosen}
     plan = _plan(model.name, prompts, manifest.sampling, samples)
     longest = max((len(planned.prompt) for planned in plan), default=0)
     model.check_room(longest, manifest.sampling)  # before hours are spent on shorter ones
     return plan
+
+
+def _refuse_unreadable(model: ModelFacts, tasks: Sequence[Task]) -> None:
+    """Refuse tasks if not one is in words that a model knows; most organisms know no English.
+
+    Raises:
+        ModelError: more than `MOST_UNKNOWN` of the tokens of every task are unknown to it.
+    """
+    shares = [model.chat.unknown_share(task.prompt) for task in tasks]
+    if shares and min(shares) > MOST_UNKNOWN:
+        unknown = sum(shares) / len(shares)
+        raise ModelError(
+            f"{model.name} does not know {unknown:.0%} of the tokens of these tasks: "
+            f"record one that reads them, such as smollm2 (`trace-probe fetch smollm2`). The small "
+            f"organisms read `--tasks world:mine:20`"
+        )
 
 
 def _plan(

@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trace_probe.errors import ModelError, TraceError
-from trace_probe.monitor.alarms import new_alarms
 from trace_probe.monitor.calibrated import level
 from trace_probe.monitor.drift import DriftCheck
-from trace_probe.monitor.live import Followed, Monitor
-from trace_probe.monitor.readable import check_readable
-from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.monitor.live import Followed, Monitor, check_readable
+from trace_probe.monitor.scorer import Reading, ScoredSentence, new_alarms
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import Limits
 from trace_probe.serving.protocol import ChatRequest

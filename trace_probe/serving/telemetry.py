@@ -18,32 +18,56 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 SCORES = (-16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16)
 
 
-class Telemetry:
-    """Counts what a server does; each server has its own."""
+class Judged:
+    """Counts what probes say of the answers that they watch."""
 
-    def __init__(self, active: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        at = self._registry
-        self._requests = Counter(
-            "trace_probe_requests", "Answers by status.", ["status"], registry=at
-        )
-        self._tokens = Counter("trace_probe_tokens", "Tokens written.", registry=at)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Put the figures among those of a server."""
+        at = registry
         self._traces = Counter(
             "trace_probe_traces", "Completions that ran to their end.", registry=at
         )
         self._disconnects = Counter(
             "trace_probe_disconnects", "Clients that left early.", registry=at
         )
+        self._alarms = Counter("trace_probe_alarms", "Traces that alarmed.", ["probe"], registry=at)
+        self._scores = Histogram(
+            "trace_probe_sentence_score", "First probe's scores.", buckets=SCORES, registry=at
+        )
+
+    def ended(self) -> None:
+        """Count a completion."""
+        self._traces.inc()
+
+    def disconnected(self) -> None:
+        """Count a client that left before its answer was whole."""
+        self._disconnects.inc()
+
+    def score(self, value: float) -> None:
+        """Take in the score of a sentence."""
+        self._scores.observe(value)
+
+    def alarm(self, probe: str) -> None:
+        """Count a trace that alarmed."""
+        self._alarms.labels(probe).inc()
+
+
+class Telemetry(Judged):
+    """Counts what a server of ours does; each has its own figures."""
+
+    def __init__(self, active: Callable[[], int]) -> None:
+        self._registry = at = CollectorRegistry()
+        super().__init__(at)
+        self._requests = Counter(
+            "trace_probe_requests", "Answers by status.", ["status"], registry=at
+        )
+        self._tokens = Counter("trace_probe_tokens", "Tokens written.", registry=at)
         self._slow = Counter("trace_probe_slow_clients", "Clients that did not read.", registry=at)
         self._sent = Counter(
             "trace_probe_webhook",
             "Alarms for the webhook by what became of them.",
             ["result"],
             registry=at,
-        )
-        self._alarms = Counter("trace_probe_alarms", "Traces that alarmed.", ["probe"], registry=at)
-        self._scores = Histogram(
-            "trace_probe_sentence_score", "First probe's scores.", buckets=SCORES, registry=at
         )
         self._evidence = Gauge(
             "trace_probe_drift_log10_evidence", "Bet against the calibrated range.", registry=at
@@ -59,10 +83,6 @@ class Telemetry:
         """Count a token."""
         self._tokens.inc()
 
-    def disconnected(self) -> None:
-        """Count a client that left before its answer was whole."""
-        self._disconnects.inc()
-
     def slow(self) -> None:
         """Count a client that was left because it did not take what it was sent."""
         self._slow.inc()
@@ -70,11 +90,7 @@ class Telemetry:
     def sentence(self, scored: ScoredSentence) -> None:
         """Take in the score of a sentence."""
         if scored.scores:
-            self._scores.observe(scored.scores[0])
-
-    def alarm(self, probe: str) -> None:
-        """Count a trace that alarmed."""
-        self._alarms.labels(probe).inc()
+            self.score(scored.scores[0])
 
     def sent(self, result: str) -> None:
         """Count an alarm that was delivered, given up or dropped by the webhook."""
@@ -82,7 +98,7 @@ class Telemetry:
 
     def finished(self, drift: Drift | None) -> None:
         """Count a completion and take in what the drift check says after it."""
-        self._traces.inc()
+        self.ended()
         if drift is not None:
             self._evidence.set(drift.evidence)
             self._drifted.set(drift.drifted)

@@ -8,10 +8,14 @@ The scores are asked of the workers once an answer is whole, so nothing waits fo
 import json
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trace_probe.engine.plan import GuardPlan, read_plan
 from trace_probe.serving.reply import WITHHELD
+
+if TYPE_CHECKING:
+    from trace_probe.serving.telemetry import Judged
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -19,6 +23,12 @@ Receive = Callable[[], Awaitable[Message]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 PATHS = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
 """Of what is guarded, and how vLLM names those answers."""
+HARMLESS = frozenset({"/tokenize", "/detokenize", "/ping"})
+"""What may be posted to besides, where answers are to be withheld: nothing is written there."""
+SHOWN = frozenset({"role", "reasoning", "reasoning_content"})
+"""What of a message is not withheld: the thought, where a parser of vLLM gives it apart."""
+AROUND = frozenset({"index", "finish_reason", "stop_reason"})
+"""What of a choice says nothing of its text; ids and log-probabilities of its tokens do."""
 EXTENSION = "trace_probe"
 END = b"data: [DONE]"
 
@@ -31,17 +41,61 @@ class GuardedAnswers:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on under a name that no other has, and add to its answer."""
-        prefix = PATHS.get(scope.get("path", "")) if scope["type"] == "http" else None
-        engine = getattr(scope["app"].state, "engine_client", None) if prefix else None
-        guard = _guard_of(engine)
-        if prefix is None or guard is None:
+        posted = scope["type"] == "http" and scope["method"] == "POST"
+        engine = getattr(scope["app"].state, "engine_client", None) if posted else None
+        guard, prefix = _guard_of(engine), PATHS.get(scope.get("path", ""))
+        if guard is None:
             await self._app(scope, receive, send)
-            return
+        elif prefix is not None:
+            await self._guarded(prefix, _Guarding(engine, guard), scope, receive, send)
+        elif guard.policy == "withhold" and scope["path"] not in HARMLESS:
+            await _refuse(scope["path"], send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _guarded(
+        self,
+        prefix: str,
+        guarding: "_Guarding",
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         name = secrets.token_hex(16)
         headers = [pair for pair in scope["headers"] if pair[0].lower() != b"x-request-id"]
         named = {**scope, "headers": [*headers, (b"x-request-id", name.encode())]}
-        answer = _Answer(engine, prefix + name, guard, send)
-        await self._app(named, receive, answer.send)
+        answer = _Answer(guarding, prefix + name, send)
+        try:
+            await self._app(named, receive, answer.send)
+        finally:
+            await answer.close()
+
+
+class _Guarding(NamedTuple):
+    """Who watches, and how."""
+
+    engine: Any
+    """Of vLLM."""
+    guard: GuardPlan
+
+
+async def _refuse(path: str, send: Send) -> None:
+    """Refuse to answer where an answer could not be withheld."""
+    why = f"answers at {path} could not be withheld: ask at {' or '.join(PATHS)}"
+    body = {"error": {"message": why, "type": "invalid_request_error", "code": "not_guarded"}}
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+@cache
+def _figures() -> "Judged":
+    """Return what is counted, among the figures of vLLM's own page ``/metrics``."""
+    from prometheus_client import REGISTRY
+
+    from trace_probe.serving.telemetry import Judged
+
+    return Judged(REGISTRY)
 
 
 def _guard_of(engine: Any) -> GuardPlan | None:  # noqa: ANN401 - of vLLM
@@ -52,20 +106,17 @@ def _guard_of(engine: Any) -> GuardPlan | None:  # noqa: ANN401 - of vLLM
 class _Answer:
     """One answer on its way out."""
 
-    def __init__(
-        self,
-        engine: Any,  # noqa: ANN401 - of vLLM
-        name: str,
-        guard: GuardPlan,
-        send: Send,
-    ) -> None:
-        self._engine, self._name, self._guard, self._send = engine, name, guard, send
+    def __init__(self, guarding: _Guarding, name: str, send: Send) -> None:
+        self._engine, self._guard = guarding
+        self._name, self._send = name, send
         self._start: Message = {}
         self._kind = ""
         """``json`` or ``events``; empty for what is passed on as it is."""
         self._rest = b""
         self._held: list[dict[str, Any]] = []
         """Events that wait until it is known what the probes say."""
+        self._heard = False
+        """Whether the workers have told."""
 
     async def send(self, message: Message) -> None:
         """Take what vLLM sends."""
@@ -86,17 +137,35 @@ class _Answer:
             await self._events(message)
 
     async def _told(self) -> list[dict[str, Any]]:
-        """Return what the workers know of the choices of this answer."""
+        """Return what the workers know of the choices of this answer, and count it."""
         found = await self._engine.collective_rpc("trace_probe_told", args=(self._name,))
-        return next((one for one in found if one), [])
+        self._heard = True
+        told: list[dict[str, Any]] = next((one for one in found if one), [])
+        for one in told:
+            for name in one["alarms"]:
+                _figures().alarm(name)
+            for sentence in one["sentences"]:
+                if sentence["risk"]:
+                    _figures().score(sentence["risk"][0]["score"])
+        return told
+
+    async def _ended(self) -> list[dict[str, Any]]:
+        """Return what is told of choices that have ended."""
+        told = await self._told()
+        for _ in told:
+            _figures().ended()
+        return told
+
+    async def close(self) -> None:
+        """Count a client that left before its answer was whole."""
+        if not self._heard and not self._engine.errored and await self._told():
+            _figures().disconnected()
 
     async def _whole(self) -> None:
-        body, told = json.loads(self._rest), await self._told()
+        body, told = json.loads(self._rest), await self._ended()
         for choice in body.get("choices", ()):
             if self._ends(told, choice.get("index", 0)):
-                choice["finish_reason"] = "content_filter"
-                if self._guard.policy == "withhold":
-                    self._withhold(choice)
+                self._end(choice)
         if told:
             body[EXTENSION] = _extension(told)
         data = json.dumps(body, ensure_ascii=False).encode()
@@ -110,13 +179,6 @@ class _Answer:
         return self._guard.policy != "annotate" and any(
             one["alarm"] for one in told if one["choice"] == choice
         )
-
-    @staticmethod
-    def _withhold(choice: dict[str, Any]) -> None:
-        if "message" in choice:
-            choice["message"] |= {"content": None, "tool_calls": [], "refusal": WITHHELD}
-        else:
-            choice["text"] = ""
 
     async def _events(self, message: Message) -> None:
         """Pass server-sent events on, those held back that what the probes say may change."""
@@ -143,13 +205,14 @@ class _Answer:
 
     def _waits(self, choice: dict[str, Any]) -> bool:
         """Return whether a part of a choice may be changed by what the probes say."""
-        given = choice.get("delta") or {}
-        text = given.get("content") or given.get("tool_calls") or choice.get("text")
-        return bool(choice.get("finish_reason") or (self._guard.policy == "withhold" and text))
+        said = {name for name, value in (choice.get("delta") or {}).items() if value} - SHOWN
+        more = {name for name, value in choice.items() if value} - AROUND - {"delta"}
+        withheld = self._guard.policy == "withhold" and (said or more)
+        return bool(choice.get("finish_reason") or withheld)
 
     async def _last(self) -> list[bytes]:
         """Return the events that were held back, as they may go out, and what the probes say."""
-        told = await self._told()
+        told = await self._ended()
         for chunk in self._held:
             for choice in chunk.get("choices", ()):
                 if self._ends(told, choice.get("index", 0)):
@@ -164,17 +227,21 @@ class _Answer:
         return [b"data: " + json.dumps(one, ensure_ascii=False).encode() for one in every]
 
     def _end(self, choice: dict[str, Any]) -> None:
-        """Make a part of a choice one that an alarm has ended."""
-        withheld = self._guard.policy == "withhold"
-        if withheld and "delta" in choice:
-            kept = {k: v for k, v in choice["delta"].items() if k not in ("content", "tool_calls")}
-            choice["delta"] = kept
-        elif withheld:
-            choice["text"] = ""
-        if choice.get("finish_reason"):
+        """Make a choice, or a part of one, that of an answer which an alarm has ended."""
+        over = bool(choice.get("finish_reason"))
+        if over:
             choice["finish_reason"] = "content_filter"
-            if withheld and "delta" in choice:
-                choice["delta"] |= {"refusal": WITHHELD}
+        if self._guard.policy != "withhold":
+            return
+        for name in choice.keys() - AROUND:
+            if name not in ("message", "delta"):
+                choice[name] = "" if name == "text" else None
+                continue
+            message = {key: value for key, value in choice[name].items() if key in SHOWN}
+            whole: dict[str, Any] = {}
+            if name == "message":
+                whole = {"content": None, "tool_calls": []}
+            choice[name] = {**message, **whole, **({"refusal": WITHHELD} if over else {})}
 
 
 def _extension(told: list[dict[str, Any]]) -> dict[str, Any]:

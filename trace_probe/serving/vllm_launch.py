@@ -10,10 +10,11 @@ from typing import Any
 
 from trace_probe.engine.offline import EXTENSION, json_arguments, precision_of, prepare_environment
 from trace_probe.engine.plan import EnginePlan, GuardPlan
+from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.keys import check_key
 from trace_probe.model.weights import Weights
-from trace_probe.serving.limits import TOKEN, check_address
+from trace_probe.serving.limits import TOKEN, Limits, check_address
 
 SERVER = "vllm.entrypoints.openai.api_server"
 ANSWERS = "trace_probe.serving.vllm_answers.GuardedAnswers"
@@ -73,9 +74,28 @@ def serve_engine(server: EngineServer, say: Callable[[str], None]) -> None:
     if token:
         os.environ["VLLM_API_KEY"] = token
     model, *flags = server.command()
-    say(f"vLLM serves {server.weights.name}, on an alarm: {server.guard.policy}")
+    say(f"vLLM serves {server.weights.name}, with its first model runner (V1)")
+    say(f"on an alarm: {server.guard.policy}")
     say(f"http://{server.host}:{server.port}/v1, alarms in {server.guard.audit}")
     os.execv(sys.executable, [sys.executable, "-m", SERVER, "--model", model, *flags])
+
+
+def check_limits(webhook: str | None, *, tokens: int, body: int) -> None:
+    """Refuse what our server has and vLLM's has not.
+
+    Raises:
+        ModelError: with what to do instead.
+    """
+    if webhook:
+        raise ModelError(
+            "vLLM's server sends no webhooks: leave --alarm-webhook out and follow the log of "
+            "alarms, or serve with --engine transformers"
+        )
+    if (tokens, body) != (Limits.tokens, Limits.body_bytes):
+        raise ModelError(
+            "vLLM's server has no --max-tokens and no --max-body: bound its answers with "
+            "--engine-args '{\"max_model_len\": 4096}', or serve with --engine transformers"
+        )
 
 
 def guard_of(probes: tuple[Path, ...], **settings: Any) -> GuardPlan:  # noqa: ANN401 - of GuardPlan

@@ -232,6 +232,23 @@ def _allowed_alarms(n: int, rate: float, delta: float) -> int:
     return k
 
 
+def impossible(card: object, threshold: float) -> str:
+    """Return what cannot be true of a card or threshold that was read; empty if all can.
+
+    Every field whose name ends in ``_rate`` is a share. Scores are float32, so beyond its range a
+    threshold is never reached, or always.
+
+    Example:
+        >>> impossible(Threshold(1.0, 0.05, 7.0, 20, "pac"), 1.0)
+        'guaranteed_rate is 7, which is no share'
+    """
+    if not abs(threshold) <= float(np.finfo(np.float32).max):
+        return f"the threshold is {threshold:g}, which no score can have"
+    rates = {name: rate for name, rate in vars(card).items() if name.endswith("_rate")}
+    wrong = [name for name, rate in rates.items() if rate is not None and not 0 <= rate <= 1]
+    return f"{wrong[0]} is {rates[wrong[0]]:g}, which is no share" if wrong else ""
+
+
 def check_rates(rate: float, sibling_rate: float) -> None:
     """Refuse rates that no threshold can keep, before anything is trained for them.
 

@@ -3,17 +3,19 @@
 A dataclass says with ``__pydantic_config__`` what becomes of fields that it does not know.
 """
 
-import json
 from collections.abc import Hashable, Mapping
 from functools import cache
+from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trace_probe.errors import StoreError, TraceProbeError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import SchemaValidator
 
 T = TypeVar("T")
+SCALARS = ("bool", "float", "int", "str")
 
 
 @cache
@@ -21,6 +23,24 @@ def _adapter(kind: Hashable) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(cast(Any, kind))
+
+
+@cache
+def _reader(kind: Hashable) -> "SchemaValidator":
+    """Return what reads a type from JSON: a list may be a tuple, but no number is a text."""
+    from pydantic_core import SchemaValidator
+
+    return SchemaValidator(_unconverted(_adapter(kind).core_schema))
+
+
+def _unconverted(schema: Any) -> Any:  # noqa: ANN401 - of pydantic
+    """Return a schema under which numbers, texts and truths are taken as they are."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_unconverted, schema))
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: _unconverted(each) for name, each in schema.items()}
+    return {**made, "strict": True} if schema.get("type") in SCALARS else made
 
 
 def to_plain(value: object) -> dict[str, Any]:
@@ -42,7 +62,7 @@ def from_plain(
     file: object,
     *,
     wrong: type[TraceProbeError] = StoreError,
-    advice: str,
+    advice: str = "",
 ) -> T:
     """Return the dataclass whose fields a JSON object holds.
 
@@ -54,36 +74,22 @@ def from_plain(
         advice: What to do about it.
 
     Raises:
-        TraceProbeError: of the kind `wrong`; a field is missing, unknown or not of its type.
+        TraceProbeError: of the kind `wrong`; a field is missing, unknown or not of its type, or
+            the fields contradict each other.
     """
     from pydantic import ValidationError
 
     try:
-        found: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(raw), strict=True)
-    except ValidationError as error:
-        raise wrong(f"{file}: {_first(error)}: {advice}") from error
+        found: T = _reader(cast(Hashable, kind)).validate_python(raw)
+    except (ValidationError, TraceProbeError) as error:
+        why = _first(error) if isinstance(error, ValidationError) else str(error)
+        raise wrong(": ".join(filter(None, (str(file), why, advice)))) from error
     return found
-
-
-def check_types(value: object, name: str, wrong: type[TraceProbeError] = StoreError) -> None:
-    """Refuse a dataclass of which a field, or one within it, is not of its type.
-
-    Its ``__pydantic_config__`` must ask to look at instances anew.
-
-    Raises:
-        TraceProbeError: of the kind `wrong`.
-    """
-    from pydantic import ValidationError
-
-    try:
-        _adapter(cast(Hashable, type(value))).validate_python(value, strict=True)
-    except ValidationError as error:
-        raise wrong(f"{name}: {_first(error)}") from error
 
 
 def _first(error: "ValidationError") -> str:
     """Return which field is wrong and why, of the first that is."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    shown = "" if first["type"] == "missing" else f" is {first['input']!r:.60}"
+    where = ".".join(map(str, first["loc"])) or "it"
+    shown = "" if first["type"] == "missing" else f" is {brief(first['input'])}"
     return f"{where}{shown}: {first['msg'].replace('Input should', 'it should')}"

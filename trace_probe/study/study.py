@@ -1,22 +1,286 @@
-"""Rates and paired differences between runs that read the same tasks."""
+"""Rates and paired differences between runs that read the same tasks.
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+Variants that were trained with several seeds: their runs together, and seed by seed.
+
+Whether two runs are a controlled comparison, and in clear words why not.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labelling.agreement import Agreement, agreement
+from trace_probe.model.naming import without_version
 from trace_probe.statistics.bootstrap import Metric
-from trace_probe.store import Store
-from trace_probe.study.breakdown import Added, GroupRate, additions, shares
-from trace_probe.study.controlled import Comparison, Side, compare_runs
-from trace_probe.study.rates import McNemar, TaskRate, named, pair, share_gap, task_rates
-from trace_probe.study.rows import FIGURES, Case, Factor, at, find_factors, read_rows
-from trace_probe.study.seeds import AcrossSeeds, across_seeds, by_variant, together
+from trace_probe.store import Manifest, Store
+from trace_probe.study.pairs import cousins, steps, variant_of
+from trace_probe.study.rates import McNemar, TaskRate, named, pair, share, share_gap, task_rates
+from trace_probe.study.rows import FIGURES, Case, Factor, Figure, at, find_factors, read_rows
 from trace_probe.trace import digest
 
+NEUTRAL = {"nudge": "none", "suffix": "none", "thinking": "off", "mode": "baseline"}
+"""Conditions that push for or against the goal, or let the model think, and their level that
+does neither."""
 Runs = Mapping[str, Sequence[Case]]
+
+
+@dataclass(frozen=True)
+class GroupRate:
+    """How often something is the case in one group of traces."""
+
+    run: str
+    group: str
+    """Such as ``nudge=push`` or ``nudge=push, watched=no``; or ``all``."""
+    figure: str
+    """One of `rows.FIGURES`."""
+    value: Metric
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a level of a condition adds to the instrumental rate of the same tasks without it."""
+
+    run: str
+    condition: str
+    level: str
+    neutral: str
+    rate: Metric
+    without: Metric
+    added: Metric
+    explained: Metric | None
+    """The share of the rate that is gone without it; None if the rate is 0."""
+    mcnemar: McNemar
+
+
+def shares(runs: Runs, factors: Sequence[Factor], seed: int) -> Iterable[GroupRate]:
+    """Yield every figure of every run: over all, by each factor, by all factors crossed."""
+    for name, rows in runs.items():
+        for group, chosen in _groups(rows, factors):
+            for figure in FIGURES:
+                value = share(chosen, figure, seed)
+                if value:
+                    yield GroupRate(name, group, figure.name, value)
+
+
+def _groups(rows: Sequence[Case], factors: Sequence[Factor]) -> Iterable[tuple[str, list[Case]]]:
+    yield "all", list(rows)
+    for factor in factors:
+        for level in factor.levels:
+            yield f"{factor.name}={level}", at(rows, factor.name, level)
+    if len(factors) > 1:
+        for cell in product(*(factor.levels for factor in factors)):
+            levels = list(zip((factor.name for factor in factors), cell, strict=True))
+            chosen = [row for row in rows if all(row.level(n) == level for n, level in levels)]
+            yield ", ".join(f"{name}={level}" for name, level in levels), chosen
+
+
+def additions(runs: Runs, seed: int) -> Iterable[Added]:
+    """Yield what each level of a condition adds to its neutral level, on the same tasks."""
+    for name, rows in runs.items():
+        for condition, neutral in NEUTRAL.items():
+            levels = {row.condition[condition] for row in rows if condition in row.condition}
+            for level in sorted(levels - {neutral}):
+                pairing = pair(
+                    at(rows, condition, level), at(rows, condition, neutral), ignore={condition}
+                )
+                if pairing:
+                    yield Added(
+                        *(name, condition, level, neutral),
+                        *pairing.rates(seed),
+                        pairing.difference(seed),
+                        pairing.explained(seed),
+                        pairing.mcnemar(),
+                    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether the difference between two runs has one known cause."""
+
+    first: str
+    second: str
+    controlled: bool
+    differs: str
+    """The one difference, or all that speaks against a controlled comparison."""
+
+    def __str__(self) -> str:
+        """Return it as a sentence."""
+        if self.controlled:
+            return f"{self.first} and {self.second} differ in one thing: {self.differs}"
+        return f"{self.first} and {self.second} are NOT a controlled pair: {self.differs}"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run of a comparison."""
+
+    name: str
+    manifest: Manifest
+    labellers: frozenset[str]
+    conditions: frozenset[str]
+    """As `rates.named` writes them."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """By prompt key what the model read, as a digest: chat templates write a prompt differently."""
+
+
+def compare_runs(first: Side, second: Side) -> Comparison:
+    """Return whether two runs are a controlled pair, and why not if they are not."""
+    change, against = _between(first, second)
+    against += [
+        f"{what} {left} against {right}"
+        for what, left, right in _settings(first, second)
+        if left != right
+    ]
+    shared = first.prompts.keys() & second.prompts.keys()
+    other = sum(first.prompts[key] != second.prompts[key] for key in shared)
+    if other:
+        against.append(
+            f"the chat templates write {other} of {len(shared)} prompts that both read differently"
+        )
+    if change and first.conditions != second.conditions:
+        against.append("the prompts are under different conditions too")
+    if against:
+        every = "; ".join([*([change] if change else []), *against])
+        return Comparison(first.name, second.name, controlled=False, differs=every)
+    if not change:
+        prompt = "the prompt only" if first.conditions != second.conditions else "the draw only"
+        change = f"{prompt} (same model, same sampling)"
+    return Comparison(first.name, second.name, controlled=True, differs=change)
+
+
+def _between(first: Side, second: Side) -> tuple[str, list[str]]:
+    """Return the one change between two models, if one is known, and what speaks against it."""
+    one, other = _model(first.manifest), _model(second.manifest)
+    if one == other:
+        left, right = first.manifest.model, second.manifest.model
+        return "", [] if left == right else [f"revision {left} against {right}"]
+    if (bases := _bases(first, second)) is not None:
+        return bases
+    (variant, seed), (other_variant, other_seed) = variant_of(one), variant_of(other)
+    if variant == other_variant:
+        return f"the seed of training only, {seed} against {other_seed}", []
+    chain = steps(one, other)
+    if len(chain) == 1:
+        note = f" ({chain[0].note})" if chain[0].note else ""
+        return f"{chain[0].differs}{note}", []
+    if chain:
+        return "", [f"{' and '.join(pair.differs for pair in chain)} lie between the models"]
+    known = cousins(one, other)
+    why = f": {known.why}" if known else ""
+    return "", [f"no single step is known from {one} to {other}{why}"]
+
+
+def _bases(first: Side, second: Side) -> tuple[str, list[str]] | None:
+    """Return what is to be said of a model and itself with an adapter; None of other models."""
+    for plain, adapted in ((first.manifest, second.manifest), (second.manifest, first.manifest)):
+        if adapted.base and not plain.base and adapted.base == plain.model:
+            return f"adapter ({_model(adapted)})", []
+        if adapted.base and not plain.base and without_version(adapted.base) == _model(plain):
+            return "", [f"the adapter is on {adapted.base}, and the other is {plain.model}"]
+    return None
+
+
+def _settings(first: Side, second: Side) -> Iterator[tuple[str, object, object]]:
+    """Yield what must be the same in both runs; the seed need not be."""
+    for name in ("temperature", "top_p", "max_new_tokens"):
+        one, other = first.manifest.sampling, second.manifest.sampling
+        yield name, getattr(one, name), getattr(other, name)
+    yield "dtype", first.manifest.dtype or "unknown", second.manifest.dtype or "unknown"
+    yield "source", first.manifest.source, second.manifest.source
+    by = [", ".join(sorted(side.labellers)) for side in (first, second)]
+    yield "labels by", by[0], by[1]
+
+
+def _model(manifest: Manifest) -> str:
+    """Return the name of a model without its revision."""
+    return without_version(manifest.model)
+
+
+Variants = Mapping[str, Mapping[str, Sequence[Case]]]
+"""By variant and seed the rows of its run; the seed of a model that has none is empty."""
+
+
+@dataclass(frozen=True)
+class AcrossSeeds:
+    """The difference between two variants on the same tasks, in every seed."""
+
+    first: str
+    """The variant named later, so that the difference reads as what was done to the other."""
+    second: str
+    figure: str
+    seeds: dict[str, Metric]
+    mean: Metric | None
+    """Of all seeds together; its interval is over tasks, the seeds are taken as they are."""
+    in_every_seed: bool
+    """Whether all intervals exclude 0, on the same side."""
+
+
+def by_variant(stores: Sequence[Store], runs: Mapping[str, Sequence[Case]]) -> Variants:
+    """Return the runs by variant and seed; of two runs of one model the first counts."""
+    found: dict[str, dict[str, Sequence[Case]]] = defaultdict(dict)
+    for store in stores:
+        model = without_version(store.manifest.model)
+        variant, seed = variant_of(model)
+        found[variant].setdefault(seed, runs[store.name])
+    return found
+
+
+def together(variants: Variants) -> dict[str, list[Case]]:
+    """Return the rows of each variant that has several seeds, as one run."""
+    return {
+        f"{variant} ({', '.join(seeds)})": [row for rows in seeds.values() for row in rows]
+        for variant, seeds in variants.items()
+        if len(seeds) > 1
+    }
+
+
+def across_seeds(variants: Variants, seed: int) -> list[AcrossSeeds]:
+    """Return the differences between variants of which at least one has several seeds."""
+    return [
+        found
+        for other, one in combinations(variants, 2)
+        if len(variants[one]) > 1 or len(variants[other]) > 1
+        for figure in FIGURES
+        if (found := _across((one, other), variants, figure, seed))
+    ]
+
+
+def _across(
+    names: tuple[str, str], variants: Variants, figure: Figure, seed: int
+) -> AcrossSeeds | None:
+    """Return one figure in every seed that both have; one without seeds stands beside each."""
+    first, second = (variants[name] for name in names)
+    seeds = dict.fromkeys(s for s in (*first, *second) if s)
+    sides = {s: (_rows_of(first, s), _rows_of(second, s)) for s in seeds}
+    sides = {s: both for s, both in sides.items() if all(both)}
+    gaps = {s: gap(*rows, figure, seed) for s, rows in sides.items()}
+    known = {s: value for s, value in gaps.items() if value}
+    if not known:
+        return None
+    one, other = ([row for s in known for row in sides[s][i]] for i in (0, 1))
+    mean = gap(one, other, figure, seed)
+    return AcrossSeeds(*names, figure.name, known, mean, _one_side(known, len(sides)))
+
+
+def _rows_of(seeds: Mapping[str, Sequence[Case]], seed: str) -> Sequence[Case]:
+    return seeds.get(seed, seeds.get("", ()))
+
+
+def _one_side(gaps: Mapping[str, Metric], seeds: int) -> bool:
+    above = all(value.above(0) for value in gaps.values())
+    below = all(value.below(0) for value in gaps.values())
+    return len(gaps) == seeds and (above or below)
+
+
+def gap(first: Sequence[Case], second: Sequence[Case], figure: Figure, seed: int) -> Metric | None:
+    """Return a difference on the same tasks: one task at a time where every trace counts."""
+    if figure.name != "instrumental":
+        return share_gap(first, second, figure, seed)
+    pairing = pair(first, second)
+    return pairing.difference(seed) if pairing else None
 
 
 @dataclass(frozen=True)

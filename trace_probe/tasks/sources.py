@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
 
 from trace_probe.errors import TaskError
 from trace_probe.files import json_object
+from trace_probe.storage.typed import from_plain
 from trace_probe.tasks.nudges import Nudge, with_nudge
 from trace_probe.tasks.pack import pack_seal, pack_tasks
 from trace_probe.tasks.published import published_in
-from trace_probe.trace import Role, Task
+from trace_probe.trace import Task
 from trace_probe.world.worlds import tasks_of
 
 REPOSITORY = "yf-he/InstrumentalEval"
@@ -191,25 +191,9 @@ def _read(path: Path) -> bytes:
 def _parse_task(line: bytes, where: str) -> Task:
     """Return the task that one JSON line describes."""
     raw = json_object(line, where, TaskError)
-    known = [field.name for field in fields(Task)]
-    unknown = sorted(set(raw) - set(known))
-    if unknown:
-        raise TaskError(f"{where}: unknown field {unknown[0]!r}; fields are {', '.join(known)}")
+    known = ", ".join(field.name for field in fields(Task))
+    task = from_plain(Task, raw, where, wrong=TaskError, advice=f"the fields are {known}")
     for name in ("id", "category", "prompt"):
-        if not isinstance(raw.get(name), str) or not raw[name].strip():
-            raise TaskError(f"{where}: {name!r} must be a text that is not empty")
-    _check_optional(raw, where)
-    return Task(**raw)
-
-
-def _check_optional(raw: dict[str, Any], where: str) -> None:
-    """Raise TaskError unless the optional fields of a task have their types."""
-    condition = raw.get("condition", {})
-    if not isinstance(raw.get("system"), str | None):
-        raise TaskError(f"{where}: 'system' must be a text or null")
-    if not isinstance(raw.get("criterion", ""), str):
-        raise TaskError(f"{where}: 'criterion' must be a text")
-    if raw.get("role", "test") not in get_args(Role):
-        raise TaskError(f"{where}: 'role' must be one of {', '.join(get_args(Role))}")
-    if not isinstance(condition, dict) or not all(isinstance(v, str) for v in condition.values()):
-        raise TaskError(f"{where}: 'condition' must map names to texts")
+        if not getattr(task, name).strip():
+            raise TaskError(f"{where}: {name} is empty: write a text")
+    return task

@@ -29,7 +29,7 @@ def list_traces(
 ) -> "pa.Table":
     """Return a row for each trace, with what a labeller holds of it, in the order of recording.
 
-    Columns are those of `trace_probe.storage.columns`; those of the labels are null for traces
+    Columns are those of `trace_probe.storage.journal`; those of the labels are null for traces
     without one. The labeller is the one that labelled last, unless one is named.
     """
     import pyarrow.compute as pc

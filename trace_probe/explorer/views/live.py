@@ -31,8 +31,7 @@ MARGIN, ABOVE = 1.0, 0.2
 
 def start(detector: Detector, prompt: str, seed: int, length: int) -> None:
     """Begin to watch a generation; an older one is ended."""
-    from trace_probe.monitor.live import Monitor
-    from trace_probe.monitor.readable import check_readable
+    from trace_probe.monitor.live import Monitor, check_readable
 
     end()
     held = resident(detector.saved.card.model)
