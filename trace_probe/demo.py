@@ -18,10 +18,9 @@ from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate
 from trace_probe.study.rows import read_rows
-from trace_probe.trace import Sampling, Task
+from trace_probe.trace import Task
 from trace_probe.training import train
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import TOP_P
 from trace_probe.world.worlds import World
 
 Say = Callable[[str], None]
@@ -150,7 +149,7 @@ def _step(number: int, recorded_s: float, what: str) -> str:
 
 def _record(plan: DemoPlan, model: Writer, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=plan.world.max_new_tokens)
+    sampling = plan.world.sampling(plan.seed)
     layers = plan.layers or plan.world.layers
     manifest = new_manifest(model, sampling, layers=layers, tasks=f"{plan.world.name}:demo")
     store = Store.create(plan.run, manifest)
