@@ -211,7 +211,7 @@ def _guarded(plan: VllmPlan, folder: Path) -> Write:
     save_probe(folder / "probe", random_probe(facts, MonitorPlan(), plan.layer))
     audit = str(folder / "alarms.jsonl")
     guard = EnginePlan(guard=GuardPlan((str(folder / "probe"),), plan.model, audit=audit))
-    # With smollm2 sentences are cut and rows taken, but not scored: its format knows no thought.
+    # Sentences are scored where the model's format knows thoughts; that of smollm2 does not.
     opened = list(facts.chat.encode("<think>"))
     return _written(start(_plain(plan), guard), plan, opened)
 
