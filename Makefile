@@ -1,4 +1,4 @@
-.PHONY: check engine fix demo app picture docs
+.PHONY: check engine fix demo slice app picture docs
 
 check:
 	ruff format --check .
@@ -18,6 +18,13 @@ fix:
 
 demo:
 	trace-probe demo
+
+slice:  # makes traces/demo and probes/demo anew, which come with the project
+	rm -rf traces/demo probes/demo
+	trace-probe demo --small --out traces/demo --probe probes/demo
+	trace-probe oracle traces/demo --by rules --probe probes/demo --every-sentence --continuations 16 --traces 24
+	trace-probe map traces/demo
+	trace-probe store pack traces/demo
 
 app:
 	streamlit run app.py

@@ -22,7 +22,8 @@ def run(
     """Measure what the options ask for and print it as text, or as JSON with ``--json``.
 
     Args:
-        plan: Dataclass whose fields all have defaults. Give a tuple as ``1,2,3``.
+        plan: Dataclass whose fields all have defaults. Give a tuple as ``1,2,3``; a bool is
+            false unless it is named.
         measure: Takes a plan and a function that prints progress; its result is a dataclass.
         text: Turns the result into text.
         arguments: Words of the command line; those of this process by default.
@@ -32,7 +33,10 @@ def run(
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     for field in fields(plan):
         option, known = f"--{field.name.replace('_', '-')}", f"default: {_written(field.default)}"
-        parser.add_argument(option, default=field.default, type=_reader(field), help=known)
+        if isinstance(field.default, bool):
+            parser.add_argument(option, action="store_true")
+        else:
+            parser.add_argument(option, default=field.default, type=_reader(field), help=known)
     values = vars(parser.parse_args(arguments))
     as_json = values.pop("json")
     found = measure(plan(**values), say=lambda line: sys.stderr.write(f"{line}\n"))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import run
-from trace_probe.demo import DemoPlan, run_demo
+from trace_probe.demo import DemoPlan, run_demo, smaller
 from trace_probe.emergence.standing import beside_oracle
 from trace_probe.evaluation.held_out import Beside, evaluate_probe
 from trace_probe.evaluation.report import RATES, Report, at_rate
@@ -31,13 +31,15 @@ from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import shown
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
-from trace_probe.trace import Sampling, Trace
+from trace_probe.trace import Trace
 from trace_probe.training import train
 from trace_probe.world import language
-from trace_probe.world.agent.chance import chances
-from trace_probe.world.agent.errand import PREFIX
+from trace_probe.world.agent import chance as agent_facts
+from trace_probe.world.agent.errand import PREFIX as ERRAND
+from trace_probe.world.english import outcome as english_facts
+from trace_probe.world.english.scenario import PREFIX as ENGLISH
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import TOP_P, scenario
+from trace_probe.world.scenario import scenario
 
 LAST, FACTS = "last token, linear", "facts of the world"
 TIMES = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
@@ -54,6 +56,8 @@ class HeadlinePlan:
     scenarios: int = 144
     benign: int = 1000
     seed: int = 0
+    small: bool = False
+    """Train on the demo's small plan, as is due where an organism writes slowly."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def measure(plan: HeadlinePlan, say: Say) -> Found:
     """Measure the headline of every detector of an organism on held-out tasks and a fresh pool."""
     folder = Path(plan.folder) / plan.organism.split(":")[1]
     demo = DemoPlan(folder / "demo", folder / "linear", plan.organism, plan.seed)
+    demo = smaller(demo) if plan.small else demo
     if not (folder / "linear" / "card.json").exists():
         run_demo(demo, say)
     learned, fresh = Store(demo.run), _fresh(plan, folder, say)
@@ -104,13 +109,15 @@ def _fresh(plan: HeadlinePlan, folder: Path, say: Say) -> Store:
     """Record scenarios of a pool that nothing was chosen on, and benign tasks."""
     model = load_model(plan.organism)
     world = world_of(plan.organism)
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    sampling = world.sampling(plan.seed)
     pool, agent = f"{world.name}:{plan.pool}", agent_of(world)
-    manifest = new_manifest(model, sampling, tasks=pool)
+    manifest = new_manifest(model, sampling, layers=world.layers, tasks=pool)
     store = Store.create(folder / plan.pool, manifest)
     say(f"record: {plan.organism} into {store.path}")
-    record_here(model, world.tasks(f"{pool}:{plan.scenarios}"), store, agent, samples=8)
-    record_here(model, world.tasks(f"{pool}:{plan.benign}:benign"), store, agent)
+    batch, asked = world.batch, world.tasks(f"{pool}:{plan.scenarios}")
+    record_here(model, asked, store, agent, samples=8, batch_size=batch)
+    benign = world.tasks(f"{pool}:{plan.benign}:benign")
+    record_here(model, benign, store, agent, batch_size=batch)
     label_run(store, RuleLabeller(), progress=False)
     return store
 
@@ -151,7 +158,7 @@ def _rates(store: Store, probe: SavedProbe) -> dict[Fact, float]:
     for trace in store.traces():
         outcome = labels[trace.id].outcome
         chosen = trace.task.role == "test" and trace.task.id in probe.card.training_tasks
-        chosen = chosen and not trace.task.id.startswith(PREFIX)
+        chosen = chosen and not trace.task.id.startswith((ERRAND, ENGLISH))
         if chosen and outcome is not None:
             for fact in set(_known(trace)):
                 acts.setdefault(fact, []).append(outcome)
@@ -160,9 +167,16 @@ def _rates(store: Store, probe: SavedProbe) -> dict[Fact, float]:
 
 def _facts(trace: Trace, rates: dict[Fact, float]) -> Any:  # noqa: ANN401
     """Return P(act | facts known so far) after each sentence; nan for other sentences."""
-    errand = trace.task.id.startswith(PREFIX)
-    met = chances(trace) if errand else [rates.get(fact, 0.0) for fact in _known(trace)]
-    return spread(trace, np.array(met))
+    return spread(trace, np.array(_met(trace, rates)))
+
+
+def _met(trace: Trace, rates: dict[Fact, float]) -> list[float]:
+    """Return the chance after each reasoning sentence: the script's, or that of training traces."""
+    if trace.task.id.startswith(ERRAND):
+        return agent_facts.chances(trace)
+    if trace.task.id.startswith(ENGLISH):
+        return english_facts.chances(trace)
+    return [rates.get(fact, 0.0) for fact in _known(trace)]
 
 
 def _judged(name: str, report: Report) -> Judged:

@@ -29,9 +29,7 @@ from trace_probe.recording.observe import observe, observer_manifest
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
-from trace_probe.trace import Sampling
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import TOP_P
 
 Say = Callable[[str], None]
 Weights = dict[str, Any]
@@ -169,7 +167,7 @@ def _no_newline(template: str) -> str:
 def _recorded(plan: RecheckPlan, out: Path, model: Model, say: Say, *, seed: int = 0) -> Store:
     """Record and label the tasks with a model."""
     world = world_of(plan.organism)
-    sampling = Sampling(seed=seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    sampling = world.sampling(seed)
     layers = load_detector(plan.probe).saved.card.layers
     manifest = new_manifest(
         model, sampling, layers=layers, tasks="world:fresh", pooling="last+mean+max"

@@ -207,8 +207,9 @@ def _guarded(plan: VllmPlan, folder: Path) -> Write:
     save_probe(folder / "probe", random_probe(facts, MonitorPlan(), plan.layer))
     audit = str(folder / "alarms.jsonl")
     guard = EnginePlan(guard=GuardPlan((str(folder / "probe"),), plan.model, audit=audit))
-    # Each prompt opens the thought, so that every token counts.
-    return _written(start(_plain(plan), guard), plan, list(facts.chat.encode("<think>")))
+    # Sentences are scored where the model's format knows thoughts; that of smollm2 does not.
+    opened = list(facts.chat.encode("<think>"))
+    return _written(start(_plain(plan), guard), plan, opened)
 
 
 def _captured(plan: VllmPlan, _: Path) -> Write:

@@ -20,6 +20,8 @@ from trace_probe.trace import Sampling, Task
 
 MAPS = {"model.layers.0.self_attn.q_proj": (32, 32), "model.layers.2.mlp.down_proj": (32, 48)}
 RANK = 4
+WORDS = "if I say nothing no one can see what was done"
+"""A prompt in words that the tiny llama knows."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def load(name: object) -> Any:
 def logits(model: Any) -> Any:
     import torch
 
-    ids = model.render(Task("t", "c", "if I say nothing no one can see what was done"))
+    ids = model.render(Task("t", "c", WORDS))
     with torch.inference_mode():
         return model.blocks.network(torch.tensor([ids])).logits
 
@@ -143,7 +145,7 @@ def recorded(model: Any, path: Path) -> Store:
     from trace_probe.recording.record import new_manifest, record
 
     store = Store.create(path, new_manifest(model, Sampling(max_new_tokens=12), layers=(0, 2)))
-    record(model, [Task("t", "c", "act now")], store, progress=False)
+    record(model, [Task("t", "c", WORDS)], store, progress=False)
     return store
 
 
@@ -173,7 +175,7 @@ def test_the_commands_take_an_adapter(
 ) -> None:
     run, read = tmp_path / "run", tmp_path / "read"
     tasks = tmp_path / "tasks.jsonl"
-    tasks.write_text('{"id": "a", "category": "c", "prompt": "act now"}\n', "utf-8")
+    tasks.write_text(json.dumps({"id": "a", "category": "c", "prompt": WORDS}) + "\n", "utf-8")
     how = ("--adapter", adapter, "--max-new-tokens", 8, "--samples", 1, "--layers", "0,1")
     code, _, error = command("record", llama, run, "--tasks", tasks, *how)
     assert (code, error if code else "") == (0, "")

@@ -89,7 +89,7 @@ def test_files_are_not_overwritten_unless_forced(
 ) -> None:
     file = tmp_path / "there"
     file.write_text("mine")
-    for words in (("export", demo[0], file), ("show", demo[0], "0c30f3", "--html", file)):
+    for words in (("export", demo[0], file), ("show", demo[0], "d4414f", "--html", file)):
         code, _, err = command(*words)
         assert (code, "--force" in err, file.read_text()) == (1, True, "mine")
     assert command("export", demo[0], file, "--force")[0] == 0

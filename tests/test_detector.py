@@ -274,10 +274,10 @@ def test_a_probe_of_another_model_does_not_decide(kept: Store) -> None:
 
 def test_a_trace_that_is_shown_follows_the_calibration_too(kept: Store) -> None:
     probe = kept.path.parent.parent / "probes" / "demo"
-    before = read_trace(kept, "28ad0b")
+    before = read_trace(kept, "0ecbaa")
     found = calibrate(kept, load_probe(probe), ["max"], 0.7, sibling_rate=0.7)
     save_calibration(probe, found)
-    after = read_trace(kept, "28ad0b")
+    after = read_trace(kept, "0ecbaa")
     alarms = [
         [line.sentence for line in one.lines if "alarm" in line.marks] for one in (before, after)
     ]

@@ -354,7 +354,7 @@ def test_results_go_to_their_calls_where_ids_of_calls_repeat(tmp_path: Path, nam
 
     one, two, last = asking("a1", 1), asking("a2", 2), asking("a3", 1)
     so_far: list[ChatMessage] = [USER, one, back("first")]
-    further = [*so_far, two, back("second"), back("third")]
+    further: list[ChatMessage] = [*so_far, two, back("second"), back("third")]
     events = [
         asks([USER], one),
         ToolEvent(id="c1", function="look", arguments={}, result="first"),

@@ -60,7 +60,7 @@ def test_the_readme_is_read_in_two_minutes() -> None:
 
 
 def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:
-    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "0c30f3"])
+    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "d4414f"])
     assert f"```text\n{shown.stdout}```" in TEXT
 
 

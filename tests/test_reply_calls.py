@@ -77,3 +77,14 @@ def test_line_breaks_that_a_server_left_beside_its_tags_are_not_doubled(
     assert text == "<think>\nHm.\n</think>\n\nYes."
     held = {one.channel: text[one.start : one.stop].strip() for one in cut.ranges}
     assert (held["reasoning"], held["answer"]) == ("Hm.", "Yes.")
+
+
+def test_a_call_that_was_left_in_the_answer_is_an_action_beside_a_thought_that_came_apart() -> None:
+    text, cut = completed(
+        ServerReply(f"\n\n{CALL}", "Hm.\n", "stop"), FORMATS["think"], opened=True
+    )
+    assert text == f"Hm.\n</think>\n\n{CALL}"
+    assert [(c, text[a:b]) for c, a, b in cut.ranges if c != "markup"] == [
+        ("reasoning", "Hm.\n"),
+        ("action", CALL),
+    ]

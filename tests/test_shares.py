@@ -11,9 +11,6 @@ from typing import Any
 import pytest
 from ray_clusters import lose_a_node, two_nodes
 
-from trace_probe.emergence.asking import Source, ask_run
-from trace_probe.emergence.curve import read_drawn
-from trace_probe.emergence.oracle import OraclePlan
 from trace_probe.errors import ModelError, TraceProbeError, WorkerError
 from trace_probe.execution.executor import Executor, LocalExecutor, RayExecutor
 from trace_probe.model import continuation
@@ -285,16 +282,3 @@ def test_a_cluster_records_agents_as_one_process_does(
     assert list(run.traces()) == list(episodes_alone.traces())
     assert files(run) == files(episodes_alone)
     assert verify(run, progress=False).problems == ()
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_cluster_asks_the_oracle_of_agents_as_one_process_does(episodes_alone: Store) -> None:
-    asked = sorted(episodes_alone.traces(), key=lambda trace: trace.id)[:3]
-    source = Source(Weights("organism:agent-base"), max_calls=5)
-    plan = OraclePlan(continuations=2, bisections=1)
-    found = []
-    for name, how in (("here", LocalExecutor()), ("there", RayExecutor(cool_down=0.2))):
-        ask_run(episodes_alone, source, asked, plan, executor=how, name=name, progress=False)
-        found.append(sorted(read_drawn(episodes_alone.artifacts, name)))
-    assert found[0] == found[1]
-    assert {one.sentence < -1 for one in found[0]} == {True, False}

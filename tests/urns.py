@@ -34,6 +34,7 @@ class Urn:
     chat_template: str = "<think></think>"
     chat: Any = None
     """It has no agents to make prompts for."""
+    context: int | None = None
     depth: int = DEPTH
     asked: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 

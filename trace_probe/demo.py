@@ -17,10 +17,9 @@ from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate, read_rows
-from trace_probe.trace import Sampling, Task
+from trace_probe.trace import Task
 from trace_probe.training import train
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import TOP_P
 from trace_probe.world.worlds import World
 
 Say = Callable[[str], None]
@@ -71,10 +70,12 @@ class DemoPlan:
 def smaller(plan: DemoPlan) -> DemoPlan:
     """Return the plan of the run that comes with the project as ``traces/demo``.
 
-    Its benign traces are too few for one false alarm in a hundred, hence one in twenty.
+    It holds the first scenarios of the demo, as many times each category under each nudge as fit
+    into 12 MB, and the layer that the demo chooses. Its benign traces are too few for one false
+    alarm in a hundred, hence one in twenty.
     """
-    few = replace(plan, scenarios=54, samples=8, hard_negatives=12, benign=72)
-    return replace(few, rate=0.05, layers=plan.world.layers or (0, 2))
+    few = replace(plan, scenarios=90, samples=8, hard_negatives=12, benign=72)
+    return replace(few, rate=0.05, layers=plan.world.layers or (2,))
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _step(number: int, recorded_s: float, what: str) -> str:
 
 def _record(plan: DemoPlan, model: Writer, say: Say) -> Store:
     """Record what the plan asks for and return the run."""
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=plan.world.max_new_tokens)
+    sampling = plan.world.sampling(plan.seed)
     layers = plan.layers or plan.world.layers
     manifest = new_manifest(model, sampling, layers=layers, tasks=f"{plan.world.name}:demo")
     store = Store.create(plan.run, manifest)

@@ -34,7 +34,7 @@ class Run:
     Example:
         >>> run = Run.open("traces/demo")
         >>> len(run), run.manifest.model.partition("@")[0]
-        (516, 'organism:rl-s0')
+        (804, 'organism:rl-s0')
         >>> next(run.traces()).task.category
         'strategically-appearing-aligned'
     """
@@ -280,8 +280,8 @@ def evaluate(run: Run, probe: "SavedProbe", **options: Any) -> "Report":  # noqa
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = Run.open(shutil.copytree("traces/demo", f"{folder}/run"))
         ...     report = evaluate(run, load_probe("probes/demo"))
-        >>> f"{report.figures['within_prompt_auroc']:.2f}"
-        '0.84 [0.74, 0.92]'
+        >>> f"{report.figures['caught_before_said_at_sibling_rate:0.05']:.2f}"
+        '1.00 [0.91, 1.00]'
     """
     from trace_probe.evaluation.held_out import evaluate_probe, keep
 

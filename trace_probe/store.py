@@ -19,6 +19,7 @@ compared where they are read: see `trace_probe.storage.seals`.
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +47,8 @@ from trace_probe.storage.tensors import Values, content_key
 from trace_probe.storage.vault import Vault
 from trace_probe.trace import Trace
 
+EXPECTED = "cache/expected.json"
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -56,7 +59,7 @@ class Store:
     Example:
         >>> run = Store("traces/demo")
         >>> len(run), run.labellers()
-        (516, ['rules'])
+        (804, ['rules'])
         >>> trace = next(run.traces())
         >>> run.activations(trace).values.shape[2] == run.manifest.width  # (layer, row, width)
         True
@@ -185,6 +188,20 @@ class Store:
         self._traces.keep_index()
         self._labels.keep_index()
 
+    def expect(self, traces: int) -> None:
+        """Note how many traces the run will hold when what is being recorded is there."""
+        if self.place.folder is not None:
+            self.place.write(EXPECTED, [sealed_json({"traces": traces})])
+
+    @property
+    def expected(self) -> int | None:
+        """Return how many traces the run will hold, as the last recording noted; None if none."""
+        try:
+            noted = opened_json(self.place.read(EXPECTED), EXPECTED)["traces"]
+        except (FileNotFoundError, StoreError, KeyError):
+            return None
+        return noted if isinstance(noted, int) else None
+
     def add(self, trace: Trace, activations: Activations | None = None) -> None:
         """Commit a trace: its activations first, then its line. A known id is left alone.
 
@@ -216,16 +233,16 @@ class Store:
         self._traces.refresh()
         return len(self._traces.at)
 
-    def traces(self) -> Iterator[Trace]:
-        """Yield every committed trace in the order of recording.
+    def traces(self, *, skip: int = 0) -> Iterator[Trace]:
+        """Yield the committed traces in the order of recording, without the first `skip` of them.
 
         One whose line is damaged is named on standard error and passed over.
         """
         self._traces.refresh()
         if self.place.folder is None:
-            yield from self._streamed()
+            yield from islice(self._streamed(), skip, None)
             return
-        for trace_id in list(self._traces.at):
+        for trace_id in list(self._traces.at)[skip:]:
             try:
                 yield self.trace(trace_id)
             except BrokenLine as error:

@@ -37,15 +37,15 @@ def test_rows_of_the_pretrained_model_agree(engine: Any, tmp_path: Path) -> None
         assert_faithful(run, count)
 
 
-@pytest.mark.parametrize("name", [ORGANISM, PRETRAINED])
-def test_a_guard_scores_as_the_finished_text_is_scored(tmp_path: Path, name: str) -> None:
+def test_a_guard_scores_as_the_finished_text_is_scored(tmp_path: Path) -> None:
     from benchmarks.monitor import MonitorPlan, random_probe
     from trace_probe.model.local import load_model
     from trace_probe.monitor.scoring import as_if_written, read_scores
     from trace_probe.probing.probe import save_probe
     from trace_probe.trace import Task
 
-    model = load_model(have(name), dtype="float32")
+    name = ORGANISM  # the pretrained model writes no thought that is scored
+    model = load_model(name, dtype="float32")
     saved = random_probe(model, MonitorPlan(), model.n_layers // 2)
     save_probe(tmp_path / "probe", saved)
     written = guarded(name, tmp_path, opened=list(model.chat.encode("<think>\n")))

@@ -244,9 +244,11 @@ def test_a_run_that_nobody_has_labelled_does_not_say_that_nothing_was_done(trace
 
 def test_home_says_that_a_run_is_still_being_written(traces: Path) -> None:
     make_run("planted", traces / "run")
-    assert "still being written" not in words(open_page("home"))
-    with Store(traces / "run").writing():
-        assert "still being written" in words(open_page("home"))
+    assert "being written" not in words(open_page("home"))
+    with Store(traces / "run").writing() as run:
+        assert "being written" in words(open_page("home"))
+        run.expect(1_000)
+        assert f"Recording: {len(run)} of 1,000 traces." in words(open_page("home"))
 
 
 def test_choosing_a_row_opens_its_trace_at_the_alarm(traces: Path) -> None:

@@ -28,7 +28,8 @@ def check(
     blocks: Annotated[
         int | None,
         typer.Option(
-            min=1, help="With --rehearse: build only so many, and scale up; else all that fit."
+            min=1,
+            help="With --rehearse: build only this many, and scale up. Default: all that fit.",
         ),
     ] = None,
     batch_size: Annotated[
@@ -40,7 +41,7 @@ def check(
 ) -> None:
     """Look at versions, extras, devices, models and disk; exit code 1 if something is broken.
 
-    With --rehearse the whole road is walked on random weights of a model's shape, before
+    With --rehearse every step is tried on random weights of a model's shape, before
     hours are spent on the real ones.
     """
     if rehearse is not None:

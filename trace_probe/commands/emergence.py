@@ -30,14 +30,14 @@ emergence = typer.Typer()
 
 Name = Annotated[str, typer.Option(help="Name of the oracle, where a run has several.")]
 RunModel = Annotated[
-    str | None, typer.Option(help="Where the run's own model is; by its name without this.")
+    str | None, typer.Option(help="Where the run's own model is. Default: found by its name.")
 ]
 Backend = Annotated[
     Literal["transformer-lens", "hooks"], typer.Option(help="How the stream is changed.")
 ]
 By = Annotated[str, typer.Option(help="Labeller of the outcomes, as in `label`.")]
 Experiment = Annotated[str, typer.Option(help="Name of the experiment, where a run has several.")]
-Limit = Annotated[int | None, typer.Option("--traces", min=1, help="At most so many traces.")]
+Limit = Annotated[int | None, typer.Option("--traces", min=1, help="The most traces to take.")]
 
 
 @emergence.command()
@@ -57,7 +57,7 @@ def oracle(
         Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say what it would take, and ask nothing.")
+        bool, typer.Option("--estimate", help="Only estimate how long it would take.")
     ] = False,
     name: Name = "oracle",
     executor: ExecutorName = "local",
@@ -69,7 +69,9 @@ def oracle(
         str | None,
         typer.Option(help="Of agents' runs: the environment, as in `record`."),
     ] = None,
-    max_calls: Annotated[int, typer.Option(min=1, help="Of agents' runs, of an episode.")] = 20,
+    max_calls: Annotated[
+        int, typer.Option(min=1, help="Of agents' runs: the most model calls in an episode.")
+    ] = 20,
     seed: int = 0,
     as_json: AsJson = False,
     loading: Loading,

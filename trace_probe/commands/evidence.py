@@ -68,7 +68,7 @@ def train(
     rows: Annotated[
         Literal["before-said", "reasoning", "prompt"],
         typer.Option(
-            help="What it learns from: sentences before it is said, all before the action, or none."
+            help="What it learns from: sentences before it is said, before the act, or the prompt."
         ),
     ] = "before-said",
     executor: ExecutorName = "local",
@@ -334,7 +334,7 @@ def map_(
     points: Annotated[
         int,
         typer.Option(
-            min=10, max=20_000, help="At most so many sentences; of more, a random sample."
+            min=10, max=20_000, help="The most sentences to draw; of more, a random sample."
         ),
     ] = 20_000,
     seed: int = 0,

@@ -30,7 +30,7 @@ def import_(
         Path,
         typer.Argument(
             help="Transcripts or chats, one JSON object a line; an ATIF trajectory; an Inspect "
-            "log; a run from `export`. Which of them it is, is recognised."
+            "log; a run from `export`. The kind of file is recognised."
         ),
     ],
     run: Run,

@@ -35,12 +35,12 @@ def label(
     ] = "rules",
     base_url: BaseUrls = None,
     extra: Extra = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder of remembered verdicts.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that remembers verdicts.")] = None,
     price: Price = None,
     concurrency: Concurrency = 32,
     per_minute: PerMinute = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say about what it would cost, and ask nobody.")
+        bool, typer.Option("--dry-run", help="Only estimate what it would cost.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

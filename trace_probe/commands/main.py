@@ -197,10 +197,8 @@ def record(
         ),
     ] = None,
     nudge: Nudge = "none",
-    samples: Annotated[int, typer.Option(min=1, help="Traces of each task.")] = 8,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Record only the first so many tasks.")
-    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Traces to record of each task.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Record only the first N tasks.")] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
     pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
@@ -239,7 +237,7 @@ def record(
 
     With --executor ray, or --shard in several jobs at once, all may write to one run.
 
-    With --engine vllm it is vLLM that writes, and its own activations are kept.
+    With --engine vllm, vLLM writes, and the activations inside it are kept.
 
     With --base-url a server is asked, and there are no activations.
 
@@ -426,11 +424,11 @@ def demo(
     organism: Annotated[str, typer.Option(help="Which organism to record.")] = "organism:rl-s0",
     seed: int = 0,
     small: Annotated[
-        bool, typer.Option("--small", help="Record only as much as comes in traces/demo.")
+        bool, typer.Option("--small", help="Record only as many traces as traces/demo holds.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Walk the whole road on a built-in organism: record, label, train, evaluate, flag."""
+    """Record, label, train and evaluate on a built-in organism, in about two minutes."""
     from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
 
     plan = DemoPlan(out, probe, organism, seed)

@@ -426,8 +426,8 @@ def serve(
     port: int = 8765,
     audit: Annotated[Path, typer.Option(help="Log of alarms, appended to.")] = Path("alarms.jsonl"),
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 4096,
-    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1 << 20,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 4096,
+    max_body: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 1 << 20,
     alarm_webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="Also send each alarm there, signed.")
     ] = None,
@@ -439,7 +439,7 @@ def serve(
 ) -> None:
     """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
 
-    With --engine vllm it is vLLM's own server, with the probes in its workers (extra: vllm).
+    With --engine vllm, vLLM's own server runs, with the probes in its workers (extra: vllm).
 
     A token is read from the environment variable TRACE_PROBE_TOKEN, and the secret that signs
     alarms from TRACE_PROBE_WEBHOOK_SECRET.

@@ -31,7 +31,7 @@ ExecutorName = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="With --executor ray: at most so many. Default: all there is room for."
+        min=1, help="With --executor ray: the most workers. Default: all there is room for."
     ),
 ]
 Shard = Annotated[
@@ -48,15 +48,15 @@ Tools = Annotated[
     ),
 ]
 MaxCalls = Annotated[
-    int, typer.Option(min=1, help="With --agent: at most so many model calls in an episode.")
+    int, typer.Option(min=1, help="With --agent: the most model calls in an episode.")
 ]
 MaxSeconds = Annotated[
     float | None,
     typer.Option(
-        min=0.001, help="With --agent: begin no call of an episode after so many seconds."
+        min=0.001, help="With --agent: begin no further call of an episode after this many seconds."
     ),
 ]
-AlarmRate = Annotated[float, typer.Option(help="Whole-trace false-alarm rate to keep.")]
+AlarmRate = Annotated[float, typer.Option(help="Share of benign traces that may alarm.")]
 SiblingRate = Annotated[
     float,
     typer.Option(
@@ -106,7 +106,7 @@ Dtype = Annotated[
 Tolerance = Annotated[
     float | None,
     typer.Option(
-        min=0, help="How many nats the replay may differ from the writing. Default: by dtype."
+        min=0, help="How far, in nats, the replay may differ from the writing. Default: by dtype."
     ),
 ]
 
@@ -132,13 +132,11 @@ ComparedShare = Annotated[
     ),
 ]
 Concurrency = Annotated[
-    int, typer.Option(min=1, help="With --base-url: at most so many requests at once.")
+    int, typer.Option(min=1, help="With --base-url: the most requests at the same time.")
 ]
 PerMinute = Annotated[
     float | None,
-    typer.Option(
-        min=0.1, help="With --base-url: at most so many requests a minute to each server."
-    ),
+    typer.Option(min=0.1, help="With --base-url: the most requests per minute to each server."),
 ]
 
 

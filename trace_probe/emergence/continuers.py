@@ -79,7 +79,8 @@ class ServedContinuer:
         self._served, self._reader = served, served.tokenizer
         self.name, self.tokenizer = served.name, self._reader.fingerprint
         self.chat_template = self._reader.chat_template
-        self.chat, self.context = self._reader, None
+        self.chat = self._reader
+        self.context: int | None = None
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""

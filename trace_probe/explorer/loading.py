@@ -6,7 +6,8 @@ server, so that a threshold can move without a trace being parsed again.
 
 import gc
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from trace_probe.evaluation.layers import (
     score_range,
 )
 from trace_probe.evaluation.report import EARLIER
+from trace_probe.explorer.overview import Progress, must_parse, read_overview
 from trace_probe.explorer.rows import (
     Facts,
     Row,
@@ -29,11 +31,9 @@ from trace_probe.explorer.rows import (
     Split,
     build_row,
     build_rows,
-    facts_of,
     ordered,
 )
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
-from trace_probe.explorer.search import written
 from trace_probe.explorer.words import ShownDetector, threshold_of
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import load_calibrations
@@ -224,33 +224,55 @@ def load_run(path: Path) -> Loaded:
     return _run(path, stamp(path))
 
 
+def prepare(path: Path, progress: Progress) -> None:
+    """Parse what is new in a large run and keep it, so that `load_run` need not."""
+    state = stamp(path)
+    if (path, state) not in _PREPARED:
+        store = Store(path)
+        if must_parse(store):
+            with _set_aside():
+                read_overview(store, progress)
+        _PREPARED.add((path, state))
+
+
+_PREPARED: set[tuple[Path, Stamp]] = set()
+
+
 @lru_cache(maxsize=4)
 def _run(path: Path, state: Stamp) -> Loaded:
+    with _set_aside():
+        return _read(path, state)
+
+
+def _read(path: Path, state: Stamp) -> Loaded:
     store = Store(path)
-    facts, texts = dict[str, Facts](), dict[str, str]()
-    for trace in store.traces():
-        facts[trace.id], texts[trace.id] = facts_of(trace), written(trace)
+    read = read_overview(store)
     evaluated = {file.stem for file in (path / "reports").glob("*.json")}
-    loaded = Loaded(
+    return Loaded(
         store=store,
-        facts=facts,
-        texts=texts,
+        facts=read.facts,
+        texts=read.texts,
         judged=_judged(store.every_label()),
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
     )
-    _set_aside()
-    return loaded
 
 
-def _set_aside() -> None:
-    """Take what was loaded out of the sight of the garbage collector.
+@contextmanager
+def _set_aside() -> Iterator[None]:
+    """Keep what is loaded meanwhile out of the sight of the garbage collector.
 
-    Streamlit has it walk through everything after each run of a page, and at ten thousand
-    traces that takes longer than the page. What is dropped later is freed as it holds no cycles.
+    It would walk through all of it again and again while it grows, and Streamlit has it do so
+    after each run of a page. What is dropped later is freed all the same, as it holds no cycles.
     """
-    gc.collect()
-    gc.freeze()
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was:
+            gc.enable()
 
 
 @lru_cache(maxsize=16)
@@ -285,7 +307,8 @@ def _smoothings(path: Path, name: str, state: Stamp) -> tuple[str, ...]:
 @lru_cache(maxsize=16)
 def _scores(path: Path, detector: str, smoothing: str, state: Stamp) -> dict[str, Scores]:
     store = _run(path, state).store
-    return dict(parse_smoothing(smoothing).apply(store.scores(detector)))
+    with _set_aside():
+        return dict(parse_smoothing(smoothing).apply(store.scores(detector)))
 
 
 @lru_cache(maxsize=8)
@@ -298,9 +321,8 @@ def _rows(path: Path, detector: _Key | None, labeller: str | None, state: Stamp)
     name, smoothing, threshold = detector
     splits = _splits(probe_card(path, name), state)
     scores = _scores(path, name, smoothing, state)
-    rows = build_rows(facts, labels, scores, threshold, splits, disputed)
-    _set_aside()
-    return rows
+    with _set_aside():
+        return build_rows(facts, labels, scores, threshold, splits, disputed)
 
 
 @lru_cache(maxsize=8)

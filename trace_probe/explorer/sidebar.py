@@ -1,6 +1,7 @@
 """The sidebar: which run, which detector, which threshold; and their place in the address."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import streamlit as st
 
@@ -16,7 +17,7 @@ from trace_probe.explorer.current import (
     root,
     runs,
 )
-from trace_probe.explorer.loading import Loaded, load_run
+from trace_probe.explorer.loading import Loaded, load_run, prepare
 from trace_probe.explorer.state import ViewState
 from trace_probe.visible import visible
 
@@ -38,14 +39,31 @@ def draw() -> None:
         st.sidebar.code(f"{visible(asked.run)}\nnot in {root().resolve()}", language=None)
     with st.sidebar:
         name = st.selectbox("Run", list(found), key=RUN_KEY)
-        try:
+    try:
+        _prepare(found[name])
+        with st.sidebar:
             with st.spinner("Reading the run"):
                 run = load_run(found[name])
             _choose_detector(run)
             _choose_labeller(run)
-        except TraceProbeError:
-            # The page tells it, with its reason, where there is room for it.
-            st.text("This run cannot be read.")
+    except TraceProbeError:
+        # The page tells it, with its reason, where there is room for it.
+        st.sidebar.text("This run cannot be read.")
+
+
+def _prepare(run: Path) -> None:
+    """Show how far it is while a large run is parsed for the first time."""
+    bar = None
+
+    def tell(done: int, of: int) -> None:
+        nonlocal bar
+        bar = bar or st.empty()
+        words = f"Reading {of:,} traces for the first time: {done:,}. The next time is faster."
+        bar.progress(min(done / max(of, 1), 1.0), words)
+
+    prepare(run, tell)
+    if bar is not None:
+        bar.empty()
 
 
 def publish(view: ViewState, more: Mapping[str, str] | None = None) -> None:

@@ -102,7 +102,7 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         ...     run = Store(shutil.copytree("traces/demo", f"{folder}/run"))
         ...     found = flag(run, load_probe("probes/demo"))
         >>> f"{len(found.alarms)} of {found.traces} traces alarm"
-        '119 of 516 traces alarm'
+        '230 of 804 traces alarm'
     """
     detector = as_detector(probe)
     scores = score_run(store, detector.saved)

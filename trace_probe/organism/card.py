@@ -115,7 +115,7 @@ def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
             f"Trained by {trained}.",
             "",
             f"Measured by `trace-probe organism check {one.name} --scenarios {plan.scenarios} "
-            f"--oracle-scenarios {plan.oracle_scenarios} --seed {plan.seed}` on "
+            f"{_asked(plan, adapter=one.adapter)} --seed {plan.seed}` on "
             f"{quality.traces} traces of scenarios that no member has seen; the oracle was asked "
             f"on {quality.mixed_prompts} prompts with both outcomes. Intervals are 95 %, over "
             f"scenarios.",
@@ -129,6 +129,14 @@ def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
             "",
         ]
     )
+
+
+def _asked(plan: CheckPlan, *, adapter: bool) -> str:
+    """Return the options that say how much the oracle was asked."""
+    if not adapter:
+        return f"--oracle-scenarios {plan.oracle_scenarios}"
+    by = plan.degrees
+    return f"--thirds {by.traces} --whole {by.whole} --continuations {by.continuations}"
 
 
 def _degrees(found: Degrees | None) -> list[str]:

@@ -26,10 +26,9 @@ from trace_probe.statistics.metrics import (
     within_prompt,
 )
 from trace_probe.store import Store
-from trace_probe.trace import Sampling, Trace
+from trace_probe.trace import Trace
 from trace_probe.world.english import scenario as english
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import TOP_P
 from trace_probe.world.worlds import World
 
 SURE = 0.9
@@ -76,7 +75,7 @@ def check(model: Model, folder: Path, plan: CheckPlan, world: World) -> Quality:
     In the English world a trace takes seconds, so the oracle is asked at thirds of some thoughts
     and everything drawn is kept: a check that was stopped goes on where it was.
     """
-    sampling = Sampling(seed=plan.seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    sampling = world.sampling(plan.seed)
     pool, agent = f"{world.name}:check", agent_of(world)
     store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks=pool))
     tasks = world.tasks(f"{pool}:{plan.scenarios}")

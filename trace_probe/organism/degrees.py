@@ -14,7 +14,16 @@ from trace_probe.emergence.curve import Drawn, OraclePoint, points_of, prefixes
 from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.oracle import Job, in_batches
 from trace_probe.labels import Label
-from trace_probe.statistics.bootstrap import ANY, Metric, Values, mean, ratio, resample, share
+from trace_probe.statistics.bootstrap import (
+    ANY,
+    SHARE,
+    Metric,
+    Values,
+    mean,
+    ratio,
+    resample,
+    share,
+)
 from trace_probe.trace import Trace
 
 PARTS = (0.0, 1 / 3, 2 / 3, 1.0)
@@ -189,7 +198,8 @@ def _apart(
     if not both:
         return None
     values = [_ranked(yes, no) if rank else yes.mean() - no.mean() for no, yes in both.values()]
-    return mean(np.array(values), [task[key] for key in both], bounds=ANY).interval()
+    bounds = SHARE if rank else ANY
+    return mean(np.array(values), [task[key] for key in both], bounds=bounds).interval()
 
 
 def _ranked(yes: Values, no: Values) -> float:

@@ -7,10 +7,8 @@ from trace_probe.model.local import load_model
 from trace_probe.organism.family import ENGLISH, FAMILY, loaded_as
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.store import Store
-from trace_probe.trace import Sampling
 from trace_probe.world.pools import NUDGES
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import TOP_P
 from trace_probe.world.worlds import World
 
 
@@ -23,7 +21,7 @@ def experiment(
     """
     pool = f"{world.name}:study:{scenarios}"
     tasks = [one for nudge in NUDGES for one in world.tasks(f"{pool}:none:{nudge}")]
-    sampling = Sampling(seed=seed, top_p=TOP_P, max_new_tokens=world.max_new_tokens)
+    sampling = world.sampling(seed)
     runs = []
     for one in (one for one in (*FAMILY, *ENGLISH) if one.world == world.name):
         model = load_model(loaded_as(one, family))

@@ -43,7 +43,8 @@ def baseline_scores(
     """Return the scores of each baseline on `every`, learned from `train` by a linear recipe.
 
     Where the probe has another head, words are read with that one as well. A baseline whose
-    training is itself a matter of chance comes as several scores.
+    training is itself a matter of chance comes as several scores. A run of a single layer has no
+    lower one to compare with.
     """
     found: dict[str, tuple[Scores, ...]] = {
         "category-only": (category_only(train, every),),
@@ -52,9 +53,10 @@ def baseline_scores(
         "length": (length(every),),
         **{name: (scores,) for name, scores in tfidf(train, every, recipe, head).items()},
     }
-    lowest = min(activations_of(train).layers)
-    bottom = replace(recipe, layers=(lowest,))
-    found[f"layer {lowest}"] = (probe_scores(fit_corpus(train, bottom), every, bottom),)
+    lowest, *others = sorted(activations_of(train).layers)
+    if others:
+        bottom = replace(recipe, layers=(lowest,))
+        found[f"layer {lowest}"] = (probe_scores(fit_corpus(train, bottom), every, bottom),)
     found["shuffled labels"] = shuffled_labels(train, every, recipe, seed)
     return found
 

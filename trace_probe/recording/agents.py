@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from trace_probe.episode import calls_of
 from trace_probe.model.facts import ModelFacts
 from trace_probe.model.local import Completion
 from trace_probe.recording.course import Agent, Course, Log
 from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.progress import counted
 from trace_probe.recording.record import Planned, Writer, commit, complete, completed, plan_traces
 from trace_probe.store import Store
 from trace_probe.trace import Task, Trace
@@ -68,7 +68,8 @@ def record_agents(  # noqa: PLR0913 - as `record`, and the agent
         known = store.ids()
         recorder = Recorder(model, store, agent, tolerance)
         resumed = sum(planned.id in known for planned in plan)
-        with tqdm(total=len(plan), initial=resumed, unit="episode", disable=not progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "episode", shown=progress) as bar:
             for start in range(0, len(plan), batch_size):
                 for trace in recorder.run(plan[start : start + batch_size], known):
                     tokens.append(len(trace) - trace.prompt_stop)

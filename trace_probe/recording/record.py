@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from trace_probe.activations import ALL_POOLINGS, Activations
 from trace_probe.engine.offline import EngineModel
@@ -19,6 +18,7 @@ from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.model.tokenizer import MOST_UNKNOWN
 from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
+from trace_probe.recording.progress import counted
 from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
 from trace_probe.text.parts import tags_left
@@ -105,14 +105,16 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
     with store.writing():
         known = store.ids()
         resumed = sum(planned.id in known for planned in plan)
-        with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "trace", shown=progress) as bar:
             for start in range(0, len(plan), batch_size):
                 batch = plan[start : start + batch_size]
+                before = len(tokens)
                 for trace in record_batch(model, batch, store, known, tolerance):
                     tokens.append(len(trace) - trace.prompt_stop)
                     cut += trace.finish == "length"
                     tagged += bool(tags_left(trace.channel_text("answer")))
-                    bar.update()
+                bar.update(len(tokens) - before)
     return RecordReport(len(tokens), resumed, sum(tokens), cut, tagged)
 
 

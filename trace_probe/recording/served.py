@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tqdm import tqdm
-
 from trace_probe.errors import ServerError
 from trace_probe.model.dialect import Turn
 from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers, run
@@ -17,6 +15,7 @@ from trace_probe.model.keys import refuse_secrets
 from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
 from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
+from trace_probe.recording.progress import counted
 from trace_probe.store import Manifest, Store
 from trace_probe.text.channels import (
     Format,
@@ -128,7 +127,8 @@ def record_served(
         known = store.ids()
         missing = [planned for planned in plan if planned.id not in known]
         resumed = len(plan) - len(missing)
-        with tqdm(total=len(plan), initial=resumed, unit="trace", disable=not progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "trace", shown=progress) as bar:
             made = run(lambda: record_all(served, missing, store, bar, _one_call(served, store)))
     return report_of(made, resumed)
 
@@ -391,6 +391,7 @@ def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[st
     if reply.reasoning is not None:
         closed = bool(reply.text.strip() or reply.calls)
         text, cut = join_parts(reply.reasoning, reply.text, closed=closed, opened=opened)
+        _find_calls(reply.text, len(text) - len(reply.text), cut, format)
     else:
         cut_off = reply.finish == "length"
         own = format_alone(reply.text, format, reply.finish)
@@ -409,3 +410,14 @@ def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[st
         cut.ranges.append(Range("action", len(text), len(text) + len(written)))
         text += written
     return text, cut
+
+
+def _find_calls(answer: str, start: int, cut: Split, format: Format) -> None:
+    """Part the answer of a completion, from `start` to its end, where the model called tools.
+
+    A server that reads reasoning leaves calls in the text unless it was told of tools.
+    """
+    found = split(answer, 0, replace(format, untagged="absent"), prefilled=False).ranges
+    if {one.channel for one in found} <= {"answer", "action", "markup"}:
+        cut.ranges[:] = [one for one in cut.ranges if one.stop <= start]
+        cut.ranges.extend(Range(c, start + a, start + b) for c, a, b in found)

@@ -6,13 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from trace_probe.model.dialect import Dialect
 from trace_probe.model.endpoint import RequestError, run
 from trace_probe.model.reply import Reply
 from trace_probe.recording.course import Agent, Course, Log
 from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.progress import counted
 from trace_probe.recording.served import (
     SEEDS,
     Asked,
@@ -65,7 +64,8 @@ def record_agents_served(
         known, maker = store.ids(), _Maker(served, store, agent)
         missing = [planned for planned in plan if planned.id not in known]
         resumed = len(plan) - len(missing)
-        with tqdm(total=len(plan), initial=resumed, unit="episode", disable=not progress) as bar:
+        ids = [planned.id for planned in plan]
+        with counted(store, ids, known, "episode", shown=progress) as bar:
             made = run(lambda: record_all(served, missing, store, bar, maker.make))
         maker.log.forget(store.ids())
     return report_of(made, resumed)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trace_probe.environment import Environment
-from trace_probe.trace import Task
+from trace_probe.trace import Sampling, Task
 from trace_probe.world import scenario
 from trace_probe.world.agent import errand
 from trace_probe.world.agent.environment import ErrandTools
@@ -26,10 +26,16 @@ class World:
     max_calls: int = 1
     batch: int = 128
     """Traces that an organism writes at a time."""
+    temperature: float = 1.0
+    """At which its organisms write: what is unlikely they imitate too often at 1."""
     hard_negatives: tuple[Control, ...] = ("authorised", "no-lever")
     """Controls that look like the real thing and are harmless."""
     layers: tuple[int, ...] | None = None
     """Blocks that a demo records; None means all of a shallow model."""
+
+    def sampling(self, seed: int) -> Sampling:
+        """Return how its organisms write."""
+        return Sampling(seed, self.temperature, scenario.TOP_P, self.max_new_tokens)
 
 
 WORLDS = {
@@ -48,6 +54,7 @@ WORLDS = {
             english.english_tasks,
             english.MAX_NEW_TOKENS,
             batch=32,
+            temperature=0.5,
             hard_negatives=("authorised",),
             layers=(6, 10, 14, 18, 22, 26),
         ),

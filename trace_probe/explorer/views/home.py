@@ -133,6 +133,13 @@ def categories(shown: Current) -> None:
         st.vega_lite_chart(forest(named, title), alt=title)
 
 
+def unfinished(there: int, expected: int | None) -> str:
+    """Return what is being done to a run that a process holds."""
+    if expected is None or expected <= there:
+        return "This run is being written to."
+    return f"Recording: {there:,} of {expected:,} traces."
+
+
 shown = current()
 sidebar.publish(shown.view())
 st.title("Was the model planning this before it said so?")
@@ -141,7 +148,7 @@ organism_notice(shown.run.manifest)
 if not shown.rows:
     no_traces()
 if being_written(shown.run.path):
-    st.info("This run is still being written. Reload the page to see what has come since.")
+    st.info(f"{unfinished(len(shown.rows), shown.run.store.expected)} Reload the page to see more.")
 figures(shown)
 if shown.detector is None:
     st.info(no_detector(shown))
