@@ -266,7 +266,7 @@ def sentences_left(panel: Panel) -> tuple[Scores]:
         left[name] = np.full(int(sentences.max(initial=-1)) + 1, np.nan)
         left[name][sentences] = np.arange(len(sentences))[::-1]
     for trace in (*panel.calibration, *panel.benign, *panel.hard_negative):
-        left[trace.id] = spread(trace, np.arange(len(trace.thoughts))[::-1])
+        left[trace.id] = spread(trace, np.arange(len(trace.thoughts), dtype=float)[::-1])
     held = scores_held(score_rows(cohort, left))
     pairs = pairs_within(cohort, cohort.before_said())
     wins = concordance(held, pairs)
