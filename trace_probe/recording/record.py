@@ -16,6 +16,7 @@ from trace_probe.model.facts import ModelFacts
 from trace_probe.model.facts import default_layers as default_layers
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
+from trace_probe.model.naming import ORGANISM
 from trace_probe.model.tokenizer import MOST_UNKNOWN
 from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
 from trace_probe.recording.progress import counted
@@ -163,11 +164,13 @@ def plan_traces(
 
 
 def _refuse_unreadable(model: ModelFacts, tasks: Sequence[Task]) -> None:
-    """Refuse tasks if not one is in words that a model knows; most organisms know no English.
+    """Refuse tasks if not one is in words that an organism knows; most of them know no English.
 
     Raises:
         ModelError: more than `MOST_UNKNOWN` of the tokens of every task are unknown to it.
     """
+    if not model.name.startswith(ORGANISM):
+        return
     shares = [model.chat.unknown_share(task.prompt) for task in tasks]
     if shares and min(shares) > MOST_UNKNOWN:
         unknown = sum(shares) / len(shares)
