@@ -162,7 +162,7 @@ def test_a_stop_text_would_leave_a_gap_and_is_refused(
     with served(model, tmp_path / "a.jsonl", running(model)) as server:
         with pytest.raises(openai.BadRequestError, match="stop is not served within a session"):
             ask(server, 0, stop="x")
-        with pytest.raises(openai.BadRequestError, match="session_id must be"):
+        with pytest.raises(openai.BadRequestError, match="session_id cannot be"):
             ask(server, 0, session="a b")
 
 
