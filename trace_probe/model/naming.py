@@ -10,6 +10,7 @@ Runs and probes keep such a name with a fingerprint behind an ``@``, so it is al
 to load the model again.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ ORGANISM_BASE = SMOLLM2
 """The base of the organisms that are adapters."""
 ADAPTER_CONFIG = "adapter_config.json"
 UNMERGED = ",unmerged"
+FINGERPRINT = re.compile("[0-9a-f]{8,}")
+"""Of weights; what else stands behind an ``@``, such as a branch, may be of any model."""
 
 
 class Named(NamedTuple):
@@ -58,8 +61,8 @@ def same_model(one: str, other: str) -> bool:
         >>> same_model("organism:rl-s0@20da8b17", "my-copy@20da8b17")
         True
     """
-    version = one.rpartition("@")[2]
-    return one == other or (version != one and version == other.rpartition("@")[2])
+    versions = {identity.rpartition("@")[2] for identity in (one, other)}
+    return one == other or (len(versions) == 1 and bool(FINGERPRINT.fullmatch(versions.pop())))
 
 
 def with_adapter(name: str, adapter: str | None) -> str:
