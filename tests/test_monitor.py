@@ -145,8 +145,9 @@ def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:
     from trace_probe.monitor.live import Monitor
 
     saved = a_probe(tiny("llama"))
+    of_another = replace(saved, card=replace(saved.card, model="tiny-llama@11111111"))
     with pytest.raises(ProbeError, match="tiny-qwen3"):
-        Monitor(tiny("qwen3"), saved)
+        Monitor(tiny("qwen3"), of_another)
 
 
 @pytest.mark.parametrize("prefilled", [True, False])
