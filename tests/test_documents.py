@@ -188,7 +188,7 @@ def test_keys_have_the_names_that_are_described_and_telemetry_is_off() -> None:
     assert config["browser"]["gatherUsageStats"] is False
     assert config["server"]["address"] == SETTINGS["server.address"] == "127.0.0.1"
     assert SETTINGS["browser.gatherUsageStats"] == "false"
-    assert "RAY_USAGE_STATS_ENABLED" in (ROOT / "trace_probe/execution/cluster.py").read_text()
+    assert "RAY_USAGE_STATS_ENABLED" in (ROOT / "trace_probe/execution/executor.py").read_text()
 
 
 def test_every_promise_of_security_names_a_test_that_is_there() -> None:
