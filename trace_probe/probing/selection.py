@@ -1,13 +1,14 @@
 """By what recipes, heads and smoothings are chosen: only ever on tasks of the training split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.dataset import Corpus, build_cohort, task_folds
 from trace_probe.probing.recipe import Rows
 from trace_probe.statistics.bootstrap import Values, resample
 from trace_probe.statistics.metrics import (
@@ -95,3 +96,13 @@ def first_of_equals(options: Sequence[tuple[Option, Criterion]]) -> Option:
         for option, one in options
         if one is best or best.value - one.value <= one.error_to(best)
     )
+
+
+def out_of_fold(
+    corpus: Corpus, score: Callable[[Corpus, Corpus], Scores], *, folds: int = FOLDS, seed: int = 0
+) -> Scores:
+    """Return scores of each trace by a detector that has not seen its task."""
+    found: dict[str, NDArray[np.floating]] = {}
+    for train, held in task_folds(corpus.traces, folds, seed):
+        found.update(score(corpus.only(train), corpus.only(held)))
+    return found
