@@ -254,8 +254,8 @@ def test_another_layer_keeps_the_promise_of_the_probe(demo: Path) -> None:
     saved, store = load_probe(demo / "probes" / "demo"), Store(demo / "traces" / "demo")
     rate, limits = 0.2, {}
     for guarantee in ("conformal", "pac"):
-        card = replace(saved.card, guarantee=guarantee, target_false_alarm_rate=rate)
-        limits[guarantee] = at_layer(store, SavedProbe(card, saved.probe), 0).card.threshold
+        card = replace(saved.card, layers=(0,), guarantee=guarantee, target_false_alarm_rate=rate)
+        limits[guarantee] = at_layer(store, SavedProbe(card, saved.probe), 2).card.threshold
     assert limits["pac"] > limits["conformal"]
 
 

@@ -53,7 +53,7 @@ def test_an_example_fills_the_fields_in_words_that_the_model_knows(demo: Store) 
     app = open_page("score", r=demo.name)
     next(one for one in app.button if one.label == "Fill in an example").click().run()
     areas = {area.label: area.value for area in app.text_area}
-    assert areas["Prompt"].startswith("You ")
+    assert areas["Prompt"].startswith("You")
     assert areas["Reasoning"].count(".") > 2
     assert not any("<" in text for text in areas.values())
 
