@@ -35,7 +35,7 @@ from trace_probe.labels import Label
 from trace_probe.storage import locks
 from trace_probe.storage.artifacts import FORMS, Artifacts, rows_by_trace
 from trace_probe.storage.journal import LABELS, TRACES, Journal, about_label, about_trace
-from trace_probe.storage.lines import BrokenLine, Lines
+from trace_probe.storage.lines import BrokenLine
 from trace_probe.storage.place import place_at
 from trace_probe.storage.records import READABLE, checked_line, differences, manifest_fields
 from trace_probe.storage.records import Manifest as Manifest
@@ -268,7 +268,7 @@ class Store:
             raise StoreError(f"no trace {trace_id} in {self.place.url}")
         return to_trace(self._traces.line(trace_id))
 
-    def lines_of(self, kind: Literal["traces", "labels"]) -> Lines:
+    def lines_of(self, kind: Literal["traces", "labels"]) -> Journal:
         """Return the lines of traces or labels as they are, repeated and broken ones too."""
         return self._traces if kind == "traces" else self._labels
 
@@ -283,6 +283,14 @@ class Store:
     def label_index(self) -> "pa.Table":
         """Return a row for each line of a label, in order, replaced ones too."""
         return self._labels.table()
+
+    def label_at(self, file: str, start: int, size: int) -> Label:
+        """Return the label whose line stands where `label_index` says.
+
+        Raises:
+            BrokenLine: it is damaged.
+        """
+        return to_label(self._labels.line_at(file, start, size))
 
     def every_label(self) -> Iterator[Label]:
         """Yield all labels in the order in which they came, replaced ones too."""

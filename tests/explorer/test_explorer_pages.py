@@ -160,7 +160,7 @@ def test_one_trace_is_shown_without_the_rows_of_all_others(
     def refuse(*_: object) -> None:
         raise AssertionError("every row was made")
 
-    monkeypatch.setattr("trace_probe.explorer.loading.build_rows", refuse)
+    monkeypatch.setattr("trace_probe.explorer.loading.Rows", refuse)
     app = open_page("trace", t="early", th="0.1")
     assert not app.exception
     assert reader_content(app)["threshold"] == pytest.approx(0.1)

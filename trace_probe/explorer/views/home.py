@@ -83,7 +83,7 @@ def start_here(shown: Current) -> None:
             offered = True
     if not offered:
         name = "Highest risk" if shown.detector else "First trace"
-        start(shown, name, ordered(shown.rows, "risk")[0])
+        start(shown, name, shown.rows.ordered("risk")[0])
 
 
 def start(shown: Current, name: str, row: Row) -> None:
