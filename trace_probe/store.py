@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
-from trace_probe.files import TEMPORARY, user_cache
+from trace_probe.files import TEMPORARY, absent, user_cache
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
@@ -79,9 +79,10 @@ class Store:
         try:
             data = self.place.read("run.json")
         except (FileNotFoundError, NotADirectoryError) as error:
+            made = "make one with `trace-probe demo`"
+            text = f"no run at {self.place.url}: {made}"
             raise StoreError(
-                f"no run at {self.place.url}: make one with `trace-probe demo`, "
-                f"`trace-probe record` or `trace-probe import`"
+                absent(self.place.folder, "run") if self.place.folder else text
             ) from error
         raw = opened_json(data, file, seals=seals or "compared")
         if raw.get("schema") not in READABLE:

@@ -6,6 +6,7 @@ Results go to standard output, progress and errors to standard error. Exit codes
 How `trace-probe --help` is laid out, and what Ctrl-C says: one place for all commands.
 """
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -81,6 +82,10 @@ PANELS = {
 """Commands by panel of the help, both in the order in which they are shown."""
 RESUMES = {"record", "label", "demo", "oracle", "steer", "intervene", "observe", "merge", "pack"}
 """Commands that go on where they were stopped."""
+SWITCHED = re.compile(r"Got unexpected extra argument.*\((true|false|yes|no|1|0)\)", re.IGNORECASE)
+"""What is said of a value after an option that takes none."""
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises for wrong words; it carries its own copy of click, which has no public name."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -106,9 +111,27 @@ class Grouped(TyperGroup):
         """Run a command; on Ctrl-C say what became of it."""
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            error.message = plainer(error.message)  # type: ignore[attr-defined]
+            raise
         except KeyboardInterrupt:
             typer.echo(f"\n{after_interruption(sys.argv[1:])}", err=True)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def plainer(message: str) -> str:
+    """Return what is wrong with the words of a command, in words of ours.
+
+    Example:
+        >>> plainer("Value error, 'x' is not one of 'a', 'b'.")
+        "'x' is not one of 'a', 'b'."
+        >>> plainer("Got unexpected extra argument(s) (true)")
+        'Got unexpected extra argument(s) (true): options such as --json and --force take no value'
+    """
+    message = message.removeprefix("Value error, ")
+    if SWITCHED.fullmatch(message):
+        return f"{message}: options such as --json and --force take no value"
+    return message
 
 
 def after_interruption(words: list[str]) -> str:
@@ -300,8 +323,10 @@ def _check_options(
     """Refuse options that do not go together."""
     if agent and (recapture or spread):
         raise typer.BadParameter("--agent goes with --tasks, in one job")
-    if bool(tasks) == (recapture is not None):
-        raise typer.BadParameter("give --tasks, or a run to --recapture, but not both")
+    if tasks and recapture:
+        raise typer.BadParameter("--tasks and --recapture exclude each other: give one of them")
+    if not tasks and recapture is None:
+        raise typer.BadParameter("no tasks are given: add, for example, --tasks world:mine:48")
     if recapture and limit:
         raise typer.BadParameter("--limit goes with --tasks: --recapture reads a whole run")
     if recapture and (base_url or spread):

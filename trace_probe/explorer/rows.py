@@ -287,7 +287,7 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
         "sample": [row.facts.sample for row in rows],
         "condition": [row.facts.condition for row in rows],
         "outcome": [row.outcome for row in rows],
-        "reading": [row.verdict for row in rows],
+        "result": [row.verdict for row in rows],
         "peak": [row.peak for row in rows],
         "alarm → said → act": [positions(row) for row in rows],
         "lead": [row.lead for row in rows],

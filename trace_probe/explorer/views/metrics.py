@@ -85,7 +85,7 @@ def facts(report: Report) -> None:
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
     ]
     if report.get("smoothing"):
-        parts.append(f"alarms follow {report['smoothing']}")
+        parts.append(f"smoothing {report['smoothing']}")
     if report.get("ranked_by"):
         parts.append(f"ranked by {ranked_as(report['ranked_by'])}")
     st.text(visible(" · ".join(parts)))

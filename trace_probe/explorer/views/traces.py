@@ -28,7 +28,7 @@ COLUMNS = (
     "task",
     "sample",
     "outcome",
-    "reading",
+    "result",
     "peak",
     "risk by position",
     "alarm → said → act",
@@ -39,8 +39,8 @@ COLUMNS = (
 )
 """What is shown at once; the file has every column."""
 VIEW_HELP = (
-    "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
-    "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
+    "Early: the alarm came before it was said or done. Quiet: early, and never "
+    "said. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
     "Disagree: one labeller calls it instrumental, another harmless."
 )
 WORDS_HELP = (
@@ -128,7 +128,7 @@ def unknown(shown: Current) -> set[str]:
     """Return the columns that would be empty, for want of scores, of alarms or of places."""
     placed = shown.rows.seen.placed
     empty = {"peak": shown.detector is None, "alarm → said → act": not (shown.alarms or placed)}
-    empty |= dict.fromkeys(("reading", "lead"), not shown.alarms)
+    empty |= dict.fromkeys(("result", "lead"), not shown.alarms)
     empty["calls"] = bool((shown.run.facts.numbers["calls"] == 1).all())
     return {name for name, nothing in empty.items() if nothing}
 
@@ -142,7 +142,7 @@ def columns() -> dict[str, Any]:
             width=60, help="Which of the samples of this task; samples differ in chance alone"
         ),
         "outcome": column.TextColumn(width=90, help="What the label says the trace did"),
-        "reading": column.TextColumn(width=80, help="How the detector did; see About"),
+        "result": column.TextColumn(width=80, help="How the detector did; see About"),
         "peak": column.NumberColumn(
             format="%.2f", width=55, help="Highest score of a reasoning sentence"
         ),
