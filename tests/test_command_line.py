@@ -1,4 +1,4 @@
-"""What all commands share: groups, the version, Ctrl-C, and that nothing is overwritten without --force."""
+"""What all commands share: groups, the version, Ctrl-C, and no overwriting without --force."""
 
 import json
 import shutil
