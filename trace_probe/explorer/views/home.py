@@ -21,7 +21,7 @@ from trace_probe.explorer.figures import (
     notes,
 )
 from trace_probe.explorer.heldout import by_category, unseen
-from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
+from trace_probe.explorer.links import VIEWS, open_trace, organism_notice, show_notes
 from trace_probe.explorer.rows import Row, ordered
 from trace_probe.explorer.sparks import spark_svg
 from trace_probe.explorer.words import headline
@@ -81,13 +81,7 @@ def figures(shown: Current) -> None:
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]}, best baseline: {best}"))
-    first, *others = [*notes(report), ""]
-    if first:
-        st.text(visible(first))
-    if len(others) > 1:
-        with st.expander(f"{len(others) - 1} more on how far to trust this"):
-            for note in others[:-1]:
-                st.text(visible(note))
+    show_notes(notes(report))
 
 
 def acted_instrumentally(rows: Sequence[Row]) -> tuple[str, str]:
