@@ -21,6 +21,7 @@ from trace_probe.errors import StoreError, TraceProbeError
 
 TEMPORARY = re.compile(r".+\.[0-9a-f]{12}\.tmp")
 """Names under which whole files are written before they are renamed."""
+UTF_8 = "convert the file, for example with `iconv -f LATIN1 -t UTF-8 FILE > NEW`"
 MOST_NAMED = 5
 """Runs or probes that an error names."""
 MOST_NESTED = 100
@@ -261,6 +262,8 @@ def json_object(
             f"{name} is not text, it holds half of a surrogate pair: write the whole character, "
             f"or U+FFFD in its place"
         ) from error
+    except UnicodeDecodeError as error:
+        raise wrong(f"{name} is not UTF-8: {UTF_8}") from error
     except (ValueError, RecursionError) as error:
         raise wrong(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -137,6 +137,8 @@ def plainer(message: str) -> str:
     message = message.removeprefix("Value error, ")
     if SWITCHED.fullmatch(message):
         return f"{message}: options such as --json and --force take no value"
+    if message.startswith("Got unexpected extra") and sys.argv[1:2] == ["score"]:
+        return f"{message}: score reads standard input, `trace-probe score PROBE < FILE`"
     return message
 
 
