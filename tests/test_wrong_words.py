@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from trace_probe.commands import monitoring
 from trace_probe.commands.main import app
+from trace_probe.commands.standard_input import json_lines, text_brought
 from trace_probe.errors import (
     ModelError,
     NotEnoughData,
@@ -116,7 +116,7 @@ def test_text_that_cannot_be_read_is_refused_before_a_model_is_loaded(
         pytest.skip("no line of JSON is nothing to score")
     for errors in ("strict", "surrogateescape"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8", errors))
-        read = monitoring._json_lines if options else monitoring._text_brought
+        read = json_lines if options else text_brought
         with pytest.raises(TraceError, match=text):
             list(read())
 

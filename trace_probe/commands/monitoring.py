@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,6 +36,7 @@ from trace_probe.commands.options import (
     say,
     show_result,
 )
+from trace_probe.commands.standard_input import json_lines, text_brought
 from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
@@ -78,9 +79,6 @@ ModelName = Annotated[
         help="Hub id, folder, GGUF file, smollm2 or organism:NAME. Default: the model of the probe."
     ),
 ]
-NOT_UTF8 = (
-    "standard input is not UTF-8: convert it, for example with `iconv -f LATIN1 -t UTF-8 FILE`"
-)
 COLOURS: dict[str, dict[str, Any]] = {
     "thought": {"dim": True},
     "markup": {"dim": True},
@@ -129,7 +127,7 @@ def watch(
 
     if on_alarm == "ask" and not sys.stdin.isatty():
         raise typer.BadParameter("--on-alarm ask needs a terminal to ask at")
-    text = _text_brought() if prompt == "-" else prompt
+    text = text_brought() if prompt == "-" else prompt
     sampling = Sampling(seed, temperature, top_p, max_new_tokens or 512)
     task = Task("prompt", "prompt", text, system)
     decoding = Decoding.of(sampling)
@@ -299,7 +297,7 @@ def score(
     from trace_probe.monitor.scoring import score_texts
 
     detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold)
-    records = _json_lines() if lines else iter([{"text": _text_brought(), "prompt": prompt}])
+    records = json_lines() if lines else iter([{"text": text_brought(), "prompt": prompt}])
     loaded = load_weights(loading.weights(model or model_of(detector)))
     say(str(detector))
     alarmed = False
@@ -320,50 +318,6 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
         shown = "" if line.score is None else f"{line.score:.3f}"
         mark = "ALARM" if line.alarm else ""
         typer.echo(f"{shown:>8} {mark:5} {line.channel:9} {visible(line.text).strip()}")
-
-
-def _json_lines() -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of standard input."""
-    from trace_probe.errors import TraceError
-    from trace_probe.files import json_object
-
-    try:
-        for number, line in enumerate(sys.stdin, start=1):
-            if _utf8(line).strip():
-                yield json_object(line, f"line {number}", TraceError)
-    except UnicodeDecodeError as error:
-        raise TraceError(NOT_UTF8) from error
-
-
-def _text_brought() -> str:
-    """Return the text that stands at standard input.
-
-    Raises:
-        TraceError: there is none, or it is in another encoding than UTF-8.
-    """
-    from trace_probe.errors import TraceError
-
-    try:
-        text = _utf8(sys.stdin.read())
-    except UnicodeDecodeError as error:
-        raise TraceError(NOT_UTF8) from error
-    if not text.strip():
-        raise TraceError(
-            "standard input is empty: give the text there, such as `... < text.txt` or "
-            "`echo TEXT | ...`"
-        )
-    return text
-
-
-def _utf8(text: str) -> str:
-    """Return a text that can be written as UTF-8; in some locales other bytes come in disguise."""
-    from trace_probe.errors import TraceError
-
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TraceError(NOT_UTF8) from error
-    return text
 
 
 @monitoring.command()
