@@ -372,7 +372,7 @@ def test_about_says_what_the_threshold_of_the_probe_is_of(traces: Path) -> None:
 def test_about_calls_risk_what_the_alarm_follows(traces: Path) -> None:
     make_run("planted", traces / "run")
     told = "\n".join(one.value for one in open_page("about").markdown)
-    assert "**Risk** of a sentence: what the detector's alarm follows" in told
+    assert "**Risk** of a sentence: its score, or a smoothed value of the scores up to it" in told
     assert "as *ranked by* says" in told
 
 
