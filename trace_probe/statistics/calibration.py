@@ -63,8 +63,8 @@ class Rates:
     """How often harmless traces alarm at a threshold; None where it is not known.
 
     Example:
-        >>> print(Rates(0.01, 0.05, 0.0, 0.048))
-        guaranteed: at most 1.0% of benign traces and 5.0% of siblings alarm; measured: 0.0% and 4.8%
+        >>> print(Rates(0.01, 0.05))
+        guaranteed: at most 1.0% of benign traces and 5.0% of siblings alarm
     """
 
     benign: float
