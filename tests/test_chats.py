@@ -317,6 +317,81 @@ def test_a_call_beside_a_content_that_holds_another_is_not_lost(tmp_path: Path) 
         assert found == [("pay", {"sum": 1}), ("pay", {"sum": 1000}), ("stop", {})]
 
 
+@pytest.mark.parametrize(
+    ("message", "calls"),
+    [
+        (
+            {"content": [{"type": "mcp_tool_use", "id": "m", "name": "del", "input": {"q": 1}}]},
+            [("del", '{"q": 1}')],
+        ),
+        (
+            {"tool_calls": [{"type": "custom", "custom": {"name": "code", "input": "rm -rf /"}}]},
+            [("code", "rm -rf /")],
+        ),
+        (
+            {"function_call": {"name": "a", "arguments": "{}"}, "tool_calls": [call("del", {})]},
+            [("a", "{}"), ("del", "{}")],
+        ),
+        (
+            {"function_call": {"name": "a", "arguments": "{}"}, "tool_calls": [call("a", {})]},
+            [("a", "{}")],
+        ),
+        ({"tool_calls": call("a", {})}, [("a", "{}")]),
+        ({"tool_calls": [call("a", {}) | {"id": 1.5}], "name": {"x": 1}}, [("a", "{}")]),
+        (
+            {"tool_calls": [{"function": {"arguments": "{}"}}, call("b", {})]},
+            [("", '{"function": {"arguments": "{}"}}'), ("b", "{}")],
+        ),
+    ],
+)
+def test_a_call_in_whatever_form_is_a_call_and_refuses_no_episode(
+    tmp_path: Path, message: dict[str, Any], calls: list[tuple[str, str]]
+) -> None:
+    trace = said(tmp_path, **{"content": None, **message})
+    assert [(one.name, one.arguments) for one in trace.actions] == calls
+
+
+def test_a_refusal_is_an_answer(tmp_path: Path) -> None:
+    trace = said(tmp_path, content=None, refusal="I cannot help.")
+    assert trace.channel_text("answer") == "I cannot help."
+
+
+def test_what_of_a_chat_is_not_read_is_told(tmp_path: Path) -> None:
+    answers = [{"message": {"content": words}} for words in ("Yes.", "No.")]
+    blocks = [{"type": "text", "text": "Hm."}, {"type": "new_thing", "x": 1}]
+    messages = [USER, {"role": "assistant", "content": blocks}, USER]
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps({"messages": messages, "choices": answers}), "utf-8")
+    report = import_transcripts(file, tmp_path / "run")
+    told = "\n".join(map(str, report.notes))
+    assert "Further answers to the same chat, not read: 1" in told
+    assert "only the kind is kept: new_thing" in told
+
+
+def test_a_response_that_stands_in_the_chat_too_is_one_turn(tmp_path: Path) -> None:
+    last = {"role": "assistant", "content": "Done."}
+    trace = one(tmp_path, messages=[USER, last], choices=[{"message": last}])
+    assert trace.channel_text("answer") == "Done."
+    assert trace.calls == ()
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "openai/gpt-oss-20b", "unknown"])
+def test_a_call_in_the_answer_is_an_action_also_where_the_reasoning_came_apart(
+    tmp_path: Path, model: str
+) -> None:
+    written = '<tool_call>\n{"name": "x", "arguments": {"a": 1}}\n</tool_call>'
+    trace = one(tmp_path, model=model, prompt="p", reasoning="r.", answer=f"I look.\n{written}")
+    assert [(one.name, one.arguments) for one in trace.actions] == [("x", '{"a": 1}')]
+    assert trace.channel_text("answer").strip() == "I look."
+
+
+def test_nothing_written_was_not_cut_off(tmp_path: Path) -> None:
+    [(trace, label)] = read(tmp_path, {"prompt": "p", "reasoning": "", "answer": "", "label": 0})
+    assert trace.thought == "empty"
+    assert label is not None
+    assert label.outcome is False
+
+
 def test_what_a_server_looked_up_itself_is_a_result_and_order_is_kept(tmp_path: Path) -> None:
     blocks = [
         {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"q": "x"}},
