@@ -13,7 +13,6 @@ from typing import Any
 from trace_probe.errors import TraceError
 from trace_probe.interop.conversation import Message, Part, Turn, turns_of
 from trace_probe.interop.fields import Line
-from trace_probe.text.tool_calls import meaning
 from trace_probe.trace import Finish
 
 FINISHES: dict[str, Finish] = {
@@ -31,8 +30,6 @@ ROLES: dict[str, Any] = {
 CHAT, BLOCKS, ATIF = "OpenAI chat", "Anthropic chat", "ATIF trajectory"
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _ANTHROPIC = frozenset({"thinking", "redacted_thinking", "tool_use", "tool_result"})
-_TOOLS = ("tool_use", "tool_result")
-"""How the kinds of blocks end that call tools or hold what came back, whoever runs the tools."""
 _PLAIN = frozenset(
     ("text", "input_text", "output_text", "refusal", "image", "image_url", "input_image")
     + ("audio", "input_audio", "video", "document", "file", "input_file")
@@ -68,9 +65,6 @@ def chat_of(line: Line) -> Chat | None:
         return None
     objects = [_object(one, f"message {n}") for n, one in enumerate(given, start=1)]
     answer, ids = _response(record)
-    line.notes.extend(_not_read(record, [*objects, *answer]))
-    if answer and objects and _same(objects[-1], answer[0]):
-        objects.pop()  # some logs add what came back to the chat, too
     messages, told = _read([*objects, *answer])
     if system := _texts(record.get("system")):
         messages.insert(0, Message("system", (Part("text", system),)))
@@ -85,8 +79,7 @@ def chat_of(line: Line) -> Chat | None:
         turns = turns_of([*messages, Message("assistant", parts)])
     tools = tools_of(record.get("tools"))
     turns = [replace(turn, tools=tools) for turn in turns]
-    blocks = any(kind in _ANTHROPIC or kind.endswith(_TOOLS) for kind in _kinds(objects))
-    shape = BLOCKS if blocks else CHAT
+    shape = BLOCKS if _ANTHROPIC & set(_kinds(objects)) else CHAT
     return Chat(shape, tuple(turns))
 
 
@@ -141,20 +134,17 @@ def _object(value: object, name: str) -> dict[str, Any]:
 def _list(value: Mapping[str, Any], name: str) -> list[Any]:
     """Return the list in a field; an empty one if nothing is there."""
     found = value.get(name) or []
-    if isinstance(found, dict):
-        return [found]
     if not isinstance(found, list):
         raise TraceError(f"field {name!r} is {found!r:.40}, expected a list")
     return found
 
 
 def _said(value: Mapping[str, Any], *names: str) -> str:
-    """Return the first of these fields that is filled with a text or a number, as text.
-
-    They are names and ids: nobody needs them to read what a model wrote.
-    """
-    given = (value[name] for name in names if value.get(name))
-    return next((str(one) for one in given if isinstance(one, str | int | float)), "")
+    """Return the first of these fields that is filled, as text."""
+    found = next((value[name] for name in names if value.get(name)), "")
+    if not isinstance(found, str | int):
+        raise TraceError(f"field {names[0]!r} is {found!r:.40}, expected a text")
+    return str(found)
 
 
 def _finish(message: Mapping[str, Any]) -> Finish:
@@ -167,24 +157,6 @@ def _kinds(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         content = message.get("content")
         for block in content if isinstance(content, list) else ():
             yield str(block.get("type")) if isinstance(block, dict) else ""
-
-
-def _not_read(record: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what a reader must know of parts of a chat that are left aside."""
-    whole = record.get("response", record)
-    choices = whole.get("choices") if isinstance(whole, dict) else None
-    if isinstance(choices, list) and len(choices) > 1:
-        yield f"Further answers to the same chat, not read: {len(choices) - 1}"
-    known = {"", "text", "reasoning", *_ANTHROPIC, *_PLAIN}
-    kinds = dict.fromkeys(k for k in _kinds(messages) if k not in known and not k.endswith(_TOOLS))
-    if kinds:
-        yield f"Blocks of which only the kind is kept: {', '.join(kinds)}"
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two messages are the same words and calls of the model."""
-    said = [(each.get("content") or "", each.get("tool_calls") or []) for each in (one, other)]
-    return ROLES.get(str(one.get("role")).lower()) == "assistant" and said[0] == said[1]
 
 
 def _response(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -249,8 +221,7 @@ def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
     said = [block for block in blocks if not _is_result(block)]
     parts = [part for block in said for part in _parts(block)]
     if role == "assistant":
-        refused = [Part("text", said) for said in [_texts(raw.get("refusal"))] if said]
-        yield Message(role, (*_reasoning(raw), *parts, *refused, *_calls(raw)), own)
+        yield Message(role, (*_reasoning(raw), *parts, *_calls(raw)), own)
         yield from results  # of tools that a server ran itself
         return
     yield from results
@@ -289,7 +260,10 @@ def _blocks(content: object) -> list[dict[str, Any]]:
         return [content]
     if not isinstance(content, list):
         raise TraceError(f"a message's content is {content!r:.40}, expected a text or a list")
-    return [b if isinstance(b, dict) else {"type": "text", "text": _arguments(b)} for b in content]
+    return [
+        {"type": "text", "text": b} if isinstance(b, str) else _object(b, "a block")
+        for b in content
+    ]
 
 
 def _texts(value: object) -> str:
@@ -325,7 +299,7 @@ def _parts(block: Mapping[str, Any]) -> Iterator[Part]:
         yield Part("reasoning", thought, hidden=not thought and sealed)
     elif kind == "redacted_thinking":
         yield Part("reasoning", hidden=True)
-    elif kind.endswith("tool_use"):
+    elif kind in ("tool_use", "server_tool_use"):
         yield Part("call", _arguments(block.get("input")), _said(block, "name"), _said(block, "id"))
     else:
         yield Part("text", f"[{kind}]")
@@ -346,26 +320,22 @@ def _reasoning(message: Mapping[str, Any]) -> Iterator[Part]:
 
 def _calls(message: Mapping[str, Any]) -> Iterator[Part]:
     """Yield the tool calls that stand beside the content of a message."""
-    calls = list(calls_of(_list(message, "tool_calls")))
-    held = [meaning(one.name, one.arguments) for one in calls]
-    older = message.get("function_call")
-    for one in calls_of([{"function": older}] if older else []):
-        if meaning(one.name, one.arguments) not in held:  # some write a call in both fields
-            yield one
-    yield from calls
+    if message.get("function_call"):
+        yield from calls_of([{"function": message["function_call"]}])
+    else:
+        yield from calls_of(_list(message, "tool_calls"))
 
 
 def calls_of(given: Sequence[object]) -> Iterator[Part]:
-    """Yield tool calls, with name and arguments in an object of their own or beside each other.
-
-    One that cannot be read has no name, and all that it is as arguments.
-    """
+    """Yield tool calls, with name and arguments in an object of their own or beside each other."""
     for one in given:
-        call = one if isinstance(one, dict) else {}
-        inner = call.get("function", call.get("custom"))
+        call = _object(one, "a tool call")
+        inner = call.get("function")
         function = inner if isinstance(inner, dict) else call
         name = inner if isinstance(inner, str) else _said(function, "name", "function_name")
-        arguments = function.get("arguments", function.get("input")) if name else one
+        if not name:
+            raise TraceError(f"a tool call has no name: {call!r:.60}")
+        arguments = function.get("arguments", function.get("input"))
         yield Part("call", _arguments(arguments), name, _said(call, "id", "tool_call_id"))
 
 

@@ -316,9 +316,8 @@ def _text(line: Line, task: Task, format: Format, finish: Finish) -> tuple[str, 
         completion, cut = answer, raw
     else:
         closed = line.spare(line.flag, "closed")
-        blank = not reasoning.strip() and finish != "length"  # then nothing was cut off
-        ended = bool(answer.strip() or made or blank) if closed is None else closed
-        completion, cut = join_parts(reasoning, answer, closed=ended, format=alone)
+        ended = bool(answer.strip() or made) if closed is None else closed
+        completion, cut = join_parts(reasoning, answer, closed=ended)
     completion, cut = with_calls(completion, cut, made)
     for part in cut.ranges:
         if part.channel == "answer" and (tags := tags_left(completion[part.start : part.stop])):

@@ -390,9 +390,8 @@ def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[st
     """Return a reply as one completion, and its channels; `format` is that of its model."""
     if reply.reasoning is not None:
         closed = bool(reply.text.strip() or reply.calls)
-        text, cut = join_parts(
-            reply.reasoning, reply.text, closed=closed, opened=opened, format=format
-        )
+        text, cut = join_parts(reply.reasoning, reply.text, closed=closed, opened=opened)
+        _find_calls(reply.text, len(text) - len(reply.text), cut, format)
     else:
         cut_off = reply.finish == "length"
         own = format_alone(reply.text, format, reply.finish)
@@ -411,3 +410,14 @@ def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[st
         cut.ranges.append(Range("action", len(text), len(text) + len(written)))
         text += written
     return text, cut
+
+
+def _find_calls(answer: str, start: int, cut: Split, format: Format) -> None:
+    """Part the answer of a completion, from `start` to its end, where the model called tools.
+
+    A server that reads reasoning leaves calls in the text unless it was told of tools.
+    """
+    found = split(answer, 0, replace(format, untagged="absent"), prefilled=False).ranges
+    if {one.channel for one in found} <= {"answer", "action", "markup"}:
+        cut.ranges[:] = [one for one in cut.ranges if one.stop <= start]
+        cut.ranges.extend(Range(c, start + a, start + b) for c, a, b in found)

@@ -6,10 +6,9 @@ such a trace reads like one that was recorded. Without tokens, words stand for t
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 
-from trace_probe.text.channels import FORMATS, Format, Range, Split, split
+from trace_probe.text.channels import FORMATS, Range, Split
 from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.tool_calls import TAGS
 from trace_probe.trace import Channel
@@ -20,19 +19,11 @@ _WORD = re.compile(r"\S+")
 
 
 def join_parts(
-    reasoning: str,
-    answer: str,
-    *,
-    closed: bool,
-    opened: bool = False,
-    format: Format = FORMATS["plain"],
+    reasoning: str, answer: str, *, closed: bool, opened: bool = False
 ) -> tuple[str, Split]:
-    """Return a completion put together from its parts; tags of thoughts inside them stay text.
+    """Return a completion put together from its parts; tags inside the parts stay text.
 
     `closed` says whether the reasoning came to its end, `opened` whether the prompt opened it.
-    Tool calls in the answer are actions, by the `format` in which the model writes: who takes
-    reasoning apart leaves calls in the text unless it was told of tools.
-
     Where a server left the line breaks beside the tags in the parts, as vLLM does, none are added.
     """
     close = "\n\n" if answer else ""
@@ -50,19 +41,9 @@ def join_parts(
         if part:
             ranges.append(Range(channel, begin, stop))
     text = "".join(part for _, part in parts)
-    ranges = _with_actions(ranges, answer, len(text) - len(answer), format)
     if not closed:
         return text, Split(ranges, "truncated")
     return text, Split(ranges, "closed" if reasoning.strip() else "empty")
-
-
-def _with_actions(ranges: list[Range], answer: str, start: int, format: Format) -> list[Range]:
-    """Return ranges with the answer, which begins at `start` and is the last, parted by calls."""
-    found = split(answer, 0, replace(format, untagged="absent"), prefilled=False).ranges
-    if not {one.channel for one in found} <= {"answer", "action", "markup"}:
-        return ranges
-    before = [one for one in ranges if one.stop <= start]
-    return [*before, *(Range(channel, start + a, start + b) for channel, a, b in found)]
 
 
 def with_calls(text: str, cut: Split, calls: Sequence[str]) -> tuple[str, Split]:
