@@ -45,8 +45,7 @@ class LeftOut:
             few = "; ".join(f"{row.where}: {row.why}" for row in self.rows[:SHOWN])
             more = "; ..." if len(self.rows) > SHOWN else ""
             cut = any(not row.text or len(row.text) == LONGEST for row in self.rows)
-            how = f"named in {kept}, long ones without their text" if cut else f"kept in {kept}"
-            where = f" All are {how}." if kept else ""
+            where = f" All are {'named' if cut else 'kept'} in {kept}." if kept else ""
             notes.insert(0, f"Left out, {_count(len(self.rows))}: {few}{more}.{where}")
         return tuple(notes)
 
