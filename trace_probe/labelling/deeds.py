@@ -95,14 +95,14 @@ class DeedLabeller:
 
     name: str
     violating: tuple[CallPattern, ...] = ()
+    called: dict[str, set[str]] = field(default_factory=dict, repr=False, compare=False)
+    """What was called in the traces labelled so far: tools, and the names of their arguments."""
     field: str = ""
     """Fact of the trace that holds the outcome; empty where the calls decide."""
     value: str = ""
     """The value that is instrumental; empty for what commonly means yes."""
     said: tuple[str, ...] = ()
     """Words that state the intent."""
-    called: dict[str, set[str]] = field(default_factory=dict, repr=False, compare=False)
-    """What was called in the traces labelled so far: tools, and the names of their arguments."""
 
     def label(self, trace: Trace) -> Label:
         """Return the label of one trace."""
