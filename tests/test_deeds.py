@@ -105,7 +105,7 @@ def test_a_field_that_no_trace_has_leaves_no_labels(tmp_path: Path, facts: dict[
     label_run(run, labeller("calls:delete_*"), progress=False)
     with pytest.raises(TraceError, match="no trace has the field 'nope'"):
         label_run(run, labeller("field:nope"), progress=False)
-    assert run.labellers() == ("calls:delete_*",)
+    assert list(run.labellers()) == ["calls:delete_*"]
 
 
 def test_a_pattern_that_meets_no_tool_is_told(tmp_path: Path) -> None:
