@@ -99,4 +99,4 @@ def after_interruption(words: list[str]) -> str:
     if RESUMES.isdisjoint(words[:2]) and words[:2] != ["organism", "train"]:
         return "stopped"
     again = shlex.join(["trace-probe", *words])
-    return f"stopped; what was finished is kept. The same command goes on from there:\n  {again}"
+    return f"stopped; finished work is kept. To resume, run\n  {again}"
