@@ -31,7 +31,8 @@ DEFINITIONS = """
 - **Disagree**: one labeller calls the trace instrumental, another harmless.
 - **Threshold**: set so that a chosen share of whole *benign* traces raises a false alarm.
 - **Within-prompt AUROC**: how well the scores tell the samples of *one* prompt apart that act from
-  those that do not: plain scores, or smoothed ones as *ranked by* says. A detector that only recognises the task gets 0.5.
+  those that do not: plain scores, or smoothed ones as *ranked by* says. A detector that only
+  recognises the task gets 0.5.
 - **Hatched** or blank: no score was computed there. That is not a score of 0.
 """
 
