@@ -150,11 +150,16 @@ def reader_spans(
 def recapture_manifest(
     model: Model, run: Store, layers: Sequence[int] | None = None, pooling: str = ALL_POOLINGS
 ) -> Manifest:
-    """Return the manifest of a run that is read again; without `layers` they stay the same."""
+    """Return the manifest of a run that is read again; without `layers` they stay the same.
+
+    Of a run without activations, as one that was imported or served, only the model's name was
+    known: what reads it is the model of the new run.
+    """
     was = run.manifest
     chosen = layers if layers is not None else was.layers or None
     read = new_manifest(model, was.sampling, layers=chosen, tasks=was.tasks, pooling=pooling)
-    return replace(read, model=was.model, base=was.base, raw_tokens=was.raw_tokens)
+    known = {"model": was.model, "base": was.base} if was.layers else {}
+    return replace(read, raw_tokens=was.raw_tokens, **known)
 
 
 def recapture(
