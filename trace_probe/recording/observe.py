@@ -152,14 +152,15 @@ def recapture_manifest(
 ) -> Manifest:
     """Return the manifest of a run that is read again; without `layers` they stay the same.
 
-    Of a run without activations, as one that was imported or served, only the model's name was
-    known: what reads it is the model of the new run.
+    A run without activations, from a server or imported, knows its model by a name only, which
+    may leave the revision away. So the manifest names the model that reads it.
     """
     was = run.manifest
     chosen = layers if layers is not None else was.layers or None
     read = new_manifest(model, was.sampling, layers=chosen, tasks=was.tasks, pooling=pooling)
-    known = {"model": was.model, "base": was.base} if was.layers else {}
-    return replace(read, raw_tokens=was.raw_tokens, **known)
+    if was.layers:
+        read = replace(read, model=was.model, base=was.base)
+    return replace(read, raw_tokens=was.raw_tokens)
 
 
 def recapture(
