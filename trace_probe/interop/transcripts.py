@@ -119,14 +119,17 @@ def keep(
     with store.writing():
         known = {name: store.labels(name) for name in store.labellers()}
         present, labels = store.ids(), []
+        models: set[str] = set()
         for trace, label in transcripts:
             store.add(trace)
+            models.add(trace.model)
             counts.update(_tally(trace, label), added=trace.id not in present)
             formats[trace.facts.get("format", "transcript")] += 1
             present.add(trace.id)
             if label is not None and known.get(label.labeller, {}).get(trace.id) != label:
                 labels.append(label)
         store.add_labels(labels)
+        store.note_models(models)
         where = aside.keep(store, _file_name(file)) if aside else ""
     return ImportReport(
         **{name: int(counts[name]) for name in COUNTS},
