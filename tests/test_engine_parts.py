@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,6 +102,36 @@ def test_the_stream_is_the_sum_of_what_a_block_returns() -> None:
     assert taps.layers == (0, 1)
     torch.testing.assert_close(taps.rows[0, :5], hidden * 2 + residual + 1)
     torch.testing.assert_close(taps.rows[1, :5], hidden * 3)
+
+
+@pytest.mark.skipif(which("c++") is None, reason="needs a C++ compiler")
+def test_compiled_code_writes_the_rows_of_a_pass_and_no_others() -> None:
+    import torch
+    from torch._inductor.utils import run_and_get_code
+
+    from trace_probe.engine.rows import Taps
+
+    class Block(torch.nn.Module):
+        def forward(self, hidden: Any, residual: Any) -> Any:
+            return hidden * 2, residual + 1
+
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList([Block(), Block()])
+    taps = Taps(model, 2, (0,))
+    taps.open(4321, 4, torch.device("cpu"))
+
+    def passed(hidden: Any, residual: Any) -> Any:
+        for block in model.layers:
+            hidden, residual = block(hidden, residual)
+        return hidden + residual
+
+    hidden, residual = torch.rand(5, 4), torch.rand(5, 4)
+    compiled = torch.compile(passed, dynamic=True, fullgraph=True)
+    with torch.inference_mode():
+        _, (code,) = run_and_get_code(compiled, hidden, residual)
+    torch.testing.assert_close(taps.rows[0, :5], hidden * 2 + residual + 1)
+    assert not taps.rows[0, 5:].any()
+    assert "4321L" not in code  # no loop over the whole buffer
 
 
 def test_rows_are_kept_by_position_in_whatever_pieces_they_come() -> None:
