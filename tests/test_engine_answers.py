@@ -103,15 +103,17 @@ def test_no_client_can_name_the_answer_of_another() -> None:
     assert engine.asked == [f"chatcmpl-{name}"]
 
 
-def stream(engine: Any, size: int) -> list[dict[str, Any]]:
+PARTS: list[dict[str, Any]] = [
+    {"delta": {"role": "assistant", "content": ""}},
+    {"delta": {"reasoning": "Hm."}},
+    {"delta": {}, "token_ids": [7]},
+    {"delta": {"content": "n"}, "token_ids": [7], "logprobs": {"content": ["n"]}},
+    {"delta": {"content": "o"}, "finish_reason": "stop"},
+]
+
+
+def stream(engine: Any, size: int, parts: list[dict[str, Any]] = PARTS) -> list[dict[str, Any]]:
     """Return the events of a streamed answer that comes in pieces of so many bytes."""
-    parts: list[dict[str, Any]] = [
-        {"delta": {"role": "assistant", "content": ""}},
-        {"delta": {"reasoning": "Hm."}},
-        {"delta": {}, "token_ids": [7]},
-        {"delta": {"content": "n"}, "token_ids": [7], "logprobs": {"content": ["n"]}},
-        {"delta": {"content": "o"}, "finish_reason": "stop"},
-    ]
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     chunks = [{**head, "choices": [{"index": 0, **part}]} for part in parts]
     text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
@@ -147,6 +149,23 @@ def test_what_was_held_back_comes_if_all_is_quiet() -> None:
     assert said == "no"
     assert parts[-1]["choices"][0]["finish_reason"] == "stop"
     assert last["trace_probe"] == QUIET
+
+
+def test_an_answer_that_is_over_holds_no_other_of_its_request_back() -> None:
+    parts: list[dict[str, Any]] = [
+        {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"},
+        {"index": 1, "delta": {"content": "b"}},
+        {"index": 0, "delta": {}, "token_ids": [2]},
+        {"index": 1, "delta": {"content": "c"}, "finish_reason": "stop"},
+    ]
+    told = [QUIET, {**ALARMED, "choice": 1}]
+    *found, last = stream(Engine("stop", told), 1000, parts)
+    choices = [part["choices"][0] for part in found]
+    assert [(one["index"], one["delta"].get("content")) for one in choices] == [
+        *((1, "b"), (0, "a"), (0, None), (1, "c"))
+    ]
+    assert [one.get("finish_reason") for one in choices] == [None, "stop", None, "content_filter"]
+    assert last["trace_probe"]["choices"] == told
 
 
 def test_nothing_is_written_where_it_could_not_be_withheld() -> None:

@@ -74,6 +74,9 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     assert Path(guard.probes[0]).is_absolute()
     assert told["--max-num-seqs"] == "8"
     assert {"--enforce-eager", "--no-enable-prefix-caching"} <= set(words)
+    apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
+    with pytest.raises(ModelError, match="tensor_parallel_size"):
+        apart.command()
 
 
 # Rows
@@ -349,3 +352,17 @@ def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
     assert guard.told("chatcmpl-0")[0]["alarms"] == ["demo"]
     assert not guard.told("chatcmpl-1")
     assert not guard.told("chatcmp")  # a name that only begins alike is another's
+
+
+def test_answers_are_numbered_as_vllm_numbers_its_choices(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(1e9)
+    for prompt in range(2):
+        for number in range(2):
+            name = f"{number}_cmpl-x-{prompt}-0123456{2 * prompt + number}"
+            for known in (runner.requests, runner.traces, runner.rows):
+                known[name] = known[next(iter(known))]
+            runner.step(guard, {name: (0, runner.traces[name].prompt_stop)})
+    assert [one["choice"] for one in guard.told("cmpl-x")] == [0, 1, 2, 3]
+    assert not guard.told("cmpl-y")

@@ -75,8 +75,8 @@ def _copier(rows: torch.Tensor) -> Callable[..., None]:
 
 # One operation that compiled code leaves as it is. Of plain copies into a part of the buffer, the
 # compiler makes one that writes the whole buffer in each pass, however few tokens the pass has.
-_OPERATIONS = torch.library.Library("trace_probe", "DEF")
-_OPERATIONS.define("keep(Tensor(a!) rows, Tensor hidden, Tensor? residual) -> ()")
+_OPERATIONS = torch.library.Library("trace_probe", "DEF")  # type: ignore[no-untyped-call]
+_OPERATIONS.define("keep(Tensor(a!) rows, Tensor hidden, Tensor? residual) -> ()")  # type: ignore[no-untyped-call]
 
 
 @torch.library.impl(_OPERATIONS, "keep", "CompositeExplicitAutograd")

@@ -115,6 +115,8 @@ class _Answer:
         self._rest = b""
         self._held: list[dict[str, Any]] = []
         """Events that wait until it is known what the probes say."""
+        self._behind: set[int] = set()
+        """Choices of which an event waits, and so all that follow."""
         self._heard = False
         """Whether the workers have told."""
 
@@ -198,7 +200,10 @@ class _Answer:
         if not event.startswith(b"data: {"):
             return [event]
         chunk = json.loads(event.removeprefix(b"data: "))
-        if self._held or any(map(self._waits, chunk.get("choices", ()))):
+        choices = chunk.get("choices", ())
+        numbers = {choice.get("index", 0) for choice in choices}
+        self._behind |= {one.get("index", 0) for one in choices if self._waits(one)}
+        if numbers & self._behind or (self._held and not choices):
             self._held.append(chunk)
             return []
         return [event]
