@@ -278,10 +278,10 @@ def played(
     monkeypatch.setattr(vllm_guard, "first_rank", lambda: True)
     traces = list(Store(DEMO).traces())[:3]
 
-    def play(threshold: float, policy: str = "annotate", every: int = 1) -> Any:
+    def play(threshold: float, **given: Any) -> Any:
         detector = load_detector(PROBE, threshold=threshold)
         audit = tmp_path / "alarms.jsonl"
-        plan = GuardPlan((str(PROBE),), policy=policy, audit=str(audit), every=every)
+        plan = GuardPlan((str(PROBE),), audit=str(audit), **{"every": 1, **given})
         runner = Runner(load_model(ORGANISM), traces, detector.saved.card.layers)
         guard = vllm_guard.Guard(runner, read_facts(ORGANISM), [detector], frozenset({2}), plan)
         return runner, guard, audit
@@ -331,9 +331,9 @@ def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
     import json
 
     wanted = Store(DEMO).scores("demo")
-    runner, guard, audit = played(-1e9, policy="stop")
+    runner, guard, audit = played(-1e9, policy="stop", unasked=False)
     first, second = list(runner.traces)[:2]
-    runner.requests[second].sampling_params.extra_args = {"trace_probe": 0}
+    runner.requests[first].sampling_params.extra_args = {"trace_probe": 1}
     trace = runner.traces[first]
     forced = []
     for token in range(trace.prompt_stop, len(trace) - 1):
@@ -352,6 +352,23 @@ def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
     assert guard.told("chatcmpl-0")[0]["alarms"] == ["demo"]
     assert not guard.told("chatcmpl-1")
     assert not guard.told("chatcmp")  # a name that only begins alike is another's
+
+
+def test_no_request_opts_out_of_a_guard_of_all(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(1e9)
+    for number, said in enumerate((None, {}, {"trace_probe": 0}, {"trace_probe": ""})):
+        name = f"chatcmpl-{number}0-00000000"
+        for known in (runner.traces, runner.rows):
+            known[name] = known[next(iter(known))]
+        trace = runner.traces[name]
+        runner.requests[name] = SimpleNamespace(
+            sampling_params=SimpleNamespace(extra_args=said),
+            prompt_token_ids=list(trace.token_ids[: trace.prompt_stop]),
+        )
+        runner.step(guard, {name: (0, trace.prompt_stop)})
+        assert len(guard.told(f"chatcmpl-{number}0")) == 1
 
 
 def test_answers_are_numbered_as_vllm_numbers_its_choices(

@@ -180,16 +180,33 @@ def test_alarms_are_among_the_figures_of_the_server(
     assert float(figures["trace_probe_traces_total"]) == len(answers)
 
 
-def test_what_is_not_to_be_guarded_is_not(served: Served) -> None:
-    free = {"vllm_xargs": {"trace_probe": 0}}
-    one, several = asyncio.run(ask(served[0], [{**bodies(1)[0], **free, "n": n} for n in (1, 3)]))
-    assert "trace_probe" not in one
-    assert "trace_probe" not in several
-    assert len(several["choices"]) == 3
-    *events, end = streamed(served[0], {**bodies(1)[0], **free, "n": 3})
-    assert end == "[DONE]"
-    assert not any("trace_probe" in event for event in events)
-    assert {c["index"] for e in events for c in json.loads(e)["choices"]} == {0, 1, 2}
+ON_REQUEST = """
+import json, sys
+from trace_probe.engine.plan import GuardPlan
+from trace_probe.model.weights import Weights
+from trace_probe.serving.vllm_launch import EngineServer, serve_engine
+probe, model, audit, arguments, _, port = sys.argv[1:]
+guard = GuardPlan((probe,), model, "stop", audit, threshold=0.0, unasked=False)
+serve_engine(EngineServer(Weights(model), guard, port=int(port), arguments=arguments), print)
+"""
+
+
+def test_where_a_guard_must_be_asked_for_others_are_left_alone(tmp_path: Path) -> None:
+    arguments = json.dumps({"enforce_eager": True, "max_model_len": 512})
+    words = ("-c", ON_REQUEST, PROBE.absolute(), ORGANISM, tmp_path / "alarms.jsonl", arguments)
+    body = {**bodies(1)[0], "n": 3}
+    with serving(words, tmp_path / "log") as server:
+        (free,) = asyncio.run(ask(server.url, [body]))
+        assert "trace_probe" not in free
+        assert len(free["choices"]) == 3
+        *events, end = streamed(server.url, body)
+        assert end == "[DONE]"
+        assert not any("trace_probe" in event for event in events)
+        assert {c["index"] for e in events for c in json.loads(e)["choices"]} == {0, 1, 2}
+        asked = {**body, "vllm_xargs": {"trace_probe": 1}}
+        free, mine = asyncio.run(ask(server.url, [body, asked]))
+        assert "trace_probe" not in free
+        assert_judged(mine["trace_probe"]["choices"], choices_of(mine))
 
 
 def test_each_of_several_answers_to_a_request_has_its_own_risk_and_alarm(served: Served) -> None:

@@ -116,8 +116,9 @@ class Guard:
         if request not in self._streams:
             state = self._runner.requests[request]
             extra = (state.sampling_params and state.sampling_params.extra_args) or {}
-            asked = extra.get(KEY, int(self._plan.unasked))
-            if isinstance(asked, dict) or not asked or not state.prompt_token_ids:
+            asked = extra.get(KEY)
+            captured = isinstance(asked, dict)
+            if captured or not (asked or self._plan.unasked) or not state.prompt_token_ids:
                 return None
             self._streams[request] = self._begun(request, state.prompt_token_ids)
         stream = self._streams[request]
