@@ -68,7 +68,7 @@ def answer(
         "headers": [(b"x-request-id", b"theirs"), (b"accept", b"*/*")],
         "app": SimpleNamespace(state=state),
     }
-    asyncio.run(GuardedAnswers(app)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(GuardedAnswers(app)(scope, receive, send))
     assert out[0]["type"] == "http.response.start"
     assert not out[-1].get("more_body")
     return b"".join(one["body"] for one in out[1:]), dict(out[0]["headers"]), seen

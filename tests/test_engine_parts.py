@@ -119,12 +119,12 @@ def test_compiled_code_writes_the_rows_of_a_pass_and_no_others() -> None:
             return hidden * 2, residual + 1
 
     model = torch.nn.Module()
-    model.layers = torch.nn.ModuleList([Block(), Block()])
+    model.layers = blocks = torch.nn.ModuleList([Block(), Block()])
     taps = Taps(model, 2, (0,))
     taps.open(4321, 4, torch.device("cpu"))
 
     def passed(hidden: Any, residual: Any) -> Any:
-        for block in model.layers:
+        for block in blocks:
             hidden, residual = block(hidden, residual)
         return hidden + residual
 
@@ -245,6 +245,15 @@ class Runner:
         }
         self.input_batch = SimpleNamespace(num_reqs=0, req_ids=[])
 
+    def ask(self, name: str, extra: Any = None) -> None:
+        """Take one more request, which plays the first trace."""
+        trace = self.traces[name] = next(iter(self.traces.values()))
+        self.rows[name] = next(iter(self.rows.values()))
+        self.requests[name] = SimpleNamespace(
+            sampling_params=SimpleNamespace(extra_args=extra),
+            prompt_token_ids=list(trace.token_ids[: trace.prompt_stop]),
+        )
+
     def step(self, guard: Any, parts: dict[str, tuple[int, int]]) -> list[int]:
         """Pass tokens ``[start, stop)`` of some requests by, then sample; return the tokens."""
         import torch
@@ -360,14 +369,8 @@ def test_no_request_opts_out_of_a_guard_of_all(
     runner, guard, _ = played(1e9)
     for number, said in enumerate((None, {}, {"trace_probe": 0}, {"trace_probe": ""})):
         name = f"chatcmpl-{number}0-00000000"
-        for known in (runner.traces, runner.rows):
-            known[name] = known[next(iter(known))]
-        trace = runner.traces[name]
-        runner.requests[name] = SimpleNamespace(
-            sampling_params=SimpleNamespace(extra_args=said),
-            prompt_token_ids=list(trace.token_ids[: trace.prompt_stop]),
-        )
-        runner.step(guard, {name: (0, trace.prompt_stop)})
+        runner.ask(name, said)
+        runner.step(guard, {name: (0, runner.traces[name].prompt_stop)})
         assert len(guard.told(f"chatcmpl-{number}0")) == 1
 
 
@@ -378,8 +381,7 @@ def test_answers_are_numbered_as_vllm_numbers_its_choices(
     for prompt in range(2):
         for number in range(2):
             name = f"{number}_cmpl-x-{prompt}-0123456{2 * prompt + number}"
-            for known in (runner.requests, runner.traces, runner.rows):
-                known[name] = known[next(iter(known))]
+            runner.ask(name)
             runner.step(guard, {name: (0, runner.traces[name].prompt_stop)})
     assert [one["choice"] for one in guard.told("cmpl-x")] == [0, 1, 2, 3]
     assert not guard.told("cmpl-y")
