@@ -107,6 +107,7 @@ def test_the_stream_is_the_sum_of_what_a_block_returns() -> None:
     torch.testing.assert_close(taps.rows[1, :5], hidden * 3)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(which("c++") is None, reason="needs a C++ compiler")
 def test_compiled_code_writes_the_rows_of_a_pass_and_no_others() -> None:
     import torch
