@@ -73,14 +73,18 @@ def streamed(url: str, body: dict[str, Any]) -> list[str]:
 def joined(events: list[str]) -> dict[str, Any]:
     """Return a streamed answer as if it had come whole, as far as it is looked at here."""
     *parts, last = [json.loads(event) for event in events[:-1]]
-    (prompt,) = [part["prompt_token_ids"] for part in parts if part.get("prompt_token_ids")]
+    (prompt,) = {tuple(ids) for part in parts if (ids := part.get("prompt_token_ids"))}
     choices: dict[int, dict[str, Any]] = {}
     for piece in (choice for part in parts for choice in part["choices"]):
         one = choices.setdefault(piece["index"], {"token_ids": [], "finish_reason": None})
         one["token_ids"] += piece.get("token_ids") or []
         one["finish_reason"] = piece["finish_reason"] or one["finish_reason"]
     in_order = [choices[index] for index in sorted(choices)]
-    return {"prompt_token_ids": prompt, "choices": in_order, "trace_probe": last["trace_probe"]}
+    return {
+        "prompt_token_ids": list(prompt),
+        "choices": in_order,
+        "trace_probe": last["trace_probe"],
+    }
 
 
 class Written(NamedTuple):
