@@ -55,6 +55,12 @@ def test_a_switch_is_not_shown_as_if_it_took_a_value(command: Command) -> None:
     assert "RUN" in out
 
 
+def test_a_probe_is_not_compared_with_itself(command: Command, demo: tuple[Path, Path]) -> None:
+    run, probe = map(str, demo)
+    code, _, err = command("compare", run, probe, probe)
+    assert (code, "both probes are the same" in err) == (2, True)
+
+
 def test_the_version_is_that_of_the_package(command: Command) -> None:
     assert command("--version")[:2] == (0, f"trace-probe {version('trace-probe')}\n")
 

@@ -19,6 +19,7 @@ compared where they are read: see `trace_probe.storage.seals`.
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,6 +123,14 @@ class Store:
             raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
         place.write("run.json", [sealed_json(manifest_fields(manifest))])
         return cls(path)
+
+    def note_models(self, names: Iterable[str]) -> None:
+        """Say in the manifest of an imported run that traces of these models are in it."""
+        held = self.manifest.model
+        every = ", ".join(sorted({*filter(None, held.split(", ")), *names}))
+        if self.manifest.source == "imported" and every != held:
+            self.manifest = replace(self.manifest, model=every)
+            self.place.write("run.json", [sealed_json(manifest_fields(self.manifest))])
 
     @property
     def name(self) -> str:

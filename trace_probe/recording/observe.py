@@ -150,11 +150,17 @@ def reader_spans(
 def recapture_manifest(
     model: Model, run: Store, layers: Sequence[int] | None = None, pooling: str = ALL_POOLINGS
 ) -> Manifest:
-    """Return the manifest of a run that is read again; without `layers` they stay the same."""
+    """Return the manifest of a run that is read again; without `layers` they stay the same.
+
+    A run without activations, from a server or imported, knows its model by a name only, which
+    may leave the revision away. So the manifest names the model that reads it.
+    """
     was = run.manifest
     chosen = layers if layers is not None else was.layers or None
     read = new_manifest(model, was.sampling, layers=chosen, tasks=was.tasks, pooling=pooling)
-    return replace(read, model=was.model, base=was.base, raw_tokens=was.raw_tokens)
+    if was.layers:
+        read = replace(read, model=was.model, base=was.base)
+    return replace(read, raw_tokens=was.raw_tokens)
 
 
 def recapture(
