@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from trace_probe.commands.main import INTERRUPTED, PANELS, RESUMES, after_interruption, app
+from trace_probe.commands.layout import INTERRUPTED, PANELS, RESUMES, after_interruption
+from trace_probe.commands.main import app
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., tuple[int, str, str]]

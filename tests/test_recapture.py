@@ -164,8 +164,8 @@ def test_features_of_uncertainty_are_made_as_those_of_activations(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ([], "give --tasks, or a run to --recapture"),
-        (["--tasks", "world:a:1", "--recapture", "run"], "but not both"),
+        ([], "no tasks are given: add, for example, --tasks world:mine:48"),
+        (["--tasks", "world:a:1", "--recapture", "run"], "exclude each other"),
         (["--recapture", "run", "--executor", "ray"], "in one job"),
         (["--recapture", "run", "--base-url", "http://127.0.0.1:1"], "in one job"),
     ],

@@ -87,7 +87,7 @@ def read_again(
     with out.writing():
         known = out.ids()
         waiting = [trace for trace in run.traces() if trace.id not in known]
-        with tqdm(total=len(waiting), unit="trace", disable=not progress) as bar:
+        with tqdm(total=len(waiting), unit="trace", smoothing=0, disable=not progress) as bar:
             for start in range(0, len(waiting), BATCH):
                 batch = waiting[start : start + BATCH]
                 held = list(zip(batch, read(batch), strict=True))
