@@ -6,20 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import trace_probe as tp
+from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import (
-    AsJson,
-    BaseUrls,
-    ExecutorName,
-    Extra,
-    Probe,
-    Run,
-    ServedTokenizer,
-    Workers,
-    json_object,
-    say,
-    show_result,
-)
+from trace_probe.commands.options import json_object, say, show_result
 from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
@@ -43,7 +32,7 @@ Limit = Annotated[int | None, typer.Option("--traces", min=1, help="The most tra
 @emergence.command()
 @loads_model
 def oracle(
-    run: Run,
+    run: options.Run,
     *,
     model: RunModel = None,
     by: Annotated[str | None, typer.Option(help="Labeller of the outcomes, as in `label`.")] = None,
@@ -60,11 +49,11 @@ def oracle(
         bool, typer.Option("--estimate", help="Only estimate how long it would take.")
     ] = False,
     name: Name = "oracle",
-    executor: ExecutorName = "local",
-    workers: Workers = None,
-    base_url: BaseUrls = None,
-    extra: Extra = None,
-    tokenizer: ServedTokenizer = None,
+    executor: options.ExecutorName = "local",
+    workers: options.Workers = None,
+    base_url: options.BaseUrls = None,
+    extra: options.Extra = None,
+    tokenizer: options.ServedTokenizer = None,
     tools: Annotated[
         str | None,
         typer.Option(help="Of agents' runs: the environment, as in `record`."),
@@ -73,7 +62,7 @@ def oracle(
         int, typer.Option(min=1, help="Of agents' runs: the most model calls in an episode.")
     ] = 20,
     seed: int = 0,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
@@ -135,8 +124,8 @@ def _served(
 
 @emergence.command()
 def efficiency(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     *,
     beside: Annotated[
         list[str] | None,
@@ -150,7 +139,7 @@ def efficiency(
     ] = 0.05,
     name: Name = "oracle",
     seed: int = 0,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare a probe and the text with the oracle: how much of the possible warning each gives.
 
@@ -184,7 +173,7 @@ def standing(
     pairs: Annotated[list[Path], typer.Argument(help="RUN PROBE, RUN PROBE, ...")],
     name: Name = "oracle",
     seed: int = 0,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show several probes in one table, beside the best text baseline and the oracle.
 
@@ -205,8 +194,8 @@ def standing(
 @emergence.command()
 @loads_model
 def steer(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     *,
     model: RunModel = None,
     layer: Annotated[int | None, typer.Option(help="Instead of the probe's own.")] = None,
@@ -227,7 +216,7 @@ def steer(
     by: By = "rules",
     name: Experiment = "",
     seed: int = 0,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """Push a model along a probe's direction while it writes: is the direction causal here?
@@ -262,8 +251,8 @@ def steer(
 @emergence.command()
 @loads_model
 def intervene(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     *,
     model: RunModel = None,
     threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
@@ -278,7 +267,7 @@ def intervene(
     by: By = "rules",
     name: Experiment = "",
     seed: int = 0,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """When the alarm fires: stop, ablate, or make the model reflect? Compare what each comes to.

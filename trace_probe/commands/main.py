@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import trace_probe as tp
+from trace_probe.commands import options
 from trace_probe.commands.doctor import doctor
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
@@ -22,36 +23,7 @@ from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.monitoring import monitoring
-from trace_probe.commands.options import (
-    AsAgent,
-    AsJson,
-    Backend,
-    BaseUrls,
-    ComparedShare,
-    Concurrency,
-    EngineArguments,
-    EngineName,
-    ExecutorName,
-    Extra,
-    Force,
-    MaxCalls,
-    MaxSeconds,
-    Nudge,
-    PerMinute,
-    Pooling,
-    RawTokens,
-    Run,
-    ServedTokenizer,
-    Shard,
-    Tolerance,
-    Tools,
-    Workers,
-    check_free,
-    integers,
-    json_object,
-    say,
-    show_result,
-)
+from trace_probe.commands.options import check_free, integers, json_object, say, show_result
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
 from trace_probe.commands.probe import rechecking
@@ -180,7 +152,7 @@ def record(
     model: Annotated[
         str, typer.Argument(help="Hub id, folder, GGUF file, smollm2 or organism:NAME.")
     ],
-    run: Run,
+    run: options.Run,
     *,
     tasks: Annotated[
         list[str] | None,
@@ -196,14 +168,14 @@ def record(
             "token as they were written, to keep other layers or poolings of them in RUN."
         ),
     ] = None,
-    nudge: Nudge = "none",
+    nudge: options.Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces to record of each task.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Record only the first N tasks.")] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
-    pooling: Pooling = "last+mean+max",
-    raw_tokens: RawTokens = False,
-    backend: Backend = "hooks",
-    tolerance: Tolerance = None,
+    pooling: options.Pooling = "last+mean+max",
+    raw_tokens: options.RawTokens = False,
+    backend: options.Backend = "hooks",
+    tolerance: options.Tolerance = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -215,22 +187,22 @@ def record(
         str | None,
         typer.Option(help="Grid instead of one nudge: none,push+anti, or think,no-think."),
     ] = None,
-    base_url: BaseUrls = None,
-    extra: Extra = None,
-    tokenizer: ServedTokenizer = None,
-    concurrency: Concurrency = 32,
-    per_minute: PerMinute = None,
-    agent: AsAgent = False,
-    tools: Tools = None,
-    max_calls: MaxCalls = 20,
-    max_seconds: MaxSeconds = None,
-    executor: ExecutorName = "local",
-    workers: Workers = None,
-    shard: Shard = None,
-    engine: EngineName = "transformers",
-    engine_args: EngineArguments = "{}",
-    fidelity: ComparedShare = 1 / 32,
-    as_json: AsJson = False,
+    base_url: options.BaseUrls = None,
+    extra: options.Extra = None,
+    tokenizer: options.ServedTokenizer = None,
+    concurrency: options.Concurrency = 32,
+    per_minute: options.PerMinute = None,
+    agent: options.AsAgent = False,
+    tools: options.Tools = None,
+    max_calls: options.MaxCalls = 20,
+    max_seconds: options.MaxSeconds = None,
+    executor: options.ExecutorName = "local",
+    workers: options.Workers = None,
+    shard: options.Shard = None,
+    engine: options.EngineName = "transformers",
+    engine_args: options.EngineArguments = "{}",
+    fidelity: options.ComparedShare = 1 / 32,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
@@ -379,7 +351,7 @@ def _served(
 
 
 def _tasks_and_source(
-    sources: list[str], nudge: Nudge, conditions: str | None, limit: int | None
+    sources: list[str], nudge: options.Nudge, conditions: str | None, limit: int | None
 ) -> "tuple[tuple[Task, ...], str]":
     """Return the tasks that the options mean, at most so many, and where they came from."""
     from trace_probe.tasks.conditions import parse_grid, under
@@ -394,14 +366,14 @@ def _tasks_and_source(
 
 @app.command()
 def show(
-    run: Run,
+    run: options.Run,
     trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
     detector: Annotated[str | None, typer.Option(help="Whose scores to show.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write it as one page instead, which needs no server.")
     ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: options.Force = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
     from trace_probe.monitor.flagging import format_shown, read_trace
@@ -426,7 +398,7 @@ def demo(
     small: Annotated[
         bool, typer.Option("--small", help="Record only as many traces as traces/demo holds.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Record, label, train and evaluate on a built-in organism, in about two minutes."""
     from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
