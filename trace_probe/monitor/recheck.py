@@ -241,17 +241,14 @@ def judge(
     moved = _moved(scores) if same else None
     names = sorted({trace.task.id for side in sides for trace in side.traces})
     weights = resample(len(names))
-    guaranteed = detector.rates
     figures = [
         _figures(*pair, detector, names, weights) for pair in zip(sides, scores, strict=True)
     ]
-    guarantees = {
-        "benign": None if guaranteed is None else guaranteed.benign,
-        "siblings": None if guaranteed is None else guaranteed.siblings,
-    }
     unmet = wilson(0.0, len(names), n=1).upper if same else None
     shifts = {
-        name: shift_of([side[name] for side in figures], guarantees.get(name), weights, unmet)
+        name: shift_of(
+            [side[name] for side in figures], getattr(detector.rates, name, None), weights, unmet
+        )
         for name in FIGURES
     }
     draft = Recheck(
@@ -263,10 +260,7 @@ def judge(
         threshold=detector.threshold,
         smoothing=detector.smoothing.name,
         moved=moved,
-        benign=shifts["benign"],
-        siblings=shifts["siblings"],
-        caught=shifts["caught"],
-        ranking=shifts["ranking"],
+        **shifts,
         margin=margin,
         loss=loss,
     )
