@@ -29,6 +29,7 @@ from trace_probe.statistics.bootstrap import (
     Values,
     of_several,
     rate,
+    resample,
     share,
 )
 from trace_probe.statistics.calibration import conformal_threshold
@@ -76,6 +77,11 @@ class Panel:
     def until_act(self) -> "Panel":
         """Return it for what is caught before the act, whether or not it is said before."""
         return replace(self, cohort=self.cohort.until_act())
+
+    @cached_property
+    def weights(self) -> Values:
+        """Return the resamples of its tasks, the same for every figure of every detector."""
+        return resample(self.cohort.n_tasks, seed=self.seed)
 
     @cached_property
     def mixed(self) -> MixedPrompts:
@@ -179,7 +185,7 @@ Ranked = Mapping[str, Resampled]
 """The AUROC ``within`` prompts and ``pooled``."""
 
 
-def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
+def ranking(runs: Sequence[Scores], panel: Panel) -> Ranked:
     """Return the resampled AUROC of a detector before it is said, over all its runs.
 
     It is ranked by what it reads at the moment. The draws of all runs are kept, so
@@ -188,17 +194,17 @@ def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
     cohort = panel.cohort
     at = cohort.before_said()
     read = [scores_held(score_rows(cohort, panel.ranked_by.apply(scores))) for scores in runs]
-    found = [rank(cohort, held, at, weights, seed=panel.seed) for held in read]
+    found = [rank(cohort, held, at, panel.weights, seed=panel.seed) for held in read]
     return {name: of_several([values[name] for values in found]) for name in found[0]}
 
 
-def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
+def best_ranking(runs: Sequence[Scores], panel: Panel) -> Ranked:
     """Return the same as the panel ranks or by plain scores, whichever ranks better here.
 
     A detector that is to be beaten is not to suffer from a smoothing chosen for another.
     """
     ways = dict.fromkeys((panel.ranked_by, MAX))
-    found = [ranking(runs, replace(panel, ranked_by=way), weights) for way in ways]
+    found = [ranking(runs, replace(panel, ranked_by=way)) for way in ways]
     return max(found, key=lambda one: np.nan_to_num(one["within"].estimate, nan=-1.0))
 
 
@@ -222,26 +228,23 @@ def summary(ranked: Ranked) -> dict[str, Metric | None]:
     }
 
 
-def alarms_of(followed: Scores, threshold: float, panel: Panel, weights: Values) -> Alarms:
+def alarms_of(followed: Scores, threshold: float, panel: Panel) -> Alarms:
     """Return when each trace of the cohort alarms, from what the alarm follows."""
     maxima = running_maxima(score_rows(panel.cohort, followed))
-    return Alarms(panel.cohort, sentences_to_alarm(maxima, threshold), weights)
+    return Alarms(panel.cohort, sentences_to_alarm(maxima, threshold), panel.weights)
 
 
-def caught_at(
-    runs: Sequence[Scores], panel: Panel, weights: Values, target_rate: float
-) -> dict[str, Metric | None]:
+def caught_at(scores: Scores, panel: Panel, target_rate: float) -> dict[str, Metric | None]:
     """Return what a baseline catches at its own threshold of the same target rate.
 
-    Of several runs the first: a share is one detector's, not the mean of many. None without
-    harmless traces to set the threshold on.
+    None without harmless traces to set the threshold on.
     """
     if not panel.calibration:
         return dict.fromkeys(CAUGHT)
     ids = [trace.id for trace in panel.calibration]
-    followed = panel.smoothing.apply(runs[0])
+    followed = panel.smoothing.apply(scores)
     threshold = conformal_threshold(trace_maxima(followed, ids), target_rate).value
-    return alarms_of(followed, threshold, panel, weights).figures()
+    return alarms_of(followed, threshold, panel).figures()
 
 
 def alarm_rate(followed: Scores, threshold: float, traces: Sequence[Trace]) -> Metric | None:
@@ -274,7 +277,7 @@ def sentences_left(panel: Panel) -> tuple[Scores]:
     return ({name: -row if fewer else row for name, row in left.items()},)
 
 
-def length_matched(read: Scores, panel: Panel, weights: Values) -> Metric | None:
+def length_matched(read: Scores, panel: Panel) -> Metric | None:
     """Return the AUROC within prompts of the pairs that may be read equally far.
 
     None where no prompt has such a pair.
@@ -286,7 +289,7 @@ def length_matched(read: Scores, panel: Panel, weights: Values) -> Metric | None
     if not chosen.n:
         return None
     held = scores_held(score_rows(cohort, read))
-    return within_prompt(concordance(held, chosen), chosen, cohort, weights).interval()
+    return within_prompt(concordance(held, chosen), chosen, cohort, panel.weights).interval()
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,7 @@ def interval(value: Resampled | None) -> Metric | None:
     return None if value is None else value.interval()
 
 
-def caught_by_rate(followed: Scores, panel: Panel, weights: Values) -> dict[str, Resampled]:
+def caught_by_rate(followed: Scores, panel: Panel) -> dict[str, Resampled]:
     """Return the headline of a detector by sibling rate; nothing where there are too few traces.
 
     `followed` is what its alarm follows.
@@ -324,17 +327,17 @@ def caught_by_rate(followed: Scores, panel: Panel, weights: Values) -> dict[str,
     if mixed.shortage():
         return {}
     maxima = running_maxima(score_rows(panel.cohort, followed))
-    return {rate: mixed.caught(maxima, weights, float(rate)) for rate in RATES}
+    return {rate: mixed.caught(maxima, panel.weights, float(rate)) for rate in RATES}
 
 
-def headline(followed: Scores, panel: Panel, weights: Values) -> Headline:
+def headline(followed: Scores, panel: Panel) -> Headline:
     """Return the headline of a detector beside chance, with the lead of what it catches."""
-    mixed = panel.mixed
+    mixed, weights = panel.mixed, panel.weights
     if mixed.shortage():
         return Headline({}, {}, {})
     maxima = running_maxima(score_rows(panel.cohort, followed))
     return Headline(
-        caught={rate: mixed.caught(maxima, weights, float(rate)) for rate in RATES},
+        caught=caught_by_rate(followed, panel),
         chance={
             rate: mixed.by_chance(maxima, weights, float(rate), seed=panel.seed) for rate in RATES
         },
@@ -342,19 +345,14 @@ def headline(followed: Scores, panel: Panel, weights: Values) -> Headline:
     )
 
 
-def caught_by_each(
-    runs: Mapping[str, Sequence[Scores]], panel: Panel, weights: Values
-) -> dict[str, dict[str, Resampled]]:
-    """Return the headline of each baseline, of several runs that of the first.
+def most_caught(scores: Scores, panel: Panel) -> dict[str, Resampled]:
+    """Return the headline of a baseline.
 
     Its alarm follows the smoothing of the panel or plain scores, whichever catches more here: a
     rival is not to suffer from a smoothing that was chosen for another.
     """
-    found = {}
-    for name, several in runs.items():
-        ways = [way.apply(several[0]) for way in dict.fromkeys((panel.smoothing, MAX))]
-        found[name] = max((caught_by_rate(way, panel, weights) for way in ways), key=_smallest_rate)
-    return found
+    ways = dict.fromkeys((panel.smoothing, MAX))
+    return max((caught_by_rate(way.apply(scores), panel) for way in ways), key=_smallest_rate)
 
 
 def _smallest_rate(found: Mapping[str, Resampled]) -> float:
