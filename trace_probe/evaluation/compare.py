@@ -23,8 +23,6 @@ from trace_probe.statistics.bootstrap import (
 )
 from trace_probe.statistics.metrics import (
     Scores,
-    running_maxima,
-    score_rows,
     sentences_to_alarm,
     trace_maxima,
 )
@@ -169,7 +167,7 @@ def _resampled(side: Side) -> dict[str, Resampled]:
     """Return the figures of a detector with the draws that both sides share."""
     cohort = side.panel.cohort
     ranked = ranking([side.scores], side.panel)
-    taken = sentences_to_alarm(running_maxima(score_rows(cohort, side.followed)), side.threshold)
+    taken = sentences_to_alarm(cohort.maxima(side.followed), side.threshold)
 
     def caught(by: Index, among: Mask) -> Resampled:
         hits = (taken <= by)[among].astype(float)

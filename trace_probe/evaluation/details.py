@@ -34,7 +34,6 @@ from trace_probe.statistics.metrics import (
     chance_rows,
     running_maxima,
     score_rows,
-    scores_held,
     sentences_to_alarm,
     trace_maxima,
 )
@@ -98,7 +97,7 @@ def trainable(positive: Mask, fold: Index) -> bool:
 
 def _features(scores: Scores, cohort: Cohort, moments: Index) -> Values:
     """Return the score of each trace at its moment."""
-    held = scores_held(score_rows(cohort, scores))
+    held = cohort.held(scores)
     return finite(held[np.arange(len(moments)), moments])
 
 
@@ -289,8 +288,8 @@ DEALS = 10
 def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms) -> More:
     """Return further figures of a detector, from what it reads and what its alarm follows."""
     cohort, weights = alarms.cohort, alarms.weights
-    rows, steps = score_rows(cohort, read), score_rows(cohort, followed)
-    held, maxima = scores_held(rows), running_maxima(steps)
+    steps = score_rows(cohort, followed)
+    held, maxima = cohort.held(read), running_maxima(steps)
     chance, over_chance = _chance(steps, threshold, panel, alarms)
     return replace(
         _probabilities(held, panel),
@@ -311,7 +310,7 @@ def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alar
         tokens=alarms.by_tokens(),
         calls=alarms.by_calls(),
         by_rate=_by_rate(followed, panel),
-        event_aligned=event_aligned(cohort, rows, weights, seed=panel.seed),
+        event_aligned=event_aligned(cohort, score_rows(cohort, read), weights, seed=panel.seed),
     )
 
 

@@ -36,16 +36,10 @@ from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import (
     Cohort,
     Scores,
-    concordance,
     pairs_across,
     pairs_within,
-    pooled,
-    running_maxima,
-    score_rows,
-    scores_held,
     sentences_to_alarm,
     trace_maxima,
-    within_prompt,
 )
 from trace_probe.statistics.siblings import MixedPrompts, mixed_prompts
 from trace_probe.statistics.smoothing import MAX, Smoothing
@@ -193,7 +187,7 @@ def ranking(runs: Sequence[Scores], panel: Panel) -> Ranked:
     """
     cohort = panel.cohort
     at = cohort.before_said()
-    read = [scores_held(score_rows(cohort, panel.ranked_by.apply(scores))) for scores in runs]
+    read = [cohort.held(panel.ranked_by.apply(scores)) for scores in runs]
     found = [rank(cohort, held, at, panel.weights, seed=panel.seed) for held in read]
     return {name: of_several([values[name] for values in found]) for name in found[0]}
 
@@ -213,10 +207,9 @@ def rank(cohort: Cohort, held: Values, at: Index, weights: Values, *, seed: int 
 
     `held` (trace, k) as of `scores_held`, `at` (trace,) as in `pairs_within`.
     """
-    within, across = pairs_within(cohort, at), pairs_across(cohort, at, seed=seed)
     return {
-        "within": within_prompt(concordance(held, within), within, cohort, weights),
-        "pooled": pooled(concordance(held, across), across, cohort, weights),
+        "within": pairs_within(cohort, at).auroc(held, weights),
+        "pooled": pairs_across(cohort, at, seed=seed).auroc(held, weights),
     }
 
 
@@ -230,8 +223,8 @@ def summary(ranked: Ranked) -> dict[str, Metric | None]:
 
 def alarms_of(followed: Scores, threshold: float, panel: Panel) -> Alarms:
     """Return when each trace of the cohort alarms, from what the alarm follows."""
-    maxima = running_maxima(score_rows(panel.cohort, followed))
-    return Alarms(panel.cohort, sentences_to_alarm(maxima, threshold), panel.weights)
+    taken = sentences_to_alarm(panel.cohort.maxima(followed), threshold)
+    return Alarms(panel.cohort, taken, panel.weights)
 
 
 def caught_at(scores: Scores, panel: Panel, target_rate: float) -> dict[str, Metric | None]:
@@ -270,9 +263,7 @@ def sentences_left(panel: Panel) -> tuple[Scores]:
         left[name][sentences] = np.arange(len(sentences))[::-1]
     for trace in (*panel.calibration, *panel.benign, *panel.hard_negative):
         left[trace.id] = spread(trace, np.arange(len(trace.thoughts), dtype=float)[::-1])
-    held = scores_held(score_rows(cohort, left))
-    pairs = pairs_within(cohort, cohort.before_said())
-    wins = concordance(held, pairs)
+    wins = pairs_within(cohort, cohort.before_said()).wins(cohort.held(left))
     fewer = bool(len(wins)) and wins.mean() < 0.5
     return ({name: -row if fewer else row for name, row in left.items()},)
 
@@ -288,8 +279,7 @@ def length_matched(read: Scores, panel: Panel) -> Metric | None:
     chosen = pairs.where(at[pairs.positive] == at[pairs.negative])
     if not chosen.n:
         return None
-    held = scores_held(score_rows(cohort, read))
-    return within_prompt(concordance(held, chosen), chosen, cohort, panel.weights).interval()
+    return chosen.auroc(cohort.held(read), panel.weights).interval()
 
 
 @dataclass(frozen=True)
@@ -326,7 +316,7 @@ def caught_by_rate(followed: Scores, panel: Panel) -> dict[str, Resampled]:
     mixed = panel.mixed
     if mixed.shortage():
         return {}
-    maxima = running_maxima(score_rows(panel.cohort, followed))
+    maxima = panel.cohort.maxima(followed)
     return {rate: mixed.caught(maxima, panel.weights, float(rate)) for rate in RATES}
 
 
@@ -335,7 +325,7 @@ def headline(followed: Scores, panel: Panel) -> Headline:
     mixed, weights = panel.mixed, panel.weights
     if mixed.shortage():
         return Headline({}, {}, {})
-    maxima = running_maxima(score_rows(panel.cohort, followed))
+    maxima = panel.cohort.maxima(followed)
     return Headline(
         caught=caught_by_rate(followed, panel),
         chance={

@@ -58,13 +58,8 @@ from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import (
     UNKNOWN,
     Scores,
-    concordance,
     pairs_within,
-    running_maxima,
-    score_rows,
-    scores_held,
     trace_maxima,
-    within_prompt,
 )
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.storage.locks import in_turn
@@ -340,7 +335,7 @@ def _figures(
     cohort = build_cohort(known)
     codes = [at[trace.task.id] for trace in known.known()]
     cohort = replace(cohort, task=np.array(codes, dtype=np.intp))
-    peaks = running_maxima(score_rows(cohort, followed))
+    peaks = cohort.maxima(followed)
     mixed = mixed_prompts(cohort.until_act())
     siblings = mixed.sibling[: 0 if mixed.shortage() else None]
     highest = peaks[siblings, cohort.length[siblings]]
@@ -349,8 +344,8 @@ def _figures(
     early = peaks[told, cohort.before_said()[told]]
     found["caught"] = share(early - limit, cohort.task[told], weights)
     pairs = pairs_within(cohort, cohort.before_said())
-    held = scores_held(score_rows(cohort, detector.saved.ranked_by.apply(scores)))
-    ranked = within_prompt(concordance(held, pairs), pairs, cohort, weights) if pairs.n else None
+    held = cohort.held(detector.saved.ranked_by.apply(scores))
+    ranked = pairs.auroc(held, weights) if pairs.n else None
     found["ranking"] = Figure(ranked, None if ranked is None else ranked.interval())
     return found
 
