@@ -22,12 +22,7 @@ from trace_probe.statistics.bootstrap import (
     Values,
     resample,
 )
-from trace_probe.statistics.metrics import (
-    NEVER,
-    Cohort,
-    pairs_within,
-    running_maxima,
-)
+from trace_probe.statistics.metrics import NEVER, Cohort, pairs_within, running_maxima
 from trace_probe.statistics.siblings import LEAST_PROMPTS, mixed_prompts
 
 PROMPTS = (4, 6, 10, 15, 30)

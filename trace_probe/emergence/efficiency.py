@@ -38,11 +38,7 @@ from trace_probe.statistics.bootstrap import (
     resample,
     shown,
 )
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Scores,
-    pairs_within,
-)
+from trace_probe.statistics.metrics import Cohort, Scores, pairs_within
 from trace_probe.statistics.siblings import MixedPrompts, mixed_prompts
 from trace_probe.statistics.smoothing import MAX, parse_smoothing
 from trace_probe.trace import Trace

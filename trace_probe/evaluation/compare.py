@@ -21,11 +21,7 @@ from trace_probe.statistics.bootstrap import (
     ratio,
     shown,
 )
-from trace_probe.statistics.metrics import (
-    Scores,
-    sentences_to_alarm,
-    trace_maxima,
-)
+from trace_probe.statistics.metrics import Scores, sentences_to_alarm, trace_maxima
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.visible import aligned

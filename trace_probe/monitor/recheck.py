@@ -55,12 +55,7 @@ from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
-from trace_probe.statistics.metrics import (
-    UNKNOWN,
-    Scores,
-    pairs_within,
-    trace_maxima,
-)
+from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals

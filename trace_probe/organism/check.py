@@ -18,11 +18,7 @@ from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.recording.record import new_manifest
 from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric, rate, resample
-from trace_probe.statistics.metrics import (
-    Cohort,
-    pairs_within,
-    scores_held,
-)
+from trace_probe.statistics.metrics import Cohort, pairs_within, scores_held
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.world.english import scenario as english

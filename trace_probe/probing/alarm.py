@@ -17,12 +17,7 @@ from trace_probe.statistics.calibration import (
     with_siblings,
     without_siblings,
 )
-from trace_probe.statistics.metrics import (
-    Scores,
-    score_rows,
-    scores_held,
-    trace_maxima,
-)
+from trace_probe.statistics.metrics import Scores, score_rows, scores_held, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, Smoothing, parse_smoothing
 

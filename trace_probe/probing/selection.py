@@ -11,11 +11,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, build_cohort, task_folds
 from trace_probe.probing.recipe import Rows
 from trace_probe.statistics.bootstrap import Values, resample
-from trace_probe.statistics.metrics import (
-    Scores,
-    pairs_across,
-    pairs_within,
-)
+from trace_probe.statistics.metrics import Scores, pairs_across, pairs_within
 from trace_probe.statistics.siblings import mixed_prompts
 
 DRAWS = 200
