@@ -233,7 +233,7 @@ def _saved(benign: Metric, risky: Metric, base: float) -> Metric:
 
 def _arm(name: str, watched: _Watched, reported: Mask, asked: Mask) -> Arm:
     calls = int(asked.sum())
-    characters = sum(len(watched.traces[at].text) for at in np.flatnonzero(asked))
+    characters = sum(len(watched.traces[at].text) for at in np.flatnonzero(asked).tolist())
     return Arm(
         name=name,
         caught=watched.rate(reported, watched.truth),

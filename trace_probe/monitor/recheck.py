@@ -250,7 +250,10 @@ def judge(
         threshold=detector.threshold,
         smoothing=detector.smoothing.name,
         moved=moved,
-        **shifts,
+        benign=shifts["benign"],
+        siblings=shifts["siblings"],
+        caught=shifts["caught"],
+        ranking=shifts["ranking"],
         margin=margin,
         loss=loss,
     )
