@@ -49,9 +49,10 @@ class Rival:
     alarms: Figures
     """At its own threshold of the same target rate."""
 
-    def figures(self) -> dict[str, Metric | None]:
-        """Return the figures of a baseline, by the names of a report."""
-        return {**by_rate(self.caught), **summary(self.ranked), **self.alarms}
+    def figures(self, own: Ranked | None = None) -> dict[str, Metric | None]:
+        """Return its figures by the names of a report, with what the detector gains over it."""
+        over = {} if own is None else {"gain_over_it": gain(own, self.ranked)}
+        return {**by_rate(self.caught), **summary(self.ranked), **self.alarms, **over}
 
 
 def rival(name: str, runs: Sequence[Scores], panel: Panel, target_rate: float) -> Rival:
@@ -83,9 +84,8 @@ def evaluate(
     rivals = {name: rival(name, runs, panel, target_rate) for name, runs in baselines.items()}
     ranked = {name: its.ranked for name, its in rivals.items()}
     own, best, mine = ranking([scores], panel), best_text(ranked), headline(followed, panel)
-    alarms = alarms_of(followed, threshold, panel)
+    alarms, known = alarms_of(followed, threshold, panel), _known(baselines)
     acts = _before_act(followed, baselines, panel)
-    known = _known(baselines)
     figures: dict[str, Metric | None] = {
         **mine.figures(),
         "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
@@ -98,20 +98,10 @@ def evaluate(
         "selectivity": gain(own, ranked.get(CONTROL)),
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
-    more = replace(
-        details(read, followed, threshold, panel, alarms),
-        best_text=best,
-        headline=_beside_headline(mine, {name: its.caught for name, its in rivals.items()}),
-        headline_act=acts.headline,
-    )
-    beside = {
-        name: {
-            **its.figures(),
-            "gain_over_it": gain(own, its.ranked),
-            **acts.theirs.get(name, {}),
-        }
-        for name, its in rivals.items()
-    }
+    beaten = _beside_headline(mine, {name: its.caught for name, its in rivals.items()})
+    more = replace(details(read, followed, threshold, panel, alarms), best_text=best)
+    more = replace(more, headline=beaten, headline_act=acts.headline)
+    beside = {name: its.figures(own) | acts.theirs.get(name, {}) for name, its in rivals.items()}
     return Report(
         detector=detector,
         labeller="",
