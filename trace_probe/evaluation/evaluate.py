@@ -49,10 +49,13 @@ class Rival:
     alarms: Figures
     """At its own threshold of the same target rate."""
 
-    def figures(self, own: Ranked | None = None) -> dict[str, Metric | None]:
+    def figures(
+        self, own: Ranked | None = None, more: Figures | None = None
+    ) -> dict[str, Metric | None]:
         """Return its figures by the names of a report, with what the detector gains over it."""
         over = {} if own is None else {"gain_over_it": gain(own, self.ranked)}
-        return {**by_rate(self.caught), **summary(self.ranked), **self.alarms, **over}
+        caught, ranked = by_rate(self.caught), summary(self.ranked)
+        return {**caught, **ranked, **self.alarms, **over, **(more or {})}
 
 
 def rival(name: str, runs: Sequence[Scores], panel: Panel, target_rate: float) -> Rival:
@@ -101,7 +104,7 @@ def evaluate(
     beaten = _beside_headline(mine, {name: its.caught for name, its in rivals.items()})
     more = replace(details(read, followed, threshold, panel, alarms), best_text=best)
     more = replace(more, headline=beaten, headline_act=acts.headline)
-    beside = {name: its.figures(own) | acts.theirs.get(name, {}) for name, its in rivals.items()}
+    beside = {name: its.figures(own, acts.theirs.get(name)) for name, its in rivals.items()}
     return Report(
         detector=detector,
         labeller="",
