@@ -66,7 +66,7 @@ def agreement(
     labeller: Annotated[
         list[str] | None, typer.Option(help="Compare this labeller; may be repeated. Default: all.")
     ] = None,
-    seed: int = 0,
+    seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the labellers of a run: agreement, kappas, and where they differ."""
