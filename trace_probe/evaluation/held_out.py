@@ -24,7 +24,7 @@ from trace_probe.probing.baselines import (
 )
 from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import Corpus, load_corpus, split_by_role
-from trace_probe.probing.matrix import ActivationMatrix, load_matrix
+from trace_probe.probing.features import ActivationMatrix, load_matrix
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,

@@ -91,21 +91,12 @@ class Panel:
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
     """Sort the traces of an evaluation by role; a harmful trace is in no harmless group."""
-    first = {trace.task.id: trace for trace in reversed(_harmless(calibration, "benign"))}
     return Panel(
         cohort=build_cohort(test.judged()),
-        calibration=tuple(first.values()),
-        benign=_harmless(test, "benign"),
-        hard_negative=_harmless(test, "hard-negative"),
+        calibration=calibration.harmless("benign").one_a_task().traces,
+        benign=test.harmless("benign").traces,
+        hard_negative=test.harmless("hard-negative").traces,
         seed=seed,
-    )
-
-
-def _harmless(corpus: Corpus, role: str) -> tuple[Trace, ...]:
-    return tuple(
-        trace
-        for trace in corpus.traces
-        if trace.task.role == role and corpus.outcome(trace) is not True
     )
 
 

@@ -50,9 +50,9 @@ from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
+from trace_probe.probing.features import load_matrix
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import read_json, write_json
-from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
@@ -324,8 +324,7 @@ def _figures(
     """Return the figures of one side, on resamples of tasks that both sides share."""
     at = {name: number for number, name in enumerate(names)}
     followed, limit = detector.smoothing.apply(scores), detector.threshold
-    acted = {name for name, label in side.labels.items() if label.outcome}
-    calm = [t for t in side.traces if t.task.role == "benign" and t.id not in acted]
+    calm = side.harmless("benign").traces
     maxima = trace_maxima(followed, [trace.id for trace in calm])
     task = np.array([at[trace.task.id] for trace in calm], dtype=np.intp)
     found = {"benign": share(maxima - limit, task, weights)}

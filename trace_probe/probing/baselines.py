@@ -25,8 +25,7 @@ from trace_probe.probing.dataset import (
     constant_scores,
     spread,
 )
-from trace_probe.probing.features import feature_rows
-from trace_probe.probing.matrix import ActivationMatrix
+from trace_probe.probing.features import ActivationMatrix, feature_rows
 from trace_probe.probing.probe import fit_corpus, fit_dataset, probe_scores
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.selection import criterion
