@@ -74,9 +74,13 @@ def load_matrix(
     if worth_caching(store, traces):
         return _mapped(store, traces, chosen)
     parts = [store.activations(trace, chosen).values for trace in traces]
-    sizes = [part.shape[1] for part in parts]
-    start = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
-    return ActivationMatrix(np.concatenate(parts, axis=1), chosen, start, pooling)
+    return stacked(parts, chosen, pooling)
+
+
+def stacked(parts: Sequence[Values], layers: tuple[int, ...], pooling: str) -> ActivationMatrix:
+    """Return the rows of traces in one array, from (layer, row, width) of each."""
+    start = np.cumsum([0, *(part.shape[1] for part in parts)])[:-1].astype(np.intp)
+    return ActivationMatrix(np.concatenate(parts, axis=1), layers, start, pooling)
 
 
 def _mapped(store: Store, traces: Sequence[Trace], layers: Sequence[int]) -> ActivationMatrix:
