@@ -81,6 +81,7 @@ def train(
     if not force:
         asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}
         asked |= {"model": store.manifest.model, "target_false_alarm_rate": rate}
+        asked["target_sibling_rate"] = sibling_rate
         check_overwrites(probe, asked)
     saved = train_probe(
         store,
@@ -113,7 +114,8 @@ def train(
 
 def _guaranteed(card: "ProbeCard") -> str:
     """Return both guarantees, and the rates on the traces that the threshold was set on."""
-    promised = f"at most {card.target_false_alarm_rate:.1%} of benign traces"
+    rate = max(card.target_false_alarm_rate, card.guaranteed_false_alarm_rate)
+    promised = f"at most {rate:.1%} of benign traces"
     measured = []
     if card.false_alarm_rate is not None:
         measured.append(f"{card.false_alarm_rate:.1%} of benign traces")
