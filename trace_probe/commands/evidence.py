@@ -287,7 +287,7 @@ def observe(
     report = read(loaded, load_tokenizer(weights.name), store, into, tolerance=tolerance)
     text = (
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
-        f"{report.resumed} were there"
+        f"{report.resumed} already there"
     )
     show_result(report, text, as_json=as_json)
 
