@@ -12,7 +12,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.execution.executor import Executor, LocalExecutor
 from trace_probe.probing.alarm import choose_smoothing, set_threshold
 from trace_probe.probing.crossfit import choose_head, rival_recipes
-from trace_probe.probing.dataset import Corpus, Split, load_corpus, split_by_role
+from trace_probe.probing.dataset import Corpus, Split, check_labeller, load_corpus, split_by_role
 from trace_probe.probing.features import Feature, check_features, load_matrix
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, probe_scores, settings
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
@@ -22,6 +22,7 @@ from trace_probe.statistics.calibration import Guarantee, Threshold, check_rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
 from trace_probe.store import Store
+from trace_probe.world.worlds import WORLDS
 
 Progress = Callable[[str], None]
 
@@ -119,12 +120,14 @@ def _labelled(store: Store, labeller: str | None) -> Corpus:
     Raises:
         NotEnoughData: a recorded run has no labels.
     """
+    check_labeller(store, labeller)
     corpus = load_corpus(store, labeller, ())
     if store.manifest.layers and not corpus.labels:
+        known = store.manifest.tasks.partition(":")[0] in WORLDS
         raise NotEnoughData(
             f"{store.path} has no labels{f' of {labeller}' if labeller else ''}: label it with "
-            f"`trace-probe label {store.path} --by rules`, or `--by judge:MODEL` where its model "
-            f"is no organism"
+            f"`trace-probe label {store.path} --by {'rules' if known else 'judge:MODEL'}`"
+            f"{'' if known else ', or in the explorer, sentence by sentence'}"
         )
     return corpus
 

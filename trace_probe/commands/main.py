@@ -360,6 +360,8 @@ def demo(
     """Record, label, train and evaluate on a built-in organism, in about two minutes."""
     from trace_probe.demo import DemoPlan, demo_name, format_demo, run_demo, smaller
 
+    if not organism.startswith("organism:") and not Path(organism).is_dir():
+        raise typer.BadParameter(f"{organism} is no organism: see `trace-probe organism list`")
     name = demo_name(organism)
     run, saved = out or Path("traces", name), probe or Path("probes", name)
     plan = DemoPlan(run, saved, organism, seed)

@@ -22,7 +22,7 @@ from trace_probe.probing.baselines import (
     has_uncertainty,
 )
 from trace_probe.probing.crossfit import cross_fit
-from trace_probe.probing.dataset import Corpus, load_corpus, split_by_role
+from trace_probe.probing.dataset import Corpus, check_labeller, load_corpus, split_by_role
 from trace_probe.probing.features import ActivationMatrix, load_matrix, stacked
 from trace_probe.probing.probe import (
     ProbeCard,
@@ -215,6 +215,7 @@ def evaluate_probe(
     tell("reading activations")
     source = _source(store, card, beside.trained_on)
     layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
+    check_labeller(store, labeller)
     corpus = load_corpus(store, labeller or card.labeller, layers).aimed(card.target)
     elsewhere = source is not store
     known = load_corpus(source, labeller or card.labeller, layers) if elsewhere else corpus

@@ -93,19 +93,24 @@ def load_corpus(
     """Load the traces of a run with the labels of one labeller and their activations.
 
     Without activations where no layer was recorded, or none is asked for.
-
-    Raises:
-        NotEnoughData: that labeller has given no label, and another has.
     """
     traces = tuple(store.traces())
     wanted = store.manifest.layers if layers is None else tuple(layers)
     matrix = load_matrix(store, traces, wanted) if store.manifest.layers and wanted else None
-    labels = store.labels(labeller)
-    if labeller and not labels and (others := store.labellers()):
+    return Corpus(traces, store.labels(labeller), matrix)
+
+
+def check_labeller(store: Store, labeller: str | None) -> None:
+    """Refuse a labeller whom somebody has named and who has given no label, where others have.
+
+    Raises:
+        NotEnoughData: so it is.
+    """
+    there = store.labellers() if labeller else []
+    if there and labeller not in there:
         raise NotEnoughData(
-            f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(others)}"
+            f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(there)}"
         )
-    return Corpus(traces, labels, matrix)
 
 
 def _aimed(trace: Trace, label: Label, target: Target) -> Label:
