@@ -137,19 +137,17 @@ def own_end(
     `ends` are (tag, start) in order. That is the first one, unless it is a text among arguments in
     JSON or Python, which end the call only after it.
     """
-    nearest = None
+    nearest, begin, place, quotes = None, _skip(text, first), first, 0
     for end in ends:
         nearest = nearest or end
-        if not _quoted(text, tag, first, end[1]):
+        head = text[begin : begin + 1] if begin < end[1] else ""
+        if head not in ("{", "[") and (tag != "<function_calls>" or head in ("", "<")):
+            return nearest
+        quotes += sum(quote[0] == '"' for quote in _QUOTE.finditer(text, place, end[1]))
+        place = end[1]
+        if quotes % 2 == 0:
             return end if end == nearest or _whole(text, first, end[1]) else nearest
     return nearest
-
-
-def _quoted(text: str, tag: str, first: int, place: int) -> bool:
-    """Return whether a character of a call lies in one of its texts."""
-    head = text[_skip(text, first) : place][:1]
-    written = head in ("{", "[") or (tag == "<function_calls>" and head not in ("", "<"))
-    return written and sum(q[0] == '"' for q in _QUOTE.finditer(text, first, place)) % 2 == 1
 
 
 def _whole(text: str, first: int, stop: int) -> bool:
