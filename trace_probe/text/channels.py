@@ -13,15 +13,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
 from typing import Literal, NamedTuple
 
+from trace_probe.text.call_ends import own_end
 from trace_probe.text.tool_calls import (
     TAGS,
     begins_call,
     is_bare_call,
     may_begin_call,
-    own_end,
     recipient_of,
     spoken,
 )
@@ -230,10 +229,8 @@ class ChannelReader:
         last = ranges[-1].channel if ranges else None
         if self.decided < len(self.text):
             return None
-        newest = self._markers[-1].tag if self._markers else ""
         sure = last == "reasoning" or (last == "answer" and not self._format.answer_open)
-        under_way = last == "action" and newest in TAGS and self._format.name != "harmony"
-        return last if sure or under_way else None
+        return last if sure else None
 
     @property
     def decided(self) -> int:
@@ -299,16 +296,12 @@ class _Pass:
     def _call_stops(self) -> dict[int, int]:
         """Return where each call ends, by the place of its tag among the markers."""
         found: dict[int, int] = {}
-        within = 0
-        for number, (tag, start, stop) in enumerate(self.markers):
-            if tag not in TAGS or start < within:
+        for number, (tag, _, stop) in enumerate(self.markers):
+            if tag not in TAGS:
                 continue
             following = (self.markers[n] for n in range(number + 1, len(self.markers)))
             ends = ((one.tag, one.start) for one in following if one.tag in (tag, TAGS[tag]))
-            nearest = next(ends, ("", len(self.text)))
-            end, place = own_end(self.text, tag, stop, chain([nearest], ends)) or nearest
-            if place > nearest[1]:
-                within = place  # tags among arguments are no calls
+            end, place = own_end(self.text, tag, stop, ends) or ("", len(self.text))
             closed = end == TAGS[tag] != ""
             if begins_call(self.text, tag, stop, closed=closed):
                 found[number] = place + len(end) if closed else place
