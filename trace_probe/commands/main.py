@@ -41,7 +41,6 @@ from trace_probe.commands.options import (
     Seed,
     ServedTokenizer,
     Shard,
-    Temperature,
     Tolerance,
     Tools,
     TopP,
@@ -152,7 +151,14 @@ def record(
     backend: Backend = "hooks",
     tolerance: Tolerance = None,
     seed: Seed = 0,
-    temperature: Temperature = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Temperature of sampling. 0 takes the likeliest token. Default: 1, and 0.5 for "
+            "organisms that write English.",
+        ),
+    ] = None,
     top_p: TopP = 1.0,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
@@ -192,6 +198,7 @@ def record(
 
     A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
+    from trace_probe.organism.family import world_of
     from trace_probe.recording.shares import Recording, recapture_with, record_with
 
     weights = loading.weights(model, backend)
@@ -205,6 +212,8 @@ def record(
         show_result(again, told, as_json=as_json)
         return
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
+    if temperature is None:
+        temperature = world_of(model).temperature
     if base_url:
         from trace_probe.recording.served_agents import record_at
 
