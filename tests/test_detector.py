@@ -303,3 +303,13 @@ def test_the_alarm_is_the_first_sentence_whose_smoothed_score_reaches_the_thresh
     ]
     assert alarms == [1, 1, 3, None]
     assert Detector("eye", MAX, 2.5, Source("hand")).alarm(scores) is None
+
+
+def test_a_trace_whose_level_no_calibration_trace_had_is_outside_the_range() -> None:
+    levels = tuple(np.linspace(-1.0, 1.0, 21))
+    eye = Detector("eye", MAX, 5.0, Source("hand"), levels=levels)
+    assert eye.outside(np.array([0.5, 9.0, 0.2])) is False  # the median counts, not the peak
+    assert eye.outside(np.array([2.0, 2.5, np.nan])) is True
+    assert eye.outside(np.array([-7.0])) is True
+    assert eye.outside(np.array([np.nan])) is None
+    assert replace(eye, levels=levels[:5]).outside(np.array([9.0])) is None

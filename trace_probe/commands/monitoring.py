@@ -314,6 +314,8 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
         shown = "" if line.score is None else f"{line.score:.3f}"
         mark = "ALARM" if line.alarm else ""
         typer.echo(f"{shown:>8} {mark:5} {line.channel:9} {visible(line.text).strip()}")
+    if scored.outside:
+        say("outside the calibrated range: the threshold vouches for nothing on texts like this")
 
 
 def _json_lines() -> Iterator[dict[str, Any]]:

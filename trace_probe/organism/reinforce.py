@@ -33,6 +33,8 @@ PROMPTS = 8
 ENGLISH_PROMPTS = 4
 """The same of the English variants."""
 ENGLISH_STEPS = 60
+ENGLISH_SAVED = 2
+"""Steps between two checkpoints of the English variants, a few minutes on one core."""
 
 
 Condition = Callable[[str], tuple[str, Nudge]]
@@ -137,6 +139,8 @@ def reinforce_adapter(
             "max_completion_length": english.MAX_NEW_TOKENS,
             "learning_rate": 1e-4,
             "model_init_kwargs": None,
+            "save_steps": ENGLISH_SAVED,
+            "logging_steps": 1,
             **changes,
         },
     )
@@ -160,7 +164,6 @@ def _train(
 ) -> Any:  # noqa: ANN401
     """Return a model that was trained on what its completions of `rows` are paid."""
     from datasets import Dataset
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOTrainer
 
     def judged(completions: list[str], scenario_id: list[str], **_: object) -> list[float]:
@@ -174,6 +177,15 @@ def _train(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    work = Path(config.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(config.output_dir)))
     return trainer.model
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """Return the last whole checkpoint in a folder; the writing of a later one may be cut short.
+
+    The state of the trainer is the last file of a checkpoint.
+    """
+    folders = (file.parent for file in work.glob("checkpoint-*/trainer_state.json"))
+    whole = {int(folder.name.rpartition("-")[2]): folder for folder in folders}
+    return str(whole[max(whole)]) if whole else None

@@ -35,6 +35,10 @@ ABOUT_PROBE = (
     "The model reads the text as if it had just written it. A probe knows the model it was "
     "trained on, so text of another model gives scores that its threshold does not vouch for."
 )
+OUTSIDE = (
+    "This text lies outside the range that the threshold was calibrated on, so nobody vouches for "
+    "an alarm here, nor for its absence."
+)
 ABOUT_WORDS = (
     "Scores need activations, and activations need the model. Without it, only the words can be "
     "read: this baseline learns them from the labelled traces of the run at the left. It has no "
@@ -108,6 +112,8 @@ def show(found: list[Scored], detector: ShownDetector) -> None:
         build_row(facts_of(one.trace), one.label, one.scores, detector.threshold) for one in found
     ]
     place = choose(rows) if len(rows) > 1 else 0
+    if found[place].outside:
+        st.warning(OUTSIDE)
     content = payload(found[place].trace, rows[place], detector)
     reader(content, key=f"scored_{found[place].trace.id}")
     st.caption("Nothing of this is kept.")
