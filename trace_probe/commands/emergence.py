@@ -12,6 +12,7 @@ from trace_probe.commands.options import (
     BaseUrls,
     ExecutorName,
     Extra,
+    MaxCalls,
     Probe,
     Run,
     ServedTokenizer,
@@ -52,6 +53,14 @@ def oracle(
     every_sentence: Annotated[
         bool, typer.Option("--every-sentence", help="Ask after each sentence.")
     ] = False,
+    acting_call: Annotated[
+        bool,
+        typer.Option(
+            "--acting-call",
+            help="Of agents' runs: ask at the prompt, at the end of each model call before the one "
+            "that acts, and after each sentence of that call.",
+        ),
+    ] = False,
     traces: Limit = None,
     probe: Annotated[
         Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
@@ -69,9 +78,7 @@ def oracle(
         str | None,
         typer.Option(help="Of agents' runs: the environment, as in `record`."),
     ] = None,
-    max_calls: Annotated[
-        int, typer.Option(min=1, help="Of agents' runs: the most model calls in an episode.")
-    ] = 20,
+    max_calls: MaxCalls = None,
     seed: int = 0,
     as_json: AsJson = False,
     loading: Loading,
@@ -91,13 +98,15 @@ def oracle(
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
 
+    if every_sentence and acting_call:
+        raise typer.BadParameter("--every-sentence and --acting-call exclude each other")
     store = tp.Store(run)
     labels = store.labels()
     seen = tp.load_probe(probe).card.training_tasks if probe else ()
     among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
     chosen = asked.choose(among, labels, traces)
     acts = asked.acts_of(labels)
-    plan = asked.OraclePlan(continuations, bisections, every_sentence, seed, acts)
+    plan = asked.OraclePlan(continuations, bisections, every_sentence, acting_call, seed, acts)
     expected = asked.estimate(chosen, plan)
     text = (
         f"{expected.traces} traces: at most {expected.continuations} continuations, "

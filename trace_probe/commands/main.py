@@ -222,7 +222,7 @@ def record(
     per_minute: PerMinute = None,
     agent: AsAgent = False,
     tools: Tools = None,
-    max_calls: MaxCalls = 20,
+    max_calls: MaxCalls = None,
     max_seconds: MaxSeconds = None,
     executor: ExecutorName = "local",
     workers: Workers = None,
@@ -329,7 +329,7 @@ def _engine(
 
 
 def _agent(
-    tools: str | None, max_calls: int, max_seconds: float | None, *, asked: bool
+    tools: str | None, max_calls: int | None, max_seconds: float | None, *, asked: bool
 ) -> "Agent | None":
     """Return what the options say of an agent, None if there is none."""
     from trace_probe.recording.course import Agent
@@ -419,9 +419,19 @@ def show(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("traces/first"),
-    probe: Annotated[Path, typer.Option(help="Folder of the probe.")] = Path("probes/first"),
-    organism: Annotated[str, typer.Option(help="Which organism to record.")] = "organism:rl-s0",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: traces/first.")
+    ] = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="Folder of the probe. Default: probes/first.")
+    ] = None,
+    organism: Annotated[
+        str,
+        typer.Option(
+            help="Which organism to record, such as organism:agent-base, an agent with tools. Of "
+            "another than the default, run and probe are named after it."
+        ),
+    ] = "organism:rl-s0",
     seed: int = 0,
     small: Annotated[
         bool, typer.Option("--small", help="Record only as many traces as traces/demo holds.")
@@ -429,11 +439,13 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Record, label, train and evaluate on a built-in organism, in about two minutes."""
-    from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
+    from trace_probe.demo import DemoPlan, demo_name, format_demo, run_demo, smaller
 
-    plan = DemoPlan(out, probe, organism, seed)
+    name = demo_name(organism)
+    run, saved = out or Path("traces", name), probe or Path("probes", name)
+    plan = DemoPlan(run, saved, organism, seed)
     report = run_demo(smaller(plan) if small else plan, say=say)
-    show_result(report, format_demo(report, out, probe), as_json=as_json)
+    show_result(report, format_demo(report, run, saved), as_json=as_json)
 
 
 @app.command()

@@ -104,7 +104,7 @@ def watch(
     ] = None,
     agent: AsAgent = False,
     tools: Tools = None,
-    max_calls: MaxCalls = 20,
+    max_calls: MaxCalls = None,
     fail_on_alarm: FailOnAlarm = False,
     stale_ok: StaleOk = False,
     as_json: Annotated[
@@ -191,7 +191,7 @@ def _watched(
         yield from watch_agent(monitor, task, agent, sampling)
 
 
-def _acting(tools: str | None, max_calls: int, *, asked: bool) -> "Agent | None":
+def _acting(tools: str | None, max_calls: int | None, *, asked: bool) -> "Agent | None":
     """Return what the options say of an agent, None if there is none."""
     from trace_probe.recording.course import Agent
     from trace_probe.tasks.environments import environment_from

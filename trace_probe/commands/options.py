@@ -48,7 +48,12 @@ Tools = Annotated[
     ),
 ]
 MaxCalls = Annotated[
-    int, typer.Option(min=1, help="With --agent: the most model calls in an episode.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Of agents: the most model calls in an episode. Default: what an organism's world "
+        "allows, 20 elsewhere.",
+    ),
 ]
 MaxSeconds = Annotated[
     float | None,
