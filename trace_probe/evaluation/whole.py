@@ -10,7 +10,7 @@ from trace_probe.probing.dataset import Corpus, spread, task_folds
 from trace_probe.probing.features import feature_rows
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.matrix import ActivationMatrix, load_matrix
-from trace_probe.statistics.metrics import Scores, auroc
+from trace_probe.statistics.metrics import auroc
 from trace_probe.store import Store
 
 Rows = NDArray[np.float32]
@@ -63,7 +63,9 @@ def _means(corpus: Corpus) -> _Means:
     return _Means(rows, np.searchsorted(index, np.arange(len(corpus.traces)), side="right") - 1)
 
 
-def observer_fold(learned: Corpus, read: Corpus) -> tuple[Scores, dict[str, float]]:
+def observer_fold(
+    learned: Corpus, read: Corpus
+) -> tuple[dict[str, NDArray[np.floating]], dict[str, float]]:
     """Return what a probe of whole thoughts tells of traces whose tasks it has not seen.
 
     Of each sentence it is what it tells of the thought up to there. Layer and strength are chosen
@@ -77,7 +79,7 @@ def observer_fold(learned: Corpus, read: Corpus) -> tuple[Scores, dict[str, floa
     layer, strength = _chosen(learned, known, y)
     probe = LinearProbe(C=strength).fit(known.whole(layer), y)
     told = probe.raw_scores(others.rows[layer])
-    scores, whole, first = {}, {}, 0
+    scores, whole, first = dict[str, NDArray[np.floating]](), dict[str, float](), 0
     for trace, last in zip(read.traces, others.last, strict=True):
         its, first = told[first : last + 1], last + 1
         scores[trace.id] = spread(trace, its if trace.thoughts else its[:0])
