@@ -29,7 +29,7 @@ slice:  # makes traces/demo and probes/demo anew, which come with the project
 english:  # makes traces/english and probes/english anew; needs `trace-probe fetch smollm2`, two hours of one core
 	rm -rf traces/english probes/english build/english build/deep
 	trace-probe demo --organism organism:english-base --small --out build/english --probe probes/english
-	trace-probe calibrate build/english probes/english --rate 0.05
+	trace-probe calibrate build/english probes/english --keep-threshold
 	trace-probe record organism:english-base build/deep --recapture build/english --pooling last
 	trace-probe oracle build/deep --by rules --probe probes/english --every-sentence --continuations 16 --traces 16
 	trace-probe evaluate build/deep probes/english

@@ -347,19 +347,29 @@ def calibrate(
     rate: AlarmRate = 0.01,
     sibling_rate: SiblingRate = 0.05,
     guarantee: GuaranteeKind = "conformal",
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep-threshold",
+            help="Leave the card's threshold as it is; only note the range of the traces that it "
+            "was set on, so that texts outside it are marked.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Set thresholds on the harmless traces of a run, for its sampling settings."""
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
-    from trace_probe.monitor.calibrated import save_calibration
+    from trace_probe.monitor.calibrated import range_of_card, save_calibration
     from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS
 
     saved = tp.load_probe(probe)
     own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
     names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
-    found = calibrate_on(
-        tp.Store(run), saved, names, rate, sibling_rate=sibling_rate, guarantee=guarantee
-    )
+    store, rates = tp.Store(run), {"rate": rate, "sibling_rate": sibling_rate}
+    if keep:
+        found = range_of_card(store, saved)
+    else:
+        found = calibrate_on(store, saved, names, guarantee=guarantee, **rates)
     save_calibration(probe, found)
     rows = [
         f"{name:10} threshold {each.value:8.3f} {each.rates} ({each.method}, {each.n} benign "
