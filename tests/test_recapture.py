@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_probes import a_probe
 from runs import label_of
 
 from trace_probe.errors import ModelError
+from trace_probe.probing.probe import check_fits
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.training import score_run
 
 SAMPLING = Sampling(max_new_tokens=24)
 TASKS = [Task(f"t-{verb}", "c", f"the model must {verb} .") for verb in ("wait", "act")]
@@ -103,6 +106,24 @@ def test_only_the_model_that_wrote_a_run_may_read_it_again(
         again(tiny("llama"), run, tmp_path / "out")
 
 
+def test_what_was_imported_or_served_is_of_the_model_that_reads_it_so_that_its_probes_fit(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = tiny()
+    run = recorded(model, tmp_path / "run", "last", ())
+    theirs = replace(run.manifest, model="tiny", source="imported")
+    foreign = Store.create(tmp_path / "foreign", theirs)
+    with foreign.writing():
+        for trace in run.traces():
+            foreign.add(replace(trace, model="tiny"))
+    out = again(model, foreign, tmp_path / "out", layers=(1,))
+    assert out.manifest.model == model.name != "tiny"
+    assert {trace.model for trace in out.traces()} == {"tiny"}
+    probe = a_probe(model, layer=1)
+    check_fits(probe.card, out.manifest)
+    assert set(score_run(out, probe)) == run.ids()
+
+
 def test_a_trace_without_token_ids_cannot_be_read_as_it_was_written(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -164,8 +185,8 @@ def test_features_of_uncertainty_are_made_as_those_of_activations(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ([], "give --tasks, or a run to --recapture"),
-        (["--tasks", "world:a:1", "--recapture", "run"], "but not both"),
+        ([], "no tasks are given: add, for example, --tasks world:mine:48"),
+        (["--tasks", "world:a:1", "--recapture", "run"], "exclude each other"),
         (["--recapture", "run", "--executor", "ray"], "in one job"),
         (["--recapture", "run", "--base-url", "http://127.0.0.1:1"], "in one job"),
     ],
@@ -191,7 +212,22 @@ def test_the_command_reads_a_run_again_into_another(
     run = recorded(tiny(), tmp_path / "run", "last", (1,))
     monkeypatch.setattr(bridge, "load_weights", lambda _: tiny())
     command = ["record", "tiny", str(tmp_path / "out"), "--recapture", str(run.path)]
-    for expected in (f"{len(run)} traces read, 0 were there", "0 traces read"):
+    for expected in (f"{len(run)} traces read, 0 already there", "0 traces read"):
         found = CliRunner().invoke(app, command)
         assert (found.exit_code, expected in found.output) == (0, True)
     assert Store(tmp_path / "out").manifest.pooling == "last+mean+max"
+
+
+def test_a_run_without_activations_gets_the_name_of_the_model_that_reads_it(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Chats of a server or of a file name their model without its revision."""
+    model = tiny()
+    run = recorded(model, tmp_path / "run", "last")
+    bare = Store.create(tmp_path / "bare", replace(run.manifest, model="by/name", layers=()))
+    with bare.writing():
+        for trace in run.traces():
+            bare.add(trace)
+    out = again(model, bare, tmp_path / "out", pooling="last")
+    assert out.manifest.model == run.manifest.model
+    assert list(out.traces()) == list(run.traces())

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trace_probe.errors import StoreError, TraceError
+from trace_probe.interop.bounds import lines
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping
 from trace_probe.interop.transcripts import ImportReport, import_transcripts, read_transcripts
 from trace_probe.labels import Label
@@ -298,15 +299,16 @@ def test_bad_lines_are_left_out_named_counted_and_kept_aside(tmp_path: Path) -> 
 
 
 def test_a_line_that_is_too_long_is_left_out_and_the_next_one_is_read(tmp_path: Path) -> None:
-    file = write(tmp_path / "t.jsonl", {**APART, "more": "x" * (5 << 20)}, APART)
-    report = import_transcripts(file, tmp_path / "run")
-    assert (report.added, report.left_out) == (1, 1)
-    assert "line 1: longer than 4 MB" in report.notes[0]
+    (tmp_path / "t.jsonl").write_bytes(b"x" * (2 << 20) + b"\n{}\n")
+    passed: list[tuple[int, str]] = []
+    found = list(lines(tmp_path / "t.jsonl", 1 << 20, lambda *told: passed.append(told)))
+    assert found == [(2, b"{}\n")]
+    assert passed == [(1, "longer than 1 MB: take pictures out of it, or leave it out")]
 
 
 def test_nothing_is_written_if_no_line_can_be_read(tmp_path: Path) -> None:
     file = write(tmp_path / "t.jsonl", *(record for record, _ in BAD))
-    with pytest.raises(TraceError, match="t.jsonl holds no transcript .line 1: is not JSON"):
+    with pytest.raises(TraceError, match="no line of .*t.jsonl can be taken: line 1: is not JSON"):
         import_transcripts(file, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -402,3 +404,24 @@ def test_any_text_survives_the_round_trip(
         assert trace.channel_text("answer") == (answer or "")
         assert trace.channel_text("reasoning") == (reasoning if reasoning.strip() else "")
     assert "".join(trace.text_of(span) for span in trace.spans) == trace.text
+
+
+def test_a_second_labeller_may_judge_some_models_only_and_others_may_come_later(
+    tmp_path: Path,
+) -> None:
+    def rows(labeller: str, *models: str) -> Path:
+        file = tmp_path / f"{labeller}.jsonl"
+        lines = [
+            {"id": m, "model": m, "prompt": "p", "answer": m, "label": 1, "labeller": labeller}
+            for m in models
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return file
+
+    run = tmp_path / "run"
+    import_transcripts(rows("a", "m0", "m1"), run)
+    assert import_transcripts(rows("b", "m1"), run).added == 0
+    assert import_transcripts(rows("c", "m1", "m2"), run).added == 1
+    store = Store(run)
+    assert store.manifest.model == "m0, m1, m2"
+    assert {name: len(store.labels(name)) for name in "abc"} == {"a": 2, "b": 1, "c": 2}

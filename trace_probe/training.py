@@ -13,7 +13,7 @@ from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
 from trace_probe.probing.alarm import choose_smoothing, set_threshold
 from trace_probe.probing.crossfit import choose_head, rival_recipes
-from trace_probe.probing.dataset import Corpus, Split, load_corpus, split_by_role
+from trace_probe.probing.dataset import Corpus, Split, check_labeller, load_corpus, split_by_role
 from trace_probe.probing.features import Feature, check_features
 from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, probe_scores, settings
@@ -24,6 +24,7 @@ from trace_probe.statistics.calibration import Guarantee, Threshold, check_rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
 from trace_probe.store import Store
+from trace_probe.world.worlds import WORLDS
 
 Progress = Callable[[str], None]
 
@@ -122,12 +123,14 @@ def _labelled(store: Store, labeller: str | None) -> Corpus:
     Raises:
         NotEnoughData: a recorded run has no labels.
     """
+    check_labeller(store, labeller)
     corpus = load_corpus(store, labeller, ())
     if store.manifest.layers and not corpus.labels:
+        known = store.manifest.tasks.partition(":")[0] in WORLDS
         raise NotEnoughData(
             f"{store.path} has no labels{f' of {labeller}' if labeller else ''}: label it with "
-            f"`trace-probe label {store.path} --by rules`, or `--by judge:MODEL` where its model "
-            f"is no organism"
+            f"`trace-probe label {store.path} --by {'rules' if known else 'judge:MODEL'}`"
+            f"{'' if known else ', or in the explorer, sentence by sentence'}"
         )
     return corpus
 
@@ -153,7 +156,7 @@ def _cells(
         if result.error is not None:
             raise result.error
         found[result.item] = result.value or []
-        tell(f"layer {result.item} swept, {len(found)} of {len(wanted)}")
+        tell(f"layer {result.item} done, {len(found)} of {len(wanted)}")
     return [cell for layer in sorted(found) for cell in found[layer]]
 
 

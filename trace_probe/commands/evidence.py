@@ -98,6 +98,7 @@ def train(
     if not force:
         asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}
         asked |= {"model": store.manifest.model, "target_false_alarm_rate": rate}
+        asked["target_sibling_rate"] = sibling_rate
         check_overwrites(probe, asked)
     saved = train_probe(
         store,
@@ -130,7 +131,8 @@ def train(
 
 def _guaranteed(card: "ProbeCard") -> str:
     """Return both guarantees, and the rates on the traces that the threshold was set on."""
-    promised = f"at most {card.target_false_alarm_rate:.1%} of benign traces"
+    rate = max(card.target_false_alarm_rate, card.guaranteed_false_alarm_rate)
+    promised = f"at most {rate:.1%} of benign traces"
     measured = []
     if card.false_alarm_rate is not None:
         measured.append(f"{card.false_alarm_rate:.1%} of benign traces")
@@ -218,6 +220,8 @@ def compare(
     """Compare two probes, or two runs, on tasks that neither probe has seen."""
     from trace_probe.evaluation.compare import compare_probes, format_comparison
 
+    if other_run is None and probe.resolve() == other.resolve():
+        raise typer.BadParameter("both probes are the same: name another one, or --other-run")
     first = (tp.Store(run), tp.load_probe(probe))
     second = (tp.Store(other_run or run), tp.load_probe(other))
     found = compare_probes(first, second, labeller=labeller, seed=seed)
@@ -303,7 +307,7 @@ def observe(
     report = read(loaded, load_tokenizer(weights.name), store, into, tolerance=tolerance)
     text = (
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
-        f"{report.resumed} were there"
+        f"{report.resumed} already there"
     )
     show_result(report, text, as_json=as_json)
 

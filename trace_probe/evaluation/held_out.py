@@ -24,7 +24,7 @@ from trace_probe.probing.baselines import (
     has_uncertainty,
 )
 from trace_probe.probing.crossfit import cross_fit
-from trace_probe.probing.dataset import Corpus, load_corpus, split_by_role
+from trace_probe.probing.dataset import Corpus, check_labeller, load_corpus, split_by_role
 from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import (
     ProbeCard,
@@ -212,6 +212,7 @@ def evaluate_probe(
     tell("reading activations")
     source = _source(store, card, beside.trained_on)
     layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
+    check_labeller(store, labeller)
     corpus = load_corpus(store, labeller or card.labeller, layers).aimed(card.target)
     elsewhere = source is not store
     known = load_corpus(source, labeller or card.labeller, layers) if elsewhere else corpus
@@ -311,7 +312,7 @@ def _learned(corpus: Corpus, card: ProbeCard, store: Store) -> Corpus:
     if not learned.traces:
         raise NotEnoughData(
             f"{store.path} has none of the training tasks of {card.name}, from which its "
-            f"baselines learn: name the run that it was trained on"
+            f"baselines learn: add --trained-on RUN, the run that the probe was trained on"
         )
     return learned
 

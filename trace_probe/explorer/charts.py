@@ -27,7 +27,9 @@ def intervals(
     y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": names}
     emphasised = {"condition": {"test": "datum.first", "value": ACCENT}, "value": GREY}
     shared = {"y": y, "color": emphasised}
-    axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "title": title}
+    # From the right end on, a long title has the room of the labels as well.
+    right = {"titleAnchor": "end"}
+    axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "title": title, "axis": right}
     dashes = [] if chance is None else [_rule("x", chance, axis)]
     return {
         "height": 76 + ROW_PX * len(values),
@@ -86,7 +88,7 @@ def lead_histogram(leads: Sequence[int]) -> dict[str, Any]:
         "scale": {"domain": [min(values[0]["from"], 0), max(values[-1]["to"], 1)]},
     }
     whole = {"tickMinStep": 1, "format": "d"}
-    early = {"condition": {"test": "datum.early", "value": ACCENT}, "value": WARM}
+    early = {"condition": {"test": "datum.early", "value": ACCENT}, "value": GREY}
     return {
         "height": 200,
         "data": {"values": values},

@@ -1,5 +1,6 @@
 """Ways between pages, and the notice that belongs on more than one of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -7,6 +8,7 @@ import streamlit as st
 
 from trace_probe.explorer.current import Current, end_page
 from trace_probe.store import Manifest
+from trace_probe.visible import visible
 
 VIEWS = Path(__file__).parent / "views"
 ORGANISM_PREFIX = "organism:"
@@ -20,11 +22,21 @@ def open_trace(shown: Current, trace_id: str, sentence: int | None = None) -> No
     end_page()
 
 
+def show_notes(notes: Sequence[str]) -> None:
+    """Show the first note of a report on how far to trust it; the others fold away."""
+    if notes:
+        st.text(visible(notes[0]))
+    if len(notes) > 1:
+        with st.expander(f"{len(notes) - 1} more on how far to trust this"):
+            for note in notes[1:]:
+                st.text(visible(note))
+
+
 def organism_notice(manifest: Manifest) -> None:
     """Say of a model organism that it is an instrument, and of the demo that it is one."""
     if not manifest.model.startswith(ORGANISM_PREFIX):
         return
-    demo = "Demo data; `trace-probe demo` makes a run of your own. "
+    demo = "Made by `trace-probe demo`. "
     st.info(
         f"{demo if manifest.tasks == DEMO_TASKS else ''}These traces come from a model organism: "
         "a small model trained so that its goals are known. It is an instrument for testing "

@@ -92,6 +92,19 @@ def load_corpus(
     return Corpus(traces, store.labels(labeller), matrix)
 
 
+def check_labeller(store: Store, labeller: str | None) -> None:
+    """Refuse a labeller whom somebody has named and who has given no label, where others have.
+
+    Raises:
+        NotEnoughData: so it is.
+    """
+    there = store.labellers() if labeller else []
+    if there and labeller not in there:
+        raise NotEnoughData(
+            f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(there)}"
+        )
+
+
 def _aimed(trace: Trace, label: Label, target: Target) -> Label:
     """Return a label whose outcome is another target's; its act stays where it was."""
     outcome = truth(trace, label, target)

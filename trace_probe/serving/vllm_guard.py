@@ -116,8 +116,9 @@ class Guard:
         if request not in self._streams:
             state = self._runner.requests[request]
             extra = (state.sampling_params and state.sampling_params.extra_args) or {}
-            asked = extra.get(KEY, int(self._plan.unasked))
-            if isinstance(asked, dict) or not asked or not state.prompt_token_ids:
+            asked = extra.get(KEY)
+            captured = isinstance(asked, dict)
+            if captured or not (asked or self._plan.unasked) or not state.prompt_token_ids:
                 return None
             self._streams[request] = self._begun(request, state.prompt_token_ids)
         stream = self._streams[request]
@@ -213,14 +214,17 @@ class Guard:
 
         They are over then. Of several answers to one request each has its own, in their order.
         """
-        every = [*self._streams.items(), *self._told.items()]
-        found = [(request, one) for request, one in every if _is_of(request, name)]
-        for request, stream in found:
+        every = {**self._told, **self._streams}
+        found = {numbers: every[one] for one in every if (numbers := _numbers(one, name))}
+        for stream in found.values():
             self._finish(stream)
             stream.told = True
-            self._told.pop(request, None)
-        in_order = sorted(found, key=lambda item: _number(item[0]))
-        return [{"choice": _number(request), **self._extension(one)} for request, one in in_order]
+            self._told.pop(stream.request, None)
+        each = 1 + max((number for _, number in found), default=0)
+        return [
+            {"choice": prompt * each + number, **self._extension(found[prompt, number])}
+            for prompt, number in sorted(found)
+        ]
 
     def _extension(self, stream: _Stream) -> dict[str, Any]:
         """Return what the probes say of an answer."""
@@ -251,17 +255,14 @@ class Guard:
         }
 
 
-def _is_of(request: str, name: str) -> bool:
-    """Return whether vLLM's name of a request is of the answer that a client knows by a name.
+def _numbers(request: str, name: str) -> tuple[int, int] | None:
+    """Return which prompt of an answer a request of vLLM is of, and which answer to that prompt.
 
-    vLLM puts the number of the answer before it, of the prompt behind it, and random digits last.
+    None where it is of another answer than the one that a client knows by this name. vLLM puts
+    the number of the answer before it, of the prompt behind it, and random digits last.
     """
-    return bool(re.fullmatch(rf"(\d+_)?{re.escape(name)}(-\d+)?-[0-9a-f]{{8}}", request))
-
-
-def _number(request: str) -> int:
-    first, _, rest = request.partition("_")
-    return int(first) if rest and first.isdecimal() else 0
+    found = re.fullmatch(rf"(?:(\d+)_)?{re.escape(name)}(?:-(\d+))?-[0-9a-f]{{8}}", request)
+    return found and (int(found[2] or 0), int(found[1] or 0))
 
 
 def load_guard(runner: Any, plan: GuardPlan) -> Guard:  # noqa: ANN401 - of vLLM
