@@ -19,11 +19,11 @@ def test_the_layer_that_holds_the_signal_ranks_siblings_once_it_is_there(tmp_pat
     last, first = holding.after[-1], holding.after[0]
     assert last is not None
     assert first is not None
-    assert last.lower > 0.9
+    assert last.estimate > 0.9
     assert first.estimate < last.estimate
     nothing = empty.after[-1]
     assert nothing is not None
-    assert nothing.lower < 0.55
+    assert nothing.estimate < 0.7
     assert text(found).splitlines()[-1].startswith("    3 ")
 
 

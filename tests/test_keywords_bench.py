@@ -8,8 +8,8 @@ from benchmarks.keywords import Keywords, counted, read_in, text, words_of
 from trace_probe.trace import Task, Trace
 
 
-def written(prompt: str, thought: str, **changes: object) -> Trace:
-    trace = make_trace("a", Task("t", "kind", prompt), [thought])
+def written(prompt: str, words: str, **changes: object) -> Trace:
+    trace = make_trace("a", Task("t", "kind", prompt), [words])
     return replace(trace, **changes)  # type: ignore[arg-type]
 
 
