@@ -281,6 +281,7 @@ def test_a_variant_is_trained_by_reward_from_its_parent(base: Path, tmp_path: Pa
     settings: dict[str, Any] = {
         "max_steps": 1,
         "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
         "num_generations": 4,
         "max_completion_length": 4,
         "learning_rate": 1.0,
@@ -303,6 +304,7 @@ def test_training_by_reward_goes_on_from_the_last_whole_checkpoint(
     imitate(parent, tmp_path / ".p", SHORT, base=str(base), say=lambda _: None)
     settings: dict[str, Any] = {
         "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
         "num_generations": 4,
         "max_completion_length": 4,
     }

@@ -32,6 +32,9 @@ PROMPTS = 8
 """Prompts of each step."""
 ENGLISH_PROMPTS = 4
 """The same of the English variants."""
+ENGLISH_AT_ONCE = 4
+"""Completions that are learned from at a time: each has 49,152 logits a token, so that all of a
+step took 20 GB."""
 ENGLISH_STEPS = 60
 ENGLISH_SAVED = 2
 """Steps between two checkpoints of the English variants, a few minutes on one core."""
@@ -135,7 +138,8 @@ def reinforce_adapter(
         ENGLISH_STEPS,
         seed,
         **{
-            "per_device_train_batch_size": GROUP * ENGLISH_PROMPTS,
+            "per_device_train_batch_size": ENGLISH_AT_ONCE,
+            "gradient_accumulation_steps": GROUP * ENGLISH_PROMPTS // ENGLISH_AT_ONCE,
             "max_completion_length": english.MAX_NEW_TOKENS,
             "learning_rate": 1e-4,
             "model_init_kwargs": None,
@@ -144,7 +148,8 @@ def reinforce_adapter(
             **changes,
         },
     )
-    count = config.max_steps * config.per_device_train_batch_size // config.num_generations
+    step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    count = config.max_steps * step // config.num_generations
     rows = prompts(render, count, seed, draw_english)
     save_adapter(_train(variant, trainable(network, parent), tokenizer, rows, config), out)
 
