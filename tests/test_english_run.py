@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from benchmarks.picture import choose
-from trace_probe.emergence.curve import oracle_points
 from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.layers import read_scales
 from trace_probe.evaluation.panel import Panel, build_panel
@@ -98,15 +97,13 @@ def test_all_layers_are_there_as_scores(store: Store) -> None:
     assert [scale.layer for scale in read_scales(store, "english")] == list(range(30))
 
 
-def test_in_the_trace_that_is_shown_the_oracle_rises_with_the_alarm() -> None:
+def test_the_trace_that_is_shown_alarms_before_it_acts_and_never_says_so() -> None:
     run = load_run(RUN)
     shown = choose(run, run.detector("english"))
     row = next(row for row in run.rows(run.detector("english")) if row.facts.id == shown)
-    before = [p for p in oracle_points(RUN)[shown] if p.token <= (row.alarm_stop or 0)]
-    assert before[-1].probability - before[0].probability > 0.2
-    assert row.verdict == "quiet"  # it is done and never said
+    assert row.verdict == "quiet"
     assert (row.lead or 0) > 0
-    assert shown[:6] in (ROOT / "docs" / "english.md").read_text("utf-8")
+    assert f"`{shown[:6]}`" in (ROOT / "docs" / "english.md").read_text("utf-8")
 
 
 def test_its_probe_marks_what_lies_outside_its_range() -> None:
