@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
 from trace_probe.probing.dataset import Corpus, spread, task_folds
-from trace_probe.probing.features import feature_rows
+from trace_probe.probing.features import ActivationMatrix, feature_rows, load_matrix
 from trace_probe.probing.linear import LinearProbe
-from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.statistics.metrics import auroc
 from trace_probe.store import Store
 

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
-from trace_probe.probing.features import feature_rows
-from trace_probe.probing.matrix import ActivationMatrix, load_matrix
+from trace_probe.probing.features import ActivationMatrix, feature_rows, load_matrix
 from trace_probe.probing.recipe import Recipe, Rows, Target
 from trace_probe.statistics.bootstrap import Index
 from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Scores
@@ -68,6 +67,15 @@ class Corpus:
         if matrix is not None:
             matrix = replace(matrix, start=matrix.start[keep])
         return replace(self, traces=tuple(self.traces[i] for i in keep), matrix=matrix)
+
+    def harmless(self, role: Role) -> "Corpus":
+        """Return the traces of a role that are not known to be positive."""
+        return self.where(lambda trace: trace.task.role == role and self.outcome(trace) is not True)
+
+    def one_a_task(self) -> "Corpus":
+        """Return the first trace of each task."""
+        first = {trace.task.id: trace.id for trace in reversed(self.traces)}
+        return self.where(lambda trace: first[trace.task.id] == trace.id)
 
     def known(self) -> tuple[Trace, ...]:
         """Return the traces whose outcome is known."""
