@@ -17,15 +17,7 @@ from trace_probe.evaluation.layers import at_layer
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.statistics.bootstrap import Metric, resample, shown
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Scores,
-    concordance,
-    pairs_within,
-    score_rows,
-    scores_held,
-    within_prompt,
-)
+from trace_probe.statistics.metrics import Cohort, Scores, pairs_within, score_rows, scores_held
 from trace_probe.store import Store
 
 PARTS = (0.25, 0.5, 0.75, 1.0)
@@ -98,8 +90,7 @@ def ranked(cohort: Cohort, scores: Scores) -> tuple[Metric | None, ...]:
     for part in PARTS:
         read = np.ceil(part * cohort.length).astype(np.intp)
         pairs = pairs_within(cohort, np.minimum(read, cohort.before_said()))
-        figure = within_prompt(concordance(held, pairs), pairs, cohort, weights)
-        found.append(figure.interval())
+        found.append(pairs.auroc(held, weights).interval())
     return tuple(found)
 
 

@@ -8,14 +8,14 @@ a condition.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from benchmarks.command import run
 from trace_probe.probing.dataset import Corpus, build_cohort
-from trace_probe.statistics.bootstrap import Metric, Values, ratio, resample, shown
-from trace_probe.statistics.metrics import concordance, pairs_across, pooled
+from trace_probe.statistics.bootstrap import Metric, Values, resample, shown
+from trace_probe.statistics.metrics import pairs_across
 from trace_probe.store import Store
 
 
@@ -58,12 +58,9 @@ def measure(plan: ObservedPlan, say: Callable[[str], None]) -> Observed:
         figures[detector] = {}
         for kind, which in kinds.items():
             its = pairs.where(which)
-            wins = concordance(held, its)
-            if kind == "same task":
-                found = ratio(wins, np.ones(its.n), cohort.task[its.positive], weights)
-            else:
-                found = pooled(wins, its, cohort, weights)
-            figures[detector][kind] = found.interval()
+            # the tasks of such a pair are one, so that it is drawn as often as that
+            its = replace(its, same_prompt=kind == "same task")
+            figures[detector][kind] = its.auroc(held, weights).interval()
     counts = {kind: int(which.sum()) for kind, which in kinds.items()}
     return Observed(len(cohort.ids), cohort.n_tasks, figures, counts)
 
