@@ -168,7 +168,6 @@ def record(
 
     A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
-    from trace_probe.organism.family import world_of
     from trace_probe.recording.shares import Recording, recapture_with, record_with
 
     weights = loading.weights(model, backend)
@@ -182,13 +181,11 @@ def record(
         show_result(again, told, as_json=as_json)
         return
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
-    if temperature is None:
-        temperature = world_of(model).temperature
     if base_url:
         from trace_probe.recording.served_agents import record_at
 
         served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
-        sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
+        sampling = Sampling(seed, _temperature(model, temperature), top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, acting, samples=samples, source=where)
     else:
         recording = Recording(
@@ -198,7 +195,7 @@ def record(
             samples=samples,
             layers=integers(layers),
             seed=seed,
-            temperature=temperature,
+            temperature=_temperature(model, temperature),
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
@@ -211,6 +208,13 @@ def record(
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
+
+
+def _temperature(model: str, asked: float | None) -> float:
+    """Return the temperature that was asked for, or the one at which a model is recorded."""
+    from trace_probe.organism.family import world_of
+
+    return world_of(model).temperature if asked is None else asked
 
 
 def _check_options(
