@@ -157,7 +157,7 @@ def choose(rows: list[Row]) -> int:
 shown = current()
 sidebar.publish(shown.view())
 st.title("Score")
-there = probes(root())
+there = probes(root(), shown.detector)
 by = st.selectbox("Scored by", [*there, TEXT_DETECTOR], key=BY_KEY, format_func=visible, width=320)
 try:
     detector = load(there[by]) if by in there else None
