@@ -77,6 +77,7 @@ def answer(
 def whole(engine: Any) -> dict[str, Any]:
     message = {"role": "assistant", "reasoning": "Hm.", "content": "no", "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "token_ids": [7]}
+    choice["stop_reason"] = 7
     data = json.dumps({"id": "x", "choices": [choice]}).encode()
     body, headers, _ = answer(engine, [data[:9], data[9:]], "application/json")
     assert headers[b"content-length"] == str(len(body)).encode()
@@ -97,6 +98,7 @@ def test_an_answer_says_what_the_probes_say(policy: str, told: dict[str, Any]) -
     assert choice["message"]["refusal"] == (WITHHELD if withheld else None)
     assert choice["message"]["reasoning"] == "Hm."
     assert choice["token_ids"] == (None if withheld else [7])
+    assert choice["stop_reason"] == (None if withheld else 7)
 
 
 def test_an_answer_that_is_not_guarded_stays_as_it_is() -> None:

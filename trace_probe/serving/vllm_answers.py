@@ -27,8 +27,9 @@ HARMLESS = frozenset({"/tokenize", "/detokenize", "/ping"})
 """What may be posted to besides, where answers are to be withheld: nothing is written there."""
 SHOWN = frozenset({"role", "reasoning", "reasoning_content"})
 """What of a message is not withheld: the thought, where a parser of vLLM gives it apart."""
-AROUND = frozenset({"index", "finish_reason", "stop_reason"})
-"""What of a choice says nothing of its text; ids and log-probabilities of its tokens do."""
+AROUND = frozenset({"index", "finish_reason"})
+"""What of a choice says nothing of its text; ids and log-probabilities of its tokens do, and so
+does what it was stopped by."""
 EXTENSION = "trace_probe"
 END = b"data: [DONE]"
 
