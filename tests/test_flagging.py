@@ -1,5 +1,6 @@
 """Flags: the traces that alarm, riskiest first, with the sentence of the alarm."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,17 @@ def test_a_threshold_of_ones_own_replaces_the_probes(store: Store) -> None:
         format_flags(flag(store, as_detector(planted_probe()).at(1e6)))
         == "0 of 32 traces alarm at 1000000.000 (given by hand)"
     )
+
+
+def test_rates_are_not_promised_of_traces_in_tokens_cut_from_their_text(store: Store) -> None:
+    assert "these rates" not in format_flags(flag(store, planted_probe()))
+    with store.writing():
+        one = next(store.traces())
+        facts = {**one.facts, "ids": "retokenised"}
+        store.add(replace(one, id="foreign", facts=facts), store.activations(one))
+    found = flag(store, planted_probe())
+    assert found.rates is not None
+    assert "1 of 33 here are in tokens cut from their text" in format_flags(found)
 
 
 def test_a_probe_of_another_model_is_refused_by_name(store: Store) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from trace_probe.interop.conversation import Message, Part, turns_of
+from trace_probe.interop.conversation import Message, Part, Turn, turns_of, written
 from trace_probe.interop.left_out import LeftOut
 from trace_probe.interop.transcripts import read_transcripts
+from trace_probe.text.channels import FORMATS, Range, split
+from trace_probe.text.parts import as_recorded, join_parts, with_calls
 from trace_probe.trace import Trace
 
 USER = {"role": "user", "content": "Do it."}
@@ -233,3 +235,41 @@ def test_a_chat_of_thousands_of_calls_takes_no_memory_for_each_prompt() -> None:
     assert turns[1].read[:] == tuple(chat[:3])
     assert turns[1].read[-1] is chat[2]
     assert taken < 10 << 20  # 72 MB for a list of each prompt
+
+
+THINK = FORMATS["think"]
+
+
+@pytest.mark.parametrize("thought", ["", "I go."])
+@pytest.mark.parametrize(
+    ("answer", "calls"),
+    [
+        ("Done.", ()),
+        ("Done.", (("look", "{}", ""),)),
+        ("", (("look", "{}", ""),)),
+        ("", (("look", "{}", ""),) * 2),
+    ],
+)
+def test_what_came_in_parts_is_cut_as_what_the_model_wrote_in_one(
+    thought: str, answer: str, calls: tuple[tuple[str, str, str], ...]
+) -> None:
+    """A probe reads the last token of a sentence: the line break before the tag, or the stop."""
+    text, cut = with_calls(*join_parts(thought, answer, THINK, closed=True), calls, "\n\n")
+    whole = split(text, 0, THINK, prefilled=False)
+    assert as_recorded(text, cut).ranges == merged(whole.ranges)
+    parts = [Part("reasoning", thought), Part("text", answer)]
+    parts += [Part("call", arguments, name, id) for name, arguments, id in calls]
+    mine = written(Turn((), Message("assistant", tuple(parts)), "stop"), "Qwen/Qwen3-8B")
+    whole = split(mine.text, 0, THINK, prefilled=False)
+    assert merged(as_recorded(mine.text, mine.cut).ranges) == merged(whole.ranges)
+
+
+def merged(ranges: list[Range]) -> list[Range]:
+    """Join neighbours of one channel."""
+    found: list[Range] = []
+    for one in ranges:
+        if found and found[-1].channel == one.channel:
+            found[-1] = found[-1]._replace(stop=one.stop)
+        else:
+            found.append(one)
+    return found

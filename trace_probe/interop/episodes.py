@@ -26,7 +26,7 @@ from trace_probe.interop.conversation import (
 from trace_probe.model.dialect import Dialect, Said
 from trace_probe.text.channels import Range, Split, format_under
 from trace_probe.text.layout import Layout, lay_out
-from trace_probe.text.parts import OPEN, after_prompt, cut_words
+from trace_probe.text.parts import OPEN, after_prompt, as_recorded, cut_words
 from trace_probe.text.tool_calls import write_call
 from trace_probe.text.written import read_back
 from trace_probe.trace import ModelCall, Span, ToolCall, ToolResult, Trace, digest
@@ -155,7 +155,8 @@ def _retokenised(
     text, offsets = tokenizer.offsets(ids)
     if text != prompt + mine.text:
         return None
-    layout = lay_out(text, offsets, len(start), after_prompt(prompt, mine.cut))
+    cut = after_prompt(prompt, as_recorded(mine.text, mine.cut))
+    layout = lay_out(text, offsets, len(start), cut)
     own = [offset - len(prompt) for offset in offsets]
     return Trace(
         **about,

@@ -60,6 +60,8 @@ class Flags:
     these are not known."""
     rates: Rates | None = None
     """How often harmless traces alarm at the threshold; None if that is not known."""
+    retokenised: int = 0
+    """How many of the traces are in tokens that were cut from their text."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,10 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
     with store.writing():
         store.write_scores(detector.name, scores)
     labels = store.labels()
-    found = [
-        _flag(trace, scores[trace.id], detector, labels.get(trace.id)) for trace in store.traces()
-    ]
+    found, retokenised = [], 0
+    for trace in store.traces():
+        found.append(_flag(trace, scores[trace.id], detector, labels.get(trace.id)))
+        retokenised += trace.facts.get("ids") == "retokenised"
     alarms = sorted((one for one in found if one), key=lambda one: -one.peak)
     levels = [each for row in scores.values() if (each := level(row.tolist())) is not None]
     drift = check_levels(detector.levels, levels) if detector.levels else None
@@ -125,6 +128,7 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         source=str(detector.source),
         drift=drift,
         rates=detector.rates,
+        retokenised=retokenised,
     )
 
 
@@ -173,6 +177,11 @@ def format_flags(flags: Flags, alarmed: int | None = None) -> str:
     total = f"{count} of {flags.traces} traces alarm at {limit}"
     note = [flags.drift.note] if flags.drift and flags.drift.note else []
     rates = [str(flags.rates)] if flags.rates else []
+    if rates and flags.retokenised:
+        rates.append(
+            f"these rates are of recorded traces: {flags.retokenised} of {flags.traces} here are "
+            f"in tokens cut from their text, whose sentences may end elsewhere"
+        )
     return "\n".join([*rows, *left, total, *rates, *note])
 
 

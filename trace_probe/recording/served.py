@@ -26,7 +26,14 @@ from trace_probe.text.channels import (
     split,
 )
 from trace_probe.text.layout import Layout, lay_out
-from trace_probe.text.parts import after_prompt, cut_words, join_parts, tags_left, with_calls
+from trace_probe.text.parts import (
+    after_prompt,
+    as_recorded,
+    cut_words,
+    join_parts,
+    tags_left,
+    with_calls,
+)
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -375,7 +382,8 @@ def _retokenised(tokenizer: "ChatTokenizer", prompt: str, reply: Reply) -> _Toke
     text, offsets = tokenizer.offsets(ids)
     if text != prompt + completion:
         return None
-    layout = lay_out(text, offsets, len(start), after_prompt(prompt, cut))
+    cut = after_prompt(prompt, as_recorded(completion, cut))
+    layout = lay_out(text, offsets, len(start), cut)
     return _Tokens(text, offsets, layout, ids, "retokenised")
 
 

@@ -7,6 +7,7 @@ in JSON or Python, or between the tags of a value, does not end a call.
 import json
 import re
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from trace_probe.text.python_calls import STRING, calls_in
 
@@ -21,9 +22,16 @@ Inside = Callable[[int], bool]
 """Whether a character, later than those asked before, lies in one of the texts of a call."""
 
 
-def own_end(
-    text: str, tag: str, first: int, ends: Iterable[tuple[str, int]]
-) -> tuple[str, int] | None:
+class End(NamedTuple):
+    """The tag that ends a call."""
+
+    tag: str
+    start: int
+    settled: bool
+    """Whether no text that follows changes that."""
+
+
+def own_end(text: str, tag: str, first: int, ends: Iterable[tuple[str, int]]) -> End | None:
     """Return which of some tags ends the call whose body begins at `first`, None without any.
 
     `ends` are (tag, start) in order. That is the first one outside of the texts of the call; the
@@ -31,30 +39,33 @@ def own_end(
     """
     nearest: tuple[str, int] | None = None
     inside: Inside = _never
-    whole: Inside = _always
+    whole = settled = inside
     for end in ends:
         if nearest is None:
             nearest = end
-            first, inside, whole = _grammar(text, tag, first, end[1])
+            inside, whole, settled = _grammar(text, tag, first, end[1])
         if not inside(end[1]):
-            return end if end == nearest or whole(end[1]) else nearest
-    return nearest
+            found = end if end == nearest or whole(end[1]) else nearest
+            return End(*found, settled=settled(end[1]))
+    return nearest and End(*nearest, settled=False)
 
 
-def _grammar(text: str, tag: str, first: int, stop: int) -> tuple[int, Inside, Inside]:
-    """Return where a body begins, and what tells its texts, and whether it is whole."""
+def _grammar(text: str, tag: str, first: int, stop: int) -> tuple[Inside, Inside, Inside]:
+    """Return what tells whether a place of a body lies in a text, ends it whole, and is settled."""
     if tag == "<function=" and (header := _HEADER.match(text, first, stop)):
         first = header.end()
     space = _SPACE.match(text, first, stop)
     first = space.end() if space else first
     head = text[first : min(first + 1, stop)]
     if head in ("{", "["):
-        return first, _in_quotes(text, first), _json_whole(text, first)
+        return _in_quotes(text, first), _json_whole(text, first), _always
     if tag in _JSON_BEHIND_NAMES or tag == _GEMMA:
-        return first, _in_quotes(text, first), _always
+        return _in_quotes(text, first), _always, _always
     if tag == "<function_calls>" and head != "<":
-        return first, _in_strings(text, first), _calls_whole(text, first)
-    return first, _in_value(text, first), _always
+        whole = _calls_whole(text, first)  # a text that is open at the end may yet be shut
+        return _in_strings(text, first), whole, whole
+    value = _Value(text, first)
+    return value.open, _always, value.settled
 
 
 def _never(_: int) -> bool:
@@ -107,11 +118,21 @@ def _calls_whole(text: str, first: int) -> Inside:
     return lambda stop: all(call.name for call in calls_in(text, first, stop))
 
 
-def _in_value(text: str, first: int) -> Inside:
-    """Return what tells the values of elements: the next tag of a value shuts one that is open."""
+class _Value:
+    """The values of elements: the next tag of a value shuts one that is open."""
 
-    def inside(at: int) -> bool:
-        following = _VALUE.search(text, first, at) and _VALUE.search(text, at)
-        return bool(following and following[1])
+    def __init__(self, text: str, first: int) -> None:
+        self.text, self.first = text, first
 
-    return inside
+    def _shut(self, at: int) -> bool | None:
+        """Return whether the next tag shuts a value that was opened; None if there is none yet."""
+        if _VALUE.search(self.text, self.first, at) is None:
+            return False
+        following = _VALUE.search(self.text, at)
+        return bool(following[1]) if following else None
+
+    def open(self, at: int) -> bool:
+        return bool(self._shut(at))
+
+    def settled(self, at: int) -> bool:
+        return self._shut(at) is not None

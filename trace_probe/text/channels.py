@@ -99,6 +99,7 @@ _HARMONY = (
 _ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b")
 _HEADING = re.compile(r"\s*(?:assistant)?\s*(?:to=\S+)?\s*")
 _NEAR = 64
+_Ends = dict[int, int]  # where calls end, by the place of their tag among all tags
 _ENDS = frozenset(".!?…。！？:;)]}>*")
 """What may stand before a further thought; amid a sentence its tag is only spoken of."""
 _SIGNS = {
@@ -188,6 +189,7 @@ class ChannelReader:
         self.text = ""
         """All that was fed."""
         self._markers: list[_Marker] = []
+        self._settled: _Ends = {}
         self._scanned = 0
         self._pending = False
         """Whether what was not scanned for good may begin a tag."""
@@ -229,8 +231,9 @@ class ChannelReader:
         last = ranges[-1].channel if ranges else None
         if self.decided < len(self.text):
             return None
+        under_way = last == "action" and self._markers and self._markers[-1].tag in TAGS
         sure = last == "reasoning" or (last == "answer" and not self._format.answer_open)
-        return last if sure else None
+        return last if sure or under_way else None
 
     @property
     def decided(self) -> int:
@@ -244,7 +247,7 @@ class ChannelReader:
         if self._format.name == "harmony":
             return _split_harmony(self.text, self._markers, self._prefilled)
         tail = _end_of_turn(self.text, self._markers)
-        whole = _Pass(self.text[:tail], self._markers, self._format)
+        whole = _Pass(self.text[:tail], self._markers, self._format, self._settled)
         ranges, thought = whole.run(self._prefilled)
         return Split(_tile([*ranges, Range("markup", tail, len(self.text))]), thought)
 
@@ -263,8 +266,8 @@ def split(text: str, start: int, format: Format, *, prefilled: bool) -> Split:
 class _Pass:
     """One pass over the tags of a completion, from which its channels are read."""
 
-    def __init__(self, text: str, markers: Sequence[_Marker], format: Format) -> None:
-        self.text, self.format = text, format
+    def __init__(self, text: str, markers: list[_Marker], format: Format, ends: _Ends) -> None:
+        self.text, self.format, self.settled = text, format, ends
         self.markers = [marker for marker in markers if marker.stop <= len(text)]
         self.starts = [marker.start for marker in self.markers]
         self.calls = self._call_stops()
@@ -295,16 +298,18 @@ class _Pass:
 
     def _call_stops(self) -> dict[int, int]:
         """Return where each call ends, by the place of its tag among the markers."""
-        found: dict[int, int] = {}
+        found = dict(self.settled)
         for number, (tag, _, stop) in enumerate(self.markers):
-            if tag not in TAGS:
+            if tag not in TAGS or number in found:
                 continue
             following = (self.markers[n] for n in range(number + 1, len(self.markers)))
             ends = ((one.tag, one.start) for one in following if one.tag in (tag, TAGS[tag]))
-            end, place = own_end(self.text, tag, stop, ends) or ("", len(self.text))
+            end, place, done = own_end(self.text, tag, stop, ends) or ("", len(self.text), False)
             closed = end == TAGS[tag] != ""
             if begins_call(self.text, tag, stop, closed=closed):
                 found[number] = place + len(end) if closed else place
+                if done:
+                    self.settled[number] = found[number]
         return found
 
     def _after(self, start: int) -> Iterator[int]:

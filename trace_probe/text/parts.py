@@ -93,6 +93,30 @@ def with_calls(
     return text, Split(ranges, "closed" if ended else cut.thought)
 
 
+def as_recorded(text: str, cut: Split) -> Split:
+    """Return channels as `split` has them where the model wrote the whole itself.
+
+    White space beside a tag belongs to the thought or the answer there. A probe reads the last
+    token of a sentence, which is often a line break.
+    """
+    said = ("reasoning", "answer")
+    ranges: list[Range] = []
+    for place, (channel, start, stop) in enumerate(cut.ranges):
+        if channel == "markup":
+            part = text[start:stop]
+            if ranges and ranges[-1].channel in said:
+                start += len(part) - len(part.lstrip())
+                ranges[-1] = ranges[-1]._replace(stop=start)
+            following = cut.ranges[place + 1].channel if place + 1 < len(cut.ranges) else ""
+            if following in said:
+                stop = start + len(text[start:stop].rstrip())
+        elif channel in said and ranges:
+            start = ranges[-1].stop
+        if start < stop:
+            ranges.append(Range(channel, start, stop))
+    return Split(ranges, cut.thought)
+
+
 def after_prompt(prompt: str, cut: Split) -> Split:
     """Return the channels of prompt and completion from those of the completion."""
     start = len(prompt)

@@ -236,7 +236,7 @@ def _blocks(text: str, start: int, stop: int) -> Iterator[_Block]:
         first = begin if tag == "<function=" else begin + len(tag)
         either = re.compile("|".join(map(re.escape, filter(None, (tag, TAGS[tag])))))
         ends = ((m[0], m.start()) for m in either.finditer(text, begin + len(tag), stop))
-        name, last = own_end(text, tag, first, ends) or ("", stop)
+        name, last, _ = own_end(text, tag, first, ends) or ("", stop, False)
         place = last + len(name) if name == TAGS[tag] else last
         yield _Block(tag, begin, first, last, place)
 
