@@ -77,6 +77,9 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
     with pytest.raises(ModelError, match="tensor_parallel_size"):
         apart.command()
+    for wrong in ("additional-config", "additional-conf", "Model", "middleware", "host", "port "):
+        with pytest.raises(ModelError, match="which trace_probe gives"):
+            EngineServer(Weights(ORGANISM), guard, arguments=json.dumps({wrong: 1})).command()
 
 
 # Rows
@@ -368,7 +371,7 @@ def test_no_request_opts_out_of_a_guard_of_all(
     played: Callable[..., tuple[Runner, Any, Path]],
 ) -> None:
     runner, guard, _ = played(1e9)
-    for number, said in enumerate((None, {}, {"trace_probe": 0}, {"trace_probe": ""})):
+    for number, said in enumerate((None, {}, {"trace_probe": 0}, {"trace_probe": {"key": ""}})):
         name = f"chatcmpl-{number}0-00000000"
         runner.ask(name, said)
         runner.step(guard, {name: (0, runner.traces[name].prompt_stop)})

@@ -33,6 +33,11 @@ from trace_probe.model.weights import Weights
 from trace_probe.trace import Sampling, Span
 
 EXTENSION = "trace_probe.engine.worker.WorkerExtension"
+OURS = frozenset(
+    {"model", "model_tag", "dtype", "revision", "additional_config", "worker_extension_cls"}
+    | {"middleware", "host", "port", "uds", "config", "served_model_name"}
+)
+"""Arguments of vLLM that no user gives."""
 HELD = 4096
 """Requests whose rows may be asked for."""
 Ids = Sequence[int]
@@ -332,13 +337,22 @@ def json_arguments(text: str) -> dict[str, Any]:
         given = json.loads(text)
     except ValueError as error:
         raise ModelError(f"the arguments of the engine are not JSON: {error}") from error
-    ours = {"model", "dtype", "revision", "additional_config", "worker_extension_cls"}
-    if not isinstance(given, dict) or ours & set(given):
+    named = (
+        {_plain(name): value for name, value in given.items()} if isinstance(given, dict) else {}
+    )
+    # vLLM takes the first letters of an argument for the argument.
+    wrong = [name for name in named if any(one.startswith(name) for one in OURS)]
+    if not isinstance(given, dict) or wrong:
         raise ModelError(
             f"the arguments of the engine are a JSON object of those of vLLM, without "
-            f"{', '.join(sorted(ours))}, which trace_probe gives"
+            f"{', '.join(sorted(OURS))}, which trace_probe gives"
         )
-    return given
+    return named
+
+
+def _plain(name: str) -> str:
+    """Return the name of an argument as Python has it."""
+    return name.strip().lstrip("-").replace("-", "_").lower()
 
 
 def start(arguments: Mapping[str, Any], plan: EnginePlan) -> Any:  # noqa: ANN401 - a vllm.LLM

@@ -118,8 +118,7 @@ class Guard:
             state = self._runner.requests[request]
             extra = (state.sampling_params and state.sampling_params.extra_args) or {}
             asked = extra.get(KEY)
-            captured = isinstance(asked, dict)
-            if captured or not (asked or self._plan.unasked) or not state.prompt_token_ids:
+            if not (asked or self._plan.unasked) or not state.prompt_token_ids:
                 return None
             self._streams[request] = self._begun(request, state.prompt_token_ids)
         stream = self._streams[request]
