@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.picture import choose
+from trace_probe.emergence.curve import oracle_points
 from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.layers import read_scales
 from trace_probe.evaluation.panel import Panel, build_panel
@@ -97,12 +98,15 @@ def test_all_layers_are_there_as_scores(store: Store) -> None:
     assert [scale.layer for scale in read_scales(store, "english")] == list(range(30))
 
 
-def test_the_trace_that_is_shown_alarms_before_it_acts_and_never_says_so() -> None:
+def test_the_trace_that_is_shown_alarms_before_it_acts_once_the_act_is_likely() -> None:
     run = load_run(RUN)
     shown = choose(run, run.detector("english"))
     row = next(row for row in run.rows(run.detector("english")) if row.facts.id == shown)
     assert row.verdict == "quiet"
     assert (row.lead or 0) > 0
+    known = [point for point in oracle_points(RUN)[shown] if point.token <= (row.alarm_stop or 0)]
+    assert len(known) == 11  # the prompt and ten sentences
+    assert known[-1].probability - known[0].probability > 0.5
     assert f"`{shown[:6]}`" in (ROOT / "docs" / "english.md").read_text("utf-8")
 
 
