@@ -77,6 +77,7 @@ def answer(
 def whole(engine: Any) -> dict[str, Any]:
     message = {"role": "assistant", "reasoning": "Hm.", "content": "no", "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "token_ids": [7]}
+    choice["stop_reason"] = 7
     data = json.dumps({"id": "x", "choices": [choice]}).encode()
     body, headers, _ = answer(engine, [data[:9], data[9:]], "application/json")
     assert headers[b"content-length"] == str(len(body)).encode()
@@ -97,6 +98,14 @@ def test_an_answer_says_what_the_probes_say(policy: str, told: dict[str, Any]) -
     assert choice["message"]["refusal"] == (WITHHELD if withheld else None)
     assert choice["message"]["reasoning"] == "Hm."
     assert choice["token_ids"] == (None if withheld else [7])
+    assert choice["stop_reason"] == (None if withheld else 7)
+
+
+def test_an_answer_of_which_nothing_is_known_is_withheld_where_alarms_are() -> None:
+    assert whole(Engine("withhold", []))["choices"][0]["message"]["content"] is None
+    assert whole(Engine("stop", []))["choices"][0]["message"]["content"] == "no"
+    *parts, _ = stream(Engine("withhold", [{**QUIET, "choice": 1}]), 50)
+    assert not any(part["choices"][0]["delta"].get("content") for part in parts)
 
 
 def test_an_answer_that_is_not_guarded_stays_as_it_is() -> None:
@@ -188,6 +197,20 @@ def test_what_is_asked_comes_to_vllm_whole_and_beams_are_refused() -> None:
     body, _, seen = answer(Engine("annotate", []), [b"{}"], "application/json", asked=beams)
     assert b"use_beam_search" in body
     assert not seen
+    for many in (b'{"n": 513}', b'{"prompt": ["a", "b"], "n": 300}'):
+        body, _, seen = answer(Engine("stop", []), [b"{}"], "application/json", asked=(many,))
+        assert b"512" in body
+        assert not seen
+    forms = {
+        b'{"response_format": {"type": "json_object"}}': True,
+        b'{"response_format": {"type": "text"}, "tool_choice": "auto"}': False,
+        b'{"structured_outputs": {"regex": "a"}}': True,
+        b'{"tool_choice": "required"}': True,
+    }
+    for policy in ("annotate", "stop"):
+        for asked, bound in forms.items():
+            *_, seen = answer(Engine(policy, []), [b"{}"], "application/json", asked=(asked,))
+            assert bool(seen) == (policy == "annotate" or not bound)
 
 
 def test_nothing_is_written_where_it_could_not_be_withheld() -> None:

@@ -375,6 +375,37 @@ def test_no_request_opts_out_of_a_guard_of_all(
         assert len(guard.told(f"chatcmpl-{number}0")) == 1
 
 
+def test_a_prompt_that_holds_a_part_of_a_thought_is_not_gone_on_with(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, audit = played(1e9, policy="stop")
+    trace = next(iter(runner.traces.values()))
+    within, behind = trace.prompt_stop + 6, trace.channel("reasoning")[-1].stop + 3
+    for number, stop in enumerate((within, behind)):
+        name = f"cmpl-{number}-0-00000000"
+        runner.ask(name)
+        runner.requests[name].prompt_token_ids = list(trace.token_ids[:stop])
+        assert runner.step(guard, {name: (0, stop)}) == [2 if stop == within else -7]
+    (told,), (free,) = guard.told("cmpl-0"), guard.told("cmpl-1")
+    assert told["unreadable"]
+    assert told["alarms"] == ["demo"]
+    assert not free["alarm"]
+    (line,) = map(json.loads, audit.read_text("utf-8").splitlines())
+    assert line["reason"] == "unreadable"
+
+
+@pytest.mark.parametrize("policy", ["stop", "withhold"])
+def test_what_is_withheld_is_not_told_beside_the_answer(
+    played: Callable[..., tuple[Runner, Any, Path]], policy: str
+) -> None:
+    runner, guard, _ = played(1e9, policy=policy)
+    name, trace = next(iter(runner.traces.items()))
+    runner.step(guard, {name: (0, len(trace) - 1)})
+    (told,) = guard.told("chatcmpl-0")
+    assert any(one["risk"] for one in told["sentences"])
+    assert any(one["text"] for one in told["sentences"]) == (policy == "stop")
+
+
 def test_answers_are_numbered_as_vllm_numbers_its_choices(
     played: Callable[..., tuple[Runner, Any, Path]],
 ) -> None:

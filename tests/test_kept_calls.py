@@ -9,7 +9,7 @@ import pytest
 
 from trace_probe.interop.conversation import Message, Part, Turn, turns_of, written
 from trace_probe.interop.left_out import LeftOut
-from trace_probe.interop.transcripts import read_transcripts
+from trace_probe.interop.transcripts import import_transcripts, read_transcripts
 from trace_probe.text.channels import FORMATS, Range, split
 from trace_probe.text.parts import as_recorded, join_parts, with_calls
 from trace_probe.trace import Trace
@@ -273,3 +273,35 @@ def merged(ranges: list[Range]) -> list[Range]:
         else:
             found.append(one)
     return found
+
+
+def test_new_traces_that_say_what_others_in_the_run_say_are_named(tmp_path: Path) -> None:
+    said = [{"prompt": "p", "reasoning": "r.", "answer": f"a{n}", "label": 0} for n in range(3)]
+    for name, rows in (("a", said), ("b", said[1:]), ("c", [{**said[0], "answer": "new"}])):
+        file = tmp_path / f"{name}.jsonl"
+        judged = [{**row, "judge_model": name} for row in rows]
+        file.write_text("\n".join(map(json.dumps, judged)), "utf-8")
+        report = import_transcripts(file, tmp_path / "run")
+        told = [note for note in report.notes if "what a trace in the run says" in note]
+        assert [note[:2] for note in told] == (["2 "] if name == "b" else [])
+        assert import_transcripts(file, tmp_path / "run").notes == ()
+
+
+def test_tags_that_an_answer_speaks_of_part_nothing(tmp_path: Path) -> None:
+    answer = "In harmony, <|channel|>analysis<|message|>x<|end|> is a thought."
+    for model in ("openai/gpt-oss-20b", "Qwen/Qwen3-8B"):
+        trace, _ = read(tmp_path, model=model, prompt="p", reasoning="r.", answer=answer)
+        assert (trace.channel_text("reasoning"), trace.channel_text("answer")) == ("r.", answer)
+
+
+def test_a_call_that_a_server_took_for_reasoning_is_an_action(tmp_path: Path) -> None:
+    call = CALLS["unknown"]
+    for model in ("unknown", "Qwen/Qwen3-8B"):
+        trace, _ = read(tmp_path, model=model, prompt="p", reasoning=f"I look.\n{call}", answer="")
+        assert acts(trace) == [("look", {"a": 1})]
+        assert (trace.thought, trace.channel_text("reasoning")) == ("closed", "I look.\n")
+        chat, _ = wrote(tmp_path, reasoning=f"I look.\n{call}", content=None)
+        assert acts(chat) == acts(trace)
+        assert (chat.thought, chat.channel_text("reasoning")) == ("closed", "I look.\n")
+    spoken, _ = read(tmp_path, prompt="p", reasoning=f"I write {call} and then", answer="")
+    assert (spoken.thought, spoken.actions) == ("truncated", ())

@@ -233,11 +233,27 @@ def test_several_answers_to_several_prompts_are_told_apart(served: Served) -> No
     chat = load_tokenizer(ORGANISM)
     prompts = [list(chat.encode(chat.prompt(task))) for task in tasks_from("world:mine:3")]
     keys = ("model", "max_tokens", "return_token_ids")
-    body = {key: bodies(1)[0][key] for key in keys} | {"prompt": prompts, "n": 2}
+    body = {key: bodies(1)[0][key] for key in keys} | {"prompt": prompts, "n": 2, "logprobs": 2}
     answer = httpx.post(f"{served[0]}/v1/completions", json=body, timeout=600).json()
     told = answer["trace_probe"]["choices"]
     assert [one["choice"] for one in told] == list(range(6))
     assert_judged(told, choices_of(answer))
+
+
+def test_no_thought_is_written_word_by_word(served: Served) -> None:
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    chat = load_tokenizer(ORGANISM)
+    prompt = chat.prompt(tasks_from("world:mine:1")[0]).removesuffix("<think>\n") + "<think>\n"
+    body = {"model": ORGANISM, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
+    finished = []
+    for given in (prompt, f"{prompt}Let", f"{prompt}Let me see. I will"):
+        asked = {**body, "prompt": given, "logprobs": 2}
+        answer = httpx.post(f"{served[0]}/v1/completions", json=asked, timeout=600).json()
+        finished.append(answer["choices"][0]["finish_reason"])
+    assert finished == ["length", "content_filter", "content_filter"]
+    assert answer["trace_probe"]["unreadable"]
+    assert answer["choices"][0]["token_ids"] == [ENDS]
 
 
 def test_a_streamed_answer_says_it_in_its_last_event(served: Served) -> None:

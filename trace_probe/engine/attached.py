@@ -163,10 +163,21 @@ class Attached:
                 follower.before_sampling(logits)
 
     def _after_sampling(self, _sampler: object, _given: object, output: Any) -> None:  # noqa: ANN401
-        tokens = output.sampled_token_ids
-        if self._runner.input_batch.num_reqs == len(tokens):
-            for follower, _ in self._followers:
-                follower.after_sampling(tokens)
+        tokens, noted = output.sampled_token_ids, output.logprobs_tensors
+        if self._runner.input_batch.num_reqs != len(tokens):
+            return
+        drawn = None if noted is None else tokens.clone()
+        for follower, _ in self._followers:
+            follower.after_sampling(tokens)
+        if drawn is not None:
+            # vLLM looks a token up among the log-probabilities that it has noted. Another was in
+            # its place when they were; this one is certain.
+            changed = (tokens != drawn).any(1)
+            noted.logprob_token_ids[changed, 0] = tokens[changed, 0].to(
+                noted.logprob_token_ids.dtype
+            )
+            noted.logprobs[changed, 0] = 0.0
+            noted.selected_token_ranks[changed] = 1
 
 
 class Capture:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, overload
 from trace_probe.errors import TraceError
 from trace_probe.files import nested_too_deeply
 from trace_probe.text.channels import Format, Range, Split, format_alone, format_of, split
-from trace_probe.text.parts import CLOSE, OPEN, answers_in
+from trace_probe.text.parts import CLOSE, OPEN, answers_in, thought_in
 from trace_probe.text.tool_calls import meaning, parse_calls, write_call
 from trace_probe.trace import Channel, Finish, Thought, ToolResult
 
@@ -197,6 +197,10 @@ def written(turn: Turn, model: str = "", *, last: bool = True) -> Written:
     format = format_of(None, model)
     parts = _without_twins(_merged(turn.wrote.parts), format)
     thoughts = [part for part in parts if part.kind == "reasoning"]
+    alone = parts[0].text if parts == thoughts and len(parts) == 1 and not turn.closed else ""
+    if found := thought_in(alone, format):  # a server took a call for reasoning
+        pieces = [(channel, alone[start:stop], None) for channel, start, stop in found]
+        return _put_together([("markup", OPEN, None), *pieces], "closed")
     if any(part.hidden or part.text.strip() for part in thoughts):
         shown = [p for p in parts if p.kind != "reasoning" or p.hidden or p.text.strip()]
         thought: Thought = "closed" if _ended(shown, turn, last) else "truncated"

@@ -119,8 +119,12 @@ def keep(
     with store.writing():
         known = {name: store.labels(name) for name in store.labellers()}
         present, labels = store.ids(), []
+        before, again = len(present), None
         models: set[str] = set()
         for trace, label in transcripts:
+            if before and trace.id not in present:
+                again = again or _Again(store)  # it reads the whole run
+                again.look(trace)
             store.add(trace)
             models.add(trace.model)
             counts.update(_tally(trace, label), added=trace.id not in present)
@@ -135,8 +139,28 @@ def keep(
         **{name: int(counts[name]) for name in COUNTS},
         left_out=len(aside.rows) if aside else 0,
         formats=dict(formats),
-        notes=aside.told(where) if aside else (),
+        notes=(*(aside.told(where) if aside else ()), *(again.told() if again else ())),
     )
+
+
+class _Again:
+    """Looks for new traces that say what one in the run says, under another id."""
+
+    def __init__(self, store: Store) -> None:
+        self._texts = {digest(one.model, one.text) for one in store.traces()}
+        self._found = 0
+
+    def look(self, trace: Trace) -> None:
+        """Take a trace that the run did not hold."""
+        self._found += digest(trace.model, trace.text) in self._texts
+
+    def told(self) -> Iterator[str]:
+        """Yield a sentence if there are any."""
+        if self._found:
+            yield (
+                f"{self._found:,} of the new traces say what a trace in the run says: give rows "
+                f"of one trace the same id in both files, to join their labels."
+            )
 
 
 def _file_name(file: str) -> str:

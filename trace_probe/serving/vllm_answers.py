@@ -27,8 +27,12 @@ HARMLESS = frozenset({"/tokenize", "/detokenize", "/ping"})
 """What may be posted to besides, where answers are to be withheld: nothing is written there."""
 SHOWN = frozenset({"role", "reasoning", "reasoning_content"})
 """What of a message is not withheld: the thought, where a parser of vLLM gives it apart."""
-AROUND = frozenset({"index", "finish_reason", "stop_reason"})
-"""What of a choice says nothing of its text; ids and log-probabilities of its tokens do."""
+AROUND = frozenset({"index", "finish_reason"})
+"""What of a choice says nothing of its text; ids and log-probabilities of its tokens do, and so
+does what it was stopped by."""
+ANSWERS = 512
+"""To one request at most; the workers keep what they know of several thousand."""
+HEAD = ("id", "object", "created", "model")
 EXTENSION = "trace_probe"
 END = b"data: [DONE]"
 
@@ -63,8 +67,8 @@ class GuardedAnswers:
         send: Send,
     ) -> None:
         body = await _whole_body(receive)
-        if _asks_for_beams(body):
-            await _refuse("beams are not guarded: leave `use_beam_search` out", send, status=400)
+        if why := _not_guarded(body, guarding.guard.policy):
+            await _refuse(why, send, status=400)
             return
         name = secrets.token_hex(16)
         headers = [pair for pair in scope["headers"] if pair[0].lower() != b"x-request-id"]
@@ -106,13 +110,34 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-def _asks_for_beams(body: bytes) -> bool:
-    """Return whether a request is for beam search, whose every token is a request of its own."""
+def _not_guarded(body: bytes, policy: str) -> str:
+    """Return why a request cannot be guarded, empty if it can.
+
+    Each token of a beam is a request of its own, and a grammar does not let a turn be ended.
+    """
     try:
         asked = json.loads(body)
     except ValueError:
-        return False  # vLLM says what is wrong
-    return isinstance(asked, dict) and bool(asked.get("use_beam_search"))
+        return ""  # vLLM says what is wrong
+    if not isinstance(asked, dict):
+        return ""
+    if asked.get("use_beam_search"):
+        return "beams are not guarded: leave `use_beam_search` out"
+    prompts, number, several = asked.get("prompt"), asked.get("n") or 1, 1
+    if isinstance(prompts, list) and any(isinstance(one, str | list) for one in prompts):
+        several = len(prompts)
+    if isinstance(number, int) and number * several > ANSWERS:
+        return f"more than {ANSWERS} answers to one request are not guarded: ask for fewer"
+    form, tool = asked.get("response_format"), asked.get("tool_choice")
+    bound = {
+        "structured_outputs": asked.get("structured_outputs"),
+        "response_format": form if not isinstance(form, dict) else form.get("type") != "text",
+        "tool_choice": tool not in (None, "auto", "none"),
+    }
+    names = [name for name, is_bound in bound.items() if is_bound]
+    if policy == "annotate" or not names:
+        return ""
+    return f"an answer with a grammar cannot be ended by an alarm: leave `{names[0]}` out"
 
 
 async def _refuse(why: str, send: Send, *, status: int = 403) -> None:
@@ -150,6 +175,8 @@ class _Answer:
         self._rest = b""
         self._held: list[dict[str, Any]] = []
         """Events that wait until it is known what the probes say."""
+        self._head: dict[str, Any] = {}
+        """What all events of a stream say of it."""
         self._behind: set[int] = set()
         """Choices of which an event waits, and so all that follow."""
         self._heard = False
@@ -194,9 +221,10 @@ class _Answer:
         return told
 
     async def close(self) -> None:
-        """Count a client that left before its answer was whole."""
+        """Count a client that left before its answer was whole, and an answer that failed."""
         if not self._heard and not self._engine.errored and await self._told():
-            _figures().disconnected()
+            failed = self._start.get("status", 200) != 200
+            _figures().ended() if failed else _figures().disconnected()
 
     async def _whole(self) -> None:
         body, told = json.loads(self._rest), await self._ended()
@@ -212,10 +240,15 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": data})
 
     def _ends(self, told: list[dict[str, Any]], choice: int) -> bool:
-        """Return whether a choice was ended by an alarm."""
-        return self._guard.policy != "annotate" and any(
-            one["alarm"] for one in told if one["choice"] == choice
-        )
+        """Return whether a choice was ended by an alarm.
+
+        Where all is to be withheld that alarms, so is that of which nothing is known.
+        """
+        if self._guard.policy == "annotate":
+            return False
+        mine = [one["alarm"] for one in told if one["choice"] == choice]
+        unknown = not mine and (self._guard.unasked or bool(told))
+        return any(mine) or (unknown and self._guard.policy == "withhold")
 
     async def _events(self, message: Message) -> None:
         """Pass server-sent events on, those held back that what the probes say may change."""
@@ -236,6 +269,7 @@ class _Answer:
             return [event]
         chunk = json.loads(event.removeprefix(b"data: "))
         choices = chunk.get("choices", ())
+        self._head = {key: chunk[key] for key in HEAD if key in chunk} or self._head
         numbers = {choice.get("index", 0) for choice in choices}
         self._behind |= {one.get("index", 0) for one in choices if self._waits(one)}
         if numbers & self._behind or (self._held and not choices):
@@ -257,12 +291,7 @@ class _Answer:
             for choice in chunk.get("choices", ()):
                 if self._ends(told, choice.get("index", 0)):
                     self._end(choice)
-        head = (
-            {key: self._held[-1][key] for key in ("id", "object", "created", "model")}
-            if (self._held)
-            else {}
-        )
-        extra = [{**head, "choices": [], EXTENSION: _extension(told)}] if told else []
+        extra = [{**self._head, "choices": [], EXTENSION: _extension(told)}] if told else []
         every = [*self._held, *extra]
         return [b"data: " + json.dumps(one, ensure_ascii=False).encode() for one in every]
 

@@ -82,7 +82,7 @@ class Guard:
         self.detectors = tuple(detectors)
         self.layers = layers_of([one.saved.card for one in detectors])
         self._runner, self._facts, self._plan = runner, facts, plan
-        self._stop = min(stops)
+        self._stops = stops
         self._format = format_of(facts.chat_template, facts.name)
         self._audit = AuditLog(Path(plan.audit)) if first_rank() else None
         self._streams: dict[str, _Stream] = {}
@@ -139,7 +139,31 @@ class Guard:
             every=self._plan.every,
             carried=Carried(start=len(prompt)),
         )
+        if not prefilled and self._within_thought(prompt):
+            self._refused(stream)
         return stream
+
+    def _within_thought(self, prompt: Sequence[int]) -> bool:
+        """Return whether a prompt ends amid a thought, of which it holds a part itself."""
+        last = max((i for i, token in enumerate(prompt) if token in self._stops), default=-1)
+        text = self._facts.chat.text_stream()
+        for token in prompt[last + 1 :]:
+            text.feed(token)
+        opened, closed = self._format.open.strip(), self._format.close.strip()
+        return bool(opened) and text.text.rfind(opened) > text.text.rfind(closed)
+
+    def _refused(self, stream: _Stream) -> None:
+        """Raise every alarm at once: a thought cannot be judged of which a part is given."""
+        stream.over = stream.unreadable = True
+        stream.alarms = tuple(one.name for one in self.detectors)
+        for name in stream.alarms:
+            self._written(stream, {"probe": name, "reason": "unreadable"})
+
+    def _written(self, stream: _Stream, why: dict[str, Any]) -> None:
+        """Write one alarm down."""
+        known = {"event": "alarm", "completion": stream.request, "model": self._facts.name}
+        if self._audit is not None:
+            self._audit.write({**known, **why, "policy": self._plan.policy})
 
     def _read(self, stream: _Stream, rows: NDArray[np.float32], tokens: Sequence[int]) -> None:
         """Let a scorer read tokens, of which the first of all is the last of the prompt."""
@@ -156,12 +180,10 @@ class Guard:
         told, stream.alarms = stream.alarms, reading.alarms
         if self._audit is None or told == reading.alarms:
             return
-        known = {"event": "alarm", "completion": stream.request, "model": self._facts.name}
         alarms = {one.probe: asdict(one) for one in new_alarms(self.detectors, reading, told)}
         for name in reading.alarms:
             if name not in told:
-                why = alarms.get(name, {"probe": name, "reason": "unreadable"})
-                self._audit.write({**known, **why, "policy": self._plan.policy})
+                self._written(stream, alarms.get(name, {"probe": name, "reason": "unreadable"}))
 
     def before_sampling(self, logits: Any) -> None:  # noqa: ANN401 - a tensor
         """Do nothing: what is drawn is the model's own."""
@@ -174,7 +196,7 @@ class Guard:
         for row, request in enumerate(batch.req_ids[: batch.num_reqs]):
             stream = self._streams.get(request)
             if stream is not None and stream.alarms:
-                tokens[row] = self._stop
+                tokens[row] = min(self._stops)
 
     def ended(self, request: str) -> None:
         """Finish the last sentence of a request, and keep its scores until they are asked for."""
@@ -212,6 +234,7 @@ class Guard:
 
     def _extension(self, stream: _Stream) -> dict[str, Any]:
         """Return what the probes say of an answer."""
+        withheld = self._plan.policy == "withhold"
         return {
             "policy": self._plan.policy,
             "alarm": bool(stream.alarms),
@@ -222,7 +245,7 @@ class Guard:
                 for one in self.detectors
             ],
             "sentences": [
-                risk_of(self.detectors, one, hidden=one.channel != "reasoning")
+                risk_of(self.detectors, one, hidden=withheld or one.channel != "reasoning")
                 for one in stream.sentences
             ],
         }

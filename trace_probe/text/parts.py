@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
-from trace_probe.text.channels import FORMATS, Format, Range, Split, format_of, split
+from trace_probe.text.channels import FORMATS, Format, Range, Split, split
 from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.tool_calls import TAGS, meaning, parse_calls, write_call
 from trace_probe.trace import Channel
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 GAP = "\n\n"
+_HARMONY = re.compile(r"\s*(?:assistant)?\s*(?:to=[^\s<]+)?\s*<\|(?:start|channel|message)\|>")
+"""How messages of gpt-oss begin."""
 _WORD = re.compile(r"\S+")
 
 
@@ -25,9 +27,9 @@ def answers_in(text: str, format: Format) -> list[Range]:
     A server that takes reasoning apart leaves calls in the text unless it was told of tools. Tags
     of a thought stay text; `format` is that of the model.
     """
-    signed = format_of(text) if "<|message|>" in text else format
-    if signed.name == "harmony":
-        return split(text, 0, signed, prefilled=False).ranges
+    if _HARMONY.match(text) and "<|message|>" in text:
+        return split(text, 0, FORMATS["harmony"], prefilled=False).ranges
+    format = FORMATS["plain"] if format.name == "harmony" else format  # its tags are only spoken of
     found = split(text, 0, replace(format, untagged="absent"), prefilled=False).ranges
     if any(part.channel == "reasoning" for part in found):
         found = split(text, 0, FORMATS["plain"], prefilled=False).ranges
@@ -47,12 +49,16 @@ def join_parts(
     if closed:
         close = CLOSE[reasoning.endswith("\n") :]
         close = close.rstrip("\n") if answer.startswith("\n") else close
+    thought = thought_in(reasoning, format) if not answer.strip() and not closed else []
+    inner = thought or [Range("reasoning", 0, len(reasoning))]
+    closed = closed or bool(thought)
     parts: list[tuple[Channel, str]] = [
         (channel, answer[start:stop]) for channel, start, stop in answers_in(answer, format)
     ]
     if reasoning.strip():
         start = "" if opened else OPEN.rstrip("\n") if reasoning[0] == "\n" else OPEN
-        parts[:0] = [("markup", start), ("reasoning", reasoning), ("markup", close)]
+        said = [(channel, reasoning[a:b]) for channel, a, b in inner]
+        parts[:0] = [("markup", start), *said, ("markup", "" if thought else close)]
     ranges: list[Range] = []
     stop = 0
     for channel, part in parts:
@@ -91,6 +97,14 @@ def with_calls(
         text += written
     ended = bool(calls) and cut.thought == "truncated"
     return text, Split(ranges, "closed" if ended else cut.thought)
+
+
+def thought_in(text: str, format: Format) -> list[Range]:
+    """Return thought and calls in a text that a server took for reasoning to its end."""
+    own = format if format.open and format.name != "harmony" else FORMATS["think"]
+    found = split(text, 0, own, prefilled=True).ranges
+    kinds = {part.channel for part in found}
+    return found if "action" in kinds and kinds <= {"reasoning", "action", "markup"} else []
 
 
 def as_recorded(text: str, cut: Split) -> Split:
