@@ -39,7 +39,8 @@ class KeywordPlan:
     tasks: str = "InstrumentalEval/benchmark"
     folder: str = "build/keywords"
     model: str = "smollm2"
-    max_new_tokens: int = 128
+    dtype: str = "bfloat16"
+    max_new_tokens: int = 96
     batch_size: int = 38
 
 
@@ -69,7 +70,7 @@ class Keywords:
 def measure(plan: KeywordPlan, say: Callable[[str], None]) -> Keywords:
     """What does a small pretrained model write to InstrumentalEval's tasks?"""
     root = Path(plan.folder)
-    model = load_model(str(thinking_copy(plan.model, root / "model")))
+    model = load_model(str(thinking_copy(plan.model, root / "model")), dtype=plan.dtype)
     sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=plan.max_new_tokens)
     store = Store.create(root / "run", new_manifest(model, sampling, layers=(), tasks=plan.tasks))
     tasks = [with_nudge(task, level) for level in SYSTEM for task in tasks_from(plan.tasks)]
