@@ -397,6 +397,74 @@ def test_a_prompt_that_holds_a_part_of_a_thought_is_not_gone_on_with(
     assert line["reason"] == "unreadable"
 
 
+HARMONY = "<|start|>assistant<|channel|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "holds"),
+    [
+        ("think", "<a>\n", False),
+        ("think", "<a><think>\n  ", False),
+        ("think", "<a><think>\nLet", True),
+        ("think", "<a><think>\nLet me</think>So", False),
+        ("think", "<a><thi", True),
+        ("think", "<a><think>\nLet<think>", True),
+        ("think", "<a><think>Let</think><think>", True),
+        ("plain", "<a><think>\nLet", False),
+        ("harmony", f"{HARMONY}analysis<|message|>", False),
+        ("harmony", f"{HARMONY}analysis<|message|>Let", True),
+        ("harmony", f"{HARMONY} analysis <|message|>", True),
+        ("harmony", f"{HARMONY}anal", True),
+        ("harmony", f"{HARMONY}final<|message|>So", False),
+        ("harmony", "<|start|>assistant", False),
+    ],
+)
+def test_no_thought_is_begun_by_a_prompt(name: str, prompt: str, holds: bool) -> None:
+    from trace_probe.serving.vllm_guard import holds_thought
+    from trace_probe.text.channels import FORMATS
+
+    assert holds_thought(prompt, FORMATS[name]) == holds
+
+
+@pytest.mark.parametrize("policy", ["annotate", "stop"])
+def test_an_alarm_that_cannot_be_written_ends_its_answer_and_is_written_later(
+    played: Callable[..., tuple[Runner, Any, Path]], policy: str
+) -> None:
+    runner, guard, audit = played(-1e9, policy=policy)
+    first, second = list(runner.traces)[:2]
+    kept = audit.with_name("kept")
+    audit.rename(kept)
+    audit.symlink_to(kept)  # a link is not followed
+    whole = {name: (0, len(runner.traces[name]) - 1) for name in (first, second)}
+    assert runner.step(guard, {first: whole[first]}) == [2]
+    assert guard.told("chatcmpl-0")[0]["unlogged"]
+    audit.unlink()
+    assert runner.step(guard, {second: whole[second]}) == [2 if policy == "stop" else -7]
+    assert "unlogged" not in guard.told("chatcmpl-1")[0]
+    lines = [json.loads(line) for line in audit.read_text("utf-8").splitlines()]
+    assert [line["completion"] for line in lines] == [first, second]
+
+
+def test_what_has_ended_is_kept_until_it_is_asked_for_and_without_its_rows(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(-1e9)
+    stop = len(next(iter(runner.traces.values()))) - 1
+    named = [f"{i}_cmpl-guarded-x-0-0000000{i}" for i in range(3)]
+    for name in (*named, "resp_1-00000000", "resp_2-00000000"):
+        runner.ask(name)
+        runner.step(guard, {name: (0, stop)})
+        stream = guard._streams[name]
+        assert all(rows.base is None or rows.base.size == rows.size for rows in stream.waiting[:1])
+        guard.ended(name)
+        assert stream.scorer is None
+        assert not stream.waiting
+    assert [one["alarm"] for one in guard.told("cmpl-guarded-x")] == [True] * 3
+    assert [one["alarms"] for one in guard.untold()] == [["demo"]] * 2
+    assert not guard.untold()
+    assert not guard.told("cmpl-guarded-x")
+
+
 @pytest.mark.parametrize("policy", ["stop", "withhold"])
 def test_what_is_withheld_is_not_told_beside_the_answer(
     played: Callable[..., tuple[Runner, Any, Path]], policy: str

@@ -247,13 +247,48 @@ def test_no_thought_is_written_word_by_word(served: Served) -> None:
     prompt = chat.prompt(tasks_from("world:mine:1")[0]).removesuffix("<think>\n") + "<think>\n"
     body = {"model": ORGANISM, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
     finished = []
-    for given in (prompt, f"{prompt}Let", f"{prompt}Let me see. I will"):
+    for given in (prompt, f"{prompt}Let", f"{prompt}<think>", f"{prompt}Let me see. I will"):
         asked = {**body, "prompt": given, "logprobs": 2}
         answer = httpx.post(f"{served[0]}/v1/completions", json=asked, timeout=600).json()
         finished.append(answer["choices"][0]["finish_reason"])
-    assert finished == ["length", "content_filter", "content_filter"]
+    assert finished == ["length", *["content_filter"] * 3]
     assert answer["trace_probe"]["unreadable"]
     assert answer["choices"][0]["token_ids"] == [ENDS]
+
+
+def test_a_log_that_cannot_be_written_ends_only_the_answers_that_alarm(served: Served) -> None:
+    url, audit, _ = served
+    kept = audit.with_name("kept")
+    audit.rename(kept)
+    audit.symlink_to(kept)  # a link is not followed
+    try:
+        answers = asyncio.run(ask(url, bodies(6)))
+    finally:
+        audit.unlink()
+    told = [one["trace_probe"] for one in answers]
+    assert 0 < sum(one["alarm"] for one in told) < len(told)
+    assert all(one.get("unlogged", False) == one["alarm"] for one in told)
+    asyncio.run(ask(url, bodies(6)))  # now it can be written
+    later = audit.read_text("utf-8").splitlines()
+    names = [json.loads(line)["completion"] for line in later]
+    assert {one["id"] for one, said in zip(answers, told, strict=True) if said["alarm"]} <= {
+        name.rpartition("-")[0] for name in names
+    }
+    audit.write_text("\n".join([*kept.read_text("utf-8").splitlines(), *later, ""]), "utf-8")
+
+
+def test_what_is_given_at_other_addresses_is_guarded_and_counted(served: Served) -> None:
+    url, audit, _ = served
+    asked = [{"model": ORGANISM, "input": body["messages"][0]["content"]} for body in bodies(6)]
+    before = len(audit.read_text("utf-8").splitlines())
+    for body in [*asked, asked[0]]:
+        httpx.post(
+            f"{url}/v1/responses", json={**body, "max_output_tokens": 100}, timeout=600
+        ).raise_for_status()
+    alarms = len(audit.read_text("utf-8").splitlines()) - before
+    page = httpx.get(f"{url}/metrics").text
+    lines = [line for line in page.splitlines() if line.startswith("trace_probe_alarms_total")]
+    assert sum(float(line.rpartition(" ")[2]) for line in lines) >= alarms - 1 > 0
 
 
 def test_a_streamed_answer_says_it_in_its_last_event(served: Served) -> None:
