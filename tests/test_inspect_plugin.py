@@ -152,7 +152,7 @@ def test_what_was_scored_live_is_what_reading_the_log_again_gives(
     tmp_path: Path, probe: Callable[[float], Path], model: Any
 ) -> None:
     folder = str(probe(1e6))
-    live = ran(tmp_path, task(epochs=6), model_args={"probe": folder})
+    live = ran(tmp_path, task(epochs=9), model_args={"probe": folder})
     seen = score(live, inspect_plugin.probe(folder), action="append", display="none")
     reading = inspect_plugin.probe(folder, again=True)
     again = score(live, reading, action="append", display="none")
