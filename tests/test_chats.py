@@ -477,7 +477,7 @@ def test_a_long_episode_is_bounded_by_what_is_new_in_each_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(episodes, "MOST_READ", 1_000)
-    messages = [USER]
+    messages: list[dict[str, Any]] = [USER]
     for number in range(40):
         messages.append({"role": "assistant", "tool_calls": [call("look", {}, f"c{number}")]})
         messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": "word " * 20})
