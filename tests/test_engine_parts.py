@@ -1,6 +1,7 @@
 """What is put around a model runner of vLLM, driven here by hand: no vLLM is needed."""
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,24 @@ def test_what_needs_vllm_says_how_to_get_it(
         code, _, err = command(*given, *more)
         assert code == 2
         assert "--engine" in err
+
+
+def test_an_argument_that_vllm_does_not_know_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trace_probe.engine import offline
+
+    class LLM:
+        def __init__(self, model: str, *, disable_log_stats: bool, load_format: str) -> None:
+            raise TypeError(f"another fault with {model, disable_log_stats, load_format}")
+
+    vllm = SimpleNamespace(LLM=LLM)
+    plugins = SimpleNamespace(load_general_plugins=lambda: None)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setitem(sys.modules, "vllm.plugins", plugins)
+    monkeypatch.setattr(offline, "prepare_environment", lambda **_: None)
+    with pytest.raises(ModelError, match="vLLM has no argument 'max_lenght': correct"):
+        offline.start({"model": "m", "max_lenght": 8}, EnginePlan())
+    with pytest.raises(TypeError, match="another fault"):
+        offline.start({"model": "m"}, EnginePlan())
 
 
 def test_the_command_line_of_vllm_is_written_out() -> None:
