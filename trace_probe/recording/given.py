@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.model.facts import ModelFacts, read_facts
 from trace_probe.model.local import Completion
-from trace_probe.model.pooling import pooled_rows
+from trace_probe.model.pooling import Values, array_of, pooled_rows
 from trace_probe.model.shapes import DTYPES
 from trace_probe.recording.plan import trace_id
 from trace_probe.recording.record import Planned, completed
@@ -95,7 +93,7 @@ def _token_ids(ids: Sequence[int], model: ModelFacts) -> tuple[int, ...]:
 
 def pooled(
     trace: Trace,
-    values: NDArray[np.floating] | torch.Tensor,
+    values: Values,
     layers: Sequence[int],
     pooling: str = ALL_POOLINGS,
     *,
@@ -123,8 +121,7 @@ def pooled(
         >>> pooled(trace, values, (2,)).layers
         (2,)
     """
-    if isinstance(values, torch.Tensor):  # numpy has no bfloat16
-        values = values.detach().float().cpu().numpy()
+    values = array_of(values)
     spans = pooled_spans(trace)
     needed = max(span.stop for span in spans)
     shaped = values.ndim == 3 and len(values) == len(set(layers)) == len(layers)
