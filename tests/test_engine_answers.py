@@ -269,6 +269,12 @@ def test_what_is_given_at_other_addresses_is_counted_too() -> None:
     assert figures() == after
 
 
+def test_a_stream_that_failed_before_it_began_gets_no_event_of_ours() -> None:
+    failed = b'data: {"error": {"message": "no"}}\n\ndata: [DONE]\n\n'
+    body, _, _ = answer(Engine("stop", [ALARMED]), [failed], "text/event-stream")
+    assert body == failed
+
+
 def test_nothing_is_written_where_it_could_not_be_withheld() -> None:
     for path in ("/v1/responses", "/v1/messages", "/inference/v1/generate"):
         body, _, seen = answer(Engine("withhold", []), [b"x"], "application/json", path=path)

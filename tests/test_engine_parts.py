@@ -96,7 +96,8 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
     with pytest.raises(ModelError, match="tensor_parallel_size"):
         apart.command()
-    for wrong in ("additional-config", "additional-conf", "Model", "middleware", "host", "port "):
+    named = ("additional-config", "additional-conf", "Model", "middleware", "host", "port ")
+    for wrong in (*named, "additional-config.trace_probe", "--middleware=x", "host 1", ""):
         with pytest.raises(ModelError, match="which trace_probe gives"):
             EngineServer(Weights(ORGANISM), guard, arguments=json.dumps({wrong: 1})).command()
 
@@ -244,6 +245,32 @@ def test_an_engine_draws_the_tokens_that_transformers_would(temperature: float) 
         assert found is not None
         np.testing.assert_allclose(found, measures, rtol=1e-5, atol=1e-6)
     assert engine.taken("5") is None
+
+
+def test_a_token_that_was_changed_is_among_the_log_probabilities() -> None:
+    import torch
+
+    from trace_probe.engine.attached import Attached
+
+    class Ends:
+        def after_sampling(self, tokens: torch.Tensor) -> None:
+            tokens[1] = 2
+
+    attached = Attached.__new__(Attached)
+    attached._runner = SimpleNamespace(input_batch=SimpleNamespace(num_reqs=2))
+    attached._followers = [(Ends(), None)]  # type: ignore[list-item]
+    noted = SimpleNamespace(
+        logprob_token_ids=torch.tensor([[7, 7], [9, 8]], dtype=torch.int32),
+        logprobs=torch.tensor([[-0.1, -0.1], [-3.0, -0.2]]),
+        selected_token_ranks=torch.tensor([1, 4]),
+    )
+    drawn = torch.tensor([[7], [9]])
+    output = SimpleNamespace(sampled_token_ids=drawn, logprobs_tensors=noted)
+    attached._after_sampling(None, None, output)
+    assert drawn.tolist() == [[7], [2]]
+    assert noted.logprob_token_ids.tolist() == [[7, 7], [2, 8]]
+    assert noted.logprobs.tolist()[1][0] == 0.0
+    assert noted.selected_token_ranks.tolist() == [1, 1]
 
 
 # The guard

@@ -340,8 +340,13 @@ def json_arguments(text: str) -> dict[str, Any]:
     named = (
         {_plain(name): value for name, value in given.items()} if isinstance(given, dict) else {}
     )
-    # vLLM takes the first letters of an argument for the argument.
-    wrong = [name for name in named if any(one.startswith(name) for one in OURS)]
+    # vLLM takes the first letters of an argument for the argument, and `name.key` for a part of it.
+    heads = {name: name.partition(".")[0] for name in named}
+    wrong = [
+        name
+        for name, head in heads.items()
+        if not head.isidentifier() or any(one.startswith(head) for one in OURS)
+    ]
     if not isinstance(given, dict) or wrong:
         raise ModelError(
             f"the arguments of the engine are a JSON object of those of vLLM, without "

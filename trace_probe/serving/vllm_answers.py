@@ -348,7 +348,8 @@ class _Answer:
             for choice in chunk.get("choices", ()):
                 if self._ends(told, choice.get("index", 0)):
                     self._end(choice)
-        extra = [{**self._head, "choices": [], EXTENSION: _extension(told)}] if told else []
+        extra = [{**self._head, "choices": [], EXTENSION: _extension(told)}]
+        extra = extra if told and self._head else []  # not where the answer failed before it began
         every = [*self._held, *extra]
         return [b"data: " + json.dumps(one, ensure_ascii=False).encode() for one in every]
 
