@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -78,6 +79,36 @@ def test_an_argument_that_vllm_does_not_know_is_named(monkeypatch: pytest.Monkey
         offline.start({"model": "m", "max_lenght": 8}, EnginePlan())
     with pytest.raises(TypeError, match="another fault"):
         offline.start({"model": "m"}, EnginePlan())
+
+
+def test_other_settings_are_refused_before_an_engine_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trace_probe.engine.plan import EngineOptions
+    from trace_probe.errors import StoreError
+    from trace_probe.model.facts import read_facts
+    from trace_probe.model.weights import Weights
+    from trace_probe.recording import shares
+
+    loaded = []
+
+    def load(recording: Any) -> Any:
+        loaded.append(recording)
+        facts = read_facts(ORGANISM)
+        facts.dtype, facts.dtype_chosen, facts.engine = "float32", "", "vllm 0.32.0"
+        return facts
+
+    monkeypatch.setattr(shares, "_load", load)
+    weights = Weights(ORGANISM, dtype="float32")
+    one = shares.Recording(weights, str(tmp_path / "run"), (), "x", layers=(1,))
+    one = replace(one, engine=EngineOptions())
+    for _ in range(2):  # made, and resumed
+        shares._open(one)
+    assert len(loaded) == 2
+    for other in (replace(one, layers=(0,)), replace(one, temperature=0.5)):
+        with pytest.raises(StoreError, match="other settings"):
+            shares._open(other)
+    assert len(loaded) == 2
 
 
 def test_the_command_line_of_vllm_is_written_out() -> None:

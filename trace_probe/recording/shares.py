@@ -18,10 +18,12 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.execution.executor import Executor, Kind, executor_named, values
 from trace_probe.model.weights import Weights
 from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
-from trace_probe.store import Store
+from trace_probe.storage.place import place_at
+from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Task, Trace
 
 if TYPE_CHECKING:
+    from trace_probe.model.facts import ModelFacts
     from trace_probe.recording.course import Agent
     from trace_probe.recording.record import Planned, Writer
 
@@ -229,12 +231,39 @@ def _load(recording: Recording) -> "Writer":
 
 def _open(recording: Recording) -> "tuple[Writer, Store]":
     """Load the model and make the run, or open it."""
+    if recording.engine is not None:
+        _check_resumed(recording)
+    model = _load(recording)
+    part = 2 if recording.agent is None else 4  # later calls read what came before
+    room = recording.max_new_tokens or min(4096, (model.context or 8192) // part)
+    return model, Store.create(recording.run, _manifest(recording, model, room))
+
+
+def _manifest(one: Recording, model: "ModelFacts", room: int) -> Manifest:
+    """Return what a run keeps of a recording with `room` new tokens at most."""
     from trace_probe.recording.record import new_manifest
 
-    one, model = recording, _load(recording)
-    part = 2 if one.agent is None else 4  # later calls read what came before
-    room = one.max_new_tokens or min(4096, (model.context or 8192) // part)
     sampling = Sampling(one.seed, one.temperature, one.top_p, room)
     manifest = new_manifest(model, sampling, layers=one.layers, tasks=one.source)
-    manifest = replace(manifest, pooling=one.pooling, raw_tokens=one.raw_tokens)
-    return model, Store.create(one.run, manifest)
+    return replace(manifest, pooling=one.pooling, raw_tokens=one.raw_tokens)
+
+
+def _check_resumed(recording: Recording) -> None:
+    """Refuse to go on with a run of other settings before an engine is started, which takes long.
+
+    Raises:
+        StoreError: the settings differ.
+    """
+    from trace_probe.engine.offline import precision_of
+    from trace_probe.model.facts import read_facts
+
+    if place_at(recording.run).size("run.json") is None:
+        return
+    known, weights = Store(recording.run).manifest, recording.weights
+    dtype = resumed_dtype(weights.dtype, recording.run)
+    facts = read_facts(weights.name, weights.revision)
+    facts.dtype, facts.dtype_chosen = precision_of(replace(weights, dtype=dtype))
+    facts.engine = "vllm"
+    # How many new tokens there is room for, vLLM itself says once it runs.
+    room = recording.max_new_tokens or known.sampling.max_new_tokens
+    Store.create(recording.run, _manifest(recording, facts, room))
