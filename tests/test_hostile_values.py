@@ -55,8 +55,9 @@ def test_an_observation_whose_results_are_no_list_is_one_result(results: object)
         {"source": "agent", "message": "bye"},
     ]
     chat = chat_of(Line({"schema_version": "ATIF-v1.2", "steps": steps}, DEFAULT_MAPPING))
+    assert chat is not None
     (result,) = chat.turns[0].results
-    assert json.loads(result.content) == results if results != "abc" else result.content == "abc"
+    assert result.content in (results, json.dumps(results))
 
 
 @pytest.mark.parametrize(
