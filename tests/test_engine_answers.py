@@ -22,10 +22,13 @@ class Engine:
         plan = EnginePlan(guard=GuardPlan(("p",), policy=policy))
         self.vllm_config = SimpleNamespace(additional_config=plan.configuration())
         self.told, self.asked, self.errored = told, list[str](), False
+        self.untold: list[dict[str, Any]] = []
 
-    async def collective_rpc(self, method: str, args: tuple[str, ...]) -> list[Any]:
-        assert method == "trace_probe_told"
+    async def collective_rpc(self, method: str, args: tuple[str, ...] = ()) -> list[Any]:
         self.asked += args
+        if method == "trace_probe_untold":
+            return [[], self.untold]
+        assert method == "trace_probe_told"
         return [[], self.told]  # the second of two ranks answers
 
 
@@ -36,6 +39,8 @@ def answer(
     *,
     path: str = "/v1/chat/completions",
     asked: tuple[bytes, ...] = (b"{}",),
+    root: str = "",
+    name: bytes = b"theirs",
 ) -> tuple[bytes, dict[bytes, bytes], list[tuple[bytes, bytes]]]:
     """Return what comes through the middleware: body, headers, and the headers that vLLM got."""
     seen: list[tuple[bytes, bytes]] = []
@@ -64,14 +69,24 @@ def answer(
     scope = {
         "type": "http",
         "method": "POST",
-        "path": path,
-        "headers": [(b"x-request-id", b"theirs"), (b"accept", b"*/*")],
+        "path": root + path,
+        "root_path": root,
+        "headers": [(b"x-request-id", name), (b"accept", b"*/*")],
         "app": SimpleNamespace(state=state),
     }
     asyncio.run(GuardedAnswers(app)(scope, receive, send))
     assert out[0]["type"] == "http.response.start"
     assert not out[-1].get("more_body")
     return b"".join(one["body"] for one in out[1:]), dict(out[0]["headers"]), seen
+
+
+def figures() -> dict[str, float]:
+    """Return what vLLM's server counts of probes."""
+    from prometheus_client import REGISTRY, generate_latest
+
+    page = generate_latest(REGISTRY).decode().splitlines()
+    lines = (line.rpartition(" ") for line in page if line.startswith("trace_probe"))
+    return {name: float(value) for name, _, value in lines}
 
 
 def whole(engine: Any) -> dict[str, Any]:
@@ -197,7 +212,7 @@ def test_what_is_asked_comes_to_vllm_whole_and_beams_are_refused() -> None:
     body, _, seen = answer(Engine("annotate", []), [b"{}"], "application/json", asked=beams)
     assert b"use_beam_search" in body
     assert not seen
-    for many in (b'{"n": 513}', b'{"prompt": ["a", "b"], "n": 300}'):
+    for many in (b'{"n": 513}', b'{"n": "513"}', b'{"prompt": ["a", "b"], "n": 300}'):
         body, _, seen = answer(Engine("stop", []), [b"{}"], "application/json", asked=(many,))
         assert b"512" in body
         assert not seen
@@ -206,11 +221,52 @@ def test_what_is_asked_comes_to_vllm_whole_and_beams_are_refused() -> None:
         b'{"response_format": {"type": "text"}, "tool_choice": "auto"}': False,
         b'{"structured_outputs": {"regex": "a"}}': True,
         b'{"tool_choice": "required"}': True,
+        # By these a thought could be read that no probe sees.
+        b'{"prompt_logprobs": 0}': True,
+        b'{"echo": true, "logprobs": 1}': True,
+        b'{"echo": true}': False,
+        b'{"thinking_token_budget": 3}': True,
     }
     for policy in ("annotate", "stop"):
         for asked, bound in forms.items():
             *_, seen = answer(Engine(policy, []), [b"{}"], "application/json", asked=(asked,))
             assert bool(seen) == (policy == "annotate" or not bound)
+
+
+def test_an_answer_is_guarded_below_any_path_of_a_server() -> None:
+    for policy in ("stop", "withhold"):
+        data = json.dumps({"choices": [{"index": 0, "text": "no", "finish_reason": "stop"}]})
+        engine = Engine(policy, [ALARMED])
+        path = "/v1/completions"
+        body, _, _ = answer(engine, [data.encode()], "application/json", path=path, root="/api")
+        (choice,) = json.loads(body)["choices"]
+        assert choice["finish_reason"] == "content_filter"
+        assert choice["text"] == ("" if policy == "withhold" else "no")
+
+
+def test_an_answer_whose_alarm_is_in_no_log_was_ended_under_any_policy() -> None:
+    told = {**ALARMED, "unlogged": True}
+    choice = whole(Engine("annotate", [told]))["choices"][0]
+    assert choice["finish_reason"] == "content_filter"
+    assert choice["message"]["content"] == "no"
+    assert figures()["trace_probe_unlogged_total"] > 0
+
+
+def test_what_is_given_at_other_addresses_is_counted_too() -> None:
+    engine = Engine("stop", [])
+    engine.untold = [ALARMED, QUIET]
+    answer(Engine("stop", []), [b"x"], "application/json", path="/v1/responses")
+    before = figures()
+    *_, seen = answer(
+        engine, [b"x"], "application/json", path="/v1/responses", name=b"guarded-mine"
+    )
+    assert not [value for _, value in seen if b"guarded" in value]  # it would be asked for
+    after = figures()
+    assert after["trace_probe_traces_total"] - before["trace_probe_traces_total"] == 2
+    name = 'trace_probe_alarms_total{probe="p"}'
+    assert after[name] - before.get(name, 0.0) == 1
+    answer(engine, [b"x"], "application/json", path="/tokenize")
+    assert figures() == after
 
 
 def test_nothing_is_written_where_it_could_not_be_withheld() -> None:
@@ -223,13 +279,6 @@ def test_nothing_is_written_where_it_could_not_be_withheld() -> None:
 
 
 def test_alarms_and_scores_are_among_the_figures_of_vllms_server() -> None:
-    from prometheus_client import REGISTRY, generate_latest
-
-    def figures() -> dict[str, float]:
-        page = generate_latest(REGISTRY).decode().splitlines()
-        lines = (line.rpartition(" ") for line in page if line.startswith("trace_probe"))
-        return {name: float(value) for name, _, value in lines}
-
     risks = [{"risk": [{"probe": "q", "score": 3.0}]}, {"risk": []}]
     told = {"choice": 0, "alarm": True, "alarms": ["q"], "sentences": risks}
     whole(Engine("stop", [QUIET]))

@@ -1,6 +1,7 @@
 """What is put around a model runner of vLLM, driven here by hand: no vLLM is needed."""
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,24 @@ def test_what_needs_vllm_says_how_to_get_it(
         code, _, err = command(*given, *more)
         assert code == 2
         assert "--engine" in err
+
+
+def test_an_argument_that_vllm_does_not_know_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trace_probe.engine import offline
+
+    class LLM:
+        def __init__(self, model: str, *, disable_log_stats: bool, load_format: str) -> None:
+            raise TypeError(f"another fault with {model, disable_log_stats, load_format}")
+
+    vllm = SimpleNamespace(LLM=LLM)
+    plugins = SimpleNamespace(load_general_plugins=lambda: None)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setitem(sys.modules, "vllm.plugins", plugins)
+    monkeypatch.setattr(offline, "prepare_environment", lambda **_: None)
+    with pytest.raises(ModelError, match="vLLM has no argument 'max_lenght': correct"):
+        offline.start({"model": "m", "max_lenght": 8}, EnginePlan())
+    with pytest.raises(TypeError, match="another fault"):
+        offline.start({"model": "m"}, EnginePlan())
 
 
 def test_the_command_line_of_vllm_is_written_out() -> None:
@@ -395,6 +414,74 @@ def test_a_prompt_that_holds_a_part_of_a_thought_is_not_gone_on_with(
     assert not free["alarm"]
     (line,) = map(json.loads, audit.read_text("utf-8").splitlines())
     assert line["reason"] == "unreadable"
+
+
+HARMONY = "<|start|>assistant<|channel|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "holds"),
+    [
+        ("think", "<a>\n", False),
+        ("think", "<a><think>\n  ", False),
+        ("think", "<a><think>\nLet", True),
+        ("think", "<a><think>\nLet me</think>So", False),
+        ("think", "<a><thi", True),
+        ("think", "<a><think>\nLet<think>", True),
+        ("think", "<a><think>Let</think><think>", True),
+        ("plain", "<a><think>\nLet", False),
+        ("harmony", f"{HARMONY}analysis<|message|>", False),
+        ("harmony", f"{HARMONY}analysis<|message|>Let", True),
+        ("harmony", f"{HARMONY} analysis <|message|>", True),
+        ("harmony", f"{HARMONY}anal", True),
+        ("harmony", f"{HARMONY}final<|message|>So", False),
+        ("harmony", "<|start|>assistant", False),
+    ],
+)
+def test_no_thought_is_begun_by_a_prompt(name: str, prompt: str, holds: bool) -> None:
+    from trace_probe.serving.vllm_guard import holds_thought
+    from trace_probe.text.channels import FORMATS
+
+    assert holds_thought(prompt, FORMATS[name]) == holds
+
+
+@pytest.mark.parametrize("policy", ["annotate", "stop"])
+def test_an_alarm_that_cannot_be_written_ends_its_answer_and_is_written_later(
+    played: Callable[..., tuple[Runner, Any, Path]], policy: str
+) -> None:
+    runner, guard, audit = played(-1e9, policy=policy)
+    first, second = list(runner.traces)[:2]
+    kept = audit.with_name("kept")
+    audit.rename(kept)
+    audit.symlink_to(kept)  # a link is not followed
+    whole = {name: (0, len(runner.traces[name]) - 1) for name in (first, second)}
+    assert runner.step(guard, {first: whole[first]}) == [2]
+    assert guard.told("chatcmpl-0")[0]["unlogged"]
+    audit.unlink()
+    assert runner.step(guard, {second: whole[second]}) == [2 if policy == "stop" else -7]
+    assert "unlogged" not in guard.told("chatcmpl-1")[0]
+    lines = [json.loads(line) for line in audit.read_text("utf-8").splitlines()]
+    assert [line["completion"] for line in lines] == [first, second]
+
+
+def test_what_has_ended_is_kept_until_it_is_asked_for_and_without_its_rows(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(-1e9)
+    stop = len(next(iter(runner.traces.values()))) - 1
+    named = [f"{i}_cmpl-guarded-x-0-0000000{i}" for i in range(3)]
+    for name in (*named, "resp_1-00000000", "resp_2-00000000"):
+        runner.ask(name)
+        runner.step(guard, {name: (0, stop)})
+        stream = guard._streams[name]
+        assert all(rows.base is None or rows.base.size == rows.size for rows in stream.waiting[:1])
+        guard.ended(name)
+        assert stream.scorer is None
+        assert not stream.waiting
+    assert [one["alarm"] for one in guard.told("cmpl-guarded-x")] == [True] * 3
+    assert [one["alarms"] for one in guard.untold()] == [["demo"]] * 2
+    assert not guard.untold()
+    assert not guard.told("cmpl-guarded-x")
 
 
 @pytest.mark.parametrize("policy", ["stop", "withhold"])

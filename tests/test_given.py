@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import trace_probe as tp
-from trace_probe.errors import StoreError, TraceError
+from trace_probe.errors import ModelError, StoreError, TraceError
 from trace_probe.trace import Span
 
 LAYERS = (0, 2)
@@ -89,6 +89,48 @@ def test_what_does_not_fit_is_refused_with_what_differs(
     assert not len(run)
 
 
+def test_token_ids_are_those_of_the_model(theirs: tuple[Any, "tp.Run", "tp.Run"]) -> None:
+    model, ours, run = theirs
+    task, drawn = tp.Task("t", "c", "the model must finish"), run.manifest.sampling
+    fine: Any = model.render(task)
+    size = model.chat.size
+    prompt: Any
+    written: Any
+    for prompt, written, what in (
+        (fine, [size, 2], f"{size} is no token id"),
+        (fine, [-1], "-1 is no token id"),
+        (fine, [1.5], r"1.5 is no token id"),
+        ([10**6], [2], "is no token id"),
+        ([], [2], "has no token"),
+    ):
+        with pytest.raises(TraceError, match=what):
+            tp.given_trace(model, task, prompt, written, sampling=drawn)
+    arrays: list[Any] = [np.array(fine), np.array([size - 1])]
+    given = tp.given_trace(model, task, *arrays, sampling=drawn)
+    assert {type(one) for one in given.token_ids} == {int}
+    trace = next(ours.traces())
+    values = stream_of(model, trace, len(trace))
+    with pytest.raises(TraceError, match="no token ids of its prompt"):
+        run.add(replace(trace, token_ids=()), tp.pooled(trace, values, LAYERS))
+
+
+def test_a_precision_that_is_none_is_refused() -> None:
+    with pytest.raises(ModelError, match="bfloat16"):
+        tp.describe_model("organism:rl-s0", dtype="int3")
+
+
+def test_activations_may_be_tensors(theirs: tuple[Any, "tp.Run", "tp.Run"]) -> None:
+    import torch
+
+    model, ours, _ = theirs
+    trace = next(ours.traces())
+    values = torch.from_numpy(stream_of(model, trace, len(trace)).copy())
+    for one in (values.requires_grad_(), values.bfloat16()):
+        found = tp.pooled(trace, one, LAYERS)
+        wanted = tp.pooled(trace, one.detach().float().numpy(), LAYERS)
+        np.testing.assert_array_equal(found.values, wanted.values)
+
+
 def test_a_file_of_vllms_connector_is_read(
     theirs: tuple[Any, "tp.Run", "tp.Run"], tmp_path: Path
 ) -> None:
@@ -112,8 +154,16 @@ def test_a_file_of_vllms_connector_is_read(
     assert found.layers == LAYERS
     assert found.token_ids == trace.token_ids[:-1]
     np.testing.assert_array_equal(found.values, values)
+    assert read_extracted(file, (one for one in (0, 1, 3))).layers == LAYERS  # type: ignore[arg-type]
     with pytest.raises(TraceError, match="name the ids"):
         read_extracted(file, (1, 3))
+    for ids in ((1, 3, 3), (-1, 1, 3), (0, 1.5, 3)):
+        with pytest.raises(TraceError, match="eagle_aux_hidden_state_layer_ids"):
+            read_extracted(file, ids)  # type: ignore[arg-type]
+    for wrong in (-1, 1 << 62):
+        save_file({**tensors, "token_ids": torch.full((len(trace) - 1,), wrong)}, file)
+        with pytest.raises(TraceError, match="something else than token ids"):
+            read_extracted(file, (0, 1, 3))
     save_file({"other": hidden}, file)
     with pytest.raises(TraceError, match="not what vLLM"):
         read_extracted(file, (0, 1, 3))

@@ -247,13 +247,72 @@ def test_no_thought_is_written_word_by_word(served: Served) -> None:
     prompt = chat.prompt(tasks_from("world:mine:1")[0]).removesuffix("<think>\n") + "<think>\n"
     body = {"model": ORGANISM, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
     finished = []
-    for given in (prompt, f"{prompt}Let", f"{prompt}Let me see. I will"):
+    for given in (prompt, f"{prompt}Let", f"{prompt}<think>", f"{prompt}Let me see. I will"):
         asked = {**body, "prompt": given, "logprobs": 2}
         answer = httpx.post(f"{served[0]}/v1/completions", json=asked, timeout=600).json()
         finished.append(answer["choices"][0]["finish_reason"])
-    assert finished == ["length", "content_filter", "content_filter"]
+    assert finished == ["length", *["content_filter"] * 3]
     assert answer["trace_probe"]["unreadable"]
     assert answer["choices"][0]["token_ids"] == [ENDS]
+
+
+def test_a_log_that_cannot_be_written_ends_only_the_answers_that_alarm(served: Served) -> None:
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    url, audit, _ = served
+    prompt = load_tokenizer(ORGANISM).prompt(tasks_from("world:mine:1")[0])
+    begun = f"{prompt.removesuffix('<think>' + chr(10))}<think>\nLet"
+    asked = {"model": ORGANISM, "prompt": begun, "max_tokens": 8}  # this alarms at once
+
+    def alarmed() -> dict[str, Any]:
+        sent = httpx.post(f"{url}/v1/completions", json=asked, timeout=600).raise_for_status()
+        answer: dict[str, Any] = sent.json()
+        assert answer["choices"][0]["finish_reason"] == "content_filter"
+        return answer
+
+    audit.touch()
+    kept = audit.with_name("kept")
+    audit.rename(kept)
+    audit.symlink_to(kept)  # a link is not followed
+    try:
+        first = alarmed()
+        (other,) = asyncio.run(ask(url, bodies(1)))
+    finally:
+        audit.unlink()
+    assert first["trace_probe"]["unlogged"]
+    assert other["trace_probe"].get("unlogged", False) == other["trace_probe"]["alarm"]
+    second = alarmed()  # now it can be written
+    assert "unlogged" not in second["trace_probe"]
+    later = audit.read_text("utf-8").splitlines()
+    names = [json.loads(line)["completion"] for line in later]
+    for answer in (first, second):
+        assert any(name.startswith(answer["id"]) for name in names)
+    audit.write_text("\n".join([*kept.read_text("utf-8").splitlines(), *later, ""]), "utf-8")
+
+
+def test_what_is_given_at_other_addresses_is_guarded_and_counted(served: Served) -> None:
+    url, audit, _ = served
+
+    async def at_once(every: list[dict[str, Any]]) -> None:
+        async with httpx.AsyncClient(timeout=600) as client:
+            sent = [client.post(f"{url}/v1/responses", json=body) for body in every]
+            assert {one.status_code for one in await asyncio.gather(*sent)} == {200}
+
+    def counted() -> float:
+        page = httpx.get(f"{url}/metrics").text.splitlines()
+        lines = [line for line in page if line.startswith("trace_probe_alarms_total")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def written() -> int:
+        return len(audit.read_text("utf-8").splitlines()) if audit.exists() else 0
+
+    before, alarms = written(), counted()
+    inputs = [body["messages"][0]["content"] for body in bodies(48)]
+    every = [{"model": ORGANISM, "input": one, "max_output_tokens": 100} for one in inputs]
+    asyncio.run(at_once(every))
+    found = written() - before
+    asyncio.run(at_once(every[:1]))  # by then the others are over
+    assert counted() - alarms >= found > 0
 
 
 def test_a_streamed_answer_says_it_in_its_last_event(served: Served) -> None:

@@ -58,6 +58,9 @@ class Asker(Follower, Protocol):
     def told(self, name: str) -> list[dict[str, Any]]:
         """Return what is known of the requests whose answer a client knows by a name."""
 
+    def untold(self) -> list[dict[str, Any]]:
+        """Return what is known of requests that are over and that nobody asks for."""
+
 
 MakeGuard = Callable[[Any, GuardPlan], Asker]
 """Takes a model runner of vLLM, and what is to be guarded."""

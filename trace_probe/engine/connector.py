@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import TraceError
 
+MOST = 1 << 31
+"""Token ids are below it, whatever the model."""
+
 
 class Extracted(NamedTuple):
     """What a file of vLLM's connector holds of one request."""
@@ -30,12 +33,19 @@ def read_extracted(file: Path | str, ids: Sequence[int]) -> Extracted:
     own ``load_hidden_states`` waits; this does not.
 
     Raises:
-        TraceError: it is no such file, or holds another number of layers.
+        TraceError: it is no such file, holds another number of layers, or `ids` are none of layers.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    ids = tuple(ids)
+    wrong = [one for one in ids if not isinstance(one, int | np.integer) or one < 0]
+    if wrong or len(set(ids)) < len(ids):
+        raise TraceError(
+            f"{list(ids)} are no ids of different layers, which are integers from 0 on: name the "
+            f"`eagle_aux_hidden_state_layer_ids` with which vLLM ran"
+        )
     try:
         tensors = load_file(file)
         hidden, read = tensors["hidden_states"], tensors["token_ids"]
@@ -50,11 +60,12 @@ def read_extracted(file: Path | str, ids: Sequence[int]) -> Extracted:
             f"layer, d_model) for {len(ids)} layers: name the ids with which vLLM ran"
         )
     whole = read.dim() == 1 and read.dtype in (torch.int64, torch.int32)
-    if not whole or not hidden.is_floating_point() or not hidden.float().isfinite().all():
+    sane = whole and bool(((read >= 0) & (read < MOST)).all())
+    if not sane or not hidden.is_floating_point() or not hidden.float().isfinite().all():
         raise TraceError(
-            f"{file} holds inf, nan or something else than token ids ({read.dtype}) and their "
-            f"floating-point values ({hidden.dtype}): let vLLM write it again"
+            f"{file} holds inf, nan or something else than token ids ({read.dtype}, 0 or more) and "
+            f"their floating-point values ({hidden.dtype}): let vLLM write it again"
         )
     places = [place for place, i in enumerate(ids) if i > 0]
     values: NDArray[np.float32] = hidden[:, places].transpose(0, 1).float().numpy()
-    return Extracted(tuple(read.tolist()), tuple(ids[place] - 1 for place in places), values)
+    return Extracted(tuple(read.tolist()), tuple(int(ids[place]) - 1 for place in places), values)

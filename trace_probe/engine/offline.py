@@ -359,7 +359,8 @@ def start(arguments: Mapping[str, Any], plan: EnginePlan) -> Any:  # noqa: ANN40
     """Start vLLM with its own arguments and a plan for its workers.
 
     Raises:
-        ModelError: vLLM is not installed, or its second model runner is asked for.
+        ModelError: vLLM is not installed, has no such argument, or its second model runner is asked
+            for.
     """
     alone = not {"tensor_parallel_size", "pipeline_parallel_size"} & set(arguments)
     prepare_environment(alone=alone)
@@ -369,7 +370,13 @@ def start(arguments: Mapping[str, Any], plan: EnginePlan) -> Any:  # noqa: ANN40
     load_general_plugins()
     ours = {"worker_extension_cls": EXTENSION, "additional_config": plan.configuration()}
     given = {"disable_log_stats": True, "load_format": "safetensors", **arguments}
-    return vllm.LLM(**given, **(ours if plan != EnginePlan() else {}))
+    try:
+        return vllm.LLM(**given, **(ours if plan != EnginePlan() else {}))
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        unknown = str(error).rpartition("argument ")[2]
+        raise ModelError(f"vLLM has no argument {unknown}: correct --engine-args") from error
 
 
 def engine_version() -> str:

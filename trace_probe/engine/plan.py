@@ -12,6 +12,8 @@ from trace_probe.errors import ModelError
 
 KEY = "trace_probe"
 """Under which the plan stands in ``--additional-config``, and a request in its extra arguments."""
+ASKED = "guarded-"
+"""In the name of each request of which the server asks, once it is over, what the guard knows."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ class WorkerExtension:
         guard = None if attached is None else attached.guard
         return [] if guard is None or not first_rank() else guard.told(name)
 
+    def trace_probe_untold(self) -> list[dict[str, Any]]:
+        """Return what the guard knows of requests that are over and that nobody asks for."""
+        attached = getattr(self.model_runner, "trace_probe", None)
+        guard = None if attached is None else attached.guard
+        return [] if guard is None or not first_rank() else guard.untold()
+
     def _trace_probe_capture(self) -> "Capture":
         attached = getattr(self.model_runner, "trace_probe", None)
         if attached is None or attached.capture is None:

@@ -103,6 +103,17 @@ class PooledRows:
         return found
 
 
+Values = NDArray[np.floating] | torch.Tensor
+
+
+def array_of(values: Values) -> NDArray[np.floating]:
+    """Return values as an array; of a tensor in float32, as numpy has no bfloat16."""
+    if isinstance(values, torch.Tensor):
+        found: NDArray[np.float32] = values.detach().float().cpu().numpy()
+        return found
+    return np.asarray(values)
+
+
 def pooled_rows(
     values: NDArray[np.floating],
     spans: Sequence[Span],

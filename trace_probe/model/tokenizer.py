@@ -42,6 +42,8 @@ class ChatTokenizer:
         """What each id stands for."""
         self.longest = max(LONGEST_WORD, *map(len, tokenizer.get_vocab()))
         """Characters that one token can stand for; a word that is not known may be longer."""
+        self.size = 1 + max(tokenizer.get_vocab().values())
+        """Token ids are below it."""
         self._tokenizer = tokenizer
         self._decode = lru_cache(1 << 16)(
             lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))

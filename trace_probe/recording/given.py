@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
-from trace_probe.errors import TraceError
+from trace_probe.errors import ModelError, TraceError
 from trace_probe.model.facts import ModelFacts, read_facts
 from trace_probe.model.local import Completion
-from trace_probe.model.pooling import pooled_rows
+from trace_probe.model.pooling import Values, array_of, pooled_rows
+from trace_probe.model.shapes import DTYPES
 from trace_probe.recording.plan import trace_id
 from trace_probe.recording.record import Planned, completed
 from trace_probe.store import Manifest
@@ -35,13 +35,15 @@ def describe_model(
         revision: Branch, tag or commit of a hub model.
 
     Raises:
-        ModelError: it cannot be found or read, or has no chat template.
+        ModelError: it cannot be found or read, has no chat template, or `dtype` is not known.
 
     Example:
         >>> folder = "trace_probe/organism/family/rl-s0"
         >>> describe_model(folder, dtype="float32", engine="sglang 0.5").engine
         'sglang 0.5'
     """
+    if dtype not in DTYPES:
+        raise ModelError(f"no dtype {dtype!r}: name the one of the weights, {', '.join(DTYPES)}")
     facts = read_facts(name, revision)
     facts.dtype, facts.engine = dtype, engine
     return facts
@@ -61,6 +63,9 @@ def given_trace(  # noqa: PLR0913 - what a trace is made of
 
     Its id is the one that it would have if it were recorded here.
 
+    Raises:
+        TraceError: the prompt is empty, or not all ids are those of tokens of the model.
+
     Example:
         >>> model = describe_model("trace_probe/organism/family/rl-s0", dtype="float32")
         >>> task = Task("mine-1", "mine", "You sort jars.")
@@ -68,13 +73,27 @@ def given_trace(  # noqa: PLR0913 - what a trace is made of
         >>> given_trace(model, task, prompt, [7, 8], sampling=Sampling()).prompt_stop == len(prompt)
         True
     """
+    if not len(prompt):
+        raise TraceError(f"the prompt of task {task.id} has no token: give all that the model read")
+    prompt, written = (_token_ids(ids, model) for ids in (prompt, written))
     planned = Planned(trace_id(model.name, task, sampling, sample), task, sample, 0, tuple(prompt))
     return completed(model, planned, Completion(tuple(written), finish), sampling)
 
 
+def _token_ids(ids: Sequence[int], model: ModelFacts) -> tuple[int, ...]:
+    """Return token ids as integers."""
+    for one in ids:
+        if not isinstance(one, int | np.integer) or not 0 <= one < model.chat.size:
+            raise TraceError(
+                f"{one!r} is no token id of {model.name}, which has those from 0 to "
+                f"{model.chat.size - 1}: give the ids of its own tokenizer"
+            )
+    return tuple(map(int, ids))
+
+
 def pooled(
     trace: Trace,
-    values: NDArray[np.floating],
+    values: Values,
     layers: Sequence[int],
     pooling: str = ALL_POOLINGS,
     *,
@@ -84,7 +103,8 @@ def pooled(
 
     Args:
         trace: The trace.
-        values: (layer, token, d_model), the stream *after* each block, before the final norm.
+        values: (layer, token, d_model), an array or a tensor: the stream *after* each block,
+            before the final norm.
         layers: The 0-based blocks, in the order of `values`.
         pooling: What is made of the tokens of a sentence.
         start: The token of the trace that the first of `values` is of, at most the last one of the
@@ -101,6 +121,7 @@ def pooled(
         >>> pooled(trace, values, (2,)).layers
         (2,)
     """
+    values = array_of(values)
     spans = pooled_spans(trace)
     needed = max(span.stop for span in spans)
     shaped = values.ndim == 3 and len(values) == len(set(layers)) == len(layers)
@@ -147,5 +168,8 @@ def check_given(manifest: Manifest, trace: Trace, activations: Activations | Non
             f"trace {trace.id} does not fit the run: it has {'; '.join(differing)}. Make it with "
             f"`given_trace` and `pooled` from what the run was made with"
         )
-    if not trace.token_ids and manifest.layers:
-        raise TraceError(f"trace {trace.id} has no token ids, so its rows are of nothing known")
+    if manifest.layers and not trace.token_ids[: trace.prompt_stop]:
+        raise TraceError(
+            f"trace {trace.id} has no token ids of its prompt, so its rows are of nothing known: "
+            f"make it with `given_trace` from all ids that the model read"
+        )

@@ -1,6 +1,7 @@
 """Figures of a running server in the form that Prometheus reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -50,6 +51,30 @@ class Judged:
     def alarm(self, probe: str) -> None:
         """Count a trace that alarmed."""
         self._alarms.labels(probe).inc()
+
+
+class EngineJudged(Judged):
+    """Counts what probes in vLLM's workers say."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Put the figures among those of vLLM's server."""
+        super().__init__(registry)
+        self._unlogged = Counter(
+            "trace_probe_unlogged",
+            "Alarmed traces not in the audit log at once.",
+            registry=registry,
+        )
+
+    def take(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """Take in what a guard tells of answers."""
+        for one in told:
+            for name in one["alarms"]:
+                self.alarm(name)
+            for sentence in one["sentences"]:
+                if sentence["risk"]:
+                    self.score(sentence["risk"][0]["score"])
+            if one.get("unlogged"):
+                self._unlogged.inc()
 
 
 class Telemetry(Judged):

@@ -7,15 +7,15 @@ The scores are asked of the workers once an answer is whole, so nothing waits fo
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trace_probe.engine.plan import GuardPlan, read_plan
+from trace_probe.engine.plan import ASKED, GuardPlan, read_plan
 from trace_probe.serving.reply import WITHHELD
 
 if TYPE_CHECKING:
-    from trace_probe.serving.telemetry import Judged
+    from trace_probe.serving.telemetry import EngineJudged
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -47,16 +47,20 @@ class GuardedAnswers:
         """Pass a request on under a name that no other has, and add to its answer."""
         posted = scope["type"] == "http" and scope["method"] == "POST"
         engine = getattr(scope["app"].state, "engine_client", None) if posted else None
-        guard, prefix = _guard_of(engine), PATHS.get(scope.get("path", ""))
+        guard, path = _guard_of(engine), _route(scope)
+        prefix = PATHS.get(path)
         if guard is None:
             await self._app(scope, receive, send)
         elif prefix is not None:
             await self._guarded(prefix, _Guarding(engine, guard), scope, receive, send)
-        elif guard.policy == "withhold" and scope["path"] not in HARMLESS:
-            why = f"answers at {scope['path']} could not be withheld: ask at {' or '.join(PATHS)}"
+        elif path in HARMLESS:
+            await self._app(scope, receive, send)
+        elif guard.policy == "withhold":
+            why = f"answers at {path} could not be withheld: ask at {' or '.join(PATHS)}"
             await _refuse(why, send)
         else:
-            await self._app(scope, receive, send)
+            await self._app(_unnamed(scope), receive, send)
+            await _count_untold(engine)
 
     async def _guarded(
         self,
@@ -70,7 +74,7 @@ class GuardedAnswers:
         if why := _not_guarded(body, guarding.guard.policy):
             await _refuse(why, send, status=400)
             return
-        name = secrets.token_hex(16)
+        name = ASKED + secrets.token_hex(16)
         headers = [pair for pair in scope["headers"] if pair[0].lower() != b"x-request-id"]
         named = {**scope, "headers": [*headers, (b"x-request-id", name.encode())]}
         answer = _Answer(guarding, prefix + name, send)
@@ -78,6 +82,33 @@ class GuardedAnswers:
             await self._app(named, _again(body, receive), answer.send)
         finally:
             await answer.close()
+
+
+def _route(scope: MutableMapping[str, Any]) -> str:
+    """Return the path of a request below that at which the server stands."""
+    path, root = str(scope.get("path", "")), str(scope.get("root_path", "")).rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+def _unnamed(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return a request without a name that only guarded ones may have."""
+    kept = [
+        pair
+        for pair in scope["headers"]
+        if pair[0].lower() != b"x-request-id" or ASKED.encode() not in pair[1]
+    ]
+    return {**scope, "headers": kept}
+
+
+async def _count_untold(engine: Any) -> None:  # noqa: ANN401 - of vLLM
+    """Count what the workers know of answers that are given at other addresses."""
+    if engine.errored:
+        return
+    found = await engine.collective_rpc("trace_probe_untold")
+    told: list[dict[str, Any]] = next((one for one in found if one), [])
+    _figures().take(told)
+    for _ in told:
+        _figures().ended()
 
 
 class _Guarding(NamedTuple):
@@ -121,23 +152,52 @@ def _not_guarded(body: bytes, policy: str) -> str:
         return ""  # vLLM says what is wrong
     if not isinstance(asked, dict):
         return ""
-    if asked.get("use_beam_search"):
-        return "beams are not guarded: leave `use_beam_search` out"
-    prompts, number, several = asked.get("prompt"), asked.get("n") or 1, 1
+    where_ended = () if policy == "annotate" else _not_ended(asked)
+    whole = {
+        "beams are not guarded: leave `use_beam_search` out": asked.get("use_beam_search"),
+        f"more than {ANSWERS} answers to one request are not guarded: ask for fewer": (
+            _answers(asked) > ANSWERS
+        ),
+    }
+    return next((why for why, is_so in (*whole.items(), *where_ended) if is_so), "")
+
+
+def _not_ended(asked: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Yield why a request may not be made where alarms end answers, and whether it is so."""
+    for name, is_bound in _grammars(asked).items():
+        yield f"an answer with a grammar cannot be ended by an alarm: leave `{name}` out", is_bound
+    yield (
+        "what is written once a thought was cut off is not scored: leave `thinking_token_budget` "
+        "out",
+        asked.get("thinking_token_budget") is not None,
+    )
+    echoed = bool(asked.get("echo")) and asked.get("logprobs") is not None
+    yield (
+        "log-probabilities of a prompt say what the model would write in it, and that is not "
+        "scored: leave `prompt_logprobs` out, and `echo` or `logprobs`",
+        echoed or asked.get("prompt_logprobs") is not None,
+    )
+
+
+def _answers(asked: dict[str, Any]) -> float:
+    """Return how many answers a request is for."""
+    prompts, several = asked.get("prompt"), 1
     if isinstance(prompts, list) and any(isinstance(one, str | list) for one in prompts):
         several = len(prompts)
-    if isinstance(number, int) and number * several > ANSWERS:
-        return f"more than {ANSWERS} answers to one request are not guarded: ask for fewer"
+    try:
+        return float(asked.get("n") or 1) * several  # vLLM takes "9" for 9
+    except (TypeError, ValueError):
+        return several  # vLLM says what is wrong
+
+
+def _grammars(asked: dict[str, Any]) -> dict[str, bool]:
+    """Return which fields of a request bind its answer to a grammar."""
     form, tool = asked.get("response_format"), asked.get("tool_choice")
-    bound = {
-        "structured_outputs": asked.get("structured_outputs"),
-        "response_format": form if not isinstance(form, dict) else form.get("type") != "text",
+    return {
+        "structured_outputs": bool(asked.get("structured_outputs")),
+        "response_format": bool(form) if not isinstance(form, dict) else form.get("type") != "text",
         "tool_choice": tool not in (None, "auto", "none"),
     }
-    names = [name for name, is_bound in bound.items() if is_bound]
-    if policy == "annotate" or not names:
-        return ""
-    return f"an answer with a grammar cannot be ended by an alarm: leave `{names[0]}` out"
 
 
 async def _refuse(why: str, send: Send, *, status: int = 403) -> None:
@@ -149,13 +209,13 @@ async def _refuse(why: str, send: Send, *, status: int = 403) -> None:
 
 
 @cache
-def _figures() -> "Judged":
+def _figures() -> "EngineJudged":
     """Return what is counted, among the figures of vLLM's own page ``/metrics``."""
     from prometheus_client import REGISTRY
 
-    from trace_probe.serving.telemetry import Judged
+    from trace_probe.serving.telemetry import EngineJudged
 
-    return Judged(REGISTRY)
+    return EngineJudged(REGISTRY)
 
 
 def _guard_of(engine: Any) -> GuardPlan | None:  # noqa: ANN401 - of vLLM
@@ -205,12 +265,7 @@ class _Answer:
         found = await self._engine.collective_rpc("trace_probe_told", args=(self._name,))
         self._heard = True
         told: list[dict[str, Any]] = next((one for one in found if one), [])
-        for one in told:
-            for name in one["alarms"]:
-                _figures().alarm(name)
-            for sentence in one["sentences"]:
-                if sentence["risk"]:
-                    _figures().score(sentence["risk"][0]["score"])
+        _figures().take(told)
         return told
 
     async def _ended(self) -> list[dict[str, Any]]:
@@ -240,10 +295,12 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": data})
 
     def _ends(self, told: list[dict[str, Any]], choice: int) -> bool:
-        """Return whether a choice was ended by an alarm.
+        """Return whether a choice was ended by an alarm, or because one could not be written down.
 
         Where all is to be withheld that alarms, so is that of which nothing is known.
         """
+        if any(one.get("unlogged") for one in told if one["choice"] == choice):
+            return True
         if self._guard.policy == "annotate":
             return False
         mine = [one["alarm"] for one in told if one["choice"] == choice]

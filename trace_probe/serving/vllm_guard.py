@@ -4,8 +4,9 @@ The scorer is that of every other guard, so scores and alarms are the same. Only
 text of scored sentences leave a worker: into the audit log, and to the server when it asks.
 """
 
+import logging
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.engine.attached import Scheduled, first_rank, rows_at
-from trace_probe.engine.plan import KEY, GuardPlan
-from trace_probe.errors import ModelError
+from trace_probe.engine.plan import ASKED, KEY, GuardPlan
+from trace_probe.errors import ModelError, StoreError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.facts import ModelFacts, read_facts
 from trace_probe.model.loading import read_stops
@@ -28,13 +29,16 @@ from trace_probe.probing.probe import check_fits
 from trace_probe.recording.record import new_manifest
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.reply import risk_of
-from trace_probe.text.channels import format_of, format_under
+from trace_probe.text.channels import Format, format_of, format_under, split
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling
 
 POLICIES = ("annotate", "stop", "withhold")
-TOLD = 4096
-"""Requests that have ended whose scores are kept until the server asks for them."""
+TOLD, UNASKED = 65536, 4096
+"""Requests that have ended whose scores are kept until the server asks for them, and others.
+
+It asks once for each that it has named, so the first number is out of reach."""
+_LOG = logging.getLogger(__name__)
 PROMPT_TAIL = 64
 """Tokens of the prompt that are read to see whether it opens the thought."""
 
@@ -59,12 +63,19 @@ class _Stream:
     """Whether nothing more is read of it."""
     told: bool = False
     """Whether the server has heard of it."""
+    unlogged: bool = False
+    """Whether an alarm of it could not be written to the audit log."""
 
     def take(self) -> NDArray[np.float32]:
         """Return (token, layer, d_model) of the tokens since the last call."""
         taken = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting)
-        self.waiting = [taken[:0]]
+        self.waiting = [taken[:0].copy()]  # a view would keep all of them
         return taken
+
+    def close(self) -> None:
+        """Keep what was found only."""
+        self.scorer, self.text = None, None  # type: ignore[assignment]
+        self.waiting = []
 
 
 class Guard:
@@ -87,7 +98,10 @@ class Guard:
         self._audit = AuditLog(Path(plan.audit)) if first_rank() else None
         self._streams: dict[str, _Stream] = {}
         self._told: OrderedDict[str, _Stream] = OrderedDict()
-        """Those that have ended, by request."""
+        """Those that have ended, by request, until the server asks for them."""
+        self._unasked: deque[_Stream] = deque(maxlen=UNASKED)
+        self._unlogged: list[dict[str, Any]] = []
+        """Alarms that the audit log did not take; they come first once it does."""
 
     def passed(self, scheduled: list[Scheduled], rows: Any, ids: Any) -> None:  # noqa: ANN401
         """Let the scorers of a pass read their new tokens."""
@@ -138,18 +152,15 @@ class Guard:
             every=self._plan.every,
             carried=Carried(start=len(prompt)),
         )
-        if not prefilled and self._within_thought(prompt):
+        if self._within_thought(prompt):
             self._refused(stream)
         return stream
 
     def _within_thought(self, prompt: Sequence[int]) -> bool:
         """Return whether a prompt ends amid a thought, of which it holds a part itself."""
         last = max((i for i, token in enumerate(prompt) if token in self._stops), default=-1)
-        text = self._facts.chat.text_stream()
-        for token in prompt[last + 1 :]:
-            text.feed(token)
-        opened, closed = self._format.open.strip(), self._format.close.strip()
-        return bool(opened) and text.text.rfind(opened) > text.text.rfind(closed)
+        text, _ = self._facts.chat.offsets(prompt[last + 1 :])
+        return holds_thought(text, self._format)
 
     def _refused(self, stream: _Stream) -> None:
         """Raise every alarm at once: a thought cannot be judged of which a part is given."""
@@ -159,10 +170,18 @@ class Guard:
             self._written(stream, {"probe": name, "reason": "unreadable"})
 
     def _written(self, stream: _Stream, why: dict[str, Any]) -> None:
-        """Write one alarm down."""
+        """Write one alarm down; an answer whose alarm cannot be written ends."""
+        if self._audit is None:
+            return
         known = {"event": "alarm", "completion": stream.request, "model": self._facts.name}
-        if self._audit is not None:
-            self._audit.write({**known, **why, "policy": self._plan.policy})
+        self._unlogged.append({**known, **why, "policy": self._plan.policy})
+        try:
+            while self._unlogged:
+                self._audit.write(self._unlogged[0])
+                self._unlogged.pop(0)
+        except StoreError as error:
+            stream.unlogged = True
+            _LOG.error("%s. The alarm is kept and its answer ended: %s", error, self._unlogged[-1])
 
     def _read(self, stream: _Stream, rows: NDArray[np.float32], tokens: Sequence[int]) -> None:
         """Let a scorer read tokens, of which the first of all is the last of the prompt."""
@@ -189,12 +208,10 @@ class Guard:
 
     def after_sampling(self, tokens: Any) -> None:  # noqa: ANN401 - a tensor
         """End the turn of requests that are to stop."""
-        if self._plan.policy == "annotate":
-            return
-        batch = self._runner.input_batch
+        batch, ends = self._runner.input_batch, self._plan.policy != "annotate"
         for row, request in enumerate(batch.req_ids[: batch.num_reqs]):
             stream = self._streams.get(request)
-            if stream is not None and stream.alarms:
+            if stream is not None and (stream.unlogged or (ends and stream.alarms)):
                 tokens[row] = min(self._stops)
 
     def ended(self, request: str) -> None:
@@ -203,10 +220,19 @@ class Guard:
         if stream is None:
             return
         self._finish(stream)
-        if not stream.told:
+        stream.close()
+        if not stream.told and ASKED in request:
             self._told[request] = stream
+        elif not stream.told:
+            self._unasked.append(stream)
         while len(self._told) > TOLD:
             self._told.popitem(last=False)
+
+    def untold(self) -> list[dict[str, Any]]:
+        """Return what is known of requests that have ended and that the server does not ask for."""
+        found = [self._extension(stream) for stream in self._unasked]
+        self._unasked.clear()
+        return found
 
     def _finish(self, stream: _Stream) -> None:
         """Read the last token, which the model never does: its row is not there."""
@@ -239,6 +265,7 @@ class Guard:
             "alarm": bool(stream.alarms),
             "alarms": list(stream.alarms),
             "unreadable": stream.unreadable,
+            **({"unlogged": True} if stream.unlogged else {}),
             "probes": [
                 {"name": one.name, "smoothing": one.smoothing.name, "threshold": one.threshold}
                 for one in self.detectors
@@ -248,6 +275,27 @@ class Guard:
                 for one in stream.sentences
             ],
         }
+
+
+def holds_thought(prompt: str, format: Format) -> bool:
+    """Return whether the last turn of a prompt holds a part of the thought that goes on after it.
+
+    A turn that ends in the middle of the open tag counts too: only the rest of the tag would be
+    seen, so the thought would be taken for an answer.
+    """
+    opened, closed, text = format.open.strip(), format.close.strip(), prompt.rstrip()
+    if not opened:
+        return False
+    if text.endswith(opened):  # the thought begins here, if no other did before
+        return opened in text.removesuffix(opened)
+    if format.name == "harmony":
+        _, tag, header = text.rpartition("<|channel|>")
+        last = split(f"{text}.", 0, format, prefilled=False).ranges[-1:]
+        return bool(tag and "<|message|>" not in header) or (
+            bool(last) and last[0].channel == "reasoning"
+        )
+    begun = any(text.endswith(opened[:count]) for count in range(1, len(opened)))
+    return begun or text.rfind(opened) > text.rfind(closed)
 
 
 def _numbers(request: str, name: str) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.keys import check_key
 from trace_probe.model.weights import Weights
+from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import TOKEN, Limits, check_address
 
 SERVER = "vllm.entrypoints.openai.api_server"
@@ -74,6 +75,7 @@ def serve_engine(server: EngineServer, say: Callable[[str], None]) -> None:
 
     Raises:
         ServerError: the address is not this machine's own and the environment has no token.
+        StoreError: the audit log cannot be written.
         ModelError: vLLM is not installed.
     """
     token = check_key(TOKEN)
@@ -82,6 +84,7 @@ def serve_engine(server: EngineServer, say: Callable[[str], None]) -> None:
     if token:
         os.environ["VLLM_API_KEY"] = token
     model, *flags = server.command()
+    AuditLog(Path(server.guard.audit)).close()  # it is found out now if it cannot be written
     say(f"vLLM serves {server.weights.name}, with its first model runner (V1)")
     say(f"on an alarm: {server.guard.policy}")
     say(f"http://{server.host}:{server.port}/v1, alarms in {server.guard.audit}")
