@@ -356,8 +356,10 @@ def test_a_broken_line_that_was_committed_is_named_and_the_others_are_read(
 def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
     trace = a_trace()
     store.add(trace)
-    with pytest.raises(StoreError, match="no run at .*none: make one with `trace-probe demo`"):
+    with pytest.raises(StoreError, match="no run at .*none; there is .*run"):
         Store(tmp_path / "none")
+    with pytest.raises(StoreError, match="no run at .*none: make one with `trace-probe demo`"):
+        Store(tmp_path / "nowhere" / "none")
     with pytest.raises(StoreError, match="no trace x in"):
         store.trace("x")
     with pytest.raises(StoreError, match="no activations of trace a in"):

@@ -396,7 +396,7 @@ def test_the_example_of_the_documents_is_read_as_a_trace_of_this_world() -> None
     text = (Path(__file__).parents[2] / "docs/english.md").read_text("utf-8")
     asked, written = (
         " ".join(line.removeprefix("> ") for line in block.splitlines())
-        for block in re.findall(r"(?:^> .*\n)+", text, re.M)
+        for block in re.findall(r"(?:^> .*\n)+", text, re.M)[:2]
     )
     thought, answer = written.split(" `</think>` ")
     hotel = settings()["deceptive-behavior"][0]

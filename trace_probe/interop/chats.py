@@ -254,6 +254,10 @@ def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
         yield Message(role, tuple(parts), own, note=note)
 
 
+RESULT = frozenset({"content", "source_call_id", "subagent_trajectory_ref"})
+"""Fields of a result of ATIF; what has none of them is a result itself."""
+
+
 def is_atif(record: Mapping[str, Any]) -> bool:
     """Return whether an object is a trajectory in the Agent Trajectory Interchange Format."""
     named = str(record.get("schema_version", "")).startswith("ATIF-v1.")
@@ -274,7 +278,8 @@ def _trajectory(record: Mapping[str, Any], notes: list[str]) -> Chat:
         messages.append(message)
         results = _dict(step.get("observation")).get("results")
         for result in results if isinstance(results, list) else [results] if results else []:
-            one = result if isinstance(result, dict) else {"content": result}
+            known = isinstance(result, dict) and not RESULT.isdisjoint(result)
+            one = result if known else {"content": result}
             content = result_of(blocks_of(one.get("content")))
             messages.append(Message("tool", content, call_id=said(one, "source_call_id")))
     notes.extend(notes_on(messages))
