@@ -297,7 +297,7 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
         mark = "ALARM" if line.alarm else ""
         typer.echo(f"{shown:>8} {mark:5} {line.channel:9} {visible(line.text).strip()}")
     if scored.outside:
-        say("outside the calibrated range: the threshold vouches for nothing on texts like this")
+        say("outside the calibrated range: the threshold cannot be relied on for texts like this")
 
 
 @monitoring.command()

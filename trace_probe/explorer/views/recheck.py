@@ -56,7 +56,7 @@ page = current()
 sidebar.publish(page.view())
 st.title("Recheck")
 st.caption(ABOUT)
-there = probes(root())
+there = probes(root(), page.detector)
 if not there:
     st.info("There is no probe beside these runs yet: `trace-probe train` makes one.")
     end_page()

@@ -40,12 +40,12 @@ ABOUT_PROBE = (
 )
 SMALL = (
     "This small organism knows a few hundred words. Other text is refused; *Fill in an example* "
-    "puts in one that it can read. For a probe that reads English: `trace-probe demo --organism "
-    "organism:english-base --small --out traces/english --probe probes/english`."
+    "puts in one that it can read. The project comes with a probe that reads English, "
+    "`probes/english`; `trace-probe fetch smollm2` gets its model."
 )
 OUTSIDE = (
-    "This text lies outside the range that the threshold was calibrated on, so nobody vouches for "
-    "an alarm here, nor for its absence."
+    "This text lies outside the range that the threshold was calibrated on, so neither an alarm "
+    "nor its absence can be relied on here."
 )
 ABOUT_WORDS = (
     "Scores need activations, and activations need the model. Without it, only the words can be "
