@@ -232,14 +232,14 @@ def format_summary(summary: OracleSummary) -> str:
         f"{summary.traces} traces, {summary.positives} instrumental, "
         f"{summary.continuations} continuations ({summary.unknown} of unknown outcome)"
     )
-    rows = [f"{'where it emerges':28}{'instrumental traces':24}all traces"]
+    rows = [f"{'where it emerges':34}{'instrumental traces':24}all traces"]
     rows += [
-        f"{name:28}{shown(summary.where[name]):24}{shown(summary.where_all[name])}"
+        f"{name:34}{shown(summary.where[name]):24}{shown(summary.where_all[name])}"
         for name in PLACES
     ]
     rest = {
-        "settled before the end": summary.committed,
-        "taken back, said again": summary.said_again,
-        "taken back, done anyway": summary.acted_anyway,
+        "decided before the end": summary.committed,
+        "resampled: states the plan again": summary.said_again,
+        "resampled: acts all the same": summary.acted_anyway,
     }
-    return "\n".join([head, "", *rows, "", *(f"{k:28}{shown(v)}" for k, v in rest.items())])
+    return "\n".join([head, "", *rows, "", *(f"{k:34}{shown(v)}" for k, v in rest.items())])
