@@ -7,7 +7,7 @@ text of scored sentences leave a worker: into the audit log, and to the server w
 import logging
 import re
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,8 +245,11 @@ class Guard:
 
         They are over then. Of several answers to one request each has its own, in their order.
         """
-        every = {**self._told, **self._streams}
-        found = {numbers: every[one] for one in every if (numbers := _numbers(one, name))}
+        found = _named(name, {**self._told, **self._streams})
+        if not found:  # a program that runs vLLM itself, without the server
+            found = _named(name, {one.request: one for one in self._unasked})
+            for stream in found.values():
+                self._unasked.remove(stream)
         for stream in found.values():
             self._finish(stream)
             stream.told = True
@@ -296,6 +299,11 @@ def holds_thought(prompt: str, format: Format) -> bool:
         )
     begun = any(text.endswith(opened[:count]) for count in range(1, len(opened)))
     return begun or text.rfind(opened) > text.rfind(closed)
+
+
+def _named(name: str, streams: Mapping[str, _Stream]) -> dict[tuple[int, int], _Stream]:
+    """Return the streams of a request, by the numbers of their prompt and of their answer."""
+    return {numbers: one for key, one in streams.items() if (numbers := _numbers(key, name))}
 
 
 def _numbers(request: str, name: str) -> tuple[int, int] | None:
