@@ -142,6 +142,12 @@ def test_a_misspelt_organism_is_answered_with_names_that_can_be_typed(name: str,
     assert text in str(error.value)
 
 
+def test_record_names_the_organisms_before_it_loads_anything(tmp_path: Path) -> None:
+    typed = ["record", "organism:rll", str(tmp_path / "run"), "--tasks", "world:mine:2"]
+    with pytest.raises(ModelError, match="did you mean organism:rl"):
+        CliRunner().invoke(app, typed, catch_exceptions=False)
+
+
 def test_a_labeller_who_gave_no_label_is_answered_with_those_who_did() -> None:
     with pytest.raises(NotEnoughData, match="no labels by 'bob'; there are labels by rules"):
         check_labeller(Store(ROOT / "traces" / "demo"), "bob")

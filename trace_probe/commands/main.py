@@ -212,8 +212,11 @@ def record(
 
 def _temperature(model: str, asked: float | None) -> float:
     """Return the temperature that was asked for, or the one at which a model is recorded."""
+    from trace_probe.model.naming import ORGANISM, organism_path
     from trace_probe.organism.family import world_of
 
+    if model.startswith(ORGANISM):
+        organism_path(model)  # which names those that are there
     return world_of(model).temperature if asked is None else asked
 
 
