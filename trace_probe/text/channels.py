@@ -244,12 +244,14 @@ class ChannelReader:
 
     @property
     def turn(self) -> int:
-        """Return how many characters stand before the stop tokens at the end.
-
-        They are markup if nothing is written after them; else they are part of the text.
-        """
-        harmony = self._format.name == "harmony"  # where they end messages, whatever follows
-        return len(self.text) if harmony else _end_of_turn(self.text, self._markers)
+        """Return where the stop tokens at the end begin, which are text once anything follows."""
+        tail = len(self.text)
+        ends = () if self._format.name == "harmony" else END_OF_TURN  # there they end messages
+        for tag, start, stop in reversed(self._markers):
+            if tag not in ends or self.text[stop:tail].strip():
+                break
+            tail = start
+        return tail
 
     def split(self) -> Split:
         """Return the channels of the text so far."""
@@ -462,16 +464,6 @@ def _harmony_channel(header: str) -> Channel:
     if recipient_of(header):
         return "action"
     return "reasoning" if _ANALYSIS.search(header) else "answer"
-
-
-def _end_of_turn(text: str, markers: Sequence[_Marker]) -> int:
-    """Return where the stop tokens at the end of a completion begin."""
-    tail = len(text)
-    for tag, start, stop in reversed(markers):
-        if tag not in END_OF_TURN or text[stop:tail].strip():
-            break
-        tail = start
-    return tail
 
 
 def _tile(ranges: Sequence[Range]) -> list[Range]:
