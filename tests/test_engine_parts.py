@@ -145,12 +145,12 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     assert Path(guard.probes[0]).is_absolute()
     assert told["--max-num-seqs"] == "8"
     assert {"--enforce-eager", "--no-enable-prefix-caching"} <= set(words)
-    for wrong, why in (
+    for taken, why in (
         (Weights("organism:english-base"), "merge"),
         (Weights("m", "cuda"), "--device"),
     ):
         with pytest.raises(ModelError, match=why):
-            EngineServer(wrong, guard).command()
+            EngineServer(taken, guard).command()
     apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
     with pytest.raises(ModelError, match="tensor_parallel_size"):
         apart.command()
