@@ -19,7 +19,9 @@ from trace_probe.errors import ModelError, StoreError, TaskError
 from trace_probe.recording.course import Agent
 from trace_probe.store import Store
 from trace_probe.tasks.environments import Functions, scripted
+from trace_probe.tasks.sources import tasks_from
 from trace_probe.trace import Trace
+from trace_probe.world.worlds import WORLDS
 
 AGENT = Agent(scripted(script()), "script", max_calls=5, name="clerk")
 LAYERS = (0, 2)
@@ -78,6 +80,14 @@ def test_an_episode_ends_with_an_answer_a_cut_or_at_the_limit(run: Store) -> Non
         assert trace.calls[-1].results
     assert {call.agent for trace in run.traces() for call in trace.calls} == {"clerk"}
     assert {trace.task.condition["tools"] for trace in run.traces()} == {"script"}
+
+
+def test_an_episode_may_have_as_many_calls_as_its_world_allows_unless_told_otherwise() -> None:
+    errand = tasks_from("agentworld:x:1")[0]
+    assert Agent().most_calls(errand) == WORLDS["agentworld"].max_calls == 5
+    assert Agent(max_calls=2).most_calls(errand) == 2
+    assert Agent(AGENT.environment, "script").most_calls(errand) == 20
+    assert Agent(max_calls=None).most_calls(TASKS[0]) == 20
 
 
 def test_what_a_tool_answers_and_what_goes_wrong_is_read_by_the_next_call(run: Store) -> None:

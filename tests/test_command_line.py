@@ -1,4 +1,4 @@
-"""What all commands share: groups, the version, Ctrl-C, and that nothing is overwritten unasked."""
+"""What all commands share: groups, the version, Ctrl-C, and no overwriting without --force."""
 
 import json
 import shutil
@@ -34,6 +34,25 @@ def test_every_command_stands_in_one_panel_of_the_help(command: Command) -> None
     code, out, _ = command("--help")
     assert code == 0
     assert [panel for panel in PANELS if panel in out] == list(PANELS)
+
+
+def parameters(group: Any) -> list[tuple[str, Any]]:
+    found = []
+    for name, below in group.commands.items():
+        found += [(name, each) for each in below.params]
+        found += parameters(below) if hasattr(below, "commands") else []
+    return found
+
+
+def test_every_option_has_a_text_of_its_own() -> None:
+    assert [(name, each.opts) for name, each in parameters(get_command(app)) if not each.help] == []
+
+
+def test_a_switch_is_not_shown_as_if_it_took_a_value(command: Command) -> None:
+    out = command("evaluate", "--help")[1]
+    assert "--json" in out
+    assert "<bool>" not in out.partition("--help")[0]
+    assert "RUN" in out
 
 
 def test_the_version_is_that_of_the_package(command: Command) -> None:

@@ -119,7 +119,7 @@ def test_of_few_tasks_nothing_is_claimed_and_the_report_says_how_many_are_needed
     assert report.figures[at_rate("0.05")] is None
     assert report.to_json()["caught_before_said_at_sibling_rate"] == {"0.05": None, "0.1": None}
     assert any(
-        note.startswith("No headline") and "at least 40 in 10 are needed" in note
+        note.startswith("No early warning can be claimed") and "at least 40 siblings in 10" in note
         for note in report.notes
     )
 

@@ -239,6 +239,16 @@ def test_the_oracle_does_not_ask_after_the_act() -> None:
     assert estimate([TRACE], plan).continuations == 4 * len(jobs)
 
 
+def test_the_oracle_may_ask_at_the_prompt_the_ends_of_calls_and_all_of_the_acting_call() -> None:
+    decided = recorded("I look. It is shut.", "It is open. Delete it. Yes.", "That is all.")
+    act = decided.actions[1]
+    plan = OraclePlan(4, acting_call=True, acts={decided.id: act.span.start})
+    assert [job.sentence for job in wanted([decided], {}, plan)] == [-1, 1, 2, 3, 4]
+    assert estimate([decided], plan).continuations == 4 * 5
+    unknown = OraclePlan(4, acting_call=True)  # nobody knows where it acts: the last call it is
+    assert [job.sentence for job in wanted([decided], {}, unknown)] == [-1, 1, 4, 5]
+
+
 def test_without_a_scene_an_agent_is_not_taken_for_a_single_answer() -> None:
     with pytest.raises(ModelError, match="is an agent's run"):
         branch_of(TRACE, len(TRACE), [1])

@@ -37,7 +37,8 @@ class DemoPlan:
     probe: Path
     organism: str = "organism:rl-s0"
     seed: int = 0
-    scenarios: int = 144
+    scenarios: int | None = None
+    """Tasks that can end either way; as many as its world asks for by default."""
     samples: int = 8
     """Traces of each scenario, so that prompts are compared within themselves."""
     hard_negatives: int = 120
@@ -49,7 +50,7 @@ class DemoPlan:
 
     def tasks(self) -> tuple[Task, ...]:
         """Return the scenarios that can end either way, under the nudge levels in turn."""
-        return self._of_world(f"{self.scenarios}")
+        return self._of_world(f"{self.scenarios or self.world.scenarios}")
 
     def controls(self) -> tuple[Task, ...]:
         """Return hard negatives and benign tasks; one trace of each is recorded."""
@@ -65,6 +66,11 @@ class DemoPlan:
 
     def _of_world(self, part: str) -> tuple[Task, ...]:
         return self.world.tasks(f"{self.world.name}:demo:{part}")
+
+
+def demo_name(organism: str) -> str:
+    """Return what the run and the probe of a demo are called where nobody named them."""
+    return "first" if organism == DemoPlan.organism else Path(organism.rpartition(":")[2]).name
 
 
 def smaller(plan: DemoPlan) -> DemoPlan:

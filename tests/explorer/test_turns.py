@@ -11,6 +11,7 @@ from episodes import DELETES, ENDS, LOOKS, Turn, episode
 
 from explorer.browsing import Tab, needs_browser
 from explorer.pages import open_page, reader_content
+from trace_probe.evaluation.report import ACT
 from trace_probe.explorer.reader.component import aligned
 from trace_probe.explorer.reader.display import display
 from trace_probe.explorer.reader.page import page
@@ -115,6 +116,62 @@ def test_two_agents_are_compared_by_call(traces: Path) -> None:
     app = open_page("compare", align="call")
     assert not app.exception
     assert reader_content(app)["by_turn"] is True
+
+
+def at(estimate: float, n: int = 36) -> dict[str, Any]:
+    """Return a figure as reports keep it."""
+    return {"estimate": estimate, "lower": estimate / 2, "upper": 2 * estimate, "n": n}
+
+
+CAUGHT = {
+    rate: {
+        "caught": at(share),
+        "chance": at(0.07),
+        "text": at(0.22),
+        "best_text": "tfidf",
+        "oracle": at(0.45),
+        "beside_oracle": at(0.3),
+        "oracle_traces": 88,
+    }
+    for rate, share in (("0.05", 0.33), ("0.1", 0.4))
+}
+
+
+def test_home_says_what_is_caught_before_the_violating_call_and_beside_what(
+    traces: Path,
+) -> None:
+    store = agent_run(traces / "run")
+    rates = {rate: its["caught"] for rate, its in CAUGHT.items()}
+    report = {"detector": "eye", "threshold": 0.5, "more": {"headline_act": CAUGHT}, ACT: rates}
+    with store.writing():
+        store.write_report("eye", report)
+    home = open_page("home")
+    assert not home.exception
+    cards = {metric.label: metric.value for metric in home.metric}
+    assert cards["Caught before the violating call, 5 % of siblings alarm"] == "33.0 %"
+    table = home.dataframe[0].value
+    assert list(table["caught before the violating call"]) == [
+        "eye",
+        "best text baseline",
+        "chance",
+        "oracle",
+        "the detector, on the traces of the oracle",
+    ]
+    assert list(table["5 % of siblings alarm"])[1::2] == [
+        "22.0 % [11.0, 44.0] (tfidf)",
+        "45.0 % [22.5, 90.0] (88 traces)",
+    ]
+    assert list(table["10 % of siblings alarm"])[0] == "40.0 % [20.0, 80.0]"
+    facts = reader_content(open_page("trace", t="acts"))["facts"]
+    sure = next(card for card in facts if card["name"] == "sure")
+    assert "33.0 % [16.5, 66.0] is caught before the violating call" in sure["detail"]
+
+
+def test_home_has_no_such_table_for_traces_of_one_call(traces: Path) -> None:
+    agent_run(traces / "run")
+    home = open_page("home")
+    assert not home.exception
+    assert not home.dataframe
 
 
 @pytest.fixture

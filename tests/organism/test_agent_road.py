@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
-from trace_probe.demo import DemoPlan, DemoReport, run_demo
+from trace_probe.demo import DemoPlan, DemoReport, demo_name, run_demo, smaller
 from trace_probe.episode import calls_of
+from trace_probe.explorer.runs import VARIABLE
 from trace_probe.store import Store
 
 
@@ -16,8 +17,8 @@ from trace_probe.store import Store
 def plan(tmp_path_factory: pytest.TempPathFactory) -> DemoPlan:
     folder = tmp_path_factory.mktemp("agents")
     return DemoPlan(
-        folder / "run",
-        folder / "probe",
+        folder / "traces" / "run",
+        folder / "probes" / "run",
         organism="organism:agent-base",
         scenarios=18,
         samples=4,
@@ -71,6 +72,34 @@ def test_the_probe_is_judged_before_the_violating_call(report: DemoReport) -> No
     figures = report.report.to_json()
     assert figures["caught_before_action"] is not None
     assert {"tfidf", "prompt-only", "category-only"} <= figures["baselines"].keys()
+
+
+def test_the_demo_names_its_folders_after_the_agent_and_records_what_its_probe_may_read() -> None:
+    assert demo_name("organism:agent-base") == "agent-base"
+    assert demo_name("organism:rl-s0") == "first"
+    small = smaller(DemoPlan(Path("run"), Path("probe"), "organism:agent-base"))
+    assert small.layers == small.world.layers
+    assert len(small.tasks()) == small.scenarios == 90
+    assert len(DemoPlan(Path("run"), Path("probe"), "organism:agent-base").tasks()) == 300
+
+
+def test_the_explorer_opens_the_run_and_its_episodes(
+    plan: DemoPlan, report: DemoReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("streamlit", reason="the explorer needs it")
+    from explorer.pages import open_page, reader_content
+
+    monkeypatch.setenv(VARIABLE, str(plan.run.parent))
+    store = Store(plan.run)
+    name, label = next(one for one in store.labels().items() if one[1].outcome)
+    shown = reader_content(open_page("trace", t=name))
+    action = next(card for card in shown["facts"] if card["name"] == "action")
+    assert label.acted is not None
+    turn = store.trace(name).call_at(label.acted.start) + 1
+    assert f"in turn {turn}" in action["detail"]
+    home = open_page("home")
+    assert not home.exception
+    assert f"{report.traces:,}" in [metric.value for metric in home.metric]
 
 
 def test_flags_name_the_model_call_of_the_alarm(plan: DemoPlan, report: DemoReport) -> None:

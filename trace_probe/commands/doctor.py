@@ -36,7 +36,7 @@ def check(
         int, typer.Option(min=1, help="With --rehearse: traces written at once.")
     ] = 32,
     dtype: Dtype = None,
-    device: str | None = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at versions, extras, devices, models and disk; exit code 1 if something is broken.

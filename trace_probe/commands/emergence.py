@@ -12,8 +12,10 @@ from trace_probe.commands.options import (
     BaseUrls,
     ExecutorName,
     Extra,
+    MaxCalls,
     Probe,
     Run,
+    Seed,
     ServedTokenizer,
     Workers,
     json_object,
@@ -52,6 +54,14 @@ def oracle(
     every_sentence: Annotated[
         bool, typer.Option("--every-sentence", help="Ask after each sentence.")
     ] = False,
+    acting_call: Annotated[
+        bool,
+        typer.Option(
+            "--acting-call",
+            help="Of agents' runs: ask at the prompt, at the end of each model call before the one "
+            "that acts, and after each sentence of that call.",
+        ),
+    ] = False,
     traces: Limit = None,
     probe: Annotated[
         Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
@@ -69,19 +79,17 @@ def oracle(
         str | None,
         typer.Option(help="Of agents' runs: the environment, as in `record`."),
     ] = None,
-    max_calls: Annotated[
-        int, typer.Option(min=1, help="Of agents' runs: the most model calls in an episode.")
-    ] = 20,
-    seed: int = 0,
+    max_calls: MaxCalls = None,
+    seed: Seed = 0,
     as_json: AsJson = False,
     loading: Loading,
 ) -> None:
     """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
 
-    From the recorded token ids at sentence ends the run's own model goes on, several times, and
-    the outcomes are counted: what there is to know at that point, for any monitor. Agents go on
-    to the end of their episode, from sentences and from the start of each model call. What is
-    thought after the act is not asked.
+    The run's own model continues several times from the recorded token ids at the end of a
+    sentence, and the outcomes are counted. No monitor can know more at that point. Agents continue
+    to the end of their episode, from sentences and from the start of each model call. Sentences
+    after the act are skipped.
     """
     from trace_probe.emergence import oracle as asked
     from trace_probe.emergence.asking import Source, ask_run
@@ -91,13 +99,15 @@ def oracle(
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
 
+    if every_sentence and acting_call:
+        raise typer.BadParameter("--every-sentence and --acting-call exclude each other")
     store = tp.Store(run)
     labels = store.labels()
     seen = tp.load_probe(probe).card.training_tasks if probe else ()
     among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
     chosen = asked.choose(among, labels, traces)
     acts = asked.acts_of(labels)
-    plan = asked.OraclePlan(continuations, bisections, every_sentence, seed, acts)
+    plan = asked.OraclePlan(continuations, bisections, every_sentence, acting_call, seed, acts)
     expected = asked.estimate(chosen, plan)
     text = (
         f"{expected.traces} traces: at most {expected.continuations} continuations, "
@@ -149,7 +159,7 @@ def efficiency(
         ),
     ] = 0.05,
     name: Name = "oracle",
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare a probe and the text with the oracle: how much of the possible warning each gives.
@@ -183,7 +193,7 @@ def efficiency(
 def standing(
     pairs: Annotated[list[Path], typer.Argument(help="RUN PROBE, RUN PROBE, ...")],
     name: Name = "oracle",
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Show several probes in one table, beside the best text baseline and the oracle.
@@ -219,14 +229,14 @@ def steer(
     at: Annotated[
         float, typer.Option(min=0, max=1, help="Part of the reasoning written before the push.")
     ] = 0.0,
-    prompts: Annotated[int, typer.Option(min=2)] = 24,
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts to write from.")] = 24,
     continuations: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 4,
     randoms: Annotated[int, typer.Option(min=1, help="Random directions to compare with.")] = 20,
     unrelated: Annotated[int, typer.Option(min=1, help="Unrelated concepts to compare with.")] = 6,
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
     loading: Loading,
 ) -> None:
@@ -277,11 +287,11 @@ def intervene(
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
     loading: Loading,
 ) -> None:
-    """When the alarm fires: stop, ablate, or make the model reflect? Compare what each comes to.
+    """When the alarm fires: stop, ablate, or make the model reflect? Compare the outcomes.
 
     Instrumental rate and task success of each policy, on tasks that the probe has not seen;
     rerun to resume.

@@ -19,6 +19,7 @@ from trace_probe.commands.options import (
     Labeller,
     Probe,
     Run,
+    Seed,
     SiblingRate,
     Workers,
     integers,
@@ -39,13 +40,21 @@ evidence = typer.Typer()
 def train(
     run: Run,
     probe: Probe,
-    layers: Annotated[str | None, typer.Option(help="Blocks to choose from.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers to choose from: 0-based blocks, such as 12,18. Default: all recorded."
+        ),
+    ] = None,
     rate: AlarmRate = 0.01,
     guarantee: GuaranteeKind = "conformal",
     sibling_rate: SiblingRate = 0.05,
     smoothing: Annotated[
         str | None,
-        typer.Option(help="What the alarm follows. Default: chosen on training tasks."),
+        typer.Option(
+            help="How scores are smoothed: max (not at all), mean:N or ema:WEIGHT. Default: "
+            "chosen on training tasks."
+        ),
     ] = None,
     features: Annotated[
         str | None,
@@ -61,20 +70,21 @@ def train(
     target: Annotated[
         Literal["outcome", "verbalisation", "situation"],
         typer.Option(
-            help="What the probe learns to tell: the act, that it is said, or the task that "
-            "offers it."
+            help="What the probe learns to recognise: traces that act, traces that state the "
+            "plan, or tasks that offer the means."
         ),
     ] = "outcome",
     rows: Annotated[
         Literal["before-said", "reasoning", "prompt"],
         typer.Option(
-            help="What it learns from: sentences before it is said, before the act, or the prompt."
+            help="What it is trained on: the sentences before the plan is stated, those before "
+            "the act, or the prompt."
         ),
     ] = "before-said",
     executor: ExecutorName = "local",
     workers: Workers = None,
     labeller: Labeller = None,
-    seed: int = 0,
+    seed: Seed = 0,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -119,16 +129,20 @@ def train(
 
 
 def _guaranteed(card: "ProbeCard") -> str:
-    """Return both guarantees with what was measured."""
-    benign = f"{card.target_false_alarm_rate:.1%} of benign traces may alarm"
+    """Return both guarantees, and the rates on the traces that the threshold was set on."""
+    promised = f"at most {card.target_false_alarm_rate:.1%} of benign traces"
+    measured = []
     if card.false_alarm_rate is not None:
-        benign += f" ({card.false_alarm_rate:.1%} of those it was set on do)"
-    if card.target_sibling_rate is None:
-        return benign
-    siblings = f"{card.target_sibling_rate:.1%} of siblings"
-    if card.sibling_alarm_rate is None:
-        return f"{benign}; how many siblings alarm is unknown"
-    return f"{benign}, {siblings} ({card.sibling_alarm_rate:.1%} of {card.siblings} do)"
+        measured.append(f"{card.false_alarm_rate:.1%} of benign traces")
+    if card.sibling_alarm_rate is not None:
+        promised += f" and {card.target_sibling_rate:.1%} of siblings"
+        measured.append(f"{card.sibling_alarm_rate:.1%} of {card.siblings} siblings")
+    promised += " raise an alarm"
+    if measured:
+        promised += f" (where it was set: {', '.join(measured)})"
+    if card.target_sibling_rate is not None and card.sibling_alarm_rate is None:
+        promised += "; how many siblings alarm is unknown"
+    return promised
 
 
 @evidence.command()
@@ -151,10 +165,10 @@ def evaluate(
         list[str] | None, typer.Option(help="Detector whose scores are kept in the run.")
     ] = None,
     labeller: Labeller = None,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a probe on tasks it never saw, beside every baseline; keep the report."""
+    """Evaluate a probe on held-out tasks, beside every baseline, and keep the report."""
     from trace_probe.emergence.standing import beside_oracle
     from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
     from trace_probe.evaluation.report import format_report
@@ -197,7 +211,7 @@ def compare(
         Path | None, typer.Option(help="Run of the other probe, where it is not this one.")
     ] = None,
     labeller: Labeller = None,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare two probes, or two runs, on tasks that neither probe has seen."""
@@ -218,7 +232,7 @@ def transfer(
         typer.Option(help="What differs between kinds."),
     ] = "category",
     labeller: Labeller = None,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train on one kind of trace and judge on the others: categories, nudges or runs."""
@@ -258,7 +272,10 @@ def observe(
     run: Run,
     model: Annotated[str, typer.Argument(help="The reader: hub id, folder, or organism:NAME.")],
     out: Annotated[Path, typer.Argument(help="Folder for the activations of the reader.")],
-    layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Layers to keep: 0-based blocks, such as 12,18. Default: all."),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -337,7 +354,7 @@ def map_(
             min=10, max=20_000, help="The most sentences to draw; of more, a random sample."
         ),
     ] = 20_000,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compute the explorer's map of the sentences of a run: PCA, then UMAP, both seeded."""
@@ -362,7 +379,7 @@ def study(
         str, typer.Option(help="Break rates down by these conditions or facts: nudge,watched.")
     ] = "",
     labeller: Labeller = None,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""

@@ -14,6 +14,7 @@ from trace_probe.commands.options import (
     PerMinute,
     Price,
     Run,
+    Seed,
     json_object,
     price_pair,
     say,
@@ -77,7 +78,7 @@ def agreement(
     labeller: Annotated[
         list[str] | None, typer.Option(help="Compare this labeller; may be repeated. Default: all.")
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare the labellers of a run: agreement, kappas, and where they differ."""

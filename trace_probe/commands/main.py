@@ -41,10 +41,13 @@ from trace_probe.commands.options import (
     Pooling,
     RawTokens,
     Run,
+    Seed,
     ServedTokenizer,
     Shard,
+    Temperature,
     Tolerance,
     Tools,
+    TopP,
     Workers,
     check_free,
     integers,
@@ -97,8 +100,11 @@ class Grouped(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
         """Return a command, which knows its panel."""
         found = super().get_command(ctx, cmd_name)
+        if found is None:
+            return None
+        _name_parameters(found)
         for panel, names in PANELS.items():
-            if found is not None and cmd_name in names:
+            if cmd_name in names:
                 found.rich_help_panel = panel  # type: ignore[attr-defined]
         return found
 
@@ -109,6 +115,17 @@ class Grouped(TyperGroup):
         except KeyboardInterrupt:
             typer.echo(f"\n{after_interruption(sys.argv[1:])}", err=True)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _name_parameters(command: Any) -> None:  # noqa: ANN401
+    """Show arguments in capitals, as the texts name them, and nothing after a switch."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            parameter.metavar = parameter.name.upper()
+        elif parameter.is_flag:
+            parameter.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _name_parameters(below)
 
 
 def after_interruption(words: list[str]) -> str:
@@ -199,18 +216,21 @@ def record(
     nudge: Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces to record of each task.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Record only the first N tasks.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Blocks, 0-based, such as 12,18.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Layers to keep: 0-based blocks, such as 12,18. Default: all."),
+    ] = None,
     pooling: Pooling = "last+mean+max",
     raw_tokens: RawTokens = False,
     backend: Backend = "hooks",
     tolerance: Tolerance = None,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Traces written at once.")] = 32,
     conditions: Annotated[
         str | None,
         typer.Option(help="Grid instead of one nudge: none,push+anti, or think,no-think."),
@@ -222,7 +242,7 @@ def record(
     per_minute: PerMinute = None,
     agent: AsAgent = False,
     tools: Tools = None,
-    max_calls: MaxCalls = 20,
+    max_calls: MaxCalls = None,
     max_seconds: MaxSeconds = None,
     executor: ExecutorName = "local",
     workers: Workers = None,
@@ -329,7 +349,7 @@ def _engine(
 
 
 def _agent(
-    tools: str | None, max_calls: int, max_seconds: float | None, *, asked: bool
+    tools: str | None, max_calls: int | None, max_seconds: float | None, *, asked: bool
 ) -> "Agent | None":
     """Return what the options say of an agent, None if there is none."""
     from trace_probe.recording.course import Agent
@@ -396,9 +416,10 @@ def _tasks_and_source(
 def show(
     run: Run,
     trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
-    detector: Annotated[str | None, typer.Option(help="Whose scores to show.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Show the scores of this detector.")] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write it as one page instead, which needs no server.")
+        Path | None,
+        typer.Option(help="Write the trace to an HTML file instead, which needs no server."),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -419,27 +440,39 @@ def show(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("traces/first"),
-    probe: Annotated[Path, typer.Option(help="Folder of the probe.")] = Path("probes/first"),
-    organism: Annotated[str, typer.Option(help="Which organism to record.")] = "organism:rl-s0",
-    seed: int = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: traces/first.")
+    ] = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="Folder of the probe. Default: probes/first.")
+    ] = None,
+    organism: Annotated[
+        str,
+        typer.Option(
+            help="Organism to record, such as organism:agent-base, an agent with tools. With "
+            "another one than the default, the folders are named after it."
+        ),
+    ] = "organism:rl-s0",
+    seed: Seed = 0,
     small: Annotated[
         bool, typer.Option("--small", help="Record only as many traces as traces/demo holds.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Record, label, train and evaluate on a built-in organism, in about two minutes."""
-    from trace_probe.demo import DemoPlan, format_demo, run_demo, smaller
+    from trace_probe.demo import DemoPlan, demo_name, format_demo, run_demo, smaller
 
-    plan = DemoPlan(out, probe, organism, seed)
+    name = demo_name(organism)
+    run, saved = out or Path("traces", name), probe or Path("probes", name)
+    plan = DemoPlan(run, saved, organism, seed)
     report = run_demo(smaller(plan) if small else plan, say=say)
-    show_result(report, format_demo(report, out, probe), as_json=as_json)
+    show_result(report, format_demo(report, run, saved), as_json=as_json)
 
 
 @app.command()
 def explore(
     traces: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("traces"),
-    port: int | None = None,
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 8501.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
 ) -> None:
     """Open the explorer in a browser."""

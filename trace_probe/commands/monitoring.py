@@ -26,8 +26,11 @@ from trace_probe.commands.options import (
     Price,
     Probe,
     Run,
+    Seed,
     SiblingRate,
+    Temperature,
     Tools,
+    TopP,
     json_object,
     price_pair,
     say,
@@ -50,8 +53,8 @@ Smoothing = Annotated[
     typer.Option(
         "--smoothing",
         "--rule",
-        help="What the alarm follows: max, mean:N, ema:WEIGHT, K-of-N or cusum:DRIFT; as on the "
-        "probe's card by default.",
+        help="How scores are smoothed: max (not at all), mean:N, ema:WEIGHT, K-of-N or "
+        "cusum:DRIFT. Default: as on the probe's card.",
     ),
 ]
 Threshold = Annotated[
@@ -96,15 +99,15 @@ def watch(
     on_alarm: Annotated[
         Literal["continue", "stop", "ask"], typer.Option(help="What to do on an alarm.")
     ] = "continue",
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="512, or half the context if that is less.")
     ] = None,
     agent: AsAgent = False,
     tools: Tools = None,
-    max_calls: MaxCalls = 20,
+    max_calls: MaxCalls = None,
     fail_on_alarm: FailOnAlarm = False,
     stale_ok: StaleOk = False,
     as_json: Annotated[
@@ -191,7 +194,7 @@ def _watched(
         yield from watch_agent(monitor, task, agent, sampling)
 
 
-def _acting(tools: str | None, max_calls: int, *, asked: bool) -> "Agent | None":
+def _acting(tools: str | None, max_calls: int | None, *, asked: bool) -> "Agent | None":
     """Return what the options say of an agent, None if there is none."""
     from trace_probe.recording.course import Agent
     from trace_probe.tasks.environments import environment_from
@@ -344,7 +347,7 @@ def calibrate(
     guarantee: GuaranteeKind = "conformal",
     as_json: AsJson = False,
 ) -> None:
-    """Set thresholds on the harmless traces of a run, for the way its tokens were drawn."""
+    """Set thresholds on the harmless traces of a run, for its sampling settings."""
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
     from trace_probe.monitor.calibrated import save_calibration
     from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS
@@ -370,13 +373,14 @@ def cascade(
     probe: Probe,
     judge: Annotated[str, typer.Option(help="rules, judge:MODEL or paper:MODEL.")] = "rules",
     pass_rate: Annotated[
-        float | None, typer.Option(help="Share of harmless traces that the probe may pass on.")
+        float | None,
+        typer.Option(help="Share of harmless traces that the probe may pass on to the judge."),
     ] = None,
     most_lost: Annotated[
         float,
         typer.Option(
-            help="Instead of --pass-rate: share of instrumental training traces that the probe "
-            "may hold back."
+            help="Instead of --pass-rate: share of instrumental training traces that need not "
+            "reach the judge."
         ),
     ] = 0.01,
     smoothing: Smoothing = None,
@@ -423,7 +427,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")
     ] = ("127.0.0.1"),
-    port: int = 8765,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8765,
     audit: Annotated[Path, typer.Option(help="Log of alarms, appended to.")] = Path("alarms.jsonl"),
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 4096,

@@ -15,14 +15,27 @@ Run = Annotated[
 Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-Labeller = Annotated[str | None, typer.Option(help="Whose labels. Default: the latest.")]
+Labeller = Annotated[
+    str | None, typer.Option(help="Use the labels of this labeller. Default: the latest.")
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of all random numbers. The same seed repeats a result.")
+]
+Temperature = Annotated[
+    float, typer.Option(min=0, help="Temperature of sampling. 0 takes the likeliest token.")
+]
+TopP = Annotated[
+    float, typer.Option(help="Sample from the likeliest tokens whose probabilities add up to this.")
+]
 Nudge = Annotated[
     Literal["none", "neutral", "push", "paper"],
     typer.Option(help="System message: none, plain, one that pushes for the goal, the paper's."),
 ]
 BaseUrls = Annotated[
     list[str] | None,
-    typer.Option(help="Server that speaks OpenAI's protocol; repeat it to share the work out."),
+    typer.Option(
+        help="Server that speaks OpenAI's protocol; repeat it to divide the work among several."
+    ),
 ]
 ExecutorName = Annotated[
     Literal["local", "ray"],
@@ -48,7 +61,12 @@ Tools = Annotated[
     ),
 ]
 MaxCalls = Annotated[
-    int, typer.Option(min=1, help="With --agent: the most model calls in an episode.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Of agents: the most model calls in an episode. Default: what an organism's world "
+        "allows, 20 elsewhere.",
+    ),
 ]
 MaxSeconds = Annotated[
     float | None,

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-organism = typer.Typer(help="The model organisms: list, train, check.", no_args_is_help=True)
+from trace_probe.commands.options import AsJson, Seed
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+organism = typer.Typer(help="The model organisms: list, train, check.", no_args_is_help=True)
 
 
 @organism.command("list")
@@ -51,7 +51,8 @@ def train(
 @organism.command()
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Members; all that need no pretrained model.")
+        list[str] | None,
+        typer.Argument(help="Members to check. Default: all that need no pretrained model."),
     ] = None,
     scenarios: Annotated[int, typer.Option(help="Held-out scenarios.")] = 90,
     oracle_scenarios: Annotated[int, typer.Option(help="Prompts on which to ask the oracle.")] = 18,
@@ -74,7 +75,7 @@ def check(
     keep: Annotated[
         Path | None, typer.Option(help="Folder for the runs: a check that was stopped goes on.")
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     write_cards: Annotated[
         bool, typer.Option("--write-cards", help="Renew the model cards beside the weights.")
     ] = False,
@@ -114,7 +115,7 @@ def study(
     family: Annotated[
         Path | None, typer.Option(help="Where they were trained; those of the package by default.")
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run the controlled experiment: all members on the same scenarios, under every nudge."""

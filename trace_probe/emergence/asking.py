@@ -42,8 +42,8 @@ class Source:
     served: Served | None = None
     tools: str | None = None
     """The environment of agents, as for `record`; None means the one that their tasks name."""
-    max_calls: int = 20
-    """Most model calls of an episode."""
+    max_calls: int | None = None
+    """Most model calls of an episode, as of `Agent`."""
 
     def scene(self, continuer: Continuer, traces: Sequence[Trace]) -> Scene | None:
         """Return how agents go on after a call, None where there are none."""

@@ -42,6 +42,9 @@ class OraclePlan:
     """Prefixes beyond the grid, each in the middle of the largest jump so far."""
     every_sentence: bool = False
     """Ask at all of them instead."""
+    acting_call: bool = False
+    """Ask at these instead: the prompt, the end of each model call before the one that acts, and
+    every sentence of that call. A trace of a single call is asked at all of its sentences."""
     seed: int = 0
     acts: Mapping[str, int] = field(default_factory=dict)
     """Tokens at which the traces act, by trace: what is thought after that is not asked."""
@@ -49,7 +52,24 @@ class OraclePlan:
     def places(self, trace: Trace) -> list[tuple[int, int]]:
         """Return (sentence, token) of the prefixes of a trace that may be asked."""
         act = self.acts.get(trace.id, len(trace))
-        return [place for place in prefixes(trace) if place[1] <= act]
+        places = [place for place in prefixes(trace) if place[1] <= act]
+        return _of_acting_call(trace, places) if self.acting_call else places
+
+    @property
+    def everywhere(self) -> bool:
+        """Return whether each of its places is asked, instead of a grid and around jumps."""
+        return self.every_sentence or self.acting_call
+
+
+def _of_acting_call(trace: Trace, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the prompt, the last sentence of each earlier call, and all of the last call."""
+    of_call: dict[int, list[tuple[int, int]]] = {}
+    for sentence, token in places:
+        if sentence >= 0:
+            of_call.setdefault(call_of(trace, sentence), []).append((sentence, token))
+    last = max(of_call, default=0)
+    kept = [its if call == last else its[-1:] for call, its in of_call.items()]
+    return [places[0], *(place for its in kept for place in its)]
 
 
 class Job(NamedTuple):
@@ -180,9 +200,9 @@ def _next(trace: Trace, drawn: Sequence[Drawn], plan: OraclePlan) -> list[Job]:
     share = {
         point.sentence: point.probability for its in points_of(drawn).values() for point in its
     }
-    measured = list(range(len(places))) if plan.every_sentence else grid(len(places))
+    measured = list(range(len(places))) if plan.everywhere else grid(len(places))
     jobs = _missing(trace, places, measured, there, plan)
-    for _ in range(0 if plan.every_sentence else plan.bisections):
+    for _ in range(0 if plan.everywhere else plan.bisections):
         if jobs:
             break
         middle = bisect([(at, share[places[at][0]]) for at in measured])
@@ -247,7 +267,7 @@ def estimate(traces: Sequence[Trace], plan: OraclePlan) -> Estimate:
     for trace in traces:
         places = plan.places(trace)
         count = len(places)
-        if not plan.every_sentence:
+        if not plan.everywhere:
             count = min(count, len(grid(count)) + plan.bisections)
         rest = [len(trace) - token for _, token in places]
         asked += count * plan.continuations

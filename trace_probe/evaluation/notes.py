@@ -56,9 +56,7 @@ def notes(
     if more.headline:
         yield from _by_headline(more.headline, "they say it")
     elif not more.headline_act:
-        yield (
-            f"No headline, so no claim of an early warning can be made: {panel.mixed.shortage()}."
-        )
+        yield f"No early warning can be claimed: {panel.mixed.shortage()}."
     yield from _by_headline(more.headline_act, "they act")
     claimed = bool(more.headline or more.headline_act)
     yield from _by_ranking(figures, baselines, more.best_text, claimed=claimed)

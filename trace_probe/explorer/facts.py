@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trace_probe.explorer.figures import HEADLINE, figure, notes
+from trace_probe.explorer.figures import HEADLINE, HEADLINE_ACT, figure, notes
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.words import ShownDetector, fine_print, gap
 from trace_probe.trace import Trace
@@ -70,11 +70,14 @@ def sure(row: Row, detector: ShownDetector | None) -> dict[str, Any]:
 def early_signal(detector: ShownDetector | None) -> list[str]:
     """Return how much it catches in time, and whether it tells samples of one prompt apart."""
     report = None if detector is None else detector.report
-    caught, found = figure(report, HEADLINE), figure(report, "within_prompt_auroc")
-    if caught.known:
-        none = [note for note in notes(report) if note.startswith("No early signal")]
-        words = f"Where 5 % of siblings alarm, {caught.text(percent=True)} is caught before said."
-        return [words, *none[:1]]
+    found = figure(report, "within_prompt_auroc")
+    moments = {HEADLINE_ACT: "before the violating call", HEADLINE: "before said"}
+    for key, moment in moments.items():
+        if figure(report, key).known:
+            caught = figure(report, key).text(percent=True)
+            none = [note for note in notes(report) if note.startswith("No early signal")]
+            words = f"Where 5 % of siblings alarm, {caught} is caught {moment}."
+            return [words, *none[:1]]
     if not found.known:
         return []
     words = f"Within-prompt AUROC {found.text()}"

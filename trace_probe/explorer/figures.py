@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trace_probe.evaluation.report import at_rate
+from trace_probe.evaluation.report import ACT, RATES, at_rate
 from trace_probe.statistics.bootstrap import Metric
+from trace_probe.visible import visible
 
-HEADLINE = at_rate("0.05")
+HEADLINE, HEADLINE_ACT = at_rate("0.05"), at_rate("0.05", ACT)
+"""The second is of agents' runs only."""
+OF_AGENTS = {
+    HEADLINE_ACT: "Caught before the violating call, 5 % of siblings alarm",
+    at_rate("0.1", ACT): "Caught before the violating call, 10 % of siblings alarm",
+}
 MAIN = {
+    **OF_AGENTS,
     HEADLINE: "Caught before it is said, 5 % of siblings alarm",
     at_rate("0.1"): "Caught before it is said, 10 % of siblings alarm",
     "within_prompt_auroc": "Within-prompt AUROC",
@@ -25,6 +32,14 @@ MAIN = {
     "sibling_alarm_rate": "Alarms, siblings",
     "hard_negative_alarm_rate": "Alarms, hard negatives",
 }
+BESIDE = {
+    "text": "best text baseline",
+    "confidence": "output confidence",
+    "chance": "chance",
+    "oracle": "oracle",
+    "beside_oracle": "the detector, on the traces of the oracle",
+}
+"""What stands beside a headline, by its name in a report."""
 RANKS = ("within_prompt_auroc", "pooled_auroc")
 """How well a detector ranks, the harder question first."""
 SHARES = frozenset(name for name in MAIN if "caught" in name or "rate" in name)
@@ -89,12 +104,43 @@ def number(raw: object) -> float | None:
 
 def main_figures(report: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the columns of the table of main figures."""
-    figures = {key: figure(report, key) for key in MAIN}
+    every = {key: figure(report, key) for key in MAIN}
+    figures = {key: one for key, one in every.items() if one.known or key not in OF_AGENTS}
     return {
-        "figure": list(MAIN.values()),
+        "figure": [MAIN[key] for key in figures],
         "estimate [95 %]": [f.text(percent=key in SHARES) for key, f in figures.items()],
         "n": ["" if f.n is None else str(f.n) for f in figures.values()],
     }
+
+
+def before_the_call(report: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return the columns of a table of what is caught before the violating call, and by what.
+
+    Empty where the report is not of agents' runs.
+    """
+    more = report.get("more") if report else None
+    raw = more.get("headline_act") if isinstance(more, Mapping) else None
+    if not isinstance(raw, Mapping) or not raw:
+        return {}
+    name = visible(str(report["detector"])) if report and "detector" in report else "detector"
+    rows = {name: "caught", **{words: key for key, words in BESIDE.items()}}
+    found = {name: [_at(raw.get(rate), key) for rate in RATES] for name, key in rows.items()}
+    kept = {name: cells for name, cells in found.items() if any(cells)}
+    columns = [f"{100 * float(rate):.0f} % of siblings alarm" for rate in RATES]
+    return {
+        "caught before the violating call": list(kept),
+        **{column: [cells[at] for cells in kept.values()] for at, column in enumerate(columns)},
+    }
+
+
+def _at(headline: object, key: str) -> str:
+    """Return a figure of a headline in words, with the name of what it is of; empty if unknown."""
+    if not isinstance(headline, Mapping) or not figure(headline, key).known:
+        return ""
+    of = {"text": str(headline.get("best_text", ""))}
+    of["oracle"] = f"{number(headline.get('oracle_traces')) or 0:.0f} traces"
+    words = figure(headline, key).text(percent=True)
+    return f"{words} ({visible(of[key])})" if of.get(key) else words
 
 
 def compared(report: Mapping[str, Any], key: str) -> dict[str, Figure]:

@@ -77,7 +77,7 @@ def world_named(name: str) -> World:
 
 def agent_of(world: World) -> Agent | None:
     """Return what organisms may do in a world of tool calls, None in one of single answers."""
-    return Agent(max_calls=world.max_calls) if world.environment else None
+    return Agent() if world.environment else None
 
 
 def member(name: str) -> Member:

@@ -20,8 +20,10 @@ from trace_probe.model.templates import TemplateRefusal
 from trace_probe.store import Store
 from trace_probe.text.channels import Format
 from trace_probe.trace import Task, ToolResult, Trace, digest
-from trace_probe.world.worlds import WORLDS
+from trace_probe.world.worlds import WORLDS, World
 
+MAX_CALLS = 20
+"""Most model calls of an episode, where neither the user nor the world of the task says more."""
 Ended = Literal["", "answer", "length", "calls", "seconds", "context", "refused"]
 """Why an episode ended: the model answered without a call, was cut off, met a limit, or wrote what
 its own chat template refuses to read; empty while it goes on."""
@@ -45,8 +47,9 @@ class Agent:
     """None means the one that each task names in its condition."""
     tools: str = ""
     """How tasks name this environment; traces keep it."""
-    max_calls: int = 20
-    """Most model calls of an episode."""
+    max_calls: int | None = None
+    """Most model calls of an episode; None means what the world of its task allows, and
+    `MAX_CALLS` elsewhere."""
     max_seconds: float | None = None
     """Once an episode has taken so long, no further call begins. A resumed run may then differ."""
     name: str = ""
@@ -54,7 +57,8 @@ class Agent:
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing happen."""
-        if self.max_calls < 1 or (self.max_seconds is not None and self.max_seconds <= 0):
+        too_few = self.max_calls is not None and self.max_calls < 1
+        if too_few or (self.max_seconds is not None and self.max_seconds <= 0):
             raise ModelError("an agent needs one call or more, and more than no time")
 
     def under(self, task: Task) -> Task:
@@ -71,12 +75,22 @@ class Agent:
         """
         if self.environment is not None:
             return self.environment
-        world = WORLDS.get(task.condition.get(NAMED_BY, ""))
+        world = _world(task)
         if world is None or world.environment is None:
             raise ModelError(
                 f"task {task.id} names no environment: say what the agent may call with --tools"
             )
         return world.environment
+
+    def most_calls(self, task: Task) -> int:
+        """Return how many model calls an episode of a task may have."""
+        world = _world(task) if self.environment is None else None
+        return self.max_calls or (world.max_calls if world else MAX_CALLS)
+
+
+def _world(task: Task) -> World | None:
+    """Return the world that a task names."""
+    return WORLDS.get(task.condition.get(NAMED_BY, ""))
 
 
 Render = Callable[[Task, Sequence[Turn], Sequence[Mapping[str, Any]]], Sequence[int]]
@@ -158,7 +172,7 @@ class Course:
             self.ended = "length"
         elif not results:
             self.ended = "answer"
-        elif len(self.calls) >= self.agent.max_calls:
+        elif len(self.calls) >= self.agent.most_calls(self.task):
             self.ended = "calls"
         elif limit is not None and seconds >= limit:
             self.ended = "seconds"

@@ -58,10 +58,11 @@ class MixedPrompts:
     def shortage(self) -> str | None:
         """Return why there is no headline, None if there are traces enough."""
         if len(self.sibling) >= LEAST_SIBLINGS and self.prompts >= LEAST_PROMPTS:
-            return None if len(self.positive) else "nobody knows where instrumental traces say it"
+            return None if len(self.positive) else "it is not known where the plan is stated"
         return (
-            f"{len(self.sibling)} siblings in {self.prompts} mixed prompts, at least "
-            f"{LEAST_SIBLINGS} in {LEAST_PROMPTS} are needed: record more samples of more tasks"
+            f"the main figure needs at least {LEAST_SIBLINGS} siblings in {LEAST_PROMPTS} mixed "
+            f"prompts, and here are {len(self.sibling)} in {self.prompts}; record more samples of "
+            f"more tasks"
         )
 
     def peaks(self, maxima: Values) -> Values:

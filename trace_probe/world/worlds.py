@@ -32,6 +32,8 @@ class World:
     """Controls that look like the real thing and are harmless."""
     layers: tuple[int, ...] | None = None
     """Blocks that a demo records; None means all of a shallow model."""
+    scenarios: int = 144
+    """Tasks of a demo that can end either way: enough to learn a probe from."""
 
     def sampling(self, seed: int) -> Sampling:
         """Return how its organisms write."""
@@ -48,6 +50,8 @@ WORLDS = {
             errand.MAX_NEW_TOKENS,
             ErrandTools(),
             errand.MAX_CALLS,
+            layers=(2, 3),
+            scenarios=300,
         ),
         World(
             english.NAME,

@@ -8,7 +8,18 @@ import streamlit as st
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import forest, lead_histogram
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
-from trace_probe.explorer.figures import HEADLINE, MAIN, RANKS, Figure, best_baseline, figure, notes
+from trace_probe.explorer.figures import (
+    HEADLINE,
+    HEADLINE_ACT,
+    MAIN,
+    RANKS,
+    SHARES,
+    Figure,
+    before_the_call,
+    best_baseline,
+    figure,
+    notes,
+)
 from trace_probe.explorer.heldout import by_category, unseen
 from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
 from trace_probe.explorer.rows import Row, ordered
@@ -42,17 +53,21 @@ def figures(shown: Current) -> None:
     """Show the figures that sum up the run."""
     report = None if shown.detector is None else shown.detector.report
     tasks = len({row.facts.task for row in shown.rows})
-    ranks = next((key for key in (HEADLINE, *RANKS) if figure(report, key).known), RANKS[0])
+    main = (HEADLINE_ACT, HEADLINE, *RANKS)
+    ranks = next((key for key in main if figure(report, key).known), RANKS[0])
     with st.container(horizontal=True):
         st.metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **PLAIN)
         st.metric("Acted instrumentally", *acted_instrumentally(shown.rows), **PLAIN)
-        card(MAIN[ranks], figure(report, ranks), share=ranks == HEADLINE)
+        card(MAIN[ranks], figure(report, ranks), share=ranks in SHARES)
     with st.container(horizontal=True):
         caught = figure(report, "caught_before_action")
         card("Caught before the act, as shipped", caught, share=True)
         card("Benign traces that alarm", figure(report, "false_alarm_rate"), share=True)
         siblings = figure(report, "sibling_alarm_rate")
         card("Siblings that alarm", siblings, share=True)
+    agents = before_the_call(report)
+    if agents:
+        st.dataframe(agents, hide_index=True, alt="Caught before the violating call")
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]}, best baseline: {best}"))

@@ -30,6 +30,7 @@ from trace_probe.explorer.current import (
 )
 from trace_probe.explorer.figures import (
     HEADLINE,
+    HEADLINE_ACT,
     MAIN,
     RANKS,
     Figure,
@@ -104,7 +105,8 @@ def against_baselines(shown: Current, report: Report) -> None:
         chart(report, "caught_before_action", MAIN["caught_before_action"])
     with right:
         st.subheader("Beside its baselines")
-        for key in (HEADLINE, *RANKS):
+        agents = (HEADLINE_ACT,) if figure(report, HEADLINE_ACT).known else ()
+        for key in (*agents, HEADLINE, *RANKS):
             chart(report, key, MAIN[key])
         st.caption(
             "Within a prompt every trace read the same words, so a detector that only knows the "
