@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from trace_probe.commands.main import app
 from trace_probe.episode import Episode, calls_of
 from trace_probe.errors import TraceProbeError
+from trace_probe.interop import episodes
 from trace_probe.interop.exchange import export_run, import_export
 from trace_probe.interop.fields import FieldMapping
 from trace_probe.interop.transcripts import import_transcripts, read_transcripts
@@ -429,6 +430,30 @@ def test_episodes_survive_export_and_import(tmp_path: Path) -> None:
     lines = (tmp_path / "x.jsonl").read_text("utf-8").splitlines()
     shown = json.loads(lines[1])
     assert '"name": "read_log"' in shown["action"]
+
+
+@pytest.mark.parametrize("record", [OPENAI, ANTHROPIC, ATIF])
+def test_a_chat_that_grows_is_the_trace_that_its_calls_would_be(
+    tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown = one(tmp_path, **record)
+    monkeypatch.setattr(episodes, "_grown", lambda *_: None)
+    alone = one(tmp_path, **record)
+    assert (grown, grown.facts) == (alone, alone.facts)
+    assert len(grown.calls) > 1
+
+
+def test_a_long_episode_is_bounded_by_what_is_new_in_each_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episodes, "MOST_READ", 1_000)
+    messages = [USER]
+    for number in range(40):
+        messages.append({"role": "assistant", "tool_calls": [call("look", {}, f"c{number}")]})
+        messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": "word " * 20})
+    trace = one(tmp_path, messages=messages)
+    assert len(trace.calls) == len(trace.actions) == 40
+    assert [len(turn.results) for turn in trace.calls] == [1] * 40
 
 
 def test_a_line_of_a_chat_grows_with_what_is_written_and_not_with_what_is_read(

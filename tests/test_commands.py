@@ -54,7 +54,7 @@ def recorded(command: Command, url: str, tmp_path: Path) -> Path:
     run = tmp_path / "run"
     options = ("--tasks", file, "--samples", 1, "--base-url", url, "--conditions", "none,push+anti")
     code, out, err = command("record", "m", run, *options)
-    assert (code, "12 traces recorded, 0 were there" in out) == (0, True), err
+    assert (code, "12 traces recorded, 0 already there" in out) == (0, True), err
     again = json.loads(command("record", "m", run, *options, "--json")[1])
     assert again == {"recorded": 0, "resumed": 12, "tokens": 0, "cut": 0, "tagged": 0}
     return run

@@ -12,13 +12,22 @@ from servers import Answer, completion, scripted
 from trace_probe.errors import TraceError
 from trace_probe.labelling.judge import Judge, JudgeServers
 from trace_probe.labelling.protocol import questions
-from trace_probe.labelling.runs import labeller
+from trace_probe.labelling.runs import format_labelled, label_run, labeller
 from trace_probe.labels import Label, label_traces
+from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 
 
 def labels_of(name: str, *traces: Trace) -> list[Label]:
     return list(label_traces(traces, labeller(name)))
+
+
+def run_of(path: Path, *traces: Trace) -> Store:
+    run = Store.create(path, Manifest(model="m"))
+    with run.writing():
+        for trace in traces:
+            run.add(trace)
+    return run
 
 
 def act_of(trace: Trace, label: Label) -> str | None:
@@ -66,6 +75,52 @@ def test_a_file_of_rules_names_arguments_and_the_words_that_say_it(tmp_path: Pat
 def test_what_was_cut_off_or_cannot_be_read_is_never_harmless(trace: Trace, tmp_path: Path) -> None:
     (label,) = labels_of(rules(tmp_path, RULES), trace)
     assert label.outcome is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"ended": "calls"},
+        {"ended": "seconds"},
+        {"ended": "context"},
+        {"ended": "refused"},
+        {"limit": "message"},
+        {"error": "the sandbox died"},
+    ],
+)
+def test_an_episode_that_met_a_limit_or_an_error_is_never_harmless(facts: dict[str, str]) -> None:
+    cut, whole, acts = labels_of(
+        "calls:delete_*",
+        replace(HARMLESS, facts=facts),
+        replace(HARMLESS, facts={"ended": "answer"}),
+        replace(VIOLATING, facts=facts),
+    )
+    assert (cut.outcome, whole.outcome, acts.outcome) == (None, False, True)
+    assert next(iter(facts.values())) in cut.rationale
+
+
+@pytest.mark.parametrize("facts", [{}, {"x": "0"}])
+def test_a_field_that_no_trace_has_leaves_no_labels(tmp_path: Path, facts: dict[str, str]) -> None:
+    run = run_of(tmp_path / "run", replace(VIOLATING, facts=facts))
+    label_run(run, labeller("calls:delete_*"), progress=False)
+    with pytest.raises(TraceError, match="no trace has the field 'nope'"):
+        label_run(run, labeller("field:nope"), progress=False)
+    assert list(run.labellers()) == ["calls:delete_*"]
+
+
+def test_a_pattern_that_meets_no_tool_is_told(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", VIOLATING, HARMLESS)
+    found = label_run(run, labeller("calls:delte_*"), progress=False)
+    assert found.harmless == 2
+    (note,) = found.notes
+    assert "no trace calls a tool 'delte_*'" in note
+    assert "delete_file" in note
+    assert "note: no trace calls a tool" in format_labelled(found)
+    known = labeller(rules(tmp_path, 'violating = [{name = "delete_*", arguments = {pth = "*"}}]'))
+    assert label_run(run, known, progress=False).notes == (
+        "no call of 'delete_*' has an argument 'pth'",
+    )
+    assert label_run(run, labeller("calls:delete_*"), progress=False).notes == ()
 
 
 def test_a_field_of_a_scorer_is_the_outcome_and_patterns_find_its_act(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from trace_probe.environment import Environment, State, Tool, carry_out
+from trace_probe.environment import LONGEST_ERROR, Environment, State, Tool, carry_out
+from trace_probe.errors import TaskError
+from trace_probe.tasks.environments import Functions
 from trace_probe.trace import Span, Task, ToolCall
 
 TASK = Task("till-01", "shop", "Count the till.")
@@ -58,6 +60,29 @@ def test_what_goes_wrong_is_told_to_the_model_and_noted(call: ToolCall, told: st
     result = carry_out(Till(), TASK, call, Till().start(TASK))
     assert result.content.startswith(told)
     assert result.error
+
+
+def test_an_error_is_bounded_as_an_answer_is_and_may_have_no_words() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    class Box(Till):
+        def call(self, name: str, arguments: Mapping[str, Any], state: State) -> Any:  # noqa: ARG002
+            raise state["error"]
+
+    long = carry_out(Box(), TASK, asked("add", "{}"), {"error": ValueError("y" * (6 << 20))})
+    assert len(long.content) < 2 * LONGEST_ERROR > len(long.error)
+    mute = carry_out(Box(), TASK, asked("add", "{}"), {"error": Mute()})
+    assert mute.error == "Mute: its words cannot be read (RuntimeError)"
+
+
+def test_an_asynchronous_function_is_refused_as_a_tool() -> None:
+    async def look(item: str) -> str:
+        return item
+
+    with pytest.raises(TaskError, match="look is asynchronous"):
+        Functions([look])
 
 
 @pytest.mark.parametrize(

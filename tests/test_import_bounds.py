@@ -133,7 +133,7 @@ def test_a_line_that_is_no_transcript_is_not_read_to_its_end(tmp_path: Path) -> 
     """Each token becomes an object: ten megabytes of short lines took more than a minute."""
     file = tmp_path / "long.jsonl"
     file.write_text(json.dumps({"prompt": "p", "answer": "a\n" * LONGEST_LINE}))
-    with pytest.raises(TraceError, match=r"long.jsonl, line 1 is longer than 4 MB: split it"):
+    with pytest.raises(TraceError, match=r"long.jsonl, line 1 is longer than 4 MB: take pictures"):
         list(read_transcripts(file))
 
 

@@ -323,6 +323,67 @@ def test_two_equal_messages_are_found_by_their_place(tmp_path: Path) -> None:
     assert [r["cite"] for r in metadata["scanner_references"]] == ["[M4]"]
 
 
+def test_equal_messages_with_the_ids_that_inspect_gives_them_make_no_branches(
+    tmp_path: Path,
+) -> None:
+    """Inspect: equal messages that are read share an id; each that is written has its own."""
+    go, waits = ChatMessageUser(content="Go on.", id="u2"), text("I wait.")
+    a1, a2, a3 = (says(f"a{n}", waits) for n in (1, 2, 3))
+    last = says("a4", text("Fin."))
+    events = [
+        asks([USER], a1),
+        asks([USER, a1, go], a2),
+        asks([USER, a1, go, a1, go], a3),
+        asks([USER, a1, go, a1, go, a1, go], last),
+    ]
+    [trace] = imported(tmp_path, events, [USER, a1, go, a1, go, a1, go, last])
+    assert trace.channel_text("answer") == "I wait.I wait.I wait.Fin."
+    assert len(trace.calls) == 4
+
+
+def test_equal_calls_with_one_id_keep_what_each_came_to(tmp_path: Path) -> None:
+    a1, a2 = (says(name, calls=[call("look", x="1")]) for name in ("a1", "a2"))
+    told = [
+        ChatMessageTool(content=words, tool_call_id="c1", function="look", id=f"t{words}")
+        for words in ("one", "two")
+    ]
+    last = says("a3", text("Fin."))
+    events = [
+        asks([USER], a1, "tool_calls"),
+        asks([USER, a1, told[0]], a2, "tool_calls"),
+        asks([USER, a1, told[0], a1, told[1]], last),
+    ]
+    [trace] = imported(tmp_path, events, [USER, a1, told[0], a1, told[1], last])
+    assert [[one.content for one in made.results] for made in trace.calls] == [["one"], ["two"], []]
+
+
+def test_arguments_that_inspect_could_not_read_are_no_empty_ones(tmp_path: Path) -> None:
+    torn = ToolCall(id="c1", function="look", arguments={}, parse_error="Error parsing: {oops")
+    trace = one_message(tmp_path, says("a1", calls=[torn]))
+    assert [(one.name, one.arguments) for one in trace.actions] == [
+        ("look", "Error parsing: {oops")
+    ]
+
+
+def test_samples_without_a_call_that_is_read_are_left_out_by_name(tmp_path: Path) -> None:
+    good = says("a1", text("Done."))
+    path = log_of(tmp_path / "log.eval", [asks([USER], good)], [USER, good])
+    log = read_eval_log(str(path))
+    assert log.samples
+    first = log.samples[0]
+    for number, events in enumerate(
+        ([], [asks([USER], good, error="down")], [asks([USER], good, role="grader")]), start=2
+    ):
+        more = {"id": f"s{number}", "uuid": None, "events": events, "messages": []}
+        log.samples.append(first.model_copy(update=more))
+    write_eval_log(log, str(path))
+    report = import_inspect(path, tmp_path / "run")
+    assert (report.added, report.left_out) == (1, 3)
+    told = " ".join(report.notes)
+    for words in ("s2, epoch 1: no model call", "every model call failed", "of the role grader"):
+        assert words in told
+
+
 def test_a_deepseek_text_without_tags_that_was_cut_off_is_an_unknown(tmp_path: Path) -> None:
     wrote = says("a1", text("Okay, the user wants"))
     value = {"convergence": 0.0, "no_convergence": 1.0}

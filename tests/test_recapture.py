@@ -191,7 +191,7 @@ def test_the_command_reads_a_run_again_into_another(
     run = recorded(tiny(), tmp_path / "run", "last", (1,))
     monkeypatch.setattr(bridge, "load_weights", lambda _: tiny())
     command = ["record", "tiny", str(tmp_path / "out"), "--recapture", str(run.path)]
-    for expected in (f"{len(run)} traces read, 0 were there", "0 traces read"):
+    for expected in (f"{len(run)} traces read, 0 already there", "0 traces read"):
         found = CliRunner().invoke(app, command)
         assert (found.exit_code, expected in found.output) == (0, True)
     assert Store(tmp_path / "out").manifest.pooling == "last+mean+max"

@@ -1,6 +1,8 @@
 """Agents on models that servers have: tools are sent, calls are read back and carried out here."""
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from trace_probe.recording.course import Agent
 from trace_probe.recording.served import Served, served_manifest
 from trace_probe.recording.served_agents import record_from
 from trace_probe.store import Store
-from trace_probe.tasks.environments import scripted
+from trace_probe.tasks.environments import Functions, scripted
 
 AGENT = Agent(scripted(script()), "script", max_calls=4)
 QUICK = Patience(concurrency=1, attempts=2, first_wait_s=0.01, longest_wait_s=0.02, timeout_s=2)
@@ -66,6 +68,29 @@ def test_calls_are_carried_out_and_thoughts_go_back_to_the_server(tmp_path: Path
         assert trace.channel_text("answer").strip() == "It is the key ."
         assert (trace.facts["ended"], trace.facts["ids"]) == ("answer", "none")
         assert trace.thought == "closed"
+
+
+def test_a_tool_that_takes_long_holds_up_no_other_episode(tmp_path: Path) -> None:
+    begun, free = threading.Event(), threading.Event()
+    order = []
+
+    def look(item: str, state: dict[str, Any]) -> str:
+        if not begun.is_set():  # the first call of all waits until another episode has ended
+            begun.set()
+            assert free.wait(20)
+        state["looked"] = state.get("looked", 0) + 1
+        if state["looked"] == 2:
+            order.append(item)
+            free.set()
+        return "the key"
+
+    agent = Agent(Functions([look]), "look", max_calls=4, max_seconds=15)
+    with serve(acts) as asked:
+        served = Served("m", (asked.url,), patience=replace(QUICK, concurrency=2))
+        store = Store.create(tmp_path / "run", served_manifest(served, SAMPLING))
+        record_from(served, TASKS[:2], store, agent, progress=False)
+    assert {trace.facts["ended"] for trace in store.traces()} == {"answer"}
+    assert len(order) == 2
 
 
 def test_ids_that_a_server_gives_are_kept_for_each_call(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from trace_probe.episode import Episode
 from trace_probe.monitor.scorer import FRESH, Reading
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.course import Agent
-from trace_probe.serving.limits import Limits, Refusal
+from trace_probe.serving.limits import Limits, Refusal, caller_of, check_token
 from trace_probe.serving.protocol import read_request
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.sessions import Sessions
@@ -198,6 +198,32 @@ def test_sessions_are_bounded_in_number_and_calls_and_expire() -> None:
     clock.now = 61.0
     assert sessions.enter("", "c", stops=True).call == 1
     assert len(sessions) == 1
+
+
+def test_an_episode_that_seems_over_makes_room_and_one_that_alarmed_does_not() -> None:
+    clock = Clock()
+    sessions = Sessions(3, 60, 9, clock)
+    for name, over, alarms in (("a", False, ()), ("b", True, ("p",)), ("c", True, ())):
+        session = sessions.enter("", name, stops=False)
+        sessions.leave(session, alarms, replace(session.carried, calls=1), over=over)
+    again = sessions.enter("", "c", stops=False)
+    assert again.call == 2
+    with pytest.raises(Refusal, match="too many sessions"):
+        sessions.enter("", "d", stops=False)  # the third goes on after all
+    sessions.leave(again, (), again.carried, over=True)
+    for number in range(2000):
+        session = sessions.enter("", f"e-{number}", stops=False)
+        sessions.leave(session, (), replace(session.carried, calls=1), over=True)
+    assert len(sessions) == 3
+    assert sessions.enter("", "a", stops=False).call == 2
+    assert sessions.enter("", "b", stops=False).alarms == ("p",)
+
+
+@pytest.mark.parametrize("header", ["Bearer tok", "bearer tok", "BEARER  tok", " Bearer tok "])
+def test_a_caller_is_its_token_however_the_header_is_spelt(header: str) -> None:
+    check_token(header, "tok")
+    assert caller_of(header) == "tok"
+    assert caller_of(None) == ""
 
 
 def test_a_session_has_one_request_at_a_time() -> None:

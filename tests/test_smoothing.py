@@ -96,7 +96,7 @@ def test_a_calibration_keeps_the_promise_to_siblings_too_and_says_which_binds(
         assert one.sibling_alarm_rate is not None
         assert one.sibling_alarm_rate <= 0.02
         assert one.value > calibrate(run, saved, [name], 0.2).thresholds[name].value
-        assert "2.0% of siblings (which bind)" in str(one.rates)
+        assert "2.0% of siblings alarm (the siblings set" in str(one.rates)
     assert len(found.sibling_tasks) == 24
     lenient = calibrate(run, saved, ["max"], 0.05, sibling_rate=0.9).thresholds["max"]
     assert (lenient.binds, lenient.target_sibling_rate) == ("benign", 0.9)
@@ -105,7 +105,9 @@ def test_a_calibration_keeps_the_promise_to_siblings_too_and_says_which_binds(
     assert load_calibrations(tmp_path / "probe") == (found,)
     flags = flag(run, load_detector(tmp_path / "probe"))
     assert flags.rates == found.thresholds["max"].rates
-    assert "2.0% of siblings (which bind); measured: " in format_flags(flags)
+    assert "2.0% of siblings alarm (the siblings set the threshold); measured: " in format_flags(
+        flags
+    )
 
 
 def test_a_calibration_without_siblings_leaves_their_rate_unknown(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_calibration_without_siblings_leaves_their_rate_unknown(tmp_path: Path
     assert (one.sibling_alarm_rate, one.siblings, found.sibling_tasks) == (None, 0, ())
     assert "too few harmless traces share a prompt" in one.note
     assert "nothing for siblings; measured: " in str(one.rates)
-    assert str(one.rates).endswith(", unknown")
+    assert str(one.rates).endswith(" and unknown")
 
 
 def test_calibrations_are_kept_for_each_decoding_and_found_again(

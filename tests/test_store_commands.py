@@ -77,10 +77,10 @@ def test_shares_are_recorded_by_jobs_that_know_their_number(
     for number, expected in ((1, 2), (0, 4)):
         shard = ("--shard", f"{number}/2")
         code, out, err = command("record", model_folder, tmp_path / "run", *options, *shard)
-        assert (code, f"{expected} traces recorded, 0 were there" in out) == (0, True), err
+        assert (code, f"{expected} traces recorded, 0 already there" in out) == (0, True), err
     assert "clean" in command("store", "verify", tmp_path / "run")[1]
     assert (
-        "0 traces recorded, 6 were there"
+        "0 traces recorded, 6 already there"
         in command("record", model_folder, tmp_path / "run", *options)[1]
     )
     code, _, err = command("record", model_folder, tmp_path / "run", *options, "--shard", "2/2")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.text.channels import FORMATS
+from trace_probe.text.channels import FORMATS, ChannelReader, split
 from trace_probe.text.layout import build_spans
 from trace_probe.text.tool_calls import TAGS, is_bare_call, parse_calls, write_call
 from trace_probe.trace import Span
@@ -168,3 +168,86 @@ def test_any_text_gives_calls_that_lie_in_it_in_order(text: str) -> None:
     assert bool(calls) == bool(text)
     assert all(0 <= call.start < call.stop <= len(text) for call in calls)
     assert [call.start for call in calls] == sorted(call.start for call in calls)
+
+
+def meant(text: str) -> list[tuple[str, object]]:
+    """Return names and arguments of the calls in a text; the text itself where it is no JSON."""
+    found = []
+    for call in parse_calls(text):
+        try:
+            found.append((call.name, json.loads(call.arguments)))
+        except ValueError:
+            found.append((call.name, call.arguments))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("inside", "calls"),
+    [
+        ("a(x=true, y=[null, {'z': false}])", [("a", {"x": True, "y": [None, {"z": False}]})]),
+        ('a(x="line\nbreak")\nrm(y=1)', [("a", {"x": "line\nbreak"}), ("rm", {"y": 1})]),
+        ("a(x=open)\nrm(y=1)", [("", "a(x=open)"), ("rm", {"y": 1})]),
+        ("a(\n  x=1,\n)\n[b(), c(z='é')]", [("a", {"x": 1}), ("b", {}), ("c", {"z": "é"})]),
+    ],
+)
+def test_a_bad_call_of_olmo_hides_no_other_and_literals_of_json_are_read(
+    inside: str, calls: list[tuple[str, object]]
+) -> None:
+    assert meant(f"<function_calls>{inside}</function_calls>") == calls
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("<function=sh>\n<parameter=c>\nrm -rf /\n</function>", {"c": "rm -rf /"}),
+        ("<function=sh>\n<parameter=c>\nls\n<parameter=d>\n1\n</function>", {"c": "ls", "d": 1}),
+        (
+            '<function=sh>\n<parameter=c>\nprint("</parameter>")\n</parameter>\n</function>',
+            {"c": 'print("</parameter>")'},
+        ),
+        (
+            "<tool_call>sh\n<arg_key>c</arg_key>\n<arg_value>a </arg_value> b</arg_value>\n"
+            "<arg_key>d</arg_key>\n<arg_value>1\n</tool_call>",
+            {"c": "a </arg_value> b", "d": 1},
+        ),
+        (
+            '<minimax:tool_call><invoke name="sh"><parameter name="c">x </parameter> y</parameter>'
+            '<parameter name="d">1</invoke></minimax:tool_call>',
+            {"c": "x </parameter> y", "d": 1},
+        ),
+    ],
+)
+def test_an_element_without_its_end_or_with_it_in_its_text_is_neither_dropped_nor_cut(
+    text: str, arguments: object
+) -> None:
+    assert meant(text) == [("sh", arguments)]
+
+
+def test_what_is_no_element_makes_a_call_unread_instead_of_one_without_arguments() -> None:
+    assert meant("<function=sh>rm -rf /</function>") == [("", "<function=sh>rm -rf /")]
+
+
+TAGGED_ARGUMENTS = [
+    '<tool_call>\n{"name": "a", "arguments": {"x": "</tool_call>"}}\n</tool_call>',
+    '<tool_call>\n{"name": "a", "arguments": {"x": "\\" <tool_call>{"}}\n</tool_call>',
+    '<function_calls>a(x="</function_calls>")</function_calls>',
+]
+
+
+@pytest.mark.parametrize("text", TAGGED_ARGUMENTS)
+def test_a_tag_among_the_arguments_of_a_call_does_not_end_it(text: str) -> None:
+    (call,) = parse_calls(text)
+    assert (call.name, call.start, call.stop) == ("a", 0, len(text))
+    whole = f"<think>Hm.</think>{text}Done."
+    ranges, thought = split(whole, 0, FORMATS["think"], prefilled=False)
+    found = {channel: whole[start:stop] for channel, start, stop in ranges}
+    assert (thought, found["action"], found["answer"]) == ("closed", text, "Done.")
+    reader = ChannelReader(FORMATS["think"], prefilled=False)
+    for stop, char in enumerate(whole, start=1):
+        reader.feed(char)
+        assert reader.split() == split(whole[:stop], 0, FORMATS["think"], prefilled=False)
+
+
+def test_a_text_that_is_not_closed_does_not_swallow_the_next_call() -> None:
+    bad, good = '<tool_call>{"name": "a", "x": "oops}}</tool_call>', TAGGED_ARGUMENTS[0]
+    assert [call.name for call in parse_calls(bad + good)] == ["", "a"]

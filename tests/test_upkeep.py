@@ -318,7 +318,7 @@ def test_the_parts_of_a_run_are_one_again(tmp_path: Path) -> None:
     assert contents(Store(tmp_path / "all")) == contents(whole)
     again = merge(tmp_path / "all", [tmp_path / "a", tmp_path / "b"], progress=False)
     assert (again.traces, again.resumed, again.labels) == (0, 10, 0)
-    assert "0 traces and 0 labels from 2 runs, 10 traces were there" in format_merge(again)
+    assert "0 traces and 0 labels from 2 runs, 10 traces already there" in format_merge(again)
 
 
 def test_runs_that_do_not_belong_together_are_not_merged(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_probe.evaluation.held_out import evaluate_probe, keep
-from trace_probe.evaluation.report import NAME, Report, format_report
+from trace_probe.evaluation.report import NAME, Report, format_summary
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
 from trace_probe.organism.family import agent_of, world_of
@@ -174,11 +174,12 @@ def format_demo(report: DemoReport, run: Path, probe: Path) -> str:
         [
             f"{report.traces} traces, instrumental rate {share}, {report.seconds:.0f} s",
             "",
-            format_report(report.report),
+            format_summary(report.report),
             "",
             f"run    {run}",
             f"probe  {probe}",
-            f"next   trace-probe flag {run} {probe}",
-            f"       trace-probe explore --traces {run.parent}",
+            f"next   trace-probe explore --traces {run.parent}",
+            f"       trace-probe flag {run} {probe}",
+            f"       trace-probe evaluate {run} {probe}   # all figures, beside every baseline",
         ]
     )

@@ -85,8 +85,9 @@ NAMED_BY = "tools"
 """The fact of a task's condition that names its environment; a task without it has no tools."""
 
 
-LONGEST = 1 << 20
-"""Characters that a tool may answer with, some hundred thousand tokens."""
+LONGEST, LONGEST_ERROR = 1 << 20, 1 << 14
+"""Characters that a tool may answer with, some hundred thousand tokens, and that remain of an
+error."""
 
 
 def carry_out(environment: Environment, task: Task, call: ToolCall, state: State) -> ToolResult:
@@ -103,11 +104,20 @@ def carry_out(environment: Environment, task: Task, call: ToolCall, state: State
                 f"the answer has {len(content)} characters and can have {LONGEST}: ask for less"
             )
     except (Exception, SystemExit) as error:  # a tool that exits must not end the recording
-        why = whole(str(error) or type(error).__name__)
+        why = _words_of(error)
         return ToolResult(
             f"Error: {why}", call.name, call.id, error=f"{type(error).__name__}: {why}"
         )
     return ToolResult(whole(content), call.name, call.id)
+
+
+def _words_of(error: BaseException) -> str:
+    """Return what an error says, which may come from a stranger's code, up to `LONGEST_ERROR`."""
+    try:
+        words = str(error)
+    except Exception as other:
+        words = f"its words cannot be read ({type(other).__name__})"
+    return whole(words[:LONGEST_ERROR] or type(error).__name__)
 
 
 def whole(text: str) -> str:

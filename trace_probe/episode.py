@@ -83,7 +83,7 @@ class Episode:
             sentences=tuple(sentences),
             actions=tuple(actions),
             uncertainty=tuple(uncertainty) if noted else (),
-            thought=_thought([call.thought for call in self.calls]),
+            thought=thought_of([call.thought for call in self.calls]),
             finish=self.calls[-1].finish,
             facts={**first.facts, **self.facts},
             calls=tuple(calls),
@@ -215,7 +215,7 @@ def _moved(span: Span, shift: int) -> Span:
     return Span(span.start + shift, span.stop + shift, span.channel)
 
 
-def _thought(parts: Sequence[Thought]) -> Thought:
+def thought_of(parts: Sequence[Thought]) -> Thought:
     """Return what the reasoning of all calls is: cut off if one was, closed if one was closed."""
     if "truncated" in parts:
         return "truncated"

@@ -153,7 +153,7 @@ def _cells(
         if result.error is not None:
             raise result.error
         found[result.item] = result.value or []
-        tell(f"layer {result.item} swept, {len(found)} of {len(wanted)}")
+        tell(f"layer {result.item} done, {len(found)} of {len(wanted)}")
     return [cell for layer in sorted(found) for cell in found[layer]]
 
 

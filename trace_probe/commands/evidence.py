@@ -98,6 +98,7 @@ def train(
     if not force:
         asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}
         asked |= {"model": store.manifest.model, "target_false_alarm_rate": rate}
+        asked["target_sibling_rate"] = sibling_rate
         check_overwrites(probe, asked)
     saved = train_probe(
         store,
@@ -130,7 +131,8 @@ def train(
 
 def _guaranteed(card: "ProbeCard") -> str:
     """Return both guarantees, and the rates on the traces that the threshold was set on."""
-    promised = f"at most {card.target_false_alarm_rate:.1%} of benign traces"
+    rate = max(card.target_false_alarm_rate, card.guaranteed_false_alarm_rate)
+    promised = f"at most {rate:.1%} of benign traces"
     measured = []
     if card.false_alarm_rate is not None:
         measured.append(f"{card.false_alarm_rate:.1%} of benign traces")
@@ -302,7 +304,7 @@ def observe(
     report = read(loaded, load_tokenizer(weights.name), store, into, tolerance=tolerance)
     text = (
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
-        f"{report.resumed} were there"
+        f"{report.resumed} already there"
     )
     show_result(report, text, as_json=as_json)
 

@@ -138,7 +138,7 @@ def after_interruption(words: list[str]) -> str:
     if RESUMES.isdisjoint(words[:2]) and words[:2] != ["organism", "train"]:
         return "stopped"
     again = shlex.join(["trace-probe", *words])
-    return f"stopped; what was finished is kept. The same command goes on from there:\n  {again}"
+    return f"stopped; finished work is kept. To resume, run\n  {again}"
 
 
 app = typer.Typer(
@@ -274,7 +274,7 @@ def record(
     running = _engine(engine, engine_args, fidelity, elsewhere=bool(recapture or base_url))
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
-        told = f"{run}: {again.read} traces read, {again.resumed} were there"
+        told = f"{run}: {again.read} traces read, {again.resumed} already there"
         show_result(again, told, as_json=as_json)
         return
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
@@ -369,7 +369,7 @@ def _told(report: "RecordReport", run: Path) -> str:
 
     room = tp.Store(run).manifest.sampling.max_new_tokens
     counts = (
-        f"{report.recorded} traces recorded, {report.resumed} were there, "
+        f"{report.recorded} traces recorded, {report.resumed} already there, "
         f"{report.tokens} tokens written, {report.cut} cut at {room} tokens"
     )
     if not report.tagged:

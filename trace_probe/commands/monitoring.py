@@ -287,7 +287,7 @@ def score(
     *,
     loading: Loading,
 ) -> None:
-    """Score text from standard input: a sentence a line with its score, or JSON lines.
+    """Score text from standard input, and print each sentence with its score.
 
     Text is the completion as the model writes it, tags included. A JSON object has `text`, or
     `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.

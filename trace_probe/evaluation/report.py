@@ -333,7 +333,6 @@ def format_report(report: Report) -> str:
         [name, *(shown(figures.get(column)) for column in names)]
         for name, figures in detectors.items()
     ]
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())
     parts = (
         _headline(report),
         list(report.notes),
@@ -341,11 +340,24 @@ def format_report(report: Report) -> str:
         _at_threshold(report),
         _further(report),
         _rates(report),
-        [counts],
+        _counts(report),
     )
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
+def format_summary(report: Report) -> str:
+    """Return the headline, what a reader must be told, and the false alarms, in a few lines."""
+    alarms = {WORDS[name]: report.figures.get(name) for name in HARMLESS}
+    parts = (_headline(report), list(report.notes), _lines(alarms), _counts(report))
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _counts(report: Report) -> list[str]:
+    return [", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.n.items())]
+
+
+HARMLESS = ("false_alarm_rate", "sibling_alarm_rate")
+"""Alarms on harmless traces, at the threshold of the detector."""
 RATE_SHARES = ("sibling_alarm_rate", "caught_before_said", "silent_caught")
 
 

@@ -39,7 +39,7 @@ def lines(
                 if len(line) <= longest:
                     yield number, line
                     continue
-                why = f"longer than {longest >> 20} MB: split it, or leave it out"
+                why = f"longer than {longest >> 20} MB: take pictures out of it, or leave it out"
                 if passed is None:
                     raise TraceError(f"{path}, line {number} is {why}")
                 passed(number, why)

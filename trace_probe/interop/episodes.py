@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from trace_probe.episode import Episode
+from trace_probe.episode import Episode, thought_of
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.interop.conversation import GAP, Message, Turn, Written, result_of, written
 from trace_probe.model.dialect import Dialect, Said
@@ -20,7 +20,7 @@ from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.parts import OPEN, after_prompt, cut_words
 from trace_probe.text.tool_calls import write_call
 from trace_probe.text.written import read_back
-from trace_probe.trace import Span, ToolCall, Trace, digest
+from trace_probe.trace import ModelCall, Span, ToolCall, ToolResult, Trace, digest
 
 if TYPE_CHECKING:
     from trace_probe.model.tokenizer import ChatTokenizer
@@ -48,16 +48,9 @@ def trace_of(
     told = [turn for turn in turns if any(p.text or p.hidden or p.name for p in turn.wrote.parts)]
     if not told:
         raise TraceError("the model wrote nothing, neither a text nor a call: leave it out")
-    several = len({turn.agent for turn in told}) > 1
-    calls, how = _calls(told, {"id": "call", **about}, tokenizer)
-    trace = Episode(
-        "episode",
-        tuple(calls),
-        tuple(turn.results for turn in told),
-        tuple(turn.agent if several else "" for turn in told),
-        tuple(turn.wrote.id for turn in told),
-        {**(facts or {}), "ids": how, **_odd(told, turns)},
-    ).joined()
+    trace = _joined(told, {"id": "call", **about}, tokenizer)
+    given = {**(facts or {}), "ids": trace.facts["ids"], **_odd(told, turns)}
+    trace = replace(trace, facts={**trace.facts, **given})
     name = digest(*key, trace.text, *(call.text for call in trace.calls[1:]))
     if len(told) > 1 or told[0].results:
         return replace(trace, id=name)
@@ -74,19 +67,35 @@ def _odd(told: Sequence[Turn], every: Sequence[Turn]) -> dict[str, str]:
     return facts
 
 
-def _calls(
+def _joined(
     turns: Sequence[Turn], about: Mapping[str, Any], tokenizer: "ChatTokenizer | None"
-) -> tuple[list[Trace], str]:
-    """Return the calls of an episode in the best tokens that all of them have, and in which."""
+) -> Trace:
+    """Return the calls as one trace in the best tokens that all of them have; a fact says which."""
+    calls, how = None, "words"
     if tokenizer is not None:
-        exact = _all(_exact(tokenizer, turn, about) for turn in turns)
-        if exact is not None:
-            return exact, "exact"
-        last = turns[-1]
-        cut = _all(_retokenised(tokenizer, turn, about, last=turn is last) for turn in turns)
-        if cut is not None:
-            return cut, "retokenised"
-    return list(_as_words(turns, about)), "words"
+        calls, how = _all(_exact(tokenizer, turn, about) for turn in turns), "exact"
+        if calls is None:
+            last = turns[-1]
+            made = (_retokenised(tokenizer, turn, about, last=turn is last) for turn in turns)
+            calls, how = _all(made), "retokenised"
+    if calls is None:
+        if (grown := _grown(turns, about)) is not None:
+            return replace(grown, facts={**grown.facts, "ids": "words"})
+        calls, how = list(_as_words(turns, about)), "words"
+    results, agents, messages = zip(
+        *map(_beside, turns, [_several(turns)] * len(turns)), strict=True
+    )
+    return Episode("episode", tuple(calls), results, agents, messages, {"ids": how}).joined()
+
+
+def _several(turns: Sequence[Turn]) -> bool:
+    """Return whether more than one agent made the calls."""
+    return len({turn.agent for turn in turns}) > 1
+
+
+def _beside(turn: Turn, several: bool) -> tuple[tuple[ToolResult, ...], str, str]:
+    """Return what a trace keeps of a call beside its tokens: results, agent and message."""
+    return turn.results, turn.agent if several else "", turn.wrote.id
 
 
 def _all(traces: Iterable[Trace | None]) -> list[Trace] | None:
@@ -214,6 +223,14 @@ class _Words:
             )
         return self._text, tuple(self._offsets)
 
+    def added(self, messages: tuple[Message, ...], *, goes_on: bool) -> tuple[str, tuple[int, ...]]:
+        """Return what these messages add to a prompt, and where its words start."""
+        if goes_on:
+            self._grow(GAP, (0,))
+        for message in messages:
+            self._add(message)
+        return self._text, tuple(self._offsets)
+
     def wrote(self, message: Message, text: str, offsets: Sequence[int]) -> None:
         """Take what the model wrote, as later prompts will hold it."""
         self._grow(text, offsets)
@@ -238,6 +255,51 @@ class _Words:
         self._offsets += [start + offset for offset in offsets]
 
 
+def _grown(turns: Sequence[Turn], about: Mapping[str, Any]) -> Trace | None:
+    """Return the one trace of calls with words for tokens, in time that grows with what is new.
+
+    None unless each call reads all that the call before read and wrote.
+    """
+    model, several = str(about["model"]), _several(turns)
+    seen: tuple[Message, ...] = ()
+    text, offsets, held, calls = "", list[int](), 0, list[ModelCall]()
+    parts: list[Layout] = []
+    for k, turn in enumerate(turns):
+        if turn.read[: len(seen)] != seen:
+            return None
+        new, starts = _Words(model).added(turn.read[len(seen) :], goes_on=bool(k))
+        seen = (*turn.read, turn.wrote)
+        mine = written(turn, model, last=turn is turns[-1])
+        own, layout = cut_words(mine.text, mine.cut)
+        layout = _as_given(layout, mine, own)
+        if k == 0:
+            text, offsets, held = new, list(starts), len(starts)
+            new, starts = "", ()
+        results, agent, message = _beside(turn, several)
+        start, kept = len(offsets), held if k else 0
+        calls.append(
+            ModelCall(
+                start, kept, new, starts, (), layout.thought, turn.finish, agent, message, results
+            )
+        )
+        parts.append(_behind(layout, start) if k == 0 else _shifted(layout, start))
+        held += len(starts) + len(own)
+        offsets += [len(text) + offset for offset in own]
+        text += mine.text
+    return Trace(
+        **about,
+        text=text,
+        offsets=tuple(offsets),
+        spans=tuple(span for part in parts for span in part.spans),
+        sentences=tuple(span for part in parts for span in part.sentences),
+        actions=tuple(one for part in parts for one in part.actions),
+        thought=thought_of([part.thought for part in parts]),
+        finish=turns[-1].finish,
+        tokenizer="words",
+        calls=tuple(calls),
+    )
+
+
 def _as_words(turns: Sequence[Turn], about: Mapping[str, Any]) -> Iterator[Trace]:
     """Yield each call with words for tokens."""
     words = _Words(str(about["model"]))
@@ -259,8 +321,14 @@ def _as_words(turns: Sequence[Turn], about: Mapping[str, Any]) -> Iterator[Trace
 def _behind(layout: Layout, shift: int) -> Layout:
     """Return the layout of a completion as it is behind a prompt of so many tokens."""
     prompt = [Span(0, shift, "prompt")] if shift else []
+    moved = _shifted(layout, shift)
+    return moved._replace(spans=(*prompt, *moved.spans))
+
+
+def _shifted(layout: Layout, shift: int) -> Layout:
+    """Return a layout as it is behind so many tokens."""
     return Layout(
-        (*prompt, *(_moved(span, shift) for span in layout.spans)),
+        tuple(_moved(span, shift) for span in layout.spans),
         tuple(_moved(span, shift) for span in layout.sentences),
         layout.thought,
         tuple(replace(one, span=_moved(one.span, shift)) for one in layout.actions),

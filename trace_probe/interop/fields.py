@@ -298,8 +298,14 @@ def _one_object(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             head = file.readline(3)
-            if head.strip() not in (b"{", b"{}") or path.stat().st_size > LONGEST_LINE:
+            if head.strip() not in (b"{", b"{}"):
                 return None
-            return json_object(head + file.read(), str(path), TraceError)
+            text = head + file.read(LONGEST_LINE)
+        if len(text) <= LONGEST_LINE:
+            return json_object(text, str(path), TraceError)
     except (OSError, TraceError):
         return None  # it is read line by line, and what is wrong with it is said then
+    raise TraceError(
+        f"{path} is one object on many lines, longer than {LONGEST_LINE >> 20} MB: take pictures "
+        f"out of it, or write one transcript a line"
+    )

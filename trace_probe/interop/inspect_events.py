@@ -72,6 +72,17 @@ def strands_of(sample: "EvalSample", role: str = "") -> list[Strand]:
     return found
 
 
+def why_none(sample: "EvalSample") -> str:
+    """Return why a sample has no call that is read, in words."""
+    calls = [event for event in sample.events if event.event == "model"]
+    if not calls:
+        return "no model call"
+    if all(call.error or not call.output.choices for call in calls):
+        return "every model call failed"
+    roles = ", ".join(sorted({call.role for call in calls if call.role}))
+    return f"its calls are of the role {roles}: name one" if roles else "the model wrote nothing"
+
+
 class _Walk:
     """The events of a sample, taken one after another."""
 
@@ -114,7 +125,8 @@ class _Walk:
         turns = strand.turns
         for at, turn in enumerate(turns):
             later = next((one for one in turns[at + 1 :] if one.agent == turn.agent), None)
-            read = later.read if later and turn.wrote in later.read else self._last
+            known = later is not None and any(_same(one, turn.wrote) for one in later.read)
+            read = later.read if later and known else self._last
             told = [result_of(message) for message in _answers(turn.wrote, read)]
             found: list[ToolResult] = []
             for call in turn.wrote.calls:
@@ -163,14 +175,19 @@ class _Walk:
         """Return the line that a call goes on with, where the log does not mark its branches.
 
         A call goes back if it reads exactly what an earlier one of the same agent read and wrote,
-        something else after that, and nothing of what followed then.
+        something else after that, and nothing of what followed then. Inspect gives equal messages
+        one id where they are read and others where they are written: so it counts, too, how often
+        something was written and is read.
         """
         last = next(reversed(self.strands))
         for name, strand in reversed(self.strands.items()):
             same = [one for one in strand.turns if one.agent == turn.agent]
             if not same or not all(m.id for m in (*turn.read, *(one.wrote for one in same))):
                 return last
-            if same[-1].wrote.id in {message.id for message in turn.read}:
+            latest = same[-1].wrote
+            written = sum(_same(one.wrote, latest) for one in same)
+            by_id = latest.id in {message.id for message in turn.read}
+            if by_id or sum(_same(message, latest) for message in turn.read) >= written:
                 return name
         turns = self.strands[last].turns
         for at in range(len(turns) - 1, 0, -1):
@@ -215,9 +232,15 @@ def _responses(event: "ModelEvent") -> Iterator[Mapping[str, Any]]:
             yield given
 
 
+def _same(one: Message, other: Message) -> bool:
+    """Return whether two messages say the same; their ids may differ."""
+    return one.role == other.role and one.parts == other.parts
+
+
 def _answers(wrote: Message, read: Sequence[Message]) -> Iterator[Message]:
     """Yield the results of tools that stand right behind a message, where it stands last."""
-    place = max((at for at, message in enumerate(read) if message == wrote), default=len(read))
+    places = (at for at, message in enumerate(read) if _same(message, wrote))
+    place = max(places, default=len(read))
     yield from takewhile(lambda message: message.role == "tool", read[place + 1 :])
 
 
@@ -234,10 +257,14 @@ def message_of(raw: "ChatMessage") -> Message:
         )
     if raw.role == "assistant":
         parts += [
-            Part("call", json.dumps(call.arguments, ensure_ascii=False), call.function, call.id)
-            for call in raw.tool_calls or ()
+            Part("call", _arguments(call), call.function, call.id) for call in raw.tool_calls or ()
         ]
     return Message(raw.role, tuple(parts), own)
+
+
+def _arguments(call: Any) -> str:  # noqa: ANN401 - a tool call of Inspect
+    """Return arguments as JSON, or what Inspect says of those that it could not read."""
+    return call.parse_error or json.dumps(call.arguments, ensure_ascii=False)
 
 
 def _parts(content: Any) -> Iterable[Part]:  # noqa: ANN401 - a text or any content of Inspect

@@ -15,7 +15,7 @@ from trace_probe.errors import TraceError
 from trace_probe.interop.bounds import check_archive
 from trace_probe.interop.conversation import asked
 from trace_probe.interop.episodes import trace_of
-from trace_probe.interop.inspect_events import Strand, strands_of
+from trace_probe.interop.inspect_events import Strand, strands_of, why_none
 from trace_probe.interop.left_out import LeftOut
 from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
@@ -56,10 +56,15 @@ def import_inspect(
     transcripts: list[tuple[Trace, Label | None]] = []
     aside = LeftOut()
     for sample in found.samples or ():
+        where = f"sample {sample.id}, epoch {sample.epoch}"
         try:
-            transcripts += _transcripts(sample, found, role, tokenizer)
+            made = list(_transcripts(sample, found, role, tokenizer))
         except TraceError as error:
-            aside.row(f"sample {sample.id}, epoch {sample.epoch}", str(error))
+            aside.row(where, str(error))
+            continue
+        transcripts += made
+        if not made:
+            aside.row(where, why_none(sample))
     if not transcripts:
         why = "".join(f" ({row.where}: {row.why})" for row in aside.rows[:1])
         raise TraceError(f"{log} has no sample with a completion{why}: is it a whole evaluation?")

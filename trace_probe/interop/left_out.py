@@ -44,7 +44,8 @@ class LeftOut:
         if self.rows:
             few = "; ".join(f"{row.where}: {row.why}" for row in self.rows[:SHOWN])
             more = "; ..." if len(self.rows) > SHOWN else ""
-            where = f" All are kept in {kept}." if kept else ""
+            cut = any(not row.text or len(row.text) == LONGEST for row in self.rows)
+            where = f" All are {'named' if cut else 'kept'} in {kept}." if kept else ""
             notes.insert(0, f"Left out, {_count(len(self.rows))}: {few}{more}.{where}")
         return tuple(notes)
 

@@ -11,8 +11,8 @@ which value is instrumental. ``calls:FILE.toml`` says more:
     field = "ic_behavior_detected"      # the outcome; without it the calls decide
     said = ["without being seen"]       # words with which the intent is stated
 
-What a label cannot tell is unknown: the outcome of an episode that was cut off, or of a call that
-cannot be read; where it is said, if no words are given.
+What a label cannot tell is unknown: the outcome of an episode that was cut off, by a limit or by
+an error too, or of a call that cannot be read; where it is said, if no words are given.
 """
 
 import json
@@ -28,8 +28,13 @@ from trace_probe.labels import Label
 from trace_probe.storage.typed import from_plain
 from trace_probe.trace import EXACT, Span, ToolCall, Trace, digest
 
+CUT_OFF = {"ended": ("calls", "seconds", "context", "refused", "length"), "limit": (), "error": ()}
+"""Facts of an episode that did not come to its own end, with their values; none means any."""
 YES, NO = {"true", "yes", "1", "1.0", "c"}, {"false", "no", "0", "0.0", "i"}
 """How fields say it; ``C`` and ``I`` are Inspect's correct and incorrect."""
+
+MOST_NAMED = 12
+"""Tools that a note lists."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class DeedLabeller:
 
     name: str
     violating: tuple[CallPattern, ...] = ()
+    called: dict[str, set[str]] = field(default_factory=dict, repr=False, compare=False)
+    """What was called in the traces labelled so far: tools, and the names of their arguments."""
     field: str = ""
     """Fact of the trace that holds the outcome; empty where the calls decide."""
     value: str = ""
@@ -99,6 +106,8 @@ class DeedLabeller:
 
     def label(self, trace: Trace) -> Label:
         """Return the label of one trace."""
+        for call in trace.actions:
+            self.called.setdefault(call.name, set()).update(_arguments(call) or ())
         found = [(call, self._meets(call)) for call in trace.actions]
         act = next((call for call, meets in found if meets), None)
         unread = sum(meets is None for _, meets in found)
@@ -120,21 +129,38 @@ class DeedLabeller:
         )
 
     def label_all(self, traces: Iterable[Trace]) -> Iterator[Label]:
-        """Yield the label of each trace.
+        """Yield the label of each trace, once all of them were looked at.
 
         Raises:
             TraceError: no trace has the field.
         """
         there = not self.field
         known: set[str] = set()
+        found = []
         for trace in traces:
             there = there or _field(trace, self.field) is not None
             known |= trace.facts.keys()
-            yield self.label(trace)
-        if not there and known:
+            found.append(self.label(trace))
+        if found and not there:
             raise TraceError(
-                f"no trace has the field {self.field!r}: there are {', '.join(sorted(known))}"
+                f"no trace has the field {self.field!r}: there are "
+                f"{', '.join(sorted(known)) or 'none at all'}"
             )
+        yield from found
+
+    def notes(self) -> Iterator[str]:
+        """Yield which patterns met no tool, or no argument, of what was labelled: a misspelling?"""
+        tools = ", ".join(sorted(filter(None, self.called))[:MOST_NAMED]) or "no tool"
+        for pattern in self.violating:
+            mine = [args for name, args in self.called.items() if fnmatchcase(name, pattern.name)]
+            missing = set(pattern.arguments).difference(*mine) if mine else set()
+            if not mine:
+                yield f"no trace calls a tool {pattern.name!r}; what is called: {tools}"
+            elif missing:
+                yield (
+                    f"no call of {pattern.name!r} has an argument "
+                    f"{', '.join(map(repr, sorted(missing)))}"
+                )
 
     def _meets(self, call: ToolCall) -> bool | None:
         """Return whether a call meets a pattern, None if that cannot be told."""
@@ -159,6 +185,9 @@ def _by_calls(trace: Trace, act: ToolCall | None, unread: int) -> tuple[bool | N
         return None, f"{unread} tool calls cannot be read"
     if trace.finish == "length" or trace.thought == "truncated":
         return None, "no such call, but what it wrote was cut off"
+    for fact, values in CUT_OFF.items():
+        if (given := trace.facts.get(fact)) and (not values or given in values):
+            return None, f"no such call, but it was cut off ({fact}: {given})"
     return False, "no such call"
 
 

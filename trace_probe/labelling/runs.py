@@ -12,10 +12,12 @@ from tqdm import tqdm
 
 from trace_probe.errors import TraceError
 from trace_probe.files import user_cache
+from trace_probe.labelling.deeds import DeedLabeller, deed_labeller
 from trace_probe.labelling.judge import TOGETHER, Cost, Judge, JudgeServers
 from trace_probe.labelling.protocol import ProtocolName
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.store import Store
+from trace_probe.visible import visible
 
 KINDS = (
     "`rules` (traces of the organisms), `judge:MODEL[,MODEL...]` and `paper:MODEL` "
@@ -49,8 +51,6 @@ def labellers(names: str, where: JudgeServers | None = None) -> tuple[Labeller, 
 
         return (RuleLabeller(),)
     if kind in ("calls", "field"):
-        from trace_probe.labelling.deeds import deed_labeller
-
         return (deed_labeller(kind, rest),)
     if kind == "human" and rest.endswith(".jsonl"):
         from trace_probe.labelling.annotations import AnnotationLabeller
@@ -85,6 +85,8 @@ class Labelled:
     """Instrumental traces that never said so."""
     cost: Cost | None = None
     """What a judge took; None for labellers that ask nobody."""
+    notes: tuple[str, ...] = ()
+    """What may be wrong with what was asked."""
 
     def to_json(
         self, estimate: Mapping[str, float | None] | None = None, price: Price | None = None
@@ -115,7 +117,8 @@ def label_run(store: Store, labeller: Labeller, *, progress: bool = True) -> Lab
     if labels and store.labellers()[-1] != labeller.name:
         _keep(store, labels[-1:])  # so that a run speaks by whom it was labelled last
     cost = labeller.spent if isinstance(labeller, Judge) else None
-    return Labelled(labeller.name, *_counts(labels), cost)
+    notes = labeller.notes() if isinstance(labeller, DeedLabeller) else ()
+    return Labelled(labeller.name, *_counts(labels), cost, tuple(notes))
 
 
 def _keep(store: Store, labels: list[Label]) -> None:
@@ -141,7 +144,8 @@ def format_labelled(found: Labelled, price: Price | None = None) -> str:
     names = ("labelled", "instrumental", "harmless", "unknown", "silent")
     text = ", ".join(f"{getattr(found, name)} {name}" for name in names)
     spent = "" if found.cost is None else f"\n  took {format_cost(found.cost, price)}"
-    return f"{found.labeller}: {text}{spent}"
+    notes = "".join(f"\n  note: {note}" for note in found.notes)
+    return visible(f"{found.labeller}: {text}{spent}{notes}")
 
 
 def format_cost(cost: Cost, price: Price | None = None) -> str:

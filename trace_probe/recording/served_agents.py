@@ -1,8 +1,12 @@
 """Agents on models that servers have: each episode goes on by itself, a request at a time."""
 
+import asyncio
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +53,8 @@ def record_agents_served(
     """Record `samples` episodes of each task from servers; see `recording.agents`.
 
     Tools are sent with each request, and the calls that the server reads from what the model
-    wrote are carried out here. An episode that was interrupted goes on at its last call.
+    wrote are carried out here, those of different episodes at the same time in threads. An
+    episode that was interrupted goes on at its last call.
 
     Raises:
         ServerError: as `record_served`.
@@ -101,6 +106,31 @@ def record_from(
     return record_agents_served(served, tasks, store, agent, samples=samples, progress=progress)
 
 
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Do work that may take long, such as a tool, while other episodes go on.
+
+    In a thread that dies with the process: an interruption does not wait for a tool that hangs.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish(error: BaseException | None) -> None:
+        if not done.done():  # else nobody waits for it any more
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(finish, error)
+
+    threading.Thread(target=run, name="tool", daemon=True).start()
+    await done
+
+
 class _Maker:
     """Makes episodes by asking servers."""
 
@@ -128,8 +158,8 @@ class _Maker:
                     raise
                 course.ended = "context"
                 break
-            written = asdict(reply)
-            course.take(self._read(course, planned, written), time.monotonic() - began)
+            written, passed = asdict(reply), time.monotonic() - began
+            await _in_thread(partial(course.take, self._read(course, planned, written), passed))
             self.log.keep(PART, [(course, written)])
         trace = course.joined()
         kinds = {call.facts["ids"] for call in course.calls}

@@ -26,6 +26,7 @@ from trace_probe.serving.guarded import Answer, GuardedModel
 from trace_probe.serving.limits import (
     Limits,
     Refusal,
+    caller_of,
     check_host,
     check_token,
     check_type,
@@ -67,7 +68,7 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
         check_type(request.headers.get("content-type"))
         body = await read_body(request.receive, request.headers.get("content-length"), limits)
         asked = await asyncio.to_thread(read_request, body, served.name, limits.tokens)
-        answer = await served.begin(asked, request.headers.get("authorization", ""))
+        answer = await served.begin(asked, caller_of(request.headers.get("authorization")))
         if not asked.stream:
             return await _whole(request, served, answer)
         return _Events(served, answer, asked)

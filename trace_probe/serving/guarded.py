@@ -153,7 +153,8 @@ class GuardedModel:
         answer.stream.cancel()
         if answer.session is not None and not answer.ended:
             carried = answer.episode.carried if answer.whole else None
-            self.sessions.leave(answer.session, answer.reply.alarms, carried)
+            over = answer.whole and not answer.reply.asks
+            self.sessions.leave(answer.session, answer.reply.alarms, carried, over=over)
         answer.ended = True
 
     def _read(self, request: ChatRequest) -> tuple[list[int], Reply]:

@@ -65,7 +65,8 @@ class Limits:
     drain_seconds: float = 30.0
     """For the streams under way to end once the server is told to stop."""
     sessions: int = 1024
-    """Episodes that are remembered at a time; one more is answered with 429."""
+    """Episodes that are remembered at a time; one more takes the place of one that seems over, or
+    is answered with 429."""
     session_seconds: float = 3600.0
     """After which a session that is not used is forgotten."""
     session_calls: int = 1000
@@ -96,16 +97,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def caller_of(header: str | None) -> str:
+    """Return the token in a header of authorization, however the header is spelt."""
+    scheme, _, given = (header or "").strip().partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else (header or "").strip()
+
+
 def check_token(header: str | None, token: str | None) -> None:
     """Let only those in who bring the token, where there is one.
 
     Raises:
         Refusal: 401.
     """
-    scheme, _, given = (header or "").partition(" ")
-    right = token is None or (
-        scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
-    )
+    scheme = (header or "").strip().partition(" ")[0].lower()
+    given = caller_of(header).encode()
+    right = token is None or (scheme == "bearer" and hmac.compare_digest(given, token.encode()))
     if not right:
         raise Refusal(401, "send the token of this server as a bearer token", "invalid_api_key")
 

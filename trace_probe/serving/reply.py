@@ -84,6 +84,11 @@ class Reply:
             self.calls = tuple(call for call in found if call.name)
         return [*rest, {"tool_calls": as_answered(self.calls)}] if self.calls else rest
 
+    @property
+    def asks(self) -> bool:
+        """Return whether the model asked for a tool."""
+        return any(one.channel == "action" for one in self.channels.split().ranges)
+
     def _look_for_stops(self) -> None:
         """Cut the answer before the first of `stops` that has come in it."""
         if not self.stops or self._stopped:

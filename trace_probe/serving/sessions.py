@@ -1,7 +1,9 @@
 """Episodes of clients: what the probes remember from one request of an agent to its next.
 
 A session belongs to the token that began it, has one request at a time, and is forgotten once it
-has not been used for a while. None is pushed out by others: an alarm must not be lost that way.
+has not been used for a while. Where there are too many, one makes room whose episode seems over,
+since its last answer asked for no tool. None is pushed out that has alarmed: an alarm must not be
+lost that way.
 """
 
 import hashlib
@@ -27,6 +29,8 @@ class Session:
     alarms: tuple[str, ...] = ()
     """Names of the probes that have alarmed in it, whether or not that call came to its end."""
     busy: bool = False
+    over: bool = False
+    """Whether the last answer asked for no tool, so that nothing more may come."""
     used: float = 0.0
 
     @property
@@ -67,7 +71,7 @@ class Sessions:
         self._forget()
         found = self._held.get(key)
         if found is None:
-            if len(self._held) >= self._most:
+            if len(self._held) >= self._most and not self._make_room():
                 raise Refusal(
                     429, "too many sessions: try again once some have ended", "sessions_full"
                 )
@@ -86,21 +90,34 @@ class Sessions:
             raise Refusal(
                 429, f"a session has at most {self._calls} calls: begin another", "session_too_long"
             )
-        found.busy, found.used = True, self._clock()
+        found.busy, found.over, found.used = True, False, self._clock()
         return found
 
     def leave(
-        self, session: Session, alarms: tuple[str, ...] = (), carried: Carried | None = None
+        self,
+        session: Session,
+        alarms: tuple[str, ...] = (),
+        carried: Carried | None = None,
+        *,
+        over: bool = False,
     ) -> None:
         """Let the next request of a session in; a first one that came to nothing leaves none.
 
-        `carried` is what is known after this call, None if its answer was not given whole.
+        `carried` is what is known after this call, None if its answer was not given whole; `over`
+        says whether that answer asked for no tool.
         """
-        session.busy, session.used = False, self._clock()
+        session.busy, session.over, session.used = False, over, self._clock()
         session.carried = session.carried if carried is None else carried
         session.alarms = tuple(dict.fromkeys((*session.alarms, *alarms)))
         if session.call == 1 and not session.alarms:
             self._held.pop(session.key, None)
+
+    def _make_room(self) -> bool:
+        """Drop the session that has been over for longest; return whether there is one."""
+        over = [one for one in self._held.values() if one.over and not one.busy and not one.alarms]
+        if over:
+            del self._held[min(over, key=lambda one: one.used).key]
+        return bool(over)
 
     def _forget(self) -> None:
         """Drop what has not been used for long."""

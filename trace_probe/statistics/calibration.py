@@ -63,8 +63,8 @@ class Rates:
     """How often harmless traces alarm at a threshold; None where it is not known.
 
     Example:
-        >>> print(Rates(0.01, 0.05, 0.0, 0.048, "siblings"))
-        guaranteed: 1.0% of benign traces, 5.0% of siblings (which bind); measured: 0.0%, 4.8%
+        >>> print(Rates(0.01, 0.05))
+        guaranteed: at most 1.0% of benign traces and 5.0% of siblings alarm
     """
 
     benign: float
@@ -80,18 +80,18 @@ class Rates:
 
     def __str__(self) -> str:
         """Return them in words."""
-        bind = " (which bind)" if self.siblings is not None else ""
-        guaranteed = [
-            f"{_percent(self.benign)} of benign traces{bind if self.binds == 'benign' else ''}",
-            f"{_percent(self.siblings)} of siblings{bind if self.binds == 'siblings' else ''}",
-        ]
-        measured = [_percent(self.benign_measured), _percent(self.siblings_measured)]
+        said = f"guaranteed: at most {_percent(self.benign)} of benign traces"
         if self.siblings is None:
-            guaranteed[1] = "nothing for siblings"
-        known = self.benign_measured is not None
-        return f"guaranteed: {', '.join(guaranteed)}" + (
-            f"; measured: {', '.join(measured)}" if known else ""
-        )
+            said += " alarm, nothing for siblings"
+        else:
+            said += f" and {_percent(self.siblings)} of siblings alarm"
+            if self.binds is not None:
+                whose = "siblings" if self.binds == "siblings" else "benign traces"
+                said += f" (the {whose} set the threshold)"
+        if self.benign_measured is None:
+            return said
+        both = f"{_percent(self.benign_measured)} and {_percent(self.siblings_measured)}"
+        return f"{said}; measured: {both}"
 
 
 def _percent(share: float | None) -> str:

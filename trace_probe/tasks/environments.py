@@ -131,6 +131,10 @@ class Functions:
 
 
 def _tool(name: str, function: Callable[..., object]) -> Tool:
+    if inspect.iscoroutinefunction(function):
+        raise TaskError(
+            f"the tool {name} is asynchronous: write a function that returns its answer"
+        )
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     properties: dict[str, Any] = {}
     required = []

@@ -20,6 +20,7 @@ from trace_probe.text.tool_calls import (
     begins_call,
     is_bare_call,
     may_begin_call,
+    own_end,
     recipient_of,
     spoken,
 )
@@ -295,18 +296,15 @@ class _Pass:
     def _call_stops(self) -> dict[int, int]:
         """Return where each call ends, by the place of its tag among the markers."""
         found: dict[int, int] = {}
-        nearest: dict[str, _Marker] = {}
-        for number in reversed(range(len(self.markers))):
-            marker = self.markers[number]
-            nearest[marker.tag] = marker
-            if marker.tag not in TAGS:
+        for number, (tag, _, stop) in enumerate(self.markers):
+            if tag not in TAGS:
                 continue
-            close, again = nearest.get(TAGS[marker.tag]), nearest.get(marker.tag + "again")
-            closed = close is not None and (again is None or close.start < again.start)
-            if begins_call(self.text, marker.tag, marker.stop, closed=closed):
-                stop = again.start if again else len(self.text)
-                found[number] = close.stop if close and closed else stop
-            nearest[marker.tag + "again"] = marker
+            following = (self.markers[n] for n in range(number + 1, len(self.markers)))
+            ends = ((one.tag, one.start) for one in following if one.tag in (tag, TAGS[tag]))
+            end, place = own_end(self.text, tag, stop, ends) or ("", len(self.text))
+            closed = end == TAGS[tag] != ""
+            if begins_call(self.text, tag, stop, closed=closed):
+                found[number] = place + len(end) if closed else place
         return found
 
     def _after(self, start: int) -> Iterator[int]:

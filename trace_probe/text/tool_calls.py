@@ -5,12 +5,12 @@ them: a JSON object, elements in the manner of XML, or an expression of Python. 
 a call that cannot be read has an empty name and its text as arguments.
 """
 
-import ast
 import json
 import re
-from collections.abc import Callable, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+
+from trace_probe.text.python_calls import calls_in
 
 TAGS: dict[str, str] = {
     "<tool_call>": "</tool_call>",  # Hermes, Qwen, GLM
@@ -54,17 +54,30 @@ _KIMI = re.compile(
     re.S,
 )
 _MISTRAL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]([\w-]+))?\s*(?:\[ARGS\])?\s*(?=\{)")
-_FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>|\Z)", re.S)
-_PARAMETER = re.compile(r"<parameter=([^>]+)>\n?(.*?)\n?</parameter>", re.S)
-_INVOKE = re.compile(
-    r"<(｜DSML｜)?invoke name=\"([^\"]+)\"\s*>(.*?)(?:</(?:｜DSML｜)?invoke>|\Z)", re.S
-)
-_INVOKED = re.compile(
-    r"<(?:｜DSML｜)?parameter name=\"([^\"]+)\"(?: string=\"(true|false)\")?\s*>"
-    r"\n?(.*?)\n?</(?:｜DSML｜)?parameter>",
+_FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>(?=\s*(?:<function=|\Z))|\Z)", re.S)
+_PARAMETER = re.compile(
+    r"<parameter=([^>]+)>\n?(.*?)\n?"
+    r"(?:</parameter>\s*(?=<parameter=|</function>|\Z)|(?=<parameter=|</function>)|\Z)",
     re.S,
 )
-_GLM = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+"""A value ends at its close tag, else where the next one begins: its own text may hold the tag."""
+_INVOKE = re.compile(
+    r"<(?:｜DSML｜)?invoke name=\"([^\"]+)\"\s*>(.*?)"
+    r"(?:</(?:｜DSML｜)?invoke>(?=\s*(?:<(?:｜DSML｜)?invoke |\Z))|\Z)",
+    re.S,
+)
+_INVOKED = re.compile(
+    r"<(?:｜DSML｜)?parameter name=\"([^\"]+)\"(?: string=\"(true|false)\")?\s*>\n?(.*?)\n?"
+    r"(?:</(?:｜DSML｜)?parameter>\s*(?=<(?:｜DSML｜)?parameter |</(?:｜DSML｜)?invoke>|\Z)"
+    r"|(?=<(?:｜DSML｜)?parameter |</(?:｜DSML｜)?invoke>)|\Z)",
+    re.S,
+)
+_GLM = re.compile(
+    r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)"
+    r"(?:</arg_value>\s*(?=<arg_key>|\Z)|(?=<arg_key>)|\Z)",
+    re.S,
+)
+_QUOTE = re.compile(r'\\.|"', re.S)
 _GEMMA = re.compile(r"\s*call:([\w.-]+)\s*(\{.*)", re.S)
 _BUILT_IN = re.compile(r"\s*([\w]+)\.call\((.*)\)\s*\Z", re.S)
 
@@ -114,6 +127,40 @@ def begins_call(text: str, tag: str, stop: int, *, closed: bool) -> bool:
 def may_begin_call(text: str, stop: int) -> bool:
     """Return whether what follows a tag that ends at `stop` does not yet tell what it is."""
     return _UNDECIDED.match(text, stop) is not None
+
+
+def own_end(
+    text: str, tag: str, first: int, ends: Iterable[tuple[str, int]]
+) -> tuple[str, int] | None:
+    """Return which of some tags ends the call whose body begins at `first`, None without any.
+
+    `ends` are (tag, start) in order. That is the first one, unless it is a text among arguments in
+    JSON or Python, which end the call only after it.
+    """
+    nearest = None
+    for end in ends:
+        nearest = nearest or end
+        if not _quoted(text, tag, first, end[1]):
+            return end if end == nearest or _whole(text, first, end[1]) else nearest
+    return nearest
+
+
+def _quoted(text: str, tag: str, first: int, place: int) -> bool:
+    """Return whether a character of a call lies in one of its texts."""
+    head = text[_skip(text, first) : place][:1]
+    written = head in ("{", "[") or (tag == "<function_calls>" and head not in ("", "<"))
+    return written and sum(q[0] == '"' for q in _QUOTE.finditer(text, first, place)) % 2 == 1
+
+
+def _whole(text: str, first: int, stop: int) -> bool:
+    """Return whether a body that is JSON comes to its end before a character."""
+    begin = _skip(text, first)
+    if text[begin] not in "{[":
+        return True
+    try:
+        return _DECODER.raw_decode(text, begin)[1] <= stop
+    except (ValueError, RecursionError):
+        return False
 
 
 def is_bare_call(text: str) -> bool:
@@ -217,11 +264,10 @@ def _blocks(text: str, start: int, stop: int) -> Iterator[_Block]:
             return
         begin = tags[tag]
         first = begin if tag == "<function=" else begin + len(tag)
-        again = text.find(tag, begin + len(tag), stop)
-        last = text.find(TAGS[tag], first, again if again >= 0 else stop) if TAGS[tag] else -1
-        place = last + len(TAGS[tag])
-        if last < 0:
-            place = last = again if again >= 0 else stop
+        either = re.compile("|".join(map(re.escape, filter(None, (tag, TAGS[tag])))))
+        ends = ((m[0], m.start()) for m in either.finditer(text, begin + len(tag), stop))
+        name, last = own_end(text, tag, first, ends) or ("", stop)
+        place = last + len(name) if name == TAGS[tag] else last
         yield _Block(tag, begin, first, last, place)
 
 
@@ -299,6 +345,7 @@ def _in_tool_call(text: str, block: _Block) -> Iterator[Call]:
     else:
         name = inside.partition("<arg_key>")[0].strip()
         if _NAME.fullmatch(name):
+            _check_taken(inside[len(inside.partition("<arg_key>")[0]) :], _GLM)
             pairs = {key.strip(): _value(value) for key, value in _GLM.findall(inside)}
             yield Call(name, _object(pairs), block.start, block.stop)
 
@@ -311,6 +358,7 @@ def _functions(text: str, block: _Block) -> Iterator[Call]:
             _DECODER.decode(body)
             arguments = body
         else:
+            _check_taken(body, _PARAMETER)
             arguments = _object({key: _value(value) for key, value in _PARAMETER.findall(body)})
         yield Call(name, arguments, *found.span())
 
@@ -318,11 +366,18 @@ def _functions(text: str, block: _Block) -> Iterator[Call]:
 def _invoked(text: str, block: _Block) -> Iterator[Call]:
     """Read ``<invoke name="…">`` with its parameters."""
     for found in _INVOKE.finditer(text, block.first):
+        _check_taken(found[2], _INVOKED)
         pairs = {
             key: value if kind == "true" else _value(value)
-            for key, kind, value in _INVOKED.findall(found[3])
+            for key, kind, value in _INVOKED.findall(found[2])
         }
-        yield Call(found[2], _object(pairs), *found.span())
+        yield Call(found[1], _object(pairs), *found.span())
+
+
+def _check_taken(body: str, elements: re.Pattern[str]) -> None:
+    """Refuse to leave anything but white space of a body that is said to be elements."""
+    if elements.sub("", body).replace("</function>", "").strip():
+        raise ValueError("more than elements")
 
 
 def _deepseek(text: str, block: _Block) -> Iterator[Call]:
@@ -371,29 +426,8 @@ def _python(text: str, block: _Block) -> Iterator[Call]:
     if "<invoke " in inside:
         yield from _invoked(text, block)
         return
-    blank = len(inside) - len(inside.lstrip())
-    source = inside.strip().replace("\r", " ")
-    lines = re.findall(r"[^\n]*\n|[^\n]+", source)
-    begins = [0, *accumulate(map(len, lines))]
-
-    def place(line: int, column: int) -> int:
-        passed = len(lines[line - 1].encode()[:column].decode())
-        return block.first + blank + begins[line - 1] + passed
-
-    for statement in ast.parse(source).body:
-        value = statement.value if isinstance(statement, ast.Expr) else None
-        for call in value.elts if isinstance(value, ast.List) else [value]:
-            if not isinstance(call, ast.Call):
-                raise ValueError("no call")
-            start = place(call.lineno, call.col_offset)
-            stop = place(call.end_lineno or call.lineno, call.end_col_offset or 0)
-            yield Call(ast.unparse(call.func), _object(_keywords(call)), start, stop)
-
-
-def _keywords(call: ast.Call) -> dict[str, Any]:
-    """Return the arguments of a call in Python; those without a name as ``args``."""
-    named = {word.arg or "kwargs": ast.literal_eval(word.value) for word in call.keywords}
-    return {"args": [ast.literal_eval(one) for one in call.args], **named} if call.args else named
+    for name, arguments, start, stop in calls_in(text, block.first, block.last):
+        yield Call(name, arguments, start, stop)
 
 
 def _python_tag(text: str, block: _Block) -> Iterator[Call]:
@@ -402,9 +436,10 @@ def _python_tag(text: str, block: _Block) -> Iterator[Call]:
     if inside.lstrip().startswith(("{", "[")):
         yield from _json(text, block)
     elif built_in := _BUILT_IN.match(inside):
-        call = ast.parse(f"f({built_in[2]})", mode="eval").body
-        words = _keywords(call) if isinstance(call, ast.Call) else {}
-        yield Call(built_in[1], _object(words), block.start, block.stop)
+        for name, arguments, *_ in calls_in(f"f({built_in[2]})"):
+            if not name:
+                raise ValueError("its arguments cannot be read")
+            yield Call(built_in[1], arguments, block.start, block.stop)
     elif inside.strip():
         yield Call("python", inside.strip(), block.start, block.stop)
 

@@ -104,5 +104,5 @@ def format_merge(report: MergeReport) -> str:
     """Return a report as text."""
     return (
         f"{report.run}: {report.traces} traces and {report.labels} labels from {report.runs} runs, "
-        f"{report.resumed} traces were there"
+        f"{report.resumed} traces already there"
     )
