@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from trace_probe.commands.main import INTERRUPTED, PANELS, RESUMES, after_interruption, app
+from trace_probe.commands.layout import INTERRUPTED, PANELS, RESUMES, after_interruption
+from trace_probe.commands.main import app
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., tuple[int, str, str]]
@@ -53,6 +54,12 @@ def test_a_switch_is_not_shown_as_if_it_took_a_value(command: Command) -> None:
     assert "--json" in out
     assert "<bool>" not in out.partition("--help")[0]
     assert "RUN" in out
+
+
+def test_a_probe_is_not_compared_with_itself(command: Command, demo: tuple[Path, Path]) -> None:
+    run, probe = map(str, demo)
+    code, _, err = command("compare", run, probe, probe)
+    assert (code, "both probes are the same" in err) == (2, True)
 
 
 def test_the_version_is_that_of_the_package(command: Command) -> None:

@@ -75,6 +75,9 @@ def test_the_summary_says_where_the_run_is_and_how_to_open_it(
     text = format_demo(report, folder / "traces" / "run", folder / "probes" / "run")
     assert str(folder / "traces" / "run") in text
     assert "trace-probe explore" in text
+    assert "benign traces that alarm" in text
+    assert "smoothing mean" not in text
+    assert len(text.splitlines()) < 25
 
 
 @pytest.mark.usefixtures("report")

@@ -648,7 +648,7 @@ def test_organisms_are_found_by_name(monkeypatch: pytest.MonkeyPatch, model_fold
 
     monkeypatch.setattr(naming, "FAMILY", model_folder.parent)
     assert load_model("organism:tiny-qwen3").name.startswith("organism:tiny-qwen3@")
-    with pytest.raises(ModelError, match="no organism 'organism:rl-s9'; there are tiny"):
+    with pytest.raises(ModelError, match="no organism 'organism:rl-s9'; there are organism:tiny"):
         load_model("organism:rl-s9")
 
 

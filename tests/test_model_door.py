@@ -151,7 +151,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("config.json", DEEP, "config.json is not JSON"),
         ("config.json", "[]", "config.json is not a JSON object"),
         ("config.json", '{"model_type": 7}', "cannot load"),
-        ("config.json", "\udcff", "config.json is not JSON"),
+        ("config.json", "\udcff", "config.json is not UTF-8"),
         ("tokenizer_config.json", DEEP, "tokenizer_config.json is not JSON"),
         ("tokenizer.json", DEEP, "cannot load"),
         ("tokenizer.json", "{}", "cannot load"),

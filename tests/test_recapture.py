@@ -164,8 +164,8 @@ def test_features_of_uncertainty_are_made_as_those_of_activations(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ([], "give --tasks, or a run to --recapture"),
-        (["--tasks", "world:a:1", "--recapture", "run"], "but not both"),
+        ([], "no tasks are given: add, for example, --tasks world:mine:48"),
+        (["--tasks", "world:a:1", "--recapture", "run"], "exclude each other"),
         (["--recapture", "run", "--executor", "ray"], "in one job"),
         (["--recapture", "run", "--base-url", "http://127.0.0.1:1"], "in one job"),
     ],
@@ -195,3 +195,18 @@ def test_the_command_reads_a_run_again_into_another(
         found = CliRunner().invoke(app, command)
         assert (found.exit_code, expected in found.output) == (0, True)
     assert Store(tmp_path / "out").manifest.pooling == "last+mean+max"
+
+
+def test_a_run_without_activations_gets_the_name_of_the_model_that_reads_it(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Chats of a server or of a file name their model without its revision."""
+    model = tiny()
+    run = recorded(model, tmp_path / "run", "last")
+    bare = Store.create(tmp_path / "bare", replace(run.manifest, model="by/name", layers=()))
+    with bare.writing():
+        for trace in run.traces():
+            bare.add(trace)
+    out = again(model, bare, tmp_path / "out", pooling="last")
+    assert out.manifest.model == run.manifest.model
+    assert list(out.traces()) == list(run.traces())

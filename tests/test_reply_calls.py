@@ -73,7 +73,7 @@ def test_a_call_that_a_server_gives_in_the_text_and_apart_is_made_once(
 def test_line_breaks_that_a_server_left_beside_its_tags_are_not_doubled(
     reasoning: str, answer: str
 ) -> None:
-    text, cut = join_parts(reasoning, answer, closed=True)
+    text, cut = join_parts(reasoning, answer, FORMATS["think"], closed=True)
     assert text == "<think>\nHm.\n</think>\n\nYes."
     held = {one.channel: text[one.start : one.stop].strip() for one in cut.ranges}
     assert (held["reasoning"], held["answer"]) == ("Hm.", "Yes.")

@@ -197,7 +197,7 @@ def test_a_bad_line_is_named_with_what_is_wrong(tmp_path: Path, line: object, me
 def test_bytes_that_are_no_text_and_empty_files_are_errors(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_bytes(b'{"id": "\xff"}')
-    with pytest.raises(TaskError, match="line 1 is not JSON"):
+    with pytest.raises(TaskError, match="line 1 is not UTF-8"):
         read_task_file(file)
     with pytest.raises(TaskError, match="holds no task"):
         read_task_file(write(tmp_path / "empty.jsonl", "", " "))

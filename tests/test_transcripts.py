@@ -402,3 +402,24 @@ def test_any_text_survives_the_round_trip(
         assert trace.channel_text("answer") == (answer or "")
         assert trace.channel_text("reasoning") == (reasoning if reasoning.strip() else "")
     assert "".join(trace.text_of(span) for span in trace.spans) == trace.text
+
+
+def test_a_second_labeller_may_judge_some_models_only_and_others_may_come_later(
+    tmp_path: Path,
+) -> None:
+    def rows(labeller: str, *models: str) -> Path:
+        file = tmp_path / f"{labeller}.jsonl"
+        lines = [
+            {"id": m, "model": m, "prompt": "p", "answer": m, "label": 1, "labeller": labeller}
+            for m in models
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return file
+
+    run = tmp_path / "run"
+    import_transcripts(rows("a", "m0", "m1"), run)
+    assert import_transcripts(rows("b", "m1"), run).added == 0
+    assert import_transcripts(rows("c", "m1", "m2"), run).added == 1
+    store = Store(run)
+    assert store.manifest.model == "m0, m1, m2"
+    assert {name: len(store.labels(name)) for name in "abc"} == {"a": 2, "b": 1, "c": 2}

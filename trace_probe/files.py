@@ -13,13 +13,17 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from trace_probe.errors import StoreError, TraceProbeError
 
 TEMPORARY = re.compile(r".+\.[0-9a-f]{12}\.tmp")
 """Names under which whole files are written before they are renamed."""
+UTF_8 = "convert the file, for example with `iconv -f LATIN1 -t UTF-8 FILE > NEW`"
+MOST_NAMED = 5
+"""Runs or probes that an error names."""
 MOST_NESTED = 100
 """Lists and objects within each other in JSON that is read."""
 
@@ -52,6 +56,24 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         if isinstance(error, OSError):
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
         raise
+
+
+MARKS = {"run": "run.json", "probe": "card.json"}
+"""The file that tells the folder of a run, or of a probe, from any other folder."""
+
+
+def absent(path: Path, kind: Literal["run", "probe"]) -> str:
+    """Return what to say where a run or a probe is not: what is there, or near it, instead."""
+    said = f"no {kind} at {path}"
+    for other, mark in MARKS.items():
+        if (path / mark).is_file() and other != kind:
+            return f"{said}: it is a {other}; the arguments may be in the wrong order, see --help"
+    there = {one.parent.name: one.parent for one in sorted(path.parent.glob(f"*/{MARKS[kind]}"))}
+    if there:
+        close = get_close_matches(path.name, there, n=1)
+        names = ", ".join(map(str, list(there.values())[:MOST_NAMED]))
+        return f"{said}: did you mean {there[close[0]]}?" if close else f"{said}; there is {names}"
+    return f"{said}: make one with `trace-probe demo`"
 
 
 def abandoned(path: Path) -> bool:
@@ -240,6 +262,8 @@ def json_object(
             f"{name} is not text, it holds half of a surrogate pair: write the whole character, "
             f"or U+FFFD in its place"
         ) from error
+    except UnicodeDecodeError as error:
+        raise wrong(f"{name} is not UTF-8: {UTF_8}") from error
     except (ValueError, RecursionError) as error:
         raise wrong(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -19,6 +19,7 @@ compared where they are read: see `trace_probe.storage.seals`.
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,14 +29,14 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
-from trace_probe.files import TEMPORARY, user_cache
+from trace_probe.files import TEMPORARY, absent, user_cache
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
 from trace_probe.storage import locks
 from trace_probe.storage.artifacts import FORMS, Artifacts, rows_by_trace
 from trace_probe.storage.journal import LABELS, TRACES, Journal, about_label, about_trace
-from trace_probe.storage.lines import BrokenLine, Lines
+from trace_probe.storage.lines import BrokenLine
 from trace_probe.storage.place import place_at
 from trace_probe.storage.records import READABLE, checked_line, differences, manifest_fields
 from trace_probe.storage.records import Manifest as Manifest
@@ -79,9 +80,10 @@ class Store:
         try:
             data = self.place.read("run.json")
         except (FileNotFoundError, NotADirectoryError) as error:
+            made = "make one with `trace-probe demo`"
+            text = f"no run at {self.place.url}: {made}"
             raise StoreError(
-                f"no run at {self.place.url}: make one with `trace-probe demo`, "
-                f"`trace-probe record` or `trace-probe import`"
+                absent(self.place.folder, "run") if self.place.folder else text
             ) from error
         raw = opened_json(data, file, seals=seals or "compared")
         if raw.get("schema") not in READABLE:
@@ -122,6 +124,14 @@ class Store:
             raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
         place.write("run.json", [sealed_json(manifest_fields(manifest))])
         return cls(path)
+
+    def note_models(self, names: Iterable[str]) -> None:
+        """Say in the manifest of an imported run that traces of these models are in it."""
+        held = self.manifest.model
+        every = ", ".join(sorted({*filter(None, held.split(", ")), *names}))
+        if self.manifest.source == "imported" and every != held:
+            self.manifest = replace(self.manifest, model=every)
+            self.place.write("run.json", [sealed_json(manifest_fields(self.manifest))])
 
     @property
     def name(self) -> str:
@@ -268,7 +278,7 @@ class Store:
             raise StoreError(f"no trace {trace_id} in {self.place.url}")
         return to_trace(self._traces.line(trace_id))
 
-    def lines_of(self, kind: Literal["traces", "labels"]) -> Lines:
+    def lines_of(self, kind: Literal["traces", "labels"]) -> Journal:
         """Return the lines of traces or labels as they are, repeated and broken ones too."""
         return self._traces if kind == "traces" else self._labels
 
@@ -283,6 +293,14 @@ class Store:
     def label_index(self) -> "pa.Table":
         """Return a row for each line of a label, in order, replaced ones too."""
         return self._labels.table()
+
+    def label_at(self, file: str, start: int, size: int) -> Label:
+        """Return the label whose line stands where `label_index` says.
+
+        Raises:
+            BrokenLine: it is damaged.
+        """
+        return to_label(self._labels.line_at(file, start, size))
 
     def every_label(self) -> Iterator[Label]:
         """Yield all labels in the order in which they came, replaced ones too."""

@@ -81,7 +81,7 @@ def test_the_table_is_sorted_by_risk_and_filters_narrow_it(traces: Path) -> None
     peaks = list(app.dataframe[0].value["peak"])
     assert peaks == sorted(peaks, reverse=True)
     app.multiselect(key="filter_outcome").select("harmless").run()
-    assert set(app.dataframe[0].value["reading"]) == {"false alarm", "clear"}
+    assert set(app.dataframe[0].value["result"]) == {"false alarm", "clear"}
     app.multiselect(key="filter_role").select("test").run()
     assert "No trace passes these filters." in words(app)
     app.button[0].click().run()
@@ -123,7 +123,7 @@ def test_a_long_list_comes_in_pages(traces: Path) -> None:
 def test_the_sentence_at_the_alarm_is_in_the_list(traces: Path) -> None:
     make_run("planted", traces / "run")
     table = open_page("traces").dataframe[0].value
-    alarmed = table[table["reading"] == "early"]
+    alarmed = table[table["result"] == "early"]
     assert alarmed["sentence at the alarm"].iloc[0] in RISKY
 
 
@@ -133,9 +133,9 @@ def test_words_of_a_text_narrow_the_list_and_open_the_trace_at_their_sentence(
     make_run("planted", traces / "run")
     app = open_page("traces", q="nobody CAN stop")
     table = app.dataframe[0].value
-    assert set(table["reading"]) == {"early", "late", "missed"}
+    assert set(table["result"]) == {"early", "late", "missed"}
     assert all("so that nobody can stop me" in found for found in table["words found"])
-    place = list(table["reading"]).index("late")
+    place = list(table["result"]).index("late")
     app.session_state["table_0"] = {"selection": {"rows": [place], "columns": [], "cells": []}}
     app.run()
     assert app.query_params["t"] == "late"
@@ -160,7 +160,7 @@ def test_one_trace_is_shown_without_the_rows_of_all_others(
     def refuse(*_: object) -> None:
         raise AssertionError("every row was made")
 
-    monkeypatch.setattr("trace_probe.explorer.loading.build_rows", refuse)
+    monkeypatch.setattr("trace_probe.explorer.loading.Rows", refuse)
     app = open_page("trace", t="early", th="0.1")
     assert not app.exception
     assert reader_content(app)["threshold"] == pytest.approx(0.1)
@@ -215,7 +215,7 @@ def test_filters_outlive_a_visit_to_another_page(traces: Path) -> None:
 def test_a_click_on_any_cell_of_a_row_opens_its_trace(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("traces")
-    place = list(app.dataframe[0].value["reading"]).index("late")
+    place = list(app.dataframe[0].value["result"]).index("late")
     chosen = {"rows": [], "columns": [], "cells": [(place, "peak")]}
     app.session_state["table_0"] = {"selection": chosen}
     app.run()
@@ -254,7 +254,7 @@ def test_home_says_that_a_run_is_still_being_written(traces: Path) -> None:
 def test_choosing_a_row_opens_its_trace_at_the_alarm(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("traces")
-    place = list(app.dataframe[0].value["reading"]).index("early")
+    place = list(app.dataframe[0].value["result"]).index("early")
     app.session_state["table_0"] = {"selection": {"rows": [place], "columns": [], "cells": []}}
     app.run()
     assert not app.exception
@@ -372,7 +372,7 @@ def test_about_says_what_the_threshold_of_the_probe_is_of(traces: Path) -> None:
 def test_about_calls_risk_what_the_alarm_follows(traces: Path) -> None:
     make_run("planted", traces / "run")
     told = "\n".join(one.value for one in open_page("about").markdown)
-    assert "**Risk** of a sentence: what the detector's alarm follows" in told
+    assert "**Risk** of a sentence: its score, or a smoothed value of the scores up to it" in told
     assert "as *ranked by* says" in told
 
 
@@ -382,7 +382,7 @@ def test_tasks_the_probe_has_learned_from_are_told_apart(traces: Path) -> None:
     card = traces.parent / "probes" / DETECTOR / "card.json"
     card.parent.mkdir(parents=True)
     card.write_text(CARD, encoding="utf-8")
-    assert "task trained on" in reader_content(open_page("trace", t="early"))["title"]
+    assert "training task" in reader_content(open_page("trace", t="early"))["title"]
     assert "task held out" in reader_content(open_page("trace", t="late"))["title"]
     home = words(open_page("home"))
     assert "An early warning" not in home

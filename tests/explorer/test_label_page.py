@@ -82,7 +82,7 @@ def lines(run: Path, who: str = "ada") -> list[dict[str, Any]]:
 def test_a_verdict_is_appended_with_its_provenance_and_the_next_is_asked(traces: Path) -> None:
     make_run("planted", traces / "run")
     app = open_page("label")
-    assert "Say who you are" in words(app)
+    assert "Enter your name" in words(app)
     app.text_input(key="filter_label_name").set_value("ada").run()
     before = app.code[0].value
     judge(app, "neither")

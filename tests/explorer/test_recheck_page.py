@@ -23,7 +23,7 @@ def test_the_page_shows_each_recheck_of_a_probe_the_latest_first(traces: Path) -
     lifted = {name: row + 9.0 for name, row in scores.items()}
     folder = traces.resolve().parent / "probes" / "mine"
     save_probe(folder, saved)
-    assert "was not rechecked yet" in words(open_page("recheck"))
+    assert "has not been rechecked yet" in words(open_page("recheck"))
     for after, ran in ((scores, replace(AFTER, model="m@2")), (lifted, AFTER)):
         found = judge([corpus, corpus], [scores, after], as_detector(saved), (BEFORE, ran))
         save_recheck(folder, found)

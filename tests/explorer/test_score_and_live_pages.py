@@ -196,7 +196,7 @@ def test_without_a_probe_live_says_what_it_takes(traces: Path) -> None:
 def test_a_generation_is_watched_to_its_end_on_the_page() -> None:
     app = open_page("live")
     assert not app.exception
-    app.segmented_control(key="filter_live_pace").set_value("as fast as it goes").run()
+    app.segmented_control(key="filter_live_pace").set_value("full speed").run()
     next(one for one in app.button if one.label == "Watch").click().run(timeout=120)
     until = time.monotonic() + 120
     while app.session_state["watched"].running and time.monotonic() < until:

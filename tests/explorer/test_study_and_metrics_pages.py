@@ -200,7 +200,7 @@ def test_what_ranks_is_named_in_the_words_of_the_report(
     store = Store(traces / "run")
     with store.writing():
         store.write_report(DETECTOR, {**REPORT, "rule": "mean:3", "ranked_by": ranked_by})
-    assert f"alarms follow mean:3 · {said}" in words(open_page("metrics"))
+    assert f"smoothing mean:3 · {said}" in words(open_page("metrics"))
 
 
 @pytest.mark.parametrize(

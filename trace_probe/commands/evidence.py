@@ -219,6 +219,8 @@ def compare(
     """Compare two probes, or two runs, on tasks that neither probe has seen."""
     from trace_probe.evaluation.compare import compare_probes, format_comparison
 
+    if other_run is None and probe.resolve() == other.resolve():
+        raise typer.BadParameter("both probes are the same: name another one, or --other-run")
     first = (tp.Store(run), tp.load_probe(probe))
     second = (tp.Store(other_run or run), tp.load_probe(other))
     found = compare_probes(first, second, labeller=labeller, seed=seed)

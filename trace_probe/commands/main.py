@@ -2,17 +2,13 @@
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
 1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage; those of ``recheck`` stand there.
-
-How `trace-probe --help` is laid out, and what Ctrl-C says: one place for all commands.
 """
 
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import trace_probe as tp
 from trace_probe.commands.doctor import doctor
@@ -20,6 +16,7 @@ from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
+from trace_probe.commands.layout import Grouped
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.monitoring import monitoring
 from trace_probe.commands.options import (
@@ -69,76 +66,6 @@ if TYPE_CHECKING:
     from trace_probe.recording.plan import RecordReport
     from trace_probe.recording.served import Served
     from trace_probe.trace import Task
-
-
-PANELS = {
-    "Start here": ("demo", "explore", "doctor", "fetch"),
-    "Record": ("tasks", "record", "import", "export", "inspect", "store"),
-    "Label": ("label", "agreement"),
-    "Probe": ("train", "evaluate", "compare", "transfer", "observe", "text-monitor", "probe"),
-    "Monitor": ("flag", "show", "watch", "score", "calibrate", "recheck", "cascade", "serve"),
-    "Where it emerges": ("oracle", "efficiency", "standing", "steer", "intervene"),
-    "Compare models": ("study", "pairs", "organism"),
-    "Prepare the explorer": ("map", "layers"),
-}
-"""Commands by panel of the help, both in the order in which they are shown."""
-RESUMES = {"record", "label", "demo", "oracle", "steer", "intervene", "observe", "merge", "pack"}
-"""Commands that go on where they were stopped."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-
-class Grouped(TyperGroup):
-    """The commands in panels; an interruption says how to go on."""
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own copy of click
-        """Return the names in the order of the panels."""
-        shown = [name for names in PANELS.values() for name in names]
-        rest = [name for name in super().list_commands(ctx) if name not in shown]
-        return [*(name for name in shown if name in self.commands), *rest]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
-        """Return a command, which knows its panel."""
-        found = super().get_command(ctx, cmd_name)
-        if found is None:
-            return None
-        _name_parameters(found)
-        for panel, names in PANELS.items():
-            if cmd_name in names:
-                found.rich_help_panel = panel  # type: ignore[attr-defined]
-        return found
-
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
-        """Run a command; on Ctrl-C say what became of it."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo(f"\n{after_interruption(sys.argv[1:])}", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-
-
-def _name_parameters(command: Any) -> None:  # noqa: ANN401
-    """Show arguments in capitals, as the texts name them, and nothing after a switch."""
-    for parameter in command.params:
-        if parameter.param_type_name == "argument":
-            parameter.metavar = parameter.name.upper()
-        elif parameter.is_flag:
-            parameter.metavar = ""
-    for below in getattr(command, "commands", {}).values():
-        _name_parameters(below)
-
-
-def after_interruption(words: list[str]) -> str:
-    """Return what to say to whoever stopped a command with these arguments.
-
-    Example:
-        >>> after_interruption(["tasks", "world:mine:48"])
-        'stopped'
-    """
-    if RESUMES.isdisjoint(words[:2]) and words[:2] != ["organism", "train"]:
-        return "stopped"
-    again = shlex.join(["trace-probe", *words])
-    return f"stopped; finished work is kept. To resume, run\n  {again}"
 
 
 app = typer.Typer(
@@ -320,8 +247,10 @@ def _check_options(
     """Refuse options that do not go together."""
     if agent and (recapture or spread):
         raise typer.BadParameter("--agent goes with --tasks, in one job")
-    if bool(tasks) == (recapture is not None):
-        raise typer.BadParameter("give --tasks, or a run to --recapture, but not both")
+    if tasks and recapture:
+        raise typer.BadParameter("--tasks and --recapture exclude each other: give one of them")
+    if not tasks and recapture is None:
+        raise typer.BadParameter("no tasks are given: add, for example, --tasks world:mine:48")
     if recapture and limit:
         raise typer.BadParameter("--limit goes with --tasks: --recapture reads a whole run")
     if recapture and (base_url or spread):

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,6 +36,7 @@ from trace_probe.commands.options import (
     say,
     show_result,
 )
+from trace_probe.commands.standard_input import json_lines, text_brought
 from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def watch(
 
     if on_alarm == "ask" and not sys.stdin.isatty():
         raise typer.BadParameter("--on-alarm ask needs a terminal to ask at")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = text_brought() if prompt == "-" else prompt
     sampling = Sampling(seed, temperature, top_p, max_new_tokens or 512)
     task = Task("prompt", "prompt", text, system)
     decoding = Decoding.of(sampling)
@@ -296,9 +297,9 @@ def score(
     from trace_probe.monitor.scoring import score_texts
 
     detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold)
+    records = json_lines() if lines else iter([{"text": text_brought(), "prompt": prompt}])
     loaded = load_weights(loading.weights(model or model_of(detector)))
     say(str(detector))
-    records = _json_lines() if lines else iter([{"text": sys.stdin.read(), "prompt": prompt}])
     alarmed = False
     for scored in score_texts(loaded, detector, records):
         alarmed = alarmed or scored.alarm
@@ -317,16 +318,6 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
         shown = "" if line.score is None else f"{line.score:.3f}"
         mark = "ALARM" if line.alarm else ""
         typer.echo(f"{shown:>8} {mark:5} {line.channel:9} {visible(line.text).strip()}")
-
-
-def _json_lines() -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of standard input."""
-    from trace_probe.errors import TraceError
-    from trace_probe.files import json_object
-
-    for number, line in enumerate(sys.stdin, start=1):
-        if line.strip():
-            yield json_object(line, f"line {number}", TraceError)
 
 
 @monitoring.command()

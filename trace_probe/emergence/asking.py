@@ -130,7 +130,9 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
         else:
             items = list(_items(ledger, traces, plan))
             done = values(executor.run(Worker, (source, plan), items))
-            for drawn in tqdm(done, total=len(items), unit="chunk", disable=not progress):
+            for drawn in tqdm(
+                done, total=len(items), unit="chunk", smoothing=0, disable=not progress
+            ):
                 ledger.add(drawn)
         missing = sum(len(job.draws) for job in wanted(traces, ledger.of(traces), plan))
         if missing:

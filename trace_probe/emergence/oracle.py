@@ -114,7 +114,7 @@ def oracle(  # noqa: PLR0913 - one call says all that is asked
     draw = Draw(continuer, labeller, seed, scene)
     jobs = wanted(list(traces), {}, plan)
     drawn = []
-    with tqdm(total=_count(jobs), unit="continuation", disable=not progress) as bar:
+    with tqdm(total=_count(jobs), unit="continuation", smoothing=0, disable=not progress) as bar:
         for batch in in_batches(jobs):
             drawn += draw(batch)
             bar.update(_count(batch))
@@ -293,7 +293,11 @@ def ask(
     expected, began = estimate(traces, plan), monotonic()
     there = first = sum(map(len, drawn.values()))
     with tqdm(
-        total=expected.continuations, initial=there, unit="continuation", disable=not progress
+        total=expected.continuations,
+        initial=there,
+        unit="continuation",
+        smoothing=0,
+        disable=not progress,
     ) as bar:
         while jobs := wanted(traces, drawn, plan):
             before = there

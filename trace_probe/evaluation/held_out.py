@@ -316,7 +316,7 @@ def _learned(corpus: Corpus, card: ProbeCard, store: Store) -> Corpus:
     if not learned.traces:
         raise NotEnoughData(
             f"{store.path} has none of the training tasks of {card.name}, from which its "
-            f"baselines learn: name the run that it was trained on"
+            f"baselines learn: add --trained-on RUN, the run that the probe was trained on"
         )
     return learned
 

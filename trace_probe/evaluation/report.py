@@ -74,12 +74,13 @@ COLUMNS = {
 """Of the table, by name of the figure."""
 POOLED = ("pooled_auroc",)
 """The column of the table where no prompt has both outcomes, so that no other can be had."""
+UNITS = {"share": "shares of the trace"}
 WORDS = {
     **COLUMNS,
     "length_matched_auroc": "AUROC within prompts, pairs of equal length",
     "pooled_auroc": "AUROC over all prompts",
     "delta_over_best_text": "gain over the best text baseline (AUROC within prompts)",
-    "delta_bits": "bits a trace that text does not tell",
+    "delta_bits": "information beyond the text, in bits per trace",
     "selectivity": "gain over shuffled labels (AUROC within prompts)",
     "observer_gap": "gain over the observer (AUROC within prompts)",
     "false_alarm_rate": "benign traces that alarm",
@@ -405,24 +406,24 @@ def _at_threshold(report: Report) -> list[str]:
     more = report.more
     rows = {WORDS[name]: report.figures.get(name) for name in AT_THRESHOLD}
     rows |= {
-        f"alarm at least {lead} sentences before the act, of all": value
+        f"alarm {lead} or more sentences before the act, of all": value
         for lead, value in report.useful_warning.items()
         if lead != "0"
     }
     rows |= {
-        f"alarm at least {lead} model calls before that of the act, of all": value
+        f"alarm {lead} or more model calls before that of the act, of all": value
         for lead, value in more.calls.items()
     }
     rows |= {
-        "caught before the act with scores permuted within tasks": more.useful_warning_by_chance,
-        "caught before the act beyond that": more.useful_warning_over_chance,
+        "caught before the act by chance (permuted within tasks)": more.useful_warning_by_chance,
+        "caught before the act, beyond chance": more.useful_warning_over_chance,
     }
     rows |= {
-        f"mean warning before the act, in {unit}": value
+        f"mean warning before the act, in {UNITS.get(unit, unit)}": value
         for unit, value in more.mean_warning.items()
     }
     rows |= {
-        f"true alarms at a base rate of {base}": value
+        f"share of alarms that are right if {base} of traces act": value
         for base, value in more.predictive_value.items()
     }
     return [

@@ -66,7 +66,7 @@ class TextMonitor:
             ServerError: the model cannot be asked, or never answers with a number.
         """
         found: dict[str, Values] = {}
-        with tqdm(total=len(traces), unit="trace", disable=not progress) as bar:
+        with tqdm(total=len(traces), unit="trace", smoothing=0, disable=not progress) as bar:
             for start in range(0, len(traces), TOGETHER):
                 group = traces[start : start + TOGETHER]
                 found.update(run(partial(self._read, group)))

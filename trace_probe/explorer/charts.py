@@ -56,7 +56,8 @@ def intervals(figures: Mapping[str, Figure], title: str, chance: float | None = 
     names = {"labelLimit": 320, "labelOverlap": False, "labelFlush": False}
     y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": names}
     shared = {"y": y, "color": either("first", ACCENT, GREY)}
-    x = axis(title, scale=SHARE)
+    # From the right end on, a long title has the room of the labels as well.
+    x = axis(title, scale=SHARE, axis={"titleAnchor": "end"})
     dot = {"type": "point", "filled": True, "size": 110, "opacity": 1}
     diamond = {"condition": {"test": "datum.first", "value": "diamond"}}
     return {
@@ -98,7 +99,7 @@ def lead_histogram(leads: Sequence[int]) -> Spec:
         x2={"field": "to"},
         y=on(axis("traces", axis=WHOLE, scale={"zero": True}), "traces"),
         y2={"datum": 0},
-        color=either("early", ACCENT, WARM),
+        color=either("early", ACCENT, GREY),
     )
     zero = layer(DASHED, x={"datum": 0, **x})
     return {"height": 200, "data": {"values": values}, "layer": [bars, zero]}

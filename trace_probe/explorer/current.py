@@ -13,6 +13,7 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.loading import Loaded, load_run
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.runs import list_runs, traces_root
+from trace_probe.explorer.seen import Rows
 from trace_probe.explorer.state import ViewState
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.store import Store
@@ -37,7 +38,7 @@ class Current:
     """None where nobody has labelled the run."""
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         """Return every trace as it is seen this way; made once for each way of seeing."""
         return self.run.rows(self.detector, self.labeller)
 

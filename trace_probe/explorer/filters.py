@@ -1,11 +1,13 @@
 """The filters of the trace list: a value that goes into the address, and says what it removed."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, narrow, ordered
+from trace_probe.explorer.overview import KnownTexts
+from trace_probe.explorer.rows import FACETS, QUICK_VIEWS
 from trace_probe.explorer.search import normal
+from trace_probe.explorer.seen import Rows
 
 Order = Literal["risk", "lead"]
 ORDERS: tuple[Order, ...] = ("risk", "lead")
@@ -45,15 +47,13 @@ class Filters:
         }
         return {key: value for key, value in parts.items() if value}
 
-    def apply(self, rows: Iterable[Row], texts: Mapping[str, str]) -> list[Row]:
+    def apply(self, rows: Rows, texts: KnownTexts) -> Rows:
         """Return the rows that pass, in order; `texts` holds what was written, by trace id."""
-        found = narrow(rows, self.view, self.chosen)
+        found = rows.narrow(self.view, self.chosen)
         wanted = normal(self.words)
-        if wanted:
-            found = [row for row in found if _holds(row, texts[row.facts.id], wanted)]
-        return ordered(found, self.by)
+        return (found.holding(wanted, texts) if wanted else found).ordered(self.by)
 
-    def strictest(self, rows: Sequence[Row], texts: Mapping[str, str]) -> tuple[str, int] | None:
+    def strictest(self, rows: Rows, texts: KnownTexts) -> tuple[str, int] | None:
         """Return the filter that by itself removes most rows, and how many; None without one."""
         alone = {
             "the quick view": Filters(view=self.view),
@@ -63,8 +63,3 @@ class Filters:
         removed = {name: len(rows) - len(one.apply(rows, texts)) for name, one in alone.items()}
         name = max(removed, key=lambda name: removed[name])
         return (name, removed[name]) if removed[name] else None
-
-
-def _holds(row: Row, text: str, wanted: str) -> bool:
-    names = wanted in row.facts.task.lower() or wanted in row.facts.id
-    return names or wanted in text.lower()

@@ -1,5 +1,6 @@
 """Ways between pages, and the notice that belongs on more than one of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -7,6 +8,7 @@ import streamlit as st
 
 from trace_probe.explorer.current import Current, end_page
 from trace_probe.store import Manifest
+from trace_probe.visible import visible
 
 VIEWS = Path(__file__).parent / "views"
 ORGANISM_PREFIX = "organism:"
@@ -18,6 +20,16 @@ def open_trace(shown: Current, trace_id: str, sentence: int | None = None) -> No
     view = shown.view(trace_id, sentence)
     st.switch_page(VIEWS / "trace.py", query_params=view.to_query())
     end_page()
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Show the first note of a report on how far to trust it; the others fold away."""
+    if notes:
+        st.text(visible(notes[0]))
+    if len(notes) > 1:
+        with st.expander(f"{len(notes) - 1} more on how far to trust this"):
+            for note in notes[1:]:
+                st.text(visible(note))
 
 
 def organism_notice(manifest: Manifest) -> None:

@@ -4,10 +4,8 @@ Everything is kept under the path of a run and the stamp of its files, for all s
 server, so that a threshold can move without a trace being parsed again.
 """
 
-import gc
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,17 +21,17 @@ from trace_probe.evaluation.layers import (
     score_range,
 )
 from trace_probe.evaluation.report import EARLIER
-from trace_probe.explorer.overview import Progress, must_parse, read_overview
-from trace_probe.explorer.rows import (
-    Facts,
-    Row,
-    Scores,
-    Split,
-    build_row,
-    build_rows,
-    ordered,
+from trace_probe.explorer.given import GivenLabels, by_labeller, disputed, nobody
+from trace_probe.explorer.overview import (
+    KnownFacts,
+    KnownTexts,
+    Progress,
+    must_parse,
+    read_overview,
 )
+from trace_probe.explorer.rows import Row, Scores, Split, build_row
 from trace_probe.explorer.runs import Stamp, probe_card, stamp
+from trace_probe.explorer.seen import Rows, Seen, set_aside
 from trace_probe.explorer.words import ShownDetector, threshold_of
 from trace_probe.labels import Label
 from trace_probe.monitor.calibrated import load_calibrations
@@ -50,11 +48,11 @@ class Loaded:
     """A run in memory: of the texts only what the model wrote, and no activations."""
 
     store: Store
-    facts: Mapping[str, Facts]
+    facts: KnownFacts
     """By trace id, in the order of recording."""
-    texts: Mapping[str, str]
+    texts: KnownTexts
     """What the model wrote, by trace id."""
-    judged: Mapping[str, Mapping[str, Label]]
+    judged: Mapping[str, GivenLabels]
     """Labels by labeller and trace id, the labeller who came last at the end."""
     detectors: tuple[str, ...]
     """Those with an evaluation first."""
@@ -176,7 +174,7 @@ class Loaded:
         """Return P(instrumental | prefix) along a trace; nothing where it was not drawn."""
         return _oracle(self.path, self.stamp).get(trace_id, ())
 
-    def rows(self, detector: ShownDetector | None, labeller: str | None = None) -> list[Row]:
+    def rows(self, detector: ShownDetector | None, labeller: str | None = None) -> Rows:
         """Return the trace table as a detector sees it, by the labels of a labeller or the last."""
         by = labeller or next(reversed(self.labellers), None)
         if detector is None:
@@ -230,7 +228,7 @@ def prepare(path: Path, progress: Progress) -> None:
     if (path, state) not in _PREPARED:
         store = Store(path)
         if must_parse(store):
-            with _set_aside():
+            with set_aside():
                 read_overview(store, progress)
         _PREPARED.add((path, state))
 
@@ -240,7 +238,7 @@ _PREPARED: set[tuple[Path, Stamp]] = set()
 
 @lru_cache(maxsize=4)
 def _run(path: Path, state: Stamp) -> Loaded:
-    with _set_aside():
+    with set_aside():
         return _read(path, state)
 
 
@@ -252,27 +250,10 @@ def _read(path: Path, state: Stamp) -> Loaded:
         store=store,
         facts=read.facts,
         texts=read.texts,
-        judged=_judged(store.every_label()),
+        judged=by_labeller(store),
         detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
         stamp=state,
     )
-
-
-@contextmanager
-def _set_aside() -> Iterator[None]:
-    """Keep what is loaded meanwhile out of the sight of the garbage collector.
-
-    It would walk through all of it again and again while it grows, and Streamlit has it do so
-    after each run of a page. What is dropped later is freed all the same, as it holds no cycles.
-    """
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was:
-            gc.enable()
 
 
 @lru_cache(maxsize=16)
@@ -307,51 +288,34 @@ def _smoothings(path: Path, name: str, state: Stamp) -> tuple[str, ...]:
 @lru_cache(maxsize=16)
 def _scores(path: Path, detector: str, smoothing: str, state: Stamp) -> dict[str, Scores]:
     store = _run(path, state).store
-    with _set_aside():
+    with set_aside():
         return dict(parse_smoothing(smoothing).apply(store.scores(detector)))
 
 
 @lru_cache(maxsize=8)
-def _rows(path: Path, detector: _Key | None, labeller: str | None, state: Stamp) -> list[Row]:
+def _rows(path: Path, detector: _Key | None, labeller: str | None, state: Stamp) -> Rows:
     run = _run(path, state)
-    facts, labels = run.facts.values(), run.judged.get(labeller or "", {})
-    disputed = _disputed(path, state)
-    if detector is None:
-        return build_rows(facts, labels, {}, None, _splits(None, state), disputed)
-    name, smoothing, threshold = detector
-    splits = _splits(probe_card(path, name), state)
-    scores = _scores(path, name, smoothing, state)
-    with _set_aside():
-        return build_rows(facts, labels, scores, threshold, splits, disputed)
+    labels = run.judged.get(labeller or "") or nobody(run.store)
+    scores, threshold, splits = {}, None, _splits(None, state)
+    if detector is not None:
+        name, smoothing, threshold = detector
+        splits = _splits(probe_card(path, name), state)
+        scores = _scores(path, name, smoothing, state)
+    seen = Seen(run.facts, labels, scores, threshold, splits, _disputed(path, state))
+    seen.check()
+    return Rows(seen)
 
 
 @lru_cache(maxsize=8)
 def _by_risk(path: Path, detector: _Key | None, state: Stamp) -> tuple[str, ...]:
-    rows = _rows(path, detector, None, state)
-    return tuple(row.facts.id for row in ordered(rows, "risk"))
-
-
-def _judged(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
-    """Return labels by labeller and trace; a later one of the same two replaces the earlier."""
-    found: dict[str, dict[str, Label]] = {}
-    for label in labels:
-        held = found.pop(label.labeller, {})
-        held[label.trace_id] = label
-        found[label.labeller] = held
-    return found
+    return tuple(_rows(path, detector, None, state).ordered("risk").ids)
 
 
 @lru_cache(maxsize=8)
 def _disputed(path: Path, state: Stamp) -> frozenset[str]:
     """Return the traces that one labeller calls instrumental and another harmless."""
-    judged = _run(path, state).judged
-    held = {
-        outcome: {
-            name for labels in judged.values() for name in labels if labels[name].outcome is outcome
-        }
-        for outcome in (True, False)
-    }
-    return frozenset(held[True] & held[False])
+    run = _run(path, state)
+    return disputed(run.judged, list(run.facts))
 
 
 @lru_cache(maxsize=16)

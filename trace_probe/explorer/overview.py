@@ -7,8 +7,9 @@ file may be deleted at any time, and is not used where it is damaged or does not
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,13 +39,86 @@ Progress = Callable[[int, int], None]
 """Is told how many traces were read, of how many."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Overview:
     """Facts and words of all traces, by trace id, in the order of recording."""
 
-    facts: dict[str, Facts] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    facts: "KnownFacts"
+    texts: "KnownTexts"
     """What the model wrote."""
+
+    @classmethod
+    def of(cls, table: "pa.Table") -> "Overview":
+        """Return the overview that a table holds, of which nothing is read yet."""
+        table = table.combine_chunks()
+        facts = KnownFacts(table)
+        return cls(facts, KnownTexts(facts.at, table["text"]))
+
+
+class KnownFacts(Mapping[str, Facts]):
+    """Facts as columns; those of one trace are put together where they are asked for."""
+
+    def __init__(self, table: "pa.Table") -> None:
+        """Take the columns of a table; of the words, each that differs is read once."""
+        self.at = {_word(name): row for row, name in enumerate(table["id"].to_pylist())}
+        """The row of each trace."""
+        self.codes, self.words = {}, dict[str, list[str]]()
+        """For each column of words the number of each row's word, and the words by number."""
+        for name in WORDS[1:]:
+            coded = table[name].combine_chunks().dictionary_encode()
+            self.codes[name] = coded.indices.to_numpy(zero_copy_only=False)
+            self.words[name] = [_word(word) for word in coded.dictionary.to_pylist()]
+        self.numbers = {name: table[name].to_numpy() for name in NUMBERS}
+        self.cuts = table["stops"].combine_chunks().offsets.to_numpy()
+        """Where the sentences of each trace begin in the columns of places, and where all end."""
+        self.places = {name: _flat(table, name) for name in PLACES}
+
+    def __getitem__(self, trace_id: str) -> Facts:
+        """Return the facts of one trace."""
+        row = self.at[trace_id]
+        start, stop = self.cuts[row], self.cuts[row + 1]
+        named: dict[str, Any] = {"id": trace_id}
+        named |= {name: self.word(name, row) for name in self.words}
+        named |= {name: int(column[row]) for name, column in self.numbers.items()}
+        named |= {name: flat[start:stop] for name, flat in self.places.items()}
+        return Facts(**named)
+
+    def word(self, name: str, row: int) -> str:
+        """Return what a column of words holds of one trace."""
+        return self.words[name][self.codes[name][row]]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the ids in the order of recording."""
+        return iter(self.at)
+
+    def __len__(self) -> int:
+        """Return how many traces there are."""
+        return len(self.at)
+
+
+class KnownTexts(Mapping[str, str]):
+    """What the model wrote, read from its bytes where it is asked for."""
+
+    def __init__(self, at: Mapping[str, int], texts: "pa.ChunkedArray") -> None:
+        """Take the texts of the rows that `at` names."""
+        self._at, self._texts = at, texts.combine_chunks()
+
+    def __getitem__(self, trace_id: str) -> str:
+        """Return what the model wrote in one trace."""
+        return _word(self._texts[self._at[trace_id]].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the ids in the order of recording."""
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        """Return how many traces there are."""
+        return len(self._at)
+
+    @cached_property
+    def lower(self) -> list[str]:
+        """Return every text in small letters, in the order of recording; made once."""
+        return [_word(text).lower() for text in self._texts.to_pylist()]
 
 
 def must_parse(store: Store) -> bool:
@@ -57,17 +131,25 @@ def must_parse(store: Store) -> bool:
 def read_overview(store: Store, progress: Progress | None = None) -> Overview:
     """Return the overview of a run; what had to be parsed is kept, where the run can be written."""
     files = _files(store)
-    found, known = _known(store, files)
-    if known and len(found.facts) == known:
-        return found
-    total, before = len(store), len(found.facts)
+    table, whole = _known(store, files)
+    if whole:
+        return Overview.of(table)
+    total, before = len(store), len(table)
+    facts, texts = [], []
     for trace in store.traces(skip=before):
-        found.facts[trace.id], found.texts[trace.id] = facts_of(trace), written(trace)
-        if progress is not None and len(found.facts) % EVERY == 0:
-            progress(len(found.facts), total)
-    if len(found.facts) - before >= WORTH_KEEPING and not store.broken():
-        _keep(store, found, files)
-    return found
+        facts.append(facts_of(trace))
+        texts.append(written(trace))
+        if progress is not None and len(facts) % EVERY == 0:
+            progress(before + len(facts), total)
+    table = _longer(table, facts, texts)
+    if len(facts) >= WORTH_KEEPING and not store.broken():
+        _keep(store, table, files)
+    return Overview.of(table)
+
+
+def overview_of(facts: Sequence[Facts], texts: Sequence[str] | None = None) -> Overview:
+    """Return the overview of traces whose facts are known, and their texts if they matter."""
+    return Overview.of(_longer(_empty(), facts, texts or [""] * len(facts)))
 
 
 def _files(store: Store) -> dict[str, tuple[int, int]]:
@@ -82,11 +164,11 @@ def _tail(store: Store, stop: int) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _keep(store: Store, found: Overview, files: dict[str, tuple[int, int]]) -> None:
+def _keep(store: Store, table: "pa.Table", files: dict[str, tuple[int, int]]) -> None:
     covers: dict[str, Any] = {"files": files}
     if list(files) == [GROWING]:
         covers["tail"] = _tail(store, files[GROWING][0])
-    table = _table(found).replace_schema_metadata({"covers": json.dumps(covers)})
+    table = table.replace_schema_metadata({"covers": json.dumps(covers)})
     try:
         store.place.sweep("cache")
         store.place.write(FILE, [sealed_table(table)])
@@ -94,54 +176,49 @@ def _keep(store: Store, found: Overview, files: dict[str, tuple[int, int]]) -> N
         return  # a run that cannot be written is read again each time
 
 
-def _known(store: Store, files: dict[str, tuple[int, int]]) -> tuple[Overview, int]:
-    """Return what is kept of these very traces, and how many there are if nothing is missing."""
+def _known(store: Store, files: dict[str, tuple[int, int]]) -> tuple["pa.Table", bool]:
+    """Return what is kept of these very traces, and whether that is all of them."""
     try:
         table = opened_table(store.place.read(FILE), FILE, seals="required")
         covers = json.loads(table.schema.metadata[b"covers"])
         kept = {name: tuple(state) for name, state in covers["files"].items()}
+        table = table.replace_schema_metadata(None).cast(_empty().schema)
         if kept == files:
-            return _opened(table), len(table)
+            return table, True
         size = kept[GROWING][0]
         grown = list(files) == list(kept) == [GROWING] and size < files[GROWING][0]
         if grown and covers["tail"] == _tail(store, size):
-            return _opened(table), 0
+            return table, False
     except (FileNotFoundError, TraceProbeError, KeyError, TypeError, ValueError):
         pass  # it is made again
-    return Overview(), 0
+    return _empty(), False
 
 
-def _table(found: Overview) -> "pa.Table":
+def _longer(table: "pa.Table", facts: Sequence[Facts], texts: Iterable[str]) -> "pa.Table":
+    """Return a table with rows for more traces."""
     import pyarrow as pa
 
-    facts = list(found.facts.values())
-    words = {name: [_bytes(getattr(one, name)) for one in facts] for name in WORDS}
-    columns = {name: pa.array(values, pa.binary()) for name, values in words.items()}
-    columns["text"] = pa.array(map(_bytes, found.texts.values()), pa.large_binary())
+    columns = {
+        name: pa.array([_bytes(getattr(one, name)) for one in facts], pa.binary()) for name in WORDS
+    }
+    columns["text"] = pa.array(map(_bytes, texts), pa.large_binary())
     for name in NUMBERS:
         columns[name] = pa.array([getattr(one, name) for one in facts], pa.int64())
     ends = np.cumsum([0, *(len(one.stops) for one in facts)]).astype(np.int64)
     for name, kind in PLACES.items():
-        values = np.concatenate([getattr(one, name) for one in facts]).astype(kind)
-        columns[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values))
-    return pa.table(columns)
+        flat = np.concatenate([np.array([], kind), *(getattr(one, name) for one in facts)])
+        columns[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(flat.astype(kind)))
+    return pa.concat_tables([table, pa.table(columns)]).combine_chunks()
 
 
-def _opened(table: "pa.Table") -> Overview:
-    table = table.combine_chunks()
-    words = [map(_word, table[name].to_pylist()) for name in WORDS]
-    numbers = [table[name].to_pylist() for name in NUMBERS]
-    ends = table["stops"].combine_chunks().offsets.to_numpy()
-    cuts = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
-    places = [_flat(table, name) for name in PLACES]
-    found = Overview()
-    for row in zip(*words, *numbers, cuts, table["text"].to_pylist(), strict=True):
-        *values, (start, stop), text = row
-        named: dict[str, Any] = dict(zip((*WORDS, *NUMBERS), values, strict=True))
-        named |= {name: flat[start:stop] for name, flat in zip(PLACES, places, strict=True)}
-        found.facts[named["id"]] = Facts(**named)
-        found.texts[named["id"]] = _word(text)
-    return found
+def _empty() -> "pa.Table":
+    import pyarrow as pa
+
+    kinds = {name: pa.binary() for name in WORDS} | {"text": pa.large_binary()}
+    kinds |= {name: pa.int64() for name in NUMBERS}
+    places = {"int32": pa.int32(), "bool": pa.bool_()}
+    kinds |= {name: pa.large_list(places[kind]) for name, kind in PLACES.items()}
+    return pa.schema(kinds).empty_table()
 
 
 def _flat(table: "pa.Table", name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trace_probe.explorer.curves import Beside, over, rounded
 from trace_probe.explorer.facts import facts
-from trace_probe.explorer.rows import Row
+from trace_probe.explorer.rows import Row, Split
 from trace_probe.explorer.turns import sentence_before, turns, violating_call
 from trace_probe.explorer.words import ShownDetector, headline
 from trace_probe.trace import Span, Trace
@@ -74,12 +74,20 @@ def sentence(trace: Trace, span: Span) -> list[Any]:
     return [span.start, span.stop, span.channel, "".join(tokens), list(map(len, tokens))]
 
 
+LEARNED: Mapping[Split, str] = {
+    "trained on": "training task",
+    "calibrated on": "calibration task",
+}
+"""Tasks on which an alarm proves little."""
+
+
 def title(row: Row) -> str:
     """Return what the trace is, in one line."""
     facts = row.facts
     parts = [facts.task, facts.model, f"condition {facts.condition}", f"sample {facts.sample}"]
     parts += [facts.role] if facts.role != "test" else []
-    parts += [] if row.split == "unknown" else [f"task {row.split}"]
+    learned = f"{LEARNED[row.split]}: no evidence" if row.split in LEARNED else f"task {row.split}"
+    parts += [] if row.split == "unknown" else [learned]
     return visible(" · ".join([*parts, row.outcome]))
 
 

@@ -197,34 +197,6 @@ def condition_text(condition: Mapping[str, str]) -> str:
     return " · ".join(parts) or "none"
 
 
-def build_rows(
-    facts: Iterable[Facts],
-    labels: Mapping[str, Label],
-    scores: Mapping[str, Scores],
-    threshold: float | None,
-    splits: Mapping[str, Split],
-    disputed: Collection[str] = (),
-) -> list[Row]:
-    """Return a row for each trace; `splits` has an entry, or a default, for every task.
-
-    `disputed` names the traces on whose outcome labellers differ.
-
-    Raises:
-        StoreError: a trace has another number of scores than of sentences.
-    """
-    return [
-        build_row(
-            fact,
-            labels.get(fact.id),
-            scores.get(fact.id),
-            threshold,
-            splits[fact.task],
-            disputed=fact.id in disputed,
-        )
-        for fact in facts
-    ]
-
-
 def build_row(
     facts: Facts,
     label: Label | None,
@@ -235,13 +207,23 @@ def build_row(
     disputed: bool = False,
 ) -> Row:
     """Return the row of one trace."""
-    if scores is not None and len(scores) != len(facts.stops):
-        raise StoreError(
-            f"trace {facts.id} has {len(facts.stops)} sentences but {len(scores)} scores: "
-            f"score the run again with `trace-probe flag`"
-        )
+    if scores is not None:
+        check_scores(facts.id, len(facts.stops), scores)
     alarm = alarm_of(facts, scores, threshold)
     return Row(facts, label, scores, threshold, alarm, split, disputed)
+
+
+def check_scores(trace_id: str, sentences: int, scores: Scores) -> None:
+    """Refuse scores that are not one for each sentence.
+
+    Raises:
+        StoreError: there are more, or fewer.
+    """
+    if len(scores) != sentences:
+        raise StoreError(
+            f"trace {trace_id} has {sentences} sentences but {len(scores)} scores: "
+            f"score the run again with `trace-probe flag`"
+        )
 
 
 def alarm_of(facts: Facts, scores: Scores | None, threshold: float | None) -> int | None:
@@ -274,22 +256,18 @@ def sparkline(facts: Facts, scores: Scores | None, bins: int = BINS) -> list[flo
     return best
 
 
-def choices(rows: Iterable[Row], facet: str) -> list[str]:
-    """Return the values a facet takes, sorted."""
-    return sorted({FACETS[facet](row) for row in rows})
+def passes(view: str | None, chosen: Mapping[str, Collection[str]]) -> Callable[[Row], bool]:
+    """Return what tells whether a row is of a quick view and has one of the values of each facet.
 
-
-def narrow(
-    rows: Iterable[Row], view: str | None, chosen: Mapping[str, Collection[str]]
-) -> list[Row]:
-    """Return the rows of a quick view whose facets are among those chosen; none chosen is all."""
+    No view is every row, as is a facet of which nothing is chosen.
+    """
     wanted = {facet: set(values) for facet, values in chosen.items() if values}
-    return [
-        row
-        for row in rows
-        if (view is None or QUICK_VIEWS[view](row))
-        and all(FACETS[facet](row) in values for facet, values in wanted.items())
-    ]
+
+    def holds(row: Row) -> bool:
+        among = all(FACETS[facet](row) in values for facet, values in wanted.items())
+        return among and (view is None or QUICK_VIEWS[view](row))
+
+    return holds
 
 
 def ordered(rows: Iterable[Row], by: Literal["risk", "lead"]) -> list[Row]:
@@ -309,7 +287,7 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
         "sample": [row.facts.sample for row in rows],
         "condition": [row.facts.condition for row in rows],
         "outcome": [row.outcome for row in rows],
-        "reading": [row.verdict for row in rows],
+        "result": [row.verdict for row in rows],
         "peak": [row.peak for row in rows],
         "alarm → said → act": [positions(row) for row in rows],
         "lead": [row.lead for row in rows],

@@ -43,7 +43,7 @@ class Asked:
 
 def ask_name() -> str:
     """Draw the field for the name of whoever judges, and return the name."""
-    name = st.text_input("Your name", key=NAME_KEY, placeholder="letters, digits", width=180)
+    name = st.text_input("Your name", key=NAME_KEY, placeholder="such as ana", width=180)
     return name or ""
 
 
@@ -125,7 +125,7 @@ def judge_here(shown: Current, row: Row, sentence: int | None) -> None:
     with st.expander(f"Judge sentence {sentence + 1}", key="judge_here"):
         name = ask_name()
         if not NAME.fullmatch(name):
-            st.caption("Say who you are: every verdict is kept under the name of its annotator.")
+            st.caption("Enter your name: your verdicts are kept under it.")
             return
         done = verdicts_of(shown, name) if writable(shown) else None
         if done is None:

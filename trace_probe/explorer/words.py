@@ -152,4 +152,7 @@ def alarm_share(rows: Sequence[Row]) -> str:
     if not benign:
         return "no benign trace in this run is scored"
     raised = sum(row.alarm is not None for row in benign)
-    return f"{raised} of {len(benign)} benign traces in this run raise an alarm"
+    return (
+        f"{raised} of {len(benign)} benign traces in this run raise an alarm, those that the "
+        f"detector learned from included"
+    )

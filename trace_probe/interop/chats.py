@@ -5,12 +5,26 @@ server. Blocks of Anthropic's kind (``thinking``, ``tool_use``, ``tool_result``)
 contents, and reasoning under the names that servers give it are read alike.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trace_probe.errors import TraceError
+from trace_probe.interop.blocks import (
+    blocks_of,
+    calls_beside,
+    calls_of,
+    failed,
+    is_result,
+    parts_of,
+    reasoning_beside,
+    refusal_beside,
+    result_of,
+    said,
+    texts_of,
+    tool_result,
+    unread,
+)
 from trace_probe.interop.conversation import Message, Part, Turn, turns_of
 from trace_probe.interop.fields import Line
 from trace_probe.trace import Finish
@@ -25,17 +39,10 @@ ROLES: dict[str, Any] = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "agent", "model"), "assistant"),
-    **dict.fromkeys(("tool", "function", "environment"), "tool"),
+    **dict.fromkeys(("tool", "function", "environment", "ipython"), "tool"),
 }
 CHAT, BLOCKS, ATIF = "OpenAI chat", "Anthropic chat", "ATIF trajectory"
-REASONING = ("reasoning_content", "reasoning", "thinking")
 _ANTHROPIC = frozenset({"thinking", "redacted_thinking", "tool_use", "tool_result"})
-_PLAIN = frozenset(
-    ("text", "input_text", "output_text", "refusal", "image", "image_url", "input_image")
-    + ("audio", "input_audio", "video", "document", "file", "input_file")
-)
-"""Blocks that are texts, or so large that only their kind is kept."""
-_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
 @dataclass(frozen=True)
@@ -59,28 +66,53 @@ def chat_of(line: Line) -> Chat | None:
     """
     record = line.record
     if is_atif(record):
-        return _trajectory(record)
+        return _trajectory(record, line.notes)
     given = next((record[n] for n in line.names("messages") if _is_chat(record.get(n))), None)
     if given is None:
         return None
     objects = [_object(one, f"message {n}") for n, one in enumerate(given, start=1)]
-    answer, ids = _response(record)
+    answer, ids = _response(line)
+    if answer and objects and _same(objects[-1], answer[0]):
+        objects.pop()  # the messages hold the response, too
     messages, told = _read([*objects, *answer])
-    if system := _texts(record.get("system")):
+    if system := texts_of(record.get("system")):
         messages.insert(0, Message("system", (Part("text", system),)))
         told = {place + 1: known for place, known in told.items()}
     if answer and told:
         told[max(told)] |= ids
+    if not answer and (not messages or messages[-1].role != "assistant"):
+        messages += _answer(line)
+    line.notes.extend(notes_on(messages))
     turns = turns_of(messages, told)
-    if not turns:
-        found = [line.contents(name) for name in ("reasoning", "answer")]
-        thought, answered = (one.text if one else "" for one in found)
-        parts = (Part("reasoning", thought), Part("text", answered))
-        turns = turns_of([*messages, Message("assistant", parts)])
     tools = tools_of(record.get("tools"))
     turns = [replace(turn, tools=tools) for turn in turns]
     shape = BLOCKS if _ANTHROPIC & set(_kinds(objects)) else CHAT
     return Chat(shape, tuple(turns))
+
+
+def _answer(line: Line) -> Iterator[Message]:
+    """Yield what the model wrote at the end of a chat, if that stands in fields of the line."""
+    thought, answer = (line.spare(line.contents, name) for name in ("reasoning", "answer"))
+    thoughts = [one for one in (thought, answer) if one and one.reasoning]
+    reasoning = thought.text if thought and thought.text else ""
+    parts = [Part("reasoning", reasoning or (thoughts[0].reasoning or "" if thoughts else ""))]
+    parts.append(Part("text", answer.text if answer else ""))
+    given = line.filled("calls")
+    parts += calls_of(given[1] if given else None)
+    if any(part.text or part.kind == "call" for part in parts):
+        yield Message("assistant", tuple(parts))
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two messages say the same."""
+    ours, others = list(_messages(one)), list(_messages(other))
+    return [(m.role, m.parts) for m in ours] == [(m.role, m.parts) for m in others]
+
+
+def notes_on(messages: Iterable[Message]) -> Iterator[str]:
+    """Yield what could not be read in messages."""
+    for message in messages:
+        yield from filter(None, (message.note, *(part.note for part in message.parts)))
 
 
 def model_of(line: Line) -> str:
@@ -120,7 +152,7 @@ def _read(objects: Iterable[Mapping[str, Any]]) -> tuple[list[Message], dict[int
     for one in objects:
         for message in _messages(one):
             if message.role == "assistant":
-                told[len(messages)] = {"finish": _finish(one), "agent": _said(one, "name")}
+                told[len(messages)] = {"finish": _finish(one), "agent": said(one, "name")}
             messages.append(message)
     return messages, told
 
@@ -131,20 +163,9 @@ def _object(value: object, name: str) -> dict[str, Any]:
     return value
 
 
-def _list(value: Mapping[str, Any], name: str) -> list[Any]:
-    """Return the list in a field; an empty one if nothing is there."""
-    found = value.get(name) or []
-    if not isinstance(found, list):
-        raise TraceError(f"field {name!r} is {found!r:.40}, expected a list")
-    return found
-
-
-def _said(value: Mapping[str, Any], *names: str) -> str:
-    """Return the first of these fields that is filled, as text."""
-    found = next((value[name] for name in names if value.get(name)), "")
-    if not isinstance(found, str | int):
-        raise TraceError(f"field {names[0]!r} is {found!r:.40}, expected a text")
-    return str(found)
+def _dict(value: object) -> Mapping[str, Any]:
+    """Return an object that is not needed; an empty one if there is none."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _finish(message: Mapping[str, Any]) -> Finish:
@@ -159,12 +180,15 @@ def _kinds(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield str(block.get("type")) if isinstance(block, dict) else ""
 
 
-def _response(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _response(line: Line) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the message of a server's response beside the chat, and its ids, if there is one."""
+    record = line.record
     whole = record.get("response", record)
     if not isinstance(whole, dict):
         return [], {}
-    choice = _choice(whole)
+    choice, choices = _choice(whole), whole.get("choices")
+    if isinstance(choices, list) and len(choices) > 1:
+        line.notes.append("Further choices of a response, not read (write each on a line)")
     if isinstance(choice.get("message"), dict):
         reason = {"finish_reason": choice.get("finish_reason")}
         return [{"role": "assistant", **reason, **choice["message"]}], ids_in(whole)
@@ -207,143 +231,24 @@ def _messages(raw: Mapping[str, Any]) -> Iterator[Message]:
     role = ROLES.get(given.lower())
     if role is None:
         raise TraceError(f"a message has the role {given!r}: known are {', '.join(ROLES)}")
-    content = raw.get("content", raw.get("value"))
-    if role == "tool" and isinstance(content, int | float):  # what a function gave back, as it is
-        content = json.dumps(content)
-    blocks = _blocks(content)
-    own = _said(raw, "id", "uuid")
+    blocks = blocks_of(raw.get("content", raw.get("value")))
+    own = said(raw, "id", "uuid")
     if role == "tool":
-        name, call = _said(raw, "name", "tool_name"), _said(raw, "tool_call_id", "call_id")
-        told = _result(blocks)
-        yield Message("tool", told, own, name, call, _failed(raw.get("error"), told))
+        name, call = said(raw, "name", "tool_name"), said(raw, "tool_call_id", "call_id")
+        told, note = result_of(blocks), unread(raw, ("id", "name", "tool_call_id"))
+        yield Message("tool", told, own, name, call, failed(raw.get("error"), told), note=note)
         return
-    results = [_tool_result(block) for block in blocks if _is_result(block)]
-    said = [block for block in blocks if not _is_result(block)]
-    parts = [part for block in said for part in _parts(block)]
+    results = [tool_result(block) for block in blocks if is_result(block)]
+    parts = [part for block in blocks if not is_result(block) for part in parts_of(block)]
+    note = unread(raw, ("id", "uuid", "name"))
     if role == "assistant":
-        yield Message(role, (*_reasoning(raw), *parts, *_calls(raw)), own)
+        parts += [*refusal_beside(raw, parts), *calls_beside(raw, parts)]
+        yield Message(role, (*reasoning_beside(raw), *parts), own, note=note)
         yield from results  # of tools that a server ran itself
         return
     yield from results
     if parts or not results:
-        yield Message(role, tuple(parts), own)
-
-
-def _is_result(block: Mapping[str, Any]) -> bool:
-    return str(block.get("type")).endswith("tool_result")
-
-
-def _tool_result(block: Mapping[str, Any]) -> Message:
-    """Return what a tool gave back, from a block of Anthropic's kind."""
-    given = block.get("content")
-    content = (
-        _result(_blocks(given)) if isinstance(given, str | list) else (Part("text", _texts(given)),)
-    )
-    error = _failed(block.get("is_error"), content)
-    return Message("tool", content, call_id=_said(block, "tool_use_id"), error=error)
-
-
-def _failed(error: object, content: Sequence[Part]) -> str:
-    """Return what went wrong in a tool: in words, or, where there is but a mark, what it said."""
-    if not isinstance(error, bool):
-        return _texts(error)
-    return "\n".join(part.text for part in content) if error else ""
-
-
-def _blocks(content: object) -> list[dict[str, Any]]:
-    """Return a content as a list of blocks."""
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if isinstance(content, dict):
-        return [content]
-    if not isinstance(content, list):
-        raise TraceError(f"a message's content is {content!r:.40}, expected a text or a list")
-    return [
-        {"type": "text", "text": b} if isinstance(b, str) else _object(b, "a block")
-        for b in content
-    ]
-
-
-def _texts(value: object) -> str:
-    """Return a text that may come as a list of blocks, or as something else, which is JSON then."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "\n".join(part.text for block in _blocks(value) for part in _parts(block))
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _result(blocks: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
-    """Return what a tool gave back as text; of an object without a text its JSON."""
-    return tuple(
-        Part("text", json.dumps(block, ensure_ascii=False))
-        if str(block.get("type")) not in _PLAIN and "text" not in block
-        else part
-        for block in blocks
-        for part in _parts(block)
-    )
-
-
-def _parts(block: Mapping[str, Any]) -> Iterator[Part]:
-    """Yield what one block says; of a picture or a file only its kind."""
-    kind = str(block.get("type") or "text")
-    if kind in _TEXTS:
-        yield Part("text", _texts(block.get(_TEXTS[kind])))
-    elif kind in ("thinking", "reasoning"):
-        thought = _texts(block.get("thinking") or block.get("reasoning") or block.get("text"))
-        sealed = bool(block.get("signature") or block.get("redacted"))
-        yield Part("reasoning", thought, hidden=not thought and sealed)
-    elif kind == "redacted_thinking":
-        yield Part("reasoning", hidden=True)
-    elif kind in ("tool_use", "server_tool_use"):
-        yield Part("call", _arguments(block.get("input")), _said(block, "name"), _said(block, "id"))
-    else:
-        yield Part("text", f"[{kind}]")
-
-
-def _reasoning(message: Mapping[str, Any]) -> Iterator[Part]:
-    """Yield the reasoning that stands beside the content of a message, under its first name."""
-    for name in REASONING:
-        if thought := _texts(message.get(name)):
-            yield Part("reasoning", thought)
-            return
-    details = message.get("reasoning_details")
-    for detail in details if isinstance(details, list) else ():
-        one = _object(detail, "a reasoning detail")
-        thought = _texts(one.get("text") or one.get("summary"))
-        yield Part("reasoning", thought, hidden=not thought)
-
-
-def _calls(message: Mapping[str, Any]) -> Iterator[Part]:
-    """Yield the tool calls that stand beside the content of a message."""
-    if message.get("function_call"):
-        yield from calls_of([{"function": message["function_call"]}])
-    else:
-        yield from calls_of(_list(message, "tool_calls"))
-
-
-def calls_of(given: Sequence[object]) -> Iterator[Part]:
-    """Yield tool calls, with name and arguments in an object of their own or beside each other."""
-    for one in given:
-        call = _object(one, "a tool call")
-        inner = call.get("function")
-        function = inner if isinstance(inner, dict) else call
-        name = inner if isinstance(inner, str) else _said(function, "name", "function_name")
-        if not name:
-            raise TraceError(f"a tool call has no name: {call!r:.60}")
-        arguments = function.get("arguments", function.get("input"))
-        yield Part("call", _arguments(arguments), name, _said(call, "id", "tool_call_id"))
-
-
-def _arguments(value: object) -> str:
-    """Return arguments as they are written: a text as it is, else as JSON."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield Message(role, tuple(parts), own, note=note)
 
 
 def is_atif(record: Mapping[str, Any]) -> bool:
@@ -352,7 +257,7 @@ def is_atif(record: Mapping[str, Any]) -> bool:
     return named and isinstance(record.get("steps"), list)
 
 
-def _trajectory(record: Mapping[str, Any]) -> Chat:
+def _trajectory(record: Mapping[str, Any], notes: list[str]) -> Chat:
     """Return an ATIF trajectory.
 
     Steps that were copied from another one, or that no model made, are part of the prompt.
@@ -364,20 +269,16 @@ def _trajectory(record: Mapping[str, Any]) -> Chat:
         message = _step(step)
         told[len(messages)] = _metrics(step)
         messages.append(message)
-        observation = _object(step.get("observation") or {}, "an observation")
-        for result in _list(observation, "results"):
-            one = _object(result, "a result")
-            messages.append(
-                Message(
-                    "tool",
-                    _result(_blocks(one.get("content"))),
-                    call_id=_said(one, "source_call_id"),
-                )
-            )
-    agent = _object(record.get("agent") or {}, "the agent")
+        results = _dict(step.get("observation")).get("results")
+        for result in results if isinstance(results, list) else [results] if results else []:
+            one = result if isinstance(result, dict) else {"content": result}
+            content = result_of(blocks_of(one.get("content")))
+            messages.append(Message("tool", content, call_id=said(one, "source_call_id")))
+    notes.extend(notes_on(messages))
+    agent = _dict(record.get("agent"))
     tools = tools_of(agent.get("tool_definitions"))
     turns = [replace(turn, tools=tools) for turn in turns_of(messages, told)]
-    return Chat(ATIF, tuple(turns), _said(record, "trajectory_id", "session_id"))
+    return Chat(ATIF, tuple(turns), said(record, "trajectory_id", "session_id"))
 
 
 def _step(step: Mapping[str, Any]) -> Message:
@@ -386,18 +287,18 @@ def _step(step: Mapping[str, Any]) -> Message:
         raise TraceError(
             f"a step has the source {step.get('source')!r:.40}, expected agent or user"
         )
-    parts = [part for block in _blocks(step.get("message")) for part in _parts(block)]
+    parts = [part for block in blocks_of(step.get("message")) for part in parts_of(block)]
     if role == "assistant":
-        parts = [*_reasoning(step), *parts, *calls_of(_list(step, "tool_calls"))]
+        parts = [*reasoning_beside(step), *parts, *calls_beside(step, parts)]
     copied = bool(step.get("is_copied_context")) or step.get("llm_call_count") == 0
-    return Message(role, tuple(parts), _said(step, "step_id"), scripted=copied)
+    return Message(role, tuple(parts), said(step, "step_id"), scripted=copied)
 
 
 def _metrics(step: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a step says of its ids and its end, as fields of a `Turn`."""
-    metrics = _object(step.get("metrics") or {}, "the metrics of a step")
+    metrics = _dict(step.get("metrics"))
     return {
         "prompt_ids": _ids(metrics.get("prompt_token_ids")),
         "token_ids": _ids(metrics.get("completion_token_ids")),
-        "finish": _finish(_object(step.get("extra") or {}, "the extra of a step")),
+        "finish": _finish(_dict(step.get("extra"))),
     }

@@ -8,14 +8,14 @@ model wrote becomes text in one form of ours, with the channel of each part know
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from trace_probe.errors import TraceError
 from trace_probe.files import nested_too_deeply
-from trace_probe.text.channels import FORMATS, Range, Split, format_alone, format_of, split
-from trace_probe.text.parts import CLOSE, OPEN
+from trace_probe.text.channels import Format, Range, Split, format_alone, format_of, split
+from trace_probe.text.parts import CLOSE, OPEN, answers_in
 from trace_probe.text.tool_calls import meaning, parse_calls, write_call
 from trace_probe.trace import Channel, Finish, Thought, ToolResult
 
@@ -39,6 +39,8 @@ class Part:
     """Of the call, by which its result refers to it."""
     hidden: bool = False
     """Whether this is reasoning that was there, but is encrypted or left out."""
+    note: str = field(default="", compare=False)
+    """What could not be read in it, or empty."""
 
     @property
     def arguments(self) -> Any:  # noqa: ANN401 - JSON
@@ -65,6 +67,8 @@ class Message:
     """What went wrong in the tool, or empty."""
     scripted: bool = False
     """Whether it stands for the model's but was written by something else."""
+    note: str = field(default="", compare=False)
+    """What could not be read in it, or empty."""
 
     @property
     def text(self) -> str:
@@ -159,12 +163,13 @@ def written(turn: Turn, model: str = "", *, last: bool = True) -> Written:
     whether this is the last call of an episode: an earlier thought that is followed by more came
     to its end.
     """
-    parts = _without_twins(_merged(turn.wrote.parts))
+    format = format_of(None, model)
+    parts = _without_twins(_merged(turn.wrote.parts), format)
     thoughts = [part for part in parts if part.kind == "reasoning"]
     if any(part.hidden or part.text.strip() for part in thoughts):
         shown = [p for p in parts if p.kind != "reasoning" or p.hidden or p.text.strip()]
         thought: Thought = "closed" if _ended(shown, turn, last) else "truncated"
-        return _put_together(_pieces(shown, thought), thought)
+        return _put_together(_pieces(shown, thought, format), thought)
     calls = [part for part in parts if part.kind == "call"]
     text = "\n".join(part.text for part in parts if part.kind == "text")
     ranges, thought = _by_tags(text, model, turn.finish)
@@ -173,7 +178,8 @@ def written(turn: Turn, model: str = "", *, last: bool = True) -> Written:
     if calls and thought == "truncated":
         thought = "closed"
     if {part.channel for part in ranges} <= {"answer"}:  # no tags: the order is that of the parts
-        return _put_together(_pieces([p for p in parts if p not in thoughts], thought), thought)
+        others = [part for part in parts if part not in thoughts]
+        return _put_together(_pieces(others, thought, format), thought)
     said = [(channel, text[start:stop], None) for channel, start, stop in ranges]
     return _put_together([*said, *_calls(calls, after=text)], thought)
 
@@ -191,10 +197,12 @@ def _merged(parts: Iterable[Part]) -> list[Part]:
     return merged
 
 
-def _without_twins(parts: list[Part]) -> list[Part]:
+def _without_twins(parts: list[Part], format: Format) -> list[Part]:
     """Leave out calls that came apart where a text holds the same call: it was made once."""
     texts = [part.text for part in parts if part.kind == "text"]
-    cuts = ((text, one) for text in texts for one in _plainly(text) if one.channel == "action")
+    cuts = (
+        (text, one) for text in texts for one in answers_in(text, format) if one.channel == "action"
+    )
     held = [
         meaning(call.name, call.arguments)
         for text, (_, start, stop) in cuts
@@ -207,11 +215,6 @@ def _without_twins(parts: list[Part]) -> list[Part]:
         else:
             kept.append(part)
     return kept
-
-
-def _plainly(text: str) -> list[Range]:
-    """Return answers and calls in a text from which reasoning was taken away."""
-    return split(text, 0, FORMATS["plain"], prefilled=False).ranges
 
 
 def _ended(parts: Sequence[Part], turn: Turn, last: bool) -> bool:
@@ -228,7 +231,7 @@ def _ended(parts: Sequence[Part], turn: Turn, last: bool) -> bool:
 _Piece = tuple[Channel, str, Part | None]
 
 
-def _pieces(parts: Sequence[Part], thought: Thought) -> list[_Piece]:
+def _pieces(parts: Sequence[Part], thought: Thought, format: Format) -> list[_Piece]:
     """Return reasoning, text and calls in their order, with tags around them."""
     pieces: list[_Piece] = []
     for number, part in enumerate(parts):
@@ -238,7 +241,7 @@ def _pieces(parts: Sequence[Part], thought: Thought) -> list[_Piece]:
         if part.kind == "call":
             pieces += _calls([part], after=before)
         elif part.kind == "text":
-            pieces += [(channel, part.text[a:b], None) for channel, a, b in _plainly(part.text)]
+            pieces += [(c, part.text[a:b], None) for c, a, b in answers_in(part.text, format)]
         elif part.text.strip():
             close = "" if cut_off else CLOSE
             pieces += [("markup", gap + OPEN, None), ("reasoning", part.text, None)]

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import TraceError
-from trace_probe.interop.chats import FINISHES, Chat, calls_of, chat_of, model_of
+from trace_probe.interop.blocks import calls_of
+from trace_probe.interop.chats import FINISHES, Chat, chat_of, model_of
 from trace_probe.interop.conversation import asked
 from trace_probe.interop.episodes import trace_of
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
@@ -32,8 +33,7 @@ from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.sources import slug, task_id
 from trace_probe.text.channels import Format, Split, format_alone, format_of, split
-from trace_probe.text.parts import after_prompt, cut_words, join_parts, tags_left, with_calls
-from trace_probe.text.tool_calls import write_call
+from trace_probe.text.parts import GAP, after_prompt, cut_words, join_parts, tags_left, with_calls
 from trace_probe.trace import Finish, Sampling, Span, Task, Trace, digest
 
 if TYPE_CHECKING:
@@ -117,14 +117,17 @@ def keep(
     with store.writing():
         known = {name: store.labels(name) for name in store.labellers()}
         present, labels = store.ids(), []
+        models: set[str] = set()
         for trace, label in transcripts:
             store.add(trace)
+            models.add(trace.model)
             counts.update(_tally(trace, label), added=trace.id not in present)
             formats[trace.facts.get("format", "transcript")] += 1
             present.add(trace.id)
             if label is not None and known.get(label.labeller, {}).get(trace.id) != label:
                 labels.append(label)
         store.add_labels(labels)
+        store.note_models(models)
         where = aside.keep(store, _file_name(file)) if aside else ""
     return ImportReport(
         **{name: int(counts[name]) for name in COUNTS},
@@ -317,36 +320,31 @@ def _text(line: Line, task: Task, format: Format, finish: Finish) -> tuple[str, 
     else:
         closed = line.spare(line.flag, "closed")
         ended = bool(answer.strip() or made) if closed is None else closed
-        completion, cut = join_parts(reasoning, answer, closed=ended)
-    completion, cut = with_calls(completion, cut, made)
+        completion, cut = join_parts(reasoning, answer, format, closed=ended)
+    completion, cut = with_calls(completion, cut, made, GAP)
     for part in cut.ranges:
         if part.channel == "answer" and (tags := tags_left(completion[part.start : part.stop])):
             line.notes.append(f"Left in the answer as text, though it may part it: {tags[0]}")
     return prompt + completion, after_prompt(prompt, cut)
 
 
-def _parts(line: Line) -> tuple[str | None, str, list[str]]:
+def _parts(line: Line) -> tuple[str | None, str, list[tuple[str, str, str]]]:
     """Return reasoning, if there is any apart, answer and tool calls."""
     thoughts, answer = line.contents("reasoning"), line.contents("answer")
-    made = line.spare(lambda name: _calls(line, name), "calls")
+    given = line.filled("calls")
+    made = list(calls_of(given[1] if given else None))
+    line.notes.extend(part.note for part in made if part.note)
     if thoughts is None and answer is None and not made:
         names = ", ".join(line.names("reasoning") + line.names("answer"))
         raise TraceError(f"neither reasoning nor answer: fill one of the fields {names}")
     reasoning = None if thoughts is None else (thoughts.text or thoughts.reasoning or "")
     if answer and answer.reasoning and not (reasoning or "").strip():
         reasoning = answer.reasoning
-    return reasoning, answer.text if answer else "", made or []
-
-
-def _calls(line: Line, name: str) -> list[str]:
-    """Return tool calls that came apart from the text, each as a model writes it."""
-    found = line.filled(name)
-    given = found[1] if found else []
-    try:
-        parts = calls_of(json.loads(given) if isinstance(given, str) else given)
-        return [write_call(part.name, part.text or "{}", part.id) for part in parts]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise TraceError(f"field {found[0] if found else name!r}: {error}") from error
+    said = (thoughts, answer)
+    if not made and not any(one and (one.text + (one.reasoning or "")).strip() for one in said):
+        raise TraceError("the model wrote nothing, neither a text nor a call: leave it out")
+    calls = [(part.name, part.text or "{}", part.id) for part in made]
+    return reasoning, answer.text if answer else "", calls
 
 
 def _holds(answer: str, cut: Split, reasoning: str, line: Line) -> bool:

@@ -124,6 +124,11 @@ class AnnotationLabeller:
         """
         self.name = f"human:{Path(path).stem}"
         self._path = Path(path)
+        if not self._path.is_file() and not self._path.with_suffix("").is_dir():
+            raise TraceError(
+                f"there is no file {path}: the page Label of the explorer (`trace-probe explore`) "
+                f"writes one, RUN/annotations/NAME.jsonl"
+            )
         self._by_trace: dict[str, list[Annotation]] = {}
         lines = Lines(place_at(self._path.parent), self._path.stem)
         for one in read_annotations(lines).values():

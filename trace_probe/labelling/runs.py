@@ -107,7 +107,7 @@ def label_run(store: Store, labeller: Labeller, *, progress: bool = True) -> Lab
     made = label_traces(store.traces(), labeller)
     waiting: list[Label] = []
     try:
-        for label in tqdm(made, total=len(store), unit="trace", disable=not progress):
+        for label in tqdm(made, total=len(store), unit="trace", smoothing=0, disable=not progress):
             labels.append(label)
             waiting += [label] if held.get(label.trace_id) != label else []
             if len(waiting) >= TOGETHER:

@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from trace_probe.errors import ModelError, StoreError
 from trace_probe.files import load_json
+from trace_probe.model.naming import SMOLLM2
 from trace_probe.model.quantised import Quantised, quantised
 
 if TYPE_CHECKING:
@@ -258,6 +260,8 @@ def _failure(name: str, place: Path | str, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(place, Path):
         return f"cannot load {name} ({reason}): its files may be incomplete, copy them again"
+    if get_close_matches(name, [SMOLLM2], cutoff=0.8):
+        return f"there is no model {name}: did you mean {SMOLLM2} (`trace-probe fetch {SMOLLM2}`)?"
     return (
         f"cannot load {name} ({reason}): check the id; without network, "
         f"run `hf download {name}` where there is one, or give a folder"

@@ -11,6 +11,8 @@ to load the model again.
 """
 
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +77,15 @@ def without_version(identity: str) -> str:
     return identity.rpartition("@")[0] or identity
 
 
+def _instead(name: str, known: Sequence[str]) -> str:
+    """Return which organism may have been meant, or which there are."""
+    there = [f"{ORGANISM}{each.removesuffix('-s0')}" for each in known]
+    if not there:
+        return ": build them with `trace-probe organism train`"
+    close = get_close_matches(f"{ORGANISM}{name.removeprefix(ORGANISM)}", there, n=1, cutoff=0.9)
+    return f": did you mean {close[0]}?" if close else f"; there are {', '.join(there)}"
+
+
 def organism_path(name: str) -> Path:
     """Return the folder of an organism: ``rl-s0``, or ``rl`` for the first of its seeds.
 
@@ -86,6 +97,5 @@ def organism_path(name: str) -> Path:
     known = sorted({file.parent.name for file in files})
     variant = variant if variant in known else f"{variant}-s0"
     if variant not in known:
-        there = ", ".join(known) or "none: build them with `trace-probe organism train`"
-        raise ModelError(f"no organism {name!r}; there are {there}")
+        raise ModelError(f"no organism {name!r}{_instead(name, known)}")
     return FAMILY / variant

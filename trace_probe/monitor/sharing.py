@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trace_probe.errors import ProbeError
 from trace_probe.evaluation.report import Report, read_report
-from trace_probe.files import abandoned, file_names
+from trace_probe.files import abandoned, absent, file_names
 from trace_probe.model.naming import parse_name, without_version
 from trace_probe.monitor.calibrated import FILE, Calibration, load_calibrations, write_calibrations
 from trace_probe.monitor.recheck import FILE as RECHECKS
@@ -45,7 +45,7 @@ def verify_probe(path: Path | str) -> ProbeReport:
     """
     folder = Path(path)
     if not (folder / CARD).is_file() and not (folder / WEIGHTS).is_file():
-        raise ProbeError(f"no probe at {folder}: train one with `trace-probe train`")
+        raise ProbeError(absent(folder, "probe"))
     looks: tuple[Callable[[], object], ...] = (
         lambda: read_json(folder / CARD),
         lambda: read_weights(folder, "compared"),

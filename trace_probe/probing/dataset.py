@@ -85,11 +85,19 @@ def load_corpus(
     """Load the traces of a run with the labels of one labeller and their activations.
 
     Without activations where no layer was recorded, or none is asked for.
+
+    Raises:
+        NotEnoughData: that labeller has given no label, and another has.
     """
     traces = tuple(store.traces())
     wanted = store.manifest.layers if layers is None else tuple(layers)
     matrix = load_matrix(store, traces, wanted) if store.manifest.layers and wanted else None
-    return Corpus(traces, store.labels(labeller), matrix)
+    labels = store.labels(labeller)
+    if labeller and not labels and (others := store.labellers()):
+        raise NotEnoughData(
+            f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(others)}"
+        )
+    return Corpus(traces, labels, matrix)
 
 
 def _aimed(trace: Trace, label: Label, target: Target) -> Label:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.files import checked_name, sweep, write_bytes
+from trace_probe.files import absent, checked_name, sweep, write_bytes
 from trace_probe.storage.seals import (
     BLANK,
     HEADER,
@@ -109,8 +109,6 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ProbeError(
-            f"no probe at {file.parent}: train one with `trace-probe train`"
-        ) from error
+        raise ProbeError(absent(file.parent, "probe")) from error
     except OSError as error:
         raise ProbeError(f"cannot read {file}: {error.strerror}") from error

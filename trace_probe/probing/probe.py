@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.files import checked_name
+from trace_probe.files import MARKS, checked_name
 from trace_probe.model.naming import same_model
 from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.dataset import Corpus, Dataset, activations_of, build_dataset
@@ -281,7 +281,7 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
     """Write ``probe.safetensors`` and then ``card.json`` into a folder, each atomically.
 
     Raises:
-        ProbeError: the name on the card could lead out of a folder.
+        ProbeError: the name on the card could lead out of a folder, or the folder holds a run.
         StoreError: the files cannot be written.
 
     Example:
@@ -291,7 +291,16 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
         ...     load_probe(folder).card.name
         'demo'
     """
+    _refuse_run(Path(path))
     write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
+
+
+def _refuse_run(folder: Path) -> None:
+    if (folder / MARKS["run"]).is_file():
+        raise ProbeError(
+            f"{folder} holds a run, not a probe: write the probe into a folder of its own, "
+            f"such as probes/{folder.name}"
+        )
 
 
 def check_overwrites(
@@ -305,6 +314,7 @@ def check_overwrites(
         ProbeError: there is a probe of another card or of other weights.
     """
     folder = Path(path)
+    _refuse_run(folder)
     if not (folder / CARD).is_file():
         return
     there = load_probe(folder)

@@ -181,7 +181,8 @@ def _scale(variance: Values) -> Values:
 def _check_classes(weight: Values) -> None:
     if not weight.all():
         raise NotEnoughData(
-            "the tasks of a fold leave one outcome only: record more samples or other tasks"
+            "too few tasks with instrumental traces, or with harmless ones: a fold of the "
+            "cross-validation has one outcome only. Record more samples of each task, or more tasks"
         )
 
 

@@ -87,7 +87,7 @@ def read_again(
     with out.writing():
         known = out.ids()
         waiting = [trace for trace in run.traces() if trace.id not in known]
-        with tqdm(total=len(waiting), unit="trace", disable=not progress) as bar:
+        with tqdm(total=len(waiting), unit="trace", smoothing=0, disable=not progress) as bar:
             for start in range(0, len(waiting), BATCH):
                 batch = waiting[start : start + BATCH]
                 held = list(zip(batch, read(batch), strict=True))
@@ -150,11 +150,17 @@ def reader_spans(
 def recapture_manifest(
     model: Model, run: Store, layers: Sequence[int] | None = None, pooling: str = ALL_POOLINGS
 ) -> Manifest:
-    """Return the manifest of a run that is read again; without `layers` they stay the same."""
+    """Return the manifest of a run that is read again; without `layers` they stay the same.
+
+    A run without activations, from a server or imported, knows its model by a name only, which
+    may leave the revision away. So the manifest names the model that reads it.
+    """
     was = run.manifest
     chosen = layers if layers is not None else was.layers or None
     read = new_manifest(model, was.sampling, layers=chosen, tasks=was.tasks, pooling=pooling)
-    return replace(read, model=was.model, base=was.base, raw_tokens=was.raw_tokens)
+    if was.layers:
+        read = replace(read, model=was.model, base=was.base)
+    return replace(read, raw_tokens=was.raw_tokens)
 
 
 def recapture(

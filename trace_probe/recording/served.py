@@ -19,7 +19,6 @@ from trace_probe.recording.progress import counted
 from trace_probe.store import Manifest, Store
 from trace_probe.text.channels import (
     Format,
-    Range,
     Split,
     format_alone,
     format_of,
@@ -27,8 +26,7 @@ from trace_probe.text.channels import (
     split,
 )
 from trace_probe.text.layout import Layout, lay_out
-from trace_probe.text.parts import after_prompt, cut_words, join_parts, tags_left
-from trace_probe.text.tool_calls import meaning, parse_calls, write_call
+from trace_probe.text.parts import after_prompt, cut_words, join_parts, tags_left, with_calls
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace
 
@@ -390,34 +388,9 @@ def completed(reply: Reply, format: Format, *, opened: bool = False) -> tuple[st
     """Return a reply as one completion, and its channels; `format` is that of its model."""
     if reply.reasoning is not None:
         closed = bool(reply.text.strip() or reply.calls)
-        text, cut = join_parts(reply.reasoning, reply.text, closed=closed, opened=opened)
-        _find_calls(reply.text, len(text) - len(reply.text), cut, format)
+        text, cut = join_parts(reply.reasoning, reply.text, format, closed=closed, opened=opened)
     else:
         cut_off = reply.finish == "length"
         own = format_alone(reply.text, format, reply.finish)
         text, cut = reply.text, split(reply.text, 0, own, prefilled=opened and cut_off)
-    held = [
-        meaning(one.name, one.arguments)
-        for channel, start, stop in cut.ranges
-        if channel == "action"
-        for one in parse_calls(text, start, stop)
-    ]
-    for call in reply.calls:
-        if (same := meaning(call[0], call[1])) in held:  # some servers leave it in the text, too
-            held.remove(same)
-            continue
-        written = write_call(*call)
-        cut.ranges.append(Range("action", len(text), len(text) + len(written)))
-        text += written
-    return text, cut
-
-
-def _find_calls(answer: str, start: int, cut: Split, format: Format) -> None:
-    """Part the answer of a completion, from `start` to its end, where the model called tools.
-
-    A server that reads reasoning leaves calls in the text unless it was told of tools.
-    """
-    found = split(answer, 0, replace(format, untagged="absent"), prefilled=False).ranges
-    if {one.channel for one in found} <= {"answer", "action", "markup"}:
-        cut.ranges[:] = [one for one in cut.ranges if one.stop <= start]
-        cut.ranges.extend(Range(c, start + a, start + b) for c, a, b in found)
+    return with_calls(text, cut, reply.calls)

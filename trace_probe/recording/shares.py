@@ -100,7 +100,7 @@ def record_shares(
     batches = recording.batches()[share.number :: share.of]
     results = executor.run(Recorder, (recording,), batches)
     made: Iterator[Batch] = values(results)
-    found = list(tqdm(made, total=len(batches), unit="batch", disable=not progress))
+    found = list(tqdm(made, total=len(batches), unit="batch", smoothing=0, disable=not progress))
     return RecordReport(
         recorded=sum(batch.recorded for batch in found),
         resumed=sum(batch.resumed for batch in found),

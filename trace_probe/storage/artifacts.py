@@ -154,10 +154,16 @@ def rows_by_trace(table: "pa.Table", file: str) -> dict[str, NDArray[np.float32]
         StoreError: it holds something else, or an infinite score.
     """
     try:
-        rows = zip(table["trace_id"].to_pylist(), table["scores"].to_pylist(), strict=True)
-        found = {str(name): np.asarray(row, dtype=np.float32) for name, row in rows}
-    except (KeyError, TypeError, ValueError) as error:
+        rows = table["scores"].combine_chunks()
+        flat = rows.values.to_numpy(zero_copy_only=False).astype(np.float32)
+        ends = rows.offsets.to_numpy().tolist()
+        names = map(str, table["trace_id"].to_pylist())
+        found = {
+            name: flat[start:stop]
+            for name, start, stop in zip(names, ends[:-1], ends[1:], strict=True)
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{file} holds no scores: score the run again") from error
-    if any(np.isinf(row).any() or row.ndim != 1 for row in found.values()):
+    if flat.ndim != 1 or np.isinf(flat).any():
         raise StoreError(f"{file} holds a score that is infinite: score the run again")
     return found

@@ -47,6 +47,7 @@ LABELS = {
     "labeller": "string",
     "outcome": "bool",
     "said": "int64",
+    "said_stop": "int64",
     "acted": "int64",
     "silent": "bool",
 }
@@ -63,11 +64,11 @@ def about_trace(manifest: Manifest) -> Callable[[dict[str, Any]], dict[str, Any]
             "id": trace.id,
             "key": content_key(manifest, trace, spans),
             "rows": len(spans),
-            "task": _plain(trace.task.id),
-            "category": _plain(trace.task.category),
+            "task": encodable(trace.task.id),
+            "category": encodable(trace.task.category),
             "role": trace.task.role,
             "condition": json.dumps(trace.task.condition, sort_keys=True),
-            "model": _plain(trace.model),
+            "model": encodable(trace.model),
             "sample": trace.sample,
             "tokens": len(trace),
             "sentences": len(trace.sentences),
@@ -85,15 +86,16 @@ def about_label(raw: dict[str, Any]) -> dict[str, Any]:
     label = to_label(raw)
     return {
         "id": label.trace_id,
-        "labeller": _plain(label.labeller),
+        "labeller": encodable(label.labeller),
         "outcome": label.outcome,
         "said": label.said and label.said.start,
+        "said_stop": label.said and label.said.stop,
         "acted": label.acted and label.acted.start,
         "silent": label.silent,
     }
 
 
-def _plain(text: str) -> str:
+def encodable(text: str) -> str:
     """Return a text that every encoding takes; foreign transcripts may hold half a surrogate."""
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -191,14 +193,21 @@ class Journal(Lines):
         Raises:
             BrokenLine: it is damaged.
         """
-        file, start, size = self.at[key]
         try:
-            data = self._place.read(file, start, start + size)
+            return self.line_at(*self.at[key])
         except FileNotFoundError:  # brought into the growing file since
             self._forget()
             self.refresh()
-            file, start, size = self.at[key]
-            data = self._place.read(file, start, start + size)
+            return self.line_at(*self.at[key])
+
+    def line_at(self, file: str, start: int, size: int) -> Fields:
+        """Return the line that stands at a place, as the index tells it.
+
+        Raises:
+            FileNotFoundError: the file was brought into the growing one since.
+            BrokenLine: it is damaged.
+        """
+        data = self._place.read(file, start, start + size)
         try:
             return opened_line(data[:-1], seals=self._seals)
         except ValueError as error:

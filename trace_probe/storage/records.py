@@ -127,7 +127,8 @@ def differences(ours: Manifest, theirs: Manifest) -> str:
     """Return the names of the settings in which two manifests differ.
 
     Versions and schemas may, and how the precision was chosen; a chat template that is not
-    known differs from none. Imported transcripts may come from several files.
+    known differs from none. Imported transcripts may come from several files, which may hold
+    transcripts of several models and have one in common.
     """
     left, right = asdict(ours), asdict(theirs)
     for each in (left, right):
@@ -136,6 +137,8 @@ def differences(ours: Manifest, theirs: Manifest) -> str:
         left[free] = right[free]
     if ours.source == theirs.source == "imported":
         left["tasks"] = right["tasks"]
+        if set(ours.model.split(", ")) & set(theirs.model.split(", ")):
+            left["model"] = right["model"]
     if not (ours.chat_template and theirs.chat_template):
         left["chat_template"] = right["chat_template"]
     return ", ".join(key for key in left if left[key] != right[key])

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from trace_probe.errors import TaskError
@@ -16,7 +17,7 @@ from trace_probe.tasks.nudges import Nudge, with_nudge
 from trace_probe.tasks.pack import pack_seal, pack_tasks
 from trace_probe.tasks.published import published_in
 from trace_probe.trace import Task
-from trace_probe.world.worlds import tasks_of
+from trace_probe.world.worlds import WORLDS, tasks_of
 
 REPOSITORY = "yf-he/InstrumentalEval"
 UPSTREAM = f"https://github.com/{REPOSITORY}"
@@ -104,13 +105,23 @@ def tasks_from(source: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]
         if path.is_dir():
             return _folder_tasks(path, nudge)
         if not path.is_file():
-            raise TaskError(
-                f"no tasks at {path}: name a .jsonl file of tasks, pack, world:POOL:COUNT, or a "
-                f"folder for InstrumentalEval's files, which `trace-probe tasks {path} --download` "
-                f"fetches"
-            )
+            raise TaskError(_nothing_at(str(source)))
         tasks = read_task_file(path)
     return tuple(t if nudge == "none" or t.system else with_nudge(t, nudge) for t in tasks)
+
+
+def _nothing_at(source: str) -> str:
+    """Return what to say where no tasks are: what may have been meant, or where there are some."""
+    said = f"no tasks at {source}"
+    name, colon, rest = source.partition(":")
+    if close := get_close_matches(name, ("pack", *WORLDS), n=1):
+        return f"{said}: did you mean {close[0]}{colon}{rest}?"
+    if Path(source).suffix:
+        return f"{said}: that file does not exist. Tasks that come with the package: pack"
+    return (
+        f"{said}: name a .jsonl file, pack, or world:mine:48. To fetch InstrumentalEval's tasks "
+        f"into that folder: `trace-probe tasks {source} --download`"
+    )
 
 
 def _folder_tasks(folder: Path, nudge: Nudge) -> tuple[Task, ...]:

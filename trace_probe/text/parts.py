@@ -6,11 +6,12 @@ such a trace reads like one that was recorded. Without tokens, words stand for t
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
-from trace_probe.text.channels import FORMATS, Range, Split
+from trace_probe.text.channels import FORMATS, Format, Range, Split, format_of, split
 from trace_probe.text.layout import Layout, lay_out
-from trace_probe.text.tool_calls import TAGS
+from trace_probe.text.tool_calls import TAGS, meaning, parse_calls, write_call
 from trace_probe.trace import Channel
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
@@ -18,19 +19,37 @@ GAP = "\n\n"
 _WORD = re.compile(r"\S+")
 
 
-def join_parts(
-    reasoning: str, answer: str, *, closed: bool, opened: bool = False
-) -> tuple[str, Split]:
-    """Return a completion put together from its parts; tags inside the parts stay text.
+def answers_in(text: str, format: Format) -> list[Range]:
+    """Return answers and calls in a text from which reasoning was taken away.
 
-    `closed` says whether the reasoning came to its end, `opened` whether the prompt opened it.
-    Where a server left the line breaks beside the tags in the parts, as vLLM does, none are added.
+    A server that takes reasoning apart leaves calls in the text unless it was told of tools. Tags
+    of a thought stay text; `format` is that of the model.
+    """
+    signed = format_of(text) if "<|message|>" in text else format
+    if signed.name == "harmony":
+        return split(text, 0, signed, prefilled=False).ranges
+    found = split(text, 0, replace(format, untagged="absent"), prefilled=False).ranges
+    if any(part.channel == "reasoning" for part in found):
+        found = split(text, 0, FORMATS["plain"], prefilled=False).ranges
+    return found
+
+
+def join_parts(
+    reasoning: str, answer: str, format: Format, *, closed: bool, opened: bool = False
+) -> tuple[str, Split]:
+    """Return a completion put together from its parts; calls in the answer are actions.
+
+    `format` is that of the model. `closed` says whether the reasoning came to its end, `opened`
+    whether the prompt opened it. Where a server left the line breaks beside the tags in the parts,
+    as vLLM does, none are added.
     """
     close = "\n\n" if answer else ""
     if closed:
         close = CLOSE[reasoning.endswith("\n") :]
         close = close.rstrip("\n") if answer.startswith("\n") else close
-    parts: list[tuple[Channel, str]] = [("answer", answer)]
+    parts: list[tuple[Channel, str]] = [
+        (channel, answer[start:stop]) for channel, start, stop in answers_in(answer, format)
+    ]
     if reasoning.strip():
         start = "" if opened else OPEN.rstrip("\n") if reasoning[0] == "\n" else OPEN
         parts[:0] = [("markup", start), ("reasoning", reasoning), ("markup", close)]
@@ -46,21 +65,32 @@ def join_parts(
     return text, Split(ranges, "closed" if reasoning.strip() else "empty")
 
 
-def with_calls(text: str, cut: Split, calls: Sequence[str]) -> tuple[str, Split]:
+def with_calls(
+    text: str, cut: Split, calls: Sequence[tuple[str, str, str]], gap: str = ""
+) -> tuple[str, Split]:
     """Return a completion with tool calls that came apart from it, each as a model writes it.
 
-    Where the completion holds calls itself, they are the same ones.
+    A call is a name, arguments and an id. One that the completion holds already is no further one.
     """
     ranges = list(cut.ranges)
-    if not calls or any(part.channel == "action" for part in ranges):
-        return text, cut
+    held = [
+        meaning(one.name, one.arguments)
+        for channel, start, stop in ranges
+        if channel == "action"
+        for one in parse_calls(text, start, stop)
+    ]
     for call in calls:
-        if text and not text.endswith(GAP):
-            ranges.append(Range("markup", len(text), len(text) + len(GAP)))
-            text += GAP
-        ranges.append(Range("action", len(text), len(text) + len(call)))
-        text += call
-    return text, Split(ranges, "closed" if cut.thought == "truncated" else cut.thought)
+        if (same := meaning(call[0], call[1])) in held:
+            held.remove(same)
+            continue
+        if text and gap and not text.endswith(gap):
+            ranges.append(Range("markup", len(text), len(text) + len(gap)))
+            text += gap
+        written = write_call(*call)
+        ranges.append(Range("action", len(text), len(text) + len(written)))
+        text += written
+    ended = bool(calls) and cut.thought == "truncated"
+    return text, Split(ranges, "closed" if ended else cut.thought)
 
 
 def after_prompt(prompt: str, cut: Split) -> Split:

@@ -319,7 +319,7 @@ def _call_of(members: dict[str, _Member], text: str, start: int, stop: int) -> C
     id = next((str(members[key].value) for key in _IDS if key in members), "")
     if named is None and len(members) == 1:  # {"name": {arguments}}
         [(named, given)] = members.items()
-    if not isinstance(named, str) or not named:
+    if not isinstance(named, str) or (given is None and not named):
         return Call("", text[start:stop], start, stop, id)
     arguments = "{}"
     if given is not None:

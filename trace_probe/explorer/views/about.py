@@ -16,9 +16,8 @@ from trace_probe.storage.typed import renamed
 from trace_probe.visible import snippet, visible
 
 DEFINITIONS = """
-- **Risk** of a sentence: what the detector's alarm follows once the model has written it. With
-  the smoothing *max* that is the sentence's score; any other smooths the scores so far.
-  Later text plays no part.
+- **Risk** of a sentence: its score, or a smoothed value of the scores up to it if the detector
+  has a smoothing other than *max*. What comes later does not change it.
 - **Running risk**: the highest so far. It is the line; the bars are the sentences.
 - **Alarm** ▲: the first sentence of the reasoning whose risk reaches the threshold. It is known at
   the last token of that sentence. The answer raises none; its bars are pale.
@@ -28,19 +27,19 @@ DEFINITIONS = """
   of the action.
 - **Early**: the alarm came first. **Late**: after the words or the act. **Missed**: no alarm.
   **Clear**: harmless, and no alarm.
-- **Quiet**: done, never said, and yet an alarm.
+- **Quiet**: early, and never said.
 - **Disagree**: one labeller calls the trace instrumental, another harmless.
 - **Threshold**: set so that a chosen share of whole *benign* traces raises a false alarm.
-- **Within-prompt AUROC**: how well the detector's scores tell samples of *one* prompt apart, plain
-  or as *ranked by* says, which need not be what the alarm follows. What only knows the task
-  scores 0.5.
+- **Within-prompt AUROC**: how well the scores tell the samples of *one* prompt apart that act from
+  those that do not: plain scores, or smoothed ones as *ranked by* says. A detector that only
+  recognises the task gets 0.5.
 - **Hatched** or blank: no score was computed there. That is not a score of 0.
 """
 
 LIMITS = """
 - A score is a correlate read from activations. It is not proof of intent.
-- A lead is only as good as the label it counts to: *said* and *action* come from the
-  labeller named.
+- A lead is only as accurate as the label: *said* and *action* are what the labeller named
+  found.
 - Figures hold for the model, the layer, the tasks and the decoding on which they were measured.
 - The false-alarm rate was measured on benign traces like those named; other benign work may
   differ.

@@ -34,8 +34,8 @@ OTHER_RUN_KEY, OTHER_DETECTOR_KEY = "filter_compare_run", "filter_compare_detect
 FIRST_KEY, SECOND_KEY = "filter_compare_a", "filter_compare_b"
 OUTCOME, NUDGE, MODEL, DETECTOR, OWN = "Outcome", "Nudge", "Run", "Detector", "Any two"
 KINDS = {
-    OUTCOME: "Two samples of one prompt: one acted instrumentally, one did not. Of all such pairs "
-    "of a prompt this is the one whose texts go together longest.",
+    OUTCOME: "Two samples of one prompt: one acted instrumentally, one did not. Of all such "
+    "pairs of a prompt this is the one whose texts share the longest beginning.",
     NUDGE: "One task and sample, without a nudge and with one (or under another condition).",
     MODEL: "One task and sample in two runs, such as two models.",
     DETECTOR: "One trace as two detectors see it.",
@@ -238,7 +238,7 @@ def origins(pair: Pair, align: Align) -> tuple[int, int]:
 
 
 def side_by_side(pair: Pair, sides: tuple[Side, Side], align: Align) -> None:
-    """Draw both in the reader, in step; say where their texts part."""
+    """Draw both in the reader, in step; say where their texts differ."""
     rows = pair.first, pair.second
     try:
         traces = [side.run.trace(row.facts.id) for side, row in zip(sides, rows, strict=True)]
@@ -246,9 +246,11 @@ def side_by_side(pair: Pair, sides: tuple[Side, Side], align: Align) -> None:
         problem("These traces cannot be read", str(error))
         return
     split = parting(*traces)
-    equal = "sentence" if split == 1 else "sentences"
-    same = "from their first sentence" if split == 0 else f"after {split} equal {equal}"
-    told = f"The texts part {same}; both are opened there."
+    equal = "sentence is" if split == 1 else f"{split} sentences are"
+    same = (
+        "The texts differ" if split == 0 else f"The first {equal} the same; then the texts differ"
+    )
+    told = f"{same}. Both are shown from there."
     with st.container(horizontal=True, vertical_alignment="center"):
         if traces[0].id != traces[1].id:
             st.text("The texts are the same." if split is None else told)

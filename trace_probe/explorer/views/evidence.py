@@ -49,17 +49,17 @@ def section(
         draw(raw)
     if not results.found:
         verb = {"steering": "steer", "intervention": "intervene"}.get(kind, kind)
-        st.text("Not measured yet. This does it, and keeps the result for this page:")
+        st.text("Not measured yet. This command does it and keeps the result for this page:")
         command(f"{verb} {names(shown)}", keep=kind)
 
 
 def oracle(shown: Current) -> None:
     """Show from where on the act was likely, as the model's own continuations tell."""
-    st.subheader("When was it settled?")
+    st.subheader("When was the outcome decided?")
     st.caption(
-        "The oracle lets the model go on many times from each point of a trace, and counts how "
-        "often that ends in the act. No detector can know more. Where it was asked, the Trace "
-        "page draws it under the scores."
+        "The oracle lets the model continue many times from each point of a trace, and counts "
+        "how often the continuation ends in the act. No detector can know more. The Trace page "
+        "draws it below the scores of those traces on which it was run."
     )
     try:
         found: str | None = SUMMARIES(shown, shown.labeller, stamp(shown.run.path))
@@ -69,7 +69,7 @@ def oracle(shown: Current) -> None:
         problem("The oracle of this run cannot be read", str(error))
         return
     if found is None:
-        st.text("The oracle was not asked on this run yet. This does it:")
+        st.text("The oracle has not been run on these traces yet. This command does it:")
         command(f"oracle {shown.run.path} --traces 100")
     else:
         st.code(visible(found), language=None)
@@ -214,7 +214,7 @@ section(
     shown,
     "Is the direction a cause?",
     "The model is pushed along the probe's direction while it writes, and as far along random and "
-    "unrelated directions. Only an effect beyond theirs speaks for the direction.",
+    "unrelated directions. Only a larger effect than theirs is evidence for this direction.",
     "steering",
     steering,
 )

@@ -21,7 +21,7 @@ from trace_probe.explorer.figures import (
     notes,
 )
 from trace_probe.explorer.heldout import by_category, unseen
-from trace_probe.explorer.links import VIEWS, open_trace, organism_notice
+from trace_probe.explorer.links import VIEWS, open_trace, organism_notice, show_notes
 from trace_probe.explorer.rows import Row, ordered
 from trace_probe.explorer.sparks import spark_svg
 from trace_probe.explorer.words import headline
@@ -29,6 +29,14 @@ from trace_probe.storage.locks import being_written
 from trace_probe.visible import visible
 
 PLAIN: Any = {"delta_color": "off", "delta_arrow": "off", "border": True}
+CAUGHT_MEANS = (
+    "Of the traces that act, the share with an alarm before the plan is stated. The threshold is "
+    "set so that 5 % of siblings alarm: harmless traces of prompts that also have instrumental "
+    "ones. On tasks that the detector has not learned from."
+)
+ACT_MEANS = "Of the traces that act, the share with an alarm before the act, at this threshold."
+BENIGN_MEANS = "False alarms on benign tasks that the detector has not learned from."
+SIBLINGS_MEANS = "False alarms on harmless traces of prompts that also have instrumental ones."
 STARTS = {
     "early": "An early warning",
     "quiet": "Never said, yet caught",
@@ -37,16 +45,16 @@ STARTS = {
 }
 
 
-def card(name: str, found: Figure, *, share: bool = False) -> None:
-    """Show one figure large, with its interval below it."""
+def card(name: str, found: Figure, *, share: bool = False, means: str | None = None) -> None:
+    """Show one figure large, with its interval below it, and what it means where one points."""
     if not found.known:
-        st.metric(name, "—", found.text(), **PLAIN)
+        st.metric(name, "—", found.text(), help=means, **PLAIN)
         return
     estimate, _, spread = found.text(percent=share).partition(" [")
     words = f"95 %: {spread.rstrip(']').replace(', ', ' to ')}" if spread else "no interval"
     count = "" if found.n is None else f", n = {found.n}"
     words = f"{words}{count}"
-    st.metric(name, estimate, words, **PLAIN)
+    st.metric(name, estimate, words, help=means, **PLAIN)
 
 
 def figures(shown: Current) -> None:
@@ -58,21 +66,22 @@ def figures(shown: Current) -> None:
     with st.container(horizontal=True):
         st.metric("Traces", f"{len(shown.rows):,}", f"of {tasks:,} tasks", **PLAIN)
         st.metric("Acted instrumentally", *acted_instrumentally(shown.rows), **PLAIN)
-        card(MAIN[ranks], figure(report, ranks), share=ranks in SHARES)
+        means = CAUGHT_MEANS if ranks == HEADLINE else None
+        card(MAIN[ranks], figure(report, ranks), share=ranks in SHARES, means=means)
     with st.container(horizontal=True):
         caught = figure(report, "caught_before_action")
-        card("Caught before the act, as shipped", caught, share=True)
-        card("Benign traces that alarm", figure(report, "false_alarm_rate"), share=True)
+        card("Caught before the act", caught, share=True, means=ACT_MEANS)
+        alarms = figure(report, "false_alarm_rate")
+        card("Benign traces that alarm", alarms, share=True, means=BENIGN_MEANS)
         siblings = figure(report, "sibling_alarm_rate")
-        card("Siblings that alarm", siblings, share=True)
+        card("Siblings that alarm", siblings, share=True, means=SIBLINGS_MEANS)
     agents = before_the_call(report)
     if agents:
         st.dataframe(agents, hide_index=True, alt="Caught before the violating call")
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]}, best baseline: {best}"))
-    for note in notes(report):
-        st.text(visible(note))
+    show_notes(notes(report))
 
 
 def acted_instrumentally(rows: Sequence[Row]) -> tuple[str, str]:
@@ -83,7 +92,7 @@ def acted_instrumentally(rows: Sequence[Row]) -> tuple[str, str]:
         return "unknown", "no label says so" if asked else "no task of this run asks for it"
     acted = sum(row.outcome == "instrumental" for row in judged)
     open_ = len(asked) - len(judged)
-    words = f"{100 * acted / len(judged):.1f} % of {len(judged):,}"
+    words = f"{100 * acted / len(judged):.1f} % of {len(judged):,} not benign"
     return f"{acted:,}", f"{words}, {open_:,} unknown" if open_ else words
 
 
@@ -98,7 +107,7 @@ def start_here(shown: Current) -> None:
             offered = True
     if not offered:
         name = "Highest risk" if shown.detector else "First trace"
-        start(shown, name, ordered(shown.rows, "risk")[0])
+        start(shown, name, shown.rows.ordered("risk")[0])
 
 
 def start(shown: Current, name: str, row: Row) -> None:

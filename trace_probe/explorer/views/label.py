@@ -57,7 +57,7 @@ def setup(shown: Current) -> tuple[Asked, QueueName]:
             st.session_state[NAME_KEY] = asked["me"]
         name = ask_name()
         chosen: QueueName = choose_one(
-            "What to ask", list(QUEUES), key=QUEUE_KEY, asked=asked.get("queue")
+            "Which sentences", list(QUEUES), key=QUEUE_KEY, asked=asked.get("queue")
         )
         st.session_state.setdefault(BLIND_KEY, True)
         blind = st.toggle(
@@ -191,7 +191,7 @@ asked, chosen = setup(shown)
 if not writable(shown):
     end_page()
 if not asked.name:
-    st.info("Say who you are: every verdict is kept under its annotator.")
+    st.info("Enter your name: your verdicts are kept under it.")
     end_page()
 done = verdicts_of(shown, asked.name)
 if done is None:

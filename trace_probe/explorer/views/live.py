@@ -21,7 +21,7 @@ from trace_probe.visible import visible
 PROBE_KEY, PACE_KEY, WATCHED_KEY = "filter_live_probe", "filter_live_pace", "watched"
 HALT_KEY = "filter_live_halt"
 TICK_S = 0.4
-PACES = {"readable": 4, "as fast as it goes": 10_000}
+PACES = {"readable": 4, "full speed": 10_000}
 """Tokens a tick."""
 FEWEST_TOKENS = 60
 """Shown at least, so that the axis stands still at first."""
@@ -157,6 +157,7 @@ if held is not None and held.running:
 elif held is not None:
     draw(held)
     st.caption(
-        "A score is of a sentence as far as it was written; the alarm waits for its end. Nothing "
-        "is kept: `trace-probe record` draws the same text for the same task, seed and sample."
+        "While a sentence is being written, its score is of what is there so far; it can raise an "
+        "alarm only when it is complete. This text is not saved: to keep it, `trace-probe record` "
+        "writes the same text for the same task, seed and sample."
     )

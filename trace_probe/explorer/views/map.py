@@ -32,9 +32,9 @@ ACTS = ("of a trace that acts", "says it", "does it")
 MOST_ROWS = 500
 TEXT_LENGTH = 300
 CAUTION = (
-    "Each point is a sentence, and neighbours had similar activations. Every panel is the same map "
-    "and shows one kind of sentence over all the others. How far apart two groups lie, and how "
-    "wide a group is, means little."
+    "Each point is a sentence. Sentences that lie close together had similar activations: look at "
+    "which sentences form a group. Every panel is the same map and draws one kind of sentence over "
+    "all others. Distances between groups, and their sizes, mean little."
 )
 
 
@@ -111,21 +111,21 @@ def pick_group(named: list[Group]) -> list[Point]:
     event = st.dataframe(
         {
             "group": [one.number for one in named],
-            "most usual sentence": [one.text for one in named],
+            "most frequent sentence": [one.text for one in named],
             "sentences": [len(one.members) for one in named],
             "over the threshold": [
                 100 * one.share(lambda point: by_risk(point) == "over the threshold")
                 for one in named
             ],
-            "of traces that act": [
+            "in traces that act": [
                 100 * one.share(lambda point: by_label(point) in ACTS) for one in named
             ],
         },
         column_config={
             "group": st.column_config.NumberColumn(width=55),
-            "most usual sentence": st.column_config.TextColumn(width="large"),
+            "most frequent sentence": st.column_config.TextColumn(width="large"),
             "over the threshold": st.column_config.NumberColumn(format="%.0f %%"),
-            "of traces that act": st.column_config.NumberColumn(format="%.0f %%"),
+            "in traces that act": st.column_config.NumberColumn(format="%.0f %%"),
         },
         hide_index=True,
         key="map_groups",
@@ -169,4 +169,6 @@ if not region and named:
 if region:
     show_texts(shown, region)
 else:
-    st.text("To read what a region says, draw a box or a lasso with the tools at the top right.")
+    st.text(
+        "To read the sentences of a region, draw a box or a lasso with the tools at the top right."
+    )

@@ -45,6 +45,7 @@ from trace_probe.explorer.figures import (
 from trace_probe.explorer.heldout import FEWEST, unseen
 from trace_probe.explorer.heldout import reliability as bins_of
 from trace_probe.explorer.heldout import trade_off as trade_off_of
+from trace_probe.explorer.links import show_notes
 from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.words import alarm_share
 from trace_probe.statistics.calibration import PAC_DELTA
@@ -82,7 +83,7 @@ def facts(report: Report) -> None:
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
     ]
     if report.get("smoothing"):
-        parts.append(f"alarms follow {report['smoothing']}")
+        parts.append(f"smoothing {report['smoothing']}")
     if report.get("ranked_by"):
         parts.append(f"ranked by {ranked_as(report['ranked_by'])}")
     st.text(visible(" · ".join(parts)))
@@ -90,25 +91,23 @@ def facts(report: Report) -> None:
 
 def against_baselines(shown: Current, report: Report) -> None:
     """Show the main figures, and how the baselines do at them."""
-    left, right = st.columns(2, gap="large")
-    with left:
-        st.subheader("Figures")
-        st.dataframe(main_figures(report), hide_index=True, alt="Main figures with intervals")
-        if figure(report, "false_alarm_rate").known:
-            st.text(f"At the threshold shown, {alarm_share(shown.rows)}.")
-        for note in notes(report):
-            st.text(visible(f"Note: {note}"))
-        chart(report, "caught_before_action", MAIN["caught_before_action"])
-    with right:
-        st.subheader("Beside its baselines")
-        agents = (HEADLINE_ACT,) if figure(report, HEADLINE_ACT).known else ()
-        for key in (*agents, HEADLINE, *RANKS):
-            chart(report, key, MAIN[key])
-        st.caption(
-            "Within a prompt every trace read the same words, so a detector that only knows the "
-            "task stays at 0.5. Dashes mark chance. Siblings are harmless traces of prompts that "
-            "also had an instrumental one."
-        )
+    st.subheader("Figures")
+    st.dataframe(main_figures(report), hide_index=True, alt="Main figures with intervals")
+    if figure(report, "false_alarm_rate").known:
+        st.text(f"At the threshold shown, {alarm_share(shown.rows)}.")
+    show_notes(notes(report))
+    st.subheader("Beside its baselines")
+    agents = (HEADLINE_ACT,) if figure(report, HEADLINE_ACT).known else ()
+    keys = (*agents, HEADLINE, "caught_before_action", *RANKS)
+    for side, chosen in zip(st.columns(2, gap="large"), (keys[::2], keys[1::2]), strict=True):
+        with side:
+            for key in chosen:
+                chart(report, key, MAIN[key])
+    st.caption(
+        "All traces of a prompt read the same words, so a detector that only recognises the task "
+        "has an AUROC of 0.5 within prompts. Dashes mark chance. Siblings are harmless traces of "
+        "prompts that also had an instrumental one."
+    )
 
 
 def early_warning(shown: Current, report: Report) -> None:

@@ -12,9 +12,9 @@ from trace_probe.visible import visible
 
 BY_KEY = "filter_recheck_probe"
 ABOUT = (
-    "A threshold is set on a model as it ran then. `trace-probe recheck PROBE BEFORE AFTER` "
-    "compares two runs, from before and after a change of engine, precision, template, adapter or "
-    "weights."
+    "A threshold is calibrated for one model, run in one way. After a change of engine, precision, "
+    "template, adapter or weights, a recheck compares a run from before the change with one from "
+    "after it, and says whether the threshold still holds."
 )
 COLOURS: dict[Verdict, str] = {
     "holds": "green",
@@ -67,6 +67,11 @@ except TraceProbeError as error:
     problem("The rechecks of this probe cannot be read", str(error))
     end_page()
 if not rechecks:
-    st.info("This probe was not rechecked yet.")
+    st.info("This probe has not been rechecked yet. Record the changed model, then compare:")
+    st.code(
+        f"trace-probe recheck {there[name]} {page.run.path} traces/AFTER",
+        language=None,
+        wrap_lines=True,
+    )
 for recheck in reversed(rechecks):  # the latest first
     draw(recheck)

@@ -9,6 +9,7 @@ from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.current import Current, current, end_page, problem, root
 from trace_probe.explorer.heldout import unseen
+from trace_probe.explorer.links import ORGANISM_PREFIX
 from trace_probe.explorer.models import detector as load
 from trace_probe.explorer.models import probes, resident
 from trace_probe.explorer.payload import payload
@@ -26,14 +27,21 @@ from trace_probe.monitor.detector import Detector, Source
 from trace_probe.statistics.smoothing import MAX
 from trace_probe.visible import visible
 
+ENGLISH = ":english-"
+"""In the name of an organism that reads any English."""
 BY_KEY, SCORED_KEY = "filter_score_by", "scored"
 FIELDS = (
     "One JSON object a line, with `reasoning` and `answer` or one `completion` with think tags, "
     "and `prompt` if it is known. Other field names: `trace-probe import --fields`."
 )
 ABOUT_PROBE = (
-    "The model reads the text as if it had just written it. A probe knows the model it was "
-    "trained on, so text of another model gives scores that its threshold does not vouch for."
+    "The model reads the text as if it had just written it. The threshold holds for what this "
+    "model writes; for text of another model the false-alarm rate is not known."
+)
+SMALL = (
+    "This small organism knows a few hundred words. Other text is refused; *Fill in an example* "
+    "puts in one that it can read. For a probe that reads English: `trace-probe demo --organism "
+    "organism:english-base --small --out traces/english --probe probes/english`."
 )
 ABOUT_WORDS = (
     "Scores need activations, and activations need the model. Without it, only the words can be "
@@ -84,13 +92,15 @@ def brought(shown: Current) -> bytes | None:
     return Pasted(prompt, reasoning, answer).jsonl()
 
 
-def by_probe(content: bytes, detector: Detector) -> tuple[list[Scored], ShownDetector]:
-    """Score by a probe, with its model."""
+def by_probe(
+    shown: Current, content: bytes, detector: Detector
+) -> tuple[list[Scored], ShownDetector]:
+    """Score by a probe, with its model; of its evaluation, what the run at the left holds."""
     held = resident(detector.saved.card.model)
     with st.spinner("Reading"), held.turn:
         found = score_with_probe(content, held.model, held.tokenizer, detector)
     low, high = score_range([one.scores for one in found], detector.threshold)
-    return found, ShownDetector(detector, None, low, high)
+    return found, ShownDetector(detector, shown.run.report(detector.name), low, high)
 
 
 def by_words(shown: Current, content: bytes) -> tuple[list[Scored], ShownDetector]:
@@ -110,7 +120,7 @@ def show(found: list[Scored], detector: ShownDetector) -> None:
     place = choose(rows) if len(rows) > 1 else 0
     content = payload(found[place].trace, rows[place], detector)
     reader(content, key=f"scored_{found[place].trace.id}")
-    st.caption("Nothing of this is kept.")
+    st.caption("This text is not saved.")
 
 
 def choose(rows: list[Row]) -> int:
@@ -154,10 +164,14 @@ else:
     card = detector.saved.card
     st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
     st.caption(ABOUT_PROBE)
+    if card.model.startswith(ORGANISM_PREFIX) and ENGLISH not in card.model:
+        st.caption(SMALL)
 content = brought(shown)
 if content is not None:
     try:
-        scored = by_words(shown, content) if detector is None else by_probe(content, detector)
+        scored = (
+            by_words(shown, content) if detector is None else by_probe(shown, content, detector)
+        )
         st.session_state[SCORED_KEY] = (by, *scored)
     except TraceProbeError as error:
         st.session_state.pop(SCORED_KEY, None)

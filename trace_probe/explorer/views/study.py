@@ -25,8 +25,8 @@ CROSSED = ", "
 """Stands in the name of a group of more than one condition."""
 FIGURES = {
     "instrumental": "Acted instrumentally",
-    "silent": "Of those, never said it",
-    "unfaithful": "Of those, said something else",
+    "silent": "Of those, never stated it",
+    "unfaithful": "Of those, gave another reason",
     "explained": "Share of the rate that is gone without the nudge",
 }
 
@@ -72,7 +72,7 @@ def shares(found: Mapping[str, Any]) -> None:
         here = [row for row in rows if row.get("figure") == key]
         single = [row for row in here if CROSSED not in str(row.get("group"))]
         if draw(title, single, several=several) and len(single) < len(here):
-            with st.expander("Conditions crossed"):
+            with st.expander("By two conditions at once"):
                 draw("", [row for row in here if row not in single], several=several)
 
 

@@ -22,6 +22,7 @@ from trace_probe.explorer.current import (
     own_threshold,
     problem,
 )
+from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.links import VIEWS, open_trace
 from trace_probe.explorer.loading import Loaded
 from trace_probe.explorer.payload import payload
@@ -33,6 +34,8 @@ from trace_probe.explorer.state import ViewState
 from trace_probe.explorer.verdicts import judge_here
 from trace_probe.visible import visible
 
+MOST_LOOKED_AT = 200
+"""Traces among which one that is evidence is sought, where no link names one."""
 FOCUS_KEY = "focus"
 ORDER_KEY = "order"
 BESIDE_KEY = "filter_beside"
@@ -48,10 +51,16 @@ def order_of(shown: Current) -> list[str]:
 
 def chosen_trace(shown: Current, asked: ViewState, order: list[str]) -> str:
     """Return the trace the address asks for; end the page where there is none."""
-    wanted = asked.trace or order[0]
+    wanted = asked.trace or first_unseen(shown, order)
     if wanted not in shown.run.facts:
         not_here(shown, wanted)
     return wanted
+
+
+def first_unseen(shown: Current, order: list[str]) -> str:
+    """Return the first trace of a task that the detector did not learn from, else the first."""
+    rows = (shown.row(name) for name in order[:MOST_LOOKED_AT])
+    return next((row.facts.id for row in unseen([*rows])), order[0])
 
 
 def not_here(shown: Current, wanted: str) -> NoReturn:

@@ -9,8 +9,9 @@ from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.filters import ORDERS, Filters
 from trace_probe.explorer.links import open_trace
-from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, Row, choices, table
+from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, table
 from trace_probe.explorer.search import excerpt, sentence_with
+from trace_probe.explorer.seen import Rows
 from trace_probe.explorer.shortcut import LABEL as SEARCH
 from trace_probe.explorer.sparks import spark_image
 from trace_probe.explorer.tables import WHOLE_ROW, row_of, to_csv
@@ -27,7 +28,7 @@ COLUMNS = (
     "task",
     "sample",
     "outcome",
-    "reading",
+    "result",
     "peak",
     "risk by position",
     "alarm → said → act",
@@ -38,8 +39,8 @@ COLUMNS = (
 )
 """What is shown at once; the file has every column."""
 VIEW_HELP = (
-    "Early: the alarm came before it was said or done. Quiet: it was done, never said, and "
-    "caught. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
+    "Early: the alarm came before it was said or done. Quiet: early, and never "
+    "said. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
     "Disagree: one labeller calls it instrumental, another harmless."
 )
 WORDS_HELP = (
@@ -63,7 +64,7 @@ def adopt(shown: Current) -> None:
     st.session_state[WORDS_KEY] = asked.words
     rows = shown.rows
     for facet in FACETS:
-        there = choices(rows, facet)
+        there = rows.choices(facet)
         wanted = asked.chosen.get(facet, ())
         st.session_state[facet_key(facet)] = [value for value in wanted if value in there]
 
@@ -78,10 +79,10 @@ def choose(shown: Current) -> Filters:
             key=VIEW_KEY,
             help=VIEW_HELP,
             disabled=not shown.run.labels,
-            format_func=lambda name: f"{name} {sum(map(QUICK_VIEWS[name], rows)):,}",
+            format_func=lambda name: f"{name} {rows.count(name):,}",
         )
         by = choose_one("Sort by", ORDERS, key=SORT_KEY)
-    found = {facet: choices(rows, facet) for facet in FACETS}
+    found = {facet: rows.choices(facet) for facet in FACETS}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input(
             SEARCH, key=WORDS_KEY, placeholder=PLACEHOLDER, help=WORDS_HELP, width=250
@@ -101,7 +102,7 @@ def choose(shown: Current) -> Filters:
     return Filters(view, by, text or "", {facet: values for facet, values in chosen.items()})
 
 
-def cells(shown: Current, rows: list[Row], words: str) -> dict[str, list[object]]:
+def cells(shown: Current, rows: Rows, words: str) -> dict[str, list[object]]:
     """Return the columns of the table, with the risk of each trace as a picture."""
     columns = {
         name: [visible(cell) if isinstance(cell, str) else cell for cell in column]
@@ -125,11 +126,10 @@ def cells(shown: Current, rows: list[Row], words: str) -> dict[str, list[object]
 
 def unknown(shown: Current) -> set[str]:
     """Return the columns that would be empty, for want of scores, of alarms or of places."""
-    labels = (row.label for row in shown.rows)
-    placed = any(label is not None and (label.said or label.acted) for label in labels)
+    placed = shown.rows.seen.placed
     empty = {"peak": shown.detector is None, "alarm → said → act": not (shown.alarms or placed)}
-    empty |= dict.fromkeys(("reading", "lead"), not shown.alarms)
-    empty["calls"] = all(row.facts.calls == 1 for row in shown.rows)
+    empty |= dict.fromkeys(("result", "lead"), not shown.alarms)
+    empty["calls"] = bool((shown.run.facts.numbers["calls"] == 1).all())
     return {name for name, nothing in empty.items() if nothing}
 
 
@@ -142,7 +142,7 @@ def columns() -> dict[str, Any]:
             width=60, help="Which of the samples of this task; samples differ in chance alone"
         ),
         "outcome": column.TextColumn(width=90, help="What the label says the trace did"),
-        "reading": column.TextColumn(width=80, help="How the detector did; see About"),
+        "result": column.TextColumn(width=80, help="How the detector did; see About"),
         "peak": column.NumberColumn(
             format="%.2f", width=55, help="Highest score of a reasoning sentence"
         ),
@@ -187,9 +187,9 @@ def open_chosen(shown: Current) -> None:
     open_trace(shown, trace_id, sentence)
 
 
-def show_table(shown: Current, page: list[Row], words: str) -> None:
+def show_table(shown: Current, page: Rows, words: str) -> None:
     """Draw one page of the table; choosing a row opens its trace."""
-    st.session_state[PAGE_KEY] = [row.facts.id for row in page]
+    st.session_state[PAGE_KEY] = page.ids
     st.dataframe(
         cells(shown, page, words),
         column_config=columns(),
@@ -204,9 +204,9 @@ def show_table(shown: Current, page: list[Row], words: str) -> None:
     )
 
 
-def show_list(shown: Current, rows: list[Row], words: str) -> None:
+def show_list(shown: Current, rows: Rows, words: str) -> None:
     """Draw the count, the way to a file, and the table in pages."""
-    st.session_state[ORDER_KEY] = [row.facts.id for row in rows]
+    st.session_state[ORDER_KEY] = rows.ids
     pages = -(-len(rows) // PAGE_ROWS)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.text(f"{len(rows):,} of {len(shown.rows):,} traces · click a row to read it")
@@ -214,7 +214,7 @@ def show_list(shown: Current, rows: list[Row], words: str) -> None:
         page = st.pagination(pages, key="traces_page") if pages > 1 else 1
         st.download_button(
             "CSV",
-            lambda: to_csv({"id": [row.facts.id for row in rows], **table(rows)}),
+            lambda: to_csv({"id": rows.ids, **table(rows)}),
             f"{shown.run.name}-traces.csv",
             "text/csv",
             icon=":material/download:",

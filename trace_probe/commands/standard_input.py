@@ -1,0 +1,49 @@
+"""What commands read from standard input, and what they say where it cannot be read."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from trace_probe.errors import TraceError
+from trace_probe.files import json_object
+
+NOT_UTF8 = (
+    "standard input is not UTF-8: convert it, for example with `iconv -f LATIN1 -t UTF-8 FILE`"
+)
+
+
+def json_lines() -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of standard input."""
+    try:
+        for number, line in enumerate(sys.stdin, start=1):
+            if _utf8(line).strip():
+                yield json_object(line, f"line {number}", TraceError)
+    except UnicodeDecodeError as error:
+        raise TraceError(NOT_UTF8) from error
+
+
+def text_brought() -> str:
+    """Return the text that stands at standard input.
+
+    Raises:
+        TraceError: there is none, or it is in another encoding than UTF-8.
+    """
+    try:
+        text = _utf8(sys.stdin.read())
+    except UnicodeDecodeError as error:
+        raise TraceError(NOT_UTF8) from error
+    if not text.strip():
+        raise TraceError(
+            "standard input is empty: give the text there, such as `... < text.txt` or "
+            "`echo TEXT | ...`"
+        )
+    return text
+
+
+def _utf8(text: str) -> str:
+    """Return a text that can be written as UTF-8; in some locales other bytes come in disguise."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TraceError(NOT_UTF8) from error
+    return text
