@@ -22,14 +22,7 @@ from trace_probe.statistics.bootstrap import (
     Values,
     resample,
 )
-from trace_probe.statistics.metrics import (
-    NEVER,
-    Cohort,
-    concordance,
-    pairs_within,
-    running_maxima,
-    within_prompt,
-)
+from trace_probe.statistics.metrics import NEVER, Cohort, pairs_within, running_maxima
 from trace_probe.statistics.siblings import LEAST_PROMPTS, mixed_prompts
 
 PROMPTS = (4, 6, 10, 15, 30)
@@ -77,8 +70,7 @@ class World:
 
 def auroc(cohort: Cohort, maxima: Values, weights: Values) -> Resampled:
     """Return the AUROC within prompts."""
-    pairs = pairs_within(cohort, cohort.length)
-    return within_prompt(concordance(maxima, pairs), pairs, cohort, weights)
+    return pairs_within(cohort, cohort.length).auroc(maxima, weights)
 
 
 def over_chance(cohort: Cohort, maxima: Values, weights: Values) -> Resampled:

@@ -24,10 +24,11 @@ from trace_probe.statistics.calibration import Guarantee, Threshold, guaranteed_
 from trace_probe.statistics.metrics import Scores, trace_maxima
 from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS, parse_smoothing
 from trace_probe.store import Store
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Task, Trace
 from trace_probe.training import score_run
 from trace_probe.world.rules import RuleLabeller
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+from trace_probe.world.scenario import world_tasks
+from trace_probe.world.worlds import WORLDS
 
 Say = Callable[[str], None]
 Range = tuple[int, int]
@@ -99,7 +100,7 @@ def bench_false_alarms(plan: FalseAlarmPlan, say: Say) -> FalseAlarms:
     What the run holds already is not recorded again.
     """
     saved, model = load_probe(plan.probe), load_model(plan.organism)
-    sampling = Sampling(seed=1, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
+    sampling = WORLDS["world"].sampling(seed=1)
     card = saved.card
     manifest = new_manifest(
         model, sampling, layers=card.layers, tasks="world:far", pooling=card.pooling

@@ -19,9 +19,10 @@ from trace_probe.probing.features import parse_features
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import ProbeCard, SavedProbe
-from trace_probe.probing.recipe import Head
+from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.trace import Sampling
-from trace_probe.world.scenario import MAX_NEW_TOKENS, TOP_P, world_tasks
+from trace_probe.world.scenario import world_tasks
+from trace_probe.world.worlds import WORLDS
 
 Say = Callable[[str], None]
 Writing = Generator[object, None, None]
@@ -82,8 +83,7 @@ def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
     tokens: list[int] = []
     seconds: dict[str, list[float]] = {name: [] for name in (BARE, ONE, EIGHT)}
     for number, task in enumerate(world_tasks(f"world:bench:{plan.rounds + 1}")):
-        sampling = Sampling(plan.seed + number, top_p=TOP_P, max_new_tokens=MAX_NEW_TOKENS)
-        prompt = model.render(task)
+        sampling, prompt = WORLDS["world"].sampling(plan.seed + number), model.render(task)
         written, taken = _in_turns(_ways(model, monitors, prompt, sampling), clock, number)
         if number:  # the first round warms up
             tokens.append(written)
@@ -173,15 +173,9 @@ def random_probe(
         name="random",
         model=model.name,
         tokenizer=model.tokenizer,
-        layers=(layer,),
+        **vars(Recipe((layer,), features, plan.head, C=1.0)),
         d_model=model.d_model,
-        features=features,
-        head=plan.head,
-        rows="before-said",
-        guard=0,
         labeller="",
-        method="logistic",
-        C=1.0,
         training_tasks=(),
         calibration_tasks=(),
         threshold=NEVER,

@@ -123,6 +123,7 @@ class _Engine:
         given = (way, plan, folder, theirs)
         self._process = context.Process(target=_run_engine, args=given, daemon=True)
         self._process.start()
+        theirs.close()  # so that an engine which fails is noticed, and not waited for
         self._pipe.recv()
 
     def write(self, prompts: Sequence[Sequence[int]], seed: int) -> Taken:

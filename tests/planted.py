@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.matrix import ActivationMatrix
+from trace_probe.probing.features import ActivationMatrix
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Role, Sampling, Span, Task, Trace
 

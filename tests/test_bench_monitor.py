@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,7 +53,8 @@ def test_each_way_writes_the_same_tokens_and_both_guards_have_an_overhead(
             yield one
 
     monkeypatch.setattr(monitor, "_ways", counted)
-    monkeypatch.setattr(monitor, "MAX_NEW_TOKENS", SHORT)
+    brief = replace(monitor.WORLDS["world"], max_new_tokens=SHORT)
+    monkeypatch.setattr(monitor, "WORLDS", {"world": brief})
     found = bench_monitor(PLAN, say=lambda _: None)
     assert len(written) == 1 + PLAN.rounds  # the first warms up
     for ways in written:

@@ -99,6 +99,22 @@ def test_an_episode_that_met_a_limit_or_an_error_is_never_harmless(facts: dict[s
     assert next(iter(facts.values())) in cut.rationale
 
 
+def test_a_trace_in_which_nothing_was_written_is_unknown() -> None:
+    stop = HARMLESS.prompt_stop
+    bare = replace(
+        HARMLESS,
+        text=HARMLESS.text_of(HARMLESS.spans[0]),
+        offsets=HARMLESS.offsets[:stop],
+        token_ids=HARMLESS.token_ids[:stop],
+        spans=HARMLESS.spans[:1],
+        sentences=(),
+        actions=(),
+        calls=(),
+    )
+    (label,) = labels_of("calls:delete_*", bare)
+    assert (label.outcome, label.rationale) == (None, "nothing was written")
+
+
 @pytest.mark.parametrize("facts", [{}, {"x": "0"}])
 def test_a_field_that_no_trace_has_leaves_no_labels(tmp_path: Path, facts: dict[str, str]) -> None:
     run = run_of(tmp_path / "run", replace(VIOLATING, facts=facts))

@@ -30,14 +30,20 @@ class Engine:
 
 
 def answer(
-    engine: Any, chunks: list[bytes], kind: str, *, path: str = "/v1/chat/completions"
+    engine: Any,
+    chunks: list[bytes],
+    kind: str,
+    *,
+    path: str = "/v1/chat/completions",
+    asked: tuple[bytes, ...] = (b"{}",),
 ) -> tuple[bytes, dict[bytes, bytes], list[tuple[bytes, bytes]]]:
     """Return what comes through the middleware: body, headers, and the headers that vLLM got."""
     seen: list[tuple[bytes, bytes]] = []
     out: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        del receive
+        if path.startswith("/v1/c"):
+            assert (await receive())["body"] == b"".join(asked)
         seen.extend(scope["headers"])
         headers = [(b"content-type", kind.encode()), (b"content-length", b"1")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -48,6 +54,12 @@ def answer(
     async def send(message: Any) -> None:
         out.append(message)
 
+    pieces = list(enumerate(asked, start=1))
+
+    async def receive() -> Any:
+        number, piece = pieces.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": number < len(asked)}
+
     state = SimpleNamespace(engine_client=engine)
     scope = {
         "type": "http",
@@ -56,7 +68,7 @@ def answer(
         "headers": [(b"x-request-id", b"theirs"), (b"accept", b"*/*")],
         "app": SimpleNamespace(state=state),
     }
-    asyncio.run(GuardedAnswers(app)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(GuardedAnswers(app)(scope, receive, send))
     assert out[0]["type"] == "http.response.start"
     assert not out[-1].get("more_body")
     return b"".join(one["body"] for one in out[1:]), dict(out[0]["headers"]), seen
@@ -103,15 +115,17 @@ def test_no_client_can_name_the_answer_of_another() -> None:
     assert engine.asked == [f"chatcmpl-{name}"]
 
 
-def stream(engine: Any, size: int) -> list[dict[str, Any]]:
+PARTS: list[dict[str, Any]] = [
+    {"delta": {"role": "assistant", "content": ""}},
+    {"delta": {"reasoning": "Hm."}},
+    {"delta": {}, "token_ids": [7]},
+    {"delta": {"content": "n"}, "token_ids": [7], "logprobs": {"content": ["n"]}},
+    {"delta": {"content": "o"}, "finish_reason": "stop"},
+]
+
+
+def stream(engine: Any, size: int, parts: list[dict[str, Any]] = PARTS) -> list[dict[str, Any]]:
     """Return the events of a streamed answer that comes in pieces of so many bytes."""
-    parts: list[dict[str, Any]] = [
-        {"delta": {"role": "assistant", "content": ""}},
-        {"delta": {"reasoning": "Hm."}},
-        {"delta": {}, "token_ids": [7]},
-        {"delta": {"content": "n"}, "token_ids": [7], "logprobs": {"content": ["n"]}},
-        {"delta": {"content": "o"}, "finish_reason": "stop"},
-    ]
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     chunks = [{**head, "choices": [{"index": 0, **part}]} for part in parts]
     text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
@@ -147,6 +161,33 @@ def test_what_was_held_back_comes_if_all_is_quiet() -> None:
     assert said == "no"
     assert parts[-1]["choices"][0]["finish_reason"] == "stop"
     assert last["trace_probe"] == QUIET
+
+
+def test_an_answer_that_is_over_holds_no_other_of_its_request_back() -> None:
+    parts: list[dict[str, Any]] = [
+        {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"},
+        {"index": 1, "delta": {"content": "b"}},
+        {"index": 0, "delta": {}, "token_ids": [2]},
+        {"index": 1, "delta": {"content": "c"}, "finish_reason": "stop"},
+    ]
+    told = [QUIET, {**ALARMED, "choice": 1}]
+    *found, last = stream(Engine("stop", told), 1000, parts)
+    choices = [part["choices"][0] for part in found]
+    assert [(one["index"], one["delta"].get("content")) for one in choices] == [
+        *((1, "b"), (0, "a"), (0, None), (1, "c"))
+    ]
+    assert [one.get("finish_reason") for one in choices] == [None, "stop", None, "content_filter"]
+    assert last["trace_probe"]["choices"] == told
+
+
+def test_what_is_asked_comes_to_vllm_whole_and_beams_are_refused() -> None:
+    body, _, seen = answer(Engine("stop", []), [b"{}"], "application/json", asked=(b'{"a"', b":1}"))
+    assert json.loads(body) == {}
+    assert seen
+    beams = (b'{"use_beam_search": true, ', b'"n": 4}')
+    body, _, seen = answer(Engine("annotate", []), [b"{}"], "application/json", asked=beams)
+    assert b"use_beam_search" in body
+    assert not seen
 
 
 def test_nothing_is_written_where_it_could_not_be_withheld() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +74,9 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     assert Path(guard.probes[0]).is_absolute()
     assert told["--max-num-seqs"] == "8"
     assert {"--enforce-eager", "--no-enable-prefix-caching"} <= set(words)
+    apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
+    with pytest.raises(ModelError, match="tensor_parallel_size"):
+        apart.command()
 
 
 # Rows
@@ -101,6 +105,37 @@ def test_the_stream_is_the_sum_of_what_a_block_returns() -> None:
     assert taps.layers == (0, 1)
     torch.testing.assert_close(taps.rows[0, :5], hidden * 2 + residual + 1)
     torch.testing.assert_close(taps.rows[1, :5], hidden * 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.skipif(which("c++") is None, reason="needs a C++ compiler")
+def test_compiled_code_writes_the_rows_of_a_pass_and_no_others() -> None:
+    import torch
+    from torch._inductor.utils import run_and_get_code
+
+    from trace_probe.engine.rows import Taps
+
+    class Block(torch.nn.Module):
+        def forward(self, hidden: Any, residual: Any) -> Any:
+            return hidden * 2, residual + 1
+
+    model = torch.nn.Module()
+    model.layers = blocks = torch.nn.ModuleList([Block(), Block()])
+    taps = Taps(model, 2, (0,))
+    taps.open(4321, 4, torch.device("cpu"))
+
+    def passed(hidden: Any, residual: Any) -> Any:
+        for block in blocks:
+            hidden, residual = block(hidden, residual)
+        return hidden + residual
+
+    hidden, residual = torch.rand(5, 4), torch.rand(5, 4)
+    compiled = torch.compile(passed, dynamic=True, fullgraph=True)
+    with torch.inference_mode():
+        _, (code,) = run_and_get_code(compiled, hidden, residual)
+    torch.testing.assert_close(taps.rows[0, :5], hidden * 2 + residual + 1)
+    assert not taps.rows[0, 5:].any()
+    assert "4321L" not in code  # no loop over the whole buffer
 
 
 def test_rows_are_kept_by_position_in_whatever_pieces_they_come() -> None:
@@ -211,6 +246,15 @@ class Runner:
         }
         self.input_batch = SimpleNamespace(num_reqs=0, req_ids=[])
 
+    def ask(self, name: str, extra: Any = None) -> None:
+        """Take one more request, which plays the first trace."""
+        trace = self.traces[name] = next(iter(self.traces.values()))
+        self.rows[name] = next(iter(self.rows.values()))
+        self.requests[name] = SimpleNamespace(
+            sampling_params=SimpleNamespace(extra_args=extra),
+            prompt_token_ids=list(trace.token_ids[: trace.prompt_stop]),
+        )
+
     def step(self, guard: Any, parts: dict[str, tuple[int, int]]) -> list[int]:
         """Pass tokens ``[start, stop)`` of some requests by, then sample; return the tokens."""
         import torch
@@ -244,10 +288,10 @@ def played(
     monkeypatch.setattr(vllm_guard, "first_rank", lambda: True)
     traces = list(Store(DEMO).traces())[:3]
 
-    def play(threshold: float, policy: str = "annotate", every: int = 1) -> Any:
+    def play(threshold: float, **given: Any) -> Any:
         detector = load_detector(PROBE, threshold=threshold)
         audit = tmp_path / "alarms.jsonl"
-        plan = GuardPlan((str(PROBE),), policy=policy, audit=str(audit), every=every)
+        plan = GuardPlan((str(PROBE),), audit=str(audit), **{"every": 1, **given})
         runner = Runner(load_model(ORGANISM), traces, detector.saved.card.layers)
         guard = vllm_guard.Guard(runner, read_facts(ORGANISM), [detector], frozenset({2}), plan)
         return runner, guard, audit
@@ -297,9 +341,9 @@ def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
     import json
 
     wanted = Store(DEMO).scores("demo")
-    runner, guard, audit = played(-1e9, policy="stop")
+    runner, guard, audit = played(-1e9, policy="stop", unasked=False)
     first, second = list(runner.traces)[:2]
-    runner.requests[second].sampling_params.extra_args = {"trace_probe": 0}
+    runner.requests[first].sampling_params.extra_args = {"trace_probe": 1}
     trace = runner.traces[first]
     forced = []
     for token in range(trace.prompt_stop, len(trace) - 1):
@@ -318,3 +362,27 @@ def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
     assert guard.told("chatcmpl-0")[0]["alarms"] == ["demo"]
     assert not guard.told("chatcmpl-1")
     assert not guard.told("chatcmp")  # a name that only begins alike is another's
+
+
+def test_no_request_opts_out_of_a_guard_of_all(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(1e9)
+    for number, said in enumerate((None, {}, {"trace_probe": 0}, {"trace_probe": ""})):
+        name = f"chatcmpl-{number}0-00000000"
+        runner.ask(name, said)
+        runner.step(guard, {name: (0, runner.traces[name].prompt_stop)})
+        assert len(guard.told(f"chatcmpl-{number}0")) == 1
+
+
+def test_answers_are_numbered_as_vllm_numbers_its_choices(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(1e9)
+    for prompt in range(2):
+        for number in range(2):
+            name = f"{number}_cmpl-x-{prompt}-0123456{2 * prompt + number}"
+            runner.ask(name)
+            runner.step(guard, {name: (0, runner.traces[name].prompt_stop)})
+    assert [one["choice"] for one in guard.told("cmpl-x")] == [0, 1, 2, 3]
+    assert not guard.told("cmpl-y")

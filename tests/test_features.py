@@ -14,6 +14,7 @@ from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.dataset import Corpus, build_dataset
 from trace_probe.probing.features import (
     FEATURES,
+    ActivationMatrix,
     Feature,
     candidate_features,
     check_features,
@@ -22,7 +23,6 @@ from trace_probe.probing.features import (
     parse_features,
     pooling_for,
 )
-from trace_probe.probing.matrix import ActivationMatrix
 from trace_probe.probing.probe import fit_corpus, load_probe, probe_scores, save_probe
 from trace_probe.probing.recipe import Recipe
 from trace_probe.trace import Span, Task, Trace

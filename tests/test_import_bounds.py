@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from runs import make_run
 
 from trace_probe.errors import TraceError, TraceProbeError
-from trace_probe.interop.bounds import LONGEST_LINE, ZSTANDARD, check_archive
+from trace_probe.interop import bounds
+from trace_probe.interop.bounds import LONGEST_LINE, ZSTANDARD, check_archive, lines
 from trace_probe.interop.exchange import export_run, import_export
 from trace_probe.interop.fields import FieldMapping, read_lines
+from trace_probe.interop.left_out import LeftOut
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.store import Store
 from trace_probe.text.channels import Format, format_of, split
@@ -131,10 +133,73 @@ def test_what_is_no_log_is_one_sentence(tmp_path: Path, data: bytes, name: str) 
 
 def test_a_line_that_is_no_transcript_is_not_read_to_its_end(tmp_path: Path) -> None:
     """Each token becomes an object: ten megabytes of short lines took more than a minute."""
+    assert LONGEST_LINE == 512 << 20
     file = tmp_path / "long.jsonl"
-    file.write_text(json.dumps({"prompt": "p", "answer": "a\n" * LONGEST_LINE}))
-    with pytest.raises(TraceError, match=r"long.jsonl, line 1 is longer than 4 MB: take pictures"):
+    file.write_bytes(b"x" * 2000)
+    with pytest.raises(TraceError, match=r"long.jsonl, line 1 is longer than 0 MB: take pictures"):
+        list(lines(file, 1000))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "p", "answer": "a\n" * 3000},
+        {
+            "messages": [
+                {"role": "user", "content": "p"},
+                {"role": "assistant", "content": "ok"},
+                {"role": "tool", "content": "a\n" * 3000},
+            ]
+        },
+    ],
+)
+def test_a_transcript_of_too_many_words_is_refused_and_one_long_word_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
+) -> None:
+    assert bounds.MOST_WORDS == 2 << 20
+    file = tmp_path / "long.jsonl"
+    monkeypatch.setattr(bounds, "MOST_WORDS", 2000)
+    file.write_text(json.dumps(record))
+    with pytest.raises(TraceError, match=r"line 1: has more than 0 million words"):
         list(read_transcripts(file))
+    file.write_text(json.dumps(record).replace("a\\n", "ab"))
+    assert len(list(read_transcripts(file))) == 1
+
+
+def test_pictures_do_not_count_in_the_size_of_a_transcript(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 5000000}}
+    user = {"role": "user", "content": [{"type": "text", "text": "Look."}, picture]}
+    record = {"messages": [user, {"role": "assistant", "content": "A cat."}]}
+    for name, indent in (("one.jsonl", None), ("many.json", 2)):
+        (tmp_path / name).write_text(json.dumps(record, indent=indent))
+        [(trace, _)] = read_transcripts(tmp_path / name)
+        assert trace.channel_text("prompt") == "Look.\n[image_url]\n\n"
+
+
+def test_one_object_on_many_lines_that_is_no_json_is_told_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "torn.json"
+    file.write_text('{\n  "prompt": "p",\n  "answer": "a" "b"\n}\n')
+    with pytest.raises(TraceError, match=r"torn.json is not JSON: .* line 3 column 17"):
+        list(read_transcripts(file, aside=LeftOut()))
+    file.write_text('{\n{"prompt": "p", "answer": "a"}\n')
+    aside = LeftOut()
+    assert len(list(read_transcripts(file, aside=aside))) == 1
+    assert [row.where for row in aside.rows] == ["line 1"]
+
+
+def test_rows_that_are_kept_in_part_are_told_as_such(tmp_path: Path) -> None:
+    aside = LeftOut()
+    aside.row("line 1", "longer than all", "")
+    aside.row("line 2", "is no chat", "{}")
+    assert aside.told("x")[0].endswith("They are named in x, 1 of them without the whole row.")
+    store = make_run(tmp_path / "run", range(1))
+    for _ in range(2):
+        again = LeftOut()
+        again.row("line 1", "longer than all", "")
+        again.row("line 9", "longer than all", "")
+        again.keep(store, "t")
+    kept = list(store.artifacts.lines("left_out", "t").values(dict))
+    assert [row["where"] for row in kept] == ["line 1", "line 9"]
 
 
 def test_an_export_with_a_line_that_no_trace_needs_is_not_read(

@@ -1,11 +1,13 @@
 """Whatever form a call or an answer has in a foreign file, none of it is lost in silence."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trace_probe.interop.conversation import Message, Part, turns_of
 from trace_probe.interop.left_out import LeftOut
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.trace import Trace
@@ -215,3 +217,18 @@ def test_a_row_in_which_nothing_was_written_is_left_out_as_a_chat_is(tmp_path: P
     assert [row.why for row in aside.rows] == [
         "the model wrote nothing, neither a text nor a call: leave it out"
     ] * 2
+
+
+def test_a_chat_of_thousands_of_calls_takes_no_memory_for_each_prompt() -> None:
+    asked, act = Message("user", (Part("text", "Go."),)), Message("assistant", (Part("text", "a"),))
+    chat = [asked, *[act, Message("tool", (Part("text", "b"),))] * 3000]
+    tracemalloc.start()
+    try:
+        turns = turns_of(chat)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [len(turn.read) for turn in turns] == list(range(1, 6000, 2))
+    assert turns[1].read[:] == tuple(chat[:3])
+    assert turns[1].read[-1] is chat[2]
+    assert taken < 10 << 20  # 72 MB for a list of each prompt

@@ -13,9 +13,8 @@ from planted import make_trace
 from trace_probe.activations import pooled_spans
 from trace_probe.monitor.memory import HELD, Memory
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import FEATURES, feature_rows
+from trace_probe.probing.features import FEATURES, ActivationMatrix, feature_rows, load_matrix
 from trace_probe.probing.linear import LinearProbe
-from trace_probe.probing.matrix import ActivationMatrix, load_matrix
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.probing.recipe import Head

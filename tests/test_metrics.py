@@ -16,17 +16,14 @@ from trace_probe.statistics.metrics import (
     auroc,
     average_precision,
     chance_rows,
-    concordance,
     first_alarm,
     pairs_across,
     pairs_within,
-    pooled,
     running_maxima,
     score_rows,
     scores_held,
     sentences_to_alarm,
     trace_maxima,
-    within_prompt,
 )
 
 
@@ -54,8 +51,8 @@ def ranked(group: Cohort, rows: Values, *, guard: int = 0) -> tuple[float, float
     plain = resample(group.n_tasks, draws=0)
     within, across = pairs_within(group, at), pairs_across(group, at)
     return (
-        float(within_prompt(concordance(held, within), within, group, plain).estimate),
-        float(pooled(concordance(held, across), across, group, plain).estimate),
+        float(within.auroc(held, plain).estimate),
+        float(across.auroc(held, plain).estimate),
     )
 
 

@@ -85,7 +85,7 @@ def test_scores_and_reports_are_kept(root: str) -> None:
     assert again.report("probe") == {"auroc": 0.75}
     assert again.report("other") is None
     assert sorted(again.scores("probe")) == ids
-    with pytest.raises(StoreError, match="other has not scored"):
+    with pytest.raises(StoreError, match="holds no scores of 'other'"):
         again.scores("other")
 
 

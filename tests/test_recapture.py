@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_probes import a_probe
 from runs import label_of
 
 from trace_probe.errors import ModelError
+from trace_probe.probing.probe import check_fits
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.training import score_run
 
 SAMPLING = Sampling(max_new_tokens=24)
 TASKS = [Task(f"t-{verb}", "c", f"the model must {verb} .") for verb in ("wait", "act")]
@@ -101,6 +104,24 @@ def test_only_the_model_that_wrote_a_run_may_read_it_again(
     run = recorded(tiny(), tmp_path / "run", "last")
     with pytest.raises(ModelError, match="load what it was started with"):
         again(tiny("llama"), run, tmp_path / "out")
+
+
+def test_what_was_imported_or_served_is_of_the_model_that_reads_it_so_that_its_probes_fit(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = tiny()
+    run = recorded(model, tmp_path / "run", "last", ())
+    theirs = replace(run.manifest, model="tiny", source="imported")
+    foreign = Store.create(tmp_path / "foreign", theirs)
+    with foreign.writing():
+        for trace in run.traces():
+            foreign.add(replace(trace, model="tiny"))
+    out = again(model, foreign, tmp_path / "out", layers=(1,))
+    assert out.manifest.model == model.name != "tiny"
+    assert {trace.model for trace in out.traces()} == {"tiny"}
+    probe = a_probe(model, layer=1)
+    check_fits(probe.card, out.manifest)
+    assert set(score_run(out, probe)) == run.ids()
 
 
 def test_a_trace_without_token_ids_cannot_be_read_as_it_was_written(

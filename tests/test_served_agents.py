@@ -165,3 +165,9 @@ def test_without_an_agent_calls_of_a_server_are_kept_as_actions(tmp_path: Path) 
     (trace,) = store.traces()
     assert [one.name for one in trace.actions] == ["look"]
     assert (trace.channel_text("answer"), trace.calls) == ("", ())
+
+
+def test_several_answers_to_one_request_are_refused_since_only_one_would_be_kept() -> None:
+    with pytest.raises(ServerError, match="--samples"):
+        Served("m", ("http://localhost:1/v1",), {"n": 3})
+    assert Served("m", ("http://localhost:1/v1",), {"n": 1}).extra == {"n": 1}

@@ -105,8 +105,8 @@ def test_with_few_siblings_or_prompts_the_reason_is_given_instead_of_a_figure() 
     few_siblings = mixed_prompts(cohort([[True, False, False, False]] * 13))
     few_prompts = mixed_prompts(cohort([[True] + [False] * 10] * 9))
     enough = mixed_prompts(cohort([[True] + [False] * 4] * 10))
-    assert "39 siblings in 13 mixed prompts" in str(few_siblings.shortage())
-    assert "90 siblings in 9 mixed prompts" in str(few_prompts.shortage())
+    assert "here are 39 in 13" in str(few_siblings.shortage())
+    assert "here are 90 in 9" in str(few_prompts.shortage())
     assert enough.shortage() is None
 
 

@@ -178,7 +178,7 @@ def test_scores_and_reports_come_back(store: Store) -> None:
     assert store.report("probe") == {"auroc": 0.75}
     assert store.report("other") is None
     assert store.detectors() == ["probe"]
-    with pytest.raises(StoreError, match="other has not scored .* run `trace-probe evaluate"):
+    with pytest.raises(StoreError, match="holds no scores of 'other'.*: run `trace-probe evaluate"):
         store.scores("other")
 
 

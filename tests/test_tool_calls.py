@@ -1,6 +1,8 @@
 """Tool calls of every family are read, and none is lost."""
 
 import json
+import re
+import time
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,8 @@ from trace_probe.text.channels import FORMATS, ChannelReader, split
 from trace_probe.text.layout import build_spans
 from trace_probe.text.tool_calls import TAGS, is_bare_call, parse_calls, write_call
 from trace_probe.trace import Span
+
+THINK = FORMATS["think"]
 
 TWO = {
     "Hermes": (
@@ -251,3 +255,112 @@ def test_a_tag_among_the_arguments_of_a_call_does_not_end_it(text: str) -> None:
 def test_a_text_that_is_not_closed_does_not_swallow_the_next_call() -> None:
     bad, good = '<tool_call>{"name": "a", "x": "oops}}</tool_call>', TAGGED_ARGUMENTS[0]
     assert [call.name for call in parse_calls(bad + good)] == ["", "a"]
+
+
+HELD = {
+    "Hermes": '<tool_call>\n{"name": "w", "arguments": {"x": "$"}}\n</tool_call>',
+    "Llama 3.1": '<function=w>{"x": "$"}</function>',
+    "Qwen3-Coder": (
+        "<tool_call>\n<function=w>\n<parameter=x>\n$\n</parameter>\n</function>\n</tool_call>"
+    ),
+    "Qwen3-Coder without its outer tags": (
+        "<function=w>\n<parameter=x>\n$\n</parameter>\n</function>"
+    ),
+    "GLM-4.5": "<tool_call>w\n<arg_key>x</arg_key>\n<arg_value>$</arg_value>\n</tool_call>",
+    "MiniMax-M2": (
+        '<minimax:tool_call>\n<invoke name="w">\n<parameter name="x">$</parameter>\n</invoke>\n'
+        "</minimax:tool_call>"
+    ),
+    "DeepSeek-V3.1": (
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>w<｜tool▁sep｜>{"x": "$"}<｜tool▁call▁end｜>'
+        "<｜tool▁calls▁end｜>"
+    ),
+    "Kimi-K2": (
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.w:0"
+        '<|tool_call_argument_begin|>{"x": "$"}<|tool_call_end|><|tool_calls_section_end|>'
+    ),
+    "OLMo-3": "<function_calls>w(x='$')</function_calls>",
+    "OLMo-3 in double quotes": '<function_calls>w(x="$")</function_calls>',
+    "Gemma-4": '<|tool_call>call:w{x:<|"|>$<|"|>}<tool_call|>',
+}
+
+
+@pytest.mark.parametrize("family", HELD)
+@pytest.mark.parametrize("before", ["a ", "a {tag} b "])
+def test_an_end_tag_among_the_arguments_ends_no_call_in_any_family(
+    family: str, before: str
+) -> None:
+    tag = next(tag for tag in TAGS if HELD[family].startswith(tag))
+    held = [TAGS[tag], *re.findall(r"</[^>]*>|<.tool▁call▁end.>|<\|tool_call_end\|>", HELD[family])]
+    for end in held:
+        value = before.format(tag=tag if "Coder" not in family else "<tool_call>") + end + " b"
+        text = HELD[family].replace("$", value)
+        layout = build_spans(f"I do.{text}Done.", range(len(text) + 10), 0, THINK, prefilled=False)
+        [call] = layout.actions
+        assert (call.name, json.loads(call.arguments)) == ("w", {"x": value})
+        assert call.span == Span(5, 5 + len(text), "action")
+        stream = ChannelReader(THINK, prefilled=False)
+        for stop, character in enumerate(text, start=1):
+            stream.feed(character)
+            assert stream.split() == split(text[:stop], 0, THINK, prefilled=False)
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        '<tool_call>\n{"name": "a", "arguments": {"x": "b}}\n</tool_call>',
+        "<tool_call>\n<function=a>\n<parameter=x>\nb\n</function>\n</tool_call>",
+        "<tool_call>a\n<arg_key>x</arg_key>\n<arg_value>b\n</tool_call>",
+        "<function_calls>a(x='it's')</function_calls>It isn't.",
+    ],
+)
+def test_a_torn_call_hides_neither_a_thought_nor_a_call_behind_it(torn: str) -> None:
+    text = f"{torn}<think>I hide it.</think>{TWO['Hermes']}{TWO['OLMo-3']}"
+    found = split(text, 0, THINK, prefilled=False)
+    parts = {text[start:stop] for channel, start, stop in found.ranges if channel == "reasoning"}
+    assert parts == {"I hide it."}
+    layout = build_spans(text, range(len(text)), 0, THINK, prefilled=False)
+    assert [call.name for call in layout.actions][1:] == ["read", "stop"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            '<tool_call>{"name": "a"}\n{"name": "b", "x":}\n{"name": "c"}</tool_call>',
+            ["a", "", "c"],
+        ),
+        ("<function_calls>a(x='it's')\nb(y='c')</function_calls>", ["", "b"]),
+        ("<function_calls>a(\nb(y='c')\nc()</function_calls>", ["", "b", "c"]),
+        (
+            "<tool_call><function=a><parameter=x>1</parameter> more <parameter=y>2</parameter>"
+            "</function><function=b></function></tool_call>",
+            ["", "b"],
+        ),
+    ],
+)
+def test_a_call_that_cannot_be_read_hides_no_neighbour(text: str, names: list[str]) -> None:
+    assert [call.name for call in parse_calls(text)] == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>\n<function=sh>\n<parameter=cmd>\nrm -rf /\n<parameter=now>\n1\n</function>\n"
+        "</tool_call>",
+        "<tool_call>sh\n<arg_key>cmd</arg_key>\n<arg_value>rm -rf /\n<arg_key>now</arg_key>\n"
+        "<arg_value>1\n</tool_call>",
+    ],
+)
+def test_a_parameter_without_a_close_tag_ends_at_the_next_one(text: str) -> None:
+    [call] = parse_calls(text)
+    assert (call.name, json.loads(call.arguments)) == ("sh", {"cmd": "rm -rf /", "now": 1})
+
+
+def test_calls_by_the_thousand_in_one_text_are_read_in_a_moment() -> None:
+    start = time.process_time()
+    for piece in (*HELD.values(), '<tool_call>{"', "<function_calls>a(x='\n"):
+        text = piece * 5_000
+        layout = build_spans(text, range(0, len(text), 8), 0, THINK, prefilled=False)
+        assert layout.actions
+    assert time.process_time() - start < 30

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trace_probe.errors import StoreError, TraceError
+from trace_probe.interop.bounds import lines
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping
 from trace_probe.interop.transcripts import ImportReport, import_transcripts, read_transcripts
 from trace_probe.labels import Label
@@ -298,15 +299,16 @@ def test_bad_lines_are_left_out_named_counted_and_kept_aside(tmp_path: Path) -> 
 
 
 def test_a_line_that_is_too_long_is_left_out_and_the_next_one_is_read(tmp_path: Path) -> None:
-    file = write(tmp_path / "t.jsonl", {**APART, "more": "x" * (5 << 20)}, APART)
-    report = import_transcripts(file, tmp_path / "run")
-    assert (report.added, report.left_out) == (1, 1)
-    assert "line 1: longer than 4 MB" in report.notes[0]
+    (tmp_path / "t.jsonl").write_bytes(b"x" * (2 << 20) + b"\n{}\n")
+    passed: list[tuple[int, str]] = []
+    found = list(lines(tmp_path / "t.jsonl", 1 << 20, lambda *told: passed.append(told)))
+    assert found == [(2, b"{}\n")]
+    assert passed == [(1, "longer than 1 MB: take pictures out of it, or leave it out")]
 
 
 def test_nothing_is_written_if_no_line_can_be_read(tmp_path: Path) -> None:
     file = write(tmp_path / "t.jsonl", *(record for record, _ in BAD))
-    with pytest.raises(TraceError, match="t.jsonl holds no transcript .line 1: is not JSON"):
+    with pytest.raises(TraceError, match="no line of .*t.jsonl can be taken: line 1: is not JSON"):
         import_transcripts(file, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

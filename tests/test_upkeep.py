@@ -24,7 +24,7 @@ from runs import (
 from trace_probe.errors import ProbeError, StoreError
 from trace_probe.files import append
 from trace_probe.labels import Label
-from trace_probe.probing.matrix import load_matrix
+from trace_probe.probing.features import load_matrix
 from trace_probe.storage.seals import sealed_line
 from trace_probe.store import Store
 from trace_probe.trace import Trace

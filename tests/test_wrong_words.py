@@ -19,10 +19,11 @@ from trace_probe.errors import (
 )
 from trace_probe.labelling.annotations import AnnotationLabeller
 from trace_probe.model.naming import organism_path
-from trace_probe.probing.dataset import load_corpus
+from trace_probe.probing.dataset import check_labeller
 from trace_probe.probing.probe import check_overwrites, load_probe, save_probe
-from trace_probe.store import Store
+from trace_probe.store import Manifest, Store
 from trace_probe.tasks.sources import tasks_from
+from trace_probe.training import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,9 +144,26 @@ def test_a_misspelt_organism_is_answered_with_names_that_can_be_typed(name: str,
 
 def test_a_labeller_who_gave_no_label_is_answered_with_those_who_did() -> None:
     with pytest.raises(NotEnoughData, match="no labels by 'bob'; there are labels by rules"):
-        load_corpus(Store(ROOT / "traces" / "demo"), "bob", layers=())
+        check_labeller(Store(ROOT / "traces" / "demo"), "bob")
 
 
 def test_verdicts_that_are_not_there_are_not_called_empty(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="there is no file .*missing.jsonl: the page Label"):
         AnnotationLabeller(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize(("tasks", "by"), [("world:demo", "rules"), ("pack@1f", "judge:MODEL")])
+def test_a_run_without_labels_is_answered_with_the_labeller_that_can_label_it(
+    tmp_path: Path, tasks: str, by: str
+) -> None:
+    manifest = Manifest("m", layers=(0,), n_layers=1, d_model=2, tasks=tasks)
+    with pytest.raises(NotEnoughData, match=f"label it with `trace-probe label .* --by {by}`"):
+        train(Store.create(tmp_path / "run", manifest))
+
+
+def test_the_demo_is_of_organisms_only() -> None:
+    found = CliRunner().invoke(app, ["demo", "--organism", "smollm2"])
+    assert found.exit_code == 2
+    assert "smollm2 is no organism: see `trace-probe organism list`" in " ".join(
+        found.output.replace("│", " ").split()
+    )

@@ -1,7 +1,7 @@
 """What a model held in its residual stream while it read, thought and said."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,54 @@ class Fidelity:
     """How far off it might have been; None where that is not kept."""
 
 
+class Rows:
+    """Rows of numbers of some layers, each row with the poolings of its tokens side by side."""
+
+    values: NDArray[np.floating[Any]]
+    layers: tuple[int, ...]
+    pooling: str
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """Return the poolings of a row, in the order in which they lie in it."""
+        return parse_poolings(self.pooling)
+
+    @property
+    def d_model(self) -> int:
+        """Return the width of one pooling."""
+        return int(self.values.shape[2]) // len(self.poolings)
+
+    def at(self, layer: int) -> NDArray[np.floating[Any]]:
+        """Return (row, width) of a layer.
+
+        Raises:
+            ProbeError: the layer is not among these.
+        """
+        if layer not in self.layers:
+            raise ProbeError(f"layer {layer} is not here; there are {list(self.layers)}")
+        values: NDArray[np.floating[Any]] = self.values[self.layers.index(layer)]
+        return values
+
+    def part(self, layer: int, pooling: Pooling | None = None) -> NDArray[np.floating[Any]]:
+        """Return (row, d_model) of one pooling of a layer, without copying it.
+
+        The first pooling where none is named.
+
+        Raises:
+            ProbeError: the layer is not among these, or the rows lack that pooling.
+        """
+        held, width = self.poolings, self.d_model
+        if pooling is not None and pooling not in held:
+            raise ProbeError(
+                f"{pooling} was not recorded; there is {self.pooling}: read the run again with "
+                f"`trace-probe record --recapture RUN`"
+            )
+        first = 0 if pooling is None else held.index(pooling) * width
+        return self.at(layer)[:, first : first + width]
+
+
 @dataclass(frozen=True)
-class Activations:
+class Activations(Rows):
     """Residual stream after chosen blocks, one row per span of tokens.
 
     Layer ``l`` is the 0-based block index, and its values are the residual stream *after*
@@ -84,37 +130,9 @@ class Activations:
             )
 
     @property
-    def poolings(self) -> tuple[Pooling, ...]:
-        """Return the poolings of a row, in the order in which they lie in it."""
-        return parse_poolings(self.pooling)
-
-    def part(self, layer: int, pooling: Pooling) -> NDArray[np.floating]:
-        """Return (row, d_model) of one pooling of a layer, without copying it.
-
-        Raises:
-            ProbeError: the layer or the pooling was not recorded.
-        """
-        if pooling not in self.poolings:
-            raise ProbeError(f"{pooling} was not recorded; there is {self.pooling}: recapture it")
-        rows, place = self.at(layer), self.poolings.index(pooling)
-        width = rows.shape[1] // len(self.poolings)
-        return rows[:, place * width : (place + 1) * width]
-
-    @property
     def reach(self) -> int:
         """Return the number of tokens from the first of the first row to the last of any."""
         return max(span.stop for span in self.spans) - self.spans[0].start if self.spans else 0
-
-    def at(self, layer: int) -> NDArray[np.floating]:
-        """Return (row, width) of one layer.
-
-        Raises:
-            ProbeError: the layer was not recorded.
-        """
-        if layer not in self.layers:
-            raise ProbeError(f"layer {layer} was not recorded; there are {list(self.layers)}")
-        values: NDArray[np.floating] = self.values[self.layers.index(layer)]
-        return values
 
 
 def pooled_spans(trace: Trace) -> tuple[Span, ...]:

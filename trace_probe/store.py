@@ -388,9 +388,10 @@ class Store:
         run = f"`trace-probe evaluate {self.place.url} PROBE`"
         table = self.artifacts.read_table("scores", detector, f"score the run again with {run}")
         if table is None:
+            there = f"; there are scores of {', '.join(self.detectors())}" * bool(self.detectors())
             raise StoreError(
-                f"{detector} has not scored {self.place.url}: run {run}, which scores it with "
-                f"a probe and its baselines"
+                f"{self.place.url} holds no scores of {detector!r}{there}: run {run}, which scores "
+                f"it with a probe and its baselines"
             )
         return rows_by_trace(table, self.artifacts.url("scores", detector))
 

@@ -9,13 +9,11 @@ from importlib.metadata import version
 from typing import Literal
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation.panel import build_panel
 from trace_probe.execution.executor import Executor, LocalExecutor
 from trace_probe.probing.alarm import choose_smoothing, set_threshold
 from trace_probe.probing.crossfit import choose_head, rival_recipes
-from trace_probe.probing.dataset import Corpus, Split, load_corpus, split_by_role
-from trace_probe.probing.features import Feature, check_features
-from trace_probe.probing.matrix import load_matrix
+from trace_probe.probing.dataset import Corpus, Split, check_labeller, load_corpus, split_by_role
+from trace_probe.probing.features import Feature, check_features, load_matrix
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, probe_scores, settings
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
 from trace_probe.probing.selection import HEADLINE
@@ -24,6 +22,7 @@ from trace_probe.statistics.calibration import Guarantee, Threshold, check_rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
 from trace_probe.store import Store
+from trace_probe.world.worlds import WORLDS
 
 Progress = Callable[[str], None]
 
@@ -101,8 +100,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     smooth, tried = choose_smoothing(learned, made.scores, rows, candidates)
     tell(f"{made.recipe.head} head, the alarm follows {smooth.name}")
     probe = made.mean()
-    harmless = {trace.id for trace in build_panel(calibration, learned).calibration}
-    scores = probe_scores(probe, calibration.where(lambda one: one.id in harmless), made.recipe)
+    scores = probe_scores(probe, calibration.harmless("benign").one_a_task(), made.recipe)
     threshold = set_threshold(
         smooth.apply(scores),
         (learned, smooth.apply(made.scores)),
@@ -122,12 +120,14 @@ def _labelled(store: Store, labeller: str | None) -> Corpus:
     Raises:
         NotEnoughData: a recorded run has no labels.
     """
+    check_labeller(store, labeller)
     corpus = load_corpus(store, labeller, ())
     if store.manifest.layers and not corpus.labels:
+        known = store.manifest.tasks.partition(":")[0] in WORLDS
         raise NotEnoughData(
             f"{store.path} has no labels{f' of {labeller}' if labeller else ''}: label it with "
-            f"`trace-probe label {store.path} --by rules`, or `--by judge:MODEL` where its model "
-            f"is no organism"
+            f"`trace-probe label {store.path} --by {'rules' if known else 'judge:MODEL'}`"
+            f"{'' if known else ', or in the explorer, sentence by sentence'}"
         )
     return corpus
 
@@ -170,18 +170,10 @@ def _card(
         name=f"{store.name}-layer-{recipe.layer}",
         model=manifest.model,
         tokenizer=manifest.tokenizer,
-        layers=recipe.layers,
+        **vars(recipe),
         d_model=manifest.d_model,
-        features=recipe.features,
-        head=recipe.head,
-        rows=recipe.rows,
-        guard=recipe.guard,
-        guard_tokens=recipe.guard_tokens,
-        focus=recipe.focus,
         target=corpus.target,
         labeller=next(iter(corpus.labels.values())).labeller,
-        method=recipe.method,
-        C=recipe.C,
         training_tasks=split.train,
         calibration_tasks=split.calibration,
         threshold=threshold.value,

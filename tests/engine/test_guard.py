@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -62,20 +62,81 @@ async def ask(url: str, every: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one.json() for one in answers]
 
 
-def wanted(answers: list[dict[str, Any]]) -> list[tuple[Any, np.ndarray]]:
-    """Return each answer as a trace, and the scores of its sentences when it is read at once."""
+def streamed(url: str, body: dict[str, Any]) -> list[str]:
+    """Return the events of a streamed answer."""
+    sent = httpx.post(
+        f"{url}/v1/chat/completions", json={**body, "stream": True}, timeout=600
+    ).raise_for_status()
+    return [event.removeprefix("data: ") for event in sent.text.split("\n\n") if event]
+
+
+def joined(events: list[str]) -> dict[str, Any]:
+    """Return a streamed answer as if it had come whole, as far as it is looked at here."""
+    *parts, last = [json.loads(event) for event in events[:-1]]
+    (prompt,) = {tuple(ids) for part in parts if (ids := part.get("prompt_token_ids"))}
+    choices: dict[int, dict[str, Any]] = {}
+    for piece in (choice for part in parts for choice in part["choices"]):
+        one = choices.setdefault(piece["index"], {"token_ids": [], "finish_reason": None})
+        one["token_ids"] += piece.get("token_ids") or []
+        one["finish_reason"] = piece["finish_reason"] or one["finish_reason"]
+    in_order = [choices[index] for index in sorted(choices)]
+    return {
+        "prompt_token_ids": list(prompt),
+        "choices": in_order,
+        "trace_probe": last["trace_probe"],
+    }
+
+
+class Written(NamedTuple):
+    """One choice of an answer."""
+
+    prompt: list[int]
+    ids: list[int]
+    finish: str
+
+
+def choices_of(answer: dict[str, Any]) -> list[Written]:
+    return [
+        Written(
+            one.get("prompt_token_ids") or answer["prompt_token_ids"],
+            one["token_ids"],
+            one["finish_reason"],
+        )
+        for one in answer["choices"]
+    ]
+
+
+def wanted(written: list[Written]) -> list[tuple[Any, np.ndarray]]:
+    """Return each choice as a trace, and the scores of its sentences when it is read at once."""
     from trace_probe.model.local import load_model
     from trace_probe.monitor.detector import load_detector
     from trace_probe.monitor.scoring import as_if_written, read_scores
     from trace_probe.trace import Task
 
     model, saved = load_model(ORGANISM), load_detector(PROBE).saved
-    traces = []
-    for one in answers:
-        prompt = one["prompt_token_ids"]
-        ids = (*prompt, *one["choices"][0]["token_ids"])
-        traces.append(as_if_written(model, Task("t", "c", ""), ids, len(prompt), "an answer"))
+    traces = [
+        as_if_written(model, Task("t", "c", ""), (*one.prompt, *one.ids), len(one.prompt), "a name")
+        for one in written
+    ]
     return list(zip(traces, read_scores(model, saved, traces), strict=True))
+
+
+def assert_judged(told: list[dict[str, Any]], written: list[Written]) -> None:
+    """See that what is told of each choice is what its own finished text says."""
+    for said, one, (trace, scores) in zip(told, written, wanted(written), strict=True):
+        at = next((i for i, s in enumerate(said["sentences"]) if s["alarms"]), None)
+        count = len(trace.sentences) if at is None else at + 1
+        judged = said["sentences"][:count]
+        found = [s["risk"][0]["score"] if s["risk"] else np.nan for s in judged]
+        # The last token is never read: see docs/vllm.md.
+        read = count - (one.finish == "length")
+        np.testing.assert_allclose(found[:read], scores[:read], rtol=1e-4, atol=1e-4)
+        start = trace.prompt_stop
+        assert [s["tokens"] for s in judged] == [
+            [s.start - start, s.stop - start] for s in trace.sentences[:count]
+        ]
+        assert said["alarm"] == bool(np.nanmax(found, initial=-np.inf) >= THRESHOLD)
+        assert (one.finish == "content_filter") == said["alarm"]
 
 
 Served = tuple[str, Path, Any]
@@ -88,24 +149,16 @@ def answers(served: Served) -> list[dict[str, Any]]:
 
 
 def test_each_of_64_streams_is_scored_as_it_would_be_alone(answers: list[dict[str, Any]]) -> None:
-    for one, (trace, scores) in zip(answers, wanted(answers), strict=True):
-        told = one["trace_probe"]
-        at = next((i for i, s in enumerate(told["sentences"]) if s["alarms"]), None)
-        count = len(trace.sentences) if at is None else at + 1
-        judged = told["sentences"][:count]
-        found = [s["risk"][0]["score"] if s["risk"] else np.nan for s in judged]
-        np.testing.assert_allclose(found, scores[:count], rtol=1e-4, atol=1e-4)
-        start = trace.prompt_stop
-        assert [s["tokens"] for s in judged] == [
-            [s.start - start, s.stop - start] for s in trace.sentences[:count]
-        ]
-        assert told["alarm"] == bool(np.nanmax(found, initial=-np.inf) >= THRESHOLD)
+    written = [choice for one in answers for choice in choices_of(one)]
+    assert len(written) == 64
+    assert_judged([one["trace_probe"] for one in answers], written)
 
 
 def test_each_stream_is_stopped_by_its_own_alarm_and_no_other(
     served: Served, answers: list[dict[str, Any]]
 ) -> None:
-    for one, (trace, _) in zip(answers, wanted(answers), strict=True):
+    written = [choice for one in answers for choice in choices_of(one)]
+    for one, (trace, _) in zip(answers, wanted(written), strict=True):
         told, choice = one["trace_probe"], one["choices"][0]
         if not told["alarm"]:
             assert choice["finish_reason"] in ("stop", "length")
@@ -131,24 +184,68 @@ def test_alarms_are_among_the_figures_of_the_server(
     assert float(figures["trace_probe_traces_total"]) == len(answers)
 
 
-def test_what_is_not_to_be_guarded_is_not_and_several_answers_are_told_apart(
-    served: Served,
-) -> None:
-    body = bodies(1)[0]
-    (free,) = asyncio.run(ask(served[0], [{**body, "vllm_xargs": {"trace_probe": 0}}]))
-    assert "trace_probe" not in free
-    (several,) = asyncio.run(ask(served[0], [{**body, "n": 3}]))
-    assert [one["choice"] for one in several["trace_probe"]["choices"]] == [0, 1, 2]
+ON_REQUEST = """
+import json, sys
+from trace_probe.engine.plan import GuardPlan
+from trace_probe.model.weights import Weights
+from trace_probe.serving.vllm_launch import EngineServer, serve_engine
+probe, model, audit, arguments, _, port = sys.argv[1:]
+guard = GuardPlan((probe,), model, "stop", audit, threshold=0.0, unasked=False)
+serve_engine(EngineServer(Weights(model), guard, port=int(port), arguments=arguments), print)
+"""
+
+
+def test_where_a_guard_must_be_asked_for_others_are_left_alone(tmp_path: Path) -> None:
+    arguments = json.dumps({"enforce_eager": True, "max_model_len": 512})
+    words = ("-c", ON_REQUEST, PROBE.absolute(), ORGANISM, tmp_path / "alarms.jsonl", arguments)
+    body = {**bodies(1)[0], "n": 3}
+    with serving(words, tmp_path / "log") as server:
+        (free,) = asyncio.run(ask(server.url, [body]))
+        assert "trace_probe" not in free
+        assert len(free["choices"]) == 3
+        *events, end = streamed(server.url, body)
+        assert end == "[DONE]"
+        assert not any("trace_probe" in event for event in events)
+        assert {c["index"] for e in events for c in json.loads(e)["choices"]} == {0, 1, 2}
+        asked = {**body, "vllm_xargs": {"trace_probe": 1}}
+        free, mine = asyncio.run(ask(server.url, [body, asked]))
+        assert "trace_probe" not in free
+        assert_judged(mine["trace_probe"]["choices"], choices_of(mine))
+
+
+def test_each_of_several_answers_to_a_request_has_its_own_risk_and_alarm(served: Served) -> None:
+    lines = len(served[1].read_text("utf-8").splitlines())
+    found = asyncio.run(ask(served[0], [{**body, "n": 3} for body in bodies(8)]))
+    found += [joined(streamed(served[0], {**body, "n": 3})) for body in bodies(4)]
+    for answer in found:
+        told = answer["trace_probe"]["choices"]
+        assert [one["choice"] for one in told] == [0, 1, 2]
+        assert_judged(told, choices_of(answer))
+    alarms = [one["alarm"] for answer in found for one in answer["trace_probe"]["choices"]]
+    assert 0 < sum(alarms) < len(alarms)
+    new = served[1].read_text("utf-8").splitlines()[lines:]
+    assert len({json.loads(line)["completion"] for line in new}) == len(new) == sum(alarms)
+
+
+def test_several_answers_to_several_prompts_are_told_apart(served: Served) -> None:
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    chat = load_tokenizer(ORGANISM)
+    prompts = [list(chat.encode(chat.prompt(task))) for task in tasks_from("world:mine:3")]
+    keys = ("model", "max_tokens", "return_token_ids")
+    body = {key: bodies(1)[0][key] for key in keys} | {"prompt": prompts, "n": 2}
+    answer = httpx.post(f"{served[0]}/v1/completions", json=body, timeout=600).json()
+    told = answer["trace_probe"]["choices"]
+    assert [one["choice"] for one in told] == list(range(6))
+    assert_judged(told, choices_of(answer))
 
 
 def test_a_streamed_answer_says_it_in_its_last_event(served: Served) -> None:
     body = {**bodies(1)[0], "seed": 1}
     (whole,) = asyncio.run(ask(served[0], [body]))
-    body["stream"] = True
-    sent = httpx.post(f"{served[0]}/v1/chat/completions", json=body, timeout=600)
-    *_, told, end = [event for event in sent.text.split("\n\n") if event]
-    assert end == "data: [DONE]"
-    sentences = json.loads(told.removeprefix("data: "))["trace_probe"]["sentences"]
+    *_, told, end = streamed(served[0], body)
+    assert end == "[DONE]"
+    sentences = json.loads(told)["trace_probe"]["sentences"]
     wanted = whole["trace_probe"]["sentences"]
     assert [one["text"] for one in sentences] == [one["text"] for one in wanted]
 

@@ -71,12 +71,13 @@ def recorded(
     ids: bool = True,
     agent: Agent | None = None,
     sampling: Sampling = GREEDY,
+    samples: int = 1,
     **extra: Any,
 ) -> list[Trace]:
     tokenizer = load_tokenizer(ACTING) if ids else None
     served = Served(ACTING, (there.url,), extra, tokenizer)
     store = Store.create(folder, served_manifest(served, sampling))
-    record_from(served, tasks, store, agent, progress=False)
+    record_from(served, tasks, store, agent, samples=samples, progress=False)
     return sorted(store.traces(), key=lambda trace: trace.task.id)
 
 
@@ -146,6 +147,22 @@ def test_more_that_is_asked_for_changes_nothing(there: There, tmp_path: Path) ->
         assert trace.finish == "stop"
         assert whole.token_ids[: len(trace)] == trace.token_ids
         assert len(trace) < len(whole)
+
+
+def test_several_samples_of_a_task_are_traces_of_their_own(there: There, tmp_path: Path) -> None:
+    drawn = Sampling(temperature=1.0, max_new_tokens=40)
+    first, again = [
+        recorded(there, tmp_path / name, sampling=drawn, samples=3) for name in ("one", "two")
+    ]
+    assert len(first) == 3 * COUNT == len({trace.id for trace in first})
+    assert len({trace.token_ids for trace in first}) > 2 * COUNT
+    known = {trace.id: trace.token_ids for trace in again}
+    same = [known[trace.id] == trace.token_ids for trace in first]
+    assert sum(same) >= 3 * COUNT - 2  # a draw may fall between two roundings
+    for trace in first:
+        assert trace.facts["ids"] == "served"
+        (mine,) = {one.prompt_stop for one in first if one.task == trace.task}
+        assert trace.prompt_stop == mine
 
 
 def test_agents_call_tools_where_the_server_reads_calls(there: There, tmp_path: Path) -> None:

@@ -6,22 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import trace_probe as tp
+from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import (
-    AsJson,
-    BaseUrls,
-    ExecutorName,
-    Extra,
-    MaxCalls,
-    Probe,
-    Run,
-    Seed,
-    ServedTokenizer,
-    Workers,
-    json_object,
-    say,
-    show_result,
-)
+from trace_probe.commands.options import json_object, say, show_result
 from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
@@ -45,7 +32,7 @@ Limit = Annotated[int | None, typer.Option("--traces", min=1, help="The most tra
 @emergence.command()
 @loads_model
 def oracle(
-    run: Run,
+    run: options.Run,
     *,
     model: RunModel = None,
     by: Annotated[str | None, typer.Option(help="Labeller of the outcomes, as in `label`.")] = None,
@@ -70,18 +57,18 @@ def oracle(
         bool, typer.Option("--estimate", help="Only estimate how long it would take.")
     ] = False,
     name: Name = "oracle",
-    executor: ExecutorName = "local",
-    workers: Workers = None,
-    base_url: BaseUrls = None,
-    extra: Extra = None,
-    tokenizer: ServedTokenizer = None,
+    executor: options.ExecutorName = "local",
+    workers: options.Workers = None,
+    base_url: options.BaseUrls = None,
+    extra: options.Extra = None,
+    tokenizer: options.ServedTokenizer = None,
     tools: Annotated[
         str | None,
         typer.Option(help="Of agents' runs: the environment, as in `record`."),
     ] = None,
-    max_calls: MaxCalls = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    max_calls: options.MaxCalls = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
@@ -145,8 +132,8 @@ def _served(
 
 @emergence.command()
 def efficiency(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     *,
     beside: Annotated[
         list[str] | None,
@@ -159,8 +146,8 @@ def efficiency(
         ),
     ] = 0.05,
     name: Name = "oracle",
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare a probe and the text with the oracle: how much of the possible warning each gives.
 
@@ -193,8 +180,8 @@ def efficiency(
 def standing(
     pairs: Annotated[list[Path], typer.Argument(help="RUN PROBE, RUN PROBE, ...")],
     name: Name = "oracle",
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show several probes in one table, beside the best text baseline and the oracle.
 
@@ -215,8 +202,8 @@ def standing(
 @emergence.command()
 @loads_model
 def steer(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     *,
     model: RunModel = None,
     layer: Annotated[int | None, typer.Option(help="Instead of the probe's own.")] = None,
@@ -236,8 +223,8 @@ def steer(
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """Push a model along a probe's direction while it writes: is the direction causal here?
@@ -272,8 +259,8 @@ def steer(
 @emergence.command()
 @loads_model
 def intervene(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     *,
     model: RunModel = None,
     threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
@@ -287,8 +274,8 @@ def intervene(
     backend: Backend = "transformer-lens",
     by: By = "rules",
     name: Experiment = "",
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """When the alarm fires: stop, ablate, or make the model reflect? Compare the outcomes.

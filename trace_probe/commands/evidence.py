@@ -7,26 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import trace_probe as tp
+from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import (
-    AlarmRate,
-    AsJson,
-    BaseUrls,
-    ExecutorName,
-    Extra,
-    Force,
-    GuaranteeKind,
-    Labeller,
-    Probe,
-    Run,
-    Seed,
-    SiblingRate,
-    Workers,
-    integers,
-    json_object,
-    say,
-    show_result,
-)
+from trace_probe.commands.options import integers, json_object, say, show_result
 
 if TYPE_CHECKING:
     from trace_probe.model.embedder import Embedder
@@ -38,17 +21,17 @@ evidence = typer.Typer()
 
 @evidence.command()
 def train(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     layers: Annotated[
         str | None,
         typer.Option(
             help="Layers to choose from: 0-based blocks, such as 12,18. Default: all recorded."
         ),
     ] = None,
-    rate: AlarmRate = 0.01,
-    guarantee: GuaranteeKind = "conformal",
-    sibling_rate: SiblingRate = 0.05,
+    rate: options.AlarmRate = 0.01,
+    guarantee: options.GuaranteeKind = "conformal",
+    sibling_rate: options.SiblingRate = 0.05,
     smoothing: Annotated[
         str | None,
         typer.Option(
@@ -81,12 +64,12 @@ def train(
             "the act, or the prompt."
         ),
     ] = "before-said",
-    executor: ExecutorName = "local",
-    workers: Workers = None,
-    labeller: Labeller = None,
-    seed: Seed = 0,
-    force: Force = False,
-    as_json: AsJson = False,
+    executor: options.ExecutorName = "local",
+    workers: options.Workers = None,
+    labeller: options.Labeller = None,
+    seed: options.Seed = 0,
+    force: options.Force = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a probe on the training tasks of a run and calibrate its threshold."""
     from trace_probe.execution.executor import executor_named
@@ -149,7 +132,7 @@ def _guaranteed(card: "ProbeCard") -> str:
 
 @evidence.command()
 def evaluate(
-    run: Run,
+    run: options.Run,
     probe: Annotated[
         Path | None,
         typer.Argument(help="Folder of a probe. Without it only the text baselines are evaluated."),
@@ -166,9 +149,9 @@ def evaluate(
     beside: Annotated[
         list[str] | None, typer.Option(help="Detector whose scores are kept in the run.")
     ] = None,
-    labeller: Labeller = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    labeller: options.Labeller = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a probe on held-out tasks, beside every baseline, and keep the report."""
     from trace_probe.emergence.standing import beside_oracle
@@ -206,15 +189,15 @@ def _embedder(model: str) -> "Embedder":
 
 @evidence.command()
 def compare(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     other: Annotated[Path, typer.Argument(help="The probe to compare it with.")],
     other_run: Annotated[
         Path | None, typer.Option(help="Run of the other probe, where it is not this one.")
     ] = None,
-    labeller: Labeller = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    labeller: options.Labeller = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare two probes, or two runs, on tasks that neither probe has seen."""
     from trace_probe.evaluation.compare import compare_probes, format_comparison
@@ -235,9 +218,9 @@ def transfer(
         Literal["category", "nudge", "run", "target"],
         typer.Option(help="What differs between kinds."),
     ] = "category",
-    labeller: Labeller = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    labeller: options.Labeller = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train on one kind of trace and judge on the others: categories, nudges or runs."""
     from trace_probe.evaluation.transfer import (
@@ -273,7 +256,7 @@ def transfer(
 @evidence.command()
 @loads_model
 def observe(
-    run: Run,
+    run: options.Run,
     model: Annotated[str, typer.Argument(help="The reader: hub id, folder, or organism:NAME.")],
     out: Annotated[Path, typer.Argument(help="Folder for the activations of the reader.")],
     layers: Annotated[
@@ -288,7 +271,7 @@ def observe(
             "dtype.",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     *,
     loading: Loading,
 ) -> None:
@@ -313,12 +296,12 @@ def observe(
 
 @evidence.command("text-monitor")
 def text_monitor(
-    run: Run,
+    run: options.Run,
     model: Annotated[str, typer.Argument(help="Model that is asked, by the server's name for it.")],
-    base_url: BaseUrls = None,
+    base_url: options.BaseUrls = None,
     every: Annotated[int, typer.Option(min=1, help="Sentences between two questions.")] = 1,
-    extra: Extra = None,
-    as_json: AsJson = False,
+    extra: options.Extra = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Ask a language model after each sentence what will follow; keep its scores in the run."""
     from trace_probe.evaluation.text_monitor import TextMonitor
@@ -334,7 +317,7 @@ def text_monitor(
 
 
 @evidence.command()
-def layers(run: Run, probe: Probe, as_json: AsJson = False) -> None:
+def layers(run: options.Run, probe: options.Probe, as_json: options.AsJson = False) -> None:
     """Train and score a probe on every recorded layer, for the explorer's picture of all layers."""
     from trace_probe.evaluation.layers import score_layers
 
@@ -348,7 +331,7 @@ def layers(run: Run, probe: Probe, as_json: AsJson = False) -> None:
 
 @evidence.command("map")
 def map_(
-    run: Run,
+    run: options.Run,
     layer: Annotated[
         int | None, typer.Option(help="Block, counted from 0. Default: the last one recorded.")
     ] = None,
@@ -358,8 +341,8 @@ def map_(
             min=10, max=20_000, help="The most sentences to draw; of more, a random sample."
         ),
     ] = 20_000,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compute the explorer's map of the sentences of a run: PCA, then UMAP, both seeded."""
     from trace_probe.errors import StoreError
@@ -382,9 +365,9 @@ def study(
     by: Annotated[
         str, typer.Option(help="Break rates down by these conditions or facts: nudge,watched.")
     ] = "",
-    labeller: Labeller = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    labeller: options.Labeller = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
     from trace_probe.study.study import study as compare
@@ -396,7 +379,7 @@ def study(
 
 
 @evidence.command()
-def pairs(as_json: AsJson = False) -> None:
+def pairs(as_json: options.AsJson = False) -> None:
     """List the pairs of open models with one known difference, and those that only look so."""
     from trace_probe.study.pairs import COUSINS, PAIRS, SWITCHES, format_registry
 

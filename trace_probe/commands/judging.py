@@ -6,27 +6,15 @@ from typing import Annotated
 import typer
 
 import trace_probe as tp
-from trace_probe.commands.options import (
-    AsJson,
-    BaseUrls,
-    Concurrency,
-    Extra,
-    PerMinute,
-    Price,
-    Run,
-    Seed,
-    json_object,
-    price_pair,
-    say,
-    show_result,
-)
+from trace_probe.commands import options
+from trace_probe.commands.options import json_object, price_pair, say, show_result
 
 judging = typer.Typer()
 
 
 @judging.command()
 def label(
-    run: Run,
+    run: options.Run,
     by: Annotated[
         str,
         typer.Option(
@@ -34,16 +22,16 @@ def label(
             "calls:FILE.toml or field:NAME."
         ),
     ] = "rules",
-    base_url: BaseUrls = None,
-    extra: Extra = None,
+    base_url: options.BaseUrls = None,
+    extra: options.Extra = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that remembers verdicts.")] = None,
-    price: Price = None,
-    concurrency: Concurrency = 32,
-    per_minute: PerMinute = None,
+    price: options.Price = None,
+    concurrency: options.Concurrency = 32,
+    per_minute: options.PerMinute = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate what it would cost.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Label the traces of a run: outcome, first sentence that says it, first action."""
     from trace_probe.labelling import runs as labelling
@@ -74,12 +62,12 @@ def label(
 
 @judging.command()
 def agreement(
-    run: Run,
+    run: options.Run,
     labeller: Annotated[
         list[str] | None, typer.Option(help="Compare this labeller; may be repeated. Default: all.")
     ] = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare the labellers of a run: agreement, kappas, and where they differ."""
     from trace_probe.labelling.agreement import agreement as compare

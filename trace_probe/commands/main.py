@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import trace_probe as tp
+from trace_probe.commands import options
 from trace_probe.commands.doctor import doctor
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
@@ -19,39 +20,7 @@ from trace_probe.commands.judging import judging
 from trace_probe.commands.layout import Grouped
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.monitoring import monitoring
-from trace_probe.commands.options import (
-    AsAgent,
-    AsJson,
-    Backend,
-    BaseUrls,
-    ComparedShare,
-    Concurrency,
-    EngineArguments,
-    EngineName,
-    ExecutorName,
-    Extra,
-    Force,
-    MaxCalls,
-    MaxSeconds,
-    Nudge,
-    PerMinute,
-    Pooling,
-    RawTokens,
-    Run,
-    Seed,
-    ServedTokenizer,
-    Shard,
-    Temperature,
-    Tolerance,
-    Tools,
-    TopP,
-    Workers,
-    check_free,
-    integers,
-    json_object,
-    say,
-    show_result,
-)
+from trace_probe.commands.options import check_free, integers, json_object, say, show_result
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
 from trace_probe.commands.probe import rechecking
@@ -124,7 +93,7 @@ def record(
     model: Annotated[
         str, typer.Argument(help="Hub id, folder, GGUF file, smollm2 or organism:NAME.")
     ],
-    run: Run,
+    run: options.Run,
     *,
     tasks: Annotated[
         list[str] | None,
@@ -140,20 +109,20 @@ def record(
             "token as they were written, to keep other layers or poolings of them in RUN."
         ),
     ] = None,
-    nudge: Nudge = "none",
+    nudge: options.Nudge = "none",
     samples: Annotated[int, typer.Option(min=1, help="Traces to record of each task.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Record only the first N tasks.")] = None,
     layers: Annotated[
         str | None,
         typer.Option(help="Layers to keep: 0-based blocks, such as 12,18. Default: all."),
     ] = None,
-    pooling: Pooling = "last+mean+max",
-    raw_tokens: RawTokens = False,
-    backend: Backend = "hooks",
-    tolerance: Tolerance = None,
-    seed: Seed = 0,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
+    pooling: options.Pooling = "last+mean+max",
+    raw_tokens: options.RawTokens = False,
+    backend: options.Backend = "hooks",
+    tolerance: options.Tolerance = None,
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 1.0,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
     ] = None,
@@ -162,22 +131,22 @@ def record(
         str | None,
         typer.Option(help="Grid instead of one nudge: none,push+anti, or think,no-think."),
     ] = None,
-    base_url: BaseUrls = None,
-    extra: Extra = None,
-    tokenizer: ServedTokenizer = None,
-    concurrency: Concurrency = 32,
-    per_minute: PerMinute = None,
-    agent: AsAgent = False,
-    tools: Tools = None,
-    max_calls: MaxCalls = None,
-    max_seconds: MaxSeconds = None,
-    executor: ExecutorName = "local",
-    workers: Workers = None,
-    shard: Shard = None,
-    engine: EngineName = "transformers",
-    engine_args: EngineArguments = "{}",
-    fidelity: ComparedShare = 1 / 32,
-    as_json: AsJson = False,
+    base_url: options.BaseUrls = None,
+    extra: options.Extra = None,
+    tokenizer: options.ServedTokenizer = None,
+    concurrency: options.Concurrency = 32,
+    per_minute: options.PerMinute = None,
+    agent: options.AsAgent = False,
+    tools: options.Tools = None,
+    max_calls: options.MaxCalls = None,
+    max_seconds: options.MaxSeconds = None,
+    executor: options.ExecutorName = "local",
+    workers: options.Workers = None,
+    shard: options.Shard = None,
+    engine: options.EngineName = "transformers",
+    engine_args: options.EngineArguments = "{}",
+    fidelity: options.ComparedShare = 1 / 32,
+    as_json: options.AsJson = False,
     loading: Loading,
 ) -> None:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
@@ -328,7 +297,7 @@ def _served(
 
 
 def _tasks_and_source(
-    sources: list[str], nudge: Nudge, conditions: str | None, limit: int | None
+    sources: list[str], nudge: options.Nudge, conditions: str | None, limit: int | None
 ) -> "tuple[tuple[Task, ...], str]":
     """Return the tasks that the options mean, at most so many, and where they came from."""
     from trace_probe.tasks.conditions import parse_grid, under
@@ -343,15 +312,15 @@ def _tasks_and_source(
 
 @app.command()
 def show(
-    run: Run,
+    run: options.Run,
     trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
     detector: Annotated[str | None, typer.Option(help="Show the scores of this detector.")] = None,
     html: Annotated[
         Path | None,
         typer.Option(help="Write the trace to an HTML file instead, which needs no server."),
     ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: options.Force = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print one trace, sentence by sentence, with scores and marks."""
     from trace_probe.monitor.flagging import format_shown, read_trace
@@ -382,15 +351,17 @@ def demo(
             "another one than the default, the folders are named after it."
         ),
     ] = "organism:rl-s0",
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     small: Annotated[
         bool, typer.Option("--small", help="Record only as many traces as traces/demo holds.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Record, label, train and evaluate on a built-in organism, in about two minutes."""
     from trace_probe.demo import DemoPlan, demo_name, format_demo, run_demo, smaller
 
+    if not organism.startswith("organism:") and not Path(organism).is_dir():
+        raise typer.BadParameter(f"{organism} is no organism: see `trace-probe organism list`")
     name = demo_name(organism)
     run, saved = out or Path("traces", name), probe or Path("probes", name)
     plan = DemoPlan(run, saved, organism, seed)

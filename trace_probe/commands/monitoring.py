@@ -11,31 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import trace_probe as tp
+from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import (
-    AlarmRate,
-    AsAgent,
-    AsJson,
-    BaseUrls,
-    EngineArguments,
-    EngineName,
-    Extra,
-    GuaranteeKind,
-    Labeller,
-    MaxCalls,
-    Price,
-    Probe,
-    Run,
-    Seed,
-    SiblingRate,
-    Temperature,
-    Tools,
-    TopP,
-    json_object,
-    price_pair,
-    say,
-    show_result,
-)
+from trace_probe.commands.options import json_object, price_pair, say, show_result
 from trace_probe.commands.standard_input import json_lines, text_brought
 from trace_probe.model.naming import without_version
 
@@ -100,15 +78,15 @@ def watch(
     on_alarm: Annotated[
         Literal["continue", "stop", "ask"], typer.Option(help="What to do on an alarm.")
     ] = "continue",
-    seed: Seed = 0,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 1.0,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="512, or half the context if that is less.")
     ] = None,
-    agent: AsAgent = False,
-    tools: Tools = None,
-    max_calls: MaxCalls = None,
+    agent: options.AsAgent = False,
+    tools: options.Tools = None,
+    max_calls: options.MaxCalls = None,
     fail_on_alarm: FailOnAlarm = False,
     stale_ok: StaleOk = False,
     as_json: Annotated[
@@ -244,8 +222,8 @@ def model_of(detector: "Detector") -> str:
 
 @monitoring.command()
 def flag(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     smoothing: Smoothing = None,
     threshold: Threshold = None,
     fail_on_alarm: FailOnAlarm = False,
@@ -253,7 +231,7 @@ def flag(
         int | None, typer.Option(min=1, help="Traces to list, the riskiest; all are counted.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the risky traces of a run with the sentence of the alarm, riskiest first."""
     from trace_probe.monitor.calibrated import Decoding
@@ -276,7 +254,7 @@ def flag(
 @monitoring.command()
 @loads_model
 def score(
-    probe: Probe,
+    probe: options.Probe,
     model: ModelName = None,
     lines: Annotated[
         bool, typer.Option("--jsonl", help="Read and write JSON lines, one object a line.")
@@ -322,8 +300,8 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
 
 @monitoring.command()
 def calibrate(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     smoothing: Annotated[
         str | None,
         typer.Option(
@@ -333,10 +311,10 @@ def calibrate(
             "default.",
         ),
     ] = None,
-    rate: AlarmRate = 0.01,
-    sibling_rate: SiblingRate = 0.05,
-    guarantee: GuaranteeKind = "conformal",
-    as_json: AsJson = False,
+    rate: options.AlarmRate = 0.01,
+    sibling_rate: options.SiblingRate = 0.05,
+    guarantee: options.GuaranteeKind = "conformal",
+    as_json: options.AsJson = False,
 ) -> None:
     """Set thresholds on the harmless traces of a run, for its sampling settings."""
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
@@ -360,8 +338,8 @@ def calibrate(
 
 @monitoring.command()
 def cascade(
-    run: Run,
-    probe: Probe,
+    run: options.Run,
+    probe: options.Probe,
     judge: Annotated[str, typer.Option(help="rules, judge:MODEL or paper:MODEL.")] = "rules",
     pass_rate: Annotated[
         float | None,
@@ -375,11 +353,11 @@ def cascade(
         ),
     ] = 0.01,
     smoothing: Smoothing = None,
-    labeller: Labeller = None,
-    base_url: BaseUrls = None,
-    extra: Extra = None,
-    price: Price = None,
-    as_json: AsJson = False,
+    labeller: options.Labeller = None,
+    base_url: options.BaseUrls = None,
+    extra: options.Extra = None,
+    price: options.Price = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare a probe, a judge, and a judge asked only where the probe alarms."""
     from trace_probe.labelling.judge import JudgeServers
@@ -426,8 +404,8 @@ def serve(
     alarm_webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="Also send each alarm there, signed.")
     ] = None,
-    engine: EngineName = "transformers",
-    engine_args: EngineArguments = "{}",
+    engine: options.EngineName = "transformers",
+    engine_args: options.EngineArguments = "{}",
     stale_ok: StaleOk = False,
     *,
     loading: Loading,

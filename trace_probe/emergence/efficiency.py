@@ -38,16 +38,7 @@ from trace_probe.statistics.bootstrap import (
     resample,
     shown,
 )
-from trace_probe.statistics.metrics import (
-    Cohort,
-    Scores,
-    concordance,
-    pairs_within,
-    running_maxima,
-    score_rows,
-    scores_held,
-    within_prompt,
-)
+from trace_probe.statistics.metrics import Cohort, Scores, pairs_within
 from trace_probe.statistics.siblings import MixedPrompts, mixed_prompts
 from trace_probe.statistics.smoothing import MAX, parse_smoothing
 from trace_probe.trace import Trace
@@ -213,8 +204,8 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
     maxima = {PROMPT: flat}
     for name, scores in detectors.items():
         ways = [read[name]] if name == own else [read[name], scores]
-        held[name] = [scores_held(score_rows(cohort, way)) for way in ways]
-        maxima[name] = running_maxima(score_rows(cohort, smoothing.apply(scores)))
+        held[name] = [cohort.held(way) for way in ways]
+        maxima[name] = cohort.maxima(smoothing.apply(scores))
     known = _known(asked.known(), points, cohort)
     weights, mixed = resample(cohort.n_tasks, seed=seed), mixed_prompts(cohort)
     moments = {str(part): _part(cohort, part) for part in PREFIXES}
@@ -276,7 +267,7 @@ def _ranked(
     pairs = pairs_within(cohort, at)
     values = {}
     for name, ways in {"oracle": [known], **held}.items():
-        found = [within_prompt(concordance(w, pairs), pairs, cohort, weights) for w in ways]
+        found = [pairs.auroc(way, weights) for way in ways]
         values[name] = max(found, key=lambda each: np.nan_to_num(each.estimate, nan=-1.0))
     return _shares(values)
 

@@ -250,6 +250,7 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a VllmConfig
     refused = {
         "speculative decoding": config.speculative_config is not None,
         "adapters that are loaded at run time (LoRA)": config.lora_config is not None,
+        "prompts that are given as embeddings": config.model_config.enable_prompt_embeds,
         "data parallelism": parallel.data_parallel_size > 1,
         "microbatches (dual batch overlap)": bool(getattr(parallel, "enable_dbo", False)),
         "context parallelism": max(

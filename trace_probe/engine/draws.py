@@ -65,8 +65,10 @@ class Draws:
         for each in requests:
             groups.setdefault((each[2].temperature, each[2].top_p), []).append(each)
         for (temperature, top_p), group in groups.items():
-            rows = torch.tensor([row for row, _, _ in group], device=logits.device)
-            given = logits[rows].float()
+            places = [row for row, _, _ in group]
+            rows = torch.tensor(places, device=logits.device)
+            every = places == list(range(len(logits)))  # then none need be copied
+            given = (logits if every else logits[rows]).float()
             if temperature > 0:
                 scores = warpers(temperature, top_p)(None, given)
                 drawn = drawn_tokens(scores, [one.at(number) for _, number, one in group])

@@ -42,8 +42,8 @@ class GuardPlan:
     every: int = 16
     """Tokens after which a sentence that goes on is read; no alarm waits for that."""
     unasked: bool = True
-    """Whether to guard requests that do not say; one with ``{"trace_probe": 0}`` among its
-    ``vllm_xargs`` is never guarded."""
+    """Whether to guard all requests. If not, those with ``{"trace_probe": 1}`` among their
+    ``vllm_xargs`` are guarded."""
     stale_ok: bool = False
     """Whether to go on with a probe whose latest recheck speaks against it."""
 

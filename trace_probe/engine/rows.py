@@ -67,14 +67,31 @@ def _copier(rows: torch.Tensor) -> Callable[..., None]:
     """
 
     def copy(_module: object, _inputs: object, output: Any) -> None:  # noqa: ANN401
-        hidden = output[0] if isinstance(output, tuple) else output
-        hidden = hidden.view(-1, hidden.shape[-1])
-        there = rows.narrow(0, 0, hidden.shape[0])
-        there.copy_(hidden)
-        if isinstance(output, tuple) and len(output) > 1 and output[1] is not None:
-            there.add_(output[1].view(-1, hidden.shape[-1]))
+        hidden, *more = output if isinstance(output, tuple) else (output,)
+        torch.ops.trace_probe.keep(rows, hidden, more[0] if more else None)
 
     return copy
+
+
+# One operation that compiled code leaves as it is. Of plain copies into a part of the buffer, the
+# compiler makes one that writes the whole buffer in each pass, however few tokens the pass has.
+_OPERATIONS = torch.library.Library("trace_probe", "DEF")  # type: ignore[no-untyped-call]
+_OPERATIONS.define("keep(Tensor(a!) rows, Tensor hidden, Tensor? residual) -> ()")  # type: ignore[no-untyped-call]
+
+
+@torch.library.impl(_OPERATIONS, "keep", "CompositeExplicitAutograd")
+def _keep(rows: torch.Tensor, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+    """Write the sum of what a block returns into the first rows."""
+    hidden = hidden.view(-1, hidden.shape[-1])
+    there = rows.narrow(0, 0, hidden.shape[0])
+    there.copy_(hidden)
+    if residual is not None:
+        there.add_(residual.view(-1, hidden.shape[-1]))
+
+
+@torch.library.register_fake("trace_probe::keep")  # type: ignore[untyped-decorator]
+def _keep_nothing(rows: torch.Tensor, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+    """Tell the compiler that nothing is returned."""
 
 
 @dataclass(frozen=True, slots=True)

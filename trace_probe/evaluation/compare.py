@@ -19,16 +19,9 @@ from trace_probe.statistics.bootstrap import (
     Resampled,
     mean,
     ratio,
-    resample,
     shown,
 )
-from trace_probe.statistics.metrics import (
-    Scores,
-    running_maxima,
-    score_rows,
-    sentences_to_alarm,
-    trace_maxima,
-)
+from trace_probe.statistics.metrics import Scores, sentences_to_alarm, trace_maxima
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.visible import aligned
@@ -169,16 +162,15 @@ def _pair(one: Resampled, other: Resampled) -> Pair:
 def _resampled(side: Side) -> dict[str, Resampled]:
     """Return the figures of a detector with the draws that both sides share."""
     cohort = side.panel.cohort
-    weights = resample(cohort.n_tasks, seed=side.panel.seed)
-    ranked = ranking([side.scores], side.panel, weights)
-    taken = sentences_to_alarm(running_maxima(score_rows(cohort, side.followed)), side.threshold)
+    ranked = ranking([side.scores], side.panel)
+    taken = sentences_to_alarm(cohort.maxima(side.followed), side.threshold)
 
     def caught(by: Index, among: Mask) -> Resampled:
         hits = (taken <= by)[among].astype(float)
-        return ratio(hits, np.ones(len(hits)), cohort.task[among], weights)
+        return ratio(hits, np.ones(len(hits)), cohort.task[among], side.panel.weights)
 
     return {
-        **{at_rate(k): v for k, v in caught_by_rate(side.followed, side.panel, weights).items()},
+        **{at_rate(k): v for k, v in caught_by_rate(side.followed, side.panel).items()},
         "within_prompt_auroc": ranked["within"],
         "pooled_auroc": ranked["pooled"],
         "caught_before_said": caught(cohort.before_said(), cohort.spoken),

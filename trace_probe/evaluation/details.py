@@ -34,7 +34,6 @@ from trace_probe.statistics.metrics import (
     chance_rows,
     running_maxima,
     score_rows,
-    scores_held,
     sentences_to_alarm,
     trace_maxima,
 )
@@ -98,7 +97,7 @@ def trainable(positive: Mask, fold: Index) -> bool:
 
 def _features(scores: Scores, cohort: Cohort, moments: Index) -> Values:
     """Return the score of each trace at its moment."""
-    held = scores_held(score_rows(cohort, scores))
+    held = cohort.held(scores)
     return finite(held[np.arange(len(moments)), moments])
 
 
@@ -289,11 +288,11 @@ DEALS = 10
 def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms) -> More:
     """Return further figures of a detector, from what it reads and what its alarm follows."""
     cohort, weights = alarms.cohort, alarms.weights
-    rows, steps = score_rows(cohort, read), score_rows(cohort, followed)
-    held, maxima = scores_held(rows), running_maxima(steps)
+    steps = score_rows(cohort, followed)
+    held, maxima = cohort.held(read), running_maxima(steps)
     chance, over_chance = _chance(steps, threshold, panel, alarms)
     return replace(
-        _probabilities(held, panel, weights),
+        _probabilities(held, panel),
         whole_trace=summary(rank(cohort, maxima, cohort.length, weights)),
         alarm_statistic=summary(rank(cohort, maxima, cohort.before_said(), weights)),
         before_said_by_guard={
@@ -310,19 +309,19 @@ def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alar
         mean_warning=mean_warnings(alarms),
         tokens=alarms.by_tokens(),
         calls=alarms.by_calls(),
-        by_rate=_by_rate(followed, panel, weights),
-        event_aligned=event_aligned(cohort, rows, weights, seed=panel.seed),
+        by_rate=_by_rate(followed, panel),
+        event_aligned=event_aligned(cohort, score_rows(cohort, read), weights, seed=panel.seed),
     )
 
 
-def _probabilities(held: Values, panel: Panel, weights: Values) -> More:
+def _probabilities(held: Values, panel: Panel) -> More:
     """Return the figures of scores as probabilities, before it is said, all lengths alike.
 
     The scores become probabilities by a logistic regression on other tasks. Which tasks share
     one of the five folds is a matter of chance: the figures are means over `DEALS` ways to deal
     them, and their intervals cover what differs between these.
     """
-    cohort = panel.cohort
+    cohort, weights = panel.cohort, panel.weights
     moments = matched_moments(cohort)
     chosen = np.flatnonzero(moments > 0)
     positive, task = cohort.positive[chosen], cohort.task[chosen]
@@ -349,7 +348,7 @@ def _probabilities(held: Values, panel: Panel, weights: Values) -> More:
     return replace(found, brier=square, calibration_error=error)
 
 
-def _by_rate(scores: Scores, panel: Panel, weights: Values) -> dict[str, dict[str, AtLimit]]:
+def _by_rate(scores: Scores, panel: Panel) -> dict[str, dict[str, AtLimit]]:
     """Return what is caught at several whole-trace false-alarm rates, with both guarantees.
 
     Where the calibration traces are too few for a rate, it is replaced by the lowest that they
@@ -360,14 +359,14 @@ def _by_rate(scores: Scores, panel: Panel, weights: Values) -> dict[str, dict[st
     maxima = trace_maxima(scores, [trace.id for trace in panel.calibration])
     return {
         str(target): {
-            limit.method: _at_limit(limit, scores, panel, weights)
+            limit.method: _at_limit(limit, scores, panel)
             for limit in (conformal_threshold(maxima, target), pac_threshold(maxima, target))
         }
         for target in RATES
     }
 
 
-def _at_limit(limit: Threshold, scores: Scores, panel: Panel, weights: Values) -> AtLimit:
+def _at_limit(limit: Threshold, scores: Scores, panel: Panel) -> AtLimit:
     return AtLimit(
         threshold=limit.value,
         guaranteed_rate=limit.guaranteed_rate,
@@ -375,7 +374,7 @@ def _at_limit(limit: Threshold, scores: Scores, panel: Panel, weights: Values) -
         note=limit.note,
         false_alarm_rate=alarm_rate(scores, limit.value, panel.benign),
         hard_negative_alarm_rate=alarm_rate(scores, limit.value, panel.hard_negative),
-        **alarms_of(scores, limit.value, panel, weights).figures(),
+        **alarms_of(scores, limit.value, panel).figures(),
     )
 
 

@@ -18,17 +18,17 @@ from trace_probe.evaluation.panel import (
     best_ranking,
     by_rate,
     caught_at,
-    caught_by_each,
     headline,
     interval,
     length_matched,
+    most_caught,
     ranking,
     sentences_left,
     summary,
 )
 from trace_probe.evaluation.report import ACT, AtSiblingRate, Figures, Report, is_text
 from trace_probe.probing.baselines import OUTPUT_CONFIDENCE
-from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample
+from trace_probe.statistics.bootstrap import Metric, Resampled
 from trace_probe.statistics.metrics import Scores
 
 CONTROL = "shuffled labels"
@@ -37,6 +37,31 @@ Caught = Mapping[str, Mapping[str, Resampled]]
 """What each baseline catches, by sibling rate."""
 Runs = Mapping[str, Sequence[Scores]]
 """The scores of several detectors; of one whose training is a matter of chance, several."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What another detector achieves on a panel; of several runs, shares are the first one's."""
+
+    ranked: Ranked
+    caught: Mapping[str, Resampled]
+    """By sibling rate, before it is said."""
+    alarms: Figures
+    """At its own threshold of the same target rate."""
+
+    def figures(
+        self, own: Ranked | None = None, more: Figures | None = None
+    ) -> dict[str, Metric | None]:
+        """Return its figures by the names of a report, with what the detector gains over it."""
+        over = {} if own is None else {"gain_over_it": gain(own, self.ranked)}
+        caught, ranked = by_rate(self.caught), summary(self.ranked)
+        return {**caught, **ranked, **self.alarms, **over, **(more or {})}
+
+
+def rival(name: str, runs: Sequence[Scores], panel: Panel, target_rate: float) -> Rival:
+    """Judge a baseline. Shuffled labels are ranked like the detector alone: see `evaluate`."""
+    ranked = (ranking if name == CONTROL else best_ranking)(runs, panel)
+    return Rival(ranked, most_caught(runs[0], panel), caught_at(runs[0], panel, target_rate))
 
 
 def evaluate(
@@ -58,29 +83,28 @@ def evaluate(
     time, is always among the baselines. Layer and labeller are for the caller to fill in.
     """
     read, followed = panel.ranked_by.apply(scores), panel.smoothing.apply(scores)
-    cohort, weights = panel.cohort, resample(panel.cohort.n_tasks, seed=panel.seed)
     baselines = {**baselines, SENTENCES_LEFT: sentences_left(panel)}
-    own, ranked = ranking([scores], panel, weights), _ranked(baselines, panel, weights)
-    best, mine = best_text(ranked), headline(followed, panel, weights)
-    caught = caught_by_each(baselines, panel, weights)
-    alarms = alarms_of(followed, threshold, panel, weights)
-    acts = _before_act(followed, baselines, panel, weights)
+    rivals = {name: rival(name, runs, panel, target_rate) for name, runs in baselines.items()}
+    ranked = {name: its.ranked for name, its in rivals.items()}
+    own, best, mine = ranking([scores], panel), best_text(ranked), headline(followed, panel)
+    alarms, known = alarms_of(followed, threshold, panel), _known(baselines)
+    acts = _before_act(followed, baselines, panel)
     figures: dict[str, Metric | None] = {
         **mine.figures(),
         "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
         "hard_negative_alarm_rate": alarm_rate(followed, threshold, panel.hard_negative),
         **summary(own),
-        "length_matched_auroc": length_matched(read, panel, weights),
+        "length_matched_auroc": length_matched(read, panel),
         **alarms.figures(),
         "delta_over_best_text": gain(own, ranked[best]),
-        "delta_bits": delta_bits(read, _known(baselines), cohort, weights, seed=panel.seed),
+        "delta_bits": delta_bits(read, known, panel.cohort, panel.weights, seed=panel.seed),
         "selectivity": gain(own, ranked.get(CONTROL)),
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
+    beaten = _beside_headline(mine, {name: its.caught for name, its in rivals.items()})
     more = replace(details(read, followed, threshold, panel, alarms), best_text=best)
-    more = replace(more, headline=_beside_headline(mine, caught), headline_act=acts.headline)
-    found = beside(baselines, ranked, panel, weights, target_rate, own, caught)
-    beside_it = {name: {**its, **acts.theirs.get(name, {})} for name, its in found.items()}
+    more = replace(more, headline=beaten, headline_act=acts.headline)
+    beside = {name: its.figures(own, acts.theirs.get(name)) for name, its in rivals.items()}
     return Report(
         detector=detector,
         labeller="",
@@ -91,19 +115,12 @@ def evaluate(
         smoothing=panel.smoothing.name,
         ranked_by=panel.ranked_by.name,
         figures={**figures, **acts.own},
-        baselines=beside_it,
+        baselines=beside,
         useful_warning=alarms.useful_warning(),
         prefix=alarms.by_prefix(),
         more=more,
-        notes=tuple(notes(figures, beside_it, panel, more)),
+        notes=tuple(notes(figures, beside, panel, more)),
     )
-
-
-def _ranked(baselines: Runs, panel: Panel, weights: Values) -> dict[str, Ranked]:
-    return {
-        name: (ranking if name == CONTROL else best_ranking)(runs, panel, weights)
-        for name, runs in baselines.items()
-    }
 
 
 def gain(own: Ranked, its: Ranked | None) -> Metric | None:
@@ -121,12 +138,13 @@ class _Acts:
     """Of each baseline."""
 
 
-def _before_act(followed: Scores, baselines: Runs, panel: Panel, weights: Values) -> _Acts:
+def _before_act(followed: Scores, baselines: Runs, panel: Panel) -> _Acts:
     """Return the headline up to the act; nothing without agents' runs, or with too few traces."""
     acts = panel.until_act()
     if not panel.cohort.calls or acts.mixed.shortage():
         return _Acts()
-    mine, caught = headline(followed, acts, weights), caught_by_each(baselines, acts, weights)
+    mine = headline(followed, acts)
+    caught = {name: most_caught(runs[0], acts) for name, runs in baselines.items()}
     theirs = {name: by_rate(found, ACT) for name, found in caught.items()}
     return _Acts(_beside_headline(mine, caught), by_rate(mine.caught, ACT), theirs)
 
@@ -163,32 +181,14 @@ def _known(baselines: Runs) -> dict[str, Scores]:
 def side_by_side(
     runs: Mapping[str, Scores], panel: Panel, target_rate: float
 ) -> dict[str, Figures]:
-    """Judge detectors as baselines are judged, each at a threshold of the same target rate."""
-    weights = resample(panel.cohort.n_tasks, seed=panel.seed)
-    several = {name: (scores,) for name, scores in runs.items()}
-    ranked = {name: ranking(each, panel, weights) for name, each in several.items()}
-    return beside(several, ranked, panel, weights, target_rate)
-
-
-def beside(  # noqa: PLR0913 - what was computed already is not computed again
-    runs: Runs,
-    ranked: Mapping[str, Ranked],
-    panel: Panel,
-    weights: Values,
-    target_rate: float,
-    own: Ranked | None = None,
-    caught: Caught | None = None,
-) -> dict[str, Figures]:
-    """Return how several detectors rank, what they catch, and by how much they are beaten."""
-    caught = caught_by_each(runs, panel, weights) if caught is None else caught
+    """Judge detectors like the one on trial, each at a threshold of the same target rate."""
     return {
-        name: {
-            **by_rate(caught[name]),
-            **summary(ranked[name]),
-            **caught_at(each, panel, weights, target_rate),
-            **({} if own is None else {"gain_over_it": gain(own, ranked[name])}),
-        }
-        for name, each in runs.items()
+        name: Rival(
+            ranking((scores,), panel),
+            most_caught(scores, panel),
+            caught_at(scores, panel, target_rate),
+        ).figures()
+        for name, scores in runs.items()
     }
 
 

@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import Pooling, parse_poolings
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.notes import labels_left_out, traces_left_out
@@ -23,8 +22,8 @@ from trace_probe.probing.baselines import (
     has_uncertainty,
 )
 from trace_probe.probing.crossfit import cross_fit
-from trace_probe.probing.dataset import Corpus, load_corpus, split_by_role
-from trace_probe.probing.matrix import ActivationMatrix, load_matrix
+from trace_probe.probing.dataset import Corpus, check_labeller, load_corpus, split_by_role
+from trace_probe.probing.features import ActivationMatrix, load_matrix, stacked
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
@@ -87,10 +86,9 @@ def embedding_scores(
             *(trace.text_of(span) for span in trace.sentences),
         )
     ]
-    sizes = [1 + len(trace.sentences) for trace in corpus.traces]
-    start = np.cumsum([0, *sizes])[:-1].astype(np.intp)
-    vectors = np.split(embed(texts), start[1:])
-    matrix = ActivationMatrix(np.concatenate([_moments(one) for one in vectors])[None], (0,), start)
+    ends = np.cumsum([1 + len(trace.sentences) for trace in corpus.traces])
+    vectors = np.split(embed(texts), ends[:-1])
+    matrix = stacked([_moments(one)[None] for one in vectors], (0,), "mean")
     return _probed(replace(corpus, matrix=matrix), tasks, recipe)
 
 
@@ -111,8 +109,8 @@ def _probed(corpus: Corpus, tasks: Collection[str], recipe: Recipe) -> Scores:
 
 def _so_far(corpus: Corpus, matrix: ActivationMatrix, layer: int) -> np.ndarray:
     """Return (1, row, d_model): each sentence as the token-weighted mean of all up to it."""
-    pooling: Pooling | None = "mean" if "mean" in parse_poolings(matrix.pooling) else None
-    values = np.array(matrix.part(layer, pooling), dtype=np.float32)
+    mean = matrix.part(layer, "mean" if "mean" in matrix.poolings else None)
+    values = np.array(mean, dtype=np.float32)
     for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
         rows = slice(first, first + len(trace.sentences))
         sizes = np.array([len(span) for span in trace.sentences], dtype=np.float32)
@@ -217,6 +215,7 @@ def evaluate_probe(
     tell("reading activations")
     source = _source(store, card, beside.trained_on)
     layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
+    check_labeller(store, labeller)
     corpus = load_corpus(store, labeller or card.labeller, layers).aimed(card.target)
     elsewhere = source is not store
     known = load_corpus(source, labeller or card.labeller, layers) if elsewhere else corpus

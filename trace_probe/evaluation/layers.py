@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
-from trace_probe.evaluation.panel import build_panel
 from trace_probe.probing.dataset import Corpus, load_corpus
-from trace_probe.probing.matrix import load_matrix
+from trace_probe.probing.features import load_matrix
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, fit_corpus, probe_scores
 from trace_probe.statistics.calibration import guaranteed_threshold
 from trace_probe.statistics.metrics import trace_maxima
@@ -195,7 +194,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     recipe = replace(card.recipe, layers=(layer,), C=strength(card, layer))
     probe = fit_corpus(learned, recipe)
     held = corpus.only(card.calibration_tasks)
-    ids = [trace.id for trace in build_panel(held, learned).calibration]
+    ids = [trace.id for trace in held.harmless("benign").one_a_task().traces]
     maxima = trace_maxima(saved.smoothing.apply(probe_scores(probe, held, recipe)), ids)
     threshold = guaranteed_threshold(maxima, card.target_false_alarm_rate, card.guarantee)
     return SavedProbe(replace(card, layers=(layer,), C=recipe.C, threshold=threshold.value), probe)

@@ -29,22 +29,17 @@ from trace_probe.statistics.bootstrap import (
     Values,
     of_several,
     rate,
+    resample,
     share,
 )
 from trace_probe.statistics.calibration import conformal_threshold
 from trace_probe.statistics.metrics import (
     Cohort,
     Scores,
-    concordance,
     pairs_across,
     pairs_within,
-    pooled,
-    running_maxima,
-    score_rows,
-    scores_held,
     sentences_to_alarm,
     trace_maxima,
-    within_prompt,
 )
 from trace_probe.statistics.siblings import MixedPrompts, mixed_prompts
 from trace_probe.statistics.smoothing import MAX, Smoothing
@@ -78,6 +73,11 @@ class Panel:
         return replace(self, cohort=self.cohort.until_act())
 
     @cached_property
+    def weights(self) -> Values:
+        """Return the resamples of its tasks, the same for every figure of every detector."""
+        return resample(self.cohort.n_tasks, seed=self.seed)
+
+    @cached_property
     def mixed(self) -> MixedPrompts:
         """Return the traces of prompts with both outcomes."""
         return mixed_prompts(self.cohort)
@@ -91,21 +91,12 @@ class Panel:
 
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
     """Sort the traces of an evaluation by role; a harmful trace is in no harmless group."""
-    first = {trace.task.id: trace for trace in reversed(_harmless(calibration, "benign"))}
     return Panel(
         cohort=build_cohort(test.judged()),
-        calibration=tuple(first.values()),
-        benign=_harmless(test, "benign"),
-        hard_negative=_harmless(test, "hard-negative"),
+        calibration=calibration.harmless("benign").one_a_task().traces,
+        benign=test.harmless("benign").traces,
+        hard_negative=test.harmless("hard-negative").traces,
         seed=seed,
-    )
-
-
-def _harmless(corpus: Corpus, role: str) -> tuple[Trace, ...]:
-    return tuple(
-        trace
-        for trace in corpus.traces
-        if trace.task.role == role and corpus.outcome(trace) is not True
     )
 
 
@@ -179,7 +170,7 @@ Ranked = Mapping[str, Resampled]
 """The AUROC ``within`` prompts and ``pooled``."""
 
 
-def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
+def ranking(runs: Sequence[Scores], panel: Panel) -> Ranked:
     """Return the resampled AUROC of a detector before it is said, over all its runs.
 
     It is ranked by what it reads at the moment. The draws of all runs are kept, so
@@ -187,18 +178,18 @@ def ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
     """
     cohort = panel.cohort
     at = cohort.before_said()
-    read = [scores_held(score_rows(cohort, panel.ranked_by.apply(scores))) for scores in runs]
-    found = [rank(cohort, held, at, weights, seed=panel.seed) for held in read]
+    read = [cohort.held(panel.ranked_by.apply(scores)) for scores in runs]
+    found = [rank(cohort, held, at, panel.weights, seed=panel.seed) for held in read]
     return {name: of_several([values[name] for values in found]) for name in found[0]}
 
 
-def best_ranking(runs: Sequence[Scores], panel: Panel, weights: Values) -> Ranked:
+def best_ranking(runs: Sequence[Scores], panel: Panel) -> Ranked:
     """Return the same as the panel ranks or by plain scores, whichever ranks better here.
 
     A detector that is to be beaten is not to suffer from a smoothing chosen for another.
     """
     ways = dict.fromkeys((panel.ranked_by, MAX))
-    found = [ranking(runs, replace(panel, ranked_by=way), weights) for way in ways]
+    found = [ranking(runs, replace(panel, ranked_by=way)) for way in ways]
     return max(found, key=lambda one: np.nan_to_num(one["within"].estimate, nan=-1.0))
 
 
@@ -207,10 +198,9 @@ def rank(cohort: Cohort, held: Values, at: Index, weights: Values, *, seed: int 
 
     `held` (trace, k) as of `scores_held`, `at` (trace,) as in `pairs_within`.
     """
-    within, across = pairs_within(cohort, at), pairs_across(cohort, at, seed=seed)
     return {
-        "within": within_prompt(concordance(held, within), within, cohort, weights),
-        "pooled": pooled(concordance(held, across), across, cohort, weights),
+        "within": pairs_within(cohort, at).auroc(held, weights),
+        "pooled": pairs_across(cohort, at, seed=seed).auroc(held, weights),
     }
 
 
@@ -222,26 +212,23 @@ def summary(ranked: Ranked) -> dict[str, Metric | None]:
     }
 
 
-def alarms_of(followed: Scores, threshold: float, panel: Panel, weights: Values) -> Alarms:
+def alarms_of(followed: Scores, threshold: float, panel: Panel) -> Alarms:
     """Return when each trace of the cohort alarms, from what the alarm follows."""
-    maxima = running_maxima(score_rows(panel.cohort, followed))
-    return Alarms(panel.cohort, sentences_to_alarm(maxima, threshold), weights)
+    taken = sentences_to_alarm(panel.cohort.maxima(followed), threshold)
+    return Alarms(panel.cohort, taken, panel.weights)
 
 
-def caught_at(
-    runs: Sequence[Scores], panel: Panel, weights: Values, target_rate: float
-) -> dict[str, Metric | None]:
+def caught_at(scores: Scores, panel: Panel, target_rate: float) -> dict[str, Metric | None]:
     """Return what a baseline catches at its own threshold of the same target rate.
 
-    Of several runs the first: a share is one detector's, not the mean of many. None without
-    harmless traces to set the threshold on.
+    None without harmless traces to set the threshold on.
     """
     if not panel.calibration:
         return dict.fromkeys(CAUGHT)
     ids = [trace.id for trace in panel.calibration]
-    followed = panel.smoothing.apply(runs[0])
+    followed = panel.smoothing.apply(scores)
     threshold = conformal_threshold(trace_maxima(followed, ids), target_rate).value
-    return alarms_of(followed, threshold, panel, weights).figures()
+    return alarms_of(followed, threshold, panel).figures()
 
 
 def alarm_rate(followed: Scores, threshold: float, traces: Sequence[Trace]) -> Metric | None:
@@ -267,14 +254,12 @@ def sentences_left(panel: Panel) -> tuple[Scores]:
         left[name][sentences] = np.arange(len(sentences))[::-1]
     for trace in (*panel.calibration, *panel.benign, *panel.hard_negative):
         left[trace.id] = spread(trace, np.arange(len(trace.thoughts), dtype=float)[::-1])
-    held = scores_held(score_rows(cohort, left))
-    pairs = pairs_within(cohort, cohort.before_said())
-    wins = concordance(held, pairs)
+    wins = pairs_within(cohort, cohort.before_said()).wins(cohort.held(left))
     fewer = bool(len(wins)) and wins.mean() < 0.5
     return ({name: -row if fewer else row for name, row in left.items()},)
 
 
-def length_matched(read: Scores, panel: Panel, weights: Values) -> Metric | None:
+def length_matched(read: Scores, panel: Panel) -> Metric | None:
     """Return the AUROC within prompts of the pairs that may be read equally far.
 
     None where no prompt has such a pair.
@@ -285,8 +270,7 @@ def length_matched(read: Scores, panel: Panel, weights: Values) -> Metric | None
     chosen = pairs.where(at[pairs.positive] == at[pairs.negative])
     if not chosen.n:
         return None
-    held = scores_held(score_rows(cohort, read))
-    return within_prompt(concordance(held, chosen), chosen, cohort, weights).interval()
+    return chosen.auroc(cohort.held(read), panel.weights).interval()
 
 
 @dataclass(frozen=True)
@@ -315,7 +299,7 @@ def interval(value: Resampled | None) -> Metric | None:
     return None if value is None else value.interval()
 
 
-def caught_by_rate(followed: Scores, panel: Panel, weights: Values) -> dict[str, Resampled]:
+def caught_by_rate(followed: Scores, panel: Panel) -> dict[str, Resampled]:
     """Return the headline of a detector by sibling rate; nothing where there are too few traces.
 
     `followed` is what its alarm follows.
@@ -323,18 +307,18 @@ def caught_by_rate(followed: Scores, panel: Panel, weights: Values) -> dict[str,
     mixed = panel.mixed
     if mixed.shortage():
         return {}
-    maxima = running_maxima(score_rows(panel.cohort, followed))
-    return {rate: mixed.caught(maxima, weights, float(rate)) for rate in RATES}
+    maxima = panel.cohort.maxima(followed)
+    return {rate: mixed.caught(maxima, panel.weights, float(rate)) for rate in RATES}
 
 
-def headline(followed: Scores, panel: Panel, weights: Values) -> Headline:
+def headline(followed: Scores, panel: Panel) -> Headline:
     """Return the headline of a detector beside chance, with the lead of what it catches."""
-    mixed = panel.mixed
+    mixed, weights = panel.mixed, panel.weights
     if mixed.shortage():
         return Headline({}, {}, {})
-    maxima = running_maxima(score_rows(panel.cohort, followed))
+    maxima = panel.cohort.maxima(followed)
     return Headline(
-        caught={rate: mixed.caught(maxima, weights, float(rate)) for rate in RATES},
+        caught=caught_by_rate(followed, panel),
         chance={
             rate: mixed.by_chance(maxima, weights, float(rate), seed=panel.seed) for rate in RATES
         },
@@ -342,19 +326,14 @@ def headline(followed: Scores, panel: Panel, weights: Values) -> Headline:
     )
 
 
-def caught_by_each(
-    runs: Mapping[str, Sequence[Scores]], panel: Panel, weights: Values
-) -> dict[str, dict[str, Resampled]]:
-    """Return the headline of each baseline, of several runs that of the first.
+def most_caught(scores: Scores, panel: Panel) -> dict[str, Resampled]:
+    """Return the headline of a baseline.
 
     Its alarm follows the smoothing of the panel or plain scores, whichever catches more here: a
     rival is not to suffer from a smoothing that was chosen for another.
     """
-    found = {}
-    for name, several in runs.items():
-        ways = [way.apply(several[0]) for way in dict.fromkeys((panel.smoothing, MAX))]
-        found[name] = max((caught_by_rate(way, panel, weights) for way in ways), key=_smallest_rate)
-    return found
+    ways = dict.fromkeys((panel.smoothing, MAX))
+    return max((caught_by_rate(way.apply(scores), panel) for way in ways), key=_smallest_rate)
 
 
 def _smallest_rate(found: Mapping[str, Resampled]) -> float:

@@ -14,7 +14,6 @@ from trace_probe.probing.dataset import Corpus, build_cohort, split_by_role
 from trace_probe.probing.probe import LinearProbe, Recipe, fit_corpus, probe_scores
 from trace_probe.probing.recipe import TARGETS
 from trace_probe.statistics.bootstrap import Metric, resample, shown
-from trace_probe.statistics.metrics import score_rows, scores_held
 from trace_probe.statistics.smoothing import MAX, Smoothing
 from trace_probe.visible import aligned
 
@@ -136,9 +135,8 @@ def judge(
     if probe is None or not cohort.ids:
         return dict(NOTHING)
     scores = ranked_by.apply(probe_scores(probe, corpus, recipe))
-    held = scores_held(score_rows(cohort, scores))
     weights = resample(cohort.n_tasks, seed=seed)
-    return summary(rank(cohort, held, cohort.before_said(), weights, seed=seed))
+    return summary(rank(cohort, cohort.held(scores), cohort.before_said(), weights, seed=seed))
 
 
 def format_transfer(transfer: Transfer) -> str:

@@ -36,7 +36,7 @@ def organism_notice(manifest: Manifest) -> None:
     """Say of a model organism that it is an instrument, and of the demo that it is one."""
     if not manifest.model.startswith(ORGANISM_PREFIX):
         return
-    demo = "Demo data; `trace-probe demo` makes a run of your own. "
+    demo = "Made by `trace-probe demo`. "
     st.info(
         f"{demo if manifest.tasks == DEMO_TASKS else ''}These traces come from a model organism: "
         "a small model trained so that its goals are known. It is an instrument for testing "

@@ -191,7 +191,7 @@ class Loaded:
         """
         facts = self.facts[trace_id]
         by = labeller or next(reversed(self.labellers), "")
-        label = self.judged.get(by, {}).get(trace_id)
+        label = self.judged[by].get(trace_id) if by in self.judged else None
         disputed = trace_id in _disputed(self.path, self.stamp)
         if detector is None:
             return build_row(facts, label, None, None, disputed=disputed)

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.explorer.rows import Facts, facts_of
@@ -62,7 +63,7 @@ class KnownFacts(Mapping[str, Facts]):
         """Take the columns of a table; of the words, each that differs is read once."""
         self.at = {_word(name): row for row, name in enumerate(table["id"].to_pylist())}
         """The row of each trace."""
-        self.codes, self.words = {}, dict[str, list[str]]()
+        self.codes, self.words = dict[str, NDArray[np.integer]](), dict[str, list[str]]()
         """For each column of words the number of each row's word, and the words by number."""
         for name in WORDS[1:]:
             coded = table[name].combine_chunks().dictionary_encode()
@@ -85,7 +86,7 @@ class KnownFacts(Mapping[str, Facts]):
 
     def word(self, name: str, row: int) -> str:
         """Return what a column of words holds of one trace."""
-        return self.words[name][self.codes[name][row]]
+        return self.words[name][int(self.codes[name][row])]
 
     def __iter__(self) -> Iterator[str]:
         """Return the ids in the order of recording."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,8 @@ class Seen:
         known[some] = self.facts.places["stops"][at[some]]
         label = self.labels.columns(self.ids)
         acted = np.where(label["outcome"] == 1, label["acted"], NONE)
-        return np.fmin(label["said_stop"] - known, acted - known)
+        first: Floats = np.fmin(label["said_stop"] - known, acted - known)
+        return first
 
     @property
     def placed(self) -> bool:
@@ -142,7 +143,9 @@ class Seen:
         label = self.labels.columns(self.ids)
         sign = np.where(np.isnan(self.lead), 2, np.sign(self.lead)) + 1
         split = [self.splits[task] for task in self.facts.words["task"]]
-        parts = [self.facts.codes[name] for name in ("category", "role", "condition", "model")]
+        parts: list[NDArray[Any]] = [
+            self.facts.codes[name] for name in ("category", "role", "condition", "model")
+        ]
         parts += [np.unique(split, return_inverse=True)[1][self.facts.codes["task"]]] * bool(split)
         parts += [self.scored, ~np.isnan(self.alarm), sign, label["outcome"] + 2]
         parts += [label["silent"], ~np.isnan(label["acted"])]

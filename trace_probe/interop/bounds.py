@@ -1,15 +1,20 @@
 """How much of a foreign file is read: long lines and packed archives are measured first."""
 
+import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from trace_probe.errors import TraceError
 
-LONGEST_LINE = 4 << 20
-"""Bytes of one transcript, about a thousand pages; each token of it becomes an object."""
+LONGEST_LINE = 512 << 20
+"""Bytes of one transcript, such as 1,000 screens of 300 kB. Reading a line takes about five times
+its bytes in memory; pictures in it are dropped then."""
+MOST_WORDS = 2 << 20
+"""Words of one transcript, about ten thousand pages: each becomes an object, 1 kB with its text."""
+_WORD = re.compile(r"\S+")
 CHUNK = 1 << 20
 _LOG_KEYS = ("version", "status", "eval", "run_id")
 ALWAYS, RATIO, MOST = 64 << 20, 100, 4 << 30
@@ -47,6 +52,22 @@ def lines(
                     line = file.readline(longest)
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}") from error
+
+
+def check_words(texts: Iterable[str]) -> None:
+    """Refuse a transcript that takes too much memory, measured by the texts that are kept of it.
+
+    Raises:
+        TraceError: it has too many words.
+    """
+    every = list(texts)
+    if sum(map(len, every)) <= 2 * MOST_WORDS:  # a word has a character, and a blank behind it
+        return
+    if sum(1 for text in every for _ in _WORD.finditer(text)) > MOST_WORDS:
+        raise TraceError(
+            f"has more than {MOST_WORDS >> 20} million words, each of which becomes an object: "
+            f"leave it out"
+        )
 
 
 def check_archive(path: Path) -> None:

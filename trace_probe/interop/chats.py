@@ -25,6 +25,7 @@ from trace_probe.interop.blocks import (
     tool_result,
     unread,
 )
+from trace_probe.interop.bounds import check_words
 from trace_probe.interop.conversation import Message, Part, Turn, turns_of
 from trace_probe.interop.fields import Line
 from trace_probe.trace import Finish
@@ -83,6 +84,7 @@ def chat_of(line: Line) -> Chat | None:
     if not answer and (not messages or messages[-1].role != "assistant"):
         messages += _answer(line)
     line.notes.extend(notes_on(messages))
+    check_words(part.text for message in messages for part in message.parts)
     turns = turns_of(messages, told)
     tools = tools_of(record.get("tools"))
     turns = [replace(turn, tools=tools) for turn in turns]
@@ -275,6 +277,7 @@ def _trajectory(record: Mapping[str, Any], notes: list[str]) -> Chat:
             content = result_of(blocks_of(one.get("content")))
             messages.append(Message("tool", content, call_id=said(one, "source_call_id")))
     notes.extend(notes_on(messages))
+    check_words(part.text for message in messages for part in message.parts)
     agent = _dict(record.get("agent"))
     tools = tools_of(agent.get("tool_definitions"))
     turns = [replace(turn, tools=tools) for turn in turns_of(messages, told)]

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 from trace_probe.errors import TraceError
 from trace_probe.files import nested_too_deeply
@@ -81,11 +81,42 @@ class Message:
         return tuple(part for part in self.parts if part.kind == "call")
 
 
+class Before(Sequence[Message]):
+    """The messages of a chat before a place. They are not copied: a chat may have 10,000 calls."""
+
+    def __init__(self, chat: Sequence[Message], stop: int) -> None:
+        self.chat, self.stop = chat, stop
+
+    def __len__(self) -> int:
+        """Return the number of messages."""
+        return self.stop
+
+    @overload
+    def __getitem__(self, place: int) -> Message: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Message, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Message | tuple[Message, ...]:
+        """Return a message, or some of them."""
+        if isinstance(place, slice):
+            return tuple(self.chat[at] for at in range(*place.indices(self.stop)))
+        return self.chat[range(self.stop)[place]]
+
+
+def goes_on(read: Sequence[Message], before: Sequence[Message], wrote: Message) -> bool:
+    """Return whether messages begin with those that the call before read, and what it wrote."""
+    known = len(before)
+    if isinstance(read, Before) and isinstance(before, Before) and read.chat is before.chat:
+        return len(read) > known and read[known] == wrote
+    return tuple(read[: known + 1]) == (*before, wrote)
+
+
 @dataclass(frozen=True)
 class Turn:
     """One model call: the messages that it read, and the one that it wrote."""
 
-    read: tuple[Message, ...]
+    read: Sequence[Message]
     wrote: Message
     finish: Finish = "unknown"
     closed: bool | None = None
@@ -125,7 +156,7 @@ def turns_of(
         if message.role == "assistant" and spoken_to and not message.scripted:
             owner.update({call.id: (len(turns), call.name) for call in message.calls if call.id})
             more = (told or {}).get(place, {})
-            turns.append(Turn(tuple(messages[:place]), message, **more))
+            turns.append(Turn(Before(messages, place), message, **more))
             results.append([])
         elif message.role == "tool" and turns:
             turn, name = owner.get(message.call_id, (len(turns) - 1, ""))

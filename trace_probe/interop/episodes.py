@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from trace_probe.episode import Episode, thought_of
 from trace_probe.errors import ModelError, TraceError
-from trace_probe.interop.conversation import GAP, Message, Turn, Written, result_of, written
+from trace_probe.interop.conversation import (
+    GAP,
+    Message,
+    Turn,
+    Written,
+    goes_on,
+    result_of,
+    written,
+)
 from trace_probe.model.dialect import Dialect, Said
 from trace_probe.text.channels import Range, Split, format_under
 from trace_probe.text.layout import Layout, lay_out
@@ -206,16 +214,16 @@ class _Words:
         self._offsets: list[int] = []
         self._read = 0
 
-    def prompt(self, messages: tuple[Message, ...]) -> tuple[str, tuple[int, ...]]:
+    def prompt(self, messages: Sequence[Message]) -> tuple[str, tuple[int, ...]]:
         """Return the text of messages, and where its words start."""
         known = len(self._seen)
-        if messages[:known] != self._seen:
+        if tuple(messages[:known]) != self._seen:
             self._seen, self._text, self._offsets, known = (), "", [], 0
         if known:
             self._grow(GAP, (0,))
         for message in messages[known:]:
             self._add(message)
-        self._seen = messages
+        self._seen = tuple(messages)
         self._read += len(self._text)
         if self._read > MOST_READ:
             raise TraceError(
@@ -223,7 +231,7 @@ class _Words:
             )
         return self._text, tuple(self._offsets)
 
-    def added(self, messages: tuple[Message, ...], *, goes_on: bool) -> tuple[str, tuple[int, ...]]:
+    def added(self, messages: Sequence[Message], *, goes_on: bool) -> tuple[str, tuple[int, ...]]:
         """Return what these messages add to a prompt, and where its words start."""
         if goes_on:
             self._grow(GAP, (0,))
@@ -261,14 +269,14 @@ def _grown(turns: Sequence[Turn], about: Mapping[str, Any]) -> Trace | None:
     None unless each call reads all that the call before read and wrote.
     """
     model, several = str(about["model"]), _several(turns)
-    seen: tuple[Message, ...] = ()
     text, offsets, held, calls = "", list[int](), 0, list[ModelCall]()
     parts: list[Layout] = []
     for k, turn in enumerate(turns):
-        if turn.read[: len(seen)] != seen:
+        before = turns[k - 1] if k else None
+        if before and not goes_on(turn.read, before.read, before.wrote):
             return None
-        new, starts = _Words(model).added(turn.read[len(seen) :], goes_on=bool(k))
-        seen = (*turn.read, turn.wrote)
+        known = len(before.read) + 1 if before else 0
+        new, starts = _Words(model).added(turn.read[known:], goes_on=bool(k))
         mine = written(turn, model, last=turn is turns[-1])
         own, layout = cut_words(mine.text, mine.cut)
         layout = _as_given(layout, mine, own)

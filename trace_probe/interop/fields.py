@@ -216,7 +216,8 @@ def read_lines(
         TraceError: the file is of another kind or cannot be read, or, without `aside`, a line of
             it cannot.
     """
-    if (one := _one_object(path)) is not None:
+    one, torn = _one_object(path)
+    if one is not None:
         yield 1, Line(one, mapping)
         return
     passed = None if aside is None else lambda n, why: aside.row(f"line {n}", why)
@@ -233,6 +234,8 @@ def read_lines(
             yield number, Line(record, mapping, [] if whole else [REPLACED])
     if not read:
         bad.check()
+        if torn is not None:
+            raise torn
 
 
 @dataclass
@@ -293,18 +296,24 @@ def _kind(line: bytes, path: Path) -> str:
     return ""
 
 
-def _one_object(path: Path) -> dict[str, Any] | None:
-    """Return the object that a file is if it is written on many lines, else None."""
+def _one_object(path: Path) -> tuple[dict[str, Any] | None, TraceError | None]:
+    """Return the object that a file is if it is written on many lines, or what is wrong with it.
+
+    Raises:
+        TraceError: it is too long.
+    """
     try:
         with open(path, "rb") as file:
             head = file.readline(3)
             if head.strip() not in (b"{", b"{}"):
-                return None
+                return None, None
             text = head + file.read(LONGEST_LINE)
         if len(text) <= LONGEST_LINE:
-            return json_object(text, str(path), TraceError)
-    except (OSError, TraceError):
-        return None  # it is read line by line, and what is wrong with it is said then
+            return json_object(text, str(path), TraceError), None
+    except OSError:
+        return None, None  # it is read line by line, and what is wrong with it is said then
+    except TraceError as error:
+        return None, error  # perhaps only its first line is
     raise TraceError(
         f"{path} is one object on many lines, longer than {LONGEST_LINE >> 20} MB: take pictures "
         f"out of it, or write one transcript a line"

@@ -44,16 +44,20 @@ class LeftOut:
         if self.rows:
             few = "; ".join(f"{row.where}: {row.why}" for row in self.rows[:SHOWN])
             more = "; ..." if len(self.rows) > SHOWN else ""
-            cut = any(not row.text or len(row.text) == LONGEST for row in self.rows)
-            where = f" All are {'named' if cut else 'kept'} in {kept}." if kept else ""
+            cut = sum(not row.text or len(row.text) == LONGEST for row in self.rows)
+            where = f" They are kept in {kept}." if kept else ""
+            if kept and cut:
+                where = f" They are named in {kept}, {cut:,} of them without the whole row."
             notes.insert(0, f"Left out, {_count(len(self.rows))}: {few}{more}.{where}")
         return tuple(notes)
 
     def keep(self, store: Store, name: str) -> str:
         """Put the rows into a run, each once; return where they are."""
         lines = store.artifacts.lines("left_out", name)
-        held = set(lines.values(lambda raw: raw.get("text"))) if self.rows else set()
-        new = [row for row in self.rows if row.text not in held]
+        held = (
+            set(lines.values(lambda raw: (raw.get("where"), raw.get("text")))) if self.rows else ()
+        )
+        new = [row for row in self.rows if (row.where, row.text) not in held]
         if new:
             texts = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new)
             lines.append(text.encode(errors="surrogatepass") for text in texts)

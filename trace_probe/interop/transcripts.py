@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import TraceError
 from trace_probe.interop.blocks import calls_of
+from trace_probe.interop.bounds import check_words
 from trace_probe.interop.chats import FINISHES, Chat, chat_of, model_of
 from trace_probe.interop.conversation import asked
 from trace_probe.interop.episodes import trace_of
@@ -89,8 +90,9 @@ def import_transcripts(
     found = read_transcripts(path, mapping, tokenizer, aside)
     first = next(found, None)
     if first is None:
-        why = "".join(f" ({row.where}: {row.why})" for row in aside.rows[:1])
-        raise TraceError(f"{path} holds no transcript{why}: write one JSON object a line")
+        for row in aside.rows:
+            raise TraceError(f"no line of {path} can be taken: {row.where}: {row.why}")
+        raise TraceError(f"{path} holds no transcript: write one JSON object a line")
     manifest = Manifest(
         model=", ".join(sorted(models)),
         source="imported",
@@ -231,6 +233,7 @@ def _trace(line: Line, samples: _Samples, tokenizer: "ChatTokenizer | None") -> 
         return _chat_trace(line, chat, samples, tokenizer)
     task, model = _task(line), model_of(line)
     finish = FINISHES.get((line.spare(line.text, "finish") or "").lower(), "unknown")
+    check_words(one.text for n in ("reasoning", "answer") if (one := line.contents(n)))
     text, cut = _text(line, task, format_of(None, model), finish)
     offsets, layout = cut_words(text, cut)
     own = line.spare(line.key, "id")

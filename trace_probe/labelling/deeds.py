@@ -183,6 +183,8 @@ def _by_calls(trace: Trace, act: ToolCall | None, unread: int) -> tuple[bool | N
         return True, f"calls {act.name}"
     if unread:
         return None, f"{unread} tool calls cannot be read"
+    if len(trace) == trace.prompt_stop:
+        return None, "nothing was written"
     if trace.finish == "length" or trace.thought == "truncated":
         return None, "no such call, but what it wrote was cut off"
     for fact, values in CUT_OFF.items():

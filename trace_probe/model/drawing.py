@@ -1,6 +1,6 @@
 """How the next token is drawn from logits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ def overflowed(what: str) -> ModelError:
 
 SORTED = 1024
 """Tokens of a row that are sorted to find its nucleus; where that has more, all are sorted."""
+CACHED = 1 << 17
+"""Logits that are worked on at once on a CPU."""
 
 
 class SeededDraw:
@@ -54,9 +56,21 @@ def uniforms(seed: int) -> np.random.Generator:
 
 def drawn_tokens(scores: torch.Tensor, uniform: Sequence[float]) -> torch.Tensor:
     """Return (row, 1), the token of each row that its uniform draws."""
+    at = torch.tensor(uniform, dtype=torch.double, device=scores.device)[:, None]
+    return torch.cat([_drawn(*part) for part in _parts(scores, at)])
+
+
+def _drawn(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     cumulative = scores.float().softmax(-1).cumsum(-1, dtype=torch.double)
-    points = cumulative.new_tensor(uniform)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points, right=True)
+    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+
+
+def _parts(
+    logits: torch.Tensor, beside: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield a few rows at a time, which is several times as fast on a CPU: they fit its cache."""
+    rows = max(CACHED // logits.shape[-1], 1) if logits.device.type == "cpu" else len(logits)
+    return zip(torch.split(logits, rows), torch.split(beside, rows), strict=True)
 
 
 class QuickTopP(TopPLogitsWarper):  # type: ignore[misc]
@@ -112,6 +126,10 @@ def uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
 
     The measures are those of `trace_probe.trace.MEASURES`, in their order.
     """
+    return torch.cat([_uncertainty(*part) for part in _parts(logits, drawn)])
+
+
+def _uncertainty(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     given = logits.log_softmax(-1)
     likely = given.exp()
     surprisal = -given.gather(1, drawn)[:, 0]

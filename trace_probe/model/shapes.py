@@ -16,70 +16,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SETTINGS = (
+    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("vocab_size", "max_position_embeddings", "tie_word_embeddings"),
+)
+_ROWS: dict[str, tuple[object, ...]] = {
+    "DeepSeek-R1-Distill-Qwen-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, None, 151936, 131072, False),
+    "Qwen3-1.7B": ("qwen3", 2048, 6144, 28, 16, 8, 128, 151936, 40960, True),
+    "gpt-oss-20b": ("gpt_oss", 2880, 2880, 24, 64, 8, 64, 201088, 131072, False),
+    "Gemma-3-1B": ("gemma3_text", 1152, 6912, 26, 4, 1, 256, 262144, 32768, True),
+    "Llama-3.2-1B": ("llama", 2048, 8192, 16, 32, 8, 64, 128256, 131072, True),
+}
+_MORE = {
+    "gpt-oss-20b": {"num_local_experts": 32, "num_experts_per_tok": 4, "sliding_window": 128},
+    "Gemma-3-1B": {"sliding_window": 512},
+}
 SHAPES: dict[str, dict[str, Any]] = {
-    "DeepSeek-R1-Distill-Qwen-1.5B": {
-        "model_type": "qwen2",
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
-    },
-    "Qwen3-1.7B": {
-        "model_type": "qwen3",
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151936,
-        "max_position_embeddings": 40960,
-        "tie_word_embeddings": True,
-    },
-    "gpt-oss-20b": {
-        "model_type": "gpt_oss",
-        "hidden_size": 2880,
-        "intermediate_size": 2880,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "num_local_experts": 32,
-        "num_experts_per_tok": 4,
-        "sliding_window": 128,
-        "vocab_size": 201088,
-        "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
-    },
-    "Gemma-3-1B": {
-        "model_type": "gemma3_text",
-        "hidden_size": 1152,
-        "intermediate_size": 6912,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "sliding_window": 512,
-        "vocab_size": 262144,
-        "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
-    },
-    "Llama-3.2-1B": {
-        "model_type": "llama",
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "vocab_size": 128256,
-        "max_position_embeddings": 131072,
-        "tie_word_embeddings": True,
-    },
+    name: {key: value for key, value in zip(_SETTINGS, row, strict=True) if value is not None}
+    | _MORE.get(name, {})
+    for name, row in _ROWS.items()
 }
 """Settings of public models, as their config.json has them."""
 WORDS_A_SENTENCE = 20

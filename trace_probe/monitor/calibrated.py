@@ -141,16 +141,12 @@ def _labeller(store: Store, saved: SavedProbe) -> str | None:
     return saved.card.labeller if saved.card.labeller in store.labellers() else None
 
 
-def _harmless(store: Store, saved: SavedProbe) -> list[Trace]:
+def _harmless(store: Store, saved: SavedProbe) -> tuple[Trace, ...]:
     """Return the first benign trace of each task that may calibrate."""
-    outcomes = {name: label.outcome for name, label in store.labels().items()}
-    chosen: dict[str, Trace] = {}
-    for trace in store.traces():
-        if trace.task.role == "benign" and outcomes.get(trace.id) is not True:
-            chosen.setdefault(trace.task.id, trace)
-    own = set(chosen) & set(saved.card.calibration_tasks)
-    tasks = own or set(chosen) - set(saved.card.training_tasks)
-    return [trace for task, trace in chosen.items() if task in tasks]
+    benign = tuple(trace for trace in store.traces() if trace.task.role == "benign")
+    calm = Corpus(benign, store.labels()).harmless("benign").one_a_task()
+    own = set(calm.tasks) & set(saved.card.calibration_tasks)
+    return calm.only(own or set(calm.tasks) - set(saved.card.training_tasks)).traces
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:

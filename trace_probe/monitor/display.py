@@ -67,7 +67,7 @@ def alarm_line(detector: Detector, value: float, ended: ScoredSentence) -> str:
     return (
         f"ALARM {detector.name} ({detector.smoothing.name}): "
         f"{value:.3f} >= {detector.threshold:.3f} at token {ended.stop - 1}, "
-        f"sentence {ended.sentence}: {snippet(ended.text, 80)}"
+        f"sentence {ended.sentence + 1}: {snippet(ended.text, 80)}"
     )
 
 

@@ -302,12 +302,15 @@ def _token(line: Line) -> str:
 
 
 def format_shown(reading: ShownTrace) -> str:
-    """Return a trace as text, a sentence a line."""
+    """Return a trace as text, a sentence a line; the further lines of a text stand below it."""
     outcome = {True: "instrumental", False: "harmless", None: "unknown"}[reading.outcome]
     head = f"{reading.trace_id}  {reading.task}  {reading.model}  outcome: {outcome}"
     rows = [
-        f"{_token(line):>6} {line.channel:9} {_shown(line.score):6} "
-        f"{'+'.join(line.marks):12} {visible(line.text).strip()}"
+        (
+            f"{_token(line):>6} {line.channel:9} {_shown(line.score):6} {'+'.join(line.marks):12} ",
+            visible(line.text).strip(),
+        )
         for line in reading.lines
     ]
-    return "\n".join([head, *rows])
+    below = (f"{about}{text}".replace("\n", "\n" + " " * len(about)) for about, text in rows)
+    return "\n".join([head, *below])

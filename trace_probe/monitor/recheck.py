@@ -50,22 +50,12 @@ from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
+from trace_probe.probing.features import load_matrix
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import read_json, write_json
-from trace_probe.probing.matrix import load_matrix
 from trace_probe.probing.probe import check_shape
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
-from trace_probe.statistics.metrics import (
-    UNKNOWN,
-    Scores,
-    concordance,
-    pairs_within,
-    running_maxima,
-    score_rows,
-    scores_held,
-    trace_maxima,
-    within_prompt,
-)
+from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import Seals
@@ -241,17 +231,14 @@ def judge(
     moved = _moved(scores) if same else None
     names = sorted({trace.task.id for side in sides for trace in side.traces})
     weights = resample(len(names))
-    guaranteed = detector.rates
     figures = [
         _figures(*pair, detector, names, weights) for pair in zip(sides, scores, strict=True)
     ]
-    guarantees = {
-        "benign": None if guaranteed is None else guaranteed.benign,
-        "siblings": None if guaranteed is None else guaranteed.siblings,
-    }
     unmet = wilson(0.0, len(names), n=1).upper if same else None
     shifts = {
-        name: shift_of([side[name] for side in figures], guarantees.get(name), weights, unmet)
+        name: shift_of(
+            [side[name] for side in figures], getattr(detector.rates, name, None), weights, unmet
+        )
         for name in FIGURES
     }
     draft = Recheck(
@@ -337,8 +324,7 @@ def _figures(
     """Return the figures of one side, on resamples of tasks that both sides share."""
     at = {name: number for number, name in enumerate(names)}
     followed, limit = detector.smoothing.apply(scores), detector.threshold
-    acted = {name for name, label in side.labels.items() if label.outcome}
-    calm = [t for t in side.traces if t.task.role == "benign" and t.id not in acted]
+    calm = side.harmless("benign").traces
     maxima = trace_maxima(followed, [trace.id for trace in calm])
     task = np.array([at[trace.task.id] for trace in calm], dtype=np.intp)
     found = {"benign": share(maxima - limit, task, weights)}
@@ -346,7 +332,7 @@ def _figures(
     cohort = build_cohort(known)
     codes = [at[trace.task.id] for trace in known.known()]
     cohort = replace(cohort, task=np.array(codes, dtype=np.intp))
-    peaks = running_maxima(score_rows(cohort, followed))
+    peaks = cohort.maxima(followed)
     mixed = mixed_prompts(cohort.until_act())
     siblings = mixed.sibling[: 0 if mixed.shortage() else None]
     highest = peaks[siblings, cohort.length[siblings]]
@@ -355,8 +341,8 @@ def _figures(
     early = peaks[told, cohort.before_said()[told]]
     found["caught"] = share(early - limit, cohort.task[told], weights)
     pairs = pairs_within(cohort, cohort.before_said())
-    held = scores_held(score_rows(cohort, detector.saved.ranked_by.apply(scores)))
-    ranked = within_prompt(concordance(held, pairs), pairs, cohort, weights) if pairs.n else None
+    held = cohort.held(detector.saved.ranked_by.apply(scores))
+    ranked = pairs.auroc(held, weights) if pairs.n else None
     found["ranking"] = Figure(ranked, None if ranked is None else ranked.interval())
     return found
 

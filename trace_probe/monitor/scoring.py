@@ -20,7 +20,7 @@ from trace_probe.model.local import Model
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_readable, check_reads
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.matrix import ActivationMatrix
+from trace_probe.probing.features import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.reading import read_calls
 from trace_probe.storage.typed import from_plain

@@ -18,13 +18,7 @@ from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.recording.record import new_manifest
 from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric, rate, resample
-from trace_probe.statistics.metrics import (
-    Cohort,
-    concordance,
-    pairs_within,
-    scores_held,
-    within_prompt,
-)
+from trace_probe.statistics.metrics import Cohort, pairs_within, scores_held
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.world.english import scenario as english
@@ -168,8 +162,7 @@ def _within(cohort: Cohort, points: Mapping[str, OraclePoint]) -> Metric | None:
     if not pairs.n:
         return None
     known = np.array([[points[trace_id].probability] for trace_id in cohort.ids])
-    wins = concordance(scores_held(known), pairs)
-    return within_prompt(wins, pairs, cohort, resample(cohort.n_tasks)).interval()
+    return pairs.auroc(scores_held(known), resample(cohort.n_tasks)).interval()
 
 
 def _decided(

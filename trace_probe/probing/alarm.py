@@ -17,13 +17,7 @@ from trace_probe.statistics.calibration import (
     with_siblings,
     without_siblings,
 )
-from trace_probe.statistics.metrics import (
-    Scores,
-    running_maxima,
-    score_rows,
-    scores_held,
-    trace_maxima,
-)
+from trace_probe.statistics.metrics import Scores, score_rows, scores_held, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, Smoothing, parse_smoothing
 
@@ -104,6 +98,6 @@ def set_threshold(
     mixed = mixed_prompts(cohort.until_act())  # siblings have no words to be heard before
     if mixed.shortage():
         return without_siblings(threshold, maxima, sibling_rate)
-    highest = mixed.peaks(running_maxima(score_rows(cohort, followed)))
+    highest = mixed.peaks(cohort.maxima(followed))
     drawn = mixed.limits(highest, resample(cohort.n_tasks), sibling_rate)
     return with_siblings(threshold, maxima, highest, drawn, sibling_rate)

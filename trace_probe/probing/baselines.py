@@ -25,8 +25,7 @@ from trace_probe.probing.dataset import (
     constant_scores,
     spread,
 )
-from trace_probe.probing.features import feature_rows
-from trace_probe.probing.matrix import ActivationMatrix
+from trace_probe.probing.features import ActivationMatrix, feature_rows, stacked
 from trace_probe.probing.probe import fit_corpus, fit_dataset, probe_scores
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.selection import criterion
@@ -186,20 +185,18 @@ def uncertainty_matrix(traces: Sequence[Trace]) -> ActivationMatrix:
     Raises:
         NotEnoughData: a trace was recorded without.
     """
-    blocks, start = [], [0]
+    blocks = []
     for trace in traces:
         if not has_uncertainty(trace):
             raise NotEnoughData(
                 f"trace {trace.id} was recorded without the uncertainty of its tokens: record "
                 f"with this version, from a model that is loaded here"
             )
-        rows = np.zeros((1 + len(trace.sentences), 3 * len(MEASURES)), dtype=np.float32)
+        rows = np.zeros((1, 1 + len(trace.sentences), 3 * len(MEASURES)), dtype=np.float32)
         if trace.uncertainty:
-            rows[1:] = trace.uncertainty
+            rows[0, 1:] = trace.uncertainty
         blocks.append(rows)
-        start.append(start[-1] + len(rows))
-    values = np.concatenate(blocks)[None]
-    return ActivationMatrix(values, (LAYER,), np.array(start[:-1], dtype=np.intp), ALL_POOLINGS)
+    return stacked(blocks, (LAYER,), ALL_POOLINGS)
 
 
 def confidence_scores(train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0) -> Scores:

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
-from trace_probe.probing.features import feature_rows
-from trace_probe.probing.matrix import ActivationMatrix, load_matrix
+from trace_probe.probing.features import ActivationMatrix, feature_rows, load_matrix
 from trace_probe.probing.recipe import Recipe, Rows, Target
 from trace_probe.statistics.bootstrap import Index
 from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Scores
@@ -69,6 +68,15 @@ class Corpus:
             matrix = replace(matrix, start=matrix.start[keep])
         return replace(self, traces=tuple(self.traces[i] for i in keep), matrix=matrix)
 
+    def harmless(self, role: Role) -> "Corpus":
+        """Return the traces of a role that are not known to be positive."""
+        return self.where(lambda trace: trace.task.role == role and self.outcome(trace) is not True)
+
+    def one_a_task(self) -> "Corpus":
+        """Return the first trace of each task."""
+        first = {trace.task.id: trace.id for trace in reversed(self.traces)}
+        return self.where(lambda trace: first[trace.task.id] == trace.id)
+
     def known(self) -> tuple[Trace, ...]:
         """Return the traces whose outcome is known."""
         return tuple(trace for trace in self.traces if self.outcome(trace) is not None)
@@ -85,19 +93,24 @@ def load_corpus(
     """Load the traces of a run with the labels of one labeller and their activations.
 
     Without activations where no layer was recorded, or none is asked for.
-
-    Raises:
-        NotEnoughData: that labeller has given no label, and another has.
     """
     traces = tuple(store.traces())
     wanted = store.manifest.layers if layers is None else tuple(layers)
     matrix = load_matrix(store, traces, wanted) if store.manifest.layers and wanted else None
-    labels = store.labels(labeller)
-    if labeller and not labels and (others := store.labellers()):
+    return Corpus(traces, store.labels(labeller), matrix)
+
+
+def check_labeller(store: Store, labeller: str | None) -> None:
+    """Refuse a labeller whom somebody has named and who has given no label, where others have.
+
+    Raises:
+        NotEnoughData: so it is.
+    """
+    there = store.labellers() if labeller else []
+    if there and labeller not in there:
         raise NotEnoughData(
-            f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(others)}"
+            f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(there)}"
         )
-    return Corpus(traces, labels, matrix)
 
 
 def _aimed(trace: Trace, label: Label, target: Target) -> Label:

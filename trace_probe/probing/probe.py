@@ -4,7 +4,7 @@ A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -219,17 +219,7 @@ class ProbeCard:
     @property
     def recipe(self) -> Recipe:
         """Return how it was trained."""
-        return Recipe(
-            layers=self.layers,
-            features=self.features,
-            head=self.head,
-            method=self.method,
-            C=self.C,
-            rows=self.rows,
-            guard=self.guard,
-            guard_tokens=self.guard_tokens,
-            focus=self.focus,
-        )
+        return Recipe(**{one.name: getattr(self, one.name) for one in fields(Recipe)})
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:

@@ -11,17 +11,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, build_cohort, task_folds
 from trace_probe.probing.recipe import Rows
 from trace_probe.statistics.bootstrap import Values, resample
-from trace_probe.statistics.metrics import (
-    Scores,
-    concordance,
-    pairs_across,
-    pairs_within,
-    pooled,
-    running_maxima,
-    score_rows,
-    scores_held,
-    within_prompt,
-)
+from trace_probe.statistics.metrics import Scores, pairs_across, pairs_within
 from trace_probe.statistics.siblings import mixed_prompts
 
 DRAWS = 200
@@ -66,21 +56,17 @@ def criterion(corpus: Corpus, followed: Scores, rows: Rows = "before-said") -> C
     cohort = build_cohort(corpus.judged())
     if not cohort.ids:
         raise NotEnoughData("no labelled trace of a test task: record and label some")
-    scored = score_rows(cohort, followed)
     weights = resample(cohort.n_tasks, draws=DRAWS)
     mixed = mixed_prompts(cohort)
     if rows != "reasoning" and mixed.shortage() is None:
-        maxima = running_maxima(scored)
+        maxima = cohort.maxima(followed)
         caught = [mixed.caught(maxima, weights, rate).draws for rate in RATES]
         return Criterion(HEADLINE, np.mean(caught, axis=0))
     at = cohort.length if rows == "reasoning" else cohort.before_said()
-    held = scores_held(scored)
-    pairs = pairs_within(cohort, at)
+    held, pairs = cohort.held(followed), pairs_within(cohort, at)
     if pairs.n:
-        wins = concordance(held, pairs)
-        return Criterion("within_prompt_auroc", within_prompt(wins, pairs, cohort, weights).draws)
-    pairs = pairs_across(cohort, at)
-    return Criterion("pooled_auroc", pooled(concordance(held, pairs), pairs, cohort, weights).draws)
+        return Criterion("within_prompt_auroc", pairs.auroc(held, weights).draws)
+    return Criterion("pooled_auroc", pairs_across(cohort, at).auroc(held, weights).draws)
 
 
 def first_of_equals(options: Sequence[tuple[Option, Criterion]]) -> Option:

@@ -21,8 +21,7 @@ from trace_probe.probing.dataset import (
     stream_rows,
     task_folds,
 )
-from trace_probe.probing.features import FEATURES, Feature, candidate_features
-from trace_probe.probing.matrix import load_matrix
+from trace_probe.probing.features import FEATURES, Feature, candidate_features, load_matrix
 from trace_probe.probing.probe import several_scores
 from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
 from trace_probe.probing.ridge import (

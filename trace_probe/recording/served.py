@@ -62,8 +62,13 @@ class Served:
     patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
-        """Refuse a key among what the run will keep."""
+        """Refuse a key among what the run will keep, and answers that would not be kept."""
         refuse_secrets(self.urls, self.extra)
+        if self.extra.get("n") not in (None, 1):
+            raise ServerError(
+                "a trace is one answer, so `n` is 1: ask for more traces of a task with samples "
+                "(--samples)"
+            )
 
     @property
     def name(self) -> str:

@@ -27,6 +27,24 @@ carries a tool call out once it has the whole, so that it loses nothing by waiti
 WITHHELD = "The answer is withheld: a probe on the model's reasoning raised an alarm."
 
 
+def risk_of(
+    detectors: Sequence[Detector], scored: ScoredSentence, *, hidden: bool
+) -> dict[str, Any]:
+    """Return what probes say of one sentence, without its text if that is to stay hidden."""
+    by_probe = zip(detectors, scored.scores, scored.statistics, strict=False)
+    return {
+        "sentence": scored.sentence,
+        "channel": scored.channel,
+        "tokens": [scored.start, scored.stop],
+        "text": None if hidden else scored.text,
+        "risk": [
+            {"probe": detector.name, "score": score, "statistic": value}
+            for detector, score, value in by_probe
+        ],
+        "alarms": list(scored.alarms),
+    }
+
+
 @dataclass
 class Reply:
     """What has been written so far and what of it the client may have."""
@@ -186,18 +204,7 @@ class Reply:
     def risk(self, scored: ScoredSentence) -> dict[str, Any]:
         """Return what the probes say of one sentence; an answer withheld is not told this way."""
         hidden = self.policy == "withhold" and scored.channel == "answer"
-        by_probe = zip(self.detectors, scored.scores, scored.statistics, strict=False)
-        return {
-            "sentence": scored.sentence,
-            "channel": scored.channel,
-            "tokens": [scored.start, scored.stop],
-            "text": None if hidden else scored.text,
-            "risk": [
-                {"probe": detector.name, "score": score, "statistic": value}
-                for detector, score, value in by_probe
-            ],
-            "alarms": list(scored.alarms),
-        }
+        return risk_of(self.detectors, scored, hidden=hidden)
 
     def usage(self, prompt: int) -> dict[str, int]:
         """Return the tokens read and written."""

@@ -49,7 +49,8 @@ class GuardedAnswers:
         elif prefix is not None:
             await self._guarded(prefix, _Guarding(engine, guard), scope, receive, send)
         elif guard.policy == "withhold" and scope["path"] not in HARMLESS:
-            await _refuse(scope["path"], send)
+            why = f"answers at {scope['path']} could not be withheld: ask at {' or '.join(PATHS)}"
+            await _refuse(why, send)
         else:
             await self._app(scope, receive, send)
 
@@ -61,12 +62,16 @@ class GuardedAnswers:
         receive: Receive,
         send: Send,
     ) -> None:
+        body = await _whole_body(receive)
+        if _asks_for_beams(body):
+            await _refuse("beams are not guarded: leave `use_beam_search` out", send, status=400)
+            return
         name = secrets.token_hex(16)
         headers = [pair for pair in scope["headers"] if pair[0].lower() != b"x-request-id"]
         named = {**scope, "headers": [*headers, (b"x-request-id", name.encode())]}
         answer = _Answer(guarding, prefix + name, send)
         try:
-            await self._app(named, receive, answer.send)
+            await self._app(named, _again(body, receive), answer.send)
         finally:
             await answer.close()
 
@@ -79,12 +84,42 @@ class _Guarding(NamedTuple):
     guard: GuardPlan
 
 
-async def _refuse(path: str, send: Send) -> None:
-    """Refuse to answer where an answer could not be withheld."""
-    why = f"answers at {path} could not be withheld: ask at {' or '.join(PATHS)}"
+async def _whole_body(receive: Receive) -> bytes:
+    """Return the body of a request; empty if the client left before it was whole."""
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b""
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return what gives a body that was read, and then what else comes from the client."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return received
+
+
+def _asks_for_beams(body: bytes) -> bool:
+    """Return whether a request is for beam search, whose every token is a request of its own."""
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return False  # vLLM says what is wrong
+    return isinstance(asked, dict) and bool(asked.get("use_beam_search"))
+
+
+async def _refuse(why: str, send: Send, *, status: int = 403) -> None:
+    """Refuse to answer."""
     body = {"error": {"message": why, "type": "invalid_request_error", "code": "not_guarded"}}
     headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
 
@@ -115,6 +150,8 @@ class _Answer:
         self._rest = b""
         self._held: list[dict[str, Any]] = []
         """Events that wait until it is known what the probes say."""
+        self._behind: set[int] = set()
+        """Choices of which an event waits, and so all that follow."""
         self._heard = False
         """Whether the workers have told."""
 
@@ -198,7 +235,10 @@ class _Answer:
         if not event.startswith(b"data: {"):
             return [event]
         chunk = json.loads(event.removeprefix(b"data: "))
-        if self._held or any(map(self._waits, chunk.get("choices", ()))):
+        choices = chunk.get("choices", ())
+        numbers = {choice.get("index", 0) for choice in choices}
+        self._behind |= {one.get("index", 0) for one in choices if self._waits(one)}
+        if numbers & self._behind or (self._held and not choices):
             self._held.append(chunk)
             return []
         return [event]

@@ -7,7 +7,7 @@ text of scored sentences leave a worker: into the audit log, and to the server w
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from trace_probe.model.loading import read_stops
 from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.memory import layers_of
 from trace_probe.monitor.recheck import AsRun, refuse_stale
-from trace_probe.monitor.scorer import Carried, LiveScorer, Reading, ScoredSentence
+from trace_probe.monitor.scorer import Carried, LiveScorer, Reading, ScoredSentence, new_alarms
 from trace_probe.probing.probe import check_fits
 from trace_probe.recording.record import new_manifest
 from trace_probe.serving.audit import AuditLog
+from trace_probe.serving.reply import risk_of
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling
@@ -116,8 +117,9 @@ class Guard:
         if request not in self._streams:
             state = self._runner.requests[request]
             extra = (state.sampling_params and state.sampling_params.extra_args) or {}
-            asked = extra.get(KEY, int(self._plan.unasked))
-            if isinstance(asked, dict) or not asked or not state.prompt_token_ids:
+            asked = extra.get(KEY)
+            captured = isinstance(asked, dict)
+            if captured or not (asked or self._plan.unasked) or not state.prompt_token_ids:
                 return None
             self._streams[request] = self._begun(request, state.prompt_token_ids)
         stream = self._streams[request]
@@ -151,32 +153,15 @@ class Guard:
         """Keep what a reading says, and write new alarms down before the token is sampled."""
         stream.sentences += reading.ended
         stream.unreadable = reading.unreadable
-        new = [name for name in reading.alarms if name not in stream.alarms]
-        stream.alarms = reading.alarms
-        if self._audit is not None:
-            for name in new:
-                self._audit.write({**self._entry(stream, name), "policy": self._plan.policy})
-
-    def _entry(self, stream: _Stream, name: str) -> dict[str, Any]:
-        """Return the line of an alarm, as in the log of our own server."""
+        told, stream.alarms = stream.alarms, reading.alarms
+        if self._audit is None or told == reading.alarms:
+            return
         known = {"event": "alarm", "completion": stream.request, "model": self._facts.name}
-        at, detector = next((i, d) for i, d in enumerate(self.detectors) if d.name == name)
-        found = [one for one in stream.sentences if name in one.alarms and one.scores]
-        if not found:
-            return {**known, "probe": name, "reason": "unreadable"}
-        scored = found[-1]
-        return {
-            **known,
-            "probe": name,
-            "smoothing": detector.smoothing.name,
-            "threshold": detector.threshold,
-            "source": str(detector.source),
-            "statistic": scored.statistics[at],
-            "score": scored.scores[at],
-            "sentence": scored.sentence,
-            "token": scored.stop - 1,
-            "text": scored.text,
-        }
+        alarms = {one.probe: asdict(one) for one in new_alarms(self.detectors, reading, told)}
+        for name in reading.alarms:
+            if name not in told:
+                why = alarms.get(name, {"probe": name, "reason": "unreadable"})
+                self._audit.write({**known, **why, "policy": self._plan.policy})
 
     def before_sampling(self, logits: Any) -> None:  # noqa: ANN401 - a tensor
         """Do nothing: what is drawn is the model's own."""
@@ -213,14 +198,17 @@ class Guard:
 
         They are over then. Of several answers to one request each has its own, in their order.
         """
-        every = [*self._streams.items(), *self._told.items()]
-        found = [(request, one) for request, one in every if _is_of(request, name)]
-        for request, stream in found:
+        every = {**self._told, **self._streams}
+        found = {numbers: every[one] for one in every if (numbers := _numbers(one, name))}
+        for stream in found.values():
             self._finish(stream)
             stream.told = True
-            self._told.pop(request, None)
-        in_order = sorted(found, key=lambda item: _number(item[0]))
-        return [{"choice": _number(request), **self._extension(one)} for request, one in in_order]
+            self._told.pop(stream.request, None)
+        each = 1 + max((number for _, number in found), default=0)
+        return [
+            {"choice": prompt * each + number, **self._extension(found[prompt, number])}
+            for prompt, number in sorted(found)
+        ]
 
     def _extension(self, stream: _Stream) -> dict[str, Any]:
         """Return what the probes say of an answer."""
@@ -233,35 +221,21 @@ class Guard:
                 {"name": one.name, "smoothing": one.smoothing.name, "threshold": one.threshold}
                 for one in self.detectors
             ],
-            "sentences": [self._risk(one) for one in stream.sentences],
-        }
-
-    def _risk(self, scored: ScoredSentence) -> dict[str, Any]:
-        by_probe = zip(self.detectors, scored.scores, scored.statistics, strict=False)
-        return {
-            "sentence": scored.sentence,
-            "channel": scored.channel,
-            "tokens": [scored.start, scored.stop],
-            "text": scored.text if scored.channel == "reasoning" else None,
-            "risk": [
-                {"probe": one.name, "score": score, "statistic": value}
-                for one, score, value in by_probe
+            "sentences": [
+                risk_of(self.detectors, one, hidden=one.channel != "reasoning")
+                for one in stream.sentences
             ],
-            "alarms": list(scored.alarms),
         }
 
 
-def _is_of(request: str, name: str) -> bool:
-    """Return whether vLLM's name of a request is of the answer that a client knows by a name.
+def _numbers(request: str, name: str) -> tuple[int, int] | None:
+    """Return which prompt of an answer a request of vLLM is of, and which answer to that prompt.
 
-    vLLM puts the number of the answer before it, of the prompt behind it, and random digits last.
+    None where it is of another answer than the one that a client knows by this name. vLLM puts
+    the number of the answer before it, of the prompt behind it, and random digits last.
     """
-    return bool(re.fullmatch(rf"(\d+_)?{re.escape(name)}(-\d+)?-[0-9a-f]{{8}}", request))
-
-
-def _number(request: str) -> int:
-    first, _, rest = request.partition("_")
-    return int(first) if rest and first.isdecimal() else 0
+    found = re.fullmatch(rf"(?:(\d+)_)?{re.escape(name)}(?:-(\d+))?-[0-9a-f]{{8}}", request)
+    return found and (int(found[2] or 0), int(found[1] or 0))
 
 
 def load_guard(runner: Any, plan: GuardPlan) -> Guard:  # noqa: ANN401 - of vLLM

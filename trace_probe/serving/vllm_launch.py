@@ -33,8 +33,17 @@ class EngineServer:
     """More arguments of ``vllm serve`` as JSON, such as ``{"reasoning_parser": "qwen3"}``."""
 
     def command(self) -> list[str]:
-        """Return the arguments of ``vllm serve``, and the model first."""
-        weights = self.weights
+        """Return the arguments of ``vllm serve``, and the model first.
+
+        Raises:
+            ModelError: they are no arguments, or the model would be spread over several stages.
+        """
+        weights, more = self.weights, json_arguments(self.arguments)
+        if more.get("pipeline_parallel_size", 1) != 1:
+            raise ModelError(
+                "a guard needs all of its layers in one worker: serve with tensor_parallel_size, "
+                "not with pipeline_parallel_size"
+            )
         ours: dict[str, Any] = {
             "served-model-name": weights.name,
             "host": self.host,
@@ -46,7 +55,6 @@ class EngineServer:
             "middleware": ANSWERS,
             "additional-config": EnginePlan(guard=self.guard).configuration(),
         }
-        more = json_arguments(self.arguments)
         given = {key.replace("_", "-"): value for key, value in more.items()}
         flags = [word for name, value in {**ours, **given}.items() for word in _flag(name, value)]
         return [str(locate(weights.name)), *flags]

@@ -121,6 +121,14 @@ class Cohort:
             "unknown_whether_said": int((self.positive & (self.said == UNKNOWN)).sum()),
         }
 
+    def maxima(self, scores: Scores) -> Values:
+        """Return (trace, k) running maxima of scores: see `running_maxima`."""
+        return running_maxima(score_rows(self, scores))
+
+    def held(self, scores: Scores) -> Values:
+        """Return (trace, k) scores that stand after k sentences: see `scores_held`."""
+        return scores_held(score_rows(self, scores))
+
     def mixed(self) -> Mask:
         """Return for each prompt code whether both outcomes occur."""
         count = int(self.prompt.max(initial=-1)) + 1
@@ -220,8 +228,10 @@ def average_precision(score: Values, positive: Mask, weights: Values) -> Values:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Positive and negative traces to compare."""
+    """Positive and negative traces to compare, of the same prompt each or of any."""
 
+    cohort: Cohort
+    same_prompt: bool
     positive: Index
     negative: Index
     moment: Index
@@ -236,9 +246,38 @@ class Pairs:
 
     def where(self, chosen: Mask | Index) -> "Pairs":
         """Return some of the pairs."""
-        return Pairs(
-            self.positive[chosen], self.negative[chosen], self.moment[chosen], self.excluded
+        positive, negative = self.positive[chosen], self.negative[chosen]
+        return replace(self, positive=positive, negative=negative, moment=self.moment[chosen])
+
+    def wins(self, held: Values) -> Values:
+        """Return (pair,) 1, 0.5 or 0: whether the positive was ahead at the same moment.
+
+        `held` as of `scores_held` or `running_maxima`. Both traces are read for the same number
+        of sentences, so neither position nor length can tell them apart.
+        """
+        ahead, behind = held[self.positive, self.moment], held[self.negative, self.moment]
+        return np.where(ahead > behind, 1.0, np.where(ahead == behind, 0.5, 0.0))
+
+    def auroc(self, held: Values, weights: Values) -> Resampled:
+        """Return the resampled AUROC of pairs, `held` as in `wins`.
+
+        Within prompts it is the AUC of each prompt, weighted by its pairs, and prompts are
+        counted. Else a pair may span two tasks: it counts as often as the product of how often
+        both its tasks were drawn, and traces are counted.
+        """
+        cohort, wins = self.cohort, self.wins(held)
+        if self.same_prompt:
+            found = ratio(wins, np.ones(self.n), cohort.task[self.positive], weights)
+            return replace(found, n=len(np.unique(cohort.prompt[self.positive])))
+        n_tasks = weights.shape[1]
+        cell = cohort.task[self.positive] * n_tasks + cohort.task[self.negative]
+        top = np.bincount(cell, wins, n_tasks**2).reshape(n_tasks, n_tasks)
+        bottom = np.bincount(cell, minlength=n_tasks**2).reshape(n_tasks, n_tasks).astype(float)
+        draws = divide(
+            ((weights @ top) * weights).sum(axis=1), ((weights @ bottom) * weights).sum(axis=1)
         )
+        sizes = np.bincount(cohort.task, minlength=n_tasks).astype(float)
+        return Resampled(draws, len(cohort.ids), cohort.n_tasks, alike=effective_tasks(sizes))
 
 
 def pairs_within(cohort: Cohort, at: Index) -> Pairs:
@@ -265,43 +304,8 @@ def _pairs(cohort: Cohort, at: Index, *, same_prompt: bool) -> Pairs:
     left, right = positive[left], negative[right]
     moment = np.minimum(at[left], at[right])
     open_ = moment > 0
-    return Pairs(left[open_], right[open_], moment[open_], int((~open_).sum()))
-
-
-def concordance(held: Values, pairs: Pairs) -> Values:
-    """Return (pair,) 1, 0.5 or 0: whether the positive was ahead at the same moment.
-
-    `held` as of `scores_held` or `running_maxima`. Both traces are read for the same number of
-    sentences, so neither position nor length can tell them apart.
-    """
-    ahead = held[pairs.positive, pairs.moment]
-    behind = held[pairs.negative, pairs.moment]
-    return np.where(ahead > behind, 1.0, np.where(ahead == behind, 0.5, 0.0))
-
-
-def within_prompt(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Resampled:
-    """Return the resampled AUROC within prompts: AUC of each prompt, weighted by its pairs.
-
-    `wins` (pair,) as of `concordance`. What is counted is prompts.
-    """
-    found = ratio(wins, np.ones(pairs.n), cohort.task[pairs.positive], weights)
-    return replace(found, n=len(np.unique(cohort.prompt[pairs.positive])))
-
-
-def pooled(wins: Values, pairs: Pairs, cohort: Cohort, weights: Values) -> Resampled:
-    """Return the resampled AUROC over pairs that may span two tasks.
-
-    A pair counts as often as the product of how often both its tasks were drawn.
-    """
-    n_tasks = weights.shape[1]
-    cell = cohort.task[pairs.positive] * n_tasks + cohort.task[pairs.negative]
-    top = np.bincount(cell, wins, n_tasks**2).reshape(n_tasks, n_tasks)
-    bottom = np.bincount(cell, minlength=n_tasks**2).reshape(n_tasks, n_tasks).astype(float)
-    draws = divide(
-        ((weights @ top) * weights).sum(axis=1), ((weights @ bottom) * weights).sum(axis=1)
-    )
-    sizes = np.bincount(cohort.task, minlength=n_tasks).astype(float)
-    return Resampled(draws, len(cohort.ids), cohort.n_tasks, alike=effective_tasks(sizes))
+    left, right, moment = left[open_], right[open_], moment[open_]
+    return Pairs(cohort, same_prompt, left, right, moment, int((~open_).sum()))
 
 
 def chance_rows(rows: Values, task: Index, rng: np.random.Generator) -> Values:

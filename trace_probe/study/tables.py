@@ -1,6 +1,6 @@
 """A study as text: tables of shares and differences, and what may not be read into them."""
 
-from trace_probe.statistics.bootstrap import Metric
+from trace_probe.statistics.bootstrap import Metric, shown
 from trace_probe.study.rates import FIGURES
 from trace_probe.study.study import Difference, Study
 from trace_probe.visible import aligned
@@ -61,7 +61,7 @@ def _added(found: Study) -> list[str]:
             one.run,
             f"{one.condition}={one.level}",
             *(_cell(value) for value in (one.rate, one.without)),
-            _signed(one.added),
+            shown(one.added, sign="+"),
             _cell(one.explained),
             f"{one.mcnemar.first_only}:{one.mcnemar.second_only}, p {one.mcnemar.p:.2g}",
         ]
@@ -77,7 +77,7 @@ def _differences(found: Study) -> list[str]:
             f"{one.first} - {one.second}",
             one.group,
             one.figure,
-            _signed(one.value),
+            shown(one.value, sign="+"),
             "" if one.controlled else "NOT controlled",
             "" if one.mcnemar is None else _mcnemar(one),
         ]
@@ -99,8 +99,8 @@ def _across_seeds(found: Study) -> list[str]:
         [
             f"{one.first} - {one.second}",
             one.figure,
-            *(_signed(one.seeds.get(seed)) for seed in seeds),
-            _signed(one.mean),
+            *(shown(one.seeds.get(seed), sign="+") for seed in seeds),
+            shown(one.mean, sign="+"),
             "yes" if one.in_every_seed else "no",
         ]
         for one in found.across_seeds
@@ -113,12 +113,6 @@ def _cell(value: Metric | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f} n={value.n}"
-
-
-def _signed(value: Metric | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:+.3f}"
 
 
 def _percent(value: Metric | None) -> str:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
+from trace_probe.text.call_ends import own_end
 from trace_probe.text.tool_calls import (
     TAGS,
     begins_call,
     is_bare_call,
     may_begin_call,
-    own_end,
     recipient_of,
     spoken,
 )

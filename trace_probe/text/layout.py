@@ -1,14 +1,14 @@
 """The channels of a completion in tokens: spans, sentences and tool calls, as a trace has them."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from trace_probe.text.channels import Format, Split, channel_at, split
+from trace_probe.text.channels import Format, Range, Split, split
 from trace_probe.text.sentences import sentence_spans
 from trace_probe.text.tool_calls import parse_calls
-from trace_probe.trace import Span, Thought, ToolCall
+from trace_probe.trace import Channel, Span, Thought, ToolCall
 
 
 class Layout(NamedTuple):
@@ -34,7 +34,7 @@ def build_spans(
 
 def lay_out(text: str, offsets: Sequence[int], prompt_stop: int, cut: Split) -> Layout:
     """Turn the channels of a completion into spans of tokens, sentences and tool calls."""
-    channels = [channel_at(cut.ranges, offset) for offset in offsets[prompt_stop:]]
+    channels = list(_channels(cut.ranges, offsets[prompt_stop:]))
     spans = [Span(0, prompt_stop, "prompt")] if prompt_stop else []
     token = prompt_stop
     for channel, group in groupby(channels):
@@ -54,17 +54,29 @@ def lay_out(text: str, offsets: Sequence[int], prompt_stop: int, cut: Split) -> 
     )
 
 
+def _channels(ranges: Sequence[Range], offsets: Sequence[int]) -> Iterator[Channel]:
+    """Yield the channel of each token; past the end there are only stop tokens: markup."""
+    starts = [one.start for one in ranges]
+    for offset in offsets:
+        index = bisect_right(starts, offset) - 1
+        inside = index >= 0 and offset < ranges[index].stop
+        yield ranges[index].channel if inside else "markup"
+
+
 def _actions(
     text: str, offsets: Sequence[int], spans: Sequence[Span], cut: Split
 ) -> Iterator[ToolCall]:
     """Yield the tool calls of a completion; each has at least one token of its channel."""
+    ranges = [one for one in cut.ranges if one.channel == "action"]
+    stops = [one.stop for one in ranges]
     for span in spans:
         if span.channel != "action":
             continue
         end = offsets[span.stop] if span.stop < len(offsets) else len(text)
-        for _, start, stop in (r for r in cut.ranges if r.channel == "action"):
-            if stop <= offsets[span.start] or start >= end:
-                continue
+        for at in range(bisect_right(stops, offsets[span.start]), len(ranges)):
+            _, start, stop = ranges[at]
+            if start >= end:
+                break
             for call in parse_calls(text, start, stop):
                 first = min(max(bisect_left(offsets, call.start), span.start), span.stop - 1)
                 last = min(max(bisect_left(offsets, call.stop), first + 1), span.stop)

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 LITERALS = {"true": True, "false": False, "null": None}
 """As OLMo 3 writes them among expressions of Python."""
-_TEXT = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'""", re.S)
+STRING = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'""", re.S)
+_HEAD = re.compile(r"\n\s*[A-Za-z_][\w.]*\(")
+TORN = 64
+"""Calls of a text that may be torn; what follows on more is one that cannot be read."""
 _QUOTES, _OPEN, _CLOSE = "\"'", "([{", ")]}"
 
 
@@ -24,13 +27,29 @@ class Found(NamedTuple):
 
 
 def calls_in(text: str, first: int = 0, last: int | None = None) -> Iterator[Found]:
-    """Yield the calls in ``text[first:last]``, one on a line or several in a list."""
-    for start, stop in _statements(text, first, len(text) if last is None else last):
-        try:
-            calls = list(_read(text[start:stop], start))
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            calls = [Found("", text[start:stop], start, stop)]  # it does not hide the others
-        yield from calls
+    """Yield the calls in ``text[first:last]``, one on a line or several in a list.
+
+    One that cannot be read does not hide the others: where a quote or a bracket is open to the end,
+    it was meant to be shut in its line.
+    """
+    end = len(text) if last is None else last
+    for _ in range(TORN):
+        torn = -1
+        for start, stop in _statements(text, first, end):
+            try:
+                calls = list(_read(text[start:stop], start))
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                line = text.find("\n", start, stop)
+                torn = line if _HEAD.search(text, line, stop) and line >= 0 else -1
+                stop = torn if torn >= 0 else stop
+                calls = [Found("", text[start:stop], start, stop)]
+            yield from calls
+            if torn >= 0:
+                break
+        if torn < 0:
+            return
+        first = torn
+    yield Found("", text[first:end].strip(), first, end)
 
 
 def _statements(text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -62,7 +81,7 @@ def _read(source: str, first: int) -> Iterator[Found]:
     """Yield the calls of one statement, which begins at character `first` of the whole."""
     # Python has no line break within quotes: one character stands for it, so that places hold.
     stand_in = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in source)
-    source = _TEXT.sub(lambda text: text[0].replace("\n", stand_in), source)
+    source = STRING.sub(lambda text: text[0].replace("\n", stand_in), source)
     source = source.replace("\r", " ").replace("\n", " ")
     body, encoded = ast.parse(source, mode="eval").body, source.encode()
     for call in body.elts if isinstance(body, ast.List) else [body]:

@@ -7,9 +7,10 @@ a call that cannot be read has an empty name and its text as arguments.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from trace_probe.text.call_ends import own_end
 from trace_probe.text.python_calls import calls_in
 
 TAGS: dict[str, str] = {
@@ -37,6 +38,7 @@ _UNDECIDED = re.compile(r"\s*\Z|\n?[^\s<>{}()\[\]]+\s*\Z")
 _NAMED = re.compile(r"[^\s<>]+>")
 _PROSE = re.compile(r"[ \t]+\w|[`'\"”’]")
 _SPACE = re.compile(r"[\s,;]*")
+_OPEN = re.compile("|".join(map(re.escape, TAGS)))
 _NAME = re.compile(r"[\w.:/-]+")
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _HEADER_ENDS = ("<|start|>", "<|end|>", "<|call|>", "<|return|>")
@@ -46,38 +48,29 @@ _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _IDS = ("id", "tool_call_id", "call_id")
 
 _DEEPSEEK = re.compile(
-    r"<｜tool▁call▁begin｜>(?P<name>.*?)<｜tool▁sep｜>(?P<body>.*?)(?:<｜tool▁call▁end｜>|\Z)", re.S
+    r"<｜tool▁call▁begin｜>(?P<name>.*?)<｜tool▁sep｜>(?P<body>.*?)"
+    r"(?:<｜tool▁call▁end｜>(?=\s*(?:<｜tool▁call▁begin｜>|\Z))|\Z)",
+    re.S,
 )
 _KIMI = re.compile(
     r"<\|tool_call_begin\|>\s*(?P<id>.*?)\s*<\|tool_call_argument_begin\|>\s*(?P<body>.*?)\s*"
-    r"(?:<\|tool_call_end\|>|\Z)",
+    r"(?:<\|tool_call_end\|>(?=\s*(?:<\|tool_call_begin\|>|\Z))|\Z)",
     re.S,
 )
 _MISTRAL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]([\w-]+))?\s*(?:\[ARGS\])?\s*(?=\{)")
 _FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>(?=\s*(?:<function=|\Z))|\Z)", re.S)
-_PARAMETER = re.compile(
-    r"<parameter=([^>]+)>\n?(.*?)\n?"
-    r"(?:</parameter>\s*(?=<parameter=|</function>|\Z)|(?=<parameter=|</function>)|\Z)",
-    re.S,
-)
-"""A value ends at its close tag, else where the next one begins: its own text may hold the tag."""
 _INVOKE = re.compile(
     r"<(?:｜DSML｜)?invoke name=\"([^\"]+)\"\s*>(.*?)"
     r"(?:</(?:｜DSML｜)?invoke>(?=\s*(?:<(?:｜DSML｜)?invoke |\Z))|\Z)",
     re.S,
 )
+_PARAMETER = re.compile(r"<parameter=(?P<key>[^>\n]+)>")
 _INVOKED = re.compile(
-    r"<(?:｜DSML｜)?parameter name=\"([^\"]+)\"(?: string=\"(true|false)\")?\s*>\n?(.*?)\n?"
-    r"(?:</(?:｜DSML｜)?parameter>\s*(?=<(?:｜DSML｜)?parameter |</(?:｜DSML｜)?invoke>|\Z)"
-    r"|(?=<(?:｜DSML｜)?parameter |</(?:｜DSML｜)?invoke>)|\Z)",
-    re.S,
+    r"<(?P<own>｜DSML｜)?parameter name=\"(?P<key>[^\"]+)\""
+    r"(?: string=\"(?P<text>true|false)\")?\s*>"
 )
-_GLM = re.compile(
-    r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)"
-    r"(?:</arg_value>\s*(?=<arg_key>|\Z)|(?=<arg_key>)|\Z)",
-    re.S,
-)
-_QUOTE = re.compile(r'\\.|"', re.S)
+_GLM = re.compile(r"<arg_key>(?P<key>[^<]*)</arg_key>\s*<arg_value>")
+"""What opens an element of a call."""
 _GEMMA = re.compile(r"\s*call:([\w.-]+)\s*(\{.*)", re.S)
 _BUILT_IN = re.compile(r"\s*([\w]+)\.call\((.*)\)\s*\Z", re.S)
 
@@ -129,40 +122,6 @@ def may_begin_call(text: str, stop: int) -> bool:
     return _UNDECIDED.match(text, stop) is not None
 
 
-def own_end(
-    text: str, tag: str, first: int, ends: Iterable[tuple[str, int]]
-) -> tuple[str, int] | None:
-    """Return which of some tags ends the call whose body begins at `first`, None without any.
-
-    `ends` are (tag, start) in order. That is the first one, unless it is a text among arguments in
-    JSON or Python, which end the call only after it.
-    """
-    nearest = None
-    for end in ends:
-        nearest = nearest or end
-        if not _quoted(text, tag, first, end[1]):
-            return end if end == nearest or _whole(text, first, end[1]) else nearest
-    return nearest
-
-
-def _quoted(text: str, tag: str, first: int, place: int) -> bool:
-    """Return whether a character of a call lies in one of its texts."""
-    head = text[_skip(text, first) : place][:1]
-    written = head in ("{", "[") or (tag == "<function_calls>" and head not in ("", "<"))
-    return written and sum(q[0] == '"' for q in _QUOTE.finditer(text, first, place)) % 2 == 1
-
-
-def _whole(text: str, first: int, stop: int) -> bool:
-    """Return whether a body that is JSON comes to its end before a character."""
-    begin = _skip(text, first)
-    if text[begin] not in "{[":
-        return True
-    try:
-        return _DECODER.raw_decode(text, begin)[1] <= stop
-    except (ValueError, RecursionError):
-        return False
-
-
 def is_bare_call(text: str) -> bool:
     """Return whether a text is nothing but a call without tags, as Llama 3 writes them.
 
@@ -203,17 +162,29 @@ def parse_calls(text: str, start: int = 0, stop: int | None = None) -> list[Call
     recipient = _recipient(text[:start])
     if recipient:
         return [Call(recipient, text[start:end].strip(), start, end)]
+    return [call for block in _blocks(text, start, end) for call in _calls_in(text, block)]
+
+
+def _calls_in(text: str, block: _Block) -> list[Call]:
+    """Return the calls of a block; what cannot be read is a call without a name."""
+    inside = text[block.start : block.last]
+    moved = _Block(block.tag, 0, *(place - block.start for place in block[2:]))
     found: list[Call] = []
-    for block in _blocks(text, start, end):
-        try:
-            calls = list(_READERS.get(block.tag, _json)(text[: block.last], block))
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            calls = []
-        if len(calls) == 1:  # its tags belong to it
-            calls = [calls[0]._replace(start=block.start, stop=block.stop)]
-        unread = Call("", text[block.first : block.last].strip(), block.start, block.stop)
-        found += calls or [unread]
-    return found
+    unread = 0
+    try:
+        for call in _READERS.get(block.tag, _json)(inside, moved):
+            found.append(call)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        unread = 1
+    if not found or unread:
+        first = found[-1].stop if found else moved.first
+        rest = inside[first:].strip()
+        found.append(Call("", rest, first if found else 0, moved.stop))
+    if len(found) == 1:  # its tags belong to it
+        found[0] = found[0]._replace(start=0, stop=moved.stop)
+    return [
+        one._replace(start=one.start + block.start, stop=one.stop + block.start) for one in found
+    ]
 
 
 def meaning(name: str, arguments: object) -> tuple[str, object]:
@@ -256,13 +227,12 @@ def _blocks(text: str, start: int, stop: int) -> Iterator[_Block]:
     """Yield what stands between each pair of tags; a text without tags is one block."""
     place = start
     while place < stop:
-        tags = {tag: text.find(tag, place, stop) for tag in TAGS}
-        tag = min((t for t, at in tags.items() if at >= 0), key=tags.__getitem__, default="")
-        if not tag:
+        opened = _OPEN.search(text, place, stop)
+        if opened is None:
             if place == start:
                 yield _Block("", start, start, stop, stop)
             return
-        begin = tags[tag]
+        tag, begin = opened[0], opened.start()
         first = begin if tag == "<function=" else begin + len(tag)
         either = re.compile("|".join(map(re.escape, filter(None, (tag, TAGS[tag])))))
         ends = ((m[0], m.start()) for m in either.finditer(text, begin + len(tag), stop))
@@ -278,8 +248,15 @@ def _json(text: str, block: _Block) -> Iterator[Call]:
         if text[place] in "[]":
             place = _skip(text, place + 1)
             continue
-        members, stop = _members(text, place)
-        yield _call_of(members, text, place, stop)
+        try:
+            members, stop = _members(text, place)
+        except (ValueError, RecursionError):
+            stop = text.find("\n{", place + 1, block.last)
+            if stop < 0:
+                raise
+            yield Call("", text[place:stop].strip(), place, stop)  # it does not hide the others
+        else:
+            yield _call_of(members, text, place, stop)
         place = _skip(text, stop)
 
 
@@ -343,41 +320,61 @@ def _in_tool_call(text: str, block: _Block) -> Iterator[Call]:
     elif "<invoke " in inside or "<｜DSML｜invoke " in inside:
         yield from _invoked(text, block)
     else:
-        name = inside.partition("<arg_key>")[0].strip()
-        if _NAME.fullmatch(name):
-            _check_taken(inside[len(inside.partition("<arg_key>")[0]) :], _GLM)
-            pairs = {key.strip(): _value(value) for key, value in _GLM.findall(inside)}
-            yield Call(name, _object(pairs), block.start, block.stop)
+        name, key, rest = inside.partition("<arg_key>")
+        if _NAME.fullmatch(name.strip()):
+            pairs = {k["key"].strip(): _value(v) for k, v in _elements(key + rest, _GLM)}
+            yield Call(name.strip(), _object(pairs), block.start, block.stop)
 
 
 def _functions(text: str, block: _Block) -> Iterator[Call]:
     """Read ``<function=name>`` with parameters as elements, or as a JSON object."""
     for found in _FUNCTION.finditer(text, block.first):
-        name, body = found[1], found[2].strip()
-        if body.startswith("{"):
-            _DECODER.decode(body)
-            arguments = body
-        else:
-            _check_taken(body, _PARAMETER)
-            arguments = _object({key: _value(value) for key, value in _PARAMETER.findall(body)})
-        yield Call(name, arguments, *found.span())
+        body = found[2].strip()
+        try:
+            if body.startswith("{"):
+                _DECODER.decode(body)
+                arguments = body
+            else:
+                pairs = _elements(found[2], _PARAMETER)
+                arguments = _object({key["key"]: _value(value) for key, value in pairs})
+            yield Call(found[1], arguments, *found.span())
+        except (ValueError, RecursionError):
+            yield Call("", found[0], *found.span())  # it does not hide the others
 
 
 def _invoked(text: str, block: _Block) -> Iterator[Call]:
     """Read ``<invoke name="…">`` with its parameters."""
     for found in _INVOKE.finditer(text, block.first):
-        _check_taken(found[2], _INVOKED)
-        pairs = {
-            key: value if kind == "true" else _value(value)
-            for key, kind, value in _INVOKED.findall(found[2])
-        }
-        yield Call(found[1], _object(pairs), *found.span())
+        try:
+            pairs = {
+                key["key"]: value if key["text"] == "true" else _value(value)
+                for key, value in _elements(found[2], _INVOKED)
+            }
+            yield Call(found[1], _object(pairs), *found.span())
+        except ValueError:
+            yield Call("", found[0], *found.span())
 
 
-def _check_taken(body: str, elements: re.Pattern[str]) -> None:
-    """Refuse to leave anything but white space of a body that is said to be elements."""
-    if elements.sub("", body).replace("</function>", "").strip():
-        raise ValueError("more than elements")
+def _elements(body: str, opening: re.Pattern[str]) -> Iterator[tuple[re.Match[str], str]]:
+    """Yield what opens each element of a call, and its value.
+
+    A value ends at the last close tag before the next element, or, without one, where that begins,
+    as it does for the engines that carry the call out.
+
+    Raises:
+        ValueError: something else stands between the elements.
+    """
+    opened = list(opening.finditer(body))
+    starts = [one.start() for one in opened]
+    if body[: starts[0] if starts else len(body)].strip():
+        raise ValueError("no element")
+    for one, stop in zip(opened, [*starts[1:], len(body)], strict=False):
+        own = (one["own"] or "") if "own" in one.groupdict() else ""
+        close = "</arg_value>" if opening is _GLM else f"</{own}parameter>"
+        value, closed, behind = body[one.end() : stop].rpartition(close)
+        if closed and behind.strip():
+            raise ValueError("more than elements")
+        yield one, (value if closed else behind).removeprefix("\n").removesuffix("\n")
 
 
 def _deepseek(text: str, block: _Block) -> Iterator[Call]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
 from trace_probe.storage.artifacts import FORMS
-from trace_probe.storage.lines import Line
+from trace_probe.storage.lines import Line, Lines
 from trace_probe.storage.records import SCHEMA, manifest_fields
 from trace_probe.storage.seals import sealed_json, sealed_line, state
 from trace_probe.store import Store
@@ -76,7 +76,7 @@ def _seal_lines(store: Store, report: SealReport) -> None:
         report.lines += 1
         return sealed_line(data)
 
-    every = [store.lines_of("traces"), store.lines_of("labels")]
+    every: list[Lines] = [store.lines_of("traces"), store.lines_of("labels")]
     for kind, form in FORMS.items():
         names = store.artifacts.names(kind) if form == ".jsonl" else []
         every += [store.artifacts.lines(kind, name) for name in names]
