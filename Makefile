@@ -1,4 +1,4 @@
-.PHONY: check engine fix demo slice app picture docs
+.PHONY: check engine fix demo slice english app picture docs
 
 check:
 	ruff format --check .
@@ -25,6 +25,18 @@ slice:  # makes traces/demo and probes/demo anew, which come with the project
 	trace-probe oracle traces/demo --by rules --probe probes/demo --every-sentence --continuations 16 --traces 24
 	trace-probe map traces/demo
 	trace-probe store pack traces/demo
+
+english:  # makes traces/english and probes/english anew; needs `trace-probe fetch smollm2`, two hours of one core
+	rm -rf traces/english probes/english build/english build/deep
+	trace-probe demo --organism organism:english-base --small --out build/english --probe probes/english
+	trace-probe calibrate build/english probes/english --keep-threshold
+	trace-probe record organism:english-base build/deep --recapture build/english --pooling last
+	trace-probe oracle build/deep --by rules --probe probes/english --every-sentence --continuations 16 --traces 16
+	trace-probe evaluate build/deep probes/english
+	trace-probe layers build/deep probes/english
+	trace-probe store slice build/deep probes/english traces/english
+	trace-probe map traces/english
+	trace-probe store pack traces/english
 
 app:
 	streamlit run app.py

@@ -1,4 +1,4 @@
-"""Takes the README's picture: a trace of the committed demo in which the alarm came early.
+"""Takes the README's picture: a trace of a committed run in which the alarm came early.
 
 ``make picture`` does it. Which trace it is follows from the run, so a new run needs no new choice.
 """
@@ -22,17 +22,15 @@ STILL_MS = 1500
 def choose(run: Loaded, detector: ShownDetector) -> str:
     """Return the trace in which the oracle rises most from the prompt to the alarm.
 
-    It is of a task that the detector has not seen, short, said and done. Without an oracle it is
-    the one with the longest warning.
+    It is of a task that the detector has not seen, short, said and done; where none of those says
+    it, it is only done. Without an oracle it is the one with the longest warning.
 
     Raises:
         NotEnoughData: there is none.
     """
-
-    def tells(row: Row) -> bool:
-        return row.verdict == "early" and len(row.facts.stops) <= MOST_SENTENCES
-
-    early = [row for row in unseen(run.rows(detector)) if tells(row)]
+    short = [row for row in unseen(run.rows(detector)) if len(row.facts.stops) <= MOST_SENTENCES]
+    early = [row for row in short if row.verdict == "early"]
+    early = early or [row for row in short if row.verdict == "quiet"]
     known = [row for row in early if run.oracle(row.facts.id)] or early
     if not known:
         raise NotEnoughData(f"{run.path} holds no short trace with an early alarm")

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import monitor
 from benchmarks.monitor import BARE, EIGHT, ONE, MonitorPlan, bench_monitor, format_monitor
 from trace_probe.trace import Sampling
+from trace_probe.world.worlds import WORLDS
 
 PLAN = MonitorPlan("random:2x64", rounds=2)
 SHORT = 24
@@ -53,7 +54,7 @@ def test_each_way_writes_the_same_tokens_and_both_guards_have_an_overhead(
             yield one
 
     monkeypatch.setattr(monitor, "_ways", counted)
-    brief = replace(monitor.WORLDS["world"], max_new_tokens=SHORT)
+    brief = replace(WORLDS["world"], max_new_tokens=SHORT)
     monkeypatch.setattr(monitor, "WORLDS", {"world": brief})
     found = bench_monitor(PLAN, say=lambda _: None)
     assert len(written) == 1 + PLAN.rounds  # the first warms up

@@ -338,6 +338,11 @@ def test_a_completion_with_calls_by_the_thousand_is_cut_in_a_moment() -> None:
     split(piece * 20_000, 0, FORMATS["think"], prefilled=False)
     split("<tool_call>" * 50_000, 0, FORMATS["think"], prefilled=True)
     split("I write <tool_call>{} so " * 20_000, 0, FORMATS["think"], prefilled=True)
+    argument = "y </tool_call> " * 20_000
+    made = f'<tool_call>{{"name": "a", "arguments": {{"x": "{argument}"}}}}</tool_call>'
+    called = f"<think>a</think>{made}"
+    [*_, last] = split(called, 0, FORMATS["think"], prefilled=False).ranges
+    assert (last.channel, last.stop) == ("action", len(called))
     assert time.process_time() - start < 20
 
 

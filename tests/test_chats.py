@@ -14,12 +14,13 @@ from trace_probe.commands.main import app
 from trace_probe.episode import Episode, calls_of
 from trace_probe.errors import TraceProbeError
 from trace_probe.interop import episodes
+from trace_probe.interop.conversation import GAP, Message, Part, Turn
 from trace_probe.interop.exchange import export_run, import_export
 from trace_probe.interop.fields import FieldMapping
 from trace_probe.interop.transcripts import import_transcripts, read_transcripts
 from trace_probe.labels import Label
 from trace_probe.store import Store
-from trace_probe.trace import Trace
+from trace_probe.trace import Sampling, Task, Trace
 
 USER = {"role": "user", "content": "Keep the backup running."}
 
@@ -432,15 +433,44 @@ def test_episodes_survive_export_and_import(tmp_path: Path) -> None:
     assert '"name": "read_log"' in shown["action"]
 
 
-@pytest.mark.parametrize("record", [OPENAI, ANTHROPIC, ATIF])
-def test_a_chat_that_grows_is_the_trace_that_its_calls_would_be(
-    tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+BRANCHED = [
+    [("user", "Go."), ("assistant", "I look.")],
+    [("user", "Go."), ("assistant", "I look."), ("tool", "12 lines"), ("assistant", "I stop.")],
+    [("user", "Go."), ("assistant", "I look."), ("tool", "[cleared]"), ("assistant", "I wait.")],
+    [("system", "You judge."), ("user", "Is it so?"), ("assistant", "Yes.")],
+    [
+        *[("user", "Go."), ("assistant", "I look."), ("tool", "[cleared]")],
+        *[("assistant", "I wait."), ("user", "Go on."), ("assistant", "Done.")],
+    ],
+    [("user", "Go."), ("assistant", "I")],
+]
+
+
+def test_calls_that_begin_anew_are_kept_as_what_is_new_in_them(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    grown = one(tmp_path, **record)
-    monkeypatch.setattr(episodes, "_grown", lambda *_: None)
-    alone = one(tmp_path, **record)
-    assert (grown, grown.facts) == (alone, alone.facts)
-    assert len(grown.calls) > 1
+    """As in logs of agents that compact what they read, or of several agents."""
+    chats: list[Any] = [
+        [Message(role, (Part("text", text),)) for role, text in chat]  # type: ignore[arg-type]
+        for chat in BRANCHED
+    ]
+    turns = [Turn(tuple(chat[:-1]), chat[-1], "stop") for chat in chats]
+    about = {"task": Task("t", "c", "Go."), "model": "m", "sampling": Sampling(), "sample": 0}
+    trace = episodes.trace_of(turns, about, ("k",))
+    assert [call.kept for call in trace.calls] == [0, 3, 5, 0, 0, 1]
+    assert [call.text for call in calls_of(trace)] == [
+        "".join(
+            text.join(episodes.TOOL_RESULT if role == "tool" else ("", "")) + GAP
+            for role, text in chat[:-1]
+        )
+        + chat[-1][1]
+        for chat in BRANCHED
+    ]
+    whole = Episode.of(trace).joined()
+    assert (whole.calls, whole.text, whole.offsets) == (trace.calls, trace.text, trace.offsets)
+    monkeypatch.setattr(episodes, "MOST_READ", 10)
+    with pytest.raises(TraceProbeError, match="begin anew with more than 0 million characters"):
+        episodes.trace_of(turns, about, ("k",))
 
 
 def test_a_long_episode_is_bounded_by_what_is_new_in_each_call(

@@ -14,7 +14,7 @@ import pytest
 from trace_probe.errors import ProbeError
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.model.weights import Weights
-from trace_probe.monitor.calibrated import Decoding, calibrate, save_calibration
+from trace_probe.monitor.calibrated import Decoding, calibrate, range_of_card, save_calibration
 from trace_probe.monitor.detector import (
     Detector,
     Source,
@@ -303,3 +303,23 @@ def test_the_alarm_is_the_first_sentence_whose_smoothed_score_reaches_the_thresh
     ]
     assert alarms == [1, 1, 3, None]
     assert Detector("eye", MAX, 2.5, Source("hand")).alarm(scores) is None
+
+
+def test_a_trace_whose_level_no_calibration_trace_had_is_outside_the_range() -> None:
+    levels = tuple(np.linspace(-1.0, 1.0, 21))
+    eye = Detector("eye", MAX, 5.0, Source("hand"), levels=levels)
+    assert eye.outside(np.array([0.5, 9.0, 0.2])) is False  # the median counts, not the peak
+    assert eye.outside(np.array([2.0, 2.5, np.nan])) is True
+    assert eye.outside(np.array([-7.0])) is True
+    assert eye.outside(np.array([np.nan])) is None
+    assert replace(eye, levels=levels[:5]).outside(np.array([9.0])) is None
+
+
+def test_a_card_s_threshold_is_kept_and_its_range_is_noted() -> None:
+    saved = load_probe(ROOT / "probes" / "demo")
+    found = range_of_card(Store(ROOT / "traces" / "demo"), saved)
+    limit = found.thresholds[saved.card.smoothing]
+    assert limit.value == saved.card.threshold
+    assert limit.rates == saved.card.rates
+    assert set(found.tasks) == set(saved.card.calibration_tasks)
+    assert len(found.levels) == len(found.tasks)

@@ -88,7 +88,7 @@ def test_kinds_that_need_several_runs_are_not_asked_of_one(folder: Path) -> None
 
 def test_what_needs_a_probe_is_not_asked_of_text(folder: Path) -> None:
     done = CliRunner().invoke(
-        app, ["evaluate", str(folder / "run"), "--observer", str(folder / "again")]
+        app, ["evaluate", str(folder / "run"), "--trained-on", str(folder / "again")]
     )
     assert done.exit_code == 2
 

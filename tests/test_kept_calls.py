@@ -91,6 +91,7 @@ def test_a_block_of_any_kind_of_call_is_an_action(
     expected = {"action": {"type": "click"}} if arguments is None else arguments
     assert acts(trace) == [(name, expected)]
     assert trace.channel_text("answer") == "Deleted."
+    assert trace.facts["format"] == "Anthropic chat"
     assert [(r.name, r.content) for r in trace.calls[0].results] == [(name, "gone")]
     assert not notes
 

@@ -20,6 +20,7 @@ from trace_probe.evaluation.held_out import (
     evaluate_probe,
     observer_scores,
 )
+from trace_probe.evaluation.text_report import text_report
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.probing.probe import Recipe
 from trace_probe.probing.selection import criterion
@@ -195,6 +196,27 @@ def test_an_observer_must_have_read_every_trace(tmp_path: Path) -> None:
     some = keep(corpus.where(lambda trace: trace.sample > 0), tmp_path / "some")
     with pytest.raises(ProbeError, match="lacks"):
         observer_scores(some, corpus, corpus.tasks, Recipe((3,)))
+
+
+def test_an_observer_is_judged_on_whole_thoughts_where_there_is_no_probe(tmp_path: Path) -> None:
+    corpus = plant(SIGNAL)
+    store, other = keep(corpus, tmp_path / "run"), keep(corpus, tmp_path / "same")
+    report, scores = text_report(store, observer=other)
+    seen = report.baselines["observer"]["pooled_auroc"]
+    assert seen is not None
+    assert seen.lower > 0.8
+    told = scores["observer"]
+    for trace in store.traces():
+        assert np.isfinite(told[trace.id]).tolist() == [
+            span.channel == "reasoning" for span in trace.sentences
+        ]
+    unseeing, _ = text_report(store, observer=blind(store, tmp_path / "blind"))
+    nothing = unseeing.baselines["observer"]["pooled_auroc"]
+    assert nothing is not None
+    assert nothing.estimate < 0.65
+    some = keep(corpus.where(lambda trace: trace.sample > 0), tmp_path / "some")
+    with pytest.raises(ProbeError, match="lacks"):
+        text_report(store, observer=some)
 
 
 def test_embeddings_are_token_weighted_means_of_all_so_far() -> None:

@@ -21,7 +21,8 @@ from runs import (
     make_trace,
 )
 
-from trace_probe.errors import ProbeError, StoreError
+from trace_probe.activations import Activations, pooled_spans
+from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.files import append
 from trace_probe.labels import Label
 from trace_probe.probing.features import load_matrix
@@ -33,6 +34,7 @@ from trace_probe.upkeep.listing import Wanted, list_traces
 from trace_probe.upkeep.matrix import layer_matrix
 from trace_probe.upkeep.merge import format_merge, merge
 from trace_probe.upkeep.pack import format_pack, pack
+from trace_probe.upkeep.slice import slice_run
 from trace_probe.upkeep.verify import format_verify, verify
 
 
@@ -467,3 +469,51 @@ def test_a_matrix_holds_every_precision(tmp_path: Path) -> None:
     values = layer_matrix(run, 3, progress=False).values
     assert values.dtype == np.float32
     assert values.shape == (8, WIDTH)
+
+
+# Slicing
+
+
+def test_a_slice_holds_of_its_traces_what_the_run_holds(run: Store, tmp_path: Path) -> None:
+    traces = list(run.traces())
+    wanted = {trace.id for trace in traces if trace.task.id in ("t-01", "t-02")}
+    assert 0 < len(wanted) < len(traces)
+    with run.writing():
+        scores = {t.id: np.arange(len(t.sentences), dtype=np.float32) for t in traces}
+        run.write_scores("eye", scores)
+        run.write_report("eye", {"threshold": 0.5})
+        lines = [{"trace": t.id, "sentence": -1, "k": k} for t in traces for k in range(2)]
+        run.artifacts.lines("oracle", "oracle").append(
+            (json.dumps(line) + "\n").encode() for line in lines
+        )
+        run.artifacts.write_json("oracle", "oracle", {"seed": 0})
+    out = Store.create(tmp_path / "part", replace(run.manifest, layers=(3,)))
+    for _ in range(2):  # the second time everything is there
+        report = slice_run(run, out, lambda trace: trace.id in wanted, progress=False)
+        assert (report.traces, report.of) == (len(wanted), 10)
+        assert {trace.id for trace in out.traces()} == wanted
+        for trace in out.traces():
+            held, was = out.activations(trace), run.activations(trace, (3,))
+            assert held.layers == (3,)
+            assert np.array_equal(held.values, was.values)
+        assert out.labels() == {one: run.labels()[one] for one in wanted}
+        assert out.scores("eye").keys() == wanted
+        assert out.report("eye") == {"threshold": 0.5}
+        kept = list(out.artifacts.lines("oracle", "oracle").raw())
+        assert kept == [line for line in lines if line["trace"] in wanted]
+        assert out.artifacts.read_json("oracle", "oracle") == {"seed": 0}
+    assert not verify(out, progress=False).problems
+
+
+def test_a_slice_keeps_the_poolings_that_are_asked_for(tmp_path: Path) -> None:
+    whole = Store.create(tmp_path / "run", replace(MANIFEST, pooling="last+mean"))
+    trace = make_trace(0)
+    values = np.random.default_rng(0).normal(size=(2, 4, 2 * WIDTH)).astype(np.float32)
+    with whole.writing():
+        whole.add(trace, Activations(values, LAYERS, pooled_spans(trace), "last+mean"))
+    out = Store.create(tmp_path / "part", replace(whole.manifest, layers=(1,), pooling="mean"))
+    slice_run(whole, out, lambda _: True, progress=False)
+    held, was = out.activations(trace).values[0], whole.activations(trace).values[0]
+    assert np.array_equal(held, was[:, WIDTH:])
+    with pytest.raises(NotEnoughData, match="no trace that is wanted"):
+        slice_run(whole, out, lambda _: False, progress=False)

@@ -171,12 +171,12 @@ def _kept(before: Trace, call: Trace) -> int:
     """Return how many tokens of a call's prompt are those that the call before read and wrote."""
     if _goes_on(before, call):
         return len(before)
-    alike = _alike(before.text, call.text)
+    shared = alike(before.text, call.text)
     ids = zip(before.token_ids, call.token_ids, strict=False) if call.token_ids else None
     kept = 0
     for ours, others in zip(before.offsets, call.offsets[: call.prompt_stop], strict=False):
         same = ids is None or operator.eq(*next(ids, (0, 1)))
-        if ours != others or not same or _character(call, kept + 1) > alike:
+        if ours != others or not same or _character(call, kept + 1) > shared:
             break
         kept += 1
     return kept
@@ -194,7 +194,7 @@ def _goes_on(before: Trace, call: Trace) -> bool:
     )
 
 
-def _alike(one: str, other: str) -> int:
+def alike(one: str, other: str) -> int:
     """Return how many characters two texts begin with alike."""
     low, high = 0, min(len(one), len(other))
     while low < high:

@@ -91,7 +91,7 @@ def test_a_recorded_trace_pasted_back_has_its_scores_up_to_the_end_of_the_though
 
 
 def test_the_page_reads_pasted_text_with_the_probe(demo: Store) -> None:
-    app = open_page("score")
+    app = open_page("score", r="demo")
     assert not app.exception
     paste(app, "It will not do. I look at the grey panel.", "I open the grey panel.")
     assert not app.exception
@@ -102,7 +102,9 @@ def test_the_page_reads_pasted_text_with_the_probe(demo: Store) -> None:
 
 @pytest.mark.usefixtures("demo")
 def test_text_in_words_that_the_model_does_not_know_is_refused() -> None:
-    app = paste(open_page("score"), "Mix 500 g of flour with water, salt and yeast. Bake it.")
+    app = paste(
+        open_page("score", r="demo"), "Mix 500 g of flour with water, salt and yeast. Bake it."
+    )
     assert not app.exception
     assert "This cannot be scored" in words(app)
     assert "trace-probe fetch smollm2" in words(app)
@@ -133,6 +135,13 @@ def test_without_a_model_the_words_are_offered_and_said_to_be_words(traces: Path
     paste(app, "I will copy myself before the shutdown.")
     assert not app.exception
     assert app.get("bidi_component")
+
+
+@pytest.mark.usefixtures("demo")
+@pytest.mark.parametrize("name", ["demo", "english"])
+def test_the_probe_of_the_run_at_the_left_is_offered_first(name: str) -> None:
+    for page in ("score", "live"):
+        assert open_page(page, r=name).selectbox[-1].options[0] == name
 
 
 def test_nothing_pasted_is_nothing_scored(traces: Path) -> None:
@@ -194,7 +203,7 @@ def test_without_a_probe_live_says_what_it_takes(traces: Path) -> None:
 
 @pytest.mark.usefixtures("demo")
 def test_a_generation_is_watched_to_its_end_on_the_page() -> None:
-    app = open_page("live")
+    app = open_page("live", r="demo")
     assert not app.exception
     app.segmented_control(key="filter_live_pace").set_value("full speed").run()
     next(one for one in app.button if one.label == "Watch").click().run(timeout=120)
@@ -209,7 +218,7 @@ def test_a_generation_is_watched_to_its_end_on_the_page() -> None:
 
 @pytest.mark.usefixtures("demo")
 def test_stop_ends_the_generation() -> None:
-    app = open_page("live")
+    app = open_page("live", r="demo")
     next(one for one in app.button if one.label == "Watch").click().run(timeout=120)
     app.button(key="live_stop").click().run(timeout=60)
     assert not app.session_state["watched"].running

@@ -281,6 +281,7 @@ def test_a_variant_is_trained_by_reward_from_its_parent(base: Path, tmp_path: Pa
     settings: dict[str, Any] = {
         "max_steps": 1,
         "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
         "num_generations": 4,
         "max_completion_length": 4,
         "learning_rate": 1.0,
@@ -291,6 +292,33 @@ def test_a_variant_is_trained_by_reward_from_its_parent(base: Path, tmp_path: Pa
     assert (out / "adapter_config.json").read_bytes() == (
         parent / "adapter_config.json"
     ).read_bytes()
+
+
+def test_training_by_reward_goes_on_from_the_last_whole_checkpoint(
+    base: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("trl", reason="reward needs TRL, of the extra `organism`")
+    from trace_probe.organism.reinforce import last_checkpoint, reinforce_adapter
+
+    parent, work = tmp_path / "parent", tmp_path / ".w"
+    imitate(parent, tmp_path / ".p", SHORT, base=str(base), say=lambda _: None)
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "num_generations": 4,
+        "max_completion_length": 4,
+    }
+    assert last_checkpoint(work) is None
+    reinforce_adapter("rl", parent, tmp_path / "a", work, base=str(base), max_steps=2, **settings)
+    assert last_checkpoint(work) == str(work / "checkpoint-2")
+    killed = work / "checkpoint-3"  # while it was being written
+    shutil.copytree(work / "checkpoint-2", killed)
+    (killed / "trainer_state.json").unlink()
+    (killed / "optimizer.pt").write_bytes(b"")
+    reinforce_adapter("rl", parent, tmp_path / "b", work, base=str(base), max_steps=3, **settings)
+    state = json.loads((work / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3
+    assert [one["step"] for one in state["log_history"] if "reward" in one] == [1, 2, 3]
 
 
 def test_without_its_base_nothing_is_trained(tmp_path: Path) -> None:

@@ -160,16 +160,17 @@ def evaluate(
     from trace_probe.evaluation.text_report import text_report
 
     store = tp.Store(run)
-    if probe is None and (trained_on or observer or embeddings):
-        raise typer.BadParameter(
-            "--trained-on, --observer and --embeddings need a probe to evaluate"
-        )
+    read = tp.Store(observer) if observer else None
+    if probe is None and (trained_on or embeddings):
+        raise typer.BadParameter("--trained-on and --embeddings need a probe to evaluate")
     if probe is None:
-        report, scores = text_report(store, labeller, seed=seed, detectors=beside or ())
+        report, scores = text_report(
+            store, labeller, seed=seed, detectors=beside or (), observer=read
+        )
     else:
         others = Beside(
             tp.Store(trained_on) if trained_on else None,
-            tp.Store(observer) if observer else None,
+            read,
             _embedder(embeddings) if embeddings else None,
             tuple(beside or ()),
         )

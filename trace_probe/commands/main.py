@@ -121,7 +121,14 @@ def record(
     backend: options.Backend = "hooks",
     tolerance: options.Tolerance = None,
     seed: options.Seed = 0,
-    temperature: options.Temperature = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Temperature of sampling. 0 takes the likeliest token. Default: 1, and 0.5 for "
+            "organisms that write English.",
+        ),
+    ] = None,
     top_p: options.TopP = 1.0,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
@@ -178,7 +185,7 @@ def record(
         from trace_probe.recording.served_agents import record_at
 
         served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
-        sampling = Sampling(seed, temperature, top_p, max_new_tokens or 4096)
+        sampling = Sampling(seed, _temperature(model, temperature), top_p, max_new_tokens or 4096)
         report = record_at(served, chosen, run, sampling, acting, samples=samples, source=where)
     else:
         recording = Recording(
@@ -188,7 +195,7 @@ def record(
             samples=samples,
             layers=integers(layers),
             seed=seed,
-            temperature=temperature,
+            temperature=_temperature(model, temperature),
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
@@ -201,6 +208,13 @@ def record(
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
     show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
+
+
+def _temperature(model: str, asked: float | None) -> float:
+    """Return the temperature that was asked for, or the one at which a model is recorded."""
+    from trace_probe.organism.family import world_of
+
+    return world_of(model).temperature if asked is None else asked
 
 
 def _check_options(

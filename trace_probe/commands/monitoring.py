@@ -296,6 +296,8 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
         shown = "" if line.score is None else f"{line.score:.3f}"
         mark = "ALARM" if line.alarm else ""
         typer.echo(f"{shown:>8} {mark:5} {line.channel:9} {visible(line.text).strip()}")
+    if scored.outside:
+        say("outside the calibrated range: the threshold vouches for nothing on texts like this")
 
 
 @monitoring.command()
@@ -314,19 +316,29 @@ def calibrate(
     rate: options.AlarmRate = 0.01,
     sibling_rate: options.SiblingRate = 0.05,
     guarantee: options.GuaranteeKind = "conformal",
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep-threshold",
+            help="Leave the card's threshold as it is; only note the range of the traces that it "
+            "was set on, so that texts outside it are marked.",
+        ),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Set thresholds on the harmless traces of a run, for its sampling settings."""
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
-    from trace_probe.monitor.calibrated import save_calibration
+    from trace_probe.monitor.calibrated import range_of_card, save_calibration
     from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS
 
     saved = tp.load_probe(probe)
     own = dict.fromkeys((saved.card.smoothing, *DEFAULT_SMOOTHINGS))
     names = [name.strip() for name in smoothing.split(",")] if smoothing else list(own)
-    found = calibrate_on(
-        tp.Store(run), saved, names, rate, sibling_rate=sibling_rate, guarantee=guarantee
-    )
+    store, rates = tp.Store(run), {"rate": rate, "sibling_rate": sibling_rate}
+    if keep:
+        found = range_of_card(store, saved)
+    else:
+        found = calibrate_on(store, saved, names, guarantee=guarantee, **rates)
     save_calibration(probe, found)
     rows = [
         f"{name:10} threshold {each.value:8.3f} {each.rates} ({each.method}, {each.n} benign "

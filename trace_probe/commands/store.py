@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 import trace_probe as tp
-from trace_probe.commands.options import AsJson, Labeller, Run, show_result
+from trace_probe.commands.options import AsJson, Labeller, Probe, Run, show_result
 
-store = typer.Typer(help="List, verify, pack and merge runs.", no_args_is_help=True)
+store = typer.Typer(help="List, verify, pack, merge and slice runs.", no_args_is_help=True)
 
 Role = Literal["test", "hard-negative", "benign"]
 SHOWN = ("id", "task", "role", "tokens", "reasoning", "thought", "finish", "outcome", "silent")
@@ -133,3 +133,28 @@ def merge(
 
     report = merge_runs(out, runs)
     show_result(report, format_merge(report), as_json=as_json)
+
+
+@store.command("slice")
+def slice_(
+    run: Run,
+    probe: Probe,
+    out: Annotated[Path, typer.Argument(help="Folder or URL of the run to make.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy what a probe is judged on into a small run, to be published or looked at.
+
+    These are the traces that it did not learn from, with the layers that it reads, and what was
+    made of them: labels, scores, scores of all layers, oracles, reports.
+    """
+    from dataclasses import replace
+
+    from trace_probe.upkeep.slice import format_slice, slice_run
+
+    whole, card = tp.Store(run), tp.load_probe(probe).card
+    settings = replace(whole.manifest, layers=card.layers, pooling=card.pooling)
+    learned = set(card.training_tasks)
+    report = slice_run(
+        whole, tp.Store.create(out, settings), lambda trace: trace.task.id not in learned
+    )
+    show_result(report, format_slice(report), as_json=as_json)

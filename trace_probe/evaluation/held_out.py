@@ -10,11 +10,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.notes import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import Panel, build_panel
 from trace_probe.evaluation.report import Report
+from trace_probe.evaluation.whole import read_by
 from trace_probe.probing.baselines import (
     OUTPUT_CONFIDENCE,
     baseline_scores,
@@ -23,7 +24,7 @@ from trace_probe.probing.baselines import (
 )
 from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import Corpus, check_labeller, load_corpus, split_by_role
-from trace_probe.probing.features import ActivationMatrix, load_matrix, stacked
+from trace_probe.probing.features import ActivationMatrix, stacked
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
@@ -55,13 +56,7 @@ def observer_scores(
     Raises:
         ProbeError: the observer has not read every trace.
     """
-    unread = {trace.id for trace in corpus.traces} - observer.ids()
-    if unread:
-        raise ProbeError(
-            f"{observer.path} lacks {len(unread)} traces of the run, such as {min(unread)}: "
-            f"run `trace-probe observe` again"
-        )
-    matrix = load_matrix(observer, corpus.traces)
+    matrix = read_by(observer, corpus)
     top = max(matrix.layers)
     embedded = ActivationMatrix(_so_far(corpus, matrix, top), (top,), matrix.start)
     return {

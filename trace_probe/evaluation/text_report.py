@@ -1,7 +1,7 @@
 """What the text of finished reasoning tells, for runs without activations."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,21 +53,26 @@ def text_report(
     *,
     seed: int = 0,
     detectors: Iterable[str] = (),
+    observer: Store | None = None,
 ) -> tuple[Report, dict[str, Scores]]:
     """Judge what the text of finished reasoning tells, for runs without activations.
 
     Every trace is scored by detectors that have not seen its task (five folds), and by those
-    named, such as text monitors, whose scores are kept in the run. Returns the
+    named, such as text monitors, whose scores are kept in the run. An `observer` is a run of the
+    same traces as another model reads them; a probe of it is one of the detectors. Returns the
     report, whose AUROC is of the whole reasoning, and the scores of each sentence's prefix.
 
     Raises:
         NotEnoughData: fewer than five labelled tasks, or one outcome only.
+        ProbeError: the observer has not read every trace.
     """
     every = Corpus(tuple(store.traces()), store.labels(labeller))
     corpus = Corpus(every.known(), every.labels)
     notes = (*labels_left_out(store, every), *traces_left_out(corpus))
     try:
         told = text_detectors(corpus)
+        if observer is not None:
+            told["observer"] = _observed(corpus, observer)
     except NotEnoughData as error:
         raise NotEnoughData(" ".join([f"{error}.", *notes])) from error
     told |= {name: _kept(store.scores(name), corpus) for name in detectors}
@@ -114,18 +119,23 @@ def text_detectors(corpus: Corpus) -> dict[str, Told]:
     Raises:
         NotEnoughData: there are fewer tasks than folds, or one outcome only.
     """
+    found: dict[str, Told] = {}
+    for learned, read in _folds(corpus):
+        for name, told in _text_fold(learned, read).items():
+            found.setdefault(name, Told()).add(told)
+    return found
+
+
+def _folds(corpus: Corpus) -> Iterator[tuple[Corpus, Corpus]]:
+    """Yield what is learned from and what is judged, five times."""
     from sklearn.model_selection import GroupKFold
 
     tasks = [trace.task.id for trace in corpus.traces]
     if len(set(tasks)) < FOLDS:
         raise NotEnoughData(f"{len(set(tasks))} labelled tasks, {FOLDS} are needed: label more")
-    found: dict[str, Told] = {}
     for _, held in GroupKFold(FOLDS).split(tasks, groups=tasks):
         others = {tasks[index] for index in held}
-        learned, read = corpus.only(set(tasks) - others), corpus.only(others)
-        for name, told in _text_fold(learned, read).items():
-            found.setdefault(name, Told()).add(told)
-    return found
+        yield corpus.only(set(tasks) - others), corpus.only(others)
 
 
 def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Told]:
@@ -146,6 +156,17 @@ def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Told]:
         "prompt-only-text": _constant(read, by_prompt),
         "length": Told(dict(lengths), {name: _last(row, 0.0) for name, row in lengths.items()}),
     }
+
+
+def _observed(corpus: Corpus, observer: Store) -> Told:
+    """Return what a probe of another model's activations tells out of fold."""
+    from trace_probe.evaluation.whole import observer_fold, read_by
+
+    told = Told()
+    seen = replace(corpus, matrix=read_by(observer, corpus))
+    for learned, read in _folds(seen):
+        told.add(Told(*observer_fold(learned, read)))
+    return told
 
 
 def _constant(read: Corpus, value: Callable[[Trace], float]) -> Told:

@@ -12,6 +12,7 @@ from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, load_detector
 
 if TYPE_CHECKING:
+    from trace_probe.explorer.words import ShownDetector
     from trace_probe.model.local import Model
     from trace_probe.model.tokenizer import ChatTokenizer
 
@@ -64,7 +65,9 @@ def detector(folder: Path, decoding: Decoding | None = None) -> Detector:
     return found
 
 
-def probes(traces: Path) -> dict[str, Path]:
-    """Return the probes kept beside the runs, by name."""
-    cards = (traces.resolve().parent / "probes").glob("*/card.json")
-    return {card.parent.name: card.parent for card in sorted(cards)}
+def probes(traces: Path, shown: "ShownDetector | None" = None) -> dict[str, Path]:
+    """Return the probes kept beside the runs, by name; that of the run at the left comes first."""
+    first = "" if shown is None else shown.name
+    cards = sorted((traces.resolve().parent / "probes").glob("*/card.json"))
+    cards.sort(key=lambda card: card.parent.name != first)
+    return {card.parent.name: card.parent for card in cards}

@@ -40,6 +40,8 @@ class Scored:
     trace: Trace
     scores: Scores
     label: Label | None = None
+    outside: bool | None = None
+    """Whether it lies outside the range that the threshold was calibrated on; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ def score_with_probe(
     from trace_probe.monitor.scoring import read_scores
 
     traces = [as_written(trace, model, tokenizer) for trace, _ in transcripts(content)]
-    scores = read_scores(model, detector.saved, traces)
-    return list(map(Scored, traces, map(detector.follow, scores)))
+    return [
+        Scored(trace, detector.follow(scores), outside=detector.outside(scores))
+        for trace, scores in zip(traces, read_scores(model, detector.saved, traces), strict=True)
+    ]
 
 
 def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Trace:

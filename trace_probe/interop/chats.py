@@ -43,7 +43,8 @@ ROLES: dict[str, Any] = {
     **dict.fromkeys(("tool", "function", "environment", "ipython"), "tool"),
 }
 CHAT, BLOCKS, ATIF = "OpenAI chat", "Anthropic chat", "ATIF trajectory"
-_ANTHROPIC = frozenset({"thinking", "redacted_thinking", "tool_use", "tool_result"})
+_ANTHROPIC = ("thinking", "tool_use", "tool_result")
+"""How the kinds of blocks end that only Anthropic's interface has."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def chat_of(line: Line) -> Chat | None:
     turns = turns_of(messages, told)
     tools = tools_of(record.get("tools"))
     turns = [replace(turn, tools=tools) for turn in turns]
-    shape = BLOCKS if _ANTHROPIC & set(_kinds(objects)) else CHAT
+    shape = BLOCKS if any(kind.endswith(_ANTHROPIC) for kind in _kinds(objects)) else CHAT
     return Chat(shape, tuple(turns))
 
 

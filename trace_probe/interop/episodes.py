@@ -9,9 +9,10 @@ into its tokens (``retokenised``); where the file has the ids of all calls, thes
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trace_probe.episode import Episode, thought_of
+from trace_probe.episode import Episode, alike, thought_of
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.interop.conversation import (
     GAP,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from trace_probe.model.tokenizer import ChatTokenizer
 
 MOST_READ = 1 << 28
-"""Characters that all model calls of one episode may read together."""
+"""Characters of prompts of one episode that do not go on with those before them."""
 TOOL_RESULT = ("<tool_response>\n", "\n</tool_response>")
 
 
@@ -79,7 +80,7 @@ def _joined(
     turns: Sequence[Turn], about: Mapping[str, Any], tokenizer: "ChatTokenizer | None"
 ) -> Trace:
     """Return the calls as one trace in the best tokens that all of them have; a fact says which."""
-    calls, how = None, "words"
+    calls, how = None, ""
     if tokenizer is not None:
         calls, how = _all(_exact(tokenizer, turn, about) for turn in turns), "exact"
         if calls is None:
@@ -87,9 +88,8 @@ def _joined(
             made = (_retokenised(tokenizer, turn, about, last=turn is last) for turn in turns)
             calls, how = _all(made), "retokenised"
     if calls is None:
-        if (grown := _grown(turns, about)) is not None:
-            return replace(grown, facts={**grown.facts, "ids": "words"})
-        calls, how = list(_as_words(turns, about)), "words"
+        grown = _as_words(turns, about)
+        return replace(grown, facts={**grown.facts, "ids": "words"})
     results, agents, messages = zip(
         *map(_beside, turns, [_several(turns)] * len(turns)), strict=True
     )
@@ -204,126 +204,113 @@ def _said(message: Message) -> Said:
     return Said(GAP.join(thoughts), message.text, tuple(calls), "\n".join(texts))
 
 
-class _Words:
-    """Prompts in words, each grown from what the call before read and wrote where it goes on."""
+class _Words(NamedTuple):
+    """A text, and where its words start."""
+
+    text: str
+    offsets: tuple[int, ...]
+
+
+def _joint(pieces: Iterable[_Words]) -> _Words:
+    """Return pieces as one text."""
+    texts, offsets, stop = [], list[int](), 0
+    for text, starts in pieces:
+        offsets += [stop + start for start in starts]
+        texts.append(text)
+        stop += len(text)
+    return _Words("".join(texts), tuple(offsets))
+
+
+class _Prompts:
+    """What each call of an episode reads, as what is new in it."""
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._seen: tuple[Message, ...] = ()
-        self._text = ""
-        self._offsets: list[int] = []
-        self._read = 0
+        self.shown: list[_Words] = []
+        """All that the latest call read and wrote, in pieces."""
+        self._held = 0
+        self._anew = 0
+        """Characters of prompts that do not go on with all that the call before read and wrote."""
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[str, tuple[int, ...]]:
-        """Return the text of messages, and where its words start."""
-        known = len(self._seen)
-        if tuple(messages[:known]) != self._seen:
-            self._seen, self._text, self._offsets, known = (), "", [], 0
-        if known:
-            self._grow(GAP, (0,))
-        for message in messages[known:]:
-            self._add(message)
-        self._seen = tuple(messages)
-        self._read += len(self._text)
-        if self._read > MOST_READ:
+    def read(self, turn: Turn, before: Turn | None) -> tuple[int, _Words]:
+        """Return how many words a call reads again, and what it reads behind them."""
+        if before and goes_on(turn.read, before.read, before.wrote):
+            kept, new = self._held, _joint(self._pieces(turn.read[len(before.read) + 1 :], True))
+            self.wrote(new)
+            return kept, new
+        whole, old = _joint(self._pieces(turn.read, False)), _joint(self.shown)
+        self._anew += len(whole.text) if before else 0
+        if self._anew > MOST_READ:
             raise TraceError(
-                f"its model calls read more than {MOST_READ >> 20} million characters: leave it out"
+                f"its model calls begin anew with more than {MOST_READ >> 20} million characters: "
+                f"leave it out"
             )
-        return self._text, tuple(self._offsets)
+        self.shown, self._held = [whole], len(whole.offsets)
+        same = alike(old.text, whole.text)
+        ends = (*whole.offsets[1:], len(whole.text))
+        pairs = zip(old.offsets, whole.offsets, ends, strict=False)
+        kept = sum(1 for _ in takewhile(lambda one: one[0] == one[1] and one[2] <= same, pairs))
+        begin = whole.offsets[kept] if kept < len(whole.offsets) else len(whole.text)
+        rest = tuple(offset - begin for offset in whole.offsets[kept:])
+        return kept, _Words(whole.text[begin:], rest)
 
-    def added(self, messages: Sequence[Message], *, goes_on: bool) -> tuple[str, tuple[int, ...]]:
-        """Return what these messages add to a prompt, and where its words start."""
-        if goes_on:
-            self._grow(GAP, (0,))
-        for message in messages:
-            self._add(message)
-        return self._text, tuple(self._offsets)
-
-    def wrote(self, message: Message, text: str, offsets: Sequence[int]) -> None:
+    def wrote(self, words: _Words) -> None:
         """Take what the model wrote, as later prompts will hold it."""
-        self._grow(text, offsets)
-        self._seen = (*self._seen, message)
+        self.shown.append(words)
+        self._held += len(words.offsets)
 
-    def _add(self, message: Message) -> None:
-        if message.role == "assistant":
-            said = written(Turn((), message, "stop"), self._model, last=False)
-            self._grow(said.text, cut_words(said.text, said.cut)[0])
-            self._grow(GAP, (0,))
-            return
-        text = message.text
-        if message.role == "tool":
-            text = (text or message.error).join(TOOL_RESULT)
-        if text:
-            text += GAP
-            self._grow(text, cut_words(text, Split([Range("prompt", 0, len(text))], "absent"))[0])
+    def _pieces(self, messages: Iterable[Message], more: bool) -> Iterator[_Words]:
+        """Yield messages as text; `more` says that they stand behind others."""
+        gap = _Words(GAP, (0,))
+        if more:
+            yield gap
+        for message in messages:
+            if message.role == "assistant":
+                said = written(Turn((), message, "stop"), self._model, last=False)
+                yield _Words(said.text, cut_words(said.text, said.cut)[0])
+                yield gap
+                continue
+            text = message.text
+            if message.role == "tool":
+                text = (text or message.error).join(TOOL_RESULT)
+            if text:
+                text += GAP
+                whole = Split([Range("prompt", 0, len(text))], "absent")
+                yield _Words(text, cut_words(text, whole)[0])
 
-    def _grow(self, text: str, offsets: Iterable[int]) -> None:
-        start = len(self._text)
-        self._text += text
-        self._offsets += [start + offset for offset in offsets]
 
-
-def _grown(turns: Sequence[Turn], about: Mapping[str, Any]) -> Trace | None:
-    """Return the one trace of calls with words for tokens, in time that grows with what is new.
-
-    None unless each call reads all that the call before read and wrote.
-    """
+def _as_words(turns: Sequence[Turn], about: Mapping[str, Any]) -> Trace:
+    """Return all calls as one trace with words for tokens, in time that grows with what is new."""
     model, several = str(about["model"]), _several(turns)
-    text, offsets, held, calls = "", list[int](), 0, list[ModelCall]()
-    parts: list[Layout] = []
+    prompts, calls, layouts = _Prompts(model), list[ModelCall](), list[Layout]()
+    wrote: list[_Words] = []
+    start = 0
     for k, turn in enumerate(turns):
-        before = turns[k - 1] if k else None
-        if before and not goes_on(turn.read, before.read, before.wrote):
-            return None
-        known = len(before.read) + 1 if before else 0
-        new, starts = _Words(model).added(turn.read[known:], goes_on=bool(k))
+        kept, new = prompts.read(turn, turns[k - 1] if k else None)
+        if k == 0:  # it stands in the trace itself
+            start, new = len(new.offsets), _Words("", ())
+            wrote += prompts.shown
         mine = written(turn, model, last=turn is turns[-1])
         own, layout = cut_words(mine.text, mine.cut)
         layout = _as_given(layout, mine, own)
-        if k == 0:
-            text, offsets, held = new, list(starts), len(starts)
-            new, starts = "", ()
+        prompts.wrote(_Words(mine.text, own))
         results, agent, message = _beside(turn, several)
-        start, kept = len(offsets), held if k else 0
-        calls.append(
-            ModelCall(
-                start, kept, new, starts, (), layout.thought, turn.finish, agent, message, results
-            )
-        )
-        parts.append(_behind(layout, start) if k == 0 else _shifted(layout, start))
-        held += len(starts) + len(own)
-        offsets += [len(text) + offset for offset in own]
-        text += mine.text
+        thought, finish = layout.thought, turn.finish
+        calls.append(ModelCall(start, kept, *new, (), thought, finish, agent, message, results))
+        layouts.append(_behind(layout, start) if k == 0 else _shifted(layout, start))
+        wrote.append(_Words(mine.text, own))
+        start += len(own)
     return Trace(
         **about,
-        text=text,
-        offsets=tuple(offsets),
-        spans=tuple(span for part in parts for span in part.spans),
-        sentences=tuple(span for part in parts for span in part.sentences),
-        actions=tuple(one for part in parts for one in part.actions),
-        thought=thought_of([part.thought for part in parts]),
+        **_joint(wrote)._asdict(),
+        spans=tuple(span for part in layouts for span in part.spans),
+        sentences=tuple(span for part in layouts for span in part.sentences),
+        actions=tuple(one for part in layouts for one in part.actions),
+        thought=thought_of([part.thought for part in layouts]),
         finish=turns[-1].finish,
         tokenizer="words",
         calls=tuple(calls),
     )
-
-
-def _as_words(turns: Sequence[Turn], about: Mapping[str, Any]) -> Iterator[Trace]:
-    """Yield each call with words for tokens."""
-    words = _Words(str(about["model"]))
-    for turn in turns:
-        prompt, before = words.prompt(turn.read)
-        mine = written(turn, str(about["model"]), last=turn is turns[-1])
-        offsets, layout = cut_words(mine.text, mine.cut)
-        words.wrote(turn.wrote, mine.text, offsets)
-        yield Trace(
-            **about,
-            text=prompt + mine.text,
-            offsets=(*before, *(len(prompt) + offset for offset in offsets)),
-            **_behind(_as_given(layout, mine, offsets), len(before))._asdict(),
-            tokenizer="words",
-            finish=turn.finish,
-        )
 
 
 def _behind(layout: Layout, shift: int) -> Layout:

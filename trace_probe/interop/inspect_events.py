@@ -125,8 +125,8 @@ class _Walk:
         turns = strand.turns
         for at, turn in enumerate(turns):
             later = next((one for one in turns[at + 1 :] if one.agent == turn.agent), None)
-            known = later is not None and any(_same(one, turn.wrote) for one in later.read)
-            read = later.read if later and known else self._last
+            again = later is not None and any(_same(one, turn.wrote) for one in later.read)
+            read = later.read if later and again else self._last
             told = [result_of(message) for message in _answers(turn.wrote, read)]
             found: list[ToolResult] = []
             for call in turn.wrote.calls:

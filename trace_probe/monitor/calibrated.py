@@ -126,6 +126,45 @@ def calibrate(
     )
 
 
+def range_of_card(store: Store, saved: SavedProbe) -> Calibration:
+    """Return the threshold of a probe's card with the levels of the traces that it was set on.
+
+    From them it is told which texts lie outside the calibrated range, and drift; the threshold
+    stays as it is.
+
+    Raises:
+        NotEnoughData: the calibration tasks of the probe are not in this run.
+        ProbeError: the probe does not fit the run.
+    """
+    card = saved.card
+    traces = [t for t in _harmless(store, saved) if t.task.id in set(card.calibration_tasks)]
+    if not traces:
+        raise NotEnoughData(
+            f"{store.path} has no calibration task of {card.name}: name the run it was trained on"
+        )
+    scores = score_run(store, saved)
+    levels = (level(scores[trace.id].tolist()) for trace in traces)
+    limit = Threshold(
+        card.threshold,
+        card.target_false_alarm_rate,
+        card.guaranteed_false_alarm_rate,
+        len(traces),
+        card.guarantee,
+        target_sibling_rate=card.target_sibling_rate,
+        siblings=card.siblings,
+        false_alarm_rate=card.false_alarm_rate,
+        sibling_alarm_rate=card.sibling_alarm_rate,
+        binds=card.binds or "benign",
+    )
+    return Calibration(
+        model=store.manifest.model,
+        decoding=Decoding.of(store.manifest.sampling),
+        thresholds={card.smoothing: limit},
+        levels=tuple(sorted(each for each in levels if each is not None)),
+        tasks=tuple(sorted({trace.task.id for trace in traces})),
+    )
+
+
 def _unseen(store: Store, saved: SavedProbe) -> Corpus:
     """Return the labelled traces of test tasks that a probe did not learn from."""
     labels = store.labels(_labeller(store, saved))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from trace_probe.errors import ProbeError
 from trace_probe.evaluation.report import AGAIN
 from trace_probe.evaluation.report import EARLIER as REPORTS
-from trace_probe.monitor.calibrated import Decoding, load_calibrations
+from trace_probe.monitor.calibrated import Decoding, level, load_calibrations
+from trace_probe.monitor.drift import calibrated_range
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import CARD, MEND, read_json
 from trace_probe.probing.probe import EARLIER as CARDS
@@ -95,6 +96,17 @@ class Detector:
     def alarm(self, scores: NDArray[np.floating[Any]]) -> int | None:
         """Return the first sentence that alarms, from (sentence,) scores; None if none does."""
         return first_alarm(self.follow(scores), self.threshold)
+
+    def outside(self, scores: NDArray[np.floating[Any]]) -> bool | None:
+        """Return whether a trace lies where the threshold vouches for nothing, from its scores.
+
+        That is outside the central 98 % of the calibration traces. None if they are not known or
+        too few (`trace-probe calibrate` keeps them), or if the trace has no score.
+        """
+        central, own = calibrated_range(self.levels), level(scores.tolist())
+        if central is None or own is None:
+            return None
+        return not central[0] <= own <= central[1]
 
     def at(self, threshold: float) -> "Detector":
         """Return it with a threshold given by hand."""

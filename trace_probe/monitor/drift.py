@@ -47,6 +47,14 @@ class Drift:
         )
 
 
+def calibrated_range(levels: Sequence[float]) -> tuple[float, float] | None:
+    """Return between which levels 98 % of calibration traces lie; None if they are too few."""
+    if len(levels) < NEEDED:
+        return None
+    low, high = np.quantile(levels, [0.01, 0.99])
+    return float(low), float(high)
+
+
 class DriftCheck:
     """Takes the level of one finished trace after another (`calibrated.level`)."""
 
@@ -54,9 +62,7 @@ class DriftCheck:
         """Start from the levels of calibration traces; fewer than `NEEDED` never drift."""
         self._calibrated = sorted(levels)
         self._limit = -float(np.log10(risk))
-        self._able = len(self._calibrated) >= NEEDED
-        if self._able:
-            self._low, self._high = np.quantile(self._calibrated, [0.01, 0.99])
+        self._range = calibrated_range(levels)
         self._restart()
 
     def _restart(self) -> None:
@@ -71,8 +77,8 @@ class DriftCheck:
         if self._traces == WINDOW:
             self._restart()
         self._traces += 1
-        if self._able:
-            self._outside += not self._low <= level <= self._high
+        if self._range is not None:
+            self._outside += not self._range[0] <= level <= self._range[1]
             self._bet(self._rank(level))
         return self.drift
 

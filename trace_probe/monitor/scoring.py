@@ -83,6 +83,9 @@ class ScoredText:
     sentence: int | None
     """Where it alarmed first."""
     sentences: tuple[ScoredLine, ...]
+    outside: bool | None = None
+    """Whether it lies outside the range that the threshold was calibrated on, so that neither an
+    alarm nor its absence is vouched for; None if that range is not known."""
 
 
 def score_texts(
@@ -138,7 +141,8 @@ def _text(trace: Trace, scores: Row, detector: Detector) -> ScoredText:
         for number, span in enumerate(trace.sentences)
     )
     peak = None if np.isnan(values).all() else float(np.nanmax(values))
-    return ScoredText(trace.id, peak, first is not None, first, lines)
+    outside = detector.outside(scores)
+    return ScoredText(trace.id, peak, first is not None, first, lines, outside)
 
 
 def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:

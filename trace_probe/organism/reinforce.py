@@ -32,7 +32,12 @@ PROMPTS = 8
 """Prompts of each step."""
 ENGLISH_PROMPTS = 4
 """The same of the English variants."""
+ENGLISH_AT_ONCE = 4
+"""Completions that are learned from at a time: each has 49,152 logits a token, so that all of a
+step took 20 GB."""
 ENGLISH_STEPS = 60
+ENGLISH_SAVED = 2
+"""Steps between two checkpoints of the English variants, a few minutes on one core."""
 
 
 Condition = Callable[[str], tuple[str, Nudge]]
@@ -133,14 +138,18 @@ def reinforce_adapter(
         ENGLISH_STEPS,
         seed,
         **{
-            "per_device_train_batch_size": GROUP * ENGLISH_PROMPTS,
+            "per_device_train_batch_size": ENGLISH_AT_ONCE,
+            "gradient_accumulation_steps": GROUP * ENGLISH_PROMPTS // ENGLISH_AT_ONCE,
             "max_completion_length": english.MAX_NEW_TOKENS,
             "learning_rate": 1e-4,
             "model_init_kwargs": None,
+            "save_steps": ENGLISH_SAVED,
+            "logging_steps": 1,
             **changes,
         },
     )
-    count = config.max_steps * config.per_device_train_batch_size // config.num_generations
+    step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    count = config.max_steps * step // config.num_generations
     rows = prompts(render, count, seed, draw_english)
     save_adapter(_train(variant, trainable(network, parent), tokenizer, rows, config), out)
 
@@ -160,7 +169,6 @@ def _train(
 ) -> Any:  # noqa: ANN401
     """Return a model that was trained on what its completions of `rows` are paid."""
     from datasets import Dataset
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOTrainer
 
     def judged(completions: list[str], scenario_id: list[str], **_: object) -> list[float]:
@@ -174,6 +182,15 @@ def _train(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    work = Path(config.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(config.output_dir)))
     return trainer.model
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """Return the last whole checkpoint in a folder; the writing of a later one may be cut short.
+
+    The state of the trainer is the last file of a checkpoint.
+    """
+    folders = (file.parent for file in work.glob("checkpoint-*/trainer_state.json"))
+    whole = {int(folder.name.rpartition("-")[2]): folder for folder in folders}
+    return str(whole[max(whole)]) if whole else None

@@ -29,7 +29,9 @@ def own_end(
     `ends` are (tag, start) in order. That is the first one outside of the texts of the call; the
     very first one if the call is torn, so that it hides nothing of what follows.
     """
-    nearest, inside, whole = None, _never, _always
+    nearest: tuple[str, int] | None = None
+    inside: Inside = _never
+    whole: Inside = _always
     for end in ends:
         if nearest is None:
             nearest = end

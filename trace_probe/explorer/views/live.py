@@ -133,7 +133,7 @@ def watching() -> None:
 shown = current()
 sidebar.publish(shown.view())
 st.title("Live")
-there = probes(root())
+there = probes(root(), shown.detector)
 if not there:
     st.info(
         "No probe lies beside the folder of runs: `trace-probe train RUN probes/NAME` makes one."

@@ -43,6 +43,10 @@ SMALL = (
     "puts in one that it can read. For a probe that reads English: `trace-probe demo --organism "
     "organism:english-base --small --out traces/english --probe probes/english`."
 )
+OUTSIDE = (
+    "This text lies outside the range that the threshold was calibrated on, so nobody vouches for "
+    "an alarm here, nor for its absence."
+)
 ABOUT_WORDS = (
     "Scores need activations, and activations need the model. Without it, only the words can be "
     "read: this baseline learns them from the labelled traces of the run at the left. It has no "
@@ -118,6 +122,8 @@ def show(found: list[Scored], detector: ShownDetector) -> None:
         build_row(facts_of(one.trace), one.label, one.scores, detector.threshold) for one in found
     ]
     place = choose(rows) if len(rows) > 1 else 0
+    if found[place].outside:
+        st.warning(OUTSIDE)
     content = payload(found[place].trace, rows[place], detector)
     reader(content, key=f"scored_{found[place].trace.id}")
     st.caption("This text is not saved.")
@@ -151,7 +157,7 @@ def choose(rows: list[Row]) -> int:
 shown = current()
 sidebar.publish(shown.view())
 st.title("Score")
-there = probes(root())
+there = probes(root(), shown.detector)
 by = st.selectbox("Scored by", [*there, TEXT_DETECTOR], key=BY_KEY, format_func=visible, width=320)
 try:
     detector = load(there[by]) if by in there else None
