@@ -753,7 +753,7 @@ def test_sigterm_lets_streams_end_and_ends_those_that_take_too_long(tmp_path: Pa
     with errors.open("wb") as said:
         process = subprocess.Popen(command, stderr=said)
     try:
-        wait_until_up(port, process, errors)
+        wait_until_up(f"http://127.0.0.1:{port}/healthz", process, errors)
         body = {"model": "organism:rl-s0", "stream": True, "max_tokens": 400}
         ask = [{"role": "user", "content": EXAMPLE}]
         socks = [leave_open(port, {**body, "messages": ask, "seed": seed}) for seed in range(3)]

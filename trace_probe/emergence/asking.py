@@ -45,22 +45,24 @@ class Source:
     max_calls: int | None = None
     """Most model calls of an episode, as of `Agent`."""
 
-    def scene(self, continuer: Continuer, traces: Sequence[Trace]) -> Scene | None:
-        """Return how agents go on after a call, None where there are none."""
-        if not any(trace.calls for trace in traces):
-            return None
-        given = None if self.tools is None else environment_from(self.tools).environment
-        return Scene(Agent(given, max_calls=self.max_calls), continuer.chat)
-
-    def continuer(self) -> Continuer:
-        """Return what goes on from a prefix; a model is loaded once a process."""
-        if self.served is not None:
-            return ServedContinuer(self.served)
-        return LocalContinuer(_loaded(self.weights))
-
     def labeller(self) -> Labeller:
         """Return what finds outcomes."""
         return labeller(self.by, self.where)
+
+    def draw(self, traces: Sequence[Trace], seed: int) -> Draw:
+        """Return what draws continuations of traces; a model is loaded once a process.
+
+        What is wrong with the labeller or the tools is said before that.
+        """
+        judge, given = self.labeller(), None
+        if self.tools is not None:
+            given = environment_from(self.tools).environment
+        served, agent = self.served, Agent(given, max_calls=self.max_calls)
+        continuer: Continuer = (
+            LocalContinuer(_loaded(self.weights)) if served is None else ServedContinuer(served)
+        )
+        acting = any(trace.calls for trace in traces)
+        return Draw(continuer, judge, seed, Scene(agent, continuer.chat) if acting else None)
 
 
 @lru_cache(maxsize=1)
@@ -78,8 +80,7 @@ class Worker:
     def __call__(self, item: tuple[Sequence[Trace], dict[str, list[Drawn]]]) -> list[Drawn]:
         """Return what was drawn of some traces beyond what had been."""
         traces, drawn = item
-        source, continuer = self.source, self.source.continuer()
-        draw = Draw(continuer, source.labeller(), self.plan.seed, source.scene(continuer, traces))
+        draw = self.source.draw(traces, self.plan.seed)
         new: list[Drawn] = []
         while jobs := wanted(traces, drawn, self.plan):
             found = [one for batch in in_batches(jobs) for one in draw(batch)]
@@ -117,16 +118,9 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
         ledger = Ledger(store.artifacts, name, _settings(store, source, plan))
         before = len(ledger.drawn)
         if isinstance(executor, LocalExecutor):
-            continuer = source.continuer()
-            _check(store, continuer)
-            ask(
-                Draw(continuer, source.labeller(), plan.seed, source.scene(continuer, traces)),
-                ledger,
-                traces,
-                plan,
-                say,
-                progress=progress,
-            )
+            draw = source.draw(traces, plan.seed)
+            _check(store, draw.continuer)
+            ask(draw, ledger, traces, plan, say, progress=progress)
         else:
             items = list(_items(ledger, traces, plan))
             done = values(executor.run(Worker, (source, plan), items))

@@ -55,7 +55,7 @@ def intervals(figures: Mapping[str, Figure], title: str, chance: float | None = 
     ]
     names = {"labelLimit": 320, "labelOverlap": False, "labelFlush": False}
     y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": names}
-    shared = {"y": y, "color": either("first", ACCENT, GREY)}
+    shared: Spec = {"y": y, "color": either("first", ACCENT, GREY)}
     # From the right end on, a long title has the room of the labels as well.
     x = axis(title, scale=SHARE, axis={"titleAnchor": "end"})
     dot = {"type": "point", "filled": True, "size": 110, "opacity": 1}
@@ -140,7 +140,7 @@ def trade_off(
     """Return what is caught against false alarms; a diamond marks the threshold shown."""
     x = axis("benign traces with a false alarm", axis=PERCENT, scale=SHARE)
     y = axis("caught before the action", axis=PERCENT, scale=SHARE)
-    at = {"x": on(x, "x"), "y": on(y, "y")}
+    at: Spec = {"x": on(x, "x"), "y": on(y, "y")}
     line = [{"x": a, "y": b} for a, b in zip(false_alarms, caught, strict=True)]
     stairs = {"type": "line", "interpolate": "step-after", "color": ACCENT}
     layers = [_diagonal(x, y), layer(stairs, [{"x": 0.0, "y": 0.0}, *line], **at)]
@@ -170,7 +170,7 @@ def approach(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> Spec:
         if value.known
     ]
     names = list(curves)
-    ranges = ([WARM, GREY], [[1, 0], DASHES])
+    ranges: Sequence[Sequence[object]] = ([WARM, GREY], [[1, 0], DASHES])
     colour, dash = (
         {
             "field": "group",
