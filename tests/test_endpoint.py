@@ -104,7 +104,7 @@ def up(
     if small:  # else the system would take whole answers for a client that does not read
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     sock.bind(("127.0.0.1", 0))
-    http: Any = punctual(limits, served.telemetry.slow)
+    http: Any = punctual(limits, served.telemetry.slow.inc)
     config = uvicorn.Config(build_app(served, limits, token), log_level="warning", http=http)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

@@ -193,7 +193,7 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
         app,
         host=plan.host,
         port=plan.port,
-        http=punctual(plan.limits, served.telemetry.slow),
+        http=punctual(plan.limits, served.telemetry.slow.inc),
         log_level="warning",
         access_log=False,
     )
