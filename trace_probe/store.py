@@ -20,7 +20,6 @@ compared where they are read: see `trace_probe.storage.seals`.
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -255,16 +254,16 @@ class Store:
         self._traces.refresh()
         return len(self._traces.at)
 
-    def traces(self, *, skip: int = 0) -> Iterator[Trace]:
-        """Yield the committed traces in the order of recording, without the first `skip` of them.
+    def traces(self) -> Iterator[Trace]:
+        """Yield the committed traces in the order of recording.
 
         One whose line is damaged is named on standard error and passed over.
         """
         self._traces.refresh()
         if self.place.folder is None:
-            yield from islice(self._streamed(), skip, None)
+            yield from self._streamed()
             return
-        for trace_id in list(self._traces.at)[skip:]:
+        for trace_id in list(self._traces.at):
             try:
                 yield self.trace(trace_id)
             except BrokenLine as error:

@@ -9,7 +9,7 @@ import trace_probe as tp
 from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import json_object, numbers, say, show_result
-from trace_probe.errors import NotEnoughData, StoreError
+from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
@@ -102,11 +102,6 @@ def oracle(
     )
     if estimate:
         return show_result(expected, text, as_json=as_json)
-    if not chosen:
-        raise NotEnoughData(
-            f"{run} has no trace to ask about: of those that the probe has not seen, none of a "
-            f"test task is labelled; `trace-probe label {run}`"
-        )
     say(text)
     urls = tuple(base_url or ())
     source = Source(

@@ -11,7 +11,7 @@ from trace_probe.emergence.curve import NAME, Drawn
 from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.oracle import Draw, OraclePlan, Say, ask, in_batches, wanted
 from trace_probe.emergence.rollouts import Scene
-from trace_probe.errors import ModelError, ServerError
+from trace_probe.errors import ModelError, NotEnoughData, ServerError
 from trace_probe.execution.executor import Executor, LocalExecutor, values
 from trace_probe.labelling.judge import JudgeServers
 from trace_probe.labelling.runs import labeller
@@ -45,22 +45,25 @@ class Source:
     max_calls: int | None = None
     """Most model calls of an episode, as of `Agent`."""
 
+    def continuer(self) -> Continuer:
+        """Return what goes on from a prefix; a model is loaded once a process."""
+        if self.served is not None:
+            return ServedContinuer(self.served)
+        return LocalContinuer(_loaded(self.weights))
+
     def labeller(self) -> Labeller:
         """Return what finds outcomes."""
         return labeller(self.by, self.where)
 
     def draw(self, traces: Sequence[Trace], seed: int) -> Draw:
-        """Return what draws continuations of traces; a model is loaded once a process.
+        """Return what draws continuations of traces.
 
-        What is wrong with the labeller or the tools is said before that.
+        What is wrong with the labeller or the tools is said before a model is loaded.
         """
         judge, given = self.labeller(), None
         if self.tools is not None:
             given = environment_from(self.tools).environment
-        served, agent = self.served, Agent(given, max_calls=self.max_calls)
-        continuer: Continuer = (
-            LocalContinuer(_loaded(self.weights)) if served is None else ServedContinuer(served)
-        )
+        agent, continuer = Agent(given, max_calls=self.max_calls), self.continuer()
         acting = any(trace.calls for trace in traces)
         return Draw(continuer, judge, seed, Scene(agent, continuer.chat) if acting else None)
 
@@ -108,11 +111,17 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
     What was drawn before under the same name and settings is not drawn again.
 
     Raises:
+        NotEnoughData: there is no trace to ask about.
         ModelError: the run is of another model or tokenizer, so that continuations would not be
             its own.
         StoreError: another process writes to the run, or the oracle has other settings.
         ServerError: continuations could not be had; all others are kept.
     """
+    if not traces:
+        raise NotEnoughData(
+            f"{store.path} has no trace to ask about: of those that the probe has not seen, none "
+            f"of a test task is labelled; `trace-probe label {store.path}`"
+        )
     executor = executor or LocalExecutor()
     with store.writing():
         ledger = Ledger(store.artifacts, name, _settings(store, source, plan))
