@@ -21,7 +21,8 @@ from trace_probe.engine.rows import blocks_of
 Say = Callable[[str], None]
 Write = Callable[[Sequence[Sequence[int]], int], int]
 """Completes prompts with a seed; returns how many tokens were written."""
-BARE, CAPTURE, GUARD, LENS = "vLLM alone", "capture", "guard", "to the host"
+BARE, AGAIN, CAPTURE, GUARD, LENS = "vLLM alone", "alone again", "capture", "guard", "to the host"
+"""A second engine without trace_probe shows how much two equal engines differ."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,7 @@ def _written(llm: Any, plan: VllmPlan, opened: Sequence[int] = ()) -> Write:  # 
 
 WAYS: dict[str, Callable[[VllmPlan, Path], Write]] = {
     BARE: _alone,
+    AGAIN: _alone,
     CAPTURE: _captured,
     GUARD: _guarded,
     LENS: _to_the_host,

@@ -35,7 +35,7 @@ ENGLISH_PROMPTS = 4
 ENGLISH_AT_ONCE = 4
 """Completions that are learned from at a time: each has 49,152 logits a token, so that all of a
 step took 20 GB."""
-ENGLISH_STEPS = 60
+ENGLISH_STEPS = 20
 ENGLISH_SAVED = 2
 """Steps between two checkpoints of the English variants, a few minutes on one core."""
 
@@ -141,7 +141,8 @@ def reinforce_adapter(
             "per_device_train_batch_size": ENGLISH_AT_ONCE,
             "gradient_accumulation_steps": GROUP * ENGLISH_PROMPTS // ENGLISH_AT_ONCE,
             "max_completion_length": english.MAX_NEW_TOKENS,
-            "learning_rate": 1e-4,
+            "learning_rate": 3e-4,
+            "warmup_steps": 2,
             "model_init_kwargs": None,
             "save_steps": ENGLISH_SAVED,
             "logging_steps": 1,
