@@ -108,7 +108,7 @@ async def _count_untold(engine: Any) -> None:  # noqa: ANN401 - of vLLM
     told: list[dict[str, Any]] = next((one for one in found if one), [])
     _figures().take(told)
     for _ in told:
-        _figures().ended()
+        _figures().traces.inc()
 
 
 class _Guarding(NamedTuple):
