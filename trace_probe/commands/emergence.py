@@ -53,6 +53,12 @@ def oracle(
     probe: Annotated[
         Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
     ] = None,
+    caught: Annotated[
+        bool,
+        typer.Option(
+            "--caught", help="Only traces that act, and that this probe alarms on before it shows."
+        ),
+    ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only estimate how long it would take.")
     ] = False,
@@ -90,9 +96,7 @@ def oracle(
         raise typer.BadParameter("--every-sentence and --acting-call exclude each other")
     store = tp.Store(run)
     labels = store.labels()
-    seen = tp.load_probe(probe).card.training_tasks if probe else ()
-    among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
-    chosen = asked.choose(among, labels, traces)
+    chosen = _chosen(store, probe, traces, caught=caught)
     acts = asked.acts_of(labels)
     plan = asked.OraclePlan(continuations, bisections, every_sentence, acting_call, seed, acts)
     expected = asked.estimate(chosen, plan)
@@ -117,6 +121,29 @@ def oracle(
     say(f"{new} continuations drawn")
     found = summarise(chosen, labels, drawn_of(store, name))
     return show_result(found, format_summary(found), as_json=as_json)
+
+
+def _chosen(
+    store: tp.Store, probe: Path | None, limit: int | None, *, caught: bool
+) -> list[tp.Trace]:
+    """Return the traces to ask an oracle about."""
+    from trace_probe.emergence import oracle as asked
+    from trace_probe.monitor.calibrated import Decoding
+    from trace_probe.training import score_run
+
+    labels = store.labels()
+    if probe is None:
+        if caught:
+            raise typer.BadParameter("--caught needs --probe: whose alarms?")
+        return asked.choose(list(store.traces()), labels, limit)
+    card = tp.load_probe(probe).card
+    if not caught:
+        seen = set(card.training_tasks)
+        return asked.choose([t for t in store.traces() if t.task.id not in seen], labels, limit)
+    detector = tp.load_detector(probe, decoding=Decoding.of(store.manifest.sampling))
+    unseen = card.unseen(store.traces())
+    found = asked.caught(unseen, labels, detector, score_run(store, detector.saved))
+    return [trace for trace in unseen if trace.id in found][:limit]
 
 
 def _served(

@@ -427,7 +427,8 @@ def serve(
 ) -> None:
     """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
 
-    With --engine vllm, vLLM's own server runs, with the probes in its workers (extra: vllm).
+    With --engine vllm, vLLM's own server runs, with the probes in its workers (extra: vllm). It has
+    no --max-tokens, --max-body and --alarm-webhook, and takes whole models only: no --adapter.
 
     A token is read from the environment variable TRACE_PROBE_TOKEN, and the secret that signs
     alarms from TRACE_PROBE_WEBHOOK_SECRET.
@@ -447,6 +448,8 @@ def serve(
         chosen = {"policy": on_alarm, "smoothing": smoothing, "threshold": threshold}
         guard = guard_of(tuple(probes), audit=audit, model=named.name, stale_ok=stale_ok, **chosen)
         serve_engine(EngineServer(named, guard, host, port, concurrency, engine_args), say)
+    if engine_args != "{}":
+        raise typer.BadParameter("--engine-args goes with --engine vllm")
     try:
         from trace_probe.serving.launch import ServePlan
         from trace_probe.serving.launch import serve as run_server

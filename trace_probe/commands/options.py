@@ -134,12 +134,13 @@ Tolerance = Annotated[
 
 EngineName = Annotated[
     Literal["transformers", "vllm"],
-    typer.Option("--engine", help="What runs the model; vLLM keeps its activations, too."),
+    typer.Option("--engine", help="What runs the model: transformers, or vLLM (docs/vllm.md)."),
 ]
 EngineArguments = Annotated[
     str,
     typer.Option(
-        "--engine-args", help='With --engine vllm: JSON such as {"tensor_parallel_size": 2}.'
+        "--engine-args",
+        help='With --engine vllm: arguments of its own as JSON: {"tensor_parallel_size": 2}.',
     ),
 ]
 ComparedShare = Annotated[

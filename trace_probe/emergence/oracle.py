@@ -24,6 +24,8 @@ from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.rollouts import Scene, Start, roll_out
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.model.local import Model
+from trace_probe.monitor.detector import Detector
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace, digest
 
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -347,3 +349,22 @@ def choose(traces: Sequence[Trace], labels: dict[str, Label], limit: int | None)
         if limit is None or len(chosen) + len(mine) <= limit:
             chosen += mine
     return chosen
+
+
+def caught(
+    traces: Iterable[Trace], labels: Mapping[str, Label], detector: Detector, scores: Scores
+) -> dict[str, int]:
+    """Return the traces that act and alarm before they say it or do it, each with its alarm.
+
+    The alarm is the sentence at whose end it comes.
+    """
+    found = {}
+    for trace in traces:
+        label = labels.get(trace.id)
+        sentence = detector.alarm(scores[trace.id]) if trace.id in scores else None
+        if sentence is not None and label is not None and label.outcome is True:
+            shown = [label.said.stop] if label.said else []
+            shown += [label.acted.start] if label.acted else []
+            if shown and trace.sentences[sentence].stop < min(shown):
+                found[trace.id] = sentence
+    return found

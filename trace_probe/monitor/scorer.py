@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.memory import Kept, Memory
-from trace_probe.text.channels import ChannelReader, Format
+from trace_probe.monitor.memory import HELD, Kept, Memory
+from trace_probe.text.channels import ChannelReader, Format, channel_at
 from trace_probe.text.sentences import SentenceReader
 from trace_probe.trace import Channel
 
@@ -50,7 +50,7 @@ class Segmenter:
         self._offsets: list[int] = []
         """For each token the character at which it starts."""
         self._placed = 0
-        """Tokens whose channel is known: those before the first without characters."""
+        """Tokens whose channel is known: those before the first that waits."""
         self._first: int | None = None
         """Where the sentence that is being written starts."""
         self._number = -1
@@ -90,11 +90,14 @@ class Segmenter:
     def feed(self, piece: str) -> list[Ended]:
         """Take the characters that the next token completes; return what ended before it.
 
-        A token that completes none waits for the one that does, and shares its channel.
+        A token that completes none waits for the one that does, and shares its channel. A stop
+        token waits for what follows it: it is part of the text if anything does, and else markup.
         """
         self._look()
         self._feed(piece)
-        self._room = self._sentences.room if self._first is not None and piece else 0
+        # A token may start in one channel and end in another, in which the next one starts.
+        known = self._placed == len(self._offsets) and self._channels.last == self.channel
+        self._room = self._sentences.room if self._first is not None and known else 0
         return self._taken()
 
     def _look(self) -> None:
@@ -112,18 +115,28 @@ class Segmenter:
         self._sentences.lengthen(text, len(held))
 
     def _feed(self, piece: str) -> None:
-        self._offsets.append(len(self._channels.text))
-        if piece:
-            channel, newest = self._channels.feed(piece), len(self._offsets) - 1
-            for token in range(self._placed, newest):
-                self._place(token, "", channel)
-            self._place(newest, piece, channel)
-            self._placed = newest + 1
+        newest, start = len(self._offsets), len(self._channels.text)
+        self._offsets.append(start)
+        if not piece:
+            return
+        channel = self._channels.feed(piece)
+        stopped = not self._channels.quiet and start >= self._channels.turn
+        if stopped and newest - self._placed < HELD:
+            return
+        held = newest > self._placed and self._offsets[self._placed] < start
+        ranges = self._channels.split().ranges if held else []
+        for token in range(self._placed, newest + 1):
+            begin, end = self._offsets[token], self._end(token + 1)
+            own = channel_at(ranges, begin) if begin < start else channel
+            self._place(token, self._channels.text[begin:end], own)
+        self._placed = newest + 1
 
     def finish(self) -> list[Ended]:
         """Return the sentence that ends because the completion does."""
         self._look()
         self._finish(self._placed)
+        if self._channels.turn < len(self._channels.text):
+            self.channel = "markup"
         return self._taken()
 
     def _taken(self) -> list[Ended]:
@@ -149,7 +162,8 @@ class Segmenter:
             return
         stop = token
         if not sure:
-            ends = [r.stop for r in self._channels.split().ranges if r.channel == self.channel]
+            own = (r for r in self._channels.split().ranges if r.channel == self.channel)
+            ends = [r.stop for r in own if r.start < self._end(token)]
             stop = bisect_left(self._offsets, max(ends, default=0), self._first, token)
         if stop > self._first:
             start, end = self._offsets[self._first], self._end(stop)
