@@ -22,8 +22,7 @@ from trace_probe.emergence.curve import (
     PROMPT,
     Drawn,
     OraclePoint,
-    jeffreys,
-    oracle_curves,
+    oracle_points,
     points_of,
 )
 from trace_probe.emergence.ledger import Ledger, key_of
@@ -115,7 +114,7 @@ def kept_in(folder: Path) -> Path:
 
 def test_curves_are_read_from_what_a_run_keeps(tmp_path: Path) -> None:
     run = Store.create(tmp_path, MANIFEST)
-    assert oracle_curves(tmp_path) == {}
+    assert oracle_points(tmp_path) == {}
     outcomes = (True, True, False, None)
     drawn = [Drawn("a", 0, 7, k, k, outcome, None, 9) for k, outcome in enumerate(outcomes)]
     drawn += [Drawn("a", PROMPT, 4, 0, 9, False, None, 9)]
@@ -123,10 +122,9 @@ def test_curves_are_read_from_what_a_run_keeps(tmp_path: Path) -> None:
     kept.append(json.dumps(one._asdict()).encode() + b"\n" for one in drawn)
     with open(kept.url, "ab") as file:
         file.write(b'{"trace": "a", "sent')  # a writer was killed here
-    low, high = jeffreys([2], [3])
-    curve = oracle_curves(tmp_path)["a"]
-    assert [point[:3] for point in curve] == [(PROMPT, 4, 0.25), (0, 7, 2.5 / 4)]
-    assert curve[1][3:] == (low[0], high[0])
+    curve = oracle_points(tmp_path)["a"]
+    assert curve == (OraclePoint(PROMPT, 4, 1, 0), OraclePoint(0, 7, 3, 2))
+    assert [point.probability for point in curve] == [0.25, 2.5 / 4]
 
 
 def walk(steps: int, seed: int, name: str = "", task: str = "t") -> Trace:

@@ -8,7 +8,7 @@ import typer
 import trace_probe as tp
 from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import json_object, say, show_result
+from trace_probe.commands.options import json_object, numbers, say, show_result
 from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
@@ -259,21 +259,21 @@ def steer(
     Beside it, at the same length of push, random directions and directions of unrelated
     concepts. On tasks that the probe has not seen; rerun to resume.
     """
-    from trace_probe.emergence.experiment import run_steering
+    from trace_probe.emergence.experiment import check_steering, run_steering
     from trace_probe.emergence.steering import SteeringPlan, format_steering
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
 
     store, saved = tp.Store(run), tp.load_probe(probe)
-    loaded = load_weights(loading.weights(model or without_version(store.manifest.model)))
     depth = saved.card.layer if layer is None else layer
-    pushed = tuple(float(part) for part in doses.split(","))
-    plan = SteeringPlan(depth, pushed, dose, at, continuations, seed)
+    plan = SteeringPlan(depth, numbers(doses, float, "-0.2,0.2"), dose, at, continuations, seed)
+    judge = labeller(by)
+    check_steering(store, saved, depth)
     found = run_steering(
         store,
         saved,
-        loaded,
-        labeller(by),
+        load_weights(loading.weights(model or without_version(store.manifest.model))),
+        judge,
         plan,
         prompts=prompts,
         controls=(randoms, unrelated),
@@ -310,7 +310,7 @@ def intervene(
     Instrumental rate and task success of each policy, on tasks that the probe has not seen;
     rerun to resume.
     """
-    from trace_probe.emergence.experiment import run_intervention
+    from trace_probe.emergence.experiment import judged, run_intervention
     from trace_probe.emergence.intervention import format_intervention
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
@@ -319,12 +319,13 @@ def intervene(
     store = tp.Store(run)
     decoding = Decoding.of(store.manifest.sampling)
     detector = tp.load_detector(probe, threshold=threshold, decoding=decoding)
-    place = model or without_version(store.manifest.model)
+    judge = labeller(by)
+    judged(store, detector.saved)  # which refuses a run without any
     found = run_intervention(
         store,
         detector,
-        load_weights(loading.weights(place)),
-        labeller(by),
+        load_weights(loading.weights(model or without_version(store.manifest.model))),
+        judge,
         reflection=reflection,
         traces=traces,
         continuations=continuations,

@@ -130,7 +130,7 @@ class Draw:
         self, continuer: Continuer, labeller: Labeller, seed: int, scene: Scene | None = None
     ) -> None:
         """Say who writes on and who judges; with a `scene`, agents are taken to their end."""
-        self._continuer, self._labeller, self._seed = continuer, labeller, seed
+        self.continuer, self._labeller, self._seed = continuer, labeller, seed
         self._scene = scene
 
     def __call__(self, jobs: Sequence[Job]) -> list[Drawn]:
@@ -152,12 +152,12 @@ class Draw:
             branch_of(job.trace, job.token, [self._seed_of(job, k) for k in job.draws])
             for job in jobs
         ]
-        found = self._continuer.continue_from(branches, jobs[0].trace.sampling) if jobs else []
+        found = self.continuer.continue_from(branches, jobs[0].trace.sampling) if jobs else []
         for job, branch, completions in zip(jobs, branches, found, strict=True):
             for k, one in zip(job.draws, completions, strict=True):
                 if one is not None:
                     name = f"{job.sentence}/{k}"
-                    yield job, k, continued(self._continuer, job.trace, branch.prefix, one, name)
+                    yield job, k, continued(self.continuer, job.trace, branch.prefix, one, name)
 
     def _rolled_out(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int, Trace]]:
         """Yield the continuations of agents, each to the end of its episode."""
@@ -172,7 +172,7 @@ class Draw:
             )
             for job in jobs
         ]
-        found = roll_out(self._continuer, starts, jobs[0].trace.sampling, self._scene)
+        found = roll_out(self.continuer, starts, jobs[0].trace.sampling, self._scene)
         for job, episodes in zip(jobs, found, strict=True):
             for k, one in zip(job.draws, episodes, strict=True):
                 if one is not None:
