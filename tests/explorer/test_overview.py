@@ -11,7 +11,7 @@ from benchmarks.generated import Size, generate
 from trace_probe.errors import StoreError
 from trace_probe.explorer import overview
 from trace_probe.explorer.overview import Overview, must_parse, read_overview
-from trace_probe.explorer.rows import Facts
+from trace_probe.explorer.rows import Facts, facts_of
 from trace_probe.storage import journal
 from trace_probe.store import Store
 from trace_probe.trace import Trace
@@ -31,13 +31,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the ids of the traces that are parsed from now on."""
     ids: list[str] = []
-    whole = overview.facts_of
+    whole = facts_of
 
     def parse(trace: Trace) -> Facts:
         ids.append(trace.id)
         return whole(trace)
 
-    monkeypatch.setattr(overview, "facts_of", parse)
+    monkeypatch.setattr("trace_probe.explorer.overview.facts_of", parse)
     return ids
 
 
