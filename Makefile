@@ -31,9 +31,9 @@ english:  # makes traces/english and probes/english anew; needs `trace-probe fet
 	trace-probe demo --organism organism:english-base --small --out build/english --probe probes/english
 	trace-probe calibrate build/english probes/english --keep-threshold
 	trace-probe record organism:english-base build/deep --recapture build/english --pooling last
-	trace-probe oracle build/deep --by rules --probe probes/english --every-sentence --continuations 16 --traces 8
 	trace-probe evaluate build/deep probes/english
 	trace-probe layers build/deep probes/english
+	trace-probe oracle build/deep --by rules --probe probes/english --caught --every-sentence --continuations 16
 	trace-probe store slice build/deep probes/english traces/english
 	trace-probe map traces/english
 	trace-probe store pack traces/english

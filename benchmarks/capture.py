@@ -13,12 +13,12 @@ import numpy as np
 from benchmarks.command import run
 from benchmarks.spread import Spread, in_turns
 from trace_probe.activations import ALL_POOLINGS
+from trace_probe.model.devices import STATUS, status_bytes
 from trace_probe.trace import Span
 
 FOUR = "4 layers"
 SENTENCE = 16
 """Tokens of a row."""
-STATUS = Path("/proc/self/status")
 M_MMAP_THRESHOLD = -3
 """Of malloc.h: a block at least this large is mapped on its own, and unmapped when freed."""
 
@@ -199,15 +199,9 @@ def peak_above_loaded(plan: CapturePlan, family: Literal["qwen3", "gpt_oss"], to
         replay(blocks, *warm, every, Reading(pass_tokens=limit))
     ids, spans = made_up(plan, 1, tokens)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-    before = _memory("VmRSS")
+    before = status_bytes("VmRSS")
     replay(blocks, ids, spans, every, Reading(plan.pooling))
-    return _memory("VmHWM") - before
-
-
-def _memory(name: str) -> int:
-    """Return a figure of this process in bytes."""
-    lines = STATUS.read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    return status_bytes("VmHWM") - before
 
 
 def format_capture(bench: CaptureBench) -> str:

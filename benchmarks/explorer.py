@@ -5,11 +5,9 @@ headless Chromium on this machine, with whatever else it is doing.
 """
 
 import os
-import socket
 import subprocess
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +19,7 @@ import numpy as np
 
 from benchmarks.command import run
 from benchmarks.generated import DETECTOR, LONG, Size, generate
+from benchmarks.serve import free_port, resident, wait_until_up
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer.launch import command
 from trace_probe.explorer.runs import VARIABLE
@@ -126,9 +125,7 @@ def browser() -> Iterator[Any]:
 @contextmanager
 def server(traces: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Serve a folder of runs on a free port; yield address and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         command(port=port, headless=True),
@@ -137,36 +134,11 @@ def server(traces: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        await_server(f"{address}/_stcore/health")
+        wait_until_up(f"{address}/_stcore/health", process)
         yield address, process
     finally:
         process.terminate()
         process.wait(timeout=20)
-
-
-def await_server(address: str, seconds: float = 60.0) -> None:
-    """Wait until a server answers.
-
-    Raises:
-        TraceProbeError: it does not.
-    """
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-        except OSError:
-            time.sleep(0.25)
-        else:
-            return
-    raise TraceProbeError(f"the explorer did not start within {seconds:.0f} s")
-
-
-def resident(pid: int) -> float:
-    """Return the resident memory of a process in bytes."""
-    done = subprocess.run(
-        ["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True
-    )
-    return 1024.0 * int(done.stdout)
 
 
 class Walk:

@@ -129,14 +129,7 @@ def count_alarms(
 ) -> FalseAlarms:
     """Return the card's own guarantee, then each other one, with realised alarms."""
     card = saved.card
-    kept_by_card = Threshold(
-        card.threshold,
-        card.target_false_alarm_rate,
-        card.guaranteed_false_alarm_rate,
-        len(card.calibration_tasks),
-        card.guarantee,
-    )
-    rows = [_row(scores, ids, card.smoothing, kept_by_card, CARD)] if card.calibration_tasks else []
+    rows = [_row(scores, ids, card.smoothing, card.limit, CARD)] if card.calibration_tasks else []
     rows += [
         _row(scores, ids, smoothing, guaranteed_threshold(maxima, rate, guarantee))
         for smoothing in dict.fromkeys((saved.card.smoothing, *plan.smoothings))

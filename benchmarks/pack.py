@@ -169,7 +169,7 @@ def _observed(plan: PackPlan, model: Model, root: Path, say: Say) -> Store:
     labelled = Store(plan.labelled)
     say(f"{model.name} reads {plan.labelled}")
     out = Store.create(root / "observed", observer_manifest(model, labelled, plan.layers))
-    observe(model, model.chat, labelled, out)
+    observe(model, labelled, out)
     return out
 
 

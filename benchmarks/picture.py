@@ -8,9 +8,8 @@ from pathlib import Path
 
 from benchmarks.explorer import PATIENCE_MS, browser, server
 from trace_probe.errors import NotEnoughData
-from trace_probe.explorer.heldout import unseen
+from trace_probe.explorer.heldout import to_begin_with, unseen
 from trace_probe.explorer.loading import Loaded, load_run
-from trace_probe.explorer.rows import Row
 from trace_probe.explorer.words import ShownDetector
 
 SIZE = {"width": 1360, "height": 1250}
@@ -20,7 +19,7 @@ STILL_MS = 1500
 
 
 def choose(run: Loaded, detector: ShownDetector) -> str:
-    """Return the trace in which the oracle rises most from the prompt to the alarm.
+    """Return the trace in which the oracle rises most in the sentence of the alarm.
 
     It is of a task that the detector has not seen, short, said and done; where none of those says
     it, it is only done. Without an oracle it is the one with the longest warning.
@@ -31,17 +30,9 @@ def choose(run: Loaded, detector: ShownDetector) -> str:
     short = [row for row in unseen(run.rows(detector)) if len(row.facts.stops) <= MOST_SENTENCES]
     early = [row for row in short if row.verdict == "early"]
     early = early or [row for row in short if row.verdict == "quiet"]
-    known = [row for row in early if run.oracle(row.facts.id)] or early
-    if not known:
+    if not early:
         raise NotEnoughData(f"{run.path} holds no short trace with an early alarm")
-    return max(known, key=lambda row: (_rise(run, row), row.lead or 0)).facts.id
-
-
-def _rise(run: Loaded, row: Row) -> float:
-    """Return how much likelier the act is at the alarm than at the prompt; 0 without an oracle."""
-    until = row.alarm_stop or 0
-    read = [point.probability for point in run.oracle(row.facts.id) if point.token <= until]
-    return read[-1] - read[0] if read else 0.0
+    return to_begin_with(early, run.oracle).facts.id
 
 
 def take(path: Path, file: Path) -> str:

@@ -185,7 +185,7 @@ def _read(out: Path, model: Model, base: Store, say: Say) -> Store:
     """Let a changed model read the traces of the organism."""
     store = Store.create(out, observer_manifest(model, base, base.manifest.layers))
     say(f"read: {out}")
-    observe(model, model.chat, base, store, progress=False)
+    observe(model, base, store, progress=False)
     return store
 
 

@@ -7,7 +7,6 @@ them is asked alone first, then by its own client over and over while all others
 import asyncio
 import json
 import os
-import re
 import socket
 import statistics
 import subprocess
@@ -109,7 +108,7 @@ def running(
     with errors.open("ab") as said:
         process = subprocess.Popen([*command, *settings], stderr=said)
     try:
-        wait_until_up(port, process, errors)
+        wait_until_up(f"http://127.0.0.1:{port}/healthz", process, errors)
         yield f"http://127.0.0.1:{port}/v1", process
     finally:
         process.kill()
@@ -123,11 +122,13 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_until_up(port: int, process: "subprocess.Popen[bytes]", errors: Path) -> None:
-    """Wait until a server says that it is well.
+def wait_until_up(
+    address: str, process: "subprocess.Popen[bytes]", errors: Path = Path(os.devnull)
+) -> None:
+    """Wait until a server answers at an address.
 
     Raises:
-        ServerError: it ended, or took too long.
+        ServerError: it ended, or took too long; what it wrote to `errors` is shown.
     """
     end = time.monotonic() + START_S
     while time.monotonic() < end:
@@ -135,7 +136,7 @@ def wait_until_up(port: int, process: "subprocess.Popen[bytes]", errors: Path) -
             said = errors.read_text(encoding="utf-8", errors="replace")[-500:]
             raise ServerError(f"the server ended before it answered: {said}")
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
+            with urllib.request.urlopen(address, timeout=5):
                 return
         except OSError:
             time.sleep(0.1)
@@ -237,24 +238,17 @@ async def _memory(pid: int, end: float) -> tuple[float, ...]:
     """Return the server's memory in MB, as medians of the quarters of the time but the first."""
     seen: list[float] = []
     while time.monotonic() < end:
-        seen.append(resident_mb(pid))
+        seen.append(resident(pid) / 2**20)
         await asyncio.sleep(0.25)
     size = max(1, len(seen) // 4)
     quarters = [seen[i * size : (i + 1) * size] for i in range(1, 4)]
     return tuple(statistics.median(quarter or seen) for quarter in quarters)
 
 
-def resident_mb(pid: int) -> float:
-    """Return the resident memory of a process in MB.
-
-    Raises:
-        ServerError: this system does not tell.
-    """
-    status = Path(f"/proc/{pid}/status")
-    if not status.is_file():
-        raise ServerError(f"memory cannot be read on {os.uname().sysname}: it has no /proc")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text(encoding="utf-8"))
-    return int(found[1]) / 1024 if found else float("nan")
+def resident(pid: int) -> int:
+    """Return the resident memory of a process in bytes."""
+    asked = ["ps", "-o", "rss=", "-p", str(pid)]
+    return 1024 * int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
 
 
 def format_load(found: Load) -> str:

@@ -260,7 +260,6 @@ def recaptures(case: Case) -> None:
 
 def observes(case: Case) -> None:
     """Another model's traces are read, and what was held is kept."""
-    from trace_probe.model.tokenizer import ChatTokenizer
     from trace_probe.recording.observe import observe, observer_manifest
     from trace_probe.recording.record import new_manifest, record
     from trace_probe.store import Store
@@ -271,8 +270,7 @@ def observes(case: Case) -> None:
     )
     record(writer, [case.task()], run, samples=2, progress=False)
     out = Store.create(case.folder / "out", observer_manifest(case.model, run))
-    chat = ChatTokenizer(word_tokenizer(), "tiny")
-    assert observe(case.model, chat, run, out, progress=False).read == 2
+    assert observe(case.model, run, out, progress=False).read == 2
     for trace in run.traces():
         assert np.isfinite(out.activations(trace).values).all()
 

@@ -330,10 +330,10 @@ def test_the_command_records_an_agent_from_a_script(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "no scripted environment"),
-        ('{"tools": [{"description": "x"}]}', "tool 0 has no 'name'"),
-        ('{"tools": [{"name": "a", "answer": "x"}]}', "unknown field 'answer'"),
-        ('{"tools": [{"name": "a", "answers": [{"arguments": "x"}]}]}', "'arguments', an object"),
+        ("[]", "tools.json is not a JSON object"),
+        ('{"tools": [{"description": "x"}]}', "0.name: Field required"),
+        ('{"tools": [{"name": "a", "answer": "x"}]}', "0.answer is 'x': Unexpected"),
+        ('{"tools": [{"name": "a", "answers": [{"arguments": "x"}]}]}', "arguments is 'x'"),
         ('{"tools": [{"name": "a"}, {"name": "a"}]}', "there twice"),
     ],
 )

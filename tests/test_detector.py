@@ -13,7 +13,6 @@ import pytest
 
 from trace_probe.errors import ProbeError
 from trace_probe.explorer.runs import VARIABLE
-from trace_probe.model.weights import Weights
 from trace_probe.monitor.calibrated import Decoding, calibrate, range_of_card, save_calibration
 from trace_probe.monitor.detector import (
     Detector,
@@ -153,12 +152,10 @@ def by_server(folder: Path, setting: Setting, model: Any) -> Alarms:
     from trace_probe.monitor.live import Monitor
     from trace_probe.serving.audit import AuditLog
     from trace_probe.serving.guarded import GuardedModel
-    from trace_probe.serving.launch import ServePlan, detectors_of
     from trace_probe.serving.limits import Limits
 
-    probes = tuple(folder / "probes" / name for name in setting.probes)
-    plan = ServePlan(Weights("rl"), probes, setting.smoothing, setting.threshold)
-    detectors = detectors_of(plan)
+    given: Any = {"smoothing": setting.smoothing, "threshold": setting.threshold}
+    detectors = [load_detector(folder / "probes" / name, **given) for name in setting.probes]
     served = GuardedModel(
         Monitor(model, detectors),
         AuditLog(folder / "audit.jsonl"),

@@ -104,7 +104,7 @@ def up(
     if small:  # else the system would take whole answers for a client that does not read
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     sock.bind(("127.0.0.1", 0))
-    http: Any = punctual(limits, served.telemetry.slow)
+    http: Any = punctual(limits, served.telemetry.slow.inc)
     config = uvicorn.Config(build_app(served, limits, token), log_level="warning", http=http)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
@@ -753,7 +753,7 @@ def test_sigterm_lets_streams_end_and_ends_those_that_take_too_long(tmp_path: Pa
     with errors.open("wb") as said:
         process = subprocess.Popen(command, stderr=said)
     try:
-        wait_until_up(port, process, errors)
+        wait_until_up(f"http://127.0.0.1:{port}/healthz", process, errors)
         body = {"model": "organism:rl-s0", "stream": True, "max_tokens": 400}
         ask = [{"role": "user", "content": EXAMPLE}]
         socks = [leave_open(port, {**body, "messages": ask, "seed": seed}) for seed in range(3)]

@@ -81,6 +81,27 @@ def test_an_argument_that_vllm_does_not_know_is_named(monkeypatch: pytest.Monkey
         offline.start({"model": "m"}, EnginePlan())
 
 
+def test_a_plug_in_that_vllm_would_not_find_is_missed_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from importlib.metadata import EntryPoint, EntryPoints
+
+    from trace_probe.engine import offline
+
+    named = EntryPoints([EntryPoint("trace_probe", "a:b", "vllm.general_plugins")])
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    monkeypatch.setattr(offline, "entry_points", lambda **_: named)
+    offline.check_plugin()
+    monkeypatch.setenv("VLLM_PLUGINS", "another")
+    with pytest.raises(ModelError, match="VLLM_PLUGINS leaves out"):
+        offline.check_plugin()
+    monkeypatch.setenv("VLLM_PLUGINS", "another,trace_probe")
+    offline.check_plugin()
+    monkeypatch.setattr(offline, "entry_points", lambda **_: EntryPoints([]))
+    with pytest.raises(ModelError, match="egg-info"):
+        offline.check_plugin()
+
+
 def test_other_settings_are_refused_before_an_engine_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +145,12 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     assert Path(guard.probes[0]).is_absolute()
     assert told["--max-num-seqs"] == "8"
     assert {"--enforce-eager", "--no-enable-prefix-caching"} <= set(words)
+    for taken, why in (
+        (Weights("organism:english-base"), "merge"),
+        (Weights("m", "cuda"), "--device"),
+    ):
+        with pytest.raises(ModelError, match=why):
+            EngineServer(taken, guard).command()
     apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
     with pytest.raises(ModelError, match="tensor_parallel_size"):
         apart.command()
@@ -321,6 +348,7 @@ class Runner:
             name: SimpleNamespace(
                 sampling_params=SimpleNamespace(extra_args=None),
                 prompt_token_ids=list(trace.token_ids[: trace.prompt_stop]),
+                output_token_ids=list(trace.token_ids[trace.prompt_stop :]),
             )
             for name, trace in self.traces.items()
         }
@@ -333,6 +361,7 @@ class Runner:
         self.requests[name] = SimpleNamespace(
             sampling_params=SimpleNamespace(extra_args=extra),
             prompt_token_ids=list(trace.token_ids[: trace.prompt_stop]),
+            output_token_ids=list(trace.token_ids[trace.prompt_stop :]),
         )
 
     def step(self, guard: Any, parts: dict[str, tuple[int, int]]) -> list[int]:
@@ -411,7 +440,7 @@ def test_a_guard_in_an_engine_scores_as_the_run_was_scored(
         spans = [tuple(s["tokens"]) for s in told["sentences"]]
         start = trace.prompt_stop
         assert spans == [(s.start - start, s.stop - start) for s in trace.sentences]
-        guard.ended(name)
+        guard.ended(name, [])
         assert not guard.told(f"chatcmpl-{number}")[0:0]
 
 
@@ -533,7 +562,7 @@ def test_what_has_ended_is_kept_until_it_is_asked_for_and_without_its_rows(
         runner.step(guard, {name: (0, stop)})
         stream = guard._streams[name]
         assert all(rows.base is None or rows.base.size == rows.size for rows in stream.waiting[:1])
-        guard.ended(name)
+        guard.ended(name, [])
         assert stream.scorer is None
         assert not stream.waiting
     assert [one["alarm"] for one in guard.told("cmpl-guarded-x")] == [True] * 3

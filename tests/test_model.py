@@ -322,7 +322,8 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_transformers() -> None:
     from trace_probe.model.drawing import QuickTopP
 
     noise = torch.randn(12, 20_000, generator=torch.manual_seed(0))
-    for sharpness, top_p in ((8.0, 0.95), (8.0, 0.1), (0.1, 0.95)):  # the last has a wide nucleus
+    mixed = torch.linspace(0.1, 8, 12)[:, None]  # rows of which each needs another number of tokens
+    for sharpness, top_p in ((8.0, 0.95), (8.0, 0.1), (3.0, 0.95), (0.1, 0.95), (mixed, 0.9)):
         scores = noise * sharpness
         assert torch.equal(QuickTopP(top_p)(None, scores), TopPLogitsWarper(top_p)(None, scores))
 

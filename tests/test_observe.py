@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import World, keep, make_trace, plant
-from tiny_models import word_tokenizer
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError, ProbeError
@@ -21,7 +20,6 @@ from trace_probe.evaluation.held_out import (
     observer_scores,
 )
 from trace_probe.evaluation.text_report import text_report
-from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.probing.probe import Recipe
 from trace_probe.probing.selection import criterion
 from trace_probe.store import Store
@@ -29,11 +27,6 @@ from trace_probe.trace import Sampling, Task
 from trace_probe.training import train
 
 TRACE = make_trace("a", Task("t", "kind", "the model must finish"), ["we read the plan", "act now"])
-
-
-@pytest.fixture
-def tokenizer() -> ChatTokenizer:
-    return ChatTokenizer(word_tokenizer(), "tiny")
 
 
 def spans_of(ends: list[int]) -> list[tuple[int, int]]:
@@ -79,39 +72,37 @@ def recorded(tiny: Callable[..., Any], tmp_path: Path) -> Store:
 
 
 def test_a_model_that_reads_its_own_traces_holds_what_it_held(
-    tiny: Callable[..., Any], tokenizer: ChatTokenizer, recorded: Store, tmp_path: Path
+    tiny: Callable[..., Any], recorded: Store, tmp_path: Path
 ) -> None:
     from trace_probe.recording.observe import observe, observer_manifest
 
     model = tiny()
     out = Store.create(tmp_path / "out", observer_manifest(model, recorded))
-    report = observe(model, tokenizer, recorded, out, progress=False)
+    report = observe(model, recorded, out, progress=False)
     assert (report.read, report.resumed, report.checked) == (8, 0, 1)
     for trace in recorded.traces():
         assert out.trace(trace.id) == trace
         ours, theirs = recorded.activations(trace), out.activations(trace)
         np.testing.assert_allclose(theirs.values, ours.values, atol=2e-2)
-    again = observe(model, tokenizer, recorded, out, progress=False)
+    again = observe(model, recorded, out, progress=False)
     assert (again.read, again.resumed) == (0, 8)
 
 
 def test_another_model_reads_the_same_traces_at_its_own_width(
-    tiny: Callable[..., Any], tokenizer: ChatTokenizer, recorded: Store, tmp_path: Path
+    tiny: Callable[..., Any], recorded: Store, tmp_path: Path
 ) -> None:
     from trace_probe.recording.observe import observe, observer_manifest
 
     model = tiny("llama")
     out = Store.create(tmp_path / "out", observer_manifest(model, recorded, [1]))
-    observe(model, tokenizer, recorded, out, progress=False)
+    observe(model, recorded, out, progress=False)
     assert out.manifest.layers == (1,)
     assert out.manifest.model == "tiny-llama@00000000"
     trace = next(recorded.traces())
     assert out.activations(trace).values.shape == (1, 1 + len(trace.sentences), 3 * 32)
 
 
-def test_an_agents_run_in_words_is_not_read(
-    tiny: Callable[..., Any], tokenizer: ChatTokenizer, tmp_path: Path
-) -> None:
+def test_an_agents_run_in_words_is_not_read(tiny: Callable[..., Any], tmp_path: Path) -> None:
     from trace_probe.interop.transcripts import import_transcripts
     from trace_probe.recording.observe import observe, observer_manifest
 
@@ -122,23 +113,23 @@ def test_an_agents_run_in_words_is_not_read(
     run, model = Store(tmp_path / "run"), tiny()
     out = Store.create(tmp_path / "out", observer_manifest(model, run))
     with pytest.raises(ModelError, match="in words, whose prompts are not"):
-        observe(model, tokenizer, run, out, progress=False)
+        observe(model, run, out, progress=False)
     assert not len(out)
 
 
 def test_two_readings_that_differ_leave_nothing_of_their_batch(
-    tiny: Callable[..., Any], tokenizer: ChatTokenizer, recorded: Store, tmp_path: Path
+    tiny: Callable[..., Any], recorded: Store, tmp_path: Path
 ) -> None:
     from trace_probe.recording.observe import observe, observer_manifest
 
     out = Store.create(tmp_path / "out", observer_manifest(tiny(), recorded))
     with pytest.raises(ModelError, match="a second reading .* or allow more with --tolerance"):
-        observe(tiny(), tokenizer, recorded, out, tolerance=0.0, progress=False)
+        observe(tiny(), recorded, out, tolerance=0.0, progress=False)
     assert not len(Store(tmp_path / "out"))
 
 
 def test_a_trace_longer_than_the_readers_context_is_refused(
-    tiny: Callable[..., Any], tokenizer: ChatTokenizer, tmp_path: Path
+    tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
     from trace_probe.recording.observe import observe, observer_manifest
 
@@ -148,7 +139,7 @@ def test_a_trace_longer_than_the_readers_context_is_refused(
         run.add(long)
     out = Store.create(tmp_path / "out", observer_manifest(tiny(), run))
     with pytest.raises(ModelError, match="longer context"):
-        observe(tiny(), tokenizer, run, out, progress=False)
+        observe(tiny(), run, out, progress=False)
 
 
 SIGNAL = World(tasks=24, samples=5, strength=4.0, benign=40)

@@ -22,8 +22,7 @@ from trace_probe.emergence.curve import (
     PROMPT,
     Drawn,
     OraclePoint,
-    jeffreys,
-    oracle_curves,
+    oracle_points,
     points_of,
 )
 from trace_probe.emergence.ledger import Ledger, key_of
@@ -31,6 +30,7 @@ from trace_probe.emergence.oracle import (
     Draw,
     OraclePlan,
     ask,
+    caught,
     choose,
     estimate,
     oracle,
@@ -41,8 +41,11 @@ from trace_probe.labels import Label
 from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Completion
 from trace_probe.model.weights import Weights
+from trace_probe.monitor.detector import Detector
+from trace_probe.monitor.detector import Source as Given
+from trace_probe.statistics.smoothing import MAX
 from trace_probe.store import Store
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Sampling, Span, Task, Trace
 
 
 class Reader:
@@ -111,7 +114,7 @@ def kept_in(folder: Path) -> Path:
 
 def test_curves_are_read_from_what_a_run_keeps(tmp_path: Path) -> None:
     run = Store.create(tmp_path, MANIFEST)
-    assert oracle_curves(tmp_path) == {}
+    assert oracle_points(tmp_path) == {}
     outcomes = (True, True, False, None)
     drawn = [Drawn("a", 0, 7, k, k, outcome, None, 9) for k, outcome in enumerate(outcomes)]
     drawn += [Drawn("a", PROMPT, 4, 0, 9, False, None, 9)]
@@ -119,10 +122,9 @@ def test_curves_are_read_from_what_a_run_keeps(tmp_path: Path) -> None:
     kept.append(json.dumps(one._asdict()).encode() + b"\n" for one in drawn)
     with open(kept.url, "ab") as file:
         file.write(b'{"trace": "a", "sent')  # a writer was killed here
-    low, high = jeffreys([2], [3])
-    curve = oracle_curves(tmp_path)["a"]
-    assert [point[:3] for point in curve] == [(PROMPT, 4, 0.25), (0, 7, 2.5 / 4)]
-    assert curve[1][3:] == (low[0], high[0])
+    curve = oracle_points(tmp_path)["a"]
+    assert curve == (OraclePoint(PROMPT, 4, 1, 0), OraclePoint(0, 7, 3, 2))
+    assert [point.probability for point in curve] == [0.25, 2.5 / 4]
 
 
 def walk(steps: int, seed: int, name: str = "", task: str = "t") -> Trace:
@@ -165,6 +167,24 @@ def test_prompts_with_both_outcomes_are_asked_first_and_whole() -> None:
     }
     assert [one.id for one in choose(traces, labels, 3)] == ["walk-2", "walk-3", "walk-5"]
     assert len(choose(traces, labels, None)) == 5
+
+
+def test_a_trace_is_caught_if_its_alarm_comes_before_what_it_says_and_does() -> None:
+    """Each sentence of the urn is one token; the prompt has two, and the act stands at token 6."""
+    eye = Detector("eye", MAX, 1.0, Given("hand"))
+    scores = np.array([0.0, 2.0, 0.0, np.nan])
+    acts = Span(6, 7, "answer")
+
+    def alarms(label: Label) -> dict[str, int]:
+        one = trace([UP, UP, DOWN])
+        return caught([one], {one.id: label}, eye, {one.id: scores})
+
+    assert alarms(Label("uud", "r", True, acted=acts)) == {"uud": 1}
+    assert alarms(Label("uud", "r", True, said=Span(4, 5), acted=acts)) == {"uud": 1}
+    assert alarms(Label("uud", "r", True, said=Span(3, 4), acted=acts)) == {}  # it says it there
+    assert alarms(Label("uud", "r", False, acted=acts)) == {}
+    assert alarms(Label("uud", "r", True)) == {}  # nobody knows where
+    assert caught([trace([UP, UP, DOWN])], {}, eye, {}) == {}
 
 
 def test_prefixes_chosen_by_bisection_are_unbiased_and_covered(tmp_path: Path) -> None:

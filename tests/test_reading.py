@@ -144,7 +144,6 @@ def test_the_log_probabilities_of_every_call_are_compared(tiny: Callable[..., An
 def test_a_run_with_episodes_is_captured_again_and_observed_call_by_call(
     tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from trace_probe.model.tokenizer import ChatTokenizer
     from trace_probe.recording.observe import (
         observe,
         observer_manifest,
@@ -171,6 +170,5 @@ def test_a_run_with_episodes_is_captured_again_and_observed_call_by_call(
     assert fidelity is not None
     assert fidelity.against == "recorded-rows"
     seen = Store.create(tmp_path / "seen", observer_manifest(model, run, LAYERS))
-    reader = ChatTokenizer(model.chat._tokenizer, model.name)
-    observe(model, reader, run, seen, progress=False)
+    observe(model, run, seen, progress=False)
     np.testing.assert_allclose(seen.activations(trace).values, held.values, atol=2e-3)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from trace_probe.commands.main import app
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.monitor.detector import Detector, as_detector
+from trace_probe.monitor.detector import Detector, as_detector, load_detector
 from trace_probe.monitor.recheck import (
     AsRun,
     Recheck,
@@ -250,7 +250,8 @@ def test_watch_and_serve_refuse_a_stale_probe_of_the_model_as_it_runs(
         "--max-new-tokens",
         "4",
     ]
-    plan = ServePlan(Weights("organism:rl-s0"), (probe,), audit=tmp_path / "alarms.jsonl")
+    own = [load_detector(probe)]
+    plan = ServePlan(Weights("organism:rl-s0"), own, [probe], audit=tmp_path / "alarms.jsonl")
     if dtype != ran.dtype:
         check_rechecked(model, [probe])
         return

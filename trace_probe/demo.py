@@ -11,7 +11,7 @@ from trace_probe.evaluation.report import NAME, Report, format_summary
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
 from trace_probe.organism.family import agent_of, world_of
-from trace_probe.probing.probe import save_probe
+from trace_probe.probing.probe import check_overwrites, save_probe
 from trace_probe.recording.record import Writer, new_manifest
 from trace_probe.recording.shares import record_here
 from trace_probe.statistics.bootstrap import Metric
@@ -121,9 +121,12 @@ def run_demo(plan: DemoPlan, say: Say, model: Writer | None = None) -> DemoRepor
     `model` is the organism of the plan if it is loaded already, here or in an engine.
 
     Raises:
-        StoreError: the folder holds another run.
+        StoreError: the folder holds another run, or something else.
+        ProbeError: the folder of the probe holds a run.
     """
     began = time.monotonic()
+    Store.check_settings(plan.run, lambda there: there)
+    check_overwrites(plan.probe, {})
     model = model or load_model(plan.organism)
     loaded = time.monotonic()
     store = _record(plan, model, say)

@@ -18,9 +18,8 @@ compared where they are read: see `trace_probe.storage.seals`.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +36,7 @@ from trace_probe.storage import locks
 from trace_probe.storage.artifacts import FORMS, Artifacts, rows_by_trace
 from trace_probe.storage.journal import LABELS, TRACES, Journal, about_label, about_trace
 from trace_probe.storage.lines import BrokenLine
-from trace_probe.storage.place import place_at
+from trace_probe.storage.place import Place, place_at
 from trace_probe.storage.records import READABLE, checked_line, differences, manifest_fields
 from trace_probe.storage.records import Manifest as Manifest
 from trace_probe.storage.records import to_label as to_label
@@ -118,12 +117,24 @@ class Store:
                     f"choose another folder, or repeat the settings to resume it"
                 )
             return store
-        others = [name for name in place.names() if not TEMPORARY.fullmatch(name)]
-        folder = place.folder
-        if others or (folder is not None and folder.exists() and not folder.is_dir()):
-            raise StoreError(f"{place.url} is not empty and not a run: choose another folder")
+        _check_vacant(place)
         place.write("run.json", [sealed_json(manifest_fields(manifest))])
         return cls(path)
+
+    @classmethod
+    def check_settings(cls, path: Path | str, asked: Callable[[Manifest], Manifest]) -> None:
+        """Refuse a place that cannot take a run, as far as that is known before a model is loaded.
+
+        Of the manifest of a run that is there, `asked` returns what it would have to be.
+
+        Raises:
+            StoreError: the folder holds a run of other settings, or other files.
+        """
+        place = place_at(path)
+        if place.size("run.json") is None:
+            _check_vacant(place)
+        else:
+            cls.create(path, asked(cls(path).manifest))
 
     def note_models(self, names: Iterable[str]) -> None:
         """Say in the manifest of an imported run that traces of these models are in it."""
@@ -243,16 +254,16 @@ class Store:
         self._traces.refresh()
         return len(self._traces.at)
 
-    def traces(self, *, skip: int = 0) -> Iterator[Trace]:
-        """Yield the committed traces in the order of recording, without the first `skip` of them.
+    def traces(self) -> Iterator[Trace]:
+        """Yield the committed traces in the order of recording.
 
         One whose line is damaged is named on standard error and passed over.
         """
         self._traces.refresh()
         if self.place.folder is None:
-            yield from islice(self._streamed(), skip, None)
+            yield from self._streamed()
             return
-        for trace_id in list(self._traces.at)[skip:]:
+        for trace_id in list(self._traces.at):
             try:
                 yield self.trace(trace_id)
             except BrokenLine as error:
@@ -338,6 +349,21 @@ class Store:
         values = self.vault.load(trace.id, chosen, self.key(trace))
         return Activations(values, chosen, pooled_spans(trace), self.manifest.pooling)
 
+    def kept(self, trace: Trace, layers: Iterable[int] | None = None) -> Activations | None:
+        """Return all that is kept of a trace beside its line, raw tokens and fidelity too.
+
+        None where there are no activations of it; of all recorded layers or of those named.
+
+        Raises:
+            StoreError: as `activations`.
+        """
+        if not self.has_activations(trace.id):
+            return None
+        found = self.activations(trace, layers)
+        raw = [self.vault.raw(trace.id, one) for one in found.layers if self.manifest.raw_tokens]
+        tokens = np.stack(raw) if raw else None
+        return replace(found, tokens=tokens, fidelity=self.vault.fidelity(trace.id))
+
     def known_layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:
         """Return the layers that are asked for, all that were recorded if None is.
 
@@ -406,3 +432,11 @@ class Store:
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the kept evaluation of a detector, or None if there is none."""
         return self.artifacts.read_json("reports", detector)
+
+
+def _check_vacant(place: Place) -> None:
+    """Raise StoreError if there is something in a place where a run is to be made."""
+    others = [name for name in place.names() if not TEMPORARY.fullmatch(name)]
+    folder = place.folder
+    if others or (folder is not None and folder.exists() and not folder.is_dir()):
+        raise StoreError(f"{place.url} is not empty and not a run: choose another folder")

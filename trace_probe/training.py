@@ -79,7 +79,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     """
     tell = progress or _silent
     check_rates(target_rate, sibling_rate)
-    candidates = _smoothings(smoothing)
+    candidates, chosen = _smoothings(smoothing), store.known_layers(layers)
     tell("reading labels")
     corpus = _labelled(store, labeller).aimed(target)
     split = split_by_role(corpus.traces, seed=seed)
@@ -89,7 +89,6 @@ def train(  # noqa: PLR0913 - these are the options of the command
     run = store.place.folder
     address = store.place.url if run is None else str(run.resolve())
     sweeper = (address, labeller, target, split.train, grid)
-    chosen = store.manifest.layers if layers is None else tuple(layers)
     cells = _cells(executor or LocalExecutor(), sweeper, chosen, tell)
     recipe, figures = choose(cells)
     rivals = rival_recipes(cells, head)

@@ -4,15 +4,18 @@ Text that went through `visible` is still data. It may go to ``st.text``, ``st.c
 ``st.dataframe`` and ``textContent``, never to anything that reads markdown or HTML.
 """
 
+import csv
+import io
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 KEPT = frozenset("\n\t")
 HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 BLANK_LETTERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 PLAIN = re.compile("[\\x20-\\x7e\\n\\t]*")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t")
 FIRST_SELECTOR, LAST_SELECTOR = "\U000e0100", "\U000e01ef"
 
 
@@ -50,3 +53,22 @@ def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
     cells = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def csv_text(columns: Mapping[str, Sequence[object]]) -> str:
+    """Return columns as CSV; what is None is an empty cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it: it may be a
+    model's.
+    """
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(columns)
+    rows.writerows([*map(_cell, row)] for row in zip(*columns.values(), strict=True))
+    return file.getvalue()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return visible(f"'{value}" if value.startswith(FORMULA_STARTS) else value)

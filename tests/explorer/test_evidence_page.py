@@ -53,7 +53,6 @@ def test_what_was_not_measured_has_its_command(traces: Path) -> None:
     ):
         assert f"trace-probe {verb} {run} probes/{DETECTOR} --json > " in shown
         assert f"studies/{name}.json" in shown
-    assert f"trace-probe recheck probes/{DETECTOR} {run}" in shown
 
 
 def test_what_was_kept_is_shown_with_its_intervals(traces: Path) -> None:

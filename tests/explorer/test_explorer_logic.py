@@ -25,14 +25,17 @@ from explorer.planted import (
     planted_run,
     shown,
 )
+from trace_probe.emergence.curve import OraclePoint
 from trace_probe.errors import StoreError
 from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer.figures import best_baseline, compared, figure, main_figures
+from trace_probe.explorer.heldout import to_begin_with, unseen
 from trace_probe.explorer.launch import SETTINGS, command
 from trace_probe.explorer.loading import load_run
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.rows import (
     QUICK_VIEWS,
+    WARNED,
     Row,
     build_row,
     facts_of,
@@ -166,6 +169,25 @@ def test_the_picture_shows_an_early_alarm_on_a_task_that_the_detector_has_not_se
     eye = run.detector(run.detectors[0])
     row = run.row(choose(run, eye), eye)
     assert (row.verdict, row.split) == ("early", "held out")
+
+
+def test_the_trace_to_begin_with_is_the_one_whose_chance_rises_most_with_the_alarm() -> None:
+    run = load_run(Path(__file__).parents[2] / "traces" / "demo")
+    rows = unseen(run.rows(run.detector(run.detectors[0])))
+    caught = sorted((row for row in rows if row.verdict in WARNED), key=lambda row: row.lead or 0)
+    early, late, unknown = caught[0], caught[1], caught[-1]
+
+    def oracle(name: str) -> list[OraclePoint]:
+        """The first rises by half before the sentence of the alarm, the second a little in it."""
+        row = {early.facts.id: early, late.facts.id: late}.get(name)
+        if row is None or row.alarm_stop is None:
+            return []
+        hits = (2, 12, 12) if row is early else (2, 2, 4)
+        places = (row.facts.begin, row.alarm_stop - 1, row.alarm_stop)
+        return [OraclePoint(0, at, 20, count) for at, count in zip(places, hits, strict=True)]
+
+    assert to_begin_with([early, late, unknown], oracle) is late
+    assert to_begin_with([early, late, unknown], lambda _: ()) is unknown  # the longest warning
 
 
 def test_words_are_found_in_what_the_model_wrote_and_not_in_what_it_was_asked() -> None:

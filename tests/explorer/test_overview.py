@@ -1,6 +1,5 @@
 """A large run is parsed once; what was read of it is kept, and fits the run or is not used."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,19 @@ import pytest
 from benchmarks.generated import Size, generate
 from trace_probe.errors import StoreError
 from trace_probe.explorer import overview
-from trace_probe.explorer.overview import FILE, Overview, must_parse, read_overview
+from trace_probe.explorer.overview import Overview, must_parse, read_overview
+from trace_probe.explorer.rows import Facts, facts_of
+from trace_probe.storage import journal
 from trace_probe.store import Store
 from trace_probe.trace import Trace
+
+FILE = "cache/explorer.parquet"
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(overview, "WORTH_KEEPING", 2)
+    monkeypatch.setattr(overview, "LARGE", 2)
+    monkeypatch.setattr(journal, "WORTH_KEEPING", {"lines": 2, "bytes": 1 << 20})
     generate(tmp_path / "run", Size(traces=12, tokens=60, long_tokens=200))
     return tmp_path / "run"
 
@@ -27,14 +31,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the ids of the traces that are parsed from now on."""
     ids: list[str] = []
-    whole = Store.traces
+    whole = facts_of
 
-    def traces(store: Store, *, skip: int = 0) -> Iterator[Trace]:
-        for trace in whole(store, skip=skip):
-            ids.append(trace.id)
-            yield trace
+    def parse(trace: Trace) -> Facts:
+        ids.append(trace.id)
+        return whole(trace)
 
-    monkeypatch.setattr(Store, "traces", traces)
+    monkeypatch.setattr("trace_probe.explorer.overview.facts_of", parse)
     return ids
 
 

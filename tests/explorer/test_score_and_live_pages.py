@@ -75,14 +75,13 @@ def test_a_recorded_trace_pasted_back_has_its_scores_up_to_the_end_of_the_though
 ) -> None:
     from trace_probe.explorer.written import score_with_probe
     from trace_probe.model.local import load_model
-    from trace_probe.model.tokenizer import load_tokenizer
 
     saved = load_probe(PROBE)
     name = saved.card.model.rpartition("@")[0]
     trace = next(t for t in demo.traces() if t.thought == "closed" and t.finish == "stop")
     parts = [trace.channel_text(part) for part in ("reasoning", "answer")]
     content = Pasted(trace.task.prompt, *parts).jsonl()
-    (found,) = score_with_probe(content, load_model(name), load_tokenizer(name), as_detector(saved))
+    (found,) = score_with_probe(content, load_model(name), as_detector(saved))
     recorded = demo.scores(saved.card.name)[trace.id]
     inner = np.flatnonzero(np.isfinite(recorded))[:-1]
     assert len(inner) > 2

@@ -8,7 +8,7 @@ import typer
 import trace_probe as tp
 from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import json_object, say, show_result
+from trace_probe.commands.options import json_object, numbers, say, show_result
 from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
@@ -53,6 +53,12 @@ def oracle(
     probe: Annotated[
         Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
     ] = None,
+    caught: Annotated[
+        bool,
+        typer.Option(
+            "--caught", help="Only traces that act, and that this probe alarms on before it shows."
+        ),
+    ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only estimate how long it would take.")
     ] = False,
@@ -90,9 +96,7 @@ def oracle(
         raise typer.BadParameter("--every-sentence and --acting-call exclude each other")
     store = tp.Store(run)
     labels = store.labels()
-    seen = tp.load_probe(probe).card.training_tasks if probe else ()
-    among = [trace for trace in store.traces() if trace.task.id not in set(seen)]
-    chosen = asked.choose(among, labels, traces)
+    chosen = _chosen(store, probe, traces, caught=caught)
     acts = asked.acts_of(labels)
     plan = asked.OraclePlan(continuations, bisections, every_sentence, acting_call, seed, acts)
     expected = asked.estimate(chosen, plan)
@@ -117,6 +121,29 @@ def oracle(
     say(f"{new} continuations drawn")
     found = summarise(chosen, labels, drawn_of(store, name))
     return show_result(found, format_summary(found), as_json=as_json)
+
+
+def _chosen(
+    store: tp.Store, probe: Path | None, limit: int | None, *, caught: bool
+) -> list[tp.Trace]:
+    """Return the traces to ask an oracle about."""
+    from trace_probe.emergence import oracle as asked
+    from trace_probe.monitor.calibrated import Decoding
+    from trace_probe.training import score_run
+
+    labels = store.labels()
+    if probe is None:
+        if caught:
+            raise typer.BadParameter("--caught needs --probe: whose alarms?")
+        return asked.choose(list(store.traces()), labels, limit)
+    card = tp.load_probe(probe).card
+    if not caught:
+        seen = set(card.training_tasks)
+        return asked.choose([t for t in store.traces() if t.task.id not in seen], labels, limit)
+    detector = tp.load_detector(probe, decoding=Decoding.of(store.manifest.sampling))
+    unseen = card.unseen(store.traces())
+    found = asked.caught(unseen, labels, detector, score_run(store, detector.saved))
+    return [trace for trace in unseen if trace.id in found][:limit]
 
 
 def _served(
@@ -232,21 +259,21 @@ def steer(
     Beside it, at the same length of push, random directions and directions of unrelated
     concepts. On tasks that the probe has not seen; rerun to resume.
     """
-    from trace_probe.emergence.experiment import run_steering
+    from trace_probe.emergence.experiment import check_steering, run_steering
     from trace_probe.emergence.steering import SteeringPlan, format_steering
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
 
     store, saved = tp.Store(run), tp.load_probe(probe)
-    loaded = load_weights(loading.weights(model or without_version(store.manifest.model)))
     depth = saved.card.layer if layer is None else layer
-    pushed = tuple(float(part) for part in doses.split(","))
-    plan = SteeringPlan(depth, pushed, dose, at, continuations, seed)
+    plan = SteeringPlan(depth, numbers(doses, float, "-0.2,0.2"), dose, at, continuations, seed)
+    judge = labeller(by)
+    check_steering(store, saved, depth)
     found = run_steering(
         store,
         saved,
-        loaded,
-        labeller(by),
+        load_weights(loading.weights(model or without_version(store.manifest.model))),
+        judge,
         plan,
         prompts=prompts,
         controls=(randoms, unrelated),
@@ -283,7 +310,7 @@ def intervene(
     Instrumental rate and task success of each policy, on tasks that the probe has not seen;
     rerun to resume.
     """
-    from trace_probe.emergence.experiment import run_intervention
+    from trace_probe.emergence.experiment import judged, run_intervention
     from trace_probe.emergence.intervention import format_intervention
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
@@ -292,12 +319,13 @@ def intervene(
     store = tp.Store(run)
     decoding = Decoding.of(store.manifest.sampling)
     detector = tp.load_detector(probe, threshold=threshold, decoding=decoding)
-    place = model or without_version(store.manifest.model)
+    judge = labeller(by)
+    judged(store, detector.saved)  # which refuses a run without any
     found = run_intervention(
         store,
         detector,
-        load_weights(loading.weights(place)),
-        labeller(by),
+        load_weights(loading.weights(model or without_version(store.manifest.model))),
+        judge,
         reflection=reflection,
         traces=traces,
         continuations=continuations,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,11 +10,6 @@ import trace_probe as tp
 from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import integers, json_object, say, show_result
-
-if TYPE_CHECKING:
-    from trace_probe.model.embedder import Embedder
-    from trace_probe.probing.probe import ProbeCard
-
 
 evidence = typer.Typer()
 
@@ -107,27 +102,9 @@ def train(
     text = (
         f"{probe}: {card.target}, {card.head} head on {', '.join(card.features)} of layer "
         f"{card.layer}, C {card.C:g}, {len(card.training_tasks)} training tasks\n"
-        f"threshold {card.threshold:.3f} on {card.smoothing}: {_guaranteed(card)}"
+        f"threshold {card.threshold:.3f} on {card.smoothing}; {card.rates}"
     )
     show_result(card, "\n".join([text, *card.limits]), as_json=as_json)
-
-
-def _guaranteed(card: "ProbeCard") -> str:
-    """Return both guarantees, and the rates on the traces that the threshold was set on."""
-    rate = max(card.target_false_alarm_rate, card.guaranteed_false_alarm_rate)
-    promised = f"at most {rate:.1%} of benign traces"
-    measured = []
-    if card.false_alarm_rate is not None:
-        measured.append(f"{card.false_alarm_rate:.1%} of benign traces")
-    if card.sibling_alarm_rate is not None:
-        promised += f" and {card.target_sibling_rate:.1%} of siblings"
-        measured.append(f"{card.sibling_alarm_rate:.1%} of {card.siblings} siblings")
-    promised += " raise an alarm"
-    if measured:
-        promised += f" (where it was set: {', '.join(measured)})"
-    if card.target_sibling_rate is not None and card.sibling_alarm_rate is None:
-        promised += "; how many siblings alarm is unknown"
-    return promised
 
 
 @evidence.command()
@@ -168,24 +145,20 @@ def evaluate(
             store, labeller, seed=seed, detectors=beside or (), observer=read
         )
     else:
+        from trace_probe.model.embedder import Embedder
+
+        saved = tp.load_probe(probe)
         others = Beside(
             tp.Store(trained_on) if trained_on else None,
             read,
-            _embedder(embeddings) if embeddings else None,
+            Embedder(embeddings) if embeddings else None,
             tuple(beside or ()),
         )
-        saved = tp.load_probe(probe)
         report, scores = evaluate_probe(store, saved, labeller=labeller, seed=seed, beside=others)
         own = scores[saved.card.name]
         report = beside_oracle(report, store, saved.card, own, seed=seed)
     keep(store, report, scores)
     show_result(report, format_report(report), as_json=as_json)
-
-
-def _embedder(model: str) -> "Embedder":
-    from trace_probe.model.embedder import Embedder
-
-    return Embedder(model)
 
 
 @evidence.command()
@@ -278,16 +251,16 @@ def observe(
 ) -> None:
     """Let another model read the traces of a run; `evaluate --observer` probes it."""
     from trace_probe.model.bridge import load_weights
-    from trace_probe.model.tokenizer import load_tokenizer
+    from trace_probe.recording.observe import check_observable, observer_manifest
     from trace_probe.recording.observe import observe as read
-    from trace_probe.recording.observe import observer_manifest
     from trace_probe.recording.plan import resumed_dtype
 
-    store = tp.Store(run)
+    store, chosen = tp.Store(run), integers(layers)
+    check_observable(store, out, chosen)
     weights = loading.weights(model)
     loaded = load_weights(replace(weights, dtype=resumed_dtype(weights.dtype, out)))
-    into = tp.Store.create(out, observer_manifest(loaded, store, integers(layers)))
-    report = read(loaded, load_tokenizer(weights.name), store, into, tolerance=tolerance)
+    into = tp.Store.create(out, observer_manifest(loaded, store, chosen))
+    report = read(loaded, store, into, tolerance=tolerance)
     text = (
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
         f"{report.resumed} already there"

@@ -114,7 +114,7 @@ def watch(
         for folder in probes
     ]
     acting = _acting(tools, max_calls, asked=agent)
-    weights = loading.weights(model or model_of(detectors[0]))
+    weights = loading.weights(model or model_of(detectors))
     checked = () if stale_ok else probes
     readings = _watched(
         detectors, weights, checked, task, sampling, acting, fixed=bool(max_new_tokens)
@@ -215,9 +215,12 @@ def _show_lines(reading: "Reading | ToolResult") -> None:
         typer.echo(json.dumps(asdict(ended), ensure_ascii=True))
 
 
-def model_of(detector: "Detector") -> str:
-    """Return the name of a probe's model as it is loaded, without the revision."""
-    return without_version(detector.saved.card.model)
+def model_of(detectors: "Sequence[Detector]") -> str:
+    """Return the name of the model of some probes as it is loaded, without the revision."""
+    names = dict.fromkeys(without_version(one.saved.card.model) for one in detectors)
+    if len(names) > 1:
+        raise typer.BadParameter(f"the probes read several models: {', '.join(names)}")
+    return next(iter(names))
 
 
 @monitoring.command()
@@ -276,7 +279,7 @@ def score(
 
     detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold)
     records = json_lines() if lines else iter([{"text": text_brought(), "prompt": prompt}])
-    loaded = load_weights(loading.weights(model or model_of(detector)))
+    loaded = load_weights(loading.weights(model or model_of([detector])))
     say(str(detector))
     alarmed = False
     for scored in score_texts(loaded, detector, records):
@@ -424,7 +427,8 @@ def serve(
 ) -> None:
     """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
 
-    With --engine vllm, vLLM's own server runs, with the probes in its workers (extra: vllm).
+    With --engine vllm, vLLM's own server runs, with the probes in its workers (extra: vllm). It has
+    no --max-tokens, --max-body and --alarm-webhook, and takes whole models only: no --adapter.
 
     A token is read from the environment variable TRACE_PROBE_TOKEN, and the secret that signs
     alarms from TRACE_PROBE_WEBHOOK_SECRET.
@@ -444,22 +448,24 @@ def serve(
         chosen = {"policy": on_alarm, "smoothing": smoothing, "threshold": threshold}
         guard = guard_of(tuple(probes), audit=audit, model=named.name, stale_ok=stale_ok, **chosen)
         serve_engine(EngineServer(named, guard, host, port, concurrency, engine_args), say)
+    if engine_args != "{}":
+        raise typer.BadParameter("--engine-args goes with --engine vllm")
     try:
         from trace_probe.serving.launch import ServePlan
         from trace_probe.serving.launch import serve as run_server
         from trace_probe.serving.limits import Limits
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is missing: pip install 'trace-probe[serve]'") from error
-    name = model or without_version(tp.load_probe(probes[0]).card.model)
-    weights = loading.weights(name)
-    limits = Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency)
-    how: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "audit": audit,
-        "limits": limits,
-        "stale_ok": stale_ok,
-    }
-    alarms: dict[str, Any] = {"smoothing": smoothing, "threshold": threshold, "policy": on_alarm}
-    plan = ServePlan(weights, tuple(probes), webhook=alarm_webhook, **alarms, **how)
+    detectors = [tp.load_detector(one, smoothing=smoothing, threshold=threshold) for one in probes]
+    plan = ServePlan(
+        loading.weights(model or model_of(detectors)),
+        detectors,
+        checked=() if stale_ok else tuple(probes),
+        policy=on_alarm,
+        host=host,
+        port=port,
+        audit=audit,
+        limits=Limits(body_bytes=max_body, tokens=max_tokens, streams=concurrency),
+        webhook=alarm_webhook,
+    )
     run_server(plan, say)

@@ -1,13 +1,16 @@
 """What commands share: options that mean the same everywhere, and how results are printed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from trace_probe.errors import StoreError
 from trace_probe.files import plain
+
+Number = TypeVar("Number", int, float)
 
 Run = Annotated[
     Path, typer.Argument(help="Folder of a run, such as traces/demo, or a URL (s3://...).")
@@ -131,12 +134,13 @@ Tolerance = Annotated[
 
 EngineName = Annotated[
     Literal["transformers", "vllm"],
-    typer.Option("--engine", help="What runs the model; vLLM keeps its activations, too."),
+    typer.Option("--engine", help="What runs the model: transformers, or vLLM (docs/vllm.md)."),
 ]
 EngineArguments = Annotated[
     str,
     typer.Option(
-        "--engine-args", help='With --engine vllm: JSON such as {"tensor_parallel_size": 2}.'
+        "--engine-args",
+        help='With --engine vllm: arguments of its own as JSON: {"tensor_parallel_size": 2}.',
     ),
 ]
 ComparedShare = Annotated[
@@ -176,14 +180,17 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def integers(text: str | None) -> tuple[int, ...] | None:
-    """Return the integers of a list such as ``12,18``."""
-    if text is None:
-        return None
+def numbers(text: str, kind: Callable[[str], Number], example: str) -> tuple[Number, ...]:
+    """Return the numbers of a list such as ``12,18``."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a list of integers such as 12,18") from error
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as {example}") from error
+
+
+def integers(text: str | None) -> tuple[int, ...] | None:
+    """Return the integers of a list such as ``12,18``; None where nothing was given."""
+    return None if text is None else numbers(text, int, "12,18")
 
 
 def json_object(text: str | None) -> dict[str, Any]:
@@ -201,8 +208,7 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
     """Return the two prices of a text such as ``2.5,10``."""
     if text is None:
         return None
-    try:
-        read, written = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not two prices such as 2.5,10") from error
-    return read, written
+    prices = numbers(text, float, "2.5,10")
+    if len(prices) != 2:
+        raise typer.BadParameter(f"{text!r} is not two prices such as 2.5,10")
+    return prices

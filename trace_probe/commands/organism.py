@@ -94,8 +94,7 @@ def check(
     by_degrees = DegreesPlan(thirds, whole, continuations)
     plan = CheckPlan(scenarios, oracle_scenarios=oracle_scenarios, seed=seed, degrees=by_degrees)
     found = []
-    for name in names or [one.name for one in FAMILY]:
-        one = member(name)
+    for one in [member(name) for name in names] if names else FAMILY:
         with TemporaryDirectory() as folder:
             model = load_model(loaded_as(one, family))
             run = (keep or Path(folder)) / one.name

@@ -11,7 +11,7 @@ from trace_probe.emergence.curve import NAME, Drawn
 from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.oracle import Draw, OraclePlan, Say, ask, in_batches, wanted
 from trace_probe.emergence.rollouts import Scene
-from trace_probe.errors import ModelError, ServerError
+from trace_probe.errors import ModelError, NotEnoughData, ServerError
 from trace_probe.execution.executor import Executor, LocalExecutor, values
 from trace_probe.labelling.judge import JudgeServers
 from trace_probe.labelling.runs import labeller
@@ -45,13 +45,6 @@ class Source:
     max_calls: int | None = None
     """Most model calls of an episode, as of `Agent`."""
 
-    def scene(self, continuer: Continuer, traces: Sequence[Trace]) -> Scene | None:
-        """Return how agents go on after a call, None where there are none."""
-        if not any(trace.calls for trace in traces):
-            return None
-        given = None if self.tools is None else environment_from(self.tools).environment
-        return Scene(Agent(given, max_calls=self.max_calls), continuer.chat)
-
     def continuer(self) -> Continuer:
         """Return what goes on from a prefix; a model is loaded once a process."""
         if self.served is not None:
@@ -61,6 +54,18 @@ class Source:
     def labeller(self) -> Labeller:
         """Return what finds outcomes."""
         return labeller(self.by, self.where)
+
+    def draw(self, traces: Sequence[Trace], seed: int) -> Draw:
+        """Return what draws continuations of traces.
+
+        What is wrong with the labeller or the tools is said before a model is loaded.
+        """
+        judge, given = self.labeller(), None
+        if self.tools is not None:
+            given = environment_from(self.tools).environment
+        agent, continuer = Agent(given, max_calls=self.max_calls), self.continuer()
+        acting = any(trace.calls for trace in traces)
+        return Draw(continuer, judge, seed, Scene(agent, continuer.chat) if acting else None)
 
 
 @lru_cache(maxsize=1)
@@ -78,8 +83,7 @@ class Worker:
     def __call__(self, item: tuple[Sequence[Trace], dict[str, list[Drawn]]]) -> list[Drawn]:
         """Return what was drawn of some traces beyond what had been."""
         traces, drawn = item
-        source, continuer = self.source, self.source.continuer()
-        draw = Draw(continuer, source.labeller(), self.plan.seed, source.scene(continuer, traces))
+        draw = self.source.draw(traces, self.plan.seed)
         new: list[Drawn] = []
         while jobs := wanted(traces, drawn, self.plan):
             found = [one for batch in in_batches(jobs) for one in draw(batch)]
@@ -107,26 +111,25 @@ def ask_run(  # noqa: PLR0913 - these are the options of the command
     What was drawn before under the same name and settings is not drawn again.
 
     Raises:
+        NotEnoughData: there is no trace to ask about.
         ModelError: the run is of another model or tokenizer, so that continuations would not be
             its own.
         StoreError: another process writes to the run, or the oracle has other settings.
         ServerError: continuations could not be had; all others are kept.
     """
+    if not traces:
+        raise NotEnoughData(
+            f"{store.path} has no trace to ask about: of those that the probe has not seen, none "
+            f"of a test task is labelled; `trace-probe label {store.path}`"
+        )
     executor = executor or LocalExecutor()
     with store.writing():
         ledger = Ledger(store.artifacts, name, _settings(store, source, plan))
         before = len(ledger.drawn)
         if isinstance(executor, LocalExecutor):
-            continuer = source.continuer()
-            _check(store, continuer)
-            ask(
-                Draw(continuer, source.labeller(), plan.seed, source.scene(continuer, traces)),
-                ledger,
-                traces,
-                plan,
-                say,
-                progress=progress,
-            )
+            draw = source.draw(traces, plan.seed)
+            _check(store, draw.continuer)
+            ask(draw, ledger, traces, plan, say, progress=progress)
         else:
             items = list(_items(ledger, traces, plan))
             done = values(executor.run(Worker, (source, plan), items))

@@ -12,14 +12,11 @@ A run keeps every continuation that was drawn, a JSON line each, in ``oracle/<na
 What was asked, of whom, is beside it in ``oracle/<name>.json``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from trace_probe.statistics.bootstrap import Values
 from trace_probe.storage.artifacts import Artifacts
 from trace_probe.storage.typed import from_plain
 from trace_probe.store import Store
@@ -49,36 +46,16 @@ class OraclePoint:
         return (self.instrumental + 0.5) / (self.known + 1)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return Jeffreys' equal-tailed interval (Brown, Cai and DasGupta 2001, section 3)."""
-        lower, upper = jeffreys([self.instrumental], [self.known], level)
-        return float(lower[0]), float(upper[0])
+        """Return Jeffreys' interval: equal tails of Beta(x + 1/2, n - x + 1/2).
 
+        The lower end is 0 where there is no hit, the upper end 1 where there are only hits (Brown,
+        Cai and DasGupta 2001, section 3).
+        """
+        from scipy.stats import beta
 
-class CurvePoint(NamedTuple):
-    """One point of an oracle curve, ready to be drawn."""
-
-    sentence: int
-    """Index into the trace's sentences; -1 is the end of the prompt."""
-    token: int
-    """Where the prefix ends, exclusive."""
-    p: float
-    low: float
-    high: float
-
-
-def jeffreys(
-    hits: Sequence[int], trials: Sequence[int], level: float = 0.95
-) -> tuple[Values, Values]:
-    """Return Jeffreys' intervals of shares: equal tails of Beta(x + 1/2, n - x + 1/2).
-
-    The lower end is 0 where there is no hit, the upper end 1 where there are only hits.
-    """
-    from scipy.stats import beta
-
-    x, n, tail = np.asarray(hits), np.asarray(trials), (1 - level) / 2
-    lower: Values = np.where(x == 0, 0.0, beta.ppf(tail, x + 0.5, n - x + 0.5))
-    upper: Values = np.where(x == n, 1.0, beta.ppf(1 - tail, x + 0.5, n - x + 0.5))
-    return lower, upper
+        x, n = self.instrumental, self.known
+        lower, upper = beta.ppf([(1 - level) / 2, (1 + level) / 2], x + 0.5, n - x + 0.5)
+        return float(lower) if x else 0.0, float(upper) if x < n else 1.0
 
 
 def prefixes(trace: Trace) -> list[tuple[int, int]]:
@@ -157,19 +134,3 @@ def oracle_points(run: Path | str | Store, name: str = NAME) -> dict[str, tuple[
 
 def _opened(run: Path | str | Store) -> Store:
     return run if isinstance(run, Store) else Store(run)
-
-
-def oracle_curves(run: Path | str | Store, name: str = NAME) -> dict[str, list[CurvePoint]]:
-    """Return (sentence, token, p, low, high) along each trace that an oracle was asked of.
-
-    p is the posterior mean, the band Jeffreys' 95 % interval. Empty if no oracle was asked.
-    """
-    points = oracle_points(run, name)
-    every = [(trace, point) for trace, its in points.items() for point in its]
-    low, high = jeffreys([p.instrumental for _, p in every], [p.known for _, p in every])
-    curves: dict[str, list[CurvePoint]] = {trace: [] for trace in points}
-    for (trace, point), lower, upper in zip(every, low, high, strict=True):
-        curves[trace].append(
-            CurvePoint(point.sentence, point.token, point.probability, float(lower), float(upper))
-        )
-    return curves

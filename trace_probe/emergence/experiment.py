@@ -1,6 +1,6 @@
 """Experiments on a run: which prompts, which directions, and where the readouts are kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from trace_probe.emergence.directions import (
     random_directions,
@@ -20,7 +20,7 @@ from trace_probe.emergence.oracle import choose
 from trace_probe.emergence.readout import Trial
 from trace_probe.emergence.steering import SteeringPlan, SteeringReport, SteeringSetup, steer
 from trace_probe.errors import ModelError, NotEnoughData
-from trace_probe.labels import Label, Labeller
+from trace_probe.labels import Labeller
 from trace_probe.model.blocks import Backend
 from trace_probe.model.bridge import bridged
 from trace_probe.model.local import Model
@@ -31,6 +31,20 @@ from trace_probe.probing.probe import SavedProbe, check_fits
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
+
+
+def check_steering(store: Store, saved: SavedProbe, layer: int) -> None:
+    """Refuse an experiment that no model could make possible, before one is loaded.
+
+    Raises:
+        ProbeError: the probe does not fit the run.
+        StoreError: the run has no activations of the layer.
+        NotEnoughData: the run has no labelled trace that the probe has not seen.
+    """
+    check_fits(saved.card, store.manifest)
+    store.known_layers((layer,))
+    if not held_out(load_corpus(store, saved.card.labeller, ()), saved, 1):
+        raise NotEnoughData("no trace to steer: record tasks that the probe has not seen")
 
 
 def run_steering(  # noqa: PLR0913 - these are the options of the command
@@ -55,7 +69,7 @@ def run_steering(  # noqa: PLR0913 - these are the options of the command
         ModelError: the run is of another model, or TransformerLens cannot wrap it.
         NotEnoughData: too few tasks, prompts or unrelated concepts.
     """
-    check_fits(saved.card, store.manifest)
+    check_steering(store, saved, plan.layer)
     check_model(store, model)
     corpus = load_corpus(store, saved.card.labeller, (plan.layer,))
     rows = rows_at(corpus.only(saved.card.training_tasks), plan.layer)
@@ -66,8 +80,6 @@ def run_steering(  # noqa: PLR0913 - these are the options of the command
     pushed = bridged(model) if backend == "transformer-lens" else model
     first = {t.task.prompt_key: t for t in reversed(held_out(corpus, saved, prompts))}
     setup = SteeringSetup(pushed, Trial(model, labeller), tuple(reversed(first.values())))
-    if not setup.traces:
-        raise NotEnoughData("no trace to steer: record tasks that the probe has not seen")
     settings = {
         "model": model.name,
         "probe": saved.card.name,
@@ -111,7 +123,7 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
     check_model(store, model)
     saved = detector.saved
     card, labels = saved.card, store.labels(saved.card.labeller)
-    known = _known(store, saved, labels)[:traces]
+    known = judged(store, saved)[:traces]
     alarms = _alarms(store, detector, known)
     pushed = bridged(model) if backend == "transformer-lens" else model
     ablation = Steering(card.layer, saved.direction(card.layer), "project-out")
@@ -133,8 +145,15 @@ def run_intervention(  # noqa: PLR0913 - these are the options of the command
         return intervene(responses, known, labels, alarms, cells)
 
 
-def _known(store: Store, saved: SavedProbe, labels: Mapping[str, Label]) -> list[Trace]:
-    """Return the traces of known outcome, benign tasks apart, that a probe has not seen."""
+def judged(store: Store, saved: SavedProbe) -> list[Trace]:
+    """Return the traces of known outcome, benign tasks apart, that a probe has not seen.
+
+    Raises:
+        ProbeError: the probe does not fit the run.
+        NotEnoughData: there is none.
+    """
+    check_fits(saved.card, store.manifest)
+    labels = store.labels(saved.card.labeller)
     known = [
         trace
         for trace in saved.card.unseen(store.traces())
@@ -143,7 +162,10 @@ def _known(store: Store, saved: SavedProbe, labels: Mapping[str, Label]) -> list
         and labels[trace.id].outcome is not None
     ]
     if not known:
-        raise NotEnoughData("no trace of known outcome of a task that the probe has not seen")
+        raise NotEnoughData(
+            f"{store.path} has no labelled trace of a task that the probe has not seen: record and "
+            f"label more tasks"
+        )
     return known
 
 

@@ -24,6 +24,8 @@ from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.rollouts import Scene, Start, roll_out
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.model.local import Model
+from trace_probe.monitor.detector import Detector
+from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace, digest
 
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -128,7 +130,7 @@ class Draw:
         self, continuer: Continuer, labeller: Labeller, seed: int, scene: Scene | None = None
     ) -> None:
         """Say who writes on and who judges; with a `scene`, agents are taken to their end."""
-        self._continuer, self._labeller, self._seed = continuer, labeller, seed
+        self.continuer, self._labeller, self._seed = continuer, labeller, seed
         self._scene = scene
 
     def __call__(self, jobs: Sequence[Job]) -> list[Drawn]:
@@ -150,12 +152,12 @@ class Draw:
             branch_of(job.trace, job.token, [self._seed_of(job, k) for k in job.draws])
             for job in jobs
         ]
-        found = self._continuer.continue_from(branches, jobs[0].trace.sampling) if jobs else []
+        found = self.continuer.continue_from(branches, jobs[0].trace.sampling) if jobs else []
         for job, branch, completions in zip(jobs, branches, found, strict=True):
             for k, one in zip(job.draws, completions, strict=True):
                 if one is not None:
                     name = f"{job.sentence}/{k}"
-                    yield job, k, continued(self._continuer, job.trace, branch.prefix, one, name)
+                    yield job, k, continued(self.continuer, job.trace, branch.prefix, one, name)
 
     def _rolled_out(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int, Trace]]:
         """Yield the continuations of agents, each to the end of its episode."""
@@ -170,7 +172,7 @@ class Draw:
             )
             for job in jobs
         ]
-        found = roll_out(self._continuer, starts, jobs[0].trace.sampling, self._scene)
+        found = roll_out(self.continuer, starts, jobs[0].trace.sampling, self._scene)
         for job, episodes in zip(jobs, found, strict=True):
             for k, one in zip(job.draws, episodes, strict=True):
                 if one is not None:
@@ -347,3 +349,22 @@ def choose(traces: Sequence[Trace], labels: dict[str, Label], limit: int | None)
         if limit is None or len(chosen) + len(mine) <= limit:
             chosen += mine
     return chosen
+
+
+def caught(
+    traces: Iterable[Trace], labels: Mapping[str, Label], detector: Detector, scores: Scores
+) -> dict[str, int]:
+    """Return the traces that act and alarm before they say it or do it, each with its alarm.
+
+    The alarm is the sentence at whose end it comes.
+    """
+    found = {}
+    for trace in traces:
+        label = labels.get(trace.id)
+        sentence = detector.alarm(scores[trace.id]) if trace.id in scores else None
+        if sentence is not None and label is not None and label.outcome is True:
+            shown = [label.said.stop] if label.said else []
+            shown += [label.acted.start] if label.acted else []
+            if shown and trace.sentences[sentence].stop < min(shown):
+                found[trace.id] = sentence
+    return found

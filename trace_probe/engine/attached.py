@@ -48,8 +48,8 @@ class Follower(Protocol):
     def after_sampling(self, tokens: torch.Tensor) -> None:
         """Change the tokens that were drawn, (request, 1), in place."""
 
-    def ended(self, request: str) -> None:
-        """Hear that a request has ended, however it did."""
+    def ended(self, request: str, written: Sequence[int]) -> None:
+        """Hear that a request has ended, however it did, and which tokens it wrote."""
 
 
 class Asker(Follower, Protocol):
@@ -130,7 +130,7 @@ class Attached:
 
         def request_removed(request: str, state: Any) -> None:  # noqa: ANN401
             for follower, _ in self._followers:
-                follower.ended(request)
+                follower.ended(request, state.output_token_ids if state else ())
             removed(request, state)
 
         runner._model_forward = model_forward
@@ -228,7 +228,7 @@ class Capture:
         for rows, drawn in self._drawn:
             tokens[rows] = drawn.to(tokens.dtype)
 
-    def ended(self, request: str) -> None:
+    def ended(self, request: str, written: Sequence[int]) -> None:
         """Do nothing: the rows stay until they are asked for."""
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import entry_points
 from typing import Any, Literal
 
 import numpy as np
@@ -290,14 +291,9 @@ def load_engine(
         ModelError: vLLM is not installed, or cannot run the model so that rows are taken.
     """
     chosen = options or EngineOptions()
-    named = parse_name(weights.name)
-    if named.adapter or weights.backend != "hooks" or weights.device_map:
-        raise ModelError(
-            "vLLM runs whole models by itself: merge the adapter into the weights, and leave "
-            "--backend and --device-map out; how it uses several devices is said by --engine-args"
-        )
-    place = locate(named.base)
-    facts = read_facts(named.base, weights.revision)
+    name = whole_model(weights)
+    place = locate(name)
+    facts = read_facts(name, weights.revision)
     facts.dtype, facts.dtype_chosen = precision_of(weights)
     taken = default_layers(facts.n_layers) if layers is None else tuple(layers)
     if taken:
@@ -310,9 +306,29 @@ def load_engine(
     reads = int(llm.llm_engine.model_config.max_model_len)
     facts.context = min(facts.context or reads, reads)
     facts.engine = engine_version()
-    stops = read_stops(named.base, place, weights.revision)
+    stops = read_stops(name, place, weights.revision)
     load = partial(load_model, weights.name, dtype=facts.dtype, revision=weights.revision)
     return EngineModel(llm, facts, taken, stops, partial(load, device="cpu"), chosen.fidelity)
+
+
+def whole_model(weights: Weights) -> str:
+    """Return the name of a model that vLLM is to run.
+
+    Raises:
+        ModelError: it has an adapter, or it is said how to load it.
+    """
+    named = parse_name(weights.name)
+    if named.adapter:
+        raise ModelError(
+            f"vLLM runs whole models here: merge the adapter {named.adapter} into the weights "
+            f"(`merge_and_unload` of PEFT), and name the folder in which you save them"
+        )
+    if weights.backend != "hooks" or weights.device or weights.device_map:
+        raise ModelError(
+            "vLLM places a model by itself: leave --backend, --device and --device-map out, and "
+            "say with --engine-args how it is to use several devices"
+        )
+    return named.base
 
 
 def precision_of(weights: Weights) -> Precision:
@@ -364,11 +380,13 @@ def start(arguments: Mapping[str, Any], plan: EnginePlan) -> Any:  # noqa: ANN40
     """Start vLLM with its own arguments and a plan for its workers.
 
     Raises:
-        ModelError: vLLM is not installed, has no such argument, or its second model runner is asked
-            for.
+        ModelError: vLLM is not installed, does not find the plug-in, has no such argument, or its
+            second model runner is asked for.
     """
     alone = not {"tensor_parallel_size", "pipeline_parallel_size"} & set(arguments)
     prepare_environment(alone=alone)
+    if plan != EnginePlan():
+        check_plugin()
     import vllm
     from vllm.plugins import load_general_plugins
 
@@ -389,6 +407,23 @@ def engine_version() -> str:
     import vllm
 
     return f"vllm {vllm.__version__}"
+
+
+def check_plugin() -> None:
+    """See that vLLM will find the plug-in, without which its workers would do nothing for us.
+
+    Raises:
+        ModelError: it will not.
+    """
+    named = os.environ.get("VLLM_PLUGINS")
+    if named is not None and KEY not in named.split(","):
+        raise ModelError(f"VLLM_PLUGINS leaves out the plug-in {KEY}: add it there, or unset it")
+    if KEY not in entry_points(group="vllm.general_plugins").names:
+        raise ModelError(
+            f"vLLM does not find the plug-in {KEY}: install trace-probe in the environment of vLLM "
+            f"(`pip install .`); where that was done, an older {KEY}.egg-info in the folder that "
+            f"you are in, or in PYTHONPATH, hides it: delete that"
+        )
 
 
 def prepare_environment(*, alone: bool) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +95,17 @@ def groups_of(
     """
     if not there:
         return []
+    from scipy.ndimage import label
+
     xy = found.xy[[point.at for point in there]]
     low, span = xy.min(axis=0), np.ptp(xy, axis=0)
     cells = np.minimum((CELLS * (xy - low) / np.where(span, span, 1)).astype(int), CELLS - 1)
-    filled: dict[tuple[int, int], list[int]] = {}
-    for index, (x, y) in enumerate(cells):
-        filled.setdefault((int(x), int(y)), []).append(index)
-    parts = sorted(_connected(filled), key=len, reverse=True)
+    filled = np.zeros((CELLS, CELLS), dtype=bool)
+    filled[tuple(cells.T)] = True
+    connected, count = label(filled, np.ones((3, 3)))  # cells that touch, corners too
+    of = connected[tuple(cells.T)]
+    members = (np.flatnonzero(of == number).tolist() for number in range(1, count + 1))
+    parts = sorted(members, key=len, reverse=True)
     large = [part for part in parts if len(part) >= max(FEWEST, SMALLEST * len(there))]
     if len(large) < 2:
         return []
@@ -114,20 +118,6 @@ def groups_of(
         )
         for number, part in enumerate(large[:NAMED], 1)
     ]
-
-
-def _connected(filled: Mapping[tuple[int, int], list[int]]) -> Iterator[list[int]]:
-    """Yield the points of all cells that touch each other."""
-    waiting = set(filled)
-    while waiting:
-        edge, part = [waiting.pop()], list[int]()
-        while edge:
-            x, y = edge.pop()
-            part += filled[x, y]
-            beside = {(x + i, y + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & waiting
-            waiting -= beside
-            edge += beside
-        yield sorted(part)
 
 
 def _usual(texts: Sequence[str]) -> str:

@@ -83,11 +83,7 @@ def figure(report: Mapping[str, Any] | None, key: str) -> Figure:
 
     A report keeps the headline under one name, by the rate of siblings that alarm.
     """
-    stem, _, rate = key.partition(":")
-    raw = report.get(stem) if report else None
-    raw = raw.get(rate) if rate and isinstance(raw, Mapping) else raw
-    if not isinstance(raw, Mapping):
-        return Figure(None, None, None, None)
+    raw = part(report, *filter(None, key.partition(":")[::2]))
     n = number(raw.get("n"))
     return Figure(
         number(raw.get("estimate")),
@@ -95,6 +91,13 @@ def figure(report: Mapping[str, Any] | None, key: str) -> Figure:
         number(raw.get("upper")),
         None if n is None else int(n),
     )
+
+
+def part(report: object, *names: str) -> Mapping[str, Any]:
+    """Return a part of a report by the names that lead to it; empty where there is none."""
+    for name in names:
+        report = report.get(name) if isinstance(report, Mapping) else None
+    return report if isinstance(report, Mapping) else {}
 
 
 def number(raw: object) -> float | None:
@@ -118,9 +121,8 @@ def before_the_call(report: Mapping[str, Any] | None) -> dict[str, list[str]]:
 
     Empty where the report is not of agents' runs.
     """
-    more = report.get("more") if report else None
-    raw = more.get("headline_act") if isinstance(more, Mapping) else None
-    if not isinstance(raw, Mapping) or not raw:
+    raw = part(report, "more", "headline_act")
+    if not raw:
         return {}
     name = visible(str(report["detector"])) if report and "detector" in report else "detector"
     rows = {name: "caught", **{words: key for key, words in BESIDE.items()}}
@@ -146,12 +148,8 @@ def _at(headline: object, key: str) -> str:
 def compared(report: Mapping[str, Any], key: str) -> dict[str, Figure]:
     """Return one figure of the detector and of each baseline, by name, the detector first."""
     found = {str(report.get("detector", "detector")): figure(report, key)}
-    baselines = report.get("baselines")
-    if isinstance(baselines, Mapping):
-        for name, raw in baselines.items():
-            if isinstance(raw, Mapping):
-                found[str(name)] = figure(raw, key)
-    return found
+    rivals = part(report, "baselines").items()
+    return found | {str(name): figure(raw, key) for name, raw in rivals if isinstance(raw, Mapping)}
 
 
 def best_baseline(report: Mapping[str, Any] | None, key: str) -> str | None:
@@ -172,8 +170,8 @@ def notes(report: Mapping[str, Any] | None) -> list[str]:
 
 def by_step(report: Mapping[str, Any], key: str) -> dict[str, Figure]:
     """Return a figure that a report gives at several steps, by step, in its order."""
-    raw = report.get(key)
-    return {str(step): figure(raw, step) for step in raw} if isinstance(raw, Mapping) else {}
+    raw = part(report, key)
+    return {str(step): figure(raw, step) for step in raw}
 
 
 def _plain(value: float) -> str:

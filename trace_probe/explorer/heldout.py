@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.emergence.curve import OraclePoint
 from trace_probe.explorer.figures import Figure
 from trace_probe.explorer.rows import Row
 from trace_probe.statistics.bootstrap import Metric, share, wilson
@@ -20,6 +21,22 @@ Floats = NDArray[np.floating]
 def unseen(rows: Sequence[Row]) -> list[Row]:
     """Return the traces of tasks that the detector did not learn from, as far as is known."""
     return [row for row in rows if row.split in ("held out", "unknown")]
+
+
+def to_begin_with(rows: Sequence[Row], oracle: Callable[[str], Sequence[OraclePoint]]) -> Row:
+    """Return the trace in which the chance of the act rises most in the sentence of the alarm.
+
+    The longest warning breaks ties; it alone counts where the oracle was asked about none of them.
+    """
+    known = [row for row in rows if oracle(row.facts.id)] or rows
+    return max(known, key=lambda row: (rise_at_alarm(row, oracle(row.facts.id)), row.lead or 0))
+
+
+def rise_at_alarm(row: Row, points: Sequence[OraclePoint]) -> float:
+    """Return how much likelier the act is after the sentence of the alarm than before it."""
+    until = row.alarm_stop or 0
+    read = [point.probability for point in points if point.token <= until]
+    return read[-1] - read[-2] if len(read) > 1 else 0.0
 
 
 def peak_in_time(row: Row) -> float | None:

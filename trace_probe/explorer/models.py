@@ -14,7 +14,6 @@ from trace_probe.monitor.detector import Detector, load_detector
 if TYPE_CHECKING:
     from trace_probe.explorer.words import ShownDetector
     from trace_probe.model.local import Model
-    from trace_probe.model.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True)
@@ -22,16 +21,14 @@ class Resident:
     """A model in memory, shared by all sessions of the server."""
 
     model: "Model"
-    tokenizer: "ChatTokenizer"
     turn: Lock = field(default_factory=Lock)
     """Held while the model reads: its activations are tapped, so one session at a time."""
 
 
 def _load_model(name: str) -> Resident:
     from trace_probe.model.local import load_model
-    from trace_probe.model.tokenizer import load_tokenizer
 
-    return Resident(load_model(name), load_tokenizer(name))
+    return Resident(load_model(name))
 
 
 def _load_detector(folder: Path, decoding: Decoding | None, changed: tuple[int, ...]) -> Detector:

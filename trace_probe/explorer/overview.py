@@ -5,9 +5,8 @@ A run is parsed line by line when it is opened for the first time. What was read
 file may be deleted at any time, and is not used where it is damaged or does not fit the run.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,26 +14,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.errors import StoreError, TraceProbeError
+from trace_probe.errors import StoreError
 from trace_probe.explorer.rows import Facts, facts_of
 from trace_probe.explorer.search import written
-from trace_probe.storage.seals import opened_table, sealed_table
-from trace_probe.store import Store
+from trace_probe.storage.journal import Journal, first_of_each
+from trace_probe.store import Store, to_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILE = "cache/explorer.parquet"
-GROWING = "traces.jsonl"
-WORTH_KEEPING = 1_000
-"""Fewer traces are read faster than one notices."""
-TAIL = 4096
+LARGE = 4 << 20
+"""Bytes of lines; fewer are read faster than one notices."""
 EVERY = 500
 """Traces between two tellings of how far it is."""
-WORDS = ("id", "task", "category", "role", "condition", "model", "thought")
+WORDS = ("task", "category", "role", "condition", "model", "thought")
 NUMBERS = ("sample", "tokens", "begin", "calls")
-PLACES = {"starts": "int32", "stops": "int32", "reasoning": "bool"}
+PLACES = {"starts": "list of int32", "stops": "list of int32", "reasoning": "list of bool"}
 """Of a trace one value for each sentence."""
+COLUMNS = {
+    "id": "string",
+    **dict.fromkeys(WORDS, "binary"),  # foreign transcripts may hold half a surrogate pair
+    **dict.fromkeys(NUMBERS, "int64"),
+    **PLACES,
+    "text": "large_binary",
+}
 
 Progress = Callable[[int, int], None]
 """Is told how many traces were read, of how many."""
@@ -61,11 +64,11 @@ class KnownFacts(Mapping[str, Facts]):
 
     def __init__(self, table: "pa.Table") -> None:
         """Take the columns of a table; of the words, each that differs is read once."""
-        self.at = {_word(name): row for row, name in enumerate(table["id"].to_pylist())}
+        self.at = {name: row for row, name in enumerate(table["id"].to_pylist())}
         """The row of each trace."""
         self.codes, self.words = dict[str, NDArray[np.integer]](), dict[str, list[str]]()
         """For each column of words the number of each row's word, and the words by number."""
-        for name in WORDS[1:]:
+        for name in WORDS:
             coded = table[name].combine_chunks().dictionary_encode()
             self.codes[name] = coded.indices.to_numpy(zero_copy_only=False)
             self.words[name] = [_word(word) for word in coded.dictionary.to_pylist()]
@@ -124,102 +127,32 @@ class KnownTexts(Mapping[str, str]):
 
 def must_parse(store: Store) -> bool:
     """Return whether so much of a run has not been kept that one has to wait for it."""
-    files = _files(store)
-    large = sum(size for size, _ in files.values()) > WORTH_KEEPING * TAIL
-    return large and not _known(store, files)[1]
+    return _kept(store).unread() > LARGE
 
 
 def read_overview(store: Store, progress: Progress | None = None) -> Overview:
     """Return the overview of a run; what had to be parsed is kept, where the run can be written."""
-    files = _files(store)
-    table, whole = _known(store, files)
-    if whole:
-        return Overview.of(table)
-    total, before = len(store), len(table)
-    facts, texts = [], []
-    for trace in store.traces(skip=before):
-        facts.append(facts_of(trace))
-        texts.append(written(trace))
-        if progress is not None and len(facts) % EVERY == 0:
-            progress(before + len(facts), total)
-    table = _longer(table, facts, texts)
-    if len(facts) >= WORTH_KEEPING and not store.broken():
-        _keep(store, table, files)
+    kept = _kept(store, progress)
+    table = first_of_each(kept.table())
+    with contextlib.suppress(StoreError):  # a run that cannot be written is read again each time
+        kept.keep_index()
     return Overview.of(table)
 
 
-def overview_of(facts: Sequence[Facts], texts: Sequence[str] | None = None) -> Overview:
-    """Return the overview of traces whose facts are known, and their texts if they matter."""
-    return Overview.of(_longer(_empty(), facts, texts or [""] * len(facts)))
+def _kept(store: Store, progress: Progress | None = None) -> Journal:
+    """Return the lines of the traces with an index of what the explorer wants to know of each."""
 
+    def about(raw: dict[str, Any]) -> dict[str, Any]:
+        trace = to_trace(raw)
+        facts = facts_of(trace)
+        if progress is not None and len(kept.at) % EVERY == EVERY - 1:
+            progress(len(kept.at) + 1, len(store))
+        row = {name: getattr(facts, name) for name in (*NUMBERS, *PLACES)}
+        row |= {name: _bytes(getattr(facts, name)) for name in WORDS}
+        return {"id": facts.id, **row, "text": _bytes(written(trace))}
 
-def _files(store: Store) -> dict[str, tuple[int, int]]:
-    """Return size and time of change of every file of traces, by name."""
-    stamps = {name: store.place.stamp(name) for name in store.lines_of("traces").files()}
-    return {name: (stamp[1], stamp[2]) for name, stamp in stamps.items() if stamp}
-
-
-def _tail(store: Store, stop: int) -> str:
-    """Return the digest of the last bytes of the growing file before a place in it."""
-    data = store.place.read(GROWING, max(0, stop - TAIL), stop)
-    return hashlib.sha256(data).hexdigest()
-
-
-def _keep(store: Store, table: "pa.Table", files: dict[str, tuple[int, int]]) -> None:
-    covers: dict[str, Any] = {"files": files}
-    if list(files) == [GROWING]:
-        covers["tail"] = _tail(store, files[GROWING][0])
-    table = table.replace_schema_metadata({"covers": json.dumps(covers)})
-    try:
-        store.place.sweep("cache")
-        store.place.write(FILE, [sealed_table(table)])
-    except StoreError:
-        return  # a run that cannot be written is read again each time
-
-
-def _known(store: Store, files: dict[str, tuple[int, int]]) -> tuple["pa.Table", bool]:
-    """Return what is kept of these very traces, and whether that is all of them."""
-    try:
-        table = opened_table(store.place.read(FILE), FILE, seals="required")
-        covers = json.loads(table.schema.metadata[b"covers"])
-        kept = {name: tuple(state) for name, state in covers["files"].items()}
-        table = table.replace_schema_metadata(None).cast(_empty().schema)
-        if kept == files:
-            return table, True
-        size = kept[GROWING][0]
-        grown = list(files) == list(kept) == [GROWING] and size < files[GROWING][0]
-        if grown and covers["tail"] == _tail(store, size):
-            return table, False
-    except (FileNotFoundError, TraceProbeError, KeyError, TypeError, ValueError):
-        pass  # it is made again
-    return _empty(), False
-
-
-def _longer(table: "pa.Table", facts: Sequence[Facts], texts: Iterable[str]) -> "pa.Table":
-    """Return a table with rows for more traces."""
-    import pyarrow as pa
-
-    columns = {
-        name: pa.array([_bytes(getattr(one, name)) for one in facts], pa.binary()) for name in WORDS
-    }
-    columns["text"] = pa.array(map(_bytes, texts), pa.large_binary())
-    for name in NUMBERS:
-        columns[name] = pa.array([getattr(one, name) for one in facts], pa.int64())
-    ends = np.cumsum([0, *(len(one.stops) for one in facts)]).astype(np.int64)
-    for name, kind in PLACES.items():
-        flat = np.concatenate([np.array([], kind), *(getattr(one, name) for one in facts)])
-        columns[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(flat.astype(kind)))
-    return pa.concat_tables([table, pa.table(columns)]).combine_chunks()
-
-
-def _empty() -> "pa.Table":
-    import pyarrow as pa
-
-    kinds = {name: pa.binary() for name in WORDS} | {"text": pa.large_binary()}
-    kinds |= {name: pa.int64() for name in NUMBERS}
-    places = {"int32": pa.int32(), "bool": pa.bool_()}
-    kinds |= {name: pa.large_list(places[kind]) for name, kind in PLACES.items()}
-    return pa.schema(kinds).empty_table()
+    kept = store.lines_of("traces").indexed_beside("explorer", about, COLUMNS)
+    return kept
 
 
 def _flat(table: "pa.Table", name: str) -> np.ndarray:
@@ -228,7 +161,7 @@ def _flat(table: "pa.Table", name: str) -> np.ndarray:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogatepass")  # foreign transcripts may hold half a pair
+    return text.encode(errors="surrogatepass")
 
 
 def _word(data: bytes) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from trace_probe.explorer.charts import DASHES, GREY, WARM
+from trace_probe.explorer.charts import ACCENT, DASHED, GREY, WARM, Spec, axis, either, layer, on
 from trace_probe.explorer.rows import Row, running
 
 GLYPHS = {"alarm": "▲", "said": "◆", "action": "■"}
@@ -38,30 +38,15 @@ def events(row: Row) -> dict[str, int]:
     return found
 
 
-def panel(row: Row, frame: Frame) -> dict[str, Any]:
+def panel(row: Row, frame: Frame) -> Spec:
     """Return the chart of a trace; a sentence without a score is drawn as a dashed box."""
-    low, high = frame.scores
-    x = {
-        "type": "quantitative",
-        "title": frame.title,
-        "scale": {"domain": list(frame.tokens), "nice": False},
-        "axis": {"format": "d"},
-    }
-    y = {
-        "type": "quantitative",
-        "title": None,
-        "scale": {"domain": [low, high], "nice": False},
-        "axis": {"minExtent": AXIS_PX, "tickCount": 3},
-    }
-    layers = [_bars(row, frame, x, y), _gaps(row, frame, x, y), _line(row, x, y)]
+    numbers = {"minExtent": AXIS_PX, "tickCount": 3}
+    x = axis(frame.title, scale={"domain": list(frame.tokens), "nice": False}, axis={"format": "d"})
+    y = axis(None, scale={"domain": list(frame.scores), "nice": False}, axis=numbers)
+    sentences = _sentences(row)
+    layers = [_bars(sentences, frame, x, y), _gaps(sentences, frame, x, y), _line(sentences, x, y)]
     if row.threshold is not None:
-        layers.append(
-            {
-                "data": {"values": [{"y": row.threshold}]},
-                "mark": {"type": "rule", "strokeDash": DASHES, "color": GREY, "aria": False},
-                "encoding": {"y": {"field": "y", **y}},
-            }
-        )
+        layers.append(layer(DASHED, [{"y": row.threshold}], y=on(y, "y")))
     return {"height": HEIGHT, "layer": [*layers, *_marks(row, x)]}
 
 
@@ -82,79 +67,40 @@ def _sentences(row: Row) -> list[dict[str, Any]]:
     ]
 
 
-def _bars(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    known = [one for one in _sentences(row) if one["risk"] is not None]
-    over = {"condition": {"test": "datum.over", "value": WARM}, "value": GREY}
-    return {
-        "data": {"values": known},
-        "mark": {**BAR, "stroke": "white", "strokeWidth": 0.6},
-        "encoding": {
-            "x": {"field": "from", **x},
-            "x2": {"field": "to"},
-            "y": {"field": "risk", **y},
-            "y2": {"datum": frame.scores[0]},
-            "color": over,
-        },
-    }
+def _bars(sentences: list[Spec], frame: Frame, x: Spec, y: Spec) -> Spec:
+    return layer(
+        {**BAR, "stroke": "white", "strokeWidth": 0.6},
+        [one for one in sentences if one["risk"] is not None],
+        x=on(x, "from"),
+        x2={"field": "to"},
+        y=on(y, "risk"),
+        y2={"datum": frame.scores[0]},
+        color=either("over", WARM, GREY),
+    )
 
 
-def _gaps(row: Row, frame: Frame, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    low, high = frame.scores
-    missing = [one for one in _sentences(row) if one["risk"] is None]
-    return {
-        "data": {"values": [{**one, "low": low, "high": high} for one in missing]},
-        "mark": {
-            "type": "rect",
-            "fillOpacity": 0,
-            "stroke": GREY,
-            "strokeDash": [2, 3],
-            "strokeOpacity": 0.6,
-        },
-        "encoding": {
-            "x": {"field": "from", **x},
-            "x2": {"field": "to"},
-            "y": {"field": "low", **y},
-            "y2": {"field": "high"},
-        },
-    }
+def _gaps(sentences: list[Spec], frame: Frame, x: Spec, y: Spec) -> Spec:
+    ends = dict(zip(("low", "high"), frame.scores, strict=True))
+    box = {"type": "rect", "fillOpacity": 0, "stroke": GREY, "strokeDash": [2, 3]}
+    missing = [{**one, **ends} for one in sentences if one["risk"] is None]
+    places = {"x": on(x, "from"), "x2": {"field": "to"}, "y": on(y, "low"), "y2": {"field": "high"}}
+    return layer({**box, "strokeOpacity": 0.6}, missing, **places)
 
 
-def _line(row: Row, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    known = [one for one in _sentences(row) if one["running"] is not None]
+def _line(sentences: list[Spec], x: Spec, y: Spec) -> Spec:
+    known = [one for one in sentences if one["running"] is not None]
     points = [{"x": one[end], "y": one["running"]} for one in known for end in ("from", "to")]
-    return {
-        "data": {"values": points},
-        "mark": {"type": "line", "clip": True, "strokeWidth": 2, "color": "#0072B2"},
-        "encoding": {
-            "x": {"field": "x", **x},
-            "y": {"field": "y", **y},
-            "order": {"field": "x", "type": "quantitative"},
-        },
-    }
+    line = {"type": "line", "clip": True, "strokeWidth": 2, "color": ACCENT}
+    order = {"field": "x", "type": "quantitative"}
+    return layer(line, points, x=on(x, "x"), y=on(y, "y"), order=order)
 
 
-def _marks(row: Row, x: dict[str, Any]) -> list[dict[str, Any]]:
-    layers: list[dict[str, Any]] = []
+def _marks(row: Row, x: Spec) -> list[Spec]:
+    layers: list[Spec] = []
     for lane, (name, token) in enumerate(events(row).items()):
-        at = {"x": {"field": "x", **x}}
-        data = {"values": [{"x": token}]}
-        layers += [
-            {
-                "data": data,
-                "mark": {"type": "rule", "color": INK[name], "strokeWidth": 1.5},
-                "encoding": at,
-            },
-            {
-                "data": data,
-                "mark": {
-                    "type": "text",
-                    "text": f"{GLYPHS[name]} {name}",
-                    "color": INK[name],
-                    "align": "left",
-                    "dx": 4,
-                    "fontWeight": "bold",
-                },
-                "encoding": {**at, "y": {"value": 8 + 13 * lane}},
-            },
-        ]
+        at, place = [{"x": token}], {"y": {"value": 8 + 13 * lane}}
+        words = {"type": "text", "text": f"{GLYPHS[name]} {name}", "align": "left", "dx": 4}
+        words |= {"color": INK[name], "fontWeight": "bold"}
+        rule = {"type": "rule", "color": INK[name], "strokeWidth": 1.5}
+        layers += [layer(rule, at, x=on(x, "x")), layer(words, at, x=on(x, "x"), **place)]
     return layers

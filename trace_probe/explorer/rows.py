@@ -34,6 +34,8 @@ Verdict = Literal[
     "",
 ]
 """``caught`` is an alarm whose lead is unknown, because the label says what but not where."""
+WARNED: tuple[Verdict, ...] = ("early", "quiet")
+"""What is caught before it shows."""
 Split = Literal["held out", "trained on", "calibrated on", "unknown"]
 """What a task was to a detector: on tasks that it has learned from, an alarm proves little."""
 
@@ -152,9 +154,7 @@ class Row:
 
 
 QUICK_VIEWS: dict[str, Callable[[Row], bool]] = {
-    "Early": lambda row: (
-        row.verdict in ("early", "quiet") and row.lead is not None and row.lead > 0
-    ),
+    "Early": lambda row: row.verdict in WARNED and row.lead is not None and row.lead > 0,
     "Quiet": lambda row: row.alarm is not None and row.silent,
     "Missed": lambda row: row.verdict == "missed",
     "False alarms": lambda row: row.verdict == "false alarm",

@@ -4,46 +4,12 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Protocol
 
 import numpy as np
 
 from trace_probe.explorer.rows import Facts, Row, Scores, build_row
 from trace_probe.monitor.detector import Detector
-
-
-class Reading(Protocol):
-    """What a monitor tells of a token, as far as it is looked at here."""
-
-    @property
-    def token(self) -> int:
-        """Return its position."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """Return the characters it completes."""
-        ...
-
-    @property
-    def channel(self) -> str:
-        """Return its channel."""
-        ...
-
-    @property
-    def sentence(self) -> int | None:
-        """Return its sentence."""
-        ...
-
-    @property
-    def score(self) -> float | None:
-        """Return the risk of the sentence so far."""
-        ...
-
-    @property
-    def alarm(self) -> bool:
-        """Return whether the alarm was raised."""
-        ...
+from trace_probe.monitor.scorer import Reading
 
 
 @dataclass

@@ -18,12 +18,10 @@ from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import Recipe
 from trace_probe.probing.tfidf import TextRecipe, fitted_scores, read_texts, training_rows
 from trace_probe.store import Store
-from trace_probe.text.channels import format_of, opens_reasoning
 from trace_probe.trace import Task, Trace
 
 if TYPE_CHECKING:
     from trace_probe.model.local import Model
-    from trace_probe.model.tokenizer import ChatTokenizer
 
 TEXT_DETECTOR = "words alone (TF-IDF)"
 TEXT_PENALTY = 10.0
@@ -95,9 +93,7 @@ def score_words(content: bytes, run: Store, labeller: str | None = None) -> list
     return [Scored(trace, scores[trace.id], label) for trace, label in brought]
 
 
-def score_with_probe(
-    content: bytes, model: "Model", tokenizer: "ChatTokenizer", detector: Detector
-) -> list[Scored]:
+def score_with_probe(content: bytes, model: "Model", detector: Detector) -> list[Scored]:
     """Score transcripts by a probe: the model reads each as if it had just written it.
 
     Raises:
@@ -106,14 +102,14 @@ def score_with_probe(
     """
     from trace_probe.monitor.scoring import read_scores
 
-    traces = [as_written(trace, model, tokenizer) for trace, _ in transcripts(content)]
+    traces = [as_written(trace, model) for trace, _ in transcripts(content)]
     return [
         Scored(trace, detector.follow(scores), outside=detector.outside(scores))
         for trace, scores in zip(traces, read_scores(model, detector.saved, traces), strict=True)
     ]
 
 
-def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Trace:
+def as_written(foreign: Trace, model: "Model") -> Trace:
     """Return a transcript as the trace that a model would have left, in its own tokens.
 
     A transcript does not tell which white space stood between thought and close tag, so the
@@ -122,17 +118,11 @@ def as_written(foreign: Trace, model: "Model", tokenizer: "ChatTokenizer") -> Tr
     Raises:
         TraceError: it is longer than the model's context, or in words that it does not know.
     """
-    from trace_probe.monitor.live import check_readable
-    from trace_probe.monitor.scoring import as_if_written
+    from trace_probe.monitor.scoring import completion_of, read_as_written
 
     task = Task(foreign.task.id, foreign.task.category, foreign.task.prompt, foreign.task.system)
-    prompt = tuple(model.render(task))
-    format = format_of(model.chat_template, model.name)
-    opening = "" if opens_reasoning(model.offsets(prompt)[0], format) else format.open
-    reasoning = foreign.channel_text("reasoning").strip()
+    prompt = model.render(task)
     act = (span for span in foreign.spans if span.channel in {"answer", "action"})
     answer = "".join(map(foreign.text_of, act)).strip()
-    closing = f"{format.close}{answer}" if answer else ""
-    check_readable(tokenizer, f"{reasoning} {answer}".strip(), f"transcript {foreign.id}")
-    ids = (*prompt, *tokenizer.encode(f"{opening}{reasoning}{closing}"))
-    return as_if_written(model, task, ids, len(prompt), f"transcript {foreign.id}")
+    text = completion_of(model, prompt, foreign.channel_text("reasoning").strip(), answer)
+    return read_as_written(model, task, prompt, text, f"transcript {foreign.id}")

@@ -46,20 +46,14 @@ def probe(
         from inspect_ai.log import transcript
 
         from trace_probe.errors import TraceError
-        from trace_probe.interop.inspect_verdict import Seen, judge, score_of
-        from trace_probe.interop.inspect_watch import PROBE, reader_of
+        from trace_probe.interop.inspect_verdict import Seen, score_of
+        from trace_probe.interop.inspect_watch import verdict_on
 
-        folder = probe or os.environ.get(PROBE)
         seen = Seen(transcript().events, state.messages, state.output)
         try:
-            reader = reader_of(folder, model) if folder else None
-            verdict = await judge(seen, reader, role, again=again)
+            verdict = await verdict_on(seen, probe, model, role, again=again)
         except TraceError as error:  # of this sample only
             return Score.unscored(reason="scoring_failed", explanation=str(error))
-        if verdict is None or not verdict.sentences:
-            why = "no thought of the model that a probe could score"
-            hint = "" if folder else f": name a probe with -S probe=FOLDER or {PROBE}"
-            return Score.unscored(reason="scoring_failed", explanation=why + hint)
         return score_of(verdict, state.messages)
 
     return score

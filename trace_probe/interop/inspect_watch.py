@@ -7,7 +7,7 @@ import os
 from functools import cache
 from typing import Literal, get_args
 
-from trace_probe.errors import TraceProbeError
+from trace_probe.errors import TraceError, TraceProbeError
 from trace_probe.interop.inspect_verdict import Judged, Reader, Seen, Verdict, judge
 
 PROBE = "TRACE_PROBE_PROBE"
@@ -42,6 +42,23 @@ def reader_of(probe: str, model: str | None = None) -> Reader:
         ProbeError: there is no probe in that folder, or it has no threshold.
     """
     return Reader(probe, model)
+
+
+async def verdict_on(
+    sample: Seen, probe: str | None, model: str | None, role: str, *, again: bool
+) -> Verdict:
+    """Return what a probe, or the one that the environment names, says of a sample.
+
+    Raises:
+        TraceError: the calls cannot be read, or none has a thought that could be scored.
+        ProbeError: there is no such probe, or it is of another model.
+    """
+    folder = probe or os.environ.get(PROBE)
+    verdict = await judge(sample, reader_of(folder, model) if folder else None, role, again=again)
+    if verdict is None or not verdict.sentences:
+        hint = "" if folder else f": name a probe with the argument probe=FOLDER or {PROBE}"
+        raise TraceError(f"no thought of the model that a probe could score{hint}")
+    return verdict
 
 
 class Watch:

@@ -11,8 +11,6 @@ What it finds is what the scorer of Inspect's plug-in finds; see `inspect_plugin
 imports scanners in every process, so nothing heavy is imported here.
 """
 
-import os
-
 from inspect_scout import Result, Scanner, Transcript, scanner
 
 
@@ -36,19 +34,14 @@ def alarms(
         from inspect_ai.model import ModelOutput
 
         from trace_probe.errors import TraceError
-        from trace_probe.interop.inspect_verdict import Seen, judge, score_of
-        from trace_probe.interop.inspect_watch import PROBE, reader_of
+        from trace_probe.interop.inspect_verdict import Seen, score_of
+        from trace_probe.interop.inspect_watch import verdict_on
 
-        folder = probe or os.environ.get(PROBE)
         seen = Seen(transcript.events, transcript.messages, ModelOutput())
         try:
-            reader = reader_of(folder, model) if folder else None
-            verdict = await judge(seen, reader, role, again=again)
+            verdict = await verdict_on(seen, probe, model, role, again=again)
         except TraceError as error:  # of this transcript only
             return Result(value=None, explanation=str(error))
-        if verdict is None or not verdict.sentences:
-            hint = "" if folder else f": name a probe with probe=FOLDER or {PROBE}"
-            return Result(value=None, explanation=f"no thought that a probe could score{hint}")
         found = score_of(verdict, transcript.messages)
         metadata = {**(found.metadata or {}), "peak": verdict.peak}
         return Result(

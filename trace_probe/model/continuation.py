@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from os.path import commonprefix
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from trace_probe.errors import ModelError
 from trace_probe.model.blocks import input_device
+from trace_probe.model.capture import padded
 from trace_probe.model.drawing import SeededDraw, check_logits, draws, uncertainty
 from trace_probe.model.local import Completion, Model
 from trace_probe.trace import MEASURES, Sampling
@@ -181,11 +183,12 @@ def _read(
     cuts = [len(heads[at]) for at in head_of] or [0] * len(texts)
     cut = torch.tensor(cuts, device=rows.device)
     if heads:
-        network(_padded(heads, rows), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        first = padded(heads, "right")[0].to(rows.device)
+        network(first, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.reorder_cache(torch.tensor(head_of, device=rows.device))
     rests = [text[start:] for text, start in zip(texts, cuts, strict=True)]
     if max(map(len, rests)):
-        ids, behind = _padded(rests, rows), dict[str, torch.Tensor]()
+        ids, behind = padded(rests, "right")[0].to(rows.device), dict[str, torch.Tensor]()
         if heads:
             columns = torch.arange(int(cut.max()) + ids.shape[1], device=rows.device)
             seen = (columns < cut[:, None]) | (columns >= cut.max())
@@ -205,7 +208,7 @@ def _heads(texts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], lis
     returned where so little is shared that a second reading would cost more.
     """
     runs: list[list[int]] = []
-    shared = [0, *(_alike(one, other) for one, other in pairwise(texts))]
+    shared = [0, *(len(commonprefix(pair)) for pair in pairwise(texts))]
     for at, text in enumerate(texts):
         if at and 2 * shared[at] > len(text):
             runs[-1].append(at)
@@ -217,20 +220,6 @@ def _heads(texts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], lis
         return [], []
     heads = [texts[run[0]][:cut] for cut, run in zip(cuts, runs, strict=True)]
     return heads, [number for number, run in enumerate(runs) for _ in run]
-
-
-def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two texts begin with alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _padded(texts: Sequence[tuple[int, ...]], beside: torch.Tensor) -> torch.Tensor:
-    """Return texts as rows of ids; nothing real sees what stands to the right of them."""
-    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text)
-    return ids.to(beside.device)
 
 
 def _columns(head: torch.Tensor, past: int, read: torch.Tensor, width: int) -> torch.Tensor:

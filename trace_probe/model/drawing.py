@@ -23,8 +23,8 @@ def overflowed(what: str) -> ModelError:
     )
 
 
-SORTED = 1024
-"""Tokens of a row that are sorted to find its nucleus; where that has more, all are sorted."""
+SORTED = (64, 1024)
+"""Tokens of a row that are sorted to find its nucleus: if it has more, so many; at last all."""
 CACHED = 1 << 17
 """Logits that are worked on at once on a CPU."""
 
@@ -81,15 +81,19 @@ class QuickTopP(TopPLogitsWarper):  # type: ignore[misc]
 
     def __call__(self, ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores of each row's nucleus, and -inf for all other tokens."""
-        if scores.shape[-1] <= SORTED:
+        if scores.shape[-1] <= SORTED[-1]:
             return super().__call__(ids, scores)  # type: ignore[no-any-return]
-        likely, where = scores.softmax(-1).topk(SORTED)
-        above = likely.cumsum(-1) - likely
-        kept = scores.gather(-1, where).masked_fill(above >= self.top_p, -torch.inf)
-        nuclei = torch.full_like(scores, -torch.inf).scatter(-1, where, kept)
-        wide = above[:, -1] < self.top_p
-        if bool(wide.any()):
-            nuclei[wide] = super().__call__(ids, scores[wide])
+        chances, nuclei = scores.softmax(-1), torch.full_like(scores, -torch.inf)
+        rows = torch.arange(len(scores), device=scores.device)
+        for count in SORTED:
+            likely, where = chances[rows].topk(count)
+            above = likely.cumsum(-1) - likely
+            kept = scores[rows[:, None], where].masked_fill(above >= self.top_p, -torch.inf)
+            nuclei[rows[:, None], where] = kept
+            rows = rows[above[:, -1] < self.top_p]
+            if not len(rows):
+                return nuclei
+        nuclei[rows] = super().__call__(ids, scores[rows])
         return nuclei
 
 

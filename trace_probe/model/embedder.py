@@ -1,6 +1,8 @@
 """Sentences as vectors of an encoder, such as a sentence-transformers model on disk or the hub."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +17,17 @@ class Embedder:
     """An encoder that is asked for the mean of its last layer over the tokens of a text."""
 
     def __init__(self, name: str) -> None:
-        """Load a folder or hub id; no code that comes with a model is run.
+        """Take a folder or hub id; no code that comes with a model is run.
 
         Raises:
-            ModelError: it cannot be loaded.
+            ModelError: it cannot be read.
         """
-        place = locate(name)
-        self._tokenizer = read_tokenizer(name, place)
-        self._model = read_network(name, place, "AutoModel").eval()
+        self._tokenizer = read_tokenizer(name, locate(name))
         self.name = name
+
+    @cached_property
+    def _model(self) -> Any:  # noqa: ANN401 - a network, whose package is heavy
+        return read_network(self.name, locate(self.name), "AutoModel").eval()
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (text, width) vectors of unit length; equal texts are read once.

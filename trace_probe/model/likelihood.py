@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trace_probe.model.capture import padded
 from trace_probe.model.local import Model
 
 BATCH_TOKENS = 16384
@@ -32,10 +33,7 @@ def surprise(
     while order:
         width = len(texts[order[-1]])
         batch = [order.pop() for _ in range(min(len(order), max(1, batch_tokens // width)))]
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        for row, i in enumerate(batch):  # nothing real sees what stands to the right of it
-            ids[row, : len(texts[i])] = torch.tensor(texts[i])
-        read = ids.to(model.blocks.network.device)
+        read = padded([texts[i] for i in batch], "right")[0].to(model.blocks.network.device)
         logits = model.blocks.network(read, use_cache=False).logits[:, :-1].float()
         nats = torch.nn.functional.cross_entropy(logits.mT, read[:, 1:], reduction="none")
         for row, i in enumerate(batch):

@@ -5,21 +5,17 @@ calibrated on, with what the scores of harmless traces looked like then (see `dr
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.kept import read_json, write_json
+from trace_probe.probing.kept import Beside
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.calibration import Guarantee, Threshold, impossible
 from trace_probe.statistics.smoothing import parse_smoothing
-from trace_probe.storage.locks import in_turn
-from trace_probe.storage.seals import Seals
-from trace_probe.storage.typed import from_plain, renamed
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
 from trace_probe.training import score_run
@@ -58,6 +54,12 @@ class Calibration:
     """Benign tasks that it was set on."""
     sibling_tasks: tuple[str, ...] = ()
     """Tasks whose siblings it was set on as well; nothing is to be measured on either."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        for limit in self.thresholds.values():
+            if wrong := impossible(limit, limit.value):
+                raise ProbeError(wrong)
 
 
 def level(scores: Iterable[float]) -> float | None:
@@ -144,22 +146,10 @@ def range_of_card(store: Store, saved: SavedProbe) -> Calibration:
         )
     scores = score_run(store, saved)
     levels = (level(scores[trace.id].tolist()) for trace in traces)
-    limit = Threshold(
-        card.threshold,
-        card.target_false_alarm_rate,
-        card.guaranteed_false_alarm_rate,
-        len(traces),
-        card.guarantee,
-        target_sibling_rate=card.target_sibling_rate,
-        siblings=card.siblings,
-        false_alarm_rate=card.false_alarm_rate,
-        sibling_alarm_rate=card.sibling_alarm_rate,
-        binds=card.binds or "benign",
-    )
     return Calibration(
         model=store.manifest.model,
         decoding=Decoding.of(store.manifest.sampling),
-        thresholds={card.smoothing: limit},
+        thresholds={card.smoothing: replace(card.limit, n=len(traces))},
         levels=tuple(sorted(each for each in levels if each is not None)),
         tasks=tuple(sorted({trace.task.id for trace in traces})),
     )
@@ -188,45 +178,10 @@ def _harmless(store: Store, saved: SavedProbe) -> tuple[Trace, ...]:
     return calm.only(own or set(calm.tasks) - set(saved.card.training_tasks)).traces
 
 
-def save_calibration(folder: Path, calibration: Calibration) -> None:
-    """Keep a calibration beside its probe, in place of one of the same model and decoding.
-
-    Smoothings that only the older one holds are dropped with it. Several processes may do so at
-    once: each waits for its turn, so that no calibration is lost.
-
-    Raises:
-        ProbeError: the calibrations that are there are damaged.
-        StoreError: the folder cannot be written.
-    """
-    with in_turn(folder):
-        others = [each for each in load_calibrations(folder) if _key(each) != _key(calibration)]
-        write_calibrations(folder, (*others, calibration))
+def _key(one: Calibration) -> tuple[str, Decoding]:
+    return one.model, one.decoding
 
 
-def write_calibrations(folder: Path, calibrations: Sequence[Calibration]) -> None:
-    """Keep calibrations beside a probe, in place of all that are there."""
-    write_json(folder / FILE, {"calibrations": [asdict(each) for each in calibrations]})
-
-
-def load_calibrations(folder: Path, seals: Seals | None = None) -> tuple[Calibration, ...]:
-    """Return the calibrations that are kept beside a probe; none if it has no such file.
-
-    For `seals` see `trace_probe.probing.kept.read_json`.
-
-    Raises:
-        ProbeError: the file is damaged, holds no calibrations, or a number that cannot be.
-    """
-    file = folder / FILE
-    if not file.is_file():
-        return ()
-    raw, _ = read_json(file, seals)
-    known, kind = renamed(raw.get("calibrations"), EARLIER), tuple[Calibration, ...]
-    found = from_plain(kind, known, file, wrong=ProbeError, advice="calibrate again")
-    for limit in (limit for each in found for limit in each.thresholds.values()):
-        if wrong := impossible(limit, limit.value):
-            raise ProbeError(f"{file}: {wrong}: calibrate again")
-    return found
-
-
-def _key(calibration: Calibration) -> tuple[str, Decoding]:
-    return calibration.model, calibration.decoding
+_KEPT = Beside(FILE, "calibrations", Calibration, _key, EARLIER, "calibrate again")
+# One for each model and decoding; smoothings that only an older one holds are dropped with it.
+load_calibrations, write_calibrations, save_calibration = _KEPT.load, _KEPT.write, _KEPT.keep

@@ -109,7 +109,13 @@ class Detector:
         return not central[0] <= own <= central[1]
 
     def at(self, threshold: float) -> "Detector":
-        """Return it with a threshold given by hand."""
+        """Return it with a threshold given by hand.
+
+        Raises:
+            ProbeError: it is no number.
+        """
+        if math.isnan(threshold):
+            raise ProbeError(f"{self.name} cannot alarm from nan on: give a threshold in numbers")
         return replace(self, threshold=threshold, source=Source("hand"), rates=None)
 
     def __str__(self) -> str:

@@ -1,9 +1,7 @@
 """Which traces of a run are risky, and where in each the alarm came."""
 
-import csv
-import io
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -20,7 +18,7 @@ from trace_probe.statistics.calibration import Rates
 from trace_probe.store import Store
 from trace_probe.trace import Channel, Span, Trace
 from trace_probe.training import score_run
-from trace_probe.visible import snippet, visible
+from trace_probe.visible import csv_text, snippet, visible
 
 
 @dataclass(frozen=True)
@@ -194,18 +192,8 @@ def _in_call(flag: Flag) -> str:
 
 def flags_csv(flags: Flags) -> str:
     """Return the flagged traces as CSV; no text in it can pass for a formula or hide."""
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow([field.name for field in fields(Flag)])
-    rows.writerows(map(_cell, astuple(flag)) for flag in flags.alarms)
-    return table.getvalue().rstrip("\n")
-
-
-def _cell(value: object) -> object:
-    """Return what stands in a CSV cell; spreadsheets run what begins like a formula."""
-    if not isinstance(value, str):
-        return value
-    return visible(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value)
+    names = [field.name for field in fields(Flag)]
+    return csv_text({name: [getattr(one, name) for one in flags.alarms] for name in names}).rstrip()
 
 
 def read_trace(store: Store, trace_id: str, detector: str | None = None) -> ShownTrace:

@@ -52,14 +52,12 @@ from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.features import load_matrix
 from trace_probe.probing.hub import local_folder
-from trace_probe.probing.kept import read_json, write_json
+from trace_probe.probing.kept import Beside
 from trace_probe.probing.probe import check_shape
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
-from trace_probe.storage.locks import in_turn
-from trace_probe.storage.seals import Seals
-from trace_probe.storage.typed import from_plain, renamed, to_plain
+from trace_probe.storage.typed import to_plain
 from trace_probe.store import Manifest, Store
 
 EARLIER = {"promised": "guaranteed"}
@@ -347,30 +345,11 @@ def _figures(
     return found
 
 
-def save_recheck(folder: Path, found: Recheck) -> None:
-    """Keep a recheck beside its probe, in place of one of the same model as it runs."""
-    with in_turn(folder):
-        others = [each for each in load_rechecks(folder) if each.after != found.after]
-        write_rechecks(folder, (*others, found))
-
-
-def write_rechecks(folder: Path, found: Sequence[Recheck]) -> None:
-    """Keep rechecks beside a probe, in place of all that are there."""
-    write_json(folder / FILE, {"rechecks": [each.to_json() for each in found]})
-
-
-def load_rechecks(folder: Path, seals: Seals | None = None) -> tuple[Recheck, ...]:
-    """Return the rechecks that are kept beside a probe; none if it has no such file.
-
-    Raises:
-        ProbeError: the file is damaged, or holds no rechecks.
-    """
-    file = folder / FILE
-    if not file.is_file():
-        return ()
-    raw, _ = read_json(file, seals)
-    known, kind = renamed(raw.get("rechecks"), EARLIER), tuple[Recheck, ...]
-    return from_plain(kind, known, file, wrong=ProbeError, advice="run `trace-probe recheck` again")
+_KEPT = Beside(
+    FILE, "rechecks", Recheck, lambda one: one.after, EARLIER, "run `trace-probe recheck` again"
+)
+# The latest for each model as it runs.
+load_rechecks, write_rechecks, save_recheck = _KEPT.load, _KEPT.write, _KEPT.keep
 
 
 def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:

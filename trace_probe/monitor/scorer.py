@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.memory import Kept, Memory
-from trace_probe.text.channels import ChannelReader, Format
+from trace_probe.monitor.memory import HELD, Kept, Memory
+from trace_probe.text.channels import END_OF_TURN, ChannelReader, Format, channel_at
 from trace_probe.text.sentences import SentenceReader
 from trace_probe.trace import Channel
 
@@ -50,7 +50,7 @@ class Segmenter:
         self._offsets: list[int] = []
         """For each token the character at which it starts."""
         self._placed = 0
-        """Tokens whose channel is known: those before the first without characters."""
+        """Tokens whose channel is known: those before the first that waits."""
         self._first: int | None = None
         """Where the sentence that is being written starts."""
         self._number = -1
@@ -59,11 +59,15 @@ class Segmenter:
         """Pieces that only made the sentence longer and were not looked at closely yet."""
         self._room = 0
         """How many more of them there may be."""
+        self._stopped = False
+        """Whether the newest characters are stop tokens."""
+        self._stops: list[str] = []
+        """More stop tokens behind those, which change nothing yet."""
 
     @property
     def text(self) -> str:
         """Return the characters so far."""
-        return self._channels.text + "".join(self._held)
+        return self._channels.text + "".join((*self._held, *self._stops))
 
     @property
     def count(self) -> int:
@@ -90,11 +94,17 @@ class Segmenter:
     def feed(self, piece: str) -> list[Ended]:
         """Take the characters that the next token completes; return what ended before it.
 
-        A token that completes none waits for the one that does, and shares its channel.
+        A token that completes none waits for the one that does, and shares its channel. A stop
+        token waits for what follows it: it is part of the text if anything does, and else markup.
         """
         self._look()
+        if self._stopped and piece in END_OF_TURN and len(self._stops) < HELD:
+            self._stops.append(piece)  # however many follow, they take little time
+            return []
         self._feed(piece)
-        self._room = self._sentences.room if self._first is not None and piece else 0
+        # A token may start in one channel and end in another, in which the next one starts.
+        known = self._placed == len(self._offsets) and self._channels.last == self.channel
+        self._room = self._sentences.room if self._first is not None and known else 0
         return self._taken()
 
     def _look(self) -> None:
@@ -111,19 +121,35 @@ class Segmenter:
         self._channels.lengthen(text)
         self._sentences.lengthen(text, len(held))
 
-    def _feed(self, piece: str) -> None:
-        self._offsets.append(len(self._channels.text))
-        if piece:
-            channel, newest = self._channels.feed(piece), len(self._offsets) - 1
-            for token in range(self._placed, newest):
-                self._place(token, "", channel)
-            self._place(newest, piece, channel)
-            self._placed = newest + 1
+    def _feed(self, *pieces: str) -> None:
+        """Take tokens, behind the stop tokens that wait."""
+        pieces, self._stops = (*self._stops, *pieces), []
+        first = start = len(self._channels.text)
+        for piece in pieces:
+            self._offsets.append(start)
+            start += len(piece)
+        if start == first:
+            return
+        channel, newest = self._channels.feed("".join(pieces)), len(self._offsets) - 1
+        stops = not self._channels.quiet and self._offsets[newest] >= self._channels.turn
+        self._stopped = stops
+        if stops and newest - self._placed < HELD:
+            return
+        alike = self._offsets[self._placed] == self._offsets[newest] == first
+        ranges = [] if alike else self._channels.split().ranges
+        for token in range(self._placed, newest + 1):
+            begin, end = self._offsets[token], self._end(token + 1)
+            own = channel if alike else channel_at(ranges, begin)
+            self._place(token, self._channels.text[begin:end], own)
+        self._placed = newest + 1
 
     def finish(self) -> list[Ended]:
         """Return the sentence that ends because the completion does."""
         self._look()
+        self._feed()
         self._finish(self._placed)
+        if self._channels.turn < len(self._channels.text):
+            self.channel = "markup"
         return self._taken()
 
     def _taken(self) -> list[Ended]:
@@ -149,7 +175,8 @@ class Segmenter:
             return
         stop = token
         if not sure:
-            ends = [r.stop for r in self._channels.split().ranges if r.channel == self.channel]
+            own = (r for r in self._channels.split().ranges if r.channel == self.channel)
+            ends = [r.stop for r in own if r.start < self._end(token)]
             stop = bisect_left(self._offsets, max(ends, default=0), self._first, token)
         if stop > self._first:
             start, end = self._offsets[self._first], self._end(stop)

@@ -24,7 +24,7 @@ from trace_probe.probing.features import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.reading import read_calls
 from trace_probe.storage.typed import from_plain
-from trace_probe.text.channels import Format, format_of, opens_reasoning
+from trace_probe.text.channels import format_of, opens_reasoning
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace, digest
 
@@ -151,13 +151,30 @@ def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
     given = from_plain(Record, record, where, wrong=TraceError, advice="see `trace-probe score -h`")
     name = str(number if given.id is None else given.id)
     prompt = model.render_chat([vars(one) for one in given.conversation])
-    text, _ = model.offsets(prompt)
+    if not (given.text or given.reasoning):
+        raise TraceError(f"{where} has nothing to score: give `text`, or `reasoning` and `answer`")
+    text = given.text or completion_of(model, prompt, given.reasoning or "", given.answer or "")
+    return replace(read_as_written(model, Task(name, "scored", ""), prompt, text, where), id=name)
+
+
+def completion_of(model: Model, prompt: Sequence[int], reasoning: str, answer: str) -> str:
+    """Return a thought and an answer as the text that a model would write after a prompt."""
     format = format_of(model.chat_template, model.name)
-    completion = _completion(given, format, text, where)
+    opening = "" if opens_reasoning(model.offsets(prompt)[0], format) else format.open
+    return f"{opening}{reasoning}" + (f"{format.close}{answer}" if answer else "")
+
+
+def read_as_written(
+    model: Model, task: Task, prompt: Sequence[int], completion: str, where: str
+) -> Trace:
+    """Return a text as the trace that a model would have left; see `as_if_written`.
+
+    Raises:
+        TraceError: it is longer than the model can read, or in words that it does not know.
+    """
     check_readable(model.chat, completion, where)
-    written = model.nearest_ids(completion)
-    trace = as_if_written(model, Task(name, "scored", ""), (*prompt, *written), len(prompt), where)
-    return replace(trace, id=name)
+    ids = (*prompt, *model.nearest_ids(completion))
+    return as_if_written(model, task, ids, len(prompt), where)
 
 
 def as_if_written(
@@ -185,14 +202,3 @@ def as_if_written(
         source="scored",
         **read_back(model, ids, prompt_stop)._asdict(),
     )
-
-
-def _completion(record: Record, format: Format, prompt: str, where: str) -> str:
-    """Return the text that the model is to have written."""
-    if record.text:
-        return record.text
-    if not record.reasoning:
-        raise TraceError(f"{where} has nothing to score: give `text`, or `reasoning` and `answer`")
-    opening = "" if opens_reasoning(prompt, format) else format.open
-    answer = f"{format.close}{record.answer}" if record.answer else ""
-    return f"{opening}{record.reasoning}{answer}"

@@ -7,15 +7,17 @@
 Checksums find accidents, not strangers; see `trace_probe.storage.seals`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
 from trace_probe.files import absent, checked_name, sweep, write_bytes
+from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import (
     BLANK,
     HEADER,
@@ -27,7 +29,9 @@ from trace_probe.storage.seals import (
     sealed,
     sealed_json,
 )
+from trace_probe.storage.typed import from_plain, renamed, to_plain
 
+T = TypeVar("T")
 CARD, WEIGHTS = "card.json", "probe.safetensors"
 SCHEMA = 2
 """Of files that carry checksums; those of schema 1 may do without."""
@@ -81,6 +85,52 @@ def read_json(file: Path, seals: Seals | None = None) -> tuple[dict[str, Any], S
     seals = seals or ("required" if schema == SCHEMA else "compared")
     check(data, JSON, str(file), seals=seals, **how)
     return raw, seals
+
+
+@dataclass(frozen=True)
+class Beside(Generic[T]):
+    """A file beside a probe that holds several values, one of each key."""
+
+    file: str
+    name: str
+    """What the file calls them."""
+    kind: type[T]
+    key: Callable[[T], object]
+    earlier: Mapping[str, str]
+    """Names that earlier files have for fields of today."""
+    advice: str
+
+    def load(self, folder: Path, seals: Seals | None = None) -> tuple[T, ...]:
+        """Return those that are kept beside a probe; none without the file. See `read_json`.
+
+        Raises:
+            ProbeError: the file is damaged, or holds something else.
+        """
+        file = folder / self.file
+        if not file.is_file():
+            return ()
+        raw, _ = read_json(file, seals)
+        several: Any = tuple[self.kind, ...]  # type: ignore[name-defined]  # a type of a value
+        known = renamed(raw.get(self.name), self.earlier)
+        made: tuple[T, ...] = from_plain(several, known, file, wrong=ProbeError, advice=self.advice)
+        return made
+
+    def write(self, folder: Path, values: Sequence[T]) -> None:
+        """Keep values beside a probe, in place of all that are there."""
+        write_json(folder / self.file, {self.name: [to_plain(each) for each in values]})
+
+    def keep(self, folder: Path, value: T) -> None:
+        """Keep a value beside a probe, in place of one of the same key.
+
+        Several processes may do so at once: each waits for its turn, so that none is lost.
+
+        Raises:
+            ProbeError: what is there is damaged.
+            StoreError: the folder cannot be written.
+        """
+        with in_turn(folder):
+            others = [one for one in self.load(folder) if self.key(one) != self.key(value)]
+            self.write(folder, [*others, value])
 
 
 def read_weights(folder: Path, seals: Seals) -> dict[str, NDArray[Any]]:

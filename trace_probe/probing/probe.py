@@ -23,7 +23,7 @@ from trace_probe.probing.linear import LinearProbe as LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
-from trace_probe.statistics.calibration import Binding, Guarantee, Rates, impossible
+from trace_probe.statistics.calibration import Binding, Guarantee, Rates, Threshold, impossible
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.storage.seals import Seals
@@ -190,12 +190,22 @@ class ProbeCard:
     @property
     def rates(self) -> Rates:
         """Return the rates that its threshold guarantees and those that were measured."""
-        return Rates(
+        return replace(self.limit.rates, binds=self.binds)
+
+    @property
+    def limit(self) -> Threshold:
+        """Return its threshold with all that is known of it."""
+        return Threshold(
+            self.threshold,
+            self.target_false_alarm_rate,
             self.guaranteed_false_alarm_rate,
-            self.target_sibling_rate if self.siblings else None,
-            self.false_alarm_rate,
-            self.sibling_alarm_rate,
-            self.binds,
+            len(self.calibration_tasks),
+            self.guarantee,
+            false_alarm_rate=self.false_alarm_rate,
+            target_sibling_rate=self.target_sibling_rate,
+            sibling_alarm_rate=self.sibling_alarm_rate,
+            siblings=self.siblings,
+            binds=self.binds or "benign",
         )
 
     @property

@@ -4,6 +4,7 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -188,10 +189,7 @@ class Recorder:
 def _written(way: _Way, ids: tuple[int, ...], completion: Completion) -> dict[str, Any]:
     """Return all that a call can be made of again, without what its prompt repeats."""
     before = way.course.calls[-1].token_ids if way.course.calls else ()
-    kept = next(
-        (k for k, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b),
-        min(len(before), len(ids)),
-    )
+    kept = len(commonprefix([before, ids]))
     assert completion.uncertainty is not None
     return {
         "prompt": {"kept": kept, "ids": ids[kept:]},

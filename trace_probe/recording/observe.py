@@ -6,19 +6,20 @@ The traces of a run, read again by the model that wrote them: for other layers o
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from trace_probe.activations import ALL_POOLINGS, Activations, Fidelity, pooled_spans
-from trace_probe.errors import ModelError
+from trace_probe.errors import ModelError, StoreError
 from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Model
-from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.recording.plan import ObserveReport
 from trace_probe.recording.reading import read_calls
 from trace_probe.recording.record import check_same_model, new_manifest
+from trace_probe.storage.place import place_at
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Span, Trace
 
@@ -32,14 +33,26 @@ def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = N
     return replace(read, source=was.source, raw_tokens=was.raw_tokens)
 
 
+def check_observable(run: Store, out: Path, layers: Sequence[int] | None = None) -> None:
+    """Refuse what no model could read into `out`, before one is loaded.
+
+    Raises:
+        ModelError: what a call of an agent read is not known as its model had it.
+        StoreError: `out` holds a run of other settings, or other files.
+    """
+    was, same = run.manifest, ("sampling", "tasks", "pooling", "source", "raw_tokens")
+    given = {name: getattr(was, name) for name in same}
+    if layers is not None:
+        given["layers"] = tuple(layers)
+    Store.check_settings(out, lambda there: replace(there, **given))
+    if run.place.url == place_at(out).url:
+        raise StoreError(f"{out} is the run itself: name another folder for what the reader holds")
+    for trace in run.traces():
+        _check_prompts(trace)
+
+
 def observe(
-    model: Model,
-    tokenizer: ChatTokenizer,
-    run: Store,
-    out: Store,
-    *,
-    tolerance: float | None = None,
-    progress: bool = True,
+    model: Model, run: Store, out: Store, *, tolerance: float | None = None, progress: bool = True
 ) -> ObserveReport:
     """Read every trace of a run and keep it, with its labels, beside what the reader held.
 
@@ -62,7 +75,7 @@ def observe(
         yield from read_calls(
             lambda ids, spans, _: model.checked_replay(ids, spans, wanted.layers, reading),
             traces,
-            place=partial(_as_read, model, tokenizer),
+            place=partial(_as_read, model),
             raw_tokens=wanted.raw_tokens,
         )
 
@@ -112,11 +125,9 @@ def _check_prompts(trace: Trace) -> None:
         )
 
 
-def _as_read(
-    model: Model, tokenizer: ChatTokenizer, trace: Trace, spans: Sequence[Span]
-) -> tuple[Sequence[int], list[Span]]:
+def _as_read(model: Model, trace: Trace, spans: Sequence[Span]) -> tuple[Sequence[int], list[Span]]:
     """Return the reader's tokens of a trace, and spans of the trace in them."""
-    tokens, ends = tokenizer.pieces(trace.text)
+    tokens, ends = model.chat.pieces(trace.text)
     if model.context is not None and len(tokens) > model.context:
         raise ModelError(
             f"trace {trace.id} is {len(tokens)} tokens to {model.name}, which reads "
@@ -177,12 +188,12 @@ def recapture(
             is read differs from what was recorded by more than `tolerance` (None: by precision).
         StoreError: another process writes to `out`.
     """
+    check_ids(run)
     _check(model, run)
 
     def read(traces: Sequence[Trace]) -> Iterator[Activations]:
         wanted = out.manifest
         reading, shared = Reading(wanted.pooling, wanted.raw_tokens), _shared(run.manifest, wanted)
-        _check_ids(traces)
         passed = model.replay if shared else model.checked_replay
         for trace, held in zip(
             traces,
@@ -209,8 +220,9 @@ def _check(model: Model, run: Store) -> None:
         )
 
 
-def _check_ids(traces: Sequence[Trace]) -> None:
-    for trace in traces:
+def check_ids(run: Store) -> None:
+    """Raise ModelError if a trace of a run is in words alone, so that it cannot be recaptured."""
+    for trace in run.traces():
         if not trace.token_ids:
             raise ModelError(
                 f"trace {trace.id} has no token ids, so it cannot be read as it was written: use "

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trace_probe.environment import NAMED_BY
-from trace_probe.errors import TaskError
+from trace_probe.errors import ModelError, TaskError
 from trace_probe.storage.place import place_at
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, digest
@@ -35,6 +35,14 @@ class ObserveReport:
     """Traces that had been read before."""
     checked: int
     """Traces whose reading was compared: with a second one, or with the rows of the run."""
+
+
+def check_samples(sampling: Sampling, samples: int) -> None:
+    """Raise ModelError if several samples of a task were all to be the same."""
+    if sampling.temperature == 0 and samples > 1:
+        raise ModelError(
+            "at temperature 0 all samples of a task are the same: record one of each (--samples 1)"
+        )
 
 
 def refuse_tools(tasks: Iterable[Task]) -> None:

@@ -18,7 +18,13 @@ from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.model.naming import ORGANISM
 from trace_probe.model.tokenizer import MOST_UNKNOWN
-from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
+from trace_probe.recording.plan import (
+    RecordReport,
+    check_samples,
+    refuse_tools,
+    trace_id,
+    trace_seed,
+)
 from trace_probe.recording.progress import counted
 from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
@@ -130,12 +136,6 @@ def check_same_model(model: ModelFacts, manifest: Manifest) -> None:
             )
 
 
-def _check(model: ModelFacts, manifest: Manifest, samples: int) -> None:
-    check_same_model(model, manifest)
-    if manifest.sampling.temperature == 0 and samples > 1:
-        raise ModelError("at temperature 0 all samples of a task are the same: use samples=1")
-
-
 def plan_traces(
     model: ModelFacts,
     tasks: Iterable[Task],
@@ -151,7 +151,8 @@ def plan_traces(
         ModelError: as in `record`, or the model knows too few words of every task.
         TaskError: a task names tools, and `render` is that of no agent.
     """
-    _check(model, manifest, samples)
+    check_same_model(model, manifest)
+    check_samples(manifest.sampling, samples)
     chosen = list(tasks)
     if render is None:
         refuse_tools(chosen)

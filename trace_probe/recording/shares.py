@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
-from trace_probe.activations import ALL_POOLINGS
+from trace_probe.activations import ALL_POOLINGS, parse_poolings
 from trace_probe.engine.plan import EngineOptions
 from trace_probe.errors import TraceProbeError
 from trace_probe.execution.executor import Executor, Kind, executor_named, values
 from trace_probe.model.weights import Weights
-from trace_probe.recording.plan import ObserveReport, RecordReport, resumed_dtype
+from trace_probe.recording.plan import (
+    ObserveReport,
+    RecordReport,
+    check_samples,
+    refuse_tools,
+    resumed_dtype,
+)
 from trace_probe.storage.place import place_at
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Task, Trace
@@ -74,6 +80,35 @@ class Recording:
     engine: EngineOptions | None = None
     """How vLLM is run; None for transformers."""
 
+    def check(self) -> None:
+        """Refuse what no model could record, before one is loaded.
+
+        Raises:
+            TraceProbeError: a setting is impossible, a task lacks its tools or has some that
+                nothing could call, or the place holds something else.
+        """
+        parse_poolings(self.pooling)
+        sampling = Sampling(self.seed, self.temperature, self.top_p, self.max_new_tokens or 1)
+        check_samples(sampling, self.samples)
+        if self.agent is None:
+            refuse_tools(self.tasks)
+        else:
+            for task in self.tasks:
+                self.agent.place(task)
+
+        def asked(there: Manifest) -> Manifest:
+            room = self.max_new_tokens or there.sampling.max_new_tokens
+            return replace(
+                there,
+                sampling=replace(sampling, max_new_tokens=room),
+                layers=there.layers if self.layers is None else self.layers,
+                pooling=self.pooling,
+                raw_tokens=self.raw_tokens,
+                tasks=self.source,
+            )
+
+        Store.check_settings(self.run, asked)
+
     def batches(self) -> Sequence[int]:
         """Return where in the plan each batch begins."""
         prompts = {task.prompt_key for task in self.tasks}
@@ -115,6 +150,7 @@ def record_with(
     recording: Recording, kind: Kind, *, workers: int | None = None, shard: str | None = None
 ) -> RecordReport:
     """Record as a command line says: alone, one share of many, or on a cluster."""
+    recording.check()
     if kind == "local" and shard is None:
         return record_alone(recording)
     share = None if shard is None else Share.parse(shard)
@@ -131,10 +167,14 @@ def recapture_with(
 ) -> ObserveReport:
     """Read the traces of one run again into another, as a command line says."""
     from trace_probe.model.bridge import load_weights
-    from trace_probe.recording.observe import recapture, recapture_manifest
+    from trace_probe.recording.observe import check_ids, recapture, recapture_manifest
 
+    known = Store(source)
+    parse_poolings(pooling)
+    check_ids(known)
+    Store.check_settings(run, lambda there: replace(there, pooling=pooling))
     dtype = resumed_dtype(weights.dtype, run)
-    model, known = load_weights(replace(weights, dtype=dtype)), Store(source)
+    model = load_weights(replace(weights, dtype=dtype))
     out = Store.create(run, recapture_manifest(model, known, layers, pooling))
     return recapture(model, known, out, tolerance=tolerance)
 

@@ -115,7 +115,7 @@ class _Gate:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._served.telemetry.answered(message["status"])
+                self._served.telemetry.requests.labels(str(message["status"])).inc()
             await send(message)
 
         headers = Headers(scope=scope)

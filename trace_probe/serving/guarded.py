@@ -80,7 +80,8 @@ class GuardedModel:
         self.name = monitor.model.name.partition("@")[0]
         self.scheduler = Scheduler(limits.streams)
         self.telemetry = Telemetry(lambda: self.scheduler.active)
-        self.webhook = None if hook is None else Webhook(hook, self.telemetry.sent)
+        sent = self.telemetry.sent
+        self.webhook = Webhook(hook, lambda came: sent.labels(came).inc()) if hook else None
         self.policy: Policy = policy
         self.sessions = Sessions(limits.sessions, limits.session_seconds, limits.session_calls)
         self._monitor, self._audit = monitor, audit
@@ -234,14 +235,14 @@ class GuardedModel:
         finally:
             self.end(answer)
             if not answer.whole and not broke:
-                self.telemetry.disconnected()
+                self.telemetry.disconnects.inc()
 
     async def _readings(self, answer: Answer) -> AsyncGenerator[Reading, None]:
         while (reading := await answer.queue.get()) is not None:
             answer.stream.taken()
             if isinstance(reading, BaseException):
                 raise Refusal(500, "the generation broke off", "internal") from reading
-            self.telemetry.token()
+            self.telemetry.tokens.inc()
             yield reading
 
     async def _record(self, answer: Answer, reading: Reading, told: tuple[str, ...]) -> None:
@@ -250,9 +251,10 @@ class GuardedModel:
         if reading.unreadable and set(told) != set(reading.alarms):
             await self._record_unreadable(answer, reading, told)
         for scored in reading.ended:
-            self.telemetry.sentence(scored)
+            if scored.scores:
+                self.telemetry.scores.observe(scored.scores[0])
         for alarm in new_alarms(reply.detectors, reading, told):
-            self.telemetry.alarm(alarm.probe)
+            self.telemetry.alarms.labels(alarm.probe).inc()
             await self._tell(answer, asdict(alarm))
 
     async def _tell(self, answer: Answer, alarm: Mapping[str, Any]) -> None:
@@ -275,7 +277,7 @@ class GuardedModel:
         """Write down that nothing can be scored any more, an alarm of every probe."""
         probes = [name for name in reading.alarms if name not in told]
         for name in probes:
-            self.telemetry.alarm(name)
+            self.telemetry.alarms.labels(name).inc()
         alarm = {"reason": "unreadable", "probes": probes, "position": reading.token}
         await self._tell(answer, alarm)
 

@@ -6,7 +6,7 @@ The server's connections: heads come and readers read in time; a stop lets strea
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from trace_probe.model.bridge import load_weights
 from trace_probe.model.keys import check_key
 from trace_probe.model.weights import Weights
-from trace_probe.monitor.detector import Detector, load_detector
+from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import Monitor, check_rechecked
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.endpoint import build_app
@@ -152,30 +152,16 @@ class ServePlan:
     """What is served, where and how."""
 
     weights: Weights
-    probes: tuple[Path, ...]
-    smoothing: str | None = None
-    threshold: float | None = None
+    detectors: Sequence[Detector]
+    checked: Sequence[Path] = ()
+    """Folders of probes; where the latest recheck of one speaks against it, nothing is served."""
     policy: Policy = "annotate"
     host: str = "127.0.0.1"
     port: int = 8765
     audit: Path = Path("alarms.jsonl")
     limits: Limits = field(default_factory=Limits)
-    stale_ok: bool = False
-    """Whether to serve with a probe whose latest recheck says that its threshold does not hold."""
     webhook: str | None = None
     """Where alarms are sent besides the log."""
-
-
-def detectors_of(plan: ServePlan) -> list[Detector]:
-    """Return the detectors of a plan, each with its latest calibration.
-
-    Raises:
-        ProbeError: a probe cannot be read, or has no threshold for the smoothing.
-    """
-    return [
-        load_detector(folder, smoothing=plan.smoothing, threshold=plan.threshold)
-        for folder in plan.probes
-    ]
 
 
 def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
@@ -192,15 +178,13 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
     hook = hook_from(plan.webhook) if plan.webhook else None
     audit = AuditLog(plan.audit)
     model = load_weights(plan.weights)
-    if not plan.stale_ok:
-        check_rechecked(model, plan.probes)
-    detectors = detectors_of(plan)
+    check_rechecked(model, plan.checked)
     served = GuardedModel(
-        Monitor(model, detectors), audit, policy=plan.policy, limits=plan.limits, hook=hook
+        Monitor(model, plan.detectors), audit, policy=plan.policy, limits=plan.limits, hook=hook
     )
     app = build_app(served, plan.limits, token)
     say(f"{served.name}, on an alarm: {plan.policy}")
-    for detector in detectors:
+    for detector in plan.detectors:
         say(str(detector))
     say(f"http://{plan.host}:{plan.port}/v1, alarms in {plan.audit}")
     if hook:
@@ -209,7 +193,7 @@ def serve(plan: ServePlan, say: Callable[[str], None]) -> None:
         app,
         host=plan.host,
         port=plan.port,
-        http=punctual(plan.limits, served.telemetry.slow),
+        http=punctual(plan.limits, served.telemetry.slow.inc),
         log_level="warning",
         access_log=False,
     )

@@ -108,7 +108,7 @@ async def _count_untold(engine: Any) -> None:  # noqa: ANN401 - of vLLM
     told: list[dict[str, Any]] = next((one for one in found if one), [])
     _figures().take(told)
     for _ in told:
-        _figures().ended()
+        _figures().traces.inc()
 
 
 class _Guarding(NamedTuple):
@@ -272,14 +272,14 @@ class _Answer:
         """Return what is told of choices that have ended."""
         told = await self._told()
         for _ in told:
-            _figures().ended()
+            _figures().traces.inc()
         return told
 
     async def close(self) -> None:
         """Count a client that left before its answer was whole, and an answer that failed."""
         if not self._heard and not self._engine.errored and await self._told():
             failed = self._start.get("status", 200) != 200
-            _figures().ended() if failed else _figures().disconnected()
+            (_figures().traces if failed else _figures().disconnects).inc()
 
     async def _whole(self) -> None:
         body, told = json.loads(self._rest), await self._ended()

@@ -214,12 +214,12 @@ class Guard:
             if stream is not None and (stream.unlogged or (ends and stream.alarms)):
                 tokens[row] = min(self._stops)
 
-    def ended(self, request: str) -> None:
+    def ended(self, request: str, written: Sequence[int]) -> None:
         """Finish the last sentence of a request, and keep its scores until they are asked for."""
         stream = self._streams.pop(request, None)
         if stream is None:
             return
-        self._finish(stream)
+        self._finish(stream, written)
         stream.close()
         if not stream.told and ASKED in request:
             self._told[request] = stream
@@ -234,11 +234,19 @@ class Guard:
         self._unasked.clear()
         return found
 
-    def _finish(self, stream: _Stream) -> None:
-        """Read the last token, which the model never does: its row is not there."""
-        if not stream.over and stream.read >= 0:
-            stream.over = True
-            self._noted(stream, stream.scorer.read("", last=True))
+    def _finish(self, stream: _Stream, written: Sequence[int]) -> None:
+        """Read the last token that was written; the model never does, so its row is not there."""
+        if stream.over or stream.read < 0:
+            return
+        stream.over = True
+        text, read = stream.text, stream.read
+        piece = text.text[text.complete :]
+        # An engine that runs ahead has read the end of the turn itself; what it drew is dropped.
+        whole = read and len(written) >= read and written[read - 1] in self._stops
+        if len(written) > read and written[read] >= 0 and not whole:
+            text.feed(written[read])
+            piece = text.text[text.offsets[-1] :]  # nothing can complete it any more
+        self._noted(stream, stream.scorer.read(piece, last=True))
 
     def told(self, name: str) -> list[dict[str, Any]]:
         """Return what is known of the requests whose answer a client knows by a name.
@@ -251,7 +259,8 @@ class Guard:
             for stream in found.values():
                 self._unasked.remove(stream)
         for stream in found.values():
-            self._finish(stream)
+            state = self._runner.requests.get(stream.request)
+            self._finish(stream, state.output_token_ids if state else ())
             stream.told = True
             self._told.pop(stream.request, None)
         each = 1 + max((number for _, number in found), default=0)

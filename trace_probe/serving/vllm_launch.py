@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trace_probe.engine.offline import EXTENSION, json_arguments, precision_of, prepare_environment
+from trace_probe.engine.offline import (
+    EXTENSION,
+    check_plugin,
+    json_arguments,
+    precision_of,
+    prepare_environment,
+    whole_model,
+)
 from trace_probe.engine.plan import EnginePlan, GuardPlan
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
@@ -37,9 +44,11 @@ class EngineServer:
         """Return the arguments of ``vllm serve``, and the model first.
 
         Raises:
-            ModelError: they are no arguments, or the model would be spread over several stages.
+            ModelError: they are no arguments, the model has an adapter, or it would be spread over
+                several stages.
         """
         weights, more = self.weights, json_arguments(self.arguments)
+        name = whole_model(weights)
         if more.get("pipeline_parallel_size", 1) != 1:
             raise ModelError(
                 "a guard needs all of its layers in one worker: serve with tensor_parallel_size, "
@@ -58,7 +67,7 @@ class EngineServer:
         }
         given = {key.replace("_", "-"): value for key, value in more.items()}
         flags = [word for name, value in {**ours, **given}.items() for word in _flag(name, value)]
-        return [str(locate(weights.name)), *flags]
+        return [str(locate(name)), *flags]
 
 
 def _flag(name: str, value: Any) -> list[str]:  # noqa: ANN401 - of JSON
@@ -76,11 +85,12 @@ def serve_engine(server: EngineServer, say: Callable[[str], None]) -> None:
     Raises:
         ServerError: the address is not this machine's own and the environment has no token.
         StoreError: the audit log cannot be written.
-        ModelError: vLLM is not installed.
+        ModelError: vLLM is not installed, or does not find the plug-in.
     """
     token = check_key(TOKEN)
     check_address(server.host, token)
     prepare_environment(alone=False)
+    check_plugin()
     if token:
         os.environ["VLLM_API_KEY"] = token
     model, *flags = server.command()

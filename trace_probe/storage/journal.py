@@ -114,18 +114,21 @@ class Journal(Lines):
         about: Callable[[Fields], Fields],
         columns: Mapping[str, str],
         *,
+        index: str = "",
         seals: Seals = "compared",
     ) -> None:
         """Open it without reading anything.
 
-        `about` says what is indexed of a line: a row with an ``id``, in `columns` of Arrow types.
+        `about` says what is indexed of a line: a row with an ``id``, in `columns` of Arrow types,
+        of which ``list of int32`` holds several values. `index` is the name under which the index
+        is kept, if it is not that of the lines.
         """
         super().__init__(place, name, seals=seals)
         self.at: dict[str, tuple[str, int, int]] = {}
         """For each id where its first line is: file, first byte, length."""
         self._about = about
         self._columns = {**columns, "file": "string", "start": "int64", "size": "int64"}
-        self._index = f"cache/{name}.parquet"
+        self._index = f"cache/{index or name}.parquet"
         self._forget()
 
     def _forget(self) -> None:
@@ -148,11 +151,25 @@ class Journal(Lines):
         super().rewrite(change)
         self._forget()
 
-    def refresh(self) -> None:
-        """Read what was committed since the last look."""
+    def indexed_beside(
+        self, index: str, about: Callable[[Fields], Fields], columns: Mapping[str, str]
+    ) -> "Journal":
+        """Return the same lines with another index."""
+        return Journal(self._place, self.name, about, columns, index=index, seals=self._seals)
+
+    def _look(self) -> None:
         if not self._looked:
             self._load_index()
             self._looked = True
+
+    def unread(self) -> int:
+        """Return how many bytes of lines the index does not cover as it was last kept."""
+        self._look()
+        return sum((self._place.size(one) or 0) - self._read.get(one, 0) for one in self.files())
+
+    def refresh(self) -> None:
+        """Read what was committed since the last look."""
+        self._look()
         try:
             self._read_new()
         except FileNotFoundError:  # parts were brought into the growing file meanwhile
@@ -220,7 +237,7 @@ class Journal(Lines):
 
         self.refresh()
         if self._rows or self._base is None:
-            schema = pa.schema([(key, pa.type_for_alias(of)) for key, of in self._columns.items()])
+            schema = pa.schema([(key, _kind(of)) for key, of in self._columns.items()])
             known = [] if self._base is None else [self._base]
             new = pa.Table.from_pylist(self._rows, schema=schema)
             self._base = pa.concat_tables([*known, new]).combine_chunks()
@@ -276,3 +293,21 @@ class Journal(Lines):
         places = zip(*(table[key].to_pylist() for key in ("file", "start", "size")), strict=True)
         for key, place in zip(table["id"].to_pylist(), places, strict=True):
             self.at.setdefault(key, place)
+
+
+def _kind(alias: str) -> "pa.DataType":
+    """Return the Arrow type of a column."""
+    import pyarrow as pa
+
+    several = alias.removeprefix("list of ")
+    kind = pa.type_for_alias(several)
+    return kind if several == alias else pa.list_(kind)
+
+
+def first_of_each(table: "pa.Table") -> "pa.Table":
+    """Return the first row of each id of an index; a line may be there twice."""
+    import pyarrow as pa
+
+    first = {name: row for row, name in reversed(list(enumerate(table["id"].to_pylist())))}
+    rows = pa.array(sorted(first.values()), pa.int64())
+    return table if len(first) == len(table) else table.take(rows)

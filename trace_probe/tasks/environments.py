@@ -16,20 +16,23 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from trace_probe.environment import Environment, State, Tool
 from trace_probe.errors import TaskError
+from trace_probe.files import json_object
+from trace_probe.storage.typed import from_plain
 from trace_probe.trace import Task
 from trace_probe.world.worlds import WORLDS
 
 STATE = "state"
 """A parameter of this name gets what the environment remembers; the model does not see it."""
+FORM = 'write {"tools": [{"name": ..., "answers": [...]}]}, as in docs/agents.md'
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array"}
 
 
@@ -158,16 +161,49 @@ def _tool(name: str, function: Callable[..., object]) -> Tool:
     return Tool(name, told, schema)
 
 
-class Scripted:
-    """Tools with a table of answers each."""
+@dataclass(frozen=True)
+class Answer:
+    """What a scripted tool answers to some arguments."""
 
-    def __init__(self, tools: Mapping[str, Tool], script: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take tools and, for each, its answers and its default."""
-        self._tools, self._script = tools, script
+    arguments: dict[str, Any]
+    result: str | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an answer that is none."""
+        if self.result is None and self.error is None:
+            raise TaskError("an answer has a text as 'result' or as 'error'")
+
+
+@dataclass(frozen=True)
+class ScriptedTool:
+    """A tool with a table of answers."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+    """A JSON schema."""
+    answers: tuple[Answer, ...] = ()
+    default: str | None = None
+
+    @property
+    def tool(self) -> Tool:
+        """Return it as the model is told of it."""
+        schema = {"parameters": self.parameters} if self.parameters else {}
+        return Tool(self.name, self.description, **schema)
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """An environment of scripted tools."""
+
+    script: tuple[ScriptedTool, ...]
 
     def tools(self, task: Task) -> Sequence[Tool]:  # noqa: ARG002 - the same for every task
         """Return the tools."""
-        return list(self._tools.values())
+        return [one.tool for one in self.script]
 
     def start(self, task: Task) -> State:  # noqa: ARG002
         """Return an empty state: what was asked before changes nothing."""
@@ -175,15 +211,14 @@ class Scripted:
 
     def call(self, name: str, arguments: Mapping[str, Any], state: State) -> str:  # noqa: ARG002
         """Return the scripted answer."""
-        script = self._script[name]
-        for answer in script["answers"]:
-            if answer["arguments"] == arguments:
-                if "error" in answer:
-                    raise RuntimeError(answer["error"])
-                return str(answer["result"])
-        if script["default"] is None:
+        tool = next(one for one in self.script if one.name == name)
+        answer = next((one for one in tool.answers if one.arguments == arguments), None)
+        if answer is not None and answer.error is not None:
+            raise RuntimeError(answer.error)
+        found = tool.default if answer is None else answer.result
+        if found is None:
             raise LookupError(f"{name} has no answer to these arguments")
-        return str(script["default"])
+        return found
 
 
 def scripted(data: bytes, where: str = "the script") -> Scripted:
@@ -192,48 +227,17 @@ def scripted(data: bytes, where: str = "the script") -> Scripted:
     Raises:
         TaskError: it is malformed; the text says where.
     """
-    try:
-        raw = json.loads(data)
-        listed = raw["tools"]
-        assert isinstance(listed, list)
-        assert listed
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise TaskError(f'{where} is no scripted environment: write {{"tools": [...]}}') from error
-    tools: dict[str, Tool] = {}
-    script: dict[str, dict[str, Any]] = {}
-    for number, one in enumerate(listed):
-        tool = _scripted_tool(one, f"{where}, tool {number}")
-        if tool.name in tools:
-            raise TaskError(f"{where}: the tool {tool.name!r} is there twice")
-        tools[tool.name] = tool
-        script[tool.name] = {"answers": one.get("answers", []), "default": one.get("default")}
-    return Scripted(tools, script)
-
-
-def _scripted_tool(raw: Any, where: str) -> Tool:  # noqa: ANN401 - of a file
-    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str) or not raw["name"]:
-        raise TaskError(f"{where} has no 'name': write an object with one")
-    known = {"name", "description", "parameters", "answers", "default"}
-    if unknown := sorted(set(raw) - known):
-        raise TaskError(f"{where}: unknown field {unknown[0]!r}; use {', '.join(sorted(known))}")
-    answers = raw.get("answers", [])
-    shaped = isinstance(answers, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("arguments"), dict)
-        and isinstance(one.get("result", one.get("error")), str)
-        for one in answers
+    raw = json_object(data, where, TaskError)
+    what = f"{where} is no scripted environment"
+    tools = from_plain(
+        tuple[ScriptedTool, ...], raw.get("tools"), what, wrong=TaskError, advice=FORM
     )
-    if not shaped:
-        raise TaskError(
-            f"{where}: each of 'answers' must have 'arguments', an object, and a text as 'result' "
-            f"or 'error'"
-        )
-    if not isinstance(raw.get("default"), str | None):
-        raise TaskError(f"{where}: 'default' must be a text")
-    told, schema = raw.get("description", ""), raw.get("parameters")
-    if not isinstance(told, str) or not isinstance(schema, dict | None):
-        raise TaskError(f"{where}: 'description' must be a text, 'parameters' a JSON schema")
-    return Tool(raw["name"], told, schema) if schema else Tool(raw["name"], told)
+    names = [one.name for one in tools]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TaskError(f"{where}: the tool {twice[0]!r} is there twice")
+    if not names or not all(names):
+        raise TaskError(f"{what}: give each of one or more tools a name")
+    return Scripted(tools)
 
 
 def _module_of(path: Path) -> ModuleType:

@@ -193,30 +193,30 @@ class ChannelReader:
         self._scanned = 0
         self._pending = False
         """Whether what was not scanned for good may begin a tag."""
-        self._last: Channel | None = None
+        self.last: Channel | None = None
         """Of the last character, where text without a tag can only continue it."""
 
     def feed(self, piece: str) -> Channel:
         """Take the next piece; return the channel in which it starts, as far as is known."""
         start, before = len(self.text), len(self._markers)
         self.text += piece
-        if self._last and not self._pending and self._heads.isdisjoint(piece):
-            return self._last
+        if self.last and not self._pending and self._heads.isdisjoint(piece):
+            return self.last
         for match in self._pattern.finditer(self.text, self._scanned):
             self._markers.append(_Marker(match[0], *match.span()))
         found = self._markers[-1].stop if self._markers else 0
         self._scanned = max(found, len(self.text) - self._longest + 1, 0)
         self._pending = not self._heads.isdisjoint(self.text[self._scanned :])
-        if self._last and len(self._markers) == before:
-            return self._last
+        if self.last and len(self._markers) == before:
+            return self.last
         ranges = self.split().ranges
-        self._last = self._continued(ranges)
+        self.last = self._continued(ranges)
         return channel_at(ranges, start)
 
     @property
     def quiet(self) -> bool:
         """Return whether text without a tag can only make the last channel longer."""
-        return self._last is not None and not self._pending
+        return self.last is not None and not self._pending
 
     def goes_on(self, piece: str) -> bool:
         """Return whether a piece can only make the last channel longer, and holds no line break."""
@@ -242,11 +242,22 @@ class ChannelReader:
         open_ = newest and newest.tag in TAGS and may_begin_call(self.text, newest.stop)
         return newest.start if newest and open_ else len(self.text)
 
+    @property
+    def turn(self) -> int:
+        """Return where the stop tokens at the end begin, which are text once anything follows."""
+        tail = len(self.text)
+        ends = () if self._format.name == "harmony" else END_OF_TURN  # there they end messages
+        for tag, start, stop in reversed(self._markers):
+            if tag not in ends or self.text[stop:tail].strip():
+                break
+            tail = start
+        return tail
+
     def split(self) -> Split:
         """Return the channels of the text so far."""
         if self._format.name == "harmony":
             return _split_harmony(self.text, self._markers, self._prefilled)
-        tail = _end_of_turn(self.text, self._markers)
+        tail = self.turn
         whole = _Pass(self.text[:tail], self._markers, self._format, self._settled)
         ranges, thought = whole.run(self._prefilled)
         return Split(_tile([*ranges, Range("markup", tail, len(self.text))]), thought)
@@ -453,16 +464,6 @@ def _harmony_channel(header: str) -> Channel:
     if recipient_of(header):
         return "action"
     return "reasoning" if _ANALYSIS.search(header) else "answer"
-
-
-def _end_of_turn(text: str, markers: Sequence[_Marker]) -> int:
-    """Return where the stop tokens at the end of a completion begin."""
-    tail = len(text)
-    for tag, start, stop in reversed(markers):
-        if tag not in END_OF_TURN or text[stop:tail].strip():
-            break
-        tail = start
-    return tail
 
 
 def _tile(ranges: Sequence[Range]) -> list[Range]:

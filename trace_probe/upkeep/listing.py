@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trace_probe.storage.journal import first_of_each
 from trace_probe.storage.place import place_at
 from trace_probe.store import Store
 
@@ -46,9 +47,7 @@ def _labelled(traces: "pa.Table", labels: "pa.Table", labeller: str | None) -> "
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    first = {name: row for row, name in reversed(list(enumerate(traces["id"].to_pylist())))}
-    if len(first) < len(traces):
-        traces = traces.take(pa.array(sorted(first.values()), pa.int64()))
+    traces = first_of_each(traces)
     chosen = labels["labeller"][-1].as_py() if labeller is None and len(labels) else labeller
     labels = labels.filter(pc.equal(labels["labeller"], chosen)) if chosen else labels
     last = {name: row for row, name in enumerate(labels["id"].to_pylist())}

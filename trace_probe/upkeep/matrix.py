@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from trace_probe.errors import StoreError
 from trace_probe.files import file_names, sweep, write_chunks
+from trace_probe.storage.journal import first_of_each
 from trace_probe.storage.tensors import DTYPES, Values, as_bytes
 from trace_probe.store import Store
 from trace_probe.trace import Trace, digest
@@ -123,12 +124,9 @@ def worth_caching(store: Store, traces: Sequence[Trace]) -> bool:
 
 def _contents(store: Store) -> tuple[dict[str, str], dict[str, int]]:
     """Return the keys and the numbers of rows of all traces, in order."""
-    table = store.index()
-    ids = table["id"].to_pylist()
-    keys = dict(zip(reversed(ids), reversed(table["key"].to_pylist()), strict=True))
-    rows = dict(zip(reversed(ids), reversed(table["rows"].to_pylist()), strict=True))
-    order = dict.fromkeys(ids)
-    return {name: keys[name] for name in order}, {name: rows[name] for name in order}
+    table = first_of_each(store.index())
+    ids, keys, rows = (table[name].to_pylist() for name in ("id", "key", "rows"))
+    return dict(zip(ids, keys, strict=True)), dict(zip(ids, rows, strict=True))
 
 
 def _chunks(

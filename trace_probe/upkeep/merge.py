@@ -1,18 +1,15 @@
 """Several runs of the same settings into one: what the shards of a recording are for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from trace_probe.activations import Activations
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
 from trace_probe.storage.records import differences
 from trace_probe.store import Store
-from trace_probe.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def merge(out: Path | str, runs: Sequence[Path | str], *, progress: bool = True)
                     _same(into.trace(trace.id) == trace, f"trace {trace.id}", store)
                     there += 1
                     continue
-                into.add(trace, _kept(store, trace))
+                into.add(trace, store.kept(trace))
                 copied += 1
             labels += _merge_labels(store, into)
     return MergeReport(into.place.url, len(stores), copied, there, labels)
@@ -62,19 +59,6 @@ def _check(stores: Sequence[Store]) -> None:
                 f"{store.place.url} has other settings than {stores[0].place.url} ({differing}): "
                 f"only runs of the same settings can be merged"
             )
-
-
-def _kept(store: Store, trace: Trace) -> Activations | None:
-    """Return all that is kept of a trace beside its line."""
-    if not store.has_activations(trace.id):
-        return None
-    layers = store.manifest.layers if store.manifest.raw_tokens else ()
-    raw = [store.vault.raw(trace.id, layer) for layer in layers]
-    return replace(
-        store.activations(trace),
-        tokens=np.stack(raw) if raw else None,
-        fidelity=store.vault.fidelity(trace.id),
-    )
 
 
 def _merge_labels(store: Store, into: Store) -> int:

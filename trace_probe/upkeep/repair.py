@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage import locks
-from trace_probe.storage.artifacts import FORMS
 from trace_probe.storage.lines import Fields, Line, Lines
 from trace_probe.storage.place import Place
-from trace_probe.storage.records import to_label, to_trace
 from trace_probe.storage.shards import INDEX, index_of_shards, write_index
 from trace_probe.store import Store
 from trace_probe.trace import Trace
-from trace_probe.upkeep.verify import examine
+from trace_probe.upkeep.verify import every_kind, examine
 
 
 @dataclass
@@ -54,7 +52,7 @@ def repair(store: Store, *, progress: bool = True) -> RepairReport:
         files = dict.fromkeys(problem.file for problem in found.problems if problem.file)
         for file in files:
             report.files += [file] * _set_aside(store.place, file)
-        for lines, make in _kinds(store):
+        for lines, make in every_kind(store):
             known = set(found.traces) - set(bad)
             sieve = _Sieve(store.place, lines, make, known)
             lines.rewrite(sieve)
@@ -82,18 +80,6 @@ def _mend_index(store: Store, report: RepairReport) -> None:
         report.files += [name for name in (*broken, *damaged) if _set_aside(store.place, name)]
         write_index(store.place, {**packed, **named}.values())
     report.remade.append(INDEX)
-
-
-def _kinds(store: Store) -> list[tuple[Lines, Callable[[Fields], object]]]:
-    """Return all lines of a run, with what is made of each."""
-    kinds: list[tuple[Lines, Callable[[Fields], object]]] = [
-        (store.lines_of("traces"), to_trace),
-        (store.lines_of("labels"), to_label),
-    ]
-    for kind, form in FORMS.items():
-        names = store.artifacts.names(kind) if form == ".jsonl" else []
-        kinds += [(store.artifacts.lines(kind, name), lambda row: row) for name in names]
-    return kinds
 
 
 @dataclass

@@ -5,19 +5,17 @@ Seals find accidents, not strangers: this accepts everything that can be read.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 from tqdm import tqdm
 
-from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import StoreError
 from trace_probe.storage.artifacts import FORMS
-from trace_probe.storage.lines import Line, Lines
+from trace_probe.storage.lines import Line
 from trace_probe.storage.records import SCHEMA, manifest_fields
 from trace_probe.storage.seals import sealed_json, sealed_line, state
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.upkeep.pack import reseal_shards
-from trace_probe.upkeep.verify import examine
+from trace_probe.upkeep.verify import every_kind, examine
 
 
 @dataclass
@@ -76,11 +74,7 @@ def _seal_lines(store: Store, report: SealReport) -> None:
         report.lines += 1
         return sealed_line(data)
 
-    every: list[Lines] = [store.lines_of("traces"), store.lines_of("labels")]
-    for kind, form in FORMS.items():
-        names = store.artifacts.names(kind) if form == ".jsonl" else []
-        every += [store.artifacts.lines(kind, name) for name in names]
-    for lines in every:
+    for lines, _ in every_kind(store):
         lines.rewrite(sealed)
 
 
@@ -106,19 +100,10 @@ def _seal_activations(store: Store, trace: Trace) -> bool:
     """Write the activations of a trace anew; those in shards are not among them."""
     if store.place.size(store.vault.file(trace.id)) is None:
         return False
-    layers = store.manifest.layers
-    rows = store.activations(trace)
-    raw = [store.vault.raw(trace.id, layer) for layer in layers if store.manifest.raw_tokens]
-    given = Activations(
-        rows.values,
-        layers,
-        pooled_spans(trace),
-        store.manifest.pooling,
-        tokens=np.stack(raw) if raw else None,
-        fidelity=store.vault.fidelity(trace.id),
-    )
-    store.vault.write(trace.id, store.key(trace), given)
-    return True
+    kept = store.kept(trace)
+    if kept is not None:
+        store.vault.write(trace.id, store.key(trace), kept)
+    return kept is not None
 
 
 def format_seal(report: SealReport) -> str:

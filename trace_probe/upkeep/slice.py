@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tqdm import tqdm
 
-from trace_probe.activations import Activations, parse_poolings
+from trace_probe.activations import Activations
 from trace_probe.errors import NotEnoughData
 from trace_probe.storage.artifacts import Kind
 from trace_probe.store import Store
@@ -71,15 +71,14 @@ def slice_run(
 def _kept(store: Store, out: Store, trace: Trace) -> Activations | None:
     """Return the layers and poolings of a trace that the other run is to hold."""
     wanted = out.manifest
-    if not wanted.layers or not store.has_activations(trace.id):
+    held = store.kept(trace, wanted.layers) if wanted.layers else None
+    if held is None:
         return None
-    held, poolings = store.activations(trace, wanted.layers), parse_poolings(wanted.pooling)
     rows = [
-        np.concatenate([held.part(layer, pooling) for pooling in poolings], axis=1)
+        np.concatenate([held.part(layer, pooling) for pooling in wanted.poolings], axis=1)
         for layer in wanted.layers
     ]
-    noted = store.vault.fidelity(trace.id)
-    return replace(held, values=np.stack(rows), pooling=wanted.pooling, fidelity=noted)
+    return replace(held, values=np.stack(rows), pooling=wanted.pooling)
 
 
 def _copy_artifacts(store: Store, out: Store, ids: Collection[str]) -> None:

@@ -81,6 +81,18 @@ def examine(store: Store, *, progress: bool = True) -> Findings:
     return found
 
 
+def every_kind(store: Store) -> list[tuple[Lines, Callable[[Fields], object]]]:
+    """Return all lines of a run, with what is made of each."""
+    kinds: list[tuple[Lines, Callable[[Fields], object]]] = [
+        (store.lines_of("traces"), to_trace),
+        (store.lines_of("labels"), to_label),
+    ]
+    for kind, form in FORMS.items():
+        names = store.artifacts.names(kind) if form == ".jsonl" else []
+        kinds += [(store.artifacts.lines(kind, name), lambda row: row) for name in names]
+    return kinds
+
+
 def verify(store: Store, *, progress: bool = True) -> VerifyReport:
     """Read every line, file and tensor of a run and report on it."""
     found = examine(store, progress=progress)

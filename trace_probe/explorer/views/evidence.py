@@ -11,16 +11,14 @@ from trace_probe.errors import NotEnoughData, TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import forest
 from trace_probe.explorer.current import Current, current, no_traces, problem, root
-from trace_probe.explorer.figures import Figure, figure
+from trace_probe.explorer.figures import figure
+from trace_probe.explorer.links import VIEWS
 from trace_probe.explorer.results import Kind, kept, results_folder
-from trace_probe.explorer.runs import probe_card, stamp
-from trace_probe.monitor.recheck import load_rechecks
-from trace_probe.monitor.shift import Shift
+from trace_probe.explorer.runs import stamp
 from trace_probe.visible import visible
 
 Report = Mapping[str, Any]
 RATES = {"instrumental": "acts", "success": "reaches its goal", "well_formed": "is well formed"}
-MOVES = {"benign": "benign alarms", "siblings": "sibling alarms", "caught": "caught"}
 
 
 def command(words: str, *, keep: str = "") -> None:
@@ -157,44 +155,6 @@ def outcomes(named: Mapping[str, Any]) -> None:
     )
 
 
-def rechecks(shown: Current) -> None:
-    """Show whether the threshold still holds after what was changed since."""
-    st.subheader("Does the threshold still hold?")
-    st.caption(
-        "A change of engine, precision, template or weights moves scores. A recheck reads the same "
-        "traces under both, and says whether the promised rates still hold."
-    )
-    card = None if shown.detector is None else probe_card(shown.run.path, shown.detector.name)
-    try:
-        found = () if card is None else load_rechecks(card.parent)
-    except TraceProbeError as error:
-        problem("The rechecks of this probe cannot be read", str(error))
-        return
-    if not found:
-        st.text("No recheck is kept beside this probe. This makes one:")
-        before = shown.run.path
-        command(f"recheck {names(shown).split(' ')[-1]} {before} RUN_AFTER_THE_CHANGE")
-        return
-    st.dataframe(
-        {
-            "after": [visible(str(one.after)) for one in found],
-            "verdict": [one.verdict for one in found],
-            "traces": [one.traces for one in found],
-            **{words: [moved(getattr(one, key)) for one in found] for key, words in MOVES.items()},
-        },
-        hide_index=True,
-        alt="Rechecks of this probe",
-    )
-
-
-def moved(shift: Shift) -> str:
-    """Return a figure before and after a change."""
-    before, after = (Figure.of(one, 0) for one in (shift.before, shift.after))
-    if not (before.known and after.known):
-        return "not enough data"
-    return f"{before.text(percent=True)} → {after.text(percent=True)}"
-
-
 shown = current(every_row=False)
 sidebar.publish(shown.view())
 st.title("Evidence")
@@ -225,4 +185,4 @@ section(
     "intervention",
     intervention,
 )
-rechecks(shown)
+st.page_link(VIEWS / "recheck.py", label="Does the threshold still hold?", icon=":material/sync:")

@@ -20,9 +20,9 @@ from trace_probe.explorer.figures import (
     figure,
     notes,
 )
-from trace_probe.explorer.heldout import by_category, unseen
+from trace_probe.explorer.heldout import by_category, to_begin_with, unseen
 from trace_probe.explorer.links import VIEWS, open_trace, organism_notice, show_notes
-from trace_probe.explorer.rows import Row, ordered
+from trace_probe.explorer.rows import WARNED, Row, ordered
 from trace_probe.explorer.sparks import spark_svg
 from trace_probe.explorer.words import headline
 from trace_probe.storage.locks import being_written
@@ -103,7 +103,8 @@ def start_here(shown: Current) -> None:
     for verdict, name in STARTS.items():
         rows = [row for row in unseen(shown.rows) if row.verdict == verdict]
         if rows:
-            start(shown, name, ordered(rows, "lead" if verdict == "early" else "risk")[0])
+            best = to_begin_with(rows, shown.run.oracle) if verdict in WARNED else None
+            start(shown, name, best or ordered(rows, "risk")[0])
             offered = True
     if not offered:
         name = "Highest risk" if shown.detector else "First trace"

@@ -35,7 +35,7 @@ def start(detector: Detector, prompt: str, seed: int, length: int) -> None:
 
     end()
     held = resident(detector.saved.card.model)
-    check_readable(held.tokenizer, prompt, "the prompt")
+    check_readable(held.model.chat, prompt, "the prompt")
     sampling = Sampling(seed=seed, max_new_tokens=length)
     monitor = Monitor(held.model, detector, every=1)
     readings = monitor.watch(Task("live", "live", prompt), sampling)

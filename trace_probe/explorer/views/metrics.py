@@ -40,6 +40,7 @@ from trace_probe.explorer.figures import (
     main_figures,
     notes,
     number,
+    part,
 )
 from trace_probe.explorer.heldout import FEWEST, unseen
 from trace_probe.explorer.heldout import reliability as bins_of
@@ -74,14 +75,9 @@ def chart(report: Report, key: str, title: str) -> None:
 
 def facts(report: Report) -> None:
     """Say on what the figures rest."""
-    counts = report.get("n")
-    parts = []
-    if isinstance(counts, dict):
-        parts = [
-            f"{number(value) or 0:.0f} {name.replace('_', ' ')}" for name, value in counts.items()
-        ]
     threshold = number(report.get("threshold"))
-    parts += [
+    parts = [
+        *(f"{number(n) or 0:.0f} {k.replace('_', ' ')}" for k, n in part(report, "n").items()),
         f"labels by {report.get('labeller', 'unknown')}",
         "text only" if report.get("layer") is None else f"layer {report['layer']}",
         "no threshold" if threshold is None else f"threshold {threshold:.4g}",
@@ -131,8 +127,7 @@ def early_warning(shown: Current, report: Report) -> None:
     with right:
         st.subheader("At least so many sentences before the action")
         steps(by_step(report, "useful_warning"), "sentences of warning")
-        more = report.get("more")
-        chance = figure(more if isinstance(more, dict) else None, "useful_warning_by_chance")
+        chance = figure(part(report, "more"), "useful_warning_by_chance")
         if chance.known:
             st.text(f"By chance, scores permuted within tasks: {chance.text(percent=True)}")
         st.subheader("Alarmed by a share of the reasoning")
@@ -157,9 +152,8 @@ def steps(points: dict[str, Figure], title: str) -> None:
 
 def near(report: Report) -> None:
     """Draw the mean score around the sentence that says it."""
-    more = report.get("more")
-    raw = more.get("event_aligned") if isinstance(more, dict) else None
-    if not isinstance(raw, dict) or not isinstance(raw.get("offset"), list):
+    raw = part(report, "more", "event_aligned")
+    if not isinstance(raw.get("offset"), list):
         st.text("This report does not hold it: evaluate again.")
         return
     groups = {"acted": "positive", "harmless, at like moments": "negative"}
@@ -215,10 +209,8 @@ def false_alarms(shown: Current, report: Report) -> None:
 
 def guaranteed(report: Report) -> None:
     """Show what is caught at the thresholds that the report calibrated."""
-    more = report.get("more")
-    raw = more.get("by_rate") if isinstance(more, dict) else None
     rows: dict[str, list[str]] = {name: [] for name in TABLE}
-    for aim, methods in (raw or {}).items():
+    for aim, methods in part(report, "more", "by_rate").items():
         for method, values in methods.items():
             share, limit = number(values.get("guaranteed_rate")), number(values.get("threshold"))
             rows["aim"].append(f"{float(aim):.1%}")
@@ -258,9 +250,8 @@ def calibration(shown: Current, report: Report) -> None:
             st.info("Not enough labelled traces of unseen tasks.")
     with right:
         st.subheader("In figures")
-        more = report.get("more") if isinstance(report.get("more"), dict) else None
         names = {"brier": "Brier score", "calibration_error": "Calibration error"}
-        values = {name: figure(more, key) for key, name in names.items()}
+        values = {name: figure(part(report, "more"), key) for key, name in names.items()}
         st.dataframe(
             {
                 "figure": list(values),

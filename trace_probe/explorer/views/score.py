@@ -102,7 +102,7 @@ def by_probe(
     """Score by a probe, with its model; of its evaluation, what the run at the left holds."""
     held = resident(detector.saved.card.model)
     with st.spinner("Reading"), held.turn:
-        found = score_with_probe(content, held.model, held.tokenizer, detector)
+        found = score_with_probe(content, held.model, detector)
     low, high = score_range([one.scores for one in found], detector.threshold)
     return found, ShownDetector(detector, shown.run.report(detector.name), low, high)
 

@@ -22,12 +22,13 @@ from trace_probe.explorer.current import (
     own_threshold,
     problem,
 )
-from trace_probe.explorer.heldout import unseen
+from trace_probe.explorer.heldout import to_begin_with, unseen
 from trace_probe.explorer.links import VIEWS, open_trace
 from trace_probe.explorer.loading import Loaded
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
 from trace_probe.explorer.reader.page import page
+from trace_probe.explorer.rows import WARNED
 from trace_probe.explorer.search import near
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.state import ViewState
@@ -58,9 +59,14 @@ def chosen_trace(shown: Current, asked: ViewState, order: list[str]) -> str:
 
 
 def first_unseen(shown: Current, order: list[str]) -> str:
-    """Return the first trace of a task that the detector did not learn from, else the first."""
-    rows = (shown.row(name) for name in order[:MOST_LOOKED_AT])
-    return next((row.facts.id for row in unseen([*rows])), order[0])
+    """Return a trace of a task that the detector did not learn from, else the first of all.
+
+    The one to begin with of those that it caught and the oracle knows, else the first.
+    """
+    rows = unseen([shown.row(name) for name in order[:MOST_LOOKED_AT]])
+    known = [row for row in rows if row.verdict in WARNED and shown.run.oracle(row.facts.id)]
+    first = to_begin_with(known, shown.run.oracle) if known else next(iter(rows), None)
+    return first.facts.id if first else order[0]
 
 
 def not_here(shown: Current, wanted: str) -> NoReturn:

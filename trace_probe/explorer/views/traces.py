@@ -14,8 +14,8 @@ from trace_probe.explorer.search import excerpt, sentence_with
 from trace_probe.explorer.seen import Rows
 from trace_probe.explorer.shortcut import LABEL as SEARCH
 from trace_probe.explorer.sparks import spark_image
-from trace_probe.explorer.tables import WHOLE_ROW, row_of, to_csv
-from trace_probe.visible import snippet, visible
+from trace_probe.explorer.tables import WHOLE_ROW, row_of
+from trace_probe.visible import csv_text, snippet, visible
 
 PAGE_ROWS = 200
 FACET_PX, CHOSEN_PX = 125, 250
@@ -214,7 +214,7 @@ def show_list(shown: Current, rows: Rows, words: str) -> None:
         page = st.pagination(pages, key="traces_page") if pages > 1 else 1
         st.download_button(
             "CSV",
-            lambda: to_csv({"id": rows.ids, **table(rows)}),
+            lambda: csv_text({"id": rows.ids, **table(rows)}),
             f"{shown.run.name}-traces.csv",
             "text/csv",
             icon=":material/download:",
