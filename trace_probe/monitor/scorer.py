@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.memory import HELD, Kept, Memory
-from trace_probe.text.channels import ChannelReader, Format, channel_at
+from trace_probe.text.channels import END_OF_TURN, ChannelReader, Format, channel_at
 from trace_probe.text.sentences import SentenceReader
 from trace_probe.trace import Channel
 
@@ -59,11 +59,15 @@ class Segmenter:
         """Pieces that only made the sentence longer and were not looked at closely yet."""
         self._room = 0
         """How many more of them there may be."""
+        self._stopped = False
+        """Whether the newest characters are stop tokens."""
+        self._stops: list[str] = []
+        """More stop tokens behind those, which change nothing yet."""
 
     @property
     def text(self) -> str:
         """Return the characters so far."""
-        return self._channels.text + "".join(self._held)
+        return self._channels.text + "".join((*self._held, *self._stops))
 
     @property
     def count(self) -> int:
@@ -94,6 +98,9 @@ class Segmenter:
         token waits for what follows it: it is part of the text if anything does, and else markup.
         """
         self._look()
+        if self._stopped and piece in END_OF_TURN and len(self._stops) < HELD:
+            self._stops.append(piece)  # however many follow, they take little time
+            return []
         self._feed(piece)
         # A token may start in one channel and end in another, in which the next one starts.
         known = self._placed == len(self._offsets) and self._channels.last == self.channel
@@ -114,26 +121,32 @@ class Segmenter:
         self._channels.lengthen(text)
         self._sentences.lengthen(text, len(held))
 
-    def _feed(self, piece: str) -> None:
-        newest, start = len(self._offsets), len(self._channels.text)
-        self._offsets.append(start)
-        if not piece:
+    def _feed(self, *pieces: str) -> None:
+        """Take tokens, behind the stop tokens that wait."""
+        pieces, self._stops = (*self._stops, *pieces), []
+        first = start = len(self._channels.text)
+        for piece in pieces:
+            self._offsets.append(start)
+            start += len(piece)
+        if start == first:
             return
-        channel = self._channels.feed(piece)
-        stopped = not self._channels.quiet and start >= self._channels.turn
-        if stopped and newest - self._placed < HELD:
+        channel, newest = self._channels.feed("".join(pieces)), len(self._offsets) - 1
+        stops = not self._channels.quiet and self._offsets[newest] >= self._channels.turn
+        self._stopped = stops
+        if stops and newest - self._placed < HELD:
             return
-        held = newest > self._placed and self._offsets[self._placed] < start
-        ranges = self._channels.split().ranges if held else []
+        alike = self._offsets[self._placed] == self._offsets[newest] == first
+        ranges = [] if alike else self._channels.split().ranges
         for token in range(self._placed, newest + 1):
             begin, end = self._offsets[token], self._end(token + 1)
-            own = channel_at(ranges, begin) if begin < start else channel
+            own = channel if alike else channel_at(ranges, begin)
             self._place(token, self._channels.text[begin:end], own)
         self._placed = newest + 1
 
     def finish(self) -> list[Ended]:
         """Return the sentence that ends because the completion does."""
         self._look()
+        self._feed()
         self._finish(self._placed)
         if self._channels.turn < len(self._channels.text):
             self.channel = "markup"
