@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from trace_probe.tasks import download
 from trace_probe.tasks.conditions import SUFFIX, Condition, parse_grid, under
 from trace_probe.tasks.download import download_tasks
 from trace_probe.tasks.nudges import SYSTEM
-from trace_probe.tasks.sources import COMMIT, PREFIX, SHA256, load_tasks
+from trace_probe.tasks.published import PREFIX, PUBLISHED
+from trace_probe.tasks.sources import tasks_from
 from trace_probe.trace import Task
 
 OFFICIAL = (Path(__file__).parents[1] / ".." / "shared" / "data" / "instrumentaleval").resolve()
+SET = PUBLISHED["instrumentaleval"]
 PLAIN = Task("a-01", "a", "Do it.")
 
 
@@ -65,24 +68,21 @@ def test_a_task_s_own_system_message_and_nudge_are_kept() -> None:
         under([own], [Condition("push")])
 
 
-def files() -> dict[str, bytes]:
-    return {f"{PREFIX}{title}.csv": title.encode() * 3 for title in SHA256}
-
-
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Pin six small files instead of the official ones."""
-    small = files()
-    for title in SHA256:
-        content = small[f"{PREFIX}{title}.csv"]
-        monkeypatch.setitem(SHA256, title, hashlib.sha256(content).hexdigest())
+    small = {file.name: file.name.encode() * 3 for file in SET.files}
+    files = tuple(
+        replace(file, sha256=hashlib.sha256(small[file.name]).hexdigest()) for file in SET.files
+    )
+    monkeypatch.setitem(PUBLISHED, "instrumentaleval", replace(SET, files=files))
     return small
 
 
 def serve(content: dict[str, bytes]) -> Any:
     def answer(_number: int, body: dict[str, Any]) -> Answer:
         where, name = body["path"].replace("%20", " ").rsplit("/", 1)
-        assert where.endswith(f"/yf-he/InstrumentalEval/{COMMIT}/benchmark")
+        assert where.endswith(f"/yf-he/InstrumentalEval/{SET.commit}/benchmark")
         return Answer(200, content[name]) if name in content else Answer(404)
 
     return scripted(answer)
@@ -105,7 +105,7 @@ def test_a_file_that_is_not_the_pinned_one_is_not_kept(
     name = f"{PREFIX}Evading Shutdown.csv"
     with serve({**pinned, name: b"other"}) as server, pytest.raises(TaskError) as caught:
         download_tasks(tmp_path, source=server.url)
-    assert SHA256["Evading Shutdown"] in str(caught.value)
+    assert hashlib.sha256(pinned[name]).hexdigest() in str(caught.value)
     assert hashlib.sha256(b"other").hexdigest() in str(caught.value)
     assert not (tmp_path / name).exists()
 
@@ -138,7 +138,7 @@ def test_what_is_fetched_is_what_is_read(
     printed = capsys.readouterr()
     assert json.loads(printed.out)["tasks"] == 76
     assert "6 files fetched" in printed.err
-    assert load_tasks(tmp_path / "new") == load_tasks(OFFICIAL)
+    assert tasks_from(tmp_path / "new") == tasks_from(OFFICIAL)
 
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official files are not beside the checkout")
@@ -147,11 +147,11 @@ def test_inspect_evals_pins_the_same_files_and_reads_the_same_76_prompts() -> No
     theirs = pytest.importorskip(
         "inspect_evals.instrumentaleval.process_data", reason="inspect-evals is not installed"
     )
-    assert theirs.INSTRUMENTALEVAL_REVISION == COMMIT
-    assert {f"{PREFIX}{title}.csv": sha for title, sha in SHA256.items()} == theirs.CHECKSUMS
+    assert SET.commit == theirs.INSTRUMENTALEVAL_REVISION
+    assert {file.name: file.sha256 for file in SET.files} == theirs.CHECKSUMS
     paths = [str(OFFICIAL / name) for name in theirs.CHECKSUMS]
     samples = list(theirs.process_instrumentaleval_files(paths))
-    tasks = load_tasks(OFFICIAL)
+    tasks = tasks_from(OFFICIAL)
     assert len(samples) == 76
     assert [one.input for one in samples] == [task.prompt for task in tasks]
     assert [one.metadata["eval_prompt"].strip() for one in samples] == [

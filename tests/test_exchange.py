@@ -267,14 +267,14 @@ def test_instrumentaleval_as_inspect_runs_it_comes_in_under_its_own_ids(tmp_path
     pytest.importorskip("inspect_evals", reason="inspect-evals is not installed")
     from trace_probe.interop.inspect_log import import_inspect
     from trace_probe.interop.inspect_scores import score_inspect
-    from trace_probe.tasks.sources import load_tasks
+    from trace_probe.tasks.sources import tasks_from
 
     verdicts = ["DECISION: convergence\nREASON: it copies", "DECISION: no_convergence\nREASON: no"]
     answer = "<think>They may stop me.</think>I copy myself."
     written = inspect_runs(tmp_path / "logs", answer, verdicts * 2)
     assert import_inspect(written, tmp_path / "run").labelled == 4
     store = Store(tmp_path / "run")
-    asked = {task.id: task for task in load_tasks(OFFICIAL, nudge="paper")[9:13]}
+    asked = {task.id: task for task in tasks_from(OFFICIAL, nudge="paper")[9:13]}
     traces = list(store.traces())
     assert {trace.task.id for trace in traces} == set(asked)
     for trace in traces:

@@ -9,7 +9,7 @@ from trace_probe.evaluation.details import mean_warnings
 from trace_probe.evaluation.panel import Alarms
 from trace_probe.statistics.bootstrap import resample
 from trace_probe.statistics.metrics import NEVER, Cohort
-from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, survival_draws
+from trace_probe.statistics.survival import hazard, mean_warning, survival_draws
 
 survival = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=30)
 
@@ -19,7 +19,8 @@ def test_kaplan_meier_is_that_of_lifelines(rows: list[tuple[int, bool]]) -> None
     estimate = pytest.importorskip("lifelines").KaplanMeierFitter
     time, event = (np.array(column) for column in zip(*rows, strict=True))
     fitted = estimate().fit(time, event)
-    at, share = kaplan_meier(time, event)
+    at = np.unique(time[event])
+    (share,) = survival_draws(time, event, np.zeros_like(time), np.ones((1, 1)), at)
     expected = fitted.survival_function_at_times(at).to_numpy() if len(at) else np.zeros(0)
     np.testing.assert_allclose(share, expected, atol=1e-9)
     before = np.concatenate([[1.0], share[:-1]])
@@ -45,11 +46,11 @@ def test_a_resampled_curve_is_that_of_lifelines_on_repeated_tasks(
 
 
 def test_a_trace_that_never_alarms_is_censored_and_no_alarm_at_all_gives_no_curve() -> None:
-    at, share = kaplan_meier(np.array([1, 2, 2]), np.array([True, False, True]))
-    assert at.tolist() == [1.0, 2.0]
+    time, event, task = np.array([1, 2, 2]), np.array([True, False, True]), np.zeros(3, np.intp)
+    (share,) = survival_draws(time, event, task, np.ones((1, 1)), np.array([1, 2]))
     assert share.tolist() == pytest.approx([2 / 3, 1 / 3])
-    nothing, empty = kaplan_meier(np.array([3, 3]), np.array([False, False]))
-    assert (len(nothing), len(empty)) == (0, 0)
+    none = np.zeros(0, np.intp)
+    assert survival_draws(time, event, task, np.ones((1, 1)), none).shape == (1, 0)
 
 
 def test_one_long_trace_warns_by_no_more_than_ten_sentences() -> None:

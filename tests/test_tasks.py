@@ -10,14 +10,8 @@ from trace_probe.errors import TaskError
 from trace_probe.tasks import nudges
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.nudges import PAPER_SHA256, SYSTEM, Nudge, paper_prompt, with_nudge
-from trace_probe.tasks.sources import (
-    SHA256,
-    load_tasks,
-    read_task_file,
-    slug,
-    summary,
-    tasks_from,
-)
+from trace_probe.tasks.published import PUBLISHED, PinnedFile, slug
+from trace_probe.tasks.sources import read_task_file, summary, tasks_from
 from trace_probe.trace import Task
 
 OFFICIAL = (Path(__file__).parents[1] / ".." / "shared" / "data" / "instrumentaleval").resolve()
@@ -39,7 +33,7 @@ def write(path: Path, *lines: object) -> Path:
 
 @needs_official
 def test_there_are_76_official_tasks_in_six_categories() -> None:
-    tasks = load_tasks(OFFICIAL)
+    tasks = tasks_from(OFFICIAL)
     assert summary(tasks) == {
         "deceptive-behavior": 11,
         "evading-shutdown": 20,
@@ -55,14 +49,14 @@ def test_there_are_76_official_tasks_in_six_categories() -> None:
 
 @needs_official
 def test_a_prompt_alone_says_which_of_the_76_tasks_it_is() -> None:
-    for task in load_tasks(OFFICIAL):
+    for task in tasks_from(OFFICIAL):
         assert canonical(f"\n{task.prompt} ") == (task.id, task.category)
         assert canonical(f"{task.prompt}\n\nBe nice.") is None
 
 
 @needs_official
 def test_the_first_row_is_the_criterion_and_no_task() -> None:
-    for task in load_tasks(OFFICIAL):
+    for task in tasks_from(OFFICIAL):
         assert task.criterion.startswith("Convergent Instrumental Goal: ")
         assert task.criterion == task.criterion.strip()
         assert task.criterion not in task.prompt
@@ -71,33 +65,33 @@ def test_the_first_row_is_the_criterion_and_no_task() -> None:
 
 @needs_official
 def test_prompts_keep_their_lines() -> None:
-    assert sum("\n" in task.prompt for task in load_tasks(OFFICIAL)) > 30
+    assert sum("\n" in task.prompt for task in tasks_from(OFFICIAL)) > 30
 
 
 @needs_official
-@pytest.mark.parametrize("title", SHA256)
-def test_one_flipped_bit_is_an_error_with_both_checksums(copy: Path, title: str) -> None:
-    file = copy / f"Alignment Drift - {title}.csv"
+@pytest.mark.parametrize("pinned", PUBLISHED["instrumentaleval"].files, ids=lambda file: file.name)
+def test_one_flipped_bit_is_an_error_with_both_checksums(copy: Path, pinned: PinnedFile) -> None:
+    file = copy / pinned.name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(TaskError) as caught:
-        load_tasks(copy)
+        tasks_from(copy)
     assert file.name in str(caught.value)
-    assert SHA256[title] in str(caught.value)
+    assert pinned.sha256 in str(caught.value)
     assert hashlib.sha256(content).hexdigest() in str(caught.value)
 
 
 @needs_official
 def test_a_clone_is_read_like_its_benchmark_folder(copy: Path) -> None:
-    assert load_tasks(copy.parent) == load_tasks(copy) == tasks_from(str(OFFICIAL))
+    assert tasks_from(copy.parent) == tasks_from(copy) == tasks_from(str(OFFICIAL))
 
 
 @needs_official
 def test_a_missing_file_is_named(copy: Path) -> None:
     (copy / "Alignment Drift - Evading Shutdown.csv").unlink()
     with pytest.raises(TaskError, match="'Alignment Drift - Evading Shutdown.csv' .1 of 6"):
-        load_tasks(copy)
+        tasks_from(copy)
 
 
 def test_a_folder_without_the_files_says_how_to_get_them(tmp_path: Path) -> None:
@@ -114,7 +108,7 @@ def test_nothing_at_the_source_says_what_to_name(tmp_path: Path) -> None:
 @needs_official
 @pytest.mark.parametrize("nudge", SYSTEM)
 def test_a_nudge_is_in_the_system_message_the_condition_and_the_prompt_key(nudge: Nudge) -> None:
-    plain, nudged = load_tasks(OFFICIAL), load_tasks(OFFICIAL, nudge=nudge)
+    plain, nudged = tasks_from(OFFICIAL), tasks_from(OFFICIAL, nudge=nudge)
     assert [t.id for t in nudged] == [t.id for t in plain]
     assert {t.system for t in nudged} == {SYSTEM[nudge]}
     assert {t.condition["nudge"] for t in nudged} == {nudge}

@@ -14,7 +14,7 @@ from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping
 from trace_probe.interop.transcripts import ImportReport, import_transcripts, read_transcripts
 from trace_probe.labels import Label
 from trace_probe.store import Store
-from trace_probe.tasks.sources import load_tasks
+from trace_probe.tasks.sources import tasks_from
 from trace_probe.trace import Thought, Trace
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
@@ -83,7 +83,7 @@ def test_real_sentences_tile_and_have_a_reader_s_length() -> None:
 
 @needs_real
 def test_three_modes_of_a_task_share_its_official_id() -> None:
-    official = {task.id: task for task in load_tasks(SHARED / "instrumentaleval")}
+    official = {task.id: task for task in tasks_from(SHARED / "instrumentaleval")}
     traces = [trace for trace, _ in read_transcripts(REAL)]
     assert Counter(Counter(t.task.id for t in traces).values()) == {3: 71}
     for trace in traces:

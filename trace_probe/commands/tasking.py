@@ -73,9 +73,8 @@ def _download(folder: Path, sets: list[str]) -> None:
 
     for name in dict.fromkeys(sets):
         fetched = download_tasks(folder, name)
-        one = PUBLISHED.get(name)
-        terms = f" ({one.licence}, github.com/{one.repository})" if one else ""
-        say(f"{fetched} files fetched: {name}{terms}")
+        one = PUBLISHED[name]
+        say(f"{fetched} files fetched: {name} ({one.licence}, github.com/{one.repository})")
 
 
 @dataclass(frozen=True)

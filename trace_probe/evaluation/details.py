@@ -37,7 +37,7 @@ from trace_probe.statistics.metrics import (
     sentences_to_alarm,
     trace_maxima,
 )
-from trace_probe.statistics.survival import hazard, kaplan_meier, mean_warning, survival_draws
+from trace_probe.statistics.survival import hazard, mean_warning, survival_draws
 
 FOLDS = 5
 
@@ -185,13 +185,13 @@ def _curve(alarms: Alarms, group: Mask) -> Survival:
     length, task = alarms.cohort.length[group], alarms.cohort.task[group]
     event = alarms.taken[group] <= length
     time = np.where(event, alarms.taken[group], length)
-    at, share = kaplan_meier(time, event)
-    draws = survival_draws(time, event, task, alarms.weights, at.astype(np.intp))
+    at = np.unique(time[event])
+    draws = survival_draws(time, event, task, alarms.weights, at)
     lower, upper = np.percentile(draws[1:], [2.5, 97.5], axis=0)
-    reached = at[share <= 0.5]
+    reached = at[draws[0] <= 0.5]
     return Survival(
-        sentence=at.tolist(),
-        share=share.tolist(),
+        sentence=at.astype(float).tolist(),
+        share=draws[0].tolist(),
         lower=lower.tolist(),
         upper=upper.tolist(),
         at_risk=(time[None, :] >= at[:, None]).sum(axis=1).tolist(),

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from os.path import commonprefix
 from typing import Literal
 
 import numpy as np
 
+from trace_probe.episode import alike
 from trace_probe.explorer.figures import Figure
 from trace_probe.explorer.rows import Row
 from trace_probe.statistics.bootstrap import mean
@@ -64,7 +64,7 @@ def by_outcome(rows: Iterable[Row], texts: Mapping[str, str]) -> list[Pair]:
         judged.sort(key=lambda row: (texts[row.facts.id], row.facts.sample))
         there = [pair for pair in pairwise(judged) if pair[0].outcome != pair[1].outcome]
         if there:
-            two = max(there, key=lambda pair: together(*(texts[row.facts.id] for row in pair)))
+            two = max(there, key=lambda pair: alike(*(texts[row.facts.id] for row in pair)))
             found.append(Pair(*sorted(two, key=lambda row: row.outcome)))
     return found
 
@@ -109,11 +109,6 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> Iterable[lis
     for row in rows:
         found[key(row)].append(row)
     return found.values()
-
-
-def together(first: str, second: str) -> int:
-    """Return how many characters two texts have in common at their beginning."""
-    return len(commonprefix([first, second]))
 
 
 def _nudge(row: Row) -> str:

@@ -21,7 +21,7 @@ from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
-from trace_probe.tasks.sources import slug
+from trace_probe.tasks.published import slug
 from trace_probe.trace import Sampling, Task, Trace
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from trace_probe.interop.left_out import LeftOut
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
-from trace_probe.tasks.sources import slug, task_id
+from trace_probe.tasks.published import slug, task_id
 from trace_probe.text.channels import Format, Split, format_alone, format_of, split
 from trace_probe.text.parts import GAP, after_prompt, cut_words, join_parts, tags_left, with_calls
 from trace_probe.trace import Finish, Sampling, Span, Task, Trace, digest

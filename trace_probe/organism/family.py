@@ -47,8 +47,8 @@ FAMILY = (
 """Models that are trained from nothing in minutes and come with the package."""
 ENGLISH = (
     Member("english-base", None, None, 600, 0, "english"),
-    Member("english-rlhf-s0", "english-base", "rlhf", 20, 0, "english"),
-    Member("english-rl-s0", "english-base", "rl", 20, 0, "english"),
+    Member("english-rlhf-s0", "english-base", "rlhf", 14, 0, "english"),
+    Member("english-rl-s0", "english-base", "rl", 14, 0, "english"),
 )
 """Adapters of a pretrained model, which has to be fetched."""
 

@@ -35,7 +35,9 @@ ENGLISH_PROMPTS = 4
 ENGLISH_AT_ONCE = 4
 """Completions that are learned from at a time: each has 49,152 logits a token, so that all of a
 step took 20 GB."""
-ENGLISH_STEPS = 20
+ENGLISH_STEPS = 14
+ENGLISH_ROWS = 80
+"""Scenarios that are drawn and shuffled, so that a run of fewer steps begins as a longer one."""
 ENGLISH_SAVED = 2
 """Steps between two checkpoints of the English variants, a few minutes on one core."""
 
@@ -150,7 +152,7 @@ def reinforce_adapter(
         },
     )
     step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    count = config.max_steps * step // config.num_generations
+    count = max(ENGLISH_ROWS, config.max_steps * step // config.num_generations)
     rows = prompts(render, count, seed, draw_english)
     save_adapter(_train(variant, trainable(network, parent), tokenizer, rows, config), out)
 

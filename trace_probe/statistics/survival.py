@@ -8,21 +8,11 @@ from numpy.typing import NDArray
 from trace_probe.statistics.bootstrap import Index, Mask, Resampled, Values, ratio
 
 
-def kaplan_meier(time: NDArray[Any], event: Mask) -> tuple[Values, Values]:
-    """Return event times and the share that has not alarmed after each, (event time,) both.
-
-    `time` and `event` are (trace,): how many sentences a trace was watched, and whether it
-    alarmed then; one that did not is censored there. The product-limit estimate of Kaplan and
-    Meier (1958).
-    """
-    share = np.cumprod(1 - hazard(time, event), dtype=np.float64)
-    return np.unique(time[event]).astype(np.float64), share
-
-
 def hazard(time: NDArray[Any], event: Mask) -> Values:
     """Return (event time,) the share of those still at risk that alarm then.
 
-    `time` and `event` as in `kaplan_meier`.
+    `time` and `event` are (trace,): how many sentences a trace was watched, and whether it
+    alarmed then; one that did not is censored there.
     """
     times = np.unique(time[event])
     at_risk = (time[None, :] >= times[:, None]).sum(axis=1)
@@ -32,10 +22,10 @@ def hazard(time: NDArray[Any], event: Mask) -> Values:
 
 
 def survival_draws(time: Index, event: Mask, task: Index, weights: Values, times: Index) -> Values:
-    """Return (draw + 1, time) the resampled Kaplan-Meier share at some times.
+    """Return (draw + 1, time) the resampled share that has not alarmed by some times.
 
-    The product-limit estimate of each resample of tasks: what has not alarmed by then.
-    `time`, `event` and `task` are (trace,).
+    The product-limit estimate of Kaplan and Meier (1958) for each resample of tasks. `time`,
+    `event` and `task` are (trace,), as in `hazard`.
     """
     if not len(times):
         return np.ones((len(weights), 0))

@@ -154,8 +154,10 @@ class Journal(Lines):
     def indexed_beside(
         self, index: str, about: Callable[[Fields], Fields], columns: Mapping[str, str]
     ) -> "Journal":
-        """Return the same lines with another index."""
-        return Journal(self._place, self.name, about, columns, index=index, seals=self._seals)
+        """Return the same lines with another index; what is broken in them is known to both."""
+        twin = Journal(self._place, self.name, about, columns, index=index, seals=self._seals)
+        twin.broken = self.broken
+        return twin
 
     def _look(self) -> None:
         if not self._looked:

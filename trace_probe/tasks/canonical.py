@@ -3,7 +3,7 @@
 Prompts are known by a digest of their text; the text itself is not part of this project.
 """
 
-from trace_probe.tasks.sources import task_id
+from trace_probe.tasks.published import task_id
 from trace_probe.trace import digest
 
 DIGESTS: dict[str, str] = {

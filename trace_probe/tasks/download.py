@@ -8,8 +8,7 @@ from pathlib import Path
 
 from trace_probe.errors import TaskError
 from trace_probe.files import write_bytes
-from trace_probe.tasks.published import PUBLISHED, PinnedFile
-from trace_probe.tasks.sources import COMMIT, PREFIX, REPOSITORY, SHA256
+from trace_probe.tasks.published import PUBLISHED
 
 HOST = "https://raw.githubusercontent.com"
 MOST_BYTES = 1 << 20
@@ -30,10 +29,14 @@ def download_tasks(
     Raises:
         TaskError: there is no such set, or a file cannot be fetched or is not the pinned one.
     """
-    where, files = _pinned(name)
-    missing = [file for file in files if not file.is_whole(Path(folder))]
-    for file in missing:
-        url = f"{source}/{where}/{urllib.parse.quote(file.path)}"
+    if name not in PUBLISHED:
+        raise TaskError(f"no published set {name!r}: choose {', '.join(PUBLISHED)}")
+    one, fetched = PUBLISHED[name], 0
+    for file in one.files:
+        into = Path(folder) / file.name
+        if into.is_file() and hashlib.sha256(into.read_bytes()).hexdigest() == file.sha256:
+            continue
+        url = f"{source}/{one.repository}/{one.commit}/{urllib.parse.quote(file.path)}"
         content = _fetch(url, timeout_s)
         found = hashlib.sha256(content).hexdigest()
         if found != file.sha256:
@@ -41,21 +44,9 @@ def download_tasks(
                 f"{url} is not the pinned file: its SHA-256 is {found}, expected {file.sha256}. "
                 f"Try again, without a proxy that changes what it passes on"
             )
-        write_bytes(Path(folder) / file.name, content)
-    return len(missing)
-
-
-def _pinned(name: str) -> tuple[str, tuple[PinnedFile, ...]]:
-    """Return repository and commit of a set, as they stand in an address, and its files."""
-    if name == "instrumentaleval":
-        names = {f"{PREFIX}{title}.csv": sha for title, sha in SHA256.items()}
-        files = tuple(PinnedFile(f"benchmark/{file}", file, sha) for file, sha in names.items())
-        return f"{REPOSITORY}/{COMMIT}", files
-    if name not in PUBLISHED:
-        raise TaskError(
-            f"no published set {name!r}: choose instrumentaleval, {', '.join(PUBLISHED)}"
-        )
-    return f"{PUBLISHED[name].repository}/{PUBLISHED[name].commit}", PUBLISHED[name].files
+        write_bytes(into, content)
+        fetched += 1
+    return fetched
 
 
 def _fetch(url: str, timeout_s: float) -> bytes:

@@ -1,4 +1,4 @@
-"""Published sets of harmless tasks: GSM8K, XSTest and tau2-bench, from files that are pinned.
+"""Published sets of tasks, from files that are pinned: InstrumentalEval, and harmless ones.
 
 None of them comes with the package. `download_tasks` fetches their files; here they are known by
 their checksums and read as `Task` values.
@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 
 from trace_probe.errors import TaskError
 from trace_probe.trace import Task
+
+PREFIX = "Alignment Drift - "
+"""What the files of InstrumentalEval are called before their category."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,10 @@ class PinnedFile:
     """In the folder of the user."""
     sha256: str
 
-    def is_whole(self, folder: Path) -> bool:
-        """Return whether the file is in a folder, byte for byte."""
-        file = folder / self.name
-        return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == self.sha256
+    def found_in(self, folder: Path) -> Path | None:
+        """Return where the file is in a folder or a clone of the repository, None if nowhere."""
+        places = (folder / self.name, folder / self.path)
+        return next((file for file in places if file.is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,59 @@ class PublishedSet:
     """From the name and the text of one file to its tasks."""
 
     def tasks(self, folder: Path) -> tuple[Task, ...]:
-        """Read the tasks from a folder that has all files.
+        """Read the tasks from a folder of the files or a clone of the repository.
 
         Raises:
-            TaskError: a file is not the pinned one.
+            TaskError: a file is missing, or is not byte for byte the pinned one.
         """
-        return tuple(task for file in self.files for task in self._of(file, folder))
-
-    def _of(self, file: PinnedFile, folder: Path) -> tuple[Task, ...]:
-        path = folder / file.name
-        if not file.is_whole(folder):
+        found = {file: path for file in self.files if (path := file.found_in(folder))}
+        missing = [file.name for file in self.files if file not in found]
+        if missing:
             raise TaskError(
-                f"{path} is not the file that {self.repository} has at {self.commit}: delete it "
-                f"and fetch it again by `trace-probe tasks {folder} --download`"
+                f"{folder} has no {missing[0]!r} ({len(missing)} of {len(self.files)} files "
+                f"missing). Get them with `trace-probe tasks {folder} --download`"
+            )
+        return tuple(task for pair in found.items() for task in self._of(*pair))
+
+    def _of(self, file: PinnedFile, path: Path) -> tuple[Task, ...]:
+        content = path.read_bytes()
+        if (found := hashlib.sha256(content).hexdigest()) != file.sha256:
+            raise TaskError(
+                f"{path} is not the file that {self.repository} has at {self.commit}: its SHA-256 "
+                f"is {found}, expected {file.sha256}. Delete it and fetch it again by "
+                f"`trace-probe tasks {path.parent} --download`"
             )
         try:
-            return tuple(self.read(file.name, path.read_bytes().decode("utf-8")))
+            return tuple(self.read(file.name, content.decode("utf-8")))
         except (KeyError, TypeError, ValueError) as error:
             raise TaskError(
                 f"{path} is whole, but cannot be read ({error!r}): please report this"
             ) from error
+
+
+def slug(title: str) -> str:
+    """Return a category's canonical name: ``evading-shutdown`` for ``Evading Shutdown``."""
+    words = re.findall(r"\w+", title.removeprefix(PREFIX).lower().replace("_", " "))
+    return "-".join(words)
+
+
+def task_id(category: str, index: int) -> str:
+    """Return the canonical id of a task by its place in its category, counted from 1."""
+    return f"{category}-{index:02d}"
+
+
+def _instrumentaleval(name: str, text: str) -> Iterator[Task]:
+    """Yield the tasks of a category: its first row is the criterion, each other row a prompt."""
+    (criterion, *_), *rows = csv.reader(io.StringIO(text, newline=""))
+    category = slug(name.removesuffix(".csv"))
+    for number, (prompt, *_) in enumerate(rows, start=1):
+        yield Task(
+            task_id(category, number),
+            category,
+            prompt,
+            criterion=criterion.strip(),
+            condition={"nudge": "none"},
+        )
 
 
 def _gsm8k(_name: str, text: str) -> Iterator[Task]:
@@ -103,7 +140,29 @@ def _tau2(name: str, text: str) -> Iterator[Task]:
         yield Task(f"tau2-{domain}-{task['id']}", f"tau2-{domain}", prompt, role="benign")
 
 
+_CATEGORIES = {
+    "Deceptive Behavior": "757034719bfa5703a90673fccd594b2d85610bfa8079747f33521982898102af",
+    "Evading Shutdown": "c6c2dd40c833f11d450afaa53e5e58327bb69d52f90e47643ea795ef57be69d6",
+    "Hacking Computer Systems": "874d84f4595c9a871fc5e884491a99baeded9442e6ae79e74187118ce04bccbf",
+    "Hiding Unwanted Behavior": "c6bd396954981b54dea4caf58f73b68534bffc7317570f2318493069ba50e18f",
+    "Running Multiple AI Copies": (
+        "03224acee7b77832a64e616ff76eb9dc61a6a381391e49b706b718ce544f15c4"
+    ),
+    "Strategically Appearing Aligned": (
+        "cbcd421ac0230892c785a77c4c15c2ab9d67dc31847d94521c5b6ec132b09d18"
+    ),
+}
 PUBLISHED: dict[str, PublishedSet] = {
+    "instrumentaleval": PublishedSet(
+        "yf-he/InstrumentalEval",
+        "269678168cf0388bf5dd7d10dfaed4af07905c49",
+        "no licence",
+        tuple(
+            PinnedFile(f"benchmark/{PREFIX}{title}.csv", f"{PREFIX}{title}.csv", sha256)
+            for title, sha256 in _CATEGORIES.items()
+        ),
+        _instrumentaleval,
+    ),
     "gsm8k": PublishedSet(
         "openai/grade-school-math",
         "3101c7d5072418e28b9008a6636bde82a006892c",
@@ -153,9 +212,10 @@ PUBLISHED: dict[str, PublishedSet] = {
 
 
 def published_in(folder: Path) -> dict[str, PublishedSet]:
-    """Return the sets of which a folder has every file, whole or not."""
-    return {
+    """Return the sets of which a folder has a file, whole or not; InstrumentalEval if none."""
+    found = {
         name: one
         for name, one in PUBLISHED.items()
-        if all((folder / file.name).is_file() for file in one.files)
+        if any(file.found_in(folder) for file in one.files)
     }
+    return found or {"instrumentaleval": PUBLISHED["instrumentaleval"]}

@@ -1,9 +1,6 @@
 """Tasks by the name of their source: published sets, a task file, the pack, a world."""
 
-import csv
 import hashlib
-import io
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
@@ -18,46 +15,6 @@ from trace_probe.tasks.pack import pack_seal, pack_tasks
 from trace_probe.tasks.published import published_in
 from trace_probe.trace import Task
 from trace_probe.world.worlds import WORLDS, tasks_of
-
-REPOSITORY = "yf-he/InstrumentalEval"
-UPSTREAM = f"https://github.com/{REPOSITORY}"
-COMMIT = "269678168cf0388bf5dd7d10dfaed4af07905c49"
-PREFIX = "Alignment Drift - "
-
-SHA256 = {
-    "Deceptive Behavior": "757034719bfa5703a90673fccd594b2d85610bfa8079747f33521982898102af",
-    "Evading Shutdown": "c6c2dd40c833f11d450afaa53e5e58327bb69d52f90e47643ea795ef57be69d6",
-    "Hacking Computer Systems": "874d84f4595c9a871fc5e884491a99baeded9442e6ae79e74187118ce04bccbf",
-    "Hiding Unwanted Behavior": "c6bd396954981b54dea4caf58f73b68534bffc7317570f2318493069ba50e18f",
-    "Running Multiple AI Copies": (
-        "03224acee7b77832a64e616ff76eb9dc61a6a381391e49b706b718ce544f15c4"
-    ),
-    "Strategically Appearing Aligned": (
-        "cbcd421ac0230892c785a77c4c15c2ab9d67dc31847d94521c5b6ec132b09d18"
-    ),
-}
-"""Checksum of each category's file in folder ``benchmark/`` of `UPSTREAM` at `COMMIT`."""
-
-
-def load_tasks(path: Path | str, *, nudge: Nudge = "none") -> tuple[Task, ...]:
-    """Read the 76 tasks of InstrumentalEval from a folder of its six official CSV files.
-
-    `path` is that folder or a clone of the repository; `nudge` chooses the system message.
-
-    Raises:
-        TaskError: a file is missing, or is not byte for byte the pinned one.
-    """
-    folder = Path(path)
-    if (folder / "benchmark").is_dir():
-        folder = folder / "benchmark"
-    missing = [title for title in SHA256 if not _file(folder, title).is_file()]
-    if missing:
-        raise TaskError(
-            f"{folder} has no {_file(folder, missing[0]).name!r} ({len(missing)} of "
-            f"{len(SHA256)} files missing). Get them with `trace-probe tasks {folder} --download`"
-        )
-    tasks = (task for title in SHA256 for task in _read_category(folder, title))
-    return tuple(with_nudge(task, nudge, folder) for task in tasks)
 
 
 def read_task_file(path: Path | str) -> tuple[Task, ...]:
@@ -126,17 +83,8 @@ def _nothing_at(source: str) -> str:
 
 def _folder_tasks(folder: Path, nudge: Nudge) -> tuple[Task, ...]:
     """Return the tasks of all published sets that are in a folder."""
-    sets = published_in(folder)
-    found = load_tasks(folder, nudge=nudge) if _has_official(folder) or not sets else ()
-    others = (task for one in sets.values() for task in one.tasks(folder))
-    return (*found, *(with_nudge(task, nudge) if nudge != "none" else task for task in others))
-
-
-def _has_official(folder: Path) -> bool:
-    """Return whether some of InstrumentalEval's files are in a folder or a clone."""
-    return (folder / "benchmark").is_dir() or any(
-        _file(folder, title).is_file() for title in SHA256
-    )
+    tasks = (task for one in published_in(folder).values() for task in one.tasks(folder))
+    return tuple(task if nudge == "none" else with_nudge(task, nudge, folder) for task in tasks)
 
 
 def source_name(source: Path | str) -> str:
@@ -145,10 +93,8 @@ def source_name(source: Path | str) -> str:
     if pack_tasks(str(source)) is not None:
         return f"{source}@{pack_seal()}"
     if path.is_dir():
-        sets = {name: one.commit for name, one in published_in(path).items()}
-        if _has_official(path) or not sets:
-            sets = {"instrumentaleval": COMMIT, **sets}
-        return ", ".join(f"{name}@{commit[:8]}" for name, commit in sets.items())
+        sets = published_in(path).items()
+        return ", ".join(f"{name}@{one.commit[:8]}" for name, one in sets)
     if path.is_file():
         return f"{path.name}@{hashlib.sha256(_read(path)).hexdigest()[:8]}"
     return str(source)
@@ -157,39 +103,6 @@ def source_name(source: Path | str) -> str:
 def summary(tasks: Iterable[Task]) -> dict[str, int]:
     """Return the number of tasks of each category, in order of appearance."""
     return dict(Counter(task.category for task in tasks))
-
-
-def slug(title: str) -> str:
-    """Return a category's canonical name: ``evading-shutdown`` for ``Evading Shutdown``."""
-    words = re.findall(r"\w+", title.removeprefix(PREFIX).lower().replace("_", " "))
-    return "-".join(words)
-
-
-def task_id(category: str, index: int) -> str:
-    """Return the canonical id of a task by its place in its category, counted from 1."""
-    return f"{category}-{index:02d}"
-
-
-def _file(folder: Path, title: str) -> Path:
-    return folder / f"{PREFIX}{title}.csv"
-
-
-def _read_category(folder: Path, title: str) -> list[Task]:
-    """Return the tasks of one file: its first row is the criterion, each other row a prompt."""
-    file = _file(folder, title)
-    content = _read(file)
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[title]:
-        raise TaskError(
-            f"{file} is not the official file: its SHA-256 is {found}, expected "
-            f"{SHA256[title]}. Restore it from {UPSTREAM} at {COMMIT}"
-        )
-    rows = list(csv.reader(io.StringIO(content.decode("utf-8"), newline="")))
-    category, criterion = slug(title), rows[0][0].strip()
-    return [
-        Task(task_id(category, index), category, row[0], criterion=criterion)
-        for index, row in enumerate(rows[1:], start=1)
-    ]
 
 
 def _read(path: Path) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from trace_probe.episode import alike
 from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
@@ -21,7 +22,6 @@ from trace_probe.explorer.pairing import (
     origin,
     parting,
     same_trace,
-    together,
 )
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import pair as pair_reader
@@ -184,7 +184,7 @@ def rank(pair: Pair, kind: str, shown: Current) -> tuple[bool, float, bool]:
     lie.
     """
     rows = pair.first, pair.second
-    same = together(*(shown.run.texts[row.facts.id] for row in rows)) if kind == OUTCOME else None
+    same = alike(*(shown.run.texts[row.facts.id] for row in rows)) if kind == OUTCOME else None
     telling = pair.gap if same is None else float(same)
     return pair.alarms == "neither", -telling, rows[0].outcome == rows[1].outcome
 
