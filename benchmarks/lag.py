@@ -27,7 +27,7 @@ from trace_probe.emergence.oracle import caught
 from trace_probe.errors import NotEnoughData
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import load_detector
-from trace_probe.statistics.bootstrap import Mask, Metric, mean, share, shown
+from trace_probe.statistics.bootstrap import ANY, SHARE, Bounds, Mask, Metric, mean, share, shown
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.training import score_run
@@ -134,23 +134,26 @@ def figures(lags: Sequence[Lag]) -> dict[str, Metric | None]:
     """Return the figures of all lags; intervals are over tasks."""
     tasks = [one.task for one in lags]
 
-    def average(values: Sequence[float | None]) -> Metric | None:
+    def average(values: Sequence[float | None], bounds: Bounds = ANY) -> Metric | None:
         known = [
             (value, task) for value, task in zip(values, tasks, strict=True) if value is not None
         ]
         if not known:
             return None
-        return mean(np.array([value for value, _ in known]), [task for _, task in known]).interval()
+        numbers, of = np.array([value for value, _ in known]), [task for _, task in known]
+        return mean(numbers, of, bounds=bounds).interval()
 
     def since(places: Sequence[int | None]) -> list[float | None]:
         pairs = zip(lags, places, strict=True)
         return [None if place is None else one.alarm - place for one, place in pairs]
 
     return {
-        "P at the end of the prompt": average([one.chances[0] for one in lags]),
-        "P at the alarm": average([one.chances[one.alarm] for one in lags]),
+        "P at the end of the prompt": average([one.chances[0] for one in lags], SHARE),
+        "P at the alarm": average([one.chances[one.alarm] for one in lags], SHARE),
         **{
-            f"P {n} sentences before": average([one.chances[max(one.alarm - n, 0)] for one in lags])
+            f"P {n} sentences before": average(
+                [one.chances[max(one.alarm - n, 0)] for one in lags], SHARE
+            )
             for n in BEFORE
         },
         "likely from the prompt on": share(np.array([one.likely == 0 for one in lags]), tasks),

@@ -62,6 +62,9 @@ def test_an_act_that_never_is_likely_has_no_lag_and_intervals_are_over_tasks() -
     assert since is not None
     assert before is not None
     assert (since.n, before.n, before.estimate) == (1, 2, 0.5)
+    chances = [value for name, value in found.items() if name.startswith("P ") and value]
+    assert len(chances) == 5
+    assert not [one for one in chances if one.lower < 0 or one.upper > 1]
     shown = text(Lags("urn", 3, 2, found, (never, once)))
     assert shown.startswith("urn: 3 traces caught, the oracle knows 2 of them, of 2 tasks")
     assert PROMPT not in (never.half_way, once.half_way)
