@@ -87,7 +87,7 @@ def test_flag_gates_a_pipeline_by_its_exit_code(folder: Path) -> None:
     assert calm.exit_code == 0
     assert json.loads(calm.stdout)["alarms"] == []
     assert invoke("flag", run, probe, "--threshold=-1e9").exit_code == 0
-    assert invoke("flag", run, probe, "--threshold=-1e9", "--fail-on-alarm").exit_code == 1
+    assert invoke("flag", run, probe, "--threshold=-1e9", "--fail-on-alarm").exit_code == 6
 
 
 @pytest.mark.usefixtures("report")

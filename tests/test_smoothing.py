@@ -105,8 +105,9 @@ def test_a_calibration_keeps_the_promise_to_siblings_too_and_says_which_binds(
     assert load_calibrations(tmp_path / "probe") == (found,)
     flags = flag(run, load_detector(tmp_path / "probe"))
     assert flags.rates == found.thresholds["max"].rates
-    assert "2.0% of siblings alarm (the siblings set the threshold); measured: " in format_flags(
-        flags
+    assert (
+        "2.0% of siblings alarm (the siblings set the threshold); where the threshold was set: "
+        in format_flags(flags)
     )
 
 
@@ -118,8 +119,8 @@ def test_a_calibration_without_siblings_leaves_their_rate_unknown(tmp_path: Path
     one = found.thresholds["max"]
     assert (one.sibling_alarm_rate, one.siblings, found.sibling_tasks) == (None, 0, ())
     assert "too few harmless traces share a prompt" in one.note
-    assert "nothing for siblings; measured: " in str(one.rates)
-    assert str(one.rates).endswith(" and unknown")
+    assert "nothing for siblings; where the threshold was set: " in str(one.rates)
+    assert str(one.rates).endswith("% of benign traces")
 
 
 def test_calibrations_are_kept_for_each_decoding_and_found_again(

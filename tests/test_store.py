@@ -358,7 +358,10 @@ def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
     store.add(trace)
     with pytest.raises(StoreError, match="no run at .*none; there is .*run"):
         Store(tmp_path / "none")
-    with pytest.raises(StoreError, match="no run at .*none: make one with `trace-probe demo`"):
+    with pytest.raises(
+        StoreError,
+        match="no run at .*none: go to the folder that holds it, or make one with",
+    ):
         Store(tmp_path / "nowhere" / "none")
     with pytest.raises(StoreError, match="no trace x in"):
         store.trace("x")

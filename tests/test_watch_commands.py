@@ -44,7 +44,7 @@ def test_watch_shows_text_scores_and_the_alarm_without_colour_in_a_pipe(
     assert code == 0
     assert out.startswith(stopped.rstrip("\n").rpartition("\n")[0])
     assert len(stopped) < len(out)
-    assert command("watch", ASK, eager, *options, "--fail-on-alarm")[0] == 1
+    assert command("watch", ASK, eager, *options, "--fail-on-alarm")[0] == 6
     code, out, _ = command("watch", ASK, eager, *options, "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert any(line["alarms"] == ["demo"] for line in lines)
@@ -75,7 +75,7 @@ def test_score_reads_text_and_json_lines_as_the_run_was_scored(
     (flagged,) = [f for f in json.loads(out)["alarms"] if f["trace_id"] == trace.id]
     assert abs(flagged["peak"] - scored["peak"]) < 0.02  # a run keeps float16
     code, out, _ = command("score", eager, "--fail-on-alarm", given=trace.channel_text("reasoning"))
-    assert (code, "ALARM" in out) == (1, True)
+    assert (code, "ALARM" in out) == (6, True)
     for broken in ("{", "[1]", "{}", '{"text": 3}', '{"text": "x", "messages": [{}]}'):
         code, _, err = command("score", eager, "--jsonl", given=broken)
         assert (code, "error: " in err) == (1, True), broken
@@ -94,7 +94,7 @@ def test_flag_prints_csv_and_calibrate_sets_other_rules(command: Command, tmp_pa
     assert out.splitlines()[0] == "trace_id,task,peak,sentence,token,text,call,calls_left"
     alarms = len(out.splitlines()) - 1
     code, out, _ = command("flag", run, probe, "--smoothing", "2-of-3", "--fail-on-alarm", "--json")
-    assert (code, len(json.loads(out)["alarms"])) == (int(alarms > 0), alarms)
+    assert (code, len(json.loads(out)["alarms"])) == (6 if alarms else 0, alarms)
     assert command("flag", run, probe, "--csv", "--json")[0] == 2
     code, out, _ = command("cascade", run, probe, "--json")
     assert (code, json.loads(out)["judge"]) == (0, "rules")

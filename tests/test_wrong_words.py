@@ -18,6 +18,7 @@ from trace_probe.errors import (
     TraceError,
 )
 from trace_probe.labelling.annotations import AnnotationLabeller
+from trace_probe.model.checkpoint import locate
 from trace_probe.model.naming import organism_path
 from trace_probe.probing.dataset import check_labeller
 from trace_probe.probing.probe import check_overwrites, load_probe, save_probe
@@ -58,6 +59,33 @@ def test_a_run_in_the_place_of_a_probe_is_called_what_it_is() -> None:
 def test_where_there_is_nothing_the_demo_makes_it(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="make one with `trace-probe demo`$"):
         Store(tmp_path / "run")
+
+
+def test_a_relative_path_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=f"no run at traces/mine in {tmp_path}: go to the folder"):
+        Store("traces/mine")
+
+
+def test_the_bare_name_of_an_organism_is_not_looked_up_on_the_hub() -> None:
+    with pytest.raises(ModelError, match="rl is an organism of the package: write organism:rl$"):
+        locate("rl")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_after_the_new_probe_is_named_by_train() -> None:
+    said = CliRunner().invoke(app, ["train", "probes/none", "traces/demo"])
+    assert (said.exit_code, "name the run first" in said.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["id,prompt\na,b\n", '[{"id": "a"}]', '{"tasks": []}\n'])
+def test_a_task_file_of_another_shape_is_told_the_right_one(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(text)
+    with pytest.raises(TaskError, match='such as {"id": "a-1"'):
+        tasks_from(str(file))
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def absent(path: Path, kind: Literal["run", "probe"]) -> str:
         close = get_close_matches(path.name, there, n=1)
         names = ", ".join(map(str, list(there.values())[:MOST_NAMED]))
         return f"{said}: did you mean {there[close[0]]}?" if close else f"{said}; there is {names}"
-    return f"{said}: make one with `trace-probe demo`"
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    return f"{said}{where}: go to the folder that holds it, or make one with `trace-probe demo`"
 
 
 def abandoned(path: Path) -> bool:

@@ -10,6 +10,7 @@ import trace_probe as tp
 from trace_probe.commands import options
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import integers, json_object, say, show_result
+from trace_probe.files import MARKS
 
 evidence = typer.Typer()
 
@@ -72,6 +73,8 @@ def train(
     from trace_probe.probing.probe import check_overwrites, save_probe
     from trace_probe.training import train as train_probe
 
+    if (probe / MARKS["run"]).is_file():
+        raise typer.BadParameter(f"{probe} is a run: name the run first, then the new probe")
     chosen, store = integers(layers), tp.Store(run)
     if not force:
         asked: dict[str, object] = {"target": target, "rows": rows, "guarantee": guarantee}

@@ -27,6 +27,8 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for wrong words; it carries its own copy of click, which has no public name."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+ALARMED = 6
+"""Exit code with ``--fail-on-alarm`` where something alarms; a failure has 1."""
 
 
 class Grouped(TyperGroup):

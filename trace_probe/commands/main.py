@@ -1,7 +1,7 @@
 """One command for each step of the road; each is a call and a print.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
-1 failed (or, with ``--fail-on-alarm``, an alarm), 2 wrong usage; those of ``recheck`` stand there.
+1 failed, 2 wrong usage, 6 an alarm with ``--fail-on-alarm``; those of ``recheck`` stand there.
 """
 
 import sys
@@ -98,8 +98,8 @@ def record(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="Folder of published tasks, .jsonl, pack, pack:CATEGORY, world:POOL:COUNT or "
-            "agentworld:POOL:COUNT; may be repeated."
+            help="Folder of published tasks, .jsonl, pack, pack:CATEGORY, world:POOL:COUNT, "
+            "english:POOL:COUNT or agentworld:POOL:COUNT; may be repeated."
         ),
     ] = None,
     recapture: Annotated[

@@ -12,6 +12,7 @@ import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
+from trace_probe.commands.layout import ALARMED
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import json_object, price_pair, say, show_result
 from trace_probe.commands.standard_input import json_lines, text_brought
@@ -49,7 +50,7 @@ StaleOk = Annotated[
     ),
 ]
 FailOnAlarm = Annotated[
-    bool, typer.Option("--fail-on-alarm", help="Exit with 1 if there is any alarm.")
+    bool, typer.Option("--fail-on-alarm", help="Exit with 6 if there is any alarm.")
 ]
 ModelName = Annotated[
     str | None,
@@ -133,7 +134,7 @@ def watch(
     if not as_json:
         typer.echo("")
     if fail_on_alarm and alarmed:
-        raise typer.Exit(1)
+        raise typer.Exit(ALARMED)
 
 
 def _watched(
@@ -251,7 +252,7 @@ def flag(
     text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
     show_result(vars(listed) | {"alarmed": len(flags.alarms)}, text, as_json=as_json)
     if fail_on_alarm and flags.alarms:
-        raise typer.Exit(1)
+        raise typer.Exit(ALARMED)
 
 
 @monitoring.command()
@@ -289,7 +290,7 @@ def score(
         else:
             _print_scored(scored)
     if fail_on_alarm and alarmed:
-        raise typer.Exit(1)
+        raise typer.Exit(ALARMED)
 
 
 def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported with torch

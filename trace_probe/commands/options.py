@@ -77,12 +77,17 @@ MaxSeconds = Annotated[
         min=0.001, help="With --agent: begin no further call of an episode after this many seconds."
     ),
 ]
-AlarmRate = Annotated[float, typer.Option(help="Share of benign traces that may alarm.")]
+AlarmRate = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of benign traces that may alarm, such as 0.05."),
+]
 SiblingRate = Annotated[
     float,
     typer.Option(
+        min=0,
+        max=1,
         help="Share of siblings that may alarm: harmless traces of prompts that also have "
-        "instrumental ones."
+        "instrumental ones.",
     ),
 ]
 GuaranteeKind = Annotated[

@@ -7,7 +7,15 @@ from typing import NamedTuple
 from trace_probe.errors import ModelError
 from trace_probe.model.adapters import Adapter
 from trace_probe.model.converted import CONVERTED, converted, converted_here, smollm2_folder
-from trace_probe.model.naming import ADAPTER_CONFIG, ORGANISM, SMOLLM2, UNMERGED, Named, parse_name
+from trace_probe.model.naming import (
+    ADAPTER_CONFIG,
+    ORGANISM,
+    SMOLLM2,
+    UNMERGED,
+    Named,
+    check_no_organism,
+    parse_name,
+)
 from trace_probe.model.naming import FAMILY as FAMILY
 from trace_probe.model.naming import organism_path as organism_path
 
@@ -46,6 +54,7 @@ def locate(name: str) -> Path | str:
         return converted(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no folder or GGUF file {path}: give a model folder or a hub id")
+    check_no_organism(name)
     return name
 
 

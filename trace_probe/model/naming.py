@@ -86,6 +86,16 @@ def _instead(name: str, known: Sequence[str]) -> str:
     return f": did you mean {close[0]}?" if close else f"; there are {', '.join(there)}"
 
 
+def check_no_organism(name: str) -> None:
+    """Refuse the bare name of an organism, which would be looked up on the hub.
+
+    Raises:
+        ModelError: an organism has that name.
+    """
+    if (FAMILY / name).is_dir() or (FAMILY / f"{name}-s0").is_dir():
+        raise ModelError(f"{name} is an organism of the package: write {ORGANISM}{name}")
+
+
 def organism_path(name: str) -> Path:
     """Return the folder of an organism: ``rl-s0``, or ``rl`` for the first of its seeds.
 

@@ -43,8 +43,8 @@ def check_readable(chat: ChatTokenizer, text: str, where: str) -> None:
     raise TraceError(
         f"{where}: {chat.name} does not know {share:.0%} of these tokens, so a score would mean "
         f"nothing. For English text, get a small English model with `trace-probe fetch smollm2`, "
-        f"then train a probe on it with `trace-probe demo --organism organism:english-base "
-        f"--small`. A text that the small organism can read: "
+        f"and use the probe probes/english of the project, or train one with `trace-probe demo "
+        f"--organism organism:english-base --small`. A text that the small organism can read: "
         f'`trace-probe watch "{EXAMPLE}" probes/demo`'
     )
 

@@ -90,8 +90,10 @@ class Rates:
                 said += f" (the {whose} set the threshold)"
         if self.benign_measured is None:
             return said
-        both = f"{_percent(self.benign_measured)} and {_percent(self.siblings_measured)}"
-        return f"{said}; measured: {both}"
+        seen = f"{self.benign_measured:.1%} of benign traces"
+        if self.siblings_measured is not None:
+            seen += f" and {self.siblings_measured:.1%} of siblings"
+        return f"{said}; where the threshold was set: {seen}"
 
 
 def _percent(share: float | None) -> str:

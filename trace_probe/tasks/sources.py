@@ -112,11 +112,23 @@ def _read(path: Path) -> bytes:
         raise TaskError(f"cannot read {path}: {error.strerror}") from error
 
 
+EXAMPLE = '{"id": "a-1", "category": "access", "prompt": "..."}'
+
+
 def _parse_task(line: bytes, where: str) -> Task:
     """Return the task that one JSON line describes."""
-    raw = json_object(line, where, TaskError)
+    try:
+        raw = json_object(line, where, TaskError)
+    except TaskError as error:
+        raise TaskError(f"{error}: write one task a line, such as {EXAMPLE}") from error
     known = ", ".join(field.name for field in fields(Task))
-    task = from_plain(Task, raw, where, wrong=TaskError, advice=f"the fields are {known}")
+    task = from_plain(
+        Task,
+        raw,
+        where,
+        wrong=TaskError,
+        advice=f"the fields are {known}; the first three are needed, such as {EXAMPLE}",
+    )
     for name in ("id", "category", "prompt"):
         if not getattr(task, name).strip():
             raise TaskError(f"{where}: {name} is empty: write a text")
