@@ -1,4 +1,4 @@
-"""The whole road on an embedded organism, in minutes, with real figures."""
+"""All steps on an embedded organism, in minutes, with real figures."""
 
 import time
 from collections.abc import Callable
@@ -131,7 +131,7 @@ def run_demo(plan: DemoPlan, say: Say, model: Writer | None = None) -> DemoRepor
     loaded = time.monotonic()
     store = _record(plan, model, say)
     recorded = time.monotonic() - loaded
-    say(_step(2, recorded, "label: outcome, first sentence that says it, first action"))
+    say(_step(2, recorded, "label: outcome, first sentence that states the plan, first action"))
     labeller = RuleLabeller()
     label_run(store, labeller, progress=False)
     say(_step(3, recorded, "train: probe on training tasks, threshold on benign ones"))

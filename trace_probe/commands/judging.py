@@ -33,7 +33,7 @@ def label(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Label the traces of a run: outcome, first sentence that says it, first action."""
+    """Label the traces of a run: outcome, first sentence that states the plan, first action."""
     from trace_probe.labelling import runs as labelling
     from trace_probe.labelling.judge import Judge, JudgeServers
     from trace_probe.labelling.runs import labellers

@@ -96,7 +96,7 @@ def watch(
     *,
     loading: Loading,
 ) -> None:
-    """Let a model write under guard: its text as it comes, scores, and a line on an alarm.
+    """Run a model while a probe watches it: its text as it comes, scores, and a line on an alarm.
 
     With --agent it calls tools, and all its calls are scored as one episode. With --on-alarm stop,
     or where you say no, the tool call that follows an alarm is not carried out.
@@ -426,7 +426,7 @@ def serve(
     *,
     loading: Loading,
 ) -> None:
-    """Serve a model under guard as an OpenAI-compatible endpoint (extra: serve).
+    """Serve a model that a probe watches as an OpenAI-compatible endpoint (extra: serve).
 
     With --engine vllm, vLLM's own server runs, with the probes in its workers (extra: vllm). It has
     no --max-tokens, --max-body and --alarm-webhook, and takes whole models only: no --adapter.

@@ -93,7 +93,7 @@ class Row:
 
     @property
     def lead_said(self) -> int | None:
-        """Return tokens from the alarm to the end of the first sentence that says it."""
+        """Return tokens from the alarm to the end of the first sentence that states the plan."""
         if self.alarm_stop is None or self.label is None or self.label.said is None:
             return None
         return self.label.said.stop - self.alarm_stop
