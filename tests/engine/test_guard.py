@@ -247,13 +247,32 @@ def test_no_thought_is_written_word_by_word(served: Served) -> None:
     prompt = chat.prompt(tasks_from("world:mine:1")[0]).removesuffix("<think>\n") + "<think>\n"
     body = {"model": ORGANISM, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
     finished = []
-    for given in (prompt, f"{prompt}Let", f"{prompt}<think>", f"{prompt}Let me see. I will"):
-        asked = {**body, "prompt": given, "logprobs": 2}
+    begun = ("Let", "<think>", "Let me see. I will", "Let me see<|end|>", "<|end|>")
+    for given in ("", *begun):
+        asked = {**body, "prompt": f"{prompt}{given}", "logprobs": 5}
         answer = httpx.post(f"{served[0]}/v1/completions", json=asked, timeout=600).json()
-        finished.append(answer["choices"][0]["finish_reason"])
-    assert finished == ["length", *["content_filter"] * 3]
+        (choice,) = answer["choices"]
+        finished.append(choice["finish_reason"])
+        if given:
+            assert answer["trace_probe"]["unreadable"]
+            assert choice["token_ids"] == [ENDS]
+            assert choice["logprobs"]["top_logprobs"] == [{"<|end|>": 0.0}]
+    assert finished == ["length", *["content_filter"] * len(begun)]
+
+
+def test_a_thought_that_is_closed_but_was_never_opened_alarms(served: Served) -> None:
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    chat = load_tokenizer(ORGANISM)
+    (close,) = chat.encode("</think>")
+    prompt = chat.prompt(tasks_from("world:mine:1")[0]).removesuffix("<think>\n")
+    body = {"model": ORGANISM, "max_tokens": 8, "temperature": 0, "return_token_ids": True}
+    asked = {**body, "prompt": f"{prompt}\n", "logit_bias": {str(close): 14}}
+    answer = httpx.post(f"{served[0]}/v1/completions", json=asked, timeout=600).json()
+    (choice,) = answer["choices"]
+    assert close in choice["token_ids"][1:], choice
     assert answer["trace_probe"]["unreadable"]
-    assert answer["choices"][0]["token_ids"] == [ENDS]
+    assert choice["finish_reason"] == "content_filter"
 
 
 def test_a_log_that_cannot_be_written_ends_only_the_answers_that_alarm(served: Served) -> None:
