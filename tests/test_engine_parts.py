@@ -498,7 +498,7 @@ def test_a_prompt_that_holds_a_part_of_a_thought_is_not_gone_on_with(
     trace = next(iter(runner.traces.values()))
     begun, within = trace.prompt_stop, trace.prompt_stop + 6
     behind = trace.channel("reasoning")[-1].stop + 3
-    ids, turn = trace.token_ids, trace.token_ids[trace.prompt_stop - 3 : trace.prompt_stop]
+    ids, turn = trace.token_ids, trace.token_ids[trace.prompt_stop - 4 : trace.prompt_stop]
     prompts = {
         "begun": ids[:begun],
         "within": ids[:within],
@@ -507,7 +507,8 @@ def test_a_prompt_that_holds_a_part_of_a_thought_is_not_gone_on_with(
         "behind": ids[:behind],
         "behind and ended": (*ids[:behind], 2),
         "in the next turn": (*ids[:within], *ids[:begun]),
-        "in an answer": (*ids[:within], 2, *turn),
+        "in a new turn": (*ids[:within], *turn),
+        "without the open tag": (*ids[: begun - 2], *ids[begun - 1 : within]),
     }
     for number, prompt in enumerate(prompts.values()):
         name = f"cmpl-{number}-0-00000000"
@@ -521,7 +522,7 @@ def test_a_prompt_that_holds_a_part_of_a_thought_is_not_gone_on_with(
         assert told["alarms"] == (["demo"] if token == 2 else [])
         prompts[list(prompts)[number]] = (token,)
     held = [name for name, (token,) in prompts.items() if token == 2]
-    assert held == ["within", "within and ended", "begun and ended"]
+    assert held == ["within", "within and ended", "begun and ended", "without the open tag"]
     lines = [json.loads(line) for line in audit.read_text("utf-8").splitlines()]
     assert [line["reason"] for line in lines] == ["unreadable"] * len(held)
 
@@ -603,8 +604,31 @@ def test_a_turn_starts_where_the_chat_template_starts_one(
         return template.format(u=turns[0]["content"])
 
     chat: Any = SimpleNamespace(conversation=conversation, format=FORMATS["think"])
-    turns = find_turns(chat)
+    turns, opens = find_turns(chat)
     assert (turns and len(turns.findall(prompt))) == starts
+    assert opens == template.endswith("<think>\n")
+
+
+def test_a_thought_of_which_the_client_leaves_the_open_tag_out_is_scored(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(1e9)
+    name, trace = next(iter(runner.traces.items()))
+    opens, shut = trace.prompt_stop - 2, trace.channel("reasoning")[-1].stop + 3
+    runner.ask("cmpl-1-00000000")
+    runner.requests["cmpl-1-00000000"].prompt_token_ids = list(trace.token_ids[:shut])
+    runner.step(guard, {"cmpl-1-00000000": (0, len(trace) - 1)})
+    assert {one["channel"] for one in guard.told("cmpl-1")[0]["sentences"]} == {"answer"}
+    ids = (*trace.token_ids[:opens], *trace.token_ids[opens + 1 :])
+    runner.traces[name] = SimpleNamespace(token_ids=ids)  # type: ignore[assignment]
+    runner.requests[name].prompt_token_ids = list(ids[: opens + 1])
+    runner.rows[name] = np.delete(runner.rows[name], opens, axis=1)
+    runner.step(guard, {name: (0, len(ids) - 1)})
+    (told,) = guard.told("chatcmpl-0")
+    assert not told["unreadable"]
+    found = [one["channel"] for one in told["sentences"]]
+    assert found == [one.channel for one in trace.sentences]
+    assert "reasoning" in found
 
 
 def test_a_thought_that_is_closed_but_was_never_opened_ends_the_turn(
@@ -612,12 +636,12 @@ def test_a_thought_that_is_closed_but_was_never_opened_ends_the_turn(
 ) -> None:
     runner, guard, audit = played(1e9, policy="stop")
     name, trace = next(iter(runner.traces.items()))
-    tag = trace.prompt_stop - 2
-    assert trace.text_of(Span(tag, tag + 1)) == "<think>"
-    shut = replace(trace, token_ids=(*trace.token_ids[:tag], 3, *trace.token_ids[tag + 1 :]))
-    runner.traces[name] = shut  # another token stands where the thought is opened
-    runner.requests[name].prompt_token_ids = list(shut.token_ids[: shut.prompt_stop])
-    closes = trace.channel("reasoning")[-1].stop
+    closes, opens = trace.channel("reasoning")[-1].stop, trace.prompt_stop - 2
+    assert trace.text_of(Span(opens, opens + 1)) == "<think>"
+    ids = list(trace.token_ids)
+    ids[opens] = ids[closes]  # the prompt shuts the thought, and the model thinks all the same
+    runner.traces[name] = replace(trace, token_ids=tuple(ids))
+    runner.requests[name].prompt_token_ids = ids[: trace.prompt_stop]
     assert runner.step(guard, {name: (0, closes)}) == [-7]
     assert runner.step(guard, {name: (closes, closes + 1)}) == [2]
     (told,) = guard.told("chatcmpl-0")

@@ -260,19 +260,16 @@ def test_no_thought_is_written_word_by_word(served: Served) -> None:
     assert finished == ["length", *["content_filter"] * len(begun)]
 
 
-def test_a_thought_that_is_closed_but_was_never_opened_alarms(served: Served) -> None:
+def test_a_thought_without_its_open_tag_is_scored(served: Served) -> None:
     from trace_probe.model.tokenizer import load_tokenizer
 
-    chat = load_tokenizer(ORGANISM)
-    (close,) = chat.encode("</think>")
-    prompt = chat.prompt(tasks_from("world:mine:1")[0]).removesuffix("<think>\n")
-    body = {"model": ORGANISM, "max_tokens": 8, "temperature": 0, "return_token_ids": True}
-    asked = {**body, "prompt": f"{prompt}\n", "logit_bias": {str(close): 14}}
-    answer = httpx.post(f"{served[0]}/v1/completions", json=asked, timeout=600).json()
-    (choice,) = answer["choices"]
-    assert close in choice["token_ids"][1:], choice
-    assert answer["trace_probe"]["unreadable"]
-    assert choice["finish_reason"] == "content_filter"
+    prompt = load_tokenizer(ORGANISM).prompt(tasks_from("world:mine:1")[0])
+    given = prompt.removesuffix("<think>\n") + "\n"
+    body = {"model": ORGANISM, "max_tokens": 30, "temperature": 0, "prompt": given}
+    answer = httpx.post(f"{served[0]}/v1/completions", json=body, timeout=600).json()
+    sentences = answer["trace_probe"]["sentences"]
+    assert sentences[0]["risk"]
+    assert {one["channel"] for one in sentences} == {"reasoning"}
 
 
 def test_a_log_that_cannot_be_written_ends_only_the_answers_that_alarm(served: Served) -> None:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ from trace_probe.probing.probe import check_fits
 from trace_probe.recording.record import new_manifest
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.reply import risk_of
-from trace_probe.text.channels import END_OF_TURN, Format, format_of, format_under, split
+from trace_probe.text.channels import (
+    END_OF_TURN,
+    Format,
+    format_of,
+    format_under,
+    opens_reasoning,
+    split,
+)
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling
 
@@ -95,8 +102,9 @@ class Guard:
         self.layers = layers_of([one.saved.card for one in detectors])
         self._runner, self._facts, self._plan = runner, facts, plan
         self._stops = stops
-        self._format = format_of(facts.chat_template, facts.name)
-        self._turn = find_turns(facts.chat)
+        self._turn, always = find_turns(facts.chat)
+        own = format_of(facts.chat_template, facts.name)
+        self._format = replace(own, untagged="truncated") if always else own
         self._audit = AuditLog(Path(plan.audit)) if first_rank() else None
         self._streams: dict[str, _Stream] = {}
         self._told: OrderedDict[str, _Stream] = OrderedDict()
@@ -144,7 +152,10 @@ class Guard:
         text = self._facts.chat.text_stream()
         for token in prompt[-PROMPT_TAIL:]:
             text.feed(token)
+        turn, known = self._last_turn(prompt)
         format, prefilled = format_under(text.text, self._format)
+        if known and format.untagged == "truncated" and closes(turn, format):
+            format = replace(format, untagged="absent")  # it goes on with an answer
         stream = _Stream(request, None, text, len(prompt))  # type: ignore[arg-type]
         stream.scorer = LiveScorer(
             self.detectors,
@@ -154,16 +165,18 @@ class Guard:
             every=self._plan.every,
             carried=Carried(start=len(prompt)),
         )
-        if self._within_thought(prompt):
+        if holds_thought(turn, self._format, several=not known):
             self._refused(stream)
         return stream
 
-    def _within_thought(self, prompt: Sequence[int]) -> bool:
-        """Return whether a prompt ends amid a thought, of which it holds a part itself."""
+    def _last_turn(self, prompt: Sequence[int]) -> tuple[str, bool]:
+        """Return what a prompt holds of the turn to write, and whether its start is known.
+
+        If not, it is the whole prompt.
+        """
         text = self._facts.chat.decode(prompt)
         starts = [found.end() for found in self._turn.finditer(text)] if self._turn else []
-        last = text[starts[-1] :] if starts else text
-        return holds_thought(last, self._format, several=not starts)
+        return text[starts[-1] :] if starts else text, bool(starts)
 
     def _refused(self, stream: _Stream) -> None:
         """Raise every alarm at once: a thought cannot be judged of which a part is given."""
@@ -297,21 +310,25 @@ class Guard:
         }
 
 
-def find_turns(chat: ChatTokenizer) -> re.Pattern[str] | None:
+def find_turns(chat: ChatTokenizer) -> tuple[re.Pattern[str] | None, bool]:
     """Return what finds the starts of the assistant's turns in a prompt; None if none is known.
 
     It is what the chat template puts between the user's words and the model's. An end-of-turn token
     alone starts no turn: a client can put one into a thought, and the model goes on with it.
+
+    Also return whether the template opens a thought there. Then the model always thinks first, and
+    does so too where a client leaves the open tag out.
     """
     said = "trace-probe"
     try:
         _, found, head = chat.conversation([{"role": "user", "content": said}]).rpartition(said)
     except ModelError:
-        return None
+        return None, False
+    opens = bool(found) and opens_reasoning(head, chat.format)
     for tag in filter(None, (chat.format.open.strip(), chat.format.close.strip())):
         head = head.partition(tag)[0]
     words = [re.escape(word) for word in head.split()]
-    return re.compile(r"\s*".join(words)) if found and words else None
+    return (re.compile(r"\s*".join(words)) if found and words else None), opens
 
 
 def holds_thought(turn: str, format: Format, *, several: bool = False) -> bool:
@@ -339,7 +356,12 @@ def holds_thought(turn: str, format: Format, *, several: bool = False) -> bool:
         unfinished = bool(tag) and "<|message|>" not in header
         return unfinished or any(closed not in text[end:] for end in ends)
     begun = any(text.endswith(opened[:count]) for count in range(1, len(opened)))
-    return begun or text.rfind(opened) > text.rfind(closed)
+    return begun or (opened in text and not closes(text, format))
+
+
+def closes(turn: str, format: Format) -> bool:
+    """Return whether a turn holds a tag that closes a thought, and none that opens one after it."""
+    return turn.rfind(format.close.strip()) > turn.rfind(format.open.strip())
 
 
 def _named(name: str, streams: Mapping[str, _Stream]) -> dict[tuple[int, int], _Stream]:
