@@ -377,7 +377,7 @@ def websocket(bearer: bytes) -> int:
     """Return with which status a websocket is refused."""
     out: list[Any] = []
 
-    async def never(*_: Any) -> None:
+    async def never(*_: Any) -> Any:
         raise AssertionError("vLLM was asked")
 
     async def send(message: Any) -> None:

@@ -49,7 +49,7 @@ END = b"data: [DONE]"
 
 
 class GuardedAnswers:
-    """Adds to each answer what the guard in the workers knows of it."""
+    """Lets those in who may ask, and adds to each answer what the guard in the workers knows."""
 
     def __init__(self, app: App) -> None:
         """Wrap an app of vLLM.
