@@ -127,3 +127,20 @@ def test_a_run_of_stop_tokens_is_read_in_a_moment() -> None:
         segments.feed(piece)
     assert time.process_time() - began < 2  # it took ten seconds when each was looked at
     assert segments.text.endswith("<|user|>" * 4000)
+
+
+def test_halves_of_characters_take_a_stream_no_time_that_grows_with_them() -> None:
+    read: list[int] = []
+
+    def decode(ids: tuple[int, ...]) -> str:
+        read.append(len(ids))
+        return bytes(ids).decode(errors="replace")
+
+    for text in (b"\xef\xbf\xbd" * 300, b"\xff" * 300, b"\xe5\xa5" * 300, b"ok \xf0\x9f\x99" * 99):
+        stream, written = TextStream(decode), b""
+        for byte in text + "好 🙂.".encode():
+            stream.feed(byte)
+            written += bytes([byte])
+        assert stream.text == written.decode(errors="replace")
+        assert stream.offsets == sorted(stream.offsets)
+        assert max(read) <= 40

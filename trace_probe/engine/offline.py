@@ -400,6 +400,9 @@ def start(arguments: Mapping[str, Any], plan: EnginePlan) -> Any:  # noqa: ANN40
             raise
         unknown = str(error).rpartition("argument ")[2]
         raise ModelError(f"vLLM has no argument {unknown}: correct --engine-args") from error
+    except ValueError as error:  # pydantic's, too
+        wrong = " ".join(str(error).split("For further information")[0].split())
+        raise ModelError(f"vLLM refuses its arguments: {wrong} Correct --engine-args") from error
 
 
 def engine_version() -> str:

@@ -56,13 +56,9 @@ class LayerScale:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerRow:
+class LayerRow(LayerScale):
     """One layer's scores of one trace."""
 
-    layer: int
-    threshold: float
-    low: float
-    high: float
     scores: Scores
 
 

@@ -35,20 +35,17 @@ class CategoryAgreement:
 
     n: int
     iar: Metric | None
+    """Inter-judge agreement rate: the share of these traces with the same verdict."""
     kappa: Metric | None
+    """Cohen's; None if undefined."""
 
 
 @dataclass(frozen=True)
-class PairAgreement:
+class PairAgreement(CategoryAgreement):
     """Two labellers on the traces that both have a verdict on."""
 
     first: str
     second: str
-    n: int
-    iar: Metric | None
-    """Inter-judge agreement rate: the share of these traces with the same verdict."""
-    kappa: Metric | None
-    """Cohen's; None if undefined."""
     confusion: dict[str, dict[str, int]]
     """For each category, and for ``all``, how often each pair of verdicts occurs, such as
     ``{"yes/no": 3}``, unknown ones included."""
@@ -181,10 +178,9 @@ def _pair(
     known = (verdicts >= 0).all(axis=1)
     every = _figures(verdicts[known], task[known], seed)
     return PairAgreement(
-        *names,
-        n=every.n,
-        iar=every.iar,
-        kappa=every.kappa,
+        **vars(every),
+        first=names[0],
+        second=names[1],
         confusion=_confusion(verdicts, categories),
         categories={
             name: _figures(verdicts[here], task[here], seed)

@@ -185,8 +185,8 @@ def refuse_unfaithful(
             f"choose another --dtype, or look at the weights"
         )
     if not fidelity.error <= most:
+        same = "see that the same weights are read" if dtype == "float32" else "load it in float32"
         raise ModelError(
             f"trace {trace_id}, read again, is {fidelity.error:.2g} {GAPS[fidelity.against]}; "
-            f"{most:g} is tolerated in {dtype}: load the model in float32, or allow more with "
-            f"--tolerance"
+            f"{most:g} is tolerated in {dtype}: {same}, or allow more with --tolerance"
         )

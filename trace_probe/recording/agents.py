@@ -13,9 +13,9 @@ from trace_probe.episode import calls_of
 from trace_probe.model.facts import ModelFacts
 from trace_probe.model.local import Completion
 from trace_probe.recording.course import Agent, Course, Log
-from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.plan import Planned, RecordReport
 from trace_probe.recording.progress import counted
-from trace_probe.recording.record import Planned, Writer, commit, complete, completed, plan_traces
+from trace_probe.recording.record import Writer, commit, complete, completed, plan_traces
 from trace_probe.store import Store
 from trace_probe.trace import Task, Trace
 

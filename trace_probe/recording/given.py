@@ -17,8 +17,8 @@ from trace_probe.model.facts import ModelFacts, read_facts
 from trace_probe.model.local import Completion
 from trace_probe.model.pooling import Values, array_of, pooled_rows
 from trace_probe.model.shapes import DTYPES
-from trace_probe.recording.plan import trace_id
-from trace_probe.recording.record import Planned, completed
+from trace_probe.recording.plan import Planned, trace_id
+from trace_probe.recording.record import completed
 from trace_probe.store import Manifest
 from trace_probe.trace import Sampling, Task, Trace
 

@@ -3,12 +3,24 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from trace_probe.environment import NAMED_BY
 from trace_probe.errors import ModelError, TaskError
 from trace_probe.storage.place import place_at
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, digest
+
+
+class Planned(NamedTuple):
+    """One trace to be recorded."""
+
+    id: str
+    task: Task
+    sample: int
+    seed: int
+    prompt: tuple[int, ...] = ()
+    """Empty where a server makes it."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from trace_probe.model.local import Completion, Model
 from trace_probe.model.naming import ORGANISM
 from trace_probe.model.tokenizer import MOST_UNKNOWN
 from trace_probe.recording.plan import (
+    Planned,
     RecordReport,
     check_samples,
     refuse_tools,
@@ -34,16 +34,6 @@ from trace_probe.trace import Sampling, Span, Task, Trace, digest
 
 Writer = Model | EngineModel
 """What writes traces and knows what it held: a model in transformers, or one in an engine."""
-
-
-class Planned(NamedTuple):
-    """One trace to be recorded."""
-
-    id: str
-    task: Task
-    sample: int
-    seed: int
-    prompt: tuple[int, ...]
 
 
 def new_manifest(

@@ -14,7 +14,7 @@ from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers
 from trace_probe.model.keys import refuse_secrets
 from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
-from trace_probe.recording.plan import RecordReport, refuse_tools, trace_id, trace_seed
+from trace_probe.recording.plan import Planned, RecordReport, refuse_tools, trace_id, trace_seed
 from trace_probe.recording.progress import counted
 from trace_probe.store import Manifest, Store
 from trace_probe.text.channels import (
@@ -89,15 +89,6 @@ class Served:
             return task
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
         return Task(**{**vars(task), "condition": {**task.condition, "request": text}})
-
-
-class Planned(NamedTuple):
-    """One trace to be asked for."""
-
-    id: str
-    task: Task
-    sample: int
-    seed: int
 
 
 def served_manifest(served: Served, sampling: Sampling, *, tasks: str = "") -> Manifest:

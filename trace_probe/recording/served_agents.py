@@ -14,14 +14,13 @@ from trace_probe.model.dialect import Dialect
 from trace_probe.model.endpoint import RequestError, run
 from trace_probe.model.reply import Reply
 from trace_probe.recording.course import Agent, Course, Log
-from trace_probe.recording.plan import RecordReport
+from trace_probe.recording.plan import Planned, RecordReport
 from trace_probe.recording.progress import counted
 from trace_probe.recording.served import (
     SEEDS,
     Asked,
     Asking,
     Made,
-    Planned,
     Served,
     plan_served,
     record_all,

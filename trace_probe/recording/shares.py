@@ -31,7 +31,8 @@ from trace_probe.trace import Sampling, Task, Trace
 if TYPE_CHECKING:
     from trace_probe.model.facts import ModelFacts
     from trace_probe.recording.course import Agent
-    from trace_probe.recording.record import Planned, Writer
+    from trace_probe.recording.plan import Planned
+    from trace_probe.recording.record import Writer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.tools import as_answered, calls_in
 from trace_probe.text.channels import ChannelReader, Format
-from trace_probe.text.tool_calls import TAGS, Call, parse_calls
+from trace_probe.text.python_calls import Call
+from trace_probe.text.tool_calls import TAGS, parse_calls
 
 Policy = Literal["annotate", "stop", "withhold"]
 """On alarm: only say so; end the generation there, with no tool call; end it and give no answer."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from trace_probe.model.dialect import Said, Turn
 from trace_probe.model.tokenizer import ChatTokenizer
-from trace_probe.text.tool_calls import Call, parse_calls
+from trace_probe.text.python_calls import Call
+from trace_probe.text.tool_calls import parse_calls
 from trace_probe.trace import ToolResult
 
 

@@ -15,18 +15,20 @@ TORN = 64
 _QUOTES, _OPEN, _CLOSE = "\"'", "([{", ")]}"
 
 
-class Found(NamedTuple):
-    """A call; without a name one that cannot be read, with its text as arguments."""
+class Call(NamedTuple):
+    """One tool call in a text."""
 
     name: str
+    """Of the tool; empty if the call cannot be read."""
     arguments: str
-    """One JSON object."""
+    """As written where that is JSON, else the same as one JSON object, else the text."""
     start: int
     stop: int
-    """Characters ``[start, stop)``."""
+    """Characters ``[start, stop)`` of the call."""
+    id: str = ""
 
 
-def calls_in(text: str, first: int = 0, last: int | None = None) -> Iterator[Found]:
+def calls_in(text: str, first: int = 0, last: int | None = None) -> Iterator[Call]:
     """Yield the calls in ``text[first:last]``, one on a line or several in a list.
 
     One that cannot be read does not hide the others: where a quote or a bracket is open to the end,
@@ -42,14 +44,14 @@ def calls_in(text: str, first: int = 0, last: int | None = None) -> Iterator[Fou
                 line = text.find("\n", start, stop)
                 torn = line if _HEAD.search(text, line, stop) and line >= 0 else -1
                 stop = torn if torn >= 0 else stop
-                calls = [Found("", text[start:stop], start, stop)]
+                calls = [Call("", text[start:stop], start, stop)]
             yield from calls
             if torn >= 0:
                 break
         if torn < 0:
             return
         first = torn
-    yield Found("", text[first:end].strip(), first, end)
+    yield Call("", text[first:end].strip(), first, end)
 
 
 def _statements(text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -77,7 +79,7 @@ def _stripped(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield start + len(part) - len(part.lstrip()), stop - len(part) + len(part.rstrip())
 
 
-def _read(source: str, first: int) -> Iterator[Found]:
+def _read(source: str, first: int) -> Iterator[Call]:
     """Yield the calls of one statement, which begins at character `first` of the whole."""
     # Python has no line break within quotes: one character stands for it, so that places hold.
     stand_in = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in source)
@@ -90,7 +92,7 @@ def _read(source: str, first: int) -> Iterator[Found]:
         ends = call.col_offset, call.end_col_offset or 0
         start, stop = (first + len(encoded[:column].decode()) for column in ends)
         written = json.dumps(_arguments(call), ensure_ascii=False, default=str)
-        yield Found(ast.unparse(call.func), written.replace(stand_in, "\\n"), start, stop)
+        yield Call(ast.unparse(call.func), written.replace(stand_in, "\\n"), start, stop)
 
 
 def _arguments(call: ast.Call) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 UNFINISHED = "\ufffd"
 """What tokenizers decode bytes to that are not, or not yet, a character."""
+LONGEST = 4
+"""A character has at most so many bytes, and so many tokens."""
 
 
 class TextStream:
@@ -39,4 +41,14 @@ class TextStream:
         if self._tail and not self._tail.endswith(UNFINISHED):
             self._settled += self._tail
             self._tail, self._context, self._pending = "", self._pending, ()
+        elif len(self._pending) > 2 * LONGEST:
+            self._settle(known)
         return self.text[self.offsets[-1] : self.complete]
+
+    def _settle(self, known: int) -> None:
+        """Settle what is no character and cannot become one; else each token decodes it again."""
+        done, rest = self._pending[:-LONGEST], self._pending[-LONGEST:]
+        text = self._decode(self._context + done)[known:]
+        if self._tail.startswith(text):
+            self._settled += text
+            self._tail, self._context, self._pending = self._tail[len(text) :], done, rest

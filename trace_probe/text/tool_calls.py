@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from trace_probe.text.call_ends import own_end
-from trace_probe.text.python_calls import calls_in
+from trace_probe.text.python_calls import Call, calls_in
 
 TAGS: dict[str, str] = {
     "<tool_call>": "</tool_call>",  # Hermes, Qwen, GLM
@@ -73,19 +73,6 @@ _GLM = re.compile(r"<arg_key>(?P<key>[^<]*)</arg_key>\s*<arg_value>")
 """What opens an element of a call."""
 _GEMMA = re.compile(r"\s*call:([\w.-]+)\s*(\{.*)", re.S)
 _BUILT_IN = re.compile(r"\s*([\w]+)\.call\((.*)\)\s*\Z", re.S)
-
-
-class Call(NamedTuple):
-    """One tool call in a text."""
-
-    name: str
-    """Of the tool; empty if the call cannot be read."""
-    arguments: str
-    """As written where that is JSON, else the same as one JSON object, else the text."""
-    start: int
-    stop: int
-    """Characters ``[start, stop)`` of the call."""
-    id: str = ""
 
 
 class _Block(NamedTuple):
@@ -423,8 +410,7 @@ def _python(text: str, block: _Block) -> Iterator[Call]:
     if "<invoke " in inside:
         yield from _invoked(text, block)
         return
-    for name, arguments, start, stop in calls_in(text, block.first, block.last):
-        yield Call(name, arguments, start, stop)
+    yield from calls_in(text, block.first, block.last)
 
 
 def _python_tag(text: str, block: _Block) -> Iterator[Call]:
