@@ -154,7 +154,15 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
     with pytest.raises(ModelError, match="tensor_parallel_size"):
         apart.command()
-    named = ("additional-config", "additional-conf", "Model", "middleware", "host", "port ")
+    named = (
+        "additional-config",
+        "additional-conf",
+        "Model",
+        "middleware",
+        "host",
+        "port ",
+        "api-key",
+    )
     for wrong in (*named, "additional-config.trace_probe", "--middleware=x", "host 1", ""):
         with pytest.raises(ModelError, match="which trace_probe gives"):
             EngineServer(Weights(ORGANISM), guard, arguments=json.dumps({wrong: 1})).command()
