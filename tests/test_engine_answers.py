@@ -12,6 +12,8 @@ from trace_probe.serving.reply import WITHHELD
 from trace_probe.serving.vllm_answers import GuardedAnswers
 
 QUIET = {"choice": 0, "alarm": False, "alarms": [], "sentences": []}
+WRONG = b"Bearer somebody-elses"
+OTHERS = ("/v1/responses", "/v1/messages", "/inference/v1/generate", "/invocations", "/v1/new")
 ALARMED = {"choice": 0, "alarm": True, "alarms": ["p"], "sentences": []}
 
 
@@ -41,13 +43,16 @@ def answer(
     asked: tuple[bytes, ...] = (b"{}",),
     root: str = "",
     name: bytes = b"theirs",
+    host: bytes = b"127.0.0.1:8765",
+    bearer: bytes = b"",
+    method: str = "POST",
 ) -> tuple[bytes, dict[bytes, bytes], list[tuple[bytes, bytes]]]:
     """Return what comes through the middleware: body, headers, and the headers that vLLM got."""
     seen: list[tuple[bytes, bytes]] = []
     out: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if path.startswith("/v1/c"):
+        if method == "POST" and path.startswith("/v1/"):
             assert (await receive())["body"] == b"".join(asked)
         seen.extend(scope["headers"])
         headers = [(b"content-type", kind.encode()), (b"content-length", b"1")]
@@ -62,16 +67,20 @@ def answer(
     pieces = list(enumerate(asked, start=1))
 
     async def receive() -> Any:
+        assert bearer != WRONG  # whoever may not ask is not listened to
         number, piece = pieces.pop(0)
         return {"type": "http.request", "body": piece, "more_body": number < len(asked)}
 
     state = SimpleNamespace(engine_client=engine)
     scope = {
         "type": "http",
-        "method": "POST",
+        "method": method,
         "path": root + path,
         "root_path": root,
-        "headers": [(b"x-request-id", name), (b"accept", b"*/*")],
+        "headers": [
+            *((b"x-request-id", name), (b"accept", b"*/*"), (b"host", host)),
+            *([(b"authorization", bearer)] if bearer else []),
+        ],
         "app": SimpleNamespace(state=state),
     }
     asyncio.run(GuardedAnswers(app)(scope, receive, send))
@@ -100,6 +109,12 @@ def whole(engine: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRACE_PROBE_TOKEN", "VLLM_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize("policy", ["annotate", "stop", "withhold"])
 @pytest.mark.parametrize("told", [QUIET, ALARMED])
 def test_an_answer_says_what_the_probes_say(policy: str, told: dict[str, Any]) -> None:
@@ -125,8 +140,11 @@ def test_an_answer_of_which_nothing_is_known_is_withheld_where_alarms_are() -> N
 
 def test_an_answer_that_is_not_guarded_stays_as_it_is() -> None:
     assert "trace_probe" not in whole(Engine("stop", []))
-    for engine, path in ((None, "/v1/chat/completions"), (Engine("stop", []), "/v1/models")):
-        body, headers, seen = answer(engine, [b"x"], "application/json", path=path)
+    for engine, path, method in (
+        (None, "/v1/chat/completions", "POST"),
+        (Engine("stop", []), "/v1/models", "GET"),
+    ):
+        body, headers, seen = answer(engine, [b"x"], "application/json", path=path, method=method)
         assert (body, headers[b"content-length"]) == (b"x", b"1")
         assert (b"x-request-id", b"theirs") in seen
 
@@ -253,9 +271,9 @@ def test_an_answer_whose_alarm_is_in_no_log_was_ended_under_any_policy() -> None
 
 
 def test_what_is_given_at_other_addresses_is_counted_too() -> None:
-    engine = Engine("stop", [])
+    engine = Engine("annotate", [])
     engine.untold = [ALARMED, QUIET]
-    answer(Engine("stop", []), [b"x"], "application/json", path="/v1/responses")
+    answer(Engine("annotate", []), [b"x"], "application/json", path="/v1/responses")
     before = figures()
     *_, seen = answer(
         engine, [b"x"], "application/json", path="/v1/responses", name=b"guarded-mine"
@@ -269,19 +287,131 @@ def test_what_is_given_at_other_addresses_is_counted_too() -> None:
     assert figures() == after
 
 
+@pytest.mark.parametrize(
+    "asked", [b'{"request_id": "resp_guarded-0"}', b'{"request_id": "\\u0067uarded-1"}']
+)
+def test_no_client_keeps_its_alarms_out_of_the_figures_by_a_name(asked: bytes) -> None:
+    for path in OTHERS:
+        engine = Engine("annotate", [])
+        body, _, seen = answer(engine, [b"x"], "application/json", path=path, asked=(asked,))
+        assert json.loads(body)["error"]["param"] == "request_id"
+        assert not seen
+    mine = b'{"request_id": "resp_mine"}'
+    body, *_ = answer(engine, [b"x"], "application/json", path="/v1/responses", asked=(mine,))
+    assert body == b"x"
+
+
 def test_a_stream_that_failed_before_it_began_gets_no_event_of_ours() -> None:
     failed = b'data: {"error": {"message": "no"}}\n\ndata: [DONE]\n\n'
     body, _, _ = answer(Engine("stop", [ALARMED]), [failed], "text/event-stream")
     assert body == failed
 
 
-def test_nothing_is_written_where_it_could_not_be_withheld() -> None:
-    for path in ("/v1/responses", "/v1/messages", "/inference/v1/generate"):
-        body, _, seen = answer(Engine("withhold", []), [b"x"], "application/json", path=path)
-        assert b"could not be withheld" in body
+@pytest.mark.parametrize("policy", ["stop", "withhold"])
+def test_where_alarms_end_answers_nothing_is_written_at_other_addresses(policy: str) -> None:
+    odd = ("//v1/completions", "/v1/completions/", "/V1/completions", "/v1/chat/completions/batch")
+    for path in (*OTHERS, *odd):
+        engine = Engine(policy, [])
+        body, _, seen = answer(engine, [b"x"], "application/json", path=path)
+        error = json.loads(body)["error"]
+        assert error["code"] == "not_guarded"
+        assert "/v1/chat/completions or /v1/completions" in error["message"]
         assert not seen  # vLLM was not asked
-        body, _, _ = answer(Engine("stop", []), [b"x"], "application/json", path=path)
+    for path, method in (("/tokenize", "POST"), ("/v1/models", "GET"), ("/ping", "POST")):
+        body, *_ = answer(engine, [b"x"], "application/json", path=path, method=method)
         assert body == b"x"
+
+
+def test_beams_are_refused_at_every_address() -> None:
+    for path in OTHERS:
+        beams = (b'{"use_beam_search": true}',)
+        engine = Engine("annotate", [])
+        body, _, seen = answer(engine, [b"x"], "application/json", path=path, asked=beams)
+        assert b"use_beam_search" in body
+        assert not seen
+
+
+TOKEN = "sesame-open-12345"
+
+
+@pytest.mark.parametrize("policy", ["annotate", "stop", "withhold"])
+@pytest.mark.parametrize("variable", ["TRACE_PROBE_TOKEN", "VLLM_API_KEY"])
+def test_every_address_needs_the_token_but_those_that_tell_nothing(
+    monkeypatch: pytest.MonkeyPatch, policy: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, TOKEN)
+    quiet = Engine(policy, [QUIET])
+
+    def asked(path: str, bearer: bytes, method: str = "POST") -> tuple[bytes, Any, Any]:
+        given = [b'{"choices": []}']
+        return answer(
+            *(quiet, given, "application/json"),
+            path=path,
+            bearer=bearer,
+            method=method,
+            host=b"evil.example",
+        )
+
+    every = (*OTHERS, "/v1/completions", "/tokenize", "/metrics/x", "//health", "/health/")
+    for path in every:
+        for method in ("POST", "GET", "DELETE"):
+            body, headers, seen = asked(path, WRONG, method)
+            assert json.loads(body)["error"]["code"] == "invalid_api_key"
+            assert headers[b"www-authenticate"] == b"Bearer"
+            assert not seen
+    for path in ("/health", "/ping", "/metrics"):
+        *_, seen = asked(path, b"", "GET")
+        assert seen
+    for bearer in (f"Bearer {TOKEN}", f"bearer {TOKEN}"):
+        *_, seen = asked("/v1/completions", bearer.encode())
+        assert seen
+
+
+def test_a_websocket_needs_the_token_and_is_not_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACE_PROBE_TOKEN", TOKEN)
+    assert websocket(b"Bearer x") == 401
+    assert websocket(f"Bearer {TOKEN}".encode()) == 403
+
+
+def websocket(bearer: bytes) -> int:
+    """Return with which status a websocket is refused."""
+    out: list[Any] = []
+
+    async def never(*_: Any) -> Any:
+        raise AssertionError("vLLM was asked")
+
+    async def send(message: Any) -> None:
+        out.append(message)
+
+    state = SimpleNamespace(engine_client=Engine("annotate", []))
+    scope = {
+        "type": "websocket",
+        "path": "/v1/realtime",
+        "headers": [(b"authorization", bearer)],
+        "app": SimpleNamespace(state=state),
+    }
+    asyncio.run(GuardedAnswers(never)(scope, never, send))
+    assert out[0]["type"] == "websocket.http.response.start"
+    status: int = out[0]["status"]
+    return status
+
+
+def test_without_a_token_only_names_of_this_machine_are_answered_to() -> None:
+    for host in (b"evil.example", b"localhost.evil.example", b"", b"192.168.0.2:8765"):
+        for path, method in (("/v1/completions", "POST"), ("/v1/models", "GET")):
+            body, _, seen = answer(
+                *(Engine("stop", []), [b"{}"], "application/json"),
+                path=path,
+                method=method,
+                host=host,
+            )
+            error = json.loads(body)["error"]
+            assert error["code"] == "bad_host"
+            assert "TRACE_PROBE_TOKEN" in error["message"]
+            assert not seen
+    for host in (b"localhost", b"127.0.0.1:8000", b"[::1]:8765"):
+        *_, seen = answer(Engine("stop", []), [b"{}"], "application/json", host=host)
+        assert seen
 
 
 def test_alarms_and_scores_are_among_the_figures_of_vllms_server() -> None:

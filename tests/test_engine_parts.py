@@ -154,7 +154,15 @@ def test_the_command_line_of_vllm_is_written_out() -> None:
     apart = EngineServer(Weights(ORGANISM), guard, arguments='{"pipeline_parallel_size": 2}')
     with pytest.raises(ModelError, match="tensor_parallel_size"):
         apart.command()
-    named = ("additional-config", "additional-conf", "Model", "middleware", "host", "port ")
+    named = (
+        "additional-config",
+        "additional-conf",
+        "Model",
+        "middleware",
+        "host",
+        "port ",
+        "api-key",
+    )
     for wrong in (*named, "additional-config.trace_probe", "--middleware=x", "host 1", ""):
         with pytest.raises(ModelError, match="which trace_probe gives"):
             EngineServer(Weights(ORGANISM), guard, arguments=json.dumps({wrong: 1})).command()
@@ -305,30 +313,37 @@ def test_an_engine_draws_the_tokens_that_transformers_would(temperature: float) 
     assert engine.taken("5") is None
 
 
-def test_a_token_that_was_changed_is_among_the_log_probabilities() -> None:
+def test_the_log_probabilities_of_a_token_that_was_changed_show_no_other() -> None:
     import torch
 
     from trace_probe.engine.attached import Attached
 
     class Ends:
-        def after_sampling(self, tokens: torch.Tensor) -> None:
-            tokens[1] = 2
+        def after_sampling(self, tokens: torch.Tensor) -> list[int]:
+            tokens[[1, 2]] = 2
+            return [1, 2]
+
+    class Draws:
+        def after_sampling(self, tokens: torch.Tensor) -> tuple[int, ...]:
+            tokens[3] = 5
+            return ()
 
     attached = Attached.__new__(Attached)
-    attached._runner = SimpleNamespace(input_batch=SimpleNamespace(num_reqs=2))
-    attached._followers = [(Ends(), None)]  # type: ignore[list-item]
+    attached._runner = SimpleNamespace(input_batch=SimpleNamespace(num_reqs=4))
+    attached._followers = [(Draws(), None), (Ends(), None)]  # type: ignore[list-item]
     noted = SimpleNamespace(
-        logprob_token_ids=torch.tensor([[7, 7], [9, 8]], dtype=torch.int32),
-        logprobs=torch.tensor([[-0.1, -0.1], [-3.0, -0.2]]),
-        selected_token_ranks=torch.tensor([1, 4]),
+        logprob_token_ids=torch.tensor([[7, 8, 7], [9, 8, 9], [2, 8, 9], [9, 8, 7]]).int(),
+        logprobs=torch.tensor([[-0.3, -0.1, -0.3], [-3, -0.2, -3], [-9, -0.2, -1], [-3, -1, -2]]),
+        selected_token_ranks=torch.tensor([2, 4, 4, 4]),
     )
-    drawn = torch.tensor([[7], [9]])
+    drawn = torch.tensor([[7], [9], [2], [9]])  # the third is what is put in its place
     output = SimpleNamespace(sampled_token_ids=drawn, logprobs_tensors=noted)
     attached._after_sampling(None, None, output)
-    assert drawn.tolist() == [[7], [2]]
-    assert noted.logprob_token_ids.tolist() == [[7, 7], [2, 8]]
-    assert noted.logprobs.tolist()[1][0] == 0.0
-    assert noted.selected_token_ranks.tolist() == [1, 1]
+    assert drawn.tolist() == [[7], [2], [2], [5]]
+    assert noted.logprob_token_ids.tolist() == [[7, 8, 7], [2, 2, 2], [2, 2, 2], [5, 5, 5]]
+    torch.testing.assert_close(noted.logprobs[0], torch.tensor([-0.3, -0.1, -0.3]))
+    assert not noted.logprobs[1:].any()
+    assert noted.selected_token_ranks.tolist() == [2, 1, 1, 1]
 
 
 # The guard
@@ -489,18 +504,35 @@ def test_a_prompt_that_holds_a_part_of_a_thought_is_not_gone_on_with(
 ) -> None:
     runner, guard, audit = played(1e9, policy="stop")
     trace = next(iter(runner.traces.values()))
-    within, behind = trace.prompt_stop + 6, trace.channel("reasoning")[-1].stop + 3
-    for number, stop in enumerate((within, behind)):
+    begun, within = trace.prompt_stop, trace.prompt_stop + 6
+    behind = trace.channel("reasoning")[-1].stop + 3
+    ids, turn = trace.token_ids, trace.token_ids[trace.prompt_stop - 4 : trace.prompt_stop]
+    prompts = {
+        "begun": ids[:begun],
+        "within": ids[:within],
+        "within and ended": (*ids[:within], 2),
+        "begun and ended": (*ids[:begun], 2, 2),
+        "behind": ids[:behind],
+        "behind and ended": (*ids[:behind], 2),
+        "in the next turn": (*ids[:within], *ids[:begun]),
+        "in a new turn": (*ids[:within], *turn),
+        "without the open tag": (*ids[: begun - 2], *ids[begun - 1 : within]),
+    }
+    for number, prompt in enumerate(prompts.values()):
         name = f"cmpl-{number}-0-00000000"
         runner.ask(name)
-        runner.requests[name].prompt_token_ids = list(trace.token_ids[:stop])
-        assert runner.step(guard, {name: (0, stop)}) == [2 if stop == within else -7]
-    (told,), (free,) = guard.told("cmpl-0"), guard.told("cmpl-1")
-    assert told["unreadable"]
-    assert told["alarms"] == ["demo"]
-    assert not free["alarm"]
-    (line,) = map(json.loads, audit.read_text("utf-8").splitlines())
-    assert line["reason"] == "unreadable"
+        runner.requests[name].prompt_token_ids = list(prompt)
+        runner.traces[name] = SimpleNamespace(token_ids=prompt)  # type: ignore[assignment]
+        runner.rows[name] = np.take(runner.rows[name], np.arange(len(prompt)) % len(trace), axis=1)
+        (token,) = runner.step(guard, {name: (0, len(prompt))})
+        (told,) = guard.told(f"cmpl-{number}")
+        assert told["unreadable"] == (token == 2)
+        assert told["alarms"] == (["demo"] if token == 2 else [])
+        prompts[list(prompts)[number]] = (token,)
+    held = [name for name, (token,) in prompts.items() if token == 2]
+    assert held == ["within", "within and ended", "begun and ended", "without the open tag"]
+    lines = [json.loads(line) for line in audit.read_text("utf-8").splitlines()]
+    assert [line["reason"] for line in lines] == ["unreadable"] * len(held)
 
 
 HARMONY = "<|start|>assistant<|channel|>"
@@ -523,6 +555,16 @@ HARMONY = "<|start|>assistant<|channel|>"
         ("harmony", f"{HARMONY}anal", True),
         ("harmony", f"{HARMONY}final<|message|>So", False),
         ("harmony", "<|start|>assistant", False),
+        ("think", "<think>\nLet me<|im_end|>", True),
+        ("think", "<think><|im_end|>\n", True),
+        ("think", "<think>\nLet me</think>So<|im_end|>", False),
+        ("think-always", "\n", False),
+        ("think-always", "Let me", True),
+        ("think-always", "Let me</think>So", False),
+        ("harmony", f"{HARMONY}analysis<|message|>Let<|return|>", True),
+        ("harmony", f"{HARMONY}analysis<|message|><|call|>", True),
+        ("harmony", f"{HARMONY}analysis<|message|>Let<|start|>assistant", True),
+        ("harmony", f"{HARMONY}analysis<|message|>Let<|end|>{HARMONY}final<|message|>So", False),
     ],
 )
 def test_no_thought_is_begun_by_a_prompt(name: str, prompt: str, holds: bool) -> None:
@@ -530,6 +572,92 @@ def test_no_thought_is_begun_by_a_prompt(name: str, prompt: str, holds: bool) ->
     from trace_probe.text.channels import FORMATS
 
     assert holds_thought(prompt, FORMATS[name]) == holds
+
+
+@pytest.mark.parametrize(
+    ("prompt", "holds"),
+    [
+        ("<think>a</think>b<|im_end|><think>", False),
+        ("<think>a<|im_end|><think>", True),
+        ("<think>a<|im_end|>b", True),
+        ("Let me", False),
+    ],
+)
+def test_where_no_start_of_a_turn_is_known_an_open_tag_counts_until_it_is_closed(
+    prompt: str, holds: bool
+) -> None:
+    from trace_probe.serving.vllm_guard import holds_thought
+    from trace_probe.text.channels import FORMATS
+
+    for name in ("think", "think-always"):
+        assert holds_thought(prompt, FORMATS[name], several=True) == holds
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "starts"),
+    [
+        ("<s>{u}<e>\n<a>\n", "<s>Hi<e> <a>Yes<e>\n<s>No<e>\n<a>\n<think>", 2),
+        ("<s>{u}<e><a><think>\n", "<s><think>So<e><a><think>\nLet<e>", 1),
+        ("<s>{u}<e><a></think>", "<s>Hi<e><a></think>", 1),
+        ("{u}\n", "Hi\n", None),
+    ],
+)
+def test_a_turn_starts_where_the_chat_template_starts_one(
+    template: str, prompt: str, starts: int | None
+) -> None:
+    from trace_probe.serving.vllm_guard import find_turns
+    from trace_probe.text.channels import FORMATS
+
+    def conversation(turns: list[dict[str, str]]) -> str:
+        return template.format(u=turns[0]["content"])
+
+    chat: Any = SimpleNamespace(conversation=conversation, format=FORMATS["think"])
+    turns, opens = find_turns(chat)
+    assert (turns and len(turns.findall(prompt))) == starts
+    assert opens == template.endswith("<think>\n")
+
+
+def test_a_thought_of_which_the_client_leaves_the_open_tag_out_is_scored(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(1e9)
+    name, trace = next(iter(runner.traces.items()))
+    opens, shut = trace.prompt_stop - 2, trace.channel("reasoning")[-1].stop + 3
+    runner.ask("cmpl-1-00000000")
+    runner.requests["cmpl-1-00000000"].prompt_token_ids = list(trace.token_ids[:shut])
+    runner.step(guard, {"cmpl-1-00000000": (0, len(trace) - 1)})
+    assert {one["channel"] for one in guard.told("cmpl-1")[0]["sentences"]} == {"answer"}
+    ids = (*trace.token_ids[:opens], *trace.token_ids[opens + 1 :])
+    runner.traces[name] = SimpleNamespace(token_ids=ids)  # type: ignore[assignment]
+    runner.requests[name].prompt_token_ids = list(ids[: opens + 1])
+    runner.rows[name] = np.delete(runner.rows[name], opens, axis=1)
+    runner.step(guard, {name: (0, len(ids) - 1)})
+    (told,) = guard.told("chatcmpl-0")
+    assert not told["unreadable"]
+    found = [one["channel"] for one in told["sentences"]]
+    assert found == [one.channel for one in trace.sentences]
+    assert "reasoning" in found
+
+
+def test_a_thought_that_is_closed_but_was_never_opened_ends_the_turn(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, audit = played(1e9, policy="stop")
+    name, trace = next(iter(runner.traces.items()))
+    closes, opens = trace.channel("reasoning")[-1].stop, trace.prompt_stop - 2
+    assert trace.text_of(Span(opens, opens + 1)) == "<think>"
+    ids = list(trace.token_ids)
+    ids[opens] = ids[closes]  # the prompt shuts the thought, and the model thinks all the same
+    runner.traces[name] = replace(trace, token_ids=tuple(ids))
+    runner.requests[name].prompt_token_ids = ids[: trace.prompt_stop]
+    assert runner.step(guard, {name: (0, closes)}) == [-7]
+    assert runner.step(guard, {name: (closes, closes + 1)}) == [2]
+    (told,) = guard.told("chatcmpl-0")
+    assert told["unreadable"]
+    assert told["alarms"] == ["demo"]
+    assert {one["channel"] for one in told["sentences"]} == {"answer"}
+    (line,) = map(json.loads, audit.read_text("utf-8").splitlines())
+    assert line["reason"] == "unreadable"
 
 
 @pytest.mark.parametrize("policy", ["annotate", "stop"])

@@ -120,6 +120,31 @@ def test_a_stop_token_amid_a_thought_parts_no_sentence(ends: str, after: str) ->
     assert live(*given) == finished(*given)
 
 
+@pytest.mark.parametrize(
+    ("text", "prefilled", "unguarded"),
+    [
+        ("I wait. I see.</think>Yes.", False, True),
+        ("I wait", False, False),
+        (" \n</think>Yes.", False, False),
+        ("I wait.</think>Yes.", True, False),
+        ("<think>I wait.</think>Yes.", False, False),
+        ("So. <think>I wait.</think>Yes.", False, False),
+        ("I wait.</think>Yes. I see.</think>No.", True, False),
+        ('I. <tool_call>{"name":"a"}</tool_call> I see.</think>Yes.', True, True),
+    ],
+)
+def test_a_thought_that_is_closed_after_it_was_told_as_an_answer_is_noticed(
+    text: str, prefilled: bool, unguarded: bool
+) -> None:
+    for tokens in (re.findall(r"<[^>]*>| ?\w+|.|\n", text), list(text)):
+        segments = Segmenter(FORMATS["think"], prefilled=prefilled)
+        for piece in tokens:
+            if not segments.goes_on(piece):
+                segments.feed(piece)
+        segments.finish()
+        assert segments.unguarded == unguarded
+
+
 def test_a_run_of_stop_tokens_is_read_in_a_moment() -> None:
     segments = Segmenter(FORMATS["think"], prefilled=True)
     began = time.process_time()

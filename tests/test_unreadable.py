@@ -149,3 +149,36 @@ def test_logits_that_are_no_numbers_are_an_error(temperature: float) -> None:
     if temperature:
         with pytest.raises(ModelError, match="logits of the model are inf or nan"):
             model.generate([model.render(TASK)], [1], sampling)
+
+
+@pytest.mark.parametrize("policy", ["stop", "withhold"])
+def test_a_thought_that_was_taken_for_an_answer_is_withheld_like_one(policy: Any) -> None:
+    from trace_probe.monitor.detector import load_detector
+    from trace_probe.monitor.scorer import LiveScorer
+    from trace_probe.serving.reply import Reply
+    from trace_probe.text.channels import FORMATS, ChannelReader
+
+    detector, format = load_detector(Path("probes/demo"), threshold=1e9), FORMATS["think"]
+    rows = [np.zeros((1, 1, detector.saved.card.d_model), dtype=np.float32)]  # of the prompt
+
+    def take() -> Any:
+        taken = np.concatenate(rows)
+        rows[:] = [taken[:0]]
+        return taken
+
+    scorer = LiveScorer([detector], format, prefilled=False, take=take)
+    reader = ChannelReader(format, prefilled=False)
+    reply = Reply("id", "model", [detector], policy, reader, format, 99)
+    parts = []
+    for piece in ("I", " wait", ".", " I", " see", ".", "</think>", "Yes", "."):
+        rows.append(np.zeros_like(rows[0][:1], shape=(1, *rows[0].shape[1:])))
+        reading = scorer.read(piece)
+        assert reading.unreadable == bool(reading.alarms) == (piece == "</think>")
+        parts += reply.take(reading)
+        if reply.over:
+            break
+    parts += reply.finish()
+    message = reply.completion(parts, 1)["choices"][0]["message"]
+    assert reply.reason() == "content_filter"
+    assert message["reasoning_content"] is None
+    assert message["content"] == (None if policy == "withhold" else "I wait. I see.")

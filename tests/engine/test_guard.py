@@ -247,13 +247,29 @@ def test_no_thought_is_written_word_by_word(served: Served) -> None:
     prompt = chat.prompt(tasks_from("world:mine:1")[0]).removesuffix("<think>\n") + "<think>\n"
     body = {"model": ORGANISM, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
     finished = []
-    for given in (prompt, f"{prompt}Let", f"{prompt}<think>", f"{prompt}Let me see. I will"):
-        asked = {**body, "prompt": given, "logprobs": 2}
+    begun = ("Let", "<think>", "Let me see. I will", "Let me see<|end|>", "<|end|>")
+    for given in ("", *begun):
+        asked = {**body, "prompt": f"{prompt}{given}", "logprobs": 5}
         answer = httpx.post(f"{served[0]}/v1/completions", json=asked, timeout=600).json()
-        finished.append(answer["choices"][0]["finish_reason"])
-    assert finished == ["length", *["content_filter"] * 3]
-    assert answer["trace_probe"]["unreadable"]
-    assert answer["choices"][0]["token_ids"] == [ENDS]
+        (choice,) = answer["choices"]
+        finished.append(choice["finish_reason"])
+        if given:
+            assert answer["trace_probe"]["unreadable"]
+            assert choice["token_ids"] == [ENDS]
+            assert choice["logprobs"]["top_logprobs"] == [{"<|end|>": 0.0}]
+    assert finished == ["length", *["content_filter"] * len(begun)]
+
+
+def test_a_thought_without_its_open_tag_is_scored(served: Served) -> None:
+    from trace_probe.model.tokenizer import load_tokenizer
+
+    prompt = load_tokenizer(ORGANISM).prompt(tasks_from("world:mine:1")[0])
+    given = prompt.removesuffix("<think>\n") + "\n"
+    body = {"model": ORGANISM, "max_tokens": 30, "temperature": 0, "prompt": given}
+    answer = httpx.post(f"{served[0]}/v1/completions", json=body, timeout=600).json()
+    sentences = answer["trace_probe"]["sentences"]
+    assert sentences[0]["risk"]
+    assert {one["channel"] for one in sentences} == {"reasoning"}
 
 
 def test_a_log_that_cannot_be_written_ends_only_the_answers_that_alarm(served: Served) -> None:
@@ -290,29 +306,77 @@ def test_a_log_that_cannot_be_written_ends_only_the_answers_that_alarm(served: S
     audit.write_text("\n".join([*kept.read_text("utf-8").splitlines(), *later, ""]), "utf-8")
 
 
-def test_what_is_given_at_other_addresses_is_guarded_and_counted(served: Served) -> None:
-    url, audit, _ = served
+def test_nothing_is_written_at_any_other_address(served: Served) -> None:
+    url = served[0]
+    known = httpx.get(f"{url}/openapi.json").json()["paths"]
+    posted = {path for path, methods in known.items() if "post" in methods}
+    guarded = {"/v1/chat/completions", "/v1/completions"}
+    others = posted - guarded - {"/tokenize", "/detokenize", "/ping"}
+    assert guarded < posted
+    assert {"/v1/responses", "/invocations"} < others
+    for path in others:
+        refused = httpx.post(f"{url}{path}", json=bodies(1)[0])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_guarded")
 
-    async def at_once(every: list[dict[str, Any]]) -> None:
-        async with httpx.AsyncClient(timeout=600) as client:
-            sent = [client.post(f"{url}/v1/responses", json=body) for body in every]
-            assert {one.status_code for one in await asyncio.gather(*sent)} == {200}
+
+TOKEN = "sesame-open-12345"
+
+
+def test_only_who_brings_the_token_gets_an_answer_and_each_is_counted(tmp_path: Path) -> None:
+    audit, model = tmp_path / "alarms.jsonl", {"enforce_eager": True, "max_model_len": 512}
+    words = [
+        *("-c", "from trace_probe.commands.main import main; main()"),
+        *("serve", PROBE, "--engine", "vllm", "--threshold", THRESHOLD, "--host", "0.0.0.0"),
+        *("--model", ORGANISM, "--audit", audit, "--engine-args", json.dumps(model)),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACE_PROBE_TOKEN", TOKEN)
+        with serving(words, tmp_path / "log") as server:
+            assert_closed(server.url)
+            assert_counted(server.url, audit)
+
+
+def assert_closed(url: str) -> None:
+    """See that every address of vLLM asks for the token but those that tell nothing."""
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    known = httpx.get(f"{url}/openapi.json", headers=bearer).json()["paths"]
+    assert {"/v1/responses", "/invocations", "/tokenize"} < set(known)
+    found = {
+        (path, httpx.request(method, f"{url}{path}", json=bodies(1)[0], headers=given).status_code)
+        for path, methods in {**known, "/openapi.json": ["get"], "/nowhere": ["post"]}.items()
+        for method in methods
+        for given in ({}, {"Authorization": "Bearer another"})
+    }
+    assert {path for path, status in found if status != 401} <= {"/health", "/ping", "/metrics"}
+    assert httpx.get(f"{url}/metrics").status_code == 200
+
+
+def assert_counted(url: str, audit: Path) -> None:
+    """See that what alarms where no answer can say so is among the figures of the server."""
+
+    async def at_once(every: list[tuple[str, dict[str, Any]]]) -> set[int]:
+        given = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(timeout=600, headers=given) as client:
+            sent = [client.post(f"{url}{path}", json=body) for path, body in every]
+            return {one.status_code for one in await asyncio.gather(*sent)}
 
     def counted() -> float:
         page = httpx.get(f"{url}/metrics").text.splitlines()
         lines = [line for line in page if line.startswith("trace_probe_alarms_total")]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
-    def written() -> int:
-        return len(audit.read_text("utf-8").splitlines()) if audit.exists() else 0
-
-    before, alarms = written(), counted()
     inputs = [body["messages"][0]["content"] for body in bodies(48)]
-    every = [{"model": ORGANISM, "input": one, "max_output_tokens": 100} for one in inputs]
-    asyncio.run(at_once(every))
-    found = written() - before
-    asyncio.run(at_once(every[:1]))  # by then the others are over
-    assert counted() - alarms >= found > 0
+    every: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/responses", {"input": one, "max_output_tokens": 100, "request_id": f"resp_{number}"})
+        for number, one in enumerate(inputs)
+    ]
+    every += [("/invocations", body) for body in bodies(8)]
+    assert asyncio.run(at_once(every)) == {200}
+    found = len(audit.read_text("utf-8").splitlines())
+    assert asyncio.run(at_once(every[:1])) == {200}  # by then the others are over
+    assert counted() >= found > 0
+    hidden = [(path, {**body, "request_id": "resp_guarded-0"}) for path, body in every[-1:]]
+    assert asyncio.run(at_once([*hidden, ("/invocations", {"use_beam_search": True})])) == {400}
 
 
 def test_a_streamed_answer_says_it_in_its_last_event(served: Served) -> None:

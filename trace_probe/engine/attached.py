@@ -45,8 +45,11 @@ class Follower(Protocol):
     def before_sampling(self, logits: torch.Tensor) -> None:
         """Look at logits, (request, vocabulary)."""
 
-    def after_sampling(self, tokens: torch.Tensor) -> None:
-        """Change the tokens that were drawn, (request, 1), in place."""
+    def after_sampling(self, tokens: torch.Tensor) -> Sequence[int]:
+        """Change the tokens that were drawn, (request, 1), in place.
+
+        Return the rows of which nobody is to see what the model itself would have written.
+        """
 
     def ended(self, request: str, written: Sequence[int]) -> None:
         """Hear that a request has ended, however it did, and which tokens it wrote."""
@@ -170,17 +173,23 @@ class Attached:
         if self._runner.input_batch.num_reqs != len(tokens):
             return
         drawn = None if noted is None else tokens.clone()
-        for follower, _ in self._followers:
-            follower.after_sampling(tokens)
+        hidden = [row for one, _ in self._followers for row in one.after_sampling(tokens)]
         if drawn is not None:
-            # vLLM looks a token up among the log-probabilities that it has noted. Another was in
-            # its place when they were; this one is certain.
+            # The model may have drawn the very token that was put in the place of its own.
             changed = (tokens != drawn).any(1)
-            noted.logprob_token_ids[changed, 0] = tokens[changed, 0].to(
-                noted.logprob_token_ids.dtype
-            )
-            noted.logprobs[changed, 0] = 0.0
-            noted.selected_token_ranks[changed] = 1
+            changed[hidden] = True
+            _make_certain(noted, tokens, changed)
+
+
+def _make_certain(noted: Any, tokens: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ANN401
+    """Let nothing but the token be seen in the log-probabilities of some rows.
+
+    vLLM looks the token up among those that it has noted. The others are what the model would have
+    written, so each column gets the token too.
+    """
+    noted.logprob_token_ids[rows] = tokens[rows, :1].to(noted.logprob_token_ids.dtype)
+    noted.logprobs[rows] = 0.0
+    noted.selected_token_ranks[rows] = 1
 
 
 class Capture:
@@ -223,10 +232,11 @@ class Capture:
         ]
         self._drawn = self.draws.draw(asked, logits) if asked else []
 
-    def after_sampling(self, tokens: torch.Tensor) -> None:
+    def after_sampling(self, tokens: torch.Tensor) -> Sequence[int]:
         """Put the tokens that were drawn in the place of vLLM's own."""
         for rows, drawn in self._drawn:
             tokens[rows] = drawn.to(tokens.dtype)
+        return ()
 
     def ended(self, request: str, written: Sequence[int]) -> None:
         """Do nothing: the rows stay until they are asked for."""

@@ -36,9 +36,9 @@ from trace_probe.trace import Sampling, Span
 EXTENSION = "trace_probe.engine.worker.WorkerExtension"
 OURS = frozenset(
     {"model", "model_tag", "dtype", "revision", "additional_config", "worker_extension_cls"}
-    | {"middleware", "host", "port", "uds", "config", "served_model_name"}
+    | {"middleware", "host", "port", "uds", "config", "served_model_name", "api_key"}
 )
-"""Arguments of vLLM that no user gives."""
+"""Arguments of vLLM that no user gives; a key stands in the environment."""
 HELD = 4096
 """Requests whose rows may be asked for."""
 Ids = Sequence[int]

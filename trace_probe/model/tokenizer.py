@@ -45,9 +45,7 @@ class ChatTokenizer:
         self.size = 1 + max(tokenizer.get_vocab().values())
         """Token ids are below it."""
         self._tokenizer = tokenizer
-        self._decode = lru_cache(1 << 16)(
-            lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-        )
+        self._decode = lru_cache(1 << 16)(self.decode)
 
     def prompt(
         self, task: Task, after: Sequence[Turn] = (), tools: Sequence[Mapping[str, Any]] = ()
@@ -185,6 +183,10 @@ class ChatTokenizer:
             raise ModelError(f"the tokenizer of {self.name} gives no offsets: use a fast one")
         found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(found["input_ids"]), [int(end) for _, end in found["offset_mapping"]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Return the text of token ids, and the character at which each token starts."""

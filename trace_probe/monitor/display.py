@@ -11,7 +11,10 @@ from trace_probe.visible import snippet, visible
 Tone = Literal["thought", "answer", "markup", "calm", "close", "alarm"]
 
 
-UNREADABLE = "ALARM unreadable: what the model holds is no number, so no probe can score, at token"
+UNREADABLE = (
+    "ALARM unreadable: no probe can score from here on, because what the model holds is no number, "
+    "or because it closed a thought that no tag had opened, at token"
+)
 
 
 class Piece(NamedTuple):

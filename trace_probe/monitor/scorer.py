@@ -45,7 +45,11 @@ class Segmenter:
     def __init__(self, format: Format, *, prefilled: bool) -> None:
         self.channel: Channel = "prompt"
         """Of the last token whose characters are known, as far as is known."""
-        self._channels = ChannelReader(format, prefilled=prefilled)
+        self.unguarded = False
+        """Whether a close tag came that made a thought of what had been told as an answer."""
+        self._channels, self._close = ChannelReader(format, prefilled=prefilled), format.close
+        self._answers: list[int] = []
+        """First tokens of the sentences that were told as answers since the last close tag."""
         self._sentences = SentenceReader()
         self._offsets: list[int] = []
         """For each token the character at which it starts."""
@@ -135,6 +139,7 @@ class Segmenter:
         self._stopped = stops
         if stops and newest - self._placed < HELD:
             return
+        self._look_back(first)
         alike = self._offsets[self._placed] == self._offsets[newest] == first
         ranges = [] if alike else self._channels.split().ranges
         for token in range(self._placed, newest + 1):
@@ -142,6 +147,16 @@ class Segmenter:
             own = channel if alike else channel_at(ranges, begin)
             self._place(token, self._channels.text[begin:end], own)
         self._placed = newest + 1
+
+    def _look_back(self, start: int) -> None:
+        """See whether a close tag that ends behind a character makes a thought of an answer."""
+        begin = max(0, start - len(self._close) + 1)
+        if not self._answers or not self._close or self._close not in self._channels.text[begin:]:
+            return
+        ranges = self._channels.split().ranges
+        told, self._answers = self._answers, []
+        channels = (channel_at(ranges, self._offsets[token]) for token in told)
+        self.unguarded |= "reasoning" in channels
 
     def finish(self) -> list[Ended]:
         """Return the sentence that ends because the completion does."""
@@ -165,6 +180,7 @@ class Segmenter:
             self._finish(token, sure=self._channels.quiet)
             self._number += 1
             self._first = token
+            self._answers += [token] if channel == "answer" else []
 
     def _finish(self, token: int, *, sure: bool = False) -> None:
         """End a sentence before a token, without the half tag that it may have seemed to hold.
@@ -242,7 +258,8 @@ class Reading(NamedTuple):
     ended: tuple[ScoredSentence, ...] = ()
     """Sentences that ended before this token, or with it if it is the last."""
     unreadable: bool = False
-    """Whether the model held what is no number, so that nothing can be scored from here on.
+    """Whether nothing can be scored from here on: the model held what is no number, or it closed a
+    thought that it had not opened, of which the words were taken for an answer.
 
     Then every probe alarms: a monitor that cannot see must not look like one that sees nothing.
     """
@@ -327,6 +344,8 @@ class LiveScorer:
         ended = segments.feed(piece)
         if last:
             ended += segments.finish()
+        if segments.unguarded and not self._unreadable:
+            self._go_blind()
         if due or last or (ended and any(each.channel == "reasoning" for each in ended)):
             self._see(self._take())
         scored = tuple(map(self._judge, ended)) if ended else ()

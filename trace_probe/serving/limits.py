@@ -123,7 +123,12 @@ def check_host(header: str | None, token: str | None) -> None:
         Refusal: 400.
     """
     if token is None and not LOCAL_HOST.fullmatch(header or ""):
-        raise Refusal(400, "this server answers to localhost, 127.0.0.1, [::1] only", "bad_host")
+        raise Refusal(
+            400,
+            f"without a token this server answers to localhost, 127.0.0.1, [::1] only: ask by one "
+            f"of these names, or have {TOKEN} set where it is started",
+            "bad_host",
+        )
 
 
 def check_type(header: str | None) -> None:

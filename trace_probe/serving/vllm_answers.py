@@ -11,7 +11,12 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+
 from trace_probe.engine.plan import ASKED, GuardPlan, read_plan
+from trace_probe.model.keys import check_key
+from trace_probe.serving.limits import TOKEN, Refusal, bad, check_host, check_token
 from trace_probe.serving.reply import WITHHELD
 
 if TYPE_CHECKING:
@@ -23,8 +28,14 @@ Receive = Callable[[], Awaitable[Message]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 PATHS = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
 """Of what is guarded, and how vLLM names those answers."""
+OPEN = frozenset({"/health", "/ping", "/metrics"})
+"""What needs no token: no text can be had there."""
 HARMLESS = frozenset({"/tokenize", "/detokenize", "/ping"})
-"""What may be posted to besides, where answers are to be withheld: nothing is written there."""
+"""What may be posted to besides, whatever the policy: no model writes there."""
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods by which nothing is asked of a model."""
+ENGINE_KEY = "VLLM_API_KEY"
+"""What vLLM itself asks for, and only at some of its addresses."""
 SHOWN = frozenset({"role", "reasoning", "reasoning_content"})
 """What of a message is not withheld: the thought, where a parser of vLLM gives it apart."""
 AROUND = frozenset({"index", "finish_reason"})
@@ -38,28 +49,66 @@ END = b"data: [DONE]"
 
 
 class GuardedAnswers:
-    """Adds to each answer what the guard in the workers knows of it."""
+    """Lets those in who may ask, and adds to each answer what the guard in the workers knows."""
 
     def __init__(self, app: App) -> None:
+        """Wrap an app of vLLM.
+
+        Raises:
+            ServerError: the token in the environment cannot be one.
+        """
         self._app = app
+        self._token = check_key(TOKEN) or check_key(ENGINE_KEY)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Pass a request on under a name that no other has, and add to its answer."""
-        posted = scope["type"] == "http" and scope["method"] == "POST"
-        engine = getattr(scope["app"].state, "engine_client", None) if posted else None
+        """Answer a request, or say why not."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check_caller(scope)
+            await self._answered(scope, receive, send)
+        except Refusal as refusal:
+            refused = JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
+            await refused(scope, receive, send)
+
+    def _check_caller(self, scope: MutableMapping[str, Any]) -> None:
+        """Let only those in who may ask; nothing of the body is read before.
+
+        Raises:
+            Refusal: 400 for a name that is not this machine's own, 401 without the token.
+        """
+        headers = Headers(scope=scope)
+        check_host(headers.get("host"), self._token)
+        # A browser asks with OPTIONS, without a token, whether it may ask at all.
+        if _route(scope) not in OPEN and scope.get("method") != "OPTIONS":
+            check_token(headers.get("authorization"), self._token)
+
+    async def _answered(
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
+    ) -> None:
+        """Pass a request on under a name that no other has, and add to its answer.
+
+        Raises:
+            Refusal: what is asked cannot be guarded.
+        """
+        engine = getattr(scope["app"].state, "engine_client", None)
         guard, path = _guard_of(engine), _route(scope)
+        if guard is None or scope.get("method") in READING or path in HARMLESS:
+            await self._app(scope, receive, send)
+            return
         prefix = PATHS.get(path)
-        if guard is None:
-            await self._app(scope, receive, send)
-        elif prefix is not None:
-            await self._guarded(prefix, _Guarding(engine, guard), scope, receive, send)
-        elif path in HARMLESS:
-            await self._app(scope, receive, send)
-        elif guard.policy == "withhold":
-            why = f"answers at {path} could not be withheld: ask at {' or '.join(PATHS)}"
-            await _refuse(why, send)
+        if scope["type"] == "websocket" or (prefix is None and guard.policy != "annotate"):
+            why = f"what is written at {path} is not guarded: ask at {' or '.join(PATHS)}"
+            raise Refusal(403, why, "not_guarded")
+        body = await _whole_body(receive)
+        _check_guarded(body, guard.policy)
+        again = _again(body, receive)
+        if prefix is not None:
+            await self._guarded(prefix, _Guarding(engine, guard), scope, again, send)
         else:
-            await self._app(_unnamed(scope), receive, send)
+            _check_name(body)
+            await self._app(_unnamed(scope), again, send)
             await _count_untold(engine)
 
     async def _guarded(
@@ -70,16 +119,12 @@ class GuardedAnswers:
         receive: Receive,
         send: Send,
     ) -> None:
-        body = await _whole_body(receive)
-        if why := _not_guarded(body, guarding.guard.policy):
-            await _refuse(why, send, status=400)
-            return
         name = ASKED + secrets.token_hex(16)
         headers = [pair for pair in scope["headers"] if pair[0].lower() != b"x-request-id"]
         named = {**scope, "headers": [*headers, (b"x-request-id", name.encode())]}
         answer = _Answer(guarding, prefix + name, send)
         try:
-            await self._app(named, _again(body, receive), answer.send)
+            await self._app(named, receive, answer.send)
         finally:
             await answer.close()
 
@@ -141,17 +186,24 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-def _not_guarded(body: bytes, policy: str) -> str:
-    """Return why a request cannot be guarded, empty if it can.
-
-    Each token of a beam is a request of its own, and a grammar does not let a turn be ended.
-    """
+def _fields(body: bytes) -> dict[str, Any]:
+    """Return the fields of a request; none where it is not as it should be, which vLLM says."""
     try:
         asked = json.loads(body)
     except ValueError:
-        return ""  # vLLM says what is wrong
-    if not isinstance(asked, dict):
-        return ""
+        return {}
+    return asked if isinstance(asked, dict) else {}
+
+
+def _check_guarded(body: bytes, policy: str) -> None:
+    """Refuse a request that cannot be guarded.
+
+    Each token of a beam is a request of its own, and a grammar does not let a turn be ended.
+
+    Raises:
+        Refusal: 400.
+    """
+    asked = _fields(body)
     where_ended = () if policy == "annotate" else _not_ended(asked)
     whole = {
         "beams are not guarded: leave `use_beam_search` out": asked.get("use_beam_search"),
@@ -159,7 +211,20 @@ def _not_guarded(body: bytes, policy: str) -> str:
             _answers(asked) > ANSWERS
         ),
     }
-    return next((why for why, is_so in (*whole.items(), *where_ended) if is_so), "")
+    if why := next((why for why, is_so in (*whole.items(), *where_ended) if is_so), ""):
+        raise Refusal(400, why, "not_guarded")
+
+
+def _check_name(body: bytes) -> None:
+    """Refuse a name for a request that only guarded ones may have: nobody would ask for it.
+
+    Raises:
+        Refusal: 400.
+    """
+    if ASKED in str(_fields(body).get("request_id", "")):
+        raise bad(
+            f"names with {ASKED!r} are the server's own: leave `request_id` out", "request_id"
+        )
 
 
 def _not_ended(asked: dict[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -198,14 +263,6 @@ def _grammars(asked: dict[str, Any]) -> dict[str, bool]:
         "response_format": bool(form) if not isinstance(form, dict) else form.get("type") != "text",
         "tool_choice": tool not in (None, "auto", "none"),
     }
-
-
-async def _refuse(why: str, send: Send, *, status: int = 403) -> None:
-    """Refuse to answer."""
-    body = {"error": {"message": why, "type": "invalid_request_error", "code": "not_guarded"}}
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
 
 @cache

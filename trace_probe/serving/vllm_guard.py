@@ -8,7 +8,7 @@ import logging
 import re
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from trace_probe.errors import ModelError, StoreError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.facts import ModelFacts, read_facts
 from trace_probe.model.loading import read_stops
+from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.memory import layers_of
 from trace_probe.monitor.recheck import AsRun, refuse_stale
@@ -29,7 +30,14 @@ from trace_probe.probing.probe import check_fits
 from trace_probe.recording.record import new_manifest
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.reply import risk_of
-from trace_probe.text.channels import Format, format_of, format_under, split
+from trace_probe.text.channels import (
+    END_OF_TURN,
+    Format,
+    format_of,
+    format_under,
+    opens_reasoning,
+    split,
+)
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling
 
@@ -94,7 +102,9 @@ class Guard:
         self.layers = layers_of([one.saved.card for one in detectors])
         self._runner, self._facts, self._plan = runner, facts, plan
         self._stops = stops
-        self._format = format_of(facts.chat_template, facts.name)
+        self._turn, always = find_turns(facts.chat)
+        own = format_of(facts.chat_template, facts.name)
+        self._format = replace(own, untagged="truncated") if always else own
         self._audit = AuditLog(Path(plan.audit)) if first_rank() else None
         self._streams: dict[str, _Stream] = {}
         self._told: OrderedDict[str, _Stream] = OrderedDict()
@@ -142,7 +152,10 @@ class Guard:
         text = self._facts.chat.text_stream()
         for token in prompt[-PROMPT_TAIL:]:
             text.feed(token)
+        turn, known = self._last_turn(prompt)
         format, prefilled = format_under(text.text, self._format)
+        if known and format.untagged == "truncated" and closes(turn, format):
+            format = replace(format, untagged="absent")  # it goes on with an answer
         stream = _Stream(request, None, text, len(prompt))  # type: ignore[arg-type]
         stream.scorer = LiveScorer(
             self.detectors,
@@ -152,15 +165,18 @@ class Guard:
             every=self._plan.every,
             carried=Carried(start=len(prompt)),
         )
-        if self._within_thought(prompt):
+        if holds_thought(turn, self._format, several=not known):
             self._refused(stream)
         return stream
 
-    def _within_thought(self, prompt: Sequence[int]) -> bool:
-        """Return whether a prompt ends amid a thought, of which it holds a part itself."""
-        last = max((i for i, token in enumerate(prompt) if token in self._stops), default=-1)
-        text, _ = self._facts.chat.offsets(prompt[last + 1 :])
-        return holds_thought(text, self._format)
+    def _last_turn(self, prompt: Sequence[int]) -> tuple[str, bool]:
+        """Return what a prompt holds of the turn to write, and whether its start is known.
+
+        If not, it is the whole prompt.
+        """
+        text = self._facts.chat.decode(prompt)
+        starts = [found.end() for found in self._turn.finditer(text)] if self._turn else []
+        return text[starts[-1] :] if starts else text, bool(starts)
 
     def _refused(self, stream: _Stream) -> None:
         """Raise every alarm at once: a thought cannot be judged of which a part is given."""
@@ -206,13 +222,18 @@ class Guard:
     def before_sampling(self, logits: Any) -> None:  # noqa: ANN401 - a tensor
         """Do nothing: what is drawn is the model's own."""
 
-    def after_sampling(self, tokens: Any) -> None:  # noqa: ANN401 - a tensor
-        """End the turn of requests that are to stop."""
+    def after_sampling(self, tokens: Any) -> Sequence[int]:  # noqa: ANN401 - a tensor
+        """End the turn of requests that are to stop; return their rows."""
         batch, ends = self._runner.input_batch, self._plan.policy != "annotate"
-        for row, request in enumerate(batch.req_ids[: batch.num_reqs]):
-            stream = self._streams.get(request)
-            if stream is not None and (stream.unlogged or (ends and stream.alarms)):
-                tokens[row] = min(self._stops)
+        rows = [
+            row
+            for row, request in enumerate(batch.req_ids[: batch.num_reqs])
+            if (stream := self._streams.get(request)) is not None
+            and (stream.unlogged or (ends and stream.alarms))
+        ]
+        if rows:
+            tokens[rows] = min(self._stops)
+        return rows
 
     def ended(self, request: str, written: Sequence[int]) -> None:
         """Finish the last sentence of a request, and keep its scores until they are asked for."""
@@ -289,25 +310,58 @@ class Guard:
         }
 
 
-def holds_thought(prompt: str, format: Format) -> bool:
-    """Return whether the last turn of a prompt holds a part of the thought that goes on after it.
+def find_turns(chat: ChatTokenizer) -> tuple[re.Pattern[str] | None, bool]:
+    """Return what finds the starts of the assistant's turns in a prompt; None if none is known.
 
-    A turn that ends in the middle of the open tag counts too: only the rest of the tag would be
-    seen, so the thought would be taken for an answer.
+    It is what the chat template puts between the user's words and the model's. An end-of-turn token
+    alone starts no turn: a client can put one into a thought, and the model goes on with it.
+
+    Also return whether the template opens a thought there. Then the model always thinks first, and
+    does so too where a client leaves the open tag out.
     """
-    opened, closed, text = format.open.strip(), format.close.strip(), prompt.rstrip()
+    said = "trace-probe"
+    try:
+        _, found, head = chat.conversation([{"role": "user", "content": said}]).rpartition(said)
+    except ModelError:
+        return None, False
+    opens = bool(found) and opens_reasoning(head, chat.format)
+    for tag in filter(None, (chat.format.open.strip(), chat.format.close.strip())):
+        head = head.partition(tag)[0]
+    words = [re.escape(word) for word in head.split()]
+    return (re.compile(r"\s*".join(words)) if found and words else None), opens
+
+
+def holds_thought(turn: str, format: Format, *, several: bool = False) -> bool:
+    """Return whether the assistant's turn, as far as a prompt holds it, has a part of a thought.
+
+    Only the thought that goes on after the prompt counts. A turn that ends in the middle of the
+    open tag counts too: only the rest of the tag would be seen, so the thought would be taken for
+    an answer. Nothing but its close tag ends a thought. `several` says that there may be other
+    turns before it, of which the starts are not known.
+    """
+    opened, closed, text = format.open.strip(), format.close.strip(), turn.rstrip()
     if not opened:
         return False
     if text.endswith(opened):  # the thought begins here, if no other did before
-        return opened in text.removesuffix(opened)
+        before = text.removesuffix(opened)
+        return holds_thought(f"{before}.", format, several=True) if several else opened in before
+    if format.untagged == "truncated" and not several and closed not in text:
+        return bool(text)  # a model that always reasons needs no open tag
     if format.name == "harmony":
+        for end in {*END_OF_TURN} - {closed}:
+            text = text.replace(end, "")
         _, tag, header = text.rpartition("<|channel|>")
-        last = split(f"{text}.", 0, format, prefilled=False).ranges[-1:]
-        return bool(tag and "<|message|>" not in header) or (
-            bool(last) and last[0].channel == "reasoning"
-        )
+        ranges = split(f"{text}.", 0, format, prefilled=False).ranges
+        ends = [one.stop for one in ranges if one.channel == "reasoning"][-1:]
+        unfinished = bool(tag) and "<|message|>" not in header
+        return unfinished or any(closed not in text[end:] for end in ends)
     begun = any(text.endswith(opened[:count]) for count in range(1, len(opened)))
-    return begun or text.rfind(opened) > text.rfind(closed)
+    return begun or (opened in text and not closes(text, format))
+
+
+def closes(turn: str, format: Format) -> bool:
+    """Return whether a turn holds a tag that closes a thought, and none that opens one after it."""
+    return turn.rfind(format.close.strip()) > turn.rfind(format.open.strip())
 
 
 def _named(name: str, streams: Mapping[str, _Stream]) -> dict[tuple[int, int], _Stream]:
