@@ -319,6 +319,11 @@ def test_training_by_reward_goes_on_from_the_last_whole_checkpoint(
     state = json.loads((work / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["global_step"] == 3
     assert [one["step"] for one in state["log_history"] if "reward" in one] == [1, 2, 3]
+    # Killed between its last checkpoint and the end: the same weights, not a step more.
+    reinforce_adapter("rl", parent, tmp_path / "c", work, base=str(base), max_steps=3, **settings)
+    weights = [(tmp_path / one / "adapter_model.safetensors").read_bytes() for one in "bc"]
+    assert weights[0] == weights[1]
+    assert not (work / "checkpoint-4").exists()
 
 
 def test_without_its_base_nothing_is_trained(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from trace_probe.commands.options import AsJson, Seed
+from trace_probe.files import plain
 
 organism = typer.Typer(help="The model organisms: list, train, check.", no_args_is_help=True)
 
@@ -101,7 +102,7 @@ def check(
             quality = check_organism(model, run, plan, WORLDS[one.world])
         if write_cards:
             write_card(family / one.name if family else organism_path(one.name), one, quality, plan)
-        found.append(asdict(quality))
+        found.append(plain(quality))
     typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
 
 
@@ -152,6 +153,8 @@ def _flat(figures: Mapping[str, object], above: str = "") -> Iterator[tuple[str,
 
 
 def _cell(value: object) -> str:
+    from trace_probe.statistics.bootstrap import Metric
+
     if isinstance(value, dict):
-        return "{estimate:.3f} [{lower:.3f}, {upper:.3f}] n={n}".format(**value)
+        return f"{Metric.from_json(value):.3f} n={value['n']}"
     return "-" if value is None else str(value)

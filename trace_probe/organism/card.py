@@ -4,12 +4,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trace_probe.files import load_json, write_bytes, write_json
+from trace_probe.files import load_json, plain, write_bytes, write_json
 from trace_probe.organism.check import CheckPlan, Quality
 from trace_probe.organism.degrees import Degrees
 from trace_probe.organism.family import ENGLISH, FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
-from trace_probe.statistics.bootstrap import Metric
+from trace_probe.statistics.bootstrap import Metric, shown
 
 TAUGHT = {
     "world": "next-token training on scripted thoughts; the parent of all others",
@@ -63,7 +63,7 @@ LIMITS = (
 def write_card(folder: Path, one: Member, quality: Quality, plan: CheckPlan) -> None:
     """Write ``card.json`` and ``README.md`` into an organism's folder."""
     size = weights_of(folder, one).stat().st_size
-    facts = {"member": asdict(one), "bytes": size, "plan": asdict(plan), "quality": asdict(quality)}
+    facts = {"member": asdict(one), "bytes": size, "plan": asdict(plan), "quality": plain(quality)}
     write_json(folder / "card.json", facts)
     write_bytes(folder / "README.md", _markdown(one, quality, plan, size).encode())
 
@@ -100,7 +100,7 @@ def family_table(folder: Path) -> str:
 
 
 def _short(figure: dict[str, float] | None) -> str:
-    return "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**figure) if figure else "-"
+    return shown(Metric.from_json(figure) if figure else None, digits=2)
 
 
 def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:

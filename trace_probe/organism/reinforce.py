@@ -185,7 +185,11 @@ def _train(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(config.output_dir)))
+    last = last_checkpoint(Path(config.output_dir))
+    if last is not None and _step(Path(last)) >= config.max_steps:
+        trainer._load_from_checkpoint(last)
+    else:
+        trainer.train(resume_from_checkpoint=last)
     return trainer.model
 
 
@@ -195,5 +199,9 @@ def last_checkpoint(work: Path) -> str | None:
     The state of the trainer is the last file of a checkpoint.
     """
     folders = (file.parent for file in work.glob("checkpoint-*/trainer_state.json"))
-    whole = {int(folder.name.rpartition("-")[2]): folder for folder in folders}
-    return str(whole[max(whole)]) if whole else None
+    return str(max(folders, key=_step, default="")) or None
+
+
+def _step(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])

@@ -58,13 +58,14 @@ class Metric:
         }
         fields = {name: kinds.typed_dict_field(kind) for name, kind in parts.items()}
         return kinds.no_info_after_validator_function(
-            cls._of_json,
+            cls.from_json,
             kinds.typed_dict_schema(fields),
             serialization=kinds.plain_serializer_function_ser_schema(cls.to_json),
         )
 
     @classmethod
-    def _of_json(cls, raw: dict[str, Any]) -> "Metric":
+    def from_json(cls, raw: dict[str, Any]) -> "Metric":
+        """Return the figure that `to_json` wrote."""
         lower, upper = (math.nan if raw[end] is None else raw[end] for end in ("lower", "upper"))
         return cls(raw["estimate"], lower, upper, raw["n"])
 
