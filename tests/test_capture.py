@@ -202,7 +202,7 @@ def test_an_unfaithful_replay_is_refused() -> None:
         return Activations(np.zeros((1, 0, 4)), (0,), (), fidelity=Fidelity(against, error))
 
     refuse_unfaithful("t", off_by(1e-4), "float32")
-    with pytest.raises(ModelError, match=r"trace t, read again, is 0.3 nats .* load the model in"):
+    with pytest.raises(ModelError, match=r"trace t, read again, is 0.3 nats .* the same weights"):
         refuse_unfaithful("t", off_by(0.3), "float32")
     refuse_unfaithful("t", off_by(0.3), "bfloat16")
     refuse_unfaithful("t", off_by(0.3), "float32", tolerance=0.4)

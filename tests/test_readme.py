@@ -59,9 +59,10 @@ def test_the_readme_is_read_in_two_minutes() -> None:
     assert len(TEXT.splitlines()) <= 125
 
 
-def test_the_trace_of_the_readme_is_as_the_command_prints_it() -> None:
-    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "d4414f"])
-    assert f"```text\n{shown.stdout}```" in TEXT
+def test_the_trace_of_the_readme_is_there_and_alarms_before_it_is_said() -> None:
+    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "8e817c"])
+    assert "show traces/demo 8e817c" in TEXT
+    assert 0 < shown.stdout.index(" alarm ") < shown.stdout.index(" said ")
 
 
 def test_the_python_of_the_readme_runs(
