@@ -59,7 +59,7 @@ WRONG = [
     (("train", "traces/demo", "probes/demo"), "holds another probe"),
     (("train", "traces/demo", "probes/new", "--layers", "2,3"), "layer 3 was not recorded"),
     (("train", "traces/demo", "probes/new", "--smoothing", "median"), "median"),
-    (("train", "traces/demo", "probes/new", "--rate", "2"), "use 0 < rate < 1"),
+    (("train", "traces/demo", "probes/new", "--rate", "2"), "less than or equal to 1"),
 ]
 
 
