@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from trace_probe.engine.plan import CapturePlan, EnginePlan, GuardPlan, read_plan
-from trace_probe.errors import ModelError
+from trace_probe.errors import ModelError, ProbeError
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Span, Trace
 
@@ -723,3 +723,15 @@ def test_answers_are_numbered_as_vllm_numbers_its_choices(
             runner.step(guard, {name: (0, runner.traces[name].prompt_stop)})
     assert [one["choice"] for one in guard.told("cmpl-x")] == [0, 1, 2, 3]
     assert not guard.told("cmpl-y")
+
+
+def test_a_probe_of_another_model_is_refused_without_its_weights(tmp_path: Path) -> None:
+    from trace_probe.serving.vllm_guard import read_probes
+
+    demo = Path(__file__).parents[1] / "probes" / "demo"
+    plan = GuardPlan((str(demo),), audit=str(tmp_path / "alarms.jsonl"))
+    _, detectors, stops = read_probes(plan, "organism:rl", None, "float32")
+    assert len(detectors) == 1
+    assert stops
+    with pytest.raises(ProbeError, match="organism:base"):
+        read_probes(plan, "organism:base", None, "float32")

@@ -379,8 +379,12 @@ def _numbers(request: str, name: str) -> tuple[int, int] | None:
     return found and (int(found[2] or 0), int(found[1] or 0))
 
 
-def load_guard(runner: Any, plan: GuardPlan) -> Guard:  # noqa: ANN401 - of vLLM
-    """Load the probes that a plan names, and see that they fit the model of a runner.
+def read_probes(
+    plan: GuardPlan, name: str, revision: str | None, dtype: str
+) -> tuple[ModelFacts, list[Detector], frozenset[int]]:
+    """Return what is known of a model, the probes that a plan names, and what ends a turn.
+
+    No weights are loaded, so a server finds out at once whether its probes fit.
 
     Raises:
         ModelError: the plan names no probe, or the model's answers cannot be ended.
@@ -388,9 +392,8 @@ def load_guard(runner: Any, plan: GuardPlan) -> Guard:  # noqa: ANN401 - of vLLM
     """
     if not plan.probes or plan.policy not in POLICIES:
         raise ModelError(f"a guard has `probes`, and a `policy` among {', '.join(POLICIES)}")
-    name, revision = plan.model or runner.model_config.model, runner.model_config.revision
     facts = read_facts(name, revision)
-    facts.dtype = str(runner.model_config.dtype).removeprefix("torch.")
+    facts.dtype = dtype
     detectors = [
         load_detector(Path(folder), smoothing=plan.smoothing, threshold=plan.threshold)
         for folder in plan.probes
@@ -404,4 +407,17 @@ def load_guard(runner: Any, plan: GuardPlan) -> Guard:  # noqa: ANN401 - of vLLM
     stops = read_stops(name, locate(name), revision)
     if not stops:
         raise ModelError(f"{name} has no token that ends a turn, so no answer can be stopped")
-    return Guard(runner, facts, detectors, stops, plan)
+    return facts, detectors, stops
+
+
+def load_guard(runner: Any, plan: GuardPlan) -> Guard:  # noqa: ANN401 - of vLLM
+    """Load the probes that a plan names, and see that they fit the model of a runner.
+
+    Raises:
+        ModelError: as `read_probes`.
+        ProbeError: likewise.
+    """
+    config = runner.model_config
+    dtype = str(config.dtype).removeprefix("torch.")
+    found = read_probes(plan, plan.model or config.model, config.revision, dtype)
+    return Guard(runner, *found, plan)

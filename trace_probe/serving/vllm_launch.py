@@ -23,6 +23,7 @@ from trace_probe.model.keys import check_key
 from trace_probe.model.weights import Weights
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import TOKEN, Limits, check_address
+from trace_probe.serving.vllm_guard import read_probes
 
 SERVER = "vllm.entrypoints.openai.api_server"
 ANSWERS = "trace_probe.serving.vllm_answers.GuardedAnswers"
@@ -86,6 +87,7 @@ def serve_engine(server: EngineServer, say: Callable[[str], None]) -> None:
         ServerError: the address is not this machine's own and the environment has no token.
         StoreError: the audit log cannot be written.
         ModelError: vLLM is not installed, or does not find the plug-in.
+        ProbeError: a probe does not fit the model.
     """
     token = check_key(TOKEN)
     check_address(server.host, token)
@@ -94,6 +96,8 @@ def serve_engine(server: EngineServer, say: Callable[[str], None]) -> None:
     if token:
         os.environ["VLLM_API_KEY"] = token
     model, *flags = server.command()
+    weights = server.weights
+    read_probes(server.guard, weights.name, weights.revision, precision_of(weights).dtype)
     AuditLog(Path(server.guard.audit)).close()  # it is found out now if it cannot be written
     say(f"vLLM serves {server.weights.name}, with its first model runner (V1)")
     say(f"on an alarm: {server.guard.policy}")
