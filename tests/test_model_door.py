@@ -73,7 +73,7 @@ def load_words(folder: Path) -> object:
 def load_encoder(folder: Path) -> object:
     from trace_probe.model.embedder import Embedder
 
-    return Embedder(str(folder))
+    return Embedder(str(folder))(["a text"])
 
 
 @pytest.mark.parametrize("load", [load_network, load_words, load_encoder])

@@ -212,7 +212,7 @@ def test_sampling_that_makes_no_sense_is_refused(tiny: Callable[..., Any], tmp_p
     from trace_probe.recording.record import record
 
     store = start_run(tmp_path / "run", tiny(), Sampling(temperature=0, max_new_tokens=4))
-    with pytest.raises(ModelError, match="use samples=1"):
+    with pytest.raises(ModelError, match="record one of each"):
         record(tiny(), TASKS, store, samples=2, progress=False)
     for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"max_new_tokens": 0}):
         with pytest.raises(TraceError, match="cannot sample"):
