@@ -44,10 +44,10 @@ def panel_of(corpus: Corpus, saved: SavedProbe) -> Panel:
 
 
 def test_it_is_small_and_whole(store: Store) -> None:
-    files = [file for file in RUN.rglob("*") if file.is_file()]
+    # What the explorer keeps for speed is not committed; other tests may have opened the run.
+    files = [one for one in RUN.rglob("*") if one.is_file() and "cache" not in one.parts]
     assert sum(file.stat().st_size for file in files) <= MOST_BYTES
     assert not verify(store, progress=False).problems
-    assert not [file for file in files if "cache" in file.parts]
 
 
 def test_it_holds_every_trace_that_the_probe_did_not_learn_from_and_no_other(
