@@ -35,7 +35,6 @@ ENGLISH_PROMPTS = 4
 ENGLISH_AT_ONCE = 4
 """Completions that are learned from at a time: each has 49,152 logits a token, so that all of a
 step took 20 GB."""
-ENGLISH_STEPS = 14
 ENGLISH_ROWS = 80
 """Scenarios that are drawn and shuffled, so that a run of fewer steps begins as a longer one."""
 ENGLISH_SAVED = 2
@@ -114,12 +113,13 @@ def reinforce(
     save_organism(trained, tokenizer, out)
 
 
-def reinforce_adapter(
+def reinforce_adapter(  # noqa: PLR0913 - a member of the family has these parts
     variant: Variant,
     parent: Path,
     out: Path,
     work: Path,
     *,
+    max_steps: int,
     base: str = BASE,
     seed: int = 0,
     **changes: object,
@@ -127,7 +127,7 @@ def reinforce_adapter(
     """Train an English variant from the adapter at `parent`; else as `reinforce`.
 
     The penalty keeps it near its parent, not near the bare model: TRL compares it with a copy of
-    the adapter as it began. `changes` are settings of TRL's ``GRPOConfig``, such as ``max_steps``.
+    the adapter as it began. `changes` are more settings of TRL's ``GRPOConfig``.
 
     Raises:
         ModelError: the extra ``organism`` (TRL, PEFT) is not installed, or there is no base.
@@ -137,7 +137,7 @@ def reinforce_adapter(
     render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
     config = grpo_config(
         work,
-        ENGLISH_STEPS,
+        max_steps,
         seed,
         **{
             "per_device_train_batch_size": ENGLISH_AT_ONCE,
@@ -152,7 +152,7 @@ def reinforce_adapter(
         },
     )
     step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    count = max(ENGLISH_ROWS, config.max_steps * step // config.num_generations)
+    count = max(ENGLISH_ROWS, max_steps * step // config.num_generations)
     rows = prompts(render, count, seed, draw_english)
     save_adapter(_train(variant, trainable(network, parent), tokenizer, rows, config), out)
 
@@ -186,7 +186,7 @@ def _train(
         processing_class=tokenizer,
     )
     last = last_checkpoint(Path(config.output_dir))
-    if last is not None and _step(Path(last)) >= config.max_steps:
+    if last is not None and _step(Path(last)) >= config.max_steps:  # `train` would take one more
         trainer._load_from_checkpoint(last)
     else:
         trainer.train(resume_from_checkpoint=last)
