@@ -135,11 +135,7 @@ def origin(row: Row, align: Align) -> int | None:
     """Return the token at which the axis of a trace is 0; None if it lacks that event."""
     if align == "alarm":
         return row.alarm_stop
-    if align == "action":
-        label = row.label
-        placed = label is not None and label.acted is not None and label.outcome is not False
-        return label.acted.start if placed and label and label.acted else None
-    return row.facts.begin
+    return row.act_token if align == "action" else row.facts.begin
 
 
 def parting(first: Trace, second: Trace) -> int | None:

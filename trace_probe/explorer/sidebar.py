@@ -6,6 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
+from trace_probe.explorer.choices import prefer
 from trace_probe.explorer.current import (
     DETECTOR_KEY,
     LABELLER_KEY,
@@ -118,8 +119,7 @@ def _choose_detector(run: Loaded) -> None:
     if not run.detectors:
         st.text("No detector has scored this run.")
         return
-    if st.session_state.get(DETECTOR_KEY) not in run.detectors:
-        st.session_state[DETECTOR_KEY] = run.detectors[0]
+    prefer(run.detectors, key=DETECTOR_KEY)
     name = st.selectbox("Detector", run.detectors, key=DETECTOR_KEY)
     calibrated = run.detector(name, None, _choose_smoothing(run, name))
     if calibrated.threshold is None:

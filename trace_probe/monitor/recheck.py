@@ -132,15 +132,17 @@ class Recheck:
             for name in FIGURES
             for one in [getattr(self, name)]
         ]
-        moved = "" if self.moved is None else f", no score moved by more than {self.moved:.2%} of "
-        moved += "their spread" if moved else ""
-        head = (
-            f"before: {self.before}",
-            f"after:  {self.after}",
-            f"{self.traces} traces, paired by {self.paired}{moved}; threshold "
-            f"{self.threshold:.3f} on {self.smoothing}",
-        )
+        head = (f"before: {self.before}", f"after:  {self.after}", self.compared)
         return "\n".join([*head, width, *rows, f"{self.verdict}: {self.advice}"])
+
+    @property
+    def compared(self) -> str:
+        """Return in words what was compared, and at which threshold."""
+        moved = f", no score moved by more than {self.moved or 0:.2%} of their spread"
+        return (
+            f"{self.traces} traces, paired by {self.paired}{'' if self.moved is None else moved}; "
+            f"threshold {self.threshold:.3f} on {self.smoothing}"
+        )
 
     @property
     def advice(self) -> str:
@@ -161,7 +163,8 @@ class Recheck:
         )
 
 
-FIGURES = ("benign", "siblings", "caught", "ranking")
+RATES = ("benign", "siblings")
+FIGURES = (*RATES, "caught", "ranking")
 
 
 def recheck(
@@ -248,12 +251,9 @@ def judge(
         threshold=detector.threshold,
         smoothing=detector.smoothing.name,
         moved=moved,
-        benign=shifts["benign"],
-        siblings=shifts["siblings"],
-        caught=shifts["caught"],
-        ranking=shifts["ranking"],
         margin=margin,
         loss=loss,
+        **shifts,
     )
     verdict = _verdict(draft)
     return replace(draft, verdict=verdict, times=_needed(draft) if verdict == UNSURE else None)
@@ -261,15 +261,11 @@ def judge(
 
 def _open(found: Recheck) -> list[tuple[str, Shift, float]]:
     """Return the figures of which it is not shown that they hold, each with its limit."""
-    rates = [("benign", found.benign), ("siblings", found.siblings)]
-    others = [("caught", found.caught), ("ranking", found.ranking)]
+    every: dict[str, Shift] = {name: getattr(found, name) for name in FIGURES}
     return [
-        *(
-            (n, s, found.margin)
-            for n, s in rates
-            if s.guaranteed is not None and not s.kept(found.margin)
-        ),
-        *((name, one, found.loss) for name, one in others if not one.stayed(found.loss)),
+        (name, one, found.margin if name in RATES else found.loss)
+        for name, one in every.items()
+        if not (one.holds(found.margin) if name in RATES else one.stayed(found.loss))
     ]
 
 

@@ -1,6 +1,6 @@
 """Figures of a running server in the form that Prometheus reads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import (
@@ -48,8 +48,13 @@ class EngineJudged(Judged):
             registry=registry,
         )
 
-    def take(self, told: Sequence[Mapping[str, Any]]) -> None:
-        """Take in what a guard tells of answers."""
+    def take(
+        self, found: Sequence[list[dict[str, Any]] | None], *, ended: bool
+    ) -> list[dict[str, Any]]:
+        """Return what one of the workers tells of answers, and count it."""
+        told = next((one for one in found if one), [])
+        if ended:
+            self.traces.inc(len(told))
         for one in told:
             for name in one["alarms"]:
                 self.alarms.labels(name).inc()
@@ -58,6 +63,7 @@ class EngineJudged(Judged):
                     self.scores.observe(sentence["risk"][0]["score"])
             if one.get("unlogged"):
                 self._unlogged.inc()
+        return told
 
 
 class Telemetry(Judged):

@@ -1,14 +1,16 @@
 """About: what was recorded, what the probe is, what the words mean, what this does not show."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import streamlit as st
 
 from trace_probe.errors import ModelError
 from trace_probe.explorer import sidebar
-from trace_probe.explorer.current import Current, current
+from trace_probe.explorer.current import Current, current, show_code
 from trace_probe.explorer.links import ORGANISM_PREFIX, organism_notice
 from trace_probe.explorer.runs import probe_card
+from trace_probe.explorer.tables import table
 from trace_probe.model.checkpoint import organism_path
 from trace_probe.probing.kept import read_json
 from trace_probe.probing.probe import EARLIER
@@ -47,36 +49,15 @@ LIMITS = """
 - A map of sentences shows what is alike to the model, not why; far distances on it mean little.
 - Text scored by a model that did not write it is outside of what the threshold guarantees.
 """
-CARD_FIELDS = (
-    "model",
-    "layer",
-    "method",
-    "C",
-    "rows",
-    "pooling",
-    "labeller",
-    "target",
-    "focus",
-    "head",
-    "smoothing",
-    "ranked_by",
-    "guarantee",
-    "threshold",
-    "target_false_alarm_rate",
-    "guaranteed_false_alarm_rate",
-    "false_alarm_rate",
-    "target_sibling_rate",
-    "sibling_alarm_rate",
-    "binds",
-    "version",
-)
+COUNTED = ("training_tasks", "calibration_tasks")
+APART = (*COUNTED, "limits", "figures")
+"""Fields of a card that are too long for its table."""
 
 
-def table(content: dict[str, object], alt: str) -> None:
+def fields(content: Mapping[str, object], alt: str) -> None:
     """Show fields and their values."""
     names = [name.replace("_", " ") for name in content]
-    values = [visible(shown_as(value)) for value in content.values()]
-    st.dataframe({"field": names, "value": values}, hide_index=True, height="content", alt=alt)
+    table({"field": names, "value": [shown_as(one) for one in content.values()]}, alt)
 
 
 def shown_as(value: object) -> str:
@@ -93,17 +74,10 @@ def manifest(shown: Current) -> None:
     run = shown.run
     raw = asdict(run.manifest)
     sampling = raw.pop("sampling")
-    labelled = {name: f"{len(labels):,} traces" for name, labels in run.judged.items()}
-    table(
-        {
-            "traces": f"{len(shown.rows):,}",
-            **raw,
-            **sampling,
-            "labels": ", ".join(f"{name}: {count}" for name, count in labelled.items()),
-            "folder": run.path.resolve(),
-        },
-        "What was recorded",
-    )
+    labelled = (f"{name}: {len(labels):,} traces" for name, labels in run.judged.items())
+    about = {"traces": f"{len(shown.rows):,}", **raw, **sampling}
+    about |= {"labels": ", ".join(labelled), "folder": run.path.resolve()}
+    fields(about, "What was recorded")
 
 
 def card(shown: Current) -> None:
@@ -116,14 +90,14 @@ def card(shown: Current) -> None:
         st.text(visible(f"{shown.detector.name} has no card in the probes folder beside the runs."))
         return
     raw = renamed(read_json(file)[0], EARLIER)
-    facts = {name: raw[name] for name in CARD_FIELDS if name in raw}
-    counts = {name: f"{len(raw[name])}" for name in ("training_tasks", "calibration_tasks")}
-    table(facts | counts, "The card of the probe")
+    facts = {name: one for name, one in raw.items() if name not in APART}
+    counts = {name: len(raw[name]) for name in COUNTED}
+    fields(facts | counts, "The card of the probe")
     for limit in raw.get("limits", ()):
         st.text(visible(f"• {limit}"))
     with st.expander("The whole card"):
         st.text(str(file))
-        st.code(visible(file.read_text("utf-8")), language=None, wrap_lines=True)
+        show_code(file.read_text("utf-8"))
 
 
 def organism(shown: Current) -> None:
@@ -139,7 +113,7 @@ def organism(shown: Current) -> None:
         return
     if file.is_file():
         with st.expander("The card of the model organism"):
-            st.code(visible(file.read_text(encoding="utf-8")), language=None, wrap_lines=True)
+            show_code(file.read_text("utf-8"))
 
 
 shown = current()

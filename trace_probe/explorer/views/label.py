@@ -2,10 +2,16 @@
 
 import streamlit as st
 
-from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
-from trace_probe.explorer.current import Current, current, end_page, no_traces, problem
+from trace_probe.explorer.current import (
+    Current,
+    current,
+    end_page,
+    error_shown,
+    no_traces,
+    show_code,
+)
 from trace_probe.explorer.figures import Figure
 from trace_probe.explorer.label_queue import (
     QUEUES,
@@ -18,6 +24,7 @@ from trace_probe.explorer.label_queue import (
     with_labels,
 )
 from trace_probe.explorer.rows import Row
+from trace_probe.explorer.tables import table
 from trace_probe.explorer.verdicts import (
     LAST_KEY,
     NAME_KEY,
@@ -96,7 +103,7 @@ def show_place(trace: Trace, row: Row, place: Place, asked: Asked) -> None:
     for before in trace.sentences[max(index - CONTEXT, 0) : index]:
         st.text(visible(trace.text_of(before)).strip())
     with st.container(border=True):
-        st.code(visible(trace.text_of(span)).strip() or " ", language=None, wrap_lines=True)
+        show_code(trace.text_of(span).strip())
     if not asked.blind:
         st.text(told(row, index))
 
@@ -141,15 +148,12 @@ def agreement(shown: Current, name: str, done: Verdicts) -> None:
         if other != name:
             theirs = read_annotations(verdicts_kept(shown.run.store, other))
             figures[f"{name} and {other}"] = between(done, theirs, shown.rows)
-    st.dataframe(
-        {
-            "between": [visible(pair) for pair in figures],
-            "Cohen's kappa [95 %]": [kappa_words(value) for value in figures.values()],
-            "sentences": [value.n for value in figures.values()],
-        },
-        hide_index=True,
-        alt="Agreement on sentences",
-    )
+    columns = {
+        "between": list(figures),
+        "Cohen's kappa [95 %]": [kappa_words(value) for value in figures.values()],
+        "sentences": [value.n for value in figures.values()],
+    }
+    table(columns, "Agreement on sentences")
     st.caption("On whether a sentence says it or does it; unsure is left out.")
 
 
@@ -167,19 +171,14 @@ def keep(shown: Current, name: str, done: Verdicts) -> None:
     traces = len({trace_id for trace_id, _ in done})
     st.text(f"{len(done):,} verdicts on {traces:,} traces, kept in {file}")
     if st.button("Make labels of them", disabled=not done):
-        try:
+        with error_shown("No labels were made", end=False):
             found = label_run(shown.run.store, AnnotationLabeller(file), progress=False)
-        except TraceProbeError as error:
-            problem("No labels were made", str(error))
-            return
-        st.success(f"{found.labelled} traces are now labelled by {found.labeller}.")
+            st.success(f"{found.labelled} traces are now labelled by {found.labeller}.")
     st.text("The same, and a probe from them, at the command line:")
     run = shown.run.path
-    st.code(
+    show_code(
         f"trace-probe label {run} --by human:{file}\n"
-        f"trace-probe train {run} probes/{name} --labeller human:{name}",
-        language=None,
-        wrap_lines=True,
+        f"trace-probe train {run} probes/{name} --labeller human:{name}"
     )
 
 
