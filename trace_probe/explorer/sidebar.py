@@ -102,13 +102,11 @@ def _adopt_address() -> ViewState:
     st.session_state[SEEN_KEY] = query
     if asked.run in runs():
         st.session_state[RUN_KEY] = asked.run
-    if asked.detector:
-        st.session_state[DETECTOR_KEY] = asked.detector
-    if asked.labeller:
-        st.session_state[LABELLER_KEY] = asked.labeller
+    wanted = (DETECTOR_KEY, asked.detector), (LABELLER_KEY, asked.labeller)
+    for key, name in (*wanted, (SMOOTHING_KEY, asked.smoothing)):
+        if name:
+            st.session_state[key] = name
     st.session_state[LAYER_KEY] = asked.layer
-    if asked.smoothing:
-        st.session_state[SMOOTHING_KEY] = asked.smoothing
     if asked.threshold is not None:
         st.session_state[OWN_KEY] = True
         st.session_state[THRESHOLD_KEY] = asked.threshold

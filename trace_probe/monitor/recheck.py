@@ -42,7 +42,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -53,12 +53,16 @@ from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.features import load_matrix
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import Beside
-from trace_probe.probing.probe import check_shape
+from trace_probe.probing.probe import ProbeCard, check_fits, check_shape
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.storage.typed import to_plain
 from trace_probe.store import Manifest, Store
+from trace_probe.trace import Sampling
+
+if TYPE_CHECKING:
+    from trace_probe.model.facts import ModelFacts
 
 EARLIER = {"promised": "guaranteed"}
 """Names that earlier files have for fields of today."""
@@ -361,3 +365,26 @@ def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:
                     f"{folder} is {each.verdict} for {ran}, says its latest recheck: "
                     f"{each.advice} and recheck it, or go on with --stale-ok"
                 )
+
+
+def check_reads(model: "ModelFacts", card: ProbeCard) -> None:
+    """Refuse a probe that cannot read a model.
+
+    Raises:
+        ProbeError: it was trained on another model, tokenizer or width.
+    """
+    from trace_probe.recording.record import new_manifest
+
+    manifest = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
+    check_fits(card, manifest)
+
+
+def check_rechecked(model: "ModelFacts", folders: Iterable[Path]) -> None:
+    """Refuse probes whose thresholds were found not to hold for a model as it runs.
+
+    Raises:
+        ProbeError: the latest `trace-probe recheck` of one says that it is stale or degraded.
+    """
+    from trace_probe.recording.record import new_manifest
+
+    refuse_stale(folders, AsRun.of(new_manifest(model, Sampling(), layers=())))

@@ -24,11 +24,9 @@ from trace_probe.model.loading import read_stops
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.memory import layers_of
-from trace_probe.monitor.recheck import AsRun, refuse_stale
+from trace_probe.monitor.recheck import check_reads, check_rechecked
 from trace_probe.monitor.scorer import Reading, new_alarms
 from trace_probe.monitor.watched import WatchedText
-from trace_probe.probing.probe import check_fits
-from trace_probe.recording.record import new_manifest
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.reply import judged, risk_of
 from trace_probe.text.channels import (
@@ -38,7 +36,6 @@ from trace_probe.text.channels import (
     opens_reasoning,
     split,
 )
-from trace_probe.trace import Sampling
 
 POLICIES = ("annotate", "stop", "withhold")
 TOLD, UNASKED = 65536, 4096
@@ -354,12 +351,10 @@ def read_probes(
         load_detector(Path(folder), smoothing=plan.smoothing, threshold=plan.threshold)
         for folder in plan.probes
     ]
-    for card in (one.saved.card for one in detectors):
-        needed = new_manifest(facts, Sampling(), layers=card.layers, pooling=card.pooling)
-        check_fits(card, needed)
+    for one in detectors:
+        check_reads(facts, one.saved.card)
     if not plan.stale_ok:
-        run = AsRun.of(new_manifest(facts, Sampling(), layers=()))
-        refuse_stale(map(Path, plan.probes), run)
+        check_rechecked(facts, map(Path, plan.probes))
     stops = read_stops(name, locate(name), revision)
     if not stops:
         raise ModelError(f"{name} has no token that ends a turn, so no answer can be stopped")

@@ -9,6 +9,7 @@ from trace_probe.errors import ModelError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.current import Current, current, show_code
 from trace_probe.explorer.links import ORGANISM_PREFIX, organism_notice
+from trace_probe.explorer.reader.scripts import source
 from trace_probe.explorer.runs import probe_card
 from trace_probe.explorer.tables import table
 from trace_probe.model.checkpoint import organism_path
@@ -17,38 +18,6 @@ from trace_probe.probing.probe import EARLIER
 from trace_probe.storage.typed import renamed
 from trace_probe.visible import snippet, visible
 
-DEFINITIONS = """
-- **Risk** of a sentence: its score, or a smoothed value of the scores up to it if the detector
-  has a smoothing other than *max*. What comes later does not change it.
-- **Running risk**: the highest so far. It is the line; the bars are the sentences.
-- **Alarm** ▲: the first sentence of the reasoning whose risk reaches the threshold. It is known at
-  the last token of that sentence. The answer raises none; its bars are pale.
-- **Said** ◆: the first sentence that states the instrumental intent, as the labeller saw it.
-- **Action** ■: the first token of the act that decided the outcome.
-- **Lead**: tokens from the alarm to the end of the sentence that says it, or to the start
-  of the action.
-- **Early**: the alarm came first. **Late**: after the words or the act. **Missed**: no alarm.
-  **Clear**: harmless, and no alarm.
-- **Quiet**: early, and never said.
-- **Disagree**: one labeller calls the trace instrumental, another harmless.
-- **Threshold**: set so that a chosen share of whole *benign* traces raises a false alarm.
-- **Within-prompt AUROC**: how well the scores tell the samples of *one* prompt apart that act from
-  those that do not: plain scores, or smoothed ones as *ranked by* says. A detector that only
-  recognises the task gets 0.5.
-- **Hatched** or blank: no score was computed there. That is not a score of 0.
-"""
-
-LIMITS = """
-- A score is a correlate read from activations. It is not proof of intent.
-- A lead is only as accurate as the label: *said* and *action* are what the labeller named
-  found.
-- Figures hold for the model, the layer, the tasks and the decoding on which they were measured.
-- The false-alarm rate was measured on benign traces like those named; other benign work may
-  differ.
-- No alarm does not mean no risk: see the traces under *Missed*.
-- A map of sentences shows what is alike to the model, not why; far distances on it mean little.
-- Text scored by a model that did not write it is outside of what the threshold guarantees.
-"""
 COUNTED = ("training_tasks", "calibration_tasks")
 APART = (*COUNTED, "limits", "figures")
 """Fields of a card that are too long for its table."""
@@ -129,6 +98,6 @@ with left:
     card(shown)
 with right:
     st.subheader("What the words mean")
-    st.markdown(DEFINITIONS)
+    st.markdown(source("definitions.md"))
     st.subheader("What this does not show")
-    st.markdown(LIMITS)
+    st.markdown(source("limits.md"))

@@ -41,7 +41,12 @@ from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
-TABLE = ("aim", "guarantee", "threshold", "caught", "false alarms", "siblings", "hard cases")
+ALARMS = {
+    "caught": "caught_before_action",
+    "false alarms": "false_alarm_rate",
+    "siblings": "sibling_alarm_rate",
+    "hard cases": "hard_negative_alarm_rate",
+}
 Report = dict[str, Any]
 
 
@@ -198,22 +203,19 @@ def false_alarms(shown: Current, report: Report) -> None:
 
 def guaranteed(report: Report) -> None:
     """Show what is caught at the thresholds that the report calibrated."""
-    rows: dict[str, list[str]] = {name: [] for name in TABLE}
+    rows: list[dict[str, str]] = []
     for aim, methods in part(report, "more", "by_rate").items():
         for method, values in methods.items():
             share, limit = number(values.get("guaranteed_rate")), number(values.get("threshold"))
-            rows["aim"].append(f"{float(aim):.1%}")
-            rows["guarantee"].append("—" if share is None else f"{share:.1%}, {method}")
-            rows["threshold"].append("—" if limit is None else f"{limit:.3g}")
-            for name, key in (
-                ("caught", "caught_before_action"),
-                ("false alarms", "false_alarm_rate"),
-                ("siblings", "sibling_alarm_rate"),
-                ("hard cases", "hard_negative_alarm_rate"),
-            ):
-                rows[name].append(figure(values, key).text(percent=True))
-    if rows["aim"]:
-        table(rows, "What is caught at several false-alarm rates")
+            row = {"aim": f"{float(aim):.1%}"}
+            row["guarantee"] = "—" if share is None else f"{share:.1%}, {method}"
+            row["threshold"] = "—" if limit is None else f"{limit:.3g}"
+            for name, key in ALARMS.items():
+                row[name] = figure(values, key).text(percent=True)
+            rows.append(row)
+    if rows:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        table(columns, "What is caught at several false-alarm rates")
         st.caption(
             "Aim: the false-alarm rate wished for. Guarantee: what the benign traces at hand can "
             "vouch for; conformal holds on average, pac with "
@@ -232,7 +234,7 @@ def calibration(shown: Current, report: Report) -> None:
     with left:
         st.subheader("Predicted and done")
         if bins:
-            points = [(one.foretold, Figure(*vars(one.observed).values())) for one in bins]
+            points = [(one.foretold, one.observed) for one in bins]
             st.vega_lite_chart(charts.reliability(points), alt="Observed share by predicted risk")
             st.caption("Of the highest risk of each trace before it acts: what its alarm follows.")
         else:

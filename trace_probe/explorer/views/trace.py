@@ -89,17 +89,21 @@ def not_here(shown: Current, wanted: str) -> NoReturn:
     end_page()
 
 
+def neighbour(trace_id: str, order: list[str], by: int) -> str | None:
+    """Return the trace so many places further in an order; None where there is none."""
+    place = order.index(trace_id) + by if trace_id in order else -1
+    return order[place] if 0 <= place < len(order) else None
+
+
 def toolbar(shown: Current, trace_id: str, order: list[str]) -> str:
     """Draw place, layer, what is beside, and the view; return which view is wanted."""
-    place = order.index(trace_id) if trace_id in order else None
-    before, after = (None, None) if place is None else (place - 1, place + 1)
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Previous", disabled=before is None or before < 0):
-            open_trace(shown, order[before or 0])
-        if st.button("Next", disabled=after is None or after >= len(order)):
-            open_trace(shown, order[after or 0])
-        if place is not None:
-            st.text(f"{place + 1:,} of {len(order):,}")
+        for words, by in (("Previous", -1), ("Next", 1)):
+            there = neighbour(trace_id, order, by)
+            if st.button(words, disabled=there is None) and there is not None:
+                open_trace(shown, there)
+        if trace_id in order:
+            st.text(f"{order.index(trace_id) + 1:,} of {len(order):,}")
         st.space("stretch")
         layer_box(shown)
         beside_box(shown)
@@ -179,9 +183,9 @@ def read(shown: Current, trace_id: str, focus: int | None, order: list[str]) -> 
     content = payload(chosen.trace, chosen.row, chosen.detector, focus=focus, beside=chosen.beside)
 
     def step(by: int) -> None:
-        place = order.index(chosen.id) + by if chosen.id in order else -1
-        if 0 <= place < len(order):
-            open_trace(shown, order[place])
+        there = neighbour(trace_id, order, by)
+        if there is not None:
+            open_trace(shown, there)
 
     key = f"reader_{shown.run.name}_{chosen.id}"
     sentence = reader(content, key=key, on_step=step, on_threshold=try_threshold)
