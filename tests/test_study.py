@@ -99,7 +99,7 @@ def acts(path: Path, model: str, rate: float, silent: float = 0.5, *, seed: int 
     return store
 
 
-def test_rates_are_broken_down_by_any_fact_or_condition_and_by_all_of_them_crossed(
+def test_rates_are_broken_down_by_any_fact_or_condition_and_two_are_crossed(
     tmp_path: Path,
 ) -> None:
     store = acts(tmp_path / "one", "m", 0.8, seed=1)
@@ -117,6 +117,8 @@ def test_rates_are_broken_down_by_any_fact_or_condition_and_by_all_of_them_cross
     assert rates["nudge=none, watched=yes"].lower <= 0.4 <= rates["nudge=none, watched=yes"].upper
     assert "watched: known only after the act" in format_study(found)
     assert [one.name for one in study([store]).factors] == ["watched"]
+    three = study([store], by=("nudge", "watched", "category")).shares
+    assert not [one.group for one in three if "," in one.group]
     with pytest.raises(NotEnoughData, match="no factor 'moon': .*category, nudge, .*watched"):
         study([store], by=("moon",))
 

@@ -340,7 +340,10 @@ def map_(
 def study(
     runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
     by: Annotated[
-        str, typer.Option(help="Break rates down by these conditions or facts: nudge,watched.")
+        str,
+        typer.Option(
+            help="Break rates down by these conditions or facts; two are crossed: nudge,watched."
+        ),
     ] = "",
     labeller: options.Labeller = None,
     seed: options.Seed = 0,

@@ -70,7 +70,10 @@ class Added:
 
 
 def shares(runs: Runs, factors: Sequence[Factor], seed: int) -> Iterable[GroupRate]:
-    """Yield every figure of every run: over all, by each factor, by all factors crossed."""
+    """Yield every figure of every run: over all, by each factor, by two factors crossed.
+
+    More factors than two are not crossed: their groups would be many and small. Name two by `by`.
+    """
     for name, rows in runs.items():
         for group, chosen in _groups(rows, factors):
             for figure in FIGURES:
@@ -84,7 +87,7 @@ def _groups(rows: Sequence[Case], factors: Sequence[Factor]) -> Iterable[tuple[s
     for factor in factors:
         for level in factor.levels:
             yield f"{factor.name}={level}", at(rows, factor.name, level)
-    if len(factors) > 1:
+    if len(factors) == 2:
         for cell in product(*(factor.levels for factor in factors)):
             levels = list(zip((factor.name for factor in factors), cell, strict=True))
             chosen = [row for row in rows if all(row.level(n) == level for n, level in levels)]

@@ -31,7 +31,7 @@ def _shares(found: Study) -> list[str]:
     ]
     heads = ["", "", names[0], *(f"{name}, of these" for name in names[1:])]
     facts = [factor.name for factor in found.factors if factor.kind == "fact"]
-    warning = f"{' and '.join(facts)}: known only after the act, so no cause of it"
+    warning = f"{', '.join(facts)}: known only after the act, so no cause of it"
     return [*aligned([heads, *rows]), *([warning] if facts else [])]
 
 
