@@ -5,23 +5,12 @@ from dataclasses import dataclass
 import streamlit as st
 
 from trace_probe.episode import alike
-from trace_probe.explorer import sidebar
+from trace_probe.explorer import pairing, sidebar
 from trace_probe.explorer.choices import choose_one, prefer
 from trace_probe.explorer.current import Current, current, end_page, error_shown, no_traces, runs
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.loading import Loaded, load_run
-from trace_probe.explorer.pairing import (
-    ALIGNMENTS,
-    Align,
-    Pair,
-    across,
-    by_nudge,
-    by_outcome,
-    mean_difference,
-    origin,
-    parting,
-    same_trace,
-)
+from trace_probe.explorer.pairing import Align, Pair
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import pair as pair_reader
 from trace_probe.explorer.rows import Row
@@ -79,8 +68,8 @@ def first_kind(shown: Current) -> None:
     """Start with a kind of which the run holds pairs."""
     if (
         KIND_KEY not in st.session_state
-        and not by_outcome(shown.rows, shown.run.texts)
-        and by_nudge(shown.rows)
+        and not pairing.by_outcome(shown.rows, shown.run.texts)
+        and pairing.by_nudge(shown.rows)
     ):
         st.session_state[KIND_KEY] = NUDGE
 
@@ -89,9 +78,9 @@ def pairs_of(shown: Current, kind: str) -> tuple[list[Pair], Side, Side]:
     """Return the pairs of a kind, and where both halves come from."""
     here = Side(shown.run, shown.detector)
     if kind == OUTCOME:
-        return by_outcome(shown.rows, shown.run.texts), here, here
+        return pairing.by_outcome(shown.rows, shown.run.texts), here, here
     if kind == NUDGE:
-        return by_nudge(shown.rows), here, here
+        return pairing.by_nudge(shown.rows), here, here
     if kind == MODEL:
         return other_run(shown, here)
     if kind == DETECTOR:
@@ -117,7 +106,7 @@ def other_run(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
         rows = run.rows(detector, shown.labeller)
     if shown.labeller is not None and shown.labeller not in run.labellers:
         st.text(visible(f"{shown.labeller} has not labelled {run.name}, so B has no outcomes."))
-    return across(shown.rows, rows), here, Side(run, detector)
+    return pairing.across(shown.rows, rows), here, Side(run, detector)
 
 
 def other_detector(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
@@ -128,7 +117,7 @@ def other_detector(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
     prefer(names, key=OTHER_DETECTOR_KEY)
     name = st.selectbox("B is seen by", names, key=OTHER_DETECTOR_KEY, format_func=visible)
     other = shown.run.detector(name)
-    found = same_trace(shown.rows, shown.run.rows(other, shown.labeller))
+    found = pairing.same_trace(shown.rows, shown.run.rows(other, shown.labeller))
     return found, here, Side(shown.run, other)
 
 
@@ -200,7 +189,7 @@ def summary(pairs: list[Pair], *, comparable: bool) -> str:
     told = " · alarms: " + ", ".join(f"{name} {count}" for name, count in counts.items())
     thresholds = {row.threshold for pair in pairs for row in (pair.first, pair.second)}
     told = "" if thresholds == {None} else told
-    mean = mean_difference(pairs)
+    mean = pairing.mean_difference(pairs)
     shown = comparable and mean.known and len(pairs) > 1
     tail = f" · mean difference of peaks, B − A: {mean.text()} over tasks" if shown else ""
     return f"{len(pairs):,} pairs{told}{tail}"
@@ -209,7 +198,7 @@ def summary(pairs: list[Pair], *, comparable: bool) -> str:
 def origins(pair: Pair, align: Align) -> tuple[int, int]:
     """Return the tokens that lie over each other; the starts where one lacks the event."""
     rows = pair.first, pair.second
-    zeros = [origin(row, align) for row in rows]
+    zeros = [pairing.origin(row, align) for row in rows]
     if None in zeros:
         lacking = " and ".join(n for n, zero in zip("AB", zeros, strict=True) if zero is None)
         verb = "has" if len(lacking) == 1 else "have"
@@ -223,7 +212,7 @@ def side_by_side(pair: Pair, sides: tuple[Side, Side], align: Align) -> None:
     rows = pair.first, pair.second
     with error_shown("These traces cannot be read"):
         traces = [side.run.trace(row.facts.id) for side, row in zip(sides, rows, strict=True)]
-    split = parting(*traces)
+    split = pairing.parting(*traces)
     equal = "sentence is" if split == 1 else f"{split} sentences are"
     same = (
         "The texts differ" if split == 0 else f"The first {equal} the same; then the texts differ"
@@ -257,7 +246,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     link = sidebar.arrival() or {}
     kind = choose_one("What differs", list(KINDS), key=KIND_KEY, asked=link.get("pair"))
     agents = any(row.facts.calls > 1 for row in shown.rows)
-    offered = tuple(name for name in ALIGNMENTS if agents or name != "call")
+    offered = tuple(name for name in pairing.ALIGNMENTS if agents or name != "call")
     align = choose_one("Aligned at", offered, key=ALIGN_KEY, asked=link.get("align"))
 st.caption(KINDS[kind])
 pairs, *sides = pairs_of(shown, kind)

@@ -8,8 +8,7 @@ from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import Current, current, error_shown, no_probes, root, show_code
 from trace_probe.explorer.heldout import unseen
-from trace_probe.explorer.models import detector as load
-from trace_probe.explorer.models import probes, resident
+from trace_probe.explorer.models import probes, resident, shown_probe
 from trace_probe.explorer.panels import Frame, panel
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.watching import Watched
@@ -137,10 +136,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     name = st.selectbox("Probe", list(there), key=PROBE_KEY, format_func=visible, width=260)
     choose_one("Pace", list(PACES), key=PACE_KEY)
     st.toggle("Stop at the alarm", key=HALT_KEY)
-with error_shown("This probe cannot be read"):
-    detector = load(there[name], Decoding.of(Sampling()))
-card = detector.saved.card
-st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
+detector = shown_probe(there[name], Decoding.of(Sampling()))
 settings(shown, detector)
 held: Watched | None = st.session_state.get(WATCHED_KEY)
 if held is not None and held.running:

@@ -4,21 +4,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from trace_probe.explorer import sidebar
-from trace_probe.explorer.atlas import (
-    COLOURINGS,
-    Group,
-    Point,
-    by_channel,
-    by_label,
-    by_risk,
-    chart,
-    chosen,
-    grouped,
-    groups_of,
-    height,
-    points,
-)
+from trace_probe.explorer import atlas, sidebar
+from trace_probe.explorer.atlas import Group, Point
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import (
     Current,
@@ -60,7 +47,7 @@ def pick(shown: Current, layers: list[int]) -> tuple[SentenceMap, str]:
     wanted = int(asked["map"]) if asked.get("map", "").isdigit() else None
     with st.container(horizontal=True, vertical_alignment="bottom"):
         colouring = choose_one(
-            "Coloured by", list(COLOURINGS), key=COLOUR_KEY, asked=asked.get("colour")
+            "Coloured by", list(atlas.COLOURINGS), key=COLOUR_KEY, asked=asked.get("colour")
         )
         layer = choose_one("Layer", layers[::-1], key=LAYER_KEY, asked=wanted)
     sidebar.publish(shown.view(), {"colour": colouring, "map": str(layer)})
@@ -77,7 +64,7 @@ def show_texts(shown: Current, found: list[Point]) -> None:
     columns = {
         "risk": [point.score for point in first],
         "sentence": list(map(text_of(shown), first)),
-        "channel": list(map(by_channel, first)),
+        "channel": list(map(atlas.by_channel, first)),
         "outcome": [point.row.outcome for point in first],
         "task": [point.row.facts.task for point in first],
     }
@@ -98,8 +85,8 @@ def text_of(shown: Current) -> Callable[[Point], str]:
 def pick_group(named: list[Group]) -> list[Point]:
     """List the named groups with what they hold; return the sentences of the one chosen."""
     st.subheader("The largest groups")
-    alarms = [100 * one.share(lambda p: by_risk(p) == "over the threshold") for one in named]
-    acts = [100 * one.share(lambda p: by_label(p) in ACTS) for one in named]
+    alarms = [100 * one.share(lambda p: atlas.by_risk(p) == "over the threshold") for one in named]
+    acts = [100 * one.share(lambda p: atlas.by_label(p) in ACTS) for one in named]
     columns = {
         "group": [one.number for one in named],
         "most frequent sentence": [one.text for one in named],
@@ -127,23 +114,23 @@ if not layers:
     no_map(shown)
     end_page()
 whole, colouring = pick(shown, layers)
-there = points(whole, shown.rows)
+there = atlas.points(whole, shown.rows)
 if len(there) < len(whole):
     st.warning(
         f"{len(whole) - len(there):,} points are of sentences that this run no longer has: "
         "make the map again with `trace-probe map`."
     )
-groups = grouped(there, colouring)
-named = groups_of(whole, there, text_of(shown))
+groups = atlas.grouped(there, colouring)
+named = atlas.groups_of(whole, there, text_of(shown))
 event = st.echarts_chart(
-    chart(groups, whole, colouring, named),
-    height=height(groups),
+    atlas.chart(groups, whole, colouring, named),
+    height=atlas.height(groups),
     key=f"map_{shown.run.name}_{colouring}",
     on_select="rerun",
     alt="; ".join(f"{visible(name)}: {len(found)} sentences" for name, found in groups.items()),
 )
 st.caption(CAUTION)
-region = chosen(groups, event["selection"]["selected"])
+region = atlas.chosen(groups, event["selection"]["selected"])
 if not region and named:
     region = pick_group(named)
 if region:

@@ -9,8 +9,7 @@ from trace_probe.explorer import sidebar
 from trace_probe.explorer.current import Current, current, error_shown, root
 from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.links import ORGANISM_PREFIX
-from trace_probe.explorer.models import detector as load
-from trace_probe.explorer.models import probes, resident
+from trace_probe.explorer.models import probes, resident, shown_probe
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
 from trace_probe.explorer.rows import Row, build_row, facts_of, ordered
@@ -147,15 +146,13 @@ sidebar.publish(shown.view())
 st.title("Score")
 there = probes(root(), shown.detector)
 by = st.selectbox("Scored by", [*there, TEXT_DETECTOR], key=BY_KEY, format_func=visible, width=320)
-with error_shown("This probe cannot be read"):
-    detector = load(there[by]) if by in there else None
+detector = shown_probe(there[by]) if by in there else None
 if detector is None:
     st.caption(ABOUT_WORDS)
 else:
-    card = detector.saved.card
-    st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
     st.caption(ABOUT_PROBE)
-    if card.model.startswith(ORGANISM_PREFIX) and ENGLISH not in card.model:
+    model = detector.saved.card.model
+    if model.startswith(ORGANISM_PREFIX) and ENGLISH not in model:
         st.caption(SMALL)
 content = brought(shown)
 if content is not None:
