@@ -256,6 +256,7 @@ def judge(
         moved=moved,
         margin=margin,
         loss=loss,
+        times=None,
         **shifts,
     )
     verdict = _verdict(draft)
