@@ -16,6 +16,7 @@ from trace_probe.model.naming import (
     Named,
     check_no_organism,
     check_not_reserved,
+    is_gguf,
     parse_name,
 )
 from trace_probe.model.naming import FAMILY as FAMILY
@@ -52,7 +53,7 @@ def locate(name: str) -> Path | str:
     path = Path(name).expanduser()
     if path.is_dir():
         return _checked(path)
-    if path.suffix == ".gguf" and path.is_file():
+    if is_gguf(path) and path.is_file():
         return converted(check_not_reserved(path))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no folder or GGUF file {path}: give a model folder or a hub id")
@@ -79,7 +80,7 @@ def known_as(name: str, place: Path | str) -> str:
     if name.startswith(ORGANISM):
         return f"{ORGANISM}{place.name}"
     path = Path(name).expanduser()
-    return path.stem if path.suffix == ".gguf" and path.is_file() else place.resolve().name
+    return path.stem if is_gguf(path) and path.is_file() else place.resolve().name
 
 
 def fingerprint(folder: Path) -> str:

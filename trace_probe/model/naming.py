@@ -77,6 +77,11 @@ def without_version(identity: str) -> str:
     return identity.rpartition("@")[0] or identity
 
 
+def is_gguf(path: Path) -> bool:
+    """Return whether a path is called like a GGUF file."""
+    return path.suffix.lower() == ".gguf"
+
+
 def check_not_reserved(path: Path) -> Path:
     """Return a path whose name no organism can be taken for.
 
