@@ -26,7 +26,6 @@ from trace_probe.storage.tensors import Values, as_bytes
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
 from trace_probe.upkeep.listing import Wanted, list_traces
-from trace_probe.upkeep.matrix import layer_matrix
 from trace_probe.upkeep.pack import pack
 
 TOKENS_A_SENTENCE = 20
@@ -130,7 +129,7 @@ def _ways_to_scan(
     raw = np.load(root / "raw.npy", mmap_mode="r")
 
     def cached() -> Iterator[Values]:
-        yield from np.split(layer_matrix(files, layer, progress=False).values, ends[:-1])
+        yield from np.split(files.layer_matrix(layer, progress=False).values, ends[:-1])
 
     ways: dict[str, Callable[[], Iterator[Values]]] = {
         "raw memmap": lambda: iter(np.split(raw, ends[:-1])),

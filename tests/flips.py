@@ -36,7 +36,6 @@ from trace_probe.probing.probe import ProbeCard, SavedProbe, load_probe, save_pr
 from trace_probe.statistics.calibration import Threshold
 from trace_probe.storage.artifacts import Kind
 from trace_probe.store import Store
-from trace_probe.upkeep.matrix import layer_matrix
 from trace_probe.upkeep.pack import pack
 from trace_probe.upkeep.verify import verify_at
 
@@ -93,7 +92,7 @@ def _make(folder: Path) -> None:
         for number in range(4, 8):
             add(number)
         run.add_labels(label_of(trace) for trace in run.traces())
-    layer_matrix(run, 3, progress=False)
+    run.layer_matrix(3, progress=False)
     with run.joined("00000001"):
         for number in range(8, 10):
             add(number)
@@ -246,7 +245,7 @@ def _read_rows(
 
 def _matrix(run: Store) -> dict[str, bytes]:
     """Return the rows of each trace in the cached matrix."""
-    held = layer_matrix(run, 3, progress=False)
+    held = run.layer_matrix(3, progress=False)
     ends = [*list(held.start.values())[1:], len(held.values)]
     places = zip(held.start.items(), ends, strict=True)
     return {f"matrix {name}": held.values[first:end].tobytes() for (name, first), end in places}

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import Activations, pooled_spans
+from trace_probe.activations import ActivationMatrix, Activations, pooled_spans
 from trace_probe.labels import Label
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import ActivationMatrix
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Role, Sampling, Span, Task, Trace
 

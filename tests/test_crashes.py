@@ -15,7 +15,6 @@ from runs import MANIFEST, contents, fill, held_by, label_of, make_run, make_tra
 
 from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.store import Store
-from trace_probe.upkeep.matrix import layer_matrix
 from trace_probe.upkeep.merge import merge
 from trace_probe.upkeep.pack import pack
 from trace_probe.upkeep.verify import verify
@@ -168,7 +167,7 @@ def test_packing_merging_and_caching_on_a_full_disk_lose_nothing(
         for work in (
             lambda: pack(run, progress=False),
             lambda: merge(tmp_path / "all", [run.path], progress=False),
-            lambda: layer_matrix(run, 1, progress=False),
+            lambda: run.layer_matrix(1, progress=False),
         ):
             with pytest.raises(StoreError, match="cannot write .*: No space left on device"):
                 work()

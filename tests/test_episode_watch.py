@@ -9,11 +9,10 @@ import pytest
 from made_probes import a_probe
 from test_live_features import wide_probe
 
-from trace_probe.activations import pooled_spans
+from trace_probe.activations import ActivationMatrix, pooled_spans
 from trace_probe.episode import Episode, calls_of
 from trace_probe.monitor.detector import Detector, Source
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.trace import Sampling, Task, Trace

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from planted import World, keep, make_label, make_trace, plant
 
-from trace_probe.activations import parse_poolings
+from trace_probe.activations import ActivationMatrix, parse_poolings
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.dataset import Corpus, build_dataset
 from trace_probe.probing.features import (
     FEATURES,
-    ActivationMatrix,
     Feature,
     candidate_features,
     check_features,

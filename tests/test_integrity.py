@@ -31,7 +31,6 @@ from trace_probe.storage.seals import sealed_line
 from trace_probe.storage.tensors import checksum, encode, read_header
 from trace_probe.store import Store
 from trace_probe.trace import Span, Trace
-from trace_probe.upkeep.matrix import layer_matrix
 from trace_probe.upkeep.merge import merge
 from trace_probe.upkeep.pack import pack
 from trace_probe.upkeep.repair import format_repair, repair
@@ -205,7 +204,7 @@ def test_activations_that_are_no_numbers_are_refused_where_they_are_read(
     for read in (
         lambda: run.activations(trace),
         lambda: list(run.scan(3)),
-        lambda: layer_matrix(run, 3, progress=False),
+        lambda: run.layer_matrix(3, progress=False),
         lambda: pack(run, progress=False) if packed else run.activations(trace),
     ):
         with pytest.raises(StoreError, match=r"holds inf or nan in layer 3: .*store repair"):
@@ -604,11 +603,11 @@ def test_a_run_that_is_broken_is_not_migrated(run: Store) -> None:
 def test_a_damaged_cache_is_made_again_without_a_word(
     run: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    values = layer_matrix(run, 3, progress=False).values.tobytes()
+    values = run.layer_matrix(3, progress=False).values.tobytes()
     (file,) = (run.cache / "matrix").iterdir()
     for data in (b"", b"not an array", file.read_bytes()[:-40], DEEP.encode()):
         file.write_bytes(data)
-        assert layer_matrix(run, 3, progress=False).values.tobytes() == values
+        assert run.layer_matrix(3, progress=False).values.tobytes() == values
         run.place.write("cache/traces.parquet", [data])
         assert len(Store(run.path)) == 6
     assert not caplog.text

@@ -10,10 +10,10 @@ import pytest
 from made_probes import SAMPLING, TASK, a_probe, recorded
 from planted import make_trace
 
-from trace_probe.activations import pooled_spans
+from trace_probe.activations import ActivationMatrix, pooled_spans
 from trace_probe.monitor.memory import HELD, Memory
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import FEATURES, ActivationMatrix, feature_rows, load_matrix
+from trace_probe.probing.features import FEATURES, feature_rows
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import SavedProbe
@@ -84,7 +84,7 @@ def test_rows_of_a_resumed_run_score_as_live_ones_up_to_their_rounding(
     saved = wide_probe(model, head)
     recorded(model, tmp_path / "run", samples=3)
     traces = recorded(model, tmp_path / "run", samples=8)
-    stored = saved.scores(Corpus(tuple(traces), {}, load_matrix(Store(tmp_path / "run"), traces)))
+    stored = saved.scores(Corpus(tuple(traces), {}, Store(tmp_path / "run").matrix(traces)))
     pairs = [
         (a, b)
         for trace in traces

@@ -8,12 +8,12 @@ import pytest
 from made_probes import SAMPLING, TASK, a_probe, recorded
 from tiny_models import FAMILIES
 
-from trace_probe.activations import pooled_spans
+from trace_probe.activations import ActivationMatrix, pooled_spans
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import FEATURES, ActivationMatrix, Feature
+from trace_probe.probing.features import FEATURES, Feature
 from trace_probe.probing.probe import SavedProbe, probe_scores
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.text.channels import FORMATS

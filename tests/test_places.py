@@ -16,7 +16,6 @@ from trace_probe.errors import StoreError
 from trace_probe.storage.place import Bucket, Folder, place_at
 from trace_probe.store import Store
 from trace_probe.upkeep.listing import list_traces, runs_in
-from trace_probe.upkeep.matrix import layer_matrix
 from trace_probe.upkeep.merge import merge
 from trace_probe.upkeep.pack import pack
 from trace_probe.upkeep.verify import verify
@@ -140,7 +139,7 @@ def test_packed_it_reads_the_same(root: str) -> None:
 
 def test_a_layer_is_read_as_one_matrix(root: str) -> None:
     run = make_run(f"{root}/one", range(6))
-    matrix = layer_matrix(run, 3, progress=False)
+    matrix = run.layer_matrix(3, progress=False)
     for trace in run.traces():
         start, values = matrix.start[trace.id], run.activations(trace, [3]).values[0]
         assert np.array_equal(matrix.values[start : start + len(values)], values)

@@ -8,7 +8,7 @@ ROOMS = {
     r"\.unlink\(|os\.remove\(|os\.unlink\(": {
         "files",
         "storage.place",
-        "upkeep.matrix",
+        "storage.matrix",
         "organism.weights",
     },
     r"shutil\.rmtree|\brmtree\(": {"files"},

@@ -10,10 +10,9 @@ import pytest
 from made_probes import TASK, a_probe, recorded
 from tiny_models import random_network, word_tokenizer
 
-from trace_probe.activations import Activations, pooled_spans
+from trace_probe.activations import ActivationMatrix, Activations, pooled_spans
 from trace_probe.errors import ModelError, ProbeError
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import ActivationMatrix
 from trace_probe.trace import Sampling, Span
 
 BROKEN = [np.nan, np.inf, -np.inf]

@@ -25,14 +25,12 @@ from trace_probe.activations import Activations, pooled_spans
 from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.files import append
 from trace_probe.labels import Label
-from trace_probe.probing.features import load_matrix
+from trace_probe.storage import matrix as caching
 from trace_probe.storage.journal import WORTH_KEEPING
 from trace_probe.storage.seals import sealed_line
 from trace_probe.store import Store
 from trace_probe.trace import Trace
-from trace_probe.upkeep import matrix as caching
 from trace_probe.upkeep.listing import Wanted, list_traces
-from trace_probe.upkeep.matrix import layer_matrix
 from trace_probe.upkeep.merge import format_merge, merge
 from trace_probe.upkeep.pack import format_pack, pack
 from trace_probe.upkeep.slice import slice_run
@@ -432,9 +430,9 @@ def test_training_reads_the_same_rows_from_the_cache(
     traces = list(cached.traces())
     some = [traces[n] for n in (7, 0, 3, 4, 9, 1)]
     for layers in ((3,), LAYERS):
-        found = load_matrix(cached, some, layers)
+        found = cached.matrix(some, layers)
         monkeypatch.setattr(caching, "WORTH_CACHING", 2**60)
-        plain = load_matrix(cached, some, layers)
+        plain = cached.matrix(some, layers)
         monkeypatch.setattr(caching, "WORTH_CACHING", 0)
         for place, trace in enumerate(some):
             rows = range(len(trace.sentences) + 1)
@@ -442,17 +440,17 @@ def test_training_reads_the_same_rows_from_the_cache(
                 ours = found.at(layer)[[found.start[place] + row for row in rows]]
                 theirs = plain.at(layer)[[plain.start[place] + row for row in rows]]
                 assert np.array_equal(ours, theirs)
-    assert isinstance(layer_matrix(cached, 3).values, np.memmap)
+    assert isinstance(cached.layer_matrix(3).values, np.memmap)
 
 
 def test_a_cache_of_a_run_that_has_changed_is_built_again(cached: Store) -> None:
-    first = layer_matrix(cached, 1, progress=False)
+    first = cached.layer_matrix(1, progress=False)
     files = set((cached.cache / "matrix").iterdir())
-    assert layer_matrix(Store(cached.path), 1, progress=False).start == first.start
+    assert Store(cached.path).layer_matrix(1, progress=False).start == first.start
     assert set((cached.cache / "matrix").iterdir()) == files
     with cached.writing():
         fill(cached, [10])
-    second = layer_matrix(cached, 1, progress=False)
+    second = cached.layer_matrix(1, progress=False)
     assert len(second.values) == len(first.values) + 1 + len(make_trace(10, 4).sentences)
     assert set((cached.cache / "matrix").iterdir()).isdisjoint(files)
     assert len(list((cached.cache / "matrix").iterdir())) == 1
@@ -461,13 +459,13 @@ def test_a_cache_of_a_run_that_has_changed_is_built_again(cached: Store) -> None
 def test_the_cache_is_not_used_for_a_trace_that_has_changed(cached: Store) -> None:
     traces = list(cached.traces())
     with pytest.raises(StoreError, match="holds other activations"):
-        load_matrix(cached, [with_other_tokens(trace) for trace in traces], (1,))
+        cached.matrix([with_other_tokens(trace) for trace in traces], (1,))
     with pytest.raises((StoreError, ProbeError)):
-        load_matrix(cached, [replace(trace, id="unknown") for trace in traces], (1,))
+        cached.matrix([replace(trace, id="unknown") for trace in traces], (1,))
 
 
 def test_a_few_traces_are_read_without_a_cache(cached: Store) -> None:
-    load_matrix(cached, list(cached.traces())[:2], (1,))
+    cached.matrix(list(cached.traces())[:2], (1,))
     assert not (cached.cache / "matrix").exists()
 
 
@@ -475,7 +473,7 @@ def test_a_matrix_holds_every_precision(tmp_path: Path) -> None:
     run = Store.create(tmp_path / "run", MANIFEST)
     for number, scale in enumerate((1, 1e6)):
         run.add(make_trace(number), held_by(make_trace(number), scale))
-    values = layer_matrix(run, 3, progress=False).values
+    values = run.layer_matrix(3, progress=False).values
     assert values.dtype == np.float32
     assert values.shape == (8, WIDTH)
 

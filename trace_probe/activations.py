@@ -1,5 +1,6 @@
 """What a model held in its residual stream while it read, thought and said."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -139,3 +140,25 @@ def pooled_spans(trace: Trace) -> tuple[Span, ...]:
     """Return the rows that are recorded for a trace: the last prompt token, then each sentence."""
     stop = trace.prompt_stop
     return (Span(max(stop - 1, 0), stop, "prompt"), *trace.sentences)
+
+
+@dataclass(frozen=True)
+class ActivationMatrix(Rows):
+    """Activations of many traces in one array."""
+
+    values: NDArray[np.floating[Any]]
+    """(layer, row, width), in the precision of the store; poolings lie side by side in a row."""
+    layers: tuple[int, ...]
+    start: NDArray[np.intp]
+    """For each trace its first row, the last prompt token; its sentences follow. There may be
+    rows of other traces between them."""
+    pooling: str = "mean"
+    """What a row holds, as the manifest of the run says it."""
+
+    @classmethod
+    def of(
+        cls, parts: Sequence[NDArray[np.floating[Any]]], layers: tuple[int, ...], pooling: str
+    ) -> "ActivationMatrix":
+        """Return the rows of several traces in one array, from (layer, row, width) of each."""
+        start = np.cumsum([0, *(part.shape[1] for part in parts)])[:-1].astype(np.intp)
+        return cls(np.concatenate(parts, axis=1), layers, start, pooling)

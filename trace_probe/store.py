@@ -18,7 +18,7 @@ compared where they are read: see `trace_probe.storage.seals`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,16 +26,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import Activations, pooled_spans
-from trace_probe.errors import StoreError
+from trace_probe.activations import ActivationMatrix, Activations, pooled_spans
+from trace_probe.errors import NotEnoughData, StoreError
 from trace_probe.files import TEMPORARY, absent, user_cache
 from trace_probe.files import write_bytes as write_bytes
 from trace_probe.files import write_json as write_json
 from trace_probe.labels import Label
 from trace_probe.storage import locks
 from trace_probe.storage.artifacts import FORMS, Artifacts, rows_by_trace
-from trace_probe.storage.journal import LABELS, TRACES, Journal, about_label, about_trace
+from trace_probe.storage.journal import (
+    LABELS,
+    TRACES,
+    Journal,
+    about_label,
+    about_trace,
+    first_of_each,
+)
 from trace_probe.storage.lines import BrokenLine
+from trace_probe.storage.matrix import LayerMatrix, cached_layer, worth_caching
 from trace_probe.storage.place import Place, place_at
 from trace_probe.storage.records import READABLE, checked_line, differences, manifest_fields
 from trace_probe.storage.records import Manifest as Manifest
@@ -388,11 +396,51 @@ class Store:
             StoreError: the layer was not recorded, or a file does not fit its trace.
         """
         (chosen,) = self.known_layers((layer,))
-        table = self.index()
+        return self.vault.scan(self._contents(), chosen)
+
+    def _contents(self) -> dict[str, tuple[str, int]]:
+        """Return the key and the number of rows of each trace, in order."""
+        table = first_of_each(self.index())
         columns = (table[name].to_pylist() for name in ("id", "key", "rows"))
-        return self.vault.scan(
-            {one: (key, n) for one, key, n in zip(*columns, strict=True)}, chosen
-        )
+        return {one: (key, rows) for one, key, rows in zip(*columns, strict=True)}
+
+    def matrix(
+        self, traces: Sequence[Trace], layers: Iterable[int] | None = None
+    ) -> ActivationMatrix:
+        """Return the activations of many traces in one array; of all recorded layers if None.
+
+        Most traces of a large run are read from whole layers, which are kept in `cache`.
+
+        Raises:
+            NotEnoughData: there are no traces.
+            StoreError: a trace has no activations, or a layer was not recorded.
+        """
+        if not traces:
+            raise NotEnoughData(f"no labelled traces in {self.path}: record and label some first")
+        chosen, pooling = self.known_layers(layers), self.manifest.pooling
+        rows, width = sum(len(trace.sentences) + 1 for trace in traces), self.manifest.width
+        if not chosen or 2 * len(traces) < len(self) or not worth_caching(self.cache, rows, width):
+            parts = [self.activations(trace, chosen).values for trace in traces]
+            return ActivationMatrix.of(parts, chosen, pooling)
+        held = [self.layer_matrix(layer) for layer in chosen]
+        for trace in traces:
+            if held[0].keys.get(trace.id) != self.key(trace):
+                self.activations(trace, chosen)  # says what is wrong with it
+                raise StoreError(f"trace {trace.id} has changed since it was read: read it again")
+        values = held[0].values[None] if len(held) == 1 else np.stack([one.values for one in held])
+        start = np.array([held[0].start[trace.id] for trace in traces], dtype=np.intp)
+        return ActivationMatrix(values, chosen, start, pooling)
+
+    def layer_matrix(self, layer: int, *, progress: bool = True) -> LayerMatrix:
+        """Return a whole layer of the run, mapped from `cache`, where it is kept.
+
+        Raises:
+            StoreError: the layer was not recorded, a trace has no activations, or the cache
+                cannot be written.
+        """
+        self.known_layers((layer,))
+        folder = self.cache / "matrix"
+        return cached_layer(folder, self.vault, self._contents(), layer, progress=progress)
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""

@@ -13,7 +13,7 @@ from trace_probe.execution.executor import Executor, LocalExecutor
 from trace_probe.probing.alarm import choose_smoothing, set_threshold
 from trace_probe.probing.crossfit import choose_head, rival_recipes
 from trace_probe.probing.dataset import Corpus, Split, check_labeller, load_corpus, split_by_role
-from trace_probe.probing.features import Feature, check_features, load_matrix
+from trace_probe.probing.features import Feature, check_features
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, probe_scores, settings
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
 from trace_probe.probing.selection import HEADLINE
@@ -93,7 +93,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     recipe, figures = choose(cells)
     rivals = rival_recipes(cells, head)
     needed = {layer for one in (recipe, *rivals) for layer in one.layers}
-    corpus = replace(corpus, matrix=load_matrix(store, corpus.traces, sorted(needed)))
+    corpus = replace(corpus, matrix=store.matrix(corpus.traces, sorted(needed)))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
     made, compared = choose_head(learned, recipe, rivals, head, seed=seed, progress=tell)
     smooth, tried = choose_smoothing(learned, made.scores, rows, candidates)
@@ -221,7 +221,7 @@ def score_run(store: Store, saved: SavedProbe) -> Scores:
     """
     check_fits(saved.card, store.manifest)
     traces = tuple(store.traces())
-    matrix = load_matrix(store, traces, saved.card.layers)
+    matrix = store.matrix(traces, saved.card.layers)
     return saved.scores(Corpus(traces, {}, matrix))
 
 

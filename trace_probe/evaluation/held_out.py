@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.notes import labels_left_out, traces_left_out
@@ -24,7 +25,6 @@ from trace_probe.probing.baselines import (
 )
 from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import Corpus, check_labeller, load_corpus, split_by_role
-from trace_probe.probing.features import ActivationMatrix, stacked
 from trace_probe.probing.probe import (
     ProbeCard,
     SavedProbe,
@@ -83,7 +83,7 @@ def embedding_scores(
     ]
     ends = np.cumsum([1 + len(trace.sentences) for trace in corpus.traces])
     vectors = np.split(embed(texts), ends[:-1])
-    matrix = stacked([_moments(one)[None] for one in vectors], (0,), "mean")
+    matrix = ActivationMatrix.of([_moments(one)[None] for one in vectors], (0,), "mean")
     return _probed(replace(corpus, matrix=matrix), tasks, recipe)
 
 

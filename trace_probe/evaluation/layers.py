@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
 from trace_probe.probing.dataset import Corpus, load_corpus
-from trace_probe.probing.features import load_matrix
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, fit_corpus, probe_scores
 from trace_probe.statistics.calibration import guaranteed_threshold
 from trace_probe.statistics.metrics import trace_maxima
@@ -172,7 +171,7 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
     for layer in store.manifest.layers:
         progress(f"layer {layer}: {len(scales) + 1} of {len(store.manifest.layers)}")
         probe = at_layer(store, saved, layer)
-        corpus = Corpus(traces, {}, load_matrix(store, traces, (layer,)))
+        corpus = Corpus(traces, {}, store.matrix(traces, (layer,)))
         scores[layer] = dict(probe.smoothing.apply(probe.scores(corpus)))
         low, high = score_range(scores[layer].values(), probe.card.threshold)
         scales.append(LayerScale(layer, probe.card.threshold, low, high))

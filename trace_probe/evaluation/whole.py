@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import ProbeError
 from trace_probe.probing.dataset import Corpus, spread, task_folds
-from trace_probe.probing.features import ActivationMatrix, feature_rows, load_matrix
+from trace_probe.probing.features import feature_rows
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.statistics.metrics import auroc
 from trace_probe.store import Store
@@ -29,7 +30,7 @@ def read_by(observer: Store, corpus: Corpus) -> ActivationMatrix:
             f"{observer.path} lacks {len(unread)} traces of the run, such as {min(unread)}: "
             f"run `trace-probe observe` again"
         )
-    return load_matrix(observer, corpus.traces)
+    return observer.matrix(corpus.traces)
 
 
 @dataclass(frozen=True)

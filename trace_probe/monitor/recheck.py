@@ -50,7 +50,6 @@ from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
-from trace_probe.probing.features import load_matrix
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import Beside
 from trace_probe.probing.probe import check_shape
@@ -300,7 +299,7 @@ def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Cor
     corpus = load_corpus(store, labeller or own, ()).aimed(card.target)
     learned = set(card.training_tasks)
     traces = tuple(one for one in store.traces() if one.task.id not in learned)
-    return Corpus(traces, corpus.labels, load_matrix(store, traces, card.layers))
+    return Corpus(traces, corpus.labels, store.matrix(traces, card.layers))
 
 
 def _texts(side: Corpus) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import TraceError
 from trace_probe.model.capture import Reading
 from trace_probe.model.drawing import overflowed
@@ -20,7 +21,6 @@ from trace_probe.model.local import Model
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_readable, check_reads
 from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import ActivationMatrix
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.reading import read_calls
 from trace_probe.storage.typed import from_plain

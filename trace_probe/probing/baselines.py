@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import ALL_POOLINGS
+from trace_probe.activations import ALL_POOLINGS, ActivationMatrix
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import (
@@ -25,7 +25,7 @@ from trace_probe.probing.dataset import (
     constant_scores,
     spread,
 )
-from trace_probe.probing.features import ActivationMatrix, feature_rows, stacked
+from trace_probe.probing.features import feature_rows
 from trace_probe.probing.probe import fit_corpus, fit_dataset, probe_scores
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.selection import criterion
@@ -196,7 +196,7 @@ def uncertainty_matrix(traces: Sequence[Trace]) -> ActivationMatrix:
         if trace.uncertainty:
             rows[0, 1:] = trace.uncertainty
         blocks.append(rows)
-    return stacked(blocks, (LAYER,), ALL_POOLINGS)
+    return ActivationMatrix.of(blocks, (LAYER,), ALL_POOLINGS)
 
 
 def confidence_scores(train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0) -> Scores:

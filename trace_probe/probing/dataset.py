@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
-from trace_probe.probing.features import ActivationMatrix, feature_rows, load_matrix
+from trace_probe.probing.features import feature_rows
 from trace_probe.probing.recipe import Recipe, Rows, Target
 from trace_probe.statistics.bootstrap import Index
 from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Scores
@@ -96,7 +97,7 @@ def load_corpus(
     """
     traces = tuple(store.traces())
     wanted = store.manifest.layers if layers is None else tuple(layers)
-    matrix = load_matrix(store, traces, wanted) if store.manifest.layers and wanted else None
+    matrix = store.matrix(traces, wanted) if store.manifest.layers and wanted else None
     return Corpus(traces, store.labels(labeller), matrix)
 
 

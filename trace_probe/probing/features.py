@@ -1,4 +1,4 @@
-"""Activations of many traces in one array, and what a probe reads of each sentence.
+"""What a probe reads of each sentence, from the activations of many traces in one array.
 
 Pools of its tokens, and a memory of the thought so far:
 
@@ -19,19 +19,16 @@ of the next layer, each `d_model` wide.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import POOLINGS, Pooling, Rows, parse_poolings
-from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.activations import POOLINGS, ActivationMatrix, Pooling, parse_poolings
+from trace_probe.errors import ProbeError
 from trace_probe.statistics.bootstrap import Index
-from trace_probe.store import Store
 from trace_probe.trace import Trace
-from trace_probe.upkeep.matrix import layer_matrix, worth_caching
 
 Feature = Literal["last", "mean", "max", "running-mean", "running-max", "prompt"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
@@ -44,55 +41,6 @@ POOLED: dict[Feature, Pooling] = {
 }
 """Which recorded pooling each feature is made from; any will do for the prompt, one token long."""
 Values = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class ActivationMatrix(Rows):
-    """Activations of many traces in one array."""
-
-    values: NDArray[np.floating[Any]]
-    """(layer, row, width), in the precision of the store; poolings lie side by side in a row."""
-    layers: tuple[int, ...]
-    start: Index
-    """For each trace its first row, the last prompt token; its sentences follow. There may be
-    rows of other traces between them."""
-    pooling: str = "mean"
-    """What a row holds, as the manifest of the run says it."""
-
-
-def load_matrix(
-    store: Store, traces: Sequence[Trace], layers: Iterable[int] | None = None
-) -> ActivationMatrix:
-    """Load the activations of traces, of all recorded layers or of those named.
-
-    Raises:
-        StoreError: a trace or a layer has no activations.
-    """
-    if not traces:
-        raise NotEnoughData(f"no labelled traces in {store.path}: record and label some first")
-    chosen, pooling = store.known_layers(layers), store.manifest.pooling
-    if worth_caching(store, traces):
-        return _mapped(store, traces, chosen)
-    parts = [store.activations(trace, chosen).values for trace in traces]
-    return stacked(parts, chosen, pooling)
-
-
-def stacked(parts: Sequence[Values], layers: tuple[int, ...], pooling: str) -> ActivationMatrix:
-    """Return the rows of traces in one array, from (layer, row, width) of each."""
-    start = np.cumsum([0, *(part.shape[1] for part in parts)])[:-1].astype(np.intp)
-    return ActivationMatrix(np.concatenate(parts, axis=1), layers, start, pooling)
-
-
-def _mapped(store: Store, traces: Sequence[Trace], layers: Sequence[int]) -> ActivationMatrix:
-    """Return whole layers of a run as they lie on disk; a single one is not copied."""
-    found = [layer_matrix(store, layer) for layer in layers]
-    for trace in traces:
-        if found[0].keys.get(trace.id) != store.key(trace):
-            store.activations(trace, layers)  # says what is wrong with it
-            raise ProbeError(f"trace {trace.id} has changed since it was read: read it again")
-    values = found[0].values[None] if len(found) == 1 else np.stack([one.values for one in found])
-    start = np.array([found[0].start[trace.id] for trace in traces], dtype=np.intp)
-    return ActivationMatrix(values, tuple(layers), start, store.manifest.pooling)
 
 
 def features_from(pooling: str) -> tuple[Feature, ...]:

@@ -21,7 +21,7 @@ from trace_probe.probing.dataset import (
     stream_rows,
     task_folds,
 )
-from trace_probe.probing.features import FEATURES, Feature, candidate_features, load_matrix
+from trace_probe.probing.features import FEATURES, Feature, candidate_features
 from trace_probe.probing.probe import several_scores
 from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
 from trace_probe.probing.ridge import (
@@ -206,5 +206,5 @@ class LayerSweeper:
 
     def __call__(self, layer: int) -> list[Cell]:
         """Return the cells of a layer."""
-        matrix = load_matrix(self._store, self._corpus.traces, (layer,))
+        matrix = self._store.matrix(self._corpus.traces, (layer,))
         return sweep_layer(replace(self._corpus, matrix=matrix), layer, self._grid)

@@ -66,7 +66,7 @@ class Vault:
         `trace_probe.storage.seals.Seals`.
         """
         self._place, self._url = place, place.url
-        self._width, self._raw_width, self.seals = width, raw_width, seals
+        self.width, self._raw_width, self.seals = width, raw_width, seals
         self._checked: dict[str, set[tuple[int, int]]] = {}
         """First row and layer of what was found to be whole, by file."""
         self._packed: dict[str, Packed] = {}
@@ -241,7 +241,7 @@ class Vault:
     def _tensor(self, found: Found, layer: int) -> Tensor:
         """Return where a layer of what was found lies, if its rows can be there."""
         tensor = found.header.of(layer, found.file)
-        width = self._raw_width if found.file.startswith("raw/") else self._width
+        width = self._raw_width if found.file.startswith("raw/") else self.width
         if tensor.shape[1] != width or found.start + found.rows > tensor.shape[0]:
             raise StoreError(
                 f"{self._url}/{found.file} is damaged: layer {layer} has shape "

@@ -13,7 +13,7 @@ import mmap
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from trace_probe.errors import StoreError
 from trace_probe.files import file_names, sweep, write_chunks
-from trace_probe.storage.journal import first_of_each
 from trace_probe.storage.tensors import DTYPES, Values, as_bytes
-from trace_probe.store import Store
-from trace_probe.trace import Trace, digest
+from trace_probe.storage.vault import Vault
+from trace_probe.trace import digest
 
 WORTH_CACHING = 32 * 2**20
 """Bytes of a layer below which reading trace by trace costs nothing."""
+Chunks = Iterator[bytes | memoryview]
 
 
 @dataclass(frozen=True)
@@ -45,32 +45,63 @@ class LayerMatrix:
     """For each trace what identifies its content; see `Store.key`."""
 
 
-def layer_matrix(store: Store, layer: int, *, progress: bool = True) -> LayerMatrix:
+def worth_caching(folder: Path, rows: int, width: int) -> bool:
+    """Return whether a layer is large, and this process may keep it in a folder."""
+    if rows * width * 2 < WORTH_CACHING:
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a run that can only be read
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def cached_layer(
+    folder: Path,
+    vault: Vault,
+    contents: Mapping[str, tuple[str, int]],
+    layer: int,
+    *,
+    progress: bool = True,
+) -> LayerMatrix:
     """Return a layer of a run from the cache, after building it if there is none of this run.
 
+    `contents` is the key and the number of rows of each trace, in order.
+
     Raises:
-        StoreError: the layer was not recorded, a trace has no activations, or the cache
-            cannot be written.
+        StoreError: a trace has no activations, or the cache cannot be written.
     """
-    store.known_layers((layer,))
-    keys, rows = _contents(store)
-    starts = np.concatenate([[0], np.cumsum(list(rows.values()), dtype=np.int64)])
+    keys = {name: key for name, (key, _) in contents.items()}
+    starts = np.cumsum([0, *(rows for _, rows in contents.values())], dtype=np.int64).tolist()
     name = f"layer.{layer}-{digest(list(keys.items()))}.npy"
-    folder = store.cache / "matrix"
-    shape = (int(starts[-1]), store.manifest.width)
-    file = folder / name
+    file, shape = folder / name, (starts[-1], vault.width)
     values = _cached(file, shape)
     if values is None:
         sweep(folder)
-        write_chunks(file, _checked(_chunks(store, layer, shape, progress)))
+        kinds = {vault.find(one).header.of(layer, one).dtype for one in keys}
+        kind = max(kinds, key=lambda each: each.itemsize, default=np.dtype("<f2"))
+        rows = tqdm(
+            vault.scan(contents, layer), total=len(keys), unit="trace", disable=not progress
+        )
+        write_chunks(file, _checked(_npy((one for _, one in rows), kind, shape)))
         _forget_others(folder, name)
         values = _cached(file, shape)
     if values is None:
         raise StoreError(f"{file} was damaged while it was written: is the disk whole?")
-    return LayerMatrix(values, dict(zip(keys, starts[:-1].tolist(), strict=True)), keys)
+    return LayerMatrix(values, dict(zip(keys, starts, strict=False)), keys)
 
 
-def _checked(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+def _npy(rows: Iterable[Values], kind: np.dtype[Any], shape: tuple[int, int]) -> Chunks:
+    """Yield an npy file in pieces: its header, then the rows of one trace after another."""
+    head = io.BytesIO()
+    about = {"descr": kind.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, about)
+    yield head.getvalue()
+    for values in rows:
+        yield as_bytes(values.astype(kind, copy=False))
+
+
+def _checked(chunks: Chunks) -> Chunks:
     """Yield chunks, and after them the checksum of all: 8 hexadecimal digits."""
     total = 0
     for chunk in chunks:
@@ -103,45 +134,6 @@ def _whole(file: Path, changed: int, size: int) -> bool:
         memoryview(data) as view,
     ):
         return b"%08x" % zlib.crc32(view[:-8]) == bytes(view[-8:])
-
-
-def worth_caching(store: Store, traces: Sequence[Trace]) -> bool:
-    """Return whether these traces are better read from whole layers of their run.
-
-    They are if they are most of it, and it is large, and this process may write beside it.
-    """
-    if not store.manifest.layers or 2 * len(traces) < len(store):
-        return False
-    rows = sum(len(trace.sentences) + 1 for trace in traces)
-    if rows * store.manifest.width * 2 < WORTH_CACHING:
-        return False
-    try:
-        store.cache.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a run that can only be read
-        return False
-    return os.access(store.cache, os.W_OK)
-
-
-def _contents(store: Store) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the keys and the numbers of rows of all traces, in order."""
-    table = first_of_each(store.index())
-    ids, keys, rows = (table[name].to_pylist() for name in ("id", "key", "rows"))
-    return dict(zip(ids, keys, strict=True)), dict(zip(ids, rows, strict=True))
-
-
-def _chunks(
-    store: Store, layer: int, shape: tuple[int, int], progress: bool
-) -> Iterator[bytes | memoryview]:
-    """Yield an npy file in pieces: its header, then the rows of one trace after another."""
-    kinds = {store.vault.find(name).header.of(layer, name).dtype for name in _contents(store)[0]}
-    dtype: np.dtype[Any] = max(kinds, key=lambda kind: kind.itemsize, default=np.dtype("<f2"))
-    head = io.BytesIO()
-    about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(head, about)
-    yield head.getvalue()
-    traces = tqdm(store.scan(layer), total=len(store), unit="trace", disable=not progress)
-    for _, values in traces:
-        yield as_bytes(values.astype(dtype, copy=False))
 
 
 def _forget_others(folder: Path, name: str) -> None:
