@@ -122,9 +122,8 @@ def test_a_deep_link_lands_on_its_sentence_and_a_settled_move_is_in_the_address(
 def test_a_threshold_that_moves_brings_its_words_its_address_and_the_sidebar(tab: Tab) -> None:
     tab.reader(f"trace?r=rich&t=early&p={DETECTOR}")
     before = tab.page.inner_text(".headline")
-    tab.page.locator(".list").focus()
     for _ in range(45):
-        tab.page.keyboard.press("+")
+        tab.page.locator(".list").press("+")  # which takes the focus back if a redrawing took it
     tab.page.locator(".headline").filter(has_not_text=before).wait_for(timeout=PATIENCE_MS)
     assert "chosen by hand" in tab.page.inner_text(".fact.sure")
     tab.page.wait_for_url(re.compile("th="), timeout=PATIENCE_MS)
