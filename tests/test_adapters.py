@@ -99,7 +99,12 @@ def test_what_peft_made_is_what_peft_would_compute(llama: Path, tmp_path: Path) 
         lora_alpha=5,
         target_modules="all-linear",
         rank_pattern={"q_proj": 2},
-        alpha_pattern={"v_proj": 7, "layers.1.mlp.up_proj": 1},
+        alpha_pattern={
+            "^q_proj": 90,  # of no map: it stands for a whole name
+            "^model.layers.0.self_attn.k_proj": 4,
+            "v_proj": 7,
+            "layers.1.mlp.up_proj": 1,
+        },
         use_rslora=True,
         init_lora_weights=False,
         task_type="CAUSAL_LM",
@@ -360,7 +365,11 @@ Q_DOWN = "base_model/model/model/layers/0/self_attn/q_proj/lora_A/weight"
 @pytest.mark.parametrize(
     ("name", "shape", "said"),
     [
-        ("base_model/model/lm_head/weight", (1, 32), "holds base_model.model.lm_head.weight, whi"),
+        (
+            "base_model/model/lm_head/weight",
+            (1, 32),
+            "holds base_model.model.lm_head.weight in float32, whi",
+        ),
         ("base_model/model/__class__/lora_A/weight", (4, 32), "__class__ .* is not whole"),
         ("base_model/model/model/lora_A/weight", (4, 32), "is not whole"),
         (Q_DOWN, (4, 31), "does not fit: model.layers.0.self_attn.q_proj"),
@@ -386,7 +395,7 @@ def test_weights_of_maps_that_the_base_lacks_or_that_are_no_numbers_are_refused(
     import torch
 
     rewrite(adapter, **{Q_DOWN: torch.full((4, 32), float("nan"))})
-    with pytest.raises(ModelError, match="holds inf or nan"):
+    with pytest.raises(ModelError, match="hold inf or nan in float32"):
         load(f"{llama}+{adapter}")
     rewrite(adapter, **{Q_DOWN: torch.ones(4, 32)})
     sides = {"A": torch.ones(4, 32), "B": torch.ones(32, 4)}
@@ -398,6 +407,55 @@ def test_weights_of_maps_that_the_base_lacks_or_that_are_no_numbers_are_refused(
     (adapter / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(ModelError, match="is damaged .*: copy the adapter again"):
         load(f"{llama}+{adapter}")
+
+
+@pytest.mark.parametrize("how", ["", ",unmerged"])
+def test_weights_that_overflow_where_they_are_used_are_refused(
+    llama: Path, adapter: Path, how: str
+) -> None:
+    import torch
+
+    from trace_probe.model.local import load_model
+
+    rewrite(adapter, **{Q_DOWN: torch.full((4, 32), 1e300, dtype=torch.float64)})
+    with pytest.raises(ModelError, match="hold inf or nan in float32: "):
+        load(f"{llama}+{adapter}{how}")
+    rewrite(adapter, **{Q_DOWN: torch.full((4, 32), 1e6)})
+    load(f"{llama}+{adapter}{how}")
+    with pytest.raises(ModelError, match="hold inf or nan in float16: load it in another"):
+        load_model(f"{llama}+{adapter}{how}", device="cpu", dtype="float16")
+
+
+def test_weights_in_a_precision_that_is_not_read_are_one_sentence(
+    llama: Path, adapter: Path
+) -> None:
+    import torch
+
+    for kind in (torch.float8_e4m3fn, torch.float8_e5m2, torch.int32):
+        rewrite(adapter, **{Q_DOWN: torch.ones(4, 32).to(kind)})
+        said = f"holds {Q_DOWN.replace('/', '.')} in {str(kind)[6:]}, which is not read here"
+        with pytest.raises(ModelError, match=said):
+            load(f"{llama}+{adapter}")
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("of", ["adapter", "model"])
+def test_text_of_a_stranger_is_bounded_and_in_utf_8(
+    llama: Path, adapter: Path, tmp_path: Path, of: str, name: str
+) -> None:
+    base = Path(shutil.copytree(llama, tmp_path / "tiny-llama"))
+    model = f"{base}+{adapter}"
+    file = (adapter if of == "adapter" else base) / name
+    with open(file, "wb") as sparse:
+        sparse.truncate(1 << 33)
+    with pytest.raises(ModelError, match=f"{name} is larger than .* MB, which no model needs"):
+        load(model)
+    if of == "adapter" and name == "tokenizer_config.json":
+        return  # read only beside a tokenizer
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"copy (it|them|the \w+) again$|cannot load") as raised:
+        load(model)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("reference", ["../nowhere", "a/../b", "/nowhere", "..", "x@y"])

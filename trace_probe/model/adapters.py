@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ModelError, StoreError
 from trace_probe.files import load_json
-from trace_probe.model.loading import PICKLES, fetch_adapter
+from trace_probe.model.loading import PICKLES, TEMPLATE, check_sizes, fetch_adapter
 from trace_probe.model.naming import ADAPTER_CONFIG, ORGANISM, check_not_reserved, organism_path
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", TEMPLATE)
 """Files beside an adapter that are used in place of those of the base."""
 MOST_RANK = 4096
 MOST_ALPHA = 1e6
@@ -45,6 +45,8 @@ READ = frozenset({"r", "lora_alpha", "alpha_pattern", "use_rslora", "fan_in_fan_
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of ``init_lora_weights`` that leave the weights of the base as they are."""
 KEY = re.compile(r"base_model\.model\.(?P<map>[\w.]+)\.lora_(?P<side>[AB])\.weight")
+PRECISIONS = ("float16", "bfloat16", "float32", "float64")
+"""In which weights may be."""
 PLAIN = re.compile(r"\^?[\w.]+")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -71,7 +73,7 @@ class Adapter:
     def scale(self, target: str, rank: int) -> float:
         """Return by what the product of the two matrices of a map is multiplied."""
         own = self.config.get("alpha_pattern") or {}
-        fits = (key for key in own if f".{target}".endswith(f".{key.removeprefix('^')}"))
+        fits = (key for key in own if key == f"^{target}" or f".{target}".endswith(f".{key}"))
         alpha = float(own.get(next(fits, ""), self.config["lora_alpha"]))
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
@@ -112,6 +114,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         raise ModelError(f"{name} is not an adapter in the form of PEFT: it has no {file.name}")
     if file.stat().st_size > MOST_CONFIG:
         raise ModelError(f"{file} is larger than 1 MB, which no adapter needs: copy it again")
+    check_sizes(name, folder)
     try:
         config = load_json(file)
     except StoreError as error:
@@ -195,10 +198,11 @@ def add_adapter(network: "PreTrainedModel", adapter: Adapter, *, merged: bool) -
                     f": load it with the model it was made for"
                 )
             if merged:
-                _merge(network, linear, scale, (down, up), adapter)
+                _merge(network, target, scale, (down, up), adapter)
             else:
-                hook = partial(_added, down.to(linear.weight), up.to(linear.weight), scale)
-                linear.register_forward_hook(hook)
+                beside = [one.to(linear.weight) for one in (down, up)]
+                _check_finite(adapter, target, *beside)
+                linear.register_forward_hook(partial(_added, *beside, scale))
 
 
 def _added(
@@ -214,19 +218,32 @@ def _added(
 
 def _merge(
     network: "PreTrainedModel",
-    linear: "torch.nn.Linear",
+    target: str,
     scale: float,
     matrices: "tuple[torch.Tensor, torch.Tensor]",
     adapter: Adapter,
 ) -> None:
-    weight = linear.weight
+    weight = _linear(network, adapter, target).weight
     if weight is network.get_input_embeddings().weight:
         raise ModelError(
             f"the adapter {adapter.name} changes the output map, whose weights are the "
             f"embedding too: add ',unmerged' to it"
         )
-    down, up = (one.to(weight.device).float() for one in matrices)
-    weight.copy_((weight.float() + scale * (up @ down)).to(weight.dtype))
+    down, up = (one.to(weight.device) for one in matrices)
+    made = (weight.float() + scale * (up @ down)).to(weight.dtype)
+    _check_finite(adapter, target, made)
+    weight.copy_(made)
+
+
+def _check_finite(adapter: Adapter, target: str, *tensors: "torch.Tensor") -> None:
+    """Raise ModelError if numbers overflowed in the precision in which they are used."""
+    for tensor in tensors:
+        if not tensor.isfinite().all():
+            raise ModelError(
+                f"the weights of the adapter {adapter.name} for {target:.80} hold inf or nan in "
+                f"{str(tensor.dtype).removeprefix('torch.')}: load it in another precision "
+                f"(--dtype), or copy it again"
+            )
 
 
 def _linear(network: "PreTrainedModel", adapter: Adapter, target: str) -> "torch.nn.Linear":
@@ -262,14 +279,14 @@ def _matrices(adapter: Adapter) -> "dict[str, tuple[torch.Tensor, torch.Tensor]]
     sides: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         found = KEY.fullmatch(key)
-        if found is None or tensor.dim() != 2 or not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if found is None or tensor.dim() != 2 or kind not in PRECISIONS:
             raise ModelError(
-                f"the adapter {adapter.name} holds {key:.80}, which is not read here: merge it "
-                f"into its base with PEFT (merge_and_unload) and load the result"
+                f"the adapter {adapter.name} holds {key:.80} in {kind}, which is not read here: "
+                f"merge it into its base with PEFT (merge_and_unload) and load the result"
             )
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{key:.80} of {file} holds inf or nan: copy the adapter again")
-        sides.setdefault(found["map"], {})[found["side"]] = tensor
+        _check_finite(adapter, found["map"], tensor.float())
+        sides.setdefault(found["map"], {})[found["side"]] = tensor.float()
     for target, both in sides.items():
         ranks = {both[side].shape[dim] for side, dim in (("A", 0), ("B", 1)) if side in both}
         if (

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 Kind = Literal["AutoModelForCausalLM", "AutoModel"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 """Weights that are a program to be run, or that only a framework we do not use can read."""
-LARGEST_JSON = {"tokenizer.json": 1 << 28, "vocab.json": 1 << 28}
-"""Bytes; `LARGEST_OTHER_JSON` of every other file."""
-LARGEST_OTHER_JSON = 1 << 26
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*_templates/*")
+"""Files that are read whole, unlike weights."""
+TEMPLATE = "chat_template.jinja"
+LARGEST_FILE = {"tokenizer.json": 1 << 28, "vocab.json": 1 << 28, TEMPLATE: 1 << 20}
+"""Bytes; `LARGEST_OTHER_FILE` of every other file."""
+LARGEST_OTHER_FILE = 1 << 26
 LARGEST = {
     "num_hidden_layers": 10_000,
     "hidden_size": 1 << 20,
@@ -284,19 +287,38 @@ def _needs_safetensors(name: str) -> str:
 
 
 def _check_folder(name: str, place: Path | str) -> None:
-    """Raise ModelError if a file of a local folder is too large or not JSON."""
+    """Raise ModelError if a file of a local folder is too large or not what it is called."""
     if not isinstance(place, Path):
         return  # the hub's own limits hold, and `_room` takes every fault
-    for file in sorted(place.glob("*.json")):
-        most = LARGEST_JSON.get(file.name, LARGEST_OTHER_JSON)
+    check_sizes(name, place)
+    if (place / TEMPLATE).is_file():
+        read_template(place / TEMPLATE)
+    for part in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (place / part).is_file():
+            _object(place / part)
+
+
+def check_sizes(name: str, folder: Path) -> None:
+    """Raise ModelError if a file of a model or an adapter is larger than any needs to be."""
+    for file in sorted(file for pattern in TEXTS for file in folder.glob(pattern)):
+        most = LARGEST_FILE.get(file.name, LARGEST_OTHER_FILE)
         if file.stat().st_size > most:
             raise ModelError(
                 f"{file} is larger than {most >> 20} MB, which no model needs: remove it if it "
                 f"is not part of {name}"
             )
-    for part in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        if (place / part).is_file():
-            _object(place / part)
+
+
+def read_template(file: Path) -> str:
+    """Return the chat template that a file holds.
+
+    Raises:
+        ModelError: it cannot be read, or is not text.
+    """
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not text in UTF-8 ({error}): copy it again") from error
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from trace_probe.errors import ModelError
 from trace_probe.model.adapters import Adapter, find_adapter
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.dialect import Dialect, Turn, find_dialect
-from trace_probe.model.loading import read_tokenizer
+from trace_probe.model.loading import TEMPLATE, read_template, read_tokenizer
 from trace_probe.model.naming import parse_name
 from trace_probe.model.templates import TemplateRefusal, render
 from trace_probe.text.channels import Format, format_of
@@ -236,9 +236,9 @@ def own_tokenizer(
         if own
         else read_tokenizer(name, place, revision)
     )
-    template = adapter.folder / "chat_template.jinja"
+    template = adapter.folder / TEMPLATE
     if template.is_file():
-        tokenizer.chat_template = template.read_text("utf-8")
+        tokenizer.chat_template = read_template(template)
     return tokenizer
 
 
