@@ -12,6 +12,7 @@ import pytest
 from tiny_models import random_network, word_tokenizer
 
 from trace_probe.errors import ModelError
+from trace_probe.model.adapters import Adapter
 from trace_probe.model.naming import parse_name, with_adapter
 from trace_probe.store import Manifest, Store
 from trace_probe.study.pairs import format_registry
@@ -100,7 +101,6 @@ def test_what_peft_made_is_what_peft_would_compute(llama: Path, tmp_path: Path) 
         target_modules="all-linear",
         rank_pattern={"q_proj": 2},
         alpha_pattern={
-            "^q_proj": 90,  # of no map: it stands for a whole name
             "^model.layers.0.self_attn.k_proj": 4,
             "v_proj": 7,
             "layers.1.mlp.up_proj": 1,
@@ -122,6 +122,12 @@ def test_what_peft_made_is_what_peft_would_compute(llama: Path, tmp_path: Path) 
         for how in ("", ",unmerged"):
             found = load(f"{llama}+{tmp_path / 'peft'}{how}").blocks.network(ids).logits
             assert float((found - expected).abs().max()) <= 1e-5
+
+
+def test_a_pattern_that_starts_with_a_caret_stands_for_a_whole_name() -> None:
+    own = Adapter("mine", Path(), {"lora_alpha": 2, "alpha_pattern": {"^q_proj": 90}})
+    assert own.scale("q_proj", 1) == 90
+    assert own.scale("model.layers.0.self_attn.q_proj", 1) == 2
 
 
 def test_the_identity_changes_with_the_base_with_the_adapter_and_with_merging(

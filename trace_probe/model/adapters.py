@@ -200,9 +200,9 @@ def add_adapter(network: "PreTrainedModel", adapter: Adapter, *, merged: bool) -
             if merged:
                 _merge(network, target, scale, (down, up), adapter)
             else:
-                beside = [one.to(linear.weight) for one in (down, up)]
-                _check_finite(adapter, target, *beside)
-                linear.register_forward_hook(partial(_added, *beside, scale))
+                into, out = down.to(linear.weight), up.to(linear.weight)
+                _check_finite(adapter, target, into, out)
+                linear.register_forward_hook(partial(_added, into, out, scale))
 
 
 def _added(
