@@ -70,7 +70,8 @@ def intervals(
     # From the right end on, a long title has the room of the labels as well.
     x = axis(title, scale={"domain": ends}, axis={"titleAnchor": "end"})
     dot = {"type": "point", "filled": True, "size": 110, "opacity": 1}
-    diamond = {} if alike else {"shape": {"condition": {"test": "datum.first", "value": "diamond"}}}
+    shape = {"condition": {"test": "datum.first", "value": "diamond"}}
+    diamond: Spec = {} if alike else {"shape": shape}
     return {
         "height": 76 + ROW_PX * len(values),
         "data": {"values": values},
