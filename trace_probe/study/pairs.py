@@ -5,11 +5,10 @@ comparing them is not controlled.
 """
 
 import re
-import tomllib
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Literal
 
+from trace_probe.files import tables_beside
 from trace_probe.organism.family import ENGLISH, FAMILY
 
 Change = Literal["SFT", "DPO", "RL", "SFT and RL", "reward", "adapter"]
@@ -43,7 +42,7 @@ class Cousins:
     why: str
 
 
-_REGISTRY = tomllib.loads((files("trace_probe.study") / "pairs.toml").read_text("utf-8"))
+_REGISTRY = tables_beside(__file__)
 
 PAIRS: tuple[Pair, ...] = (
     *(Pair(parent, child, differs, *note) for differs, parent, child, *note in _REGISTRY["steps"]),

@@ -1,7 +1,6 @@
 """The phrases of a world, read from the file beside its code: several for every fact."""
 
-import tomllib
-from pathlib import Path
+from trace_probe.files import tables_beside
 
 
 class Phrases:
@@ -13,9 +12,9 @@ class Phrases:
         ('Stay within what you may do.', 'Do only what is allowed.')
     """
 
-    def __init__(self, file: Path) -> None:
-        """Read a file; a phrase in a table is named by both, such as ``say.lever``."""
-        self._read = tomllib.loads(file.read_text("utf-8"))
+    def __init__(self, module: str) -> None:
+        """Read the file beside a module, its ``__file__``; a phrase in a table is named by both, such as ``say.lever``."""
+        self._read = tables_beside(module)
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         """Return the ways of saying something."""
