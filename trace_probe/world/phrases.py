@@ -4,7 +4,7 @@ from trace_probe.files import tables_beside
 
 
 class Phrases:
-    """What is said and read in a world, by name.
+    """What is said and read in a world, by name; in a table by both names: ``say.lever``.
 
     Example:
         >>> from trace_probe.world.language import SMALL
@@ -13,7 +13,7 @@ class Phrases:
     """
 
     def __init__(self, module: str) -> None:
-        """Read the file beside a module, its ``__file__``; a phrase in a table is named by both, such as ``say.lever``."""
+        """Read the TOML file beside a module, which is given by its ``__file__``."""
         self._read = tables_beside(module)
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
