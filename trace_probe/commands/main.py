@@ -182,11 +182,13 @@ def record(
         return
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
     if base_url:
-        from trace_probe.recording.served_agents import record_at
+        from trace_probe.recording.served import served_manifest
+        from trace_probe.recording.served_agents import record_from
 
         served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, _temperature(model, temperature), top_p, max_new_tokens or 4096)
-        report = record_at(served, chosen, run, sampling, acting, samples=samples, source=where)
+        store = tp.Store.create(run, served_manifest(served, sampling, tasks=where))
+        report = record_from(served, chosen, store, acting, samples=samples)
     else:
         recording = Recording(
             run=str(run),
