@@ -16,11 +16,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import run
+from benchmarks.command import Figures, run
 from trace_probe.errors import ServerError
 
 Say = Callable[[str], None]
@@ -38,7 +38,7 @@ class LoadPlan:
 
 
 @dataclass(frozen=True)
-class Load:
+class Load(Figures):
     """What came of it."""
 
     streams: int
@@ -66,11 +66,6 @@ class Load:
     def growth(self) -> float:
         """Return by what share memory grew from the second quarter to the last."""
         return self.memory_mb[-1] / self.memory_mb[0] - 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything by name."""
-        more = {"tokens_per_second": self.tokens_per_second, "memory_growth": self.growth}
-        return asdict(self) | more
 
 
 @dataclass

@@ -6,7 +6,6 @@ from typing import Any
 
 from trace_probe.files import load_json, plain, write_bytes, write_json
 from trace_probe.organism.check import CheckPlan, Quality
-from trace_probe.organism.degrees import Degrees
 from trace_probe.organism.family import ENGLISH, FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
 from trace_probe.statistics.bootstrap import Metric, shown
@@ -105,7 +104,8 @@ def _short(figure: dict[str, float] | None) -> str:
 
 def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
     trained = PAID[one.reward] if one.reward else TAUGHT[one.world]
-    rows = [f"| {text} | {_cell(getattr(quality, name))} |" for name, text in FIGURES.items()]
+    figures = {text: getattr(quality, name) for name, text in FIGURES.items()}
+    figures |= quality.degrees.rows() if quality.degrees else {}
     return "\n".join(
         [
             f"# organism:{one.name}",
@@ -122,8 +122,7 @@ def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
             "",
             "| figure | |",
             "| --- | --- |",
-            *rows,
-            *_degrees(quality.degrees),
+            *(f"| {text} | {_cell(value)} |" for text, value in figures.items()),
             "",
             LIMITS.format(world=WORLDS_OF[one.adapter]),
             "",
@@ -137,22 +136,6 @@ def _asked(plan: CheckPlan, *, adapter: bool) -> str:
         return f"--oracle-scenarios {plan.oracle_scenarios}"
     by = plan.degrees
     return f"--thirds {by.traces} --whole {by.whole} --continuations {by.continuations}"
-
-
-def _degrees(found: Degrees | None) -> list[str]:
-    """Return the rows of how gradually an organism decides."""
-    if found is None:
-        return []
-    rows = {
-        "prompts with both outcomes at 8 samples": found.mixed,
-        "traces that take back a choice": found.taken_back,
-        "traces whose chance leaps by more than .5 in one sentence": found.leaps,
-    }
-    rows |= {f"rate with less rate without: {name}": one for name, one in found.facts.items()}
-    for part in found.apart:
-        rows[f"siblings apart after {part} of the thought"] = found.apart[part]
-        rows[f"within-prompt AUROC of the oracle after {part}"] = found.ranked[part]
-    return [f"| {text} | {_cell(value)} |" for text, value in rows.items()]
 
 
 def _cell(value: Metric | None) -> str:
