@@ -13,7 +13,7 @@ from trace_probe.trace import Task
 Suffix = Literal["none", "pro", "anti"]
 Thinking = Literal["on", "off"]
 
-SUFFIX: dict[Suffix, str] = tables_beside(__file__)
+SUFFIX: dict[str, str] = tables_beside(__file__)
 """Text behind the prompt that asks for instrumental behaviour, or forbids it."""
 WORDS: dict[str, tuple[str, str]] = {
     **{nudge: ("nudge", nudge) for nudge in get_args(Nudge)},
