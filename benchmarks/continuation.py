@@ -5,7 +5,7 @@ pay for what is drawn, so that the ratio grows with the prefix and shrinks with 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +146,7 @@ def _from_text(
         model.generate(
             [branch.prefix] * len(branch.seeds),
             branch.seeds,
-            Sampling(sampling.seed, sampling.temperature, sampling.top_p, branch.room),
+            replace(sampling, max_new_tokens=branch.room),
         )
         for branch in branches
     ]

@@ -81,6 +81,11 @@ class Message:
         return "\n".join(part.text for part in self.parts if part.kind == "text")
 
     @property
+    def empty(self) -> bool:
+        """Return whether it says nothing at all."""
+        return not any(part.text or part.hidden or part.name for part in self.parts)
+
+    @property
     def calls(self) -> tuple[Part, ...]:
         """Return its tool calls."""
         return tuple(part for part in self.parts if part.kind == "call")

@@ -392,7 +392,8 @@ def _label(line: Line, trace: Trace) -> Label | None:
     if not any(name in line.record for name in line.names("label")):
         return None
     given = line.filled("label")
-    outcome, rationale = _outcome(given[1] if given else None), _rationale(line)
+    outcome = _outcome(given[1] if given else None)
+    rationale = line.spare(line.text, "rationale") or ""
     if trace.thought == "truncated" and outcome is False:
         outcome = None
         rationale = f"negative, but of reasoning that was cut off. {rationale}".rstrip()
@@ -411,10 +412,6 @@ def _label(line: Line, trace: Trace) -> Label | None:
         quotes=() if quote is None else (quote,),
         facts=facts,
     )
-
-
-def _rationale(line: Line) -> str:
-    return line.spare(line.text, "rationale") or ""
 
 
 def _outcome(value: object) -> bool | None:
