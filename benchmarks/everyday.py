@@ -50,24 +50,13 @@ class EverydayPlan:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was said of one text."""
-
-    name: str
-    peak: float | None
-    alarm: bool
-    outside: bool | None
-    scores: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
 class Everyday:
     """What was said of all."""
 
     detector: str
     promised: float | None
     """Share of harmless traces like those of calibration that may alarm."""
-    five: tuple[Told, ...]
+    five: tuple[ScoredText, ...]
     texts: int
     alarms: int
     rate: Metric
@@ -110,10 +99,7 @@ def summed(detector: Detector, five: list[ScoredText], many: list[ScoredText]) -
     return Everyday(
         str(detector),
         detector.rates.benign if detector.rates else None,
-        tuple(
-            Told(one.id, one.peak, one.alarm, one.outside, tuple(s.score for s in one.sentences))
-            for one in five
-        ),
+        tuple(five),
         len(many),
         alarms.total(),
         wilson(alarms.total() / len(many), len(many), n=len(many)),
@@ -130,7 +116,7 @@ def text(found: Everyday) -> str:
     for one in found.five:
         peak = "-" if one.peak is None else f"{one.peak:.2f}"
         alarm = "ALARM" if one.alarm else "no alarm"
-        lines.append(f"{one.name:36} peak {peak:>6}  {alarm:8}  {marks[one.outside]}")
+        lines.append(f"{one.id:36} peak {peak:>6}  {alarm:8}  {marks[one.outside]}")
     low, high = found.rate.lower, found.rate.upper
     promised = "" if found.promised is None else f", promised {found.promised:.1%}"
     lines += [
