@@ -160,9 +160,9 @@ class Walk:
         """Return every quantity but memory."""
         self.page = self.window.new_page()
         self.page.on("websocket", self._listen)
-        self.first_list = self._by_link("traces?", LIST)
+        self.first_list = self._by_link(f"traces?p={DETECTOR}", LIST)
         self.say(f"first list {self.first_list:.2f} s")
-        self.first_trace = self._by_link(f"trace?t={LONG}", READY)
+        self.first_trace = self._by_link(f"trace?t={LONG}&p={DETECTOR}", READY)
         found = {"list": self._repeat(self.list_by_nav)}
         found["search"] = tuple(self.search(words) for words in SOUGHT[: self.repeats])
         found["bare"] = self._repeat(self.bare)
@@ -191,7 +191,7 @@ class Walk:
 
     def _by_link(self, path: str, selector: str) -> float:
         begin = time.perf_counter()
-        self.page.goto(f"{self.address}/{path}&p={DETECTOR}")
+        self.page.goto(f"{self.address}/{path}")
         self._wait(selector)
         return time.perf_counter() - begin
 
