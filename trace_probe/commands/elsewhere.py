@@ -7,7 +7,6 @@ import typer
 from trace_probe.commands.options import json_object
 
 if TYPE_CHECKING:
-    from trace_probe.model.endpoint import Patience
     from trace_probe.recording.course import Agent
     from trace_probe.recording.served import Served
 
@@ -44,7 +43,8 @@ def served_model(
     urls: list[str],
     extra: str | None,
     tokenizer: str | None,
-    patience: "Patience | None" = None,
+    concurrency: int = 32,
+    per_minute: float | None = None,
 ) -> "Served":
     """Return what the options say of a model that servers have under a name."""
     from trace_probe.model.endpoint import Patience
@@ -52,4 +52,5 @@ def served_model(
     from trace_probe.recording.served import Served
 
     ids = load_tokenizer(tokenizer) if tokenizer else None
-    return Served(name, tuple(urls), json_object(extra), ids, patience or Patience())
+    patience = Patience(concurrency=concurrency, per_minute=per_minute)
+    return Served(name, tuple(urls), json_object(extra), ids, patience)

@@ -167,6 +167,8 @@ def record(
 
     A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
+    from trace_probe.recording.served import served_manifest
+    from trace_probe.recording.served_agents import record_from
     from trace_probe.recording.shares import Recording, recapture_with, record_with
 
     weights = loading.weights(model, backend)
@@ -177,16 +179,10 @@ def record(
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} already there"
-        show_result(again, told, as_json=as_json)
-        return
+        return show_result(again, told, as_json=as_json)
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
     if base_url:
-        from trace_probe.model.endpoint import Patience
-        from trace_probe.recording.served import served_manifest
-        from trace_probe.recording.served_agents import record_from
-
-        patience = Patience(concurrency=concurrency, per_minute=per_minute)
-        served = served_model(model, base_url, extra, tokenizer, patience)
+        served = served_model(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, _temperature(model, temperature), top_p, max_new_tokens or 4096)
         store = tp.Store.create(run, served_manifest(served, sampling, tasks=where))
         report = record_from(served, chosen, store, acting, samples=samples)
