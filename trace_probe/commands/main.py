@@ -206,7 +206,7 @@ def record(
             engine=running,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
-    show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
+    return show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
 
 
 def _temperature(model: str, asked: float | None) -> float:
