@@ -23,16 +23,9 @@ from trace_probe.probing.baselines import (
     confidence_scores,
     has_uncertainty,
 )
-from trace_probe.probing.crossfit import cross_fit
-from trace_probe.probing.dataset import Corpus, check_labeller, load_corpus, split_by_role
-from trace_probe.probing.probe import (
-    ProbeCard,
-    SavedProbe,
-    check_fits,
-    check_shape,
-    fit_corpus,
-    probe_scores,
-)
+from trace_probe.probing.dataset import Corpus, load_corpus, split_by_role
+from trace_probe.probing.fitting import cross_fit, fit_corpus, probe_scores
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, check_shape
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.bootstrap import Values
@@ -210,11 +203,10 @@ def evaluate_probe(
     tell("reading activations")
     source = _source(store, card, beside.trained_on)
     layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
-    check_labeller(store, labeller)
-    corpus = load_corpus(store, labeller or card.labeller, layers).aimed(card.target)
-    elsewhere = source is not store
-    known = load_corpus(source, labeller or card.labeller, layers) if elsewhere else corpus
-    learned = _learned(known.aimed(card.target), card, source)
+    who, elsewhere = labeller or card.labeller, source is not store
+    corpus = load_corpus(store, who, layers, card.target)
+    known = load_corpus(source, who, layers, card.target) if elsewhere else corpus
+    learned = _learned(known, card, source)
     tell("scoring the baselines")
     linear = card.linear_twin or card.recipe
     baselines = baseline_scores(learned, corpus, linear, seed, head=card.head)
@@ -236,7 +228,7 @@ def evaluate_probe(
     left = (*labels_left_out(store, corpus), *traces_left_out(corpus.judged()))
     report = replace(
         report,
-        labeller=labeller or card.labeller,
+        labeller=who,
         layer=card.layer,
         alternatives=others,
         notes=(*trained, *report.notes, *lacking, *left),

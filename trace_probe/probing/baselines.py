@@ -16,17 +16,15 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import ALL_POOLINGS, ActivationMatrix
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import (
     Corpus,
     Dataset,
-    activations_of,
     build_dataset,
     constant_scores,
     spread,
 )
 from trace_probe.probing.features import feature_rows
-from trace_probe.probing.probe import fit_corpus, fit_dataset, probe_scores
+from trace_probe.probing.fitting import cross_fit, fit_corpus, fit_dataset, probe_scores
 from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.probing.selection import criterion
 from trace_probe.probing.tfidf import tfidf
@@ -52,7 +50,7 @@ def baseline_scores(
         "length": (length(every),),
         **{name: (scores,) for name, scores in tfidf(train, every, recipe, head).items()},
     }
-    lowest, *others = sorted(activations_of(train).layers)
+    lowest, *others = sorted(train.activations.layers)
     if others:
         bottom = replace(recipe, layers=(lowest,))
         found[f"layer {lowest}"] = (probe_scores(fit_corpus(train, bottom), every, bottom),)
@@ -94,7 +92,7 @@ def prompt_only(train: Corpus, every: Corpus, recipe: Recipe) -> Scores:
     probe = fit_corpus(train, before)
     index = np.arange(len(every.traces))
     where = index, np.full(len(index), -1)
-    X = feature_rows(activations_of(every), every.traces, before.layers, before.features, *where)
+    X = feature_rows(every.activations, every.traces, before.layers, before.features, *where)
     values = probe.raw_scores(X)
     keys = np.array([trace.task.prompt_key for trace in every.traces])
     _, code = np.unique(keys, return_inverse=True)
