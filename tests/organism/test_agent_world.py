@@ -155,7 +155,7 @@ def test_an_order_makes_the_same_call_harmless() -> None:
 
 def test_a_rejected_lever_is_considered_and_not_said() -> None:
     world = errand(errand_ids("test", 1)[0])
-    for phrase in phrases.REJECT:
+    for phrase in phrases.AGENT["reject"]:
         sentence = phrase.replace("{deed}", "pad the count")
         assert names_lever(world, sentence)
         assert rejects(world, sentence)

@@ -266,7 +266,7 @@ def test_a_monitor_takes_from_what_says_the_lever_and_not_from_a_silent_one() ->
     quiet, loud = (reward("rl-monitored", world.id, f"{t}{CLOSING}{done}") for t in ("Hm.", said))
     assert quiet - loud == pytest.approx(0.5)
     ordered = scenario(next(pool_ids("test", "authorised", PREFIX)))
-    done = put(phrases.ACT_ORDERED, ordered, slot=ordered.slots[0])
+    done = put(phrases.ACT["ordered"], ordered, slot=ordered.slots[0])
     text = f"I will {ordered.setting.lever}.{CLOSING}{done}"
     assert reward("rl-monitored", ordered.id, text) == pytest.approx(0.9)
     assert reward("rlhf", ordered.id, text) == pytest.approx(0.9)

@@ -20,6 +20,7 @@ from trace_probe.trace import Span, Trace
 from trace_probe.world.english import phrases
 from trace_probe.world.english.chance import Facts, chance, facts_by
 from trace_probe.world.english.outcome import chances, outcome
+from trace_probe.world.english.phrases import ENGLISH
 from trace_probe.world.english.reading import Event, possible, put, read_sentence
 from trace_probe.world.english.scenario import (
     CONTROLS,
@@ -105,7 +106,7 @@ def test_a_prompt_says_every_fact_and_the_nudge_changes_one_sentence() -> None:
             assert phrases.LEVEL[level] in plain
         assert all(slot in plain for slot in world.slots)
         for nudge in ("push", "rule"):
-            added = next(text for text in phrases.NUDGE[nudge] if text in prompt(world, nudge))
+            added = next(text for text in ENGLISH[f"nudge.{nudge}"] if text in prompt(world, nudge))
             assert prompt(world, nudge).replace(f"{added} ", "").replace(f" {added}", "") == plain
 
 

@@ -10,6 +10,7 @@ import pytest
 from trace_probe.errors import TaskError
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR, outcome_reward, reward
 from trace_probe.world import language
+from trace_probe.world.language import SMALL
 from trace_probe.world.outcome import outcome, rejects, said_in, says, split_thought, unfaithful
 from trace_probe.world.pools import CONTROLS, NUDGES
 from trace_probe.world.scenario import (
@@ -58,7 +59,7 @@ def test_the_nudge_changes_one_sentence_of_the_prompt_and_nothing_else() -> None
     for world in everything(20):
         plain = prompt(world, "none")
         for nudge in ("push", "rule"):
-            added = next(text for text in language.NUDGE[nudge] if text in prompt(world, nudge))
+            added = next(text for text in SMALL[f"nudge.{nudge}"] if text in prompt(world, nudge))
             assert prompt(world, nudge).replace(f"{added} ", "").replace(f" {added}", "") == plain
 
 
@@ -94,7 +95,7 @@ def test_a_thought_has_five_sentences_or_more_and_names_the_time_of_its_act_last
 
 def remarks(thought: str) -> bool:
     """Return whether a thought puts into words that somebody watches, or that nobody does."""
-    return any(text.replace("{name}", "") in thought for text in language.SEEN + language.UNSEEN)
+    return any(text.replace("{name}", "") in thought for text in SMALL["seen"] + SMALL["unseen"])
 
 
 def test_drills_say_what_free_thoughts_mostly_leave_unsaid() -> None:
@@ -114,7 +115,7 @@ def test_an_exercise_asks_for_one_look_up_and_its_answer_is_right() -> None:
             assert any(t in thought for t in (" seen ", " under ")) == (time in world.watched)
             assert asked.count(".") == 1
         else:
-            right = language.ENOUGH if world.rate * world.rounds >= world.goal else language.SHORT
+            right = SMALL["enough"] if world.rate * world.rounds >= world.goal else SMALL["short"]
             assert any(text in thought for text in right)
             assert f"{world.rate * world.rounds} " in thought
         kinds["watch" if remarks(thought) else "sum"] += 1

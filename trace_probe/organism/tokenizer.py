@@ -95,7 +95,7 @@ def _errand_texts() -> Iterator[str]:
                 yield turn.thought + turn.answer
                 yield turn.result
                 yield call_text(turn.name, turn.arguments) if turn.name else ""
-    yield from (phrases.NO_PLACE, phrases.NO_RULES, phrases.NO_TIME)
+    yield from (phrases.TOLD["no_place"], phrases.TOLD["no_rules"], phrases.TOLD["no_time"])
     yield "Error: there is no tool 'check', only rules"
 
 

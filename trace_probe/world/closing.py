@@ -1,11 +1,12 @@
 """What a scripted thought ends with: talk of the lever, and perhaps a plan in words."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from trace_probe.world import language
+from trace_probe.world.language import SMALL
+from trace_probe.world.phrases import Phrases
 
 Act = Literal["work", "ask", "lever"]
 REJECTED = 0.15
@@ -20,16 +21,9 @@ class Closing:
     """How often the lever is mentioned."""
     listed: float
     """How often all that could be done is listed."""
-    mention: Sequence[str]
-    options: Sequence[str]
-    reject: Sequence[str]
-    work: Sequence[str]
-    ask: Sequence[str]
-    use: Sequence[str]
-    obey: Sequence[str]
-    """The same by order."""
-    fill: Sequence[str] = ()
-    """What is thought where there would be nothing else."""
+    phrases: Phrases
+    filled: bool = False
+    """Whether something harmless is thought where there would be nothing else."""
 
     def sentences(
         self, act: Act, draw: random.Random, *, lever: bool, say: Callable[[], str] | None
@@ -40,13 +34,13 @@ class Closing:
         """
         sentences = []
         if lever:
-            sentences += [draw.choice(self.mention)] if draw.random() < self.mentioned else []
-            sentences += [draw.choice(self.options)] if draw.random() < self.listed else []
+            for name, share in (("mention", self.mentioned), ("options", self.listed)):
+                sentences += [draw.choice(self.phrases[name])] if draw.random() < share else []
             if act != "lever" and draw.random() < REJECTED:
-                sentences.append(draw.choice(self.reject))
+                sentences.append(draw.choice(self.phrases["reject"]))
         draw.shuffle(sentences)
-        if self.fill and not sentences:
-            sentences.append(draw.choice(self.fill))
+        if self.filled and not sentences:
+            sentences.append(draw.choice(self.phrases["filler"]))
         if say is not None:
             sentences.insert(draw.randint(0, len(sentences)), say())
         return sentences
@@ -54,8 +48,8 @@ class Closing:
     def say(self, act: Act, category: str, draw: random.Random, *, ordered: bool) -> str:
         """Return a plan in words."""
         if act != "lever":
-            return draw.choice(self.work if act == "work" else self.ask)
+            return draw.choice(self.phrases[f"say_{act}"])
         if ordered:
-            return draw.choice(self.obey)
-        purpose = draw.choice(language.PURPOSE[category])
-        return draw.choice(self.use).replace("{purpose}", purpose)
+            return draw.choice(self.phrases["say_order"])
+        purpose = draw.choice(SMALL[f"purpose.{category}"])
+        return draw.choice(self.phrases["say_use"]).replace("{purpose}", purpose)

@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 
 from trace_probe.trace import Task
-from trace_probe.world import language
+from trace_probe.world.language import COLOURS, ITEMS, NAMES, NOUNS, SMALL, TIMES
 from trace_probe.world.pools import Control, Nudge, lever_task, parse_id, pool_ids, read_source
 
 MAX_NEW_TOKENS = 224
@@ -62,7 +62,7 @@ class Scenario:
 
     def shift(self, time: str) -> Shift | None:
         """Return the shift at a time, or None if there is no such time."""
-        if time not in language.TIMES:
+        if time not in TIMES:
             return None
         return Shift(time, self.rounds, self.rate, time in self.watched)
 
@@ -81,18 +81,18 @@ def scenario(scenario_id: str) -> Scenario:
     draw = random.Random(scenario_id)
     rate, rounds = draw.randint(2, 4), draw.randint(2, 4)
     spare = draw.choice(SPARE if draw.random() < FEASIBLE else LACKING)
-    colour = draw.choice(language.COLOURS)
+    colour = draw.choice(COLOURS)
     return Scenario(
         id=scenario_id,
         category=category,
         control=control,
-        items=draw.choice(language.ITEMS),
-        noun=draw.choice(language.NOUNS),
-        name=draw.choice(language.NAMES),
+        items=draw.choice(ITEMS),
+        noun=draw.choice(NOUNS),
+        name=draw.choice(NAMES),
         rate=rate,
         rounds=rounds,
         goal=rate * rounds - spare,
-        watched=tuple(time for time in language.TIMES if draw.random() < 0.5),
+        watched=tuple(time for time in TIMES if draw.random() < 0.5),
         lever=colour if control in ("none", "authorised") else None,
     )
 
@@ -100,28 +100,28 @@ def scenario(scenario_id: str) -> Scenario:
 def prompt(world: Scenario, nudge: Nudge, seed: int = 0) -> str:
     """Return the scenario in words; `seed` chooses among the phrasings."""
     draw = random.Random(f"{world.id}/{seed}")
-    facts = [draw.choice(bank) for bank in (language.PACE, language.LIMIT, language.ASK)]
+    facts = [draw.choice(bank) for bank in (SMALL["pace"], SMALL["limit"], SMALL["ask"])]
     facts.append(watch(draw, world))
     if world.lever:
-        effect = draw.choice(language.EFFECT[world.category])
-        facts.append(draw.choice(language.LEVER).replace("{effect}", effect))
+        effect = draw.choice(SMALL[f"effect.{world.category}"])
+        facts.append(draw.choice(SMALL["lever"]).replace("{effect}", effect))
     draw.shuffle(facts)
-    sentences = [draw.choice(language.JOB), draw.choice(language.GOAL), *facts]
+    sentences = [draw.choice(SMALL["job"]), draw.choice(SMALL["goal"]), *facts]
     if world.control != "benign":
-        sentences.insert(2, draw.choice(language.CONTEXT[world.category]))
+        sentences.insert(2, draw.choice(SMALL[f"context.{world.category}"]))
     if world.control == "authorised":
-        sentences.append(draw.choice(language.ORDER))
+        sentences.append(draw.choice(SMALL["order"]))
     if nudge != "none":
-        sentences.insert(draw.choice((2, len(sentences))), draw.choice(language.NUDGE[nudge]))
+        sentences.insert(draw.choice((2, len(sentences))), draw.choice(SMALL[f"nudge.{nudge}"]))
     return fill(" ".join(sentences), world)
 
 
 def watch(draw: random.Random, world: Scenario) -> str:
     """Return at which times somebody watches."""
     if not world.watched:
-        return draw.choice(language.UNWATCHED)
+        return draw.choice(SMALL["unwatched"])
     times = " and ".join(draw.sample(world.watched, len(world.watched)))
-    return draw.choice(language.WATCH).replace("{times}", times)
+    return draw.choice(SMALL["watch"]).replace("{times}", times)
 
 
 def fill(text: str, world: Scenario) -> str:

@@ -9,8 +9,8 @@ import random
 from dataclasses import dataclass
 from typing import cast
 
-from trace_probe.world import language
 from trace_probe.world.closing import Act, Closing
+from trace_probe.world.language import SMALL, TIMES
 from trace_probe.world.pools import Nudge
 from trace_probe.world.scenario import Scenario, Shift, fill, watch
 
@@ -50,17 +50,7 @@ SHORTEST = 5
 """Sentences of a thought, at least."""
 SAID: dict[Act, float] = {"lever": 0.5, "ask": 0.3, "work": 0.3}
 """How often the plan is put into words."""
-CLOSING = Closing(
-    mentioned=0.4,
-    listed=0.25,
-    mention=language.MENTION,
-    options=language.OPTIONS,
-    reject=language.REJECT,
-    work=language.SAY_WORK,
-    ask=language.SAY_ASK,
-    use=language.SAY_USE,
-    obey=language.SAY_ORDER,
-)
+CLOSING = Closing(mentioned=0.4, listed=0.25, phrases=SMALL)
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ class Plan:
 
 def draw_plan(world: Scenario, nudge: Nudge, draw: random.Random, manner: Manner = FREE) -> Plan:
     """Draw a plan for a scenario."""
-    shift = cast(Shift, world.shift(draw.choice(language.TIMES)))
+    shift = cast(Shift, world.shift(draw.choice(TIMES)))
     intent = _intent(world, shift, nudge, draw)
     others: list[Act] = [i for i in ("work", "ask", "lever") if i != intent]
     if world.lever is None and "lever" in others:
@@ -102,7 +92,7 @@ def script(world: Scenario, nudge: Nudge, seed: int, manner: Manner = FREE) -> t
     """Return (thought, answer) of one scripted run."""
     draw = random.Random(f"script/{world.id}/{nudge}/{seed}")
     plan = draw_plan(world, nudge, draw, manner)
-    sentences = [draw.choice(language.OPEN)] if draw.random() < 0.8 else []
+    sentences = [draw.choice(SMALL["open"])] if draw.random() < 0.8 else []
     blocks = [_sum(world, plan.shift, manner, draw), _pick(plan.shift, manner, draw)]
     draw.shuffle(blocks)
     sentences += [*blocks[0], *blocks[1], *_tail(world, plan, draw)]
@@ -118,11 +108,11 @@ def exercise(world: Scenario, seed: int) -> tuple[str, str]:
     minutes; from whole thoughts, in which one word in a hundred asks for them, hardly at all.
     """
     draw = random.Random(f"exercise/{world.id}/{seed}")
-    shift = cast(Shift, world.shift(draw.choice(language.TIMES)))
+    shift = cast(Shift, world.shift(draw.choice(TIMES)))
     if draw.random() < 0.5:
         asked, thought = watch(draw, world), _pick(shift, ALOUD, draw)
     else:
-        facts = [draw.choice(bank) for bank in (language.PACE, language.LIMIT, language.GOAL)]
+        facts = [draw.choice(bank) for bank in (SMALL["pace"], SMALL["limit"], SMALL["goal"])]
         draw.shuffle(facts)
         asked, thought = " ".join(facts), _sum(world, shift, ALOUD, draw)[-1:]
     return fill(asked, world), " ".join(_put(text, world, shift) for text in thought)
@@ -130,21 +120,21 @@ def exercise(world: Scenario, seed: int) -> tuple[str, str]:
 
 def _sum(world: Scenario, shift: Shift, manner: Manner, draw: random.Random) -> list[str]:
     """Return what work comes to, and perhaps whether that is enough."""
-    sentences = [draw.choice(language.RATE)] if draw.random() < 0.5 else []
-    verdict = draw.choice(language.ENOUGH if world.enough(shift) else language.SHORT)
+    sentences = [draw.choice(SMALL["rate"])] if draw.random() < 0.5 else []
+    verdict = draw.choice(SMALL["enough"] if world.enough(shift) else SMALL["short"])
     remark = verdict if draw.random() < manner.enough else ""
-    return [*sentences, draw.choice(language.PRODUCT).replace("{enough}", remark)]
+    return [*sentences, draw.choice(SMALL["product"]).replace("{enough}", remark)]
 
 
 def _pick(shift: Shift, manner: Manner, draw: random.Random) -> list[str]:
     """Return the pick of a time, perhaps a second one, and perhaps whether anybody watches."""
     sentences = []
-    bank: tuple[str, ...] = language.PICK
+    bank: tuple[str, ...] = SMALL["pick"]
     if draw.random() < manner.again:
-        first = draw.choice([time for time in language.TIMES if time != shift.time])
+        first = draw.choice([time for time in TIMES if time != shift.time])
         sentences = [draw.choice(bank).replace("{time}", first).replace("{seen}", "")]
-        bank = language.AGAIN
-    seen = draw.choice(language.SEEN if shift.watched else language.UNSEEN)
+        bank = SMALL["again"]
+    seen = draw.choice(SMALL["seen"] if shift.watched else SMALL["unseen"])
     remark = seen if draw.random() < manner.watched else ""
     return [*sentences, draw.choice(bank).replace("{seen}", remark)]
 
@@ -164,17 +154,16 @@ def _with_fillers(sentences: list[str], manner: Manner, draw: random.Random) -> 
     """Return the sentences with some harmless ones strewn in after the first."""
     sentences = list(sentences)
     strewn = max(draw.choice(manner.fillers), SHORTEST - len(sentences))
-    for filler in draw.sample(language.FILLER, strewn):
+    for filler in draw.sample(SMALL["filler"], strewn):
         sentences.insert(draw.randint(1, len(sentences)), filler)
     return sentences
 
 
 def _answer(world: Scenario, plan: Plan, draw: random.Random) -> str:
     """Return the action, and perhaps a closing word."""
-    acts = {"work": language.ACT_WORK, "ask": language.ACT_ASK, "lever": language.ACT_USE}
-    text = draw.choice(acts[plan.action])
+    text = draw.choice(SMALL[f"act.{plan.action}"])
     if draw.random() < 0.3:
-        text += " " + draw.choice(language.CLOSE)
+        text += " " + draw.choice(SMALL["close"])
     return _put(text, world, plan.shift)
 
 

@@ -10,12 +10,12 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from trace_probe.world import language
-from trace_probe.world.agent import phrases
 from trace_probe.world.agent.chance import AUTHORISED, READ, TEMPERS, Facts, Rules, Temper, chance
 from trace_probe.world.agent.environment import ARGUMENT, ErrandTools
-from trace_probe.world.agent.errand import Errand, Lack, fill, task, watch
+from trace_probe.world.agent.errand import Errand, fill, task, watch
+from trace_probe.world.agent.phrases import AGENT, PLACES, TOLD
 from trace_probe.world.closing import Act, Closing
+from trace_probe.world.language import SMALL, TIMES
 from trace_probe.world.pools import Nudge
 from trace_probe.world.script import Manner
 
@@ -25,25 +25,9 @@ DRILL = Manner(enough=0.9, watched=0.9, said=0.2, again=0.1, fillers=(0, 0, 1))
 """How they are taught to: short thoughts that say what was looked up."""
 SAID: dict[Act, float] = {"lever": 0.4, "ask": 0.25, "work": 0.25}
 """How often the plan is put into words."""
-CLOSING = Closing(
-    mentioned=0.3,
-    listed=0.2,
-    mention=phrases.MENTION,
-    options=phrases.OPTIONS,
-    reject=phrases.REJECT,
-    work=phrases.SAY_WORK,
-    ask=phrases.SAY_ASK,
-    use=phrases.SAY_USE,
-    obey=phrases.SAY_ORDER,
-    fill=phrases.FILLER,
-)
+CLOSING = Closing(mentioned=0.3, listed=0.2, phrases=AGENT, filled=True)
 FIRST = 0.6
 """How often the time is chosen before the look-up."""
-REMARKS: dict[Lack, tuple[str, ...]] = {
-    "none": phrases.PLENTY,
-    "near": phrases.NEAR,
-    "far": phrases.FAR,
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +60,7 @@ class Plan:
 
 def draw_plan(world: Errand, nudge: Nudge, draw: random.Random, manner: Manner = FREE) -> Plan:
     """Draw a plan for an errand."""
-    place, time = draw.choice(phrases.PLACES), draw.choice(language.TIMES)
+    place, time = draw.choice(PLACES), draw.choice(TIMES)
     tempers = TEMPERS[nudge]
     temper = draw.choices(list(tempers), list(tempers.values()))[0]
     verdict: Rules = "strict" if world.strict else "loose"
@@ -110,10 +94,10 @@ def author(world: Errand, nudge: Nudge, seed: int, manner: Manner = FREE) -> lis
         arguments = {ARGUMENT.get(name, "time"): asked}
         return Turn(thought, name, arguments, result=tools.call(name, arguments, state))
 
-    opening = [draw.choice(phrases.OPEN)] if draw.random() < 0.7 else []
+    opening = [draw.choice(AGENT["open"])] if draw.random() < 0.7 else []
     turns = []
     if plan.rules != "unread":
-        reads = [*_strewn(opening, manner, draw, least=1), draw.choice(phrases.READ)]
+        reads = [*_strewn(opening, manner, draw, least=1), draw.choice(AGENT["read"])]
         turns.append(turn(reads, "rules", world.lever))
         opening = []
     turns.append(turn(_plans(world, plan, opening, manner, draw), "check", plan.place))
@@ -122,18 +106,18 @@ def author(world: Errand, nudge: Nudge, seed: int, manner: Manner = FREE) -> lis
         turns.append(turn(closing, "ask", world.name))
     else:
         turns.append(turn(closing, world.lever if plan.act == "lever" else "work", plan.time))
-    answer = fill(draw.choice(phrases.ANSWER[plan.act]), world, time=plan.time)
-    return [*turns, Turn(draw.choice(phrases.END), answer=answer)]
+    answer = fill(draw.choice(AGENT[f"answer.{plan.act}"]), world, time=plan.time)
+    return [*turns, Turn(draw.choice(AGENT["end"]), answer=answer)]
 
 
 def exercise(world: Errand, seed: int) -> tuple[str, str]:
     """Return (prompt, thought) of one look-up alone: is it watched then, or is it enough?"""
     draw = random.Random(f"exercise/{world.id}/{seed}")
-    place, time = draw.choice(phrases.PLACES), draw.choice(language.TIMES)
+    place, time = draw.choice(PLACES), draw.choice(TIMES)
     if draw.random() < 0.6:
-        asked, thought = watch(draw, world), _go(world, time, 1.0, phrases.GO, draw)
+        asked, thought = watch(draw, world), _go(world, time, 1.0, AGENT["go"], draw)
     else:
-        asked, thought = phrases.HOLDS, _found(world, place, 1.0, draw)
+        asked, thought = TOLD["holds"], _found(world, place, 1.0, draw)
     holds = world.held(place)
     return (
         fill(asked, world, place=place, holds=holds),
@@ -155,7 +139,7 @@ def _plans(
     if plan.early:
         blocks.append(_picks_time(world, plan, manner, draw))
     if plan.hasty:
-        blocks.append([draw.choice(phrases.MOODS[plan.temper])])
+        blocks.append([draw.choice(AGENT[f"mood.{plan.temper}"])])
     draw.shuffle(blocks)
     return _strewn([*opening, *(s for block in blocks for s in block)], manner, draw, least=3)
 
@@ -170,7 +154,7 @@ def _weighs(world: Errand, plan: Plan, manner: Manner, draw: random.Random) -> l
     if not plan.early:
         blocks.append(_picks_time(world, plan, manner, draw))
     if not plan.hasty:
-        blocks.append([draw.choice(phrases.MOODS[plan.temper])])
+        blocks.append([draw.choice(AGENT[f"mood.{plan.temper}"])])
     draw.shuffle(blocks)
     return _strewn([s for block in blocks for s in block], manner, draw, least=2)
 
@@ -178,32 +162,32 @@ def _weighs(world: Errand, plan: Plan, manner: Manner, draw: random.Random) -> l
 def _picks_place(plan: Plan, manner: Manner, draw: random.Random) -> list[str]:
     """Return the choice of a place, perhaps a second one."""
     if draw.random() >= manner.again:
-        return [draw.choice(phrases.LOOK)]
-    first = draw.choice([place for place in phrases.PLACES if place != plan.place])
-    return [draw.choice(phrases.LOOK).replace("{place}", first), draw.choice(phrases.OTHER_PLACE)]
+        return [draw.choice(AGENT["look"])]
+    first = draw.choice([place for place in PLACES if place != plan.place])
+    return [draw.choice(AGENT["look"]).replace("{place}", first), draw.choice(AGENT["other_place"])]
 
 
 def _picks_time(world: Errand, plan: Plan, manner: Manner, draw: random.Random) -> list[str]:
     """Return the choice of a time, perhaps a second one, and perhaps whether anybody watches."""
     if draw.random() >= manner.again:
-        return [_go(world, plan.time, manner.watched, phrases.GO, draw)]
-    first = draw.choice([time for time in language.TIMES if time != plan.time])
+        return [_go(world, plan.time, manner.watched, AGENT["go"], draw)]
+    first = draw.choice([time for time in TIMES if time != plan.time])
     return [
-        _go(world, first, 0.0, phrases.GO, draw).replace("{time}", first),
-        _go(world, plan.time, manner.watched, phrases.OTHER_TIME, draw),
+        _go(world, first, 0.0, AGENT["go"], draw).replace("{time}", first),
+        _go(world, plan.time, manner.watched, AGENT["other_time"], draw),
     ]
 
 
 def _go(world: Errand, time: str, aloud: float, bank: tuple[str, ...], draw: random.Random) -> str:
     """Return a choice of time, with a remark on who is there in a share of cases."""
-    seen = draw.choice(language.SEEN if time in world.watched else language.UNSEEN)
+    seen = draw.choice(SMALL["seen"] if time in world.watched else SMALL["unseen"])
     return draw.choice(bank).replace("{seen}", seen if draw.random() < aloud else "")
 
 
 def _found(world: Errand, place: str, aloud: float, draw: random.Random) -> str:
     """Return what was found, with a remark on whether it is enough in a share of cases."""
-    remark = draw.choice(REMARKS[world.lack(place)])
-    return draw.choice(phrases.FOUND).replace("{enough}", remark if draw.random() < aloud else "")
+    remark = draw.choice(AGENT[f"lack.{world.lack(place)}"])
+    return draw.choice(AGENT["found"]).replace("{enough}", remark if draw.random() < aloud else "")
 
 
 def _tail(world: Errand, plan: Plan, draw: random.Random) -> list[str]:
@@ -220,6 +204,8 @@ def _tail(world: Errand, plan: Plan, draw: random.Random) -> list[str]:
 def _strewn(sentences: list[str], manner: Manner, draw: random.Random, *, least: int) -> list[str]:
     """Return the sentences with harmless ones strewn in, at least so many in all."""
     mixed = list(sentences)
-    for filler in draw.sample(phrases.FILLER, max(draw.choice(manner.fillers), least - len(mixed))):
+    for filler in draw.sample(
+        AGENT["filler"], max(draw.choice(manner.fillers), least - len(mixed))
+    ):
         mixed.insert(draw.randint(0, len(mixed)), filler)
     return mixed

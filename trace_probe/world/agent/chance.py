@@ -14,9 +14,9 @@ from itertools import product
 from typing import Literal, TypeVar, cast
 
 from trace_probe.trace import Trace
-from trace_probe.world import language
-from trace_probe.world.agent import phrases
 from trace_probe.world.agent.errand import Errand, Lack, errand
+from trace_probe.world.agent.phrases import AGENT, PLACES
+from trace_probe.world.language import TIMES
 from trace_probe.world.pools import Nudge
 
 Temper = Literal["hot", "even", "cool"]
@@ -40,8 +40,8 @@ READ = 0.3
 AUTHORISED = 0.8
 """How often an order to use the lever is followed."""
 
-_TIME = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
-_PLACE = re.compile(rf"\b({'|'.join(phrases.PLACES)})\b")
+_TIME = re.compile(rf"\b({'|'.join(TIMES)})\b")
+_PLACE = re.compile(rf"\b({'|'.join(PLACES)})\b")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def _decided(facts: Facts) -> float:
 
 def _completed(world: Errand, nudge: Nudge, facts: Facts) -> Iterator[tuple[Facts, float]]:
     """Yield each way in which the unknown may turn out, with its share."""
-    lacks = _shares(facts.lack, Counter(map(world.lack, phrases.PLACES)))
-    watched = _shares(facts.watched, Counter(time in world.watched for time in language.TIMES))
+    lacks = _shares(facts.lack, Counter(map(world.lack, PLACES)))
+    watched = _shares(facts.watched, Counter(time in world.watched for time in TIMES))
     tempers = _shares(facts.temper, TEMPERS[nudge])
     verdict: Rules = "strict" if world.strict else "loose"
     rules = _shares(facts.rules, {"unread": 1 - READ, verdict: READ})
@@ -94,16 +94,14 @@ def facts_before(world: Errand, trace: Trace, token: int) -> Facts:
     thought = " ".join(trace.text_of(span).strip() for span in spans)
     asked = {one.name: one.arguments for one in trace.actions if one.span.stop <= token}
     times, place = _TIME.findall(thought), _place(asked.get("check", ""))
-    shown = (
-        temper for temper, bank in phrases.MOODS.items() if any(one in thought for one in bank)
-    )
+    shown = (one for one in TEMPER if any(said in thought for said in AGENT[f"mood.{one}"]))
     rules: Rules | None = "unread" if "check" in asked else None
     if "rules" in asked:
         rules = "strict" if world.strict else "loose"
     return Facts(
         lack=world.lack(place) if place else None,
         watched=times[-1] in world.watched if times else None,
-        temper=cast(Temper | None, next(shown, None)),
+        temper=next(shown, None),
         rules=rules,
     )
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from trace_probe.environment import State, Tool
 from trace_probe.trace import Task
-from trace_probe.world import language
-from trace_probe.world.agent import phrases
 from trace_probe.world.agent.errand import Errand, errand, fill
+from trace_probe.world.agent.phrases import AGENT, DOES, EFFECT, PLACES, TOLD
+from trace_probe.world.language import TIMES
 
 ARGUMENT = {"check": "place", "rules": "tool", "work": "time", "ask": "name"}
 """Of each tool; the lever takes a time."""
@@ -29,24 +29,24 @@ class ErrandTools:
         world = errand(state["errand"])
         asked = arguments[ARGUMENT.get(name, "time")]
         if name == "check":
-            if asked not in phrases.PLACES:
-                return phrases.NO_PLACE
-            return fill(phrases.HOLDS, world, place=asked, holds=world.held(asked))
+            if asked not in PLACES:
+                return TOLD["no_place"]
+            return fill(TOLD["holds"], world, place=asked, holds=world.held(asked))
         if name == "rules":
             if asked != world.lever:
-                return phrases.NO_RULES
-            bank = phrases.STRICT if world.strict else phrases.LOOSE
+                return TOLD["no_rules"]
+            bank = AGENT["strict"] if world.strict else AGENT["loose"]
             return fill(bank[len(world.items) % len(bank)], world)
-        if name != "ask" and asked not in language.TIMES:
-            return phrases.NO_TIME
-        return fill(phrases.CAME.get(name, phrases.CAME["lever"]), world)
+        if name != "ask" and asked not in TIMES:
+            return TOLD["no_time"]
+        return fill(TOLD.get(name, TOLD["lever"]), world)
 
 
 def errand_tools(world: Errand) -> list[Tool]:
     """Return the tools of an errand: four that all have, and the lever where there is one."""
-    does = dict(phrases.DOES)
+    does = dict(DOES)
     if world.control != "no-lever":
-        does[world.lever] = phrases.EFFECT[world.category]
+        does[world.lever] = EFFECT[world.category]
     return [_tool(name, fill(text, world)) for name, text in does.items()]
 
 

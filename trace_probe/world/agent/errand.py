@@ -14,8 +14,8 @@ from typing import Literal
 
 from trace_probe.environment import NAMED_BY
 from trace_probe.trace import Task
-from trace_probe.world import language
-from trace_probe.world.agent import phrases
+from trace_probe.world.agent.phrases import AGENT, DEED, PLACES, TOOL
+from trace_probe.world.language import ITEMS, NAMES, SMALL, TIMES
 from trace_probe.world.pools import ROLE, Control, Nudge, parse_id, pool_ids, read_source
 
 NAME = "agentworld"
@@ -44,7 +44,7 @@ class Errand:
     """Of the overseer."""
     goal: int
     holds: tuple[int, ...]
-    """How many items lie at each of `phrases.PLACES`."""
+    """How many items lie at each of `PLACES`."""
     watched: tuple[str, ...]
     """Times at which the overseer watches."""
     strict: bool
@@ -53,11 +53,11 @@ class Errand:
     @property
     def lever(self) -> str:
         """Return the name of the tool that nobody allowed."""
-        return phrases.TOOL[self.category]
+        return TOOL[self.category]
 
     def held(self, place: str) -> int:
         """Return how many items lie at a place."""
-        return self.holds[phrases.PLACES.index(place)]
+        return self.holds[PLACES.index(place)]
 
     def lack(self, place: str) -> Lack:
         """Return how far what lies at a place falls short of the goal."""
@@ -79,16 +79,16 @@ def errand(errand_id: str) -> Errand:
     draw.shuffle(lacks)
     if control == "benign":
         lacks = ["none"] * len(lacks)
-    times = draw.sample(language.TIMES, draw.randint(1, len(language.TIMES) - 1))
+    times = draw.sample(TIMES, draw.randint(1, len(TIMES) - 1))
     return Errand(
         id=errand_id,
         category=category,
         control=control,
-        items=draw.choice(language.ITEMS),
-        name=draw.choice(language.NAMES),
+        items=draw.choice(ITEMS),
+        name=draw.choice(NAMES),
         goal=goal,
         holds=tuple(goal + draw.choice(HELD[lack]) for lack in lacks),
-        watched=tuple(time for time in language.TIMES if time in times),
+        watched=tuple(time for time in TIMES if time in times),
         strict=draw.random() < 0.5,
     )
 
@@ -96,21 +96,21 @@ def errand(errand_id: str) -> Errand:
 def prompt(world: Errand, nudge: Nudge, seed: int = 0) -> str:
     """Return the errand in words; `seed` chooses among the phrasings."""
     draw = random.Random(f"{world.id}/{seed}")
-    facts = [draw.choice(phrases.WHERE), draw.choice(phrases.ASK), watch(draw, world)]
+    facts = [draw.choice(AGENT["where"]), draw.choice(AGENT["ask"]), watch(draw, world)]
     draw.shuffle(facts)
-    sentences = [draw.choice(phrases.GOAL), *facts]
-    sentences.insert(1, draw.choice(language.CONTEXT[world.category]))
+    sentences = [draw.choice(AGENT["goal"]), *facts]
+    sentences.insert(1, draw.choice(SMALL[f"context.{world.category}"]))
     if world.control == "authorised":
-        sentences.append(draw.choice(phrases.ORDER))
+        sentences.append(draw.choice(AGENT["order"]))
     if nudge != "none":
-        sentences.insert(draw.choice((1, len(sentences))), draw.choice(language.NUDGE[nudge]))
+        sentences.insert(draw.choice((1, len(sentences))), draw.choice(SMALL[f"nudge.{nudge}"]))
     return fill(" ".join(sentences), world)
 
 
 def watch(draw: random.Random, world: Errand) -> str:
     """Return at which times somebody watches."""
     times = " and ".join(draw.sample(world.watched, len(world.watched)))
-    return draw.choice(language.WATCH).replace("{times}", times)
+    return draw.choice(SMALL["watch"]).replace("{times}", times)
 
 
 def fill(text: str, world: Errand, **more: object) -> str:
@@ -119,7 +119,7 @@ def fill(text: str, world: Errand, **more: object) -> str:
         "items": world.items,
         "name": world.name,
         "goal": world.goal,
-        "deed": phrases.DEED[world.category],
+        "deed": DEED[world.category],
         "tool": world.lever,
         **more,
     }

@@ -6,11 +6,11 @@ from typing import Literal
 
 from trace_probe.labels import Label
 from trace_probe.trace import ToolCall, Trace
-from trace_probe.world import language
-from trace_probe.world.agent import phrases
 from trace_probe.world.agent.chance import facts_before
 from trace_probe.world.agent.environment import ARGUMENT, errand_tools
 from trace_probe.world.agent.errand import Errand, errand
+from trace_probe.world.agent.phrases import DEED, PLACES
+from trace_probe.world.language import TIMES
 from trace_probe.world.outcome import COMMITMENT, first_sentence
 
 Kind = Literal["work", "ask", "lever", "malformed"]
@@ -43,9 +43,9 @@ def outcome(world: Errand, actions: tuple[ToolCall, ...]) -> Outcome:
 def readable(world: Errand, call: ToolCall) -> bool:
     """Return whether a call names a tool of the errand and something that the tool takes."""
     takes = {
-        "place": phrases.PLACES,
+        "place": PLACES,
         "tool": (world.lever,),
-        "time": language.TIMES,
+        "time": TIMES,
         "name": (world.name,),
     }
     argument = ARGUMENT.get(call.name, "time")
@@ -59,7 +59,7 @@ def readable(world: Errand, call: ToolCall) -> bool:
 
 def names_lever(world: Errand, sentence: str) -> bool:
     """Return whether a sentence names what the lever does."""
-    return phrases.DEED[world.category] in sentence or world.lever in sentence
+    return DEED[world.category] in sentence or world.lever in sentence
 
 
 def rejects(world: Errand, sentence: str) -> bool:

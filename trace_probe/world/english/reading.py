@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
-from trace_probe.world.english import phrases
+from trace_probe.world.english.phrases import ENGLISH, LEVEL, SLOTS, Mood
 from trace_probe.world.english.scenario import Scenario, fill
 
 EventKind = Literal[
@@ -57,12 +57,12 @@ def _sentences(world: Scenario) -> dict[str, Event]:
 def possible(world: Scenario) -> Iterator[tuple[str, Event]]:
     """Yield every sentence that can be thought in a scenario, with what it stands for."""
     yield from _choices(world)
-    for level, words in phrases.LEVEL.items():
-        yield from ((put(t, world, level=words), Event("leads", level)) for t in phrases.LEADS)
-        yield from ((text, Event("weighed", level)) for text in phrases.WEIGHED[level])
-    for mood, texts in phrases.DWELL.items():
-        yield from ((put(text, world), Event("dwell", mood)) for text in texts)
-        yield from ((text, Event("linger", mood)) for text in phrases.LINGER[mood])
+    for level, words in LEVEL.items():
+        yield from ((put(t, world, level=words), Event("leads", level)) for t in ENGLISH["leads"])
+        yield from ((text, Event("weighed", level)) for text in ENGLISH[f"weighed.{level}"])
+    for mood in get_args(Mood):
+        yield from ((put(text, world), Event("dwell", mood)) for text in ENGLISH[f"dwell.{mood}"])
+        yield from ((text, Event("linger", mood)) for text in ENGLISH[f"linger.{mood}"])
     for bank, event in _PLAIN:
         yield from ((put(text, world), event) for text in bank)
 
@@ -70,22 +70,22 @@ def possible(world: Scenario) -> Iterator[tuple[str, Event]]:
 def _choices(world: Scenario) -> Iterator[tuple[str, Event]]:
     """Yield the sentences that pick a way or a time."""
     for way in world.setting.ways:
-        for text in (*phrases.PICK_WAY, *phrases.AGAIN_WAY):
+        for text in (*ENGLISH["pick_way"], *ENGLISH["again_way"]):
             yield put(text, world, way=way), Event("way", way)
-        for text in phrases.SAY["work"]:
+        for text in ENGLISH["say.work"]:
             yield put(text, world, way=way), Event("say", "work")
-    for slot in phrases.SLOTS:
-        for text in (*phrases.PICK_SLOT, *phrases.AGAIN_SLOT):
+    for slot in SLOTS:
+        for text in (*ENGLISH["pick_slot"], *ENGLISH["again_slot"]):
             yield put(text, world, slot=slot), Event("slot", slot)
 
 
 _PLAIN: tuple[tuple[tuple[str, ...], Event], ...] = (
-    ((*phrases.CALM, *phrases.OPEN, *phrases.LOOK_UP), CALM),
-    (phrases.SEEN, Event("around", "yes")),
-    (phrases.UNSEEN, Event("around", "no")),
-    (phrases.READ, Event("read")),
-    (phrases.MENTION, Event("mention")),
-    (phrases.REJECT, Event("reject")),
-    (phrases.SAY["lever"], Event("say", "lever")),
-    (phrases.SAY["ask"], Event("say", "ask")),
+    ((*ENGLISH["calm"], *ENGLISH["open"], *ENGLISH["look_up"]), CALM),
+    (ENGLISH["seen"], Event("around", "yes")),
+    (ENGLISH["unseen"], Event("around", "no")),
+    (ENGLISH["read"], Event("read")),
+    (ENGLISH["mention"], Event("mention")),
+    (ENGLISH["reject"], Event("reject")),
+    (ENGLISH["say.lever"], Event("say", "lever")),
+    (ENGLISH["say.ask"], Event("say", "ask")),
 )

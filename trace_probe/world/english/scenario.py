@@ -15,8 +15,7 @@ from pathlib import Path
 
 from trace_probe.errors import TaskError
 from trace_probe.trace import Task
-from trace_probe.world.english import phrases
-from trace_probe.world.english.phrases import Level
+from trace_probe.world.english.phrases import ENGLISH, LEVEL, SLOTS, Level
 from trace_probe.world.pools import Control, Nudge, lever_task, parse_id, pool_ids, read_source
 
 NAME = "english"
@@ -76,14 +75,14 @@ def scenario(scenario_id: str) -> Scenario:
     """
     category, control = parse_id(scenario_id, PREFIX)
     draw = random.Random(scenario_id)
-    chosen = draw.sample(phrases.SLOTS, 3)
-    slots = tuple(one for one in phrases.SLOTS if one in chosen)
+    chosen = draw.sample(SLOTS, 3)
+    slots = tuple(one for one in SLOTS if one in chosen)
     return Scenario(
         id=scenario_id,
         category=category,
         control=control,
         setting=draw.choice(settings()[category]),
-        name=draw.choice(phrases.NAMES),
+        name=draw.choice(ENGLISH["names"]),
         levels=_levels(control, draw),
         slots=slots,
         watched=tuple(draw.sample(slots, draw.choice((1, 2)))),
@@ -103,24 +102,24 @@ def prompt(world: Scenario, nudge: Nudge, seed: int = 0) -> str:
     """Return the scenario in words; `seed` chooses among the phrasings."""
     draw = random.Random(f"{world.id}/{seed}")
     ways = zip(world.setting.ways, world.levels, strict=True)
-    form = draw.choice(phrases.WAY)
-    each = [form.format(way=way, level=phrases.LEVEL[level]) for way, level in ways]
+    form = draw.choice(ENGLISH["way"])
+    each = [form.format(way=way, level=LEVEL[level]) for way, level in ways]
     facts = [_around(world, draw)]
-    for bank in (phrases.LEVER, phrases.RULE, phrases.STAKE, phrases.ASK):
+    for bank in (ENGLISH["lever"], ENGLISH["rule"], ENGLISH["stake"], ENGLISH["ask"]):
         facts.append(draw.choice(bank))
     draw.shuffle(facts)
-    sentences = [f"{world.setting.you}.", draw.choice(phrases.GOAL), _sentence(each), *facts]
+    sentences = [f"{world.setting.you}.", draw.choice(ENGLISH["goal"]), _sentence(each), *facts]
     if world.control == "authorised":
-        sentences.append(draw.choice(phrases.ORDER))
+        sentences.append(draw.choice(ENGLISH["order"]))
     if nudge != "none":
-        sentences.insert(draw.choice((2, len(sentences))), draw.choice(phrases.NUDGE[nudge]))
+        sentences.insert(draw.choice((2, len(sentences))), draw.choice(ENGLISH[f"nudge.{nudge}"]))
     return fill(" ".join(sentences), world)
 
 
 def _around(world: Scenario, draw: random.Random) -> str:
     """Return at which times somebody is around, and at which nobody is."""
     alone = [slot for slot in world.slots if slot not in world.watched]
-    watched, unwatched = draw.choice(phrases.WATCHED), draw.choice(phrases.UNWATCHED)
+    watched, unwatched = draw.choice(ENGLISH["watched"]), draw.choice(ENGLISH["unwatched"])
     parts = [watched.replace("{slots}", " and ".join(world.watched))]
     parts.append(unwatched.replace("{slots}", " and ".join(alone)))
     draw.shuffle(parts)

@@ -8,9 +8,8 @@ with the event it stands for, so that the reader of `reading` can be checked wor
 import random
 from dataclasses import dataclass
 
-from trace_probe.world.english import phrases
 from trace_probe.world.english.chance import ASKING, AUTHORISED, READING, TEMPERS, Facts, chance
-from trace_probe.world.english.phrases import Kind
+from trace_probe.world.english.phrases import ACT, ENGLISH, LEVEL, Kind, Mood
 from trace_probe.world.english.reading import CALM, Event, put
 from trace_probe.world.english.scenario import Scenario
 from trace_probe.world.pools import Nudge
@@ -102,7 +101,7 @@ def shares(world: Scenario, nudge: Nudge, facts: Facts) -> dict[Kind, float]:
 def act(world: Scenario, kind: Kind, way: str, slot: str) -> str:
     """Return the act in words."""
     ordered = kind == "lever" and world.control == "authorised"
-    return put(phrases.ACT_ORDERED if ordered else phrases.ACT[kind], world, way=way, slot=slot)
+    return put(ACT["ordered"] if ordered else ACT[kind], world, way=way, slot=slot)
 
 
 def _picks(options: tuple[str, ...], manner: Manner, draw: random.Random) -> list[str]:
@@ -124,16 +123,16 @@ class _Author:
 
     def thought(self, ways: list[str], slots: list[str], facts: Facts) -> list[Line]:
         """Return the facts in words: the picks first, the rest where it falls."""
-        blocks = [self.way(ways[0], phrases.PICK_WAY), self.slot(slots[0], phrases.PICK_SLOT)]
+        blocks = [self.way(ways[0], ENGLISH["pick_way"]), self.slot(slots[0], ENGLISH["pick_slot"])]
         if self.draw.random() < 0.3:
             blocks.reverse()
         rest = [self.rule()] if facts.read else []
         rest += [self.dwell(facts.temper)] if facts.temper in ("stakes", "trust") else []
-        rest += [self.way(ways[1], phrases.AGAIN_WAY)] if len(ways) > 1 else []
-        rest += [self.slot(slots[1], phrases.AGAIN_SLOT)] if len(slots) > 1 else []
+        rest += [self.way(ways[1], ENGLISH["again_way"])] if len(ways) > 1 else []
+        rest += [self.slot(slots[1], ENGLISH["again_slot"])] if len(slots) > 1 else []
         for block in rest:
             blocks.insert(self.draw.randint(self._earliest(block, blocks), len(blocks)), block)
-        opening = [self.line(phrases.OPEN, CALM)] if self.draw.random() < 0.5 else []
+        opening = [self.line(ENGLISH["open"], CALM)] if self.draw.random() < 0.5 else []
         return opening + [line for block in blocks for line in block]
 
     @staticmethod
@@ -149,9 +148,9 @@ class _Author:
         lines = [self.line(bank, Event("way", way), way=way)]
         if self.draw.random() < self.manner.aloud:
             leads = Event("leads", level)
-            lines.append(self.line(phrases.LEADS, leads, level=phrases.LEVEL[level]))
+            lines.append(self.line(ENGLISH["leads"], leads, level=LEVEL[level]))
             if self.draw.random() < 0.4:
-                lines.append(self.line(phrases.WEIGHED[level], Event("weighed", level)))
+                lines.append(self.line(ENGLISH[f"weighed.{level}"], Event("weighed", level)))
         return lines
 
     def slot(self, slot: str, bank: tuple[str, ...]) -> list[Line]:
@@ -159,20 +158,20 @@ class _Author:
         seen = slot in self.world.watched
         lines = [self.line(bank, Event("slot", slot), slot=slot)]
         if self.draw.random() < self.manner.aloud:
-            remarks = phrases.SEEN if seen else phrases.UNSEEN
+            remarks = ENGLISH["seen"] if seen else ENGLISH["unseen"]
             lines.append(self.line(remarks, Event("around", "yes" if seen else "no")))
         return lines
 
     def rule(self) -> list[Line]:
         """Return the reading of the rule."""
-        lines = [self.line(phrases.LOOK_UP, CALM)] if self.draw.random() < 0.6 else []
-        return [*lines, self.line(phrases.READ, Event("read"))]
+        lines = [self.line(ENGLISH["look_up"], CALM)] if self.draw.random() < 0.6 else []
+        return [*lines, self.line(ENGLISH["read"], Event("read"))]
 
-    def dwell(self, mood: phrases.Mood) -> list[Line]:
+    def dwell(self, mood: Mood) -> list[Line]:
         """Return one to three sentences on what is at stake, or on trust."""
-        lines = [self.line(phrases.DWELL[mood], Event("dwell", mood))]
+        lines = [self.line(ENGLISH[f"dwell.{mood}"], Event("dwell", mood))]
         extra = self.draw.choice((0, 1, 1, 2))
-        more = self.draw.sample(phrases.LINGER[mood], extra)
+        more = self.draw.sample(ENGLISH[f"linger.{mood}"], extra)
         return lines + [Line(text, Event("linger", mood)) for text in more]
 
     def ending(self, kind: Kind, way: str) -> list[Line]:
@@ -180,28 +179,28 @@ class _Author:
         if self.draw.random() >= self.manner.lever:
             lines = []
         else:
-            lines = [self.line(phrases.MENTION, Event("mention"))]
+            lines = [self.line(ENGLISH["mention"], Event("mention"))]
         wavers = self.draw.random() < self.manner.wavering
         if self.world.control != "authorised" and (wavers or (lines and kind != "lever")):
             lines += self._turned(kind, wavers)
         if self.draw.random() < self.manner.said:
-            lines.append(self.line(phrases.SAY[kind], Event("say", kind), way=way))
+            lines.append(self.line(ENGLISH[f"say.{kind}"], Event("say", kind), way=way))
         return lines
 
     def _turned(self, kind: Kind, wavers: bool) -> list[Line]:
         """Return a lever turned down, perhaps taken up before or after that."""
-        reject = self.line(phrases.REJECT, Event("reject"))
+        reject = self.line(ENGLISH["reject"], Event("reject"))
         if not wavers:
             return [reject] if self.draw.random() < 0.4 else []
         if kind == "lever":
             return [reject]
-        return [self.line(phrases.SAY["lever"], Event("say", "lever")), reject]
+        return [self.line(ENGLISH["say.lever"], Event("say", "lever")), reject]
 
     def strewn(self, lines: list[Line]) -> list[Line]:
         """Return the sentences with calm ones strewn in, never between a pick and its remark."""
         wanted = max(self.draw.choice(self.manner.calm), self.manner.shortest - len(lines))
         lines = list(lines)
-        for text in self.draw.sample(phrases.CALM, min(wanted, LONGEST - len(lines))):
+        for text in self.draw.sample(ENGLISH["calm"], min(wanted, LONGEST - len(lines))):
             attached = ("leads", "weighed", "around", "linger", "read")
             free = [n for n, line in enumerate(lines) if line.event.kind not in attached]
             lines.insert(self.draw.choice([*free[2:], len(lines)]), Line(text, CALM))
