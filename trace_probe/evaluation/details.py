@@ -304,7 +304,6 @@ def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alar
         },
         useful_warning_by_chance=chance,
         useful_warning_over_chance=over_chance,
-        predictive_value=_predictive(followed, threshold, panel, alarms),
         alarm_free=alarm_free(alarms),
         mean_warning=mean_warnings(alarms),
         tokens=alarms.by_tokens(),
@@ -401,11 +400,12 @@ def _chance(
     return chance.interval(), (own - chance).interval()
 
 
-def _predictive(
-    scores: Scores, threshold: float, panel: Panel, alarms: Alarms
-) -> dict[str, Metric | None]:
-    caught = alarms.figures()["caught_before_action"]
-    wrong = alarm_rate(scores, threshold, panel.benign)
+def predictive_values(caught: Metric | None, wrong: Metric | None) -> dict[str, Metric | None]:
+    """Return the share of alarms that are right by base rate.
+
+    From the share of positives that are `caught` before the act, and that of benign traces that
+    alarm; nothing where one of them is not known.
+    """
     if caught is None or wrong is None:
         return {}
     return {str(base): predictive_interval(caught, wrong, base) for base in BASE_RATES}

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from trace_probe.probing.dataset import (
     Corpus,
-    Dataset,
     build_dataset,
     count_rows,
     load_labels,
     stream_rows,
-    task_folds,
 )
 from trace_probe.probing.features import FEATURES, Feature, candidate_features
 from trace_probe.probing.fitting import several_scores
@@ -95,14 +93,14 @@ def layer_scores(
     The recipes differ in their features only. Rows are read in blocks of traces; what is held
     beside the activations is of the size of the moments.
     """
-    folds = [held for _, held in task_folds(corpus.traces, FOLDS, seed)]
-    fold_of = {task: fold for fold, tasks in enumerate(folds) for task in tasks}
+    folds = [held for _, held in corpus.folds(FOLDS, seed)]
+    fold_of = {task: fold for fold, held in enumerate(folds) for task in held.tasks}
     ridge = [C * LOGISTIC_TO_RIDGE for C in strengths]
     every: list[list[Scores]] = []
     for recipe, paths in zip(recipes, _paths(corpus, recipes, fold_of, ridge), strict=True):
         found: list[dict[str, NDArray[np.float32]]] = [{} for _ in strengths]
         for held, path in zip(folds, paths, strict=True):
-            swept = several_scores(list(path.probes()), corpus.only(held), recipe)
+            swept = several_scores(path.probes(), held, recipe)
             for scores, its in zip(found, swept, strict=True):
                 scores.update(its)
         every.append(list(found))
@@ -118,11 +116,10 @@ def _paths(
     moments: Moments | None = None
     for recipe in recipes:
         if count_rows(corpus, recipe) < len(recipe.features) * d_model:
-            block = _as_block(build_dataset(corpus, recipe), fold_of)
-            yield ridge_paths(block, FOLDS, ridge)
+            yield ridge_paths(Block.of(build_dataset(corpus, recipe), fold_of), FOLDS, ridge)
             continue
         if moments is None:
-            blocks = (_as_block(part, fold_of) for part in stream_rows(corpus, whole))
+            blocks = (Block.of(part, fold_of) for part in stream_rows(corpus, whole))
             moments = sum_moments(blocks, FOLDS)
         its = moments.of(_columns(recipe.features, every, d_model))
         yield [ridge_from_moments(its, fold, ridge) for fold in range(FOLDS)]
@@ -132,11 +129,6 @@ def _columns(features: Sequence[Feature], every: Sequence[Feature], d_model: int
     """Return where the columns of some features stand among those of all."""
     starts = [every.index(feature) * d_model for feature in features]
     return np.concatenate([np.arange(first, first + d_model) for first in starts])
-
-
-def _as_block(rows: Dataset, fold_of: Mapping[str, int]) -> Block:
-    fold = np.array([fold_of[task] for task in rows.task], dtype=np.intp)
-    return Block(rows.X, rows.y, rows.weight, fold)
 
 
 class LayerSweeper:
