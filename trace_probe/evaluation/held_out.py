@@ -94,7 +94,9 @@ class Beside:
     detectors: tuple[str, ...] = ()
     """Detectors whose scores are kept in the run, such as text monitors."""
 
-    def scores(self, store: Store, corpus: Corpus, card: ProbeCard) -> dict[str, tuple[Scores]]:
+    def scores(
+        self, store: Store, corpus: Corpus, card: ProbeCard
+    ) -> dict[str, tuple[Scores, ...]]:
         """Return the scores of what was asked for, on all traces of a corpus."""
         found: dict[str, Scores] = {name: store.scores(name) for name in self.detectors}
         tasks, recipe = card.training_tasks, card.recipe
