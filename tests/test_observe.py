@@ -178,6 +178,15 @@ def test_an_observer_that_sees_it_too_closes_the_gap(tmp_path: Path) -> None:
     assert gap.lower <= 0 <= gap.upper
 
 
+def test_an_observer_is_probed_by_the_head_of_the_probe_with_its_own_strength(
+    tmp_path: Path,
+) -> None:
+    corpus = plant(SIGNAL)
+    other = keep(corpus, tmp_path / "same")
+    found = observer_scores(other, corpus, corpus.tasks, Recipe((3,), head="mlp", C=1.0))
+    assert criterion(corpus, found["observer"]).value > 0.9
+
+
 def test_an_observer_must_have_read_every_trace(tmp_path: Path) -> None:
     corpus = plant(SIGNAL)
     some = keep(corpus.where(lambda trace: trace.sample > 0), tmp_path / "some")

@@ -97,7 +97,8 @@ def _moments(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def _probed(corpus: Corpus, tasks: Collection[str], recipe: Recipe) -> Scores:
     learned = corpus.only(tasks)
     cell, _ = choose_cell(learned, Grid(rows=recipe.rows))
-    chosen = replace(recipe, layers=cell.layers, features=cell.features, C=cell.C, focus=cell.focus)
+    C = cell.C if recipe.head == "linear" else recipe.C  # the sweep is of linear probes
+    chosen = replace(recipe, layers=cell.layers, features=cell.features, C=C, focus=cell.focus)
     return probe_scores(fit_corpus(learned, chosen), corpus, chosen)
 
 
