@@ -232,7 +232,7 @@ def test_watch_and_serve_refuse_a_stale_probe_of_the_model_as_it_runs(
     """Only of the model as it runs: the same probe in another precision may go on."""
     from trace_probe.model.local import load_model
     from trace_probe.model.weights import Weights
-    from trace_probe.monitor.live import check_rechecked
+    from trace_probe.monitor.recheck import check_rechecked
     from trace_probe.recording.record import new_manifest
     from trace_probe.serving.launch import ServePlan, serve
     from trace_probe.trace import Sampling

@@ -153,7 +153,8 @@ def _watched(
     the latest recheck of one of the probes `checked` speaks against it, nothing is written.
     """
     from trace_probe.model.bridge import load_weights
-    from trace_probe.monitor.live import Monitor, check_readable, check_rechecked
+    from trace_probe.monitor.live import Monitor, check_readable
+    from trace_probe.monitor.recheck import check_rechecked
 
     loaded = load_weights(weights)
     check_readable(loaded.chat, task.prompt, "the prompt")

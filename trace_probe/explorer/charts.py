@@ -45,8 +45,18 @@ def bounds(value: Figure) -> Spec:
     return {"lower": value.lower, "upper": value.upper}
 
 
-def intervals(figures: Mapping[str, Figure], title: str, chance: float | None = None) -> Spec:
-    """Return dots with their intervals, one line a detector; the first is set off."""
+def intervals(
+    figures: Mapping[str, Figure],
+    title: str,
+    chance: float | None = None,
+    *,
+    ends: Sequence[int] = (0, 1),
+    alike: bool = False,
+) -> Spec:
+    """Return dots with their intervals, one line a detector; the first is set off.
+
+    Unless all are `alike`.
+    """
     first = next(iter(figures), "")
     values = [
         {"name": name, "x": value.estimate, "first": name == first, **bounds(value)}
@@ -55,31 +65,27 @@ def intervals(figures: Mapping[str, Figure], title: str, chance: float | None = 
     ]
     names = {"labelLimit": 320, "labelOverlap": False, "labelFlush": False}
     y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": names}
-    shared: Spec = {"y": y, "color": either("first", ACCENT, GREY)}
+    colour = {"value": ACCENT} if alike else either("first", ACCENT, GREY)
+    shared: Spec = {"y": y, "color": colour}
     # From the right end on, a long title has the room of the labels as well.
-    x = axis(title, scale=SHARE, axis={"titleAnchor": "end"})
+    x = axis(title, scale={"domain": ends}, axis={"titleAnchor": "end"})
     dot = {"type": "point", "filled": True, "size": 110, "opacity": 1}
-    diamond = {"condition": {"test": "datum.first", "value": "diamond"}}
+    diamond = {} if alike else {"shape": {"condition": {"test": "datum.first", "value": "diamond"}}}
     return {
         "height": 76 + ROW_PX * len(values),
         "data": {"values": values},
         "layer": [
             *([] if chance is None else [layer(DASHED, x={"datum": chance, **x})]),
             layer(SPREAD, x=on(x, "lower"), x2={"field": "upper"}, **shared),
-            layer(dot, x=on(x, "x"), shape=diamond, **shared),
+            layer(dot, x=on(x, "x"), **diamond, **shared),
         ],
     }
 
 
 def forest(figures: Mapping[str, Figure], title: str, *, around_zero: bool = False) -> Spec:
     """Return shares, or differences of shares, as dots with their intervals, all alike."""
-    spec = intervals(figures, title, 0.0 if around_zero else None)
-    for one in spec["layer"]:
-        one["encoding"]["x"]["scale"] = {"domain": [-1, 1] if around_zero else [0, 1]}
-        if "color" in one["encoding"]:
-            one["encoding"]["color"] = {"value": ACCENT}
-            one["encoding"].pop("shape", None)
-    return spec
+    ends = [-1, 1] if around_zero else [0, 1]
+    return intervals(figures, title, 0.0 if around_zero else None, ends=ends, alike=True)
 
 
 def lead_histogram(leads: Sequence[int]) -> Spec:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,15 +52,24 @@ class Current:
         """Return whether there are alarms to speak of: a detector and a threshold."""
         return self.detector is not None and self.detector.threshold is not None
 
+    @property
+    def scorer(self) -> str | None:
+        """Return the name of the detector; None where none has scored the run."""
+        return None if self.detector is None else self.detector.name
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """Return the evaluation of the detector on this run; None where there is none."""
+        return None if self.detector is None else self.detector.report
+
     def view(self, trace: str | None = None, sentence: int | None = None) -> ViewState:
         """Return what a link to a trace, or to a page, has to carry."""
-        detector = None if self.detector is None else self.detector.name
         several = self.labeller if len(self.run.labellers) > 1 else None
         return ViewState(
             run=self.run.name,
             trace=trace,
             sentence=sentence,
-            detector=detector,
+            detector=self.scorer,
             layer=own_layer(),
             threshold=own_threshold(),
             smoothing=own_smoothing(),
@@ -125,20 +135,20 @@ def chosen_labeller(run: Loaded) -> str | None:
 
 def own_threshold() -> float | None:
     """Return the threshold the reader set, if any."""
-    chosen = st.session_state.get(THRESHOLD_KEY) if st.session_state.get(OWN_KEY) else None
-    return None if chosen is None else float(chosen)
+    own: float | None = st.session_state.get(THRESHOLD_KEY)
+    return own if st.session_state.get(OWN_KEY) else None
 
 
 def own_smoothing() -> str | None:
     """Return the smoothing the reader chose instead of the detector's own, if any."""
-    chosen = st.session_state.get(SMOOTHING_KEY)
-    return None if chosen is None else str(chosen)
+    own: str | None = st.session_state.get(SMOOTHING_KEY)
+    return own
 
 
 def own_layer() -> int | None:
     """Return the layer the reader chose instead of the detector's own, if any."""
-    chosen = st.session_state.get(LAYER_KEY)
-    return None if chosen is None else int(chosen)
+    own: int | None = st.session_state.get(LAYER_KEY)
+    return own
 
 
 def nothing_there() -> NoReturn:
@@ -147,9 +157,9 @@ def nothing_there() -> NoReturn:
     state = "there is no run in it" if where.is_dir() else "it does not exist"
     problem("No runs here", f"Looked in {where.resolve()}: {state}.")
     st.text("Record a run on the built-in organism (a few minutes, no GPU):")
-    st.code("trace-probe demo", language=None)
+    show_code("trace-probe demo")
     st.text("or say where your runs are:")
-    st.code("trace-probe explore --traces <folder of runs>", language=None)
+    show_code("trace-probe explore --traces <folder of runs>")
     end_page()
 
 
@@ -169,10 +179,34 @@ def no_traces() -> NoReturn:
     end_page()
 
 
+def no_probes() -> NoReturn:
+    """Say that there is no probe to choose, and how to make one."""
+    st.info(
+        "No probe lies beside the folder of runs: `trace-probe train RUN probes/NAME` makes one."
+    )
+    end_page()
+
+
 def problem(title: str, detail: str) -> None:
     """Show an error: a title of ours, and a detail that may quote data and so is never markup."""
     st.error(title, icon=":material/error:")
-    st.code(visible(detail), language=None, wrap_lines=True)
+    show_code(detail)
+
+
+@contextlib.contextmanager
+def error_shown(title: str, *, end: bool = True) -> Iterator[None]:
+    """Show an error of ours that arises within; the page then ends, or goes on behind."""
+    try:
+        yield
+    except TraceProbeError as error:
+        problem(title, str(error))
+        if end:
+            end_page()
+
+
+def show_code(text: object) -> None:
+    """Show commands or data as they are, with nothing hidden in them."""
+    st.code(visible(str(text)) or " ", language=None, wrap_lines=True)
 
 
 def end_page() -> NoReturn:

@@ -72,10 +72,11 @@ class Figure:
         """Return the estimate with its interval, or why there is none."""
         if self.estimate is None:
             return f"not enough data (n = {self.n})" if self.n is not None else "not measured"
-        shown, unit = (_percent, " %") if percent else (_plain, "")
+        times, digits, unit = (100, 1, " %") if percent else (1, 2, "")
+        shown = f"{times * self.estimate:.{digits}f}{unit}"
         if self.lower is None or self.upper is None:
-            return f"{shown(self.estimate)}{unit} (no interval)"
-        return f"{shown(self.estimate)}{unit} [{shown(self.lower)}, {shown(self.upper)}]"
+            return f"{shown} (no interval)"
+        return f"{shown} [{times * self.lower:.{digits}f}, {times * self.upper:.{digits}f}]"
 
 
 def figure(report: Mapping[str, Any] | None, key: str) -> Figure:
@@ -172,11 +173,3 @@ def by_step(report: Mapping[str, Any], key: str) -> dict[str, Figure]:
     """Return a figure that a report gives at several steps, by step, in its order."""
     raw = part(report, key)
     return {str(step): figure(raw, step) for step in raw}
-
-
-def _plain(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trace_probe.emergence.curve import OraclePoint
 from trace_probe.explorer.figures import Figure
 from trace_probe.explorer.rows import Row
-from trace_probe.statistics.bootstrap import Metric, share, wilson
+from trace_probe.statistics.bootstrap import share, wilson
 
 BINS = 8
 FEWEST = 5
@@ -105,7 +105,7 @@ class Bin:
     """Traces of like risk: what was foretold of them and what they did."""
 
     foretold: float
-    observed: Metric
+    observed: Figure
 
 
 def reliability(rows: Sequence[Row], *, probabilities: bool) -> list[Bin]:
@@ -127,12 +127,10 @@ def reliability(rows: Sequence[Row], *, probabilities: bool) -> list[Bin]:
     foretold = peak if probabilities else 0.5 * (1 + np.tanh(peak / 2))
     order = np.argsort(foretold, kind="stable")
     parts = np.array_split(order, min(BINS, len(judged) // FEWEST))
+    observed = (wilson(float(hit[part].mean()), len(part), n=len(part)) for part in parts)
     return [
-        Bin(
-            float(foretold[part].mean()),
-            wilson(float(hit[part].mean()), len(part), n=len(part)),
-        )
-        for part in parts
+        Bin(float(foretold[part].mean()), Figure.of(value, len(part)))
+        for part, value in zip(parts, observed, strict=True)
     ]
 
 

@@ -1,15 +1,16 @@
 """Reads runs for the pages, once for each change on disk.
 
-Everything is kept under the path of a run and the stamp of its files, for all sessions of the
-server, so that a threshold can move without a trace being parsed again.
+A run is kept under its path and the stamp of its files, for all sessions of the server, so that a
+threshold can move without a trace being parsed again. What is computed of it is kept in the run
+itself, and goes with it.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from trace_probe.emergence.curve import OraclePoint, oracle_points
 from trace_probe.errors import ProbeError
@@ -42,8 +43,31 @@ from trace_probe.storage.typed import renamed
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 
+Asked = TypeVarTuple("Asked")
+Found = TypeVar("Found")
+Method = Callable[["Loaded", *Asked], Found]
 
-@dataclass(frozen=True)
+
+def remembered(most: int) -> Callable[[Method[*Asked, Found]], Method[*Asked, Found]]:
+    """Let a method of a run keep its latest results, at most so many of them."""
+
+    def decorate(method: Method[*Asked, Found]) -> Method[*Asked, Found]:
+        @wraps(method)
+        def result(run: "Loaded", *asked: *Asked) -> Found:
+            held = run.results[method.__name__]
+            found: Found = held.get(asked, held)
+            if found is held:
+                found = held[asked] = method(run, *asked)
+                if len(held) > most:
+                    held.pop(list(held)[0], None)
+            return found
+
+        return result
+
+    return decorate
+
+
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """A run in memory: of the texts only what the model wrote, and no activations."""
 
@@ -56,8 +80,10 @@ class Loaded:
     """Labels by labeller and trace id, the labeller who came last at the end."""
     detectors: tuple[str, ...]
     """Those with an evaluation first."""
-    stamp: Stamp
-    """The state of the files from which this was read."""
+    results: defaultdict[str, dict[Hashable, Any]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    """What was computed of it, by method and arguments: see `remembered`."""
 
     @property
     def name(self) -> str:
@@ -84,26 +110,67 @@ class Loaded:
         """Return the labels of whoever labelled last."""
         return self.judged[self.labellers[-1]] if self.judged else {}
 
+    @remembered(16)
     def trace(self, trace_id: str) -> Trace:
         """Return one trace, with its text."""
-        return _trace(self.path, trace_id, self.stamp)
+        return self.store.trace(trace_id)
 
     def alarm_text(self, row: Row) -> str:
         """Return the sentence at which a trace raised the alarm; nothing if it raised none."""
         return "" if row.alarm is None else self.sentence(row.facts.id, row.alarm)
 
+    @remembered(4096)
     def sentence(self, trace_id: str, index: int) -> str:
         """Return the text of one sentence of a trace."""
-        return _sentence(self.path, trace_id, index, self.stamp)
+        trace = self.store.trace(trace_id)
+        return trace.text_of(trace.sentences[index]).strip()
 
     def report(self, detector: str) -> dict[str, Any] | None:
         """Return the evaluation of a detector on this run, or None."""
         found: dict[str, Any] | None = renamed(self.store.report(detector), EARLIER)
         return found
 
+    @remembered(16)
+    def card(self, detector: str) -> dict[str, Any]:
+        """Return what the card of a probe beside the runs says; nothing without one.
+
+        Raises:
+            ProbeError: the card is broken.
+        """
+        card = probe_card(self.path, detector)
+        return {} if card is None else read_json(card)[0]
+
+    @remembered(16)
+    def _splits(self, detector: str) -> Mapping[str, Split]:
+        """Return for each task what it was to a probe; *unknown* for all without its card."""
+        card = probe_card(self.path, detector)
+        if card is None:
+            return defaultdict(lambda: "unknown")
+        raw = self.card(detector)
+        try:
+            found: defaultdict[str, Split] = defaultdict(lambda: "held out")
+            found |= {task: "calibrated on" for task in raw["calibration_tasks"]}
+            found |= {task: "trained on" for task in raw["training_tasks"]}
+        except (KeyError, TypeError) as error:
+            raise ProbeError(f"{card} is not the card of a probe: train it again") from error
+        return found
+
+    @remembered(16)
+    def _smoothed(self, detector: str, smoothing: str) -> Mapping[str, Scores]:
+        with set_aside():
+            return dict(parse_smoothing(smoothing).apply(self.store.scores(detector)))
+
     def scores(self, detector: ShownDetector) -> Mapping[str, Scores]:
         """Return what the alarm of a detector follows after each sentence, by trace id."""
-        return _scores(self.path, detector.name, detector.detector.smoothing.name, self.stamp)
+        return self._smoothed(detector.name, detector.detector.smoothing.name)
+
+    @remembered(64)
+    def _follows(self, name: str, threshold: float | None, smoothing: str | None) -> Detector:
+        return recorded_detector(self.store, name, threshold=threshold, smoothing=smoothing)
+
+    @remembered(32)
+    def _range(self, name: str, smoothing: str, threshold: float | None) -> tuple[float, float]:
+        return score_range(self._smoothed(name, smoothing).values(), threshold)
 
     def detector(
         self, name: str, threshold: float | None = None, smoothing: str | None = None
@@ -113,17 +180,20 @@ class Loaded:
         Raises:
             ProbeError: its files are broken, or it has no threshold for the smoothing.
         """
-        usual = _detector(self.path, name, None, None, self.stamp)
-        found = usual
-        if threshold is not None or smoothing is not None:
-            found = _detector(self.path, name, threshold, smoothing, self.stamp)
-        limit = ShownDetector(usual).threshold
-        low, high = _range(self.path, name, found.smoothing.name, limit, self.stamp)
+        usual = ShownDetector(self._follows(name, None, None))
+        found = self._follows(name, threshold, smoothing)
+        low, high = self._range(name, found.smoothing.name, usual.threshold)
         return ShownDetector(found, self.report(name), low, high)
 
+    @remembered(16)
     def smoothings(self, name: str) -> tuple[str, ...]:
         """Return the smoothings for which a detector has a threshold, its usual one first."""
-        return _smoothings(self.path, name, self.stamp)
+        folder = probe_beside(self.path, name)
+        kept = () if folder is None else load_calibrations(folder)
+        known = [
+            one for each in kept if each.model == self.manifest.model for one in each.thresholds
+        ]
+        return tuple(dict.fromkeys([self._follows(name, None, None).smoothing.name, *known]))
 
     def beside(self, name: str, trace_id: str) -> tuple[ShownDetector, Scores] | None:
         """Return another detector and its scores of a trace, or None if it has none."""
@@ -136,50 +206,68 @@ class Loaded:
         layer = (self.report(detector) or {}).get("layer")
         return layer if isinstance(layer, int) else None
 
+    @remembered(16)
+    def _scales(self, detector: str) -> tuple[LayerScale, ...]:
+        return read_scales(self.store, detector)
+
     def layers(self, detector: str) -> tuple[LayerScale, ...]:
         """Return the layers on which a detector was trained and scored as well, if it still is it.
 
         Empty where they, or the scores that they would stand beside, are of an older probe of the
         same name.
         """
-        if self.older_layers(detector) or self.older_report(detector):
-            return ()
-        return _layers(self.path, detector, self.stamp)
+        older = self.older_layers(detector) or self.older_report(detector)
+        return () if older else self._scales(detector)
 
     def older_layers(self, detector: str) -> bool:
         """Return whether the kept layers are of another probe than the card.
 
         Than the report, where no card is kept beside the runs.
         """
-        card = _card(probe_card(self.path, detector), self.stamp)
+        card = self.card(detector)
         probe = card if "threshold" in card else self.report(detector) or {}
         return any(
             scale.layer == probe.get("layer") and scale.threshold != probe.get("threshold")
-            for scale in _layers(self.path, detector, self.stamp)
+            for scale in self._scales(detector)
         )
 
     def older_report(self, detector: str) -> bool:
         """Return whether a detector was evaluated before the probe of its name was trained anew."""
-        card = _card(probe_card(self.path, detector), self.stamp)
-        known = card.get("threshold"), threshold_of(self.report(detector))
+        known = self.card(detector).get("threshold"), threshold_of(self.report(detector))
         return None not in known and known[0] != known[1]
 
+    @remembered(64)
     def layer_rows(self, detector: str, trace_id: str) -> tuple[LayerRow, ...]:
         """Return the scores on a trace of the layers that `layers` returns."""
-        if not self.layers(detector):
-            return ()
-        return _layer_rows(self.path, detector, trace_id, self.stamp)
+        return read_layers(self.store, detector, trace_id) if self.layers(detector) else ()
+
+    @cached_property
+    def _oracle(self) -> dict[str, tuple[OraclePoint, ...]]:
+        return oracle_points(self.store)
 
     def oracle(self, trace_id: str) -> tuple[OraclePoint, ...]:
         """Return P(instrumental | prefix) along a trace; nothing where it was not drawn."""
-        return _oracle(self.path, self.stamp).get(trace_id, ())
+        return self._oracle.get(trace_id, ())
+
+    @cached_property
+    def _disputed(self) -> frozenset[str]:
+        """Return the traces that one labeller calls instrumental and another harmless."""
+        return disputed(self.judged, list(self.facts))
 
     def rows(self, detector: ShownDetector | None, labeller: str | None = None) -> Rows:
         """Return the trace table as a detector sees it, by the labels of a labeller or the last."""
         by = labeller or next(reversed(self.labellers), None)
-        if detector is None:
-            return _rows(self.path, None, by, self.stamp)
-        return _rows(self.path, _key(detector), by, self.stamp)
+        return self._rows(None if detector is None else _key(detector), by)
+
+    @remembered(8)
+    def _rows(self, detector: "_Key | None", labeller: str | None) -> Rows:
+        labels = self.judged.get(labeller or "") or nobody(self.store)
+        name, smoothing, threshold = detector or ("", "", None)
+        scores = self._smoothed(name, smoothing) if detector else {}
+        splits = self._splits(name)
+        seen = Seen(self.facts, labels, scores, threshold, splits, self._disputed)
+        seen.check()
+        return Rows(seen)
 
     def row(
         self, trace_id: str, detector: ShownDetector | None, labeller: str | None = None
@@ -192,17 +280,20 @@ class Loaded:
         facts = self.facts[trace_id]
         by = labeller or next(reversed(self.labellers), "")
         label = self.judged[by].get(trace_id) if by in self.judged else None
-        disputed = trace_id in _disputed(self.path, self.stamp)
+        disputed = trace_id in self._disputed
         if detector is None:
             return build_row(facts, label, None, None, disputed=disputed)
         scores = self.scores(detector).get(trace_id)
-        split = _splits(probe_card(self.path, detector.name), self.stamp)[facts.task]
+        split = self._splits(detector.name)[facts.task]
         return build_row(facts, label, scores, detector.threshold, split, disputed=disputed)
+
+    @remembered(8)
+    def _by_risk(self, detector: "_Key | None") -> tuple[str, ...]:
+        return tuple(self._rows(detector, None).ordered("risk").ids)
 
     def by_risk(self, detector: ShownDetector | None) -> Sequence[str]:
         """Return the ids by falling peak, which no threshold and no label changes."""
-        key = None if detector is None else (*_key(detector)[:2], None)
-        return _by_risk(self.path, key, self.stamp)
+        return self._by_risk(None if detector is None else (*_key(detector)[:2], None))
 
 
 _Key = tuple[str, str, float | None]
@@ -238,137 +329,11 @@ _PREPARED: set[tuple[Path, Stamp]] = set()
 
 @lru_cache(maxsize=4)
 def _run(path: Path, state: Stamp) -> Loaded:
-    with set_aside():
-        return _read(path, state)
-
-
-def _read(path: Path, state: Stamp) -> Loaded:
-    store = Store(path)
-    read = read_overview(store)
-    evaluated = {file.stem for file in (path / "reports").glob("*.json")}
-    return Loaded(
-        store=store,
-        facts=read.facts,
-        texts=read.texts,
-        judged=by_labeller(store),
-        detectors=tuple(sorted(store.detectors(), key=lambda name: (name not in evaluated, name))),
-        stamp=state,
-    )
-
-
-@lru_cache(maxsize=16)
-def _trace(path: Path, trace_id: str, state: Stamp) -> Trace:
-    return _run(path, state).store.trace(trace_id)
-
-
-@lru_cache(maxsize=4096)
-def _sentence(path: Path, trace_id: str, index: int, state: Stamp) -> str:
-    trace = _run(path, state).store.trace(trace_id)
-    return trace.text_of(trace.sentences[index]).strip()
-
-
-@lru_cache(maxsize=64)
-def _detector(
-    path: Path, name: str, threshold: float | None, smoothing: str | None, state: Stamp
-) -> Detector:
-    store = _run(path, state).store
-    return recorded_detector(store, name, threshold=threshold, smoothing=smoothing)
-
-
-@lru_cache(maxsize=16)
-def _smoothings(path: Path, name: str, state: Stamp) -> tuple[str, ...]:
-    usual = _detector(path, name, None, None, state)
-    folder = probe_beside(path, name)
-    kept = () if folder is None else load_calibrations(folder)
-    model = _run(path, state).manifest.model
-    known = [name for each in kept if each.model == model for name in each.thresholds]
-    return tuple(dict.fromkeys([usual.smoothing.name, *known]))
-
-
-@lru_cache(maxsize=16)
-def _scores(path: Path, detector: str, smoothing: str, state: Stamp) -> dict[str, Scores]:
-    store = _run(path, state).store
-    with set_aside():
-        return dict(parse_smoothing(smoothing).apply(store.scores(detector)))
-
-
-@lru_cache(maxsize=8)
-def _rows(path: Path, detector: _Key | None, labeller: str | None, state: Stamp) -> Rows:
-    run = _run(path, state)
-    labels = run.judged.get(labeller or "") or nobody(run.store)
-    scores, threshold, splits = {}, None, _splits(None, state)
-    if detector is not None:
-        name, smoothing, threshold = detector
-        splits = _splits(probe_card(path, name), state)
-        scores = _scores(path, name, smoothing, state)
-    seen = Seen(run.facts, labels, scores, threshold, splits, _disputed(path, state))
-    seen.check()
-    return Rows(seen)
-
-
-@lru_cache(maxsize=8)
-def _by_risk(path: Path, detector: _Key | None, state: Stamp) -> tuple[str, ...]:
-    return tuple(_rows(path, detector, None, state).ordered("risk").ids)
-
-
-@lru_cache(maxsize=8)
-def _disputed(path: Path, state: Stamp) -> frozenset[str]:
-    """Return the traces that one labeller calls instrumental and another harmless."""
-    run = _run(path, state)
-    return disputed(run.judged, list(run.facts))
-
-
-@lru_cache(maxsize=16)
-def _card(card: Path | None, state: Stamp) -> dict[str, Any]:
-    """Return what the card of a probe says; nothing without one.
-
-    `state` tells one content of the card from another.
-
-    Raises:
-        ProbeError: the card is broken.
-    """
+    """Return a run; `state` tells one content of its files from another."""
     del state
-    if card is None:
-        return {}
-    return read_json(card)[0]
-
-
-@lru_cache(maxsize=16)
-def _splits(card: Path | None, state: Stamp) -> defaultdict[str, Split]:
-    """Return for each task what it was to a probe; *unknown* for all without its card.
-
-    Raises:
-        ProbeError: the card is broken.
-    """
-    raw = _card(card, state)
-    if card is None:
-        return defaultdict(lambda: "unknown")
-    try:
-        found: defaultdict[str, Split] = defaultdict(lambda: "held out")
-        found |= {task: "calibrated on" for task in raw["calibration_tasks"]}
-        found |= {task: "trained on" for task in raw["training_tasks"]}
-    except (KeyError, TypeError) as error:
-        raise ProbeError(f"{card} is not the card of a probe: train it again") from error
-    return found
-
-
-@lru_cache(maxsize=32)
-def _range(
-    path: Path, detector: str, smoothing: str, threshold: float | None, state: Stamp
-) -> tuple[float, float]:
-    return score_range(_scores(path, detector, smoothing, state).values(), threshold)
-
-
-@lru_cache(maxsize=16)
-def _layers(path: Path, detector: str, state: Stamp) -> tuple[LayerScale, ...]:
-    return read_scales(_run(path, state).store, detector)
-
-
-@lru_cache(maxsize=64)
-def _layer_rows(path: Path, detector: str, trace_id: str, state: Stamp) -> tuple[LayerRow, ...]:
-    return read_layers(_run(path, state).store, detector, trace_id)
-
-
-@lru_cache(maxsize=4)
-def _oracle(path: Path, state: Stamp) -> dict[str, tuple[OraclePoint, ...]]:
-    return oracle_points(_run(path, state).store)
+    with set_aside():
+        store = Store(path)
+        read, judged = read_overview(store), by_labeller(store)
+    evaluated = {file.stem for file in (path / "reports").glob("*.json")}
+    detectors = sorted(store.detectors(), key=lambda name: (name not in evaluated, name))
+    return Loaded(store, read.facts, read.texts, judged, tuple(detectors))

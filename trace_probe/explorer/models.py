@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from trace_probe.explorer.current import error_shown
 from trace_probe.model.naming import without_version
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, load_detector
+from trace_probe.visible import visible
 
 if TYPE_CHECKING:
     from trace_probe.explorer.words import ShownDetector
@@ -59,6 +61,15 @@ def detector(folder: Path, decoding: Decoding | None = None) -> Detector:
     """
     changed = tuple(file.stat().st_mtime_ns for file in folder.iterdir())
     found: Detector = DETECTORS(folder, decoding, changed)
+    return found
+
+
+def shown_probe(folder: Path, decoding: Decoding | None = None) -> Detector:
+    """Read a probe and say what it is; end the page where it cannot be read."""
+    with error_shown("This probe cannot be read"):
+        found = detector(folder, decoding)
+    card = found.saved.card
+    st.text(visible(f"{card.model} · layer {card.layer} · {found}"))
     return found
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -53,12 +54,8 @@ def by_outcome(rows: Iterable[Row], texts: Mapping[str, str]) -> list[Pair]:
     Of all such samples of a prompt they are the two that go together longest: `texts` holds what
     was written, by trace id. So what follows is what chance alone decided.
     """
-
-    def prompt(row: Row) -> Hashable:
-        return row.facts.model, row.facts.task, row.facts.condition
-
     found = []
-    for group in _groups(rows, prompt):
+    for group in _groups(rows, _facts("model", "task", "condition")):
         judged = [row for row in group if row.outcome in ("harmless", "instrumental")]
         # Of texts in order, neighbours share the longest beginnings.
         judged.sort(key=lambda row: (texts[row.facts.id], row.facts.sample))
@@ -71,12 +68,8 @@ def by_outcome(rows: Iterable[Row], texts: Mapping[str, str]) -> list[Pair]:
 
 def by_nudge(rows: Iterable[Row]) -> list[Pair]:
     """Return for each task and sample the trace without a nudge and each with one."""
-
-    def draw(row: Row) -> Hashable:
-        return row.facts.model, row.facts.task, row.facts.sample
-
     found = []
-    for group in _groups(rows, draw):
+    for group in _groups(rows, _facts("model", "task", "sample")):
         plain = next((row for row in group if _plain(row)), None)
         if plain is not None:
             found += [Pair(plain, row) for row in group if _nudge(row) != _nudge(plain)]
@@ -85,16 +78,17 @@ def by_nudge(rows: Iterable[Row]) -> list[Pair]:
 
 def across(first: Iterable[Row], second: Iterable[Row]) -> list[Pair]:
     """Return the traces of two runs that share task, condition and sample."""
-
-    def draw(row: Row) -> Hashable:
-        return row.facts.task, row.facts.condition, row.facts.sample
-
-    return _matched(first, second, draw)
+    return _matched(first, second, _facts("task", "condition", "sample"))
 
 
 def same_trace(first: Iterable[Row], second: Iterable[Row]) -> list[Pair]:
     """Return every trace as two detectors see it."""
-    return _matched(first, second, lambda row: row.facts.id)
+    return _matched(first, second, _facts("id"))
+
+
+def _facts(*names: str) -> Callable[[Row], Hashable]:
+    """Return what gives some facts of a row: rows that agree in them belong together."""
+    return lambda row: attrgetter(*names)(row.facts)
 
 
 def _matched(
@@ -135,11 +129,7 @@ def origin(row: Row, align: Align) -> int | None:
     """Return the token at which the axis of a trace is 0; None if it lacks that event."""
     if align == "alarm":
         return row.alarm_stop
-    if align == "action":
-        label = row.label
-        placed = label is not None and label.acted is not None and label.outcome is not False
-        return label.acted.start if placed and label and label.acted else None
-    return row.facts.begin
+    return row.act_token if align == "action" else row.facts.begin
 
 
 def parting(first: Trace, second: Trace) -> int | None:

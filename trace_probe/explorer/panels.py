@@ -1,4 +1,4 @@
-"""One scored trace as a chart: bars are sentences, the line is the running risk, marks on top."""
+"""A text under watch as a chart: bars are sentences, the line is the running risk."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +8,6 @@ import numpy as np
 from trace_probe.explorer.charts import ACCENT, DASHED, GREY, WARM, Spec, axis, either, layer, on
 from trace_probe.explorer.rows import Row, running
 
-GLYPHS = {"alarm": "▲", "said": "◆", "action": "■"}
-INK = {"alarm": "#D55E00", "said": "#0072B2", "action": "#8A5A83"}
-"""Colours that hold on a light and on a dark ground; the glyphs tell the marks apart as well."""
 HEIGHT = 190
 BAR = {"type": "rect", "clip": True, "opacity": 0.75}
 AXIS_PX = 46
@@ -23,31 +20,20 @@ class Frame:
 
     tokens: tuple[int, int]
     scores: tuple[float, float]
-    title: str
-    """What the x axis counts."""
-
-
-def events(row: Row) -> dict[str, int]:
-    """Return the tokens at which alarm, words and action are known."""
-    found = {} if row.alarm_stop is None else {"alarm": row.alarm_stop}
-    label = row.label
-    if label is not None and label.said is not None:
-        found["said"] = label.said.stop
-    if label is not None and label.acted is not None and label.outcome is not False:
-        found["action"] = label.acted.start
-    return found
 
 
 def panel(row: Row, frame: Frame) -> Spec:
     """Return the chart of a trace; a sentence without a score is drawn as a dashed box."""
     numbers = {"minExtent": AXIS_PX, "tickCount": 3}
-    x = axis(frame.title, scale={"domain": list(frame.tokens), "nice": False}, axis={"format": "d"})
+    x = axis("token", scale={"domain": list(frame.tokens), "nice": False}, axis={"format": "d"})
     y = axis(None, scale={"domain": list(frame.scores), "nice": False}, axis=numbers)
     sentences = _sentences(row)
     layers = [_bars(sentences, frame, x, y), _gaps(sentences, frame, x, y), _line(sentences, x, y)]
     if row.threshold is not None:
         layers.append(layer(DASHED, [{"y": row.threshold}], y=on(y, "y")))
-    return {"height": HEIGHT, "layer": [*layers, *_marks(row, x)]}
+    if row.alarm_stop is not None:
+        layers += _alarm(row.alarm_stop, x)
+    return {"height": HEIGHT, "layer": layers}
 
 
 def _sentences(row: Row) -> list[dict[str, Any]]:
@@ -95,12 +81,11 @@ def _line(sentences: list[Spec], x: Spec, y: Spec) -> Spec:
     return layer(line, points, x=on(x, "x"), y=on(y, "y"), order=order)
 
 
-def _marks(row: Row, x: Spec) -> list[Spec]:
-    layers: list[Spec] = []
-    for lane, (name, token) in enumerate(events(row).items()):
-        at, place = [{"x": token}], {"y": {"value": 8 + 13 * lane}}
-        words = {"type": "text", "text": f"{GLYPHS[name]} {name}", "align": "left", "dx": 4}
-        words |= {"color": INK[name], "fontWeight": "bold"}
-        rule = {"type": "rule", "color": INK[name], "strokeWidth": 1.5}
-        layers += [layer(rule, at, x=on(x, "x")), layer(words, at, x=on(x, "x"), **place)]
-    return layers
+def _alarm(token: int, x: Spec) -> list[Spec]:
+    words = {"type": "text", "text": "▲ alarm", "align": "left", "dx": 4, "fontWeight": "bold"}
+    rule = {"type": "rule", "strokeWidth": 1.5}
+    at, top = [{"x": token}], {"value": 8}
+    return [
+        layer({**rule, "color": WARM}, at, x=on(x, "x")),
+        layer({**words, "color": WARM}, at, x=on(x, "x"), y=top),
+    ]

@@ -96,27 +96,19 @@ def find_marks(trace: Trace, row: Row) -> dict[str, dict[str, Any]]:
 
     An action that is a tool call has its index and the sentence before it as well.
     """
-    marks: dict[str, dict[str, Any]] = {}
-    if row.alarm is not None and row.alarm_stop is not None:
-        marks["alarm"] = {"token": row.alarm_stop - 1, "sentence": row.alarm, "lead": None}
-    label = row.label
-    if label is not None and label.said is not None:
-        where = trace.sentence_at(max(label.said.stop - 1, 0))
-        marks["said"] = {
-            "token": label.said.stop - 1,
-            "sentence": where,
-            "lead": row.lead_said,
-        }
-    if label is not None and label.acted is not None and label.outcome is not False:
-        where = trace.sentence_at(label.acted.start)
-        marks["action"] = {
-            "token": label.acted.start,
-            "sentence": where,
-            "lead": row.lead_action,
-        }
-        call = violating_call(trace, label)
-        if call is not None:
-            marks["action"] |= {"call": call, "near": sentence_before(trace, label.acted.start)}
+    places = {
+        "alarm": (row.alarm_token, None),
+        "said": (row.said_token, row.lead_said),
+        "action": (row.act_token, row.lead_action),
+    }
+    marks: dict[str, dict[str, Any]] = {
+        name: {"token": token, "sentence": trace.sentence_at(max(token, 0)), "lead": lead}
+        for name, (token, lead) in places.items()
+        if token is not None
+    }
+    call = violating_call(trace, row.label)
+    if call is not None and row.act_token is not None:
+        marks["action"] |= {"call": call, "near": sentence_before(trace, row.act_token)}
     return marks
 
 

@@ -45,22 +45,22 @@ class Facts:
     """What is known of a trace whatever detector looks at it; small enough to keep for all."""
 
     id: str
-    task: str
-    category: str
-    role: str
-    condition: str
-    model: str
-    sample: int
     tokens: int
     begin: int
     """Position at which generation starts."""
-    thought: Thought
     starts: NDArray[np.int32]
     """First token of each sentence."""
     stops: NDArray[np.int32]
     """Token after the last of each sentence."""
     reasoning: NDArray[np.bool_]
     """Whether each sentence is reasoning; only those can raise an alarm."""
+    task: str = ""
+    category: str = ""
+    role: str = "test"
+    condition: str = ""
+    model: str = ""
+    sample: int = 0
+    thought: Thought = "closed"
     calls: int = 1
     """How many model calls it was made in: the turns of an agent."""
 
@@ -92,18 +92,35 @@ class Row:
         return None if self.alarm is None else int(self.facts.stops[self.alarm])
 
     @property
+    def alarm_token(self) -> int | None:
+        """Return the token at which the alarm is raised, the last of its sentence."""
+        return None if self.alarm_stop is None else self.alarm_stop - 1
+
+    @property
+    def said_token(self) -> int | None:
+        """Return the last token of the first sentence that states the plan."""
+        return self.label.said.stop - 1 if self.label and self.label.said else None
+
+    @property
+    def act_token(self) -> int | None:
+        """Return the first token of the act; a trace that is known to be harmless has none."""
+        if self.label is None or self.label.outcome is False or self.label.acted is None:
+            return None
+        return self.label.acted.start
+
+    @property
     def lead_said(self) -> int | None:
         """Return tokens from the alarm to the end of the first sentence that states the plan."""
-        if self.alarm_stop is None or self.label is None or self.label.said is None:
+        if self.alarm_token is None or self.said_token is None:
             return None
-        return self.label.said.stop - self.alarm_stop
+        return self.said_token - self.alarm_token
 
     @property
     def lead_action(self) -> int | None:
-        """Return tokens from the alarm to an instrumental action; a harmless one has none."""
-        if self.alarm_stop is None or self.label is None or self.label.acted is None:
+        """Return tokens from the alarm to an act that is known to be instrumental."""
+        if self.alarm_stop is None or self.act_token is None or self.outcome == "unknown":
             return None
-        return self.label.acted.start - self.alarm_stop if self.label.outcome else None
+        return self.act_token - self.alarm_stop
 
     @cached_property
     def lead(self) -> int | None:
@@ -298,11 +315,8 @@ def table(rows: Sequence[Row]) -> dict[str, list[object]]:
 
 def positions(row: Row) -> str:
     """Return the tokens at which alarm, words and action came."""
-    said = row.label.said.stop - 1 if row.label and row.label.said else None
-    harmful = row.label is not None and row.label.outcome is not False
-    acted = row.label.acted.start if harmful and row.label and row.label.acted else None
-    alarm = None if row.alarm_stop is None else row.alarm_stop - 1
-    return " → ".join("—" if token is None else str(token) for token in (alarm, said, acted))
+    tokens = row.alarm_token, row.said_token, row.act_token
+    return " → ".join("—" if token is None else str(token) for token in tokens)
 
 
 def _known(scores: Scores | None, chosen: NDArray[np.bool_]) -> Scores:

@@ -2,29 +2,10 @@
 
 import streamlit as st
 
+from trace_probe.explorer.reader.scripts import source
+
 LABEL, PAGE = "Search", "traces"
-SCRIPT = """
-export default function ({ data }) {
-  const field = () => document.querySelector(`input[aria-label="${data.label}"]`);
-  const enter = () => { field().focus(); field().select(); };
-  const whenThere = (tries) => {
-    if (field()) enter();
-    else if (tries) setTimeout(whenThere, 100, tries - 1);
-  };
-  const lead = (event) => {
-    const typing = event.composedPath()[0].closest?.("input, textarea, [contenteditable=true]");
-    if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const page = document.querySelector(`a[href$="/${data.page}"]`);
-    if (!field() && !page) return;
-    event.preventDefault();
-    if (!field()) page.click();
-    whenThere(100);
-  };
-  document.addEventListener("keydown", lead);
-  return () => document.removeEventListener("keydown", lead);
-}
-"""
-COMPONENT = st.components.v2.component("trace_probe.shortcut", js=SCRIPT)
+COMPONENT = st.components.v2.component("trace_probe.shortcut", js=source("search.js"))
 
 
 def search_on_slash() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from trace_probe.errors import TraceProbeError
+from trace_probe.explorer.choices import prefer
 from trace_probe.explorer.current import (
     DETECTOR_KEY,
     LABELLER_KEY,
@@ -101,13 +102,11 @@ def _adopt_address() -> ViewState:
     st.session_state[SEEN_KEY] = query
     if asked.run in runs():
         st.session_state[RUN_KEY] = asked.run
-    if asked.detector:
-        st.session_state[DETECTOR_KEY] = asked.detector
-    if asked.labeller:
-        st.session_state[LABELLER_KEY] = asked.labeller
+    wanted = (DETECTOR_KEY, asked.detector), (LABELLER_KEY, asked.labeller)
+    for key, name in (*wanted, (SMOOTHING_KEY, asked.smoothing)):
+        if name:
+            st.session_state[key] = name
     st.session_state[LAYER_KEY] = asked.layer
-    if asked.smoothing:
-        st.session_state[SMOOTHING_KEY] = asked.smoothing
     if asked.threshold is not None:
         st.session_state[OWN_KEY] = True
         st.session_state[THRESHOLD_KEY] = asked.threshold
@@ -118,8 +117,7 @@ def _choose_detector(run: Loaded) -> None:
     if not run.detectors:
         st.text("No detector has scored this run.")
         return
-    if st.session_state.get(DETECTOR_KEY) not in run.detectors:
-        st.session_state[DETECTOR_KEY] = run.detectors[0]
+    prefer(run.detectors, key=DETECTOR_KEY)
     name = st.selectbox("Detector", run.detectors, key=DETECTOR_KEY)
     calibrated = run.detector(name, None, _choose_smoothing(run, name))
     if calibrated.threshold is None:

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from trace_probe.errors import TraceProbeError
-from trace_probe.explorer.current import Current, problem
+from trace_probe.explorer.current import Current, error_shown, problem
 from trace_probe.explorer.label_queue import Verdicts
 from trace_probe.explorer.rows import Row
 from trace_probe.labelling.annotations import (
@@ -57,11 +56,9 @@ def writable(shown: Current) -> bool:
 
 def verdicts_of(shown: Current, name: str) -> Verdicts | None:
     """Return what a person has said of this run; say so if the name or the file is unfit."""
-    try:
+    with error_shown("Verdicts cannot be kept under this name", end=False):
         return read_annotations(verdicts_kept(shown.run.store, name))
-    except TraceProbeError as error:
-        problem("Verdicts cannot be kept under this name", str(error))
-        return None
+    return None
 
 
 def give(shown: Current, row: Row, sentence: int | None, verdict: Verdict, asked: Asked) -> None:
@@ -79,18 +76,15 @@ def give(shown: Current, row: Row, sentence: int | None, verdict: Verdict, asked
         stop=stop,
         text=text,
         queue=asked.queue,
-        detector="" if shown.detector is None else shown.detector.name,
+        detector=shown.scorer or "",
         score=score_of(row, sentence),
         threshold=row.threshold,
         note=str(st.session_state.get(NOTE_KEY) or ""),
     )
-    try:
+    with error_shown("The verdict could not be kept", end=False):
         annotate(shown.run.store, one)
-    except TraceProbeError as error:
-        problem("The verdict could not be kept", str(error))
-        return
-    st.session_state[NOTE_KEY] = ""
-    st.session_state[LAST_KEY] = None if verdict == "withdrawn" else (trace.id, sentence)
+        st.session_state[NOTE_KEY] = ""
+        st.session_state[LAST_KEY] = None if verdict == "withdrawn" else (trace.id, sentence)
 
 
 def score_of(row: Row, sentence: int | None) -> float | None:

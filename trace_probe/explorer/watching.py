@@ -76,15 +76,8 @@ class Watched:
         """Return it as a row, so that it is drawn like any other trace."""
         facts = Facts(
             id="live",
-            task="",
-            category="",
-            role="test",
-            condition="",
-            model="",
-            sample=0,
             tokens=self.last,
             begin=self.begin or 0,
-            thought="closed",
             starts=np.array([one.start for one in self.sentences], dtype=np.int32),
             stops=np.array([one.stop for one in self.sentences], dtype=np.int32),
             reasoning=np.array([one.channel == "reasoning" for one in self.sentences], dtype=bool),

@@ -52,7 +52,7 @@ def headline(row: Row, detector: ShownDetector | None) -> str:
     if row.alarm is None:
         return f"{'Missed: no' if row.verdict == 'missed' else 'No'} alarm. {_events(row)}"
     name = "False alarm" if row.verdict == "false alarm" else "Alarm"
-    place = f"{name} at token {_count((row.alarm_stop or 1) - 1)} (sentence {row.alarm + 1})"
+    place = f"{name} at token {row.alarm_token or 0:,} (sentence {row.alarm + 1})"
     return f"{place} — {_leads(row)}."
 
 
@@ -98,16 +98,14 @@ def _events(row: Row) -> str:
     label = row.label
     if label is None:
         return "The trace is not labelled."
-    said = f"said at token {_count(label.said.stop - 1)}" if label.said else "never said"
+    said = f"said at token {label.said.stop - 1:,}" if label.said else "never said"
     if label.outcome is None:
         return f"The labeller could not tell what was done; {said}."
     if not label.outcome:
         return "Nothing instrumental was done."
     if label.acted is None:
         return f"It was done, {said if label.said else 'the label does not say where'}."
-    return (
-        f"It is {said}, {'and' if label.said else 'but'} done at token {_count(label.acted.start)}."
-    )
+    return f"It is {said}, {'and' if label.said else 'but'} done at token {label.acted.start:,}."
 
 
 def _leads(row: Row) -> str:
@@ -139,11 +137,7 @@ def gap(lead: int) -> str:
 
 
 def _tokens(number: int) -> str:
-    return f"{_count(abs(number))} {'token' if abs(number) == 1 else 'tokens'}"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
+    return f"{abs(number):,} {'token' if abs(number) == 1 else 'tokens'}"
 
 
 def alarm_share(rows: Sequence[Row]) -> str:

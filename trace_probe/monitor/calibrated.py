@@ -15,6 +15,7 @@ from trace_probe.probing.kept import Beside
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.probing.selection import set_threshold
 from trace_probe.statistics.calibration import Guarantee, Threshold, impossible
+from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
@@ -105,7 +106,6 @@ def calibrate(
         )
     scores = score_run(store, saved)
     ids = [trace.id for trace in traces]
-    levels = (level(scores[name].tolist()) for name in ids)
     unseen = _unseen(store, saved)
     thresholds = {}
     for name in smoothings:
@@ -118,14 +118,8 @@ def calibrate(
             guarantee=guarantee,
         )
     used = any(one.siblings for one in thresholds.values())
-    return Calibration(
-        model=store.manifest.model,
-        decoding=Decoding.of(store.manifest.sampling),
-        thresholds=thresholds,
-        levels=tuple(sorted(each for each in levels if each is not None)),
-        tasks=tuple(sorted(trace.task.id for trace in traces)),
-        sibling_tasks=tuple(sorted(unseen.tasks)) if used else (),
-    )
+    found = _found(store, thresholds, traces, scores)
+    return replace(found, sibling_tasks=tuple(sorted(unseen.tasks)) if used else ())
 
 
 def range_of_card(store: Store, saved: SavedProbe) -> Calibration:
@@ -145,11 +139,18 @@ def range_of_card(store: Store, saved: SavedProbe) -> Calibration:
             f"{store.path} has no calibration task of {card.name}: name the run it was trained on"
         )
     scores = score_run(store, saved)
+    return _found(store, {card.smoothing: replace(card.limit, n=len(traces))}, traces, scores)
+
+
+def _found(
+    store: Store, thresholds: dict[str, Threshold], traces: Sequence[Trace], scores: Scores
+) -> Calibration:
+    """Return thresholds with the model and the traces that they were set on."""
     levels = (level(scores[trace.id].tolist()) for trace in traces)
     return Calibration(
         model=store.manifest.model,
         decoding=Decoding.of(store.manifest.sampling),
-        thresholds={card.smoothing: replace(card.limit, n=len(traces))},
+        thresholds=thresholds,
         levels=tuple(sorted(each for each in levels if each is not None)),
         tasks=tuple(sorted({trace.task.id for trace in traces})),
     )

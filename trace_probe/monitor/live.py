@@ -1,9 +1,8 @@
 """Reads along while a model writes: a score for each token, alarms at the ends of sentences."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 from trace_probe.errors import TraceError
 from trace_probe.model.blocks import RowTap
@@ -12,12 +11,11 @@ from trace_probe.model.tokenizer import MOST_UNKNOWN, ChatTokenizer
 from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
-from trace_probe.monitor.recheck import AsRun, refuse_stale
+from trace_probe.monitor.recheck import check_reads
 from trace_probe.monitor.scorer import FRESH, Carried, LiveScorer, Reading
 from trace_probe.monitor.spans import GuardedSpan
-from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
+from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.plan import trace_seed
-from trace_probe.recording.record import new_manifest
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.trace import Sampling, Task
 
@@ -183,22 +181,3 @@ class Monitor:
                 if last:
                     episode.carried, episode.written = scorer.carried, tuple(written)
                 yield reading
-
-
-def check_reads(model: Model, card: ProbeCard) -> None:
-    """Refuse a probe that cannot read a model.
-
-    Raises:
-        ProbeError: it was trained on another model, tokenizer or width.
-    """
-    manifest = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
-    check_fits(card, manifest)
-
-
-def check_rechecked(model: Model, folders: Iterable[Path]) -> None:
-    """Refuse probes whose thresholds were found not to hold for a model as it runs.
-
-    Raises:
-        ProbeError: the latest `trace-probe recheck` of one says that it is stale or degraded.
-    """
-    refuse_stale(folders, AsRun.of(new_manifest(model, Sampling(), layers=())))

@@ -42,7 +42,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -52,12 +52,16 @@ from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import Beside
-from trace_probe.probing.probe import check_shape
+from trace_probe.probing.probe import ProbeCard, check_fits, check_shape
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
 from trace_probe.storage.typed import to_plain
 from trace_probe.store import Manifest, Store
+from trace_probe.trace import Sampling
+
+if TYPE_CHECKING:
+    from trace_probe.model.facts import ModelFacts
 
 EARLIER = {"promised": "guaranteed"}
 """Names that earlier files have for fields of today."""
@@ -131,15 +135,17 @@ class Recheck:
             for name in FIGURES
             for one in [getattr(self, name)]
         ]
-        moved = "" if self.moved is None else f", no score moved by more than {self.moved:.2%} of "
-        moved += "their spread" if moved else ""
-        head = (
-            f"before: {self.before}",
-            f"after:  {self.after}",
-            f"{self.traces} traces, paired by {self.paired}{moved}; threshold "
-            f"{self.threshold:.3f} on {self.smoothing}",
-        )
+        head = (f"before: {self.before}", f"after:  {self.after}", self.compared)
         return "\n".join([*head, width, *rows, f"{self.verdict}: {self.advice}"])
+
+    @property
+    def compared(self) -> str:
+        """Return in words what was compared, and at which threshold."""
+        moved = f", no score moved by more than {self.moved or 0:.2%} of their spread"
+        return (
+            f"{self.traces} traces, paired by {self.paired}{'' if self.moved is None else moved}; "
+            f"threshold {self.threshold:.3f} on {self.smoothing}"
+        )
 
     @property
     def advice(self) -> str:
@@ -160,7 +166,8 @@ class Recheck:
         )
 
 
-FIGURES = ("benign", "siblings", "caught", "ranking")
+RATES = ("benign", "siblings")
+FIGURES = (*RATES, "caught", "ranking")
 
 
 def recheck(
@@ -247,12 +254,10 @@ def judge(
         threshold=detector.threshold,
         smoothing=detector.smoothing.name,
         moved=moved,
-        benign=shifts["benign"],
-        siblings=shifts["siblings"],
-        caught=shifts["caught"],
-        ranking=shifts["ranking"],
         margin=margin,
         loss=loss,
+        times=None,
+        **shifts,
     )
     verdict = _verdict(draft)
     return replace(draft, verdict=verdict, times=_needed(draft) if verdict == UNSURE else None)
@@ -260,15 +265,11 @@ def judge(
 
 def _open(found: Recheck) -> list[tuple[str, Shift, float]]:
     """Return the figures of which it is not shown that they hold, each with its limit."""
-    rates = [("benign", found.benign), ("siblings", found.siblings)]
-    others = [("caught", found.caught), ("ranking", found.ranking)]
+    every: dict[str, Shift] = {name: getattr(found, name) for name in FIGURES}
     return [
-        *(
-            (n, s, found.margin)
-            for n, s in rates
-            if s.guaranteed is not None and not s.kept(found.margin)
-        ),
-        *((name, one, found.loss) for name, one in others if not one.stayed(found.loss)),
+        (name, one, found.margin if name in RATES else found.loss)
+        for name, one in every.items()
+        if not (one.holds(found.margin) if name in RATES else one.stayed(found.loss))
     ]
 
 
@@ -364,3 +365,26 @@ def refuse_stale(folders: Iterable[Path], ran: AsRun) -> None:
                     f"{folder} is {each.verdict} for {ran}, says its latest recheck: "
                     f"{each.advice} and recheck it, or go on with --stale-ok"
                 )
+
+
+def check_reads(model: "ModelFacts", card: ProbeCard) -> None:
+    """Refuse a probe that cannot read a model.
+
+    Raises:
+        ProbeError: it was trained on another model, tokenizer or width.
+    """
+    from trace_probe.recording.record import new_manifest
+
+    manifest = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
+    check_fits(card, manifest)
+
+
+def check_rechecked(model: "ModelFacts", folders: Iterable[Path]) -> None:
+    """Refuse probes whose thresholds were found not to hold for a model as it runs.
+
+    Raises:
+        ProbeError: the latest `trace-probe recheck` of one says that it is stale or degraded.
+    """
+    from trace_probe.recording.record import new_manifest
+
+    refuse_stale(folders, AsRun.of(new_manifest(model, Sampling(), layers=())))

@@ -19,7 +19,8 @@ from trace_probe.model.capture import Reading
 from trace_probe.model.drawing import overflowed
 from trace_probe.model.local import Model
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.live import check_readable, check_reads
+from trace_probe.monitor.live import check_readable
+from trace_probe.monitor.recheck import check_reads
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.reading import read_calls

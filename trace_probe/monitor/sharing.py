@@ -173,7 +173,7 @@ def page(
     report: Report | None = None,
 ) -> str:
     """Return the page of a probe on a hub: YAML for the hub's search, then text for people."""
-    return "\n".join([*_front(card), *_text(card, calibrations), *_compared(report), ""])
+    return "\n".join([*_front(card), _text(card, calibrations), *_compared(report), ""])
 
 
 def _front(card: ProbeCard) -> Iterator[str]:
@@ -195,37 +195,43 @@ def _front(card: ProbeCard) -> Iterator[str]:
     yield "---"
 
 
-def _text(card: ProbeCard, calibrations: tuple[Calibration, ...]) -> Iterator[str]:
-    yield f"# {_plain(card.name)}"
-    yield ""
-    yield (
-        f"A probe of trace_probe. It reads the residual stream of `{_plain(card.model)}` after "
-        f"blocks {list(card.layers)} while the model reasons, and gives each sentence a score."
+TEXT = """# {name}
+
+A probe of trace_probe. It reads the residual stream of `{model}` after blocks {layers} while the \
+model reasons, and gives each sentence a score.
+
+```console
+$ trace-probe probe pull ORG/NAME@REVISION probes/NAME
+```
+
+## Guarantees
+
+{guarantees}
+
+They hold for the model as it ran then: after a change of engine, precision or template ask \
+`trace-probe recheck`.
+
+## Limits
+
+{limits}
+"""
+
+
+def _text(card: ProbeCard, calibrations: tuple[Calibration, ...]) -> str:
+    guarantees = [f"threshold {card.threshold:.4f} on {_plain(card.smoothing)}: {card.rates}"]
+    guarantees += [
+        f"temperature {each.decoding.temperature:g}, top-p {each.decoding.top_p:g}: "
+        f"threshold {limit.value:.4f} on {_plain(smoothing)}: {limit.rates}"
+        for each in calibrations
+        for smoothing, limit in each.thresholds.items()
+    ]
+    return TEXT.format(
+        name=_plain(card.name),
+        model=_plain(card.model),
+        layers=list(card.layers),
+        guarantees="\n".join(f"- {one}" for one in guarantees),
+        limits="\n".join(f"- {_plain(limit)}" for limit in card.limits),
     )
-    yield ""
-    yield "```console"
-    yield "$ trace-probe probe pull ORG/NAME@REVISION probes/NAME"
-    yield "```"
-    yield ""
-    yield "## Guarantees"
-    yield ""
-    yield f"- threshold {card.threshold:.4f} on {_plain(card.smoothing)}: {card.rates}"
-    for each in calibrations:
-        for smoothing, limit in each.thresholds.items():
-            yield (
-                f"- temperature {each.decoding.temperature:g}, top-p {each.decoding.top_p:g}: "
-                f"threshold {limit.value:.4f} on {_plain(smoothing)}: {limit.rates}"
-            )
-    yield ""
-    yield (
-        "They hold for the model as it ran then: after a change of engine, precision or template "
-        "ask `trace-probe recheck`."
-    )
-    yield ""
-    yield "## Limits"
-    yield ""
-    yield from (f"- {_plain(limit)}" for limit in card.limits)
-    yield ""
 
 
 def _compared(report: Report | None) -> Iterator[str]:

@@ -34,9 +34,14 @@ class Shift:
             and _surely(self.shift) > 0
         )
 
-    def kept(self, margin: float) -> bool:
-        """Return whether a rate is within its guarantee, or rose by no more than a margin."""
-        if self.after is None or self.guaranteed is None:
+    def holds(self, margin: float) -> bool:
+        """Return whether a rate is within its guarantee, or rose by no more than a margin.
+
+        A rate that is not guaranteed has nothing to hold.
+        """
+        if self.guaranteed is None:
+            return True
+        if self.after is None:
             return False
         within = self.after.has_interval and self.after.upper <= self.guaranteed
         return within or (self.shift is not None and self.shift.upper <= margin)

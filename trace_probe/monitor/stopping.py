@@ -10,7 +10,6 @@ which `generate` never reads, has no score. Rows are cut at their own alarm by `
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,39 +23,19 @@ from trace_probe.model.local import stop_tokens
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, as_detectors
 from trace_probe.monitor.memory import layers_of
-from trace_probe.monitor.scorer import Carried, LiveScorer, Reading, ScoredSentence
+from trace_probe.monitor.scorer import Reading, ScoredSentence
+from trace_probe.monitor.watched import WatchedText
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.text.channels import format_of, format_under
-from trace_probe.text.stream import TextStream
-
-PROMPT_TAIL = 32
-"""Tokens of the prompt that are read to see whether it opens the thought."""
+from trace_probe.text.channels import format_of
 
 
-@dataclass
-class _Row:
+class _Row(WatchedText):
     """One row of the batch while it is written."""
 
-    scorer: LiveScorer
-    text: TextStream
-    tokens: list[int] = field(default_factory=list)
-    read: int = -1
-    """How many of them went through the scorer; -1 until the prompt has."""
+    alarmed = False
     stop: int | None = None
     """Tokens to keep, once the row has alarmed or ended."""
-    alarmed: bool = False
-    sentences: list[ScoredSentence] = field(default_factory=list)
-    waiting: list[NDArray[np.float32]] = field(default_factory=list)
-    """(token, layer, d_model) of tokens that the model has read and the scorer has not taken."""
-    reached: int = 0
-    """How many of them the scorer may take."""
-
-    def take(self) -> NDArray[np.float32]:
-        """Return (token, layer, d_model) up to the token that is being read."""
-        rows = np.concatenate(self.waiting) if len(self.waiting) > 1 else self.waiting[0]
-        taken, self.waiting = rows[: self.reached], [rows[self.reached :]]
-        self.reached = 0
-        return taken
+    tokens: tuple[int, ...] = ()
 
 
 class GenerateWatch:
@@ -147,21 +126,8 @@ class GenerateWatch:
     def begin(self, prompts: list[list[int]]) -> None:
         """Start the rows of a batch, each with the tokens of its prompt, padded or not."""
         self._prompt = len(prompts[0])
-        for prompt in prompts:
-            text = self._chat.text_stream()
-            for token in prompt[-PROMPT_TAIL:]:
-                text.feed(token)
-            format, prefilled = format_under(text.text, self._format)
-            row = _Row(None, text)  # type: ignore[arg-type]
-            row.scorer = LiveScorer(
-                self.detectors,
-                format,
-                prefilled=prefilled,
-                take=row.take,
-                every=self._every,
-                carried=Carried(start=self._prompt),
-            )
-            self._rows.append(row)
+        given = self.detectors, self._chat, self._format
+        self._rows += [_Row(*given, prompt, every=self._every) for prompt in prompts]
 
     @property
     def started(self) -> bool:
@@ -187,46 +153,37 @@ class GenerateWatch:
         Raises:
             ProbeError: the forward passes are not one a token.
         """
-        if new[0]:
-            read = self._tap.take()
-            count, passes = read.shape[:2]
-            if passes not in (len(new[0]), len(new[0]) - 1) or count != len(new):
-                raise ProbeError(
-                    f"{len(new[0])} tokens of {len(new)} rows came with {passes} forward "
-                    f"passes of {count}: beams, assisted decoding and a watch that is "
-                    f"used twice cannot be followed"
-                )
-            for row, rows, tokens in zip(self._rows, read, new, strict=True):
-                row.waiting.append(rows)
-                row.tokens += tokens
-        return [self._read(row) for row in self._rows]
+        if not new[0]:
+            return [[] for _ in new]
+        read = self._tap.take()
+        count, passes = read.shape[:2]
+        if passes not in (len(new[0]), len(new[0]) - 1) or count != len(new):
+            raise ProbeError(
+                f"{len(new[0])} tokens of {len(new)} rows came with {passes} forward passes of "
+                f"{count}: beams, assisted decoding and a watch that is used twice cannot be "
+                f"followed"
+            )
+        return [self._read(*each) for each in zip(self._rows, read, new, strict=True)]
 
-    def _read(self, row: _Row) -> list[Reading]:
+    def _read(self, row: _Row, rows: NDArray[np.float32], tokens: Sequence[int]) -> list[Reading]:
         """Send the tokens of a row that the model has read through its scorer."""
-        readings: list[Reading] = []
-        count = sum(map(len, row.waiting)) - row.reached
-        for _ in range(count):
-            if row.stop is not None:
-                row.waiting = []
-                break
-            row.reached += 1
-            if row.read < 0:  # the first pass ends with the prompt
-                row.read = 0
-            else:
-                readings.append(self._step(row))
-        return readings
+        row.tokens += tuple(tokens)
+        found = (self._step(row, held) for held in rows)
+        return [reading for reading in found if reading is not None]
 
-    def _step(self, row: _Row) -> Reading:
-        token = row.tokens[row.read]
-        row.read += 1
+    def _step(self, row: _Row, held: NDArray[np.float32]) -> Reading | None:
+        if row.stop is not None:
+            return None
+        token = row.tokens[max(row.read, 0)]
         ended = token in self._stops
-        reading = row.scorer.read(row.text.feed(token), last=ended)
-        row.sentences += reading.ended
+        reading = row.follow(held, token, last=ended)
+        if reading is None:
+            return None
         if ended:
             row.stop = row.read
-        alarming = next((s for s in reading.ended if s.alarms), None)
         if reading.alarm and not row.alarmed:
             row.alarmed = True
+            alarming = next((s for s in reading.ended if s.alarms), None)
             stop = alarming.stop if alarming else row.read  # else it became unreadable
             row.stop = stop if self._stop else row.stop
         return reading

@@ -33,6 +33,7 @@ from trace_probe.serving.limits import (
     read_body,
 )
 from trace_probe.serving.protocol import ChatRequest, no_model, read_request
+from trace_probe.serving.reply import described
 from trace_probe.serving.telemetry import CONTENT_TYPE
 
 EXTENSION = "trace_probe"
@@ -66,7 +67,7 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
         check_type(request.headers.get("content-type"))
-        body = await read_body(request.receive, request.headers.get("content-length"), limits)
+        body = await read_body(request, limits)
         asked = await asyncio.to_thread(read_request, body, served.name, limits.tokens)
         answer = await served.begin(asked, caller_of(request.headers.get("authorization")))
         if not asked.stream:
@@ -80,13 +81,7 @@ def _list_models(app: FastAPI, served: GuardedModel) -> None:
     """Say which model is here, to those who ask for all and to those who ask for one."""
     name = served.name
     detectors = [
-        {
-            "name": one.name,
-            "smoothing": one.smoothing.name,
-            "threshold": one.threshold,
-            "source": str(one.source),
-            "rates": None if one.rates is None else asdict(one.rates),
-        }
+        {**described(one), "rates": None if one.rates is None else asdict(one.rates)}
         for one in served.detectors
     ]
     model = {"id": name, "object": "model", "created": 0, "owned_by": "trace_probe"}
@@ -176,8 +171,7 @@ async def _whole(request: Request, served: GuardedModel, answer: Answer) -> Resp
         served.end(answer)
     parts = collecting.result()
     whole = answer.reply.completion(parts, answer.prompt_tokens)
-    note = served.drift_note(answer)
-    return JSONResponse(whole | {EXTENSION: served.extension(answer, note)})
+    return JSONResponse(whole | {EXTENSION: served.extension(answer)})
 
 
 async def _collect(served: GuardedModel, answer: Answer) -> list[dict[str, Any]]:
@@ -200,8 +194,7 @@ async def _events(served: GuardedModel, answer: Answer, asked: ChatRequest) -> A
         yield _event(refusal.body)
         return
     delta = {"refusal": reply.refusal} if reply.refusal else {}
-    summary = served.extension(answer, served.drift_note(answer))
-    yield _event(reply.chunk(delta, reply.reason()) | {EXTENSION: summary})
+    yield _event(reply.chunk(delta, reply.reason()) | {EXTENSION: served.extension(answer)})
     if asked.include_usage:
         usage = {"choices": [], "usage": reply.usage(answer.prompt_tokens)}
         yield _event(reply.chunk({}) | usage)

@@ -17,7 +17,7 @@ from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.limits import Limits, Refusal
 from trace_probe.serving.protocol import ChatRequest
 from trace_probe.serving.reply import Policy, Reply
-from trace_probe.serving.scheduler import Full, Scheduler, Stream
+from trace_probe.serving.scheduler import Scheduler, Stream
 from trace_probe.serving.sessions import Session, Sessions
 from trace_probe.serving.telemetry import Telemetry
 from trace_probe.serving.tools import prompt_of
@@ -30,16 +30,6 @@ Part = dict[str, Any] | ScoredSentence
 """Text for a field of the message, or a sentence that has ended."""
 
 
-def _ids(reply: Reply, session: Session | None) -> dict[str, str]:
-    """Return the names of an answer as OpenTelemetry has them."""
-    conversation = {} if session is None else {"gen_ai.conversation.id": session.name}
-    return {"gen_ai.response.id": reply.id, **conversation}
-
-
-def _busy() -> Refusal:
-    return Refusal(429, "too many streams are under way: try again", "busy")
-
-
 @dataclass
 class Answer:
     """One answer under way."""
@@ -47,7 +37,6 @@ class Answer:
     reply: Reply
     prompt_tokens: int
     stream: Stream
-    queue: "asyncio.Queue[Reading | BaseException | None]"
     uncalibrated: str
     """What is to be said if the thresholds were set under another decoding."""
     episode: Followed
@@ -83,6 +72,8 @@ class GuardedModel:
         sent = self.telemetry.sent
         self.webhook = Webhook(hook, lambda came: sent.labels(came).inc()) if hook else None
         self.policy: Policy = policy
+        self._stops = policy != "annotate"
+        """Whether an alarm ends a generation."""
         self.sessions = Sessions(limits.sessions, limits.session_seconds, limits.session_calls)
         self._monitor, self._audit = monitor, audit
         self.detectors = monitor.detectors
@@ -107,12 +98,10 @@ class GuardedModel:
         """
         if self._draining or not self.scheduler.alive:
             raise Refusal(503, "the server is stopping, or its model has", "unavailable")
-        if self.scheduler.full:
-            raise _busy()
+        self.scheduler.check_room()
         if not request.session:
             return await self._begin(request, None)
-        stops = self.policy != "annotate"
-        session = self.sessions.enter(caller, request.session, stops=stops)
+        session = self.sessions.enter(caller, request.session, stops=self._stops)
         try:
             return await self._begin(request, session)
         except BaseException:
@@ -122,32 +111,18 @@ class GuardedModel:
     async def _begin(self, request: ChatRequest, session: Session | None) -> Answer:
         monitor, loop = self._monitor, asyncio.get_running_loop()
         prompt, reply = await loop.run_in_executor(self._readers, self._read, request)
-        episode = Followed()
+        episode, ids = Followed(), {"gen_ai.response.id": reply.id}
         if session is not None:
             episode.carried = session.carried
             reply.before, reply.alarms = session.tokens, session.alarms
-        episode.ids = _ids(reply, session)
+            ids["gen_ai.conversation.id"] = session.name
+        episode.ids = ids
         readings = monitor.watch_ids(prompt, request.sampling.seed, request.sampling, episode)
-        waiting: asyncio.Queue[Reading | BaseException | None] = asyncio.Queue()
-
-        def deliver(reading: Reading | BaseException | None) -> bool:
-            try:
-                loop.call_soon_threadsafe(waiting.put_nowait, reading)
-            except RuntimeError:
-                return False  # the loop is closed: nobody waits any more
-            alarmed = isinstance(reading, Reading) and reading.alarm
-            return not (alarmed and self.policy != "annotate")
-
-        try:
-            stream = self.scheduler.submit(readings, deliver)
-        except Full as error:
-            raise _busy() from error
-        uncalibrated = monitor.uncalibrated(request.sampling)
-        note = (
-            f"calibrated under another decoding: {', '.join(uncalibrated)}" if uncalibrated else ""
-        )
+        stream = self.scheduler.submit(readings, stops=self._stops)
+        note = ", ".join(monitor.uncalibrated(request.sampling))
+        note = note and f"calibrated under another decoding: {note}"
         call = 1 if session is None else session.call
-        return Answer(reply, len(prompt), stream, waiting, note, episode, session, call)
+        return Answer(reply, len(prompt), stream, note, episode, session, call)
 
     def end(self, answer: Answer) -> None:
         """End a generation if it is under way, and let the next one of its session in."""
@@ -189,19 +164,16 @@ class GuardedModel:
         model = self._monitor.model
         text, _ = model.offsets(prompt[-64:])
         format, prefilled = format_under(text, format_of(model.chat_template, model.name))
-        channels = ChannelReader(format, prefilled=prefilled)
-        name = f"chatcmpl-{secrets.token_hex(12)}"
-        most = request.sampling.max_new_tokens
         return Reply(
-            name,
-            self.name,
-            self._monitor.detectors,
-            self.policy,
-            channels,
-            format,
-            most,
-            request.stops,
-            bool(request.tools),
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            model=self.name,
+            detectors=self.detectors,
+            policy=self.policy,
+            channels=ChannelReader(format, prefilled=prefilled),
+            format=format,
+            most_tokens=request.sampling.max_new_tokens,
+            stops=request.stops,
+            tools=bool(request.tools),
         )
 
     async def parts(self, answer: Answer) -> AsyncGenerator[Part, None]:
@@ -238,10 +210,13 @@ class GuardedModel:
                 self.telemetry.disconnects.inc()
 
     async def _readings(self, answer: Answer) -> AsyncGenerator[Reading, None]:
-        while (reading := await answer.queue.get()) is not None:
-            answer.stream.taken()
-            if isinstance(reading, BaseException):
-                raise Refusal(500, "the generation broke off", "internal") from reading
+        while True:
+            try:
+                reading = await answer.stream.next()
+            except Exception as error:  # whatever it was, its client is told and the others go on
+                raise Refusal(500, "the generation broke off", "internal") from error
+            if reading is None:
+                return
             self.telemetry.tokens.inc()
             yield reading
 
@@ -294,14 +269,13 @@ class GuardedModel:
                 {"event": "drift", "evidence": drift.evidence, "note": drift.note},
             )
 
-    def extension(self, answer: Answer, drift: str) -> dict[str, Any]:
-        """Return what the probes say of a whole answer, and of which session and call it is."""
-        return {**answer.reply.extension(drift=drift), **answer.place}
+    def extension(self, answer: Answer) -> dict[str, Any]:
+        """Return what the probes say of a whole answer, and of which session and call it is.
 
-    def drift_note(self, answer: Answer) -> str:
-        """Return why the guarantee may not hold for an answer, empty if nothing is known."""
-        drifted = self._drift.drift.note if self._drift else ""
-        return "; ".join(note for note in (answer.uncalibrated, drifted) if note)
+        Also why their guarantee may not hold for it.
+        """
+        notes = answer.uncalibrated, self._drift.drift.note if self._drift else ""
+        return {**answer.reply.extension("; ".join(filter(None, notes))), **answer.place}
 
     def close(self) -> None:
         """End all generations."""

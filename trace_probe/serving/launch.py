@@ -19,7 +19,8 @@ from trace_probe.model.bridge import load_weights
 from trace_probe.model.keys import check_key
 from trace_probe.model.weights import Weights
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.live import Monitor, check_rechecked
+from trace_probe.monitor.live import Monitor
+from trace_probe.monitor.recheck import check_rechecked
 from trace_probe.serving.audit import AuditLog
 from trace_probe.serving.endpoint import build_app
 from trace_probe.serving.guarded import GuardedModel
@@ -41,8 +42,6 @@ class Punctual(_Protocol):  # type: ignore[misc]
 
     head_seconds = 10.0
     read_seconds = 30.0
-    _late: asyncio.TimerHandle | None = None
-    _behind: asyncio.TimerHandle | None = None
 
     @staticmethod
     def on_slow() -> None:
@@ -51,45 +50,40 @@ class Punctual(_Protocol):  # type: ignore[misc]
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a head."""
         super().connection_made(transport)
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a head that is whole makes a new cycle, which ends the wait."""
-        if self._late is None and (self.cycle is None or self.cycle.response_complete):
+        if "head" not in self._timers and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
-            self._head_is_here()
+            self._stop_waiting("head")
 
     def pause_writing(self) -> None:
         """Begin to wait for a client that does not read; asyncio calls it when too much waits."""
         super().pause_writing()
-        self._behind = self.loop.call_later(self.read_seconds, self._cut)
+        self._timers["reader"] = self.loop.call_later(self.read_seconds, self._cut)
 
     def resume_writing(self) -> None:
         """Wait no longer: the client has caught up."""
         super().resume_writing()
-        self._stop_waiting()
+        self._stop_waiting("reader")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
-        self._head_is_here()
-        self._stop_waiting()
+        self._stop_waiting("head")
+        self._stop_waiting("reader")
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:
-        self._late = self.loop.call_later(self.head_seconds, self._close)
+        self._timers["head"] = self.loop.call_later(self.head_seconds, self._close)
 
-    def _head_is_here(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _stop_waiting(self) -> None:
-        if self._behind is not None:
-            self._behind.cancel()
-            self._behind = None
+    def _stop_waiting(self, what: str) -> None:
+        if what in self._timers:
+            self._timers.pop(what).cancel()
 
     def _close(self) -> None:
         if not self.transport.is_closing():

@@ -6,12 +6,14 @@ How a client is told that it may not.
 import asyncio
 import hmac
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trace_probe.errors import ServerError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 
 class Refusal(Exception):
@@ -41,8 +43,6 @@ def bad(message: str, param: str | None) -> Refusal:
     return Refusal(400, message, "invalid_request", param)
 
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 TOKEN = "TRACE_PROBE_TOKEN"
 LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\]|::1)(:[0-9]{1,5})?", re.IGNORECASE)
 
@@ -141,30 +141,31 @@ def check_type(header: str | None) -> None:
         raise Refusal(400, "send the content type application/json", "invalid_content_type")
 
 
-async def read_body(receive: Receive, length: str | None, limits: Limits) -> bytes:
+async def read_body(request: "Request", limits: Limits) -> bytes:
     """Read a body, no longer than is allowed, whatever its header says.
 
     Raises:
         Refusal: 413 if it is too long, 408 if it comes too slowly, 400 if it breaks off.
     """
+    from starlette.requests import ClientDisconnect
+
     too_long = Refusal(
         413, f"a body may have {limits.body_bytes} bytes: send a shorter one", "body_too_large"
     )
-    if length is not None and not length.isascii():
+    length = request.headers.get("content-length", "")
+    if not length.isascii():
         raise Refusal(400, "the content length is no number", "invalid_request")
-    if length is not None and length.isdigit() and int(length) > limits.body_bytes:
+    if length.isdigit() and int(length) > limits.body_bytes:
         raise too_long
     body = bytearray()
     try:
         async with asyncio.timeout(limits.body_seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(400, "the body broke off", "invalid_request")
-                body += message.get("body", b"")
+            async for part in request.stream():
+                body += part
                 if len(body) > limits.body_bytes:
                     raise too_long
-                if not message.get("more_body"):
-                    return bytes(body)
     except TimeoutError as error:
         raise Refusal(408, "the body came too slowly", "timeout") from error
+    except ClientDisconnect as error:
+        raise Refusal(400, "the body broke off", "invalid_request") from error
+    return bytes(body)

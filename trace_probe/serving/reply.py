@@ -28,6 +28,36 @@ carries a tool call out once it has the whole, so that it loses nothing by waiti
 WITHHELD = "The answer is withheld: a probe on the model's reasoning raised an alarm."
 
 
+def described(detector: Detector) -> dict[str, Any]:
+    """Return what a client is told of a detector."""
+    return {
+        "name": detector.name,
+        "layer": detector.saved.card.layer,
+        "smoothing": detector.smoothing.name,
+        "threshold": detector.threshold,
+        "source": str(detector.source),
+    }
+
+
+def judged(
+    detectors: Sequence[Detector],
+    policy: str,
+    alarms: Sequence[str],
+    sentences: Sequence[dict[str, Any]],
+    *,
+    unreadable: bool,
+) -> dict[str, Any]:
+    """Return what probes say of a whole answer; `sentences` as `risk_of` gives them."""
+    return {
+        "policy": policy,
+        "alarm": bool(alarms),
+        "alarms": list(alarms),
+        "unreadable": unreadable,
+        "probes": [described(one) for one in detectors],
+        "sentences": sentences,
+    }
+
+
 def risk_of(
     detectors: Sequence[Detector], scored: ScoredSentence, *, hidden: bool
 ) -> dict[str, Any]:
@@ -180,27 +210,12 @@ class Reply:
         self._sent = max(self._sent, stop)
         return found
 
-    def extension(self, *, drift: str = "") -> dict[str, Any]:
+    def extension(self, drift: str = "") -> dict[str, Any]:
         """Return what the probes say of the whole answer."""
-        return {
-            "policy": self.policy,
-            "alarm": bool(self.alarms),
-            "alarms": list(self.alarms),
-            "unreadable": self.unreadable,
-            "call_withheld": self.call_withheld,
-            "probes": [
-                {
-                    "name": one.name,
-                    "layer": one.saved.card.layer,
-                    "smoothing": one.smoothing.name,
-                    "threshold": one.threshold,
-                    "source": str(one.source),
-                }
-                for one in self.detectors
-            ],
-            "sentences": [self.risk(each) for each in self.sentences],
-            "drift": drift or None,
-        }
+        sentences = [self.risk(each) for each in self.sentences]
+        about = self.detectors, self.policy, self.alarms, sentences
+        more = {"call_withheld": self.call_withheld, "drift": drift or None}
+        return judged(*about, unreadable=self.unreadable) | more
 
     def risk(self, scored: ScoredSentence) -> dict[str, Any]:
         """Return what the probes say of one sentence; an answer withheld is not told this way."""

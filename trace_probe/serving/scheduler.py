@@ -2,48 +2,54 @@
 
 What a stream writes depends on its prompt and seed alone, because no stream shares a forward
 pass with another. That is fair and exact; a server for many users and large models batches.
-A stream whose client does not keep up gets no turn until it does, so that little waits for it.
+A stream is one token ahead of its client: for one that does not keep up nothing more is written.
 """
 
-import queue
+import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from trace_probe.monitor.scorer import Reading
-
-Deliver = Callable[["Reading | BaseException | None"], bool]
-"""Takes each reading, then None at the end or the error that ended it; called in the model's
-thread. Returns whether the stream is to go on."""
-MOST_WAITING = 64
-"""Readings that may wait for one client."""
+from trace_probe.serving.limits import Refusal
 
 
-@dataclass(eq=False)
 class Stream:
-    """One generation under way."""
+    """One generation under way; used from one event loop."""
 
-    readings: Generator[Reading, None, None]
-    deliver: Deliver
-    release: Callable[["Stream"], None]
-    resume: Callable[["Stream"], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    waiting: int = 0
-    """Readings that were delivered and not taken yet."""
+    def __init__(
+        self, scheduler: "Scheduler", readings: Generator[Reading, None, None], *, stops: bool
+    ) -> None:
+        """Take the readings of a generation; with `stops` its first alarm ends it."""
+        self.readings = readings
+        self._scheduler, self._stops = scheduler, stops
+        self._coming: Future[Reading | None] | None = None
 
-    def taken(self) -> None:
-        """Note that the client took a reading; from any thread."""
-        self.resume(self)
+    def go_on(self) -> None:
+        """Ask for one more token."""
+        self._coming = self._scheduler.thread.submit(self._turn)
+
+    def _turn(self) -> Reading | None:
+        """Write a token, in the model's thread."""
+        if not self._scheduler.alive:
+            raise RuntimeError("the server is shutting down")
+        return next(self.readings, None) if self in self._scheduler.under_way else None
+
+    async def next(self) -> Reading | None:
+        """Return the next reading, None at the end; whatever the generation raises is raised."""
+        if self._coming is None:
+            return None
+        coming, self._coming = self._coming, None
+        reading = await asyncio.wrap_future(coming)
+        if reading is None or (self._stops and reading.alarm):
+            self.cancel()  # before its client can know that it ended: it may ask again at once
+        else:
+            self.go_on()
+        return reading
 
     def cancel(self) -> None:
-        """End the generation at its next turn, its place free at once; from any thread."""
-        self.cancelled.set()
-        self.release(self)
-
-
-class Full(Exception):
-    """As many streams as are allowed are under way."""
+        """End the generation before its next turn, its place free at once."""
+        self._scheduler.release(self)
 
 
 class Scheduler:
@@ -51,110 +57,50 @@ class Scheduler:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._under_way: set[Stream] = set()
-        self._paused: set[Stream] = set()
-        """Those whose clients have to catch up."""
         self._lock = threading.Lock()
-        self._new: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.under_way: set[Stream] = set()
+        self.alive = True
+        """Whether the model's thread runs."""
 
     @property
     def active(self) -> int:
         """Return how many streams are under way."""
-        return len(self._under_way)
+        return len(self.under_way)
 
-    @property
-    def full(self) -> bool:
-        """Return whether one more stream would be turned away."""
-        return len(self._under_way) >= self._most
+    def check_room(self) -> None:
+        """Turn one more stream away where as many as are allowed are under way.
 
-    @property
-    def alive(self) -> bool:
-        """Return whether the model's thread runs."""
-        return self._thread.is_alive()
+        Raises:
+            Refusal: 429.
+        """
+        if len(self.under_way) >= self._most:
+            raise Refusal(429, "too many streams are under way: try again", "busy")
 
-    def submit(self, readings: Generator[Reading, None, None], deliver: Deliver) -> Stream:
+    def submit(self, readings: Generator[Reading, None, None], *, stops: bool = False) -> Stream:
         """Start a stream.
 
         Raises:
-            Full: as many as are allowed are under way.
+            Refusal: 429 if as many as are allowed are under way.
         """
-        stream = Stream(readings, deliver, self._release, self._resume)
+        stream = Stream(self, readings, stops=stops)
         with self._lock:
-            if len(self._under_way) >= self._most:
-                raise Full
-            self._under_way.add(stream)
-        self._new.put(stream)
+            self.check_room()
+            self.under_way.add(stream)
+        stream.go_on()
         return stream
 
+    def release(self, stream: Stream) -> None:
+        """Free the place of a stream, and close its generation in the model's thread."""
+        with self._lock:
+            self.under_way.discard(stream)
+            if self.alive:
+                self.thread.submit(stream.readings.close)
+
     def close(self) -> None:
-        """End all streams and the thread; those who wait are told."""
-        self._new.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        turns: deque[Stream] = deque()
-        while self._admit(turns):
-            stream = turns.popleft()
-            if self._turn(stream):
-                turns.append(stream)
-        while not self._new.empty():
-            if (waiting := self._new.get()) is not None:
-                turns.append(waiting)
+        """End all streams and the thread; those who wait are told. From any thread."""
         with self._lock:
-            turns.extend(self._paused)
-        for stream in turns:
-            stream.readings.close()
-            self._release(stream)
-            stream.deliver(RuntimeError("the server is shutting down"))
-
-    def _admit(self, turns: deque[Stream]) -> bool:
-        """Let new streams in, waiting for one if there is none; return whether to go on."""
-        while not turns or not self._new.empty():
-            stream = self._new.get()
-            if stream is None:
-                return False
-            turns.append(stream)
-        return True
-
-    def _turn(self, stream: Stream) -> bool:
-        """Give a stream one token; return whether it goes on."""
-        try:
-            reading = None if stream.cancelled.is_set() else next(stream.readings, None)
-        except Exception as error:  # whatever it was, its client is told and the others go on
-            self._release(stream)
-            stream.deliver(error)
-            return False
-        if reading is not None and stream.deliver(reading):
-            return not self._pause(stream)
-        stream.readings.close()
-        self._release(stream)  # before its client can know: it may ask again at once
-        if reading is None:
-            stream.deliver(None)
-        return False
-
-    def _pause(self, stream: Stream) -> bool:
-        """Count a reading that was delivered; return whether the client has to catch up first."""
-        with self._lock:
-            stream.waiting += 1
-            if stream.waiting < MOST_WAITING or stream.cancelled.is_set():
-                return False
-            self._paused.add(stream)
-            return True
-
-    def _resume(self, stream: Stream) -> None:
-        with self._lock:
-            stream.waiting -= 1
-            if stream.waiting <= MOST_WAITING // 2:
-                self._unpause(stream)
-
-    def _unpause(self, stream: Stream) -> None:
-        if stream in self._paused:
-            self._paused.remove(stream)
-            self._new.put(stream)
-
-    def _release(self, stream: Stream) -> None:
-        with self._lock:
-            self._under_way.discard(stream)
-            self._unpause(stream)  # it is closed in the model's thread
+            self.alive = False
+            for stream in self.under_way:
+                self.thread.submit(stream.readings.close)
+        self.thread.shutdown()

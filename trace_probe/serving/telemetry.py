@@ -1,6 +1,6 @@
 """Figures of a running server in the form that Prometheus reads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import (
@@ -23,17 +23,15 @@ class Judged:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Put the figures among those of a server."""
-        at = registry
-        self.traces = Counter(
-            "trace_probe_traces", "Completions that ran to their end.", registry=at
-        )
-        self.disconnects = Counter(
-            "trace_probe_disconnects", "Clients that left early.", registry=at
-        )
-        self.alarms = Counter("trace_probe_alarms", "Traces that alarmed.", ["probe"], registry=at)
-        self.scores = Histogram(
-            "trace_probe_sentence_score", "First probe's scores.", buckets=SCORES, registry=at
-        )
+        self._registry = registry
+        self.traces = self._counter("traces", "Completions that ran to their end.")
+        self.disconnects = self._counter("disconnects", "Clients that left early.")
+        self.alarms = self._counter("alarms", "Traces that alarmed.", "probe")
+        name = "trace_probe_sentence_score"
+        self.scores = Histogram(name, "First probe's scores.", buckets=SCORES, registry=registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"trace_probe_{name}", about, labels, registry=self._registry)
 
 
 class EngineJudged(Judged):
@@ -42,14 +40,16 @@ class EngineJudged(Judged):
     def __init__(self, registry: CollectorRegistry) -> None:
         """Put the figures among those of vLLM's server."""
         super().__init__(registry)
-        self._unlogged = Counter(
-            "trace_probe_unlogged",
-            "Alarmed traces not in the audit log at once.",
-            registry=registry,
-        )
+        about = "Alarmed traces not in the audit log at once."
+        self._unlogged = self._counter("unlogged", about)
 
-    def take(self, told: Sequence[Mapping[str, Any]]) -> None:
-        """Take in what a guard tells of answers."""
+    def take(
+        self, found: Sequence[list[dict[str, Any]] | None], *, ended: bool
+    ) -> list[dict[str, Any]]:
+        """Return what one of the workers tells of answers, and count it."""
+        told = next((one for one in found if one), [])
+        if ended:
+            self.traces.inc(len(told))
         for one in told:
             for name in one["alarms"]:
                 self.alarms.labels(name).inc()
@@ -58,25 +58,20 @@ class EngineJudged(Judged):
                     self.scores.observe(sentence["risk"][0]["score"])
             if one.get("unlogged"):
                 self._unlogged.inc()
+        return told
 
 
 class Telemetry(Judged):
     """What a server of ours does; each has its own figures."""
 
     def __init__(self, active: Callable[[], int]) -> None:
-        self._registry = at = CollectorRegistry()
+        at = CollectorRegistry()
         super().__init__(at)
-        self.requests = Counter(
-            "trace_probe_requests", "Answers by status.", ["status"], registry=at
-        )
-        self.tokens = Counter("trace_probe_tokens", "Tokens written.", registry=at)
-        self.slow = Counter("trace_probe_slow_clients", "Clients that did not read.", registry=at)
-        self.sent = Counter(
-            "trace_probe_webhook",
-            "Alarms for the webhook by what became of them.",
-            ["result"],
-            registry=at,
-        )
+        self.requests = self._counter("requests", "Answers by status.", "status")
+        self.tokens = self._counter("tokens", "Tokens written.")
+        self.slow = self._counter("slow_clients", "Clients that did not read.")
+        about = "Alarms for the webhook by what became of them."
+        self.sent = self._counter("webhook", about, "result")
         self._evidence = Gauge(
             "trace_probe_drift_log10_evidence", "Bet against the calibrated range.", registry=at
         )

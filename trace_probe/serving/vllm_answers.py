@@ -7,12 +7,14 @@ The scores are asked of the workers once an answer is whole, so nothing waits fo
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trace_probe.engine.plan import ASKED, GuardPlan, read_plan
 from trace_probe.model.keys import check_key
@@ -22,10 +24,6 @@ from trace_probe.serving.reply import WITHHELD
 if TYPE_CHECKING:
     from trace_probe.serving.telemetry import EngineJudged
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 PATHS = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
 """Of what is guarded, and how vLLM names those answers."""
 OPEN = frozenset({"/health", "/ping", "/metrics"})
@@ -51,7 +49,7 @@ END = b"data: [DONE]"
 class GuardedAnswers:
     """Lets those in who may ask, and adds to each answer what the guard in the workers knows."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         """Wrap an app of vLLM.
 
         Raises:
@@ -60,7 +58,7 @@ class GuardedAnswers:
         self._app = app
         self._token = check_key(TOKEN) or check_key(ENGINE_KEY)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or say why not."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
@@ -72,7 +70,7 @@ class GuardedAnswers:
             refused = JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
             await refused(scope, receive, send)
 
-    def _check_caller(self, scope: MutableMapping[str, Any]) -> None:
+    def _check_caller(self, scope: Scope) -> None:
         """Let only those in who may ask; nothing of the body is read before.
 
         Raises:
@@ -84,9 +82,7 @@ class GuardedAnswers:
         if _route(scope) not in OPEN and scope.get("method") != "OPTIONS":
             check_token(headers.get("authorization"), self._token)
 
-    async def _answered(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on under a name that no other has, and add to its answer.
 
         Raises:
@@ -115,7 +111,7 @@ class GuardedAnswers:
         self,
         prefix: str,
         guarding: "_Guarding",
-        scope: MutableMapping[str, Any],
+        scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -129,13 +125,13 @@ class GuardedAnswers:
             await answer.close()
 
 
-def _route(scope: MutableMapping[str, Any]) -> str:
+def _route(scope: Scope) -> str:
     """Return the path of a request below that at which the server stands."""
     path, root = str(scope.get("path", "")), str(scope.get("root_path", "")).rstrip("/")
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
-def _unnamed(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _unnamed(scope: Scope) -> Scope:
     """Return a request without a name that only guarded ones may have."""
     kept = [
         pair
@@ -149,11 +145,7 @@ async def _count_untold(engine: Any) -> None:  # noqa: ANN401 - of vLLM
     """Count what the workers know of answers that are given at other addresses."""
     if engine.errored:
         return
-    found = await engine.collective_rpc("trace_probe_untold")
-    told: list[dict[str, Any]] = next((one for one in found if one), [])
-    _figures().take(told)
-    for _ in told:
-        _figures().traces.inc()
+    _figures().take(await engine.collective_rpc("trace_probe_untold"), ended=True)
 
 
 class _Guarding(NamedTuple):
@@ -166,14 +158,10 @@ class _Guarding(NamedTuple):
 
 async def _whole_body(receive: Receive) -> bytes:
     """Return the body of a request; empty if the client left before it was whole."""
-    parts, more = [], True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return b""
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
+    try:
+        return await Request({"type": "http"}, receive).body()
+    except ClientDisconnect:
+        return b""
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -317,29 +305,20 @@ class _Answer:
         else:
             await self._events(message)
 
-    async def _told(self) -> list[dict[str, Any]]:
+    async def _told(self, *, ended: bool) -> list[dict[str, Any]]:
         """Return what the workers know of the choices of this answer, and count it."""
         found = await self._engine.collective_rpc("trace_probe_told", args=(self._name,))
         self._heard = True
-        told: list[dict[str, Any]] = next((one for one in found if one), [])
-        _figures().take(told)
-        return told
-
-    async def _ended(self) -> list[dict[str, Any]]:
-        """Return what is told of choices that have ended."""
-        told = await self._told()
-        for _ in told:
-            _figures().traces.inc()
-        return told
+        return _figures().take(found, ended=ended)
 
     async def close(self) -> None:
         """Count a client that left before its answer was whole, and an answer that failed."""
-        if not self._heard and not self._engine.errored and await self._told():
+        if not self._heard and not self._engine.errored and await self._told(ended=False):
             failed = self._start.get("status", 200) != 200
             (_figures().traces if failed else _figures().disconnects).inc()
 
     async def _whole(self) -> None:
-        body, told = json.loads(self._rest), await self._ended()
+        body, told = json.loads(self._rest), await self._told(ended=True)
         for choice in body.get("choices", ()):
             if self._ends(told, choice.get("index", 0)):
                 self._end(choice)
@@ -400,7 +379,7 @@ class _Answer:
 
     async def _last(self) -> list[bytes]:
         """Return the events that were held back, as they may go out, and what the probes say."""
-        told = await self._ended()
+        told = await self._told(ended=True)
         for chunk in self._held:
             for choice in chunk.get("choices", ()):
                 if self._ends(told, choice.get("index", 0)):

@@ -8,7 +8,7 @@ import logging
 import re
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,18 @@ from trace_probe.model.loading import read_stops
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.memory import layers_of
-from trace_probe.monitor.recheck import AsRun, refuse_stale
-from trace_probe.monitor.scorer import Carried, LiveScorer, Reading, ScoredSentence, new_alarms
-from trace_probe.probing.probe import check_fits
-from trace_probe.recording.record import new_manifest
+from trace_probe.monitor.recheck import check_reads, check_rechecked
+from trace_probe.monitor.scorer import Reading, new_alarms
+from trace_probe.monitor.watched import WatchedText
 from trace_probe.serving.audit import AuditLog
-from trace_probe.serving.reply import risk_of
+from trace_probe.serving.reply import judged, risk_of
 from trace_probe.text.channels import (
     END_OF_TURN,
     Format,
     format_of,
-    format_under,
     opens_reasoning,
     split,
 )
-from trace_probe.text.stream import TextStream
-from trace_probe.trace import Sampling
 
 POLICIES = ("annotate", "stop", "withhold")
 TOLD, UNASKED = 65536, 4096
@@ -47,43 +43,20 @@ TOLD, UNASKED = 65536, 4096
 
 It asks once for each that it has named, so the first number is out of reach."""
 _LOG = logging.getLogger(__name__)
-PROMPT_TAIL = 64
-"""Tokens of the prompt that are read to see whether it opens the thought."""
 
 
-@dataclass
-class _Stream:
+class _Stream(WatchedText):
     """One request under guard."""
 
-    request: str
-    scorer: LiveScorer
-    text: TextStream
-    prompt: int
-    """Tokens of its prompt."""
-    sentences: list[ScoredSentence] = field(default_factory=list)
+    request = ""
     alarms: tuple[str, ...] = ()
-    unreadable: bool = False
-    read: int = -1
-    """Tokens of the completion that were read; -1 until the prompt was."""
-    waiting: list[NDArray[np.float32]] = field(default_factory=list)
-    """(token, layer, d_model) of tokens that the scorer has not taken."""
-    over: bool = False
+    unreadable = False
+    over = False
     """Whether nothing more is read of it."""
-    told: bool = False
+    told = False
     """Whether the server has heard of it."""
-    unlogged: bool = False
+    unlogged = False
     """Whether an alarm of it could not be written to the audit log."""
-
-    def take(self) -> NDArray[np.float32]:
-        """Return (token, layer, d_model) of the tokens since the last call."""
-        taken = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting)
-        self.waiting = [taken[:0].copy()]  # a view would keep all of them
-        return taken
-
-    def close(self) -> None:
-        """Keep what was found only."""
-        self.scorer, self.text = None, None  # type: ignore[assignment]
-        self.waiting = []
 
 
 class Guard:
@@ -149,22 +122,13 @@ class Guard:
         return None if stream.over else stream
 
     def _begun(self, request: str, prompt: Sequence[int]) -> _Stream:
-        text = self._facts.chat.text_stream()
-        for token in prompt[-PROMPT_TAIL:]:
-            text.feed(token)
         turn, known = self._last_turn(prompt)
-        format, prefilled = format_under(text.text, self._format)
+        format = self._format
         if known and format.untagged == "truncated" and closes(turn, format):
             format = replace(format, untagged="absent")  # it goes on with an answer
-        stream = _Stream(request, None, text, len(prompt))  # type: ignore[arg-type]
-        stream.scorer = LiveScorer(
-            self.detectors,
-            format,
-            prefilled=prefilled,
-            take=stream.take,
-            every=self._plan.every,
-            carried=Carried(start=len(prompt)),
-        )
+        given = self.detectors, self._facts.chat, format, prompt
+        stream = _Stream(*given, every=self._plan.every)
+        stream.request = request
         if holds_thought(turn, self._format, several=not known):
             self._refused(stream)
         return stream
@@ -202,14 +166,11 @@ class Guard:
     def _read(self, stream: _Stream, rows: NDArray[np.float32], tokens: Sequence[int]) -> None:
         """Let a scorer read tokens, of which the first of all is the last of the prompt."""
         for row, token in zip(rows, tokens, strict=True):
-            stream.waiting.append(row[None])
-            stream.read += 1
-            if stream.read:
-                self._noted(stream, stream.scorer.read(stream.text.feed(token)))
+            if (reading := stream.follow(row, token)) is not None:
+                self._noted(stream, reading)
 
     def _noted(self, stream: _Stream, reading: Reading) -> None:
         """Keep what a reading says, and write new alarms down before the token is sampled."""
-        stream.sentences += reading.ended
         stream.unreadable = reading.unreadable
         told, stream.alarms = stream.alarms, reading.alarms
         if self._audit is None or told == reading.alarms:
@@ -267,7 +228,7 @@ class Guard:
         if len(written) > read and written[read] >= 0 and not whole:
             text.feed(written[read])
             piece = text.text[text.offsets[-1] :]  # nothing can complete it any more
-        self._noted(stream, stream.scorer.read(piece, last=True))
+        self._noted(stream, stream.note(piece, last=True))
 
     def told(self, name: str) -> list[dict[str, Any]]:
         """Return what is known of the requests whose answer a client knows by a name.
@@ -293,21 +254,13 @@ class Guard:
     def _extension(self, stream: _Stream) -> dict[str, Any]:
         """Return what the probes say of an answer."""
         withheld = self._plan.policy == "withhold"
-        return {
-            "policy": self._plan.policy,
-            "alarm": bool(stream.alarms),
-            "alarms": list(stream.alarms),
-            "unreadable": stream.unreadable,
-            **({"unlogged": True} if stream.unlogged else {}),
-            "probes": [
-                {"name": one.name, "smoothing": one.smoothing.name, "threshold": one.threshold}
-                for one in self.detectors
-            ],
-            "sentences": [
-                risk_of(self.detectors, one, hidden=withheld or one.channel != "reasoning")
-                for one in stream.sentences
-            ],
-        }
+        sentences = [
+            risk_of(self.detectors, one, hidden=withheld or one.channel != "reasoning")
+            for one in stream.sentences
+        ]
+        about = self.detectors, self._plan.policy, stream.alarms, sentences
+        more = {"unlogged": True} if stream.unlogged else {}
+        return judged(*about, unreadable=stream.unreadable) | more
 
 
 def find_turns(chat: ChatTokenizer) -> tuple[re.Pattern[str] | None, bool]:
@@ -398,12 +351,10 @@ def read_probes(
         load_detector(Path(folder), smoothing=plan.smoothing, threshold=plan.threshold)
         for folder in plan.probes
     ]
-    for card in (one.saved.card for one in detectors):
-        needed = new_manifest(facts, Sampling(), layers=card.layers, pooling=card.pooling)
-        check_fits(card, needed)
+    for one in detectors:
+        check_reads(facts, one.saved.card)
     if not plan.stale_ok:
-        run = AsRun.of(new_manifest(facts, Sampling(), layers=()))
-        refuse_stale(map(Path, plan.probes), run)
+        check_rechecked(facts, map(Path, plan.probes))
     stops = read_stops(name, locate(name), revision)
     if not stops:
         raise ModelError(f"{name} has no token that ends a turn, so no answer can be stopped")

@@ -33,9 +33,9 @@ from trace_probe.serving.limits import is_loopback
 
 SECRET = "TRACE_PROBE_WEBHOOK_SECRET"
 PREFIX = "whsec_"
+"""Before secrets that are in base64, as Standard Webhooks has them."""
 SHORTEST = 16
 """Bytes that a secret has at least."""
-"""Before secrets that are in base64, as Standard Webhooks has them."""
 RETRIED = frozenset({408, 429})
 _log = logging.getLogger("uvicorn.error")
 Result = Literal["delivered", "given-up", "dropped"]

@@ -13,25 +13,6 @@ from typing import Any
 
 from trace_probe.explorer.reader.scripts import SCRIPTS, source
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width">
-<meta name="referrer" content="no-referrer">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{frame}</main>
-<script type="application/json" id="trace">{data}</script>
-<script type="module">{script}</script>
-</body>
-</html>
-"""
-
 
 def page(sides: Sequence[Mapping[str, Any]]) -> str:
     """Return an HTML page of one trace, or of two that were `aligned`.
@@ -44,7 +25,7 @@ def page(sides: Sequence[Mapping[str, Any]]) -> str:
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    return PAGE.format(
+    return source("page.html").format(
         policy=policy,
         title=html.escape(" | ".join(str(side["title"]) for side in sides)),
         style=style,

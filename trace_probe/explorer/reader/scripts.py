@@ -1,4 +1,4 @@
-"""The reader's scripts, style and frame: plain files, joined in order, without a build step.
+"""Scripts, styles, frames and texts of pages: plain files, joined in order, without a build step.
 
 The scripts put text into a page with ``textContent`` alone.
 """

@@ -5,27 +5,16 @@ from dataclasses import dataclass
 import streamlit as st
 
 from trace_probe.episode import alike
-from trace_probe.errors import TraceProbeError
-from trace_probe.explorer import sidebar
-from trace_probe.explorer.choices import choose_one
-from trace_probe.explorer.current import Current, current, end_page, no_traces, problem, runs
+from trace_probe.explorer import pairing, sidebar
+from trace_probe.explorer.choices import choose_one, prefer
+from trace_probe.explorer.current import Current, current, end_page, error_shown, no_traces, runs
 from trace_probe.explorer.links import open_trace
 from trace_probe.explorer.loading import Loaded, load_run
-from trace_probe.explorer.pairing import (
-    ALIGNMENTS,
-    Align,
-    Pair,
-    across,
-    by_nudge,
-    by_outcome,
-    mean_difference,
-    origin,
-    parting,
-    same_trace,
-)
+from trace_probe.explorer.pairing import Align, Pair
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import pair as pair_reader
 from trace_probe.explorer.rows import Row
+from trace_probe.explorer.tables import keep_row
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.visible import visible
 
@@ -79,8 +68,8 @@ def first_kind(shown: Current) -> None:
     """Start with a kind of which the run holds pairs."""
     if (
         KIND_KEY not in st.session_state
-        and not by_outcome(shown.rows, shown.run.texts)
-        and by_nudge(shown.rows)
+        and not pairing.by_outcome(shown.rows, shown.run.texts)
+        and pairing.by_nudge(shown.rows)
     ):
         st.session_state[KIND_KEY] = NUDGE
 
@@ -89,9 +78,9 @@ def pairs_of(shown: Current, kind: str) -> tuple[list[Pair], Side, Side]:
     """Return the pairs of a kind, and where both halves come from."""
     here = Side(shown.run, shown.detector)
     if kind == OUTCOME:
-        return by_outcome(shown.rows, shown.run.texts), here, here
+        return pairing.by_outcome(shown.rows, shown.run.texts), here, here
     if kind == NUDGE:
-        return by_nudge(shown.rows), here, here
+        return pairing.by_nudge(shown.rows), here, here
     if kind == MODEL:
         return other_run(shown, here)
     if kind == DETECTOR:
@@ -107,34 +96,28 @@ def other_run(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
     names = [name for name in runs() if name != shown.run.name]
     if not names:
         return [], here, here
-    if st.session_state.get(OTHER_RUN_KEY) not in names:
-        st.session_state[OTHER_RUN_KEY] = names[0]
+    prefer(names, key=OTHER_RUN_KEY)
     chosen = st.selectbox("B is of the run", names, key=OTHER_RUN_KEY, format_func=visible)
-    try:
+    with error_shown("The other run cannot be read"):
         run = load_run(runs()[chosen])
-        wanted = None if shown.detector is None else shown.detector.name
-        name = wanted if wanted in run.detectors else next(iter(run.detectors), None)
+        first = next(iter(run.detectors), None)
+        name = shown.scorer if shown.scorer in run.detectors else first
         detector = None if name is None else run.detector(name)
         rows = run.rows(detector, shown.labeller)
-    except TraceProbeError as error:
-        problem("The other run cannot be read", str(error))
-        end_page()
     if shown.labeller is not None and shown.labeller not in run.labellers:
         st.text(visible(f"{shown.labeller} has not labelled {run.name}, so B has no outcomes."))
-    return across(shown.rows, rows), here, Side(run, detector)
+    return pairing.across(shown.rows, rows), here, Side(run, detector)
 
 
 def other_detector(shown: Current, here: Side) -> tuple[list[Pair], Side, Side]:
     """Let the reader choose another detector of this run."""
-    mine = None if shown.detector is None else shown.detector.name
-    names = [name for name in shown.run.detectors if name != mine]
+    names = [name for name in shown.run.detectors if name != shown.scorer]
     if not names:
         return [], here, here
-    if st.session_state.get(OTHER_DETECTOR_KEY) not in names:
-        st.session_state[OTHER_DETECTOR_KEY] = names[0]
+    prefer(names, key=OTHER_DETECTOR_KEY)
     name = st.selectbox("B is seen by", names, key=OTHER_DETECTOR_KEY, format_func=visible)
     other = shown.run.detector(name)
-    found = same_trace(shown.rows, shown.run.rows(other, shown.labeller))
+    found = pairing.same_trace(shown.rows, shown.run.rows(other, shown.labeller))
     return found, here, Side(shown.run, other)
 
 
@@ -158,23 +141,10 @@ def choose_pair(pairs: list[Pair], kind: str, *, comparable: bool) -> Pair:
     wanted = asked.get("a"), asked.get("b")
     ids = [(pair.first.facts.id, pair.second.facts.id) for pair in pairs]
     start = ids.index(wanted) if wanted in ids else 0
-    event = st.dataframe(
-        pair_table(pairs, comparable=comparable),
-        hide_index=True,
-        column_config={
-            name: st.column_config.NumberColumn(format="%.2f")
-            for name in ("peak A", "peak B", "B − A")
-        },
-        key=f"compare_{kind}_{len(pairs)}",
-        on_select="rerun",
-        selection_mode="single-row-required",
-        selection_default={"selection": {"rows": [start]}},
-        height=min(36 * len(pairs) + 40, 220),
-        placeholder="—",
-        alt="Pairs; choosing a row compares the two",
-    )
-    rows = event.selection.rows
-    return pairs[rows[0] if rows and rows[0] < len(pairs) else start]
+    columns = pair_table(pairs, comparable=comparable)
+    alt, key = "Pairs; choosing a row compares the two", f"compare_{kind}_{len(pairs)}"
+    formats = dict.fromkeys(("peak A", "peak B", "B − A"), "%.2f")
+    return pairs[keep_row(columns, alt, key, start, formats=formats, most_px=220)]
 
 
 def rank(pair: Pair, kind: str, shown: Current) -> tuple[bool, float, bool]:
@@ -192,9 +162,9 @@ def rank(pair: Pair, kind: str, shown: Current) -> tuple[bool, float, bool]:
 def pair_table(pairs: list[Pair], *, comparable: bool) -> dict[str, list[object]]:
     """Return the columns of the table of pairs; a difference only where scales are the same."""
     columns: dict[str, list[object]] = {
-        "task": [visible(pair.first.facts.task) for pair in pairs],
-        "A": [visible(_told(pair.first, pair.second)) for pair in pairs],
-        "B": [visible(_told(pair.second, pair.first)) for pair in pairs],
+        "task": [pair.first.facts.task for pair in pairs],
+        "A": [_told(pair.first, pair.second) for pair in pairs],
+        "B": [_told(pair.second, pair.first) for pair in pairs],
         "peak A": [pair.first.peak for pair in pairs],
         "peak B": [pair.second.peak for pair in pairs],
     }
@@ -219,7 +189,7 @@ def summary(pairs: list[Pair], *, comparable: bool) -> str:
     told = " · alarms: " + ", ".join(f"{name} {count}" for name, count in counts.items())
     thresholds = {row.threshold for pair in pairs for row in (pair.first, pair.second)}
     told = "" if thresholds == {None} else told
-    mean = mean_difference(pairs)
+    mean = pairing.mean_difference(pairs)
     shown = comparable and mean.known and len(pairs) > 1
     tail = f" · mean difference of peaks, B − A: {mean.text()} over tasks" if shown else ""
     return f"{len(pairs):,} pairs{told}{tail}"
@@ -228,7 +198,7 @@ def summary(pairs: list[Pair], *, comparable: bool) -> str:
 def origins(pair: Pair, align: Align) -> tuple[int, int]:
     """Return the tokens that lie over each other; the starts where one lacks the event."""
     rows = pair.first, pair.second
-    zeros = [origin(row, align) for row in rows]
+    zeros = [pairing.origin(row, align) for row in rows]
     if None in zeros:
         lacking = " and ".join(n for n, zero in zip("AB", zeros, strict=True) if zero is None)
         verb = "has" if len(lacking) == 1 else "have"
@@ -240,12 +210,9 @@ def origins(pair: Pair, align: Align) -> tuple[int, int]:
 def side_by_side(pair: Pair, sides: tuple[Side, Side], align: Align) -> None:
     """Draw both in the reader, in step; say where their texts differ."""
     rows = pair.first, pair.second
-    try:
+    with error_shown("These traces cannot be read"):
         traces = [side.run.trace(row.facts.id) for side, row in zip(sides, rows, strict=True)]
-    except TraceProbeError as error:
-        problem("These traces cannot be read", str(error))
-        return
-    split = parting(*traces)
+    split = pairing.parting(*traces)
     equal = "sentence is" if split == 1 else f"{split} sentences are"
     same = (
         "The texts differ" if split == 0 else f"The first {equal} the same; then the texts differ"
@@ -279,7 +246,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     link = sidebar.arrival() or {}
     kind = choose_one("What differs", list(KINDS), key=KIND_KEY, asked=link.get("pair"))
     agents = any(row.facts.calls > 1 for row in shown.rows)
-    offered = tuple(name for name in ALIGNMENTS if agents or name != "call")
+    offered = tuple(name for name in pairing.ALIGNMENTS if agents or name != "call")
     align = choose_one("Aligned at", offered, key=ALIGN_KEY, asked=link.get("align"))
 st.caption(KINDS[kind])
 pairs, *sides = pairs_of(shown, kind)

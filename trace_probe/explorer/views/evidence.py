@@ -7,14 +7,15 @@ import streamlit as st
 
 from trace_probe.emergence.curve import drawn_of
 from trace_probe.emergence.onset import format_summary, summarise
-from trace_probe.errors import NotEnoughData, TraceProbeError
+from trace_probe.errors import NotEnoughData
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import forest
-from trace_probe.explorer.current import Current, current, no_traces, problem, root
+from trace_probe.explorer.current import Current, current, error_shown, no_traces, root, show_code
 from trace_probe.explorer.figures import figure
-from trace_probe.explorer.links import VIEWS
+from trace_probe.explorer.links import VIEWS, show_broken
 from trace_probe.explorer.results import Kind, kept, results_folder
 from trace_probe.explorer.runs import stamp
+from trace_probe.explorer.tables import table
 from trace_probe.visible import visible
 
 Report = Mapping[str, Any]
@@ -26,13 +27,13 @@ def command(words: str, *, keep: str = "") -> None:
     folder = results_folder(root())
     first = f"mkdir -p {folder} && " if keep and not folder.is_dir() else ""
     tail = f" --json > {folder}/{keep}.json" if keep else ""
-    st.code(f"{first}trace-probe {words}{tail}", language=None, wrap_lines=True)
+    show_code(f"{first}trace-probe {words}{tail}")
 
 
 def names(shown: Current) -> str:
     """Return the run and the probe as a command takes them."""
-    probe = "PROBE" if shown.detector is None else f"probes/{shown.detector.name}"
-    return visible(f"{shown.run.path} {probe}")
+    probe = "PROBE" if shown.scorer is None else f"probes/{shown.scorer}"
+    return f"{shown.run.path} {probe}"
 
 
 def section(
@@ -59,18 +60,13 @@ def oracle(shown: Current) -> None:
         "how often the continuation ends in the act. No detector can know more. The Trace page "
         "draws it below the scores of those traces on which it was run."
     )
-    try:
-        found: str | None = SUMMARIES(shown, shown.labeller, stamp(shown.run.path))
-    except NotEnoughData:
-        found = None
-    except TraceProbeError as error:
-        problem("The oracle of this run cannot be read", str(error))
-        return
-    if found is None:
-        st.text("The oracle has not been run on these traces yet. This command does it:")
-        command(f"oracle {shown.run.path} --traces 100")
-    else:
-        st.code(visible(found), language=None)
+    with error_shown("The oracle of this run cannot be read", end=False):
+        try:
+            found = SUMMARIES(shown, shown.labeller, stamp(shown.run.path))
+            st.code(visible(found), language=None)
+        except NotEnoughData:
+            st.text("The oracle has not been run on these traces yet. This command does it:")
+            command(f"oracle {shown.run.path} --traces 100")
 
 
 def summary(_shown: Current, labeller: str | None, state: object) -> str:
@@ -87,21 +83,15 @@ SUMMARIES: Any = st.cache_data(summary, max_entries=8, show_spinner="Reading the
 
 def efficiency(raw: Report) -> None:
     """Show how much of the oracle's ranking each detector gets, by how much was read."""
-    table = raw.get("auroc")
-    if not isinstance(table, dict) or not table:
+    moments = raw.get("auroc")
+    if not isinstance(moments, dict) or not moments:
         return
-    detectors = list(next(iter(table.values())))
-    columns = {
-        moment if not _number(moment) else f"after {100 * float(moment):.0f} %": [
-            figure(shares.get(name), "value").text() for name in detectors
-        ]
-        for moment, shares in table.items()
-    }
-    st.dataframe(
-        {"within-prompt AUROC": [visible(name) for name in detectors], **columns},
-        hide_index=True,
-        alt="Within-prompt AUROC of the oracle and of each detector, by how much was read",
-    )
+    detectors = list(next(iter(moments.values())))
+    columns = {"within-prompt AUROC": detectors}
+    for moment, shares in moments.items():
+        title = f"after {100 * float(moment):.0f} %" if _number(moment) else moment
+        columns[title] = [figure(shares.get(name), "value").text() for name in detectors]
+    table(columns, "Within-prompt AUROC of the oracle and each detector, by how much was read")
 
 
 def _number(text: str) -> bool:
@@ -110,10 +100,7 @@ def _number(text: str) -> bool:
 
 def steering(raw: Report) -> None:
     """Show what a push along the probe's direction does, beside pushes along others."""
-    rows = [row for row in raw.get("rows", []) if isinstance(row, dict)]
-    named = {visible(pushed(row.get("cell") or {})): row.get("figures") for row in rows}
-    outcomes(named)
-    st.text(visible(str(raw.get("verdict", ""))))
+    outcomes(raw, "rows", lambda row: pushed(row.get("cell") or {}))
 
 
 def pushed(cell: Report) -> str:
@@ -127,32 +114,21 @@ def pushed(cell: Report) -> str:
 
 def intervention(raw: Report) -> None:
     """Show what each answer to an alarm comes to."""
-    outcomes(
-        {
-            visible(str(one.get("policy"))): one.get("figures")
-            for one in raw.get("policies", [])
-            if isinstance(one, dict)
-        }
-    )
-    st.text(visible(str(raw.get("verdict", ""))))
+    outcomes(raw, "policies", lambda one: str(one.get("policy")))
 
 
-def outcomes(named: Mapping[str, Any]) -> None:
-    """Draw how often a trace then acts, and list what else becomes of it."""
+def outcomes(raw: Report, part: str, name: Callable[[Report], str]) -> None:
+    """Draw how often a trace then acts, list what else becomes of it, and say the verdict."""
+    rows = [row for row in raw.get(part, []) if isinstance(row, dict)]
+    named = {visible(name(row)): row.get("figures") for row in rows}
     acts = {name: figure(figures, "instrumental") for name, figures in named.items()}
     title = "share of continuations that act, 95 % over tasks"
     st.vega_lite_chart(forest(acts, title), alt=title)
-    st.dataframe(
-        {
-            "what was done": list(named),
-            **{
-                words: [figure(figures, key).text(percent=True) for figures in named.values()]
-                for key, words in RATES.items()
-            },
-        },
-        hide_index=True,
-        alt="What becomes of the continuations",
-    )
+    columns = {"what was done": list(named)}
+    for key, words in RATES.items():
+        columns[words] = [figure(one, key).text(percent=True) for one in named.values()]
+    table(columns, "What becomes of the continuations")
+    st.text(visible(str(raw.get("verdict", ""))))
 
 
 shown = current(every_row=False)
@@ -160,8 +136,7 @@ sidebar.publish(shown.view())
 st.title("Evidence")
 if not shown.run.facts:
     no_traces()
-for text in kept(root(), "efficiency").broken:
-    problem("A result cannot be read", text)
+show_broken(kept(root(), "efficiency"))
 oracle(shown)
 section(
     shown,

@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from trace_probe.explorer import sidebar
-from trace_probe.explorer.charts import forest, lead_histogram
+from trace_probe.explorer.charts import forest
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.figures import (
     HEADLINE,
@@ -21,9 +21,16 @@ from trace_probe.explorer.figures import (
     notes,
 )
 from trace_probe.explorer.heldout import by_category, to_begin_with, unseen
-from trace_probe.explorer.links import VIEWS, open_trace, organism_notice, show_notes
+from trace_probe.explorer.links import (
+    VIEWS,
+    open_trace,
+    organism_notice,
+    show_notes,
+    show_warning_times,
+)
 from trace_probe.explorer.rows import WARNED, Row, ordered
 from trace_probe.explorer.sparks import spark_svg
+from trace_probe.explorer.tables import table
 from trace_probe.explorer.words import headline
 from trace_probe.storage.locks import being_written
 from trace_probe.visible import visible
@@ -59,7 +66,7 @@ def card(name: str, found: Figure, *, share: bool = False, means: str | None = N
 
 def figures(shown: Current) -> None:
     """Show the figures that sum up the run."""
-    report = None if shown.detector is None else shown.detector.report
+    report = shown.report
     tasks = len({row.facts.task for row in shown.rows})
     main = (HEADLINE_ACT, HEADLINE, *RANKS)
     ranks = next((key for key in main if figure(report, key).known), RANKS[0])
@@ -77,7 +84,7 @@ def figures(shown: Current) -> None:
         card("Siblings that alarm", siblings, share=True, means=SIBLINGS_MEANS)
     agents = before_the_call(report)
     if agents:
-        st.dataframe(agents, hide_index=True, alt="Caught before the violating call")
+        table(agents, "Caught before the violating call")
     best = best_baseline(report, ranks)
     if best is not None:
         st.text(visible(f"{MAIN[ranks]}, best baseline: {best}"))
@@ -129,25 +136,6 @@ def start(shown: Current, name: str, row: Row) -> None:
         st.text(visible(f"“{said}”" if said else row.facts.task))
 
 
-def warning_times(shown: Current) -> None:
-    """Show how early the alarms came."""
-    st.subheader("How much warning?")
-    leads = [row.lead for row in unseen(shown.rows) if row.lead is not None]
-    if not leads:
-        st.text(
-            "No lead to show: it needs an alarm, and a label that tells where it was said or done."
-        )
-        return
-    early = sum(lead > 0 for lead in leads)
-    known = any(row.split != "unknown" for row in shown.rows)
-    words = (
-        f"{early} of {len(leads)} alarms came before anything was said or done"
-        f"{', on tasks the detector has not seen.' if known else '.'}"
-    )
-    st.vega_lite_chart(lead_histogram(leads), alt=words)
-    st.text(words)
-
-
 def categories(shown: Current) -> None:
     """Show what is caught in each category."""
     found = by_category(shown.rows) if shown.alarms else {}
@@ -184,5 +172,6 @@ with left:
     start_here(shown)
     st.page_link(VIEWS / "traces.py", label="All traces", icon=":material/list:")
 with right:
-    warning_times(shown)
+    st.subheader("How much warning?")
+    show_warning_times(shown)
     categories(shown)

@@ -6,10 +6,9 @@ from trace_probe.errors import TraceProbeError
 from trace_probe.evaluation.layers import DEPTH
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.choices import choose_one
-from trace_probe.explorer.current import Current, current, end_page, problem, root
+from trace_probe.explorer.current import Current, current, error_shown, no_probes, root, show_code
 from trace_probe.explorer.heldout import unseen
-from trace_probe.explorer.models import detector as load
-from trace_probe.explorer.models import probes, resident
+from trace_probe.explorer.models import probes, resident, shown_probe
 from trace_probe.explorer.panels import Frame, panel
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.watching import Watched
@@ -79,10 +78,8 @@ def settings(shown: Current, detector: Detector) -> None:
     if not prompt.strip():
         st.warning("There is no prompt.")
         return
-    try:
+    with error_shown("This cannot be watched", end=False):
         start(detector, prompt, int(seed), int(length))
-    except TraceProbeError as error:
-        problem("This cannot be watched", str(error))
 
 
 def banner(watched: Watched) -> None:
@@ -109,10 +106,9 @@ def draw(watched: Watched) -> None:
     low = max(min([*known, limit - MARGIN]), deepest)
     begin = watched.begin or 0
     shown_to = max(watched.last, begin + FEWEST_TOKENS)
-    frame = Frame((begin, shown_to), (low, peak + ABOVE * (peak - low)), "token")
+    frame = Frame((begin, shown_to), (low, peak + ABOVE * (peak - low)))
     st.vega_lite_chart(panel(row, frame), alt="Risk of each sentence as it is written")
-    text = "\n".join(visible(line) for line in watched.lines())
-    st.code(text or " ", language=None, wrap_lines=True)
+    show_code("\n".join(watched.lines()))
 
 
 def watching() -> None:
@@ -135,21 +131,12 @@ sidebar.publish(shown.view())
 st.title("Live")
 there = probes(root(), shown.detector)
 if not there:
-    st.info(
-        "No probe lies beside the folder of runs: `trace-probe train RUN probes/NAME` makes one."
-    )
-    end_page()
+    no_probes()
 with st.container(horizontal=True, vertical_alignment="bottom"):
     name = st.selectbox("Probe", list(there), key=PROBE_KEY, format_func=visible, width=260)
     choose_one("Pace", list(PACES), key=PACE_KEY)
     st.toggle("Stop at the alarm", key=HALT_KEY)
-try:
-    detector = load(there[name], Decoding.of(Sampling()))
-except TraceProbeError as error:
-    problem("This probe cannot be read", str(error))
-    end_page()
-card = detector.saved.card
-st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
+detector = shown_probe(there[name], Decoding.of(Sampling()))
 settings(shown, detector)
 held: Watched | None = st.session_state.get(WATCHED_KEY)
 if held is not None and held.running:

@@ -4,25 +4,19 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from trace_probe.errors import TraceProbeError
-from trace_probe.explorer import sidebar
-from trace_probe.explorer.atlas import (
-    COLOURINGS,
-    Group,
-    Point,
-    by_label,
-    by_risk,
-    chart,
-    chosen,
-    grouped,
-    groups_of,
-    height,
-    points,
-)
+from trace_probe.explorer import atlas, sidebar
+from trace_probe.explorer.atlas import Group, Point
 from trace_probe.explorer.choices import choose_one
-from trace_probe.explorer.current import Current, current, end_page, no_traces, problem
+from trace_probe.explorer.current import (
+    Current,
+    current,
+    end_page,
+    error_shown,
+    no_traces,
+    show_code,
+)
 from trace_probe.explorer.links import open_trace
-from trace_probe.explorer.tables import WHOLE_ROW, row_of
+from trace_probe.explorer.tables import pick_row
 from trace_probe.probing.sentence_map import SentenceMap, mapped_layers, read_map
 from trace_probe.visible import snippet, visible
 
@@ -44,7 +38,7 @@ def no_map(shown: Current) -> None:
         st.info("This run has no activations, so there is nothing to map: it takes a recorded run.")
         return
     st.info("No map of this run yet. It takes a minute or so, once, and no page does it for you:")
-    st.code(f"trace-probe map {shown.run.path}", language=None)
+    show_code(f"trace-probe map {shown.run.path}")
 
 
 def pick(shown: Current, layers: list[int]) -> tuple[SentenceMap, str]:
@@ -53,15 +47,13 @@ def pick(shown: Current, layers: list[int]) -> tuple[SentenceMap, str]:
     wanted = int(asked["map"]) if asked.get("map", "").isdigit() else None
     with st.container(horizontal=True, vertical_alignment="bottom"):
         colouring = choose_one(
-            "Coloured by", list(COLOURINGS), key=COLOUR_KEY, asked=asked.get("colour")
+            "Coloured by", list(atlas.COLOURINGS), key=COLOUR_KEY, asked=asked.get("colour")
         )
         layer = choose_one("Layer", layers[::-1], key=LAYER_KEY, asked=wanted)
     sidebar.publish(shown.view(), {"colour": colouring, "map": str(layer)})
-    try:
-        return read_map(shown.run.store, layer), colouring
-    except TraceProbeError as error:
-        problem("This map cannot be read", str(error))
-        end_page()
+    with error_shown("This map cannot be read"):
+        found = read_map(shown.run.store, layer)
+    return found, colouring
 
 
 def show_texts(shown: Current, found: list[Point]) -> None:
@@ -69,31 +61,16 @@ def show_texts(shown: Current, found: list[Point]) -> None:
     first = found[:MOST_ROWS]
     st.text(f"{len(found):,} sentences · click a row to read it in its trace")
     number = st.session_state.setdefault(TABLE_KEY, 0)
-    event = st.dataframe(
-        {
-            "risk": [point.score for point in first],
-            "sentence": [
-                snippet(shown.run.sentence(p.row.facts.id, p.sentence), TEXT_LENGTH) for p in first
-            ],
-            "channel": [
-                "reasoning" if p.row.facts.reasoning[p.sentence] else "answer" for p in first
-            ],
-            "outcome": [p.row.outcome for p in first],
-            "task": [visible(p.row.facts.task) for p in first],
-        },
-        column_config={
-            "risk": st.column_config.NumberColumn(format="%.2f", width=60),
-            "sentence": st.column_config.TextColumn(width="large"),
-        },
-        hide_index=True,
-        key=f"map_table_{number}",
-        on_select="rerun",
-        selection_mode=WHOLE_ROW,
-        placeholder="—",
-        height=min(36 * len(first) + 40, 420),
-        alt="Sentences of the chosen region",
-    )
-    row = row_of(event.selection)
+    columns = {
+        "risk": [point.score for point in first],
+        "sentence": list(map(text_of(shown), first)),
+        "channel": list(map(atlas.by_channel, first)),
+        "outcome": [point.row.outcome for point in first],
+        "task": [point.row.facts.task for point in first],
+    }
+    formats = {"risk": "%.2f", "sentence": st.column_config.TextColumn(width="large")}
+    alt, key = "Sentences of the chosen region", f"map_table_{number}"
+    row = pick_row(columns, alt, key, formats=formats, most_px=420)
     if row is not None:
         st.session_state[TABLE_KEY] = number + 1
         point = first[row]
@@ -108,33 +85,23 @@ def text_of(shown: Current) -> Callable[[Point], str]:
 def pick_group(named: list[Group]) -> list[Point]:
     """List the named groups with what they hold; return the sentences of the one chosen."""
     st.subheader("The largest groups")
-    event = st.dataframe(
-        {
-            "group": [one.number for one in named],
-            "most frequent sentence": [one.text for one in named],
-            "sentences": [len(one.members) for one in named],
-            "over the threshold": [
-                100 * one.share(lambda point: by_risk(point) == "over the threshold")
-                for one in named
-            ],
-            "in traces that act": [
-                100 * one.share(lambda point: by_label(point) in ACTS) for one in named
-            ],
-        },
-        column_config={
-            "group": st.column_config.NumberColumn(width=55),
-            "most frequent sentence": st.column_config.TextColumn(width="large"),
-            "over the threshold": st.column_config.NumberColumn(format="%.0f %%"),
-            "in traces that act": st.column_config.NumberColumn(format="%.0f %%"),
-        },
-        hide_index=True,
-        key="map_groups",
-        on_select="rerun",
-        selection_mode=WHOLE_ROW,
-        alt="The largest groups of the map; choosing one lists its sentences",
-    )
-    row = row_of(event.selection)
-    return [] if row is None or row >= len(named) else list(named[row].members)
+    alarms = [100 * one.share(lambda p: atlas.by_risk(p) == "over the threshold") for one in named]
+    acts = [100 * one.share(lambda p: atlas.by_label(p) in ACTS) for one in named]
+    columns = {
+        "group": [one.number for one in named],
+        "most frequent sentence": [one.text for one in named],
+        "sentences": [len(one.members) for one in named],
+        "over the threshold": alarms,
+        "in traces that act": acts,
+    }
+    formats = {
+        "most frequent sentence": st.column_config.TextColumn(width="large"),
+        "over the threshold": "%.0f %%",
+        "in traces that act": "%.0f %%",
+    }
+    alt = "The largest groups of the map; choosing one lists its sentences"
+    row = pick_row(columns, alt, "map_groups", formats=formats)
+    return [] if row is None else list(named[row].members)
 
 
 shown = current()
@@ -147,23 +114,23 @@ if not layers:
     no_map(shown)
     end_page()
 whole, colouring = pick(shown, layers)
-there = points(whole, shown.rows)
+there = atlas.points(whole, shown.rows)
 if len(there) < len(whole):
     st.warning(
         f"{len(whole) - len(there):,} points are of sentences that this run no longer has: "
         "make the map again with `trace-probe map`."
     )
-groups = grouped(there, colouring)
-named = groups_of(whole, there, text_of(shown))
+groups = atlas.grouped(there, colouring)
+named = atlas.groups_of(whole, there, text_of(shown))
 event = st.echarts_chart(
-    chart(groups, whole, colouring, named),
-    height=height(groups),
+    atlas.chart(groups, whole, colouring, named),
+    height=atlas.height(groups),
     key=f"map_{shown.run.name}_{colouring}",
     on_select="rerun",
     alt="; ".join(f"{visible(name)}: {len(found)} sentences" for name, found in groups.items()),
 )
 st.caption(CAUTION)
-region = chosen(groups, event["selection"]["selected"])
+region = atlas.chosen(groups, event["selection"]["selected"])
 if not region and named:
     region = pick_group(named)
 if region:

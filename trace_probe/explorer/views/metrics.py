@@ -7,16 +7,7 @@ from typing import Any
 import streamlit as st
 
 from trace_probe.evaluation.report import ranked_as
-from trace_probe.explorer import sidebar
-from trace_probe.explorer.charts import (
-    CHANCE,
-    approach,
-    intervals,
-    lead_histogram,
-    reliability,
-    shares,
-    trade_off,
-)
+from trace_probe.explorer import charts, heldout, sidebar
 from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import (
     Current,
@@ -24,9 +15,9 @@ from trace_probe.explorer.current import (
     end_page,
     no_detector,
     own_threshold,
-    problem,
     reports,
     root,
+    show_code,
 )
 from trace_probe.explorer.figures import (
     HEADLINE,
@@ -42,17 +33,20 @@ from trace_probe.explorer.figures import (
     number,
     part,
 )
-from trace_probe.explorer.heldout import FEWEST, unseen
-from trace_probe.explorer.heldout import reliability as bins_of
-from trace_probe.explorer.heldout import trade_off as trade_off_of
-from trace_probe.explorer.links import show_notes
+from trace_probe.explorer.links import show_broken, show_notes, show_warning_times
 from trace_probe.explorer.results import kept, results_folder
+from trace_probe.explorer.tables import table
 from trace_probe.explorer.words import alarm_share
 from trace_probe.statistics.calibration import PAC_DELTA
 from trace_probe.visible import visible
 
 TAB_KEY = "filter_metrics_tab"
-TABLE = ("aim", "guarantee", "threshold", "caught", "false alarms", "siblings", "hard cases")
+ALARMS = {
+    "caught": "caught_before_action",
+    "false alarms": "false_alarm_rate",
+    "siblings": "sibling_alarm_rate",
+    "hard cases": "hard_negative_alarm_rate",
+}
 Report = dict[str, Any]
 
 
@@ -62,15 +56,17 @@ def chart(report: Report, key: str, title: str) -> None:
     if not any(value.known for value in figures.values()):
         st.info(f"{title}: this run has too few traces for it. The notes say why.")
         return
-    chance = CHANCE if key in RANKS else None
-    st.vega_lite_chart(intervals(figures, title, chance), alt=f"{title} beside its baselines")
-    rows = {
+    chance = charts.CHANCE if key in RANKS else None
+    st.vega_lite_chart(
+        charts.intervals(figures, title, chance), alt=f"{title} beside its baselines"
+    )
+    columns = {
         "detector": list(figures),
         f"{title} [95 %]": [value.text(percent=chance is None) for value in figures.values()],
-        "n": ["" if value.n is None else str(value.n) for value in figures.values()],
+        "n": [value.n for value in figures.values()],
     }
     with st.expander("As a table"):
-        st.dataframe(rows, hide_index=True, alt=f"{title} by detector")
+        table(columns, f"{title} by detector")
 
 
 def facts(report: Report) -> None:
@@ -92,7 +88,7 @@ def facts(report: Report) -> None:
 def against_baselines(shown: Current, report: Report) -> None:
     """Show the main figures, and how the baselines do at them."""
     st.subheader("Figures")
-    st.dataframe(main_figures(report), hide_index=True, alt="Main figures with intervals")
+    table(main_figures(report), "Main figures with intervals")
     if figure(report, "false_alarm_rate").known:
         st.text(f"At the threshold shown, {alarm_share(shown.rows)}.")
     show_notes(notes(report))
@@ -115,13 +111,7 @@ def early_warning(shown: Current, report: Report) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Lead of each alarm")
-        leads = [row.lead for row in unseen(shown.rows) if row.lead is not None]
-        if leads:
-            words = f"{sum(lead > 0 for lead in leads)} of {len(leads)} came early"
-            st.vega_lite_chart(lead_histogram(leads), alt=words)
-            st.text(f"{words}, on tasks that the detector did not learn from.")
-        else:
-            st.text("No lead: it needs an alarm, and a label that tells where it was said or done.")
+        show_warning_times(shown)
         st.subheader("Scores before it is said")
         near(report)
     with right:
@@ -145,7 +135,9 @@ def as_ranked(report: Report) -> str:
 def steps(points: dict[str, Figure], title: str) -> None:
     """Draw a share by step, or say that there is none."""
     if any(value.known for value in points.values()):
-        st.vega_lite_chart(shares(points, title, "of acting traces"), alt=f"Caught by {title}")
+        st.vega_lite_chart(
+            charts.shares(points, title, "of acting traces"), alt=f"Caught by {title}"
+        )
     else:
         st.text("This run has too few traces for it.")
 
@@ -164,7 +156,9 @@ def near(report: Report) -> None:
         ]
         for name, key in groups.items()
     }
-    st.vega_lite_chart(approach(curves), alt="Mean score by sentences from the one that says it")
+    st.vega_lite_chart(
+        charts.approach(curves), alt="Mean score by sentences from the one that says it"
+    )
     st.text(visible(f"Of {as_ranked(report)}."))
     st.text(told_apart(raw.get("emergence"), dict(curves["acted"])))
 
@@ -174,7 +168,7 @@ def told_apart(first: object, acted: dict[int, Figure]) -> str:
     if not isinstance(first, int):
         return "No sentence before it is said tells the two apart."
     n = acted[first].n if first in acted else None
-    if (n or 0) < FEWEST:
+    if (n or 0) < heldout.FEWEST:
         return f"The bands part {-first} sentences before it is said, on {n} traces: too few."
     return f"The two are told apart from {-first} sentences before it is said."
 
@@ -182,7 +176,7 @@ def told_apart(first: object, acted: dict[int, Figure]) -> str:
 def false_alarms(shown: Current, report: Report) -> None:
     """Show what is caught at what price."""
     left, right = st.columns([2, 3], gap="large")
-    found = trade_off_of(shown.rows)
+    found = heldout.trade_off(shown.rows)
     with left:
         st.subheader("The trade-off")
         if found is None:
@@ -193,7 +187,7 @@ def false_alarms(shown: Current, report: Report) -> None:
             limit = None if shown.detector is None else shown.detector.threshold
             here = None if limit is None else found.at(limit)
             points = found.false_alarms.tolist(), found.caught.tolist()
-            st.vega_lite_chart(trade_off(*points, here), alt="Caught by false-alarm rate")
+            st.vega_lite_chart(charts.trade_off(*points, here), alt="Caught by false-alarm rate")
             st.text(
                 f"{found.n_acted} traces that acted, {found.n_benign} benign ones, of unseen "
                 f"tasks. The diamond is the threshold shown."
@@ -209,22 +203,19 @@ def false_alarms(shown: Current, report: Report) -> None:
 
 def guaranteed(report: Report) -> None:
     """Show what is caught at the thresholds that the report calibrated."""
-    rows: dict[str, list[str]] = {name: [] for name in TABLE}
+    rows: list[dict[str, str]] = []
     for aim, methods in part(report, "more", "by_rate").items():
         for method, values in methods.items():
             share, limit = number(values.get("guaranteed_rate")), number(values.get("threshold"))
-            rows["aim"].append(f"{float(aim):.1%}")
-            rows["guarantee"].append("—" if share is None else f"{share:.1%}, {method}")
-            rows["threshold"].append("—" if limit is None else f"{limit:.3g}")
-            for name, key in (
-                ("caught", "caught_before_action"),
-                ("false alarms", "false_alarm_rate"),
-                ("siblings", "sibling_alarm_rate"),
-                ("hard cases", "hard_negative_alarm_rate"),
-            ):
-                rows[name].append(figure(values, key).text(percent=True))
-    if rows["aim"]:
-        st.dataframe(rows, hide_index=True, alt="What is caught at several false-alarm rates")
+            row = {"aim": f"{float(aim):.1%}"}
+            row["guarantee"] = "—" if share is None else f"{share:.1%}, {method}"
+            row["threshold"] = "—" if limit is None else f"{limit:.3g}"
+            for name, key in ALARMS.items():
+                row[name] = figure(values, key).text(percent=True)
+            rows.append(row)
+    if rows:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        table(columns, "What is caught at several false-alarm rates")
         st.caption(
             "Aim: the false-alarm rate wished for. Guarantee: what the benign traces at hand can "
             "vouch for; conformal holds on average, pac with "
@@ -239,12 +230,12 @@ def calibration(shown: Current, report: Report) -> None:
     left, right = st.columns([3, 2], gap="large")
     detector = shown.detector
     probabilities = detector is not None and (detector.low, detector.high) == (0.0, 1.0)
-    bins = bins_of(shown.rows, probabilities=probabilities)
+    bins = heldout.reliability(shown.rows, probabilities=probabilities)
     with left:
         st.subheader("Predicted and done")
         if bins:
-            points = [(one.foretold, Figure(*vars(one.observed).values())) for one in bins]
-            st.vega_lite_chart(reliability(points), alt="Observed share by predicted risk")
+            points = [(one.foretold, one.observed) for one in bins]
+            st.vega_lite_chart(charts.reliability(points), alt="Observed share by predicted risk")
             st.caption("Of the highest risk of each trace before it acts: what its alarm follows.")
         else:
             st.info("Not enough labelled traces of unseen tasks.")
@@ -252,14 +243,8 @@ def calibration(shown: Current, report: Report) -> None:
         st.subheader("In figures")
         names = {"brier": "Brier score", "calibration_error": "Calibration error"}
         values = {name: figure(part(report, "more"), key) for key, name in names.items()}
-        st.dataframe(
-            {
-                "figure": list(values),
-                "value [95 %]": [value.text() for value in values.values()],
-            },
-            hide_index=True,
-            alt="Calibration figures",
-        )
+        columns = {"figure": list(values), "value [95 %]": [one.text() for one in values.values()]}
+        table(columns, "Calibration figures")
         st.text(visible(f"Of {as_ranked(report)} before it is said, not of the curve's peaks."))
         st.caption(
             "Risk is a score first: the threshold comes from benign traces, not from this curve. "
@@ -276,36 +261,23 @@ def transfer(shown: Current, report: Report) -> None:
     results = kept(root(), "transfer")
     for name, raw in results.found.items():
         matrix(name, raw)
-    for text in results.broken:
-        problem("A result cannot be read", text)
+    show_broken(results)
     if not results.found:
         st.text(f"No result in {results_folder(root())}. To keep one:")
-        st.code(
-            f"trace-probe transfer PROBE {shown.run.path} --json > studies/transfer.json",
-            language=None,
-        )
+        show_code(f"trace-probe transfer PROBE {shown.run.path} --json > studies/transfer.json")
 
 
 def elsewhere(shown: Current) -> None:
     """Show the figures of this detector from every run that has them."""
-    name = "" if shown.detector is None else shown.detector.name
-    found = reports(name)
+    found = reports(shown.scorer or "")
     if len(found) < 2:
         st.text("It has been evaluated on this run alone.")
         return
-    st.dataframe(
-        {
-            "run": list(found),
-            **{
-                MAIN[key]: [
-                    figure(raw, key).text(percent=key not in RANKS) for raw in found.values()
-                ]
-                for key in (*RANKS, "caught_before_action", "false_alarm_rate")
-            },
-        },
-        hide_index=True,
-        alt="Figures of this detector by run",
-    )
+    columns = {"run": list(found)}
+    for key in (*RANKS, "caught_before_action", "false_alarm_rate"):
+        percent = key not in RANKS
+        columns[MAIN[key]] = [figure(raw, key).text(percent=percent) for raw in found.values()]
+    table(columns, "Figures of this detector by run")
 
 
 def matrix(name: str, raw: Report) -> None:
@@ -313,21 +285,12 @@ def matrix(name: str, raw: Report) -> None:
     cells = raw.get("cells")
     if not isinstance(cells, dict):
         return
-    targets = list(dict.fromkeys(target for row in cells.values() for target in row))
     st.text(visible(f"{name}: across {raw.get('across')}, within-prompt AUROC"))
-    st.dataframe(
-        {
-            "learned from": [visible(source) for source in cells],
-            **{
-                visible(target): [
-                    figure(row.get(target), "within_prompt_auroc").text() for row in cells.values()
-                ]
-                for target in targets
-            },
-        },
-        hide_index=True,
-        alt="Transfer between kinds of traces",
-    )
+    columns = {"learned from": list(cells)}
+    for target in dict.fromkeys(target for row in cells.values() for target in row):
+        judged = [figure(row.get(target), RANKS[0]) for row in cells.values()]
+        columns[target] = [value.text() for value in judged]
+    table(columns, "Transfer between kinds of traces")
 
 
 TABS: dict[str, Callable[[Current, Report], None]] = {
@@ -340,15 +303,13 @@ TABS: dict[str, Callable[[Current, Report], None]] = {
 
 shown = current()
 st.title("Metrics")
-if shown.detector is None:
-    sidebar.publish(shown.view())
-    st.info(no_detector(shown))
-    end_page()
-report = shown.detector.report
+report = shown.report
 if report is None:
     sidebar.publish(shown.view())
-    st.info("This detector has not been evaluated on this run: `trace-probe evaluate` does it.")
-    st.text(alarm_share(shown.rows))
+    missing = "This detector has not been evaluated on this run: `trace-probe evaluate` does it."
+    st.info(missing if shown.detector else no_detector(shown))
+    if shown.detector:
+        st.text(alarm_share(shown.rows))
     end_page()
 facts(report)
 asked = (sidebar.arrival() or {}).get("tab")
@@ -358,4 +319,4 @@ if own_threshold() is not None:
     st.warning("The figures hold for the calibrated threshold, not for the one set at the left.")
 TABS[tab](shown, report)
 with st.expander("Report as JSON"):
-    st.code(visible(json.dumps(report, indent=1, ensure_ascii=False)), language=None)
+    show_code(json.dumps(report, indent=1, ensure_ascii=False))

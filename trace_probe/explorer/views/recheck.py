@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
-from trace_probe.explorer.current import current, end_page, problem, root
+from trace_probe.explorer.current import current, error_shown, no_probes, root, show_code
 from trace_probe.explorer.models import probes
+from trace_probe.explorer.tables import table
 from trace_probe.monitor.recheck import FIGURES, Recheck, Verdict, load_rechecks
 from trace_probe.statistics.bootstrap import shown as written
 from trace_probe.visible import visible
@@ -30,26 +30,16 @@ def draw(found: Recheck) -> None:
     st.badge(found.verdict, color=COLOURS[found.verdict])
     st.text(visible(found.advice))
     figures = [getattr(found, name) for name in FIGURES]
-    st.dataframe(
-        {
-            "figure": FIGURES,
-            "before": [written(one.before) for one in figures],
-            "after": [written(one.after) for one in figures],
-            "shift": [written(one.shift, sign="+") for one in figures],
-            "guaranteed": [
-                None if one.guaranteed is None else f"{one.guaranteed:.1%}" for one in figures
-            ],
-        },
-        hide_index=True,
-        placeholder="—",
-        alt="Figures before and after the change, with 95 % intervals",
-    )
-    st.caption(
-        visible(
-            f"Compared with {found.before}: {found.traces} traces, paired by {found.paired}; "
-            f"threshold {found.threshold:.3f} on {found.smoothing}."
-        )
-    )
+    limits = [one.guaranteed for one in figures]
+    columns = {
+        "figure": FIGURES,
+        "before": [written(one.before) for one in figures],
+        "after": [written(one.after) for one in figures],
+        "shift": [written(one.shift, sign="+") for one in figures],
+        "guaranteed": [None if limit is None else f"{limit:.1%}" for limit in limits],
+    }
+    table(columns, "Figures before and after the change, with 95 % intervals")
+    st.caption(visible(f"Compared with {found.before}: {found.compared}."))
 
 
 page = current()
@@ -58,20 +48,12 @@ st.title("Recheck")
 st.caption(ABOUT)
 there = probes(root(), page.detector)
 if not there:
-    st.info("There is no probe beside these runs yet: `trace-probe train` makes one.")
-    end_page()
+    no_probes()
 name = st.selectbox("Probe", list(there), key=BY_KEY, format_func=visible, width=320)
-try:
+with error_shown("The rechecks of this probe cannot be read"):
     rechecks = load_rechecks(there[name])
-except TraceProbeError as error:
-    problem("The rechecks of this probe cannot be read", str(error))
-    end_page()
 if not rechecks:
     st.info("This probe has not been rechecked yet. Record the changed model, then compare:")
-    st.code(
-        f"trace-probe recheck {there[name]} {page.run.path} traces/AFTER",
-        language=None,
-        wrap_lines=True,
-    )
+    show_code(f"trace-probe recheck {there[name]} {page.run.path} traces/AFTER")
 for recheck in reversed(rechecks):  # the latest first
     draw(recheck)

@@ -4,17 +4,16 @@ import math
 
 import streamlit as st
 
-from trace_probe.errors import TraceProbeError
 from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer import sidebar
-from trace_probe.explorer.current import Current, current, end_page, problem, root
+from trace_probe.explorer.current import Current, current, error_shown, root
 from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.links import ORGANISM_PREFIX
-from trace_probe.explorer.models import detector as load
-from trace_probe.explorer.models import probes, resident
+from trace_probe.explorer.models import probes, resident, shown_probe
 from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import reader
 from trace_probe.explorer.rows import Row, build_row, facts_of, ordered
+from trace_probe.explorer.tables import keep_row
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.explorer.written import (
     TEXT_DETECTOR,
@@ -132,26 +131,14 @@ def show(found: list[Scored], detector: ShownDetector) -> None:
 def choose(rows: list[Row]) -> int:
     """List the texts, the riskiest first; return which is chosen."""
     order = sorted(range(len(rows)), key=lambda i: -(rows[i].peak or float("-inf")))
-    event = st.dataframe(
-        {
-            "text": [visible(rows[i].facts.task) for i in order],
-            "peak": [rows[i].peak for i in order],
-            "alarm at token": [
-                None if (stop := rows[i].alarm_stop) is None else stop - 1 for i in order
-            ],
-            "tokens": [rows[i].facts.tokens for i in order],
-        },
-        column_config={"peak": st.column_config.NumberColumn(format="%.2f")},
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row-required",
-        key=f"scored_table_{len(rows)}",
-        placeholder="—",
-        height=min(36 * len(rows) + 40, 240),
-        alt="Scored texts; choosing one shows it",
-    )
-    rows_chosen = event.selection.rows
-    return order[rows_chosen[0] if rows_chosen and rows_chosen[0] < len(order) else 0]
+    columns = {
+        "text": [rows[i].facts.task for i in order],
+        "peak": [rows[i].peak for i in order],
+        "alarm at token": [rows[i].alarm_token for i in order],
+        "tokens": [rows[i].facts.tokens for i in order],
+    }
+    alt, key = "Scored texts; choosing one shows it", f"scored_table_{len(rows)}"
+    return order[keep_row(columns, alt, key, formats={"peak": "%.2f"}, most_px=240)]
 
 
 shown = current()
@@ -159,29 +146,22 @@ sidebar.publish(shown.view())
 st.title("Score")
 there = probes(root(), shown.detector)
 by = st.selectbox("Scored by", [*there, TEXT_DETECTOR], key=BY_KEY, format_func=visible, width=320)
-try:
-    detector = load(there[by]) if by in there else None
-except TraceProbeError as error:
-    problem("This probe cannot be read", str(error))
-    end_page()
+detector = shown_probe(there[by]) if by in there else None
 if detector is None:
     st.caption(ABOUT_WORDS)
 else:
-    card = detector.saved.card
-    st.text(visible(f"{card.model} · layer {card.layer} · {detector}"))
     st.caption(ABOUT_PROBE)
-    if card.model.startswith(ORGANISM_PREFIX) and ENGLISH not in card.model:
+    model = detector.saved.card.model
+    if model.startswith(ORGANISM_PREFIX) and ENGLISH not in model:
         st.caption(SMALL)
 content = brought(shown)
 if content is not None:
-    try:
-        scored = (
-            by_words(shown, content) if detector is None else by_probe(shown, content, detector)
-        )
-        st.session_state[SCORED_KEY] = (by, *scored)
-    except TraceProbeError as error:
-        st.session_state.pop(SCORED_KEY, None)
-        problem("This cannot be scored", str(error))
+    st.session_state.pop(SCORED_KEY, None)
+    with error_shown("This cannot be scored", end=False):
+        if detector is None:
+            st.session_state[SCORED_KEY] = by, *by_words(shown, content)
+        else:
+            st.session_state[SCORED_KEY] = by, *by_probe(shown, content, detector)
 kept = st.session_state.get(SCORED_KEY)
 if kept is not None and kept[0] == by and kept[1]:
     show(kept[1], kept[2])

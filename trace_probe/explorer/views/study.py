@@ -8,13 +8,15 @@ from typing import Any
 
 import streamlit as st
 
-from trace_probe.errors import NotEnoughData, TraceProbeError
+from trace_probe.errors import NotEnoughData
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import forest
-from trace_probe.explorer.current import current, problem, root, runs
+from trace_probe.explorer.current import current, error_shown, root, runs, show_code
 from trace_probe.explorer.figures import Figure, figure
+from trace_probe.explorer.links import show_broken
 from trace_probe.explorer.results import kept, results_folder
 from trace_probe.explorer.runs import Stamp, stamp
+from trace_probe.explorer.tables import table
 from trace_probe.store import Store
 from trace_probe.study.study import study
 from trace_probe.visible import visible
@@ -53,15 +55,13 @@ def at_hand() -> dict[str, Any] | None:
         st.info("Choose a run, or several that hold the same tasks.")
         return None
     paths = [there[name] for name in names]
-    try:
-        found: dict[str, Any] = STUDIES(paths, [stamp(path) for path in paths])
-    except NotEnoughData as error:
-        st.info(visible(str(error)))
-        return None
-    except TraceProbeError as error:
-        problem("These runs cannot be compared", str(error))
-        return None
-    return found
+    with error_shown("These runs cannot be compared", end=False):
+        try:
+            found: dict[str, Any] = STUDIES(paths, [stamp(path) for path in paths])
+            return found
+        except NotEnoughData as error:
+            st.info(visible(str(error)))
+    return None
 
 
 def shares(found: Mapping[str, Any]) -> None:
@@ -109,19 +109,15 @@ def differences(found: Mapping[str, Any]) -> None:
     title = "difference of instrumental rates, 95 % over tasks"
     st.vega_lite_chart(forest(named, title, around_zero=True), alt=title)
     tests = [row.get("mcnemar") or {} for row in rows]
-    st.dataframe(
-        {
-            "comparison": list(named),
-            "difference [95 %]": [value.text() for value in named.values()],
-            "tasks": [value.n for value in named.values()],
-            "only the first": [one.get("first_only") for one in tests],
-            "only the second": [one.get("second_only") for one in tests],
-            "McNemar p": [one.get("p") for one in tests],
-        },
-        column_config={"McNemar p": st.column_config.NumberColumn(format="%.3g")},
-        hide_index=True,
-        alt="Paired differences with McNemar's test",
-    )
+    columns = {
+        "comparison": list(named),
+        "difference [95 %]": [value.text() for value in named.values()],
+        "tasks": [value.n for value in named.values()],
+        "only the first": [one.get("first_only") for one in tests],
+        "only the second": [one.get("second_only") for one in tests],
+        "McNemar p": [one.get("p") for one in tests],
+    }
+    table(columns, "Paired differences with McNemar's test", formats={"McNemar p": "%.3g"})
 
 
 def rates(found: Mapping[str, Any]) -> None:
@@ -132,15 +128,12 @@ def rates(found: Mapping[str, Any]) -> None:
     with st.expander(f"By category and condition ({len(rows)} rows)"):
         values: list[Figure] = [figure(row, "value") for row in rows]
         names = [key for key in ("run", "figure", "category", "condition") if key in rows[0]]
-        st.dataframe(
-            {
-                **{key: [visible(str(row.get(key))) for row in rows] for key in names},
-                "rate [95 %]": [value.text() for value in values],
-                "tasks": [value.n for value in values],
-            },
-            hide_index=True,
-            alt="Rates by category and condition",
-        )
+        columns: dict[str, Sequence[object]] = {
+            **{key: [str(row.get(key)) for row in rows] for key in names},
+            "rate [95 %]": [value.text() for value in values],
+            "tasks": [value.n for value in values],
+        }
+        table(columns, "Rates by category and condition")
 
 
 def controls(found: Mapping[str, Any]) -> None:
@@ -162,8 +155,7 @@ st.caption(
     "paired task by task."
 )
 results = kept(root(), "study")
-for text in results.broken:
-    problem("A result cannot be read", text)
+show_broken(results)
 source = HERE
 if results.found:
     source = str(st.selectbox("Result", [HERE, *results.found], key=SOURCE_KEY))
@@ -180,5 +172,5 @@ if found is not None:
     rates(found)
     with st.expander("Keep it, or read it as JSON"):
         st.text(f"Results in {results_folder(root())} are listed here. To keep one:")
-        st.code("trace-probe study RUN RUN --json > studies/NAME.json", language=None)
-        st.code(visible(json.dumps(found, indent=1, ensure_ascii=False)), language=None)
+        show_code("trace-probe study RUN RUN --json > studies/NAME.json")
+        show_code(json.dumps(found, indent=1, ensure_ascii=False))

@@ -6,7 +6,6 @@ from typing import NoReturn
 
 import streamlit as st
 
-from trace_probe.errors import TraceProbeError
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.chosen import Chosen, look
 from trace_probe.explorer.current import (
@@ -17,10 +16,12 @@ from trace_probe.explorer.current import (
     chosen_detector,
     current,
     end_page,
+    error_shown,
     no_traces,
     own_layer,
     own_threshold,
     problem,
+    show_code,
 )
 from trace_probe.explorer.heldout import to_begin_with, unseen
 from trace_probe.explorer.links import VIEWS, open_trace
@@ -32,6 +33,7 @@ from trace_probe.explorer.rows import WARNED
 from trace_probe.explorer.search import near
 from trace_probe.explorer.sentences import sentence_table
 from trace_probe.explorer.state import ViewState
+from trace_probe.explorer.tables import table
 from trace_probe.explorer.verdicts import judge_here
 from trace_probe.visible import visible
 
@@ -41,6 +43,7 @@ FOCUS_KEY = "focus"
 ORDER_KEY = "order"
 BESIDE_KEY = "filter_beside"
 BOX_KEY = "layer_box"
+UNREADABLE = "This trace cannot be read"
 
 
 def order_of(shown: Current) -> list[str]:
@@ -86,17 +89,21 @@ def not_here(shown: Current, wanted: str) -> NoReturn:
     end_page()
 
 
+def neighbour(trace_id: str, order: list[str], by: int) -> str | None:
+    """Return the trace so many places further in an order; None where there is none."""
+    place = order.index(trace_id) + by if trace_id in order else -1
+    return order[place] if 0 <= place < len(order) else None
+
+
 def toolbar(shown: Current, trace_id: str, order: list[str]) -> str:
     """Draw place, layer, what is beside, and the view; return which view is wanted."""
-    place = order.index(trace_id) if trace_id in order else None
-    before, after = (None, None) if place is None else (place - 1, place + 1)
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Previous", disabled=before is None or before < 0):
-            open_trace(shown, order[before or 0])
-        if st.button("Next", disabled=after is None or after >= len(order)):
-            open_trace(shown, order[after or 0])
-        if place is not None:
-            st.text(f"{place + 1:,} of {len(order):,}")
+        for words, by in (("Previous", -1), ("Next", 1)):
+            there = neighbour(trace_id, order, by)
+            if st.button(words, disabled=there is None) and there is not None:
+                open_trace(shown, there)
+        if trace_id in order:
+            st.text(f"{order.index(trace_id) + 1:,} of {len(order):,}")
         st.space("stretch")
         layer_box(shown)
         beside_box(shown)
@@ -144,8 +151,7 @@ def layer_box(shown: Current) -> None:
 
 def beside_box(shown: Current) -> None:
     """Offer the other detectors of the run, to be drawn with the one shown."""
-    name = None if shown.detector is None else shown.detector.name
-    others = [other for other in shown.run.detectors if other != name]
+    others = [other for other in shown.run.detectors if other != shown.scorer]
     if others:
         st.selectbox(
             "Beside it",
@@ -177,9 +183,9 @@ def read(shown: Current, trace_id: str, focus: int | None, order: list[str]) -> 
     content = payload(chosen.trace, chosen.row, chosen.detector, focus=focus, beside=chosen.beside)
 
     def step(by: int) -> None:
-        place = order.index(chosen.id) + by if chosen.id in order else -1
-        if 0 <= place < len(order):
-            open_trace(shown, order[place])
+        there = neighbour(trace_id, order, by)
+        if there is not None:
+            open_trace(shown, there)
 
     key = f"reader_{shown.run.name}_{chosen.id}"
     sentence = reader(content, key=key, on_step=step, on_threshold=try_threshold)
@@ -207,18 +213,18 @@ def raw(shown: Current, chosen: Chosen) -> None:
     trace, row = chosen.trace, chosen.row
     for span in trace.spans:
         st.text(f"{span.channel} · tokens {span.start}–{span.stop}")
-        st.code(visible(trace.text_of(span)) or " ", language=None, wrap_lines=True)
+        show_code(trace.text_of(span))
     st.text("Sentences")
-    st.dataframe(sentence_table(trace, row), hide_index=True)
+    table(sentence_table(trace, row), "Sentences with their scores and marks")
     st.text("Label")
     label = None if row.label is None else asdict(row.label)
-    st.code(visible(json.dumps(label, indent=1, ensure_ascii=False)), language=None)
+    show_code(json.dumps(label, indent=1, ensure_ascii=False))
     st.text(f"Trace {trace.id} · run {shown.run.name} · source {visible(trace.source)}")
 
 
 def seen_now(shown: Current, trace_id: str) -> Chosen:
     """Return a trace at the threshold of this moment; end the page where it cannot be read."""
-    try:
+    with error_shown(UNREADABLE):
         now = replace(shown, detector=chosen_detector(shown.run))
         return look(
             now.run,
@@ -228,32 +234,17 @@ def seen_now(shown: Current, trace_id: str) -> Chosen:
             own_threshold=own_threshold(),
             other=st.session_state.get(BESIDE_KEY) or None,
         )
-    except TraceProbeError as error:
-        unreadable(error)
-
-
-def unreadable(error: TraceProbeError) -> NoReturn:
-    """Say why a trace cannot be read."""
-    problem("This trace cannot be read", str(error))
-    end_page()
-
-
-def choose(shown: Current, asked: ViewState) -> tuple[str, list[str], str]:
-    """Draw the choices; return trace, order and view, or end the page where there is nothing."""
-    if not shown.run.facts:
-        no_traces()
-    try:
-        order = order_of(shown)
-        trace_id = chosen_trace(shown, asked, order)
-        return trace_id, order, toolbar(shown, trace_id, order)
-    except TraceProbeError as error:
-        unreadable(error)
 
 
 shown = current(every_row=False)
 st.title("Trace")
+if not shown.run.facts:
+    no_traces()
 asked = ViewState.from_query(dict(st.query_params))
-trace_id, order, view = choose(shown, asked)
+with error_shown(UNREADABLE):
+    order = order_of(shown)
+    trace_id = chosen_trace(shown, asked, order)
+    view = toolbar(shown, trace_id, order)
 focus = opening_sentence(trace_id, asked)
 sidebar.publish(shown.view(trace_id, asked.sentence))
 if view == "Read":

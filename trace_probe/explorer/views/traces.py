@@ -9,12 +9,13 @@ from trace_probe.explorer.choices import choose_one
 from trace_probe.explorer.current import NO_THRESHOLD, Current, current, no_detector, no_traces
 from trace_probe.explorer.filters import ORDERS, Filters
 from trace_probe.explorer.links import open_trace
-from trace_probe.explorer.rows import FACETS, QUICK_VIEWS, table
+from trace_probe.explorer.rows import FACETS, QUICK_VIEWS
+from trace_probe.explorer.rows import table as trace_columns
 from trace_probe.explorer.search import excerpt, sentence_with
 from trace_probe.explorer.seen import Rows
 from trace_probe.explorer.shortcut import LABEL as SEARCH
 from trace_probe.explorer.sparks import spark_image
-from trace_probe.explorer.tables import WHOLE_ROW, row_of
+from trace_probe.explorer.tables import pick_row, row_of
 from trace_probe.visible import csv_text, snippet, visible
 
 PAGE_ROWS = 200
@@ -24,20 +25,30 @@ SNIPPET_LENGTH = 90
 ORDER_KEY = "order"
 TABLE_KEY, PAGE_KEY = "table_number", "table_page"
 VIEW_KEY, SORT_KEY, WORDS_KEY = "filter_view", "filter_sort", "filter_words"
-COLUMNS = (
-    "task",
-    "sample",
-    "outcome",
-    "result",
-    "peak",
-    "risk by position",
-    "alarm → said → act",
-    "lead",
-    "calls",
-    "words found",
-    "sentence at the alarm",
-)
-"""What is shown at once; the file has every column."""
+column = st.column_config
+COLUMNS: dict[str, Any] = {
+    "task": column.TextColumn(width=280),
+    "sample": column.NumberColumn(
+        width=60, help="Which of the samples of this task; samples differ in chance alone"
+    ),
+    "outcome": column.TextColumn(width=90, help="What the label says the trace did"),
+    "result": column.TextColumn(width=80, help="How the detector did; see About"),
+    "peak": column.NumberColumn(
+        format="%.2f", width=55, help="Highest score of a reasoning sentence"
+    ),
+    "risk by position": column.ImageColumn(
+        width=132,
+        help="Highest score in each 32nd of what was generated; hatched where there is none",
+    ),
+    "alarm → said → act": column.TextColumn(width=115, help="Tokens of alarm, words and action"),
+    "lead": column.NumberColumn(
+        format="%+d", width=50, help="Tokens from the alarm to whatever showed first, word or deed"
+    ),
+    "calls": column.NumberColumn(width=50, help="Model calls: the turns of an agent"),
+    "words found": column.TextColumn(width=240),
+    "sentence at the alarm": column.TextColumn(width=175),
+}
+"""How the columns are drawn that are shown at once, in this order; the file has every column."""
 VIEW_HELP = (
     "Early: the alarm came before it was said or done. Quiet: early, and never "
     "said. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
@@ -104,10 +115,7 @@ def choose(shown: Current) -> Filters:
 
 def cells(shown: Current, rows: Rows, words: str) -> dict[str, list[object]]:
     """Return the columns of the table, with the risk of each trace as a picture."""
-    columns = {
-        name: [visible(cell) if isinstance(cell, str) else cell for cell in column]
-        for name, column in table(rows).items()
-    }
+    columns = trace_columns(rows)
     eye = shown.detector
     if eye is not None:
         columns["risk by position"] = [
@@ -131,37 +139,6 @@ def unknown(shown: Current) -> set[str]:
     empty |= dict.fromkeys(("result", "lead"), not shown.alarms)
     empty["calls"] = bool((shown.run.facts.numbers["calls"] == 1).all())
     return {name for name, nothing in empty.items() if nothing}
-
-
-def columns() -> dict[str, Any]:
-    """Return how each column is drawn."""
-    column = st.column_config
-    return {
-        "task": column.TextColumn(width=280),
-        "sample": column.NumberColumn(
-            width=60, help="Which of the samples of this task; samples differ in chance alone"
-        ),
-        "outcome": column.TextColumn(width=90, help="What the label says the trace did"),
-        "result": column.TextColumn(width=80, help="How the detector did; see About"),
-        "peak": column.NumberColumn(
-            format="%.2f", width=55, help="Highest score of a reasoning sentence"
-        ),
-        "risk by position": column.ImageColumn(
-            width=132,
-            help="Highest score in each 32nd of what was generated; hatched where there is none",
-        ),
-        "alarm → said → act": column.TextColumn(
-            width=115, help="Tokens of alarm, words and action"
-        ),
-        "lead": column.NumberColumn(
-            format="%+d",
-            width=50,
-            help="Tokens from the alarm to whatever showed first, word or deed",
-        ),
-        "calls": column.NumberColumn(width=50, help="Model calls: the turns of an agent"),
-        "words found": column.TextColumn(width=240),
-        "sentence at the alarm": column.TextColumn(width=175),
-    }
 
 
 def clear_filters() -> None:
@@ -190,17 +167,13 @@ def open_chosen(shown: Current) -> None:
 def show_table(shown: Current, page: Rows, words: str) -> None:
     """Draw one page of the table; choosing a row opens its trace."""
     st.session_state[PAGE_KEY] = page.ids
-    st.dataframe(
+    pick_row(
         cells(shown, page, words),
-        column_config=columns(),
+        "Traces with their risk, alarm and lead; choosing a row opens the trace",
+        f"table_{st.session_state[TABLE_KEY]}",
+        formats=COLUMNS,
         column_order=[name for name in COLUMNS if name not in unknown(shown)],
-        key=f"table_{st.session_state[TABLE_KEY]}",
-        on_select="rerun",
-        selection_mode=WHOLE_ROW,
-        hide_index=True,
-        placeholder="—",
-        height=min(36 * len(page) + 40, 640),
-        alt="Traces with their risk, alarm and lead; choosing a row opens the trace",
+        most_px=640,
     )
 
 
@@ -214,7 +187,7 @@ def show_list(shown: Current, rows: Rows, words: str) -> None:
         page = st.pagination(pages, key="traces_page") if pages > 1 else 1
         st.download_button(
             "CSV",
-            lambda: csv_text({"id": rows.ids, **table(rows)}),
+            lambda: csv_text({"id": rows.ids, **trace_columns(rows)}),
             f"{shown.run.name}-traces.csv",
             "text/csv",
             icon=":material/download:",
