@@ -131,7 +131,7 @@ def evaluate_probe(
     source = _source(store, card, beside.trained_on)
     layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
     who, elsewhere = labeller or card.labeller, source is not store
-    corpus = load_corpus(store, who, layers, card.target)
+    corpus = load_corpus(store, who, layers, card.target, needed=labeller is not None)
     known = load_corpus(source, who, layers, card.target) if elsewhere else corpus
     learned = _learned(known, card, source)
     tell("scoring the baselines")

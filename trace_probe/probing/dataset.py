@@ -127,15 +127,17 @@ def load_corpus(
     labeller: str | None = None,
     layers: Iterable[int] | None = None,
     target: Target = "outcome",
+    *,
+    needed: bool = False,
 ) -> Corpus:
     """Load the traces of a run with the labels of one labeller and their activations.
 
     Without activations where no layer was recorded, or none is asked for.
 
     Raises:
-        NotEnoughData: the labeller has given no label, where others have.
+        NotEnoughData: labels are needed, and there are none: see `load_labels`.
     """
-    corpus = load_labels(store, labeller, target)
+    corpus = load_labels(store, labeller, target, needed=needed)
     wanted = store.manifest.layers if layers is None else tuple(layers)
     return corpus.with_activations(store, wanted) if store.manifest.layers and wanted else corpus
 
@@ -146,11 +148,11 @@ def load_labels(
     """Load the traces of a run with the labels of one labeller, without activations.
 
     Raises:
-        NotEnoughData: the labeller has given no label, where others have; or labels are needed,
-            and a recorded run has none.
+        NotEnoughData: labels are needed, and the labeller has given none, where others have; or a
+            recorded run has none at all.
     """
     traces, labels = tuple(store.traces()), store.labels(labeller)
-    there = store.labellers() if labeller and not labels else []
+    there = store.labellers() if needed and labeller and not labels else []
     if there:
         raise NotEnoughData(
             f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(there)}"
