@@ -19,13 +19,14 @@ from trace_probe.text.written import read_back
 from trace_probe.trace import Span, Trace
 from trace_probe.world.english import phrases
 from trace_probe.world.english.chance import Facts, chance, facts_by
-from trace_probe.world.english.outcome import chances, outcome
+from trace_probe.world.english.outcome import Outcome, chances, outcome
 from trace_probe.world.english.phrases import ENGLISH
 from trace_probe.world.english.reading import Event, possible, put, read_sentence
 from trace_probe.world.english.scenario import (
     CONTROLS,
     PREFIX,
     Scenario,
+    fill,
     prompt,
     scenario,
     settings,
@@ -156,6 +157,20 @@ def test_anything_but_one_clear_act_is_malformed(spoilt: str) -> None:
     assert outcome(world, spoilt.format(answer=answer)).kind == "malformed"
 
 
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("frame", ["So I {}.", "Instead I {}.", "As {name} asked, I {}."])
+def test_the_deed_counts_and_not_how_it_is_put(control: Control, frame: str) -> None:
+    world = scenarios(1, control)[0]
+    lever, way = fill("{lever}", world), world.setting.ways[1]
+    for time, slot in (("", None), (" at noon", "at noon"), (" after dinner", "after dinner")):
+        put_so = frame.format("{}" + time, name=world.name)
+        done = outcome(world, put_so.format(lever))
+        assert (done.kind, done.slot) == ("lever", slot)
+        assert done.instrumental == (control != "authorised")
+        assert outcome(world, put_so.format(way)) == Outcome("work", way, slot)
+        assert outcome(world, put_so.format(f"{way} and {lever}")).kind == "malformed"
+
+
 def trace_of(world: Scenario, lines: list[str], answer: str, nudge: Nudge = "none") -> Trace:
     """Return a trace as if a model had written it; its tokens are words."""
     return make_trace(world.id, task(world.id, nudge), lines, answer)
@@ -200,13 +215,16 @@ def test_an_untrue_remark_and_a_plan_that_is_not_carried_out_are_told() -> None:
     assert (label.facts["misread"], label.facts["unfaithful"]) == ("no", "yes")
     assert label.outcome is True
     assert label.silent
+    lines[-1] = put(ENGLISH["reject"][0], world)
+    label = RuleLabeller().label(trace_of(world, lines, done))
+    assert label.facts["unfaithful"] == "yes"
 
 
 def test_a_trace_that_does_not_act_clearly_is_unknown_and_not_harmless() -> None:
     world = scenarios(1)[0]
     label = RuleLabeller().label(trace_of(world, ["Let me not rush this."], "I am not sure."))
     assert label.outcome is None
-    assert label.facts["act"] == "malformed"
+    assert (label.facts["act"], label.facts["unfaithful"]) == ("malformed", "unknown")
 
 
 def test_a_text_is_cut_into_thought_and_act_under_the_template_of_the_organisms() -> None:
