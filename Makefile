@@ -1,10 +1,23 @@
-.PHONY: check engine fix demo slice english app picture docs
+.PHONY: check format types tests core engine fix demo slice english app picture docs
 
-check:
+check: format  # mypy takes the moments in which the tests wait
+	$(MAKE) --jobs 2 types tests
+
+format:
 	ruff format --check .
 	ruff check .
-	mypy
+
+types:
+	nice mypy
+
+tests:
 	pytest -n auto
+
+# The way from a task to a report and an alarm, without browser, server and notebooks. For another
+# Python: make core PYTHON=.venv-3.13/bin/python
+PYTHON ?= python
+core:
+	$(PYTHON) -m pytest -n auto @tests/core.txt
 
 # Tests in a real vLLM: TRACE_PROBE_VLLM names its environment, which is made here if it is not there.
 TRACE_PROBE_VLLM ?= build/vllm

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # beside other workers, a second thread
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
-# A deadline would make the tests depend on what else the machine is doing.
-settings.register_profile("trace_probe", deadline=None)
+# A deadline would make the tests depend on what else the machine is doing. Where a test does not
+# say how many examples it needs, a run draws 40, and the next run others.
+EXAMPLES = int(os.environ.get("TRACE_PROBE_EXAMPLES", "40"))
+settings.register_profile("trace_probe", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("trace_probe")
+
+
+LONGEST = (
+    *("explorer/test_explorer_browser", "test_endpoint", "test_kills", "test_notebooks"),
+    *("test_serving", "test_bench_capture", "test_demo", "test_precision", "test_record"),
+    *("test_estimators", "test_children", "test_templates", "test_model", "test_families"),
+)
+"""The files that take longest. They are begun first: else one would run alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; `--dist loadfile` hands out files in this order."""
+    place = {Path(__file__).parent / f"{name}.py": n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +75,13 @@ def command(
         return int(ended.value.code or 0), printed.out, printed.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[object]:
+    """Return a Ray cluster of two nodes."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    from ray_clusters import two_nodes
+
+    with two_nodes() as both:
+        yield both

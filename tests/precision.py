@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_probes import a_probe
-from tiny_models import COMMON, SENTENCES, SPECIFIC, word_tokenizer
+from tiny_models import COMMON, SENTENCES, SPECIFIC, each_token, word_tokenizer
 
 from trace_probe.errors import ModelError
 from trace_probe.trace import Sampling, Span, Task
@@ -126,10 +126,6 @@ def far(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(error)
 
 
-def each(ids: list[int], start: int = 0) -> list[Span]:
-    return [Span(i, i + 1) for i in range(start, len(ids))]
-
-
 # Reading
 
 
@@ -138,10 +134,10 @@ def reads_whole(case: Case) -> None:
     from trace_probe.model.capture import Reading
 
     texts = [case.ids(0), case.ids(1, case.tokens * 2 // 3), case.ids(2, 5)]
-    spans, at_once = [each(ids) for ids in texts], Reading(pass_tokens=3 * case.tokens)
+    spans, at_once = [each_token(len(ids)) for ids in texts], Reading(pass_tokens=3 * case.tokens)
     together = case.model.replay(texts, spans, LAYERS, at_once)
     exact = case.exact.replay(texts, spans, LAYERS, at_once)
-    alone = [case.model.replay([ids], [each(ids)], LAYERS, at_once)[0] for ids in texts]
+    alone = [case.model.replay([ids], [each_token(len(ids))], LAYERS, at_once)[0] for ids in texts]
     ours, theirs, wanted = (
         np.concatenate([one.values for one in held], axis=1) for held in (together, alone, exact)
     )
@@ -154,9 +150,9 @@ def reads_in_chunks(case: Case) -> None:
     from trace_probe.model.capture import Reading
 
     ids, whole = case.ids(), Reading(pass_tokens=CONTEXT)
-    (pieces,) = case.model.replay([ids], [each(ids)], LAYERS, case.reading)
-    (at_once,) = case.model.replay([ids], [each(ids)], LAYERS, whole)
-    (exact,) = case.exact.replay([ids], [each(ids)], LAYERS, whole)
+    (pieces,) = case.model.replay([ids], [each_token(len(ids))], LAYERS, case.reading)
+    (at_once,) = case.model.replay([ids], [each_token(len(ids))], LAYERS, whole)
+    (exact,) = case.exact.replay([ids], [each_token(len(ids))], LAYERS, whole)
     assert far(pieces.values, at_once.values) <= WITHIN[case.dtype]
     assert far(pieces.values, exact.values) <= case.of_float32
 
@@ -186,12 +182,12 @@ def steers(case: Case) -> None:
     from trace_probe.model.steering import Steering, steered
 
     ids, unit = case.ids(), np.eye(32)[3]
-    (plain,) = case.model.replay([ids], [each(ids)], (1,), case.reading)
+    (plain,) = case.model.replay([ids], [each_token(len(ids))], (1,), case.reading)
     size = float(np.linalg.norm(plain.values, axis=-1).mean())
     with steered(case.model, Steering(1, unit, strength=size, start=4)):
-        (pushed,) = case.model.replay([ids], [each(ids)], (1,), case.reading)
+        (pushed,) = case.model.replay([ids], [each_token(len(ids))], (1,), case.reading)
     with steered(case.model, Steering(1, unit, "project-out", start=4)):
-        (ablated,) = case.model.replay([ids], [each(ids)], (1,), case.reading)
+        (ablated,) = case.model.replay([ids], [each_token(len(ids))], (1,), case.reading)
     within = size * WITHIN[case.dtype]
     assert np.abs(pushed.values[0, 4:, 3] - plain.values[0, 4:, 3] - size).max() <= within
     assert np.abs(ablated.values[0, 4:, 3]).max() <= within
@@ -230,13 +226,14 @@ def records_through_transformer_lens(case: Case) -> None:
         return
     lens, ids = bridged(case.model), case.ids()
     (ours,), (theirs,) = (
-        model.replay([ids], [each(ids)], LAYERS, case.reading) for model in (case.model, lens)
+        model.replay([ids], [each_token(len(ids))], LAYERS, case.reading)
+        for model in (case.model, lens)
     )
     assert far(theirs.values, ours.values) <= WITHIN[case.dtype]
     prompts = [case.ids(0), case.ids(1, 9)]
     written = lens.generate(prompts, [1, 2], Sampling(max_new_tokens=NEW))
     texts = [[*prompt, *one.ids] for prompt, one in zip(prompts, written, strict=True)]
-    spans, noted = [each(text) for text in texts], [one.logprobs for one in written]
+    spans, noted = [each_token(len(text)) for text in texts], [one.logprobs for one in written]
     for one in lens.checked_replay(texts, spans, LAYERS, case.reading, noted):
         assert one.fidelity is not None
         assert one.fidelity.error <= NATS[case.dtype]

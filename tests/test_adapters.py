@@ -233,6 +233,34 @@ def test_an_organism_may_be_an_adapter_of_smollm2(
     assert apart(model, load(f"{llama}+{adapter}")) == 0
 
 
+def test_an_organism_s_adapter_on_another_base_names_that_base(
+    llama: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trace_probe.model import naming
+
+    shutil.copytree(adapter, tmp_path / "family" / "english-base")
+    monkeypatch.setattr(naming, "FAMILY", tmp_path / "family")
+    model = load(f"{llama}+organism:english-base")
+    assert model.name.startswith("tiny-llama+organism:english-base@")
+    assert model.base.startswith("tiny-llama@")
+
+
+@pytest.mark.parametrize("what", ["model", "adapter", "GGUF file"])
+def test_no_folder_or_file_may_be_called_like_an_organism(
+    llama: Path, adapter: Path, tmp_path: Path, what: str
+) -> None:
+    taken = tmp_path / "organism:rl-s0"
+    if what == "model":
+        name = str(shutil.copytree(llama, taken))
+    elif what == "adapter":
+        name = f"{llama}+{shutil.copytree(adapter, taken)}"
+    else:
+        name = f"{taken}.gguf"
+        Path(name).write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"organism:rl-s0.* is called like .*: rename it"):
+        load(name)
+
+
 # Adapters of strangers
 
 

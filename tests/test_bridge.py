@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import FAMILIES, random_network
+from tiny_models import FAMILIES, each_token, random_network, relative_error
 
 from trace_probe.errors import ModelError
 from trace_probe.trace import Sampling, Span, Task
@@ -13,14 +13,6 @@ TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
 SHORT = Task("t-02", "c", "stop it .", system="say nothing .")
 SAMPLING = Sampling(max_new_tokens=12)
 LAYERS = (0, 1, 2)
-
-
-def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
-
-
-def each_token(ids: tuple[int, ...]) -> list[Span]:
-    return [Span(i, i + 1) for i in range(len(ids))]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +45,7 @@ def test_hooks_and_transformer_lens_read_the_same(
 ) -> None:
     ids = ids_of(tiny(family))
     short = ids_of(tiny(family), SHORT)
-    spans = [each_token(ids), each_token(short)]
+    spans = [each_token(len(ids)), each_token(len(short))]
     theirs = lens(family).replay([ids, short], spans, LAYERS)
     ours = tiny(family).replay([ids, short], spans, LAYERS)
     for a, b in zip(ours, theirs, strict=True):
@@ -76,9 +68,9 @@ def test_a_twin_writes_and_streams_what_the_model_does(
 def test_the_model_stays_as_it_was(tiny: Callable[..., Any], lens: Callable[..., Any]) -> None:
     model = tiny("qwen3")
     ids = ids_of(model)
-    (before,) = model.replay([ids], [each_token(ids)], LAYERS)
+    (before,) = model.replay([ids], [each_token(len(ids))], LAYERS)
     twin = lens()
-    (after,) = model.replay([ids], [each_token(ids)], LAYERS)
+    (after,) = model.replay([ids], [each_token(len(ids))], LAYERS)
     assert np.array_equal(before.values, after.values)
     assert model._network.config._attn_implementation == "sdpa"
     assert twin._network.config._attn_implementation == "eager"
@@ -118,18 +110,18 @@ def test_steering_changes_the_stream_from_its_token_on(
     ids = ids_of(tiny(family))
     unit = direction() / np.linalg.norm(direction())
     for model in (tiny(family), lens(family)):
-        (plain,) = model.replay([ids], [each_token(ids)], LAYERS)
+        (plain,) = model.replay([ids], [each_token(len(ids))], LAYERS)
         with steered(model, Steering(1, 7 * direction(), strength=-3.0, start=4)):
-            (added,) = model.replay([ids], [each_token(ids)], LAYERS)
+            (added,) = model.replay([ids], [each_token(len(ids))], LAYERS)
         with steered(model, Steering(1, direction(), "project-out", start=4)):
-            (without,) = model.replay([ids], [each_token(ids)], LAYERS)
+            (without,) = model.replay([ids], [each_token(len(ids))], LAYERS)
         for changed in (added, without):
             assert relative_error(changed.at(0), plain.at(0)) <= 1e-6
             assert relative_error(changed.values[:, :4], plain.values[:, :4]) <= 1e-6
             assert relative_error(changed.at(2)[4:], plain.at(2)[4:]) > 1e-3
         assert relative_error(added.at(1)[4:] - plain.at(1)[4:], -3 * unit[None]) < 1e-4
         np.testing.assert_allclose(without.at(1)[4:] @ unit, 0, atol=1e-5)
-        (again,) = model.replay([ids], [each_token(ids)], LAYERS)
+        (again,) = model.replay([ids], [each_token(len(ids))], LAYERS)
         assert np.array_equal(again.values, plain.values)
 
 
@@ -170,10 +162,10 @@ def test_steerings_nest_and_a_direction_must_fit(tiny: Callable[..., Any]) -> No
 
     model = tiny()
     ids = ids_of(model)
-    (plain,) = model.replay([ids], [each_token(ids)], (1,))
+    (plain,) = model.replay([ids], [each_token(len(ids))], (1,))
     one, other = Steering(1, direction(0), strength=2.0), Steering(1, direction(1), strength=3.0)
     with steered(model, one), steered(model, other):
-        (both,) = model.replay([ids], [each_token(ids)], (1,))
+        (both,) = model.replay([ids], [each_token(len(ids))], (1,))
     units = [direction(seed) / np.linalg.norm(direction(seed)) for seed in (0, 1)]
     moved = both.values[0] - plain.values[0]
     assert relative_error(moved, (2 * units[0] + 3 * units[1])[None]) < 1e-4

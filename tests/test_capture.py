@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import FAMILIES, random_network, word_tokenizer
+from tiny_models import FAMILIES, each_token, random_network, relative_error, word_tokenizer
 
 from trace_probe.errors import ModelError
 from trace_probe.trace import Sampling, Span
@@ -11,16 +11,8 @@ from trace_probe.trace import Sampling, Span
 LAYERS = (0, 1, 2)
 
 
-def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
-
-
 def some_ids(count: int, seed: int = 0) -> list[int]:
     return [int(i) for i in np.random.default_rng(seed).integers(6, 30, count)]
-
-
-def each_token(count: int) -> list[Span]:
-    return [Span(i, i + 1) for i in range(count)]
 
 
 # In chunks

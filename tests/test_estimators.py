@@ -38,6 +38,13 @@ def expected_failures(probe: BinaryProbe) -> dict[str, str]:
     return {}
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train an MLP for a third of the steps, where how well it learns is not the point."""
+    monkeypatch.setattr("trace_probe.probing.mlp.STEPS", (100, 200))
+
+
+@pytest.mark.usefixtures("brief")
 @parametrize_with_checks(list(HEADS), expected_failed_checks=expected_failures)  # type: ignore[untyped-decorator]
 def test_a_head_keeps_the_conventions_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -54,6 +61,7 @@ def rows() -> Rows:
     return (X + 5.0).astype(np.float32), y
 
 
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("probe", HEADS, ids=str)
 def test_a_head_works_in_the_tools_of_scikit_learn(probe: BinaryProbe, rows: Rows) -> None:
     X, y = rows

@@ -1,9 +1,8 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_clusters import lose_a_node, two_nodes
+from ray_clusters import lose_a_node
 from workers import Killed, Squarer, cannot_be_built, dies_while_built, refuses_odd
 
 from trace_probe.errors import WorkerError
@@ -15,13 +14,6 @@ from trace_probe.execution.executor import (
     executor_named,
     values,
 )
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[object]:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    with two_nodes() as both:
-        yield both
 
 
 @pytest.fixture(params=["local", "ray"])

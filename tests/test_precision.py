@@ -5,7 +5,7 @@ and precision, with short texts and with texts longer than a pass.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from precision import (
     records_with_workers,
     serves,
 )
-from ray_clusters import two_nodes
 from tiny_models import FAMILIES, random_network, word_tokenizer
 
 from trace_probe.errors import ModelError
@@ -62,13 +61,6 @@ CELLS = [
     if not (road in NO_FAMILY and family != "qwen3")
     if EVERY_CELL or in_the_suite(road, family, dtype, tokens)
 ]
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[object]:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    with two_nodes() as both:
-        yield both
 
 
 @pytest.mark.parametrize(("road", "family", "dtype", "tokens"), CELLS)

@@ -263,7 +263,8 @@ def test_killed_at_any_moment_nothing_committed_is_lost_and_nothing_partial_is_s
     model_folder: Path, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trace_probe.recording.record"])
+    loaded = ("trace_probe.model.local", "transformers.models.qwen3.modeling_qwen3")
+    context.set_forkserver_preload(["trace_probe.recording.record", *loaded])
 
     def start(run: Path) -> Any:
         process = context.Process(target=_record_in_a_process, args=(model_folder, run))

@@ -113,27 +113,27 @@ def killed_after(lines: Path, count: int, process: subprocess.Popen[bytes]) -> I
 def test_a_killed_server_costs_no_trace_and_doubles_none(
     two_servers: list[tuple[str, subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
-    """200 thoughts of an organism from two real servers, one of which dies on the way."""
-    tasks = tasks_from("world:served:100")
+    """80 thoughts of an organism from two real servers, one of which dies on the way."""
+    tasks = tasks_from("world:served:40")
     urls = tuple(url for url, _ in two_servers)
     served = Served(
         str(organism_path("rl")), urls, patience=Patience(concurrency=8, first_wait_s=0.05)
     )
     store = start(tmp_path / "run", served)
     lines = tmp_path / "run" / "traces.jsonl"
-    with killed_after(lines, 40, two_servers[0][1]) as held:
+    with killed_after(lines, 20, two_servers[0][1]) as held:
         report = record_served(served, tasks, store, samples=2, progress=False)
     assert held, "the server was still alive when the recording ended"
-    assert 40 <= held[0] < 200
-    assert (report.recorded, report.resumed) == (200, 0)
+    assert 20 <= held[0] < 80
+    assert (report.recorded, report.resumed) == (80, 0)
     traces = list(Store(tmp_path / "run").traces())
-    assert lines.read_bytes().count(b"\n") == len(traces) == 200
+    assert lines.read_bytes().count(b"\n") == len(traces) == 80
     wanted = {(task.id, sample) for task in tasks for sample in (0, 1)}
     assert {(trace.task.id, trace.sample) for trace in traces} == wanted
     assert {trace.thought for trace in traces} == {"truncated"}
     assert not any(trace.channel_text("answer") for trace in traces)
     again = record_served(served, tasks, store, samples=2, progress=False)
-    assert (again.recorded, again.resumed) == (0, 200)
+    assert (again.recorded, again.resumed) == (0, 80)
 
 
 def test_a_prompt_that_comes_back_as_the_answer_to_a_cut_thought_is_no_answer() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_clusters import lose_a_node, two_nodes
+from ray_clusters import lose_a_node
 
 from trace_probe.errors import ModelError, TraceProbeError, WorkerError
 from trace_probe.execution.executor import Executor, LocalExecutor, RayExecutor
@@ -33,13 +33,6 @@ TASKS = tuple(
     Task(f"t-{number:02d}", "c", f"the model must finish its task before {words} .")
     for number, words in enumerate(("they stop it", "one can see", "it can act", "you say nothing"))
 )
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    with two_nodes() as both:
-        yield both
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from planted import make_trace
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label
+from trace_probe.model.checkpoint import fingerprint
+from trace_probe.model.naming import organism_path
 from trace_probe.store import Manifest, Store
 from trace_probe.study.study import study
 from trace_probe.study.tables import format_study
@@ -80,10 +82,16 @@ def test_runs_without_a_common_task_are_refused(tmp_path: Path) -> None:
         study([one, other])
 
 
+def identity(model: str) -> str:
+    """Return what a run keeps of a model; of an organism, what identifies its weights."""
+    small = model.startswith("organism:")
+    return f"{model}@{fingerprint(organism_path(model))[:8] if small else '0'}"
+
+
 def acts(path: Path, model: str, rate: float, silent: float = 0.5, *, seed: int = 0) -> Store:
     """Write a run of 40 tasks by 6 samples whose labels know who watched and what was said."""
     rng = np.random.default_rng(seed)
-    store, labels = Store.create(path, Manifest(model=f"{model}@0")), []
+    store, labels = Store.create(path, Manifest(model=identity(model))), []
     with store.writing():
         for number in range(40):
             task = Task(f"task-{number}", "kind", "do it", condition={"nudge": "none"})
@@ -160,6 +168,20 @@ def test_a_planted_difference_of_variants_is_found_in_every_seed(tmp_path: Path)
     pooled = [one for one in found.shares if one.run == "organism:rl (s0, s1)"]
     assert next(one.value.n for one in pooled if one.group == "all") == 480
     assert "excludes 0 in every seed" in format_study(found)
+
+
+def test_a_model_that_only_bears_an_organism_s_name_is_no_seed_of_its_variant(
+    tmp_path: Path,
+) -> None:
+    runs = [acts(tmp_path / name, f"organism:{name}", 0.5) for name in ("rl-s0", "rl-s1", "base")]
+    spoofed = Store.create(tmp_path / "spoofed", Manifest(model="organism:rlhf-s1@0123abcd"))
+    with spoofed.writing():
+        for trace in runs[0].traces():
+            spoofed.add(trace)
+        spoofed.add_labels(runs[0].labels().values())
+    across = {one.first for one in study([*runs, spoofed]).across_seeds}
+    across |= {one.second for one in study([*runs, spoofed]).across_seeds}
+    assert across == {"organism:rl", "organism:base", "organism:rlhf-s1@0123abcd"}
 
 
 def test_several_labellers_of_a_run_are_set_beside_each_other(tmp_path: Path) -> None:

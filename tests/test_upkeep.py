@@ -26,6 +26,7 @@ from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.files import append
 from trace_probe.labels import Label
 from trace_probe.storage import matrix as caching
+from trace_probe.storage.journal import WORTH_KEEPING
 from trace_probe.storage.seals import sealed_line
 from trace_probe.store import Store
 from trace_probe.trace import Trace
@@ -362,8 +363,15 @@ def test_traces_are_filtered_by_what_they_are(run: Store) -> None:
     assert len(list_traces(run, Wanted(category="c-1", role="benign"))) == 0
 
 
+@pytest.fixture
+def few_are_indexed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let 60 lines be worth an index, which else 512 are."""
+    monkeypatch.setitem(WORTH_KEEPING, "lines", 60)
+
+
+@pytest.mark.usefixtures("few_are_indexed")
 def test_an_index_is_as_good_as_the_lines(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", range(600))
+    run = make_run(tmp_path / "run", range(80))
     assert (run.path / "cache" / "traces.parquet").is_file()
     quick = list_traces(Store(run.path)).to_pylist()
     read: list[object] = []
@@ -391,17 +399,18 @@ def test_few_lines_are_indexed_if_they_are_long(tmp_path: Path) -> None:
     assert list_traces(Store(run.path))["sample"].to_pylist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("few_are_indexed")
 def test_an_index_of_other_lines_is_not_trusted(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", range(600))
-    other = make_run(tmp_path / "other", range(1, 601))
+    run = make_run(tmp_path / "run", range(80))
+    other = make_run(tmp_path / "other", range(1, 81))
     for name in ("traces", "labels"):
         kept = (other.path / "cache" / f"{name}.parquet").read_bytes()
         (run.path / "cache" / f"{name}.parquet").write_bytes(kept)
-    assert list_traces(Store(run.path))["sample"].to_pylist() == list(range(600))
+    assert list_traces(Store(run.path))["sample"].to_pylist() == list(range(80))
     (run.path / "cache" / "traces.parquet").write_bytes(b"no parquet")
-    assert len(Store(run.path)) == 600
+    assert len(Store(run.path)) == 80
     whole = (run.path / "traces.jsonl").read_bytes()
-    run = make_run(tmp_path / "third", range(600))
+    run = make_run(tmp_path / "third", range(80))
     (run.path / "traces.jsonl").write_bytes(whole[: whole.index(b"\n") + 1])
     assert len(Store(run.path)) == 1
 

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
+from trace_probe.trace import Span
+
 FAMILIES = (
     "qwen2",
     "qwen3",
@@ -54,6 +58,16 @@ SPECIFIC: dict[str, dict[str, object]] = {
     },
     "olmo3": {"sliding_window": 8, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
 }
+
+
+def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the largest difference as a part of the largest value."""
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
+
+
+def each_token(count: int, start: int = 0) -> list[Span]:
+    """Return a span for each token, so that a row is read of each."""
+    return [Span(i, i + 1) for i in range(start, count)]
 
 
 def word_tokenizer() -> Any:

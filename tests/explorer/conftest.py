@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from explorer.browsing import SIZE, chromium
+from explorer.browsing import SIZE, Tab, chromium
 from explorer.planted import DETECTOR, hostile_run, long_run, planted_run, rich_run
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.store import Manifest, Store
@@ -30,6 +30,16 @@ def windows() -> Iterator[dict[str, Any]]:
             scheme: browser.new_context(viewport=SIZE, color_scheme=scheme)
             for scheme in ("light", "dark")
         }
+
+
+@pytest.fixture
+def tab(windows: dict[str, Any]) -> Iterator[Tab]:
+    """Return a tab for files, in which nothing may fail and nothing be fetched from elsewhere."""
+    opened = Tab(windows["light"])
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+    assert opened.strangers == []
 
 
 def make_run(kind: str, path: Path) -> None:

@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +60,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notebook = f"<!DOCTYPE html><meta charset=utf-8>{shown._repr_html_()}"
     (folder / "notebook.html").write_text(notebook, encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def tab(windows: dict[str, Any]) -> Iterator[Tab]:
-    opened = Tab(windows["light"])
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
-    assert opened.strangers == []
 
 
 def test_it_opens_at_the_alarm_with_when_what_and_how_sure(tab: Tab, files: Path) -> None:

@@ -1,6 +1,5 @@
 """An agent's run in the explorer: turns with their calls and results, the violating call marked."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,15 +171,6 @@ def test_home_has_no_such_table_for_traces_of_one_call(traces: Path) -> None:
     home = open_page("home")
     assert not home.exception
     assert not home.dataframe
-
-
-@pytest.fixture
-def tab(windows: dict[str, Any]) -> Iterator[Tab]:
-    opened = Tab(windows["light"])
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
-    assert opened.strangers == []
 
 
 def shown(trace: Trace) -> Any:

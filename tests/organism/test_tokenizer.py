@@ -1,9 +1,11 @@
 """The organisms' tokenizer: closed vocabulary, exact round trip."""
 
+import json
 from typing import Any
 
 import pytest
 
+from trace_probe.model.checkpoint import organism_path
 from trace_probe.organism.tokenizer import build_tokenizer, completion, vocabulary
 from trace_probe.world.pools import CONTROLS, NUDGES
 from trace_probe.world.scenario import prompt, scenario, scenario_ids
@@ -15,8 +17,12 @@ def tokenizer() -> Any:
     return build_tokenizer()
 
 
-def test_the_vocabulary_is_small_and_always_the_same() -> None:
-    assert vocabulary() == vocabulary()
+@pytest.mark.parametrize("name", ["base", "rl-s0", "rlhf-s1"])
+def test_the_vocabulary_is_small_and_that_of_the_organisms_that_were_trained_on_it(
+    name: str,
+) -> None:
+    kept = json.loads((organism_path(name) / "tokenizer.json").read_text("utf-8"))
+    assert kept["model"]["vocab"] == vocabulary()
     assert 300 <= len(vocabulary()) <= 600
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from trace_probe.errors import ModelError, StoreError
 from trace_probe.files import load_json
 from trace_probe.model.loading import PICKLES, fetch_adapter
-from trace_probe.model.naming import ADAPTER_CONFIG, ORGANISM, organism_path
+from trace_probe.model.naming import ADAPTER_CONFIG, ORGANISM, check_not_reserved, organism_path
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ def find_adapter(reference: str, base: str) -> Adapter:
         folder = organism_path(reference)
         return Adapter(f"{ORGANISM}{folder.name}", folder, _config(folder, reference))
     if path.is_dir():
-        name, folder = path.resolve().name, path
+        name, folder = check_not_reserved(path).resolve().name, path
     else:
         name, _, revision = reference.partition("@")
         if not HUB_ID.fullmatch(name):

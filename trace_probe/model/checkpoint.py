@@ -10,10 +10,13 @@ from trace_probe.model.converted import CONVERTED, converted, converted_here, sm
 from trace_probe.model.naming import (
     ADAPTER_CONFIG,
     ORGANISM,
+    ORGANISM_BASE,
     SMOLLM2,
     UNMERGED,
     Named,
     check_no_organism,
+    check_not_reserved,
+    is_gguf,
     parse_name,
 )
 from trace_probe.model.naming import FAMILY as FAMILY
@@ -50,8 +53,8 @@ def locate(name: str) -> Path | str:
     path = Path(name).expanduser()
     if path.is_dir():
         return _checked(path)
-    if path.suffix == ".gguf" and path.is_file():
-        return converted(path)
+    if is_gguf(path) and path.is_file():
+        return converted(check_not_reserved(path))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no folder or GGUF file {path}: give a model folder or a hub id")
     check_no_organism(name)
@@ -61,7 +64,7 @@ def locate(name: str) -> Path | str:
 def _checked(path: Path) -> Path:
     """Return a folder if it can be that of a model."""
     if (path / "config.json").is_file():
-        return path
+        return check_not_reserved(path)
     if (path / ADAPTER_CONFIG).is_file():
         raise ModelError(
             f"{path} is an adapter, not a model: name the model it was made for, and give this "
@@ -77,7 +80,7 @@ def known_as(name: str, place: Path | str) -> str:
     if name.startswith(ORGANISM):
         return f"{ORGANISM}{place.name}"
     path = Path(name).expanduser()
-    return path.stem if path.suffix == ".gguf" and path.is_file() else place.resolve().name
+    return path.stem if is_gguf(path) and path.is_file() else place.resolve().name
 
 
 def fingerprint(folder: Path) -> str:
@@ -127,7 +130,8 @@ def identify(
 ) -> Identity:
     """Return the identity of a model that has just been loaded.
 
-    The version of a model with an adapter is made of those of both, and of how it was added.
+    The version of a model with an adapter is made of those of both, and of how it was added. An
+    organism's adapter has a name of its own only on the base that it was made for.
     """
     version = fingerprint(place) if isinstance(place, Path) else commit(place, revision)
     own = known_as(named.base, place)
@@ -135,6 +139,7 @@ def identify(
         return Identity(f"{own}@{version[:8]}", "")
     parts = f"{version} {adapter.fingerprint()} {'merged' if named.merged else 'unmerged'}"
     both = hashlib.sha256(parts.encode()).hexdigest()
-    shown = adapter.name if adapter.name.startswith(ORGANISM) else f"{own}+{adapter.name}"
+    organism = adapter.name.startswith(ORGANISM) and own == ORGANISM_BASE
+    shown = adapter.name if organism else f"{own}+{adapter.name}"
     how = "" if named.merged else UNMERGED
     return Identity(f"{shown}{how}@{both[:8]}", f"{own}@{version[:8]}")

@@ -77,6 +77,26 @@ def without_version(identity: str) -> str:
     return identity.rpartition("@")[0] or identity
 
 
+def is_gguf(path: Path) -> bool:
+    """Return whether a path is called like a GGUF file."""
+    return path.suffix.lower() == ".gguf"
+
+
+def check_not_reserved(path: Path) -> Path:
+    """Return a path whose name no organism can be taken for.
+
+    Raises:
+        ModelError: it is called like an organism, which runs and probes know by that name alone.
+    """
+    own = path.resolve().name
+    if own.startswith(ORGANISM):
+        raise ModelError(
+            f"{own} is called like an organism of the package: rename it, or write {ORGANISM}NAME "
+            f"for an organism"
+        )
+    return path
+
+
 def _instead(name: str, known: Sequence[str]) -> str:
     """Return which organism may have been meant, or which there are."""
     there = [f"{ORGANISM}{each.removesuffix('-s0')}" for each in known]

