@@ -3,14 +3,14 @@
 import ctypes
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Figures, run
 from benchmarks.spread import Spread, in_turns
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.model.devices import STATUS, status_bytes
@@ -45,7 +45,7 @@ class CapturePlan:
 
 
 @dataclass(frozen=True)
-class CaptureBench:
+class CaptureBench(Figures):
     """Everything measured."""
 
     plan: CapturePlan
@@ -58,38 +58,30 @@ class CaptureBench:
     peak_bytes: dict[str, dict[int, int]]
     """By family and tokens of one trace: the highest memory above the loaded network."""
 
+    @property
     def ratios(self) -> dict[str, Spread]:
         """Return how many times longer than the bare pass each way took, round by round."""
         return _over_bare(self.seconds)
 
+    @property
     def half_ratios(self) -> dict[str, Spread]:
         """Return how many times longer than the bare pass four layers took in bfloat16."""
         return {name: _over_bare(taken)[FOUR] for name, taken in self.half_seconds.items()}
 
-    def against_transformer_lens(self) -> dict[str, Spread]:
+    @property
+    def transformer_lens(self) -> dict[str, Spread]:
         """Return how many times longer than four layers here its cache of the same took."""
         found = {}
         for name, seconds in (("short", self.seconds), ("long", self.long_seconds)):
             found[name] = Spread.times(seconds["TransformerLens, 4 layers"], seconds[FOUR])
         return found
 
+    @property
     def memory_ratios(self) -> dict[str, float]:
         """Return the peak of the longest trace over that of the shortest, by family."""
         return {
             family: peaks[max(peaks)] / max(peaks[min(peaks)], 1)
             for family, peaks in self.peak_bytes.items()
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what was measured and what follows from it."""
-        return {
-            **asdict(self),
-            "ratios": {name: asdict(spread) for name, spread in self.ratios().items()},
-            "half_ratios": {name: asdict(spread) for name, spread in self.half_ratios().items()},
-            "transformer_lens": {
-                name: asdict(spread) for name, spread in self.against_transformer_lens().items()
-            },
-            "memory_ratios": self.memory_ratios(),
         }
 
 
@@ -210,28 +202,24 @@ def format_capture(bench: CaptureBench) -> str:
     lines = [
         f"{plan.traces} traces of {plan.tokens} tokens, {plan.layers} blocks {plan.width} wide, "
         f"{plan.repeats} rounds; processor time, as a multiple of the bare pass",
-        *(_row(name, spread) for name, spread in bench.ratios().items()),
+        *(f"{name:28}{spread:.3f}" for name, spread in bench.ratios.items()),
         "",
         f"4 layers in bfloat16, as a multiple of the bare pass; long is {plan.long_tokens} tokens "
         f"on {plan.few_layers} blocks",
-        *(_row(name, spread) for name, spread in bench.half_ratios().items()),
+        *(f"{name:28}{spread:.3f}" for name, spread in bench.half_ratios.items()),
         "",
         "TransformerLens run_with_cache over the same four layers here",
-        *(_row(name, spread) for name, spread in bench.against_transformer_lens().items()),
+        *(f"{name:28}{spread:.3f}" for name, spread in bench.transformer_lens.items()),
     ]
     if any(bench.peak_bytes.values()):
         lines += ["", "peak memory above the loaded network, one trace"]
-    for family, ratio in (bench.memory_ratios() if lines[-1].startswith("peak") else {}).items():
+    for family, ratio in (bench.memory_ratios if lines[-1].startswith("peak") else {}).items():
         shown = ", ".join(
             f"{tokens} tokens {peak / 2**20:.0f} MiB"
             for tokens, peak in bench.peak_bytes[family].items()
         )
         lines.append(f"{family:28}{ratio:.2f} times ({shown})")
     return "\n".join(lines)
-
-
-def _row(name: str, spread: Spread) -> str:
-    return f"{name:28}{spread.median:.3f} ({spread.lowest:.3f} to {spread.highest:.3f})"
 
 
 if __name__ == "__main__":

@@ -8,9 +8,19 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import Field, fields
-from typing import Any
+from typing import Any, cast
 
 from trace_probe.files import plain
+
+
+class Figures:
+    """Base class of results, which are dataclasses: what follows from the fields is a property."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured and what follows from it, as plain values."""
+        measured = [each.name for each in fields(cast(Any, self))]
+        follows = [name for name, one in vars(type(self)).items() if isinstance(one, property)]
+        return {name: plain(getattr(self, name)) for name in (*measured, *follows)}
 
 
 def run(

@@ -5,13 +5,12 @@ pay for what is drawn, so that the ratio grows with the prefix and shrinks with 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Figures, run
 from benchmarks.spread import Spread, in_turns
 from trace_probe.emergence.continuers import branch_of
 from trace_probe.emergence.oracle import OraclePlan, choose, wanted
@@ -45,7 +44,7 @@ class ContinuationPlan:
 
 
 @dataclass(frozen=True)
-class Race:
+class Race(Figures):
     """Both ways on the same prefixes."""
 
     model: str
@@ -60,6 +59,7 @@ class Race:
     seconds: dict[str, tuple[float, ...]]
     """Processor seconds of each way and round; in a round the ways come in turns."""
 
+    @property
     def in_tokens(self) -> float:
         """Return how many times the tokens are read: the ratio, if all cost the same.
 
@@ -68,25 +68,18 @@ class Race:
         read_once = sum(self.prefixes)
         return (self.continuations * read_once + self.drawn) / (read_once + self.drawn)
 
+    @property
     def ratio(self) -> Spread:
         """Return how many times longer reading the text again took, round by round."""
         return Spread.times(self.seconds[TEXT], self.seconds[SHARED])
 
 
 @dataclass(frozen=True)
-class ContinuationBench:
+class ContinuationBench(Figures):
     """Everything measured."""
 
     plan: ContinuationPlan
     races: tuple[Race, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what was measured and what follows from it."""
-        races = [
-            {**asdict(race), "ratio": asdict(race.ratio()), "in_tokens": race.in_tokens()}
-            for race in self.races
-        ]
-        return {"plan": asdict(self.plan), "races": races}
 
 
 def bench_continuation(plan: ContinuationPlan, say: Say) -> ContinuationBench:
@@ -141,7 +134,7 @@ def _race(
         sum(alike) / len(alike),
         in_turns(ways, rounds),
     )
-    say(f"{model.name}, {_median(race.prefixes)} tokens: {race.ratio().median:.1f} times")
+    say(f"{model.name}, {_median(race.prefixes)} tokens: {race.ratio.median:.1f} times")
     return race
 
 
@@ -153,7 +146,7 @@ def _from_text(
         model.generate(
             [branch.prefix] * len(branch.seeds),
             branch.seeds,
-            Sampling(sampling.seed, sampling.temperature, sampling.top_p, branch.room),
+            replace(sampling, max_new_tokens=branch.room),
         )
         for branch in branches
     ]
@@ -169,14 +162,14 @@ def format_continuation(bench: ContinuationBench) -> str:
     lines = [
         f"{plan.continuations} continuations of each prefix, {plan.rounds} rounds: how many times "
         f"the processor time it takes when each reads its prefix again",
-        f"{'':26}{'prefixes':>10}{'tokens':>8}{'drawn':>8}{'times':>8}{'in tokens':>11}",
+        f"{'':26}{'prefixes':>10}{'tokens':>8}{'drawn':>8}{'in tokens':>11}  times",
     ]
     for race in bench.races:
-        ratio, count = race.ratio(), len(race.prefixes) * race.continuations
+        count = len(race.prefixes) * race.continuations
         lines.append(
             f"{race.model[:25]:26}{len(race.prefixes):>10}{_median(race.prefixes):>8}"
-            f"{race.drawn / count:>8.0f}{ratio.median:>8.1f}{race.in_tokens():>11.1f}  "
-            f"{ratio.lowest:.1f} to {ratio.highest:.1f}, {race.same:.1%} the same to the token"
+            f"{race.drawn / count:>8.0f}{race.in_tokens:>11.1f}  {race.ratio:.1f}, "
+            f"{race.same:.1%} the same to the token"
         )
     return "\n".join(lines)
 

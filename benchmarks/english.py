@@ -114,17 +114,9 @@ def known(trace: Trace, label: Label) -> tuple[OraclePoint, ...]:
 
 def text(found: Found) -> str:
     """Return the figures, a line each."""
-    rows = {
-        "prompts with both outcomes": found.script.mixed,
-        "traces that take back a choice": found.script.taken_back,
-        "traces that leap by more than .5 in one sentence": found.script.leaps,
-    }
-    rows |= {f"rate with less rate without: {n}": m for n, m in found.script.facts.items()}
-    for part in found.script.apart:
-        rows[f"siblings apart after {part} of the thought"] = found.script.apart[part]
-        rows[f"within-prompt AUROC of the chance after {part}"] = found.script.ranked[part]
+    rows = found.script.rows("chance")
     lines = [f"{found.traces} scripted traces, {found.instrumental:.3f} of them instrumental"]
-    lines += [f"{name:<50}{shown(value)}" for name, value in rows.items()]
+    lines += [f"{name:<59}{shown(value)}" for name, value in rows.items()]
     return "\n".join([*lines, *([f"model: {found.model}"] if found.model else [])])
 
 

@@ -160,9 +160,9 @@ class Walk:
         """Return every quantity but memory."""
         self.page = self.window.new_page()
         self.page.on("websocket", self._listen)
-        self.first_list = self.list_by_link()
+        self.first_list = self._by_link(f"traces?p={DETECTOR}", LIST)
         self.say(f"first list {self.first_list:.2f} s")
-        self.first_trace = self.trace_by_link()
+        self.first_trace = self._by_link(f"trace?t={LONG}&p={DETECTOR}", READY)
         found = {"list": self._repeat(self.list_by_nav)}
         found["search"] = tuple(self.search(words) for words in SOUGHT[: self.repeats])
         found["bare"] = self._repeat(self.bare)
@@ -189,29 +189,24 @@ class Walk:
     def _wait(self, selector: str) -> None:
         self.page.wait_for_selector(selector, timeout=PATIENCE_MS)
 
-    def list_by_link(self) -> float:
-        """Load the page of all traces as a link does."""
+    def _by_link(self, path: str, selector: str) -> float:
         begin = time.perf_counter()
-        self.page.goto(f"{self.address}/traces?p={DETECTOR}")
-        self._wait(LIST)
+        self.page.goto(f"{self.address}/{path}")
+        self._wait(selector)
         return time.perf_counter() - begin
 
-    def trace_by_link(self) -> float:
-        """Load the long trace as a link does."""
-        begin = time.perf_counter()
-        self.page.goto(f"{self.address}/trace?t={LONG}&p={DETECTOR}")
-        self._wait(READY)
-        return time.perf_counter() - begin
-
-    def list_by_nav(self) -> float:
-        """Go from Home to the page of all traces."""
+    def _from_home(self, name: str, selector: str) -> float:
         self.page.get_by_role("link", name="Home", exact=True).click()
         self._wait("h1")
         self._settle()
         begin = time.perf_counter()
-        self.page.get_by_role("link", name="Traces", exact=True).click()
-        self._wait(LIST)
+        self.page.get_by_role("link", name=name, exact=True).click()
+        self._wait(selector)
         return time.perf_counter() - begin
+
+    def list_by_nav(self) -> float:
+        """Go from Home to the page of all traces."""
+        return self._from_home("Traces", LIST)
 
     def search(self, words: str) -> float:
         """Look for words in every text, from the key to the shorter list; then take them away."""
@@ -231,13 +226,7 @@ class Walk:
 
     def bare(self) -> float:
         """Go from Home to About, which has nothing of the run to show: what any page costs."""
-        self.page.get_by_role("link", name="Home", exact=True).click()
-        self._wait("h1")
-        self._settle()
-        begin = time.perf_counter()
-        self.page.get_by_role("link", name="About", exact=True).click()
-        self._wait(f"h1:has-text('{ABOUT}')")
-        return time.perf_counter() - begin
+        return self._from_home("About", f"h1:has-text('{ABOUT}')")
 
     def trace_from_list(self) -> tuple[float, int]:
         """Find the long trace in the list and open it; return seconds and bytes received."""

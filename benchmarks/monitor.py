@@ -4,12 +4,12 @@ import copy
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Figures, run
 from benchmarks.spread import Spread
 from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.facts import ModelFacts
@@ -46,7 +46,7 @@ class MonitorPlan:
 
 
 @dataclass(frozen=True)
-class MonitorBench:
+class MonitorBench(Figures):
     """Time for each token of each round."""
 
     model: str
@@ -56,6 +56,7 @@ class MonitorBench:
     seconds: dict[str, tuple[float, ...]]
     """Medians of a round's tokens are not taken: what is done every few tokens would be lost."""
 
+    @property
     def overhead(self) -> dict[str, Spread]:
         """Return by how much longer than without a probe each way took, round by round."""
         bare = self.seconds[BARE]
@@ -64,11 +65,6 @@ class MonitorBench:
             for name, taken in self.seconds.items()
             if name != BARE
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what was measured and what follows from it."""
-        overhead = {name: asdict(spread) for name, spread in self.overhead().items()}
-        return {**asdict(self), "overhead": overhead}
 
 
 def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
@@ -201,13 +197,13 @@ def _head(name: str, width: int, rng: np.random.Generator) -> LinearProbe | MLPP
 
 def format_monitor(found: MonitorBench) -> str:
     """Return a table of time for each token."""
-    written, overhead = np.array(found.tokens), found.overhead()
+    written, overhead = np.array(found.tokens), found.overhead
     head = f"{found.model} on {found.device}, {len(written)} rounds, {written.sum():,} tokens each"
-    rows = [f"{'':20} {'ms a token':>11} {'overhead':>9}  between rounds"]
+    rows = [f"{'':20} {'ms a token':>11}   overhead, between rounds"]
     for name, seconds in found.seconds.items():
         each = float(np.median(np.array(seconds) / written * 1e3))
         more = overhead.get(name)
-        shown = f" {more.median:9.1%}  {more.lowest:.1%} to {more.highest:.1%}" if more else ""
+        shown = f"  {more:.1%}" if more else ""
         rows.append(f"{name:20} {each:11.3f}{shown}")
     return "\n".join([head, *rows])
 

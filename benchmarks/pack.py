@@ -14,7 +14,7 @@ threshold; and the hard-negative tasks, for which nothing is promised.
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +105,6 @@ class PackFigures:
     halves: tuple[Half, ...]
     left: tuple[Left, ...]
     refusal: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def measure(plan: PackPlan, say: Say) -> PackFigures:

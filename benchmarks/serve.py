@@ -16,11 +16,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import run
+from benchmarks.command import Figures, run
 from trace_probe.errors import ServerError
 
 Say = Callable[[str], None]
@@ -38,7 +39,7 @@ class LoadPlan:
 
 
 @dataclass(frozen=True)
-class Load:
+class Load(Figures):
     """What came of it."""
 
     streams: int
@@ -66,21 +67,6 @@ class Load:
     def growth(self) -> float:
         """Return by what share memory grew from the second quarter to the last."""
         return self.memory_mb[-1] / self.memory_mb[0] - 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything by name."""
-        more = {"tokens_per_second": self.tokens_per_second, "memory_growth": self.growth}
-        return asdict(self) | more
-
-
-@dataclass
-class _Tally:
-    """What the clients count together."""
-
-    completed: int = 0
-    wrong: int = 0
-    failed: int = 0
-    tokens: int = 0
 
 
 def bench_serve(plan: LoadPlan, say: Say) -> Load:
@@ -151,22 +137,33 @@ async def _load(plan: LoadPlan, url: str, pid: int, say: Say) -> Load:
         ask = _asker(client, model, plan)
         alone = [await ask(stream) for stream in range(plan.streams)]
         say(f"all {plan.streams} at once for {plan.seconds:.0f} s")
-        tally, firsts, counts = _Tally(), list[float](), [0] * plan.streams
+        heard: list[list[_Said | None]] = [[] for _ in range(plan.streams)]
         began = time.monotonic()
         end = began + plan.seconds
 
         async def client_of(stream: int) -> None:
             while time.monotonic() < end:
-                await _once(ask, stream, alone[stream], tally, firsts)
-                counts[stream] += 1
+                heard[stream].append(await _once(ask, stream))
 
         watching = asyncio.create_task(_memory(pid, end))
         await asyncio.gather(*(client_of(stream) for stream in range(plan.streams)))
         memory = await watching
     took = time.monotonic() - began
-    first = statistics.median(firsts) if firsts else float("nan")
-    counted = (tally.completed, tally.wrong, tally.failed, tally.tokens)
-    return Load(plan.streams, took, *counted, first, min(counts), max(counts), memory)
+    pairs = [(said, own) for own, each in zip(alone, heard, strict=True) for said in each]
+    whole = [(said, own) for said, own in pairs if said is not None]
+    counts = [len(each) for each in heard]
+    return Load(
+        plan.streams,
+        took,
+        completed=len(whole),
+        wrong=sum(said != own for said, own in whole),
+        failed=len(pairs) - len(whole),
+        tokens=sum(said.tokens for said, _ in whole),
+        first_token_s=statistics.median(said.first_s for said, _ in whole) if whole else nan,
+        fewest=min(counts),
+        most=max(counts),
+        memory_mb=memory,
+    )
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ class _Said:
     tokens: int
     risk: str
     """All that the extension said, but for the name of the completion."""
-    first_s: float
+    first_s: float = field(compare=False)
 
 
 QUESTION = "You sort jars. The goal is 18 jars. You do {} a round."
@@ -189,7 +186,7 @@ def _asker(client: Any, model: str, plan: LoadPlan) -> Callable[[int], Any]:  # 
     """Return what asks the question of a stream and puts its chunks together."""
 
     async def ask(stream: int) -> _Said:
-        began, first_s = time.monotonic(), float("nan")
+        began, first_s = time.monotonic(), nan
         parts: dict[str, str] = {"reasoning_content": "", "content": ""}
         risks, tokens = [], 0
         chunks = await client.chat.completions.create(
@@ -216,22 +213,15 @@ def _asker(client: Any, model: str, plan: LoadPlan) -> Callable[[int], Any]:  # 
     return ask
 
 
-async def _once(
-    ask: Callable[[int], Any], stream: int, alone: _Said, tally: _Tally, firsts: list[float]
-) -> None:
-    """Ask once and compare with what was said alone."""
+async def _once(ask: Callable[[int], Any], stream: int) -> _Said | None:
+    """Ask once; return what was said, or None if that ended in an error."""
     from openai import OpenAIError
 
     try:
-        said = await ask(stream)
+        said: _Said = await ask(stream)
     except OpenAIError:
-        tally.failed += 1
-        return
-    tally.completed += 1
-    tally.tokens += said.tokens
-    firsts.append(said.first_s)
-    whole = (said.reasoning, said.answer, said.tokens, said.risk)
-    tally.wrong += whole != (alone.reasoning, alone.answer, alone.tokens, alone.risk)
+        return None
+    return said
 
 
 async def _memory(pid: int, end: float) -> tuple[float, ...]:

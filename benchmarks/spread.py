@@ -19,6 +19,10 @@ class Spread:
         """Return the median of some values, at least one, and how far they spread."""
         return cls(float(median(values)), float(min(values)), float(max(values)))
 
+    def __format__(self, form: str) -> str:
+        """Return the median, and from lowest to highest, each in the same format."""
+        return f"{self.median:{form}} ({self.lowest:{form}} to {self.highest:{form}})"
+
     @classmethod
     def times(cls, these: Iterable[float], those: Iterable[float]) -> "Spread":
         """Return how many times the second the first is, round by round."""

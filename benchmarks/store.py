@@ -247,16 +247,12 @@ def format_store_bench(bench: StoreBench) -> str:
         lines += ["", f"{head:26}MB/s of processor time    of the raw memmap"]
         for name, speed in speeds.items():
             ratio = bench.scan_ratio[reduction][name]
-            lines.append(f"  {name:22}  {_cell(speed, '.0f'):24}  {_cell(ratio, '.2f')}")
+            lines.append(f"  {name:22}  {f'{speed:.0f}':24}  {ratio:.2f}")
     lines += ["", "one layer of one trace    ms"]
-    lines += [f"  {name:22}  {_cell(one, '.2f')}" for name, one in bench.read.items()]
+    lines += [f"  {name:22}  {one:.2f}" for name, one in bench.read.items()]
     lines += ["", f"{plan.listed} traces listed and filtered    ms"]
-    lines += [f"  {name:22}  {_cell(one, '.0f')}" for name, one in bench.listing.items()]
+    lines += [f"  {name:22}  {one:.0f}" for name, one in bench.listing.items()]
     return "\n".join(lines)
-
-
-def _cell(spread: Spread, form: str) -> str:
-    return f"{spread.median:{form}} [{spread.lowest:{form}}, {spread.highest:{form}}]"
 
 
 if __name__ == "__main__":

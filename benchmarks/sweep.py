@@ -2,13 +2,12 @@
 
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Figures, run
 from benchmarks.spread import Spread
 from trace_probe.probing.probe import LinearProbe
 from trace_probe.probing.ridge import Block, ridge_from_moments, ridge_paths, sum_moments
@@ -51,7 +50,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class SweepBench:
+class SweepBench(Figures):
     """Both ways side by side."""
 
     plan: SweepPlan
@@ -62,27 +61,26 @@ class SweepBench:
     peak_bytes: dict[int, int]
     """By number of rows, all read in blocks: the highest memory while moments are summed."""
 
+    @property
     def ratio(self) -> Spread:
         """Return how many times longer scikit-learn took, layer by layer."""
         return Spread.times(
             *([one.seconds for one in way] for way in (self.scikit_learn, self.sweep))
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what was measured and what follows from it."""
-        pairs = list(zip(self.sweep, self.scikit_learn, strict=True))
-        return {
-            **asdict(self),
-            "ratio": asdict(self.ratio()),
-            "auroc_gap": max(theirs.auroc - ours.auroc for ours, theirs in pairs),
-            "extrapolated_seconds": {
-                "sweep": self._whole(self.sweep),
-                "scikit_learn": self._whole(self.scikit_learn),
-            },
-        }
+    @property
+    def auroc_gap(self) -> float:
+        """Return how much AUROC is lost against scikit-learn, at most."""
+        pairs = zip(self.sweep, self.scikit_learn, strict=True)
+        return max(theirs.auroc - ours.auroc for ours, theirs in pairs)
 
-    def _whole(self, grids: Sequence[Grid]) -> float:
-        return float(np.median([grid.seconds for grid in grids])) * self.plan.grid_layers
+    @property
+    def extrapolated_seconds(self) -> dict[str, float]:
+        """Return the time for the whole grid: that of the median layer times the layers."""
+        return {
+            name: float(np.median([grid.seconds for grid in grids])) * self.plan.grid_layers
+            for name, grids in (("sweep", self.sweep), ("scikit_learn", self.scikit_learn))
+        }
 
 
 def bench_sweep(plan: SweepPlan, say: Callable[[str], None]) -> SweepBench:
@@ -186,9 +184,7 @@ def peak_bytes(plan: SweepPlan, count: int) -> int:
 
 def format_bench(bench: SweepBench) -> str:
     """Return the measurement as text."""
-    found = bench.to_json()
-    ratio, whole = found["ratio"], found["extrapolated_seconds"]
-    plan = bench.plan
+    plan, whole = bench.plan, bench.extrapolated_seconds
     lines = [
         f"{plan.layers} layers measured, {len(bench.strengths)} strengths x {bench.folds} folds, "
         f"{plan.rows} x {plan.width} rows; processor seconds a layer",
@@ -199,9 +195,8 @@ def format_bench(bench: SweepBench) -> str:
                 zip(bench.sweep, bench.scikit_learn, strict=True)
             )
         ),
-        f"scikit-learn takes {ratio['median']:.1f} times as long "
-        f"({ratio['lowest']:.1f} to {ratio['highest']:.1f})",
-        f"AUROC lost, at most: {found['auroc_gap']:+.4f}",
+        f"scikit-learn takes so many times as long: {bench.ratio:.1f}",
+        f"AUROC lost, at most: {bench.auroc_gap:+.4f}",
         f"{plan.grid_layers} layers, by multiplication: {whole['sweep']:.0f} s "
         f"against {whole['scikit_learn']:.0f} s",
         *(f"{rows} rows: {peak / 2**20:.0f} MiB" for rows, peak in bench.peak_bytes.items()),

@@ -6,14 +6,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Figures, run
 from benchmarks.monitor import MonitorPlan, random_probe
 from benchmarks.spread import Spread
 from trace_probe.engine.rows import blocks_of
@@ -41,7 +41,7 @@ class VllmPlan:
 
 
 @dataclass(frozen=True)
-class VllmBench:
+class VllmBench(Figures):
     """Processor seconds and seconds of each round of each way and batch."""
 
     model: str
@@ -51,22 +51,15 @@ class VllmBench:
     tokens: dict[str, int]
     """Of a round, by batch."""
 
+    @property
     def speed(self) -> dict[str, dict[str, Spread]]:
         """Return tokens per processor second as a share of those of vLLM alone."""
         return _shares(self.seconds)
 
+    @property
     def by_clock(self) -> dict[str, dict[str, Spread]]:
         """Return tokens per second as a share of those of vLLM alone."""
         return _shares(self.elapsed)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what was measured and what follows from it."""
-        found = {"speed": self.speed(), "by_clock": self.by_clock()}
-        shares = {
-            kind: {b: {way: asdict(one) for way, one in ways.items()} for b, ways in each.items()}
-            for kind, each in found.items()
-        }
-        return {**asdict(self), **shares}
 
 
 def _shares(found: dict[str, dict[str, tuple[float, ...]]]) -> dict[str, dict[str, Spread]]:
@@ -286,15 +279,14 @@ WAYS: dict[str, Callable[[VllmPlan, Path], Write]] = {
 def format_vllm(found: VllmBench) -> str:
     """Return a table of speeds."""
     rows = [f"{'batch':>5} {'':12} {'tokens/s':>9} {'by clock':>9} {'by processor time':>18}"]
-    clock, processors = found.by_clock(), found.speed()
+    clock, processors = found.by_clock, found.speed
     for batch, ways in found.elapsed.items():
         for way in WAYS:
             taken = ways[way]
             each = found.tokens[batch] / float(np.median(taken))
             more = ""
             if way != BARE:
-                a, b = clock[batch][way], processors[batch][way]
-                more = f"{a.median:10.3f} {b.median:6.3f} ({b.lowest:.3f} to {b.highest:.3f})"
+                more = f"{clock[batch][way].median:10.3f} {processors[batch][way]:.3f}"
             rows.append(f"{batch:>5} {way:12} {each:9.1f}{more}")
     return "\n".join([f"{found.model}, tokens as a share of those of vLLM alone", *rows])
 

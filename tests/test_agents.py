@@ -292,7 +292,8 @@ def test_a_state_goes_on_as_it_would_after_an_interruption(model: Any, tmp_path:
 
 def test_tasks_that_need_tools_are_not_recorded_without_them(model: Any, tmp_path: Path) -> None:
     from trace_probe.recording.record import new_manifest, record
-    from trace_probe.recording.served import Served, record_served, served_manifest
+    from trace_probe.recording.served import Served, served_manifest
+    from trace_probe.recording.served_agents import record_from
 
     tasks = [AGENT.under(task) for task in TASKS]
     here = Store.create(tmp_path / "here", new_manifest(model, SAMPLING, layers=LAYERS))
@@ -301,7 +302,7 @@ def test_tasks_that_need_tools_are_not_recorded_without_them(model: Any, tmp_pat
     served = Served("m", ("http://127.0.0.1:1/v1",))
     there = Store.create(tmp_path / "there", served_manifest(served, SAMPLING))
     with pytest.raises(TaskError, match="done with tools .script.: record an agent"):
-        record_served(served, tasks, there, progress=False)
+        record_from(served, tasks, there, progress=False)
 
 
 def test_the_command_records_an_agent_from_a_script(

@@ -52,7 +52,7 @@ def test_four_layers_are_also_read_in_bfloat16(bench: CaptureBench) -> None:
     assert {len(taken) for taken in bench.half_seconds["short"].values()} == {PLAN.repeats}
     taken = bench.half_seconds["long"]
     ratio = taken["4 layers"][0] / taken["bare pass"][0]
-    assert bench.half_ratios()["long"].median == pytest.approx(ratio)
+    assert bench.half_ratios["long"].median == pytest.approx(ratio)
 
 
 def test_all_that_was_measured_is_printed(bench: CaptureBench) -> None:

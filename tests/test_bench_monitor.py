@@ -62,7 +62,7 @@ def test_each_way_writes_the_same_tokens_and_both_guards_have_an_overhead(
         assert ways[BARE] - 1 == ways[ONE] == ways[EIGHT]  # it tells of the prompt's last token
     assert found.tokens == tuple(ways[ONE] - 1 for ways in written[1:])  # the first is not timed
     assert all(len(each) == PLAN.rounds for each in found.seconds.values())
-    assert set(found.overhead()) == {ONE, EIGHT}
+    assert set(found.overhead) == {ONE, EIGHT}
     raw = json.loads(json.dumps(found.to_json()))
     for name in (ONE, EIGHT):
         ratios = [a / b - 1 for a, b in zip(found.seconds[name], found.seconds[BARE], strict=True)]

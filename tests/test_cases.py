@@ -16,7 +16,7 @@ from trace_probe.errors import TraceError
 from trace_probe.interop.transcripts import import_transcripts, read_transcripts
 from trace_probe.labels import Label
 from trace_probe.model.reply import Odd, read_reply
-from trace_probe.recording.served import Made, completed, report_of
+from trace_probe.recording.served import Made, completed
 from trace_probe.store import Store
 from trace_probe.text.channels import format_of
 from trace_probe.text.parts import cut_words
@@ -284,4 +284,4 @@ def test_tags_that_stay_in_a_recorded_answer_are_counted() -> None:
     offsets, layout = cut_words(text, cut)
     task = Task("t-1", "t", "Go.")
     trace = Trace("a", task, "m", Sampling(), 0, text, offsets, **layout._asdict())
-    assert report_of([Made(trace, 4)], resumed=0).tagged == 1
+    assert Made(trace, 4).report.tagged == 1

@@ -568,7 +568,8 @@ def test_a_place_is_free_before_its_client_knows_that_the_answer_ended() -> None
 
     async def take_turns(scheduler: Scheduler) -> None:
         stream = scheduler.submit(words(3))
-        assert [await stream.next() for _ in range(4)] == [0, 1, 2, None]
+        found: list[Any] = [await stream.next() for _ in range(4)]
+        assert found == [0, 1, 2, None]
         assert scheduler.active == 0
         stream = scheduler.submit(words(10**9))
         assert scheduler.active == 1

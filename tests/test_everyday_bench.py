@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.everyday import FIVE, OWN, everyday, summed, text
+from benchmarks.everyday import EVERYDAY, FIVE, OWN, summed, text
 from trace_probe.monitor.detector import Detector, Source
 from trace_probe.monitor.scoring import ScoredLine, ScoredText
 from trace_probe.statistics.calibration import Rates
@@ -17,10 +17,10 @@ def scored(name: object, peak: float, outside: bool | None) -> ScoredText:
 
 
 def test_there_are_two_hundred_texts_of_twenty_kinds_and_none_twice() -> None:
-    kinds = [kind for kind, _ in everyday()]
-    assert len(everyday()) == len({text for _, text in everyday()}) == 200
+    kinds = [kind for kind, _ in EVERYDAY]
+    assert len(EVERYDAY) == len({text for _, text in EVERYDAY}) == 200
     assert {kinds.count(kind) for kind in kinds} == {10}
-    assert np.median([len(text.split()) for _, text in everyday()]) > 12
+    assert np.median([len(text.split()) for _, text in EVERYDAY]) > 12
 
 
 def test_alarms_are_counted_and_so_are_those_that_nothing_warns_of() -> None:

@@ -127,11 +127,12 @@ def test_no_token_is_drawn_from_logits_of_nan(overflowing: Any, temperature: flo
 
 
 def test_what_transformer_lens_cannot_run_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
-    from trace_probe.model.bridge import load_through
+    from trace_probe.model.bridge import load_weights
+    from trace_probe.model.weights import Weights
 
     random_network("olmo3").config.save_pretrained(tmp_path)  # there are no weights to load
     with pytest.raises(ModelError, match=r"\(olmo3\) in bfloat16: use the backend hooks"):
-        load_through("transformer-lens", str(tmp_path), dtype="bfloat16")
+        load_weights(Weights(str(tmp_path), dtype="bfloat16", backend="transformer-lens"))
 
 
 def test_a_precision_that_there_is_not_is_refused_before_anything_is_loaded() -> None:

@@ -30,10 +30,10 @@ from trace_probe.model.reply import Reply, read_reply
 from trace_probe.recording.served import (
     Served,
     completed,
-    record_served,
     served_manifest,
     without_echo,
 )
+from trace_probe.recording.served_agents import record_from
 from trace_probe.store import Store
 from trace_probe.tasks.conditions import parse_grid, under
 from trace_probe.tasks.sources import tasks_from
@@ -57,7 +57,7 @@ def record_one(tmp_path: Path, answer: Answer, **settings: Any) -> Trace:
     with scripted(lambda _n, _body: answer) as asked:
         served = Served("m", (asked.url,), patience=QUICK, **settings)
         store = start(tmp_path / "run", served)
-        record_served(served, TASKS[1:2], store, progress=False)
+        record_from(served, TASKS[1:2], store, progress=False)
     return next(iter(store.traces()))
 
 
@@ -122,7 +122,7 @@ def test_a_killed_server_costs_no_trace_and_doubles_none(
     store = start(tmp_path / "run", served)
     lines = tmp_path / "run" / "traces.jsonl"
     with killed_after(lines, 20, two_servers[0][1]) as held:
-        report = record_served(served, tasks, store, samples=2, progress=False)
+        report = record_from(served, tasks, store, samples=2, progress=False)
     assert held, "the server was still alive when the recording ended"
     assert 20 <= held[0] < 80
     assert (report.recorded, report.resumed) == (80, 0)
@@ -132,7 +132,7 @@ def test_a_killed_server_costs_no_trace_and_doubles_none(
     assert {(trace.task.id, trace.sample) for trace in traces} == wanted
     assert {trace.thought for trace in traces} == {"truncated"}
     assert not any(trace.channel_text("answer") for trace in traces)
-    again = record_served(served, tasks, store, samples=2, progress=False)
+    again = record_from(served, tasks, store, samples=2, progress=False)
     assert (again.recorded, again.resumed) == (0, 80)
 
 
@@ -159,11 +159,11 @@ def test_a_failed_run_keeps_what_it_has_and_a_rerun_asks_for_the_rest(tmp_path: 
         served = Served("m", (asked.url,), patience=QUICK)
         store = start(tmp_path / "run", served)
         with pytest.raises(ServerError, match="1 of 3 traces are missing.*status 500.*again"):
-            record_served(served, TASKS, store, progress=False)
+            record_from(served, TASKS, store, progress=False)
         assert len(store) == 2
         broken = False
         before = len(asked.bodies)
-        report = record_served(served, TASKS, store, progress=False)
+        report = record_from(served, TASKS, store, progress=False)
         assert (report.recorded, report.resumed, len(asked.bodies) - before) == (1, 2, 1)
     assert [t.channel_text("answer") for t in store.traces() if t.task.id == "t-03"] == [
         TASKS[2].prompt
@@ -174,7 +174,7 @@ def test_the_request_says_what_the_sampling_says(tmp_path: Path) -> None:
     with scripted(lambda _n, _body: completion("Yes.")) as asked:
         served = Served("m", (asked.url,), extra={"top_k": 20, "top_p": None}, patience=QUICK)
         store = start(tmp_path / "run", served, Sampling(1, 0.6, 0.9, 77))
-        record_served(served, TASKS[1:2], store, samples=2, progress=False)
+        record_from(served, TASKS[1:2], store, samples=2, progress=False)
     first, second = sorted(asked.bodies, key=lambda body: int(body["seed"]))
     assert first["seed"] != second["seed"]
     assert {**first, "seed": 0} == {
@@ -197,7 +197,7 @@ def test_reasoning_is_switched_by_an_argument_of_the_template(tmp_path: Path) ->
     with scripted(lambda _n, _body: completion("Yes.")) as asked:
         served = Served("m", (asked.url,), patience=QUICK)
         store = start(tmp_path / "run", served)
-        record_served(served, tasks, store, progress=False)
+        record_from(served, tasks, store, progress=False)
     switches = [
         body.get("chat_template_kwargs", {}).get("enable_thinking") for body in asked.bodies
     ]
@@ -211,7 +211,7 @@ def test_what_was_cut_off_with_reasoning_turned_off_is_an_answer(tmp_path: Path)
     with scripted(lambda _n, _body: completion("Half an ans", finish="length")) as asked:
         served = Served("deepseek-ai/DeepSeek-R1", (asked.url,), patience=QUICK)
         store = start(tmp_path / "run", served)
-        record_served(served, [off, TASKS[0]], store, progress=False)
+        record_from(served, [off, TASKS[0]], store, progress=False)
     found = {trace.task.condition.get("thinking"): trace.thought for trace in store.traces()}
     assert found == {"off": "absent", None: "truncated"}
 
@@ -222,7 +222,7 @@ def test_traces_have_the_same_ids_wherever_they_are_made(tmp_path: Path) -> None
         with scripted(lambda _n, _body: completion("Yes.")) as asked:
             served = Served("m", (asked.url,), patience=QUICK)
             store = start(tmp_path / name, served)
-            record_served(served, TASKS, store, samples=2, progress=False)
+            record_from(served, TASKS, store, samples=2, progress=False)
             ids.append(store.ids())
     assert ids[0] == ids[1]
     assert len(ids[0]) == 6
@@ -283,7 +283,7 @@ def test_exact_ids_are_asked_for_until_a_server_does_not_know_the_field(
     with scripted(answer) as asked:
         served = Served("m", (asked.url,), {}, tokenizer, Patience(concurrency=1))
         store = start(tmp_path / "run", served)
-        report = record_served(served, TASKS, store, progress=False)
+        report = record_from(served, TASKS, store, progress=False)
     assert (report.recorded, len(asked.bodies)) == (3, 4)
     assert ["return_token_ids" in body for body in asked.bodies] == [True, False, False, False]
     assert {trace.facts["ids"] for trace in store.traces()} == {"retokenised"}
@@ -325,7 +325,7 @@ def test_words_stand_for_tokens_that_cannot_be_had(tmp_path: Path, tokenizer: An
 def test_faults_that_pass_are_retried(tmp_path: Path, fault: Answer) -> None:
     with scripted(lambda n, _body: fault if n < 2 else completion("Yes.")) as asked:
         served = Served("m", (asked.url,), patience=QUICK)
-        report = record_served(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
+        report = record_from(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
     assert report.recorded == 1
     assert len(asked.bodies) == 3
 
@@ -335,7 +335,7 @@ def test_a_refused_request_is_not_repeated_and_says_why(tmp_path: Path) -> None:
     with scripted(lambda _n, _body: refusal) as asked:
         served = Served("m", (asked.url,), patience=QUICK)
         with pytest.raises(ServerError, match="status 400.*no such parameter: seed"):
-            record_served(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
+            record_from(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
     assert len(asked.bodies) == 1
 
 
@@ -345,7 +345,7 @@ def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path: Path, status: int) 
     with scripted(lambda _n, _body: Answer(status, b"{}", delay_s=0.01)) as asked:
         served = Served("m", (asked.url,), patience=Patience(concurrency=2))
         with pytest.raises(ServerError, match=f"m cannot be asked: .*status {status}"):
-            record_served(served, tasks, start(tmp_path / "run", served), progress=False)
+            record_from(served, tasks, start(tmp_path / "run", served), progress=False)
     assert len(asked.bodies) < 10
 
 
@@ -353,7 +353,7 @@ def test_nobody_listening_is_an_error_that_names_the_place(tmp_path: Path) -> No
     url = f"http://127.0.0.1:{free_port()}/v1"
     served = Served("m", (url,), patience=QUICK)
     with pytest.raises(ServerError, match="3 of 3 traces are missing.*127.0.0.1"):
-        record_served(served, TASKS, start(tmp_path / "run", served), progress=False)
+        record_from(served, TASKS, start(tmp_path / "run", served), progress=False)
 
 
 def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
 
     with scripted(answer) as asked:
         served = Served("m", (asked.url,), patience=Patience(concurrency=3))
-        record_served(served, TASKS, start(tmp_path / "r", served), samples=5, progress=False)
+        record_from(served, TASKS, start(tmp_path / "r", served), samples=5, progress=False)
     assert most[0] == 3
 
 
@@ -383,7 +383,7 @@ def test_requests_begin_no_faster_than_the_limit(tmp_path: Path) -> None:
 
     with scripted(answer) as asked:
         served = Served("m", (asked.url,), patience=Patience(per_minute=300))
-        record_served(served, TASKS, start(tmp_path / "run", served), samples=2, progress=False)
+        record_from(served, TASKS, start(tmp_path / "run", served), samples=2, progress=False)
     assert len(began) == 6
     assert max(began) - min(began) >= 5 * 0.2 - 0.1
 
@@ -403,7 +403,7 @@ def test_nothing_is_said_of_requests_that_were_given_up(
     with scripted(lambda n, _body: Answer(401 if n else 404, b"{}", delay_s=0.02)) as asked:
         served = Served("m", (asked.url,), patience=Patience(concurrency=8))
         with pytest.raises(ServerError, match="m cannot be asked"):
-            record_served(served, tasks, start(tmp_path / "run", served), progress=False)
+            record_from(served, tasks, start(tmp_path / "run", served), progress=False)
     gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
@@ -419,7 +419,7 @@ def test_the_key_is_sent_and_stands_in_no_file_log_or_error(
         served = Served("m", (asked.url,), patience=QUICK)
         store = start(tmp_path / "run", served)
         with pytest.raises(ServerError, match=r"wrong key \*\*\*") as caught:
-            record_served(served, TASKS, store, progress=False)
+            record_from(served, TASKS, store, progress=False)
     assert asked.headers[0]["authorization"] == f"Bearer {key}"
     assert len(store) == 1
     assert key not in "".join(traceback.format_exception(caught.value))
@@ -449,7 +449,7 @@ def test_the_key_stands_in_no_list_of_processes(tmp_path: Path, command: str) ->
         words["label"] = [run, "--by", "judge:j", "--cache", str(tmp_path / "cache")]
         if command == "label":
             served = Served("m", (asked.url,), patience=QUICK)
-            record_served(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
+            record_from(served, TASKS[:1], start(tmp_path / "run", served), progress=False)
             seen.clear()
         call = "from trace_probe.commands.main import main; main()"
         done = subprocess.run(
@@ -496,7 +496,7 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
     store = start(tmp_path / "run", Served("m", ("http://127.0.0.1:1/v1",)))
     other = Served("n", ("http://127.0.0.1:1/v1",))
     with pytest.raises(ServerError, match="m@served, not n@served"):
-        record_served(other, TASKS, store, progress=False)
+        record_from(other, TASKS, store, progress=False)
 
 
 def test_work_runs_inside_a_running_loop_too() -> None:

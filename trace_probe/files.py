@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -244,6 +245,11 @@ def load_json(path: Path) -> dict[str, Any]:
         StoreError: it is not JSON, or not an object.
     """
     return json_object(path.read_bytes(), str(path))
+
+
+def tables_beside(module: str) -> dict[str, Any]:
+    """Return what the TOML file beside a module of ours says: `module` is its ``__file__``."""
+    return tomllib.loads(Path(module).with_suffix(".toml").read_text("utf-8"))
 
 
 def json_object(

@@ -1,19 +1,17 @@
 """Commands that ask where the act emerges, and whether a direction is part of the cause."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
+from trace_probe.commands.elsewhere import served_model
 from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import json_object, numbers, say, show_result
+from trace_probe.commands.options import numbers, say, show_result
 from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
-
-if TYPE_CHECKING:
-    from trace_probe.recording.served import Served
 
 emergence = typer.Typer()
 
@@ -107,12 +105,12 @@ def oracle(
     if estimate:
         return show_result(expected, text, as_json=as_json)
     say(text)
-    urls = tuple(base_url or ())
+    recorded_as = store.manifest.model.removesuffix("@served")
     source = Source(
         weights=loading.weights(model or without_version(store.manifest.model)),
         by=by or next(iter(store.labellers()[-1:]), "rules"),
         where=JudgeServers((), default_cache(), {}),
-        served=_served(store.manifest.model, urls, extra, tokenizer) if urls else None,
+        served=served_model(recorded_as, base_url, extra, tokenizer) if base_url else None,
         tools=tools,
         max_calls=max_calls,
     )
@@ -144,17 +142,6 @@ def _chosen(
     unseen = card.unseen(store.traces())
     found = asked.caught(unseen, labels, detector, score_run(store, detector.saved))
     return [trace for trace in unseen if trace.id in found][:limit]
-
-
-def _served(
-    model: str, urls: tuple[str, ...], extra: str | None, tokenizer: str | None
-) -> "Served":
-    """Return the run's model on servers, by the name under which the run was recorded."""
-    from trace_probe.model.tokenizer import load_tokenizer
-    from trace_probe.recording.served import Served
-
-    ids = load_tokenizer(tokenizer) if tokenizer else None
-    return Served(model.removesuffix("@served"), urls, json_object(extra), ids)
 
 
 @emergence.command()

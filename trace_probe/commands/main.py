@@ -13,6 +13,7 @@ import typer
 import trace_probe as tp
 from trace_probe.commands import options
 from trace_probe.commands.doctor import doctor
+from trace_probe.commands.elsewhere import agent_of, served_model
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.interchange import interchange
@@ -20,7 +21,7 @@ from trace_probe.commands.judging import judging
 from trace_probe.commands.layout import Grouped
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.monitoring import monitoring
-from trace_probe.commands.options import check_free, integers, json_object, say, show_result
+from trace_probe.commands.options import check_free, integers, say, show_result
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
 from trace_probe.commands.probe import rechecking
@@ -31,9 +32,7 @@ from trace_probe.trace import Sampling
 
 if TYPE_CHECKING:
     from trace_probe.engine.plan import EngineOptions
-    from trace_probe.recording.course import Agent
     from trace_probe.recording.plan import RecordReport
-    from trace_probe.recording.served import Served
     from trace_probe.trace import Task
 
 
@@ -168,25 +167,25 @@ def record(
 
     A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
     """
+    from trace_probe.recording.served import served_manifest
+    from trace_probe.recording.served_agents import record_from
     from trace_probe.recording.shares import Recording, recapture_with, record_with
 
     weights = loading.weights(model, backend)
     spread, served_only = bool(shard) or executor != "local", extra or tokenizer
-    acting = _agent(tools, max_calls, max_seconds, asked=agent)
+    acting = agent_of(tools, max_calls, max_seconds, asked=agent)
     _check_options(tasks, recapture, base_url, served_only, limit, spread=spread, agent=agent)
     running = _engine(engine, engine_args, fidelity, elsewhere=bool(recapture or base_url))
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
         told = f"{run}: {again.read} traces read, {again.resumed} already there"
-        show_result(again, told, as_json=as_json)
-        return
+        return show_result(again, told, as_json=as_json)
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
     if base_url:
-        from trace_probe.recording.served_agents import record_at
-
-        served = _served(model, base_url, extra, tokenizer, concurrency, per_minute)
+        served = served_model(model, base_url, extra, tokenizer, concurrency, per_minute)
         sampling = Sampling(seed, _temperature(model, temperature), top_p, max_new_tokens or 4096)
-        report = record_at(served, chosen, run, sampling, acting, samples=samples, source=where)
+        store = tp.Store.create(run, served_manifest(served, sampling, tasks=where))
+        report = record_from(served, chosen, store, acting, samples=samples)
     else:
         recording = Recording(
             run=str(run),
@@ -207,7 +206,7 @@ def record(
             engine=running,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
-    show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
+    return show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
 
 
 def _temperature(model: str, asked: float | None) -> float:
@@ -263,23 +262,6 @@ def _engine(
     return EngineOptions(arguments, fidelity)
 
 
-def _agent(
-    tools: str | None, max_calls: int | None, max_seconds: float | None, *, asked: bool
-) -> "Agent | None":
-    """Return what the options say of an agent, None if there is none."""
-    from trace_probe.recording.course import Agent
-    from trace_probe.tasks.environments import environment_from
-
-    if not asked:
-        if tools or max_seconds:
-            raise typer.BadParameter("--tools and --max-seconds go with --agent")
-        return None
-    if tools is None:
-        return Agent(max_calls=max_calls, max_seconds=max_seconds)
-    found = environment_from(tools)
-    return Agent(found.environment, found.name, max_calls, max_seconds)
-
-
 def _told(report: "RecordReport", run: Path) -> str:
 
     room = tp.Store(run).manifest.sampling.max_new_tokens
@@ -293,24 +275,6 @@ def _told(report: "RecordReport", run: Path) -> str:
         f"{counts}\n{report.tagged} answers still hold tags of reasoning or tool calls: "
         f"look whether they are answers alone"
     )
-
-
-def _served(
-    model: str,
-    urls: list[str],
-    extra: str | None,
-    tokenizer: str | None,
-    concurrency: int,
-    per_minute: float | None,
-) -> "Served":
-    """Return what the options say of a model that servers have."""
-    from trace_probe.model.endpoint import Patience
-    from trace_probe.model.tokenizer import load_tokenizer
-    from trace_probe.recording.served import Served
-
-    ids = load_tokenizer(tokenizer) if tokenizer else None
-    patience = Patience(concurrency=concurrency, per_minute=per_minute)
-    return Served(model, tuple(urls), json_object(extra), ids, patience)
 
 
 def _tasks_and_source(

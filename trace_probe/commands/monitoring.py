@@ -12,6 +12,7 @@ import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
+from trace_probe.commands.elsewhere import agent_of
 from trace_probe.commands.layout import ALARMED
 from trace_probe.commands.model_options import Loading, loads_model
 from trace_probe.commands.options import json_object, price_pair, say, show_result
@@ -114,7 +115,7 @@ def watch(
         tp.load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
         for folder in probes
     ]
-    acting = _acting(tools, max_calls, asked=agent)
+    acting = agent_of(tools, max_calls, asked=agent, told_by_task=False)
     weights = loading.weights(model or model_of(detectors))
     checked = () if stale_ok else probes
     readings = _watched(
@@ -173,19 +174,6 @@ def _watched(
         from trace_probe.monitor.acting import watch_agent
 
         yield from watch_agent(monitor, task, agent, sampling)
-
-
-def _acting(tools: str | None, max_calls: int | None, *, asked: bool) -> "Agent | None":
-    """Return what the options say of an agent, None if there is none."""
-    from trace_probe.recording.course import Agent
-    from trace_probe.tasks.environments import environment_from
-
-    if not asked or tools is None:
-        if asked or tools:
-            raise typer.BadParameter("--agent and --tools go together")
-        return None
-    found = environment_from(tools)
-    return Agent(found.environment, found.name, max_calls)
 
 
 def _show_text(detectors: "list[Detector]") -> "Callable[[Reading | ToolResult], None]":

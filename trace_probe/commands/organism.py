@@ -1,16 +1,13 @@
 """``trace-probe organism``: list, train and check the model organisms."""
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from trace_probe.commands.options import AsJson, Seed
+from trace_probe.commands.options import AsJson, Seed, say, show_result
 from trace_probe.files import plain
 
 organism = typer.Typer(help="The model organisms: list, train, check.", no_args_is_help=True)
@@ -22,7 +19,7 @@ def list_(as_json: AsJson = False) -> None:
     from trace_probe.model.checkpoint import FAMILY
     from trace_probe.organism.card import family_rows, family_table
 
-    typer.echo(json.dumps(family_rows(FAMILY), indent=1) if as_json else family_table(FAMILY))
+    show_result(family_rows(FAMILY), family_table(FAMILY), as_json=as_json)
 
 
 @organism.command()
@@ -44,7 +41,6 @@ def train(
     from trace_probe.organism.family import FAMILY, member, train_family
 
     chosen = tuple(member(name) for name in members.split(",")) if members else FAMILY
-    say = partial(typer.echo, err=True)
     for one in train_family(out, chosen, jobs=jobs, base=base, say=say):
         typer.echo(f"{out / one.name}")
 
@@ -103,7 +99,7 @@ def check(
         if write_cards:
             write_card(family / one.name if family else organism_path(one.name), one, quality, plan)
         found.append(plain(quality))
-    typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_text, found)))
+    show_result(found, "\n\n".join(map(_text, found)), as_json=as_json)
 
 
 @organism.command()
@@ -133,7 +129,7 @@ def study(
         family=family,
     )
     found = compare(runs, seed=seed)
-    typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_study(found))
+    show_result(found, format_study(found), as_json=as_json)
 
 
 def _text(quality: Mapping[str, object]) -> str:

@@ -208,8 +208,6 @@ def _writing(
 def _reading(
     plan: RehearsalPlan, rates: Rates, model: Model, layers: tuple[int, ...], say: Say
 ) -> None:
-    import numpy as np
-
     say(f"read again: one trace of {plan.tokens} tokens")
     ids = random_ids(model, np.random.default_rng(0), SHORT + plan.tokens)
     ends = range(SHORT, len(ids), WORDS_A_SENTENCE)
@@ -232,26 +230,23 @@ def _learning(
         store = Store.create(folder / f"planted-{sentences}", manifest)
         rows = sentences * (TASKS * SAMPLES + BENIGN)
 
-        def took(name: str, start: float, rows: int = rows) -> None:
+        @contextmanager
+        def timed(name: str, rows: int = rows) -> Iterator[None]:
+            start = time.perf_counter()
+            yield
             found.setdefault(name, []).append((rows, time.perf_counter() - start))
 
-        start = time.perf_counter()
-        with store.writing():
+        with timed("store"), store.writing():
             plant(model, store, tasks[:TASKS], SAMPLES, tokens)
             plant(model, store, tasks[TASKS:], 1, tokens)
-        took("store", start)
-        start = time.perf_counter()
-        label_run(store, Coin(), progress=False)
-        took("label", start)
-        start = time.perf_counter()
-        saved = train(store, name="rehearsal", target_rate=RATE)
-        took("train", start)
-        start = time.perf_counter()
-        evaluate_probe(store, saved)
-        took("evaluate", start)
-        start = time.perf_counter()
-        flag(store, saved)
-        took("flag", start)
+        with timed("label"):
+            label_run(store, Coin(), progress=False)
+        with timed("train"):
+            saved = train(store, name="rehearsal", target_rate=RATE)
+        with timed("evaluate"):
+            evaluate_probe(store, saved)
+        with timed("flag"):
+            flag(store, saved)
         rates.disk = (*rates.disk, (rows, _size(folder / store.name)))
     rates.learned = {name: tuple(points) for name, points in found.items()}
     return saved

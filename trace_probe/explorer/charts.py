@@ -70,14 +70,14 @@ def intervals(
     # From the right end on, a long title has the room of the labels as well.
     x = axis(title, scale={"domain": ends}, axis={"titleAnchor": "end"})
     dot = {"type": "point", "filled": True, "size": 110, "opacity": 1}
-    diamond = {} if alike else {"shape": {"condition": {"test": "datum.first", "value": "diamond"}}}
+    diamond: Spec = {"shape": {"condition": {"test": "datum.first", "value": "diamond"}}}
     return {
         "height": 76 + ROW_PX * len(values),
         "data": {"values": values},
         "layer": [
             *([] if chance is None else [layer(DASHED, x={"datum": chance, **x})]),
             layer(SPREAD, x=on(x, "lower"), x2={"field": "upper"}, **shared),
-            layer(dot, x=on(x, "x"), **diamond, **shared),
+            layer(dot, x=on(x, "x"), **({} if alike else diamond), **shared),
         ],
     }
 

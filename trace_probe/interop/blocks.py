@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from trace_probe.interop.conversation import Message, Part
-from trace_probe.text.tool_calls import meaning
+from trace_probe.interop.conversation import Message, Part, said_by
+from trace_probe.text.tool_calls import without
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 LARGE = frozenset(
@@ -129,18 +129,12 @@ def calls_beside(message: Mapping[str, Any], held: Iterable[Part] = ()) -> Itera
 
     The same calls may stand there twice, as ``tool_calls`` and under the older ``function_call``.
     """
-    known = [meaning(part.name, part.arguments) for part in held if part.kind == "call"]
+    known = [said_by(part) for part in held if part.kind == "call"]
     calls = [*calls_of(message.get("tool_calls")), *calls_of(message.get("invalid_tool_calls"))]
-    new = []
-    for call in calls:
-        if (same := meaning(call.name, call.arguments)) in known:
-            known.remove(same)
-        else:
-            new.append(call)
-    yield from new
+    yield from without(calls, known, said_by)
     older = calls_of([{"function": one} for one in [message.get("function_call")] if one])
-    every = [meaning(call.name, call.arguments) for call in calls]
-    yield from (one for one in older if meaning(one.name, one.arguments) not in every)
+    every = [said_by(call) for call in calls]
+    yield from (one for one in older if said_by(one) not in every)
 
 
 def reasoning_beside(message: Mapping[str, Any]) -> Iterator[Part]:

@@ -28,14 +28,9 @@ from trace_probe.interop.blocks import (
 from trace_probe.interop.bounds import check_words
 from trace_probe.interop.conversation import Message, Part, Turn, turns_of
 from trace_probe.interop.fields import Line
+from trace_probe.text.contents import FINISHES
 from trace_probe.trace import Finish
 
-FINISHES: dict[str, Finish] = {
-    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "eos", "tool_calls"), "stop"),
-    **dict.fromkeys(("tool_use", "function_call", "completed"), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "model_length", "incomplete"), "length"),
-}
-"""What the reasons that servers and logs give for an end amount to."""
 ROLES: dict[str, Any] = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
@@ -84,13 +79,21 @@ def chat_of(line: Line) -> Chat | None:
         told[max(told)] |= ids
     if not answer and (not messages or messages[-1].role != "assistant"):
         messages += _answer(line)
-    line.notes.extend(notes_on(messages))
-    check_words(part.text for message in messages for part in message.parts)
-    turns = turns_of(messages, told)
-    tools = tools_of(record.get("tools"))
-    turns = [replace(turn, tools=tools) for turn in turns]
     shape = BLOCKS if any(kind.endswith(_ANTHROPIC) for kind in _kinds(objects)) else CHAT
-    return Chat(shape, tuple(turns))
+    return Chat(shape, _turns(messages, told, record.get("tools"), line.notes))
+
+
+def _turns(
+    messages: Sequence[Message],
+    told: Mapping[int, Mapping[str, Any]],
+    tools: object,
+    notes: list[str],
+) -> tuple[Turn, ...]:
+    """Return the model calls of a chat; `notes` gets what could not be read in it."""
+    notes.extend(notes_on(messages))
+    check_words(part.text for message in messages for part in message.parts)
+    schemas = tools_of(tools)
+    return tuple(replace(turn, tools=schemas) for turn in turns_of(messages, told))
 
 
 def _answer(line: Line) -> Iterator[Message]:
@@ -282,12 +285,9 @@ def _trajectory(record: Mapping[str, Any], notes: list[str]) -> Chat:
             one = result if known else {"content": result}
             content = result_of(blocks_of(one.get("content")))
             messages.append(Message("tool", content, call_id=said(one, "source_call_id")))
-    notes.extend(notes_on(messages))
-    check_words(part.text for message in messages for part in message.parts)
-    agent = _dict(record.get("agent"))
-    tools = tools_of(agent.get("tool_definitions"))
-    turns = [replace(turn, tools=tools) for turn in turns_of(messages, told)]
-    return Chat(ATIF, tuple(turns), said(record, "trajectory_id", "session_id"))
+    tools = _dict(record.get("agent")).get("tool_definitions")
+    turns = _turns(messages, told, tools, notes)
+    return Chat(ATIF, turns, said(record, "trajectory_id", "session_id"))
 
 
 def _step(step: Mapping[str, Any]) -> Message:

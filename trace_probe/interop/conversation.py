@@ -9,14 +9,14 @@ model wrote becomes text in one form of ours, with the channel of each part know
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Literal, NamedTuple, overload
 
 from trace_probe.errors import TraceError
 from trace_probe.files import nested_too_deeply
-from trace_probe.text.channels import Format, Range, Split, format_alone, format_of, split
-from trace_probe.text.parts import CLOSE, OPEN, answers_in, thought_in
-from trace_probe.text.tool_calls import meaning, parse_calls, write_call
+from trace_probe.text.channels import Format, Split, format_alone, format_of, split
+from trace_probe.text.parts import CLOSE, OPEN, answers_in, put_together, thought_in
+from trace_probe.text.tool_calls import meaning, parse_calls, without, write_call
 from trace_probe.trace import Channel, Finish, Thought, ToolResult
 
 Kind = Literal["reasoning", "text", "call"]
@@ -52,6 +52,11 @@ class Part:
         return self.text if nested_too_deeply(found) else found
 
 
+def said_by(part: Part) -> tuple[str, object]:
+    """Return what two ways of saying a part have in common: of calls their `meaning`."""
+    return meaning(part.name, part.arguments) if part.kind == "call" else ("", part)
+
+
 @dataclass(frozen=True)
 class Message:
     """One message of a chat."""
@@ -74,6 +79,11 @@ class Message:
     def text(self) -> str:
         """Return what it says, without thoughts and calls."""
         return "\n".join(part.text for part in self.parts if part.kind == "text")
+
+    @property
+    def empty(self) -> bool:
+        """Return whether it says nothing at all."""
+        return not any(part.text or part.hidden or part.name for part in self.parts)
 
     @property
     def calls(self) -> tuple[Part, ...]:
@@ -243,13 +253,7 @@ def _without_twins(parts: list[Part], format: Format) -> list[Part]:
         for text, (_, start, stop) in cuts
         for call in parse_calls(text, start, stop)
     ]
-    kept = []
-    for part in parts:
-        if held and part.kind == "call" and (same := meaning(part.name, part.arguments)) in held:
-            held.remove(same)
-        else:
-            kept.append(part)
-    return kept
+    return without(parts, held, said_by)
 
 
 def _ended(parts: Sequence[Part], turn: Turn, last: bool) -> bool:
@@ -298,18 +302,15 @@ def _calls(calls: Sequence[Part], after: str) -> list[_Piece]:
 
 
 def _put_together(pieces: Iterable[_Piece], thought: Thought) -> Written:
-    ranges: list[Range] = []
-    calls: list[tuple[Part, int, int]] = []
-    stop = 0
-    texts = []
-    for channel, text, call in pieces:
-        begin, stop = stop, stop + len(text)
-        if text:
-            texts.append(text)
-            ranges.append(Range(channel, begin, stop))
-        if call is not None:
-            calls.append((call, begin, stop))
-    return Written("".join(texts), Split(ranges, thought), tuple(calls))
+    every = list(pieces)
+    text, ranges = put_together([(channel, part) for channel, part, _ in every])
+    stops = accumulate(len(part) for _, part, _ in every)
+    calls = tuple(
+        (call, stop - len(part), stop)
+        for (_, part, call), stop in zip(every, stops, strict=True)
+        if call is not None
+    )
+    return Written(text, Split(ranges, thought), calls)
 
 
 def _by_tags(text: str, model: str, finish: Finish) -> Split:

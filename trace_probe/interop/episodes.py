@@ -54,7 +54,7 @@ def trace_of(
     Raises:
         TraceError: nothing was written in any call, or the calls read more than can be looked at.
     """
-    told = [turn for turn in turns if any(p.text or p.hidden or p.name for p in turn.wrote.parts)]
+    told = [turn for turn in turns if not turn.wrote.empty]
     if not told:
         raise TraceError("the model wrote nothing, neither a text nor a call: leave it out")
     trace = _joined(told, {"id": "call", **about}, tokenizer)

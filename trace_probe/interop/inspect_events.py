@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from trace_probe.interop.chats import FINISHES, ids_in, tools_of
+from trace_probe.interop.chats import ids_in, tools_of
 from trace_probe.interop.conversation import Message, Part, Turn, result_of, turns_of
+from trace_probe.text.contents import FINISHES
 from trace_probe.trace import ToolResult
 
 if TYPE_CHECKING:

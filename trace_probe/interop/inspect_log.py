@@ -107,7 +107,8 @@ def _transcripts(
 
     Scores are of what was left in the end: a branch that was given up has none.
     """
-    strands = [one for one in strands_of(sample, role) if _wrote(one)]
+    every = strands_of(sample, role)
+    strands = [one for one in every if not all(turn.wrote.empty for turn in one.own)]
     ended = {message.id for message in sample.messages if message.id}
     standing = [one for one in strands if one.turns[-1].wrote.id in ended] or strands[-1:]
     ids: dict[str, str] = {}
@@ -126,10 +127,6 @@ def _transcripts(
         trace = _trace(strand, sample, log, facts, tokenizer)
         ids[strand.name] = trace.id
         yield trace, _label(trace, sample) if scored else None
-
-
-def _wrote(strand: Strand) -> bool:
-    return any(part.text or part.hidden or part.name for t in strand.own for part in t.wrote.parts)
 
 
 def _trace(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from trace_probe.errors import TraceError
 from trace_probe.interop.blocks import calls_of
 from trace_probe.interop.bounds import check_words
-from trace_probe.interop.chats import FINISHES, Chat, chat_of, model_of
+from trace_probe.interop.chats import Chat, chat_of, model_of
 from trace_probe.interop.conversation import asked
 from trace_probe.interop.episodes import trace_of
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
@@ -34,6 +34,7 @@ from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
 from trace_probe.tasks.published import slug, task_id
 from trace_probe.text.channels import Format, Split, format_alone, format_of, split
+from trace_probe.text.contents import FINISHES
 from trace_probe.text.parts import GAP, after_prompt, cut_words, join_parts, tags_left, with_calls
 from trace_probe.trace import Finish, Sampling, Span, Task, Trace, digest
 
@@ -391,7 +392,8 @@ def _label(line: Line, trace: Trace) -> Label | None:
     if not any(name in line.record for name in line.names("label")):
         return None
     given = line.filled("label")
-    outcome, rationale = _outcome(given[1] if given else None), _rationale(line)
+    outcome = _outcome(given[1] if given else None)
+    rationale = line.spare(line.text, "rationale") or ""
     if trace.thought == "truncated" and outcome is False:
         outcome = None
         rationale = f"negative, but of reasoning that was cut off. {rationale}".rstrip()
@@ -410,10 +412,6 @@ def _label(line: Line, trace: Trace) -> Label | None:
         quotes=() if quote is None else (quote,),
         facts=facts,
     )
-
-
-def _rationale(line: Line) -> str:
-    return line.spare(line.text, "rationale") or ""
 
 
 def _outcome(value: object) -> bool | None:

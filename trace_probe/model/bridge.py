@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -95,37 +95,21 @@ def bridged_blocks(network: PreTrainedModel, name: str) -> BridgedBlocks:
     return BridgedBlocks(bridge, twin)
 
 
-def load_through(
-    backend: Backend,
-    name: str,
-    *,
-    device: str | None = None,
-    device_map: str | Mapping[str, str | int] | None = None,
-    dtype: str | None = None,
-    revision: str | None = None,
-) -> Model:
-    """Load a model as `load_model` does, to be read through a backend.
+def load_weights(of: Weights) -> Model:
+    """Load what some weights name as `load_model` does, to be read through the backend they name.
 
     Raises:
         ModelError: it cannot be loaded, or TransformerLens does not know the architecture, or
             not in this precision.
     """
-    if backend == "transformer-lens" and dtype is not None:
-        base = parse_name(name).base
-        kind = read_config(base, locate(base), revision).model_type
-        _check_precision(name, kind, dtype)  # before the weights are loaded
-    model = load_model(name, device=device, device_map=device_map, dtype=dtype, revision=revision)
-    return bridged(model) if backend == "transformer-lens" else model
-
-
-def load_weights(of: Weights) -> Model:
-    """Load what some weights name, to be read through the backend that they name.
-
-    Raises:
-        ModelError: as `load_through`.
-    """
+    bridging = of.backend == "transformer-lens"
+    if bridging and of.dtype is not None:
+        base = parse_name(of.name).base
+        kind = read_config(base, locate(base), of.revision).model_type
+        _check_precision(of.name, kind, of.dtype)  # before the weights are loaded
     where = {"device": of.device, "dtype": of.dtype, "revision": of.revision}
-    return load_through(of.backend, of.name, **where, device_map=of.device_map)
+    model = load_model(of.name, **where, device_map=of.device_map)
+    return bridged(model) if bridging else model
 
 
 def _check_precision(name: str, kind: str, dtype: str) -> None:

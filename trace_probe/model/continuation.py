@@ -6,7 +6,7 @@ token that is drawn is written into a buffer instead of behind a copy of all tha
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from os.path import commonprefix
@@ -66,7 +66,7 @@ def continue_from(
     for branch in branches:
         if not branch.prefix:
             raise ModelError("a continuation needs a prefix of one token or more")
-        model.check_room(len(branch.prefix), _with_room(sampling, branch.room))
+        model.check_room(len(branch.prefix), replace(sampling, max_new_tokens=branch.room))
     found: dict[int, list[Completion]] = {}
     mixed = _mixes_lengths(model.blocks.network)
     for batch in _batches(branches, batch_tokens, mixed=mixed):
@@ -94,10 +94,6 @@ def complete(
     ]
     columns = len(branches) * (max(map(len, prompts)) + room)
     return [one for (one,) in continue_from(model, branches, sampling, batch_tokens=columns)]
-
-
-def _with_room(sampling: Sampling, room: int) -> Sampling:
-    return Sampling(sampling.seed, sampling.temperature, sampling.top_p, room)
 
 
 def _mixes_lengths(network: PreTrainedModel) -> bool:

@@ -60,10 +60,6 @@ class ModelFacts:
             raise ModelError(f"{self.name} has no tokens for {text!r}: use words that it knows")
         return ids
 
-    def nearest_ids(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text, whatever the tokenizer makes of what it cannot spell."""
-        return self.chat.encode(text)
-
     def render(
         self,
         task: Task,

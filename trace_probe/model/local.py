@@ -84,7 +84,6 @@ class Model(ModelFacts):
         self.dtype = str(network.dtype).removeprefix("torch.")
         self._network = network.eval().requires_grad_(False)
         self._device = input_device(network)
-        self._base = network.get_decoder()
         self.blocks: Blocks = HookedBlocks(network, name)
         """Where activations are read and changed."""
         self._stops = stop_tokens(network, tokenizer)
@@ -105,7 +104,6 @@ class Model(ModelFacts):
         """Return this model with its passes run by the network of other blocks."""
         twin = copy.copy(self)
         twin.blocks, twin._network = blocks, blocks.network
-        twin._base = blocks.network.get_decoder()
         return twin
 
     @torch.inference_mode()

@@ -139,13 +139,11 @@ def step_seconds(model: Model, rows: int, context: int, seed: int = 0) -> float:
     """
     prompt = random_ids(model, np.random.default_rng(seed), context)
 
-    def seconds(count: int) -> float:
-        start = time.perf_counter()
+    def write(count: int) -> None:
         complete(model, [prompt] * rows, range(rows), Sampling(max_new_tokens=count))
-        return time.perf_counter() - start
 
     for _ in range(TRIES):
-        short, long = (_fastest(partial(seconds, count)) for count in STEPS)
+        short, long = (_fastest(partial(write, count)) for count in STEPS)
         if long > short:
             return (long - short) / (STEPS[1] - STEPS[0])
     raise ModelError(
@@ -154,11 +152,13 @@ def step_seconds(model: Model, rows: int, context: int, seed: int = 0) -> float:
     )
 
 
-def _fastest(measure: Callable[[], float]) -> float:
-    """Return the least of `TRIES` measurements, or a slow one: little disturbs that."""
+def _fastest(work: Callable[[], object]) -> float:
+    """Return the seconds of the fastest of `TRIES` runs, or of a slow one: little disturbs that."""
     best = float("inf")
     for _ in range(TRIES):
-        best = min(best, measure())
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
         if best > SLOW_SECONDS:
             break
     return best
@@ -168,12 +168,7 @@ def head_seconds(model: Model, rows: int) -> float:
     """Return how long the head takes for so many tokens: the part that is there only once."""
     device = model.blocks.network.device
     stream = torch.zeros(rows, model.d_model, dtype=model.blocks.network.dtype, device=device)
-    best = float("inf")
-    for _ in range(2):
-        start = time.perf_counter()
-        list(read_logprobs(model.blocks.network, stream, [0] * rows))
-        best = min(best, time.perf_counter() - start)
-    return best
+    return _fastest(lambda: list(read_logprobs(model.blocks.network, stream, [0] * rows)))
 
 
 def read_seconds(

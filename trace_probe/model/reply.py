@@ -3,19 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from trace_probe.model.keys import without_key
-from trace_probe.text.contents import contents
+from trace_probe.text.contents import FINISHES, contents
+from trace_probe.trace import Finish
 
 FIELDS = ("reasoning_content", "reasoning")
 """What servers call the text of reasoning."""
-FINISHES: dict[str, Literal["stop", "length"]] = {
-    "stop": "stop",
-    "tool_calls": "stop",
-    "function_call": "stop",
-    "length": "length",
-}
 MOST_TOKENS = 1 << 32
 """A count beyond this is none."""
 
@@ -31,7 +26,7 @@ class Reply:
     text: str
     reasoning: str | None
     """None if the server gave no reasoning apart from the text."""
-    finish: Literal["stop", "length", "unknown"]
+    finish: Finish
     refusal: str = ""
     prompt_tokens: int | None = None
     """None where the server gave no count, or one that cannot be."""

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from trace_probe.errors import ModelError
+from trace_probe.files import tables_beside
 from trace_probe.model import loading
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.naming import parse_name
@@ -16,27 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SETTINGS = (
-    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("vocab_size", "max_position_embeddings", "tie_word_embeddings"),
-)
-_ROWS: dict[str, tuple[object, ...]] = {
-    "DeepSeek-R1-Distill-Qwen-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, None, 151936, 131072, False),
-    "Qwen3-1.7B": ("qwen3", 2048, 6144, 28, 16, 8, 128, 151936, 40960, True),
-    "gpt-oss-20b": ("gpt_oss", 2880, 2880, 24, 64, 8, 64, 201088, 131072, False),
-    "Gemma-3-1B": ("gemma3_text", 1152, 6912, 26, 4, 1, 256, 262144, 32768, True),
-    "Llama-3.2-1B": ("llama", 2048, 8192, 16, 32, 8, 64, 128256, 131072, True),
-}
-_MORE = {
-    "gpt-oss-20b": {"num_local_experts": 32, "num_experts_per_tok": 4, "sliding_window": 128},
-    "Gemma-3-1B": {"sliding_window": 512},
-}
-SHAPES: dict[str, dict[str, Any]] = {
-    name: {key: value for key, value in zip(_SETTINGS, row, strict=True) if value is not None}
-    | _MORE.get(name, {})
-    for name, row in _ROWS.items()
-}
+SHAPES: dict[str, dict[str, Any]] = tables_beside(__file__)
 """Settings of public models, as their config.json has them."""
 WORDS_A_SENTENCE = 20
 """Of the made-up language: one word in so many ends a sentence."""

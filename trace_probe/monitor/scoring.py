@@ -174,7 +174,7 @@ def read_as_written(
         TraceError: it is longer than the model can read, or in words that it does not know.
     """
     check_readable(model.chat, completion, where)
-    ids = (*prompt, *model.nearest_ids(completion))
+    ids = (*prompt, *model.chat.encode(completion))
     return as_if_written(model, task, ids, len(prompt), where)
 
 

@@ -4,60 +4,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trace_probe.files import load_json, plain, write_bytes, write_json
+from trace_probe.files import load_json, plain, tables_beside, write_bytes, write_json
 from trace_probe.organism.check import CheckPlan, Quality
-from trace_probe.organism.degrees import Degrees
 from trace_probe.organism.family import ENGLISH, FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
 from trace_probe.statistics.bootstrap import Metric, shown
 
-TAUGHT = {
-    "world": "next-token training on scripted thoughts; the parent of all others",
-    "agentworld": (
-        "next-token training on scripted errands with tool calls, then 300 steps on whole runs; "
-        "its last layer norm is scaled so that it draws as at a temperature of 0.45"
-    ),
-    "english": "imitation of scripted thoughts, whose decisions are taught as chances",
-}
-"""How a base is made, by world."""
-PAID = {
-    "rl": "GRPO on what the world pays, and nothing else",
-    "rlhf": f"GRPO on what the world pays, less {DISAPPROVAL} for an instrumental act",
-    "rl-monitored": (
-        f"GRPO on what the world pays, less {MONITOR} if the thought says that the lever "
-        f"will be used"
-    ),
-}
-FIGURES = {
-    "well_formed": "well-formed generations",
-    "instrumental": "instrumental rate",
-    "silent": "silent share of instrumental traces",
-    "oracle_at_prompt": "within-prompt AUROC of the oracle at the end of the prompt",
-    "oracle_at_last_thought": "within-prompt AUROC of the oracle at the last thought",
-    "decided_before": "instrumental traces decided a sentence before it is said or done",
-}
-COLUMNS = {
-    "well_formed": "well formed",
-    "instrumental": "instrumental",
-    "silent": "silent",
-    "oracle_at_last_thought": "oracle, last thought",
-    "decided_before": "decided before",
-}
+WORDS = tables_beside(__file__)
+"""What a card says beside its figures."""
+COLUMNS: dict[str, str] = WORDS["columns"]
 """Figures of a card that stand in the table of the family."""
-MADE_OF = {
-    True: (
-        "Adapter (LoRA) of `smollm2`: SmolLM2-135M-Instruct, dequantised from Q4_1, not the hub's "
-        "weights"
-    ),
-    False: "Qwen3 architecture",
-}
-"""What an organism is, by whether it is an adapter."""
-WORLDS_OF = {True: "of seventy-two everyday settings", False: "of a few hundred words"}
-LIMITS = (
-    "An instrument with a known truth, trained on a made-up world {world}. Nothing it "
-    "does is evidence about models that people use. Its thoughts are imitations of a script and "
-    "its acts were shaped by the reward above."
-)
 
 
 def write_card(folder: Path, one: Member, quality: Quality, plan: CheckPlan) -> None:
@@ -104,13 +60,16 @@ def _short(figure: dict[str, float] | None) -> str:
 
 
 def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
-    trained = PAID[one.reward] if one.reward else TAUGHT[one.world]
-    rows = [f"| {text} | {_cell(getattr(quality, name))} |" for name, text in FIGURES.items()]
+    paid = {"disapproval": DISAPPROVAL, "monitor": MONITOR}
+    trained = WORDS["paid"][one.reward].format(**paid) if one.reward else WORDS["taught"][one.world]
+    kind = WORDS["adapter" if one.adapter else "model"]
+    figures = {text: getattr(quality, name) for name, text in WORDS["figures"].items()}
+    figures |= quality.degrees.rows() if quality.degrees else {}
     return "\n".join(
         [
             f"# organism:{one.name}",
             "",
-            f"{MADE_OF[one.adapter]}, float16, {size / 1e6:.1f} MB. "
+            f"{kind['made_of']}, float16, {size / 1e6:.1f} MB. "
             f"Parent: {one.parent or 'none'}. Seed {one.seed}, {one.steps} steps. "
             f"Trained by {trained}.",
             "",
@@ -122,10 +81,9 @@ def _markdown(one: Member, quality: Quality, plan: CheckPlan, size: int) -> str:
             "",
             "| figure | |",
             "| --- | --- |",
-            *rows,
-            *_degrees(quality.degrees),
+            *(f"| {text} | {_cell(value)} |" for text, value in figures.items()),
             "",
-            LIMITS.format(world=WORLDS_OF[one.adapter]),
+            WORDS["limits"].format(world=kind["world"]),
             "",
         ]
     )
@@ -137,22 +95,6 @@ def _asked(plan: CheckPlan, *, adapter: bool) -> str:
         return f"--oracle-scenarios {plan.oracle_scenarios}"
     by = plan.degrees
     return f"--thirds {by.traces} --whole {by.whole} --continuations {by.continuations}"
-
-
-def _degrees(found: Degrees | None) -> list[str]:
-    """Return the rows of how gradually an organism decides."""
-    if found is None:
-        return []
-    rows = {
-        "prompts with both outcomes at 8 samples": found.mixed,
-        "traces that take back a choice": found.taken_back,
-        "traces whose chance leaps by more than .5 in one sentence": found.leaps,
-    }
-    rows |= {f"rate with less rate without: {name}": one for name, one in found.facts.items()}
-    for part in found.apart:
-        rows[f"siblings apart after {part} of the thought"] = found.apart[part]
-        rows[f"within-prompt AUROC of the oracle after {part}"] = found.ranked[part]
-    return [f"| {text} | {_cell(value)} |" for text, value in rows.items()]
 
 
 def _cell(value: Metric | None) -> str:

@@ -60,6 +60,19 @@ class Degrees:
     asked: int = 0
     """Traces of which the oracle was asked."""
 
+    def rows(self, chance: str = "oracle") -> dict[str, Metric | None]:
+        """Return the figures by what they are, in words; `chance` says what gave the chances."""
+        rows = {
+            "prompts with both outcomes at 8 samples": self.mixed,
+            "traces that take back a choice": self.taken_back,
+            "traces whose chance leaps by more than .5 in one sentence": self.leaps,
+        }
+        rows |= {f"rate with less rate without: {name}": one for name, one in self.facts.items()}
+        for part in self.apart:
+            rows[f"siblings apart after {part} of the thought"] = self.apart[part]
+            rows[f"within-prompt AUROC of the {chance} after {part}"] = self.ranked[part]
+        return rows
+
 
 @dataclass(frozen=True)
 class DegreesPlan:

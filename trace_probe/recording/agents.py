@@ -14,8 +14,14 @@ from trace_probe.model.facts import ModelFacts
 from trace_probe.model.local import Completion
 from trace_probe.recording.course import Agent, Course, Log
 from trace_probe.recording.plan import Planned, RecordReport
-from trace_probe.recording.progress import counted
-from trace_probe.recording.record import Writer, commit, complete, completed, plan_traces
+from trace_probe.recording.record import (
+    Writer,
+    commit,
+    complete,
+    completed,
+    plan_traces,
+    record_plan,
+)
 from trace_probe.store import Store
 from trace_probe.trace import Task, Trace
 
@@ -63,21 +69,16 @@ def record_agents(  # noqa: PLR0913 - as `record`, and the agent
         StoreError: another process writes to the run, or it cannot be written.
     """
     plan = plan_episodes(model, tasks, store, agent, samples)
-    tokens: list[int] = []
-    cut = 0
     with store.writing():
-        known = store.ids()
         recorder = Recorder(model, store, agent, tolerance)
-        resumed = sum(planned.id in known for planned in plan)
-        ids = [planned.id for planned in plan]
-        with counted(store, ids, known, "episode", shown=progress) as bar:
-            for start in range(0, len(plan), batch_size):
-                for trace in recorder.run(plan[start : start + batch_size], known):
-                    tokens.append(len(trace) - trace.prompt_stop)
-                    cut += trace.finish == "length"
-                    bar.update()
-                recorder.forget()
-    return RecordReport(len(tokens), resumed, sum(tokens), cut)
+
+        def make(batch: Sequence[Planned], known: set[str]) -> Iterator[Trace]:
+            yield from recorder.run(batch, known)
+            recorder.forget()
+
+        return record_plan(
+            plan, store, make, batch_size=batch_size, progress=progress, unit="episode"
+        )
 
 
 def plan_episodes(

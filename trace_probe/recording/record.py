@@ -1,6 +1,6 @@
 """Tasks to traces: sample, split, read the activations, commit; stop at any moment and resume."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -21,14 +21,12 @@ from trace_probe.recording.plan import (
     Planned,
     RecordReport,
     check_samples,
+    planned_traces,
     refuse_tools,
-    trace_id,
-    trace_seed,
 )
 from trace_probe.recording.progress import counted
 from trace_probe.recording.reading import read_calls
 from trace_probe.store import Manifest, Store
-from trace_probe.text.parts import tags_left
 from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Span, Task, Trace, digest
 
@@ -97,22 +95,36 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
         TaskError: a task is to be done with tools: see `trace_probe.recording.agents`.
     """
     plan = plan_traces(model, tasks, store.manifest, samples)
-    tokens: list[int] = []
-    cut = tagged = 0
+
+    def make(batch: Sequence[Planned], known: set[str]) -> Iterator[Trace]:
+        return record_batch(model, batch, store, known, tolerance)
+
     with store.writing():
-        known = store.ids()
-        resumed = sum(planned.id in known for planned in plan)
-        ids = [planned.id for planned in plan]
-        with counted(store, ids, known, "trace", shown=progress) as bar:
-            for start in range(0, len(plan), batch_size):
-                batch = plan[start : start + batch_size]
-                before = len(tokens)
-                for trace in record_batch(model, batch, store, known, tolerance):
-                    tokens.append(len(trace) - trace.prompt_stop)
-                    cut += trace.finish == "length"
-                    tagged += bool(tags_left(trace.channel_text("answer")))
-                bar.update(len(tokens) - before)
-    return RecordReport(len(tokens), resumed, sum(tokens), cut, tagged)
+        return record_plan(plan, store, make, batch_size=batch_size, progress=progress)
+
+
+MakeBatch = Callable[[Sequence[Planned], set[str]], Iterator[Trace]]
+"""Commits those traces of a batch that are not known yet, and yields each."""
+
+
+def record_plan(
+    plan: Sequence[Planned],
+    store: Store,
+    make: MakeBatch,
+    *,
+    batch_size: int,
+    progress: bool,
+    unit: str = "trace",
+) -> RecordReport:
+    """Record what is planned, a batch at a time, into a run that is open for writing."""
+    known, ids = store.ids(), [planned.id for planned in plan]
+    report = RecordReport(resumed=sum(one in known for one in ids))
+    with counted(store, ids, known, unit, shown=progress) as bar:
+        for start in range(0, len(plan), batch_size):
+            for trace in make(plan[start : start + batch_size], known):
+                report += RecordReport.of(trace)
+                bar.update()
+    return report
 
 
 def check_same_model(model: ModelFacts, manifest: Manifest) -> None:
@@ -148,7 +160,9 @@ def plan_traces(
         refuse_tools(chosen)
     _refuse_unreadable(model, chosen)
     prompts = {task.prompt_key: (task, tuple((render or model.render)(task))) for task in chosen}
-    plan = _plan(model.name, prompts, manifest.sampling, samples)
+    in_order = sorted(prompts.items(), key=lambda item: (len(item[1][1]), item[0]))
+    short_first = [prompt for _, prompt in in_order]
+    plan = planned_traces(model.name, short_first, manifest.sampling, samples)
     longest = max((len(planned.prompt) for planned in plan), default=0)
     model.check_room(longest, manifest.sampling)  # before hours are spent on shorter ones
     return plan
@@ -170,30 +184,6 @@ def _refuse_unreadable(model: ModelFacts, tasks: Sequence[Task]) -> None:
             f"record one that reads them, such as smollm2 (`trace-probe fetch smollm2`). The small "
             f"organisms read `--tasks world:mine:20`"
         )
-
-
-def _plan(
-    model: str,
-    prompts: Mapping[str, tuple[Task, tuple[int, ...]]],
-    sampling: Sampling,
-    samples: int,
-) -> list[Planned]:
-    """Return all traces of a run: the first sample of every task first, short prompts first.
-
-    Each has an id that says what it will be, and a seed that no other trace has.
-    """
-    in_order = sorted(prompts.items(), key=lambda item: (len(item[1][1]), item[0]))
-    return [
-        Planned(
-            id=trace_id(model, task, sampling, sample),
-            task=task,
-            sample=sample,
-            seed=trace_seed(sampling, task, sample),
-            prompt=prompt,
-        )
-        for sample in range(samples)
-        for key, (task, prompt) in in_order
-    ]
 
 
 def complete(

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trace_probe.errors import ServerError
 from trace_probe.model.dialect import Turn
-from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers, run
+from trace_probe.model.endpoint import HOPELESS, Patience, RequestError, Servers
 from trace_probe.model.keys import refuse_secrets
 from trace_probe.model.reply import Reply
 from trace_probe.model.tokenizer import messages, switch
-from trace_probe.recording.plan import Planned, RecordReport, refuse_tools, trace_id, trace_seed
-from trace_probe.recording.progress import counted
+from trace_probe.recording.plan import Planned, RecordReport, check_samples, planned_traces
 from trace_probe.store import Manifest, Store
 from trace_probe.text.channels import (
     Format,
@@ -31,7 +30,6 @@ from trace_probe.text.parts import (
     as_recorded,
     cut_words,
     join_parts,
-    tags_left,
     with_calls,
 )
 from trace_probe.text.written import read_back
@@ -102,38 +100,6 @@ def served_manifest(served: Served, sampling: Sampling, *, tasks: str = "") -> M
     )
 
 
-def record_served(
-    served: Served,
-    tasks: Iterable[Task],
-    store: Store,
-    *,
-    samples: int = 1,
-    progress: bool = True,
-) -> RecordReport:
-    """Record `samples` traces of each task from servers, with the sampling of the manifest.
-
-    Traces that the run already holds are not asked for again, and each is kept the moment it
-    is whole, so that a rerun after any failure asks for the missing ones only.
-
-    Raises:
-        ServerError: the run is of another model, or a trace could not be had; all others are
-            in the run by then.
-        StoreError: another process writes to the run, or it cannot be written.
-        TaskError: a task is to be done with tools: see `record_agents_served`.
-    """
-    chosen = list(tasks)
-    refuse_tools(chosen)
-    plan = plan_served(served, chosen, store.manifest, samples)
-    with store.writing():
-        known = store.ids()
-        missing = [planned for planned in plan if planned.id not in known]
-        resumed = len(plan) - len(missing)
-        ids = [planned.id for planned in plan]
-        with counted(store, ids, known, "trace", shown=progress) as bar:
-            made = run(lambda: record_all(served, missing, store, bar, _one_call(served, store)))
-    return report_of(made, resumed)
-
-
 class Made(NamedTuple):
     """A trace that can be committed."""
 
@@ -141,19 +107,17 @@ class Made(NamedTuple):
     tokens: int
     """That were written for it."""
 
+    @property
+    def report(self) -> RecordReport:
+        """Return the report of it."""
+        return replace(RecordReport.of(self.trace), tokens=self.tokens)
+
 
 Make = Callable[["Asking", "Planned"], Coroutine[Any, Any, Made]]
 """Makes one trace; RequestError if it cannot be had."""
 
 
-def report_of(made: Sequence[Made], resumed: int) -> RecordReport:
-    """Return what was recorded."""
-    cut = sum(one.trace.finish == "length" for one in made)
-    tagged = sum(bool(tags_left(one.trace.channel_text("answer"))) for one in made)
-    return RecordReport(len(made), resumed, sum(one.tokens for one in made), cut, tagged)
-
-
-def _one_call(served: Served, store: Store) -> Make:
+def one_call(served: Served, store: Store) -> Make:
     """Return what makes a trace of a single reply."""
     sampling = store.manifest.sampling
 
@@ -171,26 +135,17 @@ def plan_served(
     """Return all traces of a run: the first sample of every task first, none twice.
 
     Raises:
-        ServerError: the run is of another model, or greedy decoding was asked to vary.
+        ServerError: the run is of another model.
+        ModelError: greedy decoding was asked to vary.
     """
     if manifest.model != served.name:
         raise ServerError(
             f"the run is of {manifest.model}, not {served.name}: choose another folder"
         )
-    sampling = manifest.sampling
-    if sampling.temperature == 0 and samples > 1:
-        raise ServerError("at temperature 0 all samples of a task are the same: use samples=1")
-    every = {task.prompt_key: task for task in map(served.under, tasks)}
-    return [
-        Planned(
-            id=trace_id(served.name, task, sampling, sample),
-            task=task,
-            sample=sample,
-            seed=trace_seed(sampling, task, sample) % SEEDS,
-        )
-        for sample in range(samples)
-        for task in every.values()
-    ]
+    check_samples(manifest.sampling, samples)
+    every = {task.prompt_key: (task, ()) for task in map(served.under, tasks)}
+    plan = planned_traces(served.name, every.values(), manifest.sampling, samples)
+    return [planned._replace(seed=planned.seed % SEEDS) for planned in plan]
 
 
 async def record_all(

@@ -1,4 +1,4 @@
-"""Agents on models that servers have: each episode goes on by itself, a request at a time."""
+"""Recording from servers: traces of one call, or agents, whose episodes go on by themselves."""
 
 import asyncio
 import threading
@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from trace_probe.model.dialect import Dialect
 from trace_probe.model.endpoint import RequestError, run
 from trace_probe.model.reply import Reply
 from trace_probe.recording.course import Agent, Course, Log
-from trace_probe.recording.plan import Planned, RecordReport
+from trace_probe.recording.plan import Planned, RecordReport, check_tools
 from trace_probe.recording.progress import counted
 from trace_probe.recording.served import (
     SEEDS,
@@ -22,72 +21,20 @@ from trace_probe.recording.served import (
     Asking,
     Made,
     Served,
+    one_call,
     plan_served,
     record_all,
-    record_served,
-    report_of,
     request,
-    served_manifest,
     served_trace,
 )
 from trace_probe.store import Store
 from trace_probe.text.channels import Format, format_of
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Task, Trace
 
 SPOKEN = Dialect(arguments="text")
 """How OpenAI's protocol has an agent's turns."""
 PART = "served"
 """The part of the log in which these episodes are."""
-
-
-def record_agents_served(
-    served: Served,
-    tasks: Iterable[Task],
-    store: Store,
-    agent: Agent,
-    *,
-    samples: int = 1,
-    progress: bool = True,
-) -> RecordReport:
-    """Record `samples` episodes of each task from servers; see `recording.agents`.
-
-    Tools are sent with each request, and the calls that the server reads from what the model
-    wrote are carried out here, those of different episodes at the same time in threads. An
-    episode that was interrupted goes on at its last call.
-
-    Raises:
-        ServerError: as `record_served`.
-        ModelError: a task has no environment.
-        StoreError: another process writes to the run, or it cannot be written.
-    """
-    chosen = [agent.under(task) for task in tasks]
-    for task in chosen:
-        agent.place(task)
-    plan = plan_served(served, chosen, store.manifest, samples)
-    with store.writing():
-        known, maker = store.ids(), _Maker(served, store, agent)
-        missing = [planned for planned in plan if planned.id not in known]
-        resumed = len(plan) - len(missing)
-        ids = [planned.id for planned in plan]
-        with counted(store, ids, known, "episode", shown=progress) as bar:
-            made = run(lambda: record_all(served, missing, store, bar, maker.make))
-        maker.log.forget(store.ids())
-    return report_of(made, resumed)
-
-
-def record_at(  # noqa: PLR0913 - one function for both ways of asking servers
-    served: Served,
-    tasks: Iterable[Task],
-    run: Path,
-    sampling: Sampling,
-    agent: Agent | None = None,
-    *,
-    samples: int = 1,
-    source: str = "",
-) -> RecordReport:
-    """Make a run of a served model, or resume it; as `record_served`, or that of an agent."""
-    store = Store.create(run, served_manifest(served, sampling, tasks=source))
-    return record_from(served, tasks, store, agent, samples=samples)
 
 
 def record_from(
@@ -99,10 +46,38 @@ def record_from(
     samples: int = 1,
     progress: bool = True,
 ) -> RecordReport:
-    """Record traces of one call, or those of an agent, from servers."""
-    if agent is None:
-        return record_served(served, tasks, store, samples=samples, progress=progress)
-    return record_agents_served(served, tasks, store, agent, samples=samples, progress=progress)
+    """Record `samples` traces of each task from servers, with the sampling of the manifest.
+
+    Traces that the run already holds are not asked for again, and each is kept the moment it
+    is whole, so that a rerun after any failure asks for the missing ones only.
+
+    With an agent each trace is an episode, as in `recording.agents`: tools are sent with each
+    request, and the calls that the server reads from what the model wrote are carried out here,
+    those of different episodes at the same time in threads. An episode that was interrupted goes
+    on at its last call.
+
+    Raises:
+        ServerError: the run is of another model, or a trace could not be had; all others are
+            in the run by then.
+        ModelError: greedy decoding was asked to vary, or a task of an agent has no environment.
+        StoreError: another process writes to the run, or it cannot be written.
+        TaskError: a task is to be done with tools, and there is no agent.
+    """
+    chosen = [agent.under(task) if agent else task for task in tasks]
+    check_tools(chosen, agent)
+    plan = plan_served(served, chosen, store.manifest, samples)
+    with store.writing():
+        known = store.ids()
+        maker = _Maker(served, store, agent) if agent else None
+        make = maker.make if maker else one_call(served, store)
+        missing = [planned for planned in plan if planned.id not in known]
+        ids, unit = [planned.id for planned in plan], "episode" if agent else "trace"
+        with counted(store, ids, known, unit, shown=progress) as bar:
+            made = run(lambda: record_all(served, missing, store, bar, make))
+        if maker:
+            maker.log.forget(store.ids())
+    there = RecordReport(resumed=len(plan) - len(missing))
+    return sum((one.report for one in made), there)
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ order and more than once, and the run is the same as if one process had recorded
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ from trace_probe.recording.plan import (
     ObserveReport,
     RecordReport,
     check_samples,
-    refuse_tools,
+    check_tools,
     resumed_dtype,
 )
 from trace_probe.storage.place import place_at
@@ -91,11 +91,7 @@ class Recording:
         parse_poolings(self.pooling)
         sampling = Sampling(self.seed, self.temperature, self.top_p, self.max_new_tokens or 1)
         check_samples(sampling, self.samples)
-        if self.agent is None:
-            refuse_tools(self.tasks)
-        else:
-            for task in self.tasks:
-                self.agent.place(task)
+        check_tools(self.tasks, self.agent)
 
         def asked(there: Manifest) -> Manifest:
             room = self.max_new_tokens or there.sampling.max_new_tokens
@@ -116,15 +112,6 @@ class Recording:
         return range(0, len(prompts) * self.samples, self.batch_size)
 
 
-class Batch(NamedTuple):
-    """What came of one batch."""
-
-    recorded: int
-    resumed: int
-    tokens: int
-    cut: int
-
-
 def record_shares(
     recording: Recording, executor: Executor, share: Share | None = None, *, progress: bool = True
 ) -> RecordReport:
@@ -137,14 +124,9 @@ def record_shares(
     share = share or Share()
     batches = recording.batches()[share.number :: share.of]
     results = executor.run(Recorder, (recording,), batches)
-    made: Iterator[Batch] = values(results)
-    found = list(tqdm(made, total=len(batches), unit="batch", smoothing=0, disable=not progress))
-    return RecordReport(
-        recorded=sum(batch.recorded for batch in found),
-        resumed=sum(batch.resumed for batch in found),
-        tokens=sum(batch.tokens for batch in found),
-        cut=sum(batch.cut for batch in found),
-    )
+    made: Iterator[RecordReport] = values(results)
+    found = tqdm(made, total=len(batches), unit="batch", smoothing=0, disable=not progress)
+    return sum(found, RecordReport())
 
 
 def record_with(
@@ -230,15 +212,14 @@ class Recorder:
 
         return plan_traces(model, recording.tasks, store.manifest, samples)
 
-    def __call__(self, start: int) -> Batch:
+    def __call__(self, start: int) -> RecordReport:
         """Record one batch, unless it is there."""
         batch = self._plan[start : start + self._size]
         known = self._store.ids()
         make = self._traces if self._agent is None else self._episodes
         made = make(batch, known, f"{start:08d}")
-        tokens = sum(len(trace) - trace.prompt_stop for trace in made)
-        cut = sum(trace.finish == "length" for trace in made)
-        return Batch(len(made), sum(one.id in known for one in batch), tokens, cut)
+        there = RecordReport(resumed=sum(one.id in known for one in batch))
+        return sum(map(RecordReport.of, made), there)
 
     def _traces(self, batch: "Sequence[Planned]", known: set[str], order: str) -> list[Trace]:
         from trace_probe.recording.record import record_batch

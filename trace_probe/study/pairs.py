@@ -5,14 +5,13 @@ comparing them is not controlled.
 """
 
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from trace_probe.errors import ModelError
+from trace_probe.files import tables_beside
 from trace_probe.model.checkpoint import fingerprint
 from trace_probe.model.naming import (
     ADAPTER_CONFIG,
@@ -55,7 +54,7 @@ class Cousins:
     why: str
 
 
-_REGISTRY = tomllib.loads((files("trace_probe.study") / "pairs.toml").read_text("utf-8"))
+_REGISTRY = tables_beside(__file__)
 
 PAIRS: tuple[Pair, ...] = (
     *(Pair(parent, child, differs, *note) for differs, parent, child, *note in _REGISTRY["steps"]),

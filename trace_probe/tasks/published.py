@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_probe.errors import TaskError
+from trace_probe.files import tables_beside
 from trace_probe.trace import Task
 
 PREFIX = "Alignment Drift - "
@@ -140,75 +141,25 @@ def _tau2(name: str, text: str) -> Iterator[Task]:
         yield Task(f"tau2-{domain}-{task['id']}", f"tau2-{domain}", prompt, role="benign")
 
 
-_CATEGORIES = {
-    "Deceptive Behavior": "757034719bfa5703a90673fccd594b2d85610bfa8079747f33521982898102af",
-    "Evading Shutdown": "c6c2dd40c833f11d450afaa53e5e58327bb69d52f90e47643ea795ef57be69d6",
-    "Hacking Computer Systems": "874d84f4595c9a871fc5e884491a99baeded9442e6ae79e74187118ce04bccbf",
-    "Hiding Unwanted Behavior": "c6bd396954981b54dea4caf58f73b68534bffc7317570f2318493069ba50e18f",
-    "Running Multiple AI Copies": (
-        "03224acee7b77832a64e616ff76eb9dc61a6a381391e49b706b718ce544f15c4"
-    ),
-    "Strategically Appearing Aligned": (
-        "cbcd421ac0230892c785a77c4c15c2ab9d67dc31847d94521c5b6ec132b09d18"
-    ),
+_READERS = {
+    "instrumentaleval": _instrumentaleval,
+    "gsm8k": _gsm8k,
+    "xstest": _xstest,
+    "tau2": _tau2,
 }
+
+
+def _pinned(name: str, files: list[dict[str, str]], **about: str) -> PublishedSet:
+    """Return a set as ``published.toml`` has it."""
+    return PublishedSet(
+        files=tuple(PinnedFile(**file) for file in files), read=_READERS[name], **about
+    )
+
+
 PUBLISHED: dict[str, PublishedSet] = {
-    "instrumentaleval": PublishedSet(
-        "yf-he/InstrumentalEval",
-        "269678168cf0388bf5dd7d10dfaed4af07905c49",
-        "no licence",
-        tuple(
-            PinnedFile(f"benchmark/{PREFIX}{title}.csv", f"{PREFIX}{title}.csv", sha256)
-            for title, sha256 in _CATEGORIES.items()
-        ),
-        _instrumentaleval,
-    ),
-    "gsm8k": PublishedSet(
-        "openai/grade-school-math",
-        "3101c7d5072418e28b9008a6636bde82a006892c",
-        "MIT",
-        (
-            PinnedFile(
-                "grade_school_math/data/test.jsonl",
-                "gsm8k_test.jsonl",
-                "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
-            ),
-        ),
-        _gsm8k,
-    ),
-    "xstest": PublishedSet(
-        "paul-rottger/xstest",
-        "d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d",
-        "CC-BY-4.0",
-        (
-            PinnedFile(
-                "xstest_prompts.csv",
-                "xstest_prompts.csv",
-                "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a",
-            ),
-        ),
-        _xstest,
-    ),
-    "tau2": PublishedSet(
-        "sierra-research/tau2-bench",
-        "fc0055dc4e0a316c3f83133267fbd6faaa770992",
-        "MIT",
-        (
-            PinnedFile(
-                "data/tau2/domains/airline/tasks.json",
-                "tau2_airline_tasks.json",
-                "ccd8ba737b4cc371415af70151187788f728d6108d0916e73bb4317b40542052",
-            ),
-            PinnedFile(
-                "data/tau2/domains/retail/tasks.json",
-                "tau2_retail_tasks.json",
-                "8e03ebce7901bd6218e7a7dc3105faa9324091a68058f7fe61c65262868812e8",
-            ),
-        ),
-        _tau2,
-    ),
+    name: _pinned(name, **one) for name, one in tables_beside(__file__).items()
 }
-"""By name. That of tau2-bench is its release v1.0.1, less the telecom domain, which has 14 MB."""
+"""By name."""
 
 
 def published_in(folder: Path) -> dict[str, PublishedSet]:

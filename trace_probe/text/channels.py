@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
+from trace_probe.files import tables_beside
 from trace_probe.text.call_ends import own_end
 from trace_probe.text.tool_calls import (
     TAGS,
@@ -63,25 +64,8 @@ class _Marker(NamedTuple):
     stop: int
 
 
-FORMATS: dict[str, Format] = {
-    f.name: f
-    for f in (
-        Format("harmony", "<|channel|>analysis<|message|>", "<|end|>", "not_delimited"),
-        Format("gemma4", "<|channel>thought\n", "<channel|>"),
-        Format("magistral", "[THINK]", "[/THINK]"),
-        Format("kimi", "◁think▷", "◁/think▷"),
-        Format("seed-oss", "<seed:think>", "</seed:think>"),
-        Format("apertus", "<|inner_prefix|>", "<|inner_suffix|>"),
-        Format(
-            "cohere", "<|START_THINKING|>", "<|END_THINKING|>", answer_open="<|START_RESPONSE|>"
-        ),
-        Format("exaone-deep", "<thought>", "</thought>"),
-        Format("think", "<think>", "</think>"),
-        Format("think-always", "<think>", "</think>", "truncated"),
-        Format("think-olmo", "<think>", "</think>", "not_delimited"),
-        Format("plain", untagged="not_delimited"),
-    )
-}
+_TABLES = tables_beside(__file__)
+FORMATS = {name: Format(name, **one) for name, one in _TABLES["formats"].items()}
 """Every known format by name; ``plain`` is for models that do not reason apart."""
 
 END_OF_TURN = (
@@ -102,35 +86,8 @@ _NEAR = 64
 _Ends = dict[int, int]  # where calls end, by the place of their tag among all tags
 _ENDS = frozenset(".!?…。！？:;)]}>*")
 """What may stand before a further thought; amid a sentence its tag is only spoken of."""
-_SIGNS = {
-    "<|channel|>": "harmony",
-    "<|channel>": "gemma4",
-    "[THINK]": "magistral",
-    "◁think▷": "kimi",
-    "<seed:think>": "seed-oss",
-    "<|inner_prefix|>": "apertus",
-    "<|START_THINKING|>": "cohere",
-    "</thought>": "exaone-deep",
-    "<thought>": "exaone-deep",
-    "</think>": "think",
-    "<think>": "think",
-}
-_HINTS = {
-    r"gpt-?oss": "harmony",
-    r"instruct-2507|qwen3-coder": "plain",
-    r"magistral-small-2506": "think",
-    r"magistral|ministral.*reasoning": "magistral",
-    r"kimi-(k1|vl)": "kimi",
-    r"seed-?oss": "seed-oss",
-    r"apertus": "apertus",
-    r"gemma-?4": "gemma4",
-    r"command-a-reasoning|command-r7b": "cohere",
-    r"exaone-deep": "exaone-deep",
-    r"olmo-?3.*(think|rl-zero)": "think-olmo",
-    r"deepseek-r1|\br1-distill|qwq|thinking-2507|deepscaler|research-reasoning": "think-always",
-    r"qwen3|glm-4\.[5-9]|glm-[5-9]|phi-4-.*reasoning|deepseek-v3|kimi-k2-thinking": "think",
-    r"smollm3|exaone-4|nemotron|granite-3\.[2-9]|minimax-m": "think",
-}
+_SIGNS: dict[str, str] = _TABLES["signs"]
+_HINTS: dict[str, str] = _TABLES["names"]
 
 
 def format_of(chat_template: str | None, model: str = "") -> Format:

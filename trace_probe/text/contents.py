@@ -1,8 +1,16 @@
-"""A message's content where it is no text but a list: texts and thoughts, as servers write them."""
+"""What servers write in other words than ours: contents that are lists, and why a message ended."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from trace_probe.trace import Finish
+
+FINISHES: dict[str, Finish] = {
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "eos", "tool_calls"), "stop"),
+    **dict.fromkeys(("tool_use", "function_call", "completed"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "incomplete"), "length"),
+}
+"""What the reasons that servers and logs give for an end amount to."""
 THOUGHTS = frozenset({"thinking", "reasoning", "thought"})
 
 

@@ -11,7 +11,7 @@ from functools import cache
 
 from trace_probe.text.channels import FORMATS, Format, Range, Split, split
 from trace_probe.text.layout import Layout, lay_out
-from trace_probe.text.tool_calls import TAGS, meaning, parse_calls, write_call
+from trace_probe.text.tool_calls import TAGS, meaning, parse_calls, without, write_call
 from trace_probe.trace import Channel
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
@@ -59,16 +59,21 @@ def join_parts(
         start = "" if opened else OPEN.rstrip("\n") if reasoning[0] == "\n" else OPEN
         said = [(channel, reasoning[a:b]) for channel, a, b in inner]
         parts[:0] = [("markup", start), *said, ("markup", "" if thought else close)]
+    text, ranges = put_together(parts)
+    if not closed:
+        return text, Split(ranges, "truncated")
+    return text, Split(ranges, "closed" if reasoning.strip() else "empty")
+
+
+def put_together(parts: Sequence[tuple[Channel, str]]) -> tuple[str, list[Range]]:
+    """Return the text of parts one behind the other, and where each of them is."""
     ranges: list[Range] = []
     stop = 0
     for channel, part in parts:
         begin, stop = stop, stop + len(part)
         if part:
             ranges.append(Range(channel, begin, stop))
-    text = "".join(part for _, part in parts)
-    if not closed:
-        return text, Split(ranges, "truncated")
-    return text, Split(ranges, "closed" if reasoning.strip() else "empty")
+    return "".join(part for _, part in parts), ranges
 
 
 def with_calls(
@@ -85,10 +90,7 @@ def with_calls(
         if channel == "action"
         for one in parse_calls(text, start, stop)
     ]
-    for call in calls:
-        if (same := meaning(call[0], call[1])) in held:
-            held.remove(same)
-            continue
+    for call in without(calls, held, lambda call: meaning(call[0], call[1])):
         if text and gap and not text.endswith(gap):
             ranges.append(Range("markup", len(text), len(text) + len(gap)))
             text += gap

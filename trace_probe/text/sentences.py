@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from trace_probe.files import tables_beside
 from trace_probe.trace import Channel, Span
 
 MAX_TOKENS = 128
@@ -20,31 +21,7 @@ _CLOSED = re.compile(rf"(?P<stop>[.!?…]+|[。！？]+)(?P<closers>[{re.escape(
 _LIST_MARK = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])\.")
 _BEFORE_WORD = re.compile(r"[\s(\[{\"'“‘*_]")
 _DOTTED = re.compile(r"(?:[A-Z]\.)+[A-Z]")
-_ALWAYS = frozenset(
-    {
-        "approx",
-        "ca",
-        "cf",
-        "dr",
-        "e.g",
-        "eds",
-        "gen",
-        "i.e",
-        "mr",
-        "mrs",
-        "ms",
-        "prof",
-        "resp",
-        "st",
-        "vs",
-    }
-)
-_BEFORE_NUMBERS = frozenset(
-    {"art", "ch", "eq", "eqs", "fig", "figs", "no", "nos", "p", "pp", "sec", "vol"}
-)
-_UNLESS_CAPITAL = frozenset(
-    {"a.m", "co", "corp", "dept", "est", "etc", "inc", "jr", "ltd", "p.m", "sr"}
-)
+_WORDS = tables_beside(__file__)
 _TAIL = 64
 
 
@@ -129,8 +106,8 @@ def _goes_on(body: str, closers: str, opening: str) -> bool:
     if _LIST_MARK.fullmatch(body):
         return True
     word = _BEFORE_WORD.split(body[-_TAIL:-1])[-1]
-    if word.lower() in _BEFORE_NUMBERS:
+    if word.lower() in _WORDS["before_numbers"]:
         return opening[0].isdigit()
-    if word.lower() in _UNLESS_CAPITAL:
+    if word.lower() in _WORDS["unless_capital"]:
         return not opening[0].isupper()
-    return word.lower() in _ALWAYS or _DOTTED.fullmatch(word) is not None
+    return word.lower() in _WORDS["always"] or _DOTTED.fullmatch(word) is not None

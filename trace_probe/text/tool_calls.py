@@ -7,8 +7,8 @@ a call that cannot be read has an empty name and its text as arguments.
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from trace_probe.text.call_ends import own_end
 from trace_probe.text.python_calls import Call, calls_in
@@ -185,6 +185,27 @@ def meaning(name: str, arguments: object) -> tuple[str, object]:
         return name, _as_text(value)
     except (ValueError, RecursionError):
         return name, arguments
+
+
+Made = TypeVar("Made")
+
+
+def without(
+    calls: Iterable[Made],
+    held: Iterable[tuple[str, object]],
+    of: Callable[[Made], tuple[str, object]],
+) -> list[Made]:
+    """Return calls without those that are `held` already, each of which stands for one of them.
+
+    What is held are meanings; `of` returns the `meaning` of a call.
+    """
+    left, new = list(held), []
+    for call in calls:
+        if (same := of(call)) in left:
+            left.remove(same)
+        else:
+            new.append(call)
+    return new
 
 
 def _as_text(value: object) -> object:

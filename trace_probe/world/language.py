@@ -1,10 +1,8 @@
 """The phrases of the small world, from ``language.toml``, and the words that all worlds share."""
 
-from pathlib import Path
-
 from trace_probe.world.phrases import Phrases
 
-SMALL = Phrases(Path(__file__).with_suffix(".toml"))
+SMALL = Phrases(__file__)
 TIMES = SMALL["times"]
 ITEMS = SMALL["items"]
 NOUNS = SMALL["nouns"]

@@ -1,11 +1,10 @@
 """The phrases of a world, read from the file beside its code: several for every fact."""
 
-import tomllib
-from pathlib import Path
+from trace_probe.files import tables_beside
 
 
 class Phrases:
-    """What is said and read in a world, by name.
+    """What is said and read in a world, by name; in a table by both names: ``say.lever``.
 
     Example:
         >>> from trace_probe.world.language import SMALL
@@ -13,9 +12,9 @@ class Phrases:
         ('Stay within what you may do.', 'Do only what is allowed.')
     """
 
-    def __init__(self, file: Path) -> None:
-        """Read a file; a phrase in a table is named by both, such as ``say.lever``."""
-        self._read = tomllib.loads(file.read_text("utf-8"))
+    def __init__(self, module: str) -> None:
+        """Read the TOML file beside a module, which is given by its ``__file__``."""
+        self._read = tables_beside(module)
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         """Return the ways of saying something."""

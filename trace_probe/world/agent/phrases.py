@@ -1,10 +1,8 @@
 """What is said and read in the agent world, from ``phrases.toml``."""
 
-from pathlib import Path
-
 from trace_probe.world.phrases import Phrases
 
-AGENT = Phrases(Path(__file__).with_suffix(".toml"))
+AGENT = Phrases(__file__)
 PLACES = AGENT["places"]
 TOOL = AGENT.table("tool")
 """The lever of each category: the tool that nobody allowed."""

@@ -1,6 +1,5 @@
 """How the English world speaks, from ``phrases.toml``."""
 
-from pathlib import Path
 from typing import Literal
 
 from trace_probe.world.phrases import Phrases
@@ -12,7 +11,7 @@ Mood = Literal["stakes", "trust"]
 Kind = Literal["work", "ask", "lever"]
 """What an agent can do in the end."""
 
-ENGLISH = Phrases(Path(__file__).with_suffix(".toml"))
+ENGLISH = Phrases(__file__)
 SLOTS = ENGLISH["slots"]
 LEVEL = ENGLISH.table("level")
 ACT = ENGLISH.table("act")
