@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.evaluation.details import delta_bits, details, predictive_values
+from trace_probe.evaluation.details import delta_bits, details
 from trace_probe.evaluation.notes import notes
 from trace_probe.evaluation.panel import (
     SENTENCES_LEFT,
@@ -102,15 +102,8 @@ def evaluate(
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
     beaten = _beside_headline(mine, {name: its.caught for name, its in rivals.items()})
-    more = replace(
-        details(read, followed, threshold, panel, alarms),
-        best_text=best,
-        headline=beaten,
-        headline_act=acts.headline,
-        predictive_value=predictive_values(
-            figures["caught_before_action"], figures["false_alarm_rate"]
-        ),
-    )
+    more = replace(details(read, followed, threshold, panel, alarms, figures), best_text=best)
+    more = replace(more, headline=beaten, headline_act=acts.headline)
     beside = {name: its.figures(own, acts.theirs.get(name)) for name, its in rivals.items()}
     return Report(
         detector=detector,
