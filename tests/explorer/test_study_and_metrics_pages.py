@@ -94,8 +94,13 @@ def test_risk_is_reliable_where_the_share_that_acts_is_the_risk() -> None:
         rows.append(build_row(facts_of(trace), one, scores, THRESHOLD))
     bins = reliability(rows, probabilities=True)
     assert len(bins) == 8
-    inside = [one.observed.lower <= one.foretold <= one.observed.upper for one in bins]
-    assert sum(inside) >= 6
+    inside = 0
+    for one in bins:
+        low, high = one.observed.lower, one.observed.upper
+        assert low is not None
+        assert high is not None
+        inside += low <= one.foretold <= high
+    assert inside >= 6
     assert reliability(rows[:5], probabilities=True) == []
 
 
