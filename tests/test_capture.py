@@ -36,7 +36,7 @@ def test_a_trace_read_in_chunks_is_the_trace_read_whole(
 def test_every_family_is_read_block_by_block(tiny: Callable[..., Any], family: str) -> None:
     from trace_probe.model.chunks import comes_apart
 
-    assert comes_apart(tiny(family)._base)
+    assert comes_apart(tiny(family).blocks.network.get_decoder())
 
 
 def test_a_network_that_cannot_be_taken_apart_is_read_behind_an_ordinary_cache() -> None:
@@ -46,7 +46,7 @@ def test_a_network_that_cannot_be_taken_apart_is_read_behind_an_ordinary_cache()
 
     network = random_network("granite", embedding_multiplier=3.0)  # of whatever enters
     model, ids = Model(network, word_tokenizer(), "granite"), some_ids(60)
-    assert not comes_apart(model._base)
+    assert not comes_apart(model.blocks.network.get_decoder())
     (whole,) = model.replay([ids], [each_token(60)], LAYERS)
     (pieces,) = model.replay([ids], [each_token(60)], LAYERS, Reading(pass_tokens=8, chunk=7))
     for layer in LAYERS:
@@ -110,7 +110,7 @@ def test_only_the_deepest_block_that_is_asked_for_is_run_in_chunks_too(
     model, ran = tiny(), set[int]()
     handles = [
         block.register_forward_pre_hook(lambda *_, i=i: ran.add(i))
-        for i, block in enumerate(model._base.layers)
+        for i, block in enumerate(model.blocks.network.get_decoder().layers)
     ]
     model.replay([some_ids(60)], [[Span(0, 60)]], (1,), Reading(pass_tokens=8, chunk=7))
     for handle in handles:
@@ -122,12 +122,15 @@ def test_nothing_is_left_behind_by_chunks(tiny: Callable[..., Any]) -> None:
     from trace_probe.model.capture import Reading
 
     model = tiny()
-    modules, attention = list(model._base.layers), model._base.config._attn_implementation
+    modules, attention = (
+        list(model.blocks.network.get_decoder().layers),
+        model._base.config._attn_implementation,
+    )
     with pytest.raises(IndexError):
         model.replay([[*some_ids(60), 999]], [[Span(0, 60)]], (1,), Reading(pass_tokens=8))
     model.replay([some_ids(60)], [[Span(0, 60)]], (1,), Reading(pass_tokens=8, chunk=7))
-    assert list(model._base.layers) == modules
-    assert model._base.config._attn_implementation == attention
+    assert list(model.blocks.network.get_decoder().layers) == modules
+    assert model.blocks.network.get_decoder().config._attn_implementation == attention
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model._network.modules())
 
 

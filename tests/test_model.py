@@ -39,7 +39,9 @@ def test_replay_reads_the_residual_stream_after_each_block(
     model = tiny(family)
     _, ids = written(model)
     entering_norm: list[Any] = []
-    handle = model._base.norm.register_forward_pre_hook(lambda _, x: entering_norm.append(x[0]))
+    handle = model.blocks.network.get_decoder().norm.register_forward_pre_hook(
+        lambda _, x: entering_norm.append(x[0])
+    )
     with torch.no_grad():
         states = model._network(torch.tensor([ids]), output_hidden_states=True).hidden_states
     handle.remove()
@@ -98,7 +100,7 @@ def test_stopping_early_changes_nothing_and_saves_the_rest(tiny: Callable[..., A
     ran: list[int] = []
     handles = [
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
-        for i, block in enumerate(model._base.layers)
+        for i, block in enumerate(model.blocks.network.get_decoder().layers)
     ]
     (early,) = model.replay([ids], [each_token(len(ids))], (0,))
     for handle in handles:
@@ -214,7 +216,11 @@ def test_a_hook_of_another_library_is_read_if_it_is_on_before_a_stream_begins(
     stream = model.stream(model.render(TASK), 0, SAMPLING, (1,))
     if begun:
         next(stream)
-    with model._base.layers[1].register_forward_hook(lambda _, __, out: _doubled(out)):
+    with (
+        model.blocks.network.get_decoder()
+        .layers[1]
+        .register_forward_hook(lambda _, __, out: _doubled(out))
+    ):
         read = next(stream).activation
     stream.close()
     assert np.allclose(read, (1 if begun else 2) * free[int(begun)], rtol=1e-5)

@@ -95,11 +95,11 @@ def test_risk_is_reliable_where_the_share_that_acts_is_the_risk() -> None:
     bins = reliability(rows, probabilities=True)
     assert len(bins) == 8
     inside = 0
-    for one in bins:
-        low, high = one.observed.lower, one.observed.upper
+    for each in bins:
+        low, high = each.observed.lower, each.observed.upper
         assert low is not None
         assert high is not None
-        inside += low <= one.foretold <= high
+        inside += low <= each.foretold <= high
     assert inside >= 6
     assert reliability(rows[:5], probabilities=True) == []
 
