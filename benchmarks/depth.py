@@ -79,7 +79,7 @@ def measure(plan: DepthPlan, say: Callable[[str], None]) -> Depth:
 def _unseen(store: Store, saved: SavedProbe, layer: int) -> Corpus:
     """Return the labelled traces of test tasks that set nothing of the probe."""
     seen = saved.card.seen
-    every = load_corpus(store, saved.card.labeller, (layer,)).aimed(saved.card.target)
+    every = load_corpus(store, saved.card.labeller, (layer,), saved.card.target)
     return every.where(lambda trace: trace.task.id not in seen).judged()
 
 

@@ -27,7 +27,7 @@ from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.local import Model, load_model
 from trace_probe.probing.dataset import load_corpus, split_tasks
-from trace_probe.probing.probe import fit_corpus, probe_scores
+from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.recording.observe import observe, observer_manifest

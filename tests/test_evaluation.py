@@ -12,7 +12,8 @@ from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import Report, Survival, format_report
 from trace_probe.probing.baselines import baseline_scores, position
 from trace_probe.probing.dataset import Corpus, constant_scores, split_by_role
-from trace_probe.probing.probe import Recipe, fit_corpus, probe_scores
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Task

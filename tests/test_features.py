@@ -22,7 +22,8 @@ from trace_probe.probing.features import (
     parse_features,
     pooling_for,
 )
-from trace_probe.probing.probe import fit_corpus, load_probe, probe_scores, save_probe
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import load_probe, save_probe
 from trace_probe.probing.recipe import Recipe
 from trace_probe.trace import Span, Task, Trace
 

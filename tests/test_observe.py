@@ -13,12 +13,8 @@ from planted import World, keep, make_trace, plant
 
 from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError, ProbeError
-from trace_probe.evaluation.held_out import (
-    Beside,
-    embedding_scores,
-    evaluate_probe,
-    observer_scores,
-)
+from trace_probe.evaluation.held_out import Beside, evaluate_probe
+from trace_probe.evaluation.observer import embedding_scores, observer_scores
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.probing.probe import Recipe
 from trace_probe.probing.selection import criterion
@@ -182,6 +178,15 @@ def test_an_observer_that_sees_it_too_closes_the_gap(tmp_path: Path) -> None:
     assert gap.lower <= 0 <= gap.upper
 
 
+def test_an_observer_is_probed_by_the_head_of_the_probe_with_its_own_strength(
+    tmp_path: Path,
+) -> None:
+    corpus = plant(SIGNAL)
+    other = keep(corpus, tmp_path / "same")
+    found = observer_scores(other, corpus, corpus.tasks, Recipe((3,), head="mlp", C=1.0))
+    assert criterion(corpus, found["observer"]).value > 0.9
+
+
 def test_an_observer_must_have_read_every_trace(tmp_path: Path) -> None:
     corpus = plant(SIGNAL)
     some = keep(corpus.where(lambda trace: trace.sample > 0), tmp_path / "some")
@@ -211,7 +216,7 @@ def test_an_observer_is_judged_on_whole_thoughts_where_there_is_no_probe(tmp_pat
 
 
 def test_embeddings_are_token_weighted_means_of_all_so_far() -> None:
-    from trace_probe.evaluation.held_out import _so_far
+    from trace_probe.evaluation.observer import _so_far
 
     corpus = plant(World(tasks=4, samples=1))
     assert corpus.matrix is not None

@@ -18,8 +18,9 @@ from trace_probe.probing.baselines import (
     position,
     prompt_only,
 )
-from trace_probe.probing.dataset import Corpus, activations_of, split_by_role
-from trace_probe.probing.probe import Recipe, fit_corpus, probe_scores
+from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import Scores
 
@@ -48,7 +49,7 @@ def reported(world: World, *, ideal: bool = False) -> Report:
 
 def along(corpus: Corpus, world: World) -> Scores:
     """Return how far each sentence lies along the planted direction, which nobody can beat."""
-    matrix = activations_of(corpus)
+    matrix = corpus.activations
     values = matrix.at(3) @ world.direction
     return {
         trace.id: np.append(values[first + 1 : first + len(trace.sentences)], np.nan)
@@ -127,7 +128,7 @@ def test_of_few_tasks_nothing_is_claimed_and_the_report_says_how_many_are_needed
 def test_two_facts_met_at_different_times_are_joined_by_memory_alone() -> None:
     """Instrumental traces meet both facts, each for one sentence; their siblings one of them."""
     corpus = plant(MANY)
-    matrix, rng = activations_of(corpus), np.random.default_rng(5)
+    matrix, rng = corpus.activations, np.random.default_rng(5)
     values = matrix.values.copy()
     for trace, first in zip(corpus.traces, matrix.start, strict=True):
         both, one = bool(corpus.outcome(trace)), int(rng.integers(2))

@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from planted import World, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.probing.fitting import fit_dataset, probe_scores
 from trace_probe.probing.probe import (
     LinearProbe,
     ProbeCard,
     Recipe,
     SavedProbe,
     check_fits,
-    fit_dataset,
     load_probe,
-    probe_scores,
     save_probe,
 )
 from trace_probe.probing.recipe import Method

@@ -11,8 +11,16 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, constant_scores
 from trace_probe.probing.features import Feature
 from trace_probe.probing.recipe import Focus, Recipe
-from trace_probe.probing.selection import HEADLINE, Criterion, criterion, first_of_equals
-from trace_probe.probing.sweep import Cell, Grid, choose, choose_cell, leaders
+from trace_probe.probing.selection import (
+    HEADLINE,
+    Cell,
+    Criterion,
+    choose,
+    criterion,
+    first_of_equals,
+    leaders,
+)
+from trace_probe.probing.sweep import Grid, choose_cell
 
 
 def cell(

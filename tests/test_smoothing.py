@@ -24,8 +24,8 @@ from trace_probe.monitor.calibrated import (
 from trace_probe.monitor.detector import load_detector
 from trace_probe.monitor.drift import WINDOW, DriftCheck, check_levels
 from trace_probe.monitor.flagging import flag, flags_csv, format_flags
-from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.probe import SavedProbe, save_probe
+from trace_probe.probing.selection import set_threshold
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store

@@ -11,7 +11,8 @@ from planted import World, plant
 
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import Corpus, task_folds
-from trace_probe.probing.probe import LinearProbe, Recipe, fit_corpus, probe_scores
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import LinearProbe, Recipe
 from trace_probe.probing.ridge import (
     Block,
     ridge_from_kernel,

@@ -20,7 +20,7 @@ from trace_probe.errors import (
 from trace_probe.labelling.annotations import AnnotationLabeller
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.naming import organism_path
-from trace_probe.probing.dataset import check_labeller
+from trace_probe.probing.dataset import load_corpus
 from trace_probe.probing.probe import check_overwrites, load_probe, save_probe
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.sources import tasks_from
@@ -178,7 +178,7 @@ def test_record_names_the_organisms_before_it_loads_anything(tmp_path: Path) -> 
 
 def test_a_labeller_who_gave_no_label_is_answered_with_those_who_did() -> None:
     with pytest.raises(NotEnoughData, match="no labels by 'bob'; there are labels by rules"):
-        check_labeller(Store(ROOT / "traces" / "demo"), "bob")
+        load_corpus(Store(ROOT / "traces" / "demo"), "bob", (), needed=True)
 
 
 def test_verdicts_that_are_not_there_are_not_called_empty(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from trace_probe.storage.journal import (
     first_of_each,
 )
 from trace_probe.storage.lines import BrokenLine
-from trace_probe.storage.matrix import LayerMatrix, cached_layer, worth_caching
+from trace_probe.storage.matrix import LayerMatrix, cached_layer, read_matrix
 from trace_probe.storage.place import Place, place_at
 from trace_probe.storage.records import READABLE, checked_line, differences, manifest_fields
 from trace_probe.storage.records import Manifest as Manifest
@@ -417,19 +417,12 @@ class Store:
         """
         if not traces:
             raise NotEnoughData(f"no labelled traces in {self.path}: record and label some first")
-        chosen, pooling = self.known_layers(layers), self.manifest.pooling
-        rows, width = sum(len(trace.sentences) + 1 for trace in traces), self.manifest.width
-        if not chosen or 2 * len(traces) < len(self) or not worth_caching(self.cache, rows, width):
-            parts = [self.activations(trace, chosen).values for trace in traces]
-            return ActivationMatrix.of(parts, chosen, pooling)
-        held = [self.layer_matrix(layer) for layer in chosen]
-        for trace in traces:
-            if held[0].keys.get(trace.id) != self.key(trace):
-                self.activations(trace, chosen)  # says what is wrong with it
-                raise StoreError(f"trace {trace.id} has changed since it was read: read it again")
-        values = held[0].values[None] if len(held) == 1 else np.stack([one.values for one in held])
-        start = np.array([held[0].start[trace.id] for trace in traces], dtype=np.intp)
-        return ActivationMatrix(values, chosen, start, pooling)
+        wanted = [(trace.id, self.key(trace), len(trace.sentences) + 1) for trace in traces]
+        chosen, most = self.known_layers(layers), 2 * len(traces) >= len(self)
+        values, start = read_matrix(
+            self.vault, self.cache, wanted, chosen, self._contents if most else None
+        )
+        return ActivationMatrix(values, chosen, start, self.manifest.pooling)
 
     def layer_matrix(self, layer: int, *, progress: bool = True) -> LayerMatrix:
         """Return a whole layer of the run, mapped from `cache`, where it is kept.
@@ -439,8 +432,7 @@ class Store:
                 cannot be written.
         """
         self.known_layers((layer,))
-        folder = self.cache / "matrix"
-        return cached_layer(folder, self.vault, self._contents(), layer, progress=progress)
+        return cached_layer(self.vault, self.cache, self._contents(), layer, progress=progress)
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
         """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""

@@ -8,21 +8,26 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Literal
 
-from trace_probe.errors import NotEnoughData
 from trace_probe.execution.executor import Executor, LocalExecutor
-from trace_probe.probing.alarm import choose_smoothing, set_threshold
-from trace_probe.probing.crossfit import choose_head, rival_recipes
-from trace_probe.probing.dataset import Corpus, Split, check_labeller, load_corpus, split_by_role
+from trace_probe.probing.dataset import Corpus, Split, load_labels, split_by_role
 from trace_probe.probing.features import Feature, check_features
-from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, probe_scores, settings
+from trace_probe.probing.fitting import probe_scores
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, settings
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
-from trace_probe.probing.selection import HEADLINE
-from trace_probe.probing.sweep import Cell, Grid, LayerSweeper, choose
+from trace_probe.probing.selection import (
+    HEADLINE,
+    Cell,
+    choose,
+    choose_head,
+    choose_smoothing,
+    rival_recipes,
+    set_threshold,
+)
+from trace_probe.probing.sweep import Grid, LayerSweeper
 from trace_probe.statistics.calibration import Guarantee, Threshold, check_rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
 from trace_probe.store import Store
-from trace_probe.world.worlds import WORLDS
 
 Progress = Callable[[str], None]
 
@@ -81,7 +86,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     check_rates(target_rate, sibling_rate)
     candidates, chosen = _smoothings(smoothing), store.known_layers(layers)
     tell("reading labels")
-    corpus = _labelled(store, labeller).aimed(target)
+    corpus = load_labels(store, labeller, target, needed=True)
     split = split_by_role(corpus.traces, seed=seed)
     if features is not None:
         check_features(features, store.manifest.pooling)
@@ -93,7 +98,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     recipe, figures = choose(cells)
     rivals = rival_recipes(cells, head)
     needed = {layer for one in (recipe, *rivals) for layer in one.layers}
-    corpus = replace(corpus, matrix=store.matrix(corpus.traces, sorted(needed)))
+    corpus = corpus.with_activations(store, sorted(needed))
     learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
     made, compared = choose_head(learned, recipe, rivals, head, seed=seed, progress=tell)
     smooth, tried = choose_smoothing(learned, made.scores, rows, candidates)
@@ -111,24 +116,6 @@ def train(  # noqa: PLR0913 - these are the options of the command
     twin = None if made.recipe.head == "linear" else settings(recipe)
     card = replace(card, name=name or card.name, smoothing=smooth.name, twin=twin)
     return SavedProbe(card, probe)
-
-
-def _labelled(store: Store, labeller: str | None) -> Corpus:
-    """Return the traces of a run with their labels.
-
-    Raises:
-        NotEnoughData: a recorded run has no labels.
-    """
-    check_labeller(store, labeller)
-    corpus = load_corpus(store, labeller, ())
-    if store.manifest.layers and not corpus.labels:
-        known = store.manifest.tasks.partition(":")[0] in WORLDS
-        raise NotEnoughData(
-            f"{store.path} has no labels{f' of {labeller}' if labeller else ''}: label it with "
-            f"`trace-probe label {store.path} --by {'rules' if known else 'judge:MODEL'}`"
-            f"{'' if known else ', or in the explorer, sentence by sentence'}"
-        )
-    return corpus
 
 
 def _smoothings(asked: str | None) -> tuple[str, ...]:

@@ -83,8 +83,8 @@ def compare_probes(
     for store, saved in (first, second):
         card = saved.card
         check_fits(card, store.manifest)
-        corpus = load_corpus(store, labeller or card.labeller, card.layers)
-        corpora.append(corpus.aimed(card.target))
+        who = labeller or card.labeller
+        corpora.append(load_corpus(store, who, card.layers, card.target))
     seen = first[1].card.seen | second[1].card.seen
     shared = set.intersection(*(_judged(corpus) for corpus in corpora)) - seen
     sides = [

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from trace_probe.evaluation.panel import Alarms, Panel, alarm_rate, alarms_of, rank, summary
-from trace_probe.evaluation.report import AlarmFree, AtLimit, EventAligned, More, Survival
+from trace_probe.evaluation.report import AlarmFree, AtLimit, EventAligned, Figures, More, Survival
 from trace_probe.statistics.bootstrap import (
     ANY,
     Index,
@@ -285,8 +285,15 @@ DEALS = 10
 """Ways to deal tasks to folds that probabilities are averaged over."""
 
 
-def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alarms: Alarms) -> More:
-    """Return further figures of a detector, from what it reads and what its alarm follows."""
+def details(
+    read: Scores,
+    followed: Scores,
+    threshold: float,
+    panel: Panel,
+    alarms: Alarms,
+    figures: Figures,
+) -> More:
+    """Return more figures of a detector, from its `figures`, its scores and what alarms follow."""
     cohort, weights = alarms.cohort, alarms.weights
     steps = score_rows(cohort, followed)
     held, maxima = cohort.held(read), running_maxima(steps)
@@ -304,7 +311,7 @@ def details(read: Scores, followed: Scores, threshold: float, panel: Panel, alar
         },
         useful_warning_by_chance=chance,
         useful_warning_over_chance=over_chance,
-        predictive_value=_predictive(followed, threshold, panel, alarms),
+        predictive_value=_predictive(figures),
         alarm_free=alarm_free(alarms),
         mean_warning=mean_warnings(alarms),
         tokens=alarms.by_tokens(),
@@ -401,11 +408,9 @@ def _chance(
     return chance.interval(), (own - chance).interval()
 
 
-def _predictive(
-    scores: Scores, threshold: float, panel: Panel, alarms: Alarms
-) -> dict[str, Metric | None]:
-    caught = alarms.figures()["caught_before_action"]
-    wrong = alarm_rate(scores, threshold, panel.benign)
+def _predictive(figures: Figures) -> dict[str, Metric | None]:
+    """Return the share of alarms that are right by base rate; nothing where a rate is unknown."""
+    caught, wrong = figures["caught_before_action"], figures["false_alarm_rate"]
     if caught is None or wrong is None:
         return {}
     return {str(base): predictive_interval(caught, wrong, base) for base in BASE_RATES}

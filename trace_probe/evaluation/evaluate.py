@@ -102,7 +102,7 @@ def evaluate(
         "observer_gap": gain(own, ranked.get(OBSERVER)),
     }
     beaten = _beside_headline(mine, {name: its.caught for name, its in rivals.items()})
-    more = replace(details(read, followed, threshold, panel, alarms), best_text=best)
+    more = replace(details(read, followed, threshold, panel, alarms, figures), best_text=best)
     more = replace(more, headline=beaten, headline_act=acts.headline)
     beside = {name: its.figures(own, acts.theirs.get(name)) for name, its in rivals.items()}
     return Report(

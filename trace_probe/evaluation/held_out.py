@@ -1,118 +1,26 @@
-"""A probe judged on the tasks of a run that it was not made from, beside every baseline.
+"""A probe judged on the tasks of a run that it was not made from, beside every baseline."""
 
-Baselines that read the same text with another model: is it the state, or is it the words?
-"""
-
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.notes import labels_left_out, traces_left_out
+from trace_probe.evaluation.observer import Embed, embedding_scores, observer_scores
 from trace_probe.evaluation.panel import Panel, build_panel
 from trace_probe.evaluation.report import Report
-from trace_probe.evaluation.whole import read_by
-from trace_probe.probing.baselines import (
-    OUTPUT_CONFIDENCE,
-    baseline_scores,
-    confidence_scores,
-    has_uncertainty,
-)
-from trace_probe.probing.crossfit import cross_fit
-from trace_probe.probing.dataset import Corpus, check_labeller, load_corpus, split_by_role
-from trace_probe.probing.probe import (
-    ProbeCard,
-    SavedProbe,
-    check_fits,
-    check_shape,
-    fit_corpus,
-    probe_scores,
-)
+from trace_probe.probing.baselines import OUTPUT_CONFIDENCE, baseline_scores
+from trace_probe.probing.dataset import Corpus, load_corpus, split_by_role
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, check_shape
 from trace_probe.probing.recipe import Recipe
-from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.bootstrap import Values
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, MAX, parse_smoothing
 from trace_probe.store import Store
-
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
-"""From texts to one vector each, (text, width)."""
-
-
-def observer_scores(
-    observer: Store, corpus: Corpus, tasks: Collection[str], recipe: Recipe
-) -> dict[str, Scores]:
-    """Return the scores of an observer and of its sentence embeddings on all traces of a corpus.
-
-    The observer is probed as the model itself is: from the same rows of the training tasks,
-    with layer and strength chosen among its own. Embeddings are the mean of its last layer
-    over all sentences so far.
-
-    Raises:
-        ProbeError: the observer has not read every trace.
-    """
-    matrix = read_by(observer, corpus)
-    top = max(matrix.layers)
-    embedded = ActivationMatrix(_so_far(corpus, matrix, top), (top,), matrix.start)
-    return {
-        "observer": _probed(replace(corpus, matrix=matrix), tasks, recipe),
-        "sentence embeddings": _probed(replace(corpus, matrix=embedded), tasks, recipe),
-    }
-
-
-def embedding_scores(
-    embed: Embed, corpus: Corpus, tasks: Collection[str], recipe: Recipe
-) -> Scores:
-    """Return the scores of a probe of sentence embeddings, on all traces of a corpus.
-
-    A moment is the prompt's vector beside the mean of those of the reasoning so far; strength
-    and focus are chosen as for the probe itself.
-    """
-    texts = [
-        text
-        for trace in corpus.traces
-        for text in (
-            trace.channel_text("prompt"),
-            *(trace.text_of(span) for span in trace.sentences),
-        )
-    ]
-    ends = np.cumsum([1 + len(trace.sentences) for trace in corpus.traces])
-    vectors = np.split(embed(texts), ends[:-1])
-    matrix = ActivationMatrix.of([_moments(one)[None] for one in vectors], (0,), "mean")
-    return _probed(replace(corpus, matrix=matrix), tasks, recipe)
-
-
-def _moments(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (1 + sentence, 2 x width) from the vectors of a prompt and of its sentences."""
-    so_far = np.zeros_like(vectors)
-    counts = np.arange(1, len(vectors), dtype=np.float32)[:, None]
-    so_far[1:] = np.cumsum(vectors[1:], axis=0) / counts
-    return np.hstack([np.broadcast_to(vectors[0], vectors.shape), so_far])
-
-
-def _probed(corpus: Corpus, tasks: Collection[str], recipe: Recipe) -> Scores:
-    learned = corpus.only(tasks)
-    cell, _ = choose_cell(learned, Grid(rows=recipe.rows))
-    chosen = replace(recipe, layers=cell.layers, features=cell.features, C=cell.C, focus=cell.focus)
-    return probe_scores(fit_corpus(learned, chosen), corpus, chosen)
-
-
-def _so_far(corpus: Corpus, matrix: ActivationMatrix, layer: int) -> np.ndarray:
-    """Return (1, row, d_model): each sentence as the token-weighted mean of all up to it."""
-    mean = matrix.part(layer, "mean" if "mean" in matrix.poolings else None)
-    values = np.array(mean, dtype=np.float32)
-    for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
-        rows = slice(first, first + len(trace.sentences))
-        sizes = np.array([len(span) for span in trace.sentences], dtype=np.float32)
-        sums = np.cumsum(values[rows] * sizes[:, None], axis=0)
-        values[rows] = sums / np.cumsum(sizes)[:, None]
-    return values[None]
-
 
 Aggregation = Callable[[Values], Values]
 """From scores of consecutive sentences to the statistic after each of them."""
@@ -186,6 +94,18 @@ class Beside:
     detectors: tuple[str, ...] = ()
     """Detectors whose scores are kept in the run, such as text monitors."""
 
+    def scores(
+        self, store: Store, corpus: Corpus, card: ProbeCard
+    ) -> dict[str, tuple[Scores, ...]]:
+        """Return the scores of what was asked for, on all traces of a corpus."""
+        found: dict[str, Scores] = {name: store.scores(name) for name in self.detectors}
+        tasks, recipe = card.training_tasks, card.recipe
+        if self.observer is not None:
+            found |= observer_scores(self.observer, corpus, tasks, recipe)
+        if self.embed is not None:
+            found["sentence embeddings"] = embedding_scores(self.embed, corpus, tasks, recipe)
+        return {name: (scores,) for name, scores in found.items()}
+
 
 def evaluate_probe(
     store: Store,
@@ -210,58 +130,33 @@ def evaluate_probe(
     tell("reading activations")
     source = _source(store, card, beside.trained_on)
     layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
-    check_labeller(store, labeller)
-    corpus = load_corpus(store, labeller or card.labeller, layers).aimed(card.target)
-    elsewhere = source is not store
-    known = load_corpus(source, labeller or card.labeller, layers) if elsewhere else corpus
-    learned = _learned(known.aimed(card.target), card, source)
+    who, elsewhere = labeller or card.labeller, source is not store
+    corpus = load_corpus(store, who, layers, card.target, needed=labeller is not None)
+    known = load_corpus(source, who, layers, card.target) if elsewhere else corpus
+    learned = _learned(known, card, source)
     tell("scoring the baselines")
-    linear = card.linear_twin or card.recipe
-    baselines = baseline_scores(learned, corpus, linear, seed, head=card.head)
-    baselines |= _twin(learned, corpus, card, seed)
-    baselines |= _confidence(learned, corpus, card, seed)
-    baselines |= _beside(store, corpus, card, beside)
+    twin = card.linear_twin
+    baselines = baseline_scores(learned, corpus, card.recipe, seed, twin=twin)
     if beside.embed is not None:
         tell("embedding sentences")
-        embedded = embedding_scores(beside.embed, corpus, card.training_tasks, card.recipe)
-        baselines["sentence embeddings"] = (embedded,)
+    baselines |= beside.scores(store, corpus, card)
     tell("resampling")
     scores, panel = saved.scores(corpus), _held_out(corpus, saved, seed)
     rate, at = card.target_false_alarm_rate, card.threshold
     report = evaluate(card.name, scores, baselines, panel, threshold=at, target_rate=rate)
     followed = side_by_side(smoothed(scores), replace(panel, smoothing=MAX, ranked_by=MAX), rate)
-    others = followed | side_by_side(all_layers(learned, corpus, linear), panel, rate)
+    others = followed | side_by_side(all_layers(learned, corpus, twin or card.recipe), panel, rate)
     trained = [f"Trained on {source.manifest.model}."] if elsewhere else []
     lacking = [] if OUTPUT_CONFIDENCE in baselines else [NO_CONFIDENCE]
     left = (*labels_left_out(store, corpus), *traces_left_out(corpus.judged()))
     report = replace(
         report,
-        labeller=labeller or card.labeller,
+        labeller=who,
         layer=card.layer,
         alternatives=others,
         notes=(*trained, *report.notes, *lacking, *left),
     )
     return report, {card.name: scores, **{name: runs[0] for name, runs in baselines.items()}}
-
-
-def _twin(
-    learned: Corpus, corpus: Corpus, card: ProbeCard, seed: int
-) -> dict[str, tuple[Scores, ...]]:
-    """Return the scores of the linear probe to be shown beside another head; else nothing."""
-    linear = card.linear_twin
-    if linear is None:
-        return {}
-    probe = cross_fit(learned, linear, seed=seed).mean()
-    return {"linear twin": (probe_scores(probe, corpus, linear),)}
-
-
-def _confidence(
-    learned: Corpus, corpus: Corpus, card: ProbeCard, seed: int
-) -> dict[str, tuple[Scores, ...]]:
-    """Return the scores of output confidence; nothing where it was not recorded."""
-    if not all(map(has_uncertainty, (*learned.traces, *corpus.traces))):
-        return {}
-    return {OUTPUT_CONFIDENCE: (confidence_scores(learned, corpus, card.recipe, seed),)}
 
 
 def _source(store: Store, card: ProbeCard, trained_on: Store | None) -> Store:
@@ -270,20 +165,6 @@ def _source(store: Store, card: ProbeCard, trained_on: Store | None) -> Store:
     if trained_on is not None:
         check_shape(card, store.manifest)
     return trained_on or store
-
-
-def _beside(
-    store: Store, corpus: Corpus, card: ProbeCard, beside: Beside
-) -> dict[str, tuple[Scores, ...]]:
-    """Return the scores of the detectors that were asked for."""
-    found: dict[str, tuple[Scores, ...]] = {
-        name: (store.scores(name),) for name in beside.detectors
-    }
-    if beside.observer is not None:
-        learned = card.training_tasks
-        read = observer_scores(beside.observer, corpus, learned, card.recipe)
-        found |= {name: (scores,) for name, scores in read.items()}
-    return found
 
 
 def smoothed(scores: Scores) -> dict[str, Scores]:

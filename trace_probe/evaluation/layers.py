@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
 from trace_probe.probing.dataset import Corpus, load_corpus
-from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, fit_corpus, probe_scores
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.statistics.calibration import guaranteed_threshold
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.storage.seals import Wanted
@@ -184,7 +185,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     card = saved.card
     if card.layers == (layer,):
         return saved
-    corpus = load_corpus(store, card.labeller, (layer,)).aimed(card.target)
+    corpus = load_corpus(store, card.labeller, (layer,), card.target)
     learned = corpus.only(card.training_tasks)
     recipe = replace(card.recipe, layers=(layer,), C=strength(card, layer))
     probe = fit_corpus(learned, recipe)

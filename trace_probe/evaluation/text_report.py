@@ -160,7 +160,7 @@ def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Told]:
 
 def _observed(corpus: Corpus, observer: Store) -> Told:
     """Return what a probe of another model's activations tells out of fold."""
-    from trace_probe.evaluation.whole import observer_fold, read_by
+    from trace_probe.evaluation.observer import observer_fold, read_by
 
     told = Told()
     seen = replace(corpus, matrix=read_by(observer, corpus))

@@ -11,7 +11,8 @@ from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import rank, summary
 from trace_probe.evaluation.report import Figures, ranked_as
 from trace_probe.probing.dataset import Corpus, build_cohort, split_by_role
-from trace_probe.probing.probe import LinearProbe, Recipe, fit_corpus, probe_scores
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import LinearProbe, Recipe
 from trace_probe.probing.recipe import TARGETS
 from trace_probe.statistics.bootstrap import Metric, resample, shown
 from trace_probe.statistics.smoothing import MAX, Smoothing

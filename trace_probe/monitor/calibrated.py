@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.probing.alarm import set_threshold
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.kept import Beside
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.probing.selection import set_threshold
 from trace_probe.statistics.calibration import Guarantee, Threshold, impossible
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import parse_smoothing

@@ -15,8 +15,8 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.monitor.calibrated import calibrate
 from trace_probe.monitor.detector import Detector
-from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import load_corpus
+from trace_probe.probing.fitting import cross_fit
 from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, rate, resample, shown
 from trace_probe.statistics.metrics import trace_maxima
 from trace_probe.store import Store

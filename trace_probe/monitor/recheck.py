@@ -297,7 +297,7 @@ def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Cor
     card = detector.saved.card
     check_shape(card, store.manifest)
     own = card.labeller if card.labeller in store.labellers() else None
-    corpus = load_corpus(store, labeller or own, ()).aimed(card.target)
+    corpus = load_corpus(store, labeller or own, (), card.target)
     learned = set(card.training_tasks)
     traces = tuple(one for one in store.traces() if one.task.id not in learned)
     return Corpus(traces, corpus.labels, store.matrix(traces, card.layers))

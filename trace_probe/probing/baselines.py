@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import ALL_POOLINGS, ActivationMatrix
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.crossfit import cross_fit
 from trace_probe.probing.dataset import (
     Corpus,
     Dataset,
-    activations_of,
     build_dataset,
     constant_scores,
     spread,
 )
 from trace_probe.probing.features import feature_rows
-from trace_probe.probing.probe import fit_corpus, fit_dataset, probe_scores
-from trace_probe.probing.recipe import Head, Recipe
+from trace_probe.probing.fitting import cross_fit, fit_corpus, fit_dataset, probe_scores
+from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.selection import criterion
 from trace_probe.probing.tfidf import tfidf
 from trace_probe.statistics.metrics import Scores
@@ -37,14 +35,17 @@ SHUFFLES = 8
 
 
 def baseline_scores(
-    train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0, *, head: Head = "linear"
+    train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0, *, twin: Recipe | None = None
 ) -> dict[str, tuple[Scores, ...]]:
-    """Return the scores of each baseline on `every`, learned from `train` by a linear recipe.
+    """Return the scores of each baseline on `every`, learned from `train` as a recipe says.
 
-    Where the probe has another head, words are read with that one as well. A baseline whose
-    training is itself a matter of chance comes as several scores. A run of a single layer has no
-    lower one to compare with.
+    Where its head is not linear, `twin` is the recipe of the linear probe to be shown beside it,
+    which the baselines follow; words are read with both heads. A baseline whose training is itself
+    a matter of chance comes as several scores. A run of a single layer has no lower one to compare
+    with, and one without uncertainties no output confidence.
     """
+    head, own = recipe.head, recipe
+    recipe = twin or recipe
     found: dict[str, tuple[Scores, ...]] = {
         "category-only": (category_only(train, every),),
         "prompt-only": (prompt_only(train, every, recipe),),
@@ -52,11 +53,16 @@ def baseline_scores(
         "length": (length(every),),
         **{name: (scores,) for name, scores in tfidf(train, every, recipe, head).items()},
     }
-    lowest, *others = sorted(activations_of(train).layers)
+    lowest, *others = sorted(train.activations.layers)
     if others:
         bottom = replace(recipe, layers=(lowest,))
         found[f"layer {lowest}"] = (probe_scores(fit_corpus(train, bottom), every, bottom),)
     found["shuffled labels"] = shuffled_labels(train, every, recipe, seed)
+    if twin is not None:
+        probe = cross_fit(train, twin, seed=seed).mean()
+        found["linear twin"] = (probe_scores(probe, every, twin),)
+    if all(map(has_uncertainty, (*train.traces, *every.traces))):
+        found[OUTPUT_CONFIDENCE] = (confidence_scores(train, every, own, seed),)
     return found
 
 
@@ -94,7 +100,7 @@ def prompt_only(train: Corpus, every: Corpus, recipe: Recipe) -> Scores:
     probe = fit_corpus(train, before)
     index = np.arange(len(every.traces))
     where = index, np.full(len(index), -1)
-    X = feature_rows(activations_of(every), every.traces, before.layers, before.features, *where)
+    X = feature_rows(every.activations, every.traces, before.layers, before.features, *where)
     values = probe.raw_scores(X)
     keys = np.array([trace.task.prompt_key for trace in every.traces])
     _, code = np.unique(keys, return_inverse=True)

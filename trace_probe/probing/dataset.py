@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,11 @@ from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
 from trace_probe.probing.features import feature_rows
 from trace_probe.probing.recipe import Recipe, Rows, Target
-from trace_probe.statistics.bootstrap import Index
+from trace_probe.statistics.bootstrap import Index, Mask
 from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Scores
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
+from trace_probe.world.worlds import WORLDS
 
 ACTED = "acted"
 """Fact of a label: whether it is known where the act is; see `sentences_before_act`."""
@@ -54,6 +56,10 @@ class Corpus:
             return self
         return self.where(lambda trace: trace.task.role == "test")
 
+    def with_activations(self, store: Store, layers: Iterable[int] | None = None) -> "Corpus":
+        """Return the same traces with their activations of some layers; of all if None."""
+        return replace(self, matrix=store.matrix(self.traces, layers))
+
     def only(self, tasks: Collection[str], *roles: Role) -> "Corpus":
         """Return the traces of some tasks, and of some roles if any is named."""
         wanted = set(tasks)
@@ -82,36 +88,83 @@ class Corpus:
         """Return the traces whose outcome is known."""
         return tuple(trace for trace in self.traces if self.outcome(trace) is not None)
 
+    def folds(self, folds: int = 4, seed: int = 0) -> Iterator[tuple["Corpus", "Corpus"]]:
+        """Yield what is learned from and what is held out in a cross-validation over tasks.
+
+        Raises:
+            NotEnoughData: there are fewer tasks than folds.
+        """
+        for known, held in task_folds(self.traces, folds, seed):
+            yield self.only(known), self.only(held)
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """Return the ids of the tasks, sorted."""
         return tuple(sorted({trace.task.id for trace in self.traces}))
 
+    @cached_property
+    def cohort(self) -> Cohort:
+        """Return the traces that are told apart, with the moments at which they said and did it."""
+        return build_cohort(self.judged())
+
+    @property
+    def activations(self) -> ActivationMatrix:
+        """Return its activations.
+
+        Raises:
+            ProbeError: it has none.
+        """
+        if self.matrix is None:
+            raise ProbeError(
+                "these traces have no activations: a probe needs a recorded run, for imported ones "
+                "there is the text report"
+            )
+        return self.matrix
+
 
 def load_corpus(
-    store: Store, labeller: str | None = None, layers: Iterable[int] | None = None
+    store: Store,
+    labeller: str | None = None,
+    layers: Iterable[int] | None = None,
+    target: Target = "outcome",
+    *,
+    needed: bool = False,
 ) -> Corpus:
     """Load the traces of a run with the labels of one labeller and their activations.
 
     Without activations where no layer was recorded, or none is asked for.
-    """
-    traces = tuple(store.traces())
-    wanted = store.manifest.layers if layers is None else tuple(layers)
-    matrix = store.matrix(traces, wanted) if store.manifest.layers and wanted else None
-    return Corpus(traces, store.labels(labeller), matrix)
-
-
-def check_labeller(store: Store, labeller: str | None) -> None:
-    """Refuse a labeller whom somebody has named and who has given no label, where others have.
 
     Raises:
-        NotEnoughData: so it is.
+        NotEnoughData: labels are needed, and there are none: see `load_labels`.
     """
-    there = store.labellers() if labeller else []
-    if there and labeller not in there:
+    corpus = load_labels(store, labeller, target, needed=needed)
+    wanted = store.manifest.layers if layers is None else tuple(layers)
+    return corpus.with_activations(store, wanted) if store.manifest.layers and wanted else corpus
+
+
+def load_labels(
+    store: Store, labeller: str | None = None, target: Target = "outcome", *, needed: bool = False
+) -> Corpus:
+    """Load the traces of a run with the labels of one labeller, without activations.
+
+    Raises:
+        NotEnoughData: labels are needed, and the labeller has given none, where others have; or a
+            recorded run has none at all.
+    """
+    traces, labels = tuple(store.traces()), store.labels(labeller)
+    there = store.labellers() if needed and labeller and not labels else []
+    if there:
         raise NotEnoughData(
             f"{store.path} has no labels by {labeller!r}; there are labels by {', '.join(there)}"
         )
+    if needed and store.manifest.layers and not labels:
+        known = store.manifest.tasks.partition(":")[0] in WORLDS
+        raise NotEnoughData(
+            f"{store.path} has no labels{f' of {labeller}' if labeller else ''}: label it with "
+            f"`trace-probe label {store.path} --by {'rules' if known else 'judge:MODEL'}`"
+            f"{'' if known else ', or in the explorer, sentence by sentence'}"
+        )
+    return Corpus(traces, labels).aimed(target)
 
 
 def _aimed(trace: Trace, label: Label, target: Target) -> Label:
@@ -282,7 +335,6 @@ def build_dataset(corpus: Corpus, recipe: Recipe) -> Dataset:
 
 def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[Dataset]:
     """Yield the rows of so many traces at a time; what is not yielded is not held."""
-    matrix = activations_of(corpus)
     for first in range(0, len(corpus.traces), traces):
         where = [
             (index, sentence)
@@ -291,9 +343,7 @@ def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[D
             for sentence in learned_sentences(trace, corpus.labels[trace.id], recipe)
         ]
         if where:
-            index, sentence = (np.array(column, np.intp) for column in zip(*where, strict=True))
-            X = feature_rows(matrix, corpus.traces, recipe.layers, recipe.features, index, sentence)
-            yield _rows(corpus, X, index, sentence)
+            yield _rows(corpus, recipe, *np.array(where, np.intp).T)
 
 
 def count_rows(corpus: Corpus, recipe: Recipe) -> int:
@@ -302,37 +352,40 @@ def count_rows(corpus: Corpus, recipe: Recipe) -> int:
     return sum(len(learned_sentences(one, corpus.labels[one.id], recipe)) for one in known)
 
 
-def _rows(corpus: Corpus, X: NDArray[np.float32], index: Index, sentence: Index) -> Dataset:
-    """Return rows with what is known of their traces."""
+def _rows(corpus: Corpus, recipe: Recipe, index: Index, sentence: Index) -> Dataset:
+    """Return the features of sentences with what is known of their traces."""
     traces = [corpus.traces[i] for i in index]
-    y = np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool)
     stops = [
         trace.prompt_stop if number < 0 else trace.sentences[number].stop
         for trace, number in zip(traces, sentence, strict=True)
     ]
     return Dataset(
-        X=X,
-        y=y,
+        y=np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool),
         task=np.array([trace.task.id for trace in traces]),
         prompt=np.array([trace.task.prompt_key for trace in traces]),
         trace=index,
         sentence=sentence,
         stop=np.array(stops, dtype=np.intp),
+        X=feature_rows(
+            corpus.activations, corpus.traces, recipe.layers, recipe.features, index, sentence
+        ),
     )
 
 
-def activations_of(corpus: Corpus) -> ActivationMatrix:
-    """Return the activations of a corpus.
-
-    Raises:
-        ProbeError: it has none.
-    """
-    if corpus.matrix is None:
-        raise ProbeError(
-            "these traces have no activations: a probe needs a recorded run, for imported ones "
-            "there is the text report"
-        )
-    return corpus.matrix
+def stream_thoughts(
+    corpus: Corpus, recipe: Recipe, traces: int = 128
+) -> Iterator[tuple[tuple[Trace, ...], Mask, NDArray[np.float32]]]:
+    """Yield so many traces at a time, which of their sentences are reasoning, and rows of those."""
+    for first in range(0, len(corpus.traces), traces):
+        some = corpus.traces[first : first + traces]
+        spans = [span for trace in some for span in trace.sentences]
+        thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
+        sizes = [len(trace.sentences) for trace in some]
+        index = np.repeat(np.arange(first, first + len(some)), sizes)
+        sentence = np.arange(len(spans)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        where = index[thinking], sentence[thinking]
+        matrix, of = corpus.activations, corpus.traces
+        yield some, thinking, feature_rows(matrix, of, recipe.layers, recipe.features, *where)
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,23 @@
 A folder of ``card.json`` and ``probe.safetensors``; nothing is ever unpickled.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
 from trace_probe.files import MARKS, checked_name
 from trace_probe.model.naming import same_model
 from trace_probe.probing.binary import BinaryProbe, Floats
-from trace_probe.probing.dataset import Corpus, Dataset, activations_of, build_dataset
-from trace_probe.probing.features import Feature, feature_rows, features_from, pooling_for
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.features import Feature, features_from, pooling_for
+from trace_probe.probing.fitting import HEADS, parameters, probe_scores
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import AGAIN, CARD, MEND, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
-from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
 from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Binding, Guarantee, Rates, Threshold, impossible
@@ -30,89 +29,6 @@ from trace_probe.storage.seals import Seals
 from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Manifest
 from trace_probe.trace import Trace
-
-HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
-
-
-def parameters(recipe: "Recipe | ProbeCard") -> dict[str, Any]:
-    """Return the parameters of the head of a recipe.
-
-    Raises:
-        ProbeError: there is no such head.
-    """
-    if recipe.head not in HEADS:
-        raise ProbeError(f"no head {recipe.head!r}: use one of {', '.join(HEADS)}")
-    return {"C": recipe.C, **({"method": recipe.method} if recipe.head == "linear" else {})}
-
-
-def fit_dataset(dataset: Dataset, recipe: Recipe) -> BinaryProbe:
-    """Fit the head of a recipe; every trace counts the same."""
-    probe = HEADS[recipe.head](**parameters(recipe))
-    return probe.fit(dataset.X, dataset.y, sample_weight=dataset.weight)
-
-
-def fit_corpus(corpus: Corpus, recipe: Recipe) -> BinaryProbe:
-    """Fit the head of a recipe to the rows of a corpus that it may learn from.
-
-    Raises:
-        ProbeError: the corpus has no activations of a layer, or not those for a feature.
-        NotEnoughData: no trace has a row of that kind.
-    """
-    return fit_dataset(build_dataset(corpus, recipe), recipe)
-
-
-TOGETHER = 128
-"""Traces whose rows are made at once."""
-
-
-def probe_scores(
-    probe: BinaryProbe, corpus: Corpus, recipe: Recipe
-) -> dict[str, NDArray[np.float32]]:
-    """Return the score of each reasoning sentence of each trace; nan for other sentences.
-
-    The recipe says which layers and features the probe reads.
-
-    Raises:
-        ProbeError: the corpus has no activations of a layer, or not those for a feature.
-    """
-    return several_scores([probe], corpus, recipe)[0]
-
-
-def several_scores(
-    probes: Sequence[BinaryProbe], corpus: Corpus, recipe: Recipe
-) -> list[dict[str, NDArray[np.float32]]]:
-    """Return the scores of several probes of the same rows in one pass; see `probe_scores`."""
-    matrix, traces = activations_of(corpus), corpus.traces
-    found: list[dict[str, NDArray[np.float32]]] = [{} for _ in probes]
-    for first in range(0, len(traces), TOGETHER):
-        some = traces[first : first + TOGETHER]
-        spans = [span for trace in some for span in trace.sentences]
-        thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
-        sizes = [len(trace.sentences) for trace in some]
-        ends = np.cumsum(sizes)
-        index = np.repeat(np.arange(first, first + len(some)), sizes)
-        sentence = np.arange(len(spans)) - np.repeat(ends - sizes, sizes)
-        where = index[thinking], sentence[thinking]
-        X = feature_rows(matrix, traces, recipe.layers, recipe.features, *where)
-        for probe, scores in zip(probes, found, strict=True):
-            row = np.full(len(spans), np.nan, dtype=np.float32)
-            with np.errstate(invalid="ignore"):  # what is no number is named below
-                row[thinking] = probe.raw_scores(X)
-            _refuse_unreadable(row, thinking, np.repeat([t.id for t in some], sizes))
-            scores |= {t.id: r for t, r in zip(some, np.split(row, ends[:-1]), strict=True)}
-    return found
-
-
-def _refuse_unreadable(
-    scores: NDArray[np.float32], thinking: NDArray[np.bool_], traces: NDArray[np.str_]
-) -> None:
-    """Raise ProbeError if a thought has no score: that is no thought without an alarm."""
-    wrong = np.flatnonzero(thinking & ~np.isfinite(scores))
-    if len(wrong):
-        raise ProbeError(
-            f"trace {traces[wrong[0]]} is unreadable: its activations give no score (nan or "
-            f"infinity), so nobody can say whether it alarms: record it again, or leave it out"
-        )
 
 
 @dataclass(frozen=True)
@@ -352,7 +268,7 @@ def load_probe(
     raw, seals = read_json(folder / CARD, seals)
     tensors, card = read_weights(folder, seals), _to_card(raw, folder / CARD)
     try:
-        probe = HEADS[card.head].from_tensors(tensors, **parameters(card))
+        probe = HEADS[card.head].from_tensors(tensors, **parameters(card.recipe))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ProbeError(f"{folder} does not hold a whole probe ({error}): {AGAIN}") from error
     if probe.n_features_in_ != card.width:

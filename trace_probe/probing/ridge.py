@@ -5,7 +5,7 @@ its complement is the sum of the others, and one Krylov space serves all strengt
 rows than dimensions the kernel of the rows does the same.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
+from trace_probe.probing.dataset import Dataset
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.statistics.bootstrap import Index, Values
 
@@ -35,6 +36,12 @@ class Block:
     weight: Values
     fold: Index
     """In which fold each row is held out."""
+
+    @classmethod
+    def of(cls, rows: Dataset, fold_of: Mapping[str, int]) -> "Block":
+        """Return rows with the fold in which the task of each is held out."""
+        fold = np.array([fold_of[task] for task in rows.task], dtype=np.intp)
+        return cls(rows.X, rows.y, rows.weight, fold)
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,12 @@ class RidgePath(NamedTuple):
     """(strength, d_model), on raw activations."""
     intercept: Values
 
-    def probes(self) -> Iterator[LinearProbe]:
-        """Yield the probe of each strength."""
-        for coef, intercept in zip(self.coef, self.intercept, strict=True):
-            yield LinearProbe.of(coef, float(intercept), method="ridge")
+    def probes(self) -> list[LinearProbe]:
+        """Return the probe of each strength."""
+        return [
+            LinearProbe.of(coef, float(intercept), method="ridge")
+            for coef, intercept in zip(self.coef, self.intercept, strict=True)
+        ]
 
 
 def sum_moments(blocks: Iterable[Block], folds: int) -> Moments:

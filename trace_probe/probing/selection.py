@@ -1,19 +1,39 @@
-"""By what recipes, heads and smoothings are chosen: only ever on tasks of the training split."""
+"""What training chooses, and by what: only ever on tasks of the training split, out of fold.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+In this order: features, layer, focus and strength; then the head; then what the alarm follows,
+and from where on.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, build_cohort, task_folds
-from trace_probe.probing.recipe import Rows
+from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.features import Feature
+from trace_probe.probing.fitting import CrossFitted, cross_fit
+from trace_probe.probing.recipe import Head, Recipe, Rows
 from trace_probe.statistics.bootstrap import Values, resample
-from trace_probe.statistics.metrics import Scores, pairs_across, pairs_within
-from trace_probe.statistics.siblings import mixed_prompts
+from trace_probe.statistics.calibration import (
+    Guarantee,
+    Threshold,
+    guaranteed_threshold,
+)
+from trace_probe.statistics.metrics import (
+    Scores,
+    pairs_across,
+    pairs_within,
+    score_rows,
+    scores_held,
+    trace_maxima,
+)
+from trace_probe.statistics.siblings import mixed_prompts, sibling_limits
+from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, Smoothing, parse_smoothing
 
+MLP_STRENGTH = 1.0
 DRAWS = 200
 FOLDS = 4
 RATES = (0.05, 0.1)
@@ -53,7 +73,7 @@ def criterion(corpus: Corpus, followed: Scores, rows: Rows = "before-said") -> C
     Raises:
         NotEnoughData: no test task has a labelled trace.
     """
-    cohort = build_cohort(corpus.judged())
+    cohort = corpus.cohort
     if not cohort.ids:
         raise NotEnoughData("no labelled trace of a test task: record and label some")
     weights = resample(cohort.n_tasks, draws=DRAWS)
@@ -89,6 +109,171 @@ def out_of_fold(
 ) -> Scores:
     """Return scores of each trace by a detector that has not seen its task."""
     found: dict[str, NDArray[np.floating]] = {}
-    for train, held in task_folds(corpus.traces, folds, seed):
-        found.update(score(corpus.only(train), corpus.only(held)))
+    for train, held in corpus.folds(folds, seed):
+        found.update(score(train, held))
     return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recipe and how well it does on training tasks that it has not seen."""
+
+    recipe: Recipe
+    found: Criterion
+
+    @property
+    def name(self) -> str:
+        """Return what the figure of this cell is called on a card."""
+        one = self.recipe
+        read = "+".join(one.features)
+        return f"{self.found.name}/layer-{one.layer}/{read}/{one.focus}/C-{one.C:g}"
+
+
+def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
+    """Choose features, layer, focus and strength of a logistic probe on held-out training tasks.
+
+    The cells are judged by ridge probes of the matching penalty; only the chosen one is then
+    worth a logistic fit. Of each choice of features the best layer and focus stands for it, and
+    the first that is not clearly worse than the best is taken; likewise the strongest penalty
+    that is not (see `first_of_equals`). Returns the recipe and the figure of every cell.
+
+    Raises:
+        NotEnoughData: there is no cell: the run has no activations.
+    """
+    every = list(cells)
+    if not every:
+        raise NotEnoughData("this run has no activations: a probe needs a recorded run")
+    known = [cell for cell in every if np.isfinite(cell.found.value)]
+    if not known:
+        return every[0].recipe, {}
+    best = first_of_equals([(cell, cell.found) for cell in leaders(known)])
+    alike = [cell for cell in known if replace(cell.recipe, C=best.recipe.C) == best.recipe]
+    alike.sort(key=lambda cell: cell.recipe.C)
+    chosen = first_of_equals([(cell, cell.found) for cell in alike])
+    return chosen.recipe, {cell.name: cell.found.value for cell in known}
+
+
+def leaders(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the best cell of each choice of features, the simplest choice first.
+
+    Of equal cells the first wins.
+    """
+    of_features: dict[tuple[Feature, ...], Cell] = {}
+    for cell in cells:
+        best = of_features.setdefault(cell.recipe.features, cell)
+        if cell.found.value > best.found.value:
+            of_features[cell.recipe.features] = cell
+    return [of_features[features] for features in sorted(of_features, key=len)]
+
+
+def rival_recipes(cells: Sequence[Cell], head: Head | Literal["auto"]) -> tuple[Recipe, ...]:
+    """Return the MLPs to be compared, one for each choice of features with a memory.
+
+    Each reads the layer and learns from the rows that did best for a linear probe of the same
+    features. Without any memory it is the one choice that there is.
+    """
+    if head == "linear":
+        return ()
+    best = [cell.recipe for cell in leaders(cells)]
+    chosen = best[1:] or best
+    return tuple(replace(recipe, head="mlp", C=MLP_STRENGTH) for recipe in chosen)
+
+
+def choose_head(
+    learned: Corpus,
+    linear: Recipe,
+    rivals: Sequence[Recipe],
+    head: Head | Literal["auto"],
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[CrossFitted, dict[str, float]]:
+    """Fit the linear recipe and its rivals, and return the one that ships.
+
+    ``auto`` keeps the linear one unless a rival is better by more than one standard error.
+    Returns the figures of all of them by name.
+    """
+    fitted: list[tuple[CrossFitted, Criterion]] = []
+    for recipe in (linear, *rivals) if head != "mlp" else rivals:
+        if progress:
+            read = "+".join(recipe.features)
+            progress(f"fitting a {recipe.head} probe of {read} of layer {recipe.layer}")
+        one = cross_fit(learned, recipe, seed=seed)
+        fitted.append((one, criterion(learned, one.scores, recipe.rows)))
+    figures = {
+        f"{found.name}/{one.recipe.head}/{'+'.join(one.recipe.features)}": found.value
+        for one, found in fitted
+    }
+    return first_of_equals(fitted), figures
+
+
+def choose_smoothing(
+    learned: Corpus, unseen: Scores, rows: Rows, names: Sequence[str] = (*CANDIDATES, CUSUM)
+) -> tuple[Smoothing, dict[str, float]]:
+    """Return what the alarm follows, and the figure of each candidate by name.
+
+    The first candidate that is not clearly worse than the best, so plain scores where they will
+    do. `unseen` are scores of training tasks by probes that have not seen them; from them the
+    drift of a CUSUM is learned, if one is among the `names`.
+
+    Raises:
+        NotEnoughData: only a CUSUM is named, and outcomes or scores are too few for its drift.
+    """
+    if CUSUM in names:
+        learnt = _cusum(learned, unseen)
+        names = [name for name in names if name != CUSUM] + learnt
+    if not names:
+        raise NotEnoughData("no scores of both outcomes to learn a drift from: name cusum:DRIFT")
+    found = [
+        (name, criterion(learned, parse_smoothing(name).apply(unseen), rows)) for name in names
+    ]
+    figures = {f"{one.name}/smoothing-{name}": one.value for name, one in found}
+    known = [(name, one) for name, one in found if np.isfinite(one.value)]
+    return parse_smoothing(first_of_equals(known) if known else names[0]), figures
+
+
+def _cusum(learned: Corpus, unseen: Scores) -> list[str]:
+    """Return the name of the CUSUM for some scores; none if they lack an outcome.
+
+    Its drift is the middle between the mean score of harmless traces and that of instrumental
+    ones where their time is up, the best there is if both are normal and equally wide.
+    """
+    cohort = learned.cohort
+    scored = score_rows(cohort, unseen)
+    calm = scored[~cohort.positive]
+    last = scores_held(scored)[np.arange(len(scored)), cohort.before_said()][cohort.positive]
+    calm, last = calm[np.isfinite(calm)], last[np.isfinite(last)]
+    if not len(calm) or not len(last):
+        return []
+    return [f"{CUSUM}:{(calm.mean() + last.mean()) / 2:.3g}"]
+
+
+def set_threshold(
+    harmless: Scores,
+    siblings: tuple[Corpus, Scores] | None,
+    *,
+    rate: float,
+    sibling_rate: float | None,
+    guarantee: Guarantee = "conformal",
+) -> Threshold:
+    """Return the threshold that keeps two guarantees: the higher of what each of them asks for.
+
+    At most a share `rate` of benign traces alarms, and at most a share `sibling_rate` of siblings.
+    Without siblings enough the second is not guaranteed, and its rate stays unknown.
+
+    Args:
+        harmless: What the alarm follows in benign traces, one of each task.
+        siblings: Traces among which there are mixed prompts, with what the alarm follows in them,
+            by probes that have not seen their tasks.
+        rate: Share of whole benign traces.
+        sibling_rate: Share of siblings; None gives no guarantee for them.
+        guarantee: Whether both hold on average or for this very threshold.
+
+    Raises:
+        NotEnoughData: there is no benign trace with scores, or a rate is not between 0 and 1.
+    """
+    maxima = trace_maxima(harmless, list(harmless))
+    limits = None
+    if siblings is not None and sibling_rate is not None:
+        limits = sibling_limits(siblings[0].cohort, siblings[1], sibling_rate)
+    return guaranteed_threshold(maxima, rate, guarantee, sibling_rate, limits)

@@ -4,25 +4,21 @@ Ridge probes of all strengths come from the moments of one pass over the rows of
 best cell is then worth a logistic fit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.errors import NotEnoughData
 from trace_probe.probing.dataset import (
     Corpus,
-    Dataset,
-    activations_of,
     build_dataset,
     count_rows,
-    load_corpus,
+    load_labels,
     stream_rows,
-    task_folds,
 )
 from trace_probe.probing.features import FEATURES, Feature, candidate_features
-from trace_probe.probing.probe import several_scores
+from trace_probe.probing.fitting import several_scores
 from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
 from trace_probe.probing.ridge import (
     Block,
@@ -32,7 +28,7 @@ from trace_probe.probing.ridge import (
     ridge_paths,
     sum_moments,
 )
-from trace_probe.probing.selection import FOLDS, Criterion, criterion, first_of_equals
+from trace_probe.probing.selection import FOLDS, Cell, choose, criterion
 from trace_probe.statistics.bootstrap import Index
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
@@ -57,21 +53,6 @@ class Grid:
     `candidate_features` of what was recorded."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A recipe and how well it does on training tasks that it has not seen."""
-
-    recipe: Recipe
-    found: Criterion
-
-    @property
-    def name(self) -> str:
-        """Return what the figure of this cell is called on a card."""
-        one = self.recipe
-        read = "+".join(one.features)
-        return f"{self.found.name}/layer-{one.layer}/{read}/{one.focus}/C-{one.C:g}"
-
-
 def choose_cell(
     corpus: Corpus, grid: Grid = Grid(), *, progress: Callable[[str], None] | None = None
 ) -> tuple[Recipe, dict[str, float]]:
@@ -88,46 +69,9 @@ def choose_cell(
     return choose(cells)
 
 
-def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
-    """Choose features, layer, focus and strength of a logistic probe on held-out training tasks.
-
-    The cells are judged by ridge probes of the matching penalty; only the chosen one is then
-    worth a logistic fit. Of each choice of features the best layer and focus stands for it, and
-    the first that is not clearly worse than the best is taken; likewise the strongest penalty
-    that is not (see `first_of_equals`). Returns the recipe and the figure of every cell.
-
-    Raises:
-        NotEnoughData: there is no cell: the run has no activations.
-    """
-    every = list(cells)
-    if not every:
-        raise NotEnoughData("this run has no activations: a probe needs a recorded run")
-    known = [cell for cell in every if np.isfinite(cell.found.value)]
-    if not known:
-        return every[0].recipe, {}
-    best = first_of_equals([(cell, cell.found) for cell in leaders(known)])
-    alike = [cell for cell in known if replace(cell.recipe, C=best.recipe.C) == best.recipe]
-    alike.sort(key=lambda cell: cell.recipe.C)
-    chosen = first_of_equals([(cell, cell.found) for cell in alike])
-    return chosen.recipe, {cell.name: cell.found.value for cell in known}
-
-
-def leaders(cells: Iterable[Cell]) -> list[Cell]:
-    """Return the best cell of each choice of features, the simplest choice first.
-
-    Of equal cells the first wins.
-    """
-    of_features: dict[tuple[Feature, ...], Cell] = {}
-    for cell in cells:
-        best = of_features.setdefault(cell.recipe.features, cell)
-        if cell.found.value > best.found.value:
-            of_features[cell.recipe.features] = cell
-    return [of_features[features] for features in sorted(of_features, key=len)]
-
-
 def sweep_layer(corpus: Corpus, layer: int, grid: Grid = Grid()) -> list[Cell]:
     """Return the cells of one layer. Layers share nothing, so that they may be swept at once."""
-    choices = grid.features or candidate_features(activations_of(corpus).pooling)
+    choices = grid.features or candidate_features(corpus.activations.pooling)
     cells = []
     for focus in grid.focuses:
         recipe = Recipe((layer,), rows=grid.rows, focus=focus)
@@ -149,14 +93,14 @@ def layer_scores(
     The recipes differ in their features only. Rows are read in blocks of traces; what is held
     beside the activations is of the size of the moments.
     """
-    folds = [held for _, held in task_folds(corpus.traces, FOLDS, seed)]
-    fold_of = {task: fold for fold, tasks in enumerate(folds) for task in tasks}
+    folds = [held for _, held in corpus.folds(FOLDS, seed)]
+    fold_of = {task: fold for fold, held in enumerate(folds) for task in held.tasks}
     ridge = [C * LOGISTIC_TO_RIDGE for C in strengths]
     every: list[list[Scores]] = []
     for recipe, paths in zip(recipes, _paths(corpus, recipes, fold_of, ridge), strict=True):
         found: list[dict[str, NDArray[np.float32]]] = [{} for _ in strengths]
         for held, path in zip(folds, paths, strict=True):
-            swept = several_scores(list(path.probes()), corpus.only(held), recipe)
+            swept = several_scores(path.probes(), held, recipe)
             for scores, its in zip(found, swept, strict=True):
                 scores.update(its)
         every.append(list(found))
@@ -168,15 +112,14 @@ def _paths(
 ) -> Iterator[list[RidgePath]]:
     """Yield for each recipe the probes of each fold; the moments of one are a part of all."""
     every = tuple(one for one in FEATURES if any(one in recipe.features for recipe in recipes))
-    whole, d_model = replace(recipes[0], features=every), activations_of(corpus).d_model
+    whole, d_model = replace(recipes[0], features=every), corpus.activations.d_model
     moments: Moments | None = None
     for recipe in recipes:
         if count_rows(corpus, recipe) < len(recipe.features) * d_model:
-            block = _as_block(build_dataset(corpus, recipe), fold_of)
-            yield ridge_paths(block, FOLDS, ridge)
+            yield ridge_paths(Block.of(build_dataset(corpus, recipe), fold_of), FOLDS, ridge)
             continue
         if moments is None:
-            blocks = (_as_block(part, fold_of) for part in stream_rows(corpus, whole))
+            blocks = (Block.of(part, fold_of) for part in stream_rows(corpus, whole))
             moments = sum_moments(blocks, FOLDS)
         its = moments.of(_columns(recipe.features, every, d_model))
         yield [ridge_from_moments(its, fold, ridge) for fold in range(FOLDS)]
@@ -188,11 +131,6 @@ def _columns(features: Sequence[Feature], every: Sequence[Feature], d_model: int
     return np.concatenate([np.arange(first, first + d_model) for first in starts])
 
 
-def _as_block(rows: Dataset, fold_of: Mapping[str, int]) -> Block:
-    fold = np.array([fold_of[task] for task in rows.task], dtype=np.intp)
-    return Block(rows.X, rows.y, rows.weight, fold)
-
-
 class LayerSweeper:
     """A worker that sweeps one layer after another of a run on disk, reading each by itself."""
 
@@ -201,10 +139,9 @@ class LayerSweeper:
     ) -> None:
         """Read the traces of some tasks; activations are read layer by layer."""
         self._store = Store(run)
-        corpus = load_corpus(self._store, labeller, ()).aimed(target)
+        corpus = load_labels(self._store, labeller, target)
         self._corpus, self._grid = corpus.only(tasks), grid
 
     def __call__(self, layer: int) -> list[Cell]:
         """Return the cells of a layer."""
-        matrix = self._store.matrix(self._corpus.traces, (layer,))
-        return sweep_layer(replace(self._corpus, matrix=matrix), layer, self._grid)
+        return sweep_layer(self._corpus.with_activations(self._store, (layer,)), layer, self._grid)

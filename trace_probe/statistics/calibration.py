@@ -101,14 +101,45 @@ def _percent(share: float | None) -> str:
 
 
 def guaranteed_threshold(
-    maxima: NDArray[np.floating[Any]], rate: float, guarantee: Guarantee
+    maxima: NDArray[np.floating[Any]],
+    rate: float,
+    guarantee: Guarantee,
+    sibling_rate: float | None = None,
+    siblings: tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]] | None = None,
 ) -> Threshold:
-    """Set a threshold on (trace,) maxima by a guarantee; see the function of each.
+    """Set a threshold on (trace,) maxima of harmless traces by a guarantee; see those of each kind.
+
+    It is raised until siblings alarm no more often than is to be guaranteed, if it has to be. For
+    them a guarantee of kind pac holds for this very threshold with ``1 - delta``: it is above the
+    limit of that share of the resamples.
+
+    Args:
+        maxima: The highest value of each harmless trace.
+        rate: Share of harmless traces that may alarm.
+        guarantee: Which kind.
+        sibling_rate: Share of siblings that may alarm; None gives no guarantee for them.
+        siblings: The highest value of each, and (draw + 1,) the highest value that may not alarm,
+            for the siblings and for each resample of their tasks; None if they are too few.
 
     Raises:
         NotEnoughData: there is no harmless trace that was scored.
     """
-    return (conformal_threshold if guarantee == "conformal" else pac_threshold)(maxima, rate)
+    found = (conformal_threshold if guarantee == "conformal" else pac_threshold)(maxima, rate)
+    found = replace(found, target_sibling_rate=sibling_rate)
+    if siblings is not None:
+        peaks, limits = siblings
+        drawn = limits[1:][np.isfinite(limits[1:])]
+        pac = guarantee == "pac" and len(drawn)
+        least = _above(np.float32(np.quantile(drawn, 1 - PAC_DELTA) if pac else limits[0]))
+        value = max(found.value, least)
+        measured = float((np.asarray(peaks) >= value).mean())
+        binds: Binding = "siblings" if least > found.value else "benign"
+        found = replace(found, value=value, binds=binds)
+        found = replace(found, siblings=len(peaks), sibling_alarm_rate=measured)
+    elif sibling_rate is not None:
+        note = "too few harmless traces share a prompt with instrumental ones for a guarantee"
+        found = replace(found, note="; ".join(part for part in (found.note, note) if part))
+    return replace(found, false_alarm_rate=float((np.asarray(maxima) >= found.value).mean()))
 
 
 def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Threshold:
@@ -171,56 +202,6 @@ def traces_needed(rate: float, guarantee: Guarantee, delta: float = PAC_DELTA) -
     if guarantee == "conformal":
         return math.ceil(1 / rate - 1e-9) - 1
     return math.ceil(math.log(delta) / math.log1p(-rate))
-
-
-def without_siblings(
-    threshold: Threshold, maxima: NDArray[np.floating[Any]], sibling_rate: float
-) -> Threshold:
-    """Return a threshold without a guarantee for siblings, with the rate that was measured."""
-    measured = float((np.asarray(maxima) >= threshold.value).mean())
-    note = "too few harmless traces share a prompt with instrumental ones for a guarantee"
-    return replace(
-        threshold,
-        note="; ".join(part for part in (threshold.note, note) if part),
-        false_alarm_rate=measured,
-        target_sibling_rate=sibling_rate,
-    )
-
-
-def with_siblings(
-    threshold: Threshold,
-    maxima: NDArray[np.floating[Any]],
-    peaks: NDArray[np.floating[Any]],
-    limits: NDArray[np.floating[Any]],
-    sibling_rate: float,
-) -> Threshold:
-    """Raise a threshold until siblings alarm no more often than guaranteed, if it has to be.
-
-    A guarantee of kind pac holds for this very threshold with ``1 - delta``: it is above the limit
-    of that share of the resamples.
-
-    Args:
-        threshold: The one that keeps the guarantee for harmless traces.
-        maxima: (trace,) the highest value of each harmless trace.
-        peaks: (sibling,) the highest value of each sibling.
-        limits: (draw + 1,) the highest value that may not alarm, for the siblings and for each
-            resample of their tasks.
-        sibling_rate: Share of siblings that may alarm.
-    """
-    drawn = limits[1:][np.isfinite(limits[1:])]
-    pac = threshold.method == "pac" and len(drawn)
-    limit = np.quantile(drawn, 1 - PAC_DELTA) if pac else limits[0]
-    least = _above(np.float32(limit))
-    value = max(threshold.value, least)
-    return replace(
-        threshold,
-        value=value,
-        false_alarm_rate=float((np.asarray(maxima) >= value).mean()),
-        target_sibling_rate=sibling_rate,
-        sibling_alarm_rate=float((np.asarray(peaks) >= value).mean()),
-        siblings=len(peaks),
-        binds="siblings" if least > threshold.value else "benign",
-    )
 
 
 def _allowed_alarms(n: int, rate: float, delta: float) -> int:

@@ -21,8 +21,9 @@ from trace_probe.statistics.bootstrap import (
     Values,
     divide,
     effective_tasks,
+    resample,
 )
-from trace_probe.statistics.metrics import UNKNOWN, Cohort
+from trace_probe.statistics.metrics import UNKNOWN, Cohort, Scores
 
 LEAST_SIBLINGS = 40
 LEAST_PROMPTS = 10
@@ -185,3 +186,16 @@ def mixed_prompts(cohort: Cohort) -> MixedPrompts:
         prompts=int(mixed.sum()),
         unknown=int((inside & cohort.positive & ~known).sum()),
     )
+
+
+def sibling_limits(cohort: Cohort, followed: Scores, rate: float) -> tuple[Values, Values] | None:
+    """Return (sibling,) the highest value of each sibling, and `MixedPrompts.limits` of them.
+
+    `followed` is what the alarm follows. The traces are read up to their act: siblings have no
+    words to be heard before. None where there are too few traces: see `MixedPrompts.shortage`.
+    """
+    mixed = mixed_prompts(cohort.until_act())
+    if mixed.shortage():
+        return None
+    peaks = mixed.peaks(mixed.cohort.maxima(followed))
+    return peaks, mixed.limits(peaks, resample(cohort.n_tasks), rate)

@@ -13,24 +13,27 @@ import mmap
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from trace_probe.errors import StoreError
 from trace_probe.files import file_names, sweep, write_chunks
-from trace_probe.storage.tensors import DTYPES, Values, as_bytes
+from trace_probe.storage.tensors import AGAIN, DTYPES, Values, as_bytes
 from trace_probe.storage.vault import Vault
 from trace_probe.trace import digest
 
 WORTH_CACHING = 32 * 2**20
 """Bytes of a layer below which reading trace by trace costs nothing."""
 Chunks = Iterator[bytes | memoryview]
+Contents = Mapping[str, tuple[str, int]]
+"""For each trace of a run its key and how many rows it has, in order."""
 
 
 @dataclass(frozen=True)
@@ -41,54 +44,84 @@ class LayerMatrix:
     """(row, width), mapped from disk."""
     start: Mapping[str, int]
     """For each trace its first row: the last prompt token; its sentences follow."""
-    keys: Mapping[str, str]
-    """For each trace what identifies its content; see `Store.key`."""
 
 
-def worth_caching(folder: Path, rows: int, width: int) -> bool:
-    """Return whether a layer is large, and this process may keep it in a folder."""
-    if rows * width * 2 < WORTH_CACHING:
+def read_matrix(
+    vault: Vault,
+    cache: Path,
+    wanted: Sequence[tuple[str, str, int]],
+    layers: Sequence[int],
+    contents: Callable[[], Contents] | None,
+) -> tuple[Values, NDArray[np.intp]]:
+    """Return (layer, row, width) of the traces that are wanted, and (trace,) their first rows.
+
+    Of each trace `wanted` holds the id, the key and the number of rows. Where `contents` are given
+    and a layer is large, whole layers are read from the cache; a single one is not copied.
+
+    Raises:
+        StoreError: a trace has no activations, or has changed since it was read.
+    """
+    width = vault.width
+    if contents is None or not _worth_caching(cache, sum(rows for *_, rows in wanted) * width):
+        parts = [vault.load(name, layers, key) for name, key, _ in wanted]
+        for part, (name, _, rows) in zip(parts, wanted, strict=True):
+            if part.shape[1] != rows:
+                raise StoreError(f"trace {name} has {part.shape[1]} rows, not {rows}: {AGAIN}")
+        starts = np.cumsum([0, *(rows for *_, rows in wanted)])[:-1]
+        return np.concatenate(parts, axis=1), starts.astype(np.intp)
+    every = contents()
+    held = [cached_layer(vault, cache, every, layer) for layer in layers]
+    for name, key, _ in wanted:
+        if every.get(name, ("", 0))[0] != key:
+            vault.load(name, layers, key)  # says what is wrong with it
+            raise StoreError(f"trace {name} has changed since it was read: read it again")
+    start = np.array([held[0].start[name] for name, *_ in wanted], dtype=np.intp)
+    if len(held) == 1:
+        return held[0].values[None], start
+    return np.stack([one.values for one in held]), start
+
+
+def _worth_caching(cache: Path, numbers: int) -> bool:
+    """Return whether a layer of so many numbers is large, and this process may keep it."""
+    if numbers * 2 < WORTH_CACHING:
         return False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
     except OSError:  # a run that can only be read
         return False
-    return os.access(folder, os.W_OK)
+    return os.access(cache, os.W_OK)
 
 
 def cached_layer(
-    folder: Path,
     vault: Vault,
-    contents: Mapping[str, tuple[str, int]],
+    cache: Path,
+    contents: Contents,
     layer: int,
     *,
     progress: bool = True,
 ) -> LayerMatrix:
     """Return a layer of a run from the cache, after building it if there is none of this run.
 
-    `contents` is the key and the number of rows of each trace, in order.
-
     Raises:
         StoreError: a trace has no activations, or the cache cannot be written.
     """
     keys = {name: key for name, (key, _) in contents.items()}
     starts = np.cumsum([0, *(rows for _, rows in contents.values())], dtype=np.int64).tolist()
-    name = f"layer.{layer}-{digest(list(keys.items()))}.npy"
+    folder, name = cache / "matrix", f"layer.{layer}-{digest(list(keys.items()))}.npy"
     file, shape = folder / name, (starts[-1], vault.width)
     values = _cached(file, shape)
     if values is None:
-        sweep(folder)
+        _forget_others(folder, name)
         kinds = {vault.find(one).header.of(layer, one).dtype for one in keys}
         kind = max(kinds, key=lambda each: each.itemsize, default=np.dtype("<f2"))
         rows = tqdm(
             vault.scan(contents, layer), total=len(keys), unit="trace", disable=not progress
         )
         write_chunks(file, _checked(_npy((one for _, one in rows), kind, shape)))
-        _forget_others(folder, name)
         values = _cached(file, shape)
     if values is None:
         raise StoreError(f"{file} was damaged while it was written: is the disk whole?")
-    return LayerMatrix(values, dict(zip(keys, starts, strict=False)), keys)
+    return LayerMatrix(values, dict(zip(keys, starts, strict=False)))
 
 
 def _npy(rows: Iterable[Values], kind: np.dtype[Any], shape: tuple[int, int]) -> Chunks:
@@ -137,7 +170,8 @@ def _whole(file: Path, changed: int, size: int) -> bool:
 
 
 def _forget_others(folder: Path, name: str) -> None:
-    """Remove what was cached of the same layer before the run changed."""
+    """Remove what was cached of a layer before the run changed, and what was left half done."""
+    sweep(folder)
     layer = re.compile(rf"{re.escape(name.split('-')[0])}-[0-9a-f]{{16}}\.npy")
     for other in file_names(folder):
         if other != name and layer.fullmatch(other):
