@@ -124,7 +124,7 @@ def test_nothing_is_left_behind_by_chunks(tiny: Callable[..., Any]) -> None:
     model = tiny()
     modules, attention = (
         list(model.blocks.network.get_decoder().layers),
-        model._base.config._attn_implementation,
+        model.blocks.network.get_decoder().config._attn_implementation,
     )
     with pytest.raises(IndexError):
         model.replay([[*some_ids(60), 999]], [[Span(0, 60)]], (1,), Reading(pass_tokens=8))
