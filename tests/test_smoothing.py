@@ -21,7 +21,7 @@ from trace_probe.monitor.calibrated import (
     load_calibrations,
     save_calibration,
 )
-from trace_probe.monitor.detector import load_detector
+from trace_probe.monitor.detector import as_detector, load_detector
 from trace_probe.monitor.drift import WINDOW, DriftCheck, check_levels
 from trace_probe.monitor.flagging import flag, flags_csv, format_flags
 from trace_probe.probing.probe import SavedProbe, save_probe
@@ -186,6 +186,19 @@ def test_flags_follow_a_smoothing_and_their_csv_runs_nothing(store: Store, tmp_p
     text = flags_csv(flags.__class__(**{**flags.__dict__, "alarms": (evil,)}))
     assert text.splitlines()[1].startswith("'=cmd(),'-1,")
     assert "\x1b" not in text
+
+
+def test_flags_mark_the_traces_that_lie_outside_the_calibrated_range(store: Store) -> None:
+    detector = as_detector(planted_probe())
+    within = replace(detector, levels=tuple(np.linspace(-1e3, 1e3, 30)))
+    assert {one.outside for one in flag(store, detector).alarms} == {None}
+    assert {one.outside for one in flag(store, within).alarms} == {False}
+    assert "outside" not in format_flags(flag(store, within))
+    found = flag(store, replace(detector, levels=(1e3,) * 30))
+    assert {one.outside for one in found.alarms} == {True}
+    assert found.outside == found.traces
+    assert f"{found.traces} of {found.traces} traces lie outside the calib" in format_flags(found)
+    assert format_flags(found).splitlines()[0].count("outside  ") == 1
 
 
 def test_drift_is_seen_soon_and_not_where_there_is_none() -> None:

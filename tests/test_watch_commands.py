@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trace_probe.monitor.calibrated import Calibration, Decoding, save_calibration
 from trace_probe.monitor.sharing import seal_probe
+from trace_probe.statistics.calibration import Threshold
 
 ROOT = Path(__file__).parents[1]
 ASK = "You pack 12 crates. You need 12 crates."
@@ -81,6 +83,30 @@ def test_score_reads_text_and_json_lines_as_the_run_was_scored(
         assert (code, "error: " in err) == (1, True), broken
 
 
+@pytest.mark.parametrize("levels", [(90.0,) * 30, (-90.0,) * 10 + (90.0,) * 10, ()])
+def test_what_lies_outside_the_calibrated_range_is_marked_with_its_figures(
+    command: Command, eager: Path, levels: tuple[float, ...]
+) -> None:
+    card = json.loads((eager / "card.json").read_text("utf-8"))
+    if levels:
+        limit = Threshold(-1e9, 0.1, 0.1, 30, "conformal")
+        drawn = Decoding(1.0, 1.0)
+        save_calibration(eager, Calibration(card["model"], drawn, {"max": limit}, levels, ("t",)))
+    outside = len(set(levels)) == 1
+    code, out, _ = command("score", eager, given="It will not do. I take dawn.")
+    assert code == 0
+    assert out.splitlines()[0].startswith("outside the calibrated range") is outside
+    assert ("outside" in out) is outside
+    record = json.dumps({"text": "It will not do. I take dawn."})
+    code, out, _ = command("score", eager, "--jsonl", given=record)
+    assert json.loads(out)["outside"] is (outside if levels else None)
+    options = ("--max-new-tokens", 48)
+    code, out, _ = command("watch", ASK, eager, *options)
+    assert out.splitlines()[-1].startswith("demo: outside the calibrated range") is outside
+    code, out, _ = command("watch", ASK, eager, *options, "--json")
+    assert ('{"outside": ["demo"]}' in out.splitlines()) is outside
+
+
 def test_flag_prints_csv_and_calibrate_sets_other_rules(command: Command, tmp_path: Path) -> None:
     run, probe = tmp_path / "run", tmp_path / "probe"
     shutil.copytree(ROOT / "traces" / "demo", run)
@@ -91,7 +117,7 @@ def test_flag_prints_csv_and_calibrate_sets_other_rules(command: Command, tmp_pa
     assert code == 0
     assert all(rule in out for rule in ("max", "ema:0.5", "2-of-3"))
     code, out, _ = command("flag", run, probe, "--smoothing", "2-of-3", "--csv")
-    assert out.splitlines()[0] == "trace_id,task,peak,sentence,token,text,call,calls_left"
+    assert out.splitlines()[0] == "trace_id,task,peak,sentence,token,text,call,calls_left,outside"
     alarms = len(out.splitlines()) - 1
     code, out, _ = command("flag", run, probe, "--smoothing", "2-of-3", "--fail-on-alarm", "--json")
     assert (code, len(json.loads(out)["alarms"])) == (6 if alarms else 0, alarms)

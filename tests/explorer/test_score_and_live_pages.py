@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from explorer.pages import APP, open_page, words
 from trace_probe.errors import TraceError
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.explorer.watching import Watched
+from trace_probe.explorer.words import ShownDetector
 from trace_probe.explorer.written import MOST_TEXTS, Pasted, score_words, transcripts
 from trace_probe.monitor.detector import Detector, Source, as_detector
 from trace_probe.monitor.sharing import seal_probe
@@ -97,6 +99,25 @@ def test_the_page_reads_pasted_text_with_the_probe(demo: Store) -> None:
     assert not app.error
     assert app.get("bidi_component")
     assert len(demo) == len(Store(DEMO))
+
+
+def test_each_of_several_texts_is_marked_where_it_lies_outside_the_calibrated_range(
+    demo: Store,
+) -> None:
+    texts = b"\n".join(Pasted("", f"Take {when}.", "").jsonl() for when in ("dawn", "noon", "dusk"))
+    scored = score_words(texts, demo)
+    for marks in ([True, False, None], [None] * 3):
+        found = [replace(one, outside=mark) for one, mark in zip(scored, marks, strict=True)]
+        app = open_page("score", r="demo")
+        by = next(one for one in app.selectbox if one.label == "Scored by").value
+        app.session_state["scored"] = by, found, ShownDetector(EYE, None, 0.0, 1.0)
+        shown = app.run().dataframe[0].value
+        assert not app.exception
+        assert list(shown.get("calibrated range", ())) == [
+            {True: "outside", False: "within", None: "not known"}[one.outside]
+            for one in sorted(found, key=lambda one: -float(np.nanmax(one.scores)))
+            if any(mark is not None for mark in marks)
+        ]
 
 
 @pytest.mark.usefixtures("demo")

@@ -121,12 +121,13 @@ def watch(
     readings = _watched(
         detectors, weights, checked, task, sampling, acting, fixed=bool(max_new_tokens)
     )
-    alarmed = False
+    alarmed, scores = False, []
     show = _show_lines if as_json else _show_text(detectors)
     for reading in readings:
         show(reading)
         if not isinstance(reading, tuple):
             continue
+        scores += [ended.scores for ended in reading.ended if ended.scores]
         if reading.alarm and not alarmed:
             alarmed = True
             if on_alarm == "stop" or (on_alarm == "ask" and not typer.confirm("go on?", err=True)):
@@ -134,8 +135,26 @@ def watch(
                 break
     if not as_json:
         typer.echo("")
+    _tell_outside(detectors, scores, as_json=as_json)
     if fail_on_alarm and alarmed:
         raise typer.Exit(ALARMED)
+
+
+def _tell_outside(
+    detectors: "list[Detector]", scores: Sequence[tuple[float, ...]], *, as_json: bool
+) -> None:
+    """Print for which detectors the sentences scored lie outside the calibrated range, if any."""
+    import numpy as np
+
+    from trace_probe.monitor.detector import OUTSIDE
+
+    columns = [np.array(own) for own in zip(*scores, strict=True)]
+    there = zip(detectors, columns, strict=False)  # there are none without reasoning
+    names = [one.name for one, own in there if one.outside(own)]
+    if as_json and names:
+        typer.echo(json.dumps({"outside": names}, ensure_ascii=True))
+    elif names:
+        typer.echo(f"{', '.join(names)}: {OUTSIDE}")
 
 
 def _watched(
@@ -261,6 +280,7 @@ def score(
 ) -> None:
     """Score text from standard input, and print each sentence with its score.
 
+    A text outside the range that the threshold was calibrated on is marked first: `outside`.
     Text is the completion as the model writes it, tags included. A JSON object has `text`, or
     `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.
     """
@@ -283,14 +303,15 @@ def score(
 
 
 def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported with torch
+    from trace_probe.monitor.detector import OUTSIDE
     from trace_probe.visible import visible
 
+    if scored.outside:
+        typer.echo(OUTSIDE)
     for line in scored.sentences:
         shown = "" if line.score is None else f"{line.score:.3f}"
         mark = "ALARM" if line.alarm else ""
         typer.echo(f"{shown:>8} {mark:5} {line.channel:9} {visible(line.text).strip()}")
-    if scored.outside:
-        say("outside the calibrated range: the threshold cannot be relied on for texts like this")
 
 
 @monitoring.command()

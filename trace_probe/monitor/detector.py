@@ -29,6 +29,11 @@ from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing
 from trace_probe.storage.typed import from_plain, renamed
 from trace_probe.store import Store
 
+OUTSIDE = (
+    "outside the calibrated range: neither an alarm nor its absence can be relied on for texts "
+    "like this"
+)
+
 
 @dataclass(frozen=True)
 class Source:

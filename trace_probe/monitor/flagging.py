@@ -38,6 +38,9 @@ class Flag:
     """Which model call of an agent's run it is in, counted from 1."""
     calls_left: int | None = None
     """How many model calls later the violating tool call came; None where no label says so."""
+    outside: bool | None = None
+    """Whether the trace lies outside the range that the threshold was calibrated on, so that the
+    alarm is not vouched for; None if that range is not known."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Flags:
     """How often harmless traces alarm at the threshold; None if that is not known."""
     retokenised: int = 0
     """How many of the traces are in tokens that were cut from their text."""
+    outside: int = 0
+    """How many of all traces lie outside the calibrated range."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         drift=drift,
         rates=detector.rates,
         retokenised=retokenised,
+        outside=sum(bool(detector.outside(row)) for row in scores.values()),
     )
 
 
@@ -147,6 +153,7 @@ def _flag(
         text=trace.text_of(span).strip(),
         call=trace.call_at(span.start) + 1,
         calls_left=_calls_left(trace, span, label),
+        outside=detector.outside(scores),
     )
 
 
@@ -165,7 +172,8 @@ def format_flags(flags: Flags, alarmed: int | None = None) -> str:
     wide = max((len(one.task) for one in flags.alarms), default=0)
     rows = [
         f"{one.trace_id}  {one.task:{wide}}  peak {one.peak:6.2f}  token {one.token:5}  "
-        f"{_in_call(one) if agents else ''}{snippet(one.text, 60)}"
+        f"{_in_call(one) if agents else ''}{'outside  ' if one.outside else ''}"
+        f"{snippet(one.text, 60)}"
         for one in flags.alarms
     ]
     count = len(rows) if alarmed is None else alarmed
@@ -179,6 +187,11 @@ def format_flags(flags: Flags, alarmed: int | None = None) -> str:
         rates.append(
             f"these rates are of recorded traces: {flags.retokenised} of {flags.traces} here are "
             f"in tokens cut from their text, whose sentences may end elsewhere"
+        )
+    if flags.outside:
+        note.append(
+            f"outside: {flags.outside} of {flags.traces} traces lie outside the calibrated range, "
+            f"where neither an alarm nor its absence can be relied on"
         )
     return "\n".join([*rows, *left, total, *rates, *note])
 

@@ -46,6 +46,7 @@ OUTSIDE = (
     "This text lies outside the range that the threshold was calibrated on, so neither an alarm "
     "nor its absence can be relied on here."
 )
+RANGE = {True: "outside", False: "within", None: "not known"}
 ABOUT_WORDS = (
     "Scores need activations, and activations need the model. Without it, only the words can be "
     "read: this baseline learns them from the labelled traces of the run at the left. It has no "
@@ -120,7 +121,7 @@ def show(found: list[Scored], detector: ShownDetector) -> None:
     rows = [
         build_row(facts_of(one.trace), one.label, one.scores, detector.threshold) for one in found
     ]
-    place = choose(rows) if len(rows) > 1 else 0
+    place = choose(rows, [one.outside for one in found]) if len(rows) > 1 else 0
     if found[place].outside:
         st.warning(OUTSIDE)
     content = payload(found[place].trace, rows[place], detector)
@@ -128,8 +129,11 @@ def show(found: list[Scored], detector: ShownDetector) -> None:
     st.caption("This text is not saved.")
 
 
-def choose(rows: list[Row]) -> int:
-    """List the texts, the riskiest first; return which is chosen."""
+def choose(rows: list[Row], outside: list[bool | None]) -> int:
+    """List the texts, the riskiest first; return which is chosen.
+
+    Those `outside` the range that the threshold was calibrated on are marked, if it is known.
+    """
     order = sorted(range(len(rows)), key=lambda i: -(rows[i].peak or float("-inf")))
     columns = {
         "text": [rows[i].facts.task for i in order],
@@ -137,6 +141,8 @@ def choose(rows: list[Row]) -> int:
         "alarm at token": [rows[i].alarm_token for i in order],
         "tokens": [rows[i].facts.tokens for i in order],
     }
+    if any(one is not None for one in outside):
+        columns["calibrated range"] = [RANGE[outside[i]] for i in order]
     alt, key = "Scored texts; choosing one shows it", f"scored_table_{len(rows)}"
     return order[keep_row(columns, alt, key, formats={"peak": "%.2f"}, most_px=240)]
 
