@@ -6,9 +6,11 @@ import http.server
 import json
 import os
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
@@ -298,10 +300,17 @@ def test_where_it_is_not_there_yet_the_error_ends_with_the_command_and_doctor_sa
 @pytest.fixture
 def gguf_file(tmp_path: Path) -> Path:
     """Return a tiny llama as a GGUF file, with a chat template."""
+    return written(tmp_path / "tiny.gguf")
+
+
+def written(file: Path, *, broken: bool = False, **promised: int) -> Path:
+    """Write a tiny llama that may promise more than it holds, or hold what is no number."""
     gguf = pytest.importorskip("gguf", reason="needs gguf, which writes and reads such files")
     pytest.importorskip("accelerate", reason="transformers needs it to read GGUF files")
-    network, file = llama(), tmp_path / "tiny.gguf"
+    network = llama()
     config, weights = network.config, network.state_dict()
+    if broken:
+        weights["model.norm.weight"][0] = float("nan")
     writer = gguf.GGUFWriter(str(file), "llama")
     facts = {
         "name": "tiny",
@@ -321,6 +330,7 @@ def gguf_file(tmp_path: Path) -> Path:
         "eos_token_id": 1,
         "pad_token_id": 1,
         "chat_template": TEMPLATE,
+        **promised,
     }
     for name, fact in facts.items():
         getattr(writer, f"add_{name}")(fact)
@@ -338,6 +348,27 @@ def gguf_file(tmp_path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"block_count": 9999}, "it says that it has 9,999 blocks, and holds weights of [23]:"),
+        ({"vocab_size": 1 << 25}, "it says that it has 33,554,432 tokens, and holds weights of"),
+        ({"broken": True}, "holds weights that are inf or nan: copy it again"),
+    ],
+    ids=str,
+)
+def test_a_gguf_file_that_promises_more_than_it_holds_is_refused_before_it_is_read(
+    tmp_path: Path, cache: Path, wrong: dict[str, Any], said: str
+) -> None:
+    from trace_probe.model.local import load_model
+
+    file, start = written(tmp_path / "tiny.gguf", **wrong), time.monotonic()
+    with pytest.raises(ModelError, match=said):
+        load_model(str(file))
+    assert time.monotonic() - start < 20
+    assert not [folder for folder in cache.iterdir() if folder.is_dir()]
 
 
 TOKENS = ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
@@ -380,4 +411,5 @@ def test_a_damaged_gguf_file_is_one_sentence(gguf_file: Path, cache: Path) -> No
         with pytest.raises(ModelError, match=r"cannot load tiny\.gguf") as raised:
             load_model(str(gguf_file))
         assert "\n" not in str(raised.value)
+        assert gettempdir() not in str(raised.value)
     assert not [folder for folder in cache.iterdir() if folder.is_dir()]

@@ -5,13 +5,14 @@ opened, nobody is asked a question on standard input, and every fault is one `Mo
 """
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, Literal
 
 from trace_probe.errors import ModelError, StoreError
@@ -176,6 +177,7 @@ def read_gguf(name: str, file: Path) -> "tuple[PreTrainedModel, PreTrainedTokeni
         Path(folder, part).symlink_to(file.resolve())
         config = AutoConfig.from_pretrained(folder, gguf_file=part, trust_remote_code=False)
         _check_settings(name, config.to_dict())
+        _check_gguf(name, file, config)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, gguf_file=part, trust_remote_code=False
         )
@@ -189,10 +191,33 @@ def read_gguf(name: str, file: Path) -> "tuple[PreTrainedModel, PreTrainedTokeni
             **how,
         )
         _check_complete(name, report)
+        if not all(weights.isfinite().all() for weights in network.parameters()):
+            raise ModelError(f"{name} holds weights that are inf or nan: copy it again")
         network.config.architectures = [type(network).__name__]
         if hasattr(network.config, "quantization_config"):
             del network.config.quantization_config
         return network, tokenizer
+
+
+def _check_gguf(name: str, file: Path, config: "PreTrainedConfig") -> None:
+    """Raise ModelError if a GGUF file promises more than it holds, before memory is taken for it.
+
+    Of one that cannot be read, transformers says why.
+    """
+    from gguf import GGUFReader
+
+    shapes = {tensor.name: tensor.shape for tensor in GGUFReader(file).tensors}
+    blocks = {found[1] for each in shapes if (found := re.match(r"blk\.(\d+)\.", each))}
+    rows = int(max(shapes.get("token_embd.weight", (0,))))
+    for what, said, held in (
+        ("blocks", config.num_hidden_layers, len(blocks)),
+        ("tokens", config.vocab_size, rows),
+    ):
+        if said > held:
+            raise ModelError(
+                f"cannot load {name}: it says that it has {said:,} {what}, and holds weights of "
+                f"{held:,}: copy it again"
+            )
 
 
 def fetch_adapter(name: str, revision: str | None, files: Iterable[str]) -> Path:
@@ -261,6 +286,8 @@ def _told(name: str, place: Path | str, error: Exception) -> str:
 def _failure(name: str, place: Path | str, error: Exception) -> str:
     """Return what to do about a model that did not load."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(place, Path) and place.is_file() and gettempdir() in reason:
+        return f"cannot load {name}: it is damaged, or no GGUF file: copy it again"
     if isinstance(place, Path):
         return f"cannot load {name} ({reason}): its files may be incomplete, copy them again"
     if get_close_matches(name, [SMOLLM2], cutoff=0.8):
