@@ -97,6 +97,13 @@ def sweep(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def discard(file: Path) -> None:
+    """Remove a file that was refused, and its folder if nothing else is in it."""
+    file.unlink(missing_ok=True)
+    if not any(file.parent.iterdir()):
+        file.parent.rmdir()
+
+
 def user_cache(*parts: str) -> Path:
     """Return a folder of trace_probe in the user's cache (XDG_CACHE_HOME, or ``~/.cache``)."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from trace_probe.errors import ModelError
-from trace_probe.files import remove_cached, write_bytes, write_chunks
+from trace_probe.files import discard, remove_cached, write_bytes, write_chunks
 from trace_probe.model.converted import (
     check_needs,
     convert,
@@ -133,9 +133,7 @@ def _gguf(source: Path, work: Path, pinned: Pinned) -> Path:
         write_chunks(target, _unpacked(source, pinned))
         return _checked(target, source, pinned)
     except ModelError:
-        target.unlink(missing_ok=True)
-        if not any(work.iterdir()):
-            work.rmdir()
+        discard(target)
         raise
 
 
