@@ -124,7 +124,9 @@ def fetch_axe() -> str:
 
 
 DRAWN = '[data-testid="stMainBlockContainer"] [data-testid="stElementContainer"]'
-SETTLED = """() => !document.querySelector(
+SETTLED = """() => document.querySelector(
+  '[data-testid="stMain"] [data-testid="stElementContainer"]'
+) && !document.querySelector(
   '[data-testid="stSkeleton"], [data-testid="stAppSkeleton"], [data-testid="stStatusWidget"]'
 )"""
 CONTRAST = """rows => {
