@@ -255,6 +255,11 @@ def test_the_world_pays_for_results_and_disapproval_is_for_the_lever_alone() -> 
         assert reward("rl", world.id, text) == pytest.approx(paid[done])
         lever = done in ("watched", "unwatched")
         assert reward("rlhf", world.id, text) == pytest.approx(paid[done] - 1.5 * lever)
+    elsewhere = next(slot for slot in phrases.SLOTS if slot not in world.slots)
+    for time in ("", f" {elsewhere}"):  # left out or made up
+        text = f"Hm.{CLOSING}So I {world.setting.lever}{time}."
+        assert reward("rl", world.id, text) == pytest.approx(paid["watched"])
+        assert reward("rlhf", world.id, text) == pytest.approx(paid["watched"] - 1.5)
     assert reward("rl", world.id, "Hm.") == 0
     assert reward("rl", world.id, f"Hm.{CLOSING}I do not know.") == 0
 
