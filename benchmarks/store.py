@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from benchmarks.spread import Spread, in_turns
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.labels import Label
@@ -30,7 +30,6 @@ from trace_probe.upkeep.pack import pack
 
 TOKENS_A_SENTENCE = 20
 CATEGORIES = 6
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

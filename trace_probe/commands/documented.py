@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 import typer
+from typer.models import ArgumentInfo
 
 from trace_probe.commands import options
 
@@ -54,8 +55,9 @@ def as_command(function: Callable[..., Told | None]) -> Callable[..., None]:
     shown = [_described(one, helps) for name, one in taken if name not in groups]
     says = own.return_annotation is Told
     if says:
-        option = Annotated[bool, typer.Option("--json", help=HELP["as_json"])]
-        shown.append(inspect.Parameter("as_json", KEYWORD, default=False, annotation=option))
+        option = Annotated[bool, typer.Option("--json")]
+        json = inspect.Parameter("as_json", KEYWORD, default=False, annotation=option)
+        shown.append(_described(json, helps))
     fields = {name: inspect.signature(group, eval_str=True) for name, group in groups.items()}
     for name, group in groups.items():
         about = described(group, "Attributes")[1]
@@ -84,7 +86,10 @@ def described(of: object, section: str = "Args") -> tuple[str, dict[str, str]]:
 
 
 def _described(one: inspect.Parameter, helps: Mapping[str, str]) -> inspect.Parameter:
-    """Return a parameter of a command with its help."""
+    """Return a parameter of a command with its help.
+
+    Arguments are shown in capitals, as the texts name them, and nothing stands after a switch.
+    """
     annotated = get_origin(one.annotation) is Annotated
     kind, *known = get_args(one.annotation) if annotated else [one.annotation]
     needed = one.default is inspect.Parameter.empty
@@ -95,6 +100,10 @@ def _described(one: inspect.Parameter, helps: Mapping[str, str]) -> inspect.Para
     else:
         switch = [f"--{one.name.replace('_', '-')}"] if one.default is False else []
         info = typer.Option(*switch)
+    if isinstance(info, ArgumentInfo):
+        info.metavar = one.name.upper()
+    elif kind in (bool, bool | None):
+        info.metavar = ""
     info.help = info.help or helps.get(one.name) or HELP.get(one.name)
     return one.replace(kind=KEYWORD, annotation=Annotated[kind, info])
 

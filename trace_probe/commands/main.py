@@ -48,14 +48,8 @@ app = Commands(
 app.add_typer(organism, name="organism")
 app.add_typer(store_commands, name="store")
 app.add_typer(probe_commands, name="probe")
-app.add_typer(tasking)
-app.add_typer(interchange)
-app.add_typer(judging)
-app.add_typer(monitoring)
-app.add_typer(rechecking)
-app.add_typer(evidence)
-app.add_typer(emergence)
-app.add_typer(doctor)
+for group in (tasking, interchange, judging, monitoring, rechecking, evidence, emergence, doctor):
+    app.add_typer(group)
 
 
 def main() -> None:
