@@ -5,7 +5,7 @@ the chance of its own set. How many of so many other traces alarm is therefore b
 than the binomial of a rate that is known, and it is by that wider range that a guarantee is judged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
 from trace_probe.monitor.calibrated import level
@@ -30,7 +30,6 @@ from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import world_tasks
 from trace_probe.world.worlds import WORLDS
 
-Say = Callable[[str], None]
 Range = tuple[int, int]
 CARD = "card "
 """Before the smoothing, where the threshold is the card's, set on its own calibration traces."""

@@ -15,12 +15,12 @@ third comes late, so the truth lies between them. The average of P some sentence
 has no such error.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.emergence.curve import OraclePoint, oracle_points, prefixes
 from trace_probe.emergence.onset import onset
 from trace_probe.emergence.oracle import caught
@@ -84,7 +84,7 @@ class Lags:
     each: tuple[Lag, ...]
 
 
-def measure(plan: LagPlan, say: Callable[[str], None]) -> Lags:
+def measure(plan: LagPlan, say: Say) -> Lags:
     """How long after the act became likely does the alarm come?"""
     store = Store(plan.run)
     detector = load_detector(plan.probe, decoding=Decoding.of(store.manifest.sampling))

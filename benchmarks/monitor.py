@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import Figures, run
+from benchmarks.command import Figures, Say, run
 from benchmarks.spread import Spread
 from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.facts import ModelFacts
@@ -24,7 +24,6 @@ from trace_probe.trace import Sampling
 from trace_probe.world.scenario import world_tasks
 from trace_probe.world.worlds import WORLDS
 
-Say = Callable[[str], None]
 Writing = Generator[object, None, None]
 NEVER = 1e9
 RANDOM = re.compile(r"random:(\d+)x(\d+)")
