@@ -57,7 +57,7 @@ class HeadlinePlan:
     small: bool = False
     """Train on the demo's small plan, as is due where an organism writes slowly."""
     features: str = ""
-    """More linear probes to judge, by the feature that each reads, such as ``mean,running-mean``."""
+    """More linear probes to judge, by the feature that each reads: ``mean,running-mean``."""
 
 
 @dataclass(frozen=True)
