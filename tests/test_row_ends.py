@@ -109,11 +109,11 @@ def test_a_probe_is_refused_on_rows_that_end_otherwise(
 ) -> None:
     from trace_probe.recording.record import new_manifest
 
-    saved = a_probe(tiny())
+    word = a_probe(tiny())
+    saved = replace(word, card=replace(word.card, row_end="token"))
     manifest = new_manifest(tiny(), SAMPLING)
     with pytest.raises(ProbeError, match="rows that end with a word, not with a token.*recapture"):
         check_fits(saved.card, manifest)
-    word = replace(saved, card=replace(saved.card, row_end="word"))
     check_fits(word.card, manifest)
     with pytest.raises(ProbeError, match="do not end alike: use them one by one"):
         as_detectors([saved, word])
