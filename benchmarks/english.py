@@ -14,7 +14,9 @@ from itertools import islice
 from benchmarks.command import Say, run
 from trace_probe.emergence.curve import OraclePoint
 from trace_probe.labels import Label
+from trace_probe.model.local import load_model
 from trace_probe.organism.degrees import Degrees, DegreesPlan, degrees, places
+from trace_probe.organism.packing import Packer
 from trace_probe.organism.schooling import Grasp, examine
 from trace_probe.statistics.bootstrap import shown
 from trace_probe.trace import Sampling, Span, Trace
@@ -72,9 +74,6 @@ def measure(plan: EnglishPlan, say: Say) -> Found:
 
 def asked(plan: EnglishPlan, say: Say) -> Grasp:
     """Return how far a model's chances follow the facts."""
-    from trace_probe.model.local import load_model
-    from trace_probe.organism.packing import Packer
-
     model = load_model(plan.model)
     say(f"asking {model.name} on {plan.asked} prompts")
     return examine(model.blocks.network, Packer(model.tokenizer), plan.asked)

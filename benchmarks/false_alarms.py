@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import betabinom, binom
 
 from benchmarks.command import Say, run
 from trace_probe.labels import label_traces
@@ -177,8 +178,6 @@ def _maxima(scores: Scores, ids: Sequence[str], smoothing: str) -> NDArray[np.fl
 
 def plain_range(traces: int, share: float) -> Range:
     """Return the central 95 % of alarms if each trace alarms with this very probability."""
-    from scipy.stats import binom
-
     low, high = binom.ppf(SIDES, traces, share)
     return int(low), int(high)
 
@@ -190,8 +189,6 @@ def noisy_range(traces: int, share: float, calibration: int) -> Range:
     ``Beta(a, n + 1 - a)`` with ``a = share (n + 1)`` over calibration sets of n (Vovk 2012), and
     the alarms of other traces are beta-binomial.
     """
-    from scipy.stats import betabinom
-
     a = share * (calibration + 1)
     low, high = betabinom.ppf(SIDES, traces, a, calibration + 1 - a)
     return int(low), int(high)

@@ -31,7 +31,7 @@ from trace_probe.statistics.bootstrap import shown
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 from trace_probe.trace import Trace
-from trace_probe.training import train
+from trace_probe.training import score_run, train
 from trace_probe.world import language
 from trace_probe.world.agent import chance as agent_facts
 from trace_probe.world.agent.errand import PREFIX as ERRAND
@@ -134,8 +134,6 @@ def _trained(folder: Path, store: Store, say: Say, **settings: Any) -> SavedProb
 
 
 def _scores(store: Store, probe: SavedProbe) -> Scores:
-    from trace_probe.training import score_run
-
     return probe.smoothing.apply(score_run(store, probe))
 
 

@@ -25,7 +25,6 @@ from trace_probe.emergence.curve import OraclePoint, oracle_points, prefixes
 from trace_probe.emergence.onset import onset
 from trace_probe.emergence.oracle import caught
 from trace_probe.errors import NotEnoughData
-from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import load_detector
 from trace_probe.statistics.bootstrap import ANY, SHARE, Bounds, Mask, Metric, mean, share, shown
 from trace_probe.store import Store
@@ -87,7 +86,7 @@ class Lags:
 def measure(plan: LagPlan, say: Say) -> Lags:
     """How long after the act became likely does the alarm come?"""
     store = Store(plan.run)
-    detector = load_detector(plan.probe, decoding=Decoding.of(store.manifest.sampling))
+    detector = load_detector(plan.probe, decoding=store.manifest.sampling)
     saved = detector.saved
     traces = {trace.id: trace for trace in saved.card.unseen(store.traces())}
     labels = store.labels(saved.card.labeller)

@@ -107,7 +107,6 @@ def _chosen(
 ) -> list[tp.Trace]:
     """Return the traces to ask an oracle about."""
     from trace_probe.emergence import oracle as asked
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.training import score_run
 
     labels = store.labels()
@@ -119,7 +118,7 @@ def _chosen(
     if not caught:
         seen = set(card.training_tasks)
         return asked.choose([t for t in store.traces() if t.task.id not in seen], labels, limit)
-    detector = tp.load_detector(probe, decoding=Decoding.of(store.manifest.sampling))
+    detector = tp.load_detector(probe, decoding=store.manifest.sampling)
     unseen = card.unseen(store.traces())
     found = asked.caught(unseen, labels, detector, score_run(store, detector.saved))
     return [trace for trace in unseen if trace.id in found][:limit]
@@ -285,11 +284,9 @@ def intervene(
     from trace_probe.emergence.intervention import format_intervention
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
-    from trace_probe.monitor.calibrated import Decoding
 
     store = tp.Store(run)
-    decoding = Decoding.of(store.manifest.sampling)
-    detector = tp.load_detector(probe, threshold=threshold, decoding=decoding)
+    detector = tp.load_detector(probe, threshold=threshold, decoding=store.manifest.sampling)
     judge = labeller(by)
     judged(store, detector.saved)  # which refuses a run without any
     found = run_intervention(

@@ -74,7 +74,6 @@ def watch(
         max_new_tokens: 512, or half the context if that is less.
         as_json: Print one JSON object for each sentence instead.
     """
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.trace import Sampling, Task
 
     if on_alarm == "ask" and not sys.stdin.isatty():
@@ -82,9 +81,8 @@ def watch(
     text = text_brought() if prompt == "-" else prompt
     sampling = Sampling(seed, temperature, top_p, max_new_tokens or 512)
     task = Task("prompt", "prompt", text, system)
-    decoding = Decoding.of(sampling)
     detectors = [
-        tp.load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
+        tp.load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=sampling)
         for folder in probes
     ]
     acting = agent_of(tools, max_calls, asked=agent, told_by_task=False)
@@ -221,15 +219,14 @@ def flag(
         limit: Traces to list, the riskiest; all are counted.
         as_csv: Print CSV instead of text.
     """
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.flagging import flag as flag_run
     from trace_probe.monitor.flagging import flags_csv, format_flags
 
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
     store = tp.Store(run)
-    decoding = Decoding.of(store.manifest.sampling)
-    detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
+    drawn = store.manifest.sampling
+    detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=drawn)
     flags = flag_run(store, detector)
     listed = replace(flags, alarms=flags.alarms[:limit])
     text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
@@ -353,13 +350,11 @@ def cascade(
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
     from trace_probe.labelling.runs import labeller as labeller_of
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.cascade import cascade as compare
     from trace_probe.monitor.cascade import format_cascade
 
     store, cost = tp.Store(run), price_pair(price)
-    decoding = Decoding.of(store.manifest.sampling)
-    detector = tp.load_detector(probe, smoothing=smoothing, decoding=decoding)
+    detector = tp.load_detector(probe, smoothing=smoothing, decoding=store.manifest.sampling)
     where = JudgeServers(tuple(base_url or ()), default_cache(), json_object(extra))
     truth = labeller or detector.saved.card.labeller
     found = compare(

@@ -87,13 +87,12 @@ def recheck(
         loss: How far the ranking and the share caught may fall.
         keep: Keep the verdict beside the probe, where watch and serve see it.
     """
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.recheck import recheck as recheck_on
     from trace_probe.monitor.recheck import save_recheck
     from trace_probe.probing.hub import local_folder
 
     was, now = tp.Store(before), tp.Store(after)
-    detector = tp.load_detector(probe, decoding=Decoding.of(was.manifest.sampling))
+    detector = tp.load_detector(probe, decoding=was.manifest.sampling)
     found = recheck_on(was, now, detector, labeller=labeller, margin=margin, loss=loss)
     if keep:
         save_recheck(local_folder(probe), found)
