@@ -358,8 +358,7 @@ class LiveScorer:
         sentence, scores = self._current(scored if last else (), due=due)
         if due and not self._unreadable:
             open_ = segments.current if segments.channel == "reasoning" else None
-            rows = self._rows(open_[1], self._memory.known) if open_ else (None,)
-            self._memory.fold(*rows)
+            self._memory.fold(*(self._rows(open_[1], self._memory.known) if open_ else (None,)))
         position = self._start + self._count - 1
         self._latest = Reading(
             *(position, piece, segments.channel, sentence, scores),
