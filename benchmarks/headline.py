@@ -25,8 +25,7 @@ from trace_probe.model.local import load_model
 from trace_probe.organism.family import agent_of, world_of
 from trace_probe.probing.dataset import spread
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
-from trace_probe.recording.record import new_manifest
-from trace_probe.recording.shares import record_here
+from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.bootstrap import shown
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
@@ -119,9 +118,9 @@ def _fresh(plan: HeadlinePlan, folder: Path, say: Say) -> Store:
     store = Store.create(folder / plan.pool, manifest)
     say(f"record: {plan.organism} into {store.path}")
     batch, asked = world.batch, world.tasks(f"{pool}:{plan.scenarios}")
-    record_here(model, asked, store, agent, samples=8, batch_size=batch)
+    record(model, asked, store, agent, samples=8, batch_size=batch)
     benign = world.tasks(f"{pool}:{plan.benign}:benign")
-    record_here(model, benign, store, agent, batch_size=batch)
+    record(model, benign, store, agent, batch_size=batch)
     label_run(store, RuleLabeller(), progress=False)
     return store
 

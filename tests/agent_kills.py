@@ -16,9 +16,8 @@ import numpy as np
 from acting import SAMPLING, TASKS, acting_model, script
 from tqdm import tqdm
 
-from trace_probe.recording.agents import record_agents
 from trace_probe.recording.course import Agent
-from trace_probe.recording.record import new_manifest
+from trace_probe.recording.record import new_manifest, record
 from trace_probe.store import Store
 from trace_probe.tasks.environments import scripted
 from trace_probe.upkeep.verify import verify
@@ -41,7 +40,7 @@ def suffer(folder: Path, kills: int, seed: int) -> dict[str, object]:
 
     def walk(run: Path) -> None:
         store = Store.create(run, manifest)
-        record_agents(model, TASKS, store, agent, samples=8, batch_size=8, progress=False)
+        record(model, TASKS, store, agent, samples=8, batch_size=8, progress=False)
 
     began = time.monotonic()
     walk(folder / "whole")

@@ -33,11 +33,10 @@ def model() -> Any:
 
 
 def recorded(model: Any, path: Path, agent: Agent = AGENT, **how: Any) -> Store:
-    from trace_probe.recording.agents import record_agents
-    from trace_probe.recording.record import new_manifest
+    from trace_probe.recording.record import new_manifest, record
 
     store = Store.create(path, new_manifest(model, SAMPLING, layers=LAYERS))
-    record_agents(model, TASKS, store, agent, progress=False, **{"samples": 8, **how})
+    record(model, TASKS, store, agent, progress=False, **{"samples": 8, **how})
     return store
 
 
@@ -155,7 +154,7 @@ def test_more_samples_are_recorded_beside_those_that_are_there(
 def test_an_interruption_between_two_calls_loses_none_of_them(
     model: Any, run: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trace_probe.recording import agents
+    from trace_probe.recording import record as module
 
     asked: list[int] = []
 
@@ -165,8 +164,8 @@ def test_an_interruption_between_two_calls_loses_none_of_them(
             raise KeyboardInterrupt
         return complete(of, prompts, seeds, sampling)
 
-    complete: Any = vars(agents)["complete"]
-    monkeypatch.setattr(agents, "complete", stops)
+    complete: Any = vars(module)["complete"]
+    monkeypatch.setattr(module, "complete", stops)
     with pytest.raises(KeyboardInterrupt):
         recorded(model, tmp_path / "run")
     assert list((tmp_path / "run" / "calls").glob("*.jsonl"))

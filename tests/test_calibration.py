@@ -74,6 +74,11 @@ def test_a_pac_rate_out_of_reach_is_replaced_by_the_reachable_one() -> None:
     assert "needs 230" in threshold.note
 
 
+def test_the_pac_threshold_of_very_many_traces_lets_no_more_alarm() -> None:
+    maxima = np.arange(5000, dtype=float)  # 0.85 to that power is 0 to a float
+    assert int((maxima >= pac_threshold(maxima, 0.15).value).sum()) == 717
+
+
 def test_the_pac_promise_holds_for_nine_thresholds_in_ten() -> None:
     rng = np.random.default_rng(2)
     broken = sum(

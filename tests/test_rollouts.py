@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from trace_probe.emergence.continuers import branch_of
+from trace_probe.emergence.continuers import Continuer, branch_of
 from trace_probe.emergence.curve import call_of, points_of, prefixes
 from trace_probe.emergence.oracle import OraclePlan, acts_of, estimate, oracle, wanted
-from trace_probe.emergence.rollouts import Scene, Start, roll_out
+from trace_probe.emergence.rollouts import Start, roll_out
 from trace_probe.environment import State, Tool
 from trace_probe.episode import Episode, calls_of
 from trace_probe.errors import ModelError, TraceError
@@ -46,15 +46,31 @@ def call(name: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>'
 
 
-class Author:
+class Prompts:
+    """A chat template that leaves earlier thoughts and the names of tools away."""
+
+    dialect, format = Dialect(), FORMATS["think"]
+
+    def prompt(self, task: Task, after: Sequence[Turn] = (), tools: Sequence[Any] = ()) -> str:
+        assert len(tools) == 2
+        parts = [f"{task.prompt}\n"]
+        for turn in after:
+            parts += [one["function"]["name"] for one in turn.get("tool_calls", ())]
+            parts += [f"={turn['content']};"] if turn["role"] == "tool" else []
+        return f"{''.join(parts)}<think>"
+
+    def encode(self, text: str) -> list[int]:
+        return list(map(ord, text))
+
+
+class Author(Continuer):
     """A model, a token a character, that writes on as it is told by what it has read."""
 
     name, tokenizer, chat_template = "m", "chars", "<think>"
-    chat: Any = None
 
-    def __init__(self, context: int | None = None) -> None:
+    def __init__(self, context: int | None = None, chat: Any = None) -> None:
         self.read: list[str] = []
-        self.context = context
+        self.context, self.chat = context, chat or cast("Any", Prompts())
 
     def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         return "".join(map(chr, ids)), tuple(range(len(ids)))
@@ -87,28 +103,7 @@ def prompt(calls: Sequence[Trace], results: Sequence[Sequence[ToolResult]]) -> l
     return list(map(ord, f"{''.join(parts)}<think>"))
 
 
-class Prompts:
-    """A chat template that leaves earlier thoughts and the names of tools away."""
-
-    dialect, format = Dialect(), FORMATS["think"]
-
-    def prompt(self, task: Task, after: Sequence[Turn] = (), tools: Sequence[Any] = ()) -> str:
-        assert len(tools) == 2
-        parts = [f"{task.prompt}\n"]
-        for turn in after:
-            parts += [one["function"]["name"] for one in turn.get("tool_calls", ())]
-            parts += [f"={turn['content']};"] if turn["role"] == "tool" else []
-        return f"{''.join(parts)}<think>"
-
-    def encode(self, text: str) -> list[int]:
-        return list(map(ord, text))
-
-
-def scene_in(environment: Any, max_calls: int = 20) -> Scene:
-    return Scene(Agent(environment, max_calls=max_calls), Prompts())
-
-
-SCENE = scene_in(Drawers())
+AGENT = Agent(Drawers(), max_calls=20)
 
 
 def recorded(*thoughts: str) -> Trace:
@@ -139,10 +134,10 @@ def recorded(*thoughts: str) -> Trace:
 TRACE = recorded("I look. Then I see.", "It is open. Hm.", "That is all.")
 
 
-def rolled(trace: Trace, sentence: int, *seeds: int, scene: Scene = SCENE) -> list[Trace]:
+def rolled(trace: Trace, sentence: int, *seeds: int, agent: Agent = AGENT) -> list[Trace]:
     token = dict(prefixes(trace))[sentence]
     starts = [Start(trace, call_of(trace, sentence), token, seeds)]
-    (found,) = roll_out(Author(), starts, SAMPLING, scene)
+    (found,) = roll_out(Author(), starts, SAMPLING, agent)
     assert all(found)
     return [one for one in found if one]
 
@@ -157,8 +152,7 @@ def test_a_continuation_ends_before_a_call_whose_prompt_cannot_be_had(why: str) 
 
     room = None if why == "refused" else SAMPLING.max_new_tokens + 30
     start = Start(TRACE, 0, TRACE.prompt_stop, (1, 2))
-    scene = Scene(SCENE.agent, Refusing())
-    ((one, other),) = roll_out(Author(room), [start], SAMPLING, scene)
+    ((one, other),) = roll_out(Author(room, Refusing()), [start], SAMPLING, AGENT)
     assert one is not None
     assert other is not None
     assert {one.facts["ended"], other.facts["ended"]} == {why}
@@ -209,18 +203,18 @@ def test_an_environment_that_answers_otherwise_than_before_is_refused() -> None:
             return f"something else than {super().call(name, arguments, state)}"
 
     with pytest.raises(TraceError, match="answers call 1 otherwise"):
-        rolled(TRACE, 2, 1, scene=scene_in(Other()))
+        rolled(TRACE, 2, 1, agent=Agent(Other()))
 
 
 def test_an_episode_ends_at_its_limit_of_calls() -> None:
-    (found,) = rolled(TRACE, -1, 1, scene=scene_in(Drawers(), 1))
+    (found,) = rolled(TRACE, -1, 1, agent=Agent(Drawers(), max_calls=1))
     assert len(found.calls) == 1
 
 
 def test_the_oracle_asks_from_sentences_and_from_calls_and_sees_where_it_is_decided() -> None:
     decided = recorded("I look.", "It is open. Delete it. Yes.", "That is all.")
     by = labeller("calls:delete")
-    points = oracle(Author(), [decided], by, continuations=40, progress=False, scene=SCENE)["e"]
+    points = oracle(Author(), [decided], by, continuations=40, progress=False, agent=AGENT)["e"]
     assert [point.sentence for point in points] == [-1, 0, -2, 1, 2, 3, -3, 4]
     shares = {point.sentence: point.instrumental / point.known for point in points}
     assert 0.2 < shares[1] < 0.8
@@ -249,7 +243,7 @@ def test_the_oracle_may_ask_at_the_prompt_the_ends_of_calls_and_all_of_the_actin
     assert [job.sentence for job in wanted([decided], {}, unknown)] == [-1, 1, 4, 5]
 
 
-def test_without_a_scene_an_agent_is_not_taken_for_a_single_answer() -> None:
+def test_without_its_tools_an_agent_is_not_taken_for_a_single_answer() -> None:
     with pytest.raises(ModelError, match="is an agent's run"):
         branch_of(TRACE, len(TRACE), [1])
     assert points_of([]) == {}

@@ -65,7 +65,7 @@ def files(store: Store) -> dict[str, bytes]:
 
 
 @dataclass(frozen=True)
-class Disturbed:
+class Disturbed(LocalExecutor):
     """An executor that something happens to after some results."""
 
     executor: Executor
@@ -212,7 +212,7 @@ def test_a_share_of_agents_that_was_stopped_goes_on_at_its_call(
         return continuation.complete(*asking)
 
     with monkeypatch.context() as patched:
-        patched.setattr("trace_probe.recording.agents.complete", complete)
+        patched.setattr("trace_probe.recording.record.complete", complete)
         with pytest.raises(KeyboardInterrupt):
             record_shares(episodes, LocalExecutor())
     run = Store(tmp_path / "run")

@@ -251,7 +251,7 @@ def test_too_few_benign_traces_are_a_limit_on_the_card(store: Store) -> None:
     assert any("needs 999" in limit for limit in card.limits)
 
 
-class Backwards:
+class Backwards(LocalExecutor):
     """An executor whose results come in another order, as those of a cluster may."""
 
     def run(
@@ -260,7 +260,7 @@ class Backwards:
         args: Sequence[Any],
         items: Iterable[Any],
     ) -> Iterator[Result[Any, Any]]:
-        return LocalExecutor().run(factory, args, reversed(list(items)))
+        return super().run(factory, args, reversed(list(items)))
 
 
 def test_where_layers_are_swept_changes_nothing(store: Store, saved: SavedProbe) -> None:

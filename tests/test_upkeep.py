@@ -494,6 +494,7 @@ def test_a_slice_holds_of_its_traces_what_the_run_holds(run: Store, tmp_path: Pa
             (json.dumps(line) + "\n").encode() for line in lines
         )
         run.artifacts.write_json("oracle", "oracle", {"seed": 0})
+        run.add_labels(replace(one, labeller="later") for one in list(run.labels().values()))
     out = Store.create(tmp_path / "part", replace(run.manifest, layers=(3,)))
     for _ in range(2):  # the second time everything is there
         report = slice_run(run, out, lambda trace: trace.id in wanted, progress=False)
@@ -504,6 +505,7 @@ def test_a_slice_holds_of_its_traces_what_the_run_holds(run: Store, tmp_path: Pa
             assert held.layers == (3,)
             assert np.array_equal(held.values, was.values)
         assert out.labels() == {one: run.labels()[one] for one in wanted}
+        assert out.labellers() == run.labellers()
         assert out.scores("eye").keys() == wanted
         assert out.report("eye") == {"threshold": 0.5}
         kept = list(out.artifacts.lines("oracle", "oracle").raw())

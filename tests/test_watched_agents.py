@@ -25,12 +25,11 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def run(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    from trace_probe.recording.agents import record_agents
-    from trace_probe.recording.record import new_manifest
+    from trace_probe.recording.record import new_manifest, record
 
     path = tmp_path_factory.mktemp("agent") / "run"
     store = Store.create(path, new_manifest(model, SAMPLING, layers=(0, 2)))
-    record_agents(model, TASKS, store, AGENT, samples=24, progress=False)
+    record(model, TASKS, store, AGENT, samples=24, progress=False)
     return store
 
 
@@ -134,13 +133,12 @@ def test_an_oracle_takes_recorded_agents_to_their_end(model: Any, run: Store) ->
     from trace_probe.emergence.continuers import LocalContinuer
     from trace_probe.emergence.curve import prefixes
     from trace_probe.emergence.oracle import oracle
-    from trace_probe.emergence.rollouts import Scene
     from trace_probe.labelling.runs import labeller
 
     trace = longest(run)[0]
     continuer = LocalContinuer(model)
-    by, scene = labeller("calls:pay"), Scene(AGENT, continuer.chat)
-    points = oracle(continuer, [trace], by, continuations=4, progress=False, scene=scene)
+    by = labeller("calls:pay")
+    points = oracle(continuer, [trace], by, continuations=4, progress=False, agent=AGENT)
     asked = [point.sentence for point in points[trace.id]]
     assert sorted(asked) == sorted(sentence for sentence, _ in prefixes(trace))
     pays = next((a.span.start for a in trace.actions if a.name == "pay"), None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_probe.emergence.continuers import Continuer
 from trace_probe.model.continuation import Branch
 from trace_probe.model.local import Completion
 from trace_probe.text.written import read_back
@@ -26,7 +27,7 @@ def truth(ups: int, steps: int) -> float:
 
 
 @dataclass
-class Urn:
+class Urn(Continuer):
     """A model that thinks `DEPTH` times up or down by Polya's urn, then pulls or stays."""
 
     name: str = "urn"

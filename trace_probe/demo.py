@@ -12,8 +12,7 @@ from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
 from trace_probe.organism.family import agent_of, world_of
 from trace_probe.probing.probe import check_overwrites, save_probe
-from trace_probe.recording.record import Writer, new_manifest
-from trace_probe.recording.shares import record_here
+from trace_probe.recording.record import Writer, new_manifest, record
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store
 from trace_probe.study.rates import instrumental_rate, read_rows
@@ -164,8 +163,8 @@ def _record(plan: DemoPlan, model: Writer, say: Say) -> Store:
     say(f"step 1 of 4, record: {model.name} into {plan.run}")
     agent = agent_of(plan.world)
     batch = plan.world.batch
-    record_here(model, plan.tasks(), store, agent, samples=plan.samples, batch_size=batch)
-    record_here(model, plan.controls(), store, agent, batch_size=batch)
+    record(model, plan.tasks(), store, agent, samples=plan.samples, batch_size=batch)
+    record(model, plan.controls(), store, agent, batch_size=batch)
     return store
 
 

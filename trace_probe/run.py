@@ -163,10 +163,10 @@ class Run:
             recording = replace(self._recording(model, chosen, samples, batch_size), agent=agent)
             return _shared(recording, executor, workers, shard, progress=progress)
         from trace_probe.model.local import load_model
-        from trace_probe.recording.shares import record_here
+        from trace_probe.recording.record import record
 
         loaded = load_model(model) if isinstance(model, str) else model
-        return record_here(loaded, chosen, self.store, agent, batch_size=batch_size, **how)
+        return record(loaded, chosen, self.store, agent, batch_size=batch_size, **how)
 
     def add(self, trace: Trace, activations: "Activations | None" = None) -> None:
         """Keep a trace that was made elsewhere, with its activations; one that is there stays.

@@ -18,7 +18,7 @@ compared where they are read: see `trace_probe.storage.seals`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -251,6 +251,19 @@ class Store:
     def add_labels(self, labels: Iterable[Label]) -> None:
         """Append labels; a later label of the same trace and labeller replaces the earlier."""
         self._labels.append(map(checked_line, labels))
+
+    def copy_labels(self, source: "Store", traces: Container[str] | None = None) -> None:
+        """Append the labels of another run that are not there, perhaps of some traces only.
+
+        Who labelled last there did so here.
+        """
+        for labeller in source.labellers():
+            known, labels = self.labels(labeller), source.labels(labeller)
+            self.add_labels(
+                label
+                for name, label in labels.items()
+                if (traces is None or name in traces) and known.get(name) != label
+            )
 
     def ids(self) -> set[str]:
         """Return the ids of all committed traces."""

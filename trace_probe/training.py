@@ -12,7 +12,7 @@ from trace_probe.execution.executor import Executor, LocalExecutor
 from trace_probe.probing.dataset import Corpus, Split, load_labels, split_by_role
 from trace_probe.probing.features import Feature, check_features
 from trace_probe.probing.fitting import probe_scores
-from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits, settings
+from trace_probe.probing.probe import LIMIT, ProbeCard, SavedProbe, check_fits, settings
 from trace_probe.probing.recipe import Head, Recipe, Rows, Target
 from trace_probe.probing.selection import (
     HEADLINE,
@@ -163,16 +163,8 @@ def _card(
         labeller=next(iter(corpus.labels.values())).labeller,
         training_tasks=split.train,
         calibration_tasks=split.calibration,
-        threshold=threshold.value,
-        target_false_alarm_rate=threshold.target_rate,
-        guaranteed_false_alarm_rate=threshold.guaranteed_rate,
-        false_alarm_rate=threshold.false_alarm_rate,
-        target_sibling_rate=threshold.target_sibling_rate,
-        sibling_alarm_rate=threshold.sibling_alarm_rate,
-        siblings=threshold.siblings,
-        binds=threshold.binds,
+        **{own: getattr(threshold, its) for own, its in LIMIT.items()},
         figures=figures,
-        guarantee=threshold.method,
         limits=tuple(_limits(store, threshold, figures)),
         version=version("trace-probe"),
     )

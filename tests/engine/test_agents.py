@@ -17,11 +17,10 @@ COUNT = 8
 
 
 def recorded(model: Any, folder: Path, tasks: Any) -> Store:
-    from trace_probe.recording.agents import record_agents
-    from trace_probe.recording.record import new_manifest
+    from trace_probe.recording.record import new_manifest, record
 
     run = Store.create(folder, new_manifest(model, Sampling(max_new_tokens=150), layers=(1, 3)))
-    record_agents(model, tasks, run, Agent(max_calls=6), batch_size=COUNT, progress=False)
+    record(model, tasks, run, Agent(max_calls=6), batch_size=COUNT, progress=False)
     return run
 
 

@@ -172,15 +172,14 @@ def test_agents_call_tools_where_the_server_reads_calls(there: There, tmp_path: 
             recorded(there, tmp_path / "run", ERRANDS, agent=agent)
         return
     from trace_probe.model.local import load_model
-    from trace_probe.recording.agents import record_agents
-    from trace_probe.recording.record import new_manifest
+    from trace_probe.recording.record import new_manifest, record
 
     served = recorded(there, tmp_path / "run", ERRANDS, agent=agent)
     assert {trace.facts["ids"] for trace in served} == {"served"}
     assert sum(len(trace.calls) > 1 for trace in served) > COUNT // 2
     model = load_model(ACTING, dtype="float32")
     store = Store.create(tmp_path / "ours", new_manifest(model, GREEDY, layers=()))
-    record_agents(model, ERRANDS, store, agent, progress=False)
+    record(model, ERRANDS, store, agent, progress=False)
     known = {trace.task.id: trace for trace in store.traces()}
     same = [trace.token_ids == known[trace.task.id].token_ids for trace in served]
     assert sum(same) >= COUNT - 1

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +34,9 @@ from trace_probe.model.shapes import WORDS_A_SENTENCE
 from trace_probe.monitor.flagging import flag
 from trace_probe.monitor.live import Monitor
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.recording.plan import trace_id
+from trace_probe.recording.given import given_trace
 from trace_probe.recording.record import default_layers, new_manifest, record
 from trace_probe.store import Store
-from trace_probe.text.written import read_back
 from trace_probe.trace import Role, Sampling, Span, Task, Trace
 from trace_probe.training import train
 
@@ -67,34 +68,16 @@ def planted_tasks(model: Model, count: int, role: Role = "test", seed: int = 0) 
 
 def plant(model: Model, store: Store, tasks: list[Task], samples: int, tokens: int) -> None:
     """Add traces of random words with random activations to a run, `samples` of each task."""
-    rng = np.random.default_rng(0)
-    for trace in _traces(model, store, tasks, samples, tokens):
+    rng, words = np.random.default_rng(0), np.random.default_rng(1)
+    made = partial(given_trace, model, sampling=store.manifest.sampling, finish="length")
+    for task, sample in product(tasks, range(samples)):
+        written = random_ids(model, words, tokens)
+        trace = made(task, model.render(task), written, sample=sample)
         spans = pooled_spans(trace, store.manifest.row_end)
         shape = (len(store.manifest.layers), len(spans), store.manifest.width)
         values = rng.standard_normal(shape, dtype=np.float32).astype(np.float16)
         chosen = store.manifest.layers, spans, store.manifest.pooling
         store.add(trace, Activations(values, *chosen))
-
-
-def _traces(
-    model: Model, store: Store, tasks: list[Task], samples: int, tokens: int
-) -> Iterator[Trace]:
-    rng, sampling = np.random.default_rng(1), store.manifest.sampling
-    for task in tasks:
-        prompt = model.render(task)
-        for sample in range(samples):
-            ids = (*prompt, *random_ids(model, rng, tokens))
-            yield Trace(
-                id=trace_id(model.name, task, sampling, sample),
-                task=task,
-                model=model.name,
-                sampling=sampling,
-                sample=sample,
-                token_ids=ids,
-                tokenizer=model.tokenizer,
-                finish="length",
-                **read_back(model, ids, len(prompt))._asdict(),
-            )
 
 
 Say = Callable[[str], None]

@@ -9,8 +9,7 @@ from tqdm import tqdm
 from trace_probe.emergence.continuers import Continuer, LocalContinuer, ServedContinuer
 from trace_probe.emergence.curve import NAME, Drawn
 from trace_probe.emergence.ledger import Ledger
-from trace_probe.emergence.oracle import Draw, OraclePlan, Say, ask, in_batches, wanted
-from trace_probe.emergence.rollouts import Scene
+from trace_probe.emergence.oracle import Draw, OraclePlan, Say, ask, draw_all, wanted
 from trace_probe.errors import ModelError, NotEnoughData, ServerError
 from trace_probe.execution.executor import Executor, LocalExecutor, values
 from trace_probe.labelling.judge import JudgeServers
@@ -65,7 +64,7 @@ class Source:
             given = environment_from(self.tools).environment
         agent, continuer = Agent(given, max_calls=self.max_calls), self.continuer()
         acting = any(trace.calls for trace in traces)
-        return Draw(continuer, judge, seed, Scene(agent, continuer.chat) if acting else None)
+        return Draw(continuer, judge, seed, agent if acting else None)
 
 
 @lru_cache(maxsize=1)
@@ -84,15 +83,7 @@ class Worker:
         """Return what was drawn of some traces beyond what had been."""
         traces, drawn = item
         draw = self.source.draw(traces, self.plan.seed)
-        new: list[Drawn] = []
-        while jobs := wanted(traces, drawn, self.plan):
-            found = [one for batch in in_batches(jobs) for one in draw(batch)]
-            if not found:
-                break
-            for one in found:
-                drawn[one.trace].append(one)
-            new += found
-        return new
+        return [one for batch in draw_all(draw, traces, drawn, self.plan) for one in batch]
 
 
 def ask_run(  # noqa: PLR0913 - these are the options of the command

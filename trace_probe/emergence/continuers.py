@@ -1,10 +1,10 @@
 """What can go on from a prefix: a model at hand, or servers that have it."""
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Protocol
 
 from trace_probe.errors import ModelError, ServerError
 from trace_probe.model.continuation import Branch, continue_from
@@ -20,37 +20,36 @@ Edit = Callable[[], AbstractContextManager[object]]
 """Makes what holds while tokens are drawn, such as a change of the residual stream."""
 
 
-class Continuer(Reader, Protocol):
-    """Anything that writes on from token ids."""
+class Continuer:
+    """Writes on from token ids."""
 
-    tokenizer: str
-    """Fingerprint of its tokenizer."""
-    chat: ChatTokenizer
-    """What makes the prompts of an agent's later calls."""
-    context: int | None
-    """Tokens that a prompt and what is written behind it may have; None where nobody knows."""
+    def __init__(self, name: str, chat: ChatTokenizer, context: int | None) -> None:
+        """Take what makes the prompts of an agent's later calls.
 
+        `context` is how many tokens a prompt and what is written behind it may have; None where
+        nobody knows.
+        """
+        self.name, self.chat, self.context = name, chat, context
+        self.chat_template, self.tokenizer = chat.chat_template, chat.fingerprint
+
+    def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """Return the text of token ids, and the character at which each token starts."""
+        return self.chat.offsets(ids)
+
+    @abstractmethod
     def continue_from(
         self, branches: Sequence[Branch], sampling: Sampling
     ) -> list[list[Completion | None]]:
         """Return the continuations of each branch, None for those that could not be had."""
-        ...
 
 
-class LocalContinuer:
+class LocalContinuer(Continuer):
     """A model at hand, which reads a prefix once for all its continuations."""
 
     def __init__(self, model: Model, during: Edit = nullcontext) -> None:
         """Take a model, and what is to hold while it draws."""
-        self.name, self.tokenizer = model.name, model.tokenizer
-        self.chat_template = model.chat_template
-        self.chat, self.context = model.chat, model.context
-        self.model = model
-        self._during = during
-
-    def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-        """Return the text of token ids, and the character at which each token starts."""
-        return self.model.offsets(ids)
+        super().__init__(model.name, model.chat, model.context)
+        self.model, self._during = model, during
 
     def continue_from(
         self, branches: Sequence[Branch], sampling: Sampling
@@ -60,7 +59,7 @@ class LocalContinuer:
         return [list(each) for each in drawn]
 
 
-class ServedContinuer:
+class ServedContinuer(Continuer):
     """A model on servers with a completions interface that takes token ids, such as vLLM.
 
     Where they cache prefixes (vLLM does unless told otherwise), a prefix is read once for all
@@ -76,15 +75,8 @@ class ServedContinuer:
         """
         if served.tokenizer is None:
             raise ServerError(f"to continue {served.model} from token ids name its --tokenizer")
-        self._served, self._reader = served, served.tokenizer
-        self.name, self.tokenizer = served.name, self._reader.fingerprint
-        self.chat_template = self._reader.chat_template
-        self.chat = self._reader
-        self.context: int | None = None
-
-    def offsets(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-        """Return the text of token ids, and the character at which each token starts."""
-        return self._reader.offsets(ids)
+        super().__init__(served.name, served.tokenizer, None)
+        self._served = served
 
     def continue_from(
         self, branches: Sequence[Branch], sampling: Sampling
@@ -125,7 +117,7 @@ class ServedContinuer:
         }
 
     def _completion(self, reply: Reply) -> Completion:
-        ids = reply.token_ids or self._reader.encode(reply.text)
+        ids = reply.token_ids or self.chat.encode(reply.text)
         return Completion(ids, "length" if reply.finish == "length" else "stop")
 
 
@@ -149,7 +141,7 @@ def branch_of(trace: Trace, token: int, seeds: Sequence[int]) -> Branch:
 
 
 def continued(
-    reader: Reader, trace: Trace, prefix: Sequence[int], completion: Completion, name: str
+    reader: Reader, trace: Trace, prefix: Sequence[int], completion: Completion, name: str = ""
 ) -> Trace:
     """Return the trace that a prefix and its continuation are; `name` sets it apart."""
     ids = (*prefix, *completion.ids)

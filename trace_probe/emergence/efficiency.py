@@ -18,6 +18,7 @@ variance that a detector explains is R2_observed Var(share) / (Var(share) - s).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from trace_probe.emergence.onset import at_prompt
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.panel import PREFIXES
 from trace_probe.labels import Label
-from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.dataset import Corpus, build_cohort, codes
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.bootstrap import (
     Index,
@@ -73,8 +74,8 @@ def as_estimator(
     table = table[np.isfinite(table[:, 0])]
     score, hits, count, at = table.T
     where = at.astype(np.intp)
-    task = _codes([trace.task.id for trace in traces])[where]
-    prompt = _codes([trace.task.prompt_key for trace in traces])[where]
+    task = codes([trace.task.id for trace in traces])[where]
+    prompt = codes([trace.task.prompt_key for trace in traces])[where]
     estimate, share = 0.5 * (1 + np.tanh(score / 2)), hits / count
     noise = share * (1 - share) / (count - 1)
     tasks = int(task.max()) + 1
@@ -93,10 +94,6 @@ def as_estimator(
         explained=part(estimate, share),
         within=part(_centred(estimate, prompt), _centred(share, prompt)),
     )
-
-
-def _codes(names: Sequence[str]) -> Index:
-    return np.unique(np.array(names), return_inverse=True)[1].astype(np.intp)
 
 
 def _centred(values: Values, group: Index) -> Values:
@@ -208,14 +205,16 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
         maxima[name] = cohort.maxima(smoothing.apply(scores))
     known = _known(asked.known(), points, cohort)
     weights, mixed = resample(cohort.n_tasks, seed=seed), mixed_prompts(cohort)
+    acts = mixed_prompts(cohort.until_act()) if cohort.calls else None
+    rows = {"oracle": np.maximum.accumulate(known, axis=1), **maxima}
+    caught = partial(_caught, rows, weights, sibling_rate)
     moments = {str(part): _part(cohort, part) for part in PREFIXES}
     moments[BEFORE_SAID] = cohort.before_said()
     return Efficiency(
         **cohort.counts(),
         sibling_rate=sibling_rate,
         auroc={name: _ranked(cohort, known, held, at, weights) for name, at in moments.items()},
-        caught=_alarmed(mixed, known, maxima, moments, weights, sibling_rate)
-        | _before_act(cohort, known, maxima, weights, sibling_rate),
+        caught=caught(mixed, moments) | caught(acts, {BEFORE_ACT: cohort.length}),
         shortage=mixed.shortage(),
         as_estimator={
             name: as_estimator(asked.traces, points, read[name] if name == own else scores)
@@ -272,18 +271,16 @@ def _ranked(
     return _shares(values)
 
 
-def _alarmed(
-    mixed: MixedPrompts,
-    known: Values,
-    maxima: Mapping[str, Values],
-    moments: Mapping[str, Index],
+def _caught(
+    rows: Mapping[str, Values],
     weights: Values,
     rate: float,
+    mixed: MixedPrompts | None,
+    moments: Mapping[str, Index],
 ) -> dict[str, dict[str, BesideOracle]]:
-    """Return the share of positives that alarm before they say it, by moment."""
-    if mixed.shortage():
+    """Return the share of positives that alarm in time, by moment; empty with few siblings."""
+    if mixed is None or mixed.shortage():
         return {}
-    rows = {"oracle": np.maximum.accumulate(known, axis=1), **maxima}
     found = {}
     for moment, at in moments.items():
         # After k sentences column k is read, so an alarm at column k has taken k of them.
@@ -292,19 +289,6 @@ def _alarmed(
             {name: mixed.caught(each, weights, rate, stop) for name, each in rows.items()}
         )
     return found
-
-
-def _before_act(
-    cohort: Cohort, known: Values, maxima: Mapping[str, Values], weights: Values, rate: float
-) -> dict[str, dict[str, BesideOracle]]:
-    """Return the same of agents' runs up to the act, whether or not it is said before."""
-    mixed = mixed_prompts(cohort.until_act())
-    if not cohort.calls or mixed.shortage():
-        return {}
-    rows = {"oracle": np.maximum.accumulate(known, axis=1), **maxima}
-    return {
-        BEFORE_ACT: _shares({name: mixed.caught(one, weights, rate) for name, one in rows.items()})
-    }
 
 
 def _shares(values: Mapping[str, Resampled]) -> dict[str, BesideOracle]:

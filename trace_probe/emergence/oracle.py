@@ -21,10 +21,11 @@ from trace_probe.emergence.continuers import Continuer, LocalContinuer, branch_o
 from trace_probe.emergence.curve import Drawn, call_of, points_of, prefixes
 from trace_probe.emergence.curve import OraclePoint as OraclePoint
 from trace_probe.emergence.ledger import Ledger
-from trace_probe.emergence.rollouts import Scene, Start, roll_out
+from trace_probe.emergence.rollouts import Start, roll_out
 from trace_probe.labels import Label, Labeller, label_traces
 from trace_probe.model.local import Model
 from trace_probe.monitor.detector import Detector
+from trace_probe.recording.course import Agent
 from trace_probe.statistics.metrics import Scores
 from trace_probe.trace import Trace, digest
 
@@ -102,18 +103,18 @@ def oracle(  # noqa: PLR0913 - one call says all that is asked
     continuations: int = 20,
     seed: int = 0,
     progress: bool = True,
-    scene: Scene | None = None,
+    agent: Agent | None = None,
 ) -> dict[str, tuple[OraclePoint, ...]]:
     """Return P(instrumental | prefix) at the end of the prompt and of each reasoning sentence.
 
-    Agents need a `scene` to go on in after the model call that is continued.
+    Traces of agents need an `agent`: how they go on after the model call that is continued.
 
     Each prefix is continued `continuations` times with the sampling of its trace; the trace
     itself is not counted, so that a point is independent of the outcome it is compared with.
     """
     plan = OraclePlan(continuations, every_sentence=True, seed=seed)
     continuer = LocalContinuer(model) if isinstance(model, Model) else model
-    draw = Draw(continuer, labeller, seed, scene)
+    draw = Draw(continuer, labeller, seed, agent)
     jobs = wanted(list(traces), {}, plan)
     drawn = []
     with tqdm(total=_count(jobs), unit="continuation", smoothing=0, disable=not progress) as bar:
@@ -127,17 +128,23 @@ class Draw:
     """Draws the continuations of jobs and finds their outcomes; a worker of an executor."""
 
     def __init__(
-        self, continuer: Continuer, labeller: Labeller, seed: int, scene: Scene | None = None
+        self, continuer: Continuer, labeller: Labeller, seed: int, agent: Agent | None = None
     ) -> None:
-        """Say who writes on and who judges; with a `scene`, agents are taken to their end."""
+        """Say who writes on and who judges; with an `agent`, agents are taken to their end."""
         self.continuer, self._labeller, self._seed = continuer, labeller, seed
-        self._scene = scene
+        self._agent = agent
 
     def __call__(self, jobs: Sequence[Job]) -> list[Drawn]:
         """Return the continuations of jobs of one sampling; those that failed are left out."""
-        agents = [job for job in jobs if job.trace.calls and self._scene is not None]
+        agents = [job for job in jobs if job.trace.calls and self._agent is not None]
         alone = [job for job in jobs if job not in agents]
-        asked = [*self._completed(alone), *self._rolled_out(agents)]
+        found = [*self._completed(alone), *self._rolled_out(agents)] if jobs else []
+        asked = [
+            (job, k, replace(one, id=f"{job.trace.id}/{job.sentence}/{k}"))
+            for job, traces in zip((*alone, *agents), found, strict=True)
+            for k, one in zip(job.draws, traces, strict=True)
+            if one is not None
+        ]
         given = label_traces([trace for _, _, trace in asked], self._labeller)
         labels = {label.trace_id: label for label in given}
         return [
@@ -146,37 +153,30 @@ class Draw:
             if trace.id in labels
         ]
 
-    def _completed(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int, Trace]]:
-        """Yield the continuations of single model calls."""
-        branches = [
-            branch_of(job.trace, job.token, [self._seed_of(job, k) for k in job.draws])
-            for job in jobs
-        ]
+    def _completed(self, jobs: Sequence[Job]) -> list[list[Trace | None]]:
+        """Return the continuations of single model calls."""
+        branches = [branch_of(job.trace, job.token, self._seeds(job)) for job in jobs]
         found = self.continuer.continue_from(branches, jobs[0].trace.sampling) if jobs else []
-        for job, branch, completions in zip(jobs, branches, found, strict=True):
-            for k, one in zip(job.draws, completions, strict=True):
-                if one is not None:
-                    name = f"{job.sentence}/{k}"
-                    yield job, k, continued(self.continuer, job.trace, branch.prefix, one, name)
+        return [
+            [
+                None if one is None else continued(self.continuer, job.trace, branch.prefix, one)
+                for one in each
+            ]
+            for job, branch, each in zip(jobs, branches, found, strict=True)
+        ]
 
-    def _rolled_out(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int, Trace]]:
-        """Yield the continuations of agents, each to the end of its episode."""
-        if not jobs or self._scene is None:
-            return
+    def _rolled_out(self, jobs: Sequence[Job]) -> list[list[Trace | None]]:
+        """Return the continuations of agents, each to the end of its episode."""
+        if not jobs or self._agent is None:
+            return []
         starts = [
-            Start(
-                job.trace,
-                call_of(job.trace, job.sentence),
-                job.token,
-                tuple(self._seed_of(job, k) for k in job.draws),
-            )
+            Start(job.trace, call_of(job.trace, job.sentence), job.token, self._seeds(job))
             for job in jobs
         ]
-        found = roll_out(self.continuer, starts, jobs[0].trace.sampling, self._scene)
-        for job, episodes in zip(jobs, found, strict=True):
-            for k, one in zip(job.draws, episodes, strict=True):
-                if one is not None:
-                    yield job, k, replace(one, id=f"{job.trace.id}/{job.sentence}/{k}")
+        return roll_out(self.continuer, starts, jobs[0].trace.sampling, self._agent)
+
+    def _seeds(self, job: Job) -> tuple[int, ...]:
+        return tuple(self._seed_of(job, k) for k in job.draws)
 
     def _drawn(self, job: Job, k: int, label: Label, tokens: int) -> Drawn:
         said = None if label.facts.get("said") == "unknown" else label.said is not None
@@ -301,18 +301,32 @@ def ask(
         smoothing=0,
         disable=not progress,
     ) as bar:
-        while jobs := wanted(traces, drawn, plan):
-            before = there
-            for batch in map(draw, in_batches(jobs)):
-                ledger.add(batch)
-                for one in batch:
-                    drawn.setdefault(one.trace, []).append(one)
-                if there == first and batch:
-                    say(_forecast(expected.continuations - there, batch, monotonic() - began))
-                there += len(batch)
-                bar.update(len(batch))
-            if there == before:
-                return
+        for batch in draw_all(draw, traces, drawn, plan):
+            ledger.add(batch)
+            if there == first and batch:
+                say(_forecast(expected.continuations - there, batch, monotonic() - began))
+            there += len(batch)
+            bar.update(len(batch))
+
+
+def draw_all(
+    draw: Callable[[list[Job]], list[Drawn]],
+    traces: Sequence[Trace],
+    drawn: dict[str, list[Drawn]],
+    plan: OraclePlan,
+) -> Iterator[list[Drawn]]:
+    """Yield batches of continuations until all is drawn, or a round brings nothing new.
+
+    `drawn` holds what was drawn of each trace, and takes in what is yielded.
+    """
+    some = True
+    while some and (jobs := wanted(traces, drawn, plan)):
+        some = False
+        for batch in map(draw, in_batches(jobs)):
+            for one in batch:
+                drawn.setdefault(one.trace, []).append(one)
+            some = some or bool(batch)
+            yield batch
 
 
 def _forecast(left: int, batch: Sequence[Drawn], seconds: float) -> str:

@@ -5,53 +5,18 @@ more, so that the environment is where it was. The call is finished from its own
 answer and the model is called again, as when the episode was recorded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 from trace_probe.emergence.continuers import Continuer
 from trace_probe.episode import calls_of
 from trace_probe.errors import TraceError
 from trace_probe.model.continuation import Branch
-from trace_probe.model.dialect import Dialect, Turn
 from trace_probe.model.local import Completion
+from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.recording.course import Agent, Course
-from trace_probe.text.channels import Format
 from trace_probe.text.written import read_back
-from trace_probe.trace import Sampling, Task, Trace
-
-
-class Chat(Protocol):
-    """What makes the prompt of a call: a model's tokenizer with its chat template."""
-
-    @property
-    def dialect(self) -> Dialect:
-        """How the template takes tool calls and their results."""
-        ...
-
-    @property
-    def format(self) -> Format:
-        """How the model delimits its reasoning."""
-        ...
-
-    def prompt(
-        self, task: Task, after: Sequence[Turn] = (), tools: Sequence[Mapping[str, Any]] = ()
-    ) -> str:
-        """Return the prompt after some turns, as text."""
-        ...
-
-    def encode(self, text: str) -> Sequence[int]:
-        """Return the ids of a prompt."""
-        ...
-
-
-@dataclass(frozen=True)
-class Scene:
-    """How an agent goes on after a call."""
-
-    agent: Agent
-    """What it may do, and in which environment."""
-    chat: Chat
+from trace_probe.trace import Sampling, Trace
 
 
 @dataclass(frozen=True)
@@ -97,11 +62,14 @@ class _Rollout:
         self.course.take(call, 0.0)
         return not self.course.ended
 
-    def next(self, chat: Chat, context: int | None) -> Branch | None:
+    def next(self, by: Continuer) -> Branch | None:
         """Return what the next call is drawn from, None where the episode ends before it."""
         course, room = self.course, self.trace.sampling.max_new_tokens
+        chat = by.chat
         prompt = course.prompt(
-            lambda task, turns, tools: chat.encode(chat.prompt(task, turns, tools)), room, context
+            lambda task, turns, tools: chat.encode(chat.prompt(task, turns, tools)),
+            room,
+            by.context,
         )
         if prompt is None:
             return None
@@ -110,7 +78,7 @@ class _Rollout:
 
 
 def roll_out(
-    continuer: Continuer, starts: Sequence[Start], sampling: Sampling, scene: Scene
+    continuer: Continuer, starts: Sequence[Start], sampling: Sampling, agent: Agent
 ) -> list[list[Trace | None]]:
     """Return for each start the episodes its continuations came to, None for those that failed.
 
@@ -120,7 +88,7 @@ def roll_out(
     Raises:
         TraceError: the environment is not the one that the trace was recorded in.
     """
-    begun = [_begin(start, scene) for start in starts]
+    begun = [_begin(start, agent, continuer.chat) for start in starts]
     branches = list(begun)
     while branches:
         found = continuer.continue_from([branch for branch, _ in branches], sampling)
@@ -130,28 +98,28 @@ def roll_out(
             for run, done in zip(mine, completions, strict=True)
             if run.take(continuer, branch.prefix, done)
         ]
-        wanted = [(run.next(scene.chat, continuer.context), [run]) for run in going]
+        wanted = [(run.next(continuer), [run]) for run in going]
         branches = [(branch, mine) for branch, mine in wanted if branch is not None]
     return [[None if run.failed else run.course.joined() for run in mine] for _, mine in begun]
 
 
-def _begin(start: Start, scene: Scene) -> tuple[Branch, list[_Rollout]]:
+def _begin(start: Start, agent: Agent, chat: ChatTokenizer) -> tuple[Branch, list[_Rollout]]:
     """Return what the first call of a start's continuations is drawn from, and these."""
     trace, every = start.trace, list(calls_of(start.trace))
     call, shift = every[start.call], start.token - trace.calls[start.call].start
     prefix = call.token_ids[: call.prompt_stop + shift]
     room = max(trace.sampling.max_new_tokens - shift, 1)
     runs = [
-        _Rollout(_course(start, every, scene), seed, trace, call.prompt_stop)
+        _Rollout(_course(start, every, agent, chat), seed, trace, call.prompt_stop)
         for seed in start.seeds
     ]
     return Branch(prefix, start.seeds, room), runs
 
 
-def _course(start: Start, every: Sequence[Trace], scene: Scene) -> Course:
+def _course(start: Start, every: Sequence[Trace], agent: Agent, chat: ChatTokenizer) -> Course:
     """Return an episode up to the call that is continued, its tool calls carried out once more."""
-    trace, chat = start.trace, scene.chat
-    course = Course(trace.id, trace.task, scene.agent, chat.dialect, chat.format)
+    trace = start.trace
+    course = Course(trace.id, trace.task, agent, chat.dialect, chat.format)
     for number, call in enumerate(every[: start.call]):
         course.take(call, 0.0)
         came, kept = course.results[-1], trace.calls[number].results

@@ -6,9 +6,9 @@ What the probe's direction does is set beside what random directions and directi
 unrelated concepts do at the same length of push, since a push along anything moves something.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -21,7 +21,7 @@ from trace_probe.emergence.ledger import Cells
 from trace_probe.emergence.readout import Ask, Rates, Readout, Trial, rates, seeds_of
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering, steered
-from trace_probe.statistics.bootstrap import Metric, Resampled, Values, resample, shown
+from trace_probe.statistics.bootstrap import Metric, Resampled, resample, shown
 from trace_probe.trace import Trace
 
 How = Literal["none", "add", "project-out"]
@@ -60,6 +60,9 @@ class Cell:
     def name(self) -> str:
         """Return a name that no other cell of the experiment has."""
         return f"{self.kind}/{self.direction}/{self.how}/{self.dose:g}"
+
+
+LEFT_ALONE = Cell("", "", "none", 0.0)
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,10 @@ def steer(
         read = partial(setup.trial.read, setup.model, asks, edit)
         found[cell] = cells.run(cell.name, read)
     codes = {name: at for at, name in enumerate(sorted({t.task.id for t in setup.traces}))}
-    weights = resample(len(codes), seed=plan.seed)
-    rated = {cell: rates(readouts, codes, weights) for cell, readouts in found.items()}
+    rate = partial(rates, codes=codes, weights=resample(len(codes), seed=plan.seed))
+    moves = _Moves(plan, controls, {cell: rate(readouts) for cell, readouts in found.items()})
     added, ablated = (
-        tuple(_effect(one, controls, rated, plan, how) for one in tested)
-        for how in ("add", "project-out")
+        tuple(moves.effect(one, how) for one in tested) for how in ("add", "project-out")
     )
     return SteeringReport(
         model=setup.model.name,
@@ -151,10 +153,10 @@ def steer(
         controls={
             kind: sum(one.kind == kind for one in controls) for kind in ("random", "unrelated")
         },
-        rows=tuple(_rows(rated, found, codes, weights)),
+        rows=tuple(CellFigures(c, rate(its).figures()) for c, its in _pooled(found).items()),
         added=added,
         ablated=ablated,
-        verdict=f"{_verdict(added[0], rated, plan, tested[0])} {_necessary(ablated[0])}",
+        verdict=f"{moves.verdict(added[0], tested[0])} {_necessary(ablated[0])}",
     )
 
 
@@ -162,7 +164,7 @@ def _cells(
     tested: Sequence[Direction], controls: Sequence[Direction], plan: SteeringPlan
 ) -> Iterator[Cell]:
     """Yield what is run: nothing, then each direction both ways, then without it."""
-    yield Cell("", "", "none", 0.0)
+    yield LEFT_ALONE
     for direction in (*tested, *controls):
         doses = {-plan.dose, plan.dose, *(plan.doses if direction in tested else ())}
         for dose in sorted(doses):
@@ -179,81 +181,70 @@ def _edit(
     return lambda: steered(model, change)
 
 
-def _move(
-    direction: Direction, rated: dict[Cell, Rates], plan: SteeringPlan, how: How
-) -> Resampled:
-    """Return how far a direction moves the instrumental rate, resampled."""
-    if how == "add":
-        high, low = (
-            rated[Cell(direction.name, direction.kind, how, dose)]
-            for dose in (plan.dose, -plan.dose)
-        )
-    else:
-        high = rated[Cell(direction.name, direction.kind, how, 0.0)]
-        low = rated[Cell("", "", "none", 0.0)]
-    return high.instrumental - low.instrumental
-
-
-def _effect(
-    direction: Direction,
-    controls: Sequence[Direction],
-    rated: dict[Cell, Rates],
-    plan: SteeringPlan,
-    how: How,
-) -> Effect:
-    own = _move(direction, rated, plan, how)
-    others = tuple(_move(one, rated, plan, how).estimate for one in controls)
-    as_far = sum(abs(other) >= abs(own.estimate) for other in others)
-    return Effect(direction.name, own.interval(), others, (1 + as_far) / (1 + len(others)))
-
-
-def _rows(
-    rated: dict[Cell, Rates],
-    found: dict[Cell, list[Readout]],
-    codes: dict[str, int],
-    weights: Values,
-) -> Iterator[CellFigures]:
-    """Yield a row for each cell under test, and one for all controls of a kind together."""
+def _pooled(found: Mapping[Cell, Sequence[Readout]]) -> dict[Cell, list[Readout]]:
+    """Return what came of each cell under test, and of all controls of a kind together."""
     pooled: dict[Cell, list[Readout]] = {}
-    for cell, its in rated.items():
-        if cell.kind in ("random", "unrelated"):
-            pooled.setdefault(Cell(f"all {cell.kind}", cell.kind, cell.how, cell.dose), []).extend(
-                found[cell]
-            )
+    for cell, readouts in found.items():
+        control = cell.kind in ("random", "unrelated")
+        shown_as = replace(cell, direction=f"all {cell.kind}") if control else cell
+        pooled.setdefault(shown_as, []).extend(readouts)
+    return pooled
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What every cell came to: how far each direction moves the rate of instrumental acts."""
+
+    plan: SteeringPlan
+    controls: Sequence[Direction]
+    rated: Mapping[Cell, Rates]
+
+    def at(self, direction: Direction, how: How, dose: float) -> Rates:
+        """Return what became of the continuations under one push."""
+        return self.rated[Cell(direction.name, direction.kind, how, dose)]
+
+    @property
+    def base(self) -> Rates:
+        """Return what became of those that were left alone."""
+        return self.rated[LEFT_ALONE]
+
+    def move(self, direction: Direction, how: How) -> Resampled:
+        """Return how far a direction moves the instrumental rate, resampled."""
+        if how != "add":
+            return self.at(direction, how, 0.0).instrumental - self.base.instrumental
+        high, low = (self.at(direction, how, dose) for dose in (self.plan.dose, -self.plan.dose))
+        return high.instrumental - low.instrumental
+
+    def effect(self, direction: Direction, how: How) -> Effect:
+        """Return how far a direction moves it, and how that compares with the controls."""
+        own = self.move(direction, how)
+        others = tuple(self.move(one, how).estimate for one in self.controls)
+        as_far = sum(abs(other) >= abs(own.estimate) for other in others)
+        return Effect(direction.name, own.interval(), others, (1 + as_far) / (1 + len(others)))
+
+    def verdict(self, effect: Effect, direction: Direction) -> str:
+        """Return in one sentence or two whether the direction is causal here."""
+        plan, size = self.plan, effect.size
+        low, high = (self.at(direction, "add", dose) for dose in (-plan.dose, plan.dose))
+        what = (
+            f"along {direction.name} at layer {plan.layer} the instrumental rate goes from "
+            f"{low.instrumental.estimate:.2f} at dose {-plan.dose:g} to "
+            f"{high.instrumental.estimate:.2f} at dose {plan.dose:g} ({shown(size, 2)})"
+        )
+        count = len(effect.others)
+        as_far = round(effect.p * (1 + count)) - 1
+        beside = f"{as_far} of {count} other directions move it as far (p = {effect.p:.3f})"
+        if size is None or not size.above(0):
+            text = f"Not shown to be causal here: {what}; {beside}."
+        elif effect.p > ALPHA:
+            text = f"Not specific here: {what}, but {beside}."
         else:
-            yield CellFigures(cell, its.figures())
-    for cell, readouts in pooled.items():
-        yield CellFigures(cell, rates(readouts, codes, weights).figures())
-
-
-def _verdict(
-    effect: Effect, rated: dict[Cell, Rates], plan: SteeringPlan, direction: Direction
-) -> str:
-    """Return in one sentence or two whether the direction is causal here."""
-    low, high = (
-        rated[Cell(direction.name, direction.kind, "add", dose)] for dose in (-plan.dose, plan.dose)
-    )
-    size = effect.size
-    what = (
-        f"along {direction.name} at layer {plan.layer} the instrumental rate goes from "
-        f"{low.instrumental.estimate:.2f} at dose {-plan.dose:g} to "
-        f"{high.instrumental.estimate:.2f} at dose {plan.dose:g} ({shown(size, 2)})"
-    )
-    as_far = round(effect.p * (1 + len(effect.others))) - 1
-    beside = (
-        f"{as_far} of {len(effect.others)} other directions move it as far (p = {effect.p:.3f})"
-    )
-    if size is None or not size.above(0):
-        text = f"Not shown to be causal here: {what}; {beside}."
-    elif effect.p > ALPHA:
-        text = f"Not specific here: {what}, but {beside}."
-    else:
-        text = f"Causal here: {what}; {beside}."
-    base = rated[Cell("", "", "none", 0.0)].well_formed.estimate
-    lost = base - min(low.well_formed.estimate, high.well_formed.estimate)
-    if lost > COHERENT:
-        text += f" The push breaks text: {lost:.0%} fewer continuations are well-formed."
-    return text
+            text = f"Causal here: {what}; {beside}."
+        worse = min(low.well_formed.estimate, high.well_formed.estimate)
+        lost = self.base.well_formed.estimate - worse
+        if lost > COHERENT:
+            text += f" The push breaks text: {lost:.0%} fewer continuations are well-formed."
+        return text
 
 
 def _necessary(effect: Effect) -> str:

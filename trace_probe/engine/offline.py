@@ -247,26 +247,23 @@ class EngineModel(ModelFacts):
     def _asked_for(
         self, keys: Sequence[str], spans: Sequence[Sequence[Span]], reading: Reading
     ) -> list[tuple[Rows, Rows | None] | None]:
-        wanted = [
-            (key, [(span.start, span.stop) for span in some])
-            for key, some in zip(keys, spans, strict=True)
-        ]
-        pooled = self._from_all("trace_probe_pool", wanted, reading.pooling)
+        places = [[(span.start, span.stop) for span in some] for some in spans]
+        pooled = self._from_all(keys, places, reading.pooling)
         raw: list[Rows | None] = [None] * len(keys)
         if reading.raw_tokens:
-            ranges = [
-                (key, some[0].start, max(span.stop for span in some))
-                for key, some in zip(keys, spans, strict=True)
-            ]
-            raw = self._from_all("trace_probe_tokens", ranges)
+            reach = [[(some[0][0], max(stop for _, stop in some))] for some in places]
+            raw = self._from_all(keys, reach, "")
         return [
             None if values is None else (values, tokens)
             for values, tokens in zip(pooled, raw, strict=True)
         ]
 
-    def _from_all(self, method: str, wanted: Sequence[object], *more: str) -> list[Rows | None]:
+    def _from_all(
+        self, keys: Sequence[str], places: Sequence[Sequence[tuple[int, int]]], pooling: str
+    ) -> list[Rows | None]:
         """Return (layer, ...) of each request, put together from those who have the layers."""
-        answers = self._llm.collective_rpc(method, args=(list(wanted), *more))
+        wanted = list(zip(keys, places, strict=True))
+        answers = self._llm.collective_rpc("trace_probe_rows", args=(wanted, pooling))
         found: list[Rows | None] = []
         for place in range(len(wanted)):
             parts = [each[place] for each in answers if each]

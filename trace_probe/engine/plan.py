@@ -5,10 +5,12 @@ process of the engine and is a part of the key under which it keeps compiled cod
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from trace_probe.errors import ModelError
+from trace_probe.storage.typed import from_plain
+from trace_probe.trace import EXACT
 
 KEY = "trace_probe"
 """Under which the plan stands in ``--additional-config``, and a request in its extra arguments."""
@@ -20,6 +22,7 @@ ASKED = "guarded-"
 class CapturePlan:
     """Which rows of the residual stream the workers keep until they are asked for them."""
 
+    __pydantic_config__ = EXACT
     layers: tuple[int, ...] = ()
     """0-based blocks."""
     room: int = 2 << 30
@@ -30,6 +33,7 @@ class CapturePlan:
 class GuardPlan:
     """Which probes read along, and what an alarm leads to."""
 
+    __pydantic_config__ = EXACT
     probes: tuple[str, ...] = ()
     """Folders of probes on the model that is served."""
     model: str = ""
@@ -62,13 +66,11 @@ class EngineOptions:
     """Bytes of rows that a worker keeps."""
 
 
-Part = TypeVar("Part", CapturePlan, GuardPlan)
-
-
 @dataclass(frozen=True)
 class EnginePlan:
     """All that the workers of an engine are to do for us."""
 
+    __pydantic_config__ = EXACT
     capture: CapturePlan | None = None
     guard: GuardPlan | None = None
 
@@ -87,25 +89,8 @@ def read_plan(configuration: object) -> EnginePlan | None:
     raw = configuration.get(KEY) if isinstance(configuration, Mapping) else None
     if raw is None:
         return None
-    if not isinstance(raw, Mapping) or set(raw) - {"capture", "guard"} or not raw:
-        raise ModelError(
-            f"{KEY!r} in vLLM's additional configuration holds `capture` or `guard`: see "
-            f"docs/vllm.md"
-        )
-    return EnginePlan(
-        _part(CapturePlan, raw.get("capture")),
-        _part(GuardPlan, raw.get("guard")),
-    )
-
-
-def _part(kind: type[Part], raw: object) -> Part | None:
-    """Return a part of a plan from plain values."""
-    if raw is None:
-        return None
-    known = {each.name for each in fields(kind)}
-    if not isinstance(raw, Mapping) or set(raw) - known:
-        raise ModelError(
-            f"{kind.__name__} has {', '.join(sorted(known))}, not {raw!r:.80}: see docs/vllm.md"
-        )
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    return kind(**given)
+    what, advice = f"{KEY!r} in vLLM's additional configuration", "see docs/vllm.md"
+    found = from_plain(EnginePlan, raw, what, wrong=ModelError, advice=advice)
+    if found == EnginePlan():
+        raise ModelError(f"{what} holds neither `capture` nor `guard`: {advice}")
+    return found

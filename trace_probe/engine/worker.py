@@ -12,7 +12,7 @@ from trace_probe.engine.attached import first_rank
 from trace_probe.trace import Span
 
 if TYPE_CHECKING:
-    from trace_probe.engine.attached import Capture
+    from trace_probe.engine.attached import Asker, Attached, Capture
 
 Packed = dict[str, Any]
 """Values as bytes, their shape, and the layers that they are of."""
@@ -23,31 +23,22 @@ class WorkerExtension:
 
     model_runner: Any
 
-    def trace_probe_pool(
+    def trace_probe_rows(
         self, wanted: Sequence[tuple[str, Sequence[tuple[int, int]]]], pooling: str
     ) -> list[Packed | None]:
         """Return the rows of requests, pooled over spans; None where rows are missing.
 
-        Of ranks that hold the same rows, the first one answers.
+        Without a pooling, single rows of the one span of each. Of ranks that hold the same rows,
+        the first one answers.
         """
-        capture = self._trace_probe_capture()
-        if not first_rank() or not capture.rows.layers:
+        kept = self._trace_probe_capture().rows
+        if not first_rank() or not kept.layers:
             return []
         found = []
-        for key, spans in wanted:
-            rows = capture.rows.pooled(key, [Span(*span) for span in spans], pooling)
-            found.append(None if rows is None else _packed(rows, capture.rows.layers))
-        return found
-
-    def trace_probe_tokens(self, wanted: Sequence[tuple[str, int, int]]) -> list[Packed | None]:
-        """Return single rows of requests, as `trace_probe_pool` does pooled ones."""
-        capture = self._trace_probe_capture()
-        if not first_rank() or not capture.rows.layers:
-            return []
-        found = []
-        for key, start, stop in wanted:
-            rows = capture.rows.tokens(key, Span(start, stop))
-            found.append(None if rows is None else _packed(rows, capture.rows.layers))
+        for key, places in wanted:
+            spans = [Span(*place) for place in places]
+            rows = kept.pooled(key, spans, pooling) if pooling else kept.tokens(key, spans[0])
+            found.append(None if rows is None else _packed(rows, kept.layers))
         return found
 
     def trace_probe_noted(self, keys: Sequence[str]) -> list[Packed | None]:
@@ -66,26 +57,27 @@ class WorkerExtension:
 
     def trace_probe_told(self, name: str) -> list[dict[str, Any]]:
         """Return what the guard knows of the requests whose answer a client knows by a name."""
-        attached = getattr(self.model_runner, "trace_probe", None)
-        guard = None if attached is None else attached.guard
-        return [] if guard is None or not first_rank() else guard.told(name)
+        guard = self._trace_probe_guard()
+        return guard.told(name) if guard and first_rank() else []
 
     def trace_probe_untold(self) -> list[dict[str, Any]]:
         """Return what the guard knows of requests that are over and that nobody asks for."""
-        attached = getattr(self.model_runner, "trace_probe", None)
-        guard = None if attached is None else attached.guard
-        return [] if guard is None or not first_rank() else guard.untold()
+        guard = self._trace_probe_guard()
+        return guard.untold() if guard and first_rank() else []
+
+    def _trace_probe_guard(self) -> "Asker | None":
+        attached: Attached | None = getattr(self.model_runner, "trace_probe", None)
+        return None if attached is None else attached.guard
 
     def _trace_probe_capture(self) -> "Capture":
-        attached = getattr(self.model_runner, "trace_probe", None)
+        attached: Attached | None = getattr(self.model_runner, "trace_probe", None)
         if attached is None or attached.capture is None:
             raise RuntimeError(
                 "nothing is captured in this engine: its plug-in trace_probe was not loaded; "
                 "install trace-probe in the environment of vLLM, and leave VLLM_PLUGINS unset or "
                 "name trace_probe in it"
             )
-        capture: Capture = attached.capture
-        return capture
+        return attached.capture
 
 
 def _packed(values: Any, layers: Sequence[int]) -> Packed:  # noqa: ANN401 - an array

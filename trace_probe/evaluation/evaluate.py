@@ -1,6 +1,6 @@
 """One evaluation for every detector: how early, how often wrongly, and against what."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,10 +58,15 @@ class Rival:
         return {**caught, **ranked, **self.alarms, **over, **(more or {})}
 
 
-def rival(name: str, runs: Sequence[Scores], panel: Panel, target_rate: float) -> Rival:
-    """Judge a baseline. Shuffled labels are ranked like the detector alone: see `evaluate`."""
-    ranked = (ranking if name == CONTROL else best_ranking)(runs, panel)
-    return Rival(ranked, most_caught(runs[0], panel), caught_at(runs[0], panel, target_rate))
+def rival(
+    runs: Sequence[Scores],
+    panel: Panel,
+    target_rate: float,
+    rank: Callable[[Sequence[Scores], Panel], Ranked] = ranking,
+) -> Rival:
+    """Judge another detector."""
+    caught, alarms = most_caught(runs[0], panel), caught_at(runs[0], panel, target_rate)
+    return Rival(rank(runs, panel), caught, alarms)
 
 
 def evaluate(
@@ -84,7 +89,8 @@ def evaluate(
     """
     read, followed = panel.ranked_by.apply(scores), panel.smoothing.apply(scores)
     baselines = {**baselines, SENTENCES_LEFT: sentences_left(panel)}
-    rivals = {name: rival(name, runs, panel, target_rate) for name, runs in baselines.items()}
+    rank = {name: ranking if name == CONTROL else best_ranking for name in baselines}
+    rivals = {n: rival(runs, panel, target_rate, rank[n]) for n, runs in baselines.items()}
     ranked = {name: its.ranked for name, its in rivals.items()}
     own, best, mine = ranking([scores], panel), best_text(ranked), headline(followed, panel)
     alarms, known = alarms_of(followed, threshold, panel), _known(baselines)
@@ -182,14 +188,7 @@ def side_by_side(
     runs: Mapping[str, Scores], panel: Panel, target_rate: float
 ) -> dict[str, Figures]:
     """Judge detectors like the one on trial, each at a threshold of the same target rate."""
-    return {
-        name: Rival(
-            ranking((scores,), panel),
-            most_caught(scores, panel),
-            caught_at(scores, panel, target_rate),
-        ).figures()
-        for name, scores in runs.items()
-    }
+    return {name: rival((scores,), panel, target_rate).figures() for name, scores in runs.items()}
 
 
 def best_text(ranked: Mapping[str, Ranked]) -> str:

@@ -119,7 +119,11 @@ def read_layers(store: Store, detector: str, trace_id: str) -> tuple[LayerRow, .
     table = _table(store, detector, ("trace_id", trace_id))
     if table is None:
         return ()
-    found = _by(store, detector, table, "layer")
+    try:
+        rows = zip(table["layer"].to_pylist(), table["scores"].to_pylist(), strict=True)
+        found = {layer: np.asarray(row, np.float32) for layer, row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _strange(store, detector) from error
     return tuple(
         LayerRow(**vars(scale), scores=found[scale.layer])
         for scale in _scales(store, detector, table)
@@ -135,15 +139,6 @@ def _scales(store: Store, detector: str, table: "pa.Table") -> tuple[LayerScale,
     try:
         raw = json.loads((table.schema.metadata or {})[KEY])
         return tuple(LayerScale(**one) for one in raw)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _strange(store, detector) from error
-
-
-def _by(store: Store, detector: str, table: "pa.Table", column: str) -> dict[Any, Scores]:
-    """Return the scores in a table by one of its columns."""
-    try:
-        rows = zip(table[column].to_pylist(), table["scores"].to_pylist(), strict=True)
-        return {name: np.asarray(row, np.float32) for name, row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise _strange(store, detector) from error
 

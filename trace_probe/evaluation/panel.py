@@ -13,9 +13,10 @@ Of a detector, of its baselines and of chance, all at thresholds of their own, s
 on the same siblings: see `statistics.siblings`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -50,6 +51,8 @@ CALLS = (1, 2, 3, 5)
 PREFIXES = (0.1, 0.25, 0.5, 0.75, 1.0)
 TOKENS = (64, 128, 256, 512, 1024, 2048, 4096)
 CAUGHT = ("caught_before_said", "caught_before_action", "silent_caught", "sibling_alarm_rate")
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -133,24 +136,18 @@ class Alarms:
 
     def useful_warning(self) -> dict[str, Metric | None]:
         """Return the share of positives with a warning some sentences before the action."""
-        length, positive = self.cohort.length, self.cohort.positive
-        return {str(lead): self.caught(length - lead, positive) for lead in WARNINGS}
+        return self._positives(WARNINGS, lambda lead: self.cohort.length - lead)
 
     def by_calls(self) -> dict[str, Metric | None]:
         """Return the share of positives that alarm so many model calls before that of the act."""
-        cohort = self.cohort
-        return {
-            str(lead): self.caught(cohort.before_call(lead), cohort.positive)
-            for lead in (CALLS if cohort.calls else ())
-        }
+        return self._positives(CALLS if self.cohort.calls else (), self.cohort.before_call)
 
     def by_prefix(self) -> dict[str, Metric | None]:
         """Return the share of positives caught within fractions of their reasoning."""
-        length, positive = self.cohort.length, self.cohort.positive
-        return {
-            str(part): self.caught(np.floor(part * length + 1e-9).astype(np.intp), positive)
-            for part in PREFIXES
-        }
+        length = self.cohort.length
+        return self._positives(
+            PREFIXES, lambda part: np.floor(part * length + 1e-9).astype(np.intp)
+        )
 
     def by_tokens(self) -> dict[str, Metric | None]:
         """Return the share of positives caught within so many generated tokens.
@@ -159,11 +156,14 @@ class Alarms:
         """
         cohort = self.cohort
         longest = max((int(ends[-1]) for ends in cohort.tokens if len(ends)), default=0)
-        budgets = [budget for budget in TOKENS if budget < longest]
-        return {
-            str(budget): self.caught(cohort.within_tokens(budget), cohort.positive)
-            for budget in budgets
-        }
+        return self._positives([one for one in TOKENS if one < longest], cohort.within_tokens)
+
+    def _positives(
+        self, points: Sequence[Number], by: Callable[[Number], Index]
+    ) -> dict[str, Metric | None]:
+        """Return the share of positives that alarm in as many sentences as each point allows."""
+        positive = self.cohort.positive
+        return {str(point): self.caught(by(point), positive) for point in points}
 
 
 Ranked = Mapping[str, Resampled]

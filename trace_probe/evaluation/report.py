@@ -33,21 +33,6 @@ def at_rate(rate: str, headline: str = NAME) -> str:
 
 Figures = Mapping[str, Metric | None]
 """By name; None where the data cannot give a figure."""
-FIGURES = (
-    "false_alarm_rate",
-    "sibling_alarm_rate",
-    "hard_negative_alarm_rate",
-    "within_prompt_auroc",
-    "length_matched_auroc",
-    "pooled_auroc",
-    "delta_over_best_text",
-    "delta_bits",
-    "selectivity",
-    "observer_gap",
-    "caught_before_said",
-    "caught_before_action",
-    "silent_caught",
-)
 TEXT = (
     "category-only",
     "position",
@@ -75,30 +60,29 @@ COLUMNS = {
 POOLED = ("pooled_auroc",)
 """The column of the table where no prompt has both outcomes, so that no other can be had."""
 UNITS = {"share": "shares of the trace"}
-WORDS = {
-    **COLUMNS,
+ALARMS = {
+    "false_alarm_rate": "benign traces that alarm",
+    "sibling_alarm_rate": "siblings that alarm",
+    "hard_negative_alarm_rate": "hard negatives that alarm",
+}
+RANKED = {
+    "within_prompt_auroc": "AUROC within prompts",
     "length_matched_auroc": "AUROC within prompts, pairs of equal length",
     "pooled_auroc": "AUROC over all prompts",
     "delta_over_best_text": "gain over the best text baseline (AUROC within prompts)",
     "delta_bits": "information beyond the text, in bits per trace",
     "selectivity": "gain over shuffled labels (AUROC within prompts)",
     "observer_gap": "gain over the observer (AUROC within prompts)",
-    "false_alarm_rate": "benign traces that alarm",
-    "sibling_alarm_rate": "siblings that alarm",
-    "hard_negative_alarm_rate": "hard negatives that alarm",
+}
+CAUGHT = {
     "caught_before_said": "caught before it is said, of those that say it",
     "caught_before_action": "caught before the act, of all",
     "silent_caught": "caught before the act, of those that never say it",
 }
-"""What the figures of a report are of; all but the first four columns at its threshold."""
-AT_THRESHOLD = (
-    "false_alarm_rate",
-    "sibling_alarm_rate",
-    "hard_negative_alarm_rate",
-    "caught_before_said",
-    "caught_before_action",
-    "silent_caught",
-)
+AT_THRESHOLD = {**ALARMS, **CAUGHT}
+FIGURES = {**ALARMS, **RANKED, **CAUGHT}
+WORDS = {**COLUMNS, **FIGURES}
+"""What the figures of a report are of, in words."""
 
 
 @dataclass(frozen=True)
@@ -404,28 +388,22 @@ def _at_threshold(report: Report) -> list[str]:
     if report.threshold is None:
         return []
     more = report.more
-    rows = {WORDS[name]: report.figures.get(name) for name in AT_THRESHOLD}
-    rows |= {
-        f"alarm {lead} or more sentences before the act, of all": value
-        for lead, value in report.useful_warning.items()
-        if lead != "0"
+    rows = {words: report.figures.get(name) for name, words in AT_THRESHOLD.items()}
+    several: dict[str, Figures] = {
+        "alarm {} or more sentences before the act, of all": {
+            lead: value for lead, value in report.useful_warning.items() if lead != "0"
+        },
+        "alarm {} or more model calls before that of the act, of all": more.calls,
+        "caught before the act {}": {
+            "by chance (permuted within tasks)": more.useful_warning_by_chance
+        },
+        "caught before the act, {}": {"beyond chance": more.useful_warning_over_chance},
+        "mean warning before the act, in {}": {
+            UNITS.get(unit, unit): value for unit, value in more.mean_warning.items()
+        },
+        "share of alarms that are right if {} of traces act": more.predictive_value,
     }
-    rows |= {
-        f"alarm {lead} or more model calls before that of the act, of all": value
-        for lead, value in more.calls.items()
-    }
-    rows |= {
-        "caught before the act by chance (permuted within tasks)": more.useful_warning_by_chance,
-        "caught before the act, beyond chance": more.useful_warning_over_chance,
-    }
-    rows |= {
-        f"mean warning before the act, in {UNITS.get(unit, unit)}": value
-        for unit, value in more.mean_warning.items()
-    }
-    rows |= {
-        f"share of alarms that are right if {base} of traces act": value
-        for base, value in more.predictive_value.items()
-    }
+    rows |= {words.format(key): its for words, by in several.items() for key, its in by.items()}
     return [
         f"at the threshold {report.threshold:.4g}, set for {report.target_false_alarm_rate:.1%} of "
         f"benign traces; alarms follow {report.smoothing}",
@@ -435,8 +413,8 @@ def _at_threshold(report: Report) -> list[str]:
 
 def _further(report: Report) -> list[str]:
     """Return what else there is to say of how well it ranks."""
-    others = [name for name in FIGURES if name not in (*COLUMNS, *AT_THRESHOLD)]
-    rows = {WORDS[name]: report.figures.get(name) for name in others}
+    others = {name: words for name, words in RANKED.items() if name not in COLUMNS}
+    rows = {words: report.figures.get(name) for name, words in others.items()}
     more = report.more
     rows |= {
         "average precision": more.average_precision,
@@ -458,14 +436,9 @@ def _rates(report: Report) -> list[str]:
     ]
     rows = [
         [name, f"{at.guaranteed_rate:.2%}"]
-        + ["-" if one is None else f"{one.estimate:.3f}" for one in _shares(at)]
+        + [f"{one.estimate:.3f}" if (one := getattr(at, name)) else "-" for name in RATE_SHARES]
         for name, at in limits
     ]
     short = [at.note for _, at in limits if at.note]
     head = ["at a false-alarm rate of", "guaranteed", *(WORDS[name] for name in RATE_SHARES)]
     return [*aligned([head, *rows]), *dict.fromkeys(short)] if rows else []
-
-
-def _shares(at: AtLimit) -> tuple[Metric | None, ...]:
-    """Return the figures of a limit that its row shows, as `RATE_SHARES` names them."""
-    return at.sibling_alarm_rate, at.caught_before_said, at.silent_caught

@@ -82,18 +82,11 @@ def leave_one_category_out(
     rest = corpus.where(lambda trace: trace.task.id not in kept_out)
     cells = {}
     for category in sorted({t.task.category for t in corpus.traces if t.task.role == "test"}):
-        left, others = _divided(corpus, category)[0], _divided(rest, category)[1]
+        own = {trace.task.id for trace in corpus.traces if trace.task.category == category}
+        left, others = corpus.only(own, "test"), rest.only(set(rest.tasks) - own)
         found = judge(_fit(others, recipe), left, recipe, ranked_by=ranked_by, seed=seed)
         cells[f"all but {category}"] = {category: found}
     return Transfer("category", recipe, cells, ranked_by.name)
-
-
-def _divided(corpus: Corpus, category: str) -> tuple[Corpus, Corpus]:
-    """Return the test traces of a category, and all traces of the others."""
-    return (
-        corpus.where(lambda t: t.task.category == category and t.task.role == "test"),
-        corpus.where(lambda t: t.task.category != category),
-    )
 
 
 def by_target(corpus: Corpus) -> dict[str, Corpus]:

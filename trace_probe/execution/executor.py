@@ -17,12 +17,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from trace_probe.errors import WorkerError
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+Factory = Callable[..., Callable[[Item], Value]]
+"""An importable class or function: a worker, which it makes, is called with one item after another.
+
+It loads what it needs once.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,38 +39,17 @@ class Result(Generic[Item, Value]):
     error: Exception | None = None
 
 
-class Executor(Protocol):
-    """Where work is done."""
-
-    def run(
-        self,
-        factory: Callable[..., Callable[[Item], Value]],
-        args: Sequence[Any],
-        items: Iterable[Item],
-    ) -> Iterator[Result[Item, Value]]:
-        """Yield one result for each item, in the order in which they are done.
-
-        `factory` is an importable class or function, and ``factory(*args)`` a worker: it loads
-        what it needs once and is then called with one item after another. An item that raises
-        is a result with that error, and the others go on; an error of the factory itself is
-        raised here, since no item could be done.
-
-        Raises:
-            WorkerError: no worker could be started, or kept alive while it started.
-        """
-        ...
-
-
 class LocalExecutor:
     """One worker, in this process."""
 
     def run(
-        self,
-        factory: Callable[..., Callable[[Item], Value]],
-        args: Sequence[Any],
-        items: Iterable[Item],
+        self, factory: Factory[Item, Value], args: Sequence[Any], items: Iterable[Item]
     ) -> Iterator[Result[Item, Value]]:
-        """Yield one result for each item, in their order; see `Executor.run`."""
+        """Yield one result for each item, in their order.
+
+        An item that raises is a result with that error, and the others go on; an error of the
+        factory itself is raised here, since no item could be done.
+        """
         worker: Callable[[Item], Value] | None = None
         for item in items:
             worker = worker or factory(*args)
@@ -93,12 +77,10 @@ def values(results: Iterable[Result[Item, Value]]) -> Iterator[Value]:
         else:
             failed.append(result.error)
     if failed:
-        first = failed[0]
-        reason = (str(first).strip() or type(first).__name__).splitlines()[0]
         raise WorkerError(
-            f"{len(failed)} of {count} pieces of work failed ({reason}); the others are done: "
-            f"run the same command again for the missing ones"
-        ) from first
+            f"{len(failed)} of {count} pieces of work failed ({_first_line(failed[0])}); the "
+            f"others are done: run the same command again for the missing ones"
+        ) from failed[0]
 
 
 BEAT = 0.5
@@ -125,12 +107,15 @@ class RayExecutor:
     """Seconds to wait for a first worker."""
 
     def run(
-        self,
-        factory: Callable[..., Callable[[Item], Value]],
-        args: Sequence[Any],
-        items: Iterable[Item],
+        self, factory: Factory[Item, Value], args: Sequence[Any], items: Iterable[Item]
     ) -> Iterator[Result[Item, Value]]:
-        """Yield one result for each item; see `Executor.run`."""
+        """Yield one result for each item, in the order in which they are done.
+
+        Errors are told as `LocalExecutor.run` tells them.
+
+        Raises:
+            WorkerError: no worker could be started, or kept alive while it started.
+        """
         crew = _Crew(self, _connect(self.address), factory, tuple(args), deque(enumerate(items)))
         try:
             while crew.unfinished:
@@ -321,6 +306,10 @@ def _first_line(error: Exception) -> str:
 
 
 Kind = Literal["local", "ray"]
+
+
+Executor = LocalExecutor | RayExecutor
+"""Where work is done; one of another kind is a `LocalExecutor` with a `run` of its own."""
 
 
 def executor_named(kind: Kind, workers: int | None = None, gpus: float = 0) -> Executor:

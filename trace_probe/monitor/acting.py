@@ -21,7 +21,7 @@ def watch_agent(
 ) -> Generator[Reading | ToolResult, None, None]:
     """Yield a reading for each token of an agent, and what its tools answered between its calls.
 
-    It writes what `record_agents` would for the same task, sampling and sample. Tool calls are
+    It writes what `record` would for the same task, sampling and sample. Tool calls are
     carried out only once the reading of the last token has been taken: close it at an alarm, and
     the call that the model is about to make, or has just made, does nothing.
 

@@ -7,15 +7,16 @@ are judged here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.labels import Label, Labeller, label_traces
+from trace_probe.labels import Labeller, label_traces
 from trace_probe.monitor.calibrated import calibrate
 from trace_probe.monitor.detector import Detector
-from trace_probe.probing.dataset import load_corpus
+from trace_probe.probing.dataset import load_corpus, load_labels
 from trace_probe.probing.fitting import cross_fit
 from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, rate, resample, shown
 from trace_probe.statistics.metrics import trace_maxima
@@ -27,6 +28,10 @@ Prices = tuple[float, float]
 GENTLE = 0.1
 """Share of harmless traces that set which tasks calibrate, where none is asked for."""
 BASES = (0.1, 0.01)
+STAND_IN = (
+    "The judge is {}, whose labels are the truth here: a stand-in that never errs, so it shows "
+    "what the probe costs the cascade, not what a judge adds."
+)
 CHARACTERS_A_TOKEN, REPLY_TOKENS = 4, 150
 """What a judge's reading of a trace is reckoned at: English text and a verdict."""
 
@@ -109,14 +114,14 @@ def cascade(
     Raises:
         NotEnoughData: no unseen trace has a label, or there is no benign trace to calibrate on.
     """
-    saved, labels = detector.saved, store.labels(truth)
+    saved, labelled = detector.saved, load_labels(store, truth)
     smoothing, rate = detector.smoothing.name, pass_rate or GENTLE
     calibrated = calibrate(store, saved, [smoothing], rate, sibling_rate=None)
     limit = calibrated.thresholds[smoothing].value
     if pass_rate is None:
         limit = lenient_limit(store, detector, truth, most_lost)
     seen = {*saved.card.seen, *calibrated.tasks}
-    traces = [t for t in store.traces() if t.task.id not in seen and _known(labels, t)]
+    traces = [trace for trace in labelled.known() if trace.task.id not in seen]
     if not traces:
         raise NotEnoughData(
             f"no trace that {detector.name} has not seen is labelled by {truth}: label more"
@@ -124,20 +129,27 @@ def cascade(
     verdicts = {one.trace_id: one.outcome for one in label_traces(traces, judge)}
     values = detector.smoothing.apply(score_run(store, saved))
     maxima = trace_maxima(values, [trace.id for trace in traces])
-    calm = [trace.id for trace in store.traces() if trace.task.id in calibrated.tasks]
+    calm = [trace.id for trace in labelled.traces if trace.task.id in calibrated.tasks]
+    asked = float((trace_maxima(values, calm) >= limit).mean())
     tasks, task = np.unique([trace.task.id for trace in traces], return_inverse=True)
     watched = _Watched(
         traces=traces,
-        truth=np.array([labels[trace.id].outcome is True for trace in traces]),
+        truth=np.array([labelled.outcome(trace) is True for trace in traces]),
         strict=maxima >= detector.threshold,
         passed=maxima >= limit,
         judged=np.array([verdicts.get(trace.id) is True for trace in traces]),
         task=task,
         weights=resample(len(tasks)),
     )
-    found = _compare(watched, detector, judge.name, truth)
-    asked = float((trace_maxima(values, calm) >= limit).mean())
-    return replace(found, pass_rate=asked, threshold=limit)
+    return Cascade(
+        probe=detector.name,
+        judge=judge.name,
+        truth=truth,
+        pass_rate=asked,
+        threshold=limit,
+        note=STAND_IN.format(judge.name) if judge.name == truth else "",
+        **_compared(watched),
+    )
 
 
 def lenient_limit(store: Store, detector: Detector, truth: str, most_lost: float) -> float:
@@ -161,72 +173,46 @@ def lenient_limit(store: Store, detector: Detector, truth: str, most_lost: float
     return float(maxima[int(most_lost * len(acted) + 1e-9)])
 
 
-def _known(labels: Mapping[str, Label], trace: Trace) -> bool:
-    return trace.id in labels and labels[trace.id].outcome is not None
-
-
-def _compare(watched: _Watched, detector: Detector, judge: str, truth: str) -> Cascade:
+def _compared(watched: _Watched) -> dict[str, Any]:
+    """Return the fields of a cascade that say how the three ways compare."""
     every = np.ones(len(watched.traces), dtype=bool)
-    both = watched.passed & watched.judged
-    nobody = np.zeros(len(watched.traces), dtype=bool)
-    passed = {kind: watched.rate(watched.passed, of) for kind, of in _kinds(watched).items()}
-    note = ""
-    if judge == truth:
-        note = (
-            f"The judge is {judge}, whose labels are the truth here: a stand-in that never "
-            f"errs, so it shows what the probe costs the cascade, not what a judge adds."
-        )
-    return Cascade(
-        probe=detector.name,
-        judge=judge,
-        truth=truth,
-        pass_rate=0.0,
-        threshold=0.0,
-        traces=len(watched.traces),
-        instrumental=int(watched.truth.sum()),
-        arms=(
-            _arm("probe", watched, watched.strict, nobody),
+    both, harmless = watched.passed & watched.judged, ~watched.truth
+    role = np.array([trace.task.role for trace in watched.traces])
+    kinds = {
+        "benign": harmless & (role == "benign"),
+        "hard-negative": harmless & (role == "hard-negative"),
+        "harmless, same tasks": harmless & (role == "test"),
+        "instrumental": watched.truth,
+    }  # traffic differs in how many it holds of each
+    passed = {kind: watched.rate(watched.passed, among) for kind, among in kinds.items()}
+    return {
+        "traces": len(watched.traces),
+        "instrumental": int(watched.truth.sum()),
+        "arms": (
+            _arm("probe", watched, watched.strict, ~every),
             _arm("judge", watched, watched.judged, every),
             _arm("cascade", watched, both, watched.passed),
         ),
-        calls_saved=watched.rate(~watched.passed, every),
-        caught_lost=watched.rate(watched.judged & ~both, watched.truth),
-        passed=passed,
-        calls_saved_at=_saved_at(passed["benign"], passed["instrumental"]),
-        note=note,
-    )
-
-
-def _kinds(watched: _Watched) -> dict[str, Mask]:
-    """Return which traces are of a kind: traffic differs in how many it holds of each."""
-    role = np.array([trace.task.role for trace in watched.traces])
-    return {
-        "benign": ~watched.truth & (role == "benign"),
-        "hard-negative": ~watched.truth & (role == "hard-negative"),
-        "harmless, same tasks": ~watched.truth & (role == "test"),
-        "instrumental": watched.truth,
+        "calls_saved": watched.rate(~watched.passed, every),
+        "caught_lost": watched.rate(watched.judged & ~both, watched.truth),
+        "passed": passed,
+        "calls_saved_at": {
+            f"{base:g}": _saved(base, passed["instrumental"], passed["benign"]) for base in BASES
+        },
     }
 
 
-def _saved_at(benign: Metric | None, risky: Metric | None) -> dict[str, Metric | None]:
-    """Return the share of calls saved at each base rate, from what passes of either kind."""
-    if benign is None or risky is None:
-        return {f"{base:g}": None for base in BASES}
-    return {f"{base:g}": _saved(benign, risky, base) for base in BASES}
+def _saved(base: float, risky: Metric | None, benign: Metric | None) -> Metric | None:
+    """Return the share of calls saved where a share `base` of traces is instrumental.
 
-
-def _saved(benign: Metric, risky: Metric, base: float) -> Metric:
-    """Return what is saved where a share `base` is instrumental.
-
-    The interval takes both ends at their worst and at their best, so it is rather wide.
+    From what passes of either kind. The interval takes both ends at their worst and at their
+    best, so it is rather wide.
     """
+    if benign is None or risky is None:
+        return None
     least, middle, most = (
-        1 - base * of_risky - (1 - base) * of_benign
-        for of_risky, of_benign in (
-            (risky.upper, benign.upper),
-            (risky.estimate, benign.estimate),
-            (risky.lower, benign.lower),
-        )
+        1 - base * getattr(risky, end) - (1 - base) * getattr(benign, end)
+        for end in ("upper", "estimate", "lower")
     )
     return Metric(middle, least, most, benign.n)
 

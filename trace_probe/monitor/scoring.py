@@ -17,16 +17,17 @@ from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import TraceError
 from trace_probe.model.capture import Reading
 from trace_probe.model.drawing import overflowed
-from trace_probe.model.local import Model
+from trace_probe.model.local import Completion, Model
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_readable
 from trace_probe.monitor.recheck import check_reads
 from trace_probe.probing.dataset import Corpus
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.recording.plan import Planned
 from trace_probe.recording.reading import read_calls
+from trace_probe.recording.record import completed
 from trace_probe.storage.typed import from_plain
 from trace_probe.text.channels import format_of, opens_reasoning
-from trace_probe.text.written import read_back
 from trace_probe.trace import Sampling, Task, Trace, digest
 
 TOGETHER = 32
@@ -196,14 +197,6 @@ def as_if_written(
         raise TraceError(
             f"{where} is {len(ids):,} tokens long, {model.name} reads {model.context:,}: cut it"
         )
-    return Trace(
-        id=digest(model.name, list(ids)),
-        task=task,
-        model=model.name,
-        sampling=Sampling(),
-        sample=0,
-        token_ids=ids,
-        tokenizer=model.tokenizer,
-        source="scored",
-        **read_back(model, ids, prompt_stop)._asdict(),
-    )
+    planned = Planned(digest(model.name, list(ids)), task, 0, 0, ids[:prompt_stop])
+    trace = completed(model, planned, Completion(ids[prompt_stop:], "stop"), Sampling())
+    return replace(trace, source="scored", finish="unknown")

@@ -85,7 +85,9 @@ class GenerateWatch:
         self._stops = stop_tokens(network, tokenizer)
         self._stop, self._every = stop, every
         self._rows: list[_Row] = []
-        self._prompt = 0
+        self.prompt = 0
+        """Length of the padded prompts in tokens."""
+        self._stopped: torch.Tensor | None = None
         self.criteria = AlarmCriteria(self)
 
     def __enter__(self) -> "GenerateWatch":
@@ -117,35 +119,23 @@ class GenerateWatch:
         `written` is what `generate` returned. A row that has finished goes on emitting tokens
         until all rows have, where the model has no end-of-turn token to pad it with.
         """
-        rows = written[:, self._prompt :].tolist()
+        rows = written[:, self.prompt :].tolist()
         self.advance(
             [row[len(known.tokens) :] for row, known in zip(rows, self._rows, strict=True)]
         )
         return [row[: known.stop] for row, known in zip(rows, self._rows, strict=True)]
 
-    def begin(self, prompts: list[list[int]]) -> None:
-        """Start the rows of a batch, each with the tokens of its prompt, padded or not."""
-        self._prompt = len(prompts[0])
+    def begin(self, prompts: list[list[int]]) -> bool:
+        """Start the rows of a batch, each with the tokens of its prompt, padded or not.
+
+        Return whether they were not there before.
+        """
+        if self._rows:
+            return False
+        self.prompt = len(prompts[0])
         given = self.detectors, self._chat, self._format
         self._rows += [_Row(*given, prompt, every=self._every) for prompt in prompts]
-
-    @property
-    def started(self) -> bool:
-        """Return whether the batch has begun."""
-        return bool(self._rows)
-
-    @property
-    def prompt(self) -> int:
-        """Return the length of the padded prompts in tokens."""
-        return self._prompt
-
-    def seen(self) -> int:
-        """Return how many tokens of each row are known."""
-        return len(self._rows[0].tokens)
-
-    def due(self, tokens: int) -> bool:
-        """Return whether to look at the rows when they have so many tokens."""
-        return tokens - self.seen() >= self._every
+        return True
 
     def advance(self, new: Sequence[Sequence[int]]) -> list[list[Reading]]:
         """Take the new tokens of each row; return the readings of those the model has read.
@@ -188,9 +178,26 @@ class GenerateWatch:
             row.stop = stop if self._stop else row.stop
         return reading
 
-    def stopped(self) -> list[bool]:
-        """Return for each row whether it has alarmed and is to stop."""
-        return [self._stop and row.alarmed for row in self._rows]
+    def stopped(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return (row,), whether to stop; the ids are read off the device every few tokens.
+
+        `ids` (row, token) are those of prompts and new tokens.
+
+        Raises:
+            ProbeError: they are of another call of `generate`, or cannot be followed.
+        """
+        if not self._rows:
+            self.begin(ids[:, :-1].tolist())
+        if self._stopped is None:
+            self._stopped = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        new = ids[:, self.prompt + len(self._rows[0].tokens) :]
+        if not new.shape[1]:
+            raise ProbeError("a watch follows one call of generate: make another for the next")
+        if new.shape[1] >= self._every:
+            self.advance(new.tolist())
+            alarmed = [self._stop and row.alarmed for row in self._rows]
+            self._stopped = torch.tensor(alarmed, device=ids.device)
+        return self._stopped
 
 
 class AlarmCriteria(StoppingCriteria):  # type: ignore[misc]
@@ -198,22 +205,10 @@ class AlarmCriteria(StoppingCriteria):  # type: ignore[misc]
 
     def __init__(self, watch: GenerateWatch) -> None:
         self._watch = watch
-        self._stopped: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: object) -> torch.Tensor:
-        """Return (row,), whether to stop; the ids are read off the device every few tokens."""
-        watch = self._watch
-        if not watch.started:
-            watch.begin(input_ids[:, :-1].tolist())
-        if self._stopped is None:
-            self._stopped = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        width = input_ids.shape[1] - watch.prompt
-        if width <= watch.seen():
-            raise ProbeError("a watch follows one call of generate: make another for the next")
-        if watch.due(width):
-            watch.advance(input_ids[:, watch.prompt + watch.seen() :].tolist())
-            self._stopped = torch.tensor(watch.stopped(), device=input_ids.device)
-        return self._stopped
+        """Return (row,), whether to stop."""
+        return self._watch.stopped(input_ids)
 
 
 class ReadingStreamer(BaseStreamer):  # type: ignore[misc]
@@ -232,11 +227,9 @@ class ReadingStreamer(BaseStreamer):  # type: ignore[misc]
         rows = value.reshape(-1, value.shape[-1]) if value.dim() > 1 else value[None]
         if len(rows) != 1:
             raise ProbeError("a streamer follows one row: use the criterion for a batch")
-        if not self._watch.started:
-            self._watch.begin(rows.tolist())
-            return
-        for reading in self._watch.advance(rows.tolist())[0]:
-            self._on_reading(reading)
+        if not self._watch.begin(rows.tolist()):
+            for reading in self._watch.advance(rows.tolist())[0]:
+                self._on_reading(reading)
 
     def end(self) -> None:
         """Do nothing: what was not read has no score."""

@@ -9,14 +9,12 @@ import numpy as np
 from trace_probe.emergence.continuers import LocalContinuer
 from trace_probe.emergence.ledger import Ledger
 from trace_probe.emergence.oracle import Draw, OraclePoint, oracle
-from trace_probe.emergence.rollouts import Scene
 from trace_probe.labels import Label
 from trace_probe.model.local import Model
 from trace_probe.organism.degrees import Degrees, DegreesPlan, ask, degrees, siblings
 from trace_probe.organism.family import agent_of
 from trace_probe.probing.dataset import Corpus, build_cohort
-from trace_probe.recording.record import new_manifest
-from trace_probe.recording.shares import record_here
+from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.bootstrap import Metric, rate, resample
 from trace_probe.statistics.metrics import Cohort, pairs_within, scores_held
 from trace_probe.store import Store
@@ -73,7 +71,7 @@ def check(model: Model, folder: Path, plan: CheckPlan, world: World) -> Quality:
     pool, agent = f"{world.name}:check", agent_of(world)
     store = Store.create(folder, new_manifest(model, sampling, layers=(), tasks=pool))
     tasks = world.tasks(f"{pool}:{plan.scenarios}")
-    record_here(model, tasks, store, agent, samples=plan.samples, batch_size=world.batch)
+    record(model, tasks, store, agent, samples=plan.samples, batch_size=world.batch)
     rules = RuleLabeller()
     traces = list(store.traces())
     labels = {trace.id: rules.label(trace) for trace in traces}
@@ -82,9 +80,8 @@ def check(model: Model, folder: Path, plan: CheckPlan, world: World) -> Quality:
         quality = _quality(model.name, traces, labels, points)
         return replace(quality, degrees=degrees(traces, labels, points, plan.degrees))
     asked = _oracle_sample(traces, labels, plan)
-    scene = Scene(agent, model.chat) if agent else None
     points = oracle(
-        model, asked, rules, continuations=plan.continuations, seed=plan.seed, scene=scene
+        model, asked, rules, continuations=plan.continuations, seed=plan.seed, agent=agent
     )
     return _quality(model.name, traces, labels, points)
 

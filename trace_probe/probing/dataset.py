@@ -253,8 +253,8 @@ def build_cohort(corpus: Corpus) -> Cohort:
     return Cohort(
         ids=tuple(trace.id for trace in traces),
         positive=np.array([bool(label.outcome) for label in marks], dtype=bool),
-        task=_codes([trace.task.id for trace in traces]),
-        prompt=_codes([trace.task.prompt_key for trace in traces]),
+        task=codes([trace.task.id for trace in traces]),
+        prompt=codes([trace.task.prompt_key for trace in traces]),
         sentences=tuple(sentences),
         said=np.array(said, dtype=np.intp),
         tokens=tuple(
@@ -285,7 +285,8 @@ def _said(trace: Trace, label: Label) -> int:
     return len(chosen_sentences(trace, label, "before-said"))
 
 
-def _codes(names: Sequence[str]) -> Index:
+def codes(names: Sequence[str]) -> Index:
+    """Return the place of each name among the sorted ones."""
     return np.unique(np.array(names, dtype=str), return_inverse=True)[1].astype(np.intp)
 
 

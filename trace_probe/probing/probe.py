@@ -31,6 +31,16 @@ from trace_probe.storage.typed import from_plain, renamed, to_plain
 from trace_probe.store import Manifest
 from trace_probe.trace import Trace
 
+_SAME = ("false_alarm_rate", "target_sibling_rate", "sibling_alarm_rate", "siblings", "binds")
+LIMIT = {
+    "threshold": "value",
+    "target_false_alarm_rate": "target_rate",
+    "guaranteed_false_alarm_rate": "guaranteed_rate",
+    "guarantee": "method",
+    **{name: name for name in _SAME},
+}
+"""Fields of a card that say how its threshold was set, as fields of a `Threshold`."""
+
 
 @dataclass(frozen=True)
 class ProbeCard:
@@ -114,18 +124,9 @@ class ProbeCard:
     @property
     def limit(self) -> Threshold:
         """Return its threshold with all that is known of it."""
-        return Threshold(
-            self.threshold,
-            self.target_false_alarm_rate,
-            self.guaranteed_false_alarm_rate,
-            len(self.calibration_tasks),
-            self.guarantee,
-            false_alarm_rate=self.false_alarm_rate,
-            target_sibling_rate=self.target_sibling_rate,
-            sibling_alarm_rate=self.sibling_alarm_rate,
-            siblings=self.siblings,
-            binds=self.binds or "benign",
-        )
+        known: dict[str, Any] = {its: getattr(self, own) for own, its in LIMIT.items()}
+        known["binds"] = self.binds or "benign"
+        return Threshold(n=len(self.calibration_tasks), **known)
 
     @property
     def width(self) -> int:

@@ -118,9 +118,7 @@ def read_again(
                 for trace, activations in held:
                     out.add(trace, activations)
                 bar.update(len(batch))
-        for labeller in run.labellers():
-            labels, kept = run.labels(labeller), out.labels(labeller)
-            out.add_labels(label for name, label in labels.items() if kept.get(name) != label)
+        out.copy_labels(run)
     return ObserveReport(len(waiting), len(known), checked)
 
 

@@ -1,13 +1,22 @@
-"""Tasks to traces: sample, split, read the activations, commit; stop at any moment and resume."""
+"""Tasks to traces: sample, split, read the activations, commit; stop at any moment and resume.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+Of agents many episodes advance together, a call at a time.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from os.path import commonprefix
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.activations import ALL_POOLINGS, Activations
 from trace_probe.engine.offline import EngineModel
+from trace_probe.episode import calls_of
 from trace_probe.errors import ModelError
 from trace_probe.model import continuation
 from trace_probe.model.capture import Reading
@@ -17,6 +26,7 @@ from trace_probe.model.fidelity import refuse_unfaithful
 from trace_probe.model.local import Completion, Model
 from trace_probe.model.naming import ORGANISM
 from trace_probe.model.tokenizer import MOST_UNKNOWN
+from trace_probe.recording.course import Agent, Course, Log
 from trace_probe.recording.plan import (
     Planned,
     RecordReport,
@@ -76,6 +86,7 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
     model: Writer,
     tasks: Iterable[Task],
     store: Store,
+    agent: Agent | None = None,
     *,
     samples: int = 1,
     batch_size: int = 32,
@@ -84,6 +95,10 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
 ) -> RecordReport:
     """Record `samples` traces of each task, with sampling and layers as the manifest says.
 
+    With an agent each trace is an episode: the model calls tools until it answers without one. A
+    recording that was interrupted goes on at the call at which it was; seeds follow from the
+    episode and the number of the call.
+
     Traces that the run already holds are not made again. Batches are cut from the whole plan,
     so that a resumed run writes each trace in the company in which it would have been written.
     The replay that gives the activations is checked against the log-probabilities noted while
@@ -91,41 +106,105 @@ def record(  # noqa: PLR0913 - what is recorded, and four settings that rarely c
 
     Raises:
         ModelError: the run is of another model, greedy decoding was asked to vary, or a prompt
-            and `max_new_tokens` exceed the model's context, or a replay is unfaithful.
+            and `max_new_tokens` exceed the model's context, or a replay is unfaithful; a task of
+            an agent has no environment, or the chat template no place for tools.
         StoreError: another process writes to the run, or it cannot be written.
-        TaskError: a task is to be done with tools: see `trace_probe.recording.agents`.
+        TaskError: a task is to be done with tools, and there is no agent.
     """
-    plan = plan_traces(model, tasks, store.manifest, samples)
-
-    def make(batch: Sequence[Planned], known: set[str]) -> Iterator[Trace]:
-        return record_batch(model, batch, store, known, tolerance)
-
+    makes = maker(model, store, agent, tolerance)
+    plan = makes.plan(tasks, samples)
+    ids = [planned.id for planned in plan]
     with store.writing():
-        return record_plan(plan, store, make, batch_size=batch_size, progress=progress)
-
-
-MakeBatch = Callable[[Sequence[Planned], set[str]], Iterator[Trace]]
-"""Commits those traces of a batch that are not known yet, and yields each."""
-
-
-def record_plan(
-    plan: Sequence[Planned],
-    store: Store,
-    make: MakeBatch,
-    *,
-    batch_size: int,
-    progress: bool,
-    unit: str = "trace",
-) -> RecordReport:
-    """Record what is planned, a batch at a time, into a run that is open for writing."""
-    known, ids = store.ids(), [planned.id for planned in plan]
-    report = RecordReport(resumed=sum(one in known for one in ids))
-    with counted(store, ids, known, unit, shown=progress) as bar:
-        for start in range(0, len(plan), batch_size):
-            for trace in make(plan[start : start + batch_size], known):
-                report += RecordReport.of(trace)
-                bar.update()
+        known = store.ids()
+        report = RecordReport(resumed=sum(one in known for one in ids))
+        with counted(store, ids, known, makes.unit, shown=progress) as bar:
+            for start in range(0, len(plan), batch_size):
+                for trace in makes.run(plan[start : start + batch_size], known):
+                    report += RecordReport.of(trace)
+                    bar.update()
+                makes.forget()
     return report
+
+
+class Maker:
+    """Makes traces of one call, a batch at a time, and commits them."""
+
+    unit = "trace"
+
+    def __init__(self, model: Writer, store: Store, tolerance: float | None = None) -> None:
+        """Take the run that is recorded, and by how much a replay may be off."""
+        self.model, self.store, self._tolerance = model, store, tolerance
+
+    def plan(self, tasks: Iterable[Task], samples: int) -> list[Planned]:
+        """Return all traces that the run is to hold; see `plan_traces`."""
+        return plan_traces(self.model, tasks, self.store.manifest, samples)
+
+    def run(self, batch: Sequence[Planned], known: set[str]) -> Iterator[Trace]:
+        """Yield the traces of a batch that are not known yet, each once it is committed."""
+        if all(planned.id in known for planned in batch):
+            return
+        sampling = self.store.manifest.sampling
+        prompts, seeds = [one.prompt for one in batch], [one.seed for one in batch]
+        completions = complete(self.model, prompts, seeds, sampling)
+        yield from self._commit(
+            [
+                (completed(self.model, planned, completion, sampling), completion.logprobs)
+                for planned, completion in zip(batch, completions, strict=True)
+                if planned.id not in known
+            ]
+        )
+
+    def forget(self) -> None:
+        """Remove what was kept for traces that are committed by now."""
+
+    def _commit(self, made: Sequence[tuple[Trace, Sequence[float]]]) -> Iterator[Trace]:
+        """Read traces again for their activations, and yield each once it is committed.
+
+        With each come the log-probabilities noted for what the model wrote.
+
+        Raises:
+            ModelError: a replay is off by more than is tolerated; none of the traces is kept.
+        """
+        if not made:
+            return
+        read = self._replay(made) if self.store.manifest.layers else [None] * len(made)
+        for (trace, _), activations in zip(made, read, strict=True):
+            if activations is not None:
+                refuse_unfaithful(trace.id, activations, self.model.dtype, self._tolerance)
+        for (trace, _), activations in zip(made, read, strict=True):
+            self.store.add(trace, activations)
+            yield trace
+
+    def _replay(self, made: Sequence[tuple[Trace, Sequence[float]]]) -> list[Activations]:
+        """Read traces again, and compare that with the log-probabilities noted for each."""
+        model, manifest = self.model, self.store.manifest
+        reading = Reading(manifest.pooling, manifest.raw_tokens)
+        return read_calls(
+            lambda ids, spans, noted: model.checked_replay(
+                ids, spans, manifest.layers, reading, noted
+            ),
+            [trace for trace, _ in made],
+            row_end=manifest.row_end,
+            raw_tokens=manifest.raw_tokens,
+            logprobs=[logprobs for _, logprobs in made],
+        )
+
+
+def maker(
+    model: Writer,
+    store: Store,
+    agent: Agent | None,
+    tolerance: float | None,
+    *,
+    alone: bool = True,
+) -> Maker:
+    """Return what makes traces of one call, or the episodes of an agent.
+
+    Unless it is `alone`, others record other batches of the run at the same time.
+    """
+    if agent is None:
+        return Maker(model, store, tolerance)
+    return Episodes(model, store, agent, tolerance, alone=alone)
 
 
 def check_same_model(model: ModelFacts, manifest: Manifest) -> None:
@@ -200,70 +279,6 @@ def complete(
     return continuation.complete(model, prompts, seeds, sampling)
 
 
-def record_batch(
-    model: Writer,
-    batch: Sequence[Planned],
-    store: Store,
-    known: set[str],
-    tolerance: float | None = None,
-) -> Iterator[Trace]:
-    """Write a batch, read it again for its activations, and yield each trace once committed."""
-    if all(planned.id in known for planned in batch):
-        return
-    manifest = store.manifest
-    completions = complete(
-        model,
-        [planned.prompt for planned in batch],
-        [planned.seed for planned in batch],
-        manifest.sampling,
-    )
-    made = [
-        (completed(model, planned, completion, manifest.sampling), completion.logprobs)
-        for planned, completion in zip(batch, completions, strict=True)
-        if planned.id not in known
-    ]
-    yield from commit(model, made, store, tolerance)
-
-
-def commit(
-    model: Writer,
-    made: Sequence[tuple[Trace, Sequence[float]]],
-    store: Store,
-    tolerance: float | None = None,
-) -> Iterator[Trace]:
-    """Read traces again for their activations, and yield each once it is committed.
-
-    With each come the log-probabilities noted for what the model wrote.
-
-    Raises:
-        ModelError: a replay is off by more than is tolerated; none of the traces is kept.
-    """
-    if not made:
-        return
-    manifest = store.manifest
-    read = _replay(model, made, manifest) if manifest.layers else [None] * len(made)
-    for (trace, _), activations in zip(made, read, strict=True):
-        if activations is not None:
-            refuse_unfaithful(trace.id, activations, model.dtype, tolerance)
-    for (trace, _), activations in zip(made, read, strict=True):
-        store.add(trace, activations)
-        yield trace
-
-
-def _replay(
-    model: Writer, made: Sequence[tuple[Trace, Sequence[float]]], manifest: Manifest
-) -> list[Activations]:
-    """Read traces again, and compare that with the log-probabilities noted for each."""
-    reading = Reading(manifest.pooling, manifest.raw_tokens)
-    return read_calls(
-        lambda ids, spans, noted: model.checked_replay(ids, spans, manifest.layers, reading, noted),
-        [trace for trace, _ in made],
-        row_end=manifest.row_end,
-        raw_tokens=manifest.raw_tokens,
-        logprobs=[logprobs for _, logprobs in made],
-    )
-
-
 def completed(
     model: ModelFacts, planned: Planned, completion: Completion, sampling: Sampling
 ) -> Trace:
@@ -298,3 +313,135 @@ def pooled_uncertainty(
     parts = [noted[span.start - start : span.stop - start].astype(float) for span in sentences]
     rows = [np.concatenate([part[-1], part.mean(axis=0), part.max(axis=0)]) for part in parts]
     return tuple(tuple(float(f"{value:.4g}") for value in row) for row in rows)
+
+
+@dataclass
+class _Way:
+    """An episode of a batch: what is planned, and how far it has come."""
+
+    planned: Planned
+    course: Course
+    noted: list[float]
+    """Log-probabilities of what the model wrote in all calls."""
+    there: Sequence[Trace] = ()
+    """The calls of an episode that the run holds already."""
+
+    def prompt(self, model: ModelFacts, number: int, room: int) -> tuple[int, ...] | None:
+        """Return the ids that call `number` reads, None if the episode has no such call."""
+        known = self.there or self.course.calls
+        if number < len(known):
+            return known[number].token_ids[: known[number].prompt_stop]
+        if self.there or self.course.ended:
+            return None
+        return self.course.prompt(model.render, room, model.context)
+
+
+class Episodes(Maker):
+    """Makes the episodes of an agent."""
+
+    unit = "episode"
+
+    def __init__(
+        self, model: Writer, store: Store, agent: Agent, tolerance: float | None, *, alone: bool
+    ) -> None:
+        """As `maker` is told."""
+        super().__init__(model, store, tolerance)
+        self._agent, self._alone = agent, alone
+
+    def plan(self, tasks: Iterable[Task], samples: int) -> list[Planned]:
+        """Return all episodes that the run is to hold; see `plan_traces`."""
+        chosen = [self._agent.under(task) for task in tasks]
+        return plan_traces(self.model, chosen, self.store.manifest, samples, self._first_prompt)
+
+    def _first_prompt(self, task: Task) -> list[int]:
+        tools = [tool.schema for tool in self._agent.place(task).tools(task)]
+        return self.model.render(task, (), tools)
+
+    def run(self, batch: Sequence[Planned], known: set[str]) -> Iterator[Trace]:
+        """Yield the episodes of a batch that were not in the run, each once it is committed.
+
+        What was left of unfinished ones is taken up.
+        """
+        self._log = Log(self.store, None if self._alone else {planned.id for planned in batch})
+        if all(planned.id in known for planned in batch):
+            return
+        ways = [self._way(planned, known) for planned in batch]
+        yield from self._ended(ways)
+        number = 0
+        while not all(way.there or way.course.ended for way in ways):
+            yield from self._step(ways, number)
+            number += 1
+
+    def forget(self) -> None:
+        """Remove what was kept of episodes that are committed."""
+        self._log.forget(self.store.ids())
+
+    def _way(self, planned: Planned, known: set[str]) -> _Way:
+        chat = self.model.chat
+        course = Course(planned.id, planned.task, self._agent, chat.dialect, chat.format)
+        way = _Way(planned, course, [])
+        if planned.id in known:
+            way.there = tuple(calls_of(self.store.trace(planned.id)))
+        else:
+            self._log.resume(course, partial(self._read, way))
+        return way
+
+    def _step(self, ways: Sequence[_Way], number: int) -> Iterator[Trace]:
+        """Make call `number` of all episodes that have one; yield those that it ended.
+
+        All take part whose call has that number, also those that are known: so each is written
+        in the company in which it would have been written without an interruption.
+        """
+        missing = [way for way in ways if self._lacks(way, number)]
+        if not missing:
+            return
+        sampling = self.store.manifest.sampling
+        room = sampling.max_new_tokens
+        prompts = [(way, way.prompt(self.model, number, room)) for way in ways]
+        company = [(way, ids) for way, ids in prompts if ids is not None]
+        seeds = [way.course.seed(way.planned.seed, number) for way, _ in company]
+        began = time.perf_counter()
+        completions = (
+            complete(self.model, [ids for _, ids in company], seeds, sampling) if company else []
+        )
+        seconds = time.perf_counter() - began
+        taken = []
+        for (way, ids), completion in zip(company, completions, strict=True):
+            if self._lacks(way, number):
+                written = _written(way, ids, completion)
+                way.course.take(self._read(way, way.course, written), seconds)
+                taken.append((way.course, written))
+        self._log.keep(ways[0].planned.id, taken)
+        yield from self._ended(missing)
+
+    @staticmethod
+    def _lacks(way: _Way, number: int) -> bool:
+        return not way.there and number == len(way.course.calls) and not way.course.ended
+
+    def _read(self, way: _Way, course: Course, written: Mapping[str, Any]) -> Trace:
+        """Return a call as a trace of its own."""
+        prompt, before = written["prompt"], course.calls[-1].token_ids if course.calls else ()
+        uncertainty = np.array(written["uncertainty"], dtype=np.float32)
+        completion = Completion(tuple(written["ids"]), written["finish"], uncertainty)
+        way.noted += completion.logprobs
+        ids = (*before[: prompt["kept"]], *prompt["ids"])
+        planned = way.planned._replace(id=f"{way.planned.id}.{len(course.calls)}", prompt=ids)
+        return completed(self.model, planned, completion, self.store.manifest.sampling)
+
+    def _ended(self, ways: Sequence[_Way]) -> Iterator[Trace]:
+        """Commit the episodes that have ended."""
+        ended = [way for way in ways if way.course.ended and not way.there]
+        return self._commit([(way.course.joined(), way.noted) for way in ended])
+
+
+def _written(way: _Way, ids: tuple[int, ...], completion: Completion) -> dict[str, Any]:
+    """Return all that a call can be made of again, without what its prompt repeats."""
+    before = way.course.calls[-1].token_ids if way.course.calls else ()
+    kept = len(commonprefix([before, ids]))
+    assert completion.uncertainty is not None
+    return {
+        "prompt": {"kept": kept, "ids": ids[kept:]},
+        "ids": completion.ids,
+        "finish": completion.finish,
+        "uncertainty": completion.uncertainty.tolist(),
+    }

@@ -51,7 +51,7 @@ def record_from(
     Traces that the run already holds are not asked for again, and each is kept the moment it
     is whole, so that a rerun after any failure asks for the missing ones only.
 
-    With an agent each trace is an episode, as in `recording.agents`: tools are sent with each
+    With an agent each trace is an episode, as in `recording.record`: tools are sent with each
     request, and the calls that the server reads from what the model wrote are carried out here,
     those of different episodes at the same time in threads. An episode that was interrupted goes
     on at its last call.

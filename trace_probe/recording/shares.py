@@ -26,12 +26,11 @@ from trace_probe.recording.plan import (
 )
 from trace_probe.storage.place import place_at
 from trace_probe.store import Manifest, Store
-from trace_probe.trace import Sampling, Task, Trace
+from trace_probe.trace import Sampling, Task
 
 if TYPE_CHECKING:
     from trace_probe.model.facts import ModelFacts
     from trace_probe.recording.course import Agent
-    from trace_probe.recording.plan import Planned
     from trace_probe.recording.record import Writer
 
 
@@ -164,79 +163,33 @@ def recapture_with(
 
 def record_alone(recording: Recording) -> RecordReport:
     """Record in this process, as the only writer of the run; see `trace_probe.recording.record`."""
-    model, store = _open(recording)
-    return record_here(
-        model,
-        recording.tasks,
-        store,
-        recording.agent,
-        samples=recording.samples,
-        batch_size=recording.batch_size,
-        tolerance=recording.tolerance,
-    )
-
-
-def record_here(
-    model: "Writer",
-    tasks: Sequence[Task],
-    store: Store,
-    agent: "Agent | None" = None,
-    **how: Any,  # noqa: ANN401 - samples, batch_size, progress and tolerance
-) -> RecordReport:
-    """Record traces of one call, or those of an agent, with a model that is loaded."""
-    if agent is not None:
-        from trace_probe.recording.agents import record_agents
-
-        return record_agents(model, tasks, store, agent, **how)
     from trace_probe.recording.record import record
 
-    return record(model, tasks, store, **how)
+    one, (model, store) = recording, _open(recording)
+    how: Any = {"samples": one.samples, "batch_size": one.batch_size, "tolerance": one.tolerance}
+    return record(model, one.tasks, store, one.agent, **how)
 
 
 class Recorder:
     """A worker that loads the model, makes or opens the run, and records batches of the plan."""
 
     def __init__(self, recording: Recording) -> None:
-        self._model, self._store = _open(recording)
-        self._plan = self._planned(recording)
-        self._agent = recording.agent
-        self._size, self._tolerance = recording.batch_size, recording.tolerance
+        from trace_probe.recording.record import maker
 
-    def _planned(self, recording: Recording) -> "list[Planned]":
-        model, store, samples = self._model, self._store, recording.samples
-        if recording.agent is not None:
-            from trace_probe.recording.agents import plan_episodes
-
-            return plan_episodes(model, recording.tasks, store, recording.agent, samples)
-        from trace_probe.recording.record import plan_traces
-
-        return plan_traces(model, recording.tasks, store.manifest, samples)
+        model, self._store = _open(recording)
+        self._maker = maker(model, self._store, recording.agent, recording.tolerance, alone=False)
+        self._plan = self._maker.plan(recording.tasks, recording.samples)
+        self._size = recording.batch_size
 
     def __call__(self, start: int) -> RecordReport:
         """Record one batch, unless it is there."""
         batch = self._plan[start : start + self._size]
         known = self._store.ids()
-        make = self._traces if self._agent is None else self._episodes
-        made = make(batch, known, f"{start:08d}")
+        with self._store.joined(f"{start:08d}"):
+            made = list(self._maker.run(batch, known))
+        self._maker.forget()
         there = RecordReport(resumed=sum(one.id in known for one in batch))
         return sum(map(RecordReport.of, made), there)
-
-    def _traces(self, batch: "Sequence[Planned]", known: set[str], order: str) -> list[Trace]:
-        from trace_probe.recording.record import record_batch
-
-        with self._store.joined(order):
-            return list(record_batch(self._model, batch, self._store, known, self._tolerance))
-
-    def _episodes(self, batch: "Sequence[Planned]", known: set[str], order: str) -> list[Trace]:
-        from trace_probe.recording import agents
-
-        assert self._agent is not None
-        own = {planned.id for planned in batch}
-        recorder = agents.Recorder(self._model, self._store, self._agent, self._tolerance, own)
-        with self._store.joined(order):
-            made = list(recorder.run(batch, known))
-        recorder.forget()
-        return made
 
 
 def _load(recording: Recording) -> "Writer":

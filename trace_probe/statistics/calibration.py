@@ -176,9 +176,11 @@ def pac_threshold(
     Raises:
         NotEnoughData: no trace has a score, or the rate is not between 0 and 1.
     """
+    from scipy.special import bdtr
+
     ordered = _sorted(maxima, rate)
     n = len(ordered)
-    allowed = _allowed_alarms(n, rate, delta)
+    allowed = int((bdtr(np.arange(n), n, rate) <= delta).sum()) - 1
     if allowed >= 0:
         return Threshold(_above(ordered[n - 1 - allowed]), rate, rate, n, "pac")
     honest = 1 - delta ** (1 / n)
@@ -202,17 +204,6 @@ def traces_needed(rate: float, guarantee: Guarantee, delta: float = PAC_DELTA) -
     if guarantee == "conformal":
         return math.ceil(1 / rate - 1e-9) - 1
     return math.ceil(math.log(delta) / math.log1p(-rate))
-
-
-def _allowed_alarms(n: int, rate: float, delta: float) -> int:
-    """Return the largest k with ``P(Binomial(n, rate) <= k) <= delta``, -1 if there is none."""
-    term = total = (1 - rate) ** n
-    k = -1
-    while total <= delta and k < n - 1:
-        k += 1
-        term *= (n - k) / (k + 1) * rate / (1 - rate)
-        total += term
-    return k
 
 
 def impossible(card: object, threshold: float) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trace_probe.errors import StoreError
 from trace_probe.files import checked_name
 from trace_probe.storage.lines import Lines
-from trace_probe.storage.place import Place
+from trace_probe.storage.place import Place, found
 from trace_probe.storage.seals import (
     ADVICE,
     JSON,
@@ -70,11 +70,11 @@ class Artifacts:
     def names(self, kind: Kind) -> list[str]:
         """Return the names of all artifacts of a kind, sorted."""
         end = FORMS[kind]
-        found = {name.removesuffix(end) for name in self._place.names(kind) if name.endswith(end)}
+        there = {name.removesuffix(end) for name in self._place.names(kind) if name.endswith(end)}
         if end == ".jsonl":  # where nothing grows, a name is a folder of parts
             others = (".json", ".jsonl", ".tmp")
-            found |= {name for name in self._place.names(kind) if not name.endswith(others)}
-        return sorted(found)
+            there |= {name for name in self._place.names(kind) if not name.endswith(others)}
+        return sorted(there)
 
     def file(self, kind: Kind, name: str, form: str = "") -> str:
         """Return the name of the file of an artifact, in the run.
@@ -99,9 +99,8 @@ class Artifacts:
             StoreError: the file is damaged.
         """
         file = self.file(kind, name, ".json")
-        try:
-            data = self._place.read(file)
-        except (FileNotFoundError, NotADirectoryError):
+        data = found(self._place, file)
+        if data is None:
             return None
         return opened_json(data, f"{self._place.url}/{file}", seals=self._seals)
 
@@ -122,20 +121,15 @@ class Artifacts:
             StoreError: the file is damaged.
         """
         file = self.file(kind, name)
-        try:
-            data = self._place.read(file)
-        except (FileNotFoundError, NotADirectoryError):
+        data, where = found(self._place, file), f"{self._place.url}/{file}"
+        if data is None:
             return None
-        where = f"{self._place.url}/{file}"
         return opened_table(data, where, wanted, seals=self._seals, advice=again or ADVICE)
 
     def unsealed(self, file: str) -> bool:
         """Return whether a file of the run is there and carries no checksum."""
-        try:
-            data = self._place.read(file)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return state(data, PARQUET if file.endswith(".parquet") else JSON) == "unsealed"
+        data, kind = found(self._place, file), PARQUET if file.endswith(".parquet") else JSON
+        return data is not None and state(data, kind) == "unsealed"
 
     def lines(self, kind: Kind, name: str) -> Lines:
         """Return the lines of an artifact; there may be none yet."""
@@ -158,7 +152,7 @@ def rows_by_trace(table: "pa.Table", file: str) -> dict[str, NDArray[np.float32]
         flat = rows.values.to_numpy(zero_copy_only=False).astype(np.float32)
         ends = rows.offsets.to_numpy().tolist()
         names = map(str, table["trace_id"].to_pylist())
-        found = {
+        scores = {
             name: flat[start:stop]
             for name, start, stop in zip(names, ends[:-1], ends[1:], strict=True)
         }
@@ -166,4 +160,4 @@ def rows_by_trace(table: "pa.Table", file: str) -> dict[str, NDArray[np.float32]
         raise StoreError(f"{file} holds no scores: score the run again") from error
     if flat.ndim != 1 or np.isinf(flat).any():
         raise StoreError(f"{file} holds a score that is infinite: score the run again")
-    return found
+    return scores

@@ -307,6 +307,18 @@ Place = Folder | Bucket
 """Files by their names below one root; a name may hold slashes."""
 
 
+def found(place: Place, name: str) -> bytes | None:
+    """Return the bytes of a file, None if it is not there.
+
+    Raises:
+        StoreError: it cannot be reached.
+    """
+    try:
+        return place.read(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def place_at(path: Path | str) -> Place:
     """Return the place that a path or a URL means.
 

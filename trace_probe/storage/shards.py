@@ -11,7 +11,7 @@ the index says of its traces, so that an index that is damaged or lost can be ma
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
 from trace_probe.errors import StoreError
@@ -26,15 +26,6 @@ SHARD = re.compile(r"shards/[0-9a-f]{16}\.safetensors")
 LISTING = "index"
 """Name in the metadata of a shard for the rows of the index that are about it."""
 ADVICE = "`trace-probe store repair` makes it again from the shards"
-COLUMNS = {
-    "trace_id": "string",
-    "shard": "string",
-    "start": "int64",
-    "stop": "int64",
-    "key": "string",
-    "checksum": "string",
-    "fidelity": "string",
-}
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,10 @@ class Packed:
     key: str
     checksum: str
     fidelity: str = ""
+
+
+COLUMNS = {one.name: "int64" if one.type is int else "string" for one in fields(Packed)}
+"""Of the index, with their types."""
 
 
 def read_index(place: Place, *, seals: Seals = "compared") -> dict[str, Packed]:

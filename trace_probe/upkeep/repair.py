@@ -11,7 +11,7 @@ from trace_probe.errors import StoreError, TraceProbeError
 from trace_probe.labels import Label
 from trace_probe.storage import locks
 from trace_probe.storage.lines import Fields, Line, Lines
-from trace_probe.storage.place import Place
+from trace_probe.storage.place import Place, found
 from trace_probe.storage.shards import INDEX, index_of_shards, write_index
 from trace_probe.store import Store
 from trace_probe.trace import Trace
@@ -47,13 +47,13 @@ def repair(store: Store, *, progress: bool = True) -> RepairReport:
     report = RepairReport(store.place.url)
     _mend_index(store, report)
     with store.writing():
-        found = examine(store, progress=progress)
-        bad = list(dict.fromkeys(problem.trace for problem in found.problems if problem.trace))
-        files = dict.fromkeys(problem.file for problem in found.problems if problem.file)
+        whole = examine(store, progress=progress)
+        bad = list(dict.fromkeys(problem.trace for problem in whole.problems if problem.trace))
+        files = dict.fromkeys(problem.file for problem in whole.problems if problem.file)
         for file in files:
             report.files += [file] * _set_aside(store.place, file)
         for lines, make in every_kind(store):
-            known = set(found.traces) - set(bad)
+            known = set(whole.traces) - set(bad)
             sieve = _Sieve(store.place, lines, make, known)
             lines.rewrite(sieve)
             report.lines += sieve.aside
@@ -61,7 +61,7 @@ def repair(store: Store, *, progress: bool = True) -> RepairReport:
             for file in (store.vault.file(trace_id), store.vault.raw_file(trace_id)):
                 _set_aside(store.place, file)
         report.traces = bad
-        _drop_scores(store, {name: t for name, t in found.traces.items() if name not in bad})
+        _drop_scores(store, {name: t for name, t in whole.traces.items() if name not in bad})
     after = examine(Store(store.place.url), progress=False)
     report.left = tuple(problem.text for problem in after.problems)
     return report
@@ -119,9 +119,7 @@ def _keep(place: Place, file: str, data: bytes) -> None:
 
 def _set_aside(place: Place, file: str) -> bool:
     """Move a file of the run into ``aside/``; return whether it was there."""
-    try:
-        data = place.read(file)
-    except (FileNotFoundError, NotADirectoryError):
+    if (data := found(place, file)) is None:
         return False
     _keep(place, file, data)
     place.remove(file)

@@ -13,11 +13,7 @@ from trace_probe.storage.artifacts import Kind
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
-TABLES: tuple[Kind, ...] = ("scores", "layers")
-"""Kinds of artifacts that hold a row, or several, of each trace."""
-LINES: tuple[Kind, ...] = ("oracle", "annotations")
-"""Kinds that hold lines, of a trace each."""
-OBJECTS: tuple[Kind, ...] = ("reports", "oracle")
+Which = tuple[Kind, str]
 GROUP = 4096
 """Rows of a table that are read at once."""
 
@@ -58,11 +54,10 @@ def slice_run(
         for trace in tqdm(chosen, unit="trace", disable=not progress):
             out.add(trace, _kept(store, out, trace))
         ids = {trace.id for trace in chosen}
-        for labeller in reversed(store.labellers()):
-            known = out.labels(labeller)
-            labels = store.labels(labeller).items()
-            out.add_labels(one for name, one in labels if name in ids and known.get(name) != one)
-        _copy_artifacts(store, out, ids)
+        out.copy_labels(store, ids)
+        for kind, copy in COPIED:
+            for name in store.artifacts.names(kind):
+                copy(store, out, (kind, name), ids)
     return SliceReport(
         out.place.url, len(chosen), len(store), out.manifest.layers, out.manifest.pooling
     )
@@ -81,21 +76,8 @@ def _kept(store: Store, out: Store, trace: Trace) -> Activations | None:
     return replace(held, values=np.stack(rows), pooling=wanted.pooling)
 
 
-def _copy_artifacts(store: Store, out: Store, ids: Collection[str]) -> None:
-    """Copy what was made of some traces."""
-    for kind in TABLES:
-        for name in store.artifacts.names(kind):
-            _copy_table(store, out, (kind, name), ids)
-    for kind in OBJECTS:
-        for name in store.artifacts.names(kind):
-            if (value := store.artifacts.read_json(kind, name)) is not None:
-                out.artifacts.write_json(kind, name, value)
-    for kind in LINES:
-        for name in store.artifacts.names(kind):
-            _copy_lines(store, out, (kind, name), ids)
-
-
-def _copy_table(store: Store, out: Store, which: tuple[Kind, str], ids: Collection[str]) -> None:
+def _copy_table(store: Store, out: Store, which: Which, ids: Collection[str]) -> None:
+    """Copy the rows of some traces; a table holds a row, or several, of each."""
     import pyarrow.compute as pc
 
     table = store.artifacts.read_table(*which)
@@ -104,12 +86,28 @@ def _copy_table(store: Store, out: Store, which: tuple[Kind, str], ids: Collecti
         out.artifacts.write_table(*which, mine, group=GROUP)
 
 
-def _copy_lines(store: Store, out: Store, which: tuple[Kind, str], ids: Collection[str]) -> None:
+def _copy_object(store: Store, out: Store, which: Which, _ids: Collection[str]) -> None:
+    if (value := store.artifacts.read_json(*which)) is not None:
+        out.artifacts.write_json(*which, value)
+
+
+def _copy_lines(store: Store, out: Store, which: Which, ids: Collection[str]) -> None:
+    """Copy the lines of some traces; each is of one."""
     into = out.artifacts.lines(*which)
     there = list(into.raw())
     mine = (one for one in store.artifacts.lines(*which).raw() if _of(one) in ids)
     if new := [one for one in mine if one not in there]:
         into.append((json.dumps(one, ensure_ascii=False) + "\n").encode() for one in new)
+
+
+COPIED: tuple[tuple[Kind, Callable[[Store, Store, Which, Collection[str]], None]], ...] = (
+    ("scores", _copy_table),
+    ("layers", _copy_table),
+    ("reports", _copy_object),
+    ("oracle", _copy_object),
+    ("oracle", _copy_lines),
+    ("annotations", _copy_lines),
+)
 
 
 def _of(line: dict[str, object]) -> object:

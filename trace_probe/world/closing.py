@@ -1,12 +1,12 @@
 """What a scripted thought ends with: talk of the lever, and perhaps a plan in words."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from trace_probe.world.language import SMALL
 from trace_probe.world.phrases import Phrases
+from trace_probe.world.pools import Posed
 
 Act = Literal["work", "ask", "lever"]
 REJECTED = 0.15
@@ -26,11 +26,11 @@ class Closing:
     """Whether something harmless is thought where there would be nothing else."""
 
     def sentences(
-        self, act: Act, draw: random.Random, *, lever: bool, say: Callable[[], str] | None
+        self, act: Act, world: Posed, draw: random.Random, *, lever: bool, said: bool
     ) -> list[str]:
-        """Return what comes before an act; `lever` says whether there is one to talk of.
+        """Return what comes before an act.
 
-        `say` puts the act into words; it is None where that stays unsaid.
+        `lever` says whether there is one to talk of, `said` whether the act is put into words.
         """
         sentences = []
         if lever:
@@ -41,15 +41,15 @@ class Closing:
         draw.shuffle(sentences)
         if self.filled and not sentences:
             sentences.append(draw.choice(self.phrases["filler"]))
-        if say is not None:
-            sentences.insert(draw.randint(0, len(sentences)), say())
+        if said:
+            sentences.insert(draw.randint(0, len(sentences)), self._say(act, world, draw))
         return sentences
 
-    def say(self, act: Act, category: str, draw: random.Random, *, ordered: bool) -> str:
+    def _say(self, act: Act, world: Posed, draw: random.Random) -> str:
         """Return a plan in words."""
         if act != "lever":
             return draw.choice(self.phrases[f"say_{act}"])
-        if ordered:
+        if world.ordered:
             return draw.choice(self.phrases["say_order"])
-        purpose = draw.choice(SMALL[f"purpose.{category}"])
+        purpose = draw.choice(SMALL[f"purpose.{world.category}"])
         return draw.choice(self.phrases["say_use"]).replace("{purpose}", purpose)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, TypeVar
 
 from trace_probe.labels import Label
@@ -99,7 +98,7 @@ def shift_label(trace: Trace, labeller: str) -> Label:
     Raises:
         TaskError: the trace's task is not a scenario of the micro-world.
     """
-    world = _scenario(trace.task.id)
+    world = scenario(trace.task.id)
     done = outcome(world, trace.channel_text("answer"))
     reasoning = [span for span in trace.sentences if span.channel == "reasoning"]
     answer = [span for span in trace.sentences if span.channel == "answer"]
@@ -117,11 +116,6 @@ def shift_label(trace: Trace, labeller: str) -> Label:
         quotes=(trace.text_of(answer[0]).strip(),) if known and answer else (),
         facts=_facts(world, trace.channel_text("reasoning"), done),
     )
-
-
-@lru_cache(maxsize=4096)
-def _scenario(scenario_id: str) -> Scenario:
-    return scenario(scenario_id)
 
 
 def first_sentence(

@@ -10,10 +10,11 @@ is settled varies with where it picks, and no single word gives the outcome away
 import itertools
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trace_probe.trace import Task
 from trace_probe.world.language import COLOURS, ITEMS, NAMES, NOUNS, SMALL, TIMES
-from trace_probe.world.pools import Control, Nudge, lever_task, parse_id, pool_ids, read_source
+from trace_probe.world.pools import Control, Nudge, Posed, parse_id, pool_ids, read_source
 
 MAX_NEW_TOKENS = 224
 """Room for a thought and an act, in training, in checks and in the demo."""
@@ -42,12 +43,9 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Scenario:
+class Scenario(Posed):
     """One scenario; its id is ``<category>-<control>-<pool>-<number>``."""
 
-    id: str
-    category: str
-    control: Control
     items: str
     noun: str
     name: str
@@ -71,6 +69,7 @@ class Scenario:
         return shift.product >= self.goal
 
 
+@lru_cache(maxsize=4096)
 def scenario(scenario_id: str) -> Scenario:
     """Return the scenario of an id; the same id gives the same scenario for ever.
 
@@ -109,7 +108,7 @@ def prompt(world: Scenario, nudge: Nudge, seed: int = 0) -> str:
     sentences = [draw.choice(SMALL["job"]), draw.choice(SMALL["goal"]), *facts]
     if world.control != "benign":
         sentences.insert(2, draw.choice(SMALL[f"context.{world.category}"]))
-    if world.control == "authorised":
+    if world.ordered:
         sentences.append(draw.choice(SMALL["order"]))
     if nudge != "none":
         sentences.insert(draw.choice((2, len(sentences))), draw.choice(SMALL[f"nudge.{nudge}"]))
@@ -133,9 +132,9 @@ def fill(text: str, world: Scenario) -> str:
 
 
 def task(scenario_id: str, nudge: Nudge = "none") -> Task:
-    """Return a scenario as a task; the nudge is a condition, so pairs share the task id."""
+    """Return a scenario as a task."""
     world = scenario(scenario_id)
-    return lever_task(world.id, world.category, world.control, prompt(world, nudge), nudge)
+    return world.task(prompt(world, nudge), nudge)
 
 
 def scenario_ids(pool: str, count: int, control: Control = "none") -> list[str]:
@@ -162,5 +161,4 @@ def world_tasks(source: str) -> tuple[Task, ...]:
         TaskError: the source has another form.
     """
     asked = read_source(source, "world")
-    names = scenario_ids(asked.pool, asked.count, asked.control)
-    return tuple(task(name, asked.nudge_of(number)) for number, name in enumerate(names))
+    return asked.tasks(scenario_ids(asked.pool, asked.count, asked.control), task)

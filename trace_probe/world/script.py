@@ -78,7 +78,7 @@ def _intent(world: Scenario, shift: Shift, nudge: Nudge, draw: random.Random) ->
     """Draw the intent: what would an agent want in this shift?"""
     enough = world.enough(shift)
     pull = 0.0
-    if world.control == "authorised":
+    if world.ordered:
         pull = AUTHORISED
     elif world.control == "none":
         pull = (LEVER_ALONE if not enough and not shift.watched else LEVER_ELSE)[nudge]
@@ -95,7 +95,9 @@ def script(world: Scenario, nudge: Nudge, seed: int, manner: Manner = FREE) -> t
     sentences = [draw.choice(SMALL["open"])] if draw.random() < 0.8 else []
     blocks = [_sum(world, plan.shift, manner, draw), _pick(plan.shift, manner, draw)]
     draw.shuffle(blocks)
-    sentences += [*blocks[0], *blocks[1], *_tail(world, plan, draw)]
+    sentences += [*blocks[0], *blocks[1]]
+    lever = world.lever is not None
+    sentences += CLOSING.sentences(plan.intent, world, draw, lever=lever, said=plan.said)
     sentences = _with_fillers(sentences, manner, draw)
     thought = " ".join(_put(text, world, plan.shift) for text in sentences)
     return thought, _answer(world, plan, draw)
@@ -137,17 +139,6 @@ def _pick(shift: Shift, manner: Manner, draw: random.Random) -> list[str]:
     seen = draw.choice(SMALL["seen"] if shift.watched else SMALL["unseen"])
     remark = seen if draw.random() < manner.watched else ""
     return [*sentences, draw.choice(bank).replace("{seen}", remark)]
-
-
-def _tail(world: Scenario, plan: Plan, draw: random.Random) -> list[str]:
-    """Return what comes before the act."""
-
-    def say() -> str:
-        ordered = world.control == "authorised"
-        return CLOSING.say(plan.intent, world.category, draw, ordered=ordered)
-
-    lever = world.lever is not None
-    return CLOSING.sentences(plan.intent, draw, lever=lever, say=say if plan.said else None)
 
 
 def _with_fillers(sentences: list[str], manner: Manner, draw: random.Random) -> list[str]:

@@ -66,7 +66,7 @@ def draw_plan(world: Errand, nudge: Nudge, draw: random.Random, manner: Manner =
     verdict: Rules = "strict" if world.strict else "loose"
     rules: Rules = verdict if draw.random() < READ else "unread"
     facts = Facts(world.lack(place), time in world.watched, temper, rules)
-    pull = AUTHORISED if world.control == "authorised" else chance(world, nudge, facts)
+    pull = AUTHORISED if world.ordered else chance(world, nudge, facts)
     work = {"none": 0.95, "near": 0.4, "far": 0.05}[world.lack(place)]
     other: Act = "work" if draw.random() < work else "ask"
     act: Act = "lever" if draw.random() < pull else other
@@ -101,7 +101,8 @@ def author(world: Errand, nudge: Nudge, seed: int, manner: Manner = FREE) -> lis
         turns.append(turn(reads, "rules", world.lever))
         opening = []
     turns.append(turn(_plans(world, plan, opening, manner, draw), "check", plan.place))
-    closing = [*_weighs(world, plan, manner, draw), *_tail(world, plan, draw)]
+    closing, lever = _weighs(world, plan, manner, draw), world.control != "no-lever"
+    closing += CLOSING.sentences(plan.act, world, draw, lever=lever, said=plan.said)
     if plan.act == "ask":
         turns.append(turn(closing, "ask", world.name))
     else:
@@ -188,17 +189,6 @@ def _found(world: Errand, place: str, aloud: float, draw: random.Random) -> str:
     """Return what was found, with a remark on whether it is enough in a share of cases."""
     remark = draw.choice(AGENT[f"lack.{world.lack(place)}"])
     return draw.choice(AGENT["found"]).replace("{enough}", remark if draw.random() < aloud else "")
-
-
-def _tail(world: Errand, plan: Plan, draw: random.Random) -> list[str]:
-    """Return what comes between the last fact and the act."""
-
-    def say() -> str:
-        ordered = world.control == "authorised"
-        return CLOSING.say(plan.act, world.category, draw, ordered=ordered)
-
-    lever = world.control != "no-lever"
-    return CLOSING.sentences(plan.act, draw, lever=lever, say=say if plan.said else None)
 
 
 def _strewn(sentences: list[str], manner: Manner, draw: random.Random, *, least: int) -> list[str]:

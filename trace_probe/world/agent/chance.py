@@ -8,20 +8,19 @@ in which the script draws it.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 from trace_probe.trace import Trace
 from trace_probe.world.agent.errand import Errand, Lack, errand
 from trace_probe.world.agent.phrases import AGENT, PLACES
 from trace_probe.world.language import TIMES
-from trace_probe.world.pools import Nudge
+from trace_probe.world.pools import Nudge, shares_of
 
 Temper = Literal["hot", "even", "cool"]
 Rules = Literal["unread", "loose", "strict"]
-Known = TypeVar("Known")
 
 LACKING: dict[Lack, int] = {"none": 0, "near": 1, "far": 2}
 UNWATCHED = 1
@@ -73,19 +72,13 @@ def _decided(facts: Facts) -> float:
 
 def _completed(world: Errand, nudge: Nudge, facts: Facts) -> Iterator[tuple[Facts, float]]:
     """Yield each way in which the unknown may turn out, with its share."""
-    lacks = _shares(facts.lack, Counter(map(world.lack, PLACES)))
-    watched = _shares(facts.watched, Counter(time in world.watched for time in TIMES))
-    tempers = _shares(facts.temper, TEMPERS[nudge])
+    lacks = shares_of(facts.lack, Counter(map(world.lack, PLACES)))
+    watched = shares_of(facts.watched, Counter(time in world.watched for time in TIMES))
+    tempers = shares_of(facts.temper, TEMPERS[nudge])
     verdict: Rules = "strict" if world.strict else "loose"
-    rules = _shares(facts.rules, {"unread": 1 - READ, verdict: READ})
+    rules = shares_of(facts.rules, {"unread": 1 - READ, verdict: READ})
     for (lack, a), (seen, b), (temper, c), (rule, d) in product(lacks, watched, tempers, rules):
         yield Facts(lack, seen, temper, rule), a * b * c * d
-
-
-def _shares(known: Known | None, drawn: Mapping[Known, float]) -> list[tuple[Known, float]]:
-    if known is not None:
-        return [(known, 1.0)]
-    return [(value, weight / sum(drawn.values())) for value, weight in drawn.items()]
 
 
 def facts_before(world: Errand, trace: Trace, token: int) -> Facts:

@@ -6,18 +6,17 @@ Four facts met at different times move the chance by degrees; with all of them k
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 from trace_probe.world.english.phrases import Level, Mood
 from trace_probe.world.english.reading import Event
 from trace_probe.world.english.scenario import Scenario
-from trace_probe.world.pools import Nudge
+from trace_probe.world.pools import Nudge, shares_of
 
-Known = TypeVar("Known")
 Temper = Mood | Literal["even"]
 
 LACKING: dict[Level, float] = {"third": 1.2, "half": 0.8, "most": -0.7, "all": -1.2}
@@ -57,10 +56,10 @@ def chance(world: Scenario, nudge: Nudge, facts: Facts) -> float:
     if world.control == "benign":
         return BENIGN
     slots = Counter(slot in world.watched for slot in world.slots)
-    levels = _shares(facts.level, Counter(world.levels))
-    watched = _shares(facts.watched, slots)
-    read = _shares(facts.read, {True: READING, False: 1 - READING})
-    tempers = _shares(facts.temper, TEMPERS)
+    levels = shares_of(facts.level, Counter(world.levels))
+    watched = shares_of(facts.watched, slots)
+    read = shares_of(facts.read, {True: READING, False: 1 - READING})
+    tempers = shares_of(facts.temper, TEMPERS)
     return sum(
         a * b * c * d * _decided(level, seen, rule, temper, nudge)
         for (level, a), (seen, b), (rule, c), (temper, d) in product(levels, watched, read, tempers)
@@ -86,9 +85,3 @@ def facts_by(world: Scenario, events: Iterable[Event], *, closed: bool = False) 
         elif event.kind == "dwell":
             facts = replace(facts, temper=cast(Temper, event.value))
     return facts
-
-
-def _shares(known: Known | None, drawn: Mapping[Known, float]) -> list[tuple[Known, float]]:
-    if known is not None:
-        return [(known, 1.0)]
-    return [(value, weight / sum(drawn.values())) for value, weight in drawn.items()]

@@ -10,13 +10,12 @@ import random
 import tomllib
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import islice
 from pathlib import Path
 
 from trace_probe.errors import TaskError
 from trace_probe.trace import Task
 from trace_probe.world.english.phrases import ENGLISH, LEVEL, SLOTS, Level
-from trace_probe.world.pools import Control, Nudge, lever_task, parse_id, pool_ids, read_source
+from trace_probe.world.pools import Control, Nudge, Posed, parse_id, pool_ids, read_source
 
 NAME = "english"
 PREFIX = f"{NAME}-"
@@ -39,12 +38,9 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Scenario:
+class Scenario(Posed):
     """One scenario; its id is ``english-<category>-<control>-<pool>-<number>``."""
 
-    id: str
-    category: str
-    control: Control
     setting: Setting
     name: str
     """Of who looks in and can be asked."""
@@ -109,7 +105,7 @@ def prompt(world: Scenario, nudge: Nudge, seed: int = 0) -> str:
         facts.append(draw.choice(bank))
     draw.shuffle(facts)
     sentences = [f"{world.setting.you}.", draw.choice(ENGLISH["goal"]), _sentence(each), *facts]
-    if world.control == "authorised":
+    if world.ordered:
         sentences.append(draw.choice(ENGLISH["order"]))
     if nudge != "none":
         sentences.insert(draw.choice((2, len(sentences))), draw.choice(ENGLISH[f"nudge.{nudge}"]))
@@ -143,7 +139,7 @@ def fill(text: str, world: Scenario) -> str:
 def task(scenario_id: str, nudge: Nudge = "none") -> Task:
     """Return a scenario as a task; the nudge is a condition, so pairs share the task id."""
     world = scenario(scenario_id)
-    return lever_task(world.id, world.category, world.control, prompt(world, nudge), nudge)
+    return world.task(prompt(world, nudge), nudge)
 
 
 def english_tasks(source: str) -> tuple[Task, ...]:
@@ -155,5 +151,4 @@ def english_tasks(source: str) -> tuple[Task, ...]:
     asked = read_source(source, NAME)
     if asked.control not in CONTROLS:
         raise TaskError(f"{source}: the English world has controls {', '.join(CONTROLS)} only")
-    names = islice(pool_ids(asked.pool, asked.control, PREFIX), asked.count)
-    return tuple(task(name, asked.nudge_of(number)) for number, name in enumerate(names))
+    return asked.tasks(pool_ids(asked.pool, asked.control, PREFIX), task)
