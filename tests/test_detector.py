@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from explorer.pages import open_page
 
 from trace_probe.errors import ProbeError
 from trace_probe.explorer.runs import VARIABLE
@@ -29,7 +30,6 @@ from trace_probe.store import Store
 from trace_probe.trace import Sampling
 
 ROOT = Path(__file__).parents[1]
-APP = ROOT / "app.py"
 SAMPLING = Sampling(seed=5, top_p=0.98, max_new_tokens=90)
 Alarms = set[tuple[str, str, int]]
 """Probe, trace and sentence."""
@@ -199,19 +199,13 @@ async def _asked(served: Any, traces: Sequence[Any]) -> list[tuple[Any, str]]:
 
 def on_the_page(folder: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Alarms:
     """Return the alarms that the table of traces shows."""
-    from streamlit.testing.v1 import AppTest
-
     monkeypatch.setenv(VARIABLE, str(folder / "traces"))
     traces = {trace.task.id: trace for trace in Store(folder / "traces" / "run").traces()}
     alarms: Alarms = set()
     for name in setting.probes:
-        app = AppTest.from_file(str(APP), default_timeout=60)
         query = {"r": "run", "p": name, "sm": setting.smoothing, "th": setting.threshold}
-        for key, value in query.items():
-            if value is not None:
-                app.query_params[key] = str(value)
-        app.switch_page(str(ROOT / "trace_probe" / "explorer" / "views" / "traces.py"))
-        app.run()
+        given = {key: str(value) for key, value in query.items() if value is not None}
+        app = open_page("traces", **given)
         assert not app.exception
         shown = app.dataframe[0].value
         for task, places in zip(shown["task"], shown["alarm → said → act"], strict=True):
