@@ -47,14 +47,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "flag": ("flag", "run", PROBE, "--json"),
     "calibrate": ("calibrate", "run", "probe", "--json"),
     "oracle": (
-        *("oracle", "run", "--name", "killed", "--traces", "4", "--continuations", "2"),
+        *("oracle", "run", "--name", "killed", "--traces", "8", "--continuations", "2"),
         *("--bisections", "0"),
     ),
     "study": ("study", "run", OTHER, "--json"),
     "efficiency": ("efficiency", "run", PROBE, "--json"),
     "steer": (
         *("steer", "run", PROBE, "--name", "killed", "--prompts", "2", "--continuations", "1"),
-        *("--randoms", "1", "--unrelated", "1", "--doses", "0.1", "--dose", "0.1", "--at", "0.8"),
+        *("--randoms", "1", "--unrelated", "1", "--doses", "0.1", "--dose", "0.1"),
         *("--backend", "hooks", "--json"),
     ),
     "annotations": (),
