@@ -9,14 +9,13 @@ of a run, the oracle stands beside the probe on those traces. What is there is n
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.demo import DemoPlan, run_demo, smaller
 from trace_probe.emergence.standing import beside_oracle
 from trace_probe.evaluation.held_out import Beside, evaluate_probe
@@ -32,7 +31,7 @@ from trace_probe.statistics.bootstrap import shown
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 from trace_probe.trace import Trace
-from trace_probe.training import train
+from trace_probe.training import score_run, train
 from trace_probe.world import language
 from trace_probe.world.agent import chance as agent_facts
 from trace_probe.world.agent.errand import PREFIX as ERRAND
@@ -43,7 +42,6 @@ from trace_probe.world.scenario import scenario
 
 LAST, FACTS = "last token, linear", "facts of the world"
 TIMES = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,8 @@ class HeadlinePlan:
     seed: int = 0
     small: bool = False
     """Train on the demo's small plan, as is due where an organism writes slowly."""
+    features: str = ""
+    """More linear probes to judge, by the feature that each reads: ``mean,running-mean``."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,18 @@ def measure(plan: HeadlinePlan, say: Say) -> Found:
     linear = load_probe(folder / "linear")
     last = _trained(folder / "last", learned, say, features=("last",), smoothing="max")
     mlp = _trained(folder / "mlp", learned, say, head="mlp")
+    rivals = {LAST: last, "mlp": mlp}
+    for feature in filter(None, plan.features.split(",")):
+        asked = {"features": (feature,)}
+        rivals[f"{feature}, linear"] = _trained(folder / feature, learned, say, **asked)
     rates = _rates(learned, linear)
     judged = []
     for name, store in (("held-out tasks", learned), ("fresh pool", fresh)):
         say(f"{name}: evaluate")
         store.write_scores(FACTS, {trace.id: _facts(trace, rates) for trace in store.traces()})
-        for other, probe in ((LAST, last), ("mlp", mlp)):
+        for other, probe in rivals.items():
             store.write_scores(other, _scores(store, probe))
-        others = Beside(trained_on=learned, detectors=(LAST, "mlp", FACTS))
+        others = Beside(trained_on=learned, detectors=(*rivals, FACTS))
         report, scores = evaluate_probe(store, linear, seed=plan.seed, beside=others)
         report = beside_oracle(report, store, linear.card, scores[linear.card.name])
         judged.append(_judged(name, report))
@@ -130,8 +134,6 @@ def _trained(folder: Path, store: Store, say: Say, **settings: Any) -> SavedProb
 
 
 def _scores(store: Store, probe: SavedProbe) -> Scores:
-    from trace_probe.training import score_run
-
     return probe.smoothing.apply(score_run(store, probe))
 
 

@@ -28,6 +28,7 @@ from trace_probe.statistics.metrics import first_alarm
 from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing
 from trace_probe.storage.typed import from_plain, renamed
 from trace_probe.store import Store
+from trace_probe.trace import Sampling
 
 OUTSIDE = (
     "outside the calibrated range: neither an alarm nor its absence can be relied on for texts "
@@ -144,9 +145,19 @@ def as_detector(probe: SavedProbe | Detector) -> Detector:
 def as_detectors(
     probes: SavedProbe | Detector | Sequence[SavedProbe | Detector],
 ) -> tuple[Detector, ...]:
-    """Return one or several probes as detectors; see `as_detector`."""
+    """Return one or several probes as detectors; see `as_detector`.
+
+    Raises:
+        ProbeError: their rows end differently, so that no one pass gives those of all.
+    """
     several = [probes] if isinstance(probes, SavedProbe | Detector) else probes
-    return tuple(map(as_detector, several))
+    found = tuple(map(as_detector, several))
+    if len({one.saved.card.row_end for one in found}) > 1:
+        names = ", ".join(one.name for one in found)
+        raise ProbeError(
+            f"the rows of {names} do not end alike: use them one by one, or train them on one run"
+        )
+    return found
 
 
 def load_detector(
@@ -154,7 +165,7 @@ def load_detector(
     *,
     smoothing: str | None = None,
     threshold: float | None = None,
-    decoding: Decoding | None = None,
+    decoding: Decoding | Sampling | None = None,
 ) -> Detector:
     """Return the detector of a probe's folder.
 
@@ -167,7 +178,7 @@ def load_detector(
             or a probe of a hub, ``hub:org/name@revision``.
         smoothing: ``max``, ``mean:N``, ``ema:WEIGHT``, ``K-of-N`` or ``cusum:DRIFT``.
         threshold: Smoothed score from which on it alarms.
-        decoding: How the tokens to be scored are drawn.
+        decoding: How the tokens to be scored are drawn, such as the sampling of a run.
 
     Raises:
         ProbeError: there is no probe, or it has no threshold for this smoothing.
@@ -179,6 +190,7 @@ def load_detector(
     """
     here = local_folder(folder)
     saved = load_probe(here)
+    decoding = Decoding.of(decoding) if isinstance(decoding, Sampling) else decoding
     return _resolved(here, as_detector(saved), saved.card.model, (smoothing, threshold), decoding)
 
 
