@@ -12,6 +12,9 @@ from hypothesis import settings
 from tiny_models import random_network, word_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault(
+    "NUMBA_OPT", "0"
+)  # UMAP is compiled in each process, and then has little to do
 if "PYTEST_XDIST_WORKER" in os.environ:  # beside other workers, a second thread only waits
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")

@@ -134,7 +134,8 @@ def test_an_oracle_is_asked_once_and_sets_the_probe_on_its_axis(folder: Path) ->
 def test_steering_and_intervening_end_in_a_verdict(folder: Path) -> None:
     run, probe = folder / "traces" / "run", folder / "probes" / "run"
     few = ("--randoms", 2, "--unrelated", 1, "--prompts", 2, "--continuations", 1, "--doses", "1")
-    steered = invoke("steer", run, probe, *few, "--json")
+    short = ("--at", 0.8)  # what is left of a thought is soon written
+    steered = invoke("steer", run, probe, *few, *short, "--json")
     assert steered.exit_code == 0, steered.output
     value = json.loads(steered.stdout)
     assert value["controls"] == {"random": 2, "unrelated": 1}

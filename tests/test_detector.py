@@ -5,15 +5,23 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from explorer.pages import open_page
 
 from trace_probe.errors import ProbeError
 from trace_probe.explorer.runs import VARIABLE
-from trace_probe.monitor.calibrated import Decoding, calibrate, range_of_card, save_calibration
+from trace_probe.monitor.calibrated import (
+    Calibration,
+    Decoding,
+    calibrate,
+    range_of_card,
+    save_calibration,
+)
 from trace_probe.monitor.detector import (
     Detector,
     Source,
@@ -24,12 +32,13 @@ from trace_probe.monitor.detector import (
 from trace_probe.monitor.flagging import read_trace
 from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.probe import load_probe, save_probe
+from trace_probe.statistics.calibration import Guarantee
 from trace_probe.statistics.smoothing import MAX, parse_smoothing
 from trace_probe.store import Store
 from trace_probe.trace import Sampling
 
 ROOT = Path(__file__).parents[1]
-APP = ROOT / "app.py"
+TASKS = 8
 SAMPLING = Sampling(seed=5, top_p=0.98, max_new_tokens=90)
 Alarms = set[tuple[str, str, int]]
 """Probe, trace and sentence."""
@@ -91,27 +100,26 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_probe(root / "probes" / "other", replace(saved, card=card))
     manifest = new_manifest(model, SAMPLING, layers=(saved.card.layer,), pooling=saved.card.pooling)
     run = Store.create(root / "traces" / "run", manifest)
-    record(model, tasks_from("world:table:14"), run, progress=False)
+    record(model, tasks_from(f"world:table:{TASKS}"), run, progress=False)
     return root
 
 
+@cache
+def calibrated(probe: Path, guarantee: Guarantee, rate: float) -> Calibration:
+    """Return how a probe is calibrated on the committed run; at each setting that says so."""
+    demo, smoothings = Store(ROOT / "traces" / "demo"), ["max", "mean:3", "ema:0.5", "2-of-3"]
+    return calibrate(
+        demo, load_probe(probe), smoothings, rate, guarantee=guarantee, sibling_rate=rate
+    )
+
+
 def prepare(folder: Path, setting: Setting) -> None:
-    """Calibrate the probes on the committed run as a setting says."""
-    demo = Store(ROOT / "traces" / "demo")
+    """Calibrate the probes as a setting says."""
     for name in ("demo", "other"):
         probe = folder / "probes" / name
         (probe / "alarms.json").unlink(missing_ok=True)
         for guarantee, rate in setting.calibrations:
-            smoothings = ["max", "mean:3", "ema:0.5", "2-of-3"]
-            saved = load_probe(probe)
-            found = calibrate(
-                demo,
-                saved,
-                smoothings,
-                rate,
-                guarantee=guarantee,  # type: ignore[arg-type]
-                sibling_rate=rate,
-            )
+            found = calibrated(probe, guarantee, rate)
             decoding = Decoding(setting.temperature, found.decoding.top_p)
             save_calibration(probe, replace(found, decoding=decoding))
 
@@ -199,19 +207,13 @@ async def _asked(served: Any, traces: Sequence[Any]) -> list[tuple[Any, str]]:
 
 def on_the_page(folder: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Alarms:
     """Return the alarms that the table of traces shows."""
-    from streamlit.testing.v1 import AppTest
-
     monkeypatch.setenv(VARIABLE, str(folder / "traces"))
     traces = {trace.task.id: trace for trace in Store(folder / "traces" / "run").traces()}
     alarms: Alarms = set()
     for name in setting.probes:
-        app = AppTest.from_file(str(APP), default_timeout=60)
         query = {"r": "run", "p": name, "sm": setting.smoothing, "th": setting.threshold}
-        for key, value in query.items():
-            if value is not None:
-                app.query_params[key] = str(value)
-        app.switch_page(str(ROOT / "trace_probe" / "explorer" / "views" / "traces.py"))
-        app.run()
+        given = {key: str(value) for key, value in query.items() if value is not None}
+        app = open_page("traces", **given)
         assert not app.exception
         shown = app.dataframe[0].value
         for task, places in zip(shown["task"], shown["alarm → said → act"], strict=True):
@@ -235,7 +237,7 @@ def test_every_way_of_asking_gives_the_same_alarms(
     prepare(folder, setting)
     flagged = by_command(folder, setting, command)
     assert {probe for probe, _, _ in flagged} == set(setting.probes)  # else it would show nothing
-    assert len(flagged) < 14 * len(setting.probes)
+    assert len(flagged) < TASKS * len(setting.probes)
     assert in_python(folder, setting) == flagged
     assert by_server(folder, setting, model) == flagged
     assert on_the_page(folder, setting, monkeypatch) == flagged

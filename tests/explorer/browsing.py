@@ -75,7 +75,7 @@ class Tab:
         calm = 0
         while calm < 3:
             self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
-            self.page.wait_for_timeout(300)
+            self.page.wait_for_timeout(100)
             calm = calm + 1 if self.page.evaluate(f"({SETTLED})()") else 0
 
     def selected(self) -> int:
@@ -125,7 +125,7 @@ def fetch_axe() -> str:
 
 DRAWN = '[data-testid="stMainBlockContainer"] [data-testid="stElementContainer"]'
 SETTLED = """() => document.querySelector(
-  '[data-testid="stMain"] [data-testid="stElementContainer"]'
+  '[data-test-script-state="notRunning"] [data-testid="stMain"] [data-testid="stElementContainer"]'
 ) && !document.querySelector(
   '[data-testid="stSkeleton"], [data-testid="stAppSkeleton"], [data-testid="stStatusWidget"]'
 )"""

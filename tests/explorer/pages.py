@@ -1,6 +1,7 @@
 """Pages of the explorer, run without a browser."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,23 @@ VIEWS = APP.parent / "trace_probe" / "explorer" / "views"
 PAGES = tuple(sorted(view.stem for view in VIEWS.glob("[a-z]*.py")))
 
 
-def open_page(page: str, **query: str) -> Any:
+def new_app() -> Any:
+    """Return the explorer, not yet run.
+
+    Streamlit looks for components in all packages that are installed. Here it does so once, not for
+    each app: it takes three quarters of the time in which a page opens.
+    """
+    from streamlit.components.v2 import manifest_scanner
     from streamlit.testing.v1 import AppTest
 
-    app = AppTest.from_file(str(APP), default_timeout=20)
+    search = manifest_scanner.scan_component_manifests
+    if not hasattr(search, "cache_info"):
+        setattr(manifest_scanner, search.__name__, cache(search))
+    return AppTest.from_file(str(APP), default_timeout=60)
+
+
+def open_page(page: str, **query: str) -> Any:
+    app = new_app()
     for key, value in query.items():
         app.query_params[key] = value
     if page != "home":

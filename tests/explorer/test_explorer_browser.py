@@ -55,7 +55,7 @@ def test_every_page_opens_without_an_exception_and_fetches_nothing_from_elsewher
         pytest.skip("the 213 real transcripts are not beside the checkout")
     for page in PAGES:
         tab.open(f"{page}?r={run}")
-        tab.page.wait_for_timeout(300)
+        tab.settle()
         assert tab.page.locator('[data-testid="stException"]').count() == 0, page
 
 
@@ -147,7 +147,7 @@ def test_brackets_walk_from_trace_to_trace(tab: Tab) -> None:
     tab.reader(f"trace?r=rich&t=early&p={DETECTOR}")
     tab.page.keyboard.press("]")
     tab.page.wait_for_selector(".reader:not([data-ready=early])[data-ready]", timeout=PATIENCE_MS)
-    tab.page.wait_for_timeout(2500)
+    tab.settle()
     tab.page.keyboard.press("[")
     tab.page.wait_for_selector(".reader[data-ready=early]", timeout=PATIENCE_MS)
 
