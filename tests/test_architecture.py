@@ -155,10 +155,7 @@ def test_all_but_what_runs_a_model_can_be_imported_without_torch() -> None:
     assert {"store", "text.channels", "probing.probe", "commands.main"} <= set(light)
     code = "\n".join(
         (
-            "import sys, time",
-            "start = time.perf_counter()",
-            "import trace_probe",
-            "assert time.perf_counter() - start < 0.1",
+            "import sys",
             *(f"import trace_probe.{name}" for name in light),
             "heavy = {'torch', 'transformers', 'trl', 'openai'} & set(sys.modules)",
             "assert not heavy, heavy",

@@ -23,6 +23,7 @@ MOST_BYTES = 250_000
 MACHINE = re.compile(r"/(?:tmp|home|root|work|Users|private)/")
 SHORTER = {
     "real_model": ("organism.traces(), 320)", "organism.traces(), 64)"),
+    "train_a_probe": ("choose_and_score))", "choose_and_score, folds=2))"),
     "emergence": ("continuations=10", "continuations=2"),
 }
 """A long stretch of a notebook, and a shorter one that goes the same way."""
