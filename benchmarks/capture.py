@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.command import Figures, run
+from benchmarks.command import Figures, Say, run
 from benchmarks.spread import Spread, in_turns
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.model.devices import STATUS, status_bytes
@@ -85,7 +85,7 @@ class CaptureBench(Figures):
         }
 
 
-def bench_capture(plan: CapturePlan, say: Callable[[str], None]) -> CaptureBench:
+def bench_capture(plan: CapturePlan, say: Say) -> CaptureBench:
     """Measure time in turns in this process, and memory in a fresh process each."""
     in_turns(_ways(plan, plan.few_layers, 1, SENTENCE), 2)  # to warm up
     size = plan.layers, plan.traces, plan.tokens

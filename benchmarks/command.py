@@ -12,6 +12,9 @@ from typing import Any, cast
 
 from trace_probe.files import plain
 
+Say = Callable[[str], None]
+"""Is told of progress."""
+
 
 class Figures:
     """Base class of results, which are dataclasses: what follows from the fields is a property."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import Figures, run
+from benchmarks.command import Figures, Say, run
 from benchmarks.spread import Spread, in_turns
 from trace_probe.emergence.continuers import branch_of
 from trace_probe.emergence.oracle import OraclePlan, choose, wanted
@@ -20,7 +20,6 @@ from trace_probe.model.peers import Sizes, random_model
 from trace_probe.store import Store
 from trace_probe.trace import Sampling
 
-Say = Callable[[str], None]
 TEXT, SHARED = "from the text", "prefix shared"
 
 

@@ -7,12 +7,12 @@ often the signal is found. The headline is tried in the same way, its chance bei
 scores' exchange among the traces of a prompt.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.statistics.bootstrap import (
     Bounds,
     Index,
@@ -147,7 +147,7 @@ class Coverage:
     """By number of prompts, from ten on: even and uneven prompts."""
 
 
-def coverage(plan: CoveragePlan, say: Callable[[str], object]) -> Coverage:
+def coverage(plan: CoveragePlan, say: Say) -> Coverage:
     """Measure how often an interval over few tasks claims what is not there."""
     kinds = (World(), World(uneven=True))
     claims, headlines = {}, {}

@@ -7,12 +7,11 @@ judged on tasks that the probe has not seen: by the AUROC within prompts after p
 thought, and up to where it is said. Nothing is chosen on these tasks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.evaluation.layers import at_layer
 from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
 from trace_probe.probing.probe import SavedProbe, load_probe
@@ -56,7 +55,7 @@ class Depth:
     layers: tuple[Layer, ...]
 
 
-def measure(plan: DepthPlan, say: Callable[[str], None]) -> Depth:
+def measure(plan: DepthPlan, say: Say) -> Depth:
     """Where in a network is the signal, and when?"""
     store, saved = Store(plan.run), load_probe(plan.probe)
     found, cohort = [], None

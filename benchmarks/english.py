@@ -8,14 +8,15 @@ the lever follows from what scripted thoughts of unseen scenarios have met.
     python -m benchmarks.english --model organism:english-base
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.emergence.curve import OraclePoint
 from trace_probe.labels import Label
+from trace_probe.model.local import load_model
 from trace_probe.organism.degrees import Degrees, DegreesPlan, degrees, places
+from trace_probe.organism.packing import Packer
 from trace_probe.organism.schooling import Grasp, examine
 from trace_probe.statistics.bootstrap import shown
 from trace_probe.trace import Sampling, Span, Trace
@@ -53,7 +54,7 @@ class Found:
     model: Grasp | None
 
 
-def measure(plan: EnglishPlan, say: Callable[[str], None]) -> Found:
+def measure(plan: EnglishPlan, say: Say) -> Found:
     """How gradual is the signal of the English world?"""
     rules, traces, labels = RuleLabeller(), list[Trace](), dict[str, Label]()
     for number, name in enumerate(islice(pool_ids("script", "none", PREFIX), plan.prompts)):
@@ -71,11 +72,8 @@ def measure(plan: EnglishPlan, say: Callable[[str], None]) -> Found:
     )
 
 
-def asked(plan: EnglishPlan, say: Callable[[str], None]) -> Grasp:
+def asked(plan: EnglishPlan, say: Say) -> Grasp:
     """Return how far a model's chances follow the facts."""
-    from trace_probe.model.local import load_model
-    from trace_probe.organism.packing import Packer
-
     model = load_model(plan.model)
     say(f"asking {model.name} on {plan.asked} prompts")
     return examine(model.blocks.network, Packer(model.tokenizer), plan.asked)

@@ -10,11 +10,11 @@ it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.model.local import load_model
 from trace_probe.model.naming import without_version
 from trace_probe.monitor.detector import Detector, load_detector
@@ -67,7 +67,7 @@ class Everyday:
     """Texts, alarms and texts outside, by kind."""
 
 
-def measure(plan: EverydayPlan, say: Callable[[str], None]) -> Everyday:
+def measure(plan: EverydayPlan, say: Say) -> Everyday:
     """What does a detector say of everyday text?"""
     detector, store = load_detector(plan.probe), Store(plan.run)
     model = load_model(without_version(detector.saved.card.model))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from benchmarks.generated import DETECTOR, LONG, Size, generate
 from benchmarks.serve import free_port, resident, wait_until_up
 from trace_probe.errors import TraceProbeError
@@ -84,7 +84,7 @@ class ExplorerBench:
         return {**asdict(self), "median": medians, "budget": BUDGETS, "within": self.within}
 
 
-def bench_explorer(size: Size, say: Callable[[str], None], *, repeats: int = 5) -> ExplorerBench:
+def bench_explorer(size: Size, say: Say, *, repeats: int = 5) -> ExplorerBench:
     """Generate a run, serve it, and walk through it in a browser.
 
     Raises:
@@ -148,7 +148,7 @@ class Walk:
         self,
         window: Any,  # noqa: ANN401 - Playwright's own
         address: str,
-        say: Callable[[str], None],
+        say: Say,
         repeats: int,
     ) -> None:
         """Start in an empty window."""

@@ -5,15 +5,16 @@ the chance of its own set. How many of so many other traces alarm is therefore b
 than the binomial of a rate that is known, and it is by that wider range that a guarantee is judged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import betabinom, binom
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.labels import label_traces
 from trace_probe.model.local import load_model
 from trace_probe.monitor.calibrated import level
@@ -30,7 +31,6 @@ from trace_probe.world.rules import RuleLabeller
 from trace_probe.world.scenario import world_tasks
 from trace_probe.world.worlds import WORLDS
 
-Say = Callable[[str], None]
 Range = tuple[int, int]
 CARD = "card "
 """Before the smoothing, where the threshold is the card's, set on its own calibration traces."""
@@ -178,8 +178,6 @@ def _maxima(scores: Scores, ids: Sequence[str], smoothing: str) -> NDArray[np.fl
 
 def plain_range(traces: int, share: float) -> Range:
     """Return the central 95 % of alarms if each trace alarms with this very probability."""
-    from scipy.stats import binom
-
     low, high = binom.ppf(SIDES, traces, share)
     return int(low), int(high)
 
@@ -191,8 +189,6 @@ def noisy_range(traces: int, share: float, calibration: int) -> Range:
     ``Beta(a, n + 1 - a)`` with ``a = share (n + 1)`` over calibration sets of n (Vovk 2012), and
     the alarms of other traces are beta-binomial.
     """
-    from scipy.stats import betabinom
-
     a = share * (calibration + 1)
     low, high = betabinom.ppf(SIDES, traces, a, calibration + 1 - a)
     return int(low), int(high)

@@ -9,14 +9,13 @@ of a run, the oracle stands beside the probe on those traces. What is there is n
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.demo import DemoPlan, run_demo, smaller
 from trace_probe.emergence.standing import beside_oracle
 from trace_probe.evaluation.held_out import Beside, evaluate_probe
@@ -32,7 +31,7 @@ from trace_probe.statistics.bootstrap import shown
 from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 from trace_probe.trace import Trace
-from trace_probe.training import train
+from trace_probe.training import score_run, train
 from trace_probe.world import language
 from trace_probe.world.agent import chance as agent_facts
 from trace_probe.world.agent.errand import PREFIX as ERRAND
@@ -43,7 +42,6 @@ from trace_probe.world.scenario import scenario
 
 LAST, FACTS = "last token, linear", "facts of the world"
 TIMES = re.compile(rf"\b({'|'.join(language.TIMES)})\b")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,6 @@ def _trained(folder: Path, store: Store, say: Say, **settings: Any) -> SavedProb
 
 
 def _scores(store: Store, probe: SavedProbe) -> Scores:
-    from trace_probe.training import score_run
-
     return probe.smoothing.apply(score_run(store, probe))
 
 

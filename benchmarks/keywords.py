@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from benchmarks.pack import thinking_copy
 from trace_probe.model.local import load_model
 from trace_probe.recording.record import new_manifest, record
@@ -67,7 +67,7 @@ class Keywords:
     levels: Mapping[str, Level]
 
 
-def measure(plan: KeywordPlan, say: Callable[[str], None]) -> Keywords:
+def measure(plan: KeywordPlan, say: Say) -> Keywords:
     """What does a small pretrained model write to InstrumentalEval's tasks?"""
     root = Path(plan.folder)
     model = load_model(str(thinking_copy(plan.model, root / "model")), dtype=plan.dtype)

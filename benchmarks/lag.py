@@ -15,17 +15,16 @@ third comes late, so the truth lies between them. The average of P some sentence
 has no such error.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.emergence.curve import OraclePoint, oracle_points, prefixes
 from trace_probe.emergence.onset import onset
 from trace_probe.emergence.oracle import caught
 from trace_probe.errors import NotEnoughData
-from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import load_detector
 from trace_probe.statistics.bootstrap import ANY, SHARE, Bounds, Mask, Metric, mean, share, shown
 from trace_probe.store import Store
@@ -84,10 +83,10 @@ class Lags:
     each: tuple[Lag, ...]
 
 
-def measure(plan: LagPlan, say: Callable[[str], None]) -> Lags:
+def measure(plan: LagPlan, say: Say) -> Lags:
     """How long after the act became likely does the alarm come?"""
     store = Store(plan.run)
-    detector = load_detector(plan.probe, decoding=Decoding.of(store.manifest.sampling))
+    detector = load_detector(plan.probe, decoding=store.manifest.sampling)
     saved = detector.saved
     traces = {trace.id: trace for trace in saved.card.unseen(store.traces())}
     labels = store.labels(saved.card.labeller)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import Figures, run
+from benchmarks.command import Figures, Say, run
 from benchmarks.spread import Spread
 from trace_probe.model.blocks import HookedBlocks
 from trace_probe.model.facts import ModelFacts
 from trace_probe.model.local import Model, load_model
+from trace_probe.model.peers import Sizes, random_model
 from trace_probe.monitor.live import Monitor
 from trace_probe.probing.features import parse_features
 from trace_probe.probing.linear import LinearProbe
@@ -24,7 +25,6 @@ from trace_probe.trace import Sampling
 from trace_probe.world.scenario import world_tasks
 from trace_probe.world.worlds import WORLDS
 
-Say = Callable[[str], None]
 Writing = Generator[object, None, None]
 NEVER = 1e9
 RANDOM = re.compile(r"random:(\d+)x(\d+)")
@@ -94,8 +94,6 @@ def bench_monitor(plan: MonitorPlan, say: Say) -> MonitorBench:
 def _model(plan: MonitorPlan) -> Model:
     if not (shape := RANDOM.fullmatch(plan.model)):
         return load_model(plan.model)
-    from trace_probe.model.peers import Sizes, random_model
-
     return random_model(Sizes(layers=int(shape[1]), width=int(shape[2])), plan.seed)
 
 

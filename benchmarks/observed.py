@@ -7,12 +7,12 @@ compare all traces; here only those of the same task are compared, or those of t
 a condition.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.probing.dataset import Corpus, build_cohort
 from trace_probe.statistics.bootstrap import Metric, Values, resample, shown
 from trace_probe.statistics.metrics import pairs_across
@@ -37,7 +37,7 @@ class Observed:
     pairs: Mapping[str, int]
 
 
-def measure(plan: ObservedPlan, say: Callable[[str], None]) -> Observed:
+def measure(plan: ObservedPlan, say: Say) -> Observed:
     """What do detectors of whole thoughts tell within a task?"""
     store = Store(plan.run)
     every = Corpus(tuple(store.traces()), store.labels())

@@ -13,7 +13,7 @@ threshold; and the hard-negative tasks, for which nothing is promised.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from benchmarks.false_alarms import noisy_range, plain_range
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
@@ -40,7 +40,6 @@ from trace_probe.tasks.pack import partners
 from trace_probe.tasks.sources import tasks_from
 from trace_probe.trace import Role, Sampling, Trace
 
-Say = Callable[[str], None]
 Peaks = NDArray[np.floating[Any]]
 WRITES = "<|im_start|>assistant\n' }}{% endif %}"
 """How the chat template of the model ends."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.local import Model, load_model
@@ -31,7 +31,6 @@ from trace_probe.statistics.metrics import Scores
 from trace_probe.store import Store
 from trace_probe.world.rules import RuleLabeller
 
-Say = Callable[[str], None]
 Weights = dict[str, Any]
 BATCH = 128
 

@@ -22,10 +22,9 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import Figures, run
+from benchmarks.command import Figures, Say, run
 from trace_probe.errors import ServerError
 
-Say = Callable[[str], None]
 START_S = 180.0
 
 

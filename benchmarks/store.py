@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.command import run
+from benchmarks.command import Say, run
 from benchmarks.spread import Spread, in_turns
 from trace_probe.activations import Activations, pooled_spans
 from trace_probe.labels import Label
@@ -30,7 +31,6 @@ from trace_probe.upkeep.pack import pack
 
 TOKENS_A_SENTENCE = 20
 CATEGORIES = 6
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -189,14 +189,9 @@ def _reads(root: Path, files: Store, packed: Store, plan: StorePlan) -> dict[str
         "files": lambda place, layer: files.activations(traces[place], (layer,)),
         "packed": lambda place, layer: packed.activations(traces[place], (layer,)),
     }
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(plan.rounds * plan.reads):
-        place, layer = int(rng.integers(len(traces))), int(rng.integers(plan.layers))
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way(place, layer)
-            found[name].append(1e3 * (time.perf_counter() - began))
-    return _spreads(found)
+    places = rng.integers((len(traces), plan.layers), size=(plan.rounds * plan.reads, 2)).tolist()
+    reads = {name: partial(next, starmap(way, places)) for name, way in ways.items()}
+    return _spreads(in_turns(reads, len(places), clock=time.perf_counter), 1e3)
 
 
 def _listings(path: Path, plan: StorePlan) -> dict[str, Spread]:
@@ -224,15 +219,15 @@ def _listings(path: Path, plan: StorePlan) -> dict[str, Spread]:
     if any(way() != expected for way in ways.values()):
         raise AssertionError(f"a way did not find the {expected} traces that are there")
     taken = in_turns(ways, plan.rounds, clock=time.perf_counter)
-    return _spreads({name: [1e3 * one for one in each] for name, each in taken.items()})
+    return _spreads(taken, 1e3)
 
 
 def _lines(path: Path, name: str) -> list[bytes]:
     return (path / f"{name}.jsonl").read_bytes().splitlines()
 
 
-def _spreads(found: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
-    return {name: Spread.of(values) for name, values in found.items()}
+def _spreads(found: Mapping[str, Sequence[float]], times: float = 1.0) -> dict[str, Spread]:
+    return {name: Spread.of([times * one for one in each]) for name, each in found.items()}
 
 
 def format_store_bench(bench: StoreBench) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.command import Figures, run
+from benchmarks.command import Figures, Say, run
 from benchmarks.spread import Spread
 from trace_probe.probing.probe import LinearProbe
 from trace_probe.probing.ridge import Block, ridge_from_moments, ridge_paths, sum_moments
@@ -83,7 +83,7 @@ class SweepBench(Figures):
         }
 
 
-def bench_sweep(plan: SweepPlan, say: Callable[[str], None]) -> SweepBench:
+def bench_sweep(plan: SweepPlan, say: Say) -> SweepBench:
     """Sweep planted layers in both ways, the first one of a layer in turns.
 
     Seconds are processor seconds of this process, summed over its threads. The final

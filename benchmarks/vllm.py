@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.command import Figures, run
+from benchmarks.command import Figures, Say, run
 from benchmarks.monitor import MonitorPlan, random_probe
 from benchmarks.spread import Spread
 from trace_probe.engine.rows import blocks_of
 
-Say = Callable[[str], None]
 Write = Callable[[Sequence[Sequence[int]], int], int]
 """Completes prompts with a seed; returns how many tokens were written."""
 BARE, AGAIN, CAPTURE, GUARD, LENS = "vLLM alone", "alone again", "capture", "guard", "to the host"

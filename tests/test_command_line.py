@@ -1,6 +1,8 @@
 """What all commands share: groups, the version, Ctrl-C, and no overwriting without --force."""
 
+import ast
 import json
+import re
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from trace_probe.commands.documented import Commands, Told
 from trace_probe.commands.layout import INTERRUPTED, PANELS, RESUMES, after_interruption
 from trace_probe.commands.main import app
+from trace_probe.commands.model_options import Loading
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., tuple[int, str, str]]
@@ -47,6 +51,51 @@ def parameters(group: Any) -> list[tuple[str, Any]]:
 
 def test_every_option_has_a_text_of_its_own() -> None:
     assert [(name, each.opts) for name, each in parameters(get_command(app)) if not each.help] == []
+
+
+def test_a_command_is_described_by_its_docstring_or_else_by_the_shared_one(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plant(place: str, *, seed: int = 0, loud: bool = False, loading: Loading) -> Told:
+        """Plant a seed.
+
+        Args:
+            place: Where it
+                grows.
+            loud: Say so: {"loud": true}.
+        """
+        given = {"place": place, "seed": seed, "loud": loud, "device": loading.device}
+        return Told(given, f"{place} is planted", code=3 if loud else 0)
+
+    own = Commands()
+    own.command()(plant)
+    params: Any = {one.name: one for one in get_command(own).params}
+    fields = ["adapter", "device", "device_map", "dtype", "revision"]
+    assert list(params)[:9] == ["place", "seed", "loud", "as_json", *fields]
+    assert params["place"].help == "Where it grows."
+    assert params["loud"].help == 'Say so: {"loud": true}.'
+    assert params["seed"].help.startswith("Seed of all random numbers")
+    assert params["loud"].secondary_opts == []
+    assert params["device"].help == "cpu, cuda, cuda:1, mps."
+    assert get_command(own).help == "Plant a seed."
+    monkeypatch.setattr("trace_probe.commands.main.app", own)
+    assert command("here") == (0, "here is planted\n", "")
+    code, out, _ = command("here", "--loud", "--json", "--device", "cpu")
+    found = {"place": "here", "seed": 0, "loud": True, "device": "cpu"}
+    assert (code, json.loads(out)) == (3, found)
+
+
+def test_no_command_describes_a_parameter_that_it_lacks() -> None:
+    checked = 0
+    for file in (ROOT / "trace_probe" / "commands").glob("*.py"):
+        for one in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(one, ast.FunctionDef) and "Args:" in (ast.get_docstring(one) or ""):
+                taken = {each.arg for each in (*one.args.args, *one.args.kwonlyargs)}
+                _, _, entries = (ast.get_docstring(one) or "").partition("Args:")
+                named = set(re.findall(r"^ {4}(\w+): ", entries, re.MULTILINE))
+                assert named <= taken, (file.name, one.name)
+                checked += 1
+    assert checked > 30
 
 
 def test_a_switch_is_not_shown_as_if_it_took_a_value(command: Command) -> None:

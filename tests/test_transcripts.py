@@ -15,6 +15,8 @@ from trace_probe.interop.transcripts import ImportReport, import_transcripts, re
 from trace_probe.labels import Label
 from trace_probe.store import Store
 from trace_probe.tasks.sources import tasks_from
+from trace_probe.text.channels import END_OF_TURN
+from trace_probe.text.parts import tags_left
 from trace_probe.trace import Thought, Trace
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
@@ -394,7 +396,9 @@ texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 def test_any_text_survives_the_round_trip(
     tmp_path_factory: pytest.TempPathFactory, prompt: str, reasoning: str | None, answer: str | None
 ) -> None:
-    assume(f"{reasoning or ''}{answer or ''}".strip())  # what says nothing is left out
+    said = f"{reasoning or ''}{answer or ''}"
+    assume(said.strip())  # what says nothing is left out
+    assume(not tags_left(said) and not any(tag in said for tag in END_OF_TURN))  # which are markup
     folder = tmp_path_factory.mktemp("any")
     file = write(folder / "t.jsonl", {"prompt": prompt, "cot": reasoning, "answer": answer})
     ((trace, _),) = read_transcripts(file, DEFAULT_MAPPING)

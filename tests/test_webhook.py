@@ -30,7 +30,7 @@ def sent(
 
     async def run(url: str) -> float:
         hook = replace(Hook(url, KEY.encode()), **{**quick, **patience})
-        async with Webhook(hook, lambda result: found.update([result])) as webhook:
+        async with Webhook(hook, lambda result: found.update([result])).running() as webhook:
             began = time.monotonic()
             for number in range(alarms):
                 webhook.put({**ALARM, "sentence": number})

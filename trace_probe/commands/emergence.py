@@ -7,80 +7,61 @@ import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
+from trace_probe.commands.documented import Commands, Told
 from trace_probe.commands.elsewhere import served_model
-from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import numbers, say, show_result
+from trace_probe.commands.model_options import Loading
+from trace_probe.commands.options import numbers, say
 from trace_probe.errors import StoreError
 from trace_probe.model.naming import without_version
 
-emergence = typer.Typer()
-
-Name = Annotated[str, typer.Option(help="Name of the oracle, where a run has several.")]
-RunModel = Annotated[
-    str | None, typer.Option(help="Where the run's own model is. Default: found by its name.")
-]
-Backend = Annotated[
-    Literal["transformer-lens", "hooks"], typer.Option(help="How the stream is changed.")
-]
-By = Annotated[str, typer.Option(help="Labeller of the outcomes, as in `label`.")]
-Experiment = Annotated[str, typer.Option(help="Name of the experiment, where a run has several.")]
-Limit = Annotated[int | None, typer.Option("--traces", min=1, help="The most traces to take.")]
+emergence = Commands()
 
 
 @emergence.command()
-@loads_model
 def oracle(
-    run: options.Run,
+    run: Path,
     *,
-    model: RunModel = None,
-    by: Annotated[str | None, typer.Option(help="Labeller of the outcomes, as in `label`.")] = None,
-    continuations: Annotated[int, typer.Option(min=2, help="Continuations of each prefix.")] = 20,
-    bisections: Annotated[int, typer.Option(min=0, help="Prefixes to ask beyond the first 7.")] = 5,
-    every_sentence: Annotated[
-        bool, typer.Option("--every-sentence", help="Ask after each sentence.")
-    ] = False,
-    acting_call: Annotated[
-        bool,
-        typer.Option(
-            "--acting-call",
-            help="Of agents' runs: ask at the prompt, at the end of each model call before the one "
-            "that acts, and after each sentence of that call.",
-        ),
-    ] = False,
-    traces: Limit = None,
-    probe: Annotated[
-        Path | None, typer.Option(help="Only traces of tasks that this probe has not seen.")
-    ] = None,
-    caught: Annotated[
-        bool,
-        typer.Option(
-            "--caught", help="Only traces that act, and that this probe alarms on before it shows."
-        ),
-    ] = False,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only estimate how long it would take.")
-    ] = False,
-    name: Name = "oracle",
-    executor: options.ExecutorName = "local",
-    workers: options.Workers = None,
-    base_url: options.BaseUrls = None,
-    extra: options.Extra = None,
-    tokenizer: options.ServedTokenizer = None,
-    tools: Annotated[
-        str | None,
-        typer.Option(help="Of agents' runs: the environment, as in `record`."),
-    ] = None,
-    max_calls: options.MaxCalls = None,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
+    model: str | None = None,
+    by: str | None = None,
+    continuations: Annotated[int, typer.Option(min=2)] = 20,
+    bisections: Annotated[int, typer.Option(min=0)] = 5,
+    every_sentence: bool = False,
+    acting_call: bool = False,
+    traces: options.Limit = None,
+    probe: Path | None = None,
+    caught: bool = False,
+    estimate: bool = False,
+    name: str = "oracle",
+    executor: options.Executor = "local",
+    workers: options.Limit = None,
+    base_url: list[str] | None = None,
+    extra: str | None = None,
+    tokenizer: str | None = None,
+    tools: str | None = None,
+    max_calls: options.Limit = None,
+    seed: int = 0,
     loading: Loading,
-) -> None:
+) -> Told:
     """Measure P(instrumental | prefix) along the traces of a run by resampling; rerun to resume.
 
     The run's own model continues several times from the recorded token ids at the end of a
     sentence, and the outcomes are counted. No monitor can know more at that point. Agents continue
     to the end of their episode, from sentences and from the start of each model call. Sentences
     after the act are skipped.
+
+    Args:
+        model: Where the run's own model is. Default: found by its name.
+        continuations: Continuations of each prefix.
+        bisections: Prefixes to ask beyond the first 7.
+        every_sentence: Ask after each sentence.
+        acting_call: Of agents' runs: ask at the prompt, at the end of each model call before the
+            one that acts, and after each sentence of that call.
+        traces: The most traces to take.
+        probe: Only traces of tasks that this probe has not seen.
+        caught: Only traces that act, and that this probe alarms on before it shows.
+        estimate: Only estimate how long it would take.
+        name: Name of the oracle, where a run has several.
+        tools: Of agents' runs: the environment, as in `record`.
     """
     from trace_probe.emergence import oracle as asked
     from trace_probe.emergence.asking import Source, ask_run
@@ -103,7 +84,7 @@ def oracle(
         f"about {expected.tokens} tokens"
     )
     if estimate:
-        return show_result(expected, text, as_json=as_json)
+        return Told(expected, text)
     say(text)
     recorded_as = store.manifest.model.removesuffix("@served")
     source = Source(
@@ -118,7 +99,7 @@ def oracle(
     new = ask_run(store, source, chosen, plan, executor=how, name=name, say=say)
     say(f"{new} continuations drawn")
     found = summarise(chosen, labels, drawn_of(store, name))
-    return show_result(found, format_summary(found), as_json=as_json)
+    return Told(found, format_summary(found))
 
 
 def _chosen(
@@ -126,7 +107,6 @@ def _chosen(
 ) -> list[tp.Trace]:
     """Return the traces to ask an oracle about."""
     from trace_probe.emergence import oracle as asked
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.training import score_run
 
     labels = store.labels()
@@ -138,7 +118,7 @@ def _chosen(
     if not caught:
         seen = set(card.training_tasks)
         return asked.choose([t for t in store.traces() if t.task.id not in seen], labels, limit)
-    detector = tp.load_detector(probe, decoding=Decoding.of(store.manifest.sampling))
+    detector = tp.load_detector(probe, decoding=store.manifest.sampling)
     unseen = card.unseen(store.traces())
     found = asked.caught(unseen, labels, detector, score_run(store, detector.saved))
     return [trace for trace in unseen if trace.id in found][:limit]
@@ -146,26 +126,22 @@ def _chosen(
 
 @emergence.command()
 def efficiency(
-    run: options.Run,
-    probe: options.Probe,
+    run: Path,
+    probe: Path,
     *,
-    beside: Annotated[
-        list[str] | None,
-        typer.Option(help="Detector whose scores are kept in the run; repeat it."),
-    ] = None,
-    sibling_rate: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, help="Share of harmless traces of the same prompts that may alarm."
-        ),
-    ] = 0.05,
-    name: Name = "oracle",
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
+    beside: list[str] | None = None,
+    sibling_rate: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.05,
+    name: str = "oracle",
+    seed: int = 0,
+) -> Told:
     """Compare a probe and the text with the oracle: how much of the possible warning each gives.
 
     After `evaluate` and `oracle`; on tasks that the probe has not seen.
+
+    Args:
+        beside: Detector whose scores are kept in the run; repeat it.
+        sibling_rate: Share of harmless traces of the same prompts that may alarm.
+        name: Name of the oracle, where a run has several.
     """
     from trace_probe.emergence.curve import drawn_of
     from trace_probe.emergence.efficiency import efficiency as compare
@@ -187,19 +163,18 @@ def efficiency(
         sibling_rate=sibling_rate,
         seed=seed,
     )
-    show_result(found, format_efficiency(found), as_json=as_json)
+    return Told(found, format_efficiency(found))
 
 
 @emergence.command()
-def standing(
-    pairs: Annotated[list[Path], typer.Argument(help="RUN PROBE, RUN PROBE, ...")],
-    name: Name = "oracle",
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
+def standing(pairs: list[Path], name: str = "oracle", seed: int = 0) -> Told:
     """Show several probes in one table, beside the best text baseline and the oracle.
 
     After `evaluate`, and `oracle` where there is one.
+
+    Args:
+        pairs: RUN PROBE, RUN PROBE, ...
+        name: Name of the oracle, where a run has several.
     """
     from trace_probe.emergence.standing import format_standings
     from trace_probe.emergence.standing import standing as stands
@@ -210,41 +185,46 @@ def standing(
         stands(tp.Store(run), tp.load_probe(probe).card, name=name, seed=seed)
         for run, probe in zip(pairs[::2], pairs[1::2], strict=True)
     ]
-    show_result({"standings": found}, format_standings(found), as_json=as_json)
+    return Told({"standings": found}, format_standings(found))
 
 
 @emergence.command()
-@loads_model
 def steer(
-    run: options.Run,
-    probe: options.Probe,
+    run: Path,
+    probe: Path,
     *,
-    model: RunModel = None,
-    layer: Annotated[int | None, typer.Option(help="Instead of the probe's own.")] = None,
-    doses: Annotated[
-        str, typer.Option(help="Strengths of the push, in mean lengths of the residual stream.")
-    ] = "-0.3,-0.2,-0.1,0.1,0.2,0.3",
-    dose: Annotated[
-        float, typer.Option(help="Strength at which all directions are compared.")
-    ] = 0.2,
-    at: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of the reasoning written before the push.")
-    ] = 0.0,
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts to write from.")] = 24,
-    continuations: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 4,
-    randoms: Annotated[int, typer.Option(min=1, help="Random directions to compare with.")] = 20,
-    unrelated: Annotated[int, typer.Option(min=1, help="Unrelated concepts to compare with.")] = 6,
-    backend: Backend = "transformer-lens",
-    by: By = "rules",
-    name: Experiment = "",
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
+    model: str | None = None,
+    layer: int | None = None,
+    doses: str = "-0.3,-0.2,-0.1,0.1,0.2,0.3",
+    dose: float = 0.2,
+    at: options.Share = 0.0,
+    prompts: Annotated[int, typer.Option(min=2)] = 24,
+    continuations: options.Count = 4,
+    randoms: options.Count = 20,
+    unrelated: options.Count = 6,
+    backend: Literal["transformer-lens", "hooks"] = "transformer-lens",
+    by: str = "rules",
+    name: str = "",
+    seed: int = 0,
     loading: Loading,
-) -> None:
+) -> Told:
     """Push a model along a probe's direction while it writes: is the direction causal here?
 
     Beside it, at the same length of push, random directions and directions of unrelated
     concepts. On tasks that the probe has not seen; rerun to resume.
+
+    Args:
+        model: Where the run's own model is. Default: found by its name.
+        layer: Instead of the probe's own.
+        doses: Strengths of the push, in mean lengths of the residual stream.
+        dose: Strength at which all directions are compared.
+        at: Part of the reasoning written before the push.
+        prompts: Prompts to write from.
+        continuations: Continuations of each prompt.
+        randoms: Random directions to compare with.
+        unrelated: Unrelated concepts to compare with.
+        backend: How the stream is changed.
+        name: Name of the experiment, where a run has several.
     """
     from trace_probe.emergence.experiment import check_steering, run_steering
     from trace_probe.emergence.steering import SteeringPlan, format_steering
@@ -267,45 +247,46 @@ def steer(
         backend=backend,
         name=name,
     )
-    show_result(found, format_steering(found), as_json=as_json)
+    return Told(found, format_steering(found))
 
 
 @emergence.command()
-@loads_model
 def intervene(
-    run: options.Run,
-    probe: options.Probe,
+    run: Path,
+    probe: Path,
     *,
-    model: RunModel = None,
-    threshold: Annotated[float | None, typer.Option(help="Instead of the probe's own.")] = None,
-    reflection: Annotated[
-        str | None, typer.Option(help="Sentence that is inserted at the alarm.")
-    ] = None,
-    traces: Limit = None,
-    continuations: Annotated[
-        int, typer.Option(min=1, help="Continuations of each alarmed trace.")
-    ] = 4,
-    backend: Backend = "transformer-lens",
-    by: By = "rules",
-    name: Experiment = "",
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
+    model: str | None = None,
+    threshold: float | None = None,
+    reflection: str | None = None,
+    traces: options.Limit = None,
+    continuations: options.Count = 4,
+    backend: Literal["transformer-lens", "hooks"] = "transformer-lens",
+    by: str = "rules",
+    name: str = "",
+    seed: int = 0,
     loading: Loading,
-) -> None:
+) -> Told:
     """When the alarm fires: stop, ablate, or make the model reflect? Compare the outcomes.
 
     Instrumental rate and task success of each policy, on tasks that the probe has not seen;
     rerun to resume.
+
+    Args:
+        model: Where the run's own model is. Default: found by its name.
+        threshold: Instead of the probe's own.
+        reflection: Sentence that is inserted at the alarm.
+        traces: The most traces to take.
+        continuations: Continuations of each alarmed trace.
+        backend: How the stream is changed.
+        name: Name of the experiment, where a run has several.
     """
     from trace_probe.emergence.experiment import judged, run_intervention
     from trace_probe.emergence.intervention import format_intervention
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
-    from trace_probe.monitor.calibrated import Decoding
 
     store = tp.Store(run)
-    decoding = Decoding.of(store.manifest.sampling)
-    detector = tp.load_detector(probe, threshold=threshold, decoding=decoding)
+    detector = tp.load_detector(probe, threshold=threshold, decoding=store.manifest.sampling)
     judge = labeller(by)
     judged(store, detector.saved)  # which refuses a run without any
     found = run_intervention(
@@ -320,4 +301,4 @@ def intervene(
         seed=seed,
         name=name,
     )
-    show_result(found, format_intervention(found), as_json=as_json)
+    return Told(found, format_intervention(found))

@@ -8,66 +8,46 @@ import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
-from trace_probe.commands.model_options import Loading, loads_model
-from trace_probe.commands.options import integers, json_object, say, show_result
+from trace_probe.commands.documented import Commands, Told
+from trace_probe.commands.model_options import Loading
+from trace_probe.commands.options import integers, json_object, say
 from trace_probe.files import MARKS
 
-evidence = typer.Typer()
+evidence = Commands()
 
 
 @evidence.command()
 def train(
-    run: options.Run,
-    probe: options.Probe,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Layers to choose from: 0-based blocks, such as 12,18. Default: all recorded."
-        ),
-    ] = None,
-    rate: options.AlarmRate = 0.01,
-    guarantee: options.GuaranteeKind = "conformal",
-    sibling_rate: options.SiblingRate = 0.05,
-    smoothing: Annotated[
-        str | None,
-        typer.Option(
-            help="How scores are smoothed: max (not at all), mean:N or ema:WEIGHT. Default: "
-            "chosen on training tasks."
-        ),
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="What the probe reads, such as last,running-max. Default: chosen on training "
-            "tasks."
-        ),
-    ] = None,
-    head: Annotated[
-        Literal["linear", "mlp", "auto"],
-        typer.Option(help="auto takes the MLP where it is clearly better on training tasks."),
-    ] = "linear",
-    target: Annotated[
-        Literal["outcome", "verbalisation", "situation"],
-        typer.Option(
-            help="What the probe learns to recognise: traces that act, traces that state the "
-            "plan, or tasks that offer the means."
-        ),
-    ] = "outcome",
-    rows: Annotated[
-        Literal["before-said", "reasoning", "prompt"],
-        typer.Option(
-            help="What it is trained on: the sentences before the plan is stated, those before "
-            "the act, or the prompt."
-        ),
-    ] = "before-said",
-    executor: options.ExecutorName = "local",
-    workers: options.Workers = None,
-    labeller: options.Labeller = None,
-    seed: options.Seed = 0,
-    force: options.Force = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Train a probe on the training tasks of a run and calibrate its threshold."""
+    run: Path,
+    probe: Path,
+    layers: str | None = None,
+    rate: options.Share = 0.01,
+    guarantee: options.Guarantee = "conformal",
+    sibling_rate: options.Share = 0.05,
+    smoothing: str | None = None,
+    features: str | None = None,
+    head: Literal["linear", "mlp", "auto"] = "linear",
+    target: Literal["outcome", "verbalisation", "situation"] = "outcome",
+    rows: Literal["before-said", "reasoning", "prompt"] = "before-said",
+    executor: options.Executor = "local",
+    workers: options.Limit = None,
+    labeller: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> Told:
+    """Train a probe on the training tasks of a run and calibrate its threshold.
+
+    Args:
+        layers: Layers to choose from: 0-based blocks, such as 12,18. Default: all recorded.
+        smoothing: How scores are smoothed: max (not at all), mean:N or ema:WEIGHT. Default: chosen
+            on training tasks.
+        features: What the probe reads, such as last,running-max. Default: chosen on training tasks.
+        head: auto takes the MLP where it is clearly better on training tasks.
+        target: What the probe learns to recognise: traces that act, traces that state the plan, or
+            tasks that offer the means.
+        rows: What it is trained on: the sentences before the plan is stated, those before the act,
+            or the prompt.
+    """
     from trace_probe.execution.executor import executor_named
     from trace_probe.probing.features import parse_features
     from trace_probe.probing.probe import check_overwrites, save_probe
@@ -107,33 +87,29 @@ def train(
         f"{card.layer}, C {card.C:g}, {len(card.training_tasks)} training tasks\n"
         f"threshold {card.threshold:.3f} on {card.smoothing}; {card.rates}"
     )
-    show_result(card, "\n".join([text, *card.limits]), as_json=as_json)
+    return Told(card, "\n".join([text, *card.limits]))
 
 
 @evidence.command()
 def evaluate(
-    run: options.Run,
-    probe: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of a probe. Without it only the text baselines are evaluated."),
-    ] = None,
-    trained_on: Annotated[
-        Path | None, typer.Option(help="Run the probe was trained on, to judge it on another.")
-    ] = None,
-    observer: Annotated[
-        Path | None, typer.Option(help="What `observe` made of this run: a further baseline.")
-    ] = None,
-    embeddings: Annotated[
-        str | None, typer.Option(help="Sentence encoder, hub id or folder: a further baseline.")
-    ] = None,
-    beside: Annotated[
-        list[str] | None, typer.Option(help="Detector whose scores are kept in the run.")
-    ] = None,
-    labeller: options.Labeller = None,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
-    """Evaluate a probe on held-out tasks, beside every baseline, and keep the report."""
+    run: Path,
+    probe: Annotated[Path | None, typer.Argument()] = None,
+    trained_on: Path | None = None,
+    observer: Path | None = None,
+    embeddings: str | None = None,
+    beside: list[str] | None = None,
+    labeller: str | None = None,
+    seed: int = 0,
+) -> Told:
+    """Evaluate a probe on held-out tasks, beside every baseline, and keep the report.
+
+    Args:
+        probe: Folder of a probe. Without it only the text baselines are evaluated.
+        trained_on: Run the probe was trained on, to judge it on another.
+        observer: What `observe` made of this run: a further baseline.
+        embeddings: Sentence encoder, hub id or folder: a further baseline.
+        beside: Detector whose scores are kept in the run.
+    """
     from trace_probe.emergence.standing import beside_oracle
     from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
     from trace_probe.evaluation.report import format_report
@@ -161,22 +137,24 @@ def evaluate(
         own = scores[saved.card.name]
         report = beside_oracle(report, store, saved.card, own, seed=seed)
     keep(store, report, scores)
-    show_result(report, format_report(report), as_json=as_json)
+    return Told(report, format_report(report))
 
 
 @evidence.command()
 def compare(
-    run: options.Run,
-    probe: options.Probe,
-    other: Annotated[Path, typer.Argument(help="The probe to compare it with.")],
-    other_run: Annotated[
-        Path | None, typer.Option(help="Run of the other probe, where it is not this one.")
-    ] = None,
-    labeller: options.Labeller = None,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
-    """Compare two probes, or two runs, on tasks that neither probe has seen."""
+    run: Path,
+    probe: Path,
+    other: Path,
+    other_run: Path | None = None,
+    labeller: str | None = None,
+    seed: int = 0,
+) -> Told:
+    """Compare two probes, or two runs, on tasks that neither probe has seen.
+
+    Args:
+        other: The probe to compare it with.
+        other_run: Run of the other probe, where it is not this one.
+    """
     from trace_probe.evaluation.compare import compare_probes, format_comparison
 
     if other_run is None and probe.resolve() == other.resolve():
@@ -184,22 +162,24 @@ def compare(
     first = (tp.Store(run), tp.load_probe(probe))
     second = (tp.Store(other_run or run), tp.load_probe(other))
     found = compare_probes(first, second, labeller=labeller, seed=seed)
-    show_result(found, format_comparison(found), as_json=as_json)
+    return Told(found, format_comparison(found))
 
 
 @evidence.command()
 def transfer(
-    probe: Annotated[Path, typer.Argument(help="A probe, whose layer and settings are used.")],
-    runs: Annotated[list[Path], typer.Argument(help="A run, or several of the same layers.")],
-    across: Annotated[
-        Literal["category", "nudge", "run", "target"],
-        typer.Option(help="What differs between kinds."),
-    ] = "category",
-    labeller: options.Labeller = None,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
-    """Train on one kind of trace and judge on the others: categories, nudges or runs."""
+    probe: Path,
+    runs: list[Path],
+    across: Literal["category", "nudge", "run", "target"] = "category",
+    labeller: str | None = None,
+    seed: int = 0,
+) -> Told:
+    """Train on one kind of trace and judge on the others: categories, nudges or runs.
+
+    Args:
+        probe: A probe, whose layer and settings are used.
+        runs: A run, or several of the same layers.
+        across: What differs between kinds.
+    """
     from trace_probe.evaluation.transfer import (
         by_condition,
         by_target,
@@ -227,32 +207,28 @@ def transfer(
             several = by_condition(corpus, across) if across == "nudge" else kinds
             parts = {kind: part.aimed(card.target) for kind, part in several.items()}
         found = transfer_matrix(across, parts, card.recipe, ranked_by=ranked_by, seed=seed)
-    show_result(found, format_transfer(found), as_json=as_json)
+    return Told(found, format_transfer(found))
 
 
 @evidence.command()
-@loads_model
 def observe(
-    run: options.Run,
-    model: Annotated[str, typer.Argument(help="The reader: hub id, folder, or organism:NAME.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the activations of the reader.")],
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Layers to keep: 0-based blocks, such as 12,18. Default: all."),
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="How far two readings may differ, as a share of the greatest value. Default: by "
-            "dtype.",
-        ),
-    ] = None,
-    as_json: options.AsJson = False,
+    run: Path,
+    model: str,
+    out: Path,
+    layers: str | None = None,
+    tolerance: Annotated[float | None, typer.Option(min=0)] = None,
     *,
     loading: Loading,
-) -> None:
-    """Let another model read the traces of a run; `evaluate --observer` probes it."""
+) -> Told:
+    """Let another model read the traces of a run; `evaluate --observer` probes it.
+
+    Args:
+        model: The reader: hub id, folder, or organism:NAME.
+        out: Folder for the activations of the reader.
+        layers: Layers to keep: 0-based blocks, such as 12,18. Default: all.
+        tolerance: How far two readings may differ, as a share of the greatest value. Default: by
+            dtype.
+    """
     from trace_probe.model.bridge import load_weights
     from trace_probe.recording.observe import check_observable, observer_manifest
     from trace_probe.recording.observe import observe as read
@@ -268,19 +244,23 @@ def observe(
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "
         f"{report.resumed} already there"
     )
-    show_result(report, text, as_json=as_json)
+    return Told(report, text)
 
 
 @evidence.command("text-monitor")
 def text_monitor(
-    run: options.Run,
-    model: Annotated[str, typer.Argument(help="Model that is asked, by the server's name for it.")],
-    base_url: options.BaseUrls = None,
-    every: Annotated[int, typer.Option(min=1, help="Sentences between two questions.")] = 1,
-    extra: options.Extra = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Ask a language model after each sentence what will follow; keep its scores in the run."""
+    run: Path,
+    model: str,
+    base_url: list[str] | None = None,
+    every: options.Count = 1,
+    extra: str | None = None,
+) -> Told:
+    """Ask a language model after each sentence what will follow; keep its scores in the run.
+
+    Args:
+        model: Model that is asked, by the server's name for it.
+        every: Sentences between two questions.
+    """
     from trace_probe.evaluation.text_monitor import TextMonitor
 
     store = tp.Store(run)
@@ -290,11 +270,11 @@ def text_monitor(
     with store.writing():
         store.write_scores(monitor.name, scores)
     text = f"{run}: {len(scores)} traces scored as {monitor.name!r}"
-    show_result({"detector": monitor.name, "traces": len(scores)}, text, as_json=as_json)
+    return Told({"detector": monitor.name, "traces": len(scores)}, text)
 
 
 @evidence.command()
-def layers(run: options.Run, probe: options.Probe, as_json: options.AsJson = False) -> None:
+def layers(run: Path, probe: Path) -> Told:
     """Train and score a probe on every recorded layer, for the explorer's picture of all layers."""
     from trace_probe.evaluation.layers import score_layers
 
@@ -303,25 +283,22 @@ def layers(run: options.Run, probe: options.Probe, as_json: options.AsJson = Fal
     scales = score_layers(store, saved, progress=say)
     rows = [f"layer {one.layer:3}  threshold {one.threshold:.3f}" for one in scales]
     result = {"probe": saved.card.name, "layers": scales}
-    show_result(result, "\n".join(rows), as_json=as_json)
+    return Told(result, "\n".join(rows))
 
 
 @evidence.command("map")
 def map_(
-    run: options.Run,
-    layer: Annotated[
-        int | None, typer.Option(help="Block, counted from 0. Default: the last one recorded.")
-    ] = None,
-    points: Annotated[
-        int,
-        typer.Option(
-            min=10, max=20_000, help="The most sentences to draw; of more, a random sample."
-        ),
-    ] = 20_000,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
-    """Compute the explorer's map of the sentences of a run: PCA, then UMAP, both seeded."""
+    run: Path,
+    layer: int | None = None,
+    points: Annotated[int, typer.Option(min=10, max=20000)] = 20_000,
+    seed: int = 0,
+) -> Told:
+    """Compute the explorer's map of the sentences of a run: PCA, then UMAP, both seeded.
+
+    Args:
+        layer: Block, counted from 0. Default: the last one recorded.
+        points: The most sentences to draw; of more, a random sample.
+    """
     from trace_probe.errors import StoreError
     from trace_probe.probing.sentence_map import build_map, write_map
 
@@ -333,33 +310,27 @@ def map_(
     with store.writing():
         file = write_map(store, found)
     result = {"file": file, "layer": chosen, "points": len(found)}
-    show_result(result, f"{file}: {len(found):,} sentences at layer {chosen}", as_json=as_json)
+    return Told(result, f"{file}: {len(found):,} sentences at layer {chosen}")
 
 
 @evidence.command()
-def study(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of the same tasks.")],
-    by: Annotated[
-        str,
-        typer.Option(
-            help="Break rates down by these conditions or facts; two are crossed: nudge,watched."
-        ),
-    ] = "",
-    labeller: options.Labeller = None,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
-    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds."""
+def study(runs: list[Path], by: str = "", labeller: str | None = None, seed: int = 0) -> Told:
+    """Compare runs on the tasks they share: rates, paired differences, what the nudge adds.
+
+    Args:
+        runs: Runs of the same tasks.
+        by: Break rates down by these conditions or facts; two are crossed: nudge,watched.
+    """
     from trace_probe.study.study import study as compare
     from trace_probe.study.tables import format_study
 
     factors = tuple(filter(None, (name.strip() for name in by.split(","))))
     found = compare([tp.Store(run) for run in runs], labeller=labeller, by=factors, seed=seed)
-    show_result(found, format_study(found), as_json=as_json)
+    return Told(found, format_study(found))
 
 
 @evidence.command()
-def pairs(as_json: options.AsJson = False) -> None:
+def pairs() -> Told:
     """List the pairs of open models with one known difference, and those that only look so."""
     from trace_probe.study.pairs import COUSINS, PAIRS, SWITCHES, format_registry
 
@@ -368,4 +339,4 @@ def pairs(as_json: options.AsJson = False) -> None:
         "switches": SWITCHES,
         "cousins": COUSINS,
     }
-    show_result(value, format_registry(), as_json=as_json)
+    return Told(value, format_registry())

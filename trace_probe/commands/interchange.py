@@ -2,45 +2,33 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 import trace_probe as tp
-from trace_probe.commands.options import AsJson, Force, Run, check_free, show_result
+from trace_probe.commands.documented import Commands, Told
+from trace_probe.commands.options import check_free
 
 if TYPE_CHECKING:
     from trace_probe.interop.transcripts import ImportReport
     from trace_probe.model.tokenizer import ChatTokenizer
 
-interchange = typer.Typer()
-inspect = typer.Typer(help="Logs of Inspect: read them, score them.", no_args_is_help=True)
+interchange = Commands()
+inspect = Commands(help="Logs of Inspect: read them, score them.", no_args_is_help=True)
 interchange.add_typer(inspect, name="inspect")
-
-Log = Annotated[Path, typer.Argument(help="An Inspect log, .eval or .json.")]
-Tokenizer = Annotated[
-    str,
-    typer.Option(help="A model's folder or name: chats come in its tokens instead of words."),
-]
 
 
 @interchange.command("import")
-def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Transcripts or chats, one JSON object a line; an ATIF trajectory; an Inspect "
-            "log; a run from `export`. The kind of file is recognised."
-        ),
-    ],
-    run: Run,
-    fields: Annotated[
-        str, typer.Option(help="Field names, such as reasoning=cot,answer=reply,label=harm.")
-    ] = "",
-    tokenizer: Tokenizer = "",
-    as_json: AsJson = False,
-) -> None:
-    """Bring foreign transcripts, chats and their labels, or an exported run, into a run."""
+def import_(file: Path, run: Path, fields: str = "", tokenizer: str = "") -> Told:
+    """Bring foreign transcripts, chats and their labels, or an exported run, into a run.
+
+    Args:
+        file: Transcripts or chats, one JSON object a line; an ATIF trajectory; an Inspect log; a
+            run from `export`. The kind of file is recognised.
+        fields: Field names, such as reasoning=cot,answer=reply,label=harm.
+        tokenizer: A model's folder or name: chats come in its tokens instead of words.
+    """
     from trace_probe.interop.bounds import is_inspect_log
     from trace_probe.interop.exchange import import_export, is_export
     from trace_probe.interop.fields import FieldMapping
@@ -51,13 +39,12 @@ def import_(
         kind = "an exported run" if exported else "an Inspect log"
         raise typer.BadParameter(f"{kind} needs no field names")
     if log:
-        import_inspect(file, run, tokenizer=tokenizer, as_json=as_json)
-    elif exported:
+        return import_inspect(file, run, tokenizer=tokenizer)
+    if exported:
         count = import_export(file, run)
-        show_result({"added": count}, f"{count} added", as_json=as_json)
-    else:
-        names = FieldMapping.parse(fields)
-        _show(import_transcripts(file, run, names, _loaded(tokenizer)), as_json=as_json)
+        return Told({"added": count}, f"{count} added")
+    names = FieldMapping.parse(fields)
+    return _imported(import_transcripts(file, run, names, _loaded(tokenizer)))
 
 
 def _loaded(tokenizer: str) -> "ChatTokenizer | None":
@@ -66,8 +53,8 @@ def _loaded(tokenizer: str) -> "ChatTokenizer | None":
     return load_tokenizer(tokenizer) if tokenizer else None
 
 
-def _show(report: "ImportReport", *, as_json: bool) -> None:
-    """Say what an import took its entries for, what it made of them, and what it left out."""
+def _imported(report: "ImportReport") -> Told:
+    """Return what an import took its entries for, what it made of them, and what it left out."""
     from trace_probe.interop.transcripts import COUNTS
 
     found = asdict(report)
@@ -75,57 +62,53 @@ def _show(report: "ImportReport", *, as_json: bool) -> None:
     formats = ", ".join(f"{n} x {name}" for name, n in kinds)
     counts = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in (*COUNTS, "left_out"))
     text = "\n".join((f"recognised: {formats}", counts, *report.notes))
-    show_result(found, text, as_json=as_json)
+    return Told(found, text)
 
 
 @interchange.command()
-def export(
-    run: Run,
-    file: Annotated[Path, typer.Argument(help="JSON lines to write.")],
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write the traces and labels of a run to one file, which `import` reads back."""
+def export(run: Path, file: Path, force: bool = False) -> Told:
+    """Write the traces and labels of a run to one file, which `import` reads back.
+
+    Args:
+        file: JSON lines to write.
+    """
     from trace_probe.interop.exchange import export_run
 
     check_free(file, force=force)
     count = export_run(tp.Store(run), file)
-    show_result({"traces": count}, f"{file}: {count} traces", as_json=as_json)
+    return Told({"traces": count}, f"{file}: {count} traces")
 
 
 @inspect.command("import")
-def import_inspect(
-    log: Log,
-    run: Run,
-    role: Annotated[
-        str,
-        typer.Option(
-            help="Import the calls of this role. Default: `target`, or calls without a role."
-        ),
-    ] = "",
-    tokenizer: Tokenizer = "",
-    as_json: AsJson = False,
-) -> None:
-    """Bring the samples of an Inspect log into a run."""
+def import_inspect(log: Path, run: Path, role: str = "", tokenizer: str = "") -> Told:
+    """Bring the samples of an Inspect log into a run.
+
+    Args:
+        role: Import the calls of this role. Default: `target`, or calls without a role.
+        tokenizer: A model's folder or name: chats come in its tokens instead of words.
+    """
     from trace_probe.interop.inspect_log import import_inspect as read
 
-    _show(read(log, run, role=role, tokenizer=_loaded(tokenizer)), as_json=as_json)
+    return _imported(read(log, run, role=role, tokenizer=_loaded(tokenizer)))
 
 
 @inspect.command()
 def score(
-    run: Run,
-    log: Log,
-    out: Annotated[Path, typer.Argument(help="Copy of the log to write, with the scores.")],
+    run: Path,
+    log: Path,
+    out: Path,
     *,
-    detector: Annotated[str, typer.Option(help="Whose scores, as `flag` or `evaluate` kept them.")],
-    threshold: Annotated[
-        float | None, typer.Option(help="Alarm from this score on; by default as `flag` does.")
-    ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write a detector's scores into a copy of the log that a run was imported from."""
+    detector: str,
+    threshold: float | None = None,
+    force: bool = False,
+) -> Told:
+    """Write a detector's scores into a copy of the log that a run was imported from.
+
+    Args:
+        out: Copy of the log to write, with the scores.
+        detector: Whose scores, as `flag` or `evaluate` kept them.
+        threshold: Alarm from this score on; by default as `flag` does.
+    """
     from trace_probe.interop.inspect_scores import score_inspect
     from trace_probe.monitor.detector import recorded_detector
 
@@ -135,4 +118,4 @@ def score(
     count = score_inspect(store, log, out, used)
     result = {"scored": count, "threshold": used.threshold, "smoothing": used.smoothing.name}
     text = f"{out}: {count} samples scored\n{used}"
-    show_result(result | {"source": str(used.source)}, text, as_json=as_json)
+    return Told(result | {"source": str(used.source)}, text)

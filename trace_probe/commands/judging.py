@@ -1,39 +1,35 @@
 """Commands about labels: ``label`` and ``agreement``."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
-from trace_probe.commands.options import json_object, price_pair, say, show_result
+from trace_probe.commands.documented import Commands, Told
+from trace_probe.commands.options import json_object, price_pair, say
 
-judging = typer.Typer()
+judging = Commands()
 
 
 @judging.command()
 def label(
-    run: options.Run,
-    by: Annotated[
-        str,
-        typer.Option(
-            help="rules, judge:MODEL[,MODEL...], paper:MODEL, human:FILE, calls:PATTERNS, "
-            "calls:FILE.toml or field:NAME."
-        ),
-    ] = "rules",
-    base_url: options.BaseUrls = None,
-    extra: options.Extra = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that remembers verdicts.")] = None,
-    price: options.Price = None,
-    concurrency: options.Concurrency = 32,
+    run: Path,
+    by: str = "rules",
+    base_url: list[str] | None = None,
+    extra: str | None = None,
+    cache: Path | None = None,
+    price: str | None = None,
+    concurrency: options.Count = 32,
     per_minute: options.PerMinute = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only estimate what it would cost.")
-    ] = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Label the traces of a run: outcome, first sentence that states the plan, first action."""
+    dry_run: bool = False,
+) -> Told:
+    """Label the traces of a run: outcome, first sentence that states the plan, first action.
+
+    Args:
+        by: rules, judge:MODEL[,MODEL...], paper:MODEL, human:FILE, calls:PATTERNS, calls:FILE.toml
+            or field:NAME.
+        cache: Folder that remembers verdicts.
+        dry_run: Only estimate what it would cost.
+    """
     from trace_probe.labelling import runs as labelling
     from trace_probe.labelling.judge import Judge, JudgeServers
     from trace_probe.labelling.runs import labellers
@@ -51,27 +47,24 @@ def label(
     lines = [f"{n}: about {labelling.format_cost(c, cost)}" for n, c in about.items()]
     estimates = {name: one.to_json(cost) for name, one in about.items()}
     if dry_run:
-        return show_result(estimates, "\n".join(lines) or "costs nothing", as_json=as_json)
+        return Told(estimates, "\n".join(lines) or "costs nothing")
     for line in lines:
         say(line)
     found = [labelling.label_run(store, one) for one in chosen]
     values = [one.to_json(estimates.get(one.labeller), cost) for one in found]
     text = "\n".join(labelling.format_labelled(one, cost) for one in found)
-    return show_result(values[0] if len(values) == 1 else values, text, as_json=as_json)
+    return Told(values[0] if len(values) == 1 else values, text)
 
 
 @judging.command()
-def agreement(
-    run: options.Run,
-    labeller: Annotated[
-        list[str] | None, typer.Option(help="Compare this labeller; may be repeated. Default: all.")
-    ] = None,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-) -> None:
-    """Compare the labellers of a run: agreement, kappas, and where they differ."""
+def agreement(run: Path, labeller: list[str] | None = None, seed: int = 0) -> Told:
+    """Compare the labellers of a run: agreement, kappas, and where they differ.
+
+    Args:
+        labeller: Compare this labeller; may be repeated. Default: all.
+    """
     from trace_probe.labelling.agreement import agreement as compare
     from trace_probe.labelling.agreement import format_agreement
 
     found = compare(tp.Store(run), labeller, seed=seed)
-    show_result(found, format_agreement(found), as_json=as_json)
+    return Told(found, format_agreement(found))

@@ -45,7 +45,6 @@ class Grouped(TyperGroup):
         found = super().get_command(ctx, cmd_name)
         if found is None:
             return None
-        _name_parameters(found)
         for panel, names in PANELS.items():
             if cmd_name in names:
                 found.rich_help_panel = panel  # type: ignore[attr-defined]
@@ -78,17 +77,6 @@ def plainer(message: str) -> str:
     if message.startswith("Got unexpected extra") and sys.argv[1:2] == ["score"]:
         return f"{message}: score reads standard input, `trace-probe score PROBE < FILE`"
     return message
-
-
-def _name_parameters(command: Any) -> None:  # noqa: ANN401
-    """Show arguments in capitals, as the texts name them, and nothing after a switch."""
-    for parameter in command.params:
-        if parameter.param_type_name == "argument":
-            parameter.metavar = parameter.name.upper()
-        elif parameter.is_flag:
-            parameter.metavar = ""
-    for below in getattr(command, "commands", {}).values():
-        _name_parameters(below)
 
 
 def after_interruption(words: list[str]) -> str:

@@ -6,22 +6,23 @@ Results go to standard output, progress and errors to standard error. Exit codes
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
 from trace_probe.commands.doctor import doctor
+from trace_probe.commands.documented import Commands, Told
 from trace_probe.commands.elsewhere import agent_of, served_model
 from trace_probe.commands.emergence import emergence
 from trace_probe.commands.evidence import evidence
 from trace_probe.commands.interchange import interchange
 from trace_probe.commands.judging import judging
 from trace_probe.commands.layout import Grouped
-from trace_probe.commands.model_options import Loading, loads_model
+from trace_probe.commands.model_options import Loading
 from trace_probe.commands.monitoring import monitoring
-from trace_probe.commands.options import check_free, integers, say, show_result
+from trace_probe.commands.options import check_free, integers, say
 from trace_probe.commands.organism import organism
 from trace_probe.commands.probe import probe as probe_commands
 from trace_probe.commands.probe import rechecking
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from trace_probe.recording.plan import RecordReport
     from trace_probe.trace import Task
 
+Nudge = Literal["none", "neutral", "push", "paper"]
 
-app = typer.Typer(
+app = Commands(
     cls=Grouped,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -46,14 +48,8 @@ app = typer.Typer(
 app.add_typer(organism, name="organism")
 app.add_typer(store_commands, name="store")
 app.add_typer(probe_commands, name="probe")
-app.add_typer(tasking)
-app.add_typer(interchange)
-app.add_typer(judging)
-app.add_typer(monitoring)
-app.add_typer(rechecking)
-app.add_typer(evidence)
-app.add_typer(emergence)
-app.add_typer(doctor)
+for group in (tasking, interchange, judging, monitoring, rechecking, evidence, emergence, doctor):
+    app.add_typer(group)
 
 
 def main() -> None:
@@ -87,74 +83,43 @@ def trace_probe(
 
 
 @app.command()
-@loads_model
 def record(
-    model: Annotated[
-        str, typer.Argument(help="Hub id, folder, GGUF file, smollm2 or organism:NAME.")
-    ],
-    run: options.Run,
+    model: str,
+    run: Path,
     *,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Folder of published tasks, .jsonl, pack, pack:CATEGORY, world:POOL:COUNT, "
-            "english:POOL:COUNT or agentworld:POOL:COUNT; may be repeated."
-        ),
-    ] = None,
-    recapture: Annotated[
-        Path | None,
-        typer.Option(
-            help="Instead of tasks: a run of this model whose traces are read again, token by "
-            "token as they were written, to keep other layers or poolings of them in RUN."
-        ),
-    ] = None,
-    nudge: options.Nudge = "none",
-    samples: Annotated[int, typer.Option(min=1, help="Traces to record of each task.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Record only the first N tasks.")] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Layers to keep: 0-based blocks, such as 12,18. Default: all."),
-    ] = None,
-    pooling: options.Pooling = "last+mean+max",
-    raw_tokens: options.RawTokens = False,
-    backend: options.Backend = "hooks",
-    tolerance: options.Tolerance = None,
-    seed: options.Seed = 0,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Temperature of sampling. 0 takes the likeliest token. Default: 1, and 0.5 for "
-            "organisms that write English.",
-        ),
-    ] = None,
-    top_p: options.TopP = 1.0,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="4096, or half the context if that is less.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Traces written at once.")] = 32,
-    conditions: Annotated[
-        str | None,
-        typer.Option(help="Grid instead of one nudge: none,push+anti, or think,no-think."),
-    ] = None,
-    base_url: options.BaseUrls = None,
-    extra: options.Extra = None,
-    tokenizer: options.ServedTokenizer = None,
-    concurrency: options.Concurrency = 32,
+    tasks: list[str] | None = None,
+    recapture: Path | None = None,
+    nudge: Nudge = "none",
+    samples: options.Count = 8,
+    limit: options.Limit = None,
+    layers: str | None = None,
+    pooling: str = "last+mean+max",
+    raw_tokens: bool = False,
+    backend: Literal["hooks", "transformer-lens"] = "hooks",
+    tolerance: Annotated[float | None, typer.Option(min=0)] = None,
+    seed: int = 0,
+    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    top_p: float = 1.0,
+    max_new_tokens: options.Limit = None,
+    batch_size: options.Count = 32,
+    conditions: str | None = None,
+    base_url: list[str] | None = None,
+    extra: str | None = None,
+    tokenizer: str | None = None,
+    concurrency: options.Count = 32,
     per_minute: options.PerMinute = None,
-    agent: options.AsAgent = False,
-    tools: options.Tools = None,
-    max_calls: options.MaxCalls = None,
-    max_seconds: options.MaxSeconds = None,
-    executor: options.ExecutorName = "local",
-    workers: options.Workers = None,
-    shard: options.Shard = None,
-    engine: options.EngineName = "transformers",
-    engine_args: options.EngineArguments = "{}",
-    fidelity: options.ComparedShare = 1 / 32,
-    as_json: options.AsJson = False,
+    agent: bool = False,
+    tools: str | None = None,
+    max_calls: options.Limit = None,
+    max_seconds: Annotated[float | None, typer.Option(min=0.001)] = None,
+    executor: options.Executor = "local",
+    workers: options.Limit = None,
+    shard: str | None = None,
+    engine: options.Engine = "transformers",
+    engine_args: str = "{}",
+    fidelity: options.Share = 1 / 32,
     loading: Loading,
-) -> None:
+) -> Told:
     """Sample traces of a model on tasks and keep their activations; rerun to resume.
 
     With --executor ray, or --shard in several jobs at once, all may write to one run.
@@ -166,6 +131,31 @@ def record(
     With --agent each trace is an episode: the model calls tools until it answers without one.
 
     A key, where a server wants one, is read from the environment variable OPENAI_API_KEY.
+
+    Args:
+        model: Hub id, folder, GGUF file, smollm2 or organism:NAME.
+        tasks: Folder of published tasks, .jsonl, pack, pack:CATEGORY, world:POOL:COUNT,
+            english:POOL:COUNT or agentworld:POOL:COUNT; may be repeated.
+        recapture: Instead of tasks: a run of this model whose traces are read again, token by token
+            as they were written, to keep other layers or poolings of them in RUN.
+        nudge: System message: none, plain, one that pushes for the goal, the paper's.
+        samples: Traces to record of each task.
+        limit: Record only the first N tasks.
+        layers: Layers to keep: 0-based blocks, such as 12,18. Default: all.
+        pooling: What is kept of each sentence: last, mean, max of its tokens, or several joined by
+            +. A probe with memory of the thought needs mean and max.
+        raw_tokens: Keep every token beside the rows; takes much room.
+        backend: What reads the activations; both give the same numbers.
+        tolerance: How far, in nats, the replay may differ from the writing. Default: by dtype.
+        temperature: Temperature of sampling. 0 takes the likeliest token. Default: 1, and 0.5 for
+            organisms that write English.
+        max_new_tokens: 4096, or half the context if that is less.
+        batch_size: Traces written at once.
+        conditions: Grid instead of one nudge: none,push+anti, or think,no-think.
+        max_seconds: With --agent: begin no further call of an episode after this many seconds.
+        shard: One part of the work, such as 0/8: for arrays of jobs.
+        fidelity: With --engine vllm: share of the traces that transformers reads again to compare
+            the activations; 1 for all.
     """
     from trace_probe.recording.served import served_manifest
     from trace_probe.recording.served_agents import record_from
@@ -178,8 +168,7 @@ def record(
     running = _engine(engine, engine_args, fidelity, elsewhere=bool(recapture or base_url))
     if recapture is not None:
         again = recapture_with(weights, recapture, run, integers(layers), pooling, tolerance)
-        told = f"{run}: {again.read} traces read, {again.resumed} already there"
-        return show_result(again, told, as_json=as_json)
+        return Told(again, f"{run}: {again.read} traces read, {again.resumed} already there")
     chosen, where = _tasks_and_source(tasks or [], nudge, conditions, limit)
     if base_url:
         served = served_model(model, base_url, extra, tokenizer, concurrency, per_minute)
@@ -206,7 +195,7 @@ def record(
             engine=running,
         )
         report = record_with(recording, executor, workers=workers, shard=shard)
-    return show_result(report, f"{run}: {_told(report, run)}", as_json=as_json)
+    return Told(report, f"{run}: {_told(report, run)}")
 
 
 def _temperature(model: str, asked: float | None) -> float:
@@ -278,7 +267,7 @@ def _told(report: "RecordReport", run: Path) -> str:
 
 
 def _tasks_and_source(
-    sources: list[str], nudge: options.Nudge, conditions: str | None, limit: int | None
+    sources: list[str], nudge: Nudge, conditions: str | None, limit: int | None
 ) -> "tuple[tuple[Task, ...], str]":
     """Return the tasks that the options mean, at most so many, and where they came from."""
     from trace_probe.tasks.conditions import parse_grid, under
@@ -293,17 +282,19 @@ def _tasks_and_source(
 
 @app.command()
 def show(
-    run: options.Run,
-    trace: Annotated[str, typer.Argument(help="Id of a trace, or its beginning.")],
-    detector: Annotated[str | None, typer.Option(help="Show the scores of this detector.")] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write the trace to an HTML file instead, which needs no server."),
-    ] = None,
-    force: options.Force = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Print one trace, sentence by sentence, with scores and marks."""
+    run: Path,
+    trace: str,
+    detector: str | None = None,
+    html: Path | None = None,
+    force: bool = False,
+) -> Told:
+    """Print one trace, sentence by sentence, with scores and marks.
+
+    Args:
+        trace: Id of a trace, or its beginning.
+        detector: Show the scores of this detector.
+        html: Write the trace to an HTML file instead, which needs no server.
+    """
     from trace_probe.monitor.flagging import format_shown, read_trace
 
     reading = read_trace(tp.Store(run), trace, detector)
@@ -312,33 +303,27 @@ def show(
         from trace_probe.explorer.saved import save_page
 
         size = save_page(run, reading.trace_id, html, detector)
-        show_result({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes", as_json=as_json)
-        return
-    show_result(reading, format_shown(reading), as_json=as_json)
+        return Told({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes")
+    return Told(reading, format_shown(reading))
 
 
 @app.command()
 def demo(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. Default: traces/first.")
-    ] = None,
-    probe: Annotated[
-        Path | None, typer.Option(help="Folder of the probe. Default: probes/first.")
-    ] = None,
-    organism: Annotated[
-        str,
-        typer.Option(
-            help="Organism to record, such as organism:agent-base, an agent with tools. With "
-            "another one than the default, the folders are named after it."
-        ),
-    ] = "organism:rl-s0",
-    seed: options.Seed = 0,
-    small: Annotated[
-        bool, typer.Option("--small", help="Record only as many traces as traces/demo holds.")
-    ] = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Record, label, train and evaluate on a built-in organism, in about two minutes."""
+    out: Path | None = None,
+    probe: Path | None = None,
+    organism: str = "organism:rl-s0",
+    seed: int = 0,
+    small: bool = False,
+) -> Told:
+    """Record, label, train and evaluate on a built-in organism, in about two minutes.
+
+    Args:
+        out: Folder of the run. Default: traces/first.
+        probe: Folder of the probe. Default: probes/first.
+        organism: Organism to record, such as organism:agent-base, an agent with tools. With another
+            one than the default, the folders are named after it.
+        small: Record only as many traces as traces/demo holds.
+    """
     from trace_probe.demo import DemoPlan, demo_name, format_demo, run_demo, smaller
 
     if not organism.startswith("organism:") and not Path(organism).is_dir():
@@ -347,16 +332,18 @@ def demo(
     run, saved = out or Path("traces", name), probe or Path("probes", name)
     plan = DemoPlan(run, saved, organism, seed)
     report = run_demo(smaller(plan) if small else plan, say=say)
-    show_result(report, format_demo(report, run, saved), as_json=as_json)
+    return Told(report, format_demo(report, run, saved))
 
 
 @app.command()
-def explore(
-    traces: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("traces"),
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 8501.")] = None,
-    headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
-) -> None:
-    """Open the explorer in a browser."""
+def explore(traces: Path = Path("traces"), port: int | None = None, headless: bool = False) -> None:
+    """Open the explorer in a browser.
+
+    Args:
+        traces: Folder that holds the runs.
+        port: Default: the first free one from 8501.
+        headless: Open no browser.
+    """
     from trace_probe.explorer.launch import launch
 
     launch(traces, port=port, headless=headless)

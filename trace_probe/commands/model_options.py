@@ -1,26 +1,17 @@
-"""The options of every command that loads a model, declared once.
+"""The options of every command that loads a model: it takes `loading: Loading`."""
 
-A command takes `loading: Loading` and wears `loads_model`: on the command line it then has these
-options in its place.
-"""
-
-import inspect
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import typer
 
-from trace_probe.commands.options import Dtype
 from trace_probe.model.naming import ORGANISM, SMOLLM2, parse_name, with_adapter
 from trace_probe.model.weights import Weights
 
-Result = TypeVar("Result")
 HUB = "https://huggingface.co"
 OFFLINE = "HF_HUB_OFFLINE"
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
@@ -28,24 +19,21 @@ PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 @dataclass(frozen=True)
 class Loading:
-    """How a model is loaded; each field is an option."""
+    """How a model is loaded.
 
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH|ID[@REV]",
-            help="Adapter in the form of PEFT (LoRA) on top of the model. It is merged into the "
-            "weights, or stays beside them if this ends in ',unmerged'.",
-        ),
-    ] = None
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread a model over devices: auto, balanced, sequential.")
-    ] = None
-    dtype: Dtype = None
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model; of the base.")
-    ] = None
+    Attributes:
+        adapter: Adapter in the form of PEFT (LoRA) on top of the model. It is merged into the
+            weights, or stays beside them if this ends in ',unmerged'.
+        device: cpu, cuda, cuda:1, mps.
+        device_map: Spread a model over devices: auto, balanced, sequential.
+        revision: Branch, tag or commit of a hub model; of the base.
+    """
+
+    adapter: Annotated[str | None, typer.Option(metavar="PATH|ID[@REV]")] = None
+    device: str | None = None
+    device_map: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
 
     def weights(
         self, model: str, backend: Literal["hooks", "transformer-lens"] = "hooks"
@@ -75,21 +63,3 @@ def stay_offline_without_hub() -> None:
         socket.getaddrinfo(address.hostname, address.port or 443)
     except OSError:
         os.environ[OFFLINE] = "1"
-
-
-def loads_model(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Give a command the options of `Loading` in place of its parameter `loading`."""
-    options = inspect.signature(Loading, eval_str=True).parameters
-
-    @wraps(command)
-    def run(**given: Any) -> Result:  # noqa: ANN401 - whatever the command takes
-        chosen = {name: given.pop(name) for name in options}
-        return command(**given, loading=Loading(**chosen))
-
-    own = inspect.signature(command, eval_str=True)
-    kept = [one for name, one in own.parameters.items() if name != "loading"]
-    added = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in options.values()]
-    signature = own.replace(parameters=[*kept, *added])
-    run.__signature__ = signature  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
-    return run

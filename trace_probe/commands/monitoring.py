@@ -12,9 +12,10 @@ import typer
 
 import trace_probe as tp
 from trace_probe.commands import options
+from trace_probe.commands.documented import Commands, Told
 from trace_probe.commands.elsewhere import agent_of
 from trace_probe.commands.layout import ALARMED
-from trace_probe.commands.model_options import Loading, loads_model
+from trace_probe.commands.model_options import Loading
 from trace_probe.commands.options import json_object, price_pair, say, show_result
 from trace_probe.commands.standard_input import json_lines, text_brought
 from trace_probe.model.naming import without_version
@@ -27,38 +28,7 @@ if TYPE_CHECKING:
     from trace_probe.recording.course import Agent
     from trace_probe.trace import Sampling, Task, ToolResult
 
-monitoring = typer.Typer()
-
-Smoothing = Annotated[
-    str | None,
-    typer.Option(
-        "--smoothing",
-        "--rule",
-        help="How scores are smoothed: max (not at all), mean:N, ema:WEIGHT, K-of-N or "
-        "cusum:DRIFT. Default: as on the probe's card.",
-    ),
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Alarm from this score on; by default as calibrated, or as on the card."),
-]
-StaleOk = Annotated[
-    bool,
-    typer.Option(
-        "--stale-ok",
-        help="Go on with a probe whose latest `recheck` says that its threshold does not hold "
-        "for the model as it runs here.",
-    ),
-]
-FailOnAlarm = Annotated[
-    bool, typer.Option("--fail-on-alarm", help="Exit with 6 if there is any alarm.")
-]
-ModelName = Annotated[
-    str | None,
-    typer.Option(
-        help="Hub id, folder, GGUF file, smollm2 or organism:NAME. Default: the model of the probe."
-    ),
-]
+monitoring = Commands()
 COLOURS: dict[str, dict[str, Any]] = {
     "thought": {"dim": True},
     "markup": {"dim": True},
@@ -69,31 +39,24 @@ COLOURS: dict[str, dict[str, Any]] = {
 
 
 @monitoring.command()
-@loads_model
 def watch(
-    prompt: Annotated[str, typer.Argument(help="What the model is asked; - reads it from stdin.")],
-    probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
-    model: ModelName = None,
-    smoothing: Smoothing = None,
-    threshold: Threshold = None,
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    on_alarm: Annotated[
-        Literal["continue", "stop", "ask"], typer.Option(help="What to do on an alarm.")
-    ] = "continue",
-    seed: options.Seed = 0,
-    temperature: options.Temperature = 1.0,
-    top_p: options.TopP = 1.0,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="512, or half the context if that is less.")
-    ] = None,
-    agent: options.AsAgent = False,
-    tools: options.Tools = None,
-    max_calls: options.MaxCalls = None,
-    fail_on_alarm: FailOnAlarm = False,
-    stale_ok: StaleOk = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object for each sentence instead.")
-    ] = False,
+    prompt: str,
+    probes: list[Path],
+    model: str | None = None,
+    smoothing: options.Smoothing = None,
+    threshold: float | None = None,
+    system: str | None = None,
+    on_alarm: Literal["continue", "stop", "ask"] = "continue",
+    seed: int = 0,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: options.Limit = None,
+    agent: bool = False,
+    tools: str | None = None,
+    max_calls: options.Limit = None,
+    fail_on_alarm: bool = False,
+    stale_ok: bool = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
     *,
     loading: Loading,
 ) -> None:
@@ -101,8 +64,16 @@ def watch(
 
     With --agent it calls tools, and all its calls are scored as one episode. With --on-alarm stop,
     or where you say no, the tool call that follows an alarm is not carried out.
+
+    Args:
+        prompt: What the model is asked; - reads it from stdin.
+        probes: Folders of probes on one model.
+        system: System message.
+        on_alarm: What to do on an alarm.
+        temperature: Temperature of sampling. 0 takes the likeliest token.
+        max_new_tokens: 512, or half the context if that is less.
+        as_json: Print one JSON object for each sentence instead.
     """
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.trace import Sampling, Task
 
     if on_alarm == "ask" and not sys.stdin.isatty():
@@ -110,9 +81,8 @@ def watch(
     text = text_brought() if prompt == "-" else prompt
     sampling = Sampling(seed, temperature, top_p, max_new_tokens or 512)
     task = Task("prompt", "prompt", text, system)
-    decoding = Decoding.of(sampling)
     detectors = [
-        tp.load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=decoding)
+        tp.load_detector(folder, smoothing=smoothing, threshold=threshold, decoding=sampling)
         for folder in probes
     ]
     acting = agent_of(tools, max_calls, asked=agent, told_by_task=False)
@@ -234,27 +204,29 @@ def model_of(detectors: "Sequence[Detector]") -> str:
 
 @monitoring.command()
 def flag(
-    run: options.Run,
-    probe: options.Probe,
-    smoothing: Smoothing = None,
-    threshold: Threshold = None,
-    fail_on_alarm: FailOnAlarm = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Traces to list, the riskiest; all are counted.")
-    ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
-    as_json: options.AsJson = False,
+    run: Path,
+    probe: Path,
+    smoothing: options.Smoothing = None,
+    threshold: float | None = None,
+    fail_on_alarm: bool = False,
+    limit: options.Limit = None,
+    as_csv: Annotated[bool, typer.Option("--csv")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """List the risky traces of a run with the sentence of the alarm, riskiest first."""
-    from trace_probe.monitor.calibrated import Decoding
+    """List the risky traces of a run with the sentence of the alarm, riskiest first.
+
+    Args:
+        limit: Traces to list, the riskiest; all are counted.
+        as_csv: Print CSV instead of text.
+    """
     from trace_probe.monitor.flagging import flag as flag_run
     from trace_probe.monitor.flagging import flags_csv, format_flags
 
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
     store = tp.Store(run)
-    decoding = Decoding.of(store.manifest.sampling)
-    detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=decoding)
+    drawn = store.manifest.sampling
+    detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold, decoding=drawn)
     flags = flag_run(store, detector)
     listed = replace(flags, alarms=flags.alarms[:limit])
     text = flags_csv(listed) if as_csv else format_flags(listed, len(flags.alarms))
@@ -264,17 +236,14 @@ def flag(
 
 
 @monitoring.command()
-@loads_model
 def score(
-    probe: options.Probe,
-    model: ModelName = None,
-    lines: Annotated[
-        bool, typer.Option("--jsonl", help="Read and write JSON lines, one object a line.")
-    ] = False,
-    prompt: Annotated[str, typer.Option(help="What came before the text.")] = "",
-    smoothing: Smoothing = None,
-    threshold: Threshold = None,
-    fail_on_alarm: FailOnAlarm = False,
+    probe: Path,
+    model: str | None = None,
+    lines: Annotated[bool, typer.Option("--jsonl")] = False,
+    prompt: str = "",
+    smoothing: options.Smoothing = None,
+    threshold: float | None = None,
+    fail_on_alarm: bool = False,
     *,
     loading: Loading,
 ) -> None:
@@ -283,6 +252,10 @@ def score(
     A text outside the range that the threshold was calibrated on is marked first: `outside`.
     Text is the completion as the model writes it, tags included. A JSON object has `text`, or
     `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.
+
+    Args:
+        lines: Read and write JSON lines, one object a line.
+        prompt: What came before the text.
     """
     from trace_probe.model.bridge import load_weights
     from trace_probe.monitor.scoring import score_texts
@@ -316,31 +289,22 @@ def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported
 
 @monitoring.command()
 def calibrate(
-    run: options.Run,
-    probe: options.Probe,
-    smoothing: Annotated[
-        str | None,
-        typer.Option(
-            "--smoothing",
-            "--rules",
-            help="Set a threshold for each of these; the probe's own, max, ema:0.5 and 2-of-3 by "
-            "default.",
-        ),
-    ] = None,
-    rate: options.AlarmRate = 0.01,
-    sibling_rate: options.SiblingRate = 0.05,
-    guarantee: options.GuaranteeKind = "conformal",
-    keep: Annotated[
-        bool,
-        typer.Option(
-            "--keep-threshold",
-            help="Leave the card's threshold as it is; only note the range of the traces that it "
-            "was set on, so that texts outside it are marked.",
-        ),
-    ] = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Set thresholds on the harmless traces of a run, for its sampling settings."""
+    run: Path,
+    probe: Path,
+    smoothing: Annotated[str | None, typer.Option("--smoothing", "--rules")] = None,
+    rate: options.Share = 0.01,
+    sibling_rate: options.Share = 0.05,
+    guarantee: options.Guarantee = "conformal",
+    keep: Annotated[bool, typer.Option("--keep-threshold")] = False,
+) -> Told:
+    """Set thresholds on the harmless traces of a run, for its sampling settings.
+
+    Args:
+        smoothing: Set a threshold for each of these; the probe's own, max, ema:0.5 and 2-of-3 by
+            default.
+        keep: Leave the card's threshold as it is; only note the range of the traces that it was set
+            on, so that texts outside it are marked.
+    """
     from trace_probe.monitor.calibrated import calibrate as calibrate_on
     from trace_probe.monitor.calibrated import range_of_card, save_calibration
     from trace_probe.statistics.smoothing import DEFAULT_SMOOTHINGS
@@ -359,43 +323,38 @@ def calibrate(
         f"traces, {each.siblings} siblings){'; ' + each.note if each.note else ''}"
         for name, each in found.thresholds.items()
     ]
-    show_result(found, "\n".join(rows), as_json=as_json)
+    return Told(found, "\n".join(rows))
 
 
 @monitoring.command()
 def cascade(
-    run: options.Run,
-    probe: options.Probe,
-    judge: Annotated[str, typer.Option(help="rules, judge:MODEL or paper:MODEL.")] = "rules",
-    pass_rate: Annotated[
-        float | None,
-        typer.Option(help="Share of harmless traces that the probe may pass on to the judge."),
-    ] = None,
-    most_lost: Annotated[
-        float,
-        typer.Option(
-            help="Instead of --pass-rate: share of instrumental training traces that need not "
-            "reach the judge."
-        ),
-    ] = 0.01,
-    smoothing: Smoothing = None,
-    labeller: options.Labeller = None,
-    base_url: options.BaseUrls = None,
-    extra: options.Extra = None,
-    price: options.Price = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Compare a probe, a judge, and a judge asked only where the probe alarms."""
+    run: Path,
+    probe: Path,
+    judge: str = "rules",
+    pass_rate: float | None = None,
+    most_lost: float = 0.01,
+    smoothing: options.Smoothing = None,
+    labeller: str | None = None,
+    base_url: list[str] | None = None,
+    extra: str | None = None,
+    price: str | None = None,
+) -> Told:
+    """Compare a probe, a judge, and a judge asked only where the probe alarms.
+
+    Args:
+        judge: rules, judge:MODEL or paper:MODEL.
+        pass_rate: Share of harmless traces that the probe may pass on to the judge.
+        most_lost: Instead of --pass-rate: share of instrumental training traces that need not reach
+            the judge.
+    """
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
     from trace_probe.labelling.runs import labeller as labeller_of
-    from trace_probe.monitor.calibrated import Decoding
     from trace_probe.monitor.cascade import cascade as compare
     from trace_probe.monitor.cascade import format_cascade
 
     store, cost = tp.Store(run), price_pair(price)
-    decoding = Decoding.of(store.manifest.sampling)
-    detector = tp.load_detector(probe, smoothing=smoothing, decoding=decoding)
+    detector = tp.load_detector(probe, smoothing=smoothing, decoding=store.manifest.sampling)
     where = JudgeServers(tuple(base_url or ()), default_cache(), json_object(extra))
     truth = labeller or detector.saved.card.labeller
     found = compare(
@@ -406,33 +365,26 @@ def cascade(
         most_lost=most_lost,
         truth=truth,
     )
-    show_result(found, format_cascade(found, cost), as_json=as_json)
+    return Told(found, format_cascade(found, cost))
 
 
 @monitoring.command()
-@loads_model
 def serve(
-    probes: Annotated[list[Path], typer.Argument(help="Folders of probes on one model.")],
-    model: ModelName = None,
-    smoothing: Smoothing = None,
-    threshold: Threshold = None,
-    on_alarm: Annotated[
-        Literal["annotate", "stop", "withhold"], typer.Option(help="What to do on an alarm.")
-    ] = "annotate",
-    host: Annotated[
-        str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8765,
-    audit: Annotated[Path, typer.Option(help="Log of alarms, appended to.")] = Path("alarms.jsonl"),
-    concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 4096,
-    max_body: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 1 << 20,
-    alarm_webhook: Annotated[
-        str | None, typer.Option(metavar="URL", help="Also send each alarm there, signed.")
-    ] = None,
-    engine: options.EngineName = "transformers",
-    engine_args: options.EngineArguments = "{}",
-    stale_ok: StaleOk = False,
+    probes: list[Path],
+    model: str | None = None,
+    smoothing: options.Smoothing = None,
+    threshold: float | None = None,
+    on_alarm: Literal["annotate", "stop", "withhold"] = "annotate",
+    host: str = ("127.0.0.1"),
+    port: int = 8765,
+    audit: Path = Path("alarms.jsonl"),
+    concurrency: options.Count = 64,
+    max_tokens: options.Count = 4096,
+    max_body: options.Count = 1 << 20,
+    alarm_webhook: Annotated[str | None, typer.Option(metavar="URL")] = None,
+    engine: options.Engine = "transformers",
+    engine_args: str = "{}",
+    stale_ok: bool = False,
     *,
     loading: Loading,
 ) -> None:
@@ -443,6 +395,17 @@ def serve(
 
     A token is read from the environment variable TRACE_PROBE_TOKEN, and the secret that signs
     alarms from TRACE_PROBE_WEBHOOK_SECRET.
+
+    Args:
+        probes: Folders of probes on one model.
+        on_alarm: What to do on an alarm.
+        host: Address to listen on. Any but this machine's own needs a token.
+        port: Port to listen on.
+        audit: Log of alarms, appended to.
+        concurrency: Streams at a time.
+        max_tokens: Most tokens of an answer.
+        max_body: Most bytes of a request.
+        alarm_webhook: Also send each alarm there, signed.
     """
     from trace_probe.errors import ModelError
 

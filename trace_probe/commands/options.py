@@ -1,4 +1,49 @@
-"""What commands share: options that mean the same everywhere, and how results are printed."""
+"""Options that mean the same in every command, and how results are printed.
+
+Options:
+    run: Folder of a run, such as traces/demo, or a URL (s3://...).
+    probe: Folder of a probe, such as probes/demo.
+    force: Overwrite what is there.
+    labeller: Use the labels of this labeller. Default: the latest.
+    seed: Seed of all random numbers. The same seed repeats a result.
+    top_p: Sample from the likeliest tokens whose probabilities add up to this.
+    base_url: Server that speaks OpenAI's protocol; repeat it to divide the work among several.
+    executor: This process, or workers on a Ray cluster (extra: ray).
+    workers: With --executor ray: the most workers. Default: all there is room for.
+    agent: Record episodes of several model calls with tools.
+    tools: With --agent: a scripted .json, FILE.py:OBJECT or MODULE:OBJECT, which is run; without it
+        the environment that the tasks name.
+    max_calls: Of agents: the most model calls in an episode. Default: what an organism's world
+        allows, 20 elsewhere.
+    rate: Share of benign traces that may alarm, such as 0.05.
+    sibling_rate: Share of siblings that may alarm: harmless traces of prompts that also have
+        instrumental ones.
+    guarantee: The rate holds on average, or with 90 % confidence for this very threshold.
+    price: Dollars per million tokens read and written: 2.5,10.
+    extra: More fields for each request, as JSON; null removes a field.
+    tokenizer: With --base-url: whose token ids, a folder or hub id.
+    dtype: float32, bfloat16, float16, or auto: bfloat16 on a CPU where a trial shows that it is
+        faster. Without it float32 on a CPU, bfloat16 on a GPU.
+    engine: What runs the model: transformers, or vLLM (docs/vllm.md).
+    engine_args: With --engine vllm: arguments of its own as JSON: {"tensor_parallel_size": 2}.
+    concurrency: With --base-url: the most requests at the same time.
+    per_minute: With --base-url: the most requests per minute to each server.
+    by: Labeller of the outcomes, as in `label`.
+    folder: Folder of a saved probe.
+    address: org/name on the hub, or org/name@revision.
+    endpoint: Another hub than huggingface.co: the URL of a server that speaks its protocol, or a
+        folder.
+    log: An Inspect log, .eval or .json.
+    family: Where they were trained; those of the package by default.
+    as_json: Print one JSON object instead of text.
+    smoothing: How scores are smoothed: max (not at all), mean:N, ema:WEIGHT, K-of-N or cusum:DRIFT.
+        Default: as on the probe's card.
+    threshold: Alarm from this score on; by default as calibrated, or as on the card.
+    stale_ok: Go on with a probe whose latest `recheck` says that its threshold does not hold for
+        the model as it runs here.
+    fail_on_alarm: Exit with 6 if there is any alarm.
+    model: Hub id, folder, GGUF file, smollm2 or organism:NAME. Default: the model of the probe.
+"""
 
 import json
 from collections.abc import Callable
@@ -11,160 +56,14 @@ from trace_probe.errors import StoreError
 from trace_probe.files import plain
 
 Number = TypeVar("Number", int, float)
-
-Run = Annotated[
-    Path, typer.Argument(help="Folder of a run, such as traces/demo, or a URL (s3://...).")
-]
-Probe = Annotated[Path, typer.Argument(help="Folder of a probe, such as probes/demo.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-Labeller = Annotated[
-    str | None, typer.Option(help="Use the labels of this labeller. Default: the latest.")
-]
-Seed = Annotated[
-    int, typer.Option(help="Seed of all random numbers. The same seed repeats a result.")
-]
-Temperature = Annotated[
-    float, typer.Option(min=0, help="Temperature of sampling. 0 takes the likeliest token.")
-]
-TopP = Annotated[
-    float, typer.Option(help="Sample from the likeliest tokens whose probabilities add up to this.")
-]
-Nudge = Annotated[
-    Literal["none", "neutral", "push", "paper"],
-    typer.Option(help="System message: none, plain, one that pushes for the goal, the paper's."),
-]
-BaseUrls = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Server that speaks OpenAI's protocol; repeat it to divide the work among several."
-    ),
-]
-ExecutorName = Annotated[
-    Literal["local", "ray"],
-    typer.Option("--executor", help="This process, or workers on a Ray cluster (extra: ray)."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="With --executor ray: the most workers. Default: all there is room for."
-    ),
-]
-Shard = Annotated[
-    str | None, typer.Option(help="One part of the work, such as 0/8: for arrays of jobs.")
-]
-AsAgent = Annotated[
-    bool, typer.Option("--agent", help="Record episodes of several model calls with tools.")
-]
-Tools = Annotated[
-    str | None,
-    typer.Option(
-        help="With --agent: a scripted .json, FILE.py:OBJECT or MODULE:OBJECT, which is run; "
-        "without it the environment that the tasks name."
-    ),
-]
-MaxCalls = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Of agents: the most model calls in an episode. Default: what an organism's world "
-        "allows, 20 elsewhere.",
-    ),
-]
-MaxSeconds = Annotated[
-    float | None,
-    typer.Option(
-        min=0.001, help="With --agent: begin no further call of an episode after this many seconds."
-    ),
-]
-AlarmRate = Annotated[
-    float,
-    typer.Option(min=0, max=1, help="Share of benign traces that may alarm, such as 0.05."),
-]
-SiblingRate = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        help="Share of siblings that may alarm: harmless traces of prompts that also have "
-        "instrumental ones.",
-    ),
-]
-GuaranteeKind = Annotated[
-    Literal["conformal", "pac"],
-    typer.Option(
-        "--guarantee",
-        "--promise",
-        help="The rate holds on average, or with 90 % confidence for this very threshold.",
-    ),
-]
-Price = Annotated[
-    str | None, typer.Option(help="Dollars per million tokens read and written: 2.5,10.")
-]
-ServedTokenizer = Annotated[
-    str | None,
-    typer.Option("--tokenizer", help="With --base-url: whose token ids, a folder or hub id."),
-]
-Extra = Annotated[
-    str | None, typer.Option(help="More fields for each request, as JSON; null removes a field.")
-]
-Pooling = Annotated[
-    str,
-    typer.Option(
-        help="What is kept of each sentence: last, mean, max of its tokens, or several joined "
-        "by +. A probe with memory of the thought needs mean and max."
-    ),
-]
-RawTokens = Annotated[
-    bool, typer.Option("--raw-tokens", help="Keep every token beside the rows; takes much room.")
-]
-Backend = Annotated[
-    Literal["hooks", "transformer-lens"],
-    typer.Option(help="What reads the activations; both give the same numbers."),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        help="float32, bfloat16, float16, or auto: bfloat16 on a CPU where a trial shows that "
-        "it is faster. Without it float32 on a CPU, bfloat16 on a GPU."
-    ),
-]
-Tolerance = Annotated[
-    float | None,
-    typer.Option(
-        min=0, help="How far, in nats, the replay may differ from the writing. Default: by dtype."
-    ),
-]
-
-
-EngineName = Annotated[
-    Literal["transformers", "vllm"],
-    typer.Option("--engine", help="What runs the model: transformers, or vLLM (docs/vllm.md)."),
-]
-EngineArguments = Annotated[
-    str,
-    typer.Option(
-        "--engine-args",
-        help='With --engine vllm: arguments of its own as JSON: {"tensor_parallel_size": 2}.',
-    ),
-]
-ComparedShare = Annotated[
-    float,
-    typer.Option(
-        "--fidelity",
-        min=0,
-        max=1,
-        help="With --engine vllm: share of the traces that transformers reads again to compare "
-        "the activations; 1 for all.",
-    ),
-]
-Concurrency = Annotated[
-    int, typer.Option(min=1, help="With --base-url: the most requests at the same time.")
-]
-PerMinute = Annotated[
-    float | None,
-    typer.Option(min=0.1, help="With --base-url: the most requests per minute to each server."),
-]
+Count = Annotated[int, typer.Option(min=1)]
+Limit = Annotated[int | None, typer.Option(min=1)]
+Share = Annotated[float, typer.Option(min=0, max=1)]
+PerMinute = Annotated[float | None, typer.Option(min=0.1)]
+Smoothing = Annotated[str | None, typer.Option("--smoothing", "--rule")]
+Guarantee = Annotated[Literal["conformal", "pac"], typer.Option("--guarantee", "--promise")]
+Executor = Literal["local", "ray"]
+Engine = Literal["transformers", "vllm"]
 
 
 def show_result(value: object, text: str, *, as_json: bool) -> None:

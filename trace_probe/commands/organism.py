@@ -7,36 +7,35 @@ from typing import Annotated
 
 import typer
 
-from trace_probe.commands.options import AsJson, Seed, say, show_result
+from trace_probe.commands import options
+from trace_probe.commands.documented import Commands, Told
+from trace_probe.commands.options import say
 from trace_probe.files import plain
 
-organism = typer.Typer(help="The model organisms: list, train, check.", no_args_is_help=True)
+organism = Commands(help="The model organisms: list, train, check.", no_args_is_help=True)
 
 
 @organism.command("list")
-def list_(as_json: AsJson = False) -> None:
+def list_() -> Told:
     """List the members of the family: parent, steps, and the figures of their cards."""
     from trace_probe.model.checkpoint import FAMILY
     from trace_probe.organism.card import family_rows, family_table
 
-    show_result(family_rows(FAMILY), family_table(FAMILY), as_json=as_json)
+    return Told(family_rows(FAMILY), family_table(FAMILY))
 
 
 @organism.command()
-def train(
-    out: Annotated[Path, typer.Argument(help="Folder for the weights, such as family.")],
-    members: Annotated[
-        str, typer.Option(help="Which, such as base,rl-s0; all small ones by default.")
-    ] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Members to train at a time.")] = 2,
-    base: Annotated[
-        str, typer.Option(help="Model of which English organisms are adapters, or its folder.")
-    ] = "smollm2",
-) -> None:
+def train(out: Path, members: str = "", jobs: options.Count = 2, base: str = "smollm2") -> None:
     """Train the family; rerun to resume. Needs the extra ``organism``.
 
     English organisms (english-base, english-rl-s0, english-rlhf-s0) are adapters of a pretrained
     model and take about an hour each on one core; name them to train them.
+
+    Args:
+        out: Folder for the weights, such as family.
+        members: Which, such as base,rl-s0; all small ones by default.
+        jobs: Members to train at a time.
+        base: Model of which English organisms are adapters, or its folder.
     """
     from trace_probe.organism.family import FAMILY, member, train_family
 
@@ -47,38 +46,29 @@ def train(
 
 @organism.command()
 def check(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Members to check. Default: all that need no pretrained model."),
-    ] = None,
-    scenarios: Annotated[int, typer.Option(help="Held-out scenarios.")] = 90,
-    oracle_scenarios: Annotated[int, typer.Option(help="Prompts on which to ask the oracle.")] = 18,
-    thirds: Annotated[
-        int,
-        typer.Option(
-            help="English organisms: traces in which the oracle is asked after each third."
-        ),
-    ] = 40,
-    whole: Annotated[
-        int,
-        typer.Option(help="English organisms: traces in which it is asked after every sentence."),
-    ] = 12,
-    continuations: Annotated[
-        int, typer.Option(help="English organisms: continuations at each place.")
-    ] = 32,
-    family: Annotated[
-        Path | None, typer.Option(help="Where they were trained; those of the package by default.")
-    ] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Folder for the runs: a check that was stopped goes on.")
-    ] = None,
-    seed: Seed = 0,
-    write_cards: Annotated[
-        bool, typer.Option("--write-cards", help="Renew the model cards beside the weights.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check the organisms on scenarios that none of them has seen."""
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+    scenarios: int = 90,
+    oracle_scenarios: int = 18,
+    thirds: int = 40,
+    whole: int = 12,
+    continuations: int = 32,
+    family: Path | None = None,
+    keep: Path | None = None,
+    seed: int = 0,
+    write_cards: bool = False,
+) -> Told:
+    """Check the organisms on scenarios that none of them has seen.
+
+    Args:
+        names: Members to check. Default: all that need no pretrained model.
+        scenarios: Held-out scenarios.
+        oracle_scenarios: Prompts on which to ask the oracle.
+        thirds: English organisms: traces in which the oracle is asked after each third.
+        whole: English organisms: traces in which it is asked after every sentence.
+        continuations: English organisms: continuations at each place.
+        keep: Folder for the runs: a check that was stopped goes on.
+        write_cards: Renew the model cards beside the weights.
+    """
     from trace_probe.model.checkpoint import organism_path
     from trace_probe.model.local import load_model
     from trace_probe.organism.card import write_card
@@ -99,22 +89,26 @@ def check(
         if write_cards:
             write_card(family / one.name if family else organism_path(one.name), one, quality, plan)
         found.append(plain(quality))
-    show_result(found, "\n\n".join(map(_text, found)), as_json=as_json)
+    return Told(found, "\n\n".join(map(_text, found)))
 
 
 @organism.command()
 def study(
-    out: Annotated[Path, typer.Argument(help="Folder for the runs, one of each member.")],
-    scenarios: Annotated[int, typer.Option(help="Each is run under three nudge levels.")] = 60,
-    samples: Annotated[int, typer.Option(help="Traces of each scenario and nudge.")] = 4,
-    world: Annotated[str, typer.Option(help="Whose members: world or english.")] = "world",
-    family: Annotated[
-        Path | None, typer.Option(help="Where they were trained; those of the package by default.")
-    ] = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Run the controlled experiment: all members on the same scenarios, under every nudge."""
+    out: Path,
+    scenarios: int = 60,
+    samples: int = 4,
+    world: str = "world",
+    family: Path | None = None,
+    seed: int = 0,
+) -> Told:
+    """Run the controlled experiment: all members on the same scenarios, under every nudge.
+
+    Args:
+        out: Folder for the runs, one of each member.
+        scenarios: Each is run under three nudge levels.
+        samples: Traces of each scenario and nudge.
+        world: Whose members: world or english.
+    """
     from trace_probe.organism.experiment import experiment
     from trace_probe.organism.family import world_named
     from trace_probe.study.study import study as compare
@@ -129,7 +123,7 @@ def study(
         family=family,
     )
     found = compare(runs, seed=seed)
-    show_result(found, format_study(found), as_json=as_json)
+    return Told(found, format_study(found))
 
 
 def _text(quality: Mapping[str, object]) -> str:

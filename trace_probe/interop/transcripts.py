@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 COUNTS = ("read", "added", "labelled", "unknown", "positives", "closed")
 UNHEARD = {"said": "unknown"}
 """Facts of a label that comes without a word on what was said."""
+AGAIN = (
+    "{:,} of the new traces say what a trace in the run says: give rows of one trace the same id "
+    "in both files, to join their labels."
+)
 _POSITIVE = frozenset({"1", "1.0", "true", "yes", "convergence"})
 _NEGATIVE = frozenset({"0", "0.0", "false", "no", "no_convergence"})
 
@@ -120,12 +124,12 @@ def keep(
     with store.writing():
         known = {name: store.labels(name) for name in store.labellers()}
         present, labels = store.ids(), []
-        before, again = len(present), None
+        before, again, texts = len(present), 0, set[str]()
         models: set[str] = set()
         for trace, label in transcripts:
             if before and trace.id not in present:
-                again = again or _Again(store)  # it reads the whole run
-                again.look(trace)
+                texts = texts or {_text_key(one) for one in store.traces()}
+                again += _text_key(trace) in texts
             store.add(trace)
             models.add(trace.model)
             counts.update(_tally(trace, label), added=trace.id not in present)
@@ -140,28 +144,13 @@ def keep(
         **{name: int(counts[name]) for name in COUNTS},
         left_out=len(aside.rows) if aside else 0,
         formats=dict(formats),
-        notes=(*(aside.told(where) if aside else ()), *(again.told() if again else ())),
+        notes=(*(aside.told(where) if aside else ()), *([AGAIN.format(again)] if again else ())),
     )
 
 
-class _Again:
-    """Looks for new traces that say what one in the run says, under another id."""
-
-    def __init__(self, store: Store) -> None:
-        self._texts = {digest(one.model, one.text) for one in store.traces()}
-        self._found = 0
-
-    def look(self, trace: Trace) -> None:
-        """Take a trace that the run did not hold."""
-        self._found += digest(trace.model, trace.text) in self._texts
-
-    def told(self) -> Iterator[str]:
-        """Yield a sentence if there are any."""
-        if self._found:
-            yield (
-                f"{self._found:,} of the new traces say what a trace in the run says: give rows "
-                f"of one trace the same id in both files, to join their labels."
-            )
+def _text_key(trace: Trace) -> str:
+    """Return by what traces are known that say the same."""
+    return digest(trace.model, trace.text)
 
 
 def _file_name(file: str) -> str:
@@ -304,17 +293,14 @@ def _chat_trace(
 
 def _sampling(line: Line) -> Sampling:
     """Return how a transcript was sampled, as far as the line says so."""
-    sampling = Sampling()
-    for theirs, ours, read in (
-        ("temperature", "temperature", line.number),
-        ("max_new_tokens", "max_new_tokens", line.whole),
-    ):
-        value = line.spare(read, theirs)
-        change: dict[str, Any] = {} if value is None else {ours: value}
+    sampling, readers = Sampling(), {"temperature": line.number, "max_new_tokens": line.whole}
+    for name, read in readers.items():
+        value = line.spare(read, name)
+        change: dict[str, Any] = {} if value is None else {name: value}
         try:
             sampling = replace(sampling, **change)
         except TraceError:
-            line.notes.append(f"Not read, {theirs} of {value}")
+            line.notes.append(f"Not read, {name} of {value}")
     return sampling
 
 

@@ -28,6 +28,7 @@ from trace_probe.statistics.metrics import first_alarm
 from trace_probe.statistics.smoothing import MAX, Smoothing, parse_smoothing
 from trace_probe.storage.typed import from_plain, renamed
 from trace_probe.store import Store
+from trace_probe.trace import Sampling
 
 OUTSIDE = (
     "outside the calibrated range: neither an alarm nor its absence can be relied on for texts "
@@ -154,7 +155,7 @@ def load_detector(
     *,
     smoothing: str | None = None,
     threshold: float | None = None,
-    decoding: Decoding | None = None,
+    decoding: Decoding | Sampling | None = None,
 ) -> Detector:
     """Return the detector of a probe's folder.
 
@@ -167,7 +168,7 @@ def load_detector(
             or a probe of a hub, ``hub:org/name@revision``.
         smoothing: ``max``, ``mean:N``, ``ema:WEIGHT``, ``K-of-N`` or ``cusum:DRIFT``.
         threshold: Smoothed score from which on it alarms.
-        decoding: How the tokens to be scored are drawn.
+        decoding: How the tokens to be scored are drawn, such as the sampling of a run.
 
     Raises:
         ProbeError: there is no probe, or it has no threshold for this smoothing.
@@ -179,6 +180,7 @@ def load_detector(
     """
     here = local_folder(folder)
     saved = load_probe(here)
+    decoding = Decoding.of(decoding) if isinstance(decoding, Sampling) else decoding
     return _resolved(here, as_detector(saved), saved.card.model, (smoothing, threshold), decoding)
 
 

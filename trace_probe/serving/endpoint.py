@@ -46,7 +46,7 @@ def build_app(served: GuardedModel, limits: Limits, token: str | None) -> FastAP
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with served.webhook or nullcontext():
+        async with served.webhook.running() if served.webhook else nullcontext():
             yield
             await asyncio.to_thread(served.close)
 

@@ -21,9 +21,9 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -111,14 +111,13 @@ def signature(secret: bytes, name: str, stamp: str, body: bytes) -> str:
 
 
 class Webhook:
-    """Sends alarms one after another; use as ``async with``, in the loop that calls `put`."""
+    """Sends alarms one after another, while it is `running` in the loop that calls `put`."""
 
     def __init__(self, hook: Hook, count: Callable[[Result], None]) -> None:
         """Send to a hook; `count` hears what became of each alarm."""
         self._hook, self._count = hook, count
         self._waiting: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(hook.most_waiting)
         self._client: Any = None
-        self._sending: asyncio.Task[None] | None = None
 
     def put(self, entry: Mapping[str, Any]) -> None:
         """Send an alarm when its turn comes; where too many wait it is dropped and counted."""
@@ -127,21 +126,21 @@ class Webhook:
         except asyncio.QueueFull:
             self._settle("dropped", entry, f"{self._hook.most_waiting} alarms wait already")
 
-    async def __aenter__(self) -> "Webhook":
-        """Begin to send."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Webhook"]:
+        """Send alarms meanwhile; at the end send what waits, for a while, and say what is left."""
         from openai import DefaultAsyncHttpxClient
 
-        self._client = DefaultAsyncHttpxClient(follow_redirects=False, timeout=None)
-        self._sending = asyncio.create_task(self._run())
-        return self
+        async with DefaultAsyncHttpxClient(follow_redirects=False, timeout=None) as self._client:
+            sending = asyncio.create_task(self._run())
+            try:
+                yield self
+            finally:
+                await self._finish()
+                sending.cancel()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Send what waits, for a while, and say what was not sent."""
+    async def _finish(self) -> None:
+        """Wait for what is to be sent, but not for long."""
         try:
             async with asyncio.timeout(self._hook.closing_seconds):
                 await self._waiting.join()
@@ -150,9 +149,6 @@ class Webhook:
                 "alarms that the webhook did not get are in the audit log alone: at least %d",
                 self._waiting.qsize() + 1,
             )
-        if self._sending is not None:
-            self._sending.cancel()
-        await self._client.aclose()
 
     async def _run(self) -> None:
         while True:

@@ -12,7 +12,6 @@ from trace_probe.explorer.models import probes, resident, shown_probe
 from trace_probe.explorer.panels import Frame, panel
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.watching import Watched
-from trace_probe.monitor.calibrated import Decoding
 from trace_probe.monitor.detector import Detector
 from trace_probe.trace import Sampling, Task
 from trace_probe.visible import visible
@@ -136,7 +135,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     name = st.selectbox("Probe", list(there), key=PROBE_KEY, format_func=visible, width=260)
     choose_one("Pace", list(PACES), key=PACE_KEY)
     st.toggle("Stop at the alarm", key=HALT_KEY)
-detector = shown_probe(there[name], Decoding.of(Sampling()))
+detector = shown_probe(there[name], Sampling())
 settings(shown, detector)
 held: Watched | None = st.session_state.get(WATCHED_KEY)
 if held is not None and held.running:
