@@ -56,6 +56,8 @@ class HeadlinePlan:
     seed: int = 0
     small: bool = False
     """Train on the demo's small plan, as is due where an organism writes slowly."""
+    features: str = ""
+    """More linear probes to judge, by the feature that each reads: ``mean,running-mean``."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,18 @@ def measure(plan: HeadlinePlan, say: Say) -> Found:
     linear = load_probe(folder / "linear")
     last = _trained(folder / "last", learned, say, features=("last",), smoothing="max")
     mlp = _trained(folder / "mlp", learned, say, head="mlp")
+    rivals = {LAST: last, "mlp": mlp}
+    for feature in filter(None, plan.features.split(",")):
+        asked = {"features": (feature,)}
+        rivals[f"{feature}, linear"] = _trained(folder / feature, learned, say, **asked)
     rates = _rates(learned, linear)
     judged = []
     for name, store in (("held-out tasks", learned), ("fresh pool", fresh)):
         say(f"{name}: evaluate")
         store.write_scores(FACTS, {trace.id: _facts(trace, rates) for trace in store.traces()})
-        for other, probe in ((LAST, last), ("mlp", mlp)):
+        for other, probe in rivals.items():
             store.write_scores(other, _scores(store, probe))
-        others = Beside(trained_on=learned, detectors=(LAST, "mlp", FACTS))
+        others = Beside(trained_on=learned, detectors=(*rivals, FACTS))
         report, scores = evaluate_probe(store, linear, seed=plan.seed, beside=others)
         report = beside_oracle(report, store, linear.card, scores[linear.card.name])
         judged.append(_judged(name, report))

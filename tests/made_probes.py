@@ -48,7 +48,7 @@ def a_probe(
         name="p", model=model.name, tokenizer=model.tokenizer, layers=(layer,), d_model=32,
         features=(feature,), rows="before-said", guard=0, labeller="rule", method="logistic",
         C=0.01, training_tasks=(), calibration_tasks=(), threshold=threshold,
-        target_false_alarm_rate=0.01, guaranteed_false_alarm_rate=0.01,
+        target_false_alarm_rate=0.01, guaranteed_false_alarm_rate=0.01, row_end=model.row_end,
     )  # fmt: skip
     return SavedProbe(card, probe)
 

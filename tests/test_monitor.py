@@ -8,7 +8,7 @@ import pytest
 from made_probes import SAMPLING, TASK, a_probe, recorded
 from tiny_models import FAMILIES
 
-from trace_probe.activations import ActivationMatrix, pooled_spans
+from trace_probe.activations import ActivationMatrix, RowEnd, pooled_spans, with_row_end
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
@@ -163,10 +163,18 @@ def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:
         'I look.\n<tool_call>\n{"name": "look"}\n</tool_call>',
         "I look. <tool_call>look\n</tool_call>",
         "One.</think>Yes.<think>Two. Three.</think>Done.",
+        "I wait." + "\n " * 99 + "Then I act.  \n </think>Done. ",
+        "I wait" + " " * 90 + "and act. \n",
     ],
 )
-def test_tags_of_many_tokens_and_cut_characters_change_no_score(
-    tiny: Callable[..., Any], written: str, size: int, prefilled: bool
+@pytest.mark.parametrize(("row_end", "feature"), [("token", "mean"), ("word", "last")])
+def test_tags_of_many_tokens_cut_characters_and_white_space_change_no_score(
+    tiny: Callable[..., Any],
+    written: str,
+    size: int,
+    prefilled: bool,
+    row_end: RowEnd,
+    feature: Feature,
 ) -> None:
     """Cut a text into tokens of `size` characters, a few of them without any of their own."""
     text = written if prefilled else f"<think>{written}"
@@ -174,9 +182,12 @@ def test_tags_of_many_tokens_and_cut_characters_change_no_score(
     pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
     values = np.random.default_rng(1).standard_normal((len(starts), 32)).astype(np.float32)
     spans, sentences, *_ = build_spans(text, starts, 0, FORMATS["think"], prefilled=prefilled)
-    saved = a_probe(tiny())
-    means = [values[s.start : s.stop].mean(0) for s in sentences if s.channel == "reasoning"]
-    scores = [float(saved.probe.raw_scores(mean)) for mean in means]
+    saved = a_probe(tiny(), feature=feature)
+    saved = replace(saved, card=replace(saved.card, row_end=row_end))
+    pooled = [s for s in with_row_end(row_end, text, starts, sentences) if s.channel == "reasoning"]
+    tokens = [values[s.start : s.stop] for s in pooled]
+    rows = [part[-1] if feature == "last" else part.mean(0) for part in tokens]
+    scores = [float(saved.probe.raw_scores(row)) for row in rows]
 
     def alarms(threshold: float, every: int = 1) -> bool:
         detector = as_detector(saved).at(threshold)

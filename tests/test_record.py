@@ -247,6 +247,7 @@ def test_manifest_says_what_was_recorded_how(tiny: Callable[..., Any], tmp_path:
         n_layers=3,
         d_model=32,
         pooling="last+mean+max",
+        row_end="word",
         dtype="float32",
         tokenizer=tiny().tokenizer,
         sampling=SAMPLING,

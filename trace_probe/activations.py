@@ -1,6 +1,6 @@
 """What a model held in its residual stream while it read, thought and said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError, TraceError
-from trace_probe.trace import Span, Trace
+from trace_probe.trace import Span, Trace, to_last_word
 
 Pooling = Literal["last", "mean", "max"]
 """How the tokens of a span become one vector: its last token, their mean, or the highest value of
@@ -46,6 +46,12 @@ class Fidelity:
     difference as a share of the greatest value of the layer."""
     tolerated: float | None = None
     """How far off it might have been; None where that is not kept."""
+
+
+RowEnd = Literal["token", "word"]
+"""Where the row of a sentence ends: with its last token, or with the last that is not white space.
+
+A model holds little of a sentence at a line break after it, and more at the end of its words."""
 
 
 class Rows:
@@ -136,10 +142,23 @@ class Activations(Rows):
         return max(span.stop for span in self.spans) - self.spans[0].start if self.spans else 0
 
 
-def pooled_spans(trace: Trace) -> tuple[Span, ...]:
+def pooled_spans(trace: Trace, row_end: RowEnd = "token") -> tuple[Span, ...]:
     """Return the rows that are recorded for a trace: the last prompt token, then each sentence."""
     stop = trace.prompt_stop
-    return (Span(max(stop - 1, 0), stop, "prompt"), *trace.sentences)
+    spans = (Span(max(stop - 1, 0), stop, "prompt"), *trace.sentences)
+    return tuple(with_row_end(row_end, trace.text, trace.offsets, spans))
+
+
+def with_row_end(
+    row_end: RowEnd, text: str, offsets: Sequence[int], spans: Iterable[Span]
+) -> list[Span]:
+    """Return the tokens that are pooled of spans of a text; only sentences may get shorter."""
+    return [
+        to_last_word(text, offsets, span)
+        if row_end == "word" and span.channel in ("reasoning", "answer")
+        else span
+        for span in spans
+    ]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ from trace_probe.storage.records import to_trace as to_trace
 from trace_probe.storage.seals import JSON, Seals, check, opened_json, sealed_json
 from trace_probe.storage.tensors import Values, content_key
 from trace_probe.storage.vault import Vault
-from trace_probe.trace import Trace
+from trace_probe.trace import Span, Trace
 
 EXPECTED = "cache/expected.json"
 
@@ -340,7 +340,10 @@ class Store:
 
     def key(self, trace: Trace) -> str:
         """Return what identifies the activations of a trace in this run, by content."""
-        return content_key(self.manifest, trace, pooled_spans(trace))
+        return content_key(self.manifest, trace, self._rows(trace))
+
+    def _rows(self, trace: Trace) -> tuple[Span, ...]:
+        return pooled_spans(trace, self.manifest.row_end)
 
     def has_activations(self, trace_id: str) -> bool:
         """Return whether activations of a trace are stored."""
@@ -355,7 +358,7 @@ class Store:
         """
         chosen = self.known_layers(layers)
         values = self.vault.load(trace.id, chosen, self.key(trace))
-        return Activations(values, chosen, pooled_spans(trace), self.manifest.pooling)
+        return Activations(values, chosen, self._rows(trace), self.manifest.pooling)
 
     def kept(self, trace: Trace, layers: Iterable[int] | None = None) -> Activations | None:
         """Return all that is kept of a trace beside its line, raw tokens and fidelity too.

@@ -259,6 +259,21 @@ class Trace:
         return spans[-1].stop if spans else 0
 
 
+def to_last_word(text: str, offsets: Sequence[int], span: Span) -> Span:
+    """Return a span of some tokens of a text without those at its end that are white space.
+
+    Its first token stays in any case. `offsets` says at which character each token starts.
+
+    Example:
+        >>> to_last_word("Wait. ", (0, 4, 5), Span(0, 3))
+        Span(start=0, stop=2, channel='reasoning')
+    """
+    start, stop = (offsets[i] if i < len(offsets) else len(text) for i in (span.start, span.stop))
+    end = start + len(text[start:stop].rstrip())
+    words = bisect_left(offsets, end, span.start, span.stop)
+    return Span(span.start, max(words, min(span.start + 1, span.stop)), span.channel)
+
+
 def check_tiling(trace: Trace) -> None:
     """Raise TraceError unless spans tile the tokens and sentences tile reasoning and answer."""
     check_calls(trace)

@@ -158,6 +158,7 @@ def _card(
         tokenizer=manifest.tokenizer,
         **vars(recipe),
         d_model=manifest.d_model,
+        row_end=manifest.row_end,
         target=corpus.target,
         labeller=next(iter(corpus.labels.values())).labeller,
         training_tasks=split.train,

@@ -69,7 +69,7 @@ def plant(model: Model, store: Store, tasks: list[Task], samples: int, tokens: i
     """Add traces of random words with random activations to a run, `samples` of each task."""
     rng = np.random.default_rng(0)
     for trace in _traces(model, store, tasks, samples, tokens):
-        spans = pooled_spans(trace)
+        spans = pooled_spans(trace, store.manifest.row_end)
         shape = (len(store.manifest.layers), len(spans), store.manifest.width)
         values = rng.standard_normal(shape, dtype=np.float32).astype(np.float16)
         chosen = store.manifest.layers, spans, store.manifest.pooling

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trace_probe.activations import RowEnd
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import identify, locate
 from trace_probe.model.loading import read_config, read_tokenizer
-from trace_probe.model.naming import parse_name
+from trace_probe.model.naming import ORGANISM, parse_name
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.text.stream import TextStream
 from trace_probe.trace import Sampling, Task
@@ -48,6 +49,15 @@ class ModelFacts:
         self.tokenizer = chat.fingerprint
         self.chat = chat
         """Its tokenizer, with the chat template."""
+
+    @property
+    def row_end(self) -> RowEnd:
+        """Return where the row of a sentence ends, if this model reads it.
+
+        The small organisms keep the rows with which all figures of them were measured.
+        """
+        small = self.name.startswith(ORGANISM) and not self.base
+        return "token" if small else "word"
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text, as the model would read them in the middle of a turn.

@@ -145,9 +145,19 @@ def as_detector(probe: SavedProbe | Detector) -> Detector:
 def as_detectors(
     probes: SavedProbe | Detector | Sequence[SavedProbe | Detector],
 ) -> tuple[Detector, ...]:
-    """Return one or several probes as detectors; see `as_detector`."""
+    """Return one or several probes as detectors; see `as_detector`.
+
+    Raises:
+        ProbeError: their rows end differently, so that no one pass gives those of all.
+    """
     several = [probes] if isinstance(probes, SavedProbe | Detector) else probes
-    return tuple(map(as_detector, several))
+    found = tuple(map(as_detector, several))
+    if len({one.saved.card.row_end for one in found}) > 1:
+        names = ", ".join(one.name for one in found)
+        raise ProbeError(
+            f"the rows of {names} do not end alike: use them one by one, or train them on one run"
+        )
+    return found
 
 
 def load_detector(

@@ -122,7 +122,10 @@ class Memory:
         return self._scored(self._pool(start, stop))
 
     def end(self, start: int, stop: int) -> tuple[float, ...]:
-        """Return the scores of a sentence of reasoning that has ended, and remember it."""
+        """Return the scores of a sentence of reasoning that has ended, and remember it.
+
+        White space after its last word is no part of it; `drop` forgets the rows of that.
+        """
         pool = self._pool(start, stop)
         scores = self._scored(pool)
         self._thought = _joined(self._thought, pool)
@@ -134,9 +137,12 @@ class Memory:
         count = min(max(stop - self._first, 0), len(self._rows))
         self._rows, self._first, self._begun = self._rows[count:], self._first + count, None
 
-    def fold(self, start: int | None) -> None:
-        """Pool all but the latest rows, of a sentence that began with token `start`, if of any."""
-        stop = self.known - HELD
+    def fold(self, start: int | None, words: int | None = None) -> None:
+        """Pool all but the latest rows, of a sentence that began with token `start`, if of any.
+
+        `words` is where its words end, if white space follows that is no part of it so far.
+        """
+        stop = self.known - HELD if words is None else min(self.known - HELD, words)
         if len(self._rows) <= 2 * HELD:
             return
         begun = None if start is None else self._pool(start, stop)

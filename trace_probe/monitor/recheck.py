@@ -375,8 +375,8 @@ def check_reads(model: "ModelFacts", card: ProbeCard) -> None:
     """
     from trace_probe.recording.record import new_manifest
 
-    manifest = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
-    check_fits(card, manifest)
+    read = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
+    check_fits(card, replace(read, row_end=card.row_end))
 
 
 def check_rechecked(model: "ModelFacts", folders: Iterable[Path]) -> None:

@@ -21,7 +21,7 @@ from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.memory import HELD, Kept, Memory
 from trace_probe.text.channels import END_OF_TURN, ChannelReader, Format, channel_at
 from trace_probe.text.sentences import SentenceReader
-from trace_probe.trace import Channel
+from trace_probe.trace import Channel, Span, to_last_word
 
 
 class Ended(NamedTuple):
@@ -82,6 +82,11 @@ class Segmenter:
     def current(self) -> tuple[int, int] | None:
         """Return index and first token of the sentence being written, None in markup."""
         return None if self._first is None else (self._number, self._first)
+
+    def words(self, start: int, stop: int) -> int:
+        """Return where the words of these tokens end, before the white space that follows them."""
+        span = Span(start, min(stop, len(self._offsets)))
+        return to_last_word(self._channels.text, self._offsets, span).stop
 
     def goes_on(self, piece: str) -> bool:
         """Take the characters of the next token if they can only make the sentence longer.
@@ -323,6 +328,7 @@ class LiveScorer:
         for scores in carried.scores:
             self._smoothed(scores)
         self._memory = Memory([detector.saved for detector in detectors], carried.kept)
+        self._row_end = detectors[0].saved.card.row_end
         self._take, self._every = take, every
         self._before, self._count = carried, 0
         self._start = carried.start + carried.tokens
@@ -352,7 +358,7 @@ class LiveScorer:
         sentence, scores = self._current(scored if last else (), due=due)
         if due and not self._unreadable:
             open_ = segments.current if segments.channel == "reasoning" else None
-            self._memory.fold(None if open_ is None else open_[1])
+            self._memory.fold(*(self._rows(open_[1], self._memory.known) if open_ else (None,)))
         position = self._start + self._count - 1
         self._latest = Reading(
             *(position, piece, segments.channel, sentence, scores),
@@ -374,6 +380,10 @@ class LiveScorer:
             self._alarms,
             self._unreadable,
         )
+
+    def _rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the tokens of a sentence that are pooled."""
+        return start, stop if self._row_end == "token" else self.segments.words(start, stop)
 
     def _see(self, rows: NDArray[np.float32]) -> None:
         """Take what the model held at the tokens since the last time."""
@@ -421,7 +431,8 @@ class LiveScorer:
         if ended.channel != "reasoning":
             self._memory.drop(ended.stop)
             return ()
-        scores = self._memory.end(ended.start, ended.stop)
+        scores = self._memory.end(*self._rows(ended.start, ended.stop))
+        self._memory.drop(ended.stop)
         if not all(map(isfinite, scores)):
             self._go_blind()
         return scores
@@ -436,7 +447,7 @@ class LiveScorer:
             if self.segments.channel != "reasoning" or self._unreadable:
                 return number, ()
             if due:
-                self._shown = number, self._memory.scores(first, self._memory.known)
+                self._shown = number, self._memory.scores(*self._rows(first, self._memory.known))
             return number, self._shown[1] if self._shown[0] == number else ()
         if finished and finished[-1].stop == self._before.tokens + self._count:
             return finished[-1].sentence, finished[-1].scores

@@ -116,7 +116,11 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
     card = saved.card
     check_reads(model, card)
     how = Reading(card.pooling)
-    held = read_calls(lambda ids, spans, _: model.replay(ids, spans, card.layers, how), traces)
+    held = read_calls(
+        lambda ids, spans, _: model.replay(ids, spans, card.layers, how),
+        traces,
+        row_end=card.row_end,
+    )
     if not all(np.isfinite(read.values).all() for read in held):
         raise overflowed("the activations that a probe reads")
     matrices = [

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_probe.activations import RowEnd
 from trace_probe.errors import ProbeError
 from trace_probe.files import MARKS, checked_name
 from trace_probe.model.naming import same_model
@@ -85,6 +86,8 @@ class ProbeCard:
     its task; None if there are too few to know."""
     siblings: int = 0
     """How many siblings that is a share of."""
+    row_end: RowEnd = "token"
+    """Where the rows that it reads end; as in the manifest of a run."""
     binds: Binding | None = None
     """Whose guarantee set the threshold; None if the card is of an earlier version."""
 
@@ -208,7 +211,10 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
         'demo'
     """
     _refuse_run(Path(path))
-    write_probe(Path(path), asdict(saved.card), saved.probe.to_tensors())
+    raw = asdict(saved.card)
+    if saved.card.row_end == "token":
+        del raw["row_end"]  # as earlier versions read it
+    write_probe(Path(path), raw, saved.probe.to_tensors())
 
 
 def _refuse_run(folder: Path) -> None:
@@ -337,6 +343,8 @@ def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
     unmade = [one for one in card.features if one not in features_from(manifest.pooling)]
     if unmade:
         lacking.append(f"pooling {manifest.pooling!r}, which cannot give {', '.join(unmade)}")
+    if manifest.layers and manifest.row_end != card.row_end:
+        lacking.append(f"rows that end with a {manifest.row_end}, not with a {card.row_end}")
     if differing or lacking:
         way = "Record with the probe's model" if differing else "Read it again with --recapture"
         raise ProbeError(

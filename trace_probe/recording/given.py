@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
+from trace_probe.activations import ALL_POOLINGS, Activations, RowEnd, pooled_spans
 from trace_probe.errors import ModelError, TraceError
 from trace_probe.model.facts import ModelFacts, read_facts
 from trace_probe.model.local import Completion
@@ -98,6 +98,7 @@ def pooled(
     pooling: str = ALL_POOLINGS,
     *,
     start: int = 0,
+    row_end: RowEnd = "word",
 ) -> Activations:
     """Return the activations of a trace from the residual stream at each of its tokens.
 
@@ -107,6 +108,7 @@ def pooled(
             before the final norm.
         layers: The 0-based blocks, in the order of `values`.
         pooling: What is made of the tokens of a sentence.
+        row_end: Where the row of a sentence ends, as the manifest of the run says it.
         start: The token of the trace that the first of `values` is of, at most the last one of the
             prompt. Tokens behind the last sentence may be missing, as that which ends the turn is.
 
@@ -122,7 +124,7 @@ def pooled(
         (2,)
     """
     values = array_of(values)
-    spans = pooled_spans(trace)
+    spans = pooled_spans(trace, row_end)
     needed = max(span.stop for span in spans)
     shaped = values.ndim == 3 and len(values) == len(set(layers)) == len(layers)
     if not shaped or values.dtype.kind not in "fiu":
@@ -158,7 +160,7 @@ def check_given(manifest: Manifest, trace: Trace, activations: Activations | Non
         ours |= {
             "layers": (activations.layers, manifest.layers),
             "pooling": (activations.pooling, manifest.pooling),
-            "spans": (activations.spans, pooled_spans(trace)),
+            "spans": (activations.spans, pooled_spans(trace, manifest.row_end)),
             "width": (width, manifest.width),
             "raw tokens": (activations.tokens is not None, manifest.raw_tokens),
         }

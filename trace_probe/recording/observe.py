@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from trace_probe.activations import ALL_POOLINGS, Activations, Fidelity, pooled_spans
+from trace_probe.activations import (
+    ALL_POOLINGS,
+    Activations,
+    Fidelity,
+    RowEnd,
+    pooled_spans,
+    with_row_end,
+)
 from trace_probe.errors import ModelError, StoreError
 from trace_probe.model.capture import Reading
 from trace_probe.model.fidelity import refuse_unfaithful
@@ -75,7 +82,8 @@ def observe(
         yield from read_calls(
             lambda ids, spans, _: model.checked_replay(ids, spans, wanted.layers, reading),
             traces,
-            place=partial(_as_read, model),
+            row_end=wanted.row_end,
+            place=partial(_as_read, model, wanted.row_end),
             raw_tokens=wanted.raw_tokens,
         )
 
@@ -125,7 +133,9 @@ def _check_prompts(trace: Trace) -> None:
         )
 
 
-def _as_read(model: Model, trace: Trace, spans: Sequence[Span]) -> tuple[Sequence[int], list[Span]]:
+def _as_read(
+    model: Model, row_end: RowEnd, trace: Trace, spans: Sequence[Span]
+) -> tuple[Sequence[int], list[Span]]:
     """Return the reader's tokens of a trace, and spans of the trace in them."""
     tokens, ends = model.chat.pieces(trace.text)
     if model.context is not None and len(tokens) > model.context:
@@ -133,7 +143,8 @@ def _as_read(model: Model, trace: Trace, spans: Sequence[Span]) -> tuple[Sequenc
             f"trace {trace.id} is {len(tokens)} tokens to {model.name}, which reads "
             f"{model.context}: choose an observer with a longer context"
         )
-    return tokens, reader_spans(trace, ends, spans)
+    starts = [0, *ends[:-1]]
+    return tokens, with_row_end(row_end, trace.text, starts, reader_spans(trace, ends, spans))
 
 
 def reader_spans(
@@ -200,6 +211,7 @@ def recapture(
             read_calls(
                 lambda ids, spans, _: passed(ids, spans, wanted.layers, reading),
                 traces,
+                row_end=wanted.row_end,
                 raw_tokens=wanted.raw_tokens,
             ),
             strict=True,
@@ -231,8 +243,9 @@ def check_ids(run: Store) -> None:
 
 
 def _shared(ours: Manifest, theirs: Manifest) -> bool:
-    """Return whether two runs hold the same pooling of the same layer."""
-    return bool(set(ours.layers) & set(theirs.layers) and set(ours.poolings) & set(theirs.poolings))
+    """Return whether two runs hold the same pooling of the same layer, over the same rows."""
+    layers, poolings = set(ours.layers) & set(theirs.layers), {*ours.poolings} & {*theirs.poolings}
+    return bool(layers and poolings) and ours.row_end == theirs.row_end
 
 
 def _against_recorded(run: Store, trace: Trace, held: Activations) -> Fidelity:

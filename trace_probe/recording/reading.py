@@ -6,12 +6,13 @@ read in the same pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import Activations, Fidelity, pooled_spans
+from trace_probe.activations import Activations, Fidelity, RowEnd, pooled_spans, with_row_end
 from trace_probe.episode import calls_of
 from trace_probe.trace import Span, Trace
 
@@ -40,20 +41,23 @@ class _Pass(NamedTuple):
     parts: list[_Part]
 
 
-def as_written(call: Trace, spans: Sequence[Span]) -> tuple[Ids, list[Span]]:
+def as_written(row_end: RowEnd, call: Trace, spans: Sequence[Span]) -> tuple[Ids, list[Span]]:
     """Read a call in the very ids that were read and written."""
-    return call.token_ids, list(spans)
+    return call.token_ids, with_row_end(row_end, call.text, call.offsets, spans)
 
 
 def read_calls(
     replay: Replay,
     traces: Sequence[Trace],
     *,
-    place: Place = as_written,
+    row_end: RowEnd = "token",
+    place: Place | None = None,
     raw_tokens: bool = False,
     logprobs: Sequence[Sequence[float]] | None = None,
 ) -> list[Activations]:
     """Return the activations of traces, a row for each of `pooled_spans`.
+
+    A call is read in the very ids that were read and written, unless `place` says otherwise.
 
     `logprobs` holds for each trace those noted for what the model wrote, in all its calls. An
     episode is as faithful as its worst pass.
@@ -61,11 +65,13 @@ def read_calls(
     passes = [
         one
         for owner, trace in enumerate(traces)
-        for one in _passes(owner, trace, logprobs[owner] if logprobs else (), place, raw_tokens)
+        for one in _passes(owner, trace, logprobs[owner] if logprobs else (), not place, raw_tokens)
     ]
     anchors = [_anchors(one, traces[one.owner], raw_tokens) for one in passes]
     placed = [
-        place(one.read, [*before, *(row for part in one.parts for row in part.rows)])
+        (place or partial(as_written, row_end))(
+            one.read, [*before, *(row for part in one.parts for row in part.rows)]
+        )
         for one, before in zip(passes, anchors, strict=True)
     ]
     noted: list[Sequence[float]] | None = None
@@ -76,25 +82,28 @@ def read_calls(
     for one, before, activations in zip(passes, anchors, held, strict=True):
         found[one.owner].append((activations, len(before)))
     return [
-        _joined(trace, parts) if trace.calls else parts[0][0]
+        _joined(trace, row_end, parts) if trace.calls else parts[0][0]
         for trace, parts in zip(traces, found, strict=True)
     ]
 
 
 def _passes(
-    owner: int, trace: Trace, noted: Sequence[float], place: Place, raw_tokens: bool
+    owner: int, trace: Trace, noted: Sequence[float], together: bool, raw_tokens: bool
 ) -> Iterator[_Pass]:
-    """Yield what is read of a trace; calls without a row are left out, unless all tokens count."""
+    """Yield what is read of a trace; calls without a row are left out, unless all tokens count.
+
+    A call that goes on from the one before is read `together` with it.
+    """
     under_way: _Pass | None = None
     done = 0
     for k, call in enumerate(calls_of(trace)):
         count = len(call) - call.prompt_stop
         rows = call.sentences if k else pooled_spans(call)
-        written = Span(max(call.prompt_stop - (not k), 0), len(call))
+        written = Span(max(call.prompt_stop - (not k), 0), len(call), "markup")
         part = _Part(rows, written, noted[done : done + count])
         done += count
         goes_on = under_way is not None and trace.calls[k].kept == len(under_way.read)
-        if under_way and goes_on and place is as_written:
+        if under_way and goes_on and together:
             under_way = _Pass(owner, call, [*under_way.parts, part])
             continue
         if under_way and (raw_tokens or any(one.rows for one in under_way.parts)):
@@ -121,11 +130,11 @@ def _noted(one: _Pass) -> list[float]:
     return found
 
 
-def _joined(trace: Trace, parts: Sequence[tuple[Activations, int]]) -> Activations:
+def _joined(trace: Trace, row_end: RowEnd, parts: Sequence[tuple[Activations, int]]) -> Activations:
     """Return the rows of all passes of an episode; the first ones of each may be anchors."""
     first = parts[0][0]
     kept = [held.values[:, anchors:] for held, anchors in parts]
-    spans = pooled_spans(trace)
+    spans = pooled_spans(trace, row_end)
     tokens = None
     if first.tokens is not None:
         reach = max(span.stop for span in spans) - spans[0].start

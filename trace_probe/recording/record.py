@@ -67,6 +67,7 @@ def new_manifest(
         version=version("trace-probe"),
         chat_template=digest(model.chat_template),
         pooling=pooling,
+        row_end=model.row_end,
         engine=model.engine,
     )
 
@@ -257,6 +258,7 @@ def _replay(
     return read_calls(
         lambda ids, spans, noted: model.checked_replay(ids, spans, manifest.layers, reading, noted),
         [trace for trace, _ in made],
+        row_end=manifest.row_end,
         raw_tokens=manifest.raw_tokens,
         logprobs=[logprobs for _, logprobs in made],
     )

@@ -59,7 +59,7 @@ def about_trace(manifest: Manifest) -> Callable[[dict[str, Any]], dict[str, Any]
 
     def about(raw: dict[str, Any]) -> dict[str, Any]:
         trace = to_trace(raw)
-        spans = pooled_spans(trace)
+        spans = pooled_spans(trace, manifest.row_end)
         return {
             "id": trace.id,
             "key": content_key(manifest, trace, spans),

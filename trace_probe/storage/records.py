@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from trace_probe.activations import Pooling, parse_poolings
+from trace_probe.activations import Pooling, RowEnd, parse_poolings
 from trace_probe.errors import ProbeError, StoreError
 from trace_probe.files import checked_name
 from trace_probe.labels import Label
@@ -37,6 +37,8 @@ class Manifest:
     pooling: str = "mean"
     """How the tokens of a sentence become its row: ``last``, ``mean``, ``max``, or several joined
     by ``+``, which then lie side by side in the row."""
+    row_end: RowEnd = "token"
+    """Where the row of a sentence ends; so those of earlier versions and of small organisms do."""
     raw_tokens: bool = False
     """Whether each token is kept beside the pooled rows."""
     dtype: str = ""
@@ -94,7 +96,10 @@ def checked_line(value: Trace | Label) -> bytes:
 
 def manifest_fields(manifest: Manifest) -> dict[str, Any]:
     """Return a manifest as plain values, as older versions read it where these are empty."""
-    return {k: v for k, v in asdict(manifest).items() if v or k not in ("base", "engine")}
+    raw = asdict(manifest)
+    if manifest.row_end == "token":
+        del raw["row_end"]
+    return {k: v for k, v in raw.items() if v or k not in ("base", "engine")}
 
 
 def to_manifest(raw: object, file: object) -> Manifest:

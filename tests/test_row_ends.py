@@ -1,0 +1,136 @@
+"""A row ends with the last word of a sentence, however it is made and whatever follows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_probes import SAMPLING, TASK, a_probe
+from runs import MANIFEST
+from test_observe import TRACE
+
+from trace_probe.activations import pooled_spans, with_row_end
+from trace_probe.errors import ProbeError
+from trace_probe.monitor.detector import as_detectors
+from trace_probe.probing.probe import check_fits, load_probe, save_probe
+from trace_probe.storage.records import manifest_fields, to_manifest
+from trace_probe.store import Store
+from trace_probe.trace import Span, Trace, to_last_word
+
+TEXT = "So I wait.\n\n \nThen"
+STARTS = [0, 2, 4, 9, 10, 12, 13, 14]
+"""``So``, `` I``, `` wait``, ``.``, two line breaks, a space, a line break, ``Then``."""
+
+
+@pytest.mark.parametrize(
+    ("span", "stop"), [((0, 7), 4), ((0, 8), 8), ((0, 4), 4), ((4, 7), 5), ((3, 3), 3), ((6, 8), 8)]
+)
+def test_white_space_at_the_end_is_left_away_and_one_token_always_stays(
+    span: tuple[int, int], stop: int
+) -> None:
+    found = to_last_word(TEXT, STARTS, Span(*span, "answer"))
+    assert found == Span(span[0], stop, "answer")
+
+
+def test_a_word_whose_token_holds_the_line_break_too_stays() -> None:
+    assert to_last_word("Wait.\n\n", [0, 4], Span(0, 2)).stop == 2
+
+
+def test_only_sentences_are_shortened() -> None:
+    spans = [Span(0, 7, "prompt"), Span(0, 7, "markup"), Span(0, 7)]
+    assert with_row_end("token", TEXT, STARTS, spans) == spans
+    assert [one.stop for one in with_row_end("word", TEXT, STARTS, spans)] == [7, 7, 4]
+
+
+def padded(trace: Trace) -> Trace:
+    """Return a trace of the same tokens, of which the last of each thought is a line break."""
+    last = trace.thoughts[-1]
+    token = trace.sentences[last].stop - 1
+    start, stop = (*trace.offsets, len(trace.text))[token : token + 2]
+    return replace(trace, text=trace.text[:start] + "\n" * (stop - start) + trace.text[stop:])
+
+
+def test_what_is_recorded_of_a_sentence_is_its_last_word(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from trace_probe.recording.reading import read_calls
+    from trace_probe.recording.record import new_manifest, record
+
+    model = tiny()
+    store = Store.create(tmp_path / "run", new_manifest(model, SAMPLING, pooling="last"))
+    record(model, [TASK], store, samples=6, progress=False)
+    assert store.manifest.row_end == "word"
+    traces = [t for t in store.traces() if t.thoughts and len(t.sentences[t.thoughts[-1]]) > 1]
+    assert traces
+    for trace in traces:
+        spans, row = pooled_spans(padded(trace), "word"), 1 + trace.thoughts[-1]
+        assert spans[row].stop == pooled_spans(trace, "token")[row].stop - 1
+        (held,) = read_calls(
+            lambda ids, spans, _: model.replay(ids, spans, (2,)), [padded(trace)], row_end="word"
+        )
+        (expected,) = model.replay([trace.token_ids], [spans], (2,))
+        assert held.spans == spans
+        assert (held.values == expected.values).all()
+
+
+def test_a_reader_leaves_away_the_white_space_of_its_own_tokens() -> None:
+    from trace_probe.recording.observe import _as_read
+
+    class Whole:
+        """Reads ``.`` and the line break as one token."""
+
+        name, context = "whole", None
+
+        class chat:
+            @staticmethod
+            def pieces(text: str) -> tuple[list[int], list[int]]:
+                ends = [i for i in range(1, len(text) + 1) if text[i - 1 : i + 1] != ".\n"]
+                return [0] * len(ends), ends
+
+    sentence = TRACE.sentences[0]
+    start, stop = TRACE.offsets[sentence.start], TRACE.offsets[sentence.stop]
+    for tail, pooled in ((".\n", stop - start - 1), (" \n", stop - start - 2)):
+        text = TRACE.text[: stop - 2] + tail + TRACE.text[stop:]
+        _, (span,) = _as_read(Whole(), "word", replace(TRACE, text=text), [sentence])  # type: ignore[arg-type]
+        assert len(span) == pooled
+
+
+def test_a_run_of_an_earlier_version_keeps_its_rows() -> None:
+    raw = manifest_fields(MANIFEST)
+    assert "row_end" not in raw
+    assert to_manifest(raw, "run.json").row_end == "token"
+    word = replace(MANIFEST, row_end="word")
+    assert to_manifest(manifest_fields(word), "run.json") == word
+
+
+def test_a_probe_is_refused_on_rows_that_end_otherwise(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    from trace_probe.recording.record import new_manifest
+
+    word = a_probe(tiny())
+    saved = replace(word, card=replace(word.card, row_end="token"))
+    manifest = new_manifest(tiny(), SAMPLING)
+    with pytest.raises(ProbeError, match="rows that end with a word, not with a token.*recapture"):
+        check_fits(saved.card, manifest)
+    check_fits(word.card, manifest)
+    with pytest.raises(ProbeError, match="do not end alike: use them one by one"):
+        as_detectors([saved, word])
+    save_probe(tmp_path / "p", word)
+    assert load_probe(tmp_path / "p").card == word.card
+
+
+def test_a_monitor_follows_the_rows_of_its_probe(tiny: Callable[..., Any]) -> None:
+    from trace_probe.monitor.live import Monitor
+
+    saved = a_probe(tiny())
+    for row_end in ("token", "word"):
+        one = replace(saved, card=replace(saved.card, row_end=row_end))
+        assert list(Monitor(tiny(), one).watch(TASK, SAMPLING))
+
+
+def test_the_small_organisms_keep_the_rows_of_their_figures() -> None:
+    from trace_probe.model.facts import read_facts
+
+    assert read_facts("organism:rl-s0").row_end == "token"
