@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "flag": ("flag", "run", PROBE, "--json"),
     "calibrate": ("calibrate", "run", "probe", "--json"),
     "oracle": (
-        *("oracle", "run", "--name", "killed", "--traces", "4", "--continuations", "2"),
+        *("oracle", "run", "--name", "killed", "--traces", "8", "--continuations", "2"),
         *("--bisections", "0"),
     ),
     "study": ("study", "run", OTHER, "--json"),
