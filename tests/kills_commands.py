@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "efficiency": ("efficiency", "run", PROBE, "--json"),
     "steer": (
         *("steer", "run", PROBE, "--name", "killed", "--prompts", "2", "--continuations", "1"),
-        *("--randoms", "1", "--unrelated", "1", "--doses", "0.1", "--dose", "0.1", "--at", "0.8"),
+        *("--randoms", "1", "--unrelated", "1", "--doses", "0.1", "--dose", "0.1"),
         *("--backend", "hooks", "--json"),
     ),
     "annotations": (),

@@ -25,7 +25,6 @@ SHORTER = {
     "real_model": {"organism.traces(), 320)": "organism.traces(), 64)"},
     "train_a_probe": {
         "choose_and_score))": "choose_and_score, folds=2))",
-        "range(model.n_layers)": "range(1, 3)",
     },
     "emergence": {"continuations=10": "continuations=2"},
 }
