@@ -29,7 +29,8 @@ settings.load_profile("trace_probe")
 LONGEST = (
     *("explorer/test_explorer_browser", "test_endpoint", "test_kills", "test_notebooks"),
     *("test_serving", "test_bench_capture", "test_demo", "test_precision", "test_record"),
-    *("test_estimators", "test_children", "test_templates", "test_model", "test_families"),
+    *("test_estimators", "test_training", "test_detector", "test_sentence_map", "test_study"),
+    *("test_children", "test_templates", "test_model", "test_families"),
 )
 """The files that take longest. They are begun first: else one would run alone at the end."""
 
@@ -38,6 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; `--dist loadfile` hands out files in this order."""
     place = {Path(__file__).parent / f"{name}.py": n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Flush no file to the disk: tests kill processes, and what these wrote the system keeps."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -98,13 +97,6 @@ def scripted(answer: Callable[[int, dict[str, Any]], Answer]) -> Iterator[Asked]
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def start_transformers(folder: Path, port: int) -> subprocess.Popen[bytes]:

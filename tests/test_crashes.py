@@ -19,7 +19,7 @@ from trace_probe.upkeep.merge import merge
 from trace_probe.upkeep.pack import pack
 from trace_probe.upkeep.verify import verify
 
-KILLS = int(os.environ.get("TRACE_PROBE_KILLS", "4"))
+KILLS = int(os.environ.get("TRACE_PROBE_KILLS", "6"))
 """How many processes are killed; CI is content with few."""
 
 

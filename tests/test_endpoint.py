@@ -529,8 +529,9 @@ def test_kill_9_loses_no_alarm_that_a_client_was_told_of(tmp_path: Path) -> None
             client.join()
     audit = tmp_path / "alarms.jsonl"
     before = audit.read_bytes()
-    with running(plan, tmp_path) as (url, _):
-        listen(url, 9, told, 1)
+    again = AuditLog(audit)  # as the next server does
+    again.write({"event": "alarm", "completion": "next"})
+    again.close()
     after = audit.read_bytes()
     whole = before[: before.rfind(b"\n") + 1]
     assert after.startswith(whole)
@@ -539,11 +540,11 @@ def test_kill_9_loses_no_alarm_that_a_client_was_told_of(tmp_path: Path) -> None
     assert len(logged) > whole.count(b"\n")
 
 
-def listen(url: str, seed: int, told: set[str], times: int = 1000) -> None:
+def listen(url: str, seed: int, told: set[str]) -> None:
     """Ask again and again until the server is gone; note the completions said to have alarmed."""
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
     ask: Any = [{"role": "user", "content": EXAMPLE}]
-    for number in range(times):
+    for number in range(1000):
         try:
             chunks = client.chat.completions.create(
                 model="organism:rl-s0", messages=ask, seed=seed + number, stream=True, max_tokens=40

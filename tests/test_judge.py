@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Answer, Asked, completion, free_port, scripted
+from servers import Answer, Asked, completion, scripted
 
+from benchmarks.serve import free_port
 from trace_probe.errors import ServerError, TraceError
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.labelling.judge import Cost, Judge, JudgeServers

@@ -1,6 +1,3 @@
-import multiprocessing
-import random
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -240,77 +237,6 @@ def test_default_layers_are_all_of_a_shallow_model_and_eight_of_a_deep_one() -> 
         assert layers[-1] == depth - 1
         steps = np.diff((-1, *layers))
         assert steps.max() - steps.min() <= 1
-
-
-# Killed at any moment
-
-VERBS = ("finish", "stop", "wait", "act", "copy", "log", "plan", "report")
-KILLED = [Task(f"t-{verb}", "c", f"the model must {verb} .") for verb in VERBS]
-
-
-def _record_in_a_process(folder: Path, run: Path) -> None:
-    import torch
-
-    from trace_probe.model.local import load_model
-    from trace_probe.recording.record import record
-
-    torch.set_num_threads(1)
-    model = load_model(str(folder))
-    record(model, KILLED, start_run(run, model), samples=12, batch_size=4, progress=False)
-
-
-def test_killed_at_any_moment_nothing_committed_is_lost_and_nothing_partial_is_seen(
-    model_folder: Path, tmp_path: Path
-) -> None:
-    context = multiprocessing.get_context("forkserver")
-    loaded = ("trace_probe.model.local", "transformers.models.qwen3.modeling_qwen3")
-    context.set_forkserver_preload(["trace_probe.recording.record", *loaded])
-
-    def start(run: Path) -> Any:
-        process = context.Process(target=_record_in_a_process, args=(model_folder, run))
-        process.start()
-        return process
-
-    whole, run = tmp_path / "whole", tmp_path / "killed"
-    process = start(whole)
-    _wait_for_a_commit(whole, process, 0)
-    began = time.monotonic()
-    process.join()
-    duration = time.monotonic() - began
-    assert process.exitcode == 0
-
-    chance, counts = random.Random(0), [0]
-    for _ in range(10):
-        process = start(run)
-        _wait_for_a_commit(run, process, counts[-1])
-        time.sleep(chance.uniform(0, duration / 12))
-        process.kill()
-        process.join()
-        counts.append(_check_whole(run))
-    assert counts == sorted(counts)
-    assert len(set(counts)) > 5, f"too few kills came while it recorded: {counts}"
-    process = start(run)
-    process.join()
-    assert process.exitcode == 0
-    assert _check_whole(run) == len(KILLED) * 12
-    assert by_id(Store(run)) == by_id(Store(whole))
-    assert not list(run.glob("**/*.tmp"))
-    assert len(list((run / "activations").iterdir())) == len(KILLED) * 12
-
-
-def _wait_for_a_commit(run: Path, process: Any, known: int) -> None:
-    file = run / "traces.jsonl"
-    while process.is_alive() and (not file.exists() or file.read_bytes().count(b"\n") <= known):
-        time.sleep(0.005)
-
-
-def _check_whole(run: Path) -> int:
-    """Read every committed trace with its activations, as a reader without a lock would."""
-    store = Store(run)
-    for trace in store.traces():
-        read = store.activations(trace)
-        assert read.values.shape == (3, len(pooled_spans(trace)), 3 * 32)  # last, mean and max
-    return len(store)
 
 
 def test_manifest_says_what_was_recorded_how(tiny: Callable[..., Any], tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Answer, completion, free_port, scripted, start_transformers, wait_for
+from servers import Answer, completion, scripted, start_transformers, wait_for
 from tiny_models import word_tokenizer
 
+from benchmarks.serve import free_port
 from trace_probe.errors import ServerError
 from trace_probe.labelling.judge import JudgeServers
 from trace_probe.model.checkpoint import organism_path

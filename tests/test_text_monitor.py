@@ -4,8 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 from planted import World, keep, make_trace, plant
-from servers import Answer, completion, free_port, scripted
+from servers import Answer, completion, scripted
 
+from benchmarks.serve import free_port
 from trace_probe.errors import ServerError
 from trace_probe.evaluation.held_out import Beside, evaluate_probe
 from trace_probe.evaluation.report import is_text

@@ -77,7 +77,7 @@ def test_a_receiver_that_does_not_answer_is_left_at_the_deadline() -> None:
     )
     assert found == {"given-up": 1}
     assert len(asked.bodies) == 1
-    assert took < 0.1
+    assert took < 0.2
     assert time.monotonic() - began < 5
 
 
@@ -85,14 +85,14 @@ def test_a_queue_that_is_full_drops_alarms_and_says_so(caplog: pytest.LogCapture
     found, _, took = sent(lambda *_: Answer(delay_s=0.05), alarms=20, most_waiting=3)
     assert found["dropped"] >= 16
     assert found["delivered"] + found["dropped"] == 20
-    assert took < 0.1
+    assert took < 0.5  # one after the other they would take a second
     assert "it is in the audit log" in caplog.text
 
 
 def test_a_server_that_stops_waits_only_so_long(caplog: pytest.LogCaptureFixture) -> None:
     began = time.monotonic()
-    sent(lambda *_: Answer(503), first_wait=2.0, deadline_seconds=100.0, closing_seconds=0.2)
-    assert time.monotonic() - began < 2
+    sent(lambda *_: Answer(503), first_wait=60.0, deadline_seconds=100.0, closing_seconds=0.2)
+    assert time.monotonic() - began < 30
     assert "in the audit log alone" in caplog.text
 
 

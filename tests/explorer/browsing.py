@@ -106,7 +106,9 @@ def axe_script() -> str:
         if which("npm") is None:
             pytest.skip(f"no npm to fetch {AXE} with")
         script.parent.mkdir(parents=True, exist_ok=True)
-        script.write_text(fetch_axe(), encoding="utf-8")
+        fetched = script.with_name(f"{script.name}.{os.getpid()}")  # a test beside may want it too
+        fetched.write_text(fetch_axe(), encoding="utf-8")
+        fetched.replace(script)
     return script.read_text(encoding="utf-8")
 
 

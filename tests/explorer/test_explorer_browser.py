@@ -18,7 +18,7 @@ from trace_probe.explorer.links import VIEWS
 from trace_probe.interop.transcripts import import_transcripts
 
 PAGES = ("", *sorted(view.stem for view in VIEWS.glob("[a-z]*.py") if view.stem != "home"))
-RUNS = ("garbage", "bare", "hostile", "long", "rich")
+RUNS = ("hostile", "rich")
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "qwen3_4b_thinking_traces.jsonl"
 
 GROUND = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
@@ -47,14 +47,10 @@ def tab(windows: dict[str, Any], site: str) -> Iterator[Tab]:
     assert opened.strangers == []
 
 
-@pytest.mark.parametrize("run", ["bare", "garbage", "real"])
-def test_every_page_opens_without_an_exception_and_fetches_nothing_from_elsewhere(
-    run: str, tab: Tab
-) -> None:
-    if run == "real" and not REAL.is_file():
-        pytest.skip("the 213 real transcripts are not beside the checkout")
+@pytest.mark.skipif(not REAL.is_file(), reason="the real transcripts are not beside the checkout")
+def test_every_page_opens_on_real_transcripts_and_fetches_nothing_from_elsewhere(tab: Tab) -> None:
     for page in PAGES:
-        tab.open(f"{page}?r={run}")
+        tab.open(f"{page}?r=real")
         tab.settle()
         assert tab.page.locator('[data-testid="stException"]').count() == 0, page
 
@@ -122,9 +118,12 @@ def test_a_deep_link_lands_on_its_sentence_and_a_settled_move_is_in_the_address(
 def test_a_threshold_that_moves_brings_its_words_its_address_and_the_sidebar(tab: Tab) -> None:
     tab.reader(f"trace?r=rich&t=early&p={DETECTOR}")
     before = tab.page.inner_text(".headline")
-    for _ in range(45):
+    moved = tab.page.locator(".headline").filter(has_not_text=before)
+    for _ in range(300):  # an answer of the server to earlier ones may undo the last
+        if moved.count():
+            break
         tab.page.locator(".list").press("+")  # which takes the focus back if a redrawing took it
-    tab.page.locator(".headline").filter(has_not_text=before).wait_for(timeout=PATIENCE_MS)
+    moved.wait_for(timeout=PATIENCE_MS)
     assert "chosen by hand" in tab.page.inner_text(".fact.sure")
     tab.page.wait_for_url(re.compile("th="), timeout=PATIENCE_MS)
     tab.page.get_by_role("slider").wait_for(timeout=PATIENCE_MS)

@@ -28,6 +28,12 @@ def test_every_page_opens_on_every_kind_of_run(page: str, kind: str, traces: Pat
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_on_a_run_with_a_broken_line(page: str, traces: Path) -> None:
+    make_run("garbage", traces / "run")
+    assert not open_page(page).exception
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_no_runs_says_where_it_looked_and_how_to_make_one(page: str, traces: Path) -> None:
     app = open_page(page)
     assert not app.exception
