@@ -43,10 +43,10 @@ english:  # makes traces/english and probes/english anew; needs `trace-probe fet
 	rm -rf traces/english probes/english build/english build/deep
 	trace-probe demo --organism organism:english-base --small --out build/english --probe probes/english
 	trace-probe calibrate build/english probes/english --keep-threshold
-	trace-probe record organism:english-base build/deep --recapture build/english --pooling last
+	trace-probe record organism:english-base build/deep --recapture build/english --pooling last --layers $$(seq -s, 0 29)
 	trace-probe evaluate build/deep probes/english
 	trace-probe layers build/deep probes/english
-	trace-probe oracle build/deep --by rules --probe probes/english --caught --every-sentence --continuations 16
+	trace-probe oracle build/deep --by rules --probe probes/english --caught --every-sentence --continuations 8 --traces 16
 	trace-probe store slice build/deep probes/english traces/english
 	trace-probe map traces/english
 	trace-probe store pack traces/english
@@ -55,7 +55,7 @@ app:
 	streamlit run app.py
 
 picture:
-	python -m benchmarks.picture notebooks/trace.png
+	python -m benchmarks.picture traces/english notebooks/trace.png
 
 docs:  # needs: pip install -e ".[docs]"; the site is written to build/site
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

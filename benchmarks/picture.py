@@ -54,4 +54,4 @@ def take(path: Path, file: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{take(Path('traces/demo'), Path(sys.argv[1]))}\n")
+    sys.stdout.write(f"{take(Path(sys.argv[1]), Path(sys.argv[2]))}\n")

@@ -102,11 +102,10 @@ def test_the_trace_that_is_shown_alarms_before_it_acts_once_the_act_is_likely() 
     run = load_run(RUN)
     shown = choose(run, run.detector("english"))
     row = next(row for row in run.rows(run.detector("english")) if row.facts.id == shown)
-    assert row.verdict == "quiet"
+    assert row.verdict == "early"
     assert (row.lead or 0) > 0
     known = [point for point in oracle_points(RUN)[shown] if point.token <= (row.alarm_stop or 0)]
-    assert len(known) == 11  # the prompt and ten sentences
-    assert known[-1].probability - known[0].probability > 0.5
+    assert [(point.instrumental, point.known) for point in known[-4:]] == [(4, 8), *[(8, 8)] * 3]
     assert f"`{shown[:6]}`" in (ROOT / "docs" / "english.md").read_text("utf-8")
 
 

@@ -60,8 +60,8 @@ def test_the_readme_is_read_in_two_minutes() -> None:
 
 
 def test_the_trace_of_the_readme_is_there_and_alarms_before_it_is_said() -> None:
-    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "demo"), "8e817c"])
-    assert "show traces/demo 8e817c" in TEXT
+    shown = CliRunner().invoke(app, ["show", str(ROOT / "traces" / "english"), "00fc4b"])
+    assert "show traces/english 00fc4b" in TEXT
     assert 0 < shown.stdout.index(" alarm  ") < shown.stdout.index(" said  ")
 
 
