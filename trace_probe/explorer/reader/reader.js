@@ -39,6 +39,8 @@ class Reader {
   // `emit` is told where the reader went; `step`, that another trace is wanted; `onThreshold`,
   // that another threshold is. Without someone to tell, a threshold cannot be moved.
   show(data, { emit, step = null, onThreshold = null, onMove = null }) {
+    // An answer may come while the threshold is moved on: what was not asked for yet is kept.
+    const resting = this.data?.trace === data.trace ? this.resting : undefined;
     clearTimeout(this.thresholdTimer);
     Object.assign(this, { emit, step, onThreshold, onMove });
     const moved = this.data?.trace === data.trace && this.data.focus === data.focus;
@@ -57,6 +59,7 @@ class Reader {
     this.width = this.root.clientWidth;
     this.root.dataset.ready = data.trace;
     this.root.dataset.threshold = data.threshold ?? "";
+    if (resting !== undefined) this.tryThreshold(resting);
   }
 
   // The list ends where the window does, so that the sentence it opens at can be seen.
@@ -202,11 +205,13 @@ class Reader {
     this.sentences.recolour(this.data);
     if (this.index !== undefined) this.curve.select(this.index);
     clearTimeout(this.thresholdTimer);
+    this.resting = threshold;
     this.thresholdTimer = setTimeout(() => this.askFor(threshold), THRESHOLD_REST_MS);
   }
 
   // A page that is being drawn may lose what it is told meanwhile, so it is told once more.
   askFor(threshold, again = true) {
+    this.resting = undefined;
     this.onThreshold(threshold);
     if (again) this.thresholdTimer = setTimeout(() => this.askFor(threshold, false), ANSWER_MS);
   }
