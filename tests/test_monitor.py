@@ -165,9 +165,13 @@ def test_a_probe_of_another_model_is_refused(tiny: Callable[..., Any]) -> None:
         "One.</think>Yes.<think>Two. Three.</think>Done.",
         "I wait." + "\n " * 99 + "Then I act.  \n </think>Done. ",
         "I wait" + " " * 90 + "and act. \n",
+        "I wait." + " " * 120 + "</think>Done.",
+        "I see. I wait" + " " * 80 + "<tool_call>look",
     ],
 )
-@pytest.mark.parametrize(("row_end", "feature"), [("token", "mean"), ("word", "last")])
+@pytest.mark.parametrize(
+    ("row_end", "feature"), [("token", "mean"), ("word", "last"), ("word", "running-mean")]
+)
 def test_tags_of_many_tokens_cut_characters_and_white_space_change_no_score(
     tiny: Callable[..., Any],
     written: str,
@@ -187,6 +191,8 @@ def test_tags_of_many_tokens_cut_characters_and_white_space_change_no_score(
     pooled = [s for s in with_row_end(row_end, text, starts, sentences) if s.channel == "reasoning"]
     tokens = [values[s.start : s.stop] for s in pooled]
     rows = [part[-1] if feature == "last" else part.mean(0) for part in tokens]
+    if feature == "running-mean":
+        rows = [np.concatenate(tokens[: i + 1]).mean(0) for i in range(len(tokens))]
     scores = [float(saved.probe.raw_scores(row)) for row in rows]
 
     def alarms(threshold: float, every: int = 1) -> bool:

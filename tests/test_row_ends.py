@@ -112,7 +112,7 @@ def test_a_probe_is_refused_on_rows_that_end_otherwise(
     word = a_probe(tiny())
     saved = replace(word, card=replace(word.card, row_end="token"))
     manifest = new_manifest(tiny(), SAMPLING)
-    with pytest.raises(ProbeError, match="rows that end with a word, not with a token.*recapture"):
+    with pytest.raises(ProbeError, match="rows that end with a word, not with a token.*train"):
         check_fits(saved.card, manifest)
     check_fits(word.card, manifest)
     with pytest.raises(ProbeError, match="do not end alike: use them one by one"):

@@ -173,6 +173,13 @@ class ActivationMatrix(Rows):
     rows of other traces between them."""
     pooling: str = "mean"
     """What a row holds, as the manifest of the run says it."""
+    row_end: RowEnd = "token"
+    """Where the row of a sentence ends, likewise."""
+
+    def sizes(self, trace: Trace) -> NDArray[np.intp]:
+        """Return (sentence,), how many tokens were pooled of each sentence of a trace."""
+        spans = pooled_spans(trace, self.row_end)[1:]
+        return np.array([len(span) for span in spans], dtype=np.intp)
 
     @classmethod
     def of(

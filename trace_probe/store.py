@@ -438,7 +438,8 @@ class Store:
         values, start = read_matrix(
             self.vault, self.cache, wanted, chosen, self._contents if most else None
         )
-        return ActivationMatrix(values, chosen, start, self.manifest.pooling)
+        was = self.manifest
+        return ActivationMatrix(values, chosen, start, was.pooling, was.row_end)
 
     def layer_matrix(self, layer: int, *, progress: bool = True) -> LayerMatrix:
         """Return a whole layer of the run, mapped from `cache`, where it is kept.

@@ -108,7 +108,7 @@ def _so_far(corpus: Corpus, matrix: ActivationMatrix, layer: int) -> np.ndarray:
     values = np.array(mean, dtype=np.float32)
     for trace, first in zip(corpus.traces, matrix.start + 1, strict=True):
         rows = slice(first, first + len(trace.sentences))
-        sizes = np.array([len(span) for span in trace.sentences], dtype=np.float32)
+        sizes = matrix.sizes(trace).astype(np.float32)
         sums = np.cumsum(values[rows] * sizes[:, None], axis=0)
         values[rows] = sums / np.cumsum(sizes)[:, None]
     return values[None]

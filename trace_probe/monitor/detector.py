@@ -153,7 +153,7 @@ def as_detectors(
     several = [probes] if isinstance(probes, SavedProbe | Detector) else probes
     found = tuple(map(as_detector, several))
     if len({one.saved.card.row_end for one in found}) > 1:
-        names = ", ".join(one.name for one in found)
+        names = ", ".join(f"{one.name} ({one.saved.card.row_end})" for one in found)
         raise ProbeError(
             f"the rows of {names} do not end alike: use them one by one, or train them on one run"
         )

@@ -4,7 +4,7 @@ Tokens are pooled sentence by sentence, and sentences into the thought, so that 
 not grow with it. The features are those of `probing.features`, which makes them of finished traces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,14 +137,19 @@ class Memory:
         count = min(max(stop - self._first, 0), len(self._rows))
         self._rows, self._first, self._begun = self._rows[count:], self._first + count, None
 
-    def fold(self, start: int | None, words: int | None = None) -> None:
+    def fold(
+        self, start: int | None, words: Callable[[int, int], int] = lambda _, stop: stop
+    ) -> None:
         """Pool all but the latest rows, of a sentence that began with token `start`, if of any.
 
-        `words` is where its words end, if white space follows that is no part of it so far.
+        `words` says where the words of some tokens end: white space after them may be no part of
+        the sentence, as a tag may follow.
         """
-        stop = self.known - HELD if words is None else min(self.known - HELD, words)
+        stop = self.known - HELD
         if len(self._rows) <= 2 * HELD:
             return
+        if start is not None and start < stop:
+            stop = words(start, stop)
         begun = None if start is None else self._pool(start, stop)
         self.drop(stop)
         self._begun = begun

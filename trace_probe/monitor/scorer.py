@@ -4,7 +4,6 @@ What probes read is made by `monitor.memory`, token by token, and for finished t
 `probing.features`; both give the same scores up to rounding.
 
 Sentences of a completion as they end, token by token, cut as those of a finished trace.
-
 What an alarm says: which probe raised it in which sentence, and by how much.
 """
 
@@ -85,8 +84,8 @@ class Segmenter:
 
     def words(self, start: int, stop: int) -> int:
         """Return where the words of these tokens end, before the white space that follows them."""
-        span = Span(start, min(stop, len(self._offsets)))
-        return to_last_word(self._channels.text, self._offsets, span).stop
+        there = Span(start, min(stop, len(self._offsets)))
+        return to_last_word(self._channels.text, self._offsets, there).stop
 
     def goes_on(self, piece: str) -> bool:
         """Take the characters of the next token if they can only make the sentence longer.
@@ -358,7 +357,7 @@ class LiveScorer:
         sentence, scores = self._current(scored if last else (), due=due)
         if due and not self._unreadable:
             open_ = segments.current if segments.channel == "reasoning" else None
-            self._memory.fold(*(self._rows(open_[1], self._memory.known) if open_ else (None,)))
+            self._memory.fold(open_ and open_[1], self._words)
         position = self._start + self._count - 1
         self._latest = Reading(
             *(position, piece, segments.channel, sentence, scores),
@@ -381,9 +380,9 @@ class LiveScorer:
             self._unreadable,
         )
 
-    def _rows(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the tokens of a sentence that are pooled."""
-        return start, stop if self._row_end == "token" else self.segments.words(start, stop)
+    def _words(self, start: int, stop: int) -> int:
+        """Return where the tokens that are pooled of a sentence end."""
+        return stop if self._row_end == "token" else self.segments.words(start, stop)
 
     def _see(self, rows: NDArray[np.float32]) -> None:
         """Take what the model held at the tokens since the last time."""
@@ -431,7 +430,7 @@ class LiveScorer:
         if ended.channel != "reasoning":
             self._memory.drop(ended.stop)
             return ()
-        scores = self._memory.end(*self._rows(ended.start, ended.stop))
+        scores = self._memory.end(ended.start, self._words(ended.start, ended.stop))
         self._memory.drop(ended.stop)
         if not all(map(isfinite, scores)):
             self._go_blind()
@@ -447,7 +446,8 @@ class LiveScorer:
             if self.segments.channel != "reasoning" or self._unreadable:
                 return number, ()
             if due:
-                self._shown = number, self._memory.scores(*self._rows(first, self._memory.known))
+                known = self._words(first, self._memory.known)
+                self._shown = number, self._memory.scores(first, known)
             return number, self._shown[1] if self._shown[0] == number else ()
         if finished and finished[-1].stop == self._before.tokens + self._count:
             return finished[-1].sentence, finished[-1].scores

@@ -125,7 +125,8 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
     if not all(np.isfinite(read.values).all() for read in held):
         raise overflowed("the activations that a probe reads")
     matrices = [
-        ActivationMatrix(read.values, read.layers, np.array([0]), read.pooling) for read in held
+        ActivationMatrix(read.values, read.layers, np.array([0]), read.pooling, card.row_end)
+        for read in held
     ]
     return [
         saved.scores(Corpus((trace,), {}, matrix))[trace.id]

@@ -96,15 +96,16 @@ def check_features(features: Sequence[Feature], pooling: str) -> None:
         )
 
 
-def running_rows(rows: Values, trace: Trace, feature: Feature) -> Values:
+def running_rows(rows: Values, trace: Trace, feature: Feature, matrix: ActivationMatrix) -> Values:
     """Return (1 + sentence, d_model), a running feature from the rows of its pooling.
 
     `rows` begin with that of the prompt; they may end before the last sentence of the trace.
+    Those of a mean weigh as much as `matrix` says that tokens were pooled.
     """
     spans = trace.sentences[: len(rows) - 1]
     thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
     if feature == "running-mean":
-        tokens = np.array([len(span) for span in spans], np.float64) * thinking
+        tokens = matrix.sizes(trace)[: len(spans)] * thinking.astype(np.float64)
         found = rows.astype(np.float64)
         found[1:] *= tokens[:, None]
         _accumulate(np.add, found[1:])
@@ -154,19 +155,19 @@ def feature_rows(
             elif feature in POOLINGS:
                 into[:] = part[first + 1 + sentence]
             else:
-                into[:] = _running(part, traces, matrix.start, feature, (index, sentence))
+                into[:] = _running(part, traces, matrix, feature, (index, sentence))
     return found
 
 
 def _running(
     part: Values,
     traces: Sequence[Trace],
-    start: Index,
+    matrix: ActivationMatrix,
     feature: Feature,
     wanted: tuple[Index, Index],
 ) -> Values:
     """Return (row, d_model), one running feature of the traces and sentences that are wanted."""
-    index, sentence = wanted
+    (index, sentence), start = wanted, matrix.start
     found = np.empty((len(index), part.shape[1]), dtype=np.float32)
     edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
     for low, high in zip(edges, edges[1:], strict=False):
@@ -174,5 +175,5 @@ def _running(
             continue
         number, chosen = index[low], sentence[low:high]
         rows = part[start[number] : start[number] + 2 + int(chosen.max())]
-        found[low:high] = running_rows(rows, traces[number], feature)[1 + chosen]
+        found[low:high] = running_rows(rows, traces[number], feature, matrix)[1 + chosen]
     return found

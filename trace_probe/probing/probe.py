@@ -348,6 +348,8 @@ def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
         lacking.append(f"rows that end with a {manifest.row_end}, not with a {card.row_end}")
     if differing or lacking:
         way = "Record with the probe's model" if differing else "Read it again with --recapture"
+        if manifest.row_end != card.row_end:
+            way = "Use a run of the version that made the probe"
         raise ProbeError(
             f"probe {card.name} does not fit: the run has {'; '.join([*differing, *lacking])}. "
             f"{way}, layers {list(card.layers)} and pooling {card.pooling}, or train a probe on "
