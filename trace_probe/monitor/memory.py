@@ -121,15 +121,15 @@ class Memory:
         """
         return self._scored(self._pool(start, stop))
 
-    def end(self, start: int, stop: int) -> tuple[float, ...]:
+    def end(self, start: int, stop: int, after: int = 0) -> tuple[float, ...]:
         """Return the scores of a sentence of reasoning that has ended, and remember it.
 
-        White space after its last word is no part of it; `drop` forgets the rows of that.
+        White space behind its last word is no part of it, and forgotten: the tokens before `after`.
         """
         pool = self._pool(start, stop)
         scores = self._scored(pool)
         self._thought = _joined(self._thought, pool)
-        self.drop(stop)
+        self.drop(max(stop, after))
         return scores
 
     def drop(self, stop: int) -> None:

@@ -4,6 +4,7 @@ What probes read is made by `monitor.memory`, token by token, and for finished t
 `probing.features`; both give the same scores up to rounding.
 
 Sentences of a completion as they end, token by token, cut as those of a finished trace.
+
 What an alarm says: which probe raised it in which sentence, and by how much.
 """
 
@@ -430,8 +431,7 @@ class LiveScorer:
         if ended.channel != "reasoning":
             self._memory.drop(ended.stop)
             return ()
-        scores = self._memory.end(ended.start, self._words(ended.start, ended.stop))
-        self._memory.drop(ended.stop)
+        scores = self._memory.end(ended.start, self._words(ended.start, ended.stop), ended.stop)
         if not all(map(isfinite, scores)):
             self._go_blind()
         return scores
