@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,12 @@ from trace_probe.trace import Sampling, Trace
 DEEP = '{"a":' * 900 + "1" + "}" * 900
 
 
-def test_arguments_of_a_call_may_be_nested_as_deeply_as_a_model_writes_them() -> None:
+@pytest.mark.parametrize("limit", [1_000, 10_000])  # some libraries raise the limit of a process
+def test_arguments_of_a_call_may_be_nested_as_deeply_as_a_model_writes_them(
+    limit: int, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(sys.setrecursionlimit, sys.getrecursionlimit()))
+    sys.setrecursionlimit(limit)
     assert meaning("f", DEEP) == ("f", DEEP)
     assert _object(DEEP) is None
     assert _object("[" * 100_000) is None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+from trace_probe.files import nested_too_deeply
 from trace_probe.text.call_ends import own_end
 from trace_probe.text.python_calls import Call, calls_in
 
@@ -182,9 +183,9 @@ def meaning(name: str, arguments: object) -> tuple[str, object]:
     """
     try:
         value = json.loads(arguments) if isinstance(arguments, str) else arguments
-        return name, _as_text(value)
     except (ValueError, RecursionError):
         return name, arguments
+    return name, arguments if nested_too_deeply(value) else _as_text(value)
 
 
 Made = TypeVar("Made")
