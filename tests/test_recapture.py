@@ -10,6 +10,7 @@ import pytest
 from made_probes import a_probe
 from runs import label_of
 
+from trace_probe.activations import pooled_spans
 from trace_probe.errors import ModelError
 from trace_probe.probing.probe import check_fits
 from trace_probe.store import Store
@@ -156,7 +157,8 @@ def test_uncertainty_is_that_of_the_distribution_each_token_was_drawn_from(
         doubt = 1 - given.exp().amax(-1)
         tokens = torch.stack([surprisal, entropy, doubt], 1).numpy()  # at n, of token n + 1
         assert len(trace.uncertainty) == len(trace.sentences) > 0
-        for row, span in zip(trace.uncertainty, trace.sentences, strict=True):
+        spans = pooled_spans(trace, run.manifest.row_end)[1:]
+        for row, span in zip(trace.uncertainty, spans, strict=True):
             part = tokens[span.start - 1 : span.stop - 1]
             expected = np.concatenate([part[-1], part.mean(axis=0), part.max(axis=0)])
             np.testing.assert_allclose(row, expected, rtol=2e-3, atol=1e-4)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from made_probes import SAMPLING, TASK, a_probe
 from runs import MANIFEST
@@ -41,6 +43,29 @@ def test_only_sentences_are_shortened() -> None:
     spans = [Span(0, 7, "prompt"), Span(0, 7, "markup"), Span(0, 7)]
     assert with_row_end("token", TEXT, STARTS, spans) == spans
     assert [one.stop for one in with_row_end("word", TEXT, STARTS, spans)] == [7, 7, 4]
+
+
+@pytest.mark.parametrize(("row_end", "last"), [("token", 6), ("word", 3)])
+def test_uncertainty_is_that_of_the_tokens_a_probe_reads(
+    row_end: str, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trace_probe.model.local import Completion
+    from trace_probe.recording import record
+    from trace_probe.recording.plan import Planned
+    from trace_probe.text.written import Written
+
+    whole = (Span(0, 1, "prompt"), Span(1, 7, "reasoning"), Span(7, 8, "markup"))
+    written = Written(TEXT, tuple(STARTS), whole, whole[1:2], "closed", ())
+    monkeypatch.setattr(record, "read_back", lambda *_: written)
+    noted = np.arange(1, 8, dtype=np.float32)[:, None] * [1, 10, 100]  # of tokens 1 to 7
+    trace = record.completed(
+        SimpleNamespace(name="m", tokenizer="t", row_end=row_end),  # type: ignore[arg-type]
+        Planned("id", TASK, 0, 0, (5,)),
+        Completion(tuple(range(7)), "stop", noted.astype(np.float32)),
+        SAMPLING,
+    )
+    assert trace.uncertainty[0][:3] == (last, 10 * last, 100 * last)
+    assert trace.uncertainty[0][6:] == (last, 10 * last, 100 * last)
 
 
 def padded(trace: Trace) -> Trace:

@@ -5,7 +5,7 @@ Of agents many episodes advance together, a call at a time.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from os.path import commonprefix
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import ALL_POOLINGS, Activations
+from trace_probe.activations import ALL_POOLINGS, Activations, pooled_spans
 from trace_probe.engine.offline import EngineModel
 from trace_probe.episode import calls_of
 from trace_probe.errors import ModelError
@@ -285,7 +285,7 @@ def completed(
     """Return the trace of one completion, cut into channels and sentences."""
     ids = (*planned.prompt, *completion.ids)
     written = read_back(model, ids, len(planned.prompt))
-    return Trace(
+    trace = Trace(
         id=planned.id,
         task=planned.task,
         model=model.name,
@@ -294,23 +294,23 @@ def completed(
         token_ids=ids,
         tokenizer=model.tokenizer,
         finish=completion.finish,
-        uncertainty=pooled_uncertainty(
-            completion.uncertainty, written.sentences, len(planned.prompt)
-        ),
         **written._asdict(),
     )
+    spans = pooled_spans(trace, model.row_end)[1:]  # the tokens that a probe reads
+    noted = pooled_uncertainty(completion.uncertainty, spans, len(planned.prompt))
+    return replace(trace, uncertainty=noted)
 
 
 def pooled_uncertainty(
-    noted: NDArray[np.float32] | None, sentences: Sequence[Span], start: int
+    noted: NDArray[np.float32] | None, spans: Sequence[Span], start: int
 ) -> tuple[tuple[float, ...], ...]:
-    """Return for each sentence what was noted of its tokens, pooled as a trace keeps it.
+    """Return for each span what was noted of its tokens, pooled as a trace keeps it.
 
     `noted` is (token, measure) of the tokens from `start` on. Four digits are kept.
     """
     if noted is None:
         return ()
-    parts = [noted[span.start - start : span.stop - start].astype(float) for span in sentences]
+    parts = [noted[span.start - start : span.stop - start].astype(float) for span in spans]
     rows = [np.concatenate([part[-1], part.mean(axis=0), part.max(axis=0)]) for part in parts]
     return tuple(tuple(float(f"{value:.4g}") for value in row) for row in rows)
 
