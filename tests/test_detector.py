@@ -26,6 +26,7 @@ from trace_probe.monitor.detector import (
     Detector,
     Source,
     load_detector,
+    outside_of,
     probe_beside,
     recorded_detector,
 )
@@ -304,14 +305,26 @@ def test_the_alarm_is_the_first_sentence_whose_smoothed_score_reaches_the_thresh
     assert Detector("eye", MAX, 2.5, Source("hand")).alarm(scores) is None
 
 
-def test_a_trace_whose_level_no_calibration_trace_had_is_outside_the_range() -> None:
-    levels = tuple(np.linspace(-1.0, 1.0, 21))
-    eye = Detector("eye", MAX, 5.0, Source("hand"), levels=levels)
-    assert eye.outside(np.array([0.5, 9.0, 0.2])) is False  # the median counts, not the peak
-    assert eye.outside(np.array([2.0, 2.5, np.nan])) is True
-    assert eye.outside(np.array([-7.0])) is True
-    assert eye.outside(np.array([np.nan])) is None
-    assert replace(eye, levels=levels[:5]).outside(np.array([9.0])) is None
+def test_a_trace_farther_than_the_calibration_traces_is_outside_the_range() -> None:
+    distances = tuple(np.linspace(0.5, 1.5, 21))
+    eye = Detector("eye", MAX, 5.0, Source("hand"), distances=distances)
+    assert eye.outside([1.2, 9.0, 0.2]) is False  # the median counts, not the peak
+    assert eye.outside([2.0, 2.5, np.nan]) is True
+    assert eye.outside([0.01]) is False
+    assert eye.outside([np.nan]) is None
+    assert eye.outside([]) is None
+    assert replace(eye, distances=distances[:5]).outside([9.0]) is None
+
+
+def test_several_detectors_each_say_whether_a_trace_is_outside_their_range() -> None:
+    near, far = (
+        Detector(name, MAX, 5.0, Source("hand"), distances=(value,) * 20)
+        for name, value in (("near", 1.0), ("far", 3.0))
+    )
+    assert outside_of([near, far], [(2.0, 2.0), (), (2.0, 4.0)]) == ["near"]
+    assert outside_of([near, far], [(9.0, 9.0)]) == ["near", "far"]
+    assert outside_of([near, far], [(), ()]) == []
+    assert outside_of([near, far], [(np.nan, 9.0)]) == ["far"]
 
 
 def test_a_card_s_threshold_is_kept_and_its_range_is_noted() -> None:

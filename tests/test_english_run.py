@@ -111,7 +111,7 @@ def test_the_trace_that_is_shown_alarms_before_it_acts_once_the_act_is_likely() 
 
 def test_its_probe_marks_what_lies_outside_its_range() -> None:
     detector = load_detector(PROBE)
-    assert len(detector.levels) >= 19
-    assert detector.outside(np.full(3, max(detector.levels) + 1)) is True
-    assert detector.outside(np.full(3, np.median(detector.levels))) is False
+    assert len(detector.distances) >= 19
+    assert detector.outside([max(detector.distances) + 1]) is True
+    assert detector.outside([np.median(detector.distances)]) is False
     assert json.loads((PROBE / "alarms.json").read_text())["calibrations"]

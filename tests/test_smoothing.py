@@ -24,6 +24,7 @@ from trace_probe.monitor.calibrated import (
 from trace_probe.monitor.detector import as_detector, load_detector
 from trace_probe.monitor.drift import WINDOW, DriftCheck, check_levels
 from trace_probe.monitor.flagging import flag, flags_csv, format_flags
+from trace_probe.probing.distance import RowDistance
 from trace_probe.probing.probe import SavedProbe, save_probe
 from trace_probe.probing.selection import set_threshold
 from trace_probe.statistics.metrics import trace_maxima
@@ -189,12 +190,15 @@ def test_flags_follow_a_smoothing_and_their_csv_runs_nothing(store: Store, tmp_p
 
 
 def test_flags_mark_the_traces_that_lie_outside_the_calibrated_range(store: Store) -> None:
-    detector = as_detector(planted_probe())
-    within = replace(detector, levels=tuple(np.linspace(-1e3, 1e3, 30)))
+    known = replace(planted_probe(), distance=RowDistance.fit(np.eye(WORLD.d_model)))
+    detector = as_detector(known)
+    within = replace(detector, distances=(1e9,) * 30)
     assert {one.outside for one in flag(store, detector).alarms} == {None}
+    unable = replace(within, probe=planted_probe())
+    assert {one.outside for one in flag(store, unable).alarms} == {None}
     assert {one.outside for one in flag(store, within).alarms} == {False}
     assert "outside" not in format_flags(flag(store, within))
-    found = flag(store, replace(detector, levels=(1e3,) * 30))
+    found = flag(store, replace(detector, distances=(0.0,) * 30))
     assert {one.outside for one in found.alarms} == {True}
     assert found.outside == found.traces
     assert f"{found.traces} of {found.traces} traces lie outside the calib" in format_flags(found)

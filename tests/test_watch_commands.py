@@ -83,23 +83,24 @@ def test_score_reads_text_and_json_lines_as_the_run_was_scored(
         assert (code, "error: " in err) == (1, True), broken
 
 
-@pytest.mark.parametrize("levels", [(90.0,) * 30, (-90.0,) * 10 + (90.0,) * 10, ()])
+@pytest.mark.parametrize("distances", [(0.0,) * 30, (90.0,) * 20, ()])
 def test_what_lies_outside_the_calibrated_range_is_marked_with_its_figures(
-    command: Command, eager: Path, levels: tuple[float, ...]
+    command: Command, eager: Path, distances: tuple[float, ...]
 ) -> None:
     card = json.loads((eager / "card.json").read_text("utf-8"))
-    if levels:
+    if distances:
         limit = Threshold(-1e9, 0.1, 0.1, 30, "conformal")
         drawn = Decoding(1.0, 1.0)
-        save_calibration(eager, Calibration(card["model"], drawn, {"max": limit}, levels, ("t",)))
-    outside = len(set(levels)) == 1
+        there = {"levels": (), "tasks": ("t",), "distances": distances}
+        save_calibration(eager, Calibration(card["model"], drawn, {"max": limit}, **there))
+    outside = 0.0 in distances
     code, out, _ = command("score", eager, given="It will not do. I take dawn.")
     assert code == 0
     assert out.splitlines()[0].startswith("outside the calibrated range") is outside
     assert ("outside" in out) is outside
     record = json.dumps({"text": "It will not do. I take dawn."})
     code, out, _ = command("score", eager, "--jsonl", given=record)
-    assert json.loads(out)["outside"] is (outside if levels else None)
+    assert json.loads(out)["outside"] is (outside if distances else None)
     options = ("--max-new-tokens", 48)
     code, out, _ = command("watch", ASK, eager, *options)
     assert out.splitlines()[-1].startswith("demo: outside the calibrated range") is outside

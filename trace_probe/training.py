@@ -9,7 +9,14 @@ from importlib.metadata import version
 from typing import Literal
 
 from trace_probe.execution.executor import Executor, LocalExecutor
-from trace_probe.probing.dataset import Corpus, Split, load_labels, split_by_role
+from trace_probe.probing.dataset import (
+    Corpus,
+    Split,
+    build_dataset,
+    load_labels,
+    split_by_role,
+)
+from trace_probe.probing.distance import RowDistance
 from trace_probe.probing.features import Feature, check_features
 from trace_probe.probing.fitting import probe_scores
 from trace_probe.probing.probe import LIMIT, ProbeCard, SavedProbe, check_fits, settings
@@ -115,7 +122,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     card = _card(store, corpus, split, made.recipe, threshold, {**figures, **compared, **tried})
     twin = None if made.recipe.head == "linear" else settings(recipe)
     card = replace(card, name=name or card.name, smoothing=smooth.name, twin=twin)
-    return SavedProbe(card, probe)
+    return SavedProbe(card, probe, RowDistance.fit(build_dataset(learned, made.recipe).X))
 
 
 def _smoothings(asked: str | None) -> tuple[str, ...]:
@@ -199,10 +206,18 @@ def score_run(store: Store, saved: SavedProbe) -> Scores:
     Raises:
         ProbeError: the probe was trained on another model, or the run lacks what it reads.
     """
+    return saved.scores(read_run(store, saved))
+
+
+def read_run(store: Store, saved: SavedProbe) -> Corpus:
+    """Return all traces of a run with what a probe reads of them, without labels.
+
+    Raises:
+        ProbeError: the probe was trained on another model, or the run lacks what it reads.
+    """
     check_fits(saved.card, store.manifest)
     traces = tuple(store.traces())
-    matrix = store.matrix(traces, saved.card.layers)
-    return saved.scores(Corpus(traces, {}, matrix))
+    return Corpus(traces, {}, store.matrix(traces, saved.card.layers))
 
 
 def _silent(_: str) -> None:

@@ -91,13 +91,13 @@ def watch(
     readings = _watched(
         detectors, weights, checked, task, sampling, acting, fixed=bool(max_new_tokens)
     )
-    alarmed, scores = False, []
+    alarmed, distances = False, []
     show = _show_lines if as_json else _show_text(detectors)
     for reading in readings:
         show(reading)
         if not isinstance(reading, tuple):
             continue
-        scores += [ended.scores for ended in reading.ended if ended.scores]
+        distances += [ended.distances for ended in reading.ended]
         if reading.alarm and not alarmed:
             alarmed = True
             if on_alarm == "stop" or (on_alarm == "ask" and not typer.confirm("go on?", err=True)):
@@ -105,22 +105,18 @@ def watch(
                 break
     if not as_json:
         typer.echo("")
-    _tell_outside(detectors, scores, as_json=as_json)
+    _tell_outside(detectors, distances, as_json=as_json)
     if fail_on_alarm and alarmed:
         raise typer.Exit(ALARMED)
 
 
 def _tell_outside(
-    detectors: "list[Detector]", scores: Sequence[tuple[float, ...]], *, as_json: bool
+    detectors: "list[Detector]", distances: Sequence[tuple[float, ...]], *, as_json: bool
 ) -> None:
     """Print for which detectors the sentences scored lie outside the calibrated range, if any."""
-    import numpy as np
+    from trace_probe.monitor.detector import OUTSIDE, outside_of
 
-    from trace_probe.monitor.detector import OUTSIDE
-
-    columns = [np.array(own) for own in zip(*scores, strict=True)]
-    there = zip(detectors, columns, strict=False)  # there are none without reasoning
-    names = [one.name for one, own in there if one.outside(own)]
+    names = outside_of(detectors, distances)
     if as_json and names:
         typer.echo(json.dumps({"outside": names}, ensure_ascii=True))
     elif names:

@@ -32,6 +32,8 @@ class Watched:
     turn: Lock = field(default_factory=Lock)
     """Held while the model writes a token."""
     sentences: list[Sentence] = field(default_factory=list)
+    distances: list[tuple[float, ...]] = field(default_factory=list)
+    """Of the sentences that have ended, from what the probe learned from."""
     alarm: int | None = None
     """The token at which the alarm was raised."""
     begin: int | None = None
@@ -63,6 +65,7 @@ class Watched:
         self.last = reading.token + 1
         if reading.alarm and self.alarm is None:
             self.alarm = reading.token
+        self.distances += [ended.distances for ended in reading.ended]
         if reading.sentence is None:
             return
         while len(self.sentences) <= reading.sentence:

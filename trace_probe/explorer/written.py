@@ -104,8 +104,10 @@ def score_with_probe(content: bytes, model: "Model", detector: Detector) -> list
 
     traces = [as_written(trace, model) for trace, _ in transcripts(content)]
     return [
-        Scored(trace, detector.follow(scores), outside=detector.outside(scores))
-        for trace, scores in zip(traces, read_scores(model, detector.saved, traces), strict=True)
+        Scored(trace, detector.follow(scores), outside=detector.outside(distances))
+        for trace, (scores, distances) in zip(
+            traces, read_scores(model, detector.saved, traces), strict=True
+        )
     ]
 
 

@@ -152,7 +152,7 @@ class Reader:
 
         model = loaded(self._model)
         trace = _trace(strand, model)
-        scores = read_scores(model, self.detector.saved, [trace])[0]
+        scores, _ = read_scores(model, self.detector.saved, [trace])[0]
         own = {turn.wrote.id for turn in strand.own}
         values = self.detector.follow(scores)
         judged = [

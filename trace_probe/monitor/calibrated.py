@@ -19,7 +19,7 @@ from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Trace
-from trace_probe.training import score_run
+from trace_probe.training import read_run
 
 FILE = "alarms.json"
 EARLIER = {"honest_rate": "guaranteed_rate"}
@@ -50,11 +50,14 @@ class Calibration:
     thresholds: dict[str, Threshold]
     """By name of the smoothing."""
     levels: tuple[float, ...]
-    """The `level` of each calibration trace, ascending: the range that drift is told from."""
+    """The `level` of the scores of each calibration trace, ascending: drift is told from them."""
     tasks: tuple[str, ...]
     """Benign tasks that it was set on."""
     sibling_tasks: tuple[str, ...] = ()
     """Tasks whose siblings it was set on as well; nothing is to be measured on either."""
+    distances: tuple[float, ...] = ()
+    """The `level` of the distances of each calibration trace, ascending, see `probing.distance`:
+    a text that lies farther is outside the calibrated range. Empty if the probe has none."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
@@ -67,6 +70,12 @@ def level(scores: Iterable[float]) -> float | None:
     """Return where the scores of a trace lie: their median, which one alarm does not move."""
     given = [score for score in scores if np.isfinite(score)]
     return float(np.median(given)) if given else None
+
+
+def levels(scores: Scores) -> list[float]:
+    """Return the level of each trace that has one."""
+    found = (level(row.tolist()) for row in scores.values())
+    return [each for each in found if each is not None]
 
 
 def calibrate(
@@ -104,8 +113,9 @@ def calibrate(
             f"{store.path} has no benign trace that {saved.card.name} did not learn from: "
             f"record more, for example --tasks world:POOL:400:benign"
         )
-    scores = score_run(store, saved)
-    ids = [trace.id for trace in traces]
+    every = read_run(store, saved)
+    scores = saved.scores(every)
+    ids = {trace.id for trace in traces}
     unseen = _unseen(store, saved)
     thresholds = {}
     for name in smoothings:
@@ -118,7 +128,7 @@ def calibrate(
             guarantee=guarantee,
         )
     used = any(one.siblings for one in thresholds.values())
-    found = _found(store, thresholds, traces, scores)
+    found = _found(store, saved, thresholds, every.where(lambda trace: trace.id in ids))
     return replace(found, sibling_tasks=tuple(sorted(unseen.tasks)) if used else ())
 
 
@@ -138,21 +148,22 @@ def range_of_card(store: Store, saved: SavedProbe) -> Calibration:
         raise NotEnoughData(
             f"{store.path} has no calibration task of {card.name}: name the run it was trained on"
         )
-    scores = score_run(store, saved)
-    return _found(store, {card.smoothing: replace(card.limit, n=len(traces))}, traces, scores)
+    ids = {trace.id for trace in traces}
+    calm = read_run(store, saved).where(lambda trace: trace.id in ids)
+    return _found(store, saved, {card.smoothing: replace(card.limit, n=len(traces))}, calm)
 
 
 def _found(
-    store: Store, thresholds: dict[str, Threshold], traces: Sequence[Trace], scores: Scores
+    store: Store, saved: SavedProbe, thresholds: dict[str, Threshold], calm: Corpus
 ) -> Calibration:
     """Return thresholds with the model and the traces that they were set on."""
-    levels = (level(scores[trace.id].tolist()) for trace in traces)
     return Calibration(
         model=store.manifest.model,
         decoding=Decoding.of(store.manifest.sampling),
         thresholds=thresholds,
-        levels=tuple(sorted(each for each in levels if each is not None)),
-        tasks=tuple(sorted({trace.task.id for trace in traces})),
+        levels=tuple(sorted(levels(saved.scores(calm)))),
+        tasks=tuple(sorted(set(calm.tasks))),
+        distances=tuple(sorted(levels(saved.distances(calm)))),
     )
 
 

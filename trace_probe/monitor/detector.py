@@ -6,7 +6,7 @@ a probe; `recorded_detector` finds the one behind the scores that a run keeps.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from trace_probe.errors import ProbeError
 from trace_probe.evaluation.report import AGAIN
 from trace_probe.evaluation.report import EARLIER as REPORTS
 from trace_probe.monitor.calibrated import Decoding, level, load_calibrations
-from trace_probe.monitor.drift import calibrated_range
+from trace_probe.monitor.drift import NEEDED
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import CARD, MEND, read_json
 from trace_probe.probing.probe import EARLIER as CARDS
@@ -34,6 +34,8 @@ OUTSIDE = (
     "outside the calibrated range: neither an alarm nor its absence can be relied on for texts "
     "like this"
 )
+FARTHEST = 0.99
+"""The share of the calibration traces that lie no farther than what is within their range."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Detector:
     """None where only recorded scores are read."""
     levels: tuple[float, ...] = ()
     """Median scores of the calibration traces, from which drift is told; empty if not known."""
+    distances: tuple[float, ...] = ()
+    """Their median distances from what the probe learned from; empty if not known."""
     rates: Rates | None = None
     """How often harmless traces alarm; None if nobody measured it at this threshold."""
 
@@ -103,16 +107,18 @@ class Detector:
         """Return the first sentence that alarms, from (sentence,) scores; None if none does."""
         return first_alarm(self.follow(scores), self.threshold)
 
-    def outside(self, scores: NDArray[np.floating[Any]]) -> bool | None:
-        """Return whether a trace lies where the threshold vouches for nothing, from its scores.
+    def outside(self, distances: Iterable[float]) -> bool | None:
+        """Return whether a trace is unlike those that the probe knows, by (sentence,) distances.
 
-        That is outside the central 98 % of the calibration traces. None if they are not known or
-        too few (`trace-probe calibrate` keeps them), or if the trace has no score.
+        That is if its median distance from the rows that the probe learned from is above that of
+        99 % of the calibration traces: the threshold promises nothing of such a trace. None if
+        theirs are not known or too few (`trace-probe calibrate` keeps them), or if the trace has
+        no reasoning.
         """
-        central, own = calibrated_range(self.levels), level(scores.tolist())
-        if central is None or own is None:
+        own = level(distances)
+        if len(self.distances) < NEEDED or own is None:
             return None
-        return not central[0] <= own <= central[1]
+        return own > float(np.quantile(self.distances, FARTHEST))
 
     def at(self, threshold: float) -> "Detector":
         """Return it with a threshold given by hand.
@@ -131,6 +137,16 @@ class Detector:
         smoothed = "" if self.smoothing == MAX else f" on {self.smoothing.name}"
         rates = f"; {self.rates}" if self.rates else ""
         return f"{self.name}: threshold {self.threshold:.3f}{smoothed} ({self.source}){rates}"
+
+
+def outside_of(detectors: Sequence[Detector], distances: Iterable[Sequence[float]]) -> list[str]:
+    """Return the names of detectors for which a trace lies outside the calibrated range.
+
+    `distances` are those of its sentences, each with one for each detector, or empty.
+    """
+    columns = zip(*filter(None, distances), strict=True)
+    there = zip(detectors, columns, strict=False)  # there are none without reasoning
+    return [one.name for one, own in there if one.outside(own)]
 
 
 def as_detector(probe: SavedProbe | Detector) -> Detector:
@@ -210,7 +226,7 @@ def _resolved(
     for each in fitting or kept:  # the latest last
         if chosen.name in each.thresholds:
             limit, source = each.thresholds[chosen.name], Source("calibration", each.decoding)
-            given = (own.probe, each.levels, limit.rates)
+            given = (own.probe, each.levels, each.distances, limit.rates)
             found = Detector(own.name, chosen, limit.value, source, *given)
     if threshold is not None:
         return replace(found or own, smoothing=chosen).at(threshold)

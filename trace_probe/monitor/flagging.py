@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from trace_probe.episode import steps
 from trace_probe.errors import StoreError
 from trace_probe.labels import Label
-from trace_probe.monitor.calibrated import level
+from trace_probe.monitor.calibrated import levels
 from trace_probe.monitor.detector import Detector, as_detector, recorded_detector
 from trace_probe.monitor.drift import Drift, check_levels
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.calibration import Rates
 from trace_probe.store import Store
 from trace_probe.trace import Channel, Span, Trace
-from trace_probe.training import score_run
+from trace_probe.training import read_run
 from trace_probe.visible import csv_text, snippet, visible
 
 
@@ -110,17 +110,19 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         '230 of 804 traces alarm'
     """
     detector = as_detector(probe)
-    scores = score_run(store, detector.saved)
+    every = read_run(store, detector.saved)
+    scores, distances = detector.saved.scores(every), detector.saved.distances(every)
+    outside = {one: detector.outside(distances.get(one, ())) for one in scores}
     with store.writing():
         store.write_scores(detector.name, scores)
     labels = store.labels()
     found, retokenised = [], 0
-    for trace in store.traces():
-        found.append(_flag(trace, scores[trace.id], detector, labels.get(trace.id)))
+    for trace in every.traces:
+        label = labels.get(trace.id)
+        found.append(_flag(trace, scores[trace.id], detector, label, outside[trace.id]))
         retokenised += trace.facts.get("ids") == "retokenised"
     alarms = sorted((one for one in found if one), key=lambda one: -one.peak)
-    levels = [each for row in scores.values() if (each := level(row.tolist())) is not None]
-    drift = check_levels(detector.levels, levels) if detector.levels else None
+    drift = check_levels(detector.levels, levels(scores)) if detector.levels else None
     return Flags(
         run=str(store.path),
         probe=detector.name,
@@ -132,12 +134,16 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         drift=drift,
         rates=detector.rates,
         retokenised=retokenised,
-        outside=sum(bool(detector.outside(row)) for row in scores.values()),
+        outside=sum(map(bool, outside.values())),
     )
 
 
 def _flag(
-    trace: Trace, scores: NDArray[np.floating], detector: Detector, label: Label | None
+    trace: Trace,
+    scores: NDArray[np.floating],
+    detector: Detector,
+    label: Label | None,
+    outside: bool | None,
 ) -> Flag | None:
     """Return the flag of a trace, or None if it raises no alarm."""
     sentence = detector.alarm(scores)
@@ -153,7 +159,7 @@ def _flag(
         text=trace.text_of(span).strip(),
         call=trace.call_at(span.start) + 1,
         calls_left=_calls_left(trace, span, label),
-        outside=detector.outside(scores),
+        outside=outside,
     )
 
 

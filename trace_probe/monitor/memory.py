@@ -4,14 +4,16 @@ Tokens are pooled sentence by sentence, and sentences into the thought, so that 
 not grow with it. The features are those of `probing.features`, which makes them of finished traces.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.probing.features import FEATURES, Feature
+from trace_probe.probing.fitting import Reader
 from trace_probe.probing.probe import ProbeCard, SavedProbe
 
 HELD = 32
@@ -70,6 +72,7 @@ class Memory:
     def __init__(self, probes: Sequence[SavedProbe], kept: Kept | None = None) -> None:
         cards = [saved.card for saved in probes]
         self._probes = [saved.probe for saved in probes]
+        self._distances = [saved.distance for saved in probes]
         self.layers = layers_of(cards)
         """The layers whose rows go in."""
         self._features = tuple(f for f in FEATURES if any(f in card.features for card in cards))
@@ -86,6 +89,9 @@ class Memory:
         self._rows = np.empty((0, len(self.layers), cards[0].d_model), dtype=np.float32)
         self._first = 0
         """The token that the first of these rows is of."""
+        self.distances: tuple[float, ...] = ()
+        """How far the latest sentence that ended lies from what each probe learned from, if that
+        was read at all; nan for one that does not know it."""
 
     def _part_of(self, card: ProbeCard) -> Any:  # noqa: ANN401 - what an array is indexed by
         """Return where the row of a probe is among all features of all layers."""
@@ -128,6 +134,7 @@ class Memory:
         """
         pool = self._pool(start, stop)
         scores = self._scored(pool)
+        self.distances = tuple(self._each(self._distances)) if scores else ()
         self._thought = _joined(self._thought, pool)
         self.drop(max(stop, after))
         return scores
@@ -166,10 +173,13 @@ class Memory:
         assert thought is not None
         for number, feature in enumerate(self._features):
             self._bank[:, number] = self._value(feature, sentence, thought)
-        return tuple(
-            float(probe.raw_scores(self._bank[part].reshape(1, -1))[0])
-            for probe, part in zip(self._probes, self._parts, strict=True)
-        )
+        return tuple(self._each(self._probes))
+
+    def _each(self, readers: Sequence[Reader | None]) -> Iterator[float]:
+        """Yield what each makes of its part of the features, nan for None."""
+        for reader, part in zip(readers, self._parts, strict=True):
+            row = self._bank[part].reshape(1, -1)
+            yield nan if reader is None else float(reader.raw_scores(row)[0])
 
     def _value(self, feature: Feature, sentence: Pool, thought: Pool) -> Rows:
         """Return (layer, d_model) of one feature."""

@@ -1,11 +1,7 @@
 """The one scorer: sentence scores, smoothed scores and alarms of a trace while its tokens come.
 
 What probes read is made by `monitor.memory`, token by token, and for finished traces by
-`probing.features`; both give the same scores up to rounding.
-
-Sentences of a completion as they end, token by token, cut as those of a finished trace.
-
-What an alarm says: which probe raised it in which sentence, and by how much.
+`probing.features`; both give the same scores up to rounding. Sentences are cut as in those.
 """
 
 from bisect import bisect_left
@@ -235,6 +231,8 @@ class ScoredSentence:
     """The smoothed score of each probe, which its alarm follows."""
     alarms: tuple[str, ...]
     """Names of the probes whose smoothed score reached the threshold at this sentence."""
+    distances: tuple[float, ...] = ()
+    """From what each probe learned from, as `scores`; nan if it does not know that."""
 
 
 class Reading(NamedTuple):
@@ -418,7 +416,8 @@ class LiveScorer:
             if value >= detector.threshold
         )
         self._alarms += tuple(name for name in reached if name not in self._alarms)
-        return ScoredSentence(*ended, scores, values, reached)
+        distances = self._memory.distances if scores else ()
+        return ScoredSentence(*ended, scores, values, reached, distances)
 
     def _smoothed(self, scores: Sequence[float]) -> tuple[float, ...]:
         """Return what alarms follow after one more sentence."""

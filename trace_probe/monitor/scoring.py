@@ -32,6 +32,7 @@ from trace_probe.trace import Sampling, Task, Trace, digest
 
 TOGETHER = 32
 Row = NDArray[np.floating[Any]]
+NONE: Row = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,14 @@ def score_texts(
     numbered = enumerate(records, start=1)
     while group := list(islice(numbered, TOGETHER)):
         traces = [_trace(model, record, number) for number, record in group]
-        for trace, row in zip(traces, read_scores(model, detector.saved, traces), strict=True):
-            yield _text(trace, row, detector)
+        for trace, read in zip(traces, read_scores(model, detector.saved, traces), strict=True):
+            yield _text(trace, *read, detector)
 
 
-def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> list[Row]:
-    """Return for each trace (sentence,), its scores as the model reads it again.
+def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> list[tuple[Row, Row]]:
+    """Return for each trace (sentence,) scores and distances, as the model reads it again.
+
+    There are no distances of a probe of an earlier version.
 
     Raises:
         ProbeError: the probe is of another model.
@@ -128,13 +131,14 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
         ActivationMatrix(read.values, read.layers, np.array([0]), read.pooling, card.row_end)
         for read in held
     ]
+    read = [Corpus((one,), {}, matrix) for one, matrix in zip(traces, matrices, strict=True)]
     return [
-        saved.scores(Corpus((trace,), {}, matrix))[trace.id]
-        for trace, matrix in zip(traces, matrices, strict=True)
+        (saved.scores(one)[trace.id], saved.distances(one).get(trace.id, NONE))
+        for one, trace in zip(read, traces, strict=True)
     ]
 
 
-def _text(trace: Trace, scores: Row, detector: Detector) -> ScoredText:
+def _text(trace: Trace, scores: Row, distances: Row, detector: Detector) -> ScoredText:
     values = detector.follow(scores)
     first = detector.alarm(scores)
     lines = tuple(
@@ -148,7 +152,7 @@ def _text(trace: Trace, scores: Row, detector: Detector) -> ScoredText:
         for number, span in enumerate(trace.sentences)
     )
     peak = None if np.isnan(values).all() else float(np.nanmax(values))
-    outside = detector.outside(scores)
+    outside = detector.outside(distances)
     return ScoredText(trace.id, peak, first is not None, first, lines, outside)
 
 

@@ -8,7 +8,7 @@ has not seen, and their scale is the same.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ from trace_probe.probing.recipe import Head, Recipe
 from trace_probe.statistics.metrics import Scores
 
 HEADS: dict[Head, type[BinaryProbe]] = {"linear": LinearProbe, "mlp": MLPProbe}
+
+
+class Reader(Protocol):
+    """What makes one number of a row: a probe, or a distance."""
+
+    def raw_scores(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Return (row,) numbers of (row, width) rows."""
 
 
 def parameters(recipe: Recipe) -> dict[str, Any]:
@@ -51,9 +58,7 @@ def fit_corpus(corpus: Corpus, recipe: Recipe) -> BinaryProbe:
     return fit_dataset(build_dataset(corpus, recipe), recipe)
 
 
-def probe_scores(
-    probe: BinaryProbe, corpus: Corpus, recipe: Recipe
-) -> dict[str, NDArray[np.float32]]:
+def probe_scores(probe: Reader, corpus: Corpus, recipe: Recipe) -> dict[str, NDArray[np.float32]]:
     """Return the score of each reasoning sentence of each trace; nan for other sentences.
 
     The recipe says which layers and features the probe reads.
@@ -65,7 +70,7 @@ def probe_scores(
 
 
 def several_scores(
-    probes: Sequence[BinaryProbe], corpus: Corpus, recipe: Recipe
+    probes: Sequence[Reader], corpus: Corpus, recipe: Recipe
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Return the scores of several probes of the same rows in one pass; see `probe_scores`."""
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in probes]

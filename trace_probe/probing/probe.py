@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trace_probe.activations import RowEnd
 from trace_probe.errors import ProbeError
@@ -16,6 +17,7 @@ from trace_probe.files import MARKS, checked_name
 from trace_probe.model.naming import same_model
 from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.distance import RowDistance
 from trace_probe.probing.features import Feature, features_from, pooling_for
 from trace_probe.probing.fitting import HEADS, parameters, probe_scores
 from trace_probe.probing.hub import local_folder
@@ -164,10 +166,26 @@ class SavedProbe:
 
     card: ProbeCard
     probe: BinaryProbe
+    distance: RowDistance | None = None
+    """From the rows that it learned from; None in probes of earlier versions."""
 
     def scores(self, corpus: Corpus) -> Scores:
         """Return the score of each reasoning sentence of each trace."""
         return probe_scores(self.probe, corpus, self.card.recipe)
+
+    def distances(self, corpus: Corpus) -> Scores:
+        """Return how far each reasoning sentence lies from what the probe learned from.
+
+        Empty if that is not known.
+        """
+        if self.distance is None:
+            return {}
+        return probe_scores(self.distance, corpus, self.card.recipe)
+
+    def to_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Return all that its file holds."""
+        known = {} if self.distance is None else self.distance.to_tensors()
+        return {**self.probe.to_tensors(), **known}
 
     def direction(self, layer: int) -> Floats:
         """Return (d_model,), along which a layer raises the score most when every token moves.
@@ -215,7 +233,7 @@ def save_probe(path: Path | str, saved: SavedProbe) -> None:
     raw = asdict(saved.card)
     if saved.card.row_end == "token":
         del raw["row_end"]  # as earlier versions read it
-    write_probe(Path(path), raw, saved.probe.to_tensors())
+    write_probe(Path(path), raw, saved.to_tensors())
 
 
 def _refuse_run(folder: Path) -> None:
@@ -243,7 +261,7 @@ def check_overwrites(
     there = load_probe(folder)
     same = all(getattr(there.card, name) == value for name, value in known.items())
     if saved is not None:
-        ours, theirs = saved.probe.to_tensors(), there.probe.to_tensors()
+        ours, theirs = saved.to_tensors(), there.to_tensors()
         same = same and replace(there.card, version=saved.card.version) == saved.card
         same = same and ours.keys() == theirs.keys()
         same = same and all(np.array_equal(ours[name], theirs[name]) for name in ours)
@@ -276,14 +294,16 @@ def load_probe(
     tensors, card = read_weights(folder, seals), _to_card(raw, folder / CARD)
     try:
         probe = HEADS[card.head].from_tensors(tensors, **parameters(card.recipe))
+        distance = RowDistance.from_tensors(tensors)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ProbeError(f"{folder} does not hold a whole probe ({error}): {AGAIN}") from error
-    if probe.n_features_in_ != card.width:
+    widths = {probe.n_features_in_, *(() if distance is None else (len(distance.mean),))}
+    if widths != {card.width}:
         raise ProbeError(
-            f"{folder} has {probe.n_features_in_} weights, its card asks for {card.width}: train "
-            f"it again"
+            f"{folder} reads rows of {sorted(widths)} numbers, its card asks for {card.width}: "
+            f"train it again"
         )
-    return SavedProbe(card, probe)
+    return SavedProbe(card, probe, distance)
 
 
 EARLIER = {

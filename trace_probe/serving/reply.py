@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trace_probe.monitor.detector import Detector
+from trace_probe.monitor.detector import Detector, outside_of
 from trace_probe.monitor.scorer import Reading, ScoredSentence
 from trace_probe.serving.tools import as_answered, calls_in
 from trace_probe.text.channels import ChannelReader, Format
@@ -214,7 +214,8 @@ class Reply:
         """Return what the probes say of the whole answer."""
         sentences = [self.risk(each) for each in self.sentences]
         about = self.detectors, self.policy, self.alarms, sentences
-        more = {"call_withheld": self.call_withheld, "drift": drift or None}
+        outside = outside_of(self.detectors, [each.distances for each in self.sentences])
+        more = {"call_withheld": self.call_withheld, "drift": drift or None, "outside": outside}
         return judged(*about, unreadable=self.unreadable) | more
 
     def risk(self, scored: ScoredSentence) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from trace_probe.explorer.models import probes, resident, shown_probe
 from trace_probe.explorer.panels import Frame, panel
 from trace_probe.explorer.rows import Row
 from trace_probe.explorer.watching import Watched
-from trace_probe.monitor.detector import Detector
+from trace_probe.monitor.detector import OUTSIDE, Detector, outside_of
 from trace_probe.trace import Sampling, Task
 from trace_probe.visible import visible
 
@@ -97,6 +97,8 @@ def banner(watched: Watched) -> None:
 def draw(watched: Watched) -> None:
     """Draw banner, curve and text of what was written so far."""
     banner(watched)
+    if not watched.running and outside_of([watched.detector], watched.distances):
+        st.warning(f"This text lies {OUTSIDE}.", icon=":material/help:")
     row = watched.row
     limit = watched.detector.threshold
     peak = limit if row.peak is None else max(row.peak, limit)
