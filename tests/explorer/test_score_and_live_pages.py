@@ -177,11 +177,13 @@ def test_an_unlabelled_run_teaches_no_words_and_says_so(traces: Path) -> None:
     assert "not labelled" in words(app)
 
 
-def reading(token: int, sentence: int, score: float | None, *, alarm: bool = False) -> Any:
+def reading(
+    token: int, sentence: int, score: float | None, *, alarm: bool = False, far: float = 0.0
+) -> Any:
     channel = "reasoning" if score is not None else "answer"
-    return SimpleNamespace(
-        token=token, text="w ", channel=channel, sentence=sentence, score=score, alarm=alarm
-    )
+    ended = (SimpleNamespace(distances=(far,)),) if far else ()
+    said = {"channel": channel, "sentence": sentence, "score": score, "alarm": alarm}
+    return SimpleNamespace(token=token, text="w ", ended=ended, **said)
 
 
 def written() -> Generator[Any, None, None]:
@@ -205,6 +207,19 @@ def test_what_is_watched_becomes_sentences_with_their_last_score_and_the_alarm()
     assert row.scores is not None
     assert np.isnan(row.scores[2])
     assert [line[0] for line in watched.lines()] == [" ", "▲", " "]
+
+
+@pytest.mark.parametrize(("far", "marked"), [(2.0, True), (0.5, False)])
+@pytest.mark.usefixtures("demo")
+def test_a_text_unlike_those_the_probe_knows_is_marked_once_it_is_written(
+    far: float, *, marked: bool
+) -> None:
+    eye = replace(EYE, distances=(1.0,) * 20)
+    watched = Watched((reading(9 + i, i, 0.1, far=far) for i in range(3)), eye)
+    watched.advance(tokens=9, seconds=60)
+    app = open_page("live", r="demo")
+    app.session_state["watched"] = watched
+    assert ("outside the calibrated range" in words(app.run())) is marked
 
 
 def test_a_stopped_generation_writes_no_further_token() -> None:
