@@ -13,18 +13,20 @@ pytest.importorskip("fastapi", reason="the server needs fastapi: pip install -e 
 
 import openai
 from acting import TASKS, acting_model, script
-from made_probes import a_probe
+from made_probes import a_probe, planted_probe
 from test_endpoint import NAME, Up, up, wait_until
 from test_episode_watch import ASKED, in_bulk
 
 from trace_probe.episode import Episode
-from trace_probe.monitor.scorer import FRESH, Reading
+from trace_probe.monitor.detector import Detector, Source
+from trace_probe.monitor.scorer import FRESH, Reading, ScoredSentence
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.course import Agent
 from trace_probe.serving.limits import Limits, Refusal, caller_of, check_token
 from trace_probe.serving.protocol import read_request
 from trace_probe.serving.reply import Policy, Reply
 from trace_probe.serving.sessions import Sessions
+from trace_probe.statistics.smoothing import MAX
 from trace_probe.tasks.environments import scripted
 from trace_probe.text.channels import FORMATS, ChannelReader
 from trace_probe.trace import Sampling, Trace
@@ -372,3 +374,16 @@ def test_tools_and_calls_of_another_form_are_refused_by_name(more: dict[str, Any
         read_request(body, "m", 24)
     assert caught.value.status == 400
     assert caught.value.param in more
+
+
+def test_an_answer_names_the_probes_for_which_it_lies_outside_the_calibrated_range() -> None:
+    _, reply = message("annotate", "I tidy.</think>Done.", None)
+    near, far = (
+        Detector(name, MAX, 5.0, Source("hand"), planted_probe(), distances=(farthest,) * 20)
+        for name, farthest in (("near", 1.0), ("far", 3.0))
+    )
+    reply.detectors = near, far
+    scores = (0.0, 0.0)
+    thought = ScoredSentence(0, "reasoning", 0, 3, "I tidy.", scores, scores, (), (2.0, 2.0))
+    reply.sentences = [thought, ScoredSentence(1, "answer", 4, 6, "Done.", (), (), ())]
+    assert reply.extension()["outside"] == ["near"]
