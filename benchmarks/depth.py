@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.command import Say, run
 from trace_probe.evaluation.layers import at_layer
-from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
+from trace_probe.probing.corpus import Corpus, build_cohort, load_corpus
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.statistics.bootstrap import Metric, resample, shown
 from trace_probe.statistics.metrics import Cohort, Scores, pairs_within, score_rows, scores_held

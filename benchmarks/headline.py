@@ -23,7 +23,7 @@ from trace_probe.evaluation.report import RATES, Report, at_rate
 from trace_probe.labelling.runs import label_run
 from trace_probe.model.local import load_model
 from trace_probe.organism.family import agent_of, world_of
-from trace_probe.probing.dataset import spread
+from trace_probe.probing.corpus import spread
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.bootstrap import shown

@@ -16,11 +16,10 @@ from trace_probe.model.facts import ModelFacts
 from trace_probe.model.local import Model, load_model
 from trace_probe.model.peers import Sizes, random_model
 from trace_probe.monitor.live import Monitor
-from trace_probe.probing.features import parse_features
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import ProbeCard, SavedProbe
-from trace_probe.probing.recipe import Head, Recipe
+from trace_probe.probing.recipe import Head, Recipe, parse_features
 from trace_probe.trace import Sampling
 from trace_probe.world.scenario import world_tasks
 from trace_probe.world.worlds import WORLDS

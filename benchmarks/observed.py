@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.command import Say, run
-from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.corpus import Corpus, build_cohort
 from trace_probe.statistics.bootstrap import Metric, Values, resample, shown
 from trace_probe.statistics.metrics import pairs_across
 from trace_probe.store import Store
@@ -41,7 +41,7 @@ def measure(plan: ObservedPlan, say: Say) -> Observed:
     """What do detectors of whole thoughts tell within a task?"""
     store = Store(plan.run)
     every = Corpus(tuple(store.traces()), store.labels())
-    corpus = Corpus(every.known(), every.labels)
+    corpus = every.where(lambda trace: every.outcome(trace) is not None)
     cohort = build_cohort(corpus)
     weights = resample(cohort.n_tasks)
     pairs = pairs_across(cohort, np.ones(len(cohort.ids), dtype=np.intp))

@@ -26,7 +26,7 @@ from benchmarks.false_alarms import noisy_range, plain_range
 from trace_probe.errors import ModelError
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.local import Model, load_model
-from trace_probe.probing.dataset import load_corpus, split_tasks
+from trace_probe.probing.corpus import load_corpus, split_tasks
 from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.sweep import Grid, choose_cell

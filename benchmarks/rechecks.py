@@ -24,7 +24,7 @@ from trace_probe.model.local import Model, load_model
 from trace_probe.monitor.detector import Detector, load_detector
 from trace_probe.monitor.recheck import AsRun, Recheck, judge, unseen
 from trace_probe.organism.family import world_of
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.recording.observe import observe, observer_manifest
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.metrics import Scores

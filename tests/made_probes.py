@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from planted import World
 
-from trace_probe.probing.features import Feature
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
+from trace_probe.probing.recipe import Feature
 from trace_probe.store import Store
 from trace_probe.trace import Sampling, Task, Trace
 

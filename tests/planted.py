@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import ActivationMatrix, Activations, pooled_spans
 from trace_probe.labels import Label
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.store import Manifest, Store
 from trace_probe.trace import Role, Sampling, Span, Task, Trace
 

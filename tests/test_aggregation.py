@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_probe.evaluation.held_out import (
+from trace_probe.evaluation.alternatives import (
     AGGREGATIONS,
     aggregate,
     ensemble,

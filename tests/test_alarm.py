@@ -19,7 +19,7 @@ from trace_probe.explorer.loading import load_run
 from trace_probe.monitor.detector import as_detector, load_detector
 from trace_probe.monitor.flagging import flag, read_trace
 from trace_probe.monitor.sharing import seal_probe
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.probe import SavedProbe, load_probe, save_probe
 from trace_probe.probing.selection import HEADLINE, choose_smoothing, set_threshold
 from trace_probe.statistics.metrics import Scores, first_alarm

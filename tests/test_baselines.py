@@ -16,10 +16,12 @@ from trace_probe.probing.baselines import (
     position,
     prompt_only,
 )
-from trace_probe.probing.dataset import Corpus, build_dataset, split_by_role
+from trace_probe.probing.corpus import Corpus, split_by_role
+from trace_probe.probing.features import build_dataset
 from trace_probe.probing.probe import Recipe
 from trace_probe.probing.selection import criterion
 from trace_probe.probing.tfidf import (
+    LearnedRows,
     TextModel,
     TextRecipe,
     Words,
@@ -142,7 +144,7 @@ def test_the_text_so_far_is_weighted_as_scikit_learn_does(
     expected = theirs.decision_function(vectorizer.transform(prefixes))
     learned = Words([[text] for text in texts])
     zero = np.zeros(4, dtype=np.intp)
-    model = TextModel(how).fit(learned, np.arange(4), zero, y, np.ones(4))
+    model = TextModel(how).fit(learned, LearnedRows(np.arange(4), zero, y, np.ones(4)))
     read = Words([parts], learned.vocabulary)
     ends = np.arange(len(parts))
     found = model.scores(read, np.zeros(len(parts), dtype=np.intp), ends)
@@ -253,8 +255,9 @@ def test_what_cannot_be_learned_is_refused_with_the_reason() -> None:
     with pytest.raises(NotEnoughData, match="no training trace has a known outcome"):
         category_only(Corpus(corpus.traces, {}), corpus)
     one = np.array([0, 1])
+    rows = LearnedRows(one, 0 * one, one >= 0, np.ones(2))
     with pytest.raises(NotEnoughData, match="both outcomes"):
-        TextModel(TextRecipe()).fit(Words([["aa"], ["bb"]]), one, 0 * one, one >= 0, np.ones(2))
+        TextModel(TextRecipe()).fit(Words([["aa"], ["bb"]]), rows)
     with pytest.raises(NotEnoughData, match="no words"):
         Words([[""], ["."]])
     with pytest.raises(NotEnoughData, match="no labelled trace of a test task"):

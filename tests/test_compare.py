@@ -17,7 +17,7 @@ from trace_probe.evaluation.compare import (
 )
 from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.probing.recipe import Rows, Target
 from trace_probe.statistics.bootstrap import Metric

@@ -9,20 +9,19 @@ from planted import World, keep, make_label, make_trace, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
-from trace_probe.probing.dataset import (
+from trace_probe.probing.corpus import (
     Corpus,
+    Known,
     build_cohort,
-    build_dataset,
-    chosen_sentences,
     load_corpus,
     sentences_before,
     split_by_role,
     split_tasks,
-    stream_rows,
     task_folds,
     truth,
 )
-from trace_probe.probing.recipe import Recipe
+from trace_probe.probing.features import build_dataset, chosen_sentences, stream_rows
+from trace_probe.probing.recipe import Recipe, Rows
 from trace_probe.trace import Span, Task, Trace
 
 TASK = Task("t", "kind", "do it")
@@ -86,21 +85,25 @@ def test_sentences_before_a_mark_end_before_it(trace: Trace) -> None:
     assert sentences_before(trace, trace.channel("answer")[0]) == [0, 1, 2]
 
 
+def chosen(trace: Trace, label: Label, rows: Rows, guard: int = 0) -> list[int]:
+    return chosen_sentences(Known.of(0, trace, label), Recipe((0,), rows=rows, guard=guard))
+
+
 def test_rows_end_before_the_action_and_before_it_is_said(trace: Trace) -> None:
     label = make_label(trace, True, said=2)
-    assert chosen_sentences(trace, label, "reasoning") == [0, 1, 2]
-    assert chosen_sentences(trace, label, "before-said") == [0, 1]
-    assert chosen_sentences(trace, label, "before-said", guard=1) == [0]
-    assert chosen_sentences(trace, label, "before-said", guard=5) == []
-    assert chosen_sentences(trace, label, "prompt") == [-1]
+    assert chosen(trace, label, "reasoning") == [0, 1, 2]
+    assert chosen(trace, label, "before-said") == [0, 1]
+    assert chosen(trace, label, "before-said", guard=1) == [0]
+    assert chosen(trace, label, "before-said", guard=5) == []
+    assert chosen(trace, label, "prompt") == [-1]
     early = replace(label, acted=trace.sentences[1])
-    assert chosen_sentences(trace, early, "reasoning") == [0]
-    assert chosen_sentences(trace, early, "before-said") == [0]
+    assert chosen(trace, early, "reasoning") == [0]
+    assert chosen(trace, early, "before-said") == [0]
 
 
 def test_a_guard_takes_nothing_from_a_trace_that_never_says_it(trace: Trace) -> None:
     label = make_label(trace, True, said=None)
-    assert chosen_sentences(trace, label, "before-said", guard=2) == [0, 1, 2]
+    assert chosen(trace, label, "before-said", guard=2) == [0, 1, 2]
 
 
 def test_rows_are_those_that_were_recorded_for_their_sentence() -> None:

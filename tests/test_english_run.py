@@ -14,7 +14,7 @@ from trace_probe.evaluation.layers import read_scales
 from trace_probe.evaluation.panel import Panel, build_panel
 from trace_probe.explorer.loading import load_run
 from trace_probe.monitor.detector import load_detector
-from trace_probe.probing.dataset import Corpus, load_corpus
+from trace_probe.probing.corpus import Corpus, load_corpus
 from trace_probe.probing.probe import SavedProbe, load_probe
 from trace_probe.store import Store
 from trace_probe.upkeep.verify import verify

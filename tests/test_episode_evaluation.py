@@ -19,7 +19,7 @@ from trace_probe.evaluation.text_monitor import _messages
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.labelling.runs import labeller
 from trace_probe.labels import Label
-from trace_probe.probing.dataset import Corpus, build_cohort, sentences_before_act
+from trace_probe.probing.corpus import Corpus, build_cohort, sentences_before_act
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.selection import set_threshold
 from trace_probe.probing.tfidf import tfidf

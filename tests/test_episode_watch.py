@@ -12,7 +12,7 @@ from test_live_features import wide_probe
 from trace_probe.activations import ActivationMatrix, pooled_spans
 from trace_probe.episode import Episode, calls_of
 from trace_probe.monitor.detector import Detector, Source
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.trace import Sampling, Task, Trace

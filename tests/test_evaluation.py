@@ -11,7 +11,7 @@ from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import Report, Survival, format_report
 from trace_probe.probing.baselines import baseline_scores, position
-from trace_probe.probing.dataset import Corpus, constant_scores, split_by_role
+from trace_probe.probing.corpus import Corpus, split_by_role, thought_scores
 from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.bootstrap import Metric
@@ -117,7 +117,7 @@ def test_a_lead_by_length_alone_ranks_nothing() -> None:
 def scripted(alarm_at: int | None, said: int | None) -> tuple[Report, int]:
     """Return the report of a detector that alarms in one sentence of each positive."""
     corpus = plant(World(tasks=16, samples=4, sentences=8, said=said, benign=20))
-    scores: Scores = constant_scores(corpus, lambda _: 0.0)
+    scores: Scores = thought_scores(corpus, lambda _: 0.0)
     for trace in corpus.traces:
         if corpus.outcome(trace) and alarm_at is not None:
             scores[trace.id][alarm_at] = 1.0
@@ -182,8 +182,8 @@ def test_an_alarm_in_the_last_sentence_warns_by_none() -> None:
 
 def test_a_baseline_of_several_runs_is_their_mean_and_its_interval_spans_them() -> None:
     corpus = plant(World(tasks=16, samples=4))
-    right = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
-    wrong = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is False))
+    right = thought_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    wrong = thought_scores(corpus, lambda trace: float(corpus.outcome(trace) is False))
     report = evaluate(
         "right",
         right,
@@ -219,7 +219,7 @@ def test_unknown_is_counted_neither_as_silent_nor_as_said_and_the_report_says_so
         name: replace(label, facts={"said": "unknown"}) if name in acted[::2] else label
         for name, label in corpus.labels.items()
     }
-    scores = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    scores = thought_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
     panel = build_panel(corpus.only(corpus.tasks, "benign"), replace(corpus, labels=labels))
     report = evaluate(
         "right", scores, {"position": [position(corpus)]}, panel, threshold=0.5, target_rate=0.1
@@ -233,7 +233,7 @@ def test_unknown_is_counted_neither_as_silent_nor_as_said_and_the_report_says_so
 
 def test_what_alarms_at_the_situation_alarms_at_harmless_traces_of_it() -> None:
     corpus = plant(World(tasks=16, samples=4, benign=40))
-    scores = constant_scores(corpus, lambda trace: float(trace.task.role == "test"))
+    scores = thought_scores(corpus, lambda trace: float(trace.task.role == "test"))
     panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
     report = evaluate(
         "situation", scores, {"position": [position(corpus)]}, panel, threshold=0.5, target_rate=0.1
@@ -246,7 +246,7 @@ def test_what_alarms_at_the_situation_alarms_at_harmless_traces_of_it() -> None:
 
 def test_the_gain_over_a_baseline_is_the_paired_difference() -> None:
     corpus = plant(World(tasks=16, samples=4))
-    right = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    right = thought_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
     rng = np.random.default_rng(0)
     half = {trace.id: right[trace.id] + 2 * rng.normal() for trace in corpus.traces}
     report = evaluate(
@@ -278,7 +278,7 @@ def test_a_trace_that_says_it_at_once_is_left_out_of_the_ranking_and_noted() -> 
 
 def test_a_detector_that_alarms_at_everything_has_no_better_than_its_chance_floor() -> None:
     corpus = plant(World(tasks=16, samples=4, benign=10))
-    scores = constant_scores(corpus, lambda _: 1.0)
+    scores = thought_scores(corpus, lambda _: 1.0)
     panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
     report = evaluate(
         "siren", scores, {"position": [position(corpus)]}, panel, threshold=0.5, target_rate=0.1
@@ -294,7 +294,7 @@ def test_a_detector_that_alarms_at_everything_has_no_better_than_its_chance_floo
 
 def test_baselines_keep_the_same_promise_on_the_same_calibration_traces() -> None:
     corpus = plant(World(tasks=16, samples=4, benign=40))
-    loud = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    loud = thought_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
     panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
     report = evaluate(
         "loud",
@@ -474,7 +474,7 @@ def test_a_signal_is_selective_and_worth_bits(signal: Report, nothing: Report) -
 
 def test_what_is_caught_within_a_budget_of_tokens_is_known() -> None:
     corpus = plant(World(tasks=16, samples=4, sentences=30, said=None, benign=20))
-    scores: Scores = constant_scores(corpus, lambda _: 0.0)
+    scores: Scores = thought_scores(corpus, lambda _: 0.0)
     for trace in corpus.traces:
         if corpus.outcome(trace):
             scores[trace.id][12] = 1.0  # five words a sentence: known after 65 tokens
@@ -489,7 +489,7 @@ def test_what_is_caught_within_a_budget_of_tokens_is_known() -> None:
 
 def test_other_statistics_are_judged_at_thresholds_of_the_same_rate() -> None:
     corpus = plant(World(tasks=16, samples=4, benign=40))
-    loud = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    loud = thought_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
     panel = build_panel(corpus.only(corpus.tasks, "benign"), corpus)
     found = side_by_side({"loud": loud, "flat": position(corpus)}, panel, 0.05)
     assert value(found["loud"], "caught_before_action").estimate == 1.0

@@ -11,20 +11,20 @@ from planted import World, keep, make_label, make_trace, plant
 from trace_probe.activations import ActivationMatrix, parse_poolings
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.sharing import seal_probe
-from trace_probe.probing.dataset import Corpus, build_dataset
-from trace_probe.probing.features import (
+from trace_probe.probing.corpus import Corpus
+from trace_probe.probing.features import build_dataset, feature_rows
+from trace_probe.probing.fitting import fit_corpus, probe_scores
+from trace_probe.probing.probe import load_probe, save_probe
+from trace_probe.probing.recipe import (
     FEATURES,
     Feature,
+    Recipe,
     candidate_features,
     check_features,
-    feature_rows,
     features_from,
     parse_features,
     pooling_for,
 )
-from trace_probe.probing.fitting import fit_corpus, probe_scores
-from trace_probe.probing.probe import load_probe, save_probe
-from trace_probe.probing.recipe import Recipe
 from trace_probe.trace import Span, Task, Trace
 
 LAYERS, WIDTH = (1, 4), 3
@@ -138,7 +138,7 @@ def test_recorded_poolings_say_which_features_there_are(
 
 def test_a_feature_that_was_not_recorded_is_refused_where_rows_are_made() -> None:
     corpus = plant(World(tasks=4, samples=2))
-    with pytest.raises(ProbeError, match=r"last cannot be made from rows that hold mean"):
+    with pytest.raises(ProbeError, match=r"last was not recorded; there is mean"):
         build_dataset(corpus, Recipe((3,), ("last",)))
 
 

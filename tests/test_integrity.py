@@ -401,7 +401,7 @@ def test_later_scans_pay_nothing_for_checksums(run: Store, monkeypatch: pytest.M
         summed.append(len(data))
         return crc(data, start)
 
-    monkeypatch.setattr("trace_probe.storage.vault.zlib.crc32", counted)
+    monkeypatch.setattr("trace_probe.storage.tensors.zlib.crc32", counted)
     list(reader.scan(3))
     first = len(summed)
     list(reader.scan(3))
@@ -418,7 +418,7 @@ def test_later_scans_read_no_header_again_unless_the_file_was_replaced(
         headers.append(name)
         return read_header(place, name, **how)
 
-    monkeypatch.setattr("trace_probe.storage.vault.read_header", counted)
+    monkeypatch.setattr("trace_probe.storage.tensors.read_header", counted)
     reader = Store(run.path)
     list(reader.scan(3))
     assert len(headers) == len(run)

@@ -12,12 +12,12 @@ from planted import make_trace
 
 from trace_probe.activations import ActivationMatrix, pooled_spans
 from trace_probe.monitor.memory import HELD, Memory
-from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import FEATURES, feature_rows
+from trace_probe.probing.corpus import Corpus
+from trace_probe.probing.features import feature_rows
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.probe import SavedProbe
-from trace_probe.probing.recipe import Head
+from trace_probe.probing.recipe import FEATURES, Head
 from trace_probe.store import Store
 from trace_probe.trace import Span, Task, Trace
 

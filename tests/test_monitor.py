@@ -12,10 +12,10 @@ from trace_probe.activations import ActivationMatrix, RowEnd, pooled_spans, with
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.scorer import LiveScorer, Reading, ScoredSentence
-from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import FEATURES, Feature
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.fitting import probe_scores
 from trace_probe.probing.probe import SavedProbe
+from trace_probe.probing.recipe import FEATURES, Feature
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.text.channels import FORMATS
 from trace_probe.text.layout import build_spans

@@ -18,7 +18,7 @@ from trace_probe.probing.baselines import (
     position,
     prompt_only,
 )
-from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.corpus import Corpus, split_by_role
 from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.bootstrap import Metric

@@ -211,7 +211,7 @@ def test_a_probe_of_another_model_is_refused_by_name(
 
 def test_every_trace_counts_the_same_in_a_fit() -> None:
     corpus = plant(World(tasks=8, samples=4, strength=2.0))
-    from trace_probe.probing.dataset import build_dataset
+    from trace_probe.probing.features import build_dataset
 
     assert corpus.matrix is not None
     rows = build_dataset(corpus, Recipe((3,)))

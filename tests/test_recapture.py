@@ -169,7 +169,8 @@ def test_features_of_uncertainty_are_made_as_those_of_activations(
 ) -> None:
     from trace_probe.errors import NotEnoughData
     from trace_probe.probing.baselines import uncertainty_matrix
-    from trace_probe.probing.features import FEATURES, feature_rows
+    from trace_probe.probing.features import feature_rows
+    from trace_probe.probing.recipe import FEATURES
 
     traces: list[Trace] = list(recorded(tiny(), tmp_path / "run", "last", ()).traces())
     matrix = uncertainty_matrix(traces)

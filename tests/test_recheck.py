@@ -29,7 +29,7 @@ from trace_probe.monitor.recheck import (
 )
 from trace_probe.monitor.sharing import verify_probe
 from trace_probe.monitor.shift import Shift
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.probe import save_probe
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.store import Store

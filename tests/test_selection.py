@@ -8,9 +8,8 @@ from planted import World, plant
 
 from trace_probe.activations import ALL_POOLINGS
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, constant_scores
-from trace_probe.probing.features import Feature
-from trace_probe.probing.recipe import Focus, Recipe
+from trace_probe.probing.corpus import Corpus, thought_scores
+from trace_probe.probing.recipe import Feature, Focus, Recipe
 from trace_probe.probing.selection import (
     HEADLINE,
     Cell,
@@ -67,11 +66,11 @@ def test_options_are_compared_by_the_error_of_their_difference() -> None:
 
 def test_the_criterion_is_the_headline_where_siblings_are_enough() -> None:
     corpus = plant(World(tasks=24, samples=8))
-    right = constant_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
+    right = thought_scores(corpus, lambda trace: float(corpus.outcome(trace) is True))
     found = criterion(corpus, right)
     assert (found.name, found.value) == (HEADLINE, 1.0)
     few = plant(World(tasks=8, samples=4))
-    known = constant_scores(few, lambda trace: float(few.outcome(trace) is True))
+    known = thought_scores(few, lambda trace: float(few.outcome(trace) is True))
     assert criterion(few, known).name == "within_prompt_auroc"
 
 
@@ -132,7 +131,7 @@ def test_where_nobody_looked_for_it_rows_are_judged_before_the_action() -> None:
         name: replace(label, facts={"said": "unknown"}) for name, label in corpus.labels.items()
     }
     blind = replace(corpus, labels=unheard)
-    right = constant_scores(blind, lambda trace: float(blind.outcome(trace) is True))
+    right = thought_scores(blind, lambda trace: float(blind.outcome(trace) is True))
     assert criterion(blind, right, "reasoning").value == 1.0
     assert np.isnan(criterion(blind, right).value)
     with pytest.raises(NotEnoughData, match="no labelled trace"):

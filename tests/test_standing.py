@@ -19,7 +19,7 @@ from trace_probe.evaluation.held_out import keep as keep_report
 from trace_probe.evaluation.panel import build_panel
 from trace_probe.evaluation.report import format_report
 from trace_probe.probing.baselines import position
-from trace_probe.probing.dataset import constant_scores
+from trace_probe.probing.corpus import thought_scores
 from trace_probe.probing.probe import load_probe
 from trace_probe.storage.seals import sealed_json
 from trace_probe.store import Store
@@ -78,7 +78,7 @@ def test_an_oracle_of_every_sentence_stands_beside_the_headline(tmp_path: Path) 
         keep(corpus, tmp_path / "run"),
         replace(planted_probe(0.0).card, labeller="planted"),
     )
-    scores = constant_scores(corpus, lambda _: 0.0)
+    scores = thought_scores(corpus, lambda _: 0.0)
     panel = build_panel(corpus.only(()), corpus)
     baselines = {"position": (position(corpus),)}
     report = evaluate(card.name, scores, baselines, panel, threshold=1.0, target_rate=0.05)

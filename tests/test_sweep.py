@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from planted import World, plant
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, task_folds
+from trace_probe.probing.corpus import Corpus, task_folds
 from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.probe import LinearProbe, Recipe
 from trace_probe.probing.ridge import (
@@ -131,6 +131,10 @@ def logistic_scores(recipe: Recipe, some: Corpus, held: Corpus) -> Scores:
     return probe_scores(fit_corpus(some, recipe), held, recipe)
 
 
+def held_out(corpus: Corpus) -> list[Corpus]:
+    return [held for _, held in corpus.folds(FOLDS)]
+
+
 def out_of_fold(corpus: Corpus, score: Callable[[Corpus, Corpus], Scores]) -> Scores:
     """Return scores of each trace by a detector that has not seen its task."""
     found: dict[str, NDArray[np.floating]] = {}
@@ -142,7 +146,7 @@ def out_of_fold(corpus: Corpus, score: Callable[[Corpus, Corpus], Scores]) -> Sc
 def test_ridge_judges_a_cell_as_a_logistic_probe_does() -> None:
     corpus = plant(World(tasks=40, strength=1.2, d_model=24))
     strengths = (1e-4, 1e-2, 1.0)
-    [every] = layer_scores(corpus, [Recipe((3,))], strengths)
+    [every] = layer_scores(corpus, held_out(corpus), [Recipe((3,))], strengths)
     for C, swept in zip(strengths, every, strict=True):
         fitted = out_of_fold(corpus, partial(logistic_scores, Recipe((3,), C=C)))
         assert criterion(corpus, swept).value == pytest.approx(
@@ -173,8 +177,8 @@ def test_the_moments_of_all_features_hold_those_of_each_choice() -> None:
     corpus = plant(World(tasks=24, samples=8, strength=1.0, d_model=6))
     one, both = (Recipe((3,), names) for names in (("mean",), ("mean", "running-mean")))
     alone, [first, _] = (
-        layer_scores(corpus, [one], (0.1,)),
-        layer_scores(corpus, [one, both], (0.1,)),
+        layer_scores(corpus, held_out(corpus), [one], (0.1,)),
+        layer_scores(corpus, held_out(corpus), [one, both], (0.1,)),
     )
     for trace in corpus.traces:
         np.testing.assert_allclose(first[0][trace.id], alone[0][0][trace.id], atol=1e-4)

@@ -19,7 +19,7 @@ from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
 from trace_probe.probing import mlp
 from trace_probe.probing.baselines import OUTPUT_CONFIDENCE
-from trace_probe.probing.dataset import split_by_role
+from trace_probe.probing.corpus import split_by_role
 from trace_probe.probing.probe import SavedProbe, check_fits, load_probe, save_probe
 from trace_probe.probing.sweep import Grid, choose_cell
 from trace_probe.statistics.metrics import auroc, trace_maxima

@@ -13,7 +13,7 @@ from trace_probe.evaluation.transfer import (
     leave_one_category_out,
     transfer_matrix,
 )
-from trace_probe.probing.dataset import Corpus, split_by_role
+from trace_probe.probing.corpus import Corpus, split_by_role
 from trace_probe.probing.probe import Recipe
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.smoothing import parse_smoothing

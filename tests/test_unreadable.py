@@ -12,7 +12,7 @@ from tiny_models import random_network, word_tokenizer
 
 from trace_probe.activations import ActivationMatrix, Activations, pooled_spans
 from trace_probe.errors import ModelError, ProbeError
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.trace import Sampling, Span
 
 BROKEN = [np.nan, np.inf, -np.inf]

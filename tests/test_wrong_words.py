@@ -20,7 +20,7 @@ from trace_probe.errors import (
 from trace_probe.labelling.annotations import AnnotationLabeller
 from trace_probe.model.checkpoint import locate
 from trace_probe.model.naming import organism_path
-from trace_probe.probing.dataset import load_corpus
+from trace_probe.probing.corpus import load_corpus
 from trace_probe.probing.probe import check_overwrites, load_probe, save_probe
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.sources import tasks_from

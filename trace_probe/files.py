@@ -90,10 +90,10 @@ def abandoned(path: Path) -> bool:
     return True
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that dead writers left in a folder."""
+def sweep(folder: Path, stale: Callable[[str], bool] = lambda _: False) -> None:
+    """Remove the temporary files that dead writers left in a folder, and those of stale names."""
     for name in file_names(folder):
-        if abandoned(folder / name):
+        if stale(name) or abandoned(folder / name):
             (folder / name).unlink(missing_ok=True)
 
 

@@ -9,28 +9,21 @@ from importlib.metadata import version
 from typing import Literal
 
 from trace_probe.execution.executor import Executor, LocalExecutor
-from trace_probe.probing.dataset import (
-    Corpus,
-    Split,
-    build_dataset,
-    load_labels,
-    split_by_role,
-)
+from trace_probe.probing.corpus import Corpus, Split, load_labels, split_by_role
 from trace_probe.probing.distance import RowDistance
-from trace_probe.probing.features import Feature, check_features
+from trace_probe.probing.features import build_dataset
 from trace_probe.probing.fitting import probe_scores
 from trace_probe.probing.probe import LIMIT, ProbeCard, SavedProbe, check_fits, settings
-from trace_probe.probing.recipe import Head, Recipe, Rows, Target
+from trace_probe.probing.recipe import Feature, Head, Recipe, Rows, Target, check_features
 from trace_probe.probing.selection import (
     HEADLINE,
-    Cell,
     choose,
     choose_head,
     choose_smoothing,
     rival_recipes,
     set_threshold,
 )
-from trace_probe.probing.sweep import Grid, LayerSweeper
+from trace_probe.probing.sweep import Grid, sweep_layers
 from trace_probe.statistics.calibration import Guarantee, Threshold, check_rates
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import CANDIDATES, CUSUM, parse_smoothing
@@ -89,40 +82,39 @@ def train(  # noqa: PLR0913 - these are the options of the command
         StoreError: the run has no activations of a layer.
         ProbeError: there is no such smoothing or head, or the run cannot give a feature.
     """
-    tell = progress or _silent
+    tell = progress or (lambda _: None)
     check_rates(target_rate, sibling_rate)
     candidates, chosen = _smoothings(smoothing), store.known_layers(layers)
+    if features is not None:
+        check_features(features, store.manifest.pooling)
     tell("reading labels")
     corpus = load_labels(store, labeller, target, needed=True)
     split = split_by_role(corpus.traces, seed=seed)
-    if features is not None:
-        check_features(features, store.manifest.pooling)
     grid = Grid(rows=rows, seed=seed, features=None if features is None else (tuple(features),))
     run = store.place.folder
     address = store.place.url if run is None else str(run.resolve())
     sweeper = (address, labeller, target, split.train, grid)
-    cells = _cells(executor or LocalExecutor(), sweeper, chosen, tell)
+    cells = sweep_layers(executor or LocalExecutor(), sweeper, chosen, tell)
     recipe, figures = choose(cells)
     rivals = rival_recipes(cells, head)
-    needed = {layer for one in (recipe, *rivals) for layer in one.layers}
-    corpus = corpus.with_activations(store, sorted(needed))
-    learned, calibration = corpus.only(split.train), corpus.only(split.calibration)
+    layers = sorted({one.layer for one in (recipe, *rivals)})
+    learned, calm = (part.with_activations(store, layers) for part in corpus.parts(split))
     made, compared = choose_head(learned, recipe, rivals, head, seed=seed, progress=tell)
     smooth, tried = choose_smoothing(learned, made.scores, rows, candidates)
     tell(f"{made.recipe.head} head, the alarm follows {smooth.name}")
     probe = made.mean()
-    scores = probe_scores(probe, calibration.harmless("benign").one_a_task(), made.recipe)
     threshold = set_threshold(
-        smooth.apply(scores),
+        smooth.apply(probe_scores(probe, calm, made.recipe)),
         (learned, smooth.apply(made.scores)),
         rate=target_rate,
         sibling_rate=sibling_rate,
         guarantee=guarantee,
     )
+    read = build_dataset(learned, made.recipe)
     card = _card(store, corpus, split, made.recipe, threshold, {**figures, **compared, **tried})
     twin = None if made.recipe.head == "linear" else settings(recipe)
     card = replace(card, name=name or card.name, smoothing=smooth.name, twin=twin)
-    return SavedProbe(card, probe, RowDistance.fit(build_dataset(learned, made.recipe).X))
+    return SavedProbe(card, probe, RowDistance.fit(read.X))
 
 
 def _smoothings(asked: str | None) -> tuple[str, ...]:
@@ -130,24 +122,6 @@ def _smoothings(asked: str | None) -> tuple[str, ...]:
     if asked is None:
         return (*CANDIDATES, CUSUM)
     return (asked if asked == CUSUM else parse_smoothing(asked).name,)
-
-
-def _cells(
-    executor: Executor,
-    sweeper: tuple[str, str | None, Target, tuple[str, ...], Grid],
-    layers: Iterable[int],
-    tell: Progress,
-) -> list[Cell]:
-    """Return the cells of all layers, the lowest layer first."""
-    wanted = list(layers)
-    tell(f"choosing layer and strength among layers {wanted}")
-    found: dict[int, list[Cell]] = {}
-    for result in executor.run(LayerSweeper, sweeper, wanted):
-        if result.error is not None:
-            raise result.error
-        found[result.item] = result.value or []
-        tell(f"layer {result.item} done, {len(found)} of {len(wanted)}")
-    return [cell for layer in sorted(found) for cell in found[layer]]
 
 
 def _card(
@@ -216,9 +190,5 @@ def read_run(store: Store, saved: SavedProbe) -> Corpus:
         ProbeError: the probe was trained on another model, or the run lacks what it reads.
     """
     check_fits(saved.card, store.manifest)
-    traces = tuple(store.traces())
-    return Corpus(traces, {}, store.matrix(traces, saved.card.layers))
-
-
-def _silent(_: str) -> None:
-    """Report no progress."""
+    corpus = Corpus(tuple(store.traces()), {})
+    return corpus.with_activations(store, saved.card.layers)

@@ -49,8 +49,8 @@ def train(
             or the prompt.
     """
     from trace_probe.execution.executor import executor_named
-    from trace_probe.probing.features import parse_features
     from trace_probe.probing.probe import check_overwrites, save_probe
+    from trace_probe.probing.recipe import parse_features
     from trace_probe.training import train as train_probe
 
     if (probe / MARKS["run"]).is_file():
@@ -187,7 +187,7 @@ def transfer(
         leave_one_category_out,
         transfer_matrix,
     )
-    from trace_probe.probing.dataset import load_corpus
+    from trace_probe.probing.corpus import load_corpus
 
     if (len(runs) > 1) != (across == "run"):
         raise typer.BadParameter("give several runs with --across run, else one")

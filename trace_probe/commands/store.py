@@ -146,11 +146,11 @@ def slice_(run: Path, probe: Path, out: Path) -> Told:
     """
     from dataclasses import replace
 
-    from trace_probe.probing.probe import check_shape
+    from trace_probe.probing.probe import check_fits
     from trace_probe.upkeep.slice import format_slice, slice_run
 
     whole, card = tp.Store(run), tp.load_probe(probe).card
-    check_shape(card, whole.manifest)
+    check_fits(card, whole.manifest, any_model=True)
     settings = replace(whole.manifest, layers=card.layers, pooling=card.pooling)
     learned = set(card.training_tasks)
     report = slice_run(

@@ -90,7 +90,7 @@ class Need:
 
 
 def _needs(found: "Iterable[Task]", rate: float) -> list[Need]:
-    from trace_probe.probing.dataset import split_benign
+    from trace_probe.probing.corpus import split_benign
     from trace_probe.statistics.calibration import Guarantee, traces_needed
 
     usable = len(split_benign(task.id for task in found if task.role == "benign").calibration)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.probe import LinearProbe, ProbeCard, SavedProbe
 from trace_probe.statistics.bootstrap import Mask
 from trace_probe.trace import Trace
@@ -60,23 +60,17 @@ def rows_at(corpus: Corpus, layer: int) -> Rows:
     Raises:
         NotEnoughData: there is none, or one outcome only.
     """
-    assert corpus.matrix is not None
-    where = [
-        (trace, index, int(start) + 1 + index)
-        for trace, start in zip(corpus.traces, corpus.matrix.start, strict=True)
-        if corpus.outcome(trace) is not None
-        for index, span in enumerate(trace.sentences)
-        if span.channel == "reasoning"
-    ]
-    acted = np.array([bool(corpus.outcome(trace)) for trace, _, _ in where], dtype=bool)
+    where = [(one, index) for one in corpus.known for index in one.trace.thoughts]
+    acted = np.array([bool(one.label.outcome) for one, _ in where], dtype=bool)
     if not acted.any() or acted.all():
         raise NotEnoughData("directions need traces of both outcomes: record and label more")
-    chosen = np.array([row for _, _, row in where], dtype=np.intp)
+    sentence = np.array([index for _, index in where], dtype=np.intp)
+    first = corpus.activations.start[[one.place for one, _ in where]]
     return Rows(
-        corpus.matrix.part(layer)[chosen].astype(np.float32),
+        corpus.activations.part(layer)[first + 1 + sentence].astype(np.float32),
         acted,
-        tuple(trace for trace, _, _ in where),
-        np.array([index for _, index, _ in where], dtype=np.intp),
+        tuple(one.trace for one, _ in where),
+        sentence,
     )
 
 

@@ -28,7 +28,7 @@ from trace_probe.emergence.onset import at_prompt
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.panel import PREFIXES
 from trace_probe.labels import Label
-from trace_probe.probing.dataset import Corpus, build_cohort, codes
+from trace_probe.probing.corpus import Corpus, build_cohort, codes
 from trace_probe.probing.probe import ProbeCard
 from trace_probe.statistics.bootstrap import (
     Index,
@@ -203,7 +203,7 @@ def efficiency(  # noqa: PLR0913 - what is compared, and how
         ways = [read[name]] if name == own else [read[name], scores]
         held[name] = [cohort.held(way) for way in ways]
         maxima[name] = cohort.maxima(smoothing.apply(scores))
-    known = _known(asked.known(), points, cohort)
+    known = _known(tuple(one.trace for one in asked.known), points, cohort)
     weights, mixed = resample(cohort.n_tasks, seed=seed), mixed_prompts(cohort)
     acts = mixed_prompts(cohort.until_act()) if cohort.calls else None
     rows = {"oracle": np.maximum.accumulate(known, axis=1), **maxima}

@@ -26,7 +26,7 @@ from trace_probe.model.bridge import bridged
 from trace_probe.model.local import Model
 from trace_probe.model.steering import Steering
 from trace_probe.monitor.detector import Detector
-from trace_probe.probing.dataset import Corpus, load_corpus
+from trace_probe.probing.corpus import Corpus, load_corpus
 from trace_probe.probing.probe import SavedProbe, check_fits
 from trace_probe.store import Store
 from trace_probe.trace import Trace

@@ -8,7 +8,7 @@ import numpy as np
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.evaluation.panel import Panel, build_panel, caught_by_rate, ranking
 from trace_probe.evaluation.report import WORDS, at_rate, ranked_as
-from trace_probe.probing.dataset import Corpus, load_corpus
+from trace_probe.probing.corpus import Corpus, load_corpus
 from trace_probe.probing.probe import SavedProbe, check_fits
 from trace_probe.statistics.bootstrap import (
     DRAWS,

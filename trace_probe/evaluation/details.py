@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from trace_probe.evaluation.panel import Alarms, Panel, alarm_rate, alarms_of, rank, summary
+from trace_probe.evaluation.panel import Alarms, Panel, alarms_of, false_alarms, rank, summary
 from trace_probe.evaluation.report import AlarmFree, AtLimit, EventAligned, Figures, More, Survival
 from trace_probe.statistics.bootstrap import (
     ANY,
@@ -379,8 +379,7 @@ def _at_limit(limit: Threshold, scores: Scores, panel: Panel) -> AtLimit:
         guaranteed_rate=limit.guaranteed_rate,
         n=limit.n,
         note=limit.note,
-        false_alarm_rate=alarm_rate(scores, limit.value, panel.benign),
-        hard_negative_alarm_rate=alarm_rate(scores, limit.value, panel.hard_negative),
+        **false_alarms(scores, limit.value, panel),
         **alarms_of(scores, limit.value, panel).figures(),
     )
 

@@ -13,11 +13,11 @@ from trace_probe.evaluation.panel import (
     Headline,
     Panel,
     Ranked,
-    alarm_rate,
     alarms_of,
     best_ranking,
     by_rate,
     caught_at,
+    false_alarms,
     headline,
     interval,
     length_matched,
@@ -96,9 +96,8 @@ def evaluate(
     alarms, known = alarms_of(followed, threshold, panel), _known(baselines)
     acts = _before_act(followed, baselines, panel)
     figures: dict[str, Metric | None] = {
-        **mine.figures(),
-        "false_alarm_rate": alarm_rate(followed, threshold, panel.benign),
-        "hard_negative_alarm_rate": alarm_rate(followed, threshold, panel.hard_negative),
+        **by_rate(mine.caught),
+        **false_alarms(followed, threshold, panel),
         **summary(own),
         "length_matched_auroc": length_matched(read, panel),
         **alarms.figures(),

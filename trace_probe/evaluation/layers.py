@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
-from trace_probe.probing.dataset import Corpus, load_corpus
+from trace_probe.probing.corpus import Corpus, load_corpus
 from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.probe import ProbeCard, SavedProbe, check_fits
 from trace_probe.statistics.calibration import guaranteed_threshold
@@ -161,14 +161,14 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
         NotEnoughData: the tasks of the probe are not in this run.
     """
     check_fits(saved.card, store.manifest)
-    traces = tuple(store.traces())
+    corpus = Corpus(tuple(store.traces()), {})
     scales: list[LayerScale] = []
     scores: dict[int, dict[str, Scores]] = {}
     for layer in store.manifest.layers:
         progress(f"layer {layer}: {len(scales) + 1} of {len(store.manifest.layers)}")
         probe = at_layer(store, saved, layer)
-        corpus = Corpus(traces, {}, store.matrix(traces, (layer,)))
-        scores[layer] = dict(probe.smoothing.apply(probe.scores(corpus)))
+        found = probe.scores(corpus.with_activations(store, (layer,)))
+        scores[layer] = dict(probe.smoothing.apply(found))
         low, high = score_range(scores[layer].values(), probe.card.threshold)
         scales.append(LayerScale(layer, probe.card.threshold, low, high))
     write_layers(store, saved.card.name, scales, scores)
@@ -185,7 +185,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     recipe = replace(card.recipe, layers=(layer,), C=strength(card, layer))
     probe = fit_corpus(learned, recipe)
     held = corpus.only(card.calibration_tasks)
-    ids = [trace.id for trace in held.harmless("benign").one_a_task().traces]
+    ids = [trace.id for trace in held.calm.traces]
     maxima = trace_maxima(saved.smoothing.apply(probe_scores(probe, held, recipe)), ids)
     threshold = guaranteed_threshold(maxima, card.target_false_alarm_rate, card.guarantee)
     return SavedProbe(replace(card, layers=(layer,), C=recipe.C, threshold=threshold.value), probe)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from trace_probe.evaluation.panel import SENTENCES_LEFT, Panel
 from trace_probe.evaluation.report import RATES, AtSiblingRate, Figures, More
 from trace_probe.probing.baselines import OUTPUT_CONFIDENCE
-from trace_probe.probing.dataset import Corpus, sentences_before_act
+from trace_probe.probing.corpus import Corpus
 from trace_probe.statistics.bootstrap import Metric
 from trace_probe.statistics.metrics import pairs_within
 from trace_probe.store import Store
@@ -36,9 +36,9 @@ def labels_left_out(store: Store, corpus: Corpus) -> Iterator[str]:
 
 def traces_left_out(corpus: Corpus) -> Iterator[str]:
     """Yield how many traces of known outcome hold nothing that a detector could read in time."""
-    known = corpus.known()
-    silent = [one for one in known if not one.thoughts]
-    late = [one for one in known if not sentences_before_act(one, corpus.labels[one.id])]
+    known = corpus.known
+    silent = [one for one in known if not one.trace.thoughts]
+    late = [one for one in known if not one.before_act]
     if silent:
         yield (
             f"{len(silent)} of {len(known)} traces have no reasoning: what is known of the task "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import ProbeError
-from trace_probe.probing.dataset import Corpus, spread, task_folds
+from trace_probe.probing.corpus import Corpus, spread, task_folds
 from trace_probe.probing.features import feature_rows
 from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.linear import LinearProbe

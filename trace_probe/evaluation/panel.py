@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from trace_probe.evaluation.report import NAME, RATES, at_rate
-from trace_probe.probing.dataset import Corpus, build_cohort, spread
+from trace_probe.probing.corpus import Corpus, spread
 from trace_probe.statistics.bootstrap import (
     Index,
     Mask,
@@ -95,8 +95,8 @@ class Panel:
 def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
     """Sort the traces of an evaluation by role; a harmful trace is in no harmless group."""
     return Panel(
-        cohort=build_cohort(test.judged()),
-        calibration=calibration.harmless("benign").one_a_task().traces,
+        cohort=test.cohort,
+        calibration=calibration.calm.traces,
         benign=test.harmless("benign").traces,
         hard_negative=test.harmless("hard-negative").traces,
         seed=seed,
@@ -231,12 +231,18 @@ def caught_at(scores: Scores, panel: Panel, target_rate: float) -> dict[str, Met
     return alarms_of(followed, threshold, panel).figures()
 
 
-def alarm_rate(followed: Scores, threshold: float, traces: Sequence[Trace]) -> Metric | None:
-    """Return the share of whole traces that alarm."""
-    if not traces:
-        return None
-    hit = trace_maxima(followed, [trace.id for trace in traces]) >= threshold
-    return share(hit, [trace.task.id for trace in traces])
+def false_alarms(followed: Scores, threshold: float, panel: Panel) -> dict[str, Metric | None]:
+    """Return the shares of whole harmless traces that alarm; None where there are none."""
+    return {
+        name: share(
+            trace_maxima(followed, [trace.id for trace in traces]) >= threshold,
+            [trace.task.id for trace in traces],
+        )
+        for name, traces in (
+            ("false_alarm_rate", panel.benign),
+            ("hard_negative_alarm_rate", panel.hard_negative),
+        )
+    }
 
 
 SENTENCES_LEFT = "sentences left"
@@ -253,7 +259,7 @@ def sentences_left(panel: Panel) -> tuple[Scores]:
         left[name] = np.full(int(sentences.max(initial=-1)) + 1, np.nan)
         left[name][sentences] = np.arange(len(sentences))[::-1]
     for trace in (*panel.calibration, *panel.benign, *panel.hard_negative):
-        left[trace.id] = spread(trace, np.arange(len(trace.thoughts), dtype=float)[::-1])
+        left[trace.id] = spread(trace, np.arange(len(trace.thoughts))[::-1])
     wins = pairs_within(cohort, cohort.before_said()).wins(cohort.held(left))
     fewer = bool(len(wins)) and wins.mean() < 0.5
     return ({name: -row if fewer else row for name, row in left.items()},)
@@ -283,10 +289,6 @@ class Headline:
     """The same of scores permuted within prompts."""
     lead: Mapping[str, Mapping[str, Resampled]]
     """How long before it is said those caught alarm, in ``sentences`` and in ``tokens``."""
-
-    def figures(self) -> dict[str, Metric | None]:
-        """Return the headline with its interval, by the names of a report."""
-        return by_rate(self.caught)
 
 
 def by_rate(caught: Mapping[str, Resampled], headline: str = NAME) -> dict[str, Metric | None]:

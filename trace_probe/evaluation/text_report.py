@@ -11,9 +11,10 @@ from trace_probe.evaluation.notes import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import Ranked, rank, summary
 from trace_probe.evaluation.report import Report
 from trace_probe.probing.baselines import category_rate, length
-from trace_probe.probing.dataset import Corpus, build_cohort, constant_scores
+from trace_probe.probing.corpus import Corpus, build_cohort, thought_scores
 from trace_probe.probing.tfidf import (
     CHOICES,
+    LearnedRows,
     TextModel,
     TextRecipe,
     Words,
@@ -67,7 +68,7 @@ def text_report(
         ProbeError: the observer has not read every trace.
     """
     every = Corpus(tuple(store.traces()), store.labels(labeller))
-    corpus = Corpus(every.known(), every.labels)
+    corpus = every.where(lambda trace: every.outcome(trace) is not None)
     notes = (*labels_left_out(store, every), *traces_left_out(corpus))
     try:
         told = text_detectors(corpus)
@@ -142,8 +143,8 @@ def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Told]:
     prompts = Words([[trace.channel_text("prompt")] for trace in learned.traces])
     y = np.array([bool(learned.outcome(trace)) for trace in learned.traces])
     first = np.zeros(len(y), dtype=np.intp)
-    model = TextModel(TextRecipe(last=False))
-    model.fit(prompts, np.arange(len(y)), first, y, np.ones(len(y)))
+    rows = LearnedRows(np.arange(len(y)), first, y, np.ones(len(y)))
+    model = TextModel(TextRecipe(last=False)).fit(prompts, rows)
 
     def by_prompt(trace: Trace) -> float:
         words = Words([[trace.channel_text("prompt")]], prompts.vocabulary)
@@ -172,7 +173,7 @@ def _observed(corpus: Corpus, observer: Store) -> Told:
 def _constant(read: Corpus, value: Callable[[Trace], float]) -> Told:
     """Return what a detector tells that knows a trace before its first sentence."""
     return Told(
-        dict(constant_scores(read, value)), {trace.id: value(trace) for trace in read.traces}
+        dict(thought_scores(read, value)), {trace.id: value(trace) for trace in read.traces}
     )
 
 
@@ -188,12 +189,11 @@ def whole_text(learned: Corpus, read: Corpus) -> Told:
     rows = whole_rows(texts)
 
     def value(how: TextRecipe) -> float:
-        return auroc(unseen_row_scores(texts, rows, how), rows[2])
+        return auroc(unseen_row_scores(texts, rows, how), rows.y)
 
     others = read_texts(read, vocabulary=texts.words.vocabulary)
-    text, part, y, weight = rows
     how = tune(value, TextRecipe(last=False), CHOICES[1:])
-    model = TextModel(how).fit(texts.words, text, part, y, weight)
+    model = TextModel(how).fit(texts.words, rows)
     ends = np.array([len(trace.thoughts) for trace in read.traces], dtype=np.intp)
     finals = model.scores(others.words, np.arange(len(ends)), ends)
     whole = {trace.id: float(one) for trace, one in zip(read.traces, finals, strict=True)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from trace_probe.errors import ProbeError
 from trace_probe.evaluation.panel import rank, summary
 from trace_probe.evaluation.report import Figures, ranked_as
-from trace_probe.probing.dataset import Corpus, build_cohort, split_by_role
+from trace_probe.probing.corpus import Corpus, build_cohort, split_by_role
 from trace_probe.probing.fitting import fit_corpus, probe_scores
 from trace_probe.probing.probe import LinearProbe, Recipe
 from trace_probe.probing.recipe import TARGETS
@@ -112,7 +112,7 @@ def _at_level(corpus: Corpus, fact: str, level: str) -> Corpus:
 
 def _fit(corpus: Corpus, recipe: Recipe) -> LinearProbe | None:
     """Return a probe, or None where there is one outcome only."""
-    outcomes = {corpus.outcome(trace) for trace in corpus.known()}
+    outcomes = {one.label.outcome for one in corpus.known}
     return fit_corpus(corpus, recipe) if len(outcomes) == 2 else None
 
 

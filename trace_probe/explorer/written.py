@@ -14,7 +14,7 @@ from trace_probe.errors import NotEnoughData, TraceError
 from trace_probe.interop.transcripts import read_transcripts
 from trace_probe.labels import Label
 from trace_probe.monitor.detector import Detector
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.probe import Recipe
 from trace_probe.probing.tfidf import TextRecipe, fitted_scores, read_texts, training_rows
 from trace_probe.store import Store
@@ -82,7 +82,7 @@ def score_words(content: bytes, run: Store, labeller: str | None = None) -> list
         TraceError: a transcript cannot be read.
     """
     learned = Corpus(tuple(run.traces()), run.labels(labeller))
-    if not learned.known():
+    if not learned.known:
         raise NotEnoughData(f"{run.path} is not labelled, so there is nothing to learn from")
     brought = list(transcripts(content))
     read = Corpus(tuple(trace for trace, _ in brought), {})

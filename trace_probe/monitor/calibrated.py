@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.kept import Beside
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.probing.selection import set_threshold
@@ -185,7 +185,7 @@ def _labeller(store: Store, saved: SavedProbe) -> str | None:
 def _harmless(store: Store, saved: SavedProbe) -> tuple[Trace, ...]:
     """Return the first benign trace of each task that may calibrate."""
     benign = tuple(trace for trace in store.traces() if trace.task.role == "benign")
-    calm = Corpus(benign, store.labels()).harmless("benign").one_a_task()
+    calm = Corpus(benign, store.labels()).calm
     own = set(calm.tasks) & set(saved.card.calibration_tasks)
     return calm.only(own or set(calm.tasks) - set(saved.card.training_tasks)).traces
 

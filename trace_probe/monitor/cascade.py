@@ -16,7 +16,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Labeller, label_traces
 from trace_probe.monitor.calibrated import calibrate
 from trace_probe.monitor.detector import Detector
-from trace_probe.probing.dataset import load_corpus, load_labels
+from trace_probe.probing.corpus import load_corpus, load_labels
 from trace_probe.probing.fitting import cross_fit
 from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, rate, resample, shown
 from trace_probe.statistics.metrics import trace_maxima
@@ -121,7 +121,7 @@ def cascade(
     if pass_rate is None:
         limit = lenient_limit(store, detector, truth, most_lost)
     seen = {*saved.card.seen, *calibrated.tasks}
-    traces = [trace for trace in labelled.known() if trace.task.id not in seen]
+    traces = [one.trace for one in labelled.known if one.trace.task.id not in seen]
     if not traces:
         raise NotEnoughData(
             f"no trace that {detector.name} has not seen is labelled by {truth}: label more"
@@ -168,7 +168,7 @@ def lenient_limit(store: Store, detector: Detector, truth: str, most_lost: float
             f"{store.path} has no instrumental trace of the training tasks of {card.name}, on "
             f"which a first stage is set: give --pass-rate"
         )
-    values = detector.smoothing.apply(cross_fit(learned, card.recipe).scores)
+    values = detector.smoothing.apply(cross_fit(learned.folds(), card.recipe).scores)
     maxima = np.sort(trace_maxima(values, acted))
     return float(maxima[int(most_lost * len(acted) + 1e-9)])
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.probing.features import FEATURES, Feature
 from trace_probe.probing.fitting import Reader
 from trace_probe.probing.probe import ProbeCard, SavedProbe
+from trace_probe.probing.recipe import FEATURES, Feature
 
 HELD = 32
 """Tokens that are never pooled before their sentence ends: as many as a half-read tag may take

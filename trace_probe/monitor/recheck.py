@@ -49,10 +49,10 @@ import numpy as np
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.shift import Figure, Shift, share, shift_of
-from trace_probe.probing.dataset import Corpus, build_cohort, load_corpus
+from trace_probe.probing.corpus import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import Beside
-from trace_probe.probing.probe import ProbeCard, check_fits, check_shape
+from trace_probe.probing.probe import ProbeCard, check_fits
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
@@ -295,7 +295,7 @@ def _verdict(found: Recheck) -> Verdict:
 def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Corpus:
     """Return the traces of a run that a probe did not learn from, with what it reads of them."""
     card = detector.saved.card
-    check_shape(card, store.manifest)
+    check_fits(card, store.manifest, any_model=True)
     own = card.labeller if card.labeller in store.labellers() else None
     corpus = load_corpus(store, labeller or own, (), card.target)
     learned = set(card.training_tasks)
@@ -328,7 +328,7 @@ def _figures(
     found = {"benign": share(maxima - limit, task, weights)}
     known = side.judged()
     cohort = build_cohort(known)
-    codes = [at[trace.task.id] for trace in known.known()]
+    codes = [at[one.trace.task.id] for one in known.known]
     cohort = replace(cohort, task=np.array(codes, dtype=np.intp))
     peaks = cohort.maxima(followed)
     mixed = mixed_prompts(cohort.until_act())

@@ -21,7 +21,7 @@ from trace_probe.model.local import Completion, Model
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.live import check_readable
 from trace_probe.monitor.recheck import check_reads
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.recording.plan import Planned
 from trace_probe.recording.reading import read_calls

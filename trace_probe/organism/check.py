@@ -13,7 +13,7 @@ from trace_probe.labels import Label
 from trace_probe.model.local import Model
 from trace_probe.organism.degrees import Degrees, DegreesPlan, ask, degrees, siblings
 from trace_probe.organism.family import agent_of
-from trace_probe.probing.dataset import Corpus, build_cohort
+from trace_probe.probing.corpus import Corpus, build_cohort
 from trace_probe.recording.record import new_manifest, record
 from trace_probe.statistics.bootstrap import Metric, rate, resample
 from trace_probe.statistics.metrics import Cohort, pairs_within, scores_held

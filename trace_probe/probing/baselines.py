@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from trace_probe.activations import ALL_POOLINGS, ActivationMatrix
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import (
-    Corpus,
-    Dataset,
-    build_dataset,
-    constant_scores,
-    spread,
+from trace_probe.probing.corpus import Corpus, thought_scores
+from trace_probe.probing.features import Dataset, build_dataset, feature_rows
+from trace_probe.probing.fitting import (
+    cross_fit,
+    fit_corpus,
+    fit_dataset,
+    probe_scores,
+    several_scores,
 )
-from trace_probe.probing.features import feature_rows
-from trace_probe.probing.fitting import cross_fit, fit_corpus, fit_dataset, probe_scores
 from trace_probe.probing.recipe import Recipe
 from trace_probe.probing.selection import criterion
 from trace_probe.probing.tfidf import tfidf
@@ -59,7 +59,7 @@ def baseline_scores(
         found[f"layer {lowest}"] = (probe_scores(fit_corpus(train, bottom), every, bottom),)
     found["shuffled labels"] = shuffled_labels(train, every, recipe, seed)
     if twin is not None:
-        probe = cross_fit(train, twin, seed=seed).mean()
+        probe = cross_fit(train.folds(seed=seed), twin).mean()
         found["linear twin"] = (probe_scores(probe, every, twin),)
     if all(map(has_uncertainty, (*train.traces, *every.traces))):
         found[OUTPUT_CONFIDENCE] = (confidence_scores(train, every, own, seed),)
@@ -72,7 +72,7 @@ def category_only(train: Corpus, every: Corpus) -> Scores:
     Raises:
         NotEnoughData: no training trace has a known outcome.
     """
-    return constant_scores(every, category_rate(train))
+    return thought_scores(every, category_rate(train))
 
 
 def category_rate(train: Corpus) -> Callable[[Trace], float]:
@@ -81,11 +81,11 @@ def category_rate(train: Corpus) -> Callable[[Trace], float]:
     Raises:
         NotEnoughData: no training trace has a known outcome.
     """
-    known = train.known()
-    outcomes = np.array([bool(train.outcome(trace)) for trace in known], dtype=float)
+    known = train.known
+    outcomes = np.array([bool(one.label.outcome) for one in known], dtype=float)
     if not len(known):
         raise NotEnoughData("no training trace has a known outcome: label the run")
-    category = np.array([trace.task.category for trace in known])
+    category = np.array([one.trace.task.category for one in known])
     base = {name: float(outcomes[category == name].mean()) for name in np.unique(category)}
     overall = float(outcomes.mean())
     return lambda trace: base.get(trace.task.category, overall)
@@ -106,29 +106,19 @@ def prompt_only(train: Corpus, every: Corpus, recipe: Recipe) -> Scores:
     _, code = np.unique(keys, return_inverse=True)
     mean = (np.bincount(code, values) / np.bincount(code))[code]
     by_trace = {trace.id: float(value) for trace, value in zip(every.traces, mean, strict=True)}
-    return constant_scores(every, lambda trace: by_trace[trace.id])
+    return thought_scores(every, lambda trace: by_trace[trace.id])
 
 
 def position(every: Corpus) -> Scores:
     """Score a sentence by how many reasoning sentences came before it."""
-    return {
-        trace.id: spread(trace, np.arange(len(trace.thoughts), dtype=float))
-        for trace in every.traces
-    }
+    return thought_scores(every, lambda trace: np.arange(len(trace.thoughts)))
 
 
 def length(every: Corpus) -> Scores:
     """Score a sentence by the number of tokens generated up to its end."""
-    return {
-        trace.id: spread(
-            trace,
-            np.array(
-                [trace.sentences[i].stop - trace.prompt_stop for i in trace.thoughts],
-                float,
-            ),
-        )
-        for trace in every.traces
-    }
+    return thought_scores(
+        every, lambda one: [one.sentences[i].stop - one.prompt_stop for i in one.thoughts]
+    )
 
 
 def shuffled_labels(
@@ -141,11 +131,9 @@ def shuffled_labels(
     """
     rows = build_dataset(train, recipe)
     rng = np.random.default_rng(seed)
-    runs = []
-    for _ in range(SHUFFLES):
-        mixed = replace(rows, y=permute_between_tasks(rows, rng))
-        runs.append(probe_scores(fit_dataset(mixed, recipe), every, recipe))
-    return tuple(runs)
+    mixed = [replace(rows, y=permute_between_tasks(rows, rng)) for _ in range(SHUFFLES)]
+    probes = [fit_dataset(each, recipe) for each in mixed]
+    return tuple(several_scores(probes, every, recipe))
 
 
 def permute_between_tasks(rows: Dataset, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -216,7 +204,8 @@ def confidence_scores(train: Corpus, every: Corpus, recipe: Recipe, seed: int = 
     """
     known = replace(train, matrix=uncertainty_matrix(train.traces))
     own = replace(recipe, layers=(LAYER,))
-    fitted = [cross_fit(known, replace(own, C=strength), seed=seed) for strength in STRENGTHS]
+    folds = known.folds(seed=seed)
+    fitted = [cross_fit(folds, replace(own, C=strength)) for strength in STRENGTHS]
     best = max(fitted, key=lambda one: criterion(known, one.scores, recipe.rows).value)
     read = replace(every, matrix=uncertainty_matrix(every.traces))
     return probe_scores(best.mean(), read, best.recipe)

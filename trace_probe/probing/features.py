@@ -18,111 +18,24 @@ A row of a probe holds the features of its first layer side by side in the order
 of the next layer, each `d_model` wide.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import POOLINGS, ActivationMatrix, Pooling, parse_poolings
-from trace_probe.errors import ProbeError
-from trace_probe.statistics.bootstrap import Index
+from trace_probe.activations import POOLINGS, ActivationMatrix
+from trace_probe.errors import NotEnoughData
+from trace_probe.probing.corpus import Corpus, Known
+from trace_probe.probing.recipe import POOLED, Feature, Recipe
+from trace_probe.statistics.bootstrap import Index, Mask
 from trace_probe.trace import Trace
 
-Feature = Literal["last", "mean", "max", "running-mean", "running-max", "prompt"]
-FEATURES: tuple[Feature, ...] = get_args(Feature)
-POOLED: dict[Feature, Pooling] = {
-    "last": "last",
-    "mean": "mean",
-    "max": "max",
-    "running-mean": "mean",
-    "running-max": "max",
-}
-"""Which recorded pooling each feature is made from; any will do for the prompt, one token long."""
 Values = NDArray[np.floating[Any]]
-
-
-def features_from(pooling: str) -> tuple[Feature, ...]:
-    """Return the features that can be made from rows of a pooling such as ``last+mean``."""
-    held = parse_poolings(pooling)
-    return tuple(feature for feature in FEATURES if POOLED.get(feature, held[0]) in held)
-
-
-def candidate_features(pooling: str) -> tuple[tuple[Feature, ...], ...]:
-    """Return the choices of features that training compares, the simplest first.
-
-    One pool of the sentence alone, that pool with a memory of the thought, and all that can be
-    made of the rows but the prompt, which says nothing of one trace rather than another.
-    """
-    made = tuple(feature for feature in features_from(pooling) if feature != "prompt")
-    memory = tuple(feature for feature in made if feature.startswith("running"))
-    return tuple(dict.fromkeys((made[:1], (made[0], *memory), made)))
-
-
-def pooling_for(features: Iterable[Feature]) -> str:
-    """Return the pooling that has to be recorded for some features, such as ``last+max``."""
-    needed = {POOLED[feature] for feature in features if feature in POOLED}
-    return "+".join(pooling for pooling in POOLINGS if pooling in needed) or "last"
-
-
-def parse_features(names: Sequence[str]) -> tuple[Feature, ...]:
-    """Return features by their names.
-
-    Raises:
-        ProbeError: there is no such feature, none at all, or one twice.
-    """
-    known = tuple(feature for name in names for feature in FEATURES if feature == name)
-    if not known or len(known) < len(names) or len(set(names)) < len(names):
-        raise ProbeError(
-            f"{', '.join(names) or 'nothing'} is not a choice of features: name some of "
-            f"{', '.join(FEATURES)}, each once"
-        )
-    return known
-
-
-def check_features(features: Sequence[Feature], pooling: str) -> None:
-    """Refuse features that cannot be made from rows of a pooling.
-
-    Raises:
-        ProbeError: one needs a pooling that was not recorded.
-    """
-    missing = [feature for feature in features if feature not in features_from(pooling)]
-    if missing:
-        raise ProbeError(
-            f"{', '.join(missing)} cannot be made from rows that hold {pooling} only: read the "
-            f"run again with `trace-probe record --recapture RUN`, or use "
-            f"{', '.join(features_from(pooling))}"
-        )
-
-
-def running_rows(rows: Values, trace: Trace, feature: Feature, matrix: ActivationMatrix) -> Values:
-    """Return (1 + sentence, d_model), a running feature from the rows of its pooling.
-
-    `rows` begin with that of the prompt; they may end before the last sentence of the trace.
-    Those of a mean weigh as much as `matrix` says that tokens were pooled.
-    """
-    spans = trace.sentences[: len(rows) - 1]
-    thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
-    if feature == "running-mean":
-        tokens = matrix.sizes(trace)[: len(spans)] * thinking.astype(np.float64)
-        found = rows.astype(np.float64)
-        found[1:] *= tokens[:, None]
-        _accumulate(np.add, found[1:])
-        found[1:] /= np.maximum(np.cumsum(tokens), 1)[:, None]
-    else:
-        found = rows.astype(np.float32)
-        if not thinking.all():
-            found[1:] = np.where(thinking[:, None], found[1:], -np.inf)
-        _accumulate(np.maximum, found[1:])
-    found[1:][~np.logical_or.accumulate(thinking)] = rows[0]
-    return found
-
-
-def _accumulate(combine: np.ufunc, rows: Values) -> None:
-    """Combine each row with all before it, in place; far faster than `ufunc.accumulate`."""
-    for before, row in pairwise(rows):
-        combine(before, row, out=row)
+TRACES = 128
+"""Of which all sentences are read at once."""
 
 
 def feature_rows(
@@ -141,7 +54,6 @@ def feature_rows(
     Raises:
         ProbeError: a layer was not loaded, or a feature cannot be made from what was recorded.
     """
-    check_features(features, matrix.pooling)
     d_model = matrix.d_model
     found = np.empty((len(index), len(layers) * len(features) * d_model), dtype=np.float32)
     first = matrix.start[index]
@@ -177,3 +89,144 @@ def _running(
         rows = part[start[number] : start[number] + 2 + int(chosen.max())]
         found[low:high] = running_rows(rows, traces[number], feature, matrix)[1 + chosen]
     return found
+
+
+def running_rows(rows: Values, trace: Trace, feature: Feature, matrix: ActivationMatrix) -> Values:
+    """Return (1 + sentence, d_model), a running feature from the rows of its pooling.
+
+    `rows` begin with that of the prompt; they may end before the last sentence of the trace.
+    Those of a mean weigh as much as `matrix` says that tokens were pooled.
+    """
+    spans = trace.sentences[: len(rows) - 1]
+    thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
+    if feature == "running-mean":
+        tokens = matrix.sizes(trace)[: len(spans)] * thinking.astype(np.float64)
+        found = rows.astype(np.float64)
+        found[1:] *= tokens[:, None]
+        _accumulate(np.add, found[1:])
+        found[1:] /= np.maximum(np.cumsum(tokens), 1)[:, None]
+    else:
+        found = rows.astype(np.float32)
+        if not thinking.all():
+            found[1:] = np.where(thinking[:, None], found[1:], -np.inf)
+        _accumulate(np.maximum, found[1:])
+    found[1:][~np.logical_or.accumulate(thinking)] = rows[0]
+    return found
+
+
+def _accumulate(combine: np.ufunc, rows: Values) -> None:
+    """Combine each row with all before it, in place; far faster than `ufunc.accumulate`."""
+    for before, row in pairwise(rows):
+        combine(before, row, out=row)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows of the layers and features of a recipe with the outcome of their trace."""
+
+    X: NDArray[np.float32]
+    """(row, layers x features x d_model); see `probing.features`."""
+    y: NDArray[np.bool_]
+    task: NDArray[np.str_]
+    trace: Index
+    """Which trace a row belongs to, counted in the traces that were given."""
+    sentence: Index
+    """Which sentence of its trace; -1 is the last prompt token."""
+    stop: Index
+    """The token before which a row ends: it holds nothing from there on."""
+
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """Return (row,) weights under which every trace counts the same."""
+        weight: NDArray[np.float64] = 1.0 / np.bincount(self.trace)[self.trace]
+        return weight
+
+
+def build_dataset(corpus: Corpus, recipe: Recipe) -> Dataset:
+    """Join activations and labels of the traces whose outcome is known.
+
+    Raises:
+        ProbeError: the traces have no activations of a layer, or not those for a feature.
+        NotEnoughData: no trace has a row of that kind.
+    """
+    index, sentence = learned_rows(corpus, recipe)
+    if not len(index):
+        raise NotEnoughData(
+            f"no labelled rows of kind {recipe.rows}: label the run, with a labeller that looks "
+            f"for where it is said, or use rows of kind reasoning"
+        )
+    return _dataset(corpus, recipe, index, sentence)
+
+
+def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[Dataset]:
+    """Yield the rows of so many traces at a time; what is not yielded is not held."""
+    index, sentence = learned_rows(corpus, recipe)
+    for first in range(0, len(corpus.traces), traces):
+        low, high = np.searchsorted(index, (first, first + traces))
+        if low < high:
+            yield _dataset(corpus, recipe, index[low:high], sentence[low:high])
+
+
+def learned_rows(corpus: Corpus, recipe: Recipe) -> tuple[Index, Index]:
+    """Return (row,) the traces and the sentences that a recipe learns from."""
+    rows = [(one.place, chosen) for one in corpus.known for chosen in _learned(one, recipe)]
+    index, sentence = np.array(rows, dtype=np.intp).reshape(-1, 2).T
+    return index, sentence
+
+
+def _learned(known: Known, recipe: Recipe) -> list[int]:
+    """Return the sentences of a trace that a recipe learns from."""
+    chosen = chosen_sentences(known, recipe)
+    return chosen[-1:] if recipe.focus == "last" and known.label.outcome else chosen
+
+
+def chosen_sentences(known: Known, recipe: Recipe) -> list[int]:
+    """Return the sentences that may be learned from: always strictly before the action.
+
+    -1 stands for the last prompt token.
+    """
+    said = known.label.said
+    if recipe.rows == "prompt":
+        return [-1]
+    if recipe.rows == "reasoning":
+        return known.before_act
+    if said is None:
+        return known.before_said
+    stop, spans = said.start - recipe.guard_tokens, known.trace.sentences
+    unsaid = [one for one in known.before_said if spans[one].stop <= stop]
+    return unsaid[: max(len(unsaid) - recipe.guard, 0)]
+
+
+def _dataset(corpus: Corpus, recipe: Recipe, index: Index, sentence: Index) -> Dataset:
+    """Return the features of sentences with what is known of their traces."""
+    traces = [corpus.traces[i] for i in index]
+    stops = [
+        trace.prompt_stop if number < 0 else trace.sentences[number].stop
+        for trace, number in zip(traces, sentence, strict=True)
+    ]
+    return Dataset(
+        y=np.array([bool(corpus.labels[trace.id].outcome) for trace in traces], dtype=bool),
+        task=np.array([trace.task.id for trace in traces]),
+        trace=index,
+        sentence=sentence,
+        stop=np.array(stops, dtype=np.intp),
+        X=feature_rows(
+            corpus.activations, corpus.traces, recipe.layers, recipe.features, index, sentence
+        ),
+    )
+
+
+def stream_thoughts(
+    corpus: Corpus, recipe: Recipe
+) -> Iterator[tuple[tuple[Trace, ...], Mask, NDArray[np.float32]]]:
+    """Yield some traces at a time, which of their sentences are reasoning, and rows of those."""
+    for first in range(0, len(corpus.traces), TRACES):
+        some = corpus.traces[first : first + TRACES]
+        spans = [span for trace in some for span in trace.sentences]
+        thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
+        sizes = [len(trace.sentences) for trace in some]
+        index = np.repeat(np.arange(first, first + len(some)), sizes)
+        sentence = np.arange(len(spans)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        where = index[thinking], sentence[thinking]
+        matrix, of = corpus.activations, corpus.traces
+        yield some, thinking, feature_rows(matrix, of, recipe.layers, recipe.features, *where)

@@ -6,7 +6,7 @@ smoothing and thresholds are chosen are those of the very probes that ship, each
 has not seen, and their scale is the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
 from trace_probe.probing.binary import BinaryProbe
-from trace_probe.probing.dataset import Corpus, Dataset, build_dataset, stream_thoughts
+from trace_probe.probing.corpus import Corpus
+from trace_probe.probing.features import Dataset, build_dataset, stream_thoughts
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import Head, Recipe
@@ -112,15 +113,17 @@ class CrossFitted:
         return type(self.probes[0]).mean_of(self.probes)
 
 
-def cross_fit(learned: Corpus, recipe: Recipe, *, folds: int = 4, seed: int = 0) -> CrossFitted:
+def cross_fit(folds: Iterable[tuple[Corpus, Corpus]], recipe: Recipe) -> CrossFitted:
     """Fit a recipe to the training tasks, once for each fold that it leaves out.
+
+    `folds` as of `Corpus.folds`.
 
     Raises:
         NotEnoughData: there are too few tasks, or a fold leaves one outcome only.
     """
     probes: list[BinaryProbe] = []
     scores: dict[str, NDArray[np.floating]] = {}
-    for known, held in learned.folds(folds, seed):
+    for known, held in folds:
         probe = fit_corpus(known, recipe)
         scores.update(probe_scores(probe, held, recipe))
         probes.append(probe)

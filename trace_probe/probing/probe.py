@@ -16,14 +16,22 @@ from trace_probe.errors import ProbeError
 from trace_probe.files import MARKS, checked_name
 from trace_probe.model.naming import same_model
 from trace_probe.probing.binary import BinaryProbe, Floats
-from trace_probe.probing.dataset import Corpus
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.distance import RowDistance
-from trace_probe.probing.features import Feature, features_from, pooling_for
 from trace_probe.probing.fitting import HEADS, parameters, probe_scores
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import AGAIN, CARD, MEND, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
-from trace_probe.probing.recipe import Focus, Head, Method, Rows, Target
+from trace_probe.probing.recipe import (
+    Feature,
+    Focus,
+    Head,
+    Method,
+    Rows,
+    Target,
+    features_from,
+    pooling_for,
+)
 from trace_probe.probing.recipe import Recipe as Recipe
 from trace_probe.statistics.calibration import Binding, Guarantee, Rates, Threshold, impossible
 from trace_probe.statistics.metrics import Scores
@@ -331,26 +339,14 @@ def _to_card(raw: dict[str, Any], file: Path) -> ProbeCard:
     return card
 
 
-def check_fits(card: ProbeCard, manifest: Manifest) -> None:
-    """Refuse a probe on activations of another model.
+def check_fits(card: ProbeCard, manifest: Manifest, *, any_model: bool = False) -> None:
+    """Refuse a probe on activations of another model, or on those that it cannot read.
 
     Raises:
-        ProbeError: it was trained on another model, tokenizer or width, or the run lacks a layer
-            or a pooling that it reads.
+        ProbeError: it was trained on another width, or the run lacks a layer or a pooling that it
+            reads; or, unless any model will do, on another model or tokenizer.
     """
-    _check(card, manifest, ("model", "tokenizer", "d_model"))
-
-
-def check_shape(card: ProbeCard, manifest: Manifest) -> None:
-    """Refuse a probe on activations that it cannot read; they may be of another model.
-
-    Raises:
-        ProbeError: it was trained on another width, or the run lacks a layer or a pooling.
-    """
-    _check(card, manifest, ("d_model",))
-
-
-def _check(card: ProbeCard, manifest: Manifest, facts: tuple[str, ...]) -> None:
+    facts = ("d_model",) if any_model else ("model", "tokenizer", "d_model")
     differing = [
         f"{fact} {getattr(manifest, fact)!r}, not {getattr(card, fact)!r}"
         for fact in facts

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Dataset
+from trace_probe.probing.features import Dataset
 from trace_probe.probing.linear import LinearProbe
 from trace_probe.statistics.bootstrap import Index, Values
 

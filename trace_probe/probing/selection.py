@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus
-from trace_probe.probing.features import Feature
+from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.fitting import CrossFitted, cross_fit
-from trace_probe.probing.recipe import Head, Recipe, Rows
+from trace_probe.probing.recipe import Feature, Head, Recipe, Rows
 from trace_probe.statistics.bootstrap import Values, resample
 from trace_probe.statistics.calibration import (
     Guarantee,
@@ -193,12 +192,13 @@ def choose_head(
     ``auto`` keeps the linear one unless a rival is better by more than one standard error.
     Returns the figures of all of them by name.
     """
+    folds = learned.folds(FOLDS, seed)
     fitted: list[tuple[CrossFitted, Criterion]] = []
     for recipe in (linear, *rivals) if head != "mlp" else rivals:
         if progress:
             read = "+".join(recipe.features)
             progress(f"fitting a {recipe.head} probe of {read} of layer {recipe.layer}")
-        one = cross_fit(learned, recipe, seed=seed)
+        one = cross_fit(folds, recipe)
         fitted.append((one, criterion(learned, one.scores, recipe.rows)))
     figures = {
         f"{found.name}/{one.recipe.head}/{'+'.join(one.recipe.features)}": found.value
@@ -272,8 +272,8 @@ def set_threshold(
     Raises:
         NotEnoughData: there is no benign trace with scores, or a rate is not between 0 and 1.
     """
-    maxima = trace_maxima(harmless, list(harmless))
-    limits = None
+    maxima, limits = trace_maxima(harmless, list(harmless)), None
     if siblings is not None and sibling_rate is not None:
-        limits = sibling_limits(siblings[0].cohort, siblings[1], sibling_rate)
+        cohort = siblings[0].cohort
+        limits = sibling_limits(cohort, cohort.maxima(siblings[1]), sibling_rate)
     return guaranteed_threshold(maxima, rate, guarantee, sibling_rate, limits)

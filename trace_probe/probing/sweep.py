@@ -10,20 +10,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.probing.dataset import (
-    Corpus,
-    build_dataset,
-    count_rows,
-    load_labels,
-    stream_rows,
-)
-from trace_probe.probing.features import FEATURES, Feature, candidate_features
+from trace_probe.execution.executor import Executor
+from trace_probe.probing.corpus import Corpus, load_labels
+from trace_probe.probing.features import build_dataset, learned_rows, stream_rows
 from trace_probe.probing.fitting import several_scores
-from trace_probe.probing.recipe import FOCUSES, Focus, Recipe, Rows, Target
+from trace_probe.probing.linear import LinearProbe
+from trace_probe.probing.recipe import (
+    FEATURES,
+    FOCUSES,
+    Feature,
+    Focus,
+    Recipe,
+    Rows,
+    Target,
+    candidate_features,
+)
 from trace_probe.probing.ridge import (
     Block,
     Moments,
-    RidgePath,
     ridge_from_moments,
     ridge_paths,
     sum_moments,
@@ -72,11 +76,12 @@ def choose_cell(
 def sweep_layer(corpus: Corpus, layer: int, grid: Grid = Grid()) -> list[Cell]:
     """Return the cells of one layer. Layers share nothing, so that they may be swept at once."""
     choices = grid.features or candidate_features(corpus.activations.pooling)
+    held = [held for _, held in corpus.folds(FOLDS, grid.seed)]
     cells = []
     for focus in grid.focuses:
         recipe = Recipe((layer,), rows=grid.rows, focus=focus)
         recipes = [replace(recipe, features=features) for features in choices]
-        swept = layer_scores(corpus, recipes, grid.strengths, grid.seed)
+        swept = layer_scores(corpus, held, recipes, grid.strengths)
         cells += [
             Cell(replace(one, C=C), criterion(corpus, scores, grid.rows))
             for one, of_strength in zip(recipes, swept, strict=True)
@@ -86,49 +91,67 @@ def sweep_layer(corpus: Corpus, layer: int, grid: Grid = Grid()) -> list[Cell]:
 
 
 def layer_scores(
-    corpus: Corpus, recipes: Sequence[Recipe], strengths: Sequence[float], seed: int = 0
+    corpus: Corpus, folds: Sequence[Corpus], recipes: Sequence[Recipe], strengths: Sequence[float]
 ) -> list[list[Scores]]:
-    """Return for each recipe and logistic strength the out-of-fold scores.
+    """Return for each recipe and logistic strength the scores of what each fold holds out.
 
     The recipes differ in their features only. Rows are read in blocks of traces; what is held
     beside the activations is of the size of the moments.
     """
-    folds = [held for _, held in corpus.folds(FOLDS, seed)]
     fold_of = {task: fold for fold, held in enumerate(folds) for task in held.tasks}
     ridge = [C * LOGISTIC_TO_RIDGE for C in strengths]
     every: list[list[Scores]] = []
-    for recipe, paths in zip(recipes, _paths(corpus, recipes, fold_of, ridge), strict=True):
+    for recipe, of_folds in zip(recipes, _probes(corpus, recipes, fold_of, ridge), strict=True):
         found: list[dict[str, NDArray[np.float32]]] = [{} for _ in strengths]
-        for held, path in zip(folds, paths, strict=True):
-            swept = several_scores(path.probes(), held, recipe)
-            for scores, its in zip(found, swept, strict=True):
+        for held, probes in zip(folds, of_folds, strict=True):
+            for scores, its in zip(found, several_scores(probes, held, recipe), strict=True):
                 scores.update(its)
         every.append(list(found))
     return every
 
 
-def _paths(
+def _probes(
     corpus: Corpus, recipes: Sequence[Recipe], fold_of: Mapping[str, int], ridge: Sequence[float]
-) -> Iterator[list[RidgePath]]:
+) -> Iterator[list[list[LinearProbe]]]:
     """Yield for each recipe the probes of each fold; the moments of one are a part of all."""
     every = tuple(one for one in FEATURES if any(one in recipe.features for recipe in recipes))
     whole, d_model = replace(recipes[0], features=every), corpus.activations.d_model
+    count = len(learned_rows(corpus, whole)[0])
     moments: Moments | None = None
     for recipe in recipes:
-        if count_rows(corpus, recipe) < len(recipe.features) * d_model:
-            yield ridge_paths(Block.of(build_dataset(corpus, recipe), fold_of), FOLDS, ridge)
-            continue
-        if moments is None:
-            blocks = (Block.of(part, fold_of) for part in stream_rows(corpus, whole))
-            moments = sum_moments(blocks, FOLDS)
-        its = moments.of(_columns(recipe.features, every, d_model))
-        yield [ridge_from_moments(its, fold, ridge) for fold in range(FOLDS)]
+        if count < len(recipe.features) * d_model:
+            rows = build_dataset(corpus, recipe)
+            paths = ridge_paths(Block.of(rows, fold_of), FOLDS, ridge)
+        else:
+            if moments is None:
+                parts = stream_rows(corpus, whole)
+                moments = sum_moments((Block.of(part, fold_of) for part in parts), FOLDS)
+            its = moments.of(_columns(recipe.features, every, d_model))
+            paths = [ridge_from_moments(its, fold, ridge) for fold in range(FOLDS)]
+        yield [path.probes() for path in paths]
 
 
 def _columns(features: Sequence[Feature], every: Sequence[Feature], d_model: int) -> Index:
     """Return where the columns of some features stand among those of all."""
     starts = [every.index(feature) * d_model for feature in features]
     return np.concatenate([np.arange(first, first + d_model) for first in starts])
+
+
+def sweep_layers(
+    executor: Executor,
+    sweeper: tuple[str, str | None, Target, tuple[str, ...], Grid],
+    layers: Sequence[int],
+    tell: Callable[[str], None],
+) -> list[Cell]:
+    """Return the cells of all layers, the lowest layer first; `sweeper` makes a `LayerSweeper`."""
+    tell(f"choosing layer and strength among layers {list(layers)}")
+    found: dict[int, list[Cell]] = {}
+    for result in executor.run(LayerSweeper, sweeper, layers):
+        if result.error is not None:
+            raise result.error
+        found[result.item] = result.value or []
+        tell(f"layer {result.item} done, {len(found)} of {len(layers)}")
+    return [cell for layer in sorted(found) for cell in found[layer]]
 
 
 class LayerSweeper:

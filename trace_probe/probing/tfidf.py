@@ -6,16 +6,17 @@ and weighted is tuned on training tasks as carefully as a probe is.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.episode import texts_before
 from trace_probe.errors import NotEnoughData
-from trace_probe.probing.dataset import Corpus, chosen_sentences, spread, task_folds
+from trace_probe.probing.corpus import Corpus, spread, task_folds
+from trace_probe.probing.features import chosen_sentences
 from trace_probe.probing.mlp import MLPProbe
 from trace_probe.probing.recipe import FOCUSES, Focus, Head, Recipe, Rows
 from trace_probe.probing.selection import FOLDS, criterion
@@ -138,6 +139,20 @@ def _grams(parts: Sequence[str]) -> list[list[str]]:
     return found
 
 
+class LearnedRows(NamedTuple):
+    """Rows that a text model learns from: texts up to a part of each."""
+
+    text: Index
+    part: Index
+    y: NDArray[np.bool_]
+    weight: Values
+
+    def of(self, chosen: NDArray[np.bool_]) -> "LearnedRows":
+        """Return some of the rows."""
+        text, part, y, weight = self
+        return LearnedRows(text[chosen], part[chosen], y[chosen], weight[chosen])
+
+
 class TextModel:
     """A head on TF-IDF, fitted to rows of `Words`."""
 
@@ -145,14 +160,13 @@ class TextModel:
         """Say how texts are read."""
         self.how = how
 
-    def fit(
-        self, words: Words, text: Index, part: Index, y: NDArray[np.bool_], weight: Values
-    ) -> "TextModel":
-        """Fit to the texts (row,) up to a part (row,) of each.
+    def fit(self, words: Words, rows: LearnedRows) -> "TextModel":
+        """Fit to texts up to a part of each.
 
         Raises:
             NotEnoughData: one outcome only, or no gram stands in texts enough.
         """
+        text, part, y, weight = rows
         if len(set(y.tolist())) < 2:
             raise NotEnoughData("a text baseline needs both outcomes: label more traces")
         self.part_of = words.vocabulary
@@ -220,10 +234,6 @@ def tune(
     return best
 
 
-LearnedRows = tuple[Index, Index, NDArray[np.bool_], Values]
-"""Texts, parts, outcomes and weights."""
-
-
 @dataclass(frozen=True)
 class ReadTexts:
     """The words of a corpus. The first part of a text is the prompt or nothing."""
@@ -257,15 +267,17 @@ def training_rows(read: ReadTexts, recipe: Recipe, focus: Focus) -> LearnedRows:
     focus. All rows of a trace weigh 1 together.
     """
     rows: list[tuple[int, int, bool, float]] = []
-    for number, trace in enumerate(read.corpus.traces):
-        positive = read.corpus.outcome(trace)
-        if positive is None:
-            continue
-        order = {index: place for place, index in enumerate(trace.thoughts)}
-        allowed = _allowed(trace, read.corpus, recipe)
+    if recipe.rows == "prompt":  # beside a probe of the prompt, the words are of the reasoning
+        recipe = replace(recipe, rows="reasoning")
+    for one in read.corpus.known:
+        positive = bool(one.label.outcome)
+        order = {index: place for place, index in enumerate(one.trace.thoughts)}
+        allowed = chosen_sentences(one, recipe)
         cuts = CUTS[-1:] if positive and focus == "last" else CUTS
         sizes = sorted({int(np.ceil(cut * len(allowed))) for cut in cuts} - {0})
-        rows += [(number, 1 + order[allowed[size - 1]], positive, 1 / len(sizes)) for size in sizes]
+        rows += [
+            (one.place, 1 + order[allowed[size - 1]], positive, 1 / len(sizes)) for size in sizes
+        ]
     return _as_learned(rows)
 
 
@@ -273,9 +285,8 @@ def whole_rows(read: ReadTexts) -> LearnedRows:
     """Return one row for each trace of known outcome: its whole reasoning."""
     return _as_learned(
         [
-            (number, len(trace.thoughts), outcome, 1.0)
-            for number, trace in enumerate(read.corpus.traces)
-            if (outcome := read.corpus.outcome(trace)) is not None
+            (one.place, len(one.trace.thoughts), bool(one.label.outcome), 1.0)
+            for one in read.corpus.known
         ]
     )
 
@@ -283,15 +294,9 @@ def whole_rows(read: ReadTexts) -> LearnedRows:
 def _as_learned(rows: Sequence[tuple[int, int, bool, float]]) -> LearnedRows:
     if not rows:
         raise NotEnoughData("no sentence that a text baseline may learn from: label more traces")
-    text, part, y, weight = (np.array(column) for column in zip(*rows, strict=True))
-    return text.astype(np.intp), part.astype(np.intp), y.astype(bool), weight.astype(np.float64)
-
-
-def _allowed(trace: Trace, train: Corpus, recipe: Recipe) -> list[int]:
-    """Return the sentences that a probe may see; beside one of the prompt, all of the reasoning."""
-    rows: Rows = "reasoning" if recipe.rows == "prompt" else recipe.rows
-    label = train.labels[trace.id]
-    return chosen_sentences(trace, label, rows, recipe.guard, recipe.guard_tokens)
+    kinds = (np.intp, np.intp, np.bool_, np.float64)
+    columns = zip(zip(*rows, strict=True), kinds, strict=True)
+    return LearnedRows(*(np.array(column, kind) for column, kind in columns))
 
 
 def text_scores(model: TextModel, read: ReadTexts, traces: Sequence[int]) -> Scores:
@@ -319,11 +324,11 @@ def unseen_text_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe) -> S
 
 def unseen_row_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe) -> Values:
     """Return (row,) scores of rows to learn from, likewise."""
-    found = np.empty(len(rows[0]))
+    found = np.empty(len(rows.text))
     for outside, model in _of_folds(read, rows, how):
-        held = outside[rows[0]]
+        held = outside[rows.text]
         if held.any():
-            found[held] = model.scores(read.words, rows[0][held], rows[1][held])
+            found[held] = model.scores(read.words, rows.text[held], rows.part[held])
     return found
 
 
@@ -334,37 +339,23 @@ def _of_folds(
     tasks = np.array([trace.task.id for trace in read.corpus.traces])
     for _, held in task_folds(read.corpus.traces, FOLDS):
         outside = np.isin(tasks, held)
-        text, part, y, weight = rows
-        kept = ~outside[text]
-        model = TextModel(how).fit(read.words, text[kept], part[kept], y[kept], weight[kept])
-        yield outside, model
+        yield outside, TextModel(how).fit(read.words, rows.of(~outside[rows.text]))
 
 
-class TextBaseline:
-    """The words so far under several heads."""
+def _tuned(
+    read: ReadTexts,
+    rows: Mapping[Focus, LearnedRows],
+    kind: Rows,
+    start: TextRecipe,
+    choices: Sequence[tuple[str, Any]],
+) -> TextRecipe:
+    """Return how the words are read best, as of `selection.criterion`, out of fold."""
 
-    def __init__(self, train: Corpus, recipe: Recipe, seen: Seen = "thoughts") -> None:
-        """Count the words of the training traces."""
-        self._train, self._recipe, self._seen = train, recipe, seen
-        self._read = read_texts(train, seen)
-        self._rows = {focus: training_rows(self._read, recipe, focus) for focus in FOCUSES}
+    def value(how: TextRecipe) -> float:
+        scores = unseen_text_scores(read, rows[how.focus], how)
+        return float(np.nan_to_num(criterion(read.corpus, scores, kind).value))
 
-    def tuned(
-        self, start: TextRecipe = TextRecipe(), choices: Sequence[tuple[str, Any]] = CHOICES
-    ) -> TextRecipe:
-        """Return how the words are read best, as of `selection.criterion`, out of fold."""
-
-        def value(how: TextRecipe) -> float:
-            scores = unseen_text_scores(self._read, self._rows[how.focus], how)
-            return float(np.nan_to_num(criterion(self._train, scores, self._recipe.rows).value))
-
-        return tune(value, start, choices)
-
-    def scores(self, every: Corpus, how: TextRecipe) -> Scores:
-        """Return the scores of each reasoning sentence of other traces."""
-        vocabulary = self._read.words.vocabulary
-        others = read_texts(every, self._seen, vocabulary=vocabulary)
-        return fitted_scores(self._read, self._rows[how.focus], how, others)
+    return tune(value, start, choices)
 
 
 def tfidf(train: Corpus, every: Corpus, recipe: Recipe, head: Head = "linear") -> dict[str, Scores]:
@@ -381,16 +372,19 @@ def tfidf(train: Corpus, every: Corpus, recipe: Recipe, head: Head = "linear") -
     for name, seen in SEEN.items():
         if seen == "turns" and not acts:
             continue
-        baseline = TextBaseline(train, recipe, seen)
-        how = baseline.tuned(how, CHOICES if seen == "thoughts" else CHOICES[-1:])
-        found[name] = baseline.scores(every, how)
+        read = read_texts(train, seen)
+        rows = {focus: training_rows(read, recipe, focus) for focus in FOCUSES}
+        choices = CHOICES if seen == "thoughts" else CHOICES[-1:]
+        how = _tuned(read, rows, recipe.rows, how, choices)
+        others = read_texts(every, seen, vocabulary=read.words.vocabulary)
+        found[name] = fitted_scores(read, rows[how.focus], how, others)
         if head != "linear":
-            found[f"{name}-{head}"] = baseline.scores(every, replace(how, head=head))
+            with_head = replace(how, head=head)
+            found[f"{name}-{head}"] = fitted_scores(read, rows[how.focus], with_head, others)
     return found
 
 
 def fitted_scores(read: ReadTexts, rows: LearnedRows, how: TextRecipe, others: ReadTexts) -> Scores:
     """Return the scores of other traces, counted with the same vocabulary."""
-    text, part, y, weight = rows
-    model = TextModel(how).fit(read.words, text, part, y, weight)
+    model = TextModel(how).fit(read.words, rows)
     return text_scores(model, others, range(len(others.corpus.traces)))

@@ -23,7 +23,7 @@ from trace_probe.statistics.bootstrap import (
     effective_tasks,
     resample,
 )
-from trace_probe.statistics.metrics import UNKNOWN, Cohort, Scores
+from trace_probe.statistics.metrics import UNKNOWN, Cohort
 
 LEAST_SIBLINGS = 40
 LEAST_PROMPTS = 10
@@ -188,14 +188,15 @@ def mixed_prompts(cohort: Cohort) -> MixedPrompts:
     )
 
 
-def sibling_limits(cohort: Cohort, followed: Scores, rate: float) -> tuple[Values, Values] | None:
+def sibling_limits(cohort: Cohort, maxima: Values, rate: float) -> tuple[Values, Values] | None:
     """Return (sibling,) the highest value of each sibling, and `MixedPrompts.limits` of them.
 
-    `followed` is what the alarm follows. The traces are read up to their act: siblings have no
-    words to be heard before. None where there are too few traces: see `MixedPrompts.shortage`.
+    `maxima` (trace, k) are those of what the alarm follows. The traces are read up to their act:
+    siblings have no words to be heard before. None where there are too few traces: see
+    `MixedPrompts.shortage`.
     """
     mixed = mixed_prompts(cohort.until_act())
     if mixed.shortage():
         return None
-    peaks = mixed.peaks(mixed.cohort.maxima(followed))
+    peaks = mixed.peaks(maxima)
     return peaks, mixed.limits(peaks, resample(cohort.n_tasks), rate)

@@ -7,7 +7,6 @@ and what was cached before it changed is removed. For a run behind a URL the arr
 this machine.
 """
 
-import contextlib
 import io
 import mmap
 import os
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from trace_probe.errors import StoreError
-from trace_probe.files import file_names, sweep, write_chunks
+from trace_probe.files import sweep, write_chunks
 from trace_probe.storage.tensors import AGAIN, DTYPES, Values, as_bytes
 from trace_probe.storage.vault import Vault
 from trace_probe.trace import digest
@@ -61,24 +60,22 @@ def read_matrix(
     Raises:
         StoreError: a trace has no activations, or has changed since it was read.
     """
-    width = vault.width
-    if contents is None or not _worth_caching(cache, sum(rows for *_, rows in wanted) * width):
-        parts = [vault.load(name, layers, key) for name, key, _ in wanted]
-        for part, (name, _, rows) in zip(parts, wanted, strict=True):
-            if part.shape[1] != rows:
-                raise StoreError(f"trace {name} has {part.shape[1]} rows, not {rows}: {AGAIN}")
-        starts = np.cumsum([0, *(rows for *_, rows in wanted)])[:-1]
-        return np.concatenate(parts, axis=1), starts.astype(np.intp)
-    every = contents()
-    held = [cached_layer(vault, cache, every, layer) for layer in layers]
-    for name, key, _ in wanted:
-        if every.get(name, ("", 0))[0] != key:
-            vault.load(name, layers, key)  # says what is wrong with it
-            raise StoreError(f"trace {name} has changed since it was read: read it again")
-    start = np.array([held[0].start[name] for name, *_ in wanted], dtype=np.intp)
-    if len(held) == 1:
-        return held[0].values[None], start
-    return np.stack([one.values for one in held]), start
+    rows = [count for *_, count in wanted]
+    if contents is not None and _worth_caching(cache, sum(rows) * vault.width):
+        every = contents()
+        held = [cached_layer(vault, cache, every, layer) for layer in layers]
+        for name, key, _ in wanted:
+            if every.get(name, ("", 0))[0] != key:
+                vault.load(name, layers, key)  # says what is wrong with it
+                raise StoreError(f"trace {name} has changed since it was read: read it again")
+        start = np.array([held[0].start[name] for name, *_ in wanted], dtype=np.intp)
+        one = held[0].values[None]
+        return (one if len(held) == 1 else np.stack([each.values for each in held])), start
+    parts = [vault.load(name, layers, key) for name, key, _ in wanted]
+    for part, (name, _, count) in zip(parts, wanted, strict=True):
+        if part.shape[1] != count:
+            raise StoreError(f"trace {name} has {part.shape[1]} rows, not {count}: {AGAIN}")
+    return np.concatenate(parts, axis=1), np.cumsum([0, *rows])[:-1].astype(np.intp)
 
 
 def _worth_caching(cache: Path, numbers: int) -> bool:
@@ -111,12 +108,13 @@ def cached_layer(
     file, shape = folder / name, (starts[-1], vault.width)
     values = _cached(file, shape)
     if values is None:
-        _forget_others(folder, name)
-        kinds = {vault.find(one).header.of(layer, one).dtype for one in keys}
+        kinds = {vault.find(one).file.header.of(layer, one).dtype for one in keys}
         kind = max(kinds, key=lambda each: each.itemsize, default=np.dtype("<f2"))
         rows = tqdm(
             vault.scan(contents, layer), total=len(keys), unit="trace", disable=not progress
         )
+        of_layer = re.compile(rf"layer\.{layer}-[0-9a-f]{{16}}\.npy")
+        sweep(folder, lambda other: other != name and bool(of_layer.fullmatch(other)))
         write_chunks(file, _checked(_npy((one for _, one in rows), kind, shape)))
         values = _cached(file, shape)
     if values is None:
@@ -167,13 +165,3 @@ def _whole(file: Path, changed: int, size: int) -> bool:
         memoryview(data) as view,
     ):
         return b"%08x" % zlib.crc32(view[:-8]) == bytes(view[-8:])
-
-
-def _forget_others(folder: Path, name: str) -> None:
-    """Remove what was cached of a layer before the run changed, and what was left half done."""
-    sweep(folder)
-    layer = re.compile(rf"{re.escape(name.split('-')[0])}-[0-9a-f]{{16}}\.npy")
-    for other in file_names(folder):
-        if other != name and layer.fullmatch(other):
-            with contextlib.suppress(FileNotFoundError):  # another process may have done it
-                (folder / other).unlink()

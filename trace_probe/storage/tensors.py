@@ -10,14 +10,15 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import StoreError
-from trace_probe.storage.place import Place
+from trace_probe.storage.place import Place, Stamp
 from trace_probe.storage.records import Manifest
 from trace_probe.storage.seals import BLANK, HEADER, KEY, Seals, check, sealed
 from trace_probe.trace import Span, Trace, digest
@@ -185,24 +186,120 @@ def _tensor(raw: dict[str, Any], start: int) -> Tensor:
     return Tensor(dtype, (rows, width), start + first)
 
 
-def read_rows(place: Place, name: str, tensor: Tensor, into: Values, start: int = 0) -> None:
-    """Fill (row, d_model) from a tensor, from one of its rows on."""
-    width = tensor.shape[1] * tensor.dtype.itemsize
-    place.read_into(name, tensor.start + start * width, as_bytes(into))
+@dataclass(eq=False)
+class TensorFile:
+    """A file of tensors, as it was when its header was read."""
+
+    place: Place
+    name: str
+    width: int
+    """Of a row of each tensor."""
+    seals: Seals
+    stamp: Stamp | None
+    header: Header
+    whole: set[tuple[int, int]] = field(default_factory=set)
+    """First row and layer of what was compared with its checksum."""
+
+    @property
+    def url(self) -> str:
+        """Return where it lies, for messages."""
+        return f"{self.place.url}/{self.name}"
+
+    @cached_property
+    def memory(self) -> memoryview | None:
+        """Return its bytes, mapped; None where they have to be fetched."""
+        return self.place.mapped(self.name)
 
 
-def view_rows(data: memoryview, tensor: Tensor, start: int, stop: int) -> Values:
-    """Return (row, d_model) rows ``[start, stop)`` of a tensor of a mapped file, without copying.
+class Found(NamedTuple):
+    """Where the activations of a trace are, and what identifies them."""
 
-    The view is read-only.
+    file: TensorFile
+    start: int
+    """Its first row in every tensor of the file."""
+    rows: int
+    key: str
+    """Empty in files that were written before keys were kept."""
+    checksum: str
+    fidelity: str
+    """In JSON; empty where nothing was compared."""
+
+
+def open_tensors(place: Place, name: str, width: int, *, seals: Seals) -> TensorFile:
+    """Open a file of tensors whose rows are so wide; see `read_header`."""
+    stamp = place.stamp(name)
+    return TensorFile(place, name, width, seals, stamp, read_header(place, name, seals=seals))
+
+
+def read_layers(found: Found, layers: Sequence[int]) -> Values:
+    """Return (layer, row, width) of what was found.
 
     Raises:
-        ValueError: the file ends before them.
+        FileNotFoundError: it was packed since.
+        StoreError: its file is damaged.
     """
-    (width,) = tensor.shape[1:]
-    first = tensor.start + start * width * tensor.dtype.itemsize
-    flat = np.frombuffer(data, tensor.dtype, (stop - start) * width, first)
-    return flat.reshape(stop - start, width)
+    file = found.file
+    tensors = [_placed(found, layer) for layer in layers]
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        raise StoreError(f"the layers of {file.name} differ in kind: {AGAIN}")
+    values = np.empty((len(layers), found.rows, file.width), tensors[0].dtype)
+    for layer, into, tensor in zip(layers, values, tensors, strict=True):
+        file.place.read_into(file.name, tensor.start, as_bytes(into))
+        _compare(found, layer, into)
+    return values
+
+
+def view_layer(found: Found, layer: int) -> Values:
+    """Return (row, width) of a layer, mapped and read-only where the file can be mapped.
+
+    Raises:
+        StoreError: its file is damaged.
+    """
+    file, tensor = found.file, _placed(found, layer)
+    if file.memory is None:
+        values: Values = read_layers(found, (layer,))[0]
+        return values
+    try:
+        flat = np.frombuffer(file.memory, tensor.dtype, found.rows * file.width, tensor.start)
+    except ValueError as error:
+        raise StoreError(f"{file.url} ends too early: it is damaged: restore it") from error
+    rows = flat.reshape(found.rows, file.width)
+    _compare(found, layer, rows)
+    return rows
+
+
+def _placed(found: Found, layer: int) -> Tensor:
+    """Return where the rows of a layer lie, if they can be there."""
+    file = found.file
+    whole = file.header.of(layer, file.name)
+    if whole.shape[1] != file.width or found.start + found.rows > whole.shape[0]:
+        raise StoreError(
+            f"{file.url} is damaged: layer {layer} has shape {list(whole.shape)}, rows are "
+            f"{file.width} wide: {AGAIN}"
+        )
+    start = whole.start + found.start * file.width * whole.dtype.itemsize
+    return Tensor(whole.dtype, (found.rows, file.width), start)
+
+
+def _compare(found: Found, layer: int, values: Values) -> None:
+    """Compare values with their checksum where they are used for the first time.
+
+    Raises:
+        StoreError: they are not those that were written, or hold inf or nan.
+    """
+    file = found.file
+    if (found.start, layer) in file.whole:
+        return
+    expected = None if file.seals == "ignored" else checksum_of(found.checksum, layer)
+    if expected is None and file.seals == "required":
+        raise StoreError(f"{file.url} is damaged: layer {layer} has no checksum: {AGAIN}")
+    if expected is not None and expected != zlib.crc32(as_bytes(values)):
+        raise StoreError(
+            f"{file.url} is damaged: the checksum of layer {layer} does not fit: {AGAIN}"
+        )
+    if not all_finite(values):
+        raise StoreError(f"{file.url} holds inf or nan in layer {layer}: {AGAIN}")
+    file.whole.add((found.start, layer))
 
 
 def encode(

@@ -6,52 +6,30 @@ shards/                            see `trace_probe.storage.shards`
 """
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import NamedTuple
-
-import numpy as np
 
 from trace_probe.activations import Activations, Fidelity
 from trace_probe.errors import StoreError
 from trace_probe.files import NAME
-from trace_probe.storage.place import Place, Stamp
+from trace_probe.storage.place import Place
 from trace_probe.storage.seals import Seals
 from trace_probe.storage.shards import ADVICE, INDEX, SHARD, Packed, read_index
 from trace_probe.storage.tensors import (
     AGAIN,
-    Header,
-    Tensor,
+    Found,
+    TensorFile,
     Values,
-    all_finite,
-    as_bytes,
     checksum,
-    checksum_of,
     encode,
     on_disk,
-    read_header,
-    read_rows,
-    view_rows,
+    open_tensors,
+    read_layers,
+    view_layer,
 )
 
 MOST_KNOWN = 20_000
-"""Headers that are kept in memory, about 2 KB each."""
-
-
-class Found(NamedTuple):
-    """Where the activations of a trace are, and what identifies them."""
-
-    file: str
-    header: Header
-    start: int
-    """Its first row in every tensor of the file."""
-    rows: int
-    key: str
-    """Empty in files that were written before keys were kept."""
-    checksum: str
-    fidelity: str
-    """In JSON; empty where nothing was compared."""
+"""Files whose headers are kept in memory, about 2 KB each."""
 
 
 class Vault:
@@ -67,15 +45,10 @@ class Vault:
         """
         self._place, self._url = place, place.url
         self.width, self._raw_width, self.seals = width, raw_width, seals
-        self._checked: dict[str, set[tuple[int, int]]] = {}
-        """First row and layer of what was found to be whole, by file."""
         self._packed: dict[str, Packed] = {}
         self._index_size: int | None = None
-        self._headers: dict[str, Header] = {}
-        """Of shards."""
-        self._known: dict[str, tuple[Stamp, Header]] = {}
-        """Of files of one trace, as long as they are not replaced."""
-        self._maps: dict[str, memoryview | None] = {}
+        self._files: dict[str, TensorFile] = {}
+        """Those of one trace as long as they are not replaced."""
         self._views: dict[int, dict[str, tuple[Packed, Values]]] = {}
         """Rows in mapped shards that were found to be whole, by layer and trace."""
 
@@ -121,7 +94,7 @@ class Vault:
                 shape = (values.shape[1], values.shape[2])
                 chunks = encode(metadata, activations.layers, shape, values.dtype, values)
                 self._place.write(file, chunks)
-                self._checked.pop(file, None)
+                self._files.pop(file, None)
 
     def raw(self, trace_id: str, layer: int) -> Values:
         """Return (token, d_model) of a trace: each token from the last of its prompt on.
@@ -131,12 +104,12 @@ class Vault:
         """
         file = self.raw_file(trace_id)
         try:
-            header = self._header(file)
+            found = _alone(self._open(file))
         except FileNotFoundError as error:
             raise StoreError(
                 f"no raw activations of trace {trace_id} in {self._url}: record with --raw-tokens"
             ) from error
-        values: Values = self.read(self._alone(file, header), (layer,))[0]
+        values: Values = read_layers(found, (layer,))[0]
         return values
 
     def fidelity(self, trace_id: str) -> Fidelity | None:
@@ -160,7 +133,7 @@ class Vault:
         if trace_id not in self._packed:
             file = self.file(trace_id)
             try:
-                return self._alone(file, self._header(file))
+                return _alone(self._open(file))
             except FileNotFoundError:
                 self.packed()  # it may have been packed since
         if trace_id not in self._packed:
@@ -170,36 +143,24 @@ class Vault:
             raise StoreError(f"no activations of trace {trace_id} in {self._url}{lost}")
         return self._in_shard(self._packed[trace_id])
 
-    def _header(self, file: str) -> Header:
-        """Return the header of a file; it is read again only if the file was replaced."""
-        stamp = self._place.stamp(file)
-        known = self._known.get(file)
-        if known is not None and known[0] == stamp:
-            return known[1]
-        header = read_header(self._place, file, seals=self.seals)
-        self._checked.pop(file, None)
-        if stamp is not None:
-            if len(self._known) >= MOST_KNOWN:
-                self._known.clear()
-            self._known[file] = stamp, header
-        return header
-
-    def _alone(self, file: str, header: Header) -> Found:
-        """Return a file that holds one trace."""
-        rows = max((tensor.shape[0] for tensor in header.tensors.values()), default=0)
-        about = [header.metadata.get(n, "") for n in ("key", "checksum", "fidelity")]
-        return Found(file, header, 0, rows, *about)
+    def _open(self, name: str) -> TensorFile:
+        """Return a file; its header is read again only if the file was replaced."""
+        known = self._files.get(name)
+        if known is None or known.stamp is None or known.stamp != self._place.stamp(name):
+            width = self._raw_width if name.startswith("raw/") else self.width
+            known = open_tensors(self._place, name, width, seals=self.seals)
+            if len(self._files) >= MOST_KNOWN:
+                self._files.clear()
+            self._files[name] = known
+        return known
 
     def _in_shard(self, packed: Packed) -> Found:
-        if packed.shard not in self._headers:
-            try:
-                self._headers[packed.shard] = self._header(packed.shard)
-            except FileNotFoundError as error:
-                raise StoreError(f"{self._url}/{packed.shard} is missing: restore it") from error
-        header = self._headers[packed.shard]
+        try:
+            file = self._files.get(packed.shard) or self._open(packed.shard)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self._url}/{packed.shard} is missing: restore it") from error
         rows = packed.stop - packed.start
-        about = packed.key, packed.checksum, packed.fidelity
-        return Found(packed.shard, header, packed.start, rows, *about)
+        return Found(file, packed.start, rows, packed.key, packed.checksum, packed.fidelity)
 
     def load(self, trace_id: str, layers: Sequence[int], key: str) -> Values:
         """Return (layer, row, d_model) of a trace, if they are the content of that key.
@@ -208,67 +169,19 @@ class Vault:
             StoreError: there are none, they are of other content, or their file is damaged.
         """
         try:
-            return self.read(self._expect(trace_id, key), layers)
+            return read_layers(self._expect(trace_id, key), layers)
         except FileNotFoundError:  # packed between the two looks
-            return self.read(self._expect(trace_id, key), layers)
+            return read_layers(self._expect(trace_id, key), layers)
 
     def _expect(self, trace_id: str, key: str) -> Found:
         found = self.find(trace_id)
         if found.key not in ("", key):
             raise StoreError(
-                f"{self._url}/{found.file} holds other activations of trace {trace_id} than "
+                f"{found.file.url} holds other activations of trace {trace_id} than "
                 f"those asked for: model, template, tokens, precision, pooling or layers have "
                 f"changed; record it again"
             )
         return found
-
-    def read(self, found: Found, layers: Sequence[int]) -> Values:
-        """Return (layer, row, d_model) of what was found.
-
-        Raises:
-            FileNotFoundError: it was packed since.
-            StoreError: its file is damaged.
-        """
-        tensors = [self._tensor(found, layer) for layer in layers]
-        if len({tensor.dtype for tensor in tensors}) > 1:
-            raise StoreError(f"the layers of {found.file} differ in kind: {AGAIN}")
-        values = np.empty((len(layers), found.rows, tensors[0].shape[1]), tensors[0].dtype)
-        for layer, into, tensor in zip(layers, values, tensors, strict=True):
-            read_rows(self._place, found.file, tensor, into, found.start)
-            self._check(found, layer, into)
-        return values
-
-    def _tensor(self, found: Found, layer: int) -> Tensor:
-        """Return where a layer of what was found lies, if its rows can be there."""
-        tensor = found.header.of(layer, found.file)
-        width = self._raw_width if found.file.startswith("raw/") else self.width
-        if tensor.shape[1] != width or found.start + found.rows > tensor.shape[0]:
-            raise StoreError(
-                f"{self._url}/{found.file} is damaged: layer {layer} has shape "
-                f"{list(tensor.shape)}, rows are {width} wide: {AGAIN}"
-            )
-        return tensor
-
-    def _check(self, found: Found, layer: int, values: Values) -> None:
-        """Compare values with their checksum where they are used for the first time.
-
-        Raises:
-            StoreError: they are not those that were written, or hold inf or nan.
-        """
-        known = self._checked.setdefault(found.file, set())
-        if (found.start, layer) in known:
-            return
-        file = f"{self._url}/{found.file}"
-        expected = None if self.seals == "ignored" else checksum_of(found.checksum, layer)
-        if expected is None and self.seals == "required":
-            raise StoreError(f"{file} is damaged: layer {layer} has no checksum: {AGAIN}")
-        if expected is not None and expected != zlib.crc32(as_bytes(values)):
-            raise StoreError(
-                f"{file} is damaged: the checksum of layer {layer} does not fit: {AGAIN}"
-            )
-        if not all_finite(values):
-            raise StoreError(f"{file} holds inf or nan in layer {layer}: {AGAIN}")
-        known.add((found.start, layer))
 
     def scan(
         self, wanted: Mapping[str, tuple[str, int]], layer: int
@@ -289,8 +202,9 @@ class Vault:
             if seen is not None and seen[0] is place and seen[0].key in ("", key):
                 values = seen[1]
             elif place is not None:
-                values = self._view(self._expect(trace_id, key), layer)
-                if self._maps.get(place.shard) is not None:
+                found = self._expect(trace_id, key)
+                values = view_layer(found, layer)
+                if found.file.memory is not None:
                     views[trace_id] = place, values
             else:
                 values = self.load(trace_id, (layer,), key)[0]
@@ -299,24 +213,6 @@ class Vault:
                     f"{self._url} has {len(values)} rows of trace {trace_id}, not {rows}: {AGAIN}"
                 )
             yield trace_id, values
-
-    def _view(self, found: Found, layer: int) -> Values:
-        """Return (row, d_model) of a trace in a shard, mapped where it can be."""
-        tensor = self._tensor(found, layer)
-        if found.file not in self._maps:
-            self._maps[found.file] = self._place.mapped(found.file)
-        data = self._maps[found.file]
-        if data is None:
-            fetched: Values = self.read(found, (layer,))[0]
-            return fetched
-        try:
-            rows = view_rows(data, tensor, found.start, found.start + found.rows)
-        except ValueError as error:
-            raise StoreError(
-                f"{self._url}/{found.file} ends too early: it is damaged: restore it"
-            ) from error
-        self._check(found, layer, rows)
-        return rows
 
     def unnamed(self) -> list[str]:
         """Return the shards that the index does not name; all of them if the index is missing."""
@@ -344,3 +240,12 @@ class Vault:
                     yield f"{folder}/{name}"
         if (unnamed := self.unnamed()) and self.complete(committed):
             yield from unnamed
+
+
+def _alone(file: TensorFile) -> Found:
+    """Return what a file of one trace holds."""
+    rows = max((tensor.shape[0] for tensor in file.header.tensors.values()), default=0)
+    key, sums, fidelity = (
+        file.header.metadata.get(name, "") for name in ("key", "checksum", "fidelity")
+    )
+    return Found(file, 0, rows, key, sums, fidelity)

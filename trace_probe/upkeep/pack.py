@@ -79,7 +79,7 @@ def _pieces(store: Store) -> Iterator[_Piece]:
         )
         if values.shape[1] != rows or not whole:
             raise StoreError(
-                f"{store.place.url}/{found.file} is damaged: `trace-probe store verify` lists "
+                f"{found.file.url} is damaged: `trace-probe store verify` lists "
                 f"what is; delete it and record the trace again"
             )
         sums = checksum(values, store.manifest.layers)

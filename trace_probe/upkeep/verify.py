@@ -15,7 +15,7 @@ from trace_probe.storage.lines import Fields, Lines
 from trace_probe.storage.records import to_label, to_trace
 from trace_probe.storage.seals import state
 from trace_probe.storage.shards import ADVICE, INDEX
-from trace_probe.storage.tensors import checksum_of_all
+from trace_probe.storage.tensors import checksum_of_all, read_layers
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 
@@ -173,15 +173,15 @@ def _wrong(found: Findings, trace: Trace) -> Iterator[str]:
     store, layers = found.store, found.store.manifest.layers
     kept = store.vault.find(trace.id)
     if kept.key not in ("", store.key(trace)):
-        yield f"{kept.file}: other activations of trace {trace.id} than those of this run"
+        yield f"{kept.file.name}: other activations of trace {trace.id} than those of this run"
         return
-    values = store.vault.read(kept, layers)
+    values = read_layers(kept, layers)
     expected = (len(layers), len(pooled_spans(trace)), store.manifest.width)
     if values.shape != expected:
-        yield f"{kept.file}: trace {trace.id} has shape {values.shape}, not {expected}"
+        yield f"{kept.file.name}: trace {trace.id} has shape {values.shape}, not {expected}"
     old = not kept.checksum.startswith("crc32:")
     if old and kept.checksum and kept.checksum != checksum_of_all(values):
-        yield f"{kept.file}: trace {trace.id} is damaged: its checksum does not fit"
+        yield f"{kept.file.name}: trace {trace.id} is damaged: its checksum does not fit"
     if store.manifest.raw_tokens:
         for layer in layers:
             store.vault.raw(trace.id, layer)

@@ -1,18 +1,20 @@
-"""What a detector learns from and is judged on: rows of activations, and a split by task."""
+"""The traces that a detector learns from and is judged on, what is known of them, and their split.
+
+Everything here is of traces, labels and tasks; `probing.features` makes rows of them.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trace_probe.activations import ActivationMatrix
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.labels import Label
-from trace_probe.probing.features import feature_rows
-from trace_probe.probing.recipe import Recipe, Rows, Target
-from trace_probe.statistics.bootstrap import Index, Mask
+from trace_probe.probing.recipe import Target
+from trace_probe.statistics.bootstrap import Index
 from trace_probe.statistics.metrics import NEVER, UNKNOWN, Cohort, Scores
 from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
@@ -20,6 +22,26 @@ from trace_probe.world.worlds import WORLDS
 
 ACTED = "acted"
 """Fact of a label: whether it is known where the act is; see `sentences_before_act`."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A trace of known outcome, with the reasoning sentences that come before its moments."""
+
+    place: int
+    """Which trace of its corpus it is."""
+    trace: Trace
+    label: Label
+    before_act: list[int]
+    before_said: list[int]
+    """Those of them that end before it is said, too; none where nobody knows whether it is."""
+
+    @classmethod
+    def of(cls, place: int, trace: Trace, label: Label) -> "Known":
+        """Return what the label says of a trace."""
+        before = sentences_before_act(trace, label)
+        unsaid = set(sentences_before(trace, label.said)) if not unheard(label) else set[int]()
+        return cls(place, trace, label, before, [one for one in before if one in unsaid])
 
 
 @dataclass(frozen=True)
@@ -79,28 +101,54 @@ class Corpus:
         """Return the traces of a role that are not known to be positive."""
         return self.where(lambda trace: trace.task.role == role and self.outcome(trace) is not True)
 
-    def one_a_task(self) -> "Corpus":
-        """Return the first trace of each task."""
-        first = {trace.task.id: trace.id for trace in reversed(self.traces)}
-        return self.where(lambda trace: first[trace.task.id] == trace.id)
+    @property
+    def calm(self) -> "Corpus":
+        """Return the first benign trace of each task that is not known to be positive.
 
-    def known(self) -> tuple[Trace, ...]:
-        """Return the traces whose outcome is known."""
-        return tuple(trace for trace in self.traces if self.outcome(trace) is not None)
+        On them thresholds are set: those of a task are too much alike to count one by one.
+        """
+        benign = self.harmless("benign")
+        first = {trace.task.id: trace.id for trace in reversed(benign.traces)}
+        return benign.where(lambda trace: first[trace.task.id] == trace.id)
 
-    def folds(self, folds: int = 4, seed: int = 0) -> Iterator[tuple["Corpus", "Corpus"]]:
-        """Yield what is learned from and what is held out in a cross-validation over tasks.
+    def folds(self, folds: int = 4, seed: int = 0) -> tuple[tuple["Corpus", "Corpus"], ...]:
+        """Return what is learned from and what is held out in a cross-validation over tasks.
 
         Raises:
             NotEnoughData: there are fewer tasks than folds.
         """
-        for known, held in task_folds(self.traces, folds, seed):
-            yield self.only(known), self.only(held)
+        return tuple(
+            (self.only(known), self.only(held))
+            for known, held in task_folds(self.traces, folds, seed)
+        )
+
+    def parts(self, split: "Split") -> tuple["Corpus", "Corpus"]:
+        """Return what is learned from, and the harmless traces that the threshold is set on.
+
+        Raises:
+            NotEnoughData: there is no harmless trace.
+        """
+        calm = self.only(split.calibration).calm
+        if not calm.traces:
+            raise NotEnoughData(
+                "no harmless traces to calibrate on: record tasks of role `benign` into this run, "
+                "and train again"
+            )
+        return self.only(split.train), calm
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Return the ids of the tasks, sorted."""
         return tuple(sorted({trace.task.id for trace in self.traces}))
+
+    @cached_property
+    def known(self) -> tuple[Known, ...]:
+        """Return the traces whose outcome is known, in order."""
+        return tuple(
+            Known.of(place, trace, self.labels[trace.id])
+            for place, trace in enumerate(self.traces)
+            if self.outcome(trace) is not None
+        )
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -203,12 +251,9 @@ def sentences_before_act(trace: Trace, label: Label) -> list[int]:
     return sentences_before(trace, label.acted)
 
 
-def sentences_before(trace: Trace, mark: Span | None, guard_tokens: int = 0) -> list[int]:
-    """Return the reasoning sentences that end before a mark; all of them if it is None.
-
-    With a guard band, those that end at least so many tokens before it.
-    """
-    stop = len(trace) if mark is None else mark.start - guard_tokens
+def sentences_before(trace: Trace, mark: Span | None) -> list[int]:
+    """Return the reasoning sentences that end before a mark; all of them if it is None."""
+    stop = len(trace) if mark is None else mark.start
     return [
         index
         for index, span in enumerate(trace.sentences)
@@ -216,177 +261,47 @@ def sentences_before(trace: Trace, mark: Span | None, guard_tokens: int = 0) -> 
     ]
 
 
-def chosen_sentences(
-    trace: Trace, label: Label, rows: Rows, guard: int = 0, guard_tokens: int = 0
-) -> list[int]:
-    """Return the sentences that may be learned from: always strictly before the action.
-
-    -1 stands for the last prompt token. Where nobody knows whether it is said, no sentence is
-    known to come before that.
-    """
-    if rows == "prompt":
-        return [-1]
-    before = sentences_before_act(trace, label)
-    if rows == "before-said" and unheard(label):
-        return []
-    if rows == "reasoning" or label.said is None:
-        return before
-    unsaid = set(before) & set(sentences_before(trace, label.said, guard_tokens))
-    return before[: max(len(unsaid) - guard, 0)]
-
-
-def learned_sentences(trace: Trace, label: Label, recipe: Recipe) -> list[int]:
-    """Return the sentences of a trace that a recipe learns from."""
-    chosen = chosen_sentences(trace, label, recipe.rows, recipe.guard, recipe.guard_tokens)
-    return chosen[-1:] if recipe.focus == "last" and label.outcome else chosen
-
-
 def build_cohort(corpus: Corpus) -> Cohort:
     """Return the traces of known outcome with the moments at which they said and did it."""
-    traces = corpus.known()
-    marks = [corpus.labels[trace.id] for trace in traces]
-    sentences = [
-        np.array(sentences_before_act(trace, label), dtype=np.intp)
-        for trace, label in zip(traces, marks, strict=True)
-    ]
-    said = [_said(trace, label) for trace, label in zip(traces, marks, strict=True)]
+    known = corpus.known
     return Cohort(
-        ids=tuple(trace.id for trace in traces),
-        positive=np.array([bool(label.outcome) for label in marks], dtype=bool),
-        task=codes([trace.task.id for trace in traces]),
-        prompt=codes([trace.task.prompt_key for trace in traces]),
-        sentences=tuple(sentences),
-        said=np.array(said, dtype=np.intp),
+        ids=tuple(one.trace.id for one in known),
+        positive=np.array([bool(one.label.outcome) for one in known], dtype=bool),
+        task=codes([one.trace.task.id for one in known]),
+        prompt=codes([one.trace.task.prompt_key for one in known]),
+        sentences=tuple(np.array(one.before_act, dtype=np.intp) for one in known),
+        said=np.array([_said(one) for one in known], dtype=np.intp),
         tokens=tuple(
-            np.array([trace.sentences[i].stop for i in chosen], dtype=np.intp) - trace.prompt_stop
-            for trace, chosen in zip(traces, sentences, strict=True)
+            np.array([one.trace.sentences[i].stop for i in one.before_act], dtype=np.intp)
+            - one.trace.prompt_stop
+            for one in known
         ),
-        calls=_calls(traces, marks, sentences),
+        calls=_calls(known),
     )
 
 
-def _calls(
-    traces: Sequence[Trace], marks: Sequence[Label], sentences: Sequence[Index]
-) -> tuple[Index, ...]:
+def _calls(known: Sequence[Known]) -> tuple[Index, ...]:
     """Return the model call of each sentence and of the act; nothing without episodes."""
-    if not any(trace.calls for trace in traces):
+    if not any(one.trace.calls for one in known):
         return ()
     found = []
-    for trace, label, chosen in zip(traces, marks, sentences, strict=True):
-        places = [trace.sentences[i].start for i in chosen]
-        places.append(len(trace) - 1 if label.acted is None else label.acted.start)
-        found.append(np.array([trace.call_at(token) for token in places], dtype=np.intp))
+    for one in known:
+        places = [one.trace.sentences[i].start for i in one.before_act]
+        acted = one.label.acted
+        places.append(len(one.trace) - 1 if acted is None else acted.start)
+        found.append(np.array([one.trace.call_at(token) for token in places], dtype=np.intp))
     return tuple(found)
 
 
-def _said(trace: Trace, label: Label) -> int:
-    if label.said is None:
-        return UNKNOWN if unheard(label) else NEVER
-    return len(chosen_sentences(trace, label, "before-said"))
+def _said(one: Known) -> int:
+    if one.label.said is None:
+        return UNKNOWN if unheard(one.label) else NEVER
+    return len(one.before_said)
 
 
 def codes(names: Sequence[str]) -> Index:
     """Return the place of each name among the sorted ones."""
     return np.unique(np.array(names, dtype=str), return_inverse=True)[1].astype(np.intp)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Rows of the layers and features of a recipe with the outcome of their trace."""
-
-    X: NDArray[np.float32]
-    """(row, layers x features x d_model); see `probing.features`."""
-    y: NDArray[np.bool_]
-    task: NDArray[np.str_]
-    prompt: NDArray[np.str_]
-    trace: Index
-    """Which trace a row belongs to, counted in the traces that were given."""
-    sentence: Index
-    """Which sentence of its trace; -1 is the last prompt token."""
-    stop: Index
-    """The token before which a row ends: it holds nothing from there on."""
-
-    @property
-    def weight(self) -> NDArray[np.float64]:
-        """Return (row,) weights under which every trace counts the same."""
-        weight: NDArray[np.float64] = 1.0 / np.bincount(self.trace)[self.trace]
-        return weight
-
-
-def build_dataset(corpus: Corpus, recipe: Recipe) -> Dataset:
-    """Join activations and labels of the traces whose outcome is known.
-
-    Raises:
-        ProbeError: the traces have no activations of a layer, or not those for a feature.
-        NotEnoughData: no trace has a row of that kind.
-    """
-    parts = list(stream_rows(corpus, recipe))
-    if not parts:
-        raise NotEnoughData(
-            f"no labelled rows of kind {recipe.rows}: label the run, with a labeller that looks "
-            f"for where it is said, or use rows of kind reasoning"
-        )
-    if len(parts) == 1:
-        return parts[0]
-    columns = [field.name for field in fields(Dataset)]
-    return Dataset(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-    )
-
-
-def stream_rows(corpus: Corpus, recipe: Recipe, traces: int = 512) -> Iterator[Dataset]:
-    """Yield the rows of so many traces at a time; what is not yielded is not held."""
-    for first in range(0, len(corpus.traces), traces):
-        where = [
-            (index, sentence)
-            for index, trace in enumerate(corpus.traces[first : first + traces], start=first)
-            if corpus.outcome(trace) is not None
-            for sentence in learned_sentences(trace, corpus.labels[trace.id], recipe)
-        ]
-        if where:
-            yield _rows(corpus, recipe, *np.array(where, np.intp).T)
-
-
-def count_rows(corpus: Corpus, recipe: Recipe) -> int:
-    """Return how many rows a recipe learns from."""
-    known = corpus.known()
-    return sum(len(learned_sentences(one, corpus.labels[one.id], recipe)) for one in known)
-
-
-def _rows(corpus: Corpus, recipe: Recipe, index: Index, sentence: Index) -> Dataset:
-    """Return the features of sentences with what is known of their traces."""
-    traces = [corpus.traces[i] for i in index]
-    stops = [
-        trace.prompt_stop if number < 0 else trace.sentences[number].stop
-        for trace, number in zip(traces, sentence, strict=True)
-    ]
-    return Dataset(
-        y=np.array([bool(corpus.outcome(trace)) for trace in traces], dtype=bool),
-        task=np.array([trace.task.id for trace in traces]),
-        prompt=np.array([trace.task.prompt_key for trace in traces]),
-        trace=index,
-        sentence=sentence,
-        stop=np.array(stops, dtype=np.intp),
-        X=feature_rows(
-            corpus.activations, corpus.traces, recipe.layers, recipe.features, index, sentence
-        ),
-    )
-
-
-def stream_thoughts(
-    corpus: Corpus, recipe: Recipe, traces: int = 128
-) -> Iterator[tuple[tuple[Trace, ...], Mask, NDArray[np.float32]]]:
-    """Yield so many traces at a time, which of their sentences are reasoning, and rows of those."""
-    for first in range(0, len(corpus.traces), traces):
-        some = corpus.traces[first : first + traces]
-        spans = [span for trace in some for span in trace.sentences]
-        thinking = np.array([span.channel == "reasoning" for span in spans], dtype=bool)
-        sizes = [len(trace.sentences) for trace in some]
-        index = np.repeat(np.arange(first, first + len(some)), sizes)
-        sentence = np.arange(len(spans)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        where = index[thinking], sentence[thinking]
-        matrix, of = corpus.activations, corpus.traces
-        yield some, thinking, feature_rows(matrix, of, recipe.layers, recipe.features, *where)
 
 
 @dataclass(frozen=True)
@@ -461,16 +376,13 @@ def task_folds(
         yield tuple(task for task in dealt if task not in held), tuple(sorted(held))
 
 
-def spread(trace: Trace, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (sentence,) scores from (reasoning sentence,) ones; nan for other sentences."""
+def spread(trace: Trace, values: ArrayLike) -> NDArray[np.float64]:
+    """Return (sentence,) scores from those of the reasoning, one or all; nan for the others."""
     scores = np.full(len(trace.sentences), np.nan)
     scores[trace.thoughts] = values
     return scores
 
 
-def constant_scores(every: Corpus, value: Callable[[Trace], float]) -> Scores:
-    """Return the same score for every reasoning sentence of a trace."""
-    return {
-        trace.id: spread(trace, np.full(len(trace.thoughts), value(trace)))
-        for trace in every.traces
-    }
+def thought_scores(every: Corpus, value: Callable[[Trace], ArrayLike]) -> Scores:
+    """Return the scores of reasoning sentences: of each trace one for all, or one for each."""
+    return {trace.id: spread(trace, value(trace)) for trace in every.traces}
