@@ -18,7 +18,7 @@ from trace_probe.statistics.calibration import Guarantee, Threshold, impossible
 from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import parse_smoothing
 from trace_probe.store import Store
-from trace_probe.trace import Sampling, Trace
+from trace_probe.trace import Sampling
 from trace_probe.training import read_run
 
 FILE = "alarms.json"
@@ -107,28 +107,26 @@ def calibrate(
         >>> {name: limit.n for name, limit in found.thresholds.items()}  # benign traces
         {'max': 26, 'mean:3': 26}
     """
-    traces = _harmless(store, saved)
-    if not traces:
+    every = read_run(store, saved)
+    calm = _harmless(store, saved, every)
+    if not calm.traces:
         raise NotEnoughData(
             f"{store.path} has no benign trace that {saved.card.name} did not learn from: "
             f"record more, for example --tasks world:POOL:400:benign"
         )
-    every = read_run(store, saved)
-    scores = saved.scores(every)
-    ids = {trace.id for trace in traces}
-    unseen = _unseen(store, saved)
+    scores, unseen = saved.scores(every), _unseen(store, saved, every)
     thresholds = {}
     for name in smoothings:
         followed = parse_smoothing(name).apply(scores)
         thresholds[name] = set_threshold(
-            {one: followed[one] for one in ids},
+            {trace.id: followed[trace.id] for trace in calm.traces},
             (unseen, followed),
             rate=rate,
             sibling_rate=sibling_rate,
             guarantee=guarantee,
         )
     used = any(one.siblings for one in thresholds.values())
-    found = _found(store, saved, thresholds, every.where(lambda trace: trace.id in ids))
+    found = _found(store, saved, thresholds, calm)
     return replace(found, sibling_tasks=tuple(sorted(unseen.tasks)) if used else ())
 
 
@@ -143,14 +141,12 @@ def range_of_card(store: Store, saved: SavedProbe) -> Calibration:
         ProbeError: the probe does not fit the run.
     """
     card = saved.card
-    traces = [t for t in _harmless(store, saved) if t.task.id in set(card.calibration_tasks)]
-    if not traces:
+    calm = _harmless(store, saved, read_run(store, saved)).only(card.calibration_tasks)
+    if not calm.traces:
         raise NotEnoughData(
             f"{store.path} has no calibration task of {card.name}: name the run it was trained on"
         )
-    ids = {trace.id for trace in traces}
-    calm = read_run(store, saved).where(lambda trace: trace.id in ids)
-    return _found(store, saved, {card.smoothing: replace(card.limit, n=len(traces))}, calm)
+    return _found(store, saved, {card.smoothing: replace(card.limit, n=len(calm.traces))}, calm)
 
 
 def _found(
@@ -167,27 +163,22 @@ def _found(
     )
 
 
-def _unseen(store: Store, saved: SavedProbe) -> Corpus:
-    """Return the labelled traces of test tasks that a probe did not learn from."""
-    labels = store.labels(_labeller(store, saved))
-    learned = set(saved.card.training_tasks)
-    traces = tuple(
-        trace for trace in store.traces() if trace.task.id not in learned and trace.id in labels
-    )
-    return Corpus(traces, labels, None).aimed(saved.card.target).judged()
+def _unseen(store: Store, saved: SavedProbe, every: Corpus) -> Corpus:
+    """Return the labelled traces of test tasks that a probe did not learn from.
+
+    Labelled as those that it learned from, or by the latest labeller if the run lacks that one.
+    """
+    own = saved.card.labeller if saved.card.labeller in store.labellers() else None
+    learned, labels = set(saved.card.training_tasks), store.labels(own)
+    unseen = every.where(lambda trace: trace.task.id not in learned and trace.id in labels)
+    return replace(unseen, labels=labels).aimed(saved.card.target).judged()
 
 
-def _labeller(store: Store, saved: SavedProbe) -> str | None:
-    """Return the labeller that the probe learned from, or the latest if the run lacks that one."""
-    return saved.card.labeller if saved.card.labeller in store.labellers() else None
-
-
-def _harmless(store: Store, saved: SavedProbe) -> tuple[Trace, ...]:
+def _harmless(store: Store, saved: SavedProbe, every: Corpus) -> Corpus:
     """Return the first benign trace of each task that may calibrate."""
-    benign = tuple(trace for trace in store.traces() if trace.task.role == "benign")
-    calm = Corpus(benign, store.labels()).calm
+    calm = replace(every, labels=store.labels()).calm
     own = set(calm.tasks) & set(saved.card.calibration_tasks)
-    return calm.only(own or set(calm.tasks) - set(saved.card.training_tasks)).traces
+    return calm.only(own or set(calm.tasks) - set(saved.card.training_tasks))
 
 
 def _key(one: Calibration) -> tuple[str, Decoding]:
