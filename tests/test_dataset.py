@@ -86,7 +86,9 @@ def test_sentences_before_a_mark_end_before_it(trace: Trace) -> None:
 
 
 def chosen(trace: Trace, label: Label, rows: Rows, guard: int = 0) -> list[int]:
-    return chosen_sentences(Known.of(0, trace, label), Recipe((0,), rows=rows, guard=guard))
+    return chosen_sentences(
+        Known.of(0, trace, label, bool(label.outcome)), Recipe((0,), rows=rows, guard=guard)
+    )
 
 
 def test_rows_end_before_the_action_and_before_it_is_said(trace: Trace) -> None:

@@ -99,7 +99,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     rivals = rival_recipes(cells, head)
     layers = sorted({one.layer for one in (recipe, *rivals)})
     learned, calm = (part.with_activations(store, layers) for part in corpus.parts(split))
-    made, compared = choose_head(learned, recipe, rivals, head, seed=seed, progress=tell)
+    made, compared = choose_head(learned, recipe, rivals, head, seed=seed, tell=tell)
     smooth, tried = choose_smoothing(learned, made.scores, rows, candidates)
     tell(f"{made.recipe.head} head, the alarm follows {smooth.name}")
     probe = made.mean()

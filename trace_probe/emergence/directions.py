@@ -61,7 +61,7 @@ def rows_at(corpus: Corpus, layer: int) -> Rows:
         NotEnoughData: there is none, or one outcome only.
     """
     where = [(one, index) for one in corpus.known for index in one.trace.thoughts]
-    acted = np.array([bool(one.label.outcome) for one, _ in where], dtype=bool)
+    acted = np.array([one.outcome for one, _ in where], dtype=bool)
     if not acted.any() or acted.all():
         raise NotEnoughData("directions need traces of both outcomes: record and label more")
     sentence = np.array([index for _, index in where], dtype=np.intp)

@@ -112,7 +112,7 @@ def _at_level(corpus: Corpus, fact: str, level: str) -> Corpus:
 
 def _fit(corpus: Corpus, recipe: Recipe) -> LinearProbe | None:
     """Return a probe, or None where there is one outcome only."""
-    outcomes = {one.label.outcome for one in corpus.known}
+    outcomes = {one.outcome for one in corpus.known}
     return fit_corpus(corpus, recipe) if len(outcomes) == 2 else None
 
 

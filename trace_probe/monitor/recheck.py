@@ -297,10 +297,10 @@ def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Cor
     card = detector.saved.card
     check_fits(card, store.manifest, any_model=True)
     own = card.labeller if card.labeller in store.labellers() else None
-    corpus = load_corpus(store, labeller or own, (), card.target)
     learned = set(card.training_tasks)
-    traces = tuple(one for one in store.traces() if one.task.id not in learned)
-    return Corpus(traces, corpus.labels, store.matrix(traces, card.layers))
+    every = load_corpus(store, labeller or own, (), card.target)
+    others = every.where(lambda trace: trace.task.id not in learned)
+    return others.with_activations(store, card.layers)
 
 
 def _texts(side: Corpus) -> dict[str, str]:

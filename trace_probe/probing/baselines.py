@@ -82,7 +82,7 @@ def category_rate(train: Corpus) -> Callable[[Trace], float]:
         NotEnoughData: no training trace has a known outcome.
     """
     known = train.known
-    outcomes = np.array([bool(one.label.outcome) for one in known], dtype=float)
+    outcomes = np.array([one.outcome for one in known], dtype=float)
     if not len(known):
         raise NotEnoughData("no training trace has a known outcome: label the run")
     category = np.array([one.trace.task.category for one in known])

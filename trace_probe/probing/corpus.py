@@ -20,9 +20,6 @@ from trace_probe.store import Store
 from trace_probe.trace import Role, Span, Trace
 from trace_probe.world.worlds import WORLDS
 
-ACTED = "acted"
-"""Fact of a label: whether it is known where the act is; see `sentences_before_act`."""
-
 
 @dataclass(frozen=True)
 class Known:
@@ -32,16 +29,18 @@ class Known:
     """Which trace of its corpus it is."""
     trace: Trace
     label: Label
+    outcome: bool
+    """Whether the target of the corpus holds of it."""
     before_act: list[int]
     before_said: list[int]
     """Those of them that end before it is said, too; none where nobody knows whether it is."""
 
     @classmethod
-    def of(cls, place: int, trace: Trace, label: Label) -> "Known":
-        """Return what the label says of a trace."""
+    def of(cls, place: int, trace: Trace, label: Label, outcome: bool) -> "Known":
+        """Return what a label says of a trace."""
         before = sentences_before_act(trace, label)
         unsaid = set(sentences_before(trace, label.said)) if not unheard(label) else set[int]()
-        return cls(place, trace, label, before, [one for one in before if one in unsaid])
+        return cls(place, trace, label, outcome, before, [one for one in before if one in unsaid])
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,16 @@ class Corpus:
     matrix: ActivationMatrix | None = None
     """Its traces are those of the corpus, in order; None for transcripts without activations."""
     target: Target = "outcome"
-    """What the outcome of a label stands for."""
+    """What makes a trace positive."""
 
     def outcome(self, trace: Trace) -> bool | None:
         """Return whether a trace is positive, None if that is unknown."""
         label = self.labels.get(trace.id)
-        return None if label is None else label.outcome
+        return None if label is None else truth(trace, label, self.target)
 
     def aimed(self, target: Target) -> "Corpus":
         """Return the same traces, positive where another target holds."""
-        labels = {
-            trace.id: _aimed(trace, label, target)
-            for trace in self.traces
-            if (label := self.labels.get(trace.id)) is not None
-        }
-        return replace(self, labels=labels, target=target)
+        return replace(self, target=target)
 
     def judged(self) -> "Corpus":
         """Return the traces among which positives are told from negatives.
@@ -145,9 +139,9 @@ class Corpus:
     def known(self) -> tuple[Known, ...]:
         """Return the traces whose outcome is known, in order."""
         return tuple(
-            Known.of(place, trace, self.labels[trace.id])
+            Known.of(place, trace, self.labels[trace.id], outcome)
             for place, trace in enumerate(self.traces)
-            if self.outcome(trace) is not None
+            if (outcome := self.outcome(trace)) is not None
         )
 
     @cached_property
@@ -212,18 +206,7 @@ def load_labels(
             f"`trace-probe label {store.path} --by {'rules' if known else 'judge:MODEL'}`"
             f"{'' if known else ', or in the explorer, sentence by sentence'}"
         )
-    return Corpus(traces, labels).aimed(target)
-
-
-def _aimed(trace: Trace, label: Label, target: Target) -> Label:
-    """Return a label whose outcome is another target's; its act stays where it was."""
-    outcome = truth(trace, label, target)
-    if target == "outcome":
-        return replace(label, outcome=outcome)
-    unplaced = label.outcome is True and label.acted is None
-    return replace(
-        label, outcome=outcome, facts={**label.facts, ACTED: "unknown" if unplaced else "known"}
-    )
+    return Corpus(traces, labels, target=target)
 
 
 def truth(trace: Trace, label: Label, target: Target) -> bool | None:
@@ -245,8 +228,7 @@ def sentences_before_act(trace: Trace, label: Label) -> list[int]:
 
     Where it acted, and nobody knows with which tool call, they are those before the first one.
     """
-    unplaced = label.facts.get(ACTED, "unknown" if label.outcome else "known") == "unknown"
-    if label.acted is None and unplaced and trace.actions:
+    if label.outcome and label.acted is None and trace.actions:
         return sentences_before(trace, trace.actions[0].span)
     return sentences_before(trace, label.acted)
 
@@ -266,7 +248,7 @@ def build_cohort(corpus: Corpus) -> Cohort:
     known = corpus.known
     return Cohort(
         ids=tuple(one.trace.id for one in known),
-        positive=np.array([bool(one.label.outcome) for one in known], dtype=bool),
+        positive=np.array([one.outcome for one in known], dtype=bool),
         task=codes([one.trace.task.id for one in known]),
         prompt=codes([one.trace.task.prompt_key for one in known]),
         sentences=tuple(np.array(one.before_act, dtype=np.intp) for one in known),

@@ -177,7 +177,7 @@ def learned_rows(corpus: Corpus, recipe: Recipe) -> tuple[Index, Index]:
 def _learned(known: Known, recipe: Recipe) -> list[int]:
     """Return the sentences of a trace that a recipe learns from."""
     chosen = chosen_sentences(known, recipe)
-    return chosen[-1:] if recipe.focus == "last" and known.label.outcome else chosen
+    return chosen[-1:] if recipe.focus == "last" and known.outcome else chosen
 
 
 def chosen_sentences(known: Known, recipe: Recipe) -> list[int]:
@@ -200,12 +200,13 @@ def chosen_sentences(known: Known, recipe: Recipe) -> list[int]:
 def _dataset(corpus: Corpus, recipe: Recipe, index: Index, sentence: Index) -> Dataset:
     """Return the features of sentences with what is known of their traces."""
     traces = [corpus.traces[i] for i in index]
+    outcome = {one.place: one.outcome for one in corpus.known}
     stops = [
         trace.prompt_stop if number < 0 else trace.sentences[number].stop
         for trace, number in zip(traces, sentence, strict=True)
     ]
     return Dataset(
-        y=np.array([bool(corpus.labels[trace.id].outcome) for trace in traces], dtype=bool),
+        y=np.array([outcome[i] for i in index], dtype=bool),
         task=np.array([trace.task.id for trace in traces]),
         trace=index,
         sentence=sentence,

@@ -184,8 +184,8 @@ def choose_head(
     rivals: Sequence[Recipe],
     head: Head | Literal["auto"],
     *,
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    seed: int,
+    tell: Callable[[str], None],
 ) -> tuple[CrossFitted, dict[str, float]]:
     """Fit the linear recipe and its rivals, and return the one that ships.
 
@@ -195,9 +195,8 @@ def choose_head(
     folds = learned.folds(FOLDS, seed)
     fitted: list[tuple[CrossFitted, Criterion]] = []
     for recipe in (linear, *rivals) if head != "mlp" else rivals:
-        if progress:
-            read = "+".join(recipe.features)
-            progress(f"fitting a {recipe.head} probe of {read} of layer {recipe.layer}")
+        read = "+".join(recipe.features)
+        tell(f"fitting a {recipe.head} probe of {read} of layer {recipe.layer}")
         one = cross_fit(folds, recipe)
         fitted.append((one, criterion(learned, one.scores, recipe.rows)))
     figures = {

@@ -270,13 +270,12 @@ def training_rows(read: ReadTexts, recipe: Recipe, focus: Focus) -> LearnedRows:
     if recipe.rows == "prompt":  # beside a probe of the prompt, the words are of the reasoning
         recipe = replace(recipe, rows="reasoning")
     for one in read.corpus.known:
-        positive = bool(one.label.outcome)
         order = {index: place for place, index in enumerate(one.trace.thoughts)}
         allowed = chosen_sentences(one, recipe)
-        cuts = CUTS[-1:] if positive and focus == "last" else CUTS
+        cuts = CUTS[-1:] if one.outcome and focus == "last" else CUTS
         sizes = sorted({int(np.ceil(cut * len(allowed))) for cut in cuts} - {0})
         rows += [
-            (one.place, 1 + order[allowed[size - 1]], positive, 1 / len(sizes)) for size in sizes
+            (one.place, 1 + order[allowed[size - 1]], one.outcome, 1 / len(sizes)) for size in sizes
         ]
     return _as_learned(rows)
 
@@ -284,10 +283,7 @@ def training_rows(read: ReadTexts, recipe: Recipe, focus: Focus) -> LearnedRows:
 def whole_rows(read: ReadTexts) -> LearnedRows:
     """Return one row for each trace of known outcome: its whole reasoning."""
     return _as_learned(
-        [
-            (one.place, len(one.trace.thoughts), bool(one.label.outcome), 1.0)
-            for one in read.corpus.known
-        ]
+        [(one.place, len(one.trace.thoughts), one.outcome, 1.0) for one in read.corpus.known]
     )
 
 
