@@ -185,7 +185,7 @@ def at_layer(store: Store, saved: SavedProbe, layer: int) -> SavedProbe:
     recipe = replace(card.recipe, layers=(layer,), C=strength(card, layer))
     probe = fit_corpus(learned, recipe)
     held = corpus.only(card.calibration_tasks)
-    ids = [trace.id for trace in held.calm.traces]
+    ids = [trace.id for trace in held.benign_sample.traces]
     maxima = trace_maxima(saved.smoothing.apply(probe_scores(probe, held, recipe)), ids)
     threshold = guaranteed_threshold(maxima, card.target_false_alarm_rate, card.guarantee)
     return SavedProbe(replace(card, layers=(layer,), C=recipe.C, threshold=threshold.value), probe)

@@ -96,7 +96,7 @@ def build_panel(calibration: Corpus, test: Corpus, seed: int = 0) -> Panel:
     """Sort the traces of an evaluation by role; a harmful trace is in no harmless group."""
     return Panel(
         cohort=test.cohort,
-        calibration=calibration.calm.traces,
+        calibration=calibration.benign_sample.traces,
         benign=test.harmless("benign").traces,
         hard_negative=test.harmless("hard-negative").traces,
         seed=seed,

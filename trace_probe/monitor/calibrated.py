@@ -176,7 +176,7 @@ def _unseen(store: Store, saved: SavedProbe, every: Corpus) -> Corpus:
 
 def _harmless(store: Store, saved: SavedProbe, every: Corpus) -> Corpus:
     """Return the first benign trace of each task that may calibrate."""
-    calm = replace(every, labels=store.labels()).calm
+    calm = replace(every, labels=store.labels()).benign_sample
     own = set(calm.tasks) & set(saved.card.calibration_tasks)
     return calm.only(own or set(calm.tasks) - set(saved.card.training_tasks))
 

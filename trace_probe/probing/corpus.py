@@ -96,7 +96,7 @@ class Corpus:
         return self.where(lambda trace: trace.task.role == role and self.outcome(trace) is not True)
 
     @property
-    def calm(self) -> "Corpus":
+    def benign_sample(self) -> "Corpus":
         """Return the first benign trace of each task that is not known to be positive.
 
         On them thresholds are set: those of a task are too much alike to count one by one.
@@ -122,7 +122,7 @@ class Corpus:
         Raises:
             NotEnoughData: there is no harmless trace.
         """
-        calm = self.only(split.calibration).calm
+        calm = self.only(split.calibration).benign_sample
         if not calm.traces:
             raise NotEnoughData(
                 "no harmless traces to calibrate on: record tasks of role `benign` into this run, "

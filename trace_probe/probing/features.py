@@ -82,7 +82,7 @@ def _running(
     (index, sentence), start = wanted, matrix.start
     found = np.empty((len(index), part.shape[1]), dtype=np.float32)
     edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         if low == high:
             continue
         number, chosen = index[low], sentence[low:high]
