@@ -54,6 +54,24 @@ def test_watch_shows_text_scores_and_the_alarm_without_colour_in_a_pipe(
     assert (code, "terminal" in err) == (2, True)
 
 
+def test_what_a_probe_of_an_earlier_version_does_not_know_is_null_in_json(
+    command: Command, eager: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(eager / "probe.safetensors")
+    bare = {name: part for name, part in weights.items() if not name.startswith("distance.")}
+    save_file(bare, eager / "probe.safetensors")
+    seal_probe(eager)
+    probes = (eager, ROOT / "probes" / "demo")
+    code, out, err = command("watch", ASK, *probes, "--max-new-tokens", 24, "--json")
+    assert code == 0, err
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    distances = [line["distances"] for line in lines if line["scores"]]
+    assert distances
+    assert all(unknown is None and known > 0 for unknown, known in distances)
+
+
 def test_score_reads_text_and_json_lines_as_the_run_was_scored(
     command: Command, eager: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from trace_probe.commands.layout import ALARMED
 from trace_probe.commands.model_options import Loading
 from trace_probe.commands.options import json_object, price_pair, say, show_result
 from trace_probe.commands.standard_input import json_lines, text_brought
+from trace_probe.files import plain
 from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
@@ -184,10 +185,10 @@ def _print(piece: "Piece") -> None:
 
 def _show_lines(reading: "Reading | ToolResult") -> None:
     if not isinstance(reading, tuple):
-        typer.echo(json.dumps({"result": asdict(reading)}, ensure_ascii=True))
+        typer.echo(json.dumps({"result": plain(reading)}, ensure_ascii=True, allow_nan=False))
         return
     for ended in reading.ended:
-        typer.echo(json.dumps(asdict(ended), ensure_ascii=True))
+        typer.echo(json.dumps(plain(ended), ensure_ascii=True, allow_nan=False))
 
 
 def model_of(detectors: "Sequence[Detector]") -> str:
@@ -264,7 +265,7 @@ def score(
     for scored in score_texts(loaded, detector, records):
         alarmed = alarmed or scored.alarm
         if lines:
-            typer.echo(json.dumps(asdict(scored), ensure_ascii=True))
+            typer.echo(json.dumps(plain(scored), ensure_ascii=True, allow_nan=False))
         else:
             _print_scored(scored)
     if fail_on_alarm and alarmed:
