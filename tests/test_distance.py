@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from made_probes import planted_probe
+from made_probes import WORLD, planted_probe
+from planted import plant
 from safetensors.numpy import load_file
 from scipy.spatial.distance import mahalanobis
 from sklearn.decomposition import PCA
 
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.memory import Memory
-from trace_probe.probing.distance import AXES, ROWS, RowDistance
+from trace_probe.probing.distance import AXES, ROWS, TOGETHER, RowDistance
+from trace_probe.probing.features import stream_thoughts
 from trace_probe.probing.probe import check_overwrites, load_probe, save_probe
 
 WIDTH = 24
@@ -55,6 +58,35 @@ def test_of_many_rows_some_are_taken_and_of_wide_ones_few_axes() -> None:
     assert found.axes.shape == (AXES, 4 * AXES)
 
 
+@pytest.mark.parametrize("rows", [5, 40, 300, 900])
+def test_the_variance_of_all_directions_is_that_of_the_rows_however_few_there_are(
+    rows: int,
+) -> None:
+    scale = np.append([30.0] * 8, np.ones(592))
+    known = np.random.default_rng(0).normal(size=(rows, 600)) * scale
+    found = RowDistance.fit(known)
+    whole = known.var(axis=0, ddof=1).sum()
+    *along, others = found.variance.astype(float)
+    assert sum(along) + others * (600 - len(along)) == pytest.approx(whole)
+    assert found.raw_scores(known).mean() == pytest.approx((rows - 1) / rows, rel=5e-3)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e19, 1e30, 3e38])
+def test_however_large_activations_are_they_lie_far(size: float) -> None:
+    found = RowDistance.fit(correlated(100))
+    row = np.full((1, WIDTH), size, np.float32)
+    distance = found.raw_scores(row).astype(np.float32)
+    assert np.isfinite(distance).all()
+    assert distance > 1e4
+    assert np.isnan(found.raw_scores(row * np.float32(np.nan))).all()
+
+
+def test_many_rows_lie_as_far_together_as_each_alone() -> None:
+    found, rows = RowDistance.fit(correlated(100)), correlated(2 * TOGETHER + 3, seed=1)
+    alone = [float(found.raw_scores(row[None])[0]) for row in rows[:: TOGETHER // 2]]
+    np.testing.assert_allclose(found.raw_scores(rows)[:: TOGETHER // 2], alone)
+
+
 def test_it_is_kept_with_the_probe(tmp_path: Path) -> None:
     bare = planted_probe()
     known = replace(bare, distance=RowDistance.fit(np.eye(bare.card.width)))
@@ -89,6 +121,24 @@ def test_parts_that_do_not_fit_are_refused(wrong: dict[str, np.ndarray], tmp_pat
     save_probe(tmp_path, replace(bare, distance=replace(made, **parts)))
     with pytest.raises(ProbeError, match="train it again"):
         load_probe(tmp_path)
+
+
+def test_scores_and_distances_are_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, bare = plant(WORLD), planted_probe()
+    known = replace(bare, distance=RowDistance.fit(correlated(200)[:, : bare.card.width]))
+    expected, passes = (known.scores(corpus), known.distances(corpus)), []
+
+    def counted(*given: Any) -> Any:
+        passes.append(given)
+        return stream_thoughts(*given)
+
+    monkeypatch.setattr("trace_probe.probing.fitting.stream_thoughts", counted)
+    for found, wanted in zip(known.read(corpus), expected, strict=True):
+        assert wanted
+        assert found.keys() == wanted.keys()
+        assert all(np.array_equal(found[one], wanted[one], equal_nan=True) for one in wanted)
+    assert len(passes) == 1
+    assert bare.read(corpus)[1] == bare.distances(corpus) == {}
 
 
 def test_a_sentence_lies_as_far_while_it_is_written_as_in_the_finished_trace() -> None:

@@ -111,7 +111,7 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
     """
     detector = as_detector(probe)
     every = read_run(store, detector.saved)
-    scores, distances = detector.saved.scores(every), detector.saved.distances(every)
+    scores, distances = detector.saved.read(every)
     outside = {one: detector.outside(distances.get(one, ())) for one in scores}
     with store.writing():
         store.write_scores(detector.name, scores)

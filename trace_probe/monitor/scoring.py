@@ -131,11 +131,11 @@ def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> lis
         ActivationMatrix(read.values, read.layers, np.array([0]), read.pooling, card.row_end)
         for read in held
     ]
-    read = [Corpus((one,), {}, matrix) for one, matrix in zip(traces, matrices, strict=True)]
-    return [
-        (saved.scores(one)[trace.id], saved.distances(one).get(trace.id, NONE))
-        for one, trace in zip(read, traces, strict=True)
-    ]
+    found = []
+    for trace, matrix in zip(traces, matrices, strict=True):
+        scores, distances = saved.read(Corpus((trace,), {}, matrix))
+        found.append((scores[trace.id], distances.get(trace.id, NONE)))
+    return found
 
 
 def _text(trace: Trace, scores: Row, distances: Row, detector: Detector) -> ScoredText:

@@ -16,6 +16,10 @@ AXES = 64
 """At most, and at most a quarter of the rows or half of their width."""
 ROWS = 4096
 """From how many rows the axes are found; of more, these are taken at even steps."""
+TOGETHER = 1024
+"""Rows that are looked at at once."""
+FARTHEST = float(np.finfo(np.float32).max)
+"""What a distance is at most, so that it can be kept in single precision."""
 PREFIX = "distance."
 """Before the names of the tensors in a probe's file."""
 
@@ -43,19 +47,26 @@ class RowDistance:
         most = max(1, min(AXES, len(rows) // 4, rows.shape[1] // 2))
         with np.errstate(invalid="ignore"):  # of rows that are all the same
             found = PCA(most, random_state=0).fit(rows)
-        variance = np.append(found.explained_variance_, found.noise_variance_)
+        others = rows.shape[1] - most
+        rest = found.noise_variance_
+        if 0 < min(rows.shape) - most < others:  # of fewer rows than axes PCA leaves axes out
+            rest *= (min(rows.shape) - most) / others
+        variance = np.append(found.explained_variance_, rest)
         least = 1e-6 * max(float(variance.max()), 1e-6)  # rows may all be the same
         parts = found.mean_, found.components_, np.maximum(variance, least)
         return cls(*(np.ascontiguousarray(part, np.float32) for part in parts))
 
     def raw_scores(self, X: NDArray[Any]) -> NDArray[Any]:
         """Return (row,) distances of (row, width) rows."""
-        centred = X - self.mean.astype(X.dtype)
-        along = (centred @ self.axes.T.astype(X.dtype)) ** 2
-        rest = np.maximum((centred**2).sum(axis=1) - along.sum(axis=1), 0)
-        squared = (along / self.variance[:-1]).sum(axis=1) + rest / self.variance[-1]
-        distances: NDArray[Any] = squared / len(self.mean)
-        return distances
+        found, axes = np.empty(len(X)), self.axes.T.astype(np.float64)
+        for first in range(0, len(X), TOGETHER):  # so that they are never all there twice
+            centred = X[first : first + TOGETHER] - self.mean.astype(np.float64)
+            along = (centred @ axes) ** 2
+            whole = np.einsum("ij,ij->i", centred, centred)
+            rest = np.maximum(whole - along.sum(axis=1), 0)
+            squared = (along / self.variance[:-1]).sum(axis=1) + rest / self.variance[-1]
+            found[first : first + TOGETHER] = squared / len(self.mean)
+        return np.minimum(found, FARTHEST)
 
     def to_tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return its parts by the names that they have in a probe's file."""

@@ -18,7 +18,7 @@ from trace_probe.model.naming import same_model
 from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.distance import RowDistance
-from trace_probe.probing.fitting import HEADS, parameters, probe_scores
+from trace_probe.probing.fitting import HEADS, parameters, probe_scores, several_scores
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import AGAIN, CARD, MEND, read_json, read_weights, write_probe
 from trace_probe.probing.linear import LinearProbe as LinearProbe
@@ -189,6 +189,12 @@ class SavedProbe:
         if self.distance is None:
             return {}
         return probe_scores(self.distance, corpus, self.card.recipe)
+
+    def read(self, corpus: Corpus) -> tuple[Scores, Scores]:
+        """Return its scores and its distances in one pass; the latter empty if not known."""
+        readers = (self.probe,) if self.distance is None else (self.probe, self.distance)
+        scores, *distances = several_scores(readers, corpus, self.card.recipe)
+        return scores, distances[0] if distances else {}
 
     def to_tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return all that its file holds."""
