@@ -459,6 +459,22 @@ def test_a_guard_in_an_engine_scores_as_the_run_was_scored(
         assert not guard.told(f"chatcmpl-{number}")[0:0]
 
 
+def test_a_guard_in_an_engine_names_the_probes_for_which_an_answer_lies_outside(
+    played: Callable[..., tuple[Runner, Any, Path]],
+) -> None:
+    runner, guard, _ = played(1e9)
+    (own,) = guard.detectors
+    ranges = {"near": 1e-3, "far": 1e9}
+    guard.detectors = tuple(
+        replace(own, name=name, distances=(farthest,) * 20) for name, farthest in ranges.items()
+    )
+    name, trace = next(iter(runner.traces.items()))
+    for token in range(trace.prompt_stop, len(trace) - 1):
+        start = 0 if token == trace.prompt_stop else token
+        runner.step(guard, {name: (start, token + 1)})
+    assert guard.told("chatcmpl-0")[0]["outside"] == ["near"]
+
+
 def test_an_alarm_is_written_down_and_ends_the_turn_of_its_own_request(
     played: Callable[..., tuple[Runner, Any, Path]],
 ) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from made_probes import SAMPLING, TASK, a_probe
+from planted import World, plant
 from runs import MANIFEST
 from test_observe import TRACE
 
-from trace_probe.activations import pooled_spans, with_row_end
+from trace_probe.activations import RowEnd, pooled_spans, with_row_end
 from trace_probe.errors import ProbeError
 from trace_probe.monitor.detector import as_detectors
 from trace_probe.probing.probe import check_fits, load_probe, save_probe
+from trace_probe.probing.recipe import Recipe
 from trace_probe.storage.records import manifest_fields, to_manifest
 from trace_probe.store import Store
 from trace_probe.trace import Span, Trace, to_last_word
@@ -66,6 +68,44 @@ def test_uncertainty_is_that_of_the_tokens_a_probe_reads(
     )
     assert trace.uncertainty[0][:3] == (last, 10 * last, 100 * last)
     assert trace.uncertainty[0][6:] == (last, 10 * last, 100 * last)
+
+
+def test_running_means_of_uncertainty_weigh_a_sentence_by_the_tokens_that_a_probe_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from trace_probe.probing import baselines
+    from trace_probe.probing.features import feature_rows
+
+    start = len("You wait.")
+    sentences = (Span(1, 8, "reasoning"), Span(8, 9, "reasoning"))
+    trace = replace(
+        TRACE,
+        text="You wait." + TEXT,
+        offsets=(0, *(start + one for one in STARTS)),
+        spans=(Span(0, 1, "prompt"), Span(1, 9, "reasoning")),
+        sentences=sentences,
+        token_ids=tuple(range(9)),
+        uncertainty=((1.0,) * 9, (6.0,) * 9),
+    )
+    none, both = np.zeros(2, dtype=int), np.arange(2)
+    pooled: dict[RowEnd, int] = {"token": 7, "word": 4}
+    for row_end, tokens in pooled.items():
+        matrix = baselines.uncertainty_matrix([trace], row_end)
+        rows = feature_rows(matrix, [trace], (0,), ("running-mean",), none, both)
+        np.testing.assert_allclose(rows[1], (tokens + 6) / (tokens + 1), rtol=1e-6)
+
+    corpus = plant(World(tasks=8, samples=4))
+    traces = tuple(replace(t, uncertainty=((0.5,) * 9,) * len(t.sentences)) for t in corpus.traces)
+    made, ends = baselines.uncertainty_matrix, []
+
+    def noted(traces: Any, row_end: Any) -> Any:
+        ends.append(row_end)
+        return made(traces, row_end)
+
+    monkeypatch.setattr(baselines, "uncertainty_matrix", noted)
+    word = replace(corpus, traces=traces, matrix=replace(corpus.activations, row_end="word"))
+    baselines.confidence_scores(word, word, Recipe((3,)))
+    assert ends == ["word", "word"]
 
 
 def padded(trace: Trace) -> Trace:

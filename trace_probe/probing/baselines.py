@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trace_probe.activations import ALL_POOLINGS, ActivationMatrix
+from trace_probe.activations import ALL_POOLINGS, ActivationMatrix, RowEnd
 from trace_probe.errors import NotEnoughData
 from trace_probe.probing.corpus import Corpus, thought_scores
 from trace_probe.probing.features import Dataset, build_dataset, feature_rows
@@ -170,11 +170,12 @@ def has_uncertainty(trace: Trace) -> bool:
     return len(trace.uncertainty) == len(trace.sentences)
 
 
-def uncertainty_matrix(traces: Sequence[Trace]) -> ActivationMatrix:
+def uncertainty_matrix(traces: Sequence[Trace], row_end: RowEnd = "token") -> ActivationMatrix:
     """Return rows of the last, mean and highest uncertainty of each sentence.
 
     They are laid out as activations are, three numbers wide, so that every feature and head can
-    be made of them. The row of the prompt, which the model did not write, is 0.
+    be made of them. The row of the prompt, which the model did not write, is 0. They are of the
+    tokens of the rows of the run, of which `row_end` says where they end.
 
     Raises:
         NotEnoughData: a trace was recorded without.
@@ -190,7 +191,7 @@ def uncertainty_matrix(traces: Sequence[Trace]) -> ActivationMatrix:
         if trace.uncertainty:
             rows[0, 1:] = trace.uncertainty
         blocks.append(rows)
-    return ActivationMatrix.of(blocks, (LAYER,), ALL_POOLINGS)
+    return replace(ActivationMatrix.of(blocks, (LAYER,), ALL_POOLINGS), row_end=row_end)
 
 
 def confidence_scores(train: Corpus, every: Corpus, recipe: Recipe, seed: int = 0) -> Scores:
@@ -202,10 +203,11 @@ def confidence_scores(train: Corpus, every: Corpus, recipe: Recipe, seed: int = 
     Raises:
         NotEnoughData: a trace was recorded without, or there are too few tasks.
     """
-    known = replace(train, matrix=uncertainty_matrix(train.traces))
+    row_end = train.activations.row_end
+    known = replace(train, matrix=uncertainty_matrix(train.traces, row_end))
     own = replace(recipe, layers=(LAYER,))
     folds = known.folds(seed=seed)
     fitted = [cross_fit(folds, replace(own, C=strength)) for strength in STRENGTHS]
     best = max(fitted, key=lambda one: criterion(known, one.scores, recipe.rows).value)
-    read = replace(every, matrix=uncertainty_matrix(every.traces))
+    read = replace(every, matrix=uncertainty_matrix(every.traces, row_end))
     return probe_scores(best.mean(), read, best.recipe)

@@ -22,7 +22,7 @@ from trace_probe.model.checkpoint import locate
 from trace_probe.model.facts import ModelFacts, read_facts
 from trace_probe.model.loading import read_stops
 from trace_probe.model.tokenizer import ChatTokenizer
-from trace_probe.monitor.detector import Detector, load_detector
+from trace_probe.monitor.detector import Detector, load_detector, outside_of
 from trace_probe.monitor.memory import layers_of
 from trace_probe.monitor.recheck import check_reads, check_rechecked
 from trace_probe.monitor.scorer import Reading, new_alarms
@@ -259,7 +259,8 @@ class Guard:
             for one in stream.sentences
         ]
         about = self.detectors, self._plan.policy, stream.alarms, sentences
-        more = {"unlogged": True} if stream.unlogged else {}
+        outside = outside_of(self.detectors, [one.distances for one in stream.sentences])
+        more = {"outside": outside} | ({"unlogged": True} if stream.unlogged else {})
         return judged(*about, unreadable=stream.unreadable) | more
 
 
