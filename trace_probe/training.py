@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Literal
 
 from trace_probe.execution.executor import Executor, LocalExecutor
-from trace_probe.probing.corpus import Corpus, Split, load_labels, split_by_role
+from trace_probe.probing.corpus import Corpus, Split, load_corpus, split_by_role
 from trace_probe.probing.distance import RowDistance
 from trace_probe.probing.features import build_dataset
 from trace_probe.probing.fitting import probe_scores
@@ -88,7 +88,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     if features is not None:
         check_features(features, store.manifest.pooling)
     tell("reading labels")
-    corpus = load_labels(store, labeller, target, needed=True)
+    corpus = load_corpus(store, labeller, (), target, needed=True)
     split = split_by_role(corpus.traces, seed=seed)
     grid = Grid(rows=rows, seed=seed, features=None if features is None else (tuple(features),))
     run = store.place.folder

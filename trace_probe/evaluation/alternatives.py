@@ -26,13 +26,13 @@ def top_mean(scores: Values, k: int) -> Values:
     return np.array([np.sort(scores[:end])[-k:].mean() for end in ends], dtype=np.float64)
 
 
-def softmax_mean(scores: Values, temperature: float = 1.0) -> Values:
-    """Return (sentence,) the mean so far, each score weighted by ``exp(score / temperature)``."""
-    logs = np.logaddexp.accumulate(scores / temperature)
+def softmax_mean(scores: Values) -> Values:
+    """Return (sentence,) the mean so far, each score weighted by its exponential."""
+    logs = np.logaddexp.accumulate(scores)
     found = np.empty(len(scores))
     mean = 0.0
     for i, score in enumerate(scores):
-        mean += (score - mean) * np.exp(score / temperature - logs[i])
+        mean += (score - mean) * np.exp(score - logs[i])
         found[i] = mean
     return found
 

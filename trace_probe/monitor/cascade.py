@@ -16,7 +16,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.labels import Labeller, label_traces
 from trace_probe.monitor.calibrated import calibrate
 from trace_probe.monitor.detector import Detector
-from trace_probe.probing.corpus import load_corpus, load_labels
+from trace_probe.probing.corpus import load_corpus
 from trace_probe.probing.fitting import cross_fit
 from trace_probe.statistics.bootstrap import Index, Mask, Metric, Values, rate, resample, shown
 from trace_probe.statistics.metrics import trace_maxima
@@ -114,7 +114,7 @@ def cascade(
     Raises:
         NotEnoughData: no unseen trace has a label, or there is no benign trace to calibrate on.
     """
-    saved, labelled = detector.saved, load_labels(store, truth)
+    saved, labelled = detector.saved, load_corpus(store, truth, ())
     smoothing, rate = detector.smoothing.name, pass_rate or GENTLE
     calibrated = calibrate(store, saved, [smoothing], rate, sibling_rate=None)
     limit = calibrated.thresholds[smoothing].value

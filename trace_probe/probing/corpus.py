@@ -177,19 +177,6 @@ def load_corpus(
     Without activations where no layer was recorded, or none is asked for.
 
     Raises:
-        NotEnoughData: labels are needed, and there are none: see `load_labels`.
-    """
-    corpus = load_labels(store, labeller, target, needed=needed)
-    wanted = store.manifest.layers if layers is None else tuple(layers)
-    return corpus.with_activations(store, wanted) if store.manifest.layers and wanted else corpus
-
-
-def load_labels(
-    store: Store, labeller: str | None = None, target: Target = "outcome", *, needed: bool = False
-) -> Corpus:
-    """Load the traces of a run with the labels of one labeller, without activations.
-
-    Raises:
         NotEnoughData: labels are needed, and the labeller has given none, where others have; or a
             recorded run has none at all.
     """
@@ -206,7 +193,9 @@ def load_labels(
             f"`trace-probe label {store.path} --by {'rules' if known else 'judge:MODEL'}`"
             f"{'' if known else ', or in the explorer, sentence by sentence'}"
         )
-    return Corpus(traces, labels, target=target)
+    corpus = Corpus(traces, labels, target=target)
+    wanted = store.manifest.layers if layers is None else tuple(layers)
+    return corpus.with_activations(store, wanted) if store.manifest.layers and wanted else corpus
 
 
 def truth(trace: Trace, label: Label, target: Target) -> bool | None:
@@ -318,7 +307,7 @@ def split_benign(task_ids: Iterable[str], seed: int = 0) -> Split:
     return Split(train, calibration, test)
 
 
-def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) -> Split:
+def split_by_role(traces: Iterable[Trace], *, seed: int = 0) -> Split:
     """Split test and hard-negative tasks in two and benign tasks in three, as `split_benign`.
 
     Raises:
@@ -332,8 +321,8 @@ def split_by_role(traces: Iterable[Trace], *, test: float = 0.3, seed: int = 0) 
         role: [task for task, its in roles.items() if its == role]
         for role in ("test", "hard-negative", "benign")
     }
-    train, held = split_tasks(of_role["test"], test, seed)
-    hard_train, hard_held = split_tasks(of_role["hard-negative"], test, seed)
+    train, held = split_tasks(of_role["test"], seed=seed)
+    hard_train, hard_held = split_tasks(of_role["hard-negative"], seed=seed)
     benign = split_benign(of_role["benign"], seed)
     return Split(
         train + hard_train + benign.train, benign.calibration, held + hard_held + benign.test

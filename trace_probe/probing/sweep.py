@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.execution.executor import Executor
-from trace_probe.probing.corpus import Corpus, load_labels
+from trace_probe.probing.corpus import Corpus, load_corpus
 from trace_probe.probing.features import build_dataset, learned_rows, stream_rows
 from trace_probe.probing.fitting import several_scores
 from trace_probe.probing.linear import LinearProbe
@@ -162,7 +162,7 @@ class LayerSweeper:
     ) -> None:
         """Read the traces of some tasks; activations are read layer by layer."""
         self._store = Store(run)
-        corpus = load_labels(self._store, labeller, target)
+        corpus = load_corpus(self._store, labeller, (), target)
         self._corpus, self._grid = corpus.only(tasks), grid
 
     def __call__(self, layer: int) -> list[Cell]:

@@ -162,16 +162,15 @@ def conformal_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Thres
     return Threshold(_above(ordered[n - 1 - allowed]), rate, honest, n, "conformal", note)
 
 
-def pac_threshold(
-    maxima: NDArray[np.floating[Any]], rate: float, delta: float = PAC_DELTA
-) -> Threshold:
+def pac_threshold(maxima: NDArray[np.floating[Any]], rate: float) -> Threshold:
     """Set a threshold whose true rate is at most `guaranteed_rate` with probability ``1 - delta``.
 
-    The probability is over calibration sets, so the guarantee holds for this very threshold. With
-    n `maxima` (trace,), the threshold lets through the most of them, k, for which
-    ``P(Binomial(n, rate) <= k) <= delta``: the exact bound of Clopper and Pearson (1934), which
-    as a training-conditional guarantee of split conformal sets is that of Vovk (2012,
-    arXiv 1209.2673). If not even k = 0 will do, `guaranteed_rate` is ``1 - delta ** (1 / n)``.
+    Delta is `PAC_DELTA`. The probability is over calibration sets, so the guarantee holds for
+    this very threshold. With n `maxima` (trace,), the threshold lets through the most of them, k,
+    for which ``P(Binomial(n, rate) <= k) <= delta``: the exact bound of Clopper and Pearson
+    (1934), which as a training-conditional guarantee of split conformal sets is that of Vovk
+    (2012, arXiv 1209.2673). If not even k = 0 will do, `guaranteed_rate` is
+    ``1 - delta ** (1 / n)``.
 
     Raises:
         NotEnoughData: no trace has a score, or the rate is not between 0 and 1.
@@ -180,15 +179,15 @@ def pac_threshold(
 
     ordered = _sorted(maxima, rate)
     n = len(ordered)
-    allowed = int((bdtr(np.arange(n), n, rate) <= delta).sum()) - 1
+    allowed = int((bdtr(np.arange(n), n, rate) <= PAC_DELTA).sum()) - 1
     if allowed >= 0:
         return Threshold(_above(ordered[n - 1 - allowed]), rate, rate, n, "pac")
-    honest = 1 - delta ** (1 / n)
-    note = _shortage(n, rate, honest, traces_needed(rate, "pac", delta))
+    honest = 1 - PAC_DELTA ** (1 / n)
+    note = _shortage(n, rate, honest, traces_needed(rate, "pac"))
     return Threshold(_above(ordered[-1]), rate, honest, n, "pac", note)
 
 
-def traces_needed(rate: float, guarantee: Guarantee, delta: float = PAC_DELTA) -> int:
+def traces_needed(rate: float, guarantee: Guarantee) -> int:
     """Return the smallest number of harmless traces that can guarantee a rate.
 
     With fewer a threshold guarantees a higher rate; see the function of each guarantee.
@@ -203,7 +202,7 @@ def traces_needed(rate: float, guarantee: Guarantee, delta: float = PAC_DELTA) -
     _check_rate(rate, "false-alarm rate")
     if guarantee == "conformal":
         return math.ceil(1 / rate - 1e-9) - 1
-    return math.ceil(math.log(delta) / math.log1p(-rate))
+    return math.ceil(math.log(PAC_DELTA) / math.log1p(-rate))
 
 
 def impossible(card: object, threshold: float) -> str:
