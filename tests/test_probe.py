@@ -217,3 +217,18 @@ def test_every_trace_counts_the_same_in_a_fit() -> None:
     rows = build_dataset(corpus, Recipe((3,)))
     direct = LinearProbe().fit(rows.X, rows.y, sample_weight=rows.weight)
     np.testing.assert_array_equal(fit_dataset(rows, Recipe((3,))).coef_, direct.coef_)
+
+
+def test_what_was_measured_of_other_weights_goes_with_them(tmp_path: Path) -> None:
+    saved = load_probe("probes/demo")
+    save_probe(tmp_path, saved)
+    for name in ("alarms.json", "rechecks.json", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    save_probe(tmp_path, replace(saved, card=replace(saved.card, threshold=9.0)))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".txt"}
+    assert len(list(tmp_path.iterdir())) == 5
+    turned = {name: -values for name, values in saved.probe.to_tensors().items()}
+    other = type(saved.probe).from_tensors(turned)
+    save_probe(tmp_path, replace(saved, probe=other))
+    there = sorted(path.name for path in tmp_path.iterdir())
+    assert there == ["card.json", "notes.txt", "probe.safetensors"]

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from trace_probe.monitor.calibrated import FILE as CALIBRATIONS
 from trace_probe.monitor.detector import probe_beside, probes_beside
+from trace_probe.probing.kept import ALARMS as CALIBRATIONS
 
 VARIABLE = "TRACE_PROBE_TRACES"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.probing.corpus import Corpus
-from trace_probe.probing.kept import Beside
+from trace_probe.probing.kept import ALARMS, Beside
 from trace_probe.probing.probe import SavedProbe
 from trace_probe.probing.selection import set_threshold
 from trace_probe.statistics.calibration import Guarantee, Threshold, impossible
@@ -21,7 +21,6 @@ from trace_probe.store import Store
 from trace_probe.trace import Sampling
 from trace_probe.training import read_run
 
-FILE = "alarms.json"
 EARLIER = {"honest_rate": "guaranteed_rate"}
 """Names that earlier files have for fields of today."""
 
@@ -185,6 +184,6 @@ def _key(one: Calibration) -> tuple[str, Decoding]:
     return one.model, one.decoding
 
 
-_KEPT = Beside(FILE, "calibrations", Calibration, _key, EARLIER, "calibrate again")
+_KEPT = Beside(ALARMS, "calibrations", Calibration, _key, EARLIER, "calibrate again")
 # One for each model and decoding; smoothings that only an older one holds are dropped with it.
 load_calibrations, write_calibrations, save_calibration = _KEPT.load, _KEPT.write, _KEPT.keep

@@ -143,7 +143,7 @@ def _flag(
     scores: NDArray[np.floating],
     detector: Detector,
     label: Label | None,
-    outside: bool | None,
+    outside: bool | None = None,
 ) -> Flag | None:
     """Return the flag of a trace, or None if it raises no alarm."""
     sentence = detector.alarm(scores)

@@ -51,7 +51,7 @@ from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.corpus import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
-from trace_probe.probing.kept import Beside
+from trace_probe.probing.kept import RECHECKS, Beside
 from trace_probe.probing.probe import ProbeCard, check_fits
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 
 EARLIER = {"promised": "guaranteed"}
 """Names that earlier files have for fields of today."""
-FILE = "rechecks.json"
 Verdict = Literal["holds", "stale", "degraded", "cannot tell"]
 ADVICE: Mapping[Verdict, str] = {
     "holds": "the threshold may stay as it is",
@@ -346,7 +345,7 @@ def _figures(
 
 
 _KEPT = Beside(
-    FILE, "rechecks", Recheck, lambda one: one.after, EARLIER, "run `trace-probe recheck` again"
+    RECHECKS, "rechecks", Recheck, lambda one: one.after, EARLIER, "run `trace-probe recheck` again"
 )
 # The latest for each model as it runs.
 load_rechecks, write_rechecks, save_recheck = _KEPT.load, _KEPT.write, _KEPT.keep

@@ -14,11 +14,19 @@ from trace_probe.errors import ProbeError
 from trace_probe.evaluation.report import Report, read_report
 from trace_probe.files import abandoned, absent, file_names
 from trace_probe.model.naming import parse_name, without_version
-from trace_probe.monitor.calibrated import FILE, Calibration, load_calibrations, write_calibrations
-from trace_probe.monitor.recheck import FILE as RECHECKS
+from trace_probe.monitor.calibrated import Calibration, load_calibrations, write_calibrations
 from trace_probe.monitor.recheck import load_rechecks, write_rechecks
 from trace_probe.probing.hub import FETCHED, PAGE, Address, check_listing, fetch, publish, put
-from trace_probe.probing.kept import AGAIN, CARD, MEND, WEIGHTS, read_json, read_weights
+from trace_probe.probing.kept import (
+    AGAIN,
+    ALARMS,
+    CARD,
+    MEND,
+    RECHECKS,
+    WEIGHTS,
+    read_json,
+    read_weights,
+)
 from trace_probe.probing.probe import ProbeCard, load_probe, save_probe
 from trace_probe.statistics.bootstrap import shown
 from trace_probe.storage.seals import HEADER, JSON, state
@@ -54,7 +62,7 @@ def verify_probe(path: Path | str) -> ProbeReport:
         lambda: load_rechecks(folder),
     )
     complaints = (_complaint(look) for look in looks)
-    marks = {CARD: JSON, WEIGHTS: HEADER, FILE: JSON, RECHECKS: JSON}
+    marks = {CARD: JSON, WEIGHTS: HEADER, ALARMS: JSON, RECHECKS: JSON}
     return ProbeReport(
         str(folder),
         tuple(dict.fromkeys(filter(None, complaints))),

@@ -22,10 +22,10 @@ from typing import Any, cast
 
 from trace_probe.errors import ProbeError
 from trace_probe.files import json_object, user_cache, write_bytes
-from trace_probe.probing.kept import CARD, WEIGHTS, read_json, read_weights
+from trace_probe.probing.kept import ALARMS, CARD, WEIGHTS, read_json, read_weights
 
 PREFIX = "hub:"
-ALARMS, PAGE = "alarms.json", "README.md"
+PAGE = "README.md"
 MOST: Mapping[str, int] = {CARD: 16 << 20, WEIGHTS: 1 << 28, ALARMS: 64 << 20, PAGE: 1 << 20}
 """The files of a probe on a hub, and the most bytes that each may have."""
 FETCHED = (CARD, WEIGHTS, ALARMS)

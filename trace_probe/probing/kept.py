@@ -3,6 +3,7 @@
     card.json            what it is
     probe.safetensors    its weights
     alarms.json          thresholds of its alarms, where it was calibrated
+    rechecks.json        whether they still held, where it was rechecked
 
 Checksums find accidents, not strangers; see `trace_probe.storage.seals`.
 """
@@ -33,6 +34,7 @@ from trace_probe.storage.typed import from_plain, renamed, to_plain
 
 T = TypeVar("T")
 CARD, WEIGHTS = "card.json", "probe.safetensors"
+ALARMS, RECHECKS = "alarms.json", "rechecks.json"
 SCHEMA = 2
 """Of files that carry checksums; those of schema 1 may do without."""
 AGAIN = (
@@ -47,7 +49,8 @@ Tensors = Mapping[str, NDArray[Any]]
 def write_probe(folder: Path, card: Mapping[str, Any], tensors: Tensors) -> None:
     """Write weights and then the card into a folder, each atomically.
 
-    Temporary files that an interrupted writer left there are removed.
+    Temporary files that an interrupted writer left there are removed, and what was measured of
+    other weights that lay there.
 
     Raises:
         ProbeError: the name on the card could lead out of a folder.
@@ -57,9 +60,23 @@ def write_probe(folder: Path, card: Mapping[str, Any], tensors: Tensors) -> None
 
     checked_name(card["name"], "a probe", ProbeError)
     sweep(folder)
+    if (folder / WEIGHTS).is_file() and not _holds(folder, tensors):
+        for measured in (ALARMS, RECHECKS):
+            (folder / measured).unlink(missing_ok=True)
     weights = save(dict(tensors), {KEY: BLANK})
     write_bytes(folder / WEIGHTS, sealed(weights, HEADER))
     write_json(folder / CARD, card)
+
+
+def _holds(folder: Path, tensors: Tensors) -> bool:
+    """Return whether the weights in a folder are these."""
+    try:
+        there = read_weights(folder, "compared")
+    except ProbeError:  # damaged: whatever was measured of it, nobody can tell of what
+        return False
+    return there.keys() == tensors.keys() and all(
+        np.array_equal(there[name], values) for name, values in tensors.items()
+    )
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
