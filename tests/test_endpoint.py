@@ -804,19 +804,26 @@ def test_the_largest_body_freezes_nobody(tmp_path: Path, text: str) -> None:
     with slow(model), up(model, tmp_path / "a.jsonl", limits=limits) as server:
         streams = [leave_open(server.port, {**body, "seed": seed}) for seed in range(8)]
         wait_until(lambda: server.served.scheduler.active == 8)
+        alone = health_waits(server.port)  # how long it takes on a machine that is this busy
         asking = threading.Thread(target=leave_whole, args=(server.port, data))
         asking.start()
-        waits = []
-        for _ in range(40):
-            start = time.monotonic()
-            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz") as page:
-                assert page.status == 200
-            waits.append(time.monotonic() - start)
-            time.sleep(0.03)
+        waits = health_waits(server.port)
         for sock in streams:
             sock.close()
         asking.join()
-    assert max(waits) < 0.25, waits
+    assert max(waits) < 0.25 + 2 * max(alone), (waits, alone)
+
+
+def health_waits(port: int) -> list[float]:
+    """Return for each of 40 requests how many seconds the server took to say that it is well."""
+    waits = []
+    for _ in range(40):
+        start = time.monotonic()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as page:
+            assert page.status == 200
+        waits.append(time.monotonic() - start)
+        time.sleep(0.03)
+    return waits
 
 
 def leave_whole(port: int, data: bytes) -> None:
