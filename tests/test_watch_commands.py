@@ -109,8 +109,9 @@ def test_what_lies_outside_the_calibrated_range_is_marked_with_its_figures(
     if distances:
         limit = Threshold(-1e9, 0.1, 0.1, 30, "conformal")
         drawn = Decoding(1.0, 1.0)
-        there = {"levels": (), "tasks": ("t",), "distances": distances}
-        save_calibration(eager, Calibration(card["model"], drawn, {"max": limit}, **there))
+        limits = {"max": limit}
+        made = Calibration(card["model"], drawn, limits, (), ("t",), distances=distances)
+        save_calibration(eager, made)
     outside = 0.0 in distances
     code, out, _ = command("score", eager, given="It will not do. I take dawn.")
     assert code == 0
