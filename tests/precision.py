@@ -283,7 +283,7 @@ def watches(case: Case) -> None:
     ended = [each for reading in readings for each in reading.ended]
     (written,) = case.model.generate([prompt], [3], Sampling(max_new_tokens=12))
     trace = as_if_written(case.model, case.task(), (*prompt, *written.ids), len(prompt), "it")
-    (bulk,) = read_scores(case.model, saved, [trace])
+    ((bulk, _),) = read_scores(case.model, saved, [trace])
     (held,) = case.model.replay([trace.token_ids], [[Span(0, len(trace))]], (2,))
     scale = float(np.linalg.norm(held.values)) + 1
     live = {one.sentence: one.scores[0] for one in ended if one.scores}

@@ -8,7 +8,6 @@ ROOMS = {
     r"\.unlink\(|os\.remove\(|os\.unlink\(": {
         "files",
         "storage.place",
-        "storage.matrix",
         "organism.weights",
     },
     r"shutil\.rmtree|\brmtree\(": {"files"},

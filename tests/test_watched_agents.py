@@ -69,7 +69,7 @@ def test_a_watched_agent_is_scored_as_the_recorded_episode_is_in_bulk(
         told = [one.content for one in got if not isinstance(one, Reading)]
         assert told == [each.content for call in trace.calls for each in call.results]
         ended = [sentence for one in readings for sentence in one.ended]
-        (bulk,) = read_scores(model, saved, [trace])
+        ((bulk, _),) = read_scores(model, saved, [trace])
         np.testing.assert_allclose(kept[trace.id], bulk, atol=1e-3)  # kept in half precision
         assert [one.text for one in ended] == [trace.text_of(s) for s in trace.sentences]
         for one in ended:

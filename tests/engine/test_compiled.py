@@ -105,7 +105,7 @@ def assert_scored(name: str, probe: Path, written: list[Guarded]) -> None:
     model = load_model(name, dtype="float32")
     task = Task("t", "c", "")
     traces = [as_if_written(model, task, ids, start, "a name") for ids, start, _ in written]
-    every = read_scores(model, load_probe(probe), traces)
+    every = [scores for scores, _ in read_scores(model, load_probe(probe), traces)]
     scored = 0
     for (_, _, told), wanted in zip(written, every, strict=True):
         found = [one["risk"][0]["score"] if one["risk"] else np.nan for one in told["sentences"]]

@@ -118,7 +118,8 @@ def wanted(written: list[Written]) -> list[tuple[Any, np.ndarray]]:
         as_if_written(model, Task("t", "c", ""), (*one.prompt, *one.ids), len(one.prompt), "a name")
         for one in written
     ]
-    return list(zip(traces, read_scores(model, saved, traces), strict=True))
+    every = [scores for scores, _ in read_scores(model, saved, traces)]
+    return list(zip(traces, every, strict=True))
 
 
 def assert_judged(told: list[dict[str, Any]], written: list[Written]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.errors import ProbeError
-from trace_probe.files import absent, checked_name, sweep, write_bytes
+from trace_probe.files import absent, checked_name, discard, sweep, write_bytes
 from trace_probe.storage.locks import in_turn
 from trace_probe.storage.seals import (
     BLANK,
@@ -62,7 +62,7 @@ def write_probe(folder: Path, card: Mapping[str, Any], tensors: Tensors) -> None
     sweep(folder)
     if (folder / WEIGHTS).is_file() and not _holds(folder, tensors):
         for measured in (ALARMS, RECHECKS):
-            (folder / measured).unlink(missing_ok=True)
+            discard(folder / measured)
     weights = save(dict(tensors), {KEY: BLANK})
     write_bytes(folder / WEIGHTS, sealed(weights, HEADER))
     write_json(folder / CARD, card)
