@@ -16,6 +16,7 @@ from trace_probe.errors import ProbeError
 from trace_probe.monitor.memory import Memory
 from trace_probe.probing.distance import AXES, ROWS, TOGETHER, RowDistance
 from trace_probe.probing.features import stream_thoughts
+from trace_probe.probing.fitting import probe_scores
 from trace_probe.probing.probe import check_overwrites, load_probe, save_probe
 
 WIDTH = 24
@@ -126,7 +127,9 @@ def test_parts_that_do_not_fit_are_refused(wrong: dict[str, np.ndarray], tmp_pat
 def test_scores_and_distances_are_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, bare = plant(WORLD), planted_probe()
     known = replace(bare, distance=RowDistance.fit(correlated(200)[:, : bare.card.width]))
-    expected, passes = (known.scores(corpus), known.distances(corpus)), []
+    assert known.distance is not None
+    far = probe_scores(known.distance, corpus, known.card.recipe)
+    expected, passes = (known.scores(corpus), far), []
 
     def counted(*given: Any) -> Any:
         passes.append(given)
@@ -138,7 +141,7 @@ def test_scores_and_distances_are_read_in_one_pass(monkeypatch: pytest.MonkeyPat
         assert found.keys() == wanted.keys()
         assert all(np.array_equal(found[one], wanted[one], equal_nan=True) for one in wanted)
     assert len(passes) == 1
-    assert bare.read(corpus)[1] == bare.distances(corpus) == {}
+    assert bare.read(corpus)[1] == {}
 
 
 def test_a_sentence_lies_as_far_while_it_is_written_as_in_the_finished_trace() -> None:

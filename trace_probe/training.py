@@ -97,7 +97,7 @@ def train(  # noqa: PLR0913 - these are the options of the command
     cells = sweep_layers(executor or LocalExecutor(), sweeper, chosen, tell)
     recipe, figures = choose(cells)
     rivals = rival_recipes(cells, head)
-    layers = sorted({one.layer for one in (recipe, *rivals)})
+    layers = sorted({layer for one in (recipe, *rivals) for layer in one.layers})
     learned, calm = (part.with_activations(store, layers) for part in corpus.parts(split))
     made, compared = choose_head(learned, recipe, rivals, head, seed=seed, tell=tell)
     smooth, tried = choose_smoothing(learned, made.scores, rows, candidates)

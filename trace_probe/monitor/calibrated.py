@@ -152,13 +152,14 @@ def _found(
     store: Store, saved: SavedProbe, thresholds: dict[str, Threshold], calm: Corpus
 ) -> Calibration:
     """Return thresholds with the model and the traces that they were set on."""
+    scores, distances = saved.read(calm)
     return Calibration(
         model=store.manifest.model,
         decoding=Decoding.of(store.manifest.sampling),
         thresholds=thresholds,
-        levels=tuple(sorted(levels(saved.scores(calm)))),
+        levels=tuple(sorted(levels(scores))),
         tasks=tuple(sorted(set(calm.tasks))),
-        distances=tuple(sorted(levels(saved.distances(calm)))),
+        distances=tuple(sorted(levels(distances))),
     )
 
 

@@ -181,17 +181,11 @@ class SavedProbe:
         """Return the score of each reasoning sentence of each trace."""
         return probe_scores(self.probe, corpus, self.card.recipe)
 
-    def distances(self, corpus: Corpus) -> Scores:
-        """Return how far each reasoning sentence lies from what the probe learned from.
-
-        Empty if that is not known.
-        """
-        if self.distance is None:
-            return {}
-        return probe_scores(self.distance, corpus, self.card.recipe)
-
     def read(self, corpus: Corpus) -> tuple[Scores, Scores]:
-        """Return its scores and its distances in one pass; the latter empty if not known."""
+        """Return the scores, and how far each sentence lies from what the probe learned from.
+
+        The latter is empty if that is not known.
+        """
         readers = (self.probe,) if self.distance is None else (self.probe, self.distance)
         scores, *distances = several_scores(readers, corpus, self.card.recipe)
         return scores, distances[0] if distances else {}
