@@ -21,6 +21,7 @@ from trace_probe.explorer.payload import payload
 from trace_probe.explorer.reader.component import aligned
 from trace_probe.explorer.reader.display import display
 from trace_probe.explorer.reader.page import inert, page
+from trace_probe.explorer.reader.scripts import SCRIPTS, source
 from trace_probe.explorer.rows import build_row, facts_of
 from trace_probe.explorer.saved import save_page
 
@@ -32,6 +33,22 @@ IN_SIGHT = """() => {
   const row = document.querySelector('.row[aria-selected="true"]').getBoundingClientRect();
   return row.top >= list.top && row.bottom <= list.bottom;
 }"""
+
+
+SERVED = """data => {
+  document.body.innerHTML = MARKUP;
+  SCRIPTS
+  const frame = new Frame(document.querySelector(".frame"));
+  window.asked = [];
+  window.draw = (threshold) => frame.show([{ ...data, threshold }], {
+    emit: () => {},
+    onThreshold: (value) => window.asked.push(value),
+  });
+  window.raise = () => frame.readers[0].go("+");
+  window.shown = () => frame.readers[0].data.threshold;
+  draw(data.threshold);
+}"""
+"""The reader as a page of a server has it, with the server's part left to the test."""
 
 
 def content(run: Path, trace_id: str, *, layer: int | None = None) -> dict[str, Any]:
@@ -283,6 +300,43 @@ def test_a_long_trace_follows_the_keys_at_once(tab: Tab, files: Path) -> None:
         tab.press(key)
         waits.append(time.perf_counter() - begin)
     assert float(np.median(waits)) < 0.5
+
+
+@pytest.fixture
+def served(tab: Tab, files: Path) -> Tab:
+    """Return a tab whose reader asks `window.asked` for thresholds, with a clock to move."""
+    script = SERVED.replace("MARKUP", json.dumps(source("reader.html")))
+    tab.page.clock.install()
+    tab.page.goto("about:blank")
+    tab.page.evaluate(script.replace("SCRIPTS", source(*SCRIPTS)), content(files / "rich", "early"))
+    return tab
+
+
+def test_a_threshold_whose_message_was_lost_is_asked_for_again(served: Tab) -> None:
+    """A page that is drawn for another reason answers with the threshold of before."""
+    before = served.page.evaluate("shown()")
+    served.page.evaluate("raise()")
+    wanted = served.page.evaluate("shown()")
+    assert wanted > before
+    for asked, milliseconds in ((1, 1_000), (2, 2_000), (3, 2_000)):
+        served.page.clock.run_for(milliseconds)
+        served.page.evaluate("threshold => draw(threshold)", before)
+        assert served.page.evaluate("asked") == [wanted] * asked
+        assert served.page.evaluate("shown()") == wanted
+    served.page.evaluate("threshold => draw(threshold)", wanted)
+    served.page.clock.run_for(60_000)
+    assert served.page.evaluate("asked") == [wanted] * 3
+
+
+def test_a_threshold_that_is_never_taken_is_given_up_and_the_served_one_is_shown(
+    served: Tab,
+) -> None:
+    before = served.page.evaluate("shown()")
+    served.page.evaluate("raise()")
+    served.page.clock.run_for(60_000)
+    served.page.evaluate("threshold => draw(threshold)", before)
+    assert len(served.page.evaluate("asked")) == 4
+    assert served.page.evaluate("shown()") == before
 
 
 def test_no_text_can_end_the_data_of_a_page() -> None:

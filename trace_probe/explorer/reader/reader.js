@@ -5,6 +5,7 @@ const SHORTEST_LIST = 260;
 const THRESHOLD_STEPS = 100;
 const THRESHOLD_REST_MS = 50;
 const ANSWER_MS = 2000;
+const ASKS = 4;
 const HELP = [
   ["j k", "next, previous sentence"],
   ["J K", "next, previous over the threshold"],
@@ -39,9 +40,8 @@ class Reader {
   // `emit` is told where the reader went; `step`, that another trace is wanted; `onThreshold`,
   // that another threshold is. Without someone to tell, a threshold cannot be moved.
   show(data, { emit, step = null, onThreshold = null, onMove = null }) {
-    // An answer may come while the threshold is moved on: what was not asked for yet is kept.
-    const resting = this.data?.trace === data.trace ? this.resting : undefined;
-    clearTimeout(this.thresholdTimer);
+    const sameScores = this.data?.trace === data.trace && `${this.data.range}` === `${data.range}`;
+    const wanted = sameScores ? this.wanted : undefined;
     Object.assign(this, { emit, step, onThreshold, onMove });
     const moved = this.data?.trace === data.trace && this.data.focus === data.focus;
     const keep = moved && this.index !== undefined ? this.index : data.focus;
@@ -59,7 +59,7 @@ class Reader {
     this.width = this.root.clientWidth;
     this.root.dataset.ready = data.trace;
     this.root.dataset.threshold = data.threshold ?? "";
-    if (resting !== undefined) this.tryThreshold(resting);
+    this.goOnAsking(wanted);
   }
 
   // The list ends where the window does, so that the sentence it opens at can be seen.
@@ -196,24 +196,44 @@ class Reader {
   // Shows at once what another threshold would colour; words and alarm follow once it rests.
   tryThreshold(value) {
     if (!this.onThreshold || this.data.threshold === null) return;
-    const [low, high] = this.data.range;
-    const threshold = clamp(value, low, high);
+    this.wanted = { threshold: clamp(value, ...this.data.range), asks: ASKS };
+    this.colourAt(this.wanted.threshold);
+    this.thresholdIn(THRESHOLD_REST_MS);
+  }
+
+  colourAt(threshold) {
     const { scores } = this.data;
     const overSet = new Set([...scores.keys()].filter((i) => scores[i] !== null && scores[i] >= threshold));
     this.data = { ...this.data, threshold, overSet, over: [...overSet] };
     this.curve.draw(this.data, this.withLayers);
     this.sentences.recolour(this.data);
     if (this.index !== undefined) this.curve.select(this.index);
-    clearTimeout(this.thresholdTimer);
-    this.resting = threshold;
-    this.thresholdTimer = setTimeout(() => this.askFor(threshold), THRESHOLD_REST_MS);
   }
 
-  // A page that is being drawn may lose what it is told meanwhile, so it is told once more.
-  askFor(threshold, again = true) {
-    this.resting = undefined;
-    this.onThreshold(threshold);
-    if (again) this.thresholdTimer = setTimeout(() => this.askFor(threshold, false), ANSWER_MS);
+  // A page that is being drawn may lose what it is told meanwhile, so it is told again.
+  askForThreshold() {
+    if (!this.wanted || !this.onThreshold) return;
+    this.wanted.asks -= 1;
+    this.onThreshold(this.wanted.threshold);
+    if (this.wanted.asks) this.thresholdIn(ANSWER_MS);
+  }
+
+  // Without the threshold that is wanted, what was drawn is an answer to something else: the
+  // reader keeps its colours, and goes on asking.
+  goOnAsking(wanted) {
+    const [low, high] = this.data.range;
+    const near = (threshold) => Math.abs(threshold - this.data.threshold) <= 1e-6 * (high - low);
+    if (!wanted?.asks || this.data.threshold === null || near(wanted.threshold)) {
+      this.wanted = undefined;
+      clearTimeout(this.thresholdTimer);
+    } else {
+      this.colourAt(wanted.threshold);
+    }
+  }
+
+  thresholdIn(milliseconds) {
+    clearTimeout(this.thresholdTimer);
+    this.thresholdTimer = setTimeout(() => this.askForThreshold(), milliseconds);
   }
 
   toggleLayers() {
