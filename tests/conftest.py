@@ -1,5 +1,6 @@
 """Fixtures that several test files share; torch is imported only by tests that ask for it."""
 
+import gc
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ os.environ.setdefault(
 if "PYTEST_XDIST_WORKER" in os.environ:  # beside other workers, a second thread only waits
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+gc.disable()  # until all modules are read: what they hold stays, and is looked through in vain
 
 # A deadline would make the tests depend on what else the machine is doing. Where a test does not
 # say how many examples it needs, a run draws 40, and the next run others.
@@ -39,6 +42,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; `--dist loadfile` hands out files in this order."""
     place = {Path(__file__).parent / f"{name}.py": n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, and never look through what importing the tests has made."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_looked_through_once() -> None:
+    """Keep what earlier files imported and cached out of the garbage collections of this one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
