@@ -293,7 +293,7 @@ def test_a_notebook_shows_the_reader_in_a_frame_without_an_origin(tab: Tab, file
 def test_a_long_trace_follows_the_keys_at_once(tab: Tab, files: Path) -> None:
     begin = time.perf_counter()
     tab.file(files / "long.html")
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < 20
     waits = []
     for key in "sxajkjkpa":
         begin = time.perf_counter()
