@@ -11,6 +11,7 @@ What is heavy is loaded once; each run is a fork, so that nearly all kills fall 
 """
 
 import argparse
+import gc
 import hashlib
 import importlib
 import json
@@ -55,13 +56,24 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "steer": (
         *("steer", "run", PROBE, "--name", "killed", "--prompts", "2", "--continuations", "1"),
         *("--randoms", "1", "--unrelated", "1", "--doses", "0.1", "--dose", "0.1"),
-        *("--backend", "hooks", "--json"),
+        *("--at", "0.7", "--backend", "hooks", "--json"),
     ),
     "annotations": (),
 }
 HEAVY = (
-    *("trace_probe.model.local", "trace_probe.training", "trace_probe.study.study"),
-    *("trace_probe.commands.main", "pyarrow.parquet", "sklearn.linear_model", "scipy.stats"),
+    *("trace_probe.commands.main", "trace_probe.emergence.asking"),
+    *("trace_probe.emergence.efficiency", "trace_probe.emergence.experiment"),
+    *("trace_probe.emergence.oracle", "trace_probe.evaluation.panel"),
+    *("trace_probe.labelling.annotations", "trace_probe.labelling.runs"),
+    *("trace_probe.model.local", "trace_probe.monitor.calibrated", "trace_probe.monitor.flagging"),
+    *("trace_probe.recording.record", "trace_probe.recording.served_agents"),
+    *("trace_probe.recording.shares", "trace_probe.study.study", "trace_probe.study.tables"),
+    *("trace_probe.tasks.environments", "trace_probe.tasks.sources", "trace_probe.training"),
+    *("trace_probe.upkeep.merge", "trace_probe.upkeep.pack", "trace_probe.world.rules"),
+    *("pyarrow.dataset", "pydantic.dataclasses", "safetensors.numpy", "scipy.stats"),
+    "sentencepiece",
+    *("sklearn.decomposition", "sklearn.linear_model", "transformers.convert_slow_tokenizer"),
+    "transformers.models.qwen3.modeling_qwen3",
 )
 TOLD_AGAIN = {"record", "label", "pack", "merge"}
 """They say what they did themselves, which after a kill is less."""
@@ -228,6 +240,7 @@ def main() -> None:
     tqdm.monitor_interval = 0  # no thread of its own, which a fork would catch at something
     tqdm.set_lock(threading.RLock())  # its own is shared by all processes: the dead would hold it
     torch.set_num_threads(1)
+    gc.freeze()  # else each child would look through it all
     for name in given.commands or COMMANDS:
         found = suffer(name, (given.folder / name).absolute(), given.kills)
         sys.stdout.write(json.dumps(found) + "\n")
