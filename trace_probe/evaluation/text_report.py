@@ -146,15 +146,15 @@ def _text_fold(learned: Corpus, read: Corpus) -> dict[str, Told]:
     rows = LearnedRows(np.arange(len(y)), first, y, np.ones(len(y)))
     model = TextModel(TextRecipe(last=False)).fit(prompts, rows)
 
-    def by_prompt(trace: Trace) -> float:
-        words = Words([[trace.channel_text("prompt")]], prompts.vocabulary)
-        return float(model.scores(words, first[:1], first[:1])[0])
-
+    others = Words([[trace.channel_text("prompt")] for trace in read.traces], prompts.vocabulary)
+    at = np.arange(len(read.traces))
+    scores = model.scores(others, at, np.zeros_like(at)).tolist()
+    by_prompt = dict(zip((trace.id for trace in read.traces), scores, strict=True))
     lengths = length(read)
     return {
         "tfidf": whole_text(learned, read),
         "category-only": _constant(read, category_rate(learned)),
-        "prompt-only-text": _constant(read, by_prompt),
+        "prompt-only-text": _constant(read, lambda trace: by_prompt[trace.id]),
         "length": Told(dict(lengths), {name: _last(row, 0.0) for name, row in lengths.items()}),
     }
 
