@@ -177,7 +177,7 @@ def format_flags(flags: Flags, alarmed: int | None = None) -> str:
     agents = any(one.call > 1 or one.calls_left is not None for one in flags.alarms)
     wide = max((len(one.task) for one in flags.alarms), default=0)
     rows = [
-        f"{one.trace_id}  {one.task:{wide}}  peak {one.peak:6.2f}  token {one.token:5}  "
+        f"{one.trace_id}  {one.task:{wide}}  peak {one.peak:6.2f}  alarm at token {one.token:5}  "
         f"{_in_call(one) if agents else ''}{'outside  ' if one.outside else ''}"
         f"{snippet(one.text, 60)}"
         for one in flags.alarms
