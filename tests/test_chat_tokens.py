@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from trace_probe.episode import calls_of
+from trace_probe.errors import ModelError
+from trace_probe.interop.left_out import IN_WORDS
 from trace_probe.interop.transcripts import import_transcripts, read_transcripts
 from trace_probe.model.tokenizer import ChatTokenizer
 from trace_probe.store import Store
@@ -151,3 +153,69 @@ def test_the_run_of_chats_in_tokens_names_their_tokenizer(
     assert Store(tmp_path / "run").manifest.tokenizer == tokenizer.fingerprint
     [trace] = Store(tmp_path / "run").traces()
     assert trace == one(tmp_path, atif(tokenizer), tokenizer)
+
+
+PLAIN: dict[str, Any] = {"prompt": "Keep it.", "reasoning": "I look. I keep.", "answer": "Done."}
+THOUGHT = "<think>\nI look. I keep.\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [PLAIN, {"prompt": "Keep it.", "completion": f"{THOUGHT}Done."}],
+    ids=["apart", "one completion"],
+)
+def test_a_plain_transcript_comes_in_tokens_of_its_prompt_as_the_template_writes_it(
+    tmp_path: Path, tokenizer: ChatTokenizer, line: dict[str, Any]
+) -> None:
+    trace = one(tmp_path, line, tokenizer)
+    assert trace.text == f"<|user|>Keep it.<|end|><|assistant|>{THOUGHT}Done."
+    assert tokenizer.offsets(trace.token_ids) == (trace.text, trace.offsets)
+    assert (trace.tokenizer, trace.facts) == (tokenizer.fingerprint, {"ids": "retokenised"})
+    assert trace.text[: trace.offsets[trace.prompt_stop]] == "<|user|>Keep it.<|end|><|assistant|>"
+    thoughts = [trace.text_of(one).strip() for one in trace.sentences if one.channel == "reasoning"]
+    assert (thoughts, trace.thought) == (["I look.", "I keep."], "closed")
+    assert trace.channel_text("answer").strip() == "Done."
+
+
+def test_tool_calls_of_a_plain_transcript_are_actions_in_tokens_too(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    calls = [{"function": {"name": "look", "arguments": '{"n": 5}'}}]
+    trace = one(
+        tmp_path, {"prompt": "Keep it.", "reasoning": "So.", "tool_calls": calls}, tokenizer
+    )
+    assert trace.token_ids
+    [act] = trace.actions
+    assert (act.name, trace.text_of(act.span).strip()) == ("look", CALL)
+
+
+def test_a_thought_that_the_prompt_has_opened_is_not_opened_again(
+    tmp_path: Path, tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = "<|user|>Keep it.<|end|><think>\n"
+    monkeypatch.setattr(type(tokenizer), "conversation", lambda *_, **__: opened)
+    trace = one(tmp_path, PLAIN, tokenizer)
+    assert trace.text == f"<|user|>Keep it.<|end|>{THOUGHT}Done."
+    assert trace.channel_text("reasoning").strip() == "I look. I keep."
+
+
+def refuse(*_: object, **__: object) -> str:
+    raise ModelError("the chat template refuses this")
+
+
+@pytest.mark.parametrize("record", [PLAIN, atif()], ids=["plain", "chat"])
+def test_what_cannot_be_had_in_tokens_stays_in_words_and_the_report_says_so(
+    tmp_path: Path,
+    tokenizer: ChatTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    record: dict[str, Any],
+) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps(record), "utf-8")
+    monkeypatch.setattr(type(tokenizer), "conversation", refuse)
+    report = import_transcripts(file, tmp_path / "run", tokenizer=tokenizer)
+    [trace] = Store(tmp_path / "run").traces()
+    assert (trace.tokenizer, trace.token_ids) == ("words", ())
+    [note] = report.notes
+    assert note == f"{IN_WORDS}: 1 row (line 1)."
+    assert "`observe`" in note

@@ -27,7 +27,8 @@ def import_(file: Path, run: Path, fields: str = "", tokenizer: str = "") -> Tol
         file: Transcripts or chats, one JSON object a line; an ATIF trajectory; an Inspect log; a
             run from `export`. The kind of file is recognised.
         fields: Field names, such as reasoning=cot,answer=reply,label=harm.
-        tokenizer: A model's folder or name: chats come in its tokens instead of words.
+        tokenizer: A model's folder or name: texts come in its tokens instead of words, so that it
+            can read them again (`record --recapture`).
     """
     from trace_probe.interop.bounds import is_inspect_log
     from trace_probe.interop.exchange import import_export, is_export
@@ -85,7 +86,8 @@ def import_inspect(log: Path, run: Path, role: str = "", tokenizer: str = "") ->
 
     Args:
         role: Import the calls of this role. Default: `target`, or calls without a role.
-        tokenizer: A model's folder or name: chats come in its tokens instead of words.
+        tokenizer: A model's folder or name: chats come in its tokens instead of words, so that it
+            can read them again (`record --recapture`).
     """
     from trace_probe.interop.inspect_log import import_inspect as read
 

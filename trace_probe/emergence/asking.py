@@ -159,6 +159,6 @@ def _check(store: Store, continuer: Continuer) -> None:
     if (continuer.name, continuer.tokenizer) != (manifest.model, manifest.tokenizer):
         raise ModelError(
             f"{store.path} was written by {manifest.model}, and {continuer.name} would go on "
-            f"from it: an oracle needs the model, revision and tokenizer that wrote the traces. Name "
-            f"them with --model and --revision; a server can continue only what a server wrote"
+            f"from it: an oracle needs the model, revision and tokenizer that wrote the traces. "
+            f"Name them with --model and --revision; a server can continue only what a server wrote"
         )

@@ -29,7 +29,7 @@ from trace_probe.text.layout import Layout, lay_out
 from trace_probe.text.parts import OPEN, after_prompt, as_recorded, cut_words
 from trace_probe.text.tool_calls import write_call
 from trace_probe.text.written import read_back
-from trace_probe.trace import ModelCall, Span, ToolCall, ToolResult, Trace, digest
+from trace_probe.trace import Finish, ModelCall, Span, ToolCall, ToolResult, Trace, digest
 
 if TYPE_CHECKING:
     from trace_probe.model.tokenizer import ChatTokenizer
@@ -146,7 +146,22 @@ def _retokenised(
         prompt = prompt_of(tokenizer, turn)
     except ModelError:  # the template does not take such messages
         return None
-    mine = written(turn, str(about["model"]), last=last)
+    return in_tokens(
+        tokenizer, prompt, written(turn, str(about["model"]), last=last), about, turn.finish
+    )
+
+
+def in_tokens(
+    tokenizer: "ChatTokenizer",
+    prompt: str,
+    mine: Written,
+    about: Mapping[str, Any],
+    finish: Finish,
+) -> Trace | None:
+    """Return a prompt and what was written behind it, in tokens of that text.
+
+    None if the tokens do not write the text back. `about` is as in `trace_of`, with an id.
+    """
     _, opened = format_under(prompt, tokenizer.format)
     if opened and mine.text.startswith(OPEN):
         mine = _without(mine, len(OPEN))
@@ -165,7 +180,7 @@ def _retokenised(
         **_as_given(layout, mine, own)._asdict(),
         token_ids=ids,
         tokenizer=tokenizer.fingerprint,
-        finish=turn.finish,
+        finish=finish,
     )
 
 

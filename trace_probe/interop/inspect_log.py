@@ -16,7 +16,7 @@ from trace_probe.interop.bounds import check_archive
 from trace_probe.interop.conversation import asked
 from trace_probe.interop.episodes import trace_of
 from trace_probe.interop.inspect_events import Strand, strands_of, why_none
-from trace_probe.interop.left_out import LeftOut
+from trace_probe.interop.left_out import IN_WORDS, LeftOut
 from trace_probe.interop.transcripts import ImportReport, keep
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
@@ -63,6 +63,8 @@ def import_inspect(
             aside.row(where, str(error))
             continue
         transcripts += made
+        if tokenizer and not all(trace.token_ids for trace, _ in made):
+            aside.note(IN_WORDS, where)
         if not made:
             aside.row(where, why_none(sample))
     if not transcripts:

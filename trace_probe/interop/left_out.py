@@ -6,6 +6,11 @@ from dataclasses import asdict, dataclass, field
 
 from trace_probe.store import Store
 
+IN_WORDS = (
+    "Left in words, which `observe` alone reads: the chat template does not take the prompt, or "
+    "the tokens do not write the text back"
+)
+"""What a row is told of that could not be had in the tokens that were asked for."""
 SHOWN = 3
 LONGEST = 1 << 16
 """Characters of a row that are kept."""

@@ -1,34 +1,36 @@
 """Foreign transcripts, JSON lines in fields of any name, as traces and labels in a run.
 
 A line is an object with a prompt and either reasoning and answer apart or one completion
-with think tags. Tokens are words, cut at white space, and a trace's text is
+with think tags. Without a tokenizer, tokens are words, cut at white space, and a trace's text is
 
     system ¶ prompt ¶ <think> reasoning </think> ¶ answer
 
 with a blank line for each ¶, without the system part where there is none, and with the
 completion as it stands where reasoning and answer come in one. Tool calls that come apart are
-written behind it. Labels that come along are kept, unreadable ones as unknown. A row that is no
-transcript is left out, named, and kept aside in the run.
+written behind it. With a tokenizer, its chat template writes system and prompt.
+
+Labels that come along are kept, unreadable ones as unknown. A row that is no transcript is left
+out, named, and kept aside in the run.
 """
 
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trace_probe.errors import TraceError
+from trace_probe.errors import ModelError, TraceError
 from trace_probe.interop.blocks import calls_of
 from trace_probe.interop.bounds import check_words
 from trace_probe.interop.chats import Chat, chat_of, model_of
-from trace_probe.interop.conversation import asked
-from trace_probe.interop.episodes import trace_of
+from trace_probe.interop.conversation import Written, asked
+from trace_probe.interop.episodes import in_tokens, trace_of
 from trace_probe.interop.fields import DEFAULT_MAPPING, FieldMapping, Line, read_lines
-from trace_probe.interop.left_out import LeftOut
+from trace_probe.interop.left_out import IN_WORDS, LeftOut
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 from trace_probe.tasks.canonical import canonical
@@ -84,7 +86,8 @@ def import_transcripts(
 
     A line that cannot be read is left out: it is counted and kept in the run with the reason.
     Several files may go into one run: labels of another labeller join the traces that are there.
-    With a tokenizer, chats are brought into its tokens; other transcripts stay in words.
+    With a tokenizer, all are brought into its tokens; those of which it cannot be done stay in
+    words, and the report says so.
 
     Raises:
         TraceError: no line can be read, or no line has a field that `mapping` names.
@@ -248,23 +251,47 @@ def _trace(line: Line, samples: _Samples, tokenizer: "ChatTokenizer | None") -> 
     task, model = _task(line), model_of(line)
     finish = FINISHES.get((line.spare(line.text, "finish") or "").lower(), "unknown")
     check_words(one.text for n in ("reasoning", "answer") if (one := line.contents(n)))
-    text, cut = _text(line, task, format_of(None, model), finish)
-    offsets, layout = cut_words(text, cut)
+    mine = _written(line, format_of(None, model), finish)
     own = line.spare(line.key, "id")
-    trace = Trace(
-        digest(*samples.key(own, model, task), text),
-        task,
-        model,
-        _sampling(line),
-        0,
-        text,
-        offsets,
-        **layout._asdict(),
-        tokenizer="words",
-        finish=finish,
-        source="imported",
-    )
+    about = {**_about(line, task, model), "id": "call"}
+    trace = _in_tokens(tokenizer, task, mine, about, finish) if tokenizer else None
+    if trace is None:
+        trace = _in_words(task, mine, about, finish)
+        line.notes.extend([IN_WORDS] if tokenizer else [])
+    trace = replace(trace, id=digest(*samples.key(own, model, task), trace.text))
     return samples.placed(trace, own, line)
+
+
+def _about(line: Line, task: Task, model: str) -> dict[str, Any]:
+    """Return the fields of a trace that do not depend on its tokens, but for its id."""
+    return {
+        "task": task,
+        "model": model,
+        "sampling": _sampling(line),
+        "sample": 0,
+        "source": "imported",
+    }
+
+
+def _in_words(task: Task, mine: Written, about: Mapping[str, Any], finish: Finish) -> Trace:
+    """Return what a model wrote behind a prompt as a trace in words."""
+    prompt = "\n\n".join(filter(None, (task.system, task.prompt))) + "\n\n"
+    text = prompt + mine.text
+    offsets, layout = cut_words(text, after_prompt(prompt, mine.cut))
+    words = {"text": text, "offsets": offsets, **layout._asdict(), "tokenizer": "words"}
+    return Trace(**about, **words, finish=finish)
+
+
+def _in_tokens(
+    tokenizer: "ChatTokenizer", task: Task, mine: Written, about: Mapping[str, Any], finish: Finish
+) -> Trace | None:
+    """Return the same in tokens, with the prompt as `record` would write it; None if in vain."""
+    try:
+        prompt = tokenizer.prompt(task)
+    except ModelError:  # the template does not take such a prompt
+        return None
+    trace = in_tokens(tokenizer, prompt, mine, about, finish)
+    return trace and replace(trace, facts={"ids": "retokenised"})
 
 
 def _chat_trace(
@@ -279,15 +306,10 @@ def _chat_trace(
     closed = line.spare(line.flag, "closed")
     turns = [*before, replace(last, finish=finish, closed=closed)]
     model, own = model_of(line), line.spare(line.key, "id") or chat.id or None
-    about = {
-        "task": task,
-        "model": model,
-        "sampling": _sampling(line),
-        "sample": 0,
-        "source": "imported",
-    }
-    key = samples.key(own, model, task)
+    about, key = _about(line, task, model), samples.key(own, model, task)
     trace = trace_of(turns, about, key, {"format": chat.shape}, tokenizer)
+    if tokenizer and not trace.token_ids:
+        line.notes.append(IN_WORDS)
     return samples.placed(trace, own, line)
 
 
@@ -323,9 +345,8 @@ def _task(line: Line) -> Task:
     return Task(name, category, prompt, system=told, condition=line.every("condition"))
 
 
-def _text(line: Line, task: Task, format: Format, finish: Finish) -> tuple[str, Split]:
-    """Return the text of a trace and its channels, the prompt among them."""
-    prompt = "\n\n".join(filter(None, (task.system, task.prompt))) + "\n\n"
+def _written(line: Line, format: Format, finish: Finish) -> Written:
+    """Return what the model wrote, as text in channels."""
     reasoning, answer, made = _parts(line)
     alone = format_alone(answer, format, finish)
     raw = split(answer, 0, alone, prefilled=False)
@@ -339,7 +360,7 @@ def _text(line: Line, task: Task, format: Format, finish: Finish) -> tuple[str, 
     for part in cut.ranges:
         if part.channel == "answer" and (tags := tags_left(completion[part.start : part.stop])):
             line.notes.append(f"Left in the answer as text, though it may part it: {tags[0]}")
-    return prompt + completion, after_prompt(prompt, cut)
+    return Written(completion, cut, ())
 
 
 def _parts(line: Line) -> tuple[str | None, str, list[tuple[str, str, str]]]:
