@@ -30,10 +30,13 @@ settings.load_profile("trace_probe")
 
 
 LONGEST = (
-    *("explorer/test_explorer_browser", "test_endpoint", "test_kills", "test_notebooks"),
-    *("test_serving", "test_bench_capture", "test_demo", "test_precision", "test_record"),
-    *("test_estimators", "test_training", "test_detector", "test_sentence_map", "test_study"),
-    *("test_children", "test_templates", "test_model", "test_families"),
+    *("explorer/test_explorer_browser", "test_kills", "test_notebooks", "test_endpoint"),
+    *("test_demo", "test_detector", "test_training", "test_crashes", "test_serving"),
+    *("test_bench_capture", "test_agents", "explorer/test_reader", "test_engine_parts"),
+    *("organism/test_agent_road", "organism/test_family", "test_estimators"),
+    *("test_sentence_map", "test_precision", "test_readme", "test_record"),
+    *("test_bench_continuation", "test_documents", "test_model", "test_study"),
+    *("test_children", "test_templates", "test_families"),
 )
 """The files that take longest. They are begun first: else one would run alone at the end."""
 
