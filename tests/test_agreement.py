@@ -16,7 +16,6 @@ from trace_probe.labelling.agreement import (
     Verdicts,
     agreement,
     compare_verdicts,
-    format_agreement,
 )
 from trace_probe.labels import Label
 from trace_probe.statistics.bootstrap import Metric
@@ -173,7 +172,7 @@ def test_missing_verdicts_count_as_unknown_and_in_no_figure(tmp_path: Path) -> N
     assert {name: one.n for name, one in pair.categories.items()} == {"a": 2, "b": 2}
     assert pair.categories["a"].iar is not None
     assert pair.categories["a"].iar.estimate == 1.0
-    assert "1 without a verdict" in format_agreement(found)
+    assert "1 without a verdict" in str(found)
 
 
 def test_intervals_widen_when_the_traces_are_of_few_tasks(tmp_path: Path) -> None:
@@ -200,7 +199,7 @@ def test_all_of_one_class_has_a_rate_and_no_kappa(tmp_path: Path) -> None:
     assert found.iar.lower < 1
     assert all(pair.kappa is None for pair in found.pairs)
     assert len(found.pairs) == 3
-    assert "Fleiss' kappa undefined" in format_agreement(found)
+    assert "Fleiss' kappa undefined" in str(found)
 
 
 def test_one_labeller_or_an_unknown_one_is_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from trace_probe.evaluation.compare import (
     Side,
     compare,
     compare_probes,
-    format_comparison,
 )
 from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.panel import build_panel
@@ -60,7 +59,7 @@ def test_the_layer_of_the_signal_beats_the_other(store: Store, saved: SavedProbe
     found = compare_probes((store, saved), (store, blind))
     assert difference(found, "within_prompt_auroc").lower > 0.1
     assert (found.first, found.second) == ("planted-layer-3", "planted-layer-0")
-    rows = format_comparison(found).splitlines()
+    rows = str(found).splitlines()
     assert len(rows) == 3 + len(found.figures)
     assert "the same traces" in rows[0]
 
@@ -72,7 +71,7 @@ def test_it_says_by_which_rule_each_side_is_ranked(store: Store, saved: SavedPro
     )
     found = compare_probes((store, plain), (store, smooth))
     assert found.ranked_by == ("max", "mean:3")
-    last = format_comparison(found).splitlines()[-1]
+    last = str(found).splitlines()[-1]
     assert last == "plain is ranked by plain scores, smooth by mean:3"
 
 

@@ -14,7 +14,6 @@ from trace_probe.monitor.flagging import (
     Flags,
     _flag,
     format_flags,
-    format_shown,
     read_trace,
 )
 from trace_probe.statistics.smoothing import MAX
@@ -66,4 +65,4 @@ def test_a_printed_trace_shows_calls_and_results_in_order_and_marks_the_act(
     ]
     (act,) = [line for line in reading.lines if "action" in line.marks]
     assert act.text == 'delete_file {"path": "/var/log"}'
-    assert 'action       delete_file {"path": "/var/log"}' in format_shown(reading)
+    assert 'action       delete_file {"path": "/var/log"}' in str(reading)

@@ -10,7 +10,7 @@ from planted import keep, plant
 
 from trace_probe.errors import ProbeError, StoreError
 from trace_probe.monitor.detector import as_detector
-from trace_probe.monitor.flagging import flag, format_flags, format_shown, read_trace
+from trace_probe.monitor.flagging import flag, format_flags, read_trace
 from trace_probe.store import Store
 
 
@@ -70,7 +70,7 @@ def test_a_trace_is_read_with_scores_and_marks(store: Store) -> None:
     marks = {mark: line.sentence for line in reading.lines for mark in line.marks}
     assert marks == {"alarm": WORLD.onset, "said": WORLD.said, "action": WORLD.sentences}
     assert reading.lines[-1].score is None
-    assert "alarm" in format_shown(reading)
+    assert "alarm" in str(reading)
 
 
 def test_an_ambiguous_id_names_what_it_could_be(store: Store) -> None:
@@ -81,7 +81,7 @@ def test_an_ambiguous_id_names_what_it_could_be(store: Store) -> None:
 def test_escape_sequences_of_a_model_do_not_reach_the_terminal(store: Store) -> None:
     reading = read_trace(store, "test-000-s0")
     line = reading.lines[0].__class__(0, "reasoning", 0, 1, None, (), "\x1b[2Jgone\u202e")
-    shown = format_shown(reading.__class__(**{**reading.__dict__, "lines": (line,)}))
+    shown = str(reading.__class__(**{**reading.__dict__, "lines": (line,)}))
     assert "\x1b" not in shown
     assert "\u202e" not in shown
 

@@ -33,9 +33,9 @@ from trace_probe.store import Store
 from trace_probe.trace import Span, Trace
 from trace_probe.upkeep.merge import merge
 from trace_probe.upkeep.pack import pack
-from trace_probe.upkeep.repair import format_repair, repair
+from trace_probe.upkeep.repair import repair
 from trace_probe.upkeep.seal import migrate, seal
-from trace_probe.upkeep.verify import format_verify, verify, verify_at
+from trace_probe.upkeep.verify import verify, verify_at
 
 EACH = int(os.environ.get("TRACE_PROBE_FLIPS", "2"))
 """How many bits are flipped in each kind of file; 25 make more than 500 in all."""
@@ -463,7 +463,7 @@ def test_what_is_broken_is_set_aside_and_the_rest_can_be_used(
     assert all(trace in before["traces"] for trace in after["traces"])  # type: ignore[operator,attr-defined]
     assert verify(Store(run.path), progress=False).problems == ()
     assert any((run.path / "aside").rglob("*.*"))
-    assert "are now in aside/" in format_repair(report)
+    assert "are now in aside/" in str(report)
 
 
 def test_a_damaged_index_of_the_shards_is_made_again_from_the_shards(run: Store) -> None:
@@ -498,7 +498,7 @@ def test_a_lost_index_of_the_shards_is_made_again_from_the_shards(run: Store, si
     assert "store repair" in found.problems[0]
     report = repair(Store(run.path), progress=False)
     assert (report.lines, report.files, report.traces, report.left) == (0, [], [], ())
-    assert "shards/index.parquet was made again" in format_repair(report)
+    assert "shards/index.parquet was made again" in str(report)
     after = contents(Store(run.path))
     assert after["traces"] == before["traces"]
     assert after["values"].items() >= before["values"].items()  # type: ignore[attr-defined]
@@ -581,9 +581,7 @@ def test_a_run_of_schema_1_is_read_unchecked_and_can_be_migrated(run: Store, pac
     before = contents(Store(run.path))
     found = verify(Store(run.path), progress=False)
     assert (found.problems, found.unchecked) == ((), 12)
-    assert "12 lines, files or activations of an earlier version are unchecked" in format_verify(
-        found
-    )
+    assert "12 lines, files or activations of an earlier version are unchecked" in str(found)
     migrate(Store(run.path), progress=False)
     again = Store(run.path)
     assert again.manifest.schema == 2

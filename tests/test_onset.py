@@ -12,7 +12,6 @@ from trace_probe.emergence.onset import (
     at_prompt,
     commitment,
     emergence,
-    format_summary,
     jumps,
     onset,
     summarise,
@@ -114,6 +113,6 @@ def test_a_summary_counts_places_and_what_is_taken_back() -> None:
     assert (found.said_again.estimate, found.acted_anyway.estimate) == (5 / 20, 2 / 20)
     assert found.committed is not None
     assert found.committed.estimate == 1
-    assert "middle" in format_summary(found)
+    assert "middle" in str(found)
     with pytest.raises(NotEnoughData):
         summarise(traces, labels, {})

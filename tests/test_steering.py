@@ -19,7 +19,6 @@ from trace_probe.emergence.steering import (
     SteeringReport,
     SteeringSetup,
     _necessary,
-    format_steering,
     steer,
 )
 from trace_probe.errors import StoreError
@@ -49,7 +48,7 @@ def test_the_cause_is_found(tiny: Callable[..., Any], folder: Path) -> None:
     assert effect.size is not None
     assert effect.size.lower > 0.2
     assert effect.p == pytest.approx(1 / 21)
-    assert "all random" in format_steering(found)
+    assert "all random" in str(found)
     assert "Without the direction" in found.verdict
 
 

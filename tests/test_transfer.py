@@ -9,7 +9,6 @@ from trace_probe.evaluation.transfer import (
     Transfer,
     by_condition,
     by_target,
-    format_transfer,
     leave_one_category_out,
     transfer_matrix,
 )
@@ -55,7 +54,7 @@ def test_a_shared_signal_transfers_and_a_reversed_one_does_not() -> None:
     assert within(found, "here", "turned").upper < 0.5
     assert within(found, "turned", "turned").lower > 0.6
     json.dumps(asdict(found))
-    assert len(format_transfer(found).splitlines()) == 11
+    assert len(str(found).splitlines()) == 11
 
 
 def test_no_task_is_learned_from_under_one_nudge_and_judged_under_another() -> None:
@@ -147,8 +146,8 @@ def test_traces_are_ranked_by_the_rule_that_is_named() -> None:
     apart = leave_one_category_out(corpus, RECIPE, ranked_by=smooth)
     assert apart.cells != leave_one_category_out(corpus, RECIPE).cells
     assert [found.ranked_by for found in (plain, ranked, apart)] == ["max", "mean:5", "mean:5"]
-    assert "ranked by plain scores" in format_transfer(plain).splitlines()[0]
-    assert "ranked by mean:5" in format_transfer(ranked).splitlines()[0]
+    assert "ranked by plain scores" in str(plain).splitlines()[0]
+    assert "ranked by mean:5" in str(ranked).splitlines()[0]
 
 
 def test_runs_of_different_widths_are_refused() -> None:

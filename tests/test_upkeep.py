@@ -31,10 +31,10 @@ from trace_probe.storage.seals import sealed_line
 from trace_probe.store import Store
 from trace_probe.trace import Trace
 from trace_probe.upkeep.listing import Wanted, list_traces
-from trace_probe.upkeep.merge import format_merge, merge
-from trace_probe.upkeep.pack import format_pack, pack
+from trace_probe.upkeep.merge import merge
+from trace_probe.upkeep.pack import pack
 from trace_probe.upkeep.slice import slice_run
-from trace_probe.upkeep.verify import format_verify, verify
+from trace_probe.upkeep.verify import verify
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_whole_run_is_clean(run: Store) -> None:
     report = verify(run, progress=False)
     assert report.problems == report.leftovers == ()
     assert (report.traces, report.activations, report.labels) == (10, 10, 10)
-    assert "clean" in format_verify(report)
+    assert "clean" in str(report)
 
 
 def damage_bytes(run: Store) -> None:
@@ -205,7 +205,7 @@ def test_whatever_is_wrong_is_found(
     report = verify(Store(run.path), progress=False)
     assert len(report.problems) == 1
     assert re.search(complaint, report.problems[0])
-    assert "1 problems" in format_verify(report)
+    assert "1 problems" in str(report)
 
 
 def test_a_scan_of_a_shard_is_a_view_of_the_same_values(run: Store) -> None:
@@ -284,7 +284,7 @@ def test_packing_twice_packs_what_is_new(run: Store) -> None:
         fill(run, range(10, 13))
     report = pack(run, progress=False)
     assert (report.packed, report.were_packed, report.shards) == (3, 10, 1)
-    assert "3 traces packed into 1 shards" in format_pack(report)
+    assert "3 traces packed into 1 shards" in str(report)
     assert len(list(Store(run.path).traces())) == 13
     assert verify(run, progress=False).problems == ()
 
@@ -319,7 +319,7 @@ def test_the_parts_of_a_run_are_one_again(tmp_path: Path) -> None:
     assert contents(Store(tmp_path / "all")) == contents(whole)
     again = merge(tmp_path / "all", [tmp_path / "a", tmp_path / "b"], progress=False)
     assert (again.traces, again.resumed, again.labels) == (0, 10, 0)
-    assert "0 traces and 0 labels from 2 runs, 10 traces already there" in format_merge(again)
+    assert "0 traces and 0 labels from 2 runs, 10 traces already there" in str(again)
 
 
 def test_runs_that_do_not_belong_together_are_not_merged(tmp_path: Path) -> None:

@@ -40,12 +40,10 @@ def check(
     """
     if rehearse is not None:
         from trace_probe.doctor.rates import RehearsalPlan
-        from trace_probe.doctor.rehearsal import format_rehearsal
         from trace_probe.doctor.rehearsal import rehearse as walk
 
         plan = RehearsalPlan(rehearse, traces, tokens, layers, dtype, blocks, batch_size, device)
-        told = walk(plan, say)
-        return Told(told, format_rehearsal(told))
+        return Told(walk(plan, say))
     from trace_probe.doctor.findings import broken, checkup, format_checkup, to_json
 
     found = checkup(Path.cwd())

@@ -19,10 +19,13 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 class Told(NamedTuple):
-    """What a command has to say: a value for ``--json``, its text, and the exit code."""
+    """What a command has to say: a value for ``--json``, its text, and the exit code.
+
+    Without a text it is that of the value itself.
+    """
 
     value: object
-    text: str
+    text: str | None = None
     code: int = 0
 
 
@@ -69,7 +72,8 @@ def as_command(function: Callable[..., Told | None]) -> Callable[..., None]:
         for name, group in groups.items():
             given[name] = group(**{field: given.pop(field) for field in fields[name].parameters})
         if (told := function(**given)) is not None:
-            options.show_result(told.value, told.text, as_json=as_json)
+            text = str(told.value) if told.text is None else told.text
+            options.show_result(told.value, text, as_json=as_json)
             if told.code:
                 raise typer.Exit(told.code)
 

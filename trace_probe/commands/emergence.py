@@ -66,7 +66,7 @@ def oracle(
     from trace_probe.emergence import oracle as asked
     from trace_probe.emergence.asking import Source, ask_run
     from trace_probe.emergence.curve import drawn_of
-    from trace_probe.emergence.onset import format_summary, summarise
+    from trace_probe.emergence.onset import summarise
     from trace_probe.execution.executor import executor_named
     from trace_probe.labelling.judge import JudgeServers
     from trace_probe.labelling.runs import default_cache
@@ -98,8 +98,7 @@ def oracle(
     how = executor_named(executor, workers)
     new = ask_run(store, source, chosen, plan, executor=how, name=name, say=say)
     say(f"{new} continuations drawn")
-    found = summarise(chosen, labels, drawn_of(store, name))
-    return Told(found, format_summary(found))
+    return Told(summarise(chosen, labels, drawn_of(store, name)))
 
 
 def _chosen(
@@ -145,7 +144,6 @@ def efficiency(
     """
     from trace_probe.emergence.curve import drawn_of
     from trace_probe.emergence.efficiency import efficiency as compare
-    from trace_probe.emergence.efficiency import format_efficiency
 
     store, card = tp.Store(run), tp.load_probe(probe).card
     wanted = (card.name, *(beside or ("prompt-only", "tfidf", "tfidf-with-prompt")))
@@ -163,7 +161,7 @@ def efficiency(
         sibling_rate=sibling_rate,
         seed=seed,
     )
-    return Told(found, format_efficiency(found))
+    return Told(found)
 
 
 @emergence.command()
@@ -227,7 +225,7 @@ def steer(
         name: Name of the experiment, where a run has several.
     """
     from trace_probe.emergence.experiment import check_steering, run_steering
-    from trace_probe.emergence.steering import SteeringPlan, format_steering
+    from trace_probe.emergence.steering import SteeringPlan
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
 
@@ -247,7 +245,7 @@ def steer(
         backend=backend,
         name=name,
     )
-    return Told(found, format_steering(found))
+    return Told(found)
 
 
 @emergence.command()
@@ -281,7 +279,6 @@ def intervene(
         name: Name of the experiment, where a run has several.
     """
     from trace_probe.emergence.experiment import judged, run_intervention
-    from trace_probe.emergence.intervention import format_intervention
     from trace_probe.labelling.runs import labeller
     from trace_probe.model.bridge import load_weights
 
@@ -301,4 +298,4 @@ def intervene(
         seed=seed,
         name=name,
     )
-    return Told(found, format_intervention(found))
+    return Told(found)

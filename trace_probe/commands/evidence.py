@@ -112,7 +112,6 @@ def evaluate(
     """
     from trace_probe.emergence.standing import beside_oracle
     from trace_probe.evaluation.held_out import Beside, evaluate_probe, keep
-    from trace_probe.evaluation.report import format_report
     from trace_probe.evaluation.text_report import text_report
 
     store = tp.Store(run)
@@ -137,7 +136,7 @@ def evaluate(
         own = scores[saved.card.name]
         report = beside_oracle(report, store, saved.card, own, seed=seed)
     keep(store, report, scores)
-    return Told(report, format_report(report))
+    return Told(report)
 
 
 @evidence.command()
@@ -155,14 +154,13 @@ def compare(
         other: The probe to compare it with.
         other_run: Run of the other probe, where it is not this one.
     """
-    from trace_probe.evaluation.compare import compare_probes, format_comparison
+    from trace_probe.evaluation.compare import compare_probes
 
     if other_run is None and probe.resolve() == other.resolve():
         raise typer.BadParameter("both probes are the same: name another one, or --other-run")
     first = (tp.Store(run), tp.load_probe(probe))
     second = (tp.Store(other_run or run), tp.load_probe(other))
-    found = compare_probes(first, second, labeller=labeller, seed=seed)
-    return Told(found, format_comparison(found))
+    return Told(compare_probes(first, second, labeller=labeller, seed=seed))
 
 
 @evidence.command()
@@ -183,7 +181,6 @@ def transfer(
     from trace_probe.evaluation.transfer import (
         by_condition,
         by_target,
-        format_transfer,
         leave_one_category_out,
         transfer_matrix,
     )
@@ -207,7 +204,7 @@ def transfer(
             several = by_condition(corpus, across) if across == "nudge" else kinds
             parts = {kind: part.aimed(card.target) for kind, part in several.items()}
         found = transfer_matrix(across, parts, card.recipe, ranked_by=ranked_by, seed=seed)
-    return Told(found, format_transfer(found))
+    return Told(found)
 
 
 @evidence.command()

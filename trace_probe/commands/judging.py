@@ -64,7 +64,5 @@ def agreement(run: Path, labeller: list[str] | None = None, seed: int = 0) -> To
         labeller: Compare this labeller; may be repeated. Default: all.
     """
     from trace_probe.labelling.agreement import agreement as compare
-    from trace_probe.labelling.agreement import format_agreement
 
-    found = compare(tp.Store(run), labeller, seed=seed)
-    return Told(found, format_agreement(found))
+    return Told(compare(tp.Store(run), labeller, seed=seed))

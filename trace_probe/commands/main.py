@@ -295,7 +295,7 @@ def show(
         detector: Show the scores of this detector.
         html: Write the trace to an HTML file instead, which needs no server.
     """
-    from trace_probe.monitor.flagging import format_shown, read_trace
+    from trace_probe.monitor.flagging import read_trace
 
     reading = read_trace(tp.Store(run), trace, detector)
     if html is not None:
@@ -304,7 +304,7 @@ def show(
 
         size = save_page(run, reading.trace_id, html, detector)
         return Told({"file": str(html), "bytes": size}, f"{html}: {size:,} bytes")
-    return Told(reading, format_shown(reading))
+    return Told(reading)
 
 
 @app.command()

@@ -17,10 +17,10 @@ probe = Commands(help="Verify, seal, push and pull saved probes.", no_args_is_he
 @probe.command()
 def verify(folder: Path) -> Told:
     """Compare every file of a probe with its checksum; exit with 1 if anything is wrong."""
-    from trace_probe.monitor.sharing import format_probe_report, verify_probe
+    from trace_probe.monitor.sharing import verify_probe
 
     report = verify_probe(folder)
-    return Told(report, format_probe_report(report), code=int(bool(report.problems)))
+    return Told(report, code=int(bool(report.problems)))
 
 
 @probe.command()
@@ -96,4 +96,4 @@ def recheck(
     found = recheck_on(was, now, detector, labeller=labeller, margin=margin, loss=loss)
     if keep:
         save_recheck(local_folder(probe), found)
-    return Told(found, str(found), code=EXITS[found.verdict])
+    return Told(found, code=EXITS[found.verdict])

@@ -66,43 +66,38 @@ def verify(run: Path, tidy: bool = False) -> Told:
     Args:
         tidy: First remove what interrupted writers left.
     """
-    from trace_probe.upkeep.verify import format_verify, verify_at
+    from trace_probe.upkeep.verify import verify_at
 
     if tidy:
         with tp.Store(run).writing():
             pass
     report = verify_at(run)
-    return Told(report, format_verify(report), code=int(bool(report.problems)))
+    return Told(report, code=int(bool(report.problems)))
 
 
 @store.command()
 def repair(run: Path) -> Told:
     """Set aside what is broken in a run, in RUN/aside, so that the rest can be used."""
-    from trace_probe.upkeep.repair import format_repair
     from trace_probe.upkeep.repair import repair as repair_run
 
     report = repair_run(tp.Store(run))
-    return Told(report, format_repair(report), code=int(bool(report.left)))
+    return Told(report, code=int(bool(report.left)))
 
 
 @store.command()
 def migrate(run: Path) -> Told:
     """Bring a run of an earlier version to the present layout, in which all has checksums."""
-    from trace_probe.upkeep.seal import format_seal
     from trace_probe.upkeep.seal import migrate as migrate_run
 
-    report = migrate_run(tp.Store(run))
-    return Told(report, format_seal(report))
+    return Told(migrate_run(tp.Store(run)))
 
 
 @store.command()
 def seal(run: Path) -> Told:
     """Accept a run as it is: give new checksums to what you edited yourself."""
-    from trace_probe.upkeep.seal import format_seal
     from trace_probe.upkeep.seal import seal as seal_run
 
-    report = seal_run(tp.Store(run, "ignored"))
-    return Told(report, format_seal(report))
+    return Told(seal_run(tp.Store(run, "ignored")))
 
 
 @store.command()
@@ -112,11 +107,9 @@ def pack(run: Path, shard_mb: options.Count = 256) -> Told:
     Args:
         shard_mb: Size of a shard in MiB.
     """
-    from trace_probe.upkeep.pack import format_pack
     from trace_probe.upkeep.pack import pack as pack_run
 
-    report = pack_run(tp.Store(run), shard_bytes=shard_mb * 2**20)
-    return Told(report, format_pack(report))
+    return Told(pack_run(tp.Store(run), shard_bytes=shard_mb * 2**20))
 
 
 @store.command()
@@ -127,11 +120,9 @@ def merge(out: Path, runs: list[Path]) -> Told:
         out: Folder or URL of the run to make or to add to.
         runs: Runs of the same settings.
     """
-    from trace_probe.upkeep.merge import format_merge
     from trace_probe.upkeep.merge import merge as merge_runs
 
-    report = merge_runs(out, runs)
-    return Told(report, format_merge(report))
+    return Told(merge_runs(out, runs))
 
 
 @store.command("slice")
@@ -147,13 +138,11 @@ def slice_(run: Path, probe: Path, out: Path) -> Told:
     from dataclasses import replace
 
     from trace_probe.probing.probe import check_fits
-    from trace_probe.upkeep.slice import format_slice, slice_run
+    from trace_probe.upkeep.slice import slice_run
 
     whole, card = tp.Store(run), tp.load_probe(probe).card
     check_fits(card, whole.manifest, any_model=True)
     settings = replace(whole.manifest, layers=card.layers, pooling=card.pooling)
     learned = set(card.training_tasks)
-    report = slice_run(
-        whole, tp.Store.create(out, settings), lambda trace: trace.task.id not in learned
-    )
-    return Told(report, format_slice(report))
+    made = tp.Store.create(out, settings)
+    return Told(slice_run(whole, made, lambda trace: trace.task.id not in learned))

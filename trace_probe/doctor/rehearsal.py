@@ -47,6 +47,41 @@ class Rehearsal:
         """Return plain values."""
         return {**asdict(self), "total_seconds": self.forecast.total}
 
+    def __str__(self) -> str:
+        """Return the rates and the forecast as text."""
+        plan, rates, found = self.plan, self.rates, self.forecast
+        shape = rates.shape
+        built = (
+            f"all {shape.blocks} blocks"
+            if shape.built == shape.blocks
+            else f"{shape.built} of {shape.blocks} blocks, scaled up"
+        )
+        why = f" ({shape.dtype_chosen})" if shape.dtype_chosen else ""
+        thousand = 1000 / plan.tokens / plan.traces
+        lines = [
+            f"{plan.model}: {shape.parameters / 1e9:.2f} billion parameters, {shape.dtype}{why}, "
+            f"on {shape.device}; rehearsed with {built}",
+            "",
+            f"{plan.traces} traces of {plan.tokens} tokens, batches of {plan.batch_size}",
+            f"{'':14}{'whole run':>16}{'1000 tokens':>16}",
+            *(
+                f"{name:14}{duration(seconds):>16}{f'{seconds * thousand:.3g} s':>16}"
+                for name, seconds in found.seconds.items()
+            ),
+            f"{'all':14}{duration(found.total):>16}{f'{found.total * thousand:.3g} s':>16}",
+            f"{'watch':14}{'':>16}{f'{found.watch_seconds * 1000:.3g} s':>16}   one text at a time",
+            "",
+            f"{'memory':14}{f'{found.memory_bytes / GIB:.1f} GiB':>16}   at most, "
+            f"{found.weight_bytes / GIB:.1f} GiB of it weights",
+            f"{'disk':14}{f'{found.disk_bytes * plan.traces / GIB:.2f} GiB':>16}   "
+            f"{found.disk_bytes / 2**20:.2f} MiB a trace",
+            "",
+            "Weights, texts and outcomes are random: only time, memory and disk mean anything.",
+            f"Sentences of {WORDS_A_SENTENCE} tokens are assumed, and that every trace has its "
+            f"full length.",
+        ]
+        return "\n".join(lines)
+
 
 def rehearse(plan: RehearsalPlan, say: Say) -> Rehearsal:
     """Go the road with random weights of a model's shape and forecast a run of that model.
@@ -107,42 +142,6 @@ def _line(points: Sequence[tuple[int, float]], at: float) -> float:
     slope = (y1 - y0) / (x1 - x0)
     start = y0 - slope * x0
     return start + slope * at if slope > 0 and start >= 0 else y1 / x1 * at
-
-
-def format_rehearsal(rehearsal: Rehearsal) -> str:
-    """Return the rates and the forecast as text."""
-    plan, rates, found = rehearsal.plan, rehearsal.rates, rehearsal.forecast
-    shape = rates.shape
-    built = (
-        f"all {shape.blocks} blocks"
-        if shape.built == shape.blocks
-        else f"{shape.built} of {shape.blocks} blocks, scaled up"
-    )
-    why = f" ({shape.dtype_chosen})" if shape.dtype_chosen else ""
-    thousand = 1000 / plan.tokens / plan.traces
-    lines = [
-        f"{plan.model}: {shape.parameters / 1e9:.2f} billion parameters, {shape.dtype}{why}, "
-        f"on {shape.device}; rehearsed with {built}",
-        "",
-        f"{plan.traces} traces of {plan.tokens} tokens, batches of {plan.batch_size}",
-        f"{'':14}{'whole run':>16}{'1000 tokens':>16}",
-        *(
-            f"{name:14}{duration(seconds):>16}{f'{seconds * thousand:.3g} s':>16}"
-            for name, seconds in found.seconds.items()
-        ),
-        f"{'all':14}{duration(found.total):>16}{f'{found.total * thousand:.3g} s':>16}",
-        f"{'watch':14}{'':>16}{f'{found.watch_seconds * 1000:.3g} s':>16}   one text at a time",
-        "",
-        f"{'memory':14}{f'{found.memory_bytes / GIB:.1f} GiB':>16}   at most, "
-        f"{found.weight_bytes / GIB:.1f} GiB of it weights",
-        f"{'disk':14}{f'{found.disk_bytes * plan.traces / GIB:.2f} GiB':>16}   "
-        f"{found.disk_bytes / 2**20:.2f} MiB a trace",
-        "",
-        "Weights, texts and outcomes are random: only time, memory and disk mean anything.",
-        f"Sentences of {WORDS_A_SENTENCE} tokens are assumed, and that every trace has its full "
-        f"length.",
-    ]
-    return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:

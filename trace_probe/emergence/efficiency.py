@@ -164,6 +164,29 @@ class Efficiency:
     as_estimator: dict[str, Estimator]
     """How well each detector's probability is an estimate of P."""
 
+    def __str__(self) -> str:
+        """Return the comparison as text: a table of each measure, a column a prefix."""
+        head = (
+            f"{self.traces} traces, {self.positives} instrumental, {self.tasks} tasks, "
+            f"{self.mixed_prompts} prompts with both outcomes"
+        )
+        caught = f"caught before it is said, {self.sibling_rate:.0%} of siblings alarm"
+        lines = [head]
+        for title, table, field in (
+            ("within-prompt AUROC", self.auroc, "value"),
+            ("share of the oracle's gain over the prompt (eta)", self.auroc, "eta"),
+            ("as a part of the oracle's", self.auroc, "of_oracle"),
+            (caught, self.caught, "value"),
+            ("share of the oracle's gain over the prompt (eta)", self.caught, "eta"),
+        ):
+            lines += ["", title, *(_table(table, field) if table else [self.shortage or "-"])]
+        lines += ["", f"{'as an estimate of P':22}{'Brier':>10}{'constant':>10}{'R2':>26}"]
+        for name, one in self.as_estimator.items():
+            lines.append(
+                f"{name:22}{one.brier:10.3f}{one.constant:10.3f}{shown(one.explained, 2):>26}"
+            )
+        return "\n".join(lines)
+
 
 def efficiency(  # noqa: PLR0913 - what is compared, and how
     traces: Sequence[Trace],
@@ -306,28 +329,6 @@ def _shares(values: Mapping[str, Resampled]) -> dict[str, BesideOracle]:
         )
         for name, each in values.items()
     }
-
-
-def format_efficiency(found: Efficiency) -> str:
-    """Return the comparison as text: a table of each measure, a column a prefix."""
-    head = (
-        f"{found.traces} traces, {found.positives} instrumental, {found.tasks} tasks, "
-        f"{found.mixed_prompts} prompts with both outcomes"
-    )
-    caught = f"caught before it is said, {found.sibling_rate:.0%} of siblings alarm"
-    lines = [head]
-    for title, table, field in (
-        ("within-prompt AUROC", found.auroc, "value"),
-        ("share of the oracle's gain over the prompt (eta)", found.auroc, "eta"),
-        ("as a part of the oracle's", found.auroc, "of_oracle"),
-        (caught, found.caught, "value"),
-        ("share of the oracle's gain over the prompt (eta)", found.caught, "eta"),
-    ):
-        lines += ["", title, *(_table(table, field) if table else [found.shortage or "-"])]
-    lines += ["", f"{'as an estimate of P':22}{'Brier':>10}{'constant':>10}{'R2':>26}"]
-    for name, one in found.as_estimator.items():
-        lines.append(f"{name:22}{one.brier:10.3f}{one.constant:10.3f}{shown(one.explained, 2):>26}")
-    return "\n".join(lines)
 
 
 def _table(table: Mapping[str, Mapping[str, BesideOracle]], field: str) -> list[str]:

@@ -66,6 +66,24 @@ class InterventionReport:
     policies: tuple[Outcomes, ...]
     verdict: str
 
+    def __str__(self) -> str:
+        """Return the policies side by side, and what they come to."""
+        head = (
+            f"{self.model}: {self.alarms} of {self.traces} traces alarm, "
+            f"{self.continuations} continuations each; reflection: {self.reflection!r}"
+        )
+        names = ("instrumental", "success", "well_formed")
+        against = ("instrumental", "success")
+        titles = [
+            *(name.replace("_", " ") for name in names),
+            *(f"{name} - {BASE}" for name in against),
+        ]
+        lines = [head, "", f"{'':12}" + "".join(f"{title:>24}" for title in titles)]
+        for one in self.policies:
+            values = [one.figures[name] for name in names] + [one.against[name] for name in against]
+            lines.append(f"{one.policy:12}" + "".join(f"{shown(value):>24}" for value in values))
+        return "\n".join([*lines, "", self.verdict])
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -187,22 +205,3 @@ def _verdict(outcomes: Sequence[Outcomes], alarms: int) -> str:
     if not helped:
         return "No policy is shown to lower the instrumental rate below going on unchanged."
     return f"Lower than going on unchanged: {', '.join(helped)}."
-
-
-def format_intervention(report: InterventionReport) -> str:
-    """Return the policies side by side, and what they come to."""
-    head = (
-        f"{report.model}: {report.alarms} of {report.traces} traces alarm, "
-        f"{report.continuations} continuations each; reflection: {report.reflection!r}"
-    )
-    names = ("instrumental", "success", "well_formed")
-    against = ("instrumental", "success")
-    titles = [
-        *(name.replace("_", " ") for name in names),
-        *(f"{name} - {BASE}" for name in against),
-    ]
-    lines = [head, "", f"{'':12}" + "".join(f"{title:>24}" for title in titles)]
-    for one in report.policies:
-        values = [one.figures[name] for name in names] + [one.against[name] for name in against]
-        lines.append(f"{one.policy:12}" + "".join(f"{shown(value):>24}" for value in values))
-    return "\n".join([*lines, "", report.verdict])

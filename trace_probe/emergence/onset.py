@@ -157,6 +157,23 @@ class OracleSummary:
     """And those that do it."""
     each: tuple[Emergence, ...]
 
+    def __str__(self) -> str:
+        """Return a summary as text."""
+        head = (
+            f"{self.traces} traces, {self.positives} instrumental, "
+            f"{self.continuations} continuations ({self.unknown} of unknown outcome)"
+        )
+        rows = [f"{'where it emerges':34}{'instrumental traces':24}all traces"]
+        rows += [
+            f"{name:34}{shown(self.where[name]):24}{shown(self.where_all[name])}" for name in PLACES
+        ]
+        rest = {
+            "decided before the end": self.committed,
+            "resampled: states the plan again": self.said_again,
+            "resampled: acts all the same": self.acted_anyway,
+        }
+        return "\n".join([head, "", *rows, "", *(f"{k:34}{shown(v)}" for k, v in rest.items())])
+
 
 def summarise(
     traces: Sequence[Trace], labels: Mapping[str, Label], drawn: Mapping[str, Sequence[Drawn]]
@@ -224,22 +241,3 @@ def _resilience(
         for top, bottom in ((again, n_again), (anyway, n_anyway))
     )
     return say, do
-
-
-def format_summary(summary: OracleSummary) -> str:
-    """Return a summary as text."""
-    head = (
-        f"{summary.traces} traces, {summary.positives} instrumental, "
-        f"{summary.continuations} continuations ({summary.unknown} of unknown outcome)"
-    )
-    rows = [f"{'where it emerges':34}{'instrumental traces':24}all traces"]
-    rows += [
-        f"{name:34}{shown(summary.where[name]):24}{shown(summary.where_all[name])}"
-        for name in PLACES
-    ]
-    rest = {
-        "decided before the end": summary.committed,
-        "resampled: states the plan again": summary.said_again,
-        "resampled: acts all the same": summary.acted_anyway,
-    }
-    return "\n".join([head, "", *rows, "", *(f"{k:34}{shown(v)}" for k, v in rest.items())])

@@ -102,6 +102,31 @@ class SteeringReport:
     ablated: tuple[Effect, ...]
     verdict: str
 
+    def __str__(self) -> str:
+        """Return the table of doses and the verdict."""
+        plan = self.plan
+        head = (
+            f"{self.model}, layer {plan.layer}, from {plan.at:.0%} of the reasoning on: "
+            f"{self.prefixes} prompts x {plan.continuations} continuations; "
+            f"dose 1 = {self.scale:.2f}"
+        )
+        names = ("instrumental", "success", "well_formed", "perplexity")
+        lines = [head, "", f"{'':32}{'dose':>6}" + "".join(f"{_words(name):>22}" for name in names)]
+        for row in self.rows:
+            cell = row.cell
+            what = "left alone" if cell.how == "none" else cell.direction
+            dose = {"none": "", "project-out": "out"}.get(cell.how, f"{cell.dose:g}")
+            figures = "".join(f"{shown(row.figures[name], 2):>22}" for name in names)
+            lines.append(f"{what[:30]:32}{dose:>6}{figures}")
+        for title, effects in (("added", self.added), ("projected out", self.ablated)):
+            lines += [
+                f"{title}: {one.direction} moves the rate by {shown(one.size, 2)}, the "
+                f"{len(one.others)} others by {min(one.others):.2f} to {max(one.others):.2f} "
+                f"(p = {one.p:.3f})"
+                for one in effects
+            ]
+        return "\n".join([*lines, "", self.verdict])
+
 
 @dataclass(frozen=True)
 class SteeringSetup:
@@ -253,34 +278,6 @@ def _necessary(effect: Effect) -> str:
     if size is None or not size.below(0) or effect.p > ALPHA:
         return f"Without the direction the act is not shown to be rarer ({shown(size, 2)})."
     return f"Without the direction the act is rarer ({shown(size, 2)}; p = {effect.p:.3f})."
-
-
-def format_steering(report: SteeringReport) -> str:
-    """Return the table of doses and the verdict."""
-    plan = report.plan
-    head = (
-        f"{report.model}, layer {plan.layer}, from {plan.at:.0%} of the reasoning on: "
-        f"{report.prefixes} prompts x {plan.continuations} continuations; "
-        f"dose 1 = {report.scale:.2f}"
-    )
-    names = ("instrumental", "success", "well_formed", "perplexity")
-    lines = [head, "", f"{'':32}{'dose':>6}" + "".join(f"{_words(name):>22}" for name in names)]
-    for row in report.rows:
-        cell = row.cell
-        what = "left alone" if cell.how == "none" else cell.direction
-        dose = (
-            "" if cell.how == "none" else "out" if cell.how == "project-out" else f"{cell.dose:g}"
-        )
-        figures = "".join(f"{shown(row.figures[name], 2):>22}" for name in names)
-        lines.append(f"{what[:30]:32}{dose:>6}{figures}")
-    for title, effects in (("added", report.added), ("projected out", report.ablated)):
-        lines += [
-            f"{title}: {one.direction} moves the rate by {shown(one.size, 2)}, the "
-            f"{len(one.others)} others by {min(one.others):.2f} to {max(one.others):.2f} "
-            f"(p = {one.p:.3f})"
-            for one in effects
-        ]
-    return "\n".join([*lines, "", report.verdict])
 
 
 def _words(name: str) -> str:

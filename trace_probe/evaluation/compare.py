@@ -64,6 +64,19 @@ class Comparison:
     ranked_by: tuple[str, str]
     """What is made of the scores of each where traces are ranked at a moment."""
 
+    def __str__(self) -> str:
+        """Return the two side by side as a table."""
+        traces = "the same traces" if self.same_traces else "traces of their own"
+        rows = [["", self.first, self.second, "difference", "n"]]
+        for name, pair in self.figures.items():
+            cells = [shown(pair.first), shown(pair.second), shown(pair.difference, sign="+")]
+            n = str(pair.difference.n) if pair.difference else "0"
+            rows.append([WORDS.get(name, name.replace("_", " ")), *cells, n])
+        head = f"{self.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"
+        one, other = map(ranked_as, self.ranked_by)
+        ranked = f"{self.first} is ranked by {one}, {self.second} by {other}"
+        return "\n".join([head, *aligned(rows), ranked])
+
 
 def compare_probes(
     first: tuple[Store, SavedProbe],
@@ -187,17 +200,3 @@ def _false_alarms(side: Side, traces: Sequence[Trace]) -> Resampled:
     hit = trace_maxima(side.followed, [trace.id for trace in traces]) >= side.threshold
     tasks = [trace.task.id for trace in traces]
     return mean(hit.astype(float), tasks, seed=side.panel.seed, bounds=SHARE)
-
-
-def format_comparison(found: Comparison) -> str:
-    """Return the two side by side as a table."""
-    traces = "the same traces" if found.same_traces else "traces of their own"
-    rows = [["", found.first, found.second, "difference", "n"]]
-    for name, pair in found.figures.items():
-        cells = [shown(pair.first), shown(pair.second), shown(pair.difference, sign="+")]
-        n = str(pair.difference.n) if pair.difference else "0"
-        rows.append([WORDS.get(name, name.replace("_", " ")), *cells, n])
-    head = f"{found.tasks} tasks that neither has seen, {traces}; 95 % intervals over tasks"
-    one, other = map(ranked_as, found.ranked_by)
-    ranked = f"{found.first} is ranked by {one}, {found.second} by {other}"
-    return "\n".join([head, *aligned(rows), ranked])

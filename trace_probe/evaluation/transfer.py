@@ -33,6 +33,20 @@ class Transfer:
     ranked_by: str = MAX.name
     """What was made of scores where traces were ranked at a moment."""
 
+    def __str__(self) -> str:
+        """Return a table with a line for each pair of kinds."""
+        rows = [["learned from", "judged on", "within prompts", "pooled"]]
+        for source, row in self.cells.items():
+            for target, found in row.items():
+                figures = (shown(found["within_prompt_auroc"]), shown(found["pooled_auroc"]))
+                rows.append([source, target, *figures])
+        layers = ", ".join(map(str, self.recipe.layers))
+        head = (
+            f"across {self.across}, layer {layers}: AUROC before it is said, "
+            f"ranked by {ranked_as(self.ranked_by)}"
+        )
+        return "\n".join([head, *aligned(rows)])
+
 
 def transfer_matrix(
     across: str,
@@ -131,18 +145,3 @@ def judge(
     scores = ranked_by.apply(probe_scores(probe, corpus, recipe))
     weights = resample(cohort.n_tasks, seed=seed)
     return summary(rank(cohort, cohort.held(scores), cohort.before_said(), weights, seed=seed))
-
-
-def format_transfer(transfer: Transfer) -> str:
-    """Return a table with a line for each pair of kinds."""
-    rows = [["learned from", "judged on", "within prompts", "pooled"]]
-    for source, row in transfer.cells.items():
-        for target, found in row.items():
-            figures = (shown(found["within_prompt_auroc"]), shown(found["pooled_auroc"]))
-            rows.append([source, target, *figures])
-    layers = ", ".join(map(str, transfer.recipe.layers))
-    head = (
-        f"across {transfer.across}, layer {layers}: AUROC before it is said, "
-        f"ranked by {ranked_as(transfer.ranked_by)}"
-    )
-    return "\n".join([head, *aligned(rows)])

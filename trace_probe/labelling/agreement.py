@@ -68,6 +68,27 @@ class Agreement:
     fleiss: Metric | None
     """Fleiss' kappa; None if undefined."""
 
+    def __str__(self) -> str:
+        """Return the comparison as text."""
+        lines = [f"{self.traces} labelled traces; intervals are 95 %, over tasks"]
+        lines += [f"  {name}: {count} without a verdict" for name, count in self.unknown.items()]
+        for pair in self.pairs:
+            lines += [
+                f"{pair.first} / {pair.second}: {pair.n} traces",
+                f"  agree {_cell(pair.iar)}, Cohen's kappa {_cell(pair.kappa)}",
+            ]
+            for category, cells in pair.confusion.items():
+                counts = ", ".join(f"{cell} {n}" for cell, n in sorted(cells.items()))
+                here = pair.categories.get(category)
+                rates = f"; agree {_cell(here.iar)}, kappa {_cell(here.kappa)}" if here else ""
+                lines.append(f"  {category:34} {counts}{rates}")
+        if len(self.labellers) > 2:
+            lines.append(
+                f"all {len(self.labellers)} labellers: {self.complete} traces, agree "
+                f"{_cell(self.iar)}, Fleiss' kappa {_cell(self.fleiss)}"
+            )
+        return "\n".join(lines)
+
 
 def agreement(store: Store, labellers: Sequence[str] | None = None, *, seed: int = 0) -> Agreement:
     """Compare labellers of a run, by default all of them.
@@ -211,28 +232,6 @@ def _confusion(verdicts: Verdicts, categories: Sequence[str]) -> dict[str, dict[
 def _verdict(labels: Mapping[str, Label], trace_id: str) -> int:
     label = labels.get(trace_id)
     return -1 if label is None or label.outcome is None else int(label.outcome)
-
-
-def format_agreement(found: Agreement) -> str:
-    """Return the comparison as text."""
-    lines = [f"{found.traces} labelled traces; intervals are 95 %, over tasks"]
-    lines += [f"  {name}: {count} without a verdict" for name, count in found.unknown.items()]
-    for pair in found.pairs:
-        lines += [
-            f"{pair.first} / {pair.second}: {pair.n} traces",
-            f"  agree {_cell(pair.iar)}, Cohen's kappa {_cell(pair.kappa)}",
-        ]
-        for category, cells in pair.confusion.items():
-            counts = ", ".join(f"{cell} {n}" for cell, n in sorted(cells.items()))
-            here = pair.categories.get(category)
-            rates = f"; agree {_cell(here.iar)}, kappa {_cell(here.kappa)}" if here else ""
-            lines.append(f"  {category:34} {counts}{rates}")
-    if len(found.labellers) > 2:
-        lines.append(
-            f"all {len(found.labellers)} labellers: {found.complete} traces, agree "
-            f"{_cell(found.iar)}, Fleiss' kappa {_cell(found.fleiss)}"
-        )
-    return "\n".join(lines)
 
 
 def _cell(value: Metric | None) -> str:

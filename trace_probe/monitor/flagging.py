@@ -93,6 +93,21 @@ class ShownTrace:
     outcome: bool | None
     lines: tuple[Line, ...]
 
+    def __str__(self) -> str:
+        """Return a trace as text, a sentence a line; the further lines of a text stand below it."""
+        outcome = {True: "instrumental", False: "harmless", None: "unknown"}[self.outcome]
+        head = f"{self.trace_id}  {self.task}  {self.model}  outcome: {outcome}"
+        rows = [
+            (
+                f"{_token(line):>6} {line.channel:9} {_shown(line.score):6} "
+                f"{'+'.join(line.marks):12} ",
+                visible(line.text).strip(),
+            )
+            for line in self.lines
+        ]
+        below = (f"{about}{text}".replace("\n", "\n" + " " * len(about)) for about, text in rows)
+        return "\n".join([head, *below])
+
 
 def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
     """Score every trace of a run, keep the scores, and return those that alarm.
@@ -315,18 +330,3 @@ def _shown(score: float | None) -> str:
 def _token(line: Line) -> str:
     """Return the last token of a line; what tools gave back has none."""
     return "" if line.channel == "result" else str(line.stop - 1)
-
-
-def format_shown(reading: ShownTrace) -> str:
-    """Return a trace as text, a sentence a line; the further lines of a text stand below it."""
-    outcome = {True: "instrumental", False: "harmless", None: "unknown"}[reading.outcome]
-    head = f"{reading.trace_id}  {reading.task}  {reading.model}  outcome: {outcome}"
-    rows = [
-        (
-            f"{_token(line):>6} {line.channel:9} {_shown(line.score):6} {'+'.join(line.marks):12} ",
-            visible(line.text).strip(),
-        )
-        for line in reading.lines
-    ]
-    below = (f"{about}{text}".replace("\n", "\n" + " " * len(about)) for about, text in rows)
-    return "\n".join([head, *below])

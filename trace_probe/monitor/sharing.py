@@ -44,6 +44,17 @@ class ProbeReport:
     leftovers: tuple[str, ...]
     """Files that an interrupted writer left; the next one removes them."""
 
+    def __str__(self) -> str:
+        """Return a report as text."""
+        head = f"{len(self.problems)} problems" if self.problems else "clean"
+        lines = [f"{self.probe}: {head}", *self.problems]
+        if self.unchecked:
+            names = ", ".join(self.unchecked)
+            lines.append(f"{names}: without checksum: `trace-probe probe seal` gives one")
+        if self.leftovers:
+            lines.append(f"{len(self.leftovers)} leftover files, removed by the next writer")
+        return "\n".join(lines)
+
 
 def verify_probe(path: Path | str) -> ProbeReport:
     """Read every file of a probe and report on all of them, whatever the first one holds.
@@ -97,18 +108,6 @@ def seal_probe(path: Path | str) -> None:
         write_calibrations(folder, calibrations)
     if rechecks:
         write_rechecks(folder, rechecks)
-
-
-def format_probe_report(report: ProbeReport) -> str:
-    """Return a report as text."""
-    head = f"{len(report.problems)} problems" if report.problems else "clean"
-    lines = [f"{report.probe}: {head}", *report.problems]
-    if report.unchecked:
-        names = ", ".join(report.unchecked)
-        lines.append(f"{names}: without checksum: `trace-probe probe seal` gives one")
-    if report.leftovers:
-        lines.append(f"{len(report.leftovers)} leftover files, removed by the next writer")
-    return "\n".join(lines)
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -24,6 +24,13 @@ class MergeReport:
     """Traces that were there before."""
     labels: int
 
+    def __str__(self) -> str:
+        """Return a report as text."""
+        return (
+            f"{self.run}: {self.traces} traces and {self.labels} labels from {self.runs} runs, "
+            f"{self.resumed} traces already there"
+        )
+
 
 def merge(out: Path | str, runs: Sequence[Path | str], *, progress: bool = True) -> MergeReport:
     """Copy traces, activations and labels of runs into one; rerun to resume.
@@ -82,11 +89,3 @@ def _same(equal: bool, what: str, store: Store) -> None:
             f"{what} differs between {store.place.url} and a run before it: these runs are not "
             f"parts of one"
         )
-
-
-def format_merge(report: MergeReport) -> str:
-    """Return a report as text."""
-    return (
-        f"{report.run}: {report.traces} traces and {report.labels} labels from {report.runs} runs, "
-        f"{report.resumed} traces already there"
-    )

@@ -26,6 +26,13 @@ class PackReport:
     bytes: int
     were_packed: int
 
+    def __str__(self) -> str:
+        """Return a report as text."""
+        return (
+            f"{self.run}: {self.packed} traces packed into {self.shards} shards "
+            f"({self.bytes / 2**20:.1f} MiB), {self.were_packed} were packed before"
+        )
+
 
 class _Piece(NamedTuple):
     """The activations of one trace, on their way into a shard."""
@@ -143,11 +150,3 @@ def _again(store: Store, one: Packed, key: str) -> _Piece:
     values = store.vault.load(one.trace_id, store.manifest.layers, key)
     sums = checksum(values, store.manifest.layers)
     return _Piece(one.trace_id, key, sums, values, one.fidelity)
-
-
-def format_pack(report: PackReport) -> str:
-    """Return a report as text."""
-    return (
-        f"{report.run}: {report.packed} traces packed into {report.shards} shards "
-        f"({report.bytes / 2**20:.1f} MiB), {report.were_packed} were packed before"
-    )

@@ -32,6 +32,19 @@ class RepairReport:
     left: tuple[str, ...] = ()
     """What is still wrong, and has to be restored from a copy."""
 
+    def __str__(self) -> str:
+        """Return a report as text."""
+        if not (self.lines or self.files or self.traces or self.remade or self.left):
+            return f"{self.run}: nothing was broken"
+        text = [
+            f"{self.run}: {self.lines} lines, {len(self.files)} files and "
+            f"{len(self.traces)} traces with broken activations are now in aside/",
+            *(f"{name} was made again" for name in self.remade),
+        ]
+        if self.left:
+            text += [f"{len(self.left)} problems are left: restore these from a copy", *self.left]
+        return "\n".join(text)
+
 
 def repair(store: Store, *, progress: bool = True) -> RepairReport:
     """Set broken lines, broken files and traces with broken activations aside.
@@ -137,17 +150,3 @@ def _drop_scores(store: Store, traces: Mapping[str, Trace]) -> None:
         }
         if len(fit) < len(scores):
             store.write_scores(name, fit)
-
-
-def format_repair(report: RepairReport) -> str:
-    """Return a report as text."""
-    if not (report.lines or report.files or report.traces or report.remade or report.left):
-        return f"{report.run}: nothing was broken"
-    text = [
-        f"{report.run}: {report.lines} lines, {len(report.files)} files and "
-        f"{len(report.traces)} traces with broken activations are now in aside/",
-        *(f"{name} was made again" for name in report.remade),
-    ]
-    if report.left:
-        text += [f"{len(report.left)} problems are left: restore these from a copy", *report.left]
-    return "\n".join(text)

@@ -28,6 +28,13 @@ class SealReport:
     files: int = 0
     """Whole files, activations among them."""
 
+    def __str__(self) -> str:
+        """Return a report as text."""
+        return (
+            f"{self.run}: {self.lines} lines and {self.files} files carry checksums now "
+            f"(schema {self.schema})"
+        )
+
 
 def migrate(store: Store, *, progress: bool = True) -> SealReport:
     """Bring a run to the schema of this version, in which everything carries a checksum.
@@ -104,11 +111,3 @@ def _seal_activations(store: Store, trace: Trace) -> bool:
     if kept is not None:
         store.vault.write(trace.id, store.key(trace), kept)
     return kept is not None
-
-
-def format_seal(report: SealReport) -> str:
-    """Return a report as text."""
-    return (
-        f"{report.run}: {report.lines} lines and {report.files} files carry checksums now "
-        f"(schema {report.schema})"
-    )

@@ -28,6 +28,14 @@ class SliceReport:
     layers: tuple[int, ...]
     pooling: str
 
+    def __str__(self) -> str:
+        """Return a report as text."""
+        layers = ", ".join(map(str, self.layers)) or "no"
+        return (
+            f"{self.run}: {self.traces} of {self.of} traces, layers {layers}, {self.pooling}; "
+            f"a map of them is made by `trace-probe map`"
+        )
+
 
 def slice_run(
     store: Store,
@@ -112,12 +120,3 @@ COPIED: tuple[tuple[Kind, Callable[[Store, Store, Which, Collection[str]], None]
 
 def _of(line: dict[str, object]) -> object:
     return line.get("trace", line.get("trace_id"))
-
-
-def format_slice(report: SliceReport) -> str:
-    """Return a report as text."""
-    layers = ", ".join(map(str, report.layers)) or "no"
-    return (
-        f"{report.run}: {report.traces} of {report.of} traces, layers {layers}, {report.pooling}; "
-        f"a map of them is made by `trace-probe map`"
-    )

@@ -51,6 +51,27 @@ class VerifyReport:
     unchecked: int = 0
     """Lines, files and activations of earlier versions that carry no checksum."""
 
+    def __str__(self) -> str:
+        """Return a report as text."""
+        state = f"{len(self.problems)} problems" if self.problems else "clean"
+        lines = [
+            f"{self.run}: {state}",
+            f"{self.traces} traces, {self.activations} with activations ({self.packed} packed), "
+            f"{self.labels} labels, {self.detectors} detectors",
+        ]
+        if self.unkeyed:
+            lines.append(
+                f"{self.unkeyed} activations without a key: `trace-probe store pack` adds it"
+            )
+        if self.unchecked:
+            lines.append(
+                f"{self.unchecked} lines, files or activations of an earlier version are "
+                f"unchecked: `trace-probe store migrate` gives them checksums"
+            )
+        if self.leftovers:
+            lines.append(f"{len(self.leftovers)} leftover files, removed by the next writer")
+        return "\n".join([*lines, *self.problems])
+
 
 @dataclass
 class Findings:
@@ -231,25 +252,3 @@ def _leftovers(store: Store) -> Iterator[str]:
         yield from store.leftovers()
     except TraceProbeError:
         return  # what is broken has been reported; without it nothing can be called left over
-
-
-def format_verify(report: VerifyReport) -> str:
-    """Return a report as text."""
-    state = f"{len(report.problems)} problems" if report.problems else "clean"
-    lines = [
-        f"{report.run}: {state}",
-        f"{report.traces} traces, {report.activations} with activations ({report.packed} packed), "
-        f"{report.labels} labels, {report.detectors} detectors",
-    ]
-    if report.unkeyed:
-        lines.append(
-            f"{report.unkeyed} activations without a key: `trace-probe store pack` adds it"
-        )
-    if report.unchecked:
-        lines.append(
-            f"{report.unchecked} lines, files or activations of an earlier version are unchecked: "
-            f"`trace-probe store migrate` gives them checksums"
-        )
-    if report.leftovers:
-        lines.append(f"{len(report.leftovers)} leftover files, removed by the next writer")
-    return "\n".join([*lines, *report.problems])

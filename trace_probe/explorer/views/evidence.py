@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from trace_probe.emergence.curve import drawn_of
-from trace_probe.emergence.onset import format_summary, summarise
+from trace_probe.emergence.onset import summarise
 from trace_probe.errors import NotEnoughData
 from trace_probe.explorer import sidebar
 from trace_probe.explorer.charts import forest
@@ -75,7 +75,7 @@ def summary(_shown: Current, labeller: str | None, state: object) -> str:
     run = _shown.run
     drawn = drawn_of(run.store)
     traces = [run.trace(name) for name in drawn if name in run.facts]
-    return format_summary(summarise(traces, run.judged.get(labeller or "", {}), drawn))
+    return str(summarise(traces, run.judged.get(labeller or "", {}), drawn))
 
 
 SUMMARIES: Any = st.cache_data(summary, max_entries=8, show_spinner="Reading the oracle")
