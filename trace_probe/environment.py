@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from trace_probe.trace import Task, ToolCall, ToolResult
+from trace_probe.visible import whole
 
 State = dict[str, Any]
 """What an environment remembers within an episode; it can be written as JSON."""
@@ -118,11 +119,6 @@ def _words_of(error: BaseException) -> str:
     except Exception as other:
         words = f"its words cannot be read ({type(other).__name__})"
     return whole(words[:LONGEST_ERROR] or type(error).__name__)
-
-
-def whole(text: str) -> str:
-    """Return a text in which U+FFFD stands for half a surrogate pair, which no tokenizer takes."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_arguments(text: str) -> dict[str, Any]:

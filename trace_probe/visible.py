@@ -42,6 +42,14 @@ def _hidden(char: str) -> bool:
     )
 
 
+def whole(text: str) -> str:
+    """Return a text in which U+FFFD stands for half a surrogate pair.
+
+    No encoding and no tokenizer takes such a half: a text that comes back changed is none.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def snippet(text: str, width: int = 120) -> str:
     """Return text on one line, cut to `width` characters."""
     line = " ".join(visible(text).split())

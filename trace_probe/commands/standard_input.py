@@ -6,6 +6,7 @@ from typing import Any
 
 from trace_probe.errors import TraceError
 from trace_probe.files import json_object
+from trace_probe.visible import whole
 
 NOT_UTF8 = (
     "standard input is not UTF-8: convert it, for example with `iconv -f LATIN1 -t UTF-8 FILE`"
@@ -42,8 +43,6 @@ def text_brought() -> str:
 
 def _utf8(text: str) -> str:
     """Return a text that can be written as UTF-8; in some locales other bytes come in disguise."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TraceError(NOT_UTF8) from error
+    if whole(text) != text:
+        raise TraceError(NOT_UTF8)
     return text

@@ -12,6 +12,7 @@ from trace_probe.files import json_object
 from trace_probe.interop.bounds import LONGEST_LINE, lines
 from trace_probe.interop.left_out import LeftOut
 from trace_probe.text.contents import Contents, contents
+from trace_probe.visible import whole
 
 T = TypeVar("T")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -273,8 +274,8 @@ def _record(line: bytes, name: str) -> tuple[dict[str, Any], bool]:
     except TraceError as error:
         if not isinstance(error.__cause__, UnicodeEncodeError):
             raise
-    halves = json.dumps(json.loads(line), ensure_ascii=False).encode("utf-16", "surrogatepass")
-    return json_object(halves.decode("utf-16", "replace"), name, TraceError), False
+    text = whole(json.dumps(json.loads(line), ensure_ascii=False))
+    return json_object(text, name, TraceError), False
 
 
 def _kind(line: bytes, path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from trace_probe.model.keys import without_key
 from trace_probe.text.contents import FINISHES, contents
 from trace_probe.trace import Finish
+from trace_probe.visible import whole
 
 FIELDS = ("reasoning_content", "reasoning")
 """What servers call the text of reasoning."""
@@ -90,17 +91,9 @@ def _text(value: object, name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise Odd(f"its {name} is {value!r:.40}, not a text")
-    if not _is_text(value):
+    if whole(value) != value:
         raise Odd(f"its {name} holds half a surrogate pair, which is no text")
     return without_key(value)
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:

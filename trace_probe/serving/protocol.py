@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trace_probe.serving.limits import Refusal, bad
 from trace_probe.trace import Sampling
+from trace_probe.visible import whole
 
 Role = Literal["developer", "system", "user", "assistant", "tool"]
 IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier"})
@@ -200,19 +201,11 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise bad("the body is not a JSON object", None)
     for name, value in raw.items():
-        if not _is_text(name):
+        if whole(name) != name:
             raise bad("the name of a field holds half a surrogate pair", None)
-        if not _is_text(json.dumps(value, ensure_ascii=False)):
+        if whole(text := json.dumps(value, ensure_ascii=False)) != text:
             raise bad(f"{name} holds half a surrogate pair, which is no text", name)
     return raw
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _no_constant(name: str) -> float:
