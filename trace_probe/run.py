@@ -160,8 +160,10 @@ class Run:
 
             return record_from(model, chosen, self.store, agent, **how)
         if spread:
+            from trace_probe.recording.shares import record_with
+
             recording = replace(self._recording(model, chosen, samples, batch_size), agent=agent)
-            return _shared(recording, executor, workers, shard, progress=progress)
+            return record_with(recording, executor, workers=workers, shard=shard, progress=progress)
         from trace_probe.model.local import load_model
         from trace_probe.recording.record import record
 
@@ -192,7 +194,7 @@ class Run:
         from trace_probe.recording.shares import Recording
 
         name = model if isinstance(model, str) else model.name.rpartition("@")[0]
-        manifest, drawn, place = self.manifest, self.manifest.sampling, self.store.place
+        manifest, place = self.manifest, self.store.place
         return Recording(
             weights=Weights(name),
             run=place.url if place.folder is None else str(place.folder.resolve()),
@@ -200,10 +202,7 @@ class Run:
             source=manifest.tasks,
             samples=samples,
             layers=manifest.layers,
-            seed=drawn.seed,
-            temperature=drawn.temperature,
-            top_p=drawn.top_p,
-            max_new_tokens=drawn.max_new_tokens,
+            **vars(manifest.sampling),
             batch_size=batch_size,
             pooling=manifest.pooling,
             raw_tokens=manifest.raw_tokens,
@@ -228,21 +227,6 @@ class Run:
 
         made = labeller(by, JudgeServers(tuple(base_url), default_cache(), {}))
         return label_run(self.store, made, progress=progress)
-
-
-def _shared(
-    recording: Any,  # noqa: ANN401 - a Recording, whose module is heavy
-    executor: "Kind",
-    workers: int | None,
-    shard: str | None,
-    *,
-    progress: bool,
-) -> "RecordReport":
-    from trace_probe.execution.executor import executor_named
-    from trace_probe.recording.shares import Share, record_shares
-
-    share = None if shard is None else Share.parse(shard)
-    return record_shares(recording, executor_named(executor, workers), share, progress=progress)
 
 
 def train(run: Run, **options: Any) -> "SavedProbe":  # noqa: ANN401 - those of training.train

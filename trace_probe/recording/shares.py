@@ -129,14 +129,19 @@ def record_shares(
 
 
 def record_with(
-    recording: Recording, kind: Kind, *, workers: int | None = None, shard: str | None = None
+    recording: Recording,
+    kind: Kind,
+    *,
+    workers: int | None = None,
+    shard: str | None = None,
+    progress: bool = True,
 ) -> RecordReport:
     """Record as a command line says: alone, one share of many, or on a cluster."""
     recording.check()
     if kind == "local" and shard is None:
-        return record_alone(recording)
+        return record_alone(recording, progress=progress)
     share = None if shard is None else Share.parse(shard)
-    return record_shares(recording, executor_named(kind, workers), share)
+    return record_shares(recording, executor_named(kind, workers), share, progress=progress)
 
 
 def recapture_with(
@@ -161,13 +166,13 @@ def recapture_with(
     return recapture(model, known, out, tolerance=tolerance)
 
 
-def record_alone(recording: Recording) -> RecordReport:
+def record_alone(recording: Recording, *, progress: bool = True) -> RecordReport:
     """Record in this process, as the only writer of the run; see `trace_probe.recording.record`."""
     from trace_probe.recording.record import record
 
     one, (model, store) = recording, _open(recording)
     how: Any = {"samples": one.samples, "batch_size": one.batch_size, "tolerance": one.tolerance}
-    return record(model, one.tasks, store, one.agent, **how)
+    return record(model, one.tasks, store, one.agent, progress=progress, **how)
 
 
 class Recorder:
