@@ -9,6 +9,7 @@ from trace_probe.organism.check import CheckPlan, Quality
 from trace_probe.organism.family import ENGLISH, FAMILY, Member
 from trace_probe.organism.reward import DISAPPROVAL, MONITOR
 from trace_probe.statistics.bootstrap import Metric, shown
+from trace_probe.visible import aligned
 
 WORDS = tables_beside(__file__)
 """What a card says beside its figures."""
@@ -48,11 +49,7 @@ def family_table(folder: Path) -> str:
         name = row["name"] if row["here"] else f"{row['name']} (not built)"
         figures = [_short(figure) for figure in row["figures"].values()]
         lines.append([name, row["parent"] or "-", str(row["steps"]), *figures])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return "\n".join(aligned(lines))
 
 
 def _short(figure: dict[str, float] | None) -> str:
