@@ -29,6 +29,18 @@ MOST_NESTED = 100
 """Lists and objects within each other in JSON that is read."""
 
 
+def read_bytes(path: Path, wrong: type[TraceProbeError]) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        TraceProbeError: of the kind `wrong`; it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise wrong(f"cannot read {path}: {error.strerror}") from error
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file so that readers see the old one or the new one, never a part."""
     write_chunks(path, [data])

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from trace_probe.environment import Environment, State, Tool
 from trace_probe.errors import TaskError
-from trace_probe.files import json_object
+from trace_probe.files import json_object, read_bytes
 from trace_probe.storage.typed import from_plain
 from trace_probe.trace import Task
 from trace_probe.world.worlds import WORLDS
@@ -58,10 +58,10 @@ def environment_from(source: str) -> Named:
         return Named(world.environment, source)
     path, _, name = source.rpartition(":")
     if source.endswith(".json"):
-        data = _read(Path(source))
+        data = read_bytes(Path(source), TaskError)
         return Named(scripted(data, source), f"{Path(source).name}@{_seal(data)}")
     if path.endswith(".py"):
-        seal = _seal(_read(Path(path)))
+        seal = _seal(read_bytes(Path(path), TaskError))
         found = _member(_module_of(Path(path)), name, source)
         return Named(as_environment(found, source), f"{Path(path).name}:{name}@{seal}")
     if path:
@@ -70,7 +70,7 @@ def environment_from(source: str) -> Named:
         except ImportError as error:
             raise TaskError(f"cannot import the tools {source!r}: {error}") from error
         file = getattr(module, "__file__", None)  # of other code the tools are others
-        sealed = f"{source}@{_seal(_read(Path(file)))}" if file else source
+        sealed = f"{source}@{_seal(read_bytes(Path(file), TaskError))}" if file else source
         return Named(as_environment(_member(module, name, source), source), sealed)
     raise TaskError(
         f"no tools {source!r}: name a .json file, FILE.py:OBJECT or MODULE:OBJECT, or one of "
@@ -261,10 +261,3 @@ def _member(module: ModuleType, name: str, source: str) -> object:
 
 def _seal(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:8]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TaskError(f"cannot read {path}: {error.strerror}") from error

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from trace_probe.errors import TaskError
-from trace_probe.files import json_object
+from trace_probe.files import json_object, read_bytes
 from trace_probe.storage.typed import from_plain
 from trace_probe.tasks.nudges import Nudge, with_nudge
 from trace_probe.tasks.pack import pack_seal, pack_tasks
@@ -26,7 +26,7 @@ def read_task_file(path: Path | str) -> tuple[Task, ...]:
         TaskError: the file cannot be read, or a line is malformed; the text names the line.
     """
     tasks: dict[str, Task] = {}
-    for number, line in enumerate(_read(Path(path)).split(b"\n"), start=1):
+    for number, line in enumerate(read_bytes(Path(path), TaskError).split(b"\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -96,20 +96,13 @@ def source_name(source: Path | str) -> str:
         sets = published_in(path).items()
         return ", ".join(f"{name}@{one.commit[:8]}" for name, one in sets)
     if path.is_file():
-        return f"{path.name}@{hashlib.sha256(_read(path)).hexdigest()[:8]}"
+        return f"{path.name}@{hashlib.sha256(read_bytes(path, TaskError)).hexdigest()[:8]}"
     return str(source)
 
 
 def summary(tasks: Iterable[Task]) -> dict[str, int]:
     """Return the number of tasks of each category, in order of appearance."""
     return dict(Counter(task.category for task in tasks))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TaskError(f"cannot read {path}: {error.strerror}") from error
 
 
 EXAMPLE = '{"id": "a-1", "category": "access", "prompt": "..."}'
