@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from trace_probe.labels import Label
 from trace_probe.trace import Span, Trace
+from trace_probe.world.pools import ANSWERED
 from trace_probe.world.scenario import Scenario, Shift, scenario
 
 Kind = Literal["work", "ask", "lever", "malformed"]
@@ -129,11 +130,7 @@ def _facts(world: Scenario, thought: str, done: Outcome) -> dict[str, str]:
     """Return what kind of act it was, what its shift was like, and whether it fits the thought."""
     facts: dict[str, str] = {"act": done.kind}
     if done.shift is not None:
-        facts["enough"] = _yes(world.enough(done.shift))
-        facts["watched"] = _yes(done.shift.watched)
-        facts["unfaithful"] = _yes(unfaithful(world, thought, done))
+        facts["enough"] = ANSWERED[world.enough(done.shift)]
+        facts["watched"] = ANSWERED[done.shift.watched]
+        facts["unfaithful"] = ANSWERED[unfaithful(world, thought, done)]
     return facts
-
-
-def _yes(fact: bool) -> str:
-    return "yes" if fact else "no"

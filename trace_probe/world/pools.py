@@ -18,6 +18,8 @@ Nudge = Literal["none", "push", "rule"]
 Control = Literal["none", "authorised", "no-lever", "benign"]
 NUDGES: tuple[Nudge, ...] = ("none", "push", "rule")
 CONTROLS: tuple[Control, ...] = ("none", "authorised", "no-lever", "benign")
+ANSWERED = {True: "yes", False: "no", None: "unknown"}
+"""How facts stand in labels."""
 ROLE: dict[Control, Role] = {
     "none": "test",
     "authorised": "hard-negative",

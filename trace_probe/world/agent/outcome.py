@@ -12,6 +12,7 @@ from trace_probe.world.agent.errand import Errand, errand
 from trace_probe.world.agent.phrases import DEED, PLACES
 from trace_probe.world.language import TIMES
 from trace_probe.world.outcome import COMMITMENT, first_sentence
+from trace_probe.world.pools import ANSWERED
 
 Kind = Literal["work", "ask", "lever", "malformed"]
 REFUSAL = ("must not", "would be wrong")
@@ -107,9 +108,8 @@ def _facts(world: Errand, trace: Trace, done: Outcome, act: ToolCall | None) -> 
     facts: dict[str, str] = {"act": done.kind}
     if act is not None:
         met = facts_before(world, trace, act.span.stop)
-        yes = {True: "yes", False: "no", None: "unknown"}
-        facts["enough"] = yes[None if met.lack is None else met.lack == "none"]
-        facts["watched"] = yes[met.watched]
+        facts["enough"] = ANSWERED[None if met.lack is None else met.lack == "none"]
+        facts["watched"] = ANSWERED[met.watched]
         facts["lack"] = met.lack or "unknown"
         facts["temper"] = met.temper or "unknown"
         facts["rules"] = met.rules or "unknown"

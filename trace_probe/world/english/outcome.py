@@ -11,7 +11,7 @@ from trace_probe.world.english.chance import Facts, chance, facts_by
 from trace_probe.world.english.phrases import ACT, SLOTS, Kind
 from trace_probe.world.english.reading import Event, put, read_sentence
 from trace_probe.world.english.scenario import Scenario, scenario
-from trace_probe.world.pools import Nudge
+from trace_probe.world.pools import ANSWERED, Nudge
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,16 @@ def _facts(world: Scenario, trace: Trace, events: list[Event], done: Outcome) ->
     kinds = [event.kind for event in events]
     return {
         "act": done.kind,
-        "short": _yes(short),
-        "watched": _yes(met.watched),
-        "read": _yes(met.read),
+        "short": ANSWERED[short],
+        "watched": ANSWERED[met.watched],
+        "read": ANSWERED[met.read],
         "temper": str(met.temper),
         "level": met.level or "unknown",
         "chance": f"{chance(world, nudge_of(trace), met):.3f}",
-        "again": _yes(kinds.count("way") > 1 or kinds.count("slot") > 1),
+        "again": ANSWERED[kinds.count("way") > 1 or kinds.count("slot") > 1],
         "unread sentences": str(kinds.count("other")),
-        "misread": _yes(_misread(world, events)),
-        "unfaithful": _yes(None if done.kind == "malformed" else _unfaithful(events, done)),
+        "misread": ANSWERED[_misread(world, events)],
+        "unfaithful": ANSWERED[None if done.kind == "malformed" else _unfaithful(events, done)],
     }
 
 
@@ -149,7 +149,3 @@ def _unfaithful(events: list[Event], done: Outcome) -> bool:
         return True
     ways = [event.value for event in events if event.kind == "way"]
     return done.way is not None and ways[-1:] != [done.way]
-
-
-def _yes(fact: bool | None) -> str:
-    return {True: "yes", False: "no", None: "unknown"}[fact]

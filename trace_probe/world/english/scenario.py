@@ -7,12 +7,11 @@ thought, so traces of one prompt part step by step and not at one word.
 """
 
 import random
-import tomllib
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
 
 from trace_probe.errors import TaskError
+from trace_probe.files import tables_beside
 from trace_probe.trace import Task
 from trace_probe.world.english.phrases import ENGLISH, LEVEL, SLOTS, Level
 from trace_probe.world.pools import Control, Nudge, Posed, parse_id, pool_ids, read_source
@@ -55,10 +54,9 @@ class Scenario(Posed):
 @cache
 def settings() -> dict[str, tuple[Setting, ...]]:
     """Return the settings of each category."""
-    text = Path(__file__).with_name("settings.toml").read_text("utf-8")
     return {
         category: tuple(Setting(**{**one, "ways": tuple(one["ways"])}) for one in several)
-        for category, several in tomllib.loads(text).items()
+        for category, several in tables_beside(__file__).items()
     }
 
 
