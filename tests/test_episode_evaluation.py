@@ -14,7 +14,7 @@ from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.notes import labels_left_out, traces_left_out
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.evaluation.report import ACT, Report, format_report
+from trace_probe.evaluation.report import ACT, Report
 from trace_probe.evaluation.text_monitor import _messages
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.labelling.runs import labeller
@@ -104,7 +104,7 @@ def test_a_lead_is_counted_in_sentences_tokens_and_calls(sentence: int, calls: i
     warned = {lead: estimate(value) for lead, value in report.more.calls.items()}
     assert warned == {str(lead): float(lead <= calls) for lead in (1, 2, 3, 5)}
     assert estimate(report.more.mean_warning["calls"]) == calls
-    text = format_report(report)
+    text = str(report)
     assert "caught before the act, 5 % of siblings alarm" in text.replace("5%", "5 %")
     assert f"{calls:.1f}" in text
     assert report.to_json()["baselines"]["tfidf"][ACT]["0.05"]["estimate"] == 0.0
@@ -189,7 +189,7 @@ def test_what_is_known_of_the_task_does_not_rest_on_there_being_reasoning(
     known = report.baselines["category-only"]["pooled_auroc"]
     assert known is not None
     assert known.estimate == 1.0
-    row = next(line for line in format_report(report).splitlines() if "category-only" in line)
+    row = next(line for line in str(report).splitlines() if "category-only" in line)
     assert row.split()[1] == "1.000"
     said = [note for note in report.notes if "have no reasoning" in note]
     assert said == [] if reasoning else said[0].startswith("12 of 20 traces have no reasoning")

@@ -9,7 +9,7 @@ from planted import World, make_label, make_trace, plant
 from trace_probe.errors import NotEnoughData
 from trace_probe.evaluation.evaluate import evaluate, side_by_side
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.evaluation.report import Report, Survival, format_report
+from trace_probe.evaluation.report import Report, Survival
 from trace_probe.probing.baselines import baseline_scores, position
 from trace_probe.probing.corpus import Corpus, split_by_role, thought_scores
 from trace_probe.probing.fitting import fit_corpus, probe_scores
@@ -264,7 +264,7 @@ def test_the_gain_over_a_baseline_is_the_paired_difference() -> None:
     its = value(report.baselines["half"], "within_prompt_auroc")
     assert found.estimate == pytest.approx(1 - its.estimate)
     assert (found.lower, found.upper) == pytest.approx((1 - its.upper, 1 - its.lower))
-    lines = format_report(report).splitlines()
+    lines = str(report).splitlines()
     assert any(line.endswith("the best text baseline is position") for line in lines)
 
 
@@ -407,7 +407,7 @@ def test_a_report_without_baselines_cannot_be_made(signal: Report) -> None:
 def test_the_table_shows_the_detector_first_and_every_baseline_with_intervals(
     signal: Report,
 ) -> None:
-    lines = format_report(signal).splitlines()
+    lines = str(signal).splitlines()
     first = next(at for at, line in enumerate(lines) if line.startswith("probe "))
     count = len(signal.baselines)
     table = lines[first : first + 1 + count]

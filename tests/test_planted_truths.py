@@ -9,7 +9,7 @@ from planted import World, plant
 
 from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.evaluation.report import Report, at_rate, format_report
+from trace_probe.evaluation.report import Report, at_rate
 from trace_probe.probing.baselines import (
     OUTPUT_CONFIDENCE,
     category_only,
@@ -94,7 +94,7 @@ def test_a_signal_of_one_layer_is_claimed_and_nine_tenths_of_it_are_got() -> Non
     for rate in ("0.05", "0.1"):
         assert 0.5 < caught(best, rate).estimate < 1.0  # not so strong that anything would do
         assert caught(report, rate).estimate >= 0.9 * caught(best, rate).estimate
-    line = format_report(report).splitlines()[0]
+    line = str(report).splitlines()[0]
     assert line.startswith("caught before it is said, 5% of siblings alarm: 0.")
     assert "; chance 0." in line
 
@@ -184,4 +184,4 @@ def test_what_output_confidence_tells_as_well_is_no_early_signal_of_the_state(sa
     assert caught(report).lower > 0.5
     said = [note for note in refusals(report) if "beyond output confidence: where" in note]
     assert bool(said) == same
-    assert any(f"{OUTPUT_CONFIDENCE} " in line for line in format_report(report).splitlines()[:1])
+    assert any(f"{OUTPUT_CONFIDENCE} " in line for line in str(report).splitlines()[:1])

@@ -17,7 +17,6 @@ from trace_probe.evaluation.evaluate import evaluate
 from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.held_out import keep as keep_report
 from trace_probe.evaluation.panel import build_panel
-from trace_probe.evaluation.report import format_report
 from trace_probe.probing.baselines import position
 from trace_probe.probing.corpus import thought_scores
 from trace_probe.probing.probe import load_probe
@@ -97,5 +96,5 @@ def test_an_oracle_of_every_sentence_stands_beside_the_headline(tmp_path: Path) 
     assert (found.oracle.estimate, found.beside_oracle.estimate) == (1.0, 0.0)
     assert found.oracle_traces == 128
     assert found.chance == report.more.headline["0.05"].chance
-    text = format_report(beside_oracle(report, store, card, scores))
+    text = str(beside_oracle(report, store, card, scores))
     assert "on 128 traces the oracle 1.00" in text

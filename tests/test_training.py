@@ -13,7 +13,6 @@ from trace_probe.errors import NotEnoughData, ProbeError, StoreError
 from trace_probe.evaluation import held_out
 from trace_probe.evaluation.held_out import evaluate_probe
 from trace_probe.evaluation.panel import SENTENCES_LEFT
-from trace_probe.evaluation.report import format_report
 from trace_probe.evaluation.text_report import text_report
 from trace_probe.execution.executor import LocalExecutor, Result
 from trace_probe.labels import Label
@@ -368,7 +367,7 @@ def test_a_text_report_reads_every_task_by_detectors_that_have_not_seen_it(tmp_p
     assert "do not say how early" in report.notes[0]
     assert report.notes[1] == "No activations, so no probe and no alarm."
     assert not any("prompt alone" in note for note in report.notes)
-    assert "tfidf" in format_report(report)
+    assert "tfidf" in str(report)
     json.dumps(report.to_json(), allow_nan=False)
 
 

@@ -10,7 +10,7 @@ import pytest
 from made_probes import planted_probe
 
 from trace_probe.errors import ProbeError, StoreError
-from trace_probe.evaluation.report import FIGURES, Report, format_report, read_report
+from trace_probe.evaluation.report import FIGURES, Report, read_report
 from trace_probe.monitor.calibrated import calibrate, load_calibrations, save_calibration
 from trace_probe.probing.kept import read_json, write_json
 from trace_probe.probing.probe import load_probe, save_probe
@@ -47,7 +47,7 @@ def test_a_report_of_schema_1_is_read_with_every_figure(raw: Raw, report: Report
     for rate, kinds in raw["more"]["by_rate"].items():
         for kind, limit in kinds.items():
             assert report.more.by_rate[rate][kind].guaranteed_rate == limit["honest_rate"]
-    assert f"{report.more.by_rate['0.01']['pac'].guaranteed_rate:.2%}" in format_report(report)
+    assert f"{report.more.by_rate['0.01']['pac'].guaranteed_rate:.2%}" in str(report)
 
 
 def test_a_report_comes_back_from_its_json_with_all_that_it_held(report: Report) -> None:
@@ -55,7 +55,7 @@ def test_a_report_comes_back_from_its_json_with_all_that_it_held(report: Report)
     assert written["schema"] == 2
     again = Report.from_json(written)
     assert again.to_json() == report.to_json()
-    assert format_report(again) == format_report(report)
+    assert str(again) == str(report)
 
 
 def test_a_run_gives_its_report_as_a_value_and_none_where_there_is_none() -> None:

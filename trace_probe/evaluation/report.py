@@ -233,8 +233,24 @@ class Report:
             raise NotEnoughData("a detector cannot be reported without its baselines")
 
     def __str__(self) -> str:
-        """Return it as text; see `format_report`."""
-        return format_report(self)
+        """Return a report as text: the headline, a table of all detectors, and what alarms cost."""
+        names = [name for name in COLUMNS if _any(self, name)]
+        names = names or [name for name in POOLED if _any(self, name)]
+        detectors = {self.detector: self.figures, **self.baselines, **self.alternatives}
+        table = [
+            [name, *(shown(figures.get(column)) for column in names)]
+            for name, figures in detectors.items()
+        ]
+        parts = (
+            _headline(self),
+            list(self.notes),
+            aligned([["", *(WORDS[name] for name in names)], *table]) if names else [],
+            _at_threshold(self),
+            _further(self),
+            _rates(self),
+            _counts(self),
+        )
+        return "\n\n".join("\n".join(part) for part in parts if part)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; null where a figure cannot be computed."""
@@ -307,27 +323,6 @@ def ranked_as(smoothing: str) -> str:
 def is_text(baseline: str) -> bool:
     """Return whether a baseline reads nothing but text."""
     return baseline in TEXT or baseline.startswith("text-monitor")
-
-
-def format_report(report: Report) -> str:
-    """Return a report as text: the headline, a table of all detectors, and what alarms cost."""
-    names = [name for name in COLUMNS if _any(report, name)]
-    names = names or [name for name in POOLED if _any(report, name)]
-    detectors = {report.detector: report.figures, **report.baselines, **report.alternatives}
-    table = [
-        [name, *(shown(figures.get(column)) for column in names)]
-        for name, figures in detectors.items()
-    ]
-    parts = (
-        _headline(report),
-        list(report.notes),
-        aligned([["", *(WORDS[name] for name in names)], *table]) if names else [],
-        _at_threshold(report),
-        _further(report),
-        _rates(report),
-        _counts(report),
-    )
-    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 def format_summary(report: Report) -> str:
