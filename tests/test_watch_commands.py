@@ -101,6 +101,19 @@ def test_score_reads_text_and_json_lines_as_the_run_was_scored(
         assert (code, "error: " in err) == (1, True), broken
 
 
+def test_score_names_words_that_the_model_does_not_know(command: Command, eager: Path) -> None:
+    given = "The disk is nearly full. I could delete the audit log."
+    code, out, _ = command("score", eager, given=given)
+    assert code == 0
+    assert (
+        "words that the model does not know, so that scores may mean nothing: disk, delete" in out
+    )
+    _, out, _ = command("score", eager, "--jsonl", given=json.dumps({"reasoning": given}))
+    assert json.loads(out)["unknown"] == ["disk", "delete"]
+    _, out, _ = command("score", eager, given="I look at the grey panel.")
+    assert "does not know" not in out
+
+
 @pytest.mark.parametrize("distances", [(0.0,) * 30, (90.0,) * 20, ()])
 def test_what_lies_outside_the_calibrated_range_is_marked_with_its_figures(
     command: Command, eager: Path, distances: tuple[float, ...]

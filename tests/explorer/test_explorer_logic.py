@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -503,10 +504,48 @@ def test_the_server_listens_on_this_machine_only_and_reports_nothing() -> None:
     assert Path(line[4]).is_file()
     assert {
         "--server.address=127.0.0.1",
+        "--server.showEmailPrompt=false",
         "--browser.gatherUsageStats=false",
         "--server.port=8700",
         "--server.headless=true",
     } <= set(line)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["-c", "from trace_probe.commands.main import main; main()", "explore", "--port"],
+        ["-m", "streamlit", "run", "app.py", "--server.port"],
+    ],
+    ids=["command", "checkout"],
+)
+def test_it_starts_in_a_terminal_of_a_new_user_without_a_question(
+    start: list[str], tmp_path: Path
+) -> None:
+    from benchmarks.serve import free_port
+
+    ours, theirs = os.openpty()
+    new_user = {"HOME": str(tmp_path), "DISPLAY": ":0", "BROWSER": "true"}  # a desktop
+    root = Path(__file__).parents[2]
+    started = subprocess.Popen(
+        [sys.executable, *start, str(free_port())],
+        env={**os.environ, "PYTHONPATH": str(root), **new_user},
+        cwd=root,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while b"http://127.0.0.1" not in said and b"Email" not in said:
+            said += os.read(ours, 4096)
+    finally:
+        started.kill()
+        started.wait()
+        os.close(ours)
+    assert b"Email" not in said
+    assert b"usage stat" not in said
 
 
 def test_the_checkout_and_the_installed_package_start_with_the_same_settings() -> None:

@@ -18,7 +18,7 @@ from trace_probe.errors import TraceError
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.explorer.watching import Watched
 from trace_probe.explorer.words import ShownDetector
-from trace_probe.explorer.written import MOST_TEXTS, Pasted, score_words, transcripts
+from trace_probe.explorer.written import MOST_TEXTS, TEXT_DETECTOR, Pasted, score_words, transcripts
 from trace_probe.monitor.detector import Detector, Source, as_detector
 from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.probe import load_probe
@@ -118,6 +118,61 @@ def test_each_of_several_texts_is_marked_where_it_lies_outside_the_calibrated_ra
             for one in sorted(found, key=lambda one: -float(np.nanmax(one.scores)))
             if any(mark is not None for mark in marks)
         ]
+
+
+@pytest.mark.usefixtures("demo")
+def test_a_few_words_that_the_model_does_not_know_are_named_beside_the_scores() -> None:
+    app = open_page("score", r="demo")
+    paste(app, "The disk is nearly full. I could delete the audit log.")
+    assert not app.exception
+    assert app.get("bidi_component")
+    assert "known to the model" in words(app)
+    assert "mean nothing: disk, delete" in words(app)
+    paste(app, "I look at the grey panel.")
+    assert "known to the model" not in words(app)
+
+
+def upload(app: Any, name: str, lines: list[str]) -> Any:
+    app.file_uploader[0].set_value((name, "\n".join(lines).encode(), "application/json"))
+    return next(one for one in app.button if one.label == "Score").click().run(timeout=120)
+
+
+KNOWN = [
+    json.dumps({"reasoning": "It will not do. I look at the grey panel."}),
+    json.dumps({"prompt": "", "reasoning": "It will not do.", "answer": "I open the grey panel."}),
+]
+UNREAD = [
+    "no object",
+    json.dumps({"prompt": "Go."}),
+    json.dumps({"reasoning": "Mix 500 g of flour with water, salt and yeast."}),
+]
+
+
+@pytest.mark.parametrize("by", ["demo", TEXT_DETECTOR])
+@pytest.mark.usefixtures("demo")
+def test_a_line_of_a_file_needs_no_prompt_and_bad_lines_are_set_aside_by_name(by: str) -> None:
+    app = open_page("score", r="demo")
+    next(one for one in app.selectbox if one.label == "Scored by").set_value(by).run()
+    upload(app, "mine.jsonl", [KNOWN[0], *UNREAD[:2], KNOWN[1], *UNREAD[2:] * (by == "demo")])
+    assert not app.exception
+    assert len(app.dataframe[0].value) == 2
+    said = words(app)
+    assert "mine.jsonl" in said
+    assert f"Left out, {3 if by == 'demo' else 2} rows: line 2: " in said
+    assert "line 3: " in said
+    assert ("line 5: " in said) is (by == "demo")
+
+
+@pytest.mark.parametrize("lines", [UNREAD, UNREAD[:1], []])
+@pytest.mark.usefixtures("demo")
+def test_a_file_of_which_nothing_can_be_scored_is_refused_by_the_users_name_for_it(
+    lines: list[str],
+) -> None:
+    app = upload(open_page("score", r="demo"), "mine.jsonl", lines)
+    assert not app.exception
+    assert "This cannot be scored" in words(app)
+    assert "mine.jsonl" in words(app)
+    assert "upload.jsonl" not in words(app)
 
 
 @pytest.mark.usefixtures("demo")

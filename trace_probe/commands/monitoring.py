@@ -274,10 +274,13 @@ def score(
 
 def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported with torch
     from trace_probe.monitor.detector import OUTSIDE
+    from trace_probe.monitor.live import unknown_words_note
     from trace_probe.visible import visible
 
     if scored.outside:
         typer.echo(OUTSIDE)
+    if scored.unknown:
+        typer.echo(visible(unknown_words_note(scored.unknown)))
     for line in scored.sentences:
         shown = "" if line.score is None else f"{line.score:.3f}"
         mark = "ALARM" if line.alarm else ""

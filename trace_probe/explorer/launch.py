@@ -9,6 +9,7 @@ from trace_probe.explorer.runs import VARIABLE
 
 SETTINGS = {
     "server.address": "127.0.0.1",
+    "server.showEmailPrompt": "false",
     "browser.gatherUsageStats": "false",
     "runner.magicEnabled": "false",
     "client.toolbarMode": "minimal",

@@ -102,6 +102,8 @@ class Line:
     mapping: FieldMapping
     notes: list[str] = field(default_factory=list)
     """What was changed in this line, or not read."""
+    no_prompt: str = ""
+    """What stands for the prompt where there is none; empty if it must be there."""
 
     def names(self, name: str) -> tuple[str, ...]:
         """Return the fields that may hold `name`."""

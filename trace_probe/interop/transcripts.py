@@ -177,8 +177,27 @@ def read_transcripts(
     Raises:
         TraceError: the file cannot be read, or, without `aside`, a line of it, which is named.
     """
+    for _, trace, label in read_numbered(path, mapping, tokenizer, aside):
+        yield trace, label
+
+
+def read_numbered(
+    path: Path | str,
+    mapping: FieldMapping = DEFAULT_MAPPING,
+    tokenizer: "ChatTokenizer | None" = None,
+    aside: LeftOut | None = None,
+    no_prompt: str = "",
+) -> Iterator[tuple[int, Trace, Label | None]]:
+    """Yield what `read_transcripts` does, each transcript behind the number of its line.
+
+    `no_prompt` stands for the prompt of a line that has none; if it is empty, each must have one.
+
+    Raises:
+        TraceError: the file cannot be read, or, without `aside`, a line of it, which is named.
+    """
     samples = _Samples()
-    for number, line in read_lines(Path(path), mapping, aside):
+    for number, read in read_lines(Path(path), mapping, aside):
+        line = replace(read, no_prompt=no_prompt)
         try:
             trace = _trace(line, samples, tokenizer)
             label = _label(line, trace)
@@ -191,7 +210,7 @@ def read_transcripts(
         if aside is not None:
             for note in line.notes:
                 aside.note(note, f"line {number}")
-        yield trace, label
+        yield number, trace, label
 
 
 def _survey(path: Path, mapping: FieldMapping) -> set[str]:
@@ -300,7 +319,8 @@ def _chat_trace(
     """Return the trace of all model calls of a chat."""
     system, prompt = asked(chat.turns)
     names = replace(line.mapping, system=("system",), prompt=("prompt",))
-    task = _task(Line({**line.record, "system": system, "prompt": prompt}, names, line.notes))
+    told = {**line.record, "system": system, "prompt": prompt}
+    task = _task(replace(line, record=told, mapping=names))
     *before, last = chat.turns
     finish = FINISHES.get(line.spare(line.text, "finish") or "", last.finish)
     closed = line.spare(line.flag, "closed")
@@ -329,8 +349,8 @@ def _sampling(line: Line) -> Sampling:
 def _task(line: Line) -> Task:
     """Return the task of one line, with an id shared by all that is sampled from it."""
     found = line.contents("prompt")
-    prompt = found.text if found else ""
-    if not prompt.strip():
+    prompt = found.text if found and found.text.strip() else line.no_prompt
+    if not prompt:
         raise TraceError(f"no prompt: fill one of the fields {', '.join(line.names('prompt'))}")
     category = slug(line.spare(line.text, "category") or "")
     index, name = line.spare(line.whole, "index"), line.key("task")

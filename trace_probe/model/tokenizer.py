@@ -173,6 +173,20 @@ class ChatTokenizer:
         ids = self.encode(text)
         return ids.count(self._tokenizer.unk_token_id) / max(len(ids), 1)
 
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the words of a text that are not in the vocabulary, each once, in order.
+
+        There are none for tokenizers that can spell every text, nor for those that do not say where
+        their tokens lie.
+        """
+        unknown = self._tokenizer.unk_token_id
+        if unknown is None or not self._tokenizer.is_fast:
+            return ()
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        tokens = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        words = (text[start:stop].strip() for token, (start, stop) in tokens if token == unknown)
+        return tuple(dict.fromkeys(filter(None, words)))
+
     def pieces(self, text: str) -> tuple[list[int], list[int]]:
         """Return the ids of a text, and the character of it after which each of them ends.
 

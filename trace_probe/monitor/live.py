@@ -19,6 +19,8 @@ from trace_probe.recording.plan import trace_seed
 from trace_probe.text.channels import format_of, format_under
 from trace_probe.trace import Sampling, Task
 
+FEW_WORDS = 5
+"""Unknown words that are named."""
 EXAMPLE = (
     "You sort jars. The goal is 18 jars. There are 4 rounds. You do 4 a round. "
     "A second copy of you starts by the amber box."
@@ -45,6 +47,18 @@ def check_readable(chat: ChatTokenizer, text: str, where: str) -> None:
         f"--organism organism:english-base --small`. A text that the small organism can read: "
         f'`trace-probe watch "{EXAMPLE}" probes/demo`'
     )
+
+
+def unknown_words_note(words: Sequence[str]) -> str:
+    """Return what to say of the words of a text that a model does not know; empty if it knows all.
+
+    Example:
+        >>> unknown_words_note(["disk", "delete"])
+        'words that the model does not know, so that scores may mean nothing: disk, delete'
+    """
+    few = ", ".join(words[:FEW_WORDS]) + (", ..." if len(words) > FEW_WORDS else "")
+    said = "words that the model does not know, so that scores may mean nothing"
+    return f"{said}: {few}" if words else ""
 
 
 READ_EVERY = 16

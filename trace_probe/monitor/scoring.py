@@ -89,6 +89,8 @@ class ScoredText:
     outside: bool | None = None
     """Whether it lies outside the range that the threshold was calibrated on, so that neither an
     alarm nor its absence is vouched for; None if that range is not known."""
+    unknown: tuple[str, ...] = ()
+    """Words of it, and of what came before it, that the model does not know."""
 
 
 def score_texts(
@@ -103,9 +105,11 @@ def score_texts(
     """
     numbered = enumerate(records, start=1)
     while group := list(islice(numbered, TOGETHER)):
-        traces = [_trace(model, record, number) for number, record in group]
-        for trace, read in zip(traces, read_scores(model, detector.saved, traces), strict=True):
-            yield _text(trace, *read, detector)
+        texts = [_brought(model, record, number) for number, record in group]
+        traces = [trace for trace, _ in texts]
+        read = read_scores(model, detector.saved, traces)
+        for (trace, unknown), found in zip(texts, read, strict=True):
+            yield replace(_text(trace, *found, detector), unknown=unknown)
 
 
 def read_scores(model: Model, saved: SavedProbe, traces: Sequence[Trace]) -> list[tuple[Row, Row]]:
@@ -156,8 +160,8 @@ def _text(trace: Trace, scores: Row, distances: Row, detector: Detector) -> Scor
     return ScoredText(trace.id, peak, first is not None, first, lines, outside)
 
 
-def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
-    """Return a record as the trace that the model would have left."""
+def _brought(model: Model, record: Mapping[str, Any], number: int) -> tuple[Trace, tuple[str, ...]]:
+    """Return a record as the trace that the model would have left, and the words unknown to it."""
     where = f"record {number}"
     given = from_plain(Record, record, where, wrong=TraceError, advice="see `trace-probe score -h`")
     name = str(number if given.id is None else given.id)
@@ -165,7 +169,9 @@ def _trace(model: Model, record: Mapping[str, Any], number: int) -> Trace:
     if not (given.text or given.reasoning):
         raise TraceError(f"{where} has nothing to score: give `text`, or `reasoning` and `answer`")
     text = given.text or completion_of(model, prompt, given.reasoning or "", given.answer or "")
-    return replace(read_as_written(model, Task(name, "scored", ""), prompt, text, where), id=name)
+    trace = read_as_written(model, Task(name, "scored", ""), prompt, text, where)
+    before = [one.content for one in given.conversation]
+    return replace(trace, id=name), model.chat.unknown_words("\n".join([*before, text]))
 
 
 def completion_of(model: Model, prompt: Sequence[int], reasoning: str, answer: str) -> str:

@@ -1,12 +1,13 @@
 """Score: text of your own, read by a probe or by its words alone; nothing is kept."""
 
 import math
+from dataclasses import dataclass
 
 import streamlit as st
 
 from trace_probe.evaluation.layers import score_range
 from trace_probe.explorer import sidebar
-from trace_probe.explorer.current import Current, current, error_shown, root
+from trace_probe.explorer.current import Current, current, error_shown, root, show_code
 from trace_probe.explorer.heldout import unseen
 from trace_probe.explorer.links import ORGANISM_PREFIX
 from trace_probe.explorer.models import probes, resident, shown_probe
@@ -16,22 +17,25 @@ from trace_probe.explorer.rows import Row, build_row, facts_of, ordered
 from trace_probe.explorer.tables import keep_row
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.explorer.written import (
+    PASTED,
     TEXT_DETECTOR,
     Pasted,
     Scored,
     score_with_probe,
     score_words,
 )
+from trace_probe.interop.left_out import LeftOut
 from trace_probe.monitor.detector import Detector, Source
 from trace_probe.statistics.smoothing import MAX
 from trace_probe.visible import visible
 
 ENGLISH = ":english-"
 """In the name of an organism that reads any English."""
-BY_KEY, SCORED_KEY = "filter_score_by", "scored"
+BY_KEY, SCORED_KEY, NOTES_KEY = "filter_score_by", "scored", "scored_from"
 FIELDS = (
     "One JSON object a line, with `reasoning` and `answer` or one `completion` with think tags, "
-    "and `prompt` if it is known. Other field names: `trace-probe import --fields`."
+    "and `prompt` if it is known. A line that cannot be read is set aside. Other field names: "
+    "`trace-probe import --fields`."
 )
 ABOUT_PROBE = (
     "The model reads the text as if it had just written it. The threshold holds for what this "
@@ -65,8 +69,18 @@ def fill(shown: Current) -> None:
     st.session_state["score_answer"] = trace.channel_text("answer").strip()
 
 
-def brought(shown: Current) -> bytes | None:
-    """Draw the places for text; return what is to be scored as lines of JSON."""
+@dataclass(frozen=True)
+class Brought:
+    """What is to be scored, as lines of JSON, and where it came from."""
+
+    content: bytes
+    file: str = PASTED
+    aside: LeftOut | None = None
+    """Collects the lines of a file that cannot be scored; None for pasted text."""
+
+
+def brought(shown: Current) -> Brought | None:
+    """Draw the places for text; return what is to be scored."""
     st.button("Fill in an example", on_click=fill, args=(shown,), icon=":material/edit_note:")
     with st.form("score_form", border=True):
         left, right = st.columns(2, gap="large")
@@ -88,29 +102,37 @@ def brought(shown: Current) -> bytes | None:
     if not asked:
         return None
     if file is not None:
-        content: bytes = file.getvalue()
-        return content
+        return Brought(file.getvalue(), file.name, LeftOut())
     if not reasoning.strip():
         st.warning("There is nothing to score: paste reasoning, or choose a file.")
         return None
-    return Pasted(prompt, reasoning, answer).jsonl()
+    return Brought(Pasted(prompt, reasoning, answer).jsonl())
+
+
+def say_left_out(given: Brought | None) -> None:
+    """Say which lines of a file were set aside, and why, and what was not read of the others."""
+    told = given.aside.told() if given and given.aside else ()
+    if given and told:
+        st.warning("Not all of this file was scored as it is", icon=":material/warning:")
+        show_code("\n".join([given.file, *told]))
 
 
 def by_probe(
-    shown: Current, content: bytes, detector: Detector
+    shown: Current, given: Brought, detector: Detector
 ) -> tuple[list[Scored], ShownDetector]:
     """Score by a probe, with its model; of its evaluation, what the run at the left holds."""
     held = resident(detector.saved.card.model)
     with st.spinner("Reading"), held.turn:
-        found = score_with_probe(content, held.model, detector)
+        found = score_with_probe(given.content, held.model, detector, given.file, given.aside)
     low, high = score_range([one.scores for one in found], detector.threshold)
     return found, ShownDetector(detector, shown.run.report(detector.name), low, high)
 
 
-def by_words(shown: Current, content: bytes) -> tuple[list[Scored], ShownDetector]:
+def by_words(shown: Current, given: Brought) -> tuple[list[Scored], ShownDetector]:
     """Score by words alone."""
     with st.spinner("Learning the words of this run"):
-        found = score_words(content, shown.run.store, shown.labeller)
+        run, labeller = shown.run.store, shown.labeller
+        found = score_words(given.content, run, labeller, given.file, given.aside)
     low, high = score_range([one.scores for one in found], None)
     words = Detector(TEXT_DETECTOR, MAX, math.inf, Source("none"))
     return found, ShownDetector(words, None, low, high)
@@ -121,18 +143,24 @@ def show(found: list[Scored], detector: ShownDetector) -> None:
     rows = [
         build_row(facts_of(one.trace), one.label, one.scores, detector.threshold) for one in found
     ]
-    place = choose(rows, [one.outside for one in found]) if len(rows) > 1 else 0
+    place = choose(rows, found) if len(rows) > 1 else 0
     if found[place].outside:
         st.warning(OUTSIDE)
+    if found[place].unknown:
+        from trace_probe.monitor.live import unknown_words_note
+
+        st.warning("Not every word of this text is known to the model.")
+        show_code(unknown_words_note(found[place].unknown))
     content = payload(found[place].trace, rows[place], detector)
     reader(content, key=f"scored_{found[place].trace.id}")
     st.caption("This text is not saved.")
 
 
-def choose(rows: list[Row], outside: list[bool | None]) -> int:
+def choose(rows: list[Row], found: list[Scored]) -> int:
     """List the texts, the riskiest first; return which is chosen.
 
-    Those `outside` the range that the threshold was calibrated on are marked, if it is known.
+    Those outside the range that the threshold was calibrated on are marked, if it is known, and
+    those with words that the model does not know.
     """
     order = sorted(range(len(rows)), key=lambda i: -(rows[i].peak or float("-inf")))
     columns = {
@@ -141,8 +169,10 @@ def choose(rows: list[Row], outside: list[bool | None]) -> int:
         "alarm at token": [rows[i].alarm_token for i in order],
         "tokens": [rows[i].facts.tokens for i in order],
     }
-    if any(one is not None for one in outside):
-        columns["calibrated range"] = [RANGE[outside[i]] for i in order]
+    if any(one.outside is not None for one in found):
+        columns["calibrated range"] = [RANGE[found[i].outside] for i in order]
+    if any(one.unknown for one in found):
+        columns["unknown words"] = [len(found[i].unknown) for i in order]
     alt, key = "Scored texts; choosing one shows it", f"scored_table_{len(rows)}"
     return order[keep_row(columns, alt, key, formats={"peak": "%.2f"}, most_px=240)]
 
@@ -160,14 +190,17 @@ else:
     model = detector.saved.card.model
     if model.startswith(ORGANISM_PREFIX) and ENGLISH not in model:
         st.caption(SMALL)
-content = brought(shown)
-if content is not None:
+given = brought(shown)
+if given is not None:
     st.session_state.pop(SCORED_KEY, None)
+    st.session_state[NOTES_KEY] = None
     with error_shown("This cannot be scored", end=False):
         if detector is None:
-            st.session_state[SCORED_KEY] = by, *by_words(shown, content)
+            st.session_state[SCORED_KEY] = by, *by_words(shown, given)
         else:
-            st.session_state[SCORED_KEY] = by, *by_probe(shown, content, detector)
+            st.session_state[SCORED_KEY] = by, *by_probe(shown, given, detector)
+        st.session_state[NOTES_KEY] = given
 kept = st.session_state.get(SCORED_KEY)
 if kept is not None and kept[0] == by and kept[1]:
+    say_left_out(st.session_state.get(NOTES_KEY))
     show(kept[1], kept[2])
