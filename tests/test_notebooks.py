@@ -24,6 +24,7 @@ MACHINE = re.compile(r"/(?:tmp|home|root|work|Users|private)/")
 SHORTER = {
     "real_model": {"organism.traces(), 320)": "organism.traces(), 64)"},
     "train_a_probe": {
+        "layers=range(model.n_layers)": "layers=(0, 2)",
         "choose_and_score))": "choose_and_score, folds=2))",
     },
     "emergence": {"continuations=10": "continuations=2"},
