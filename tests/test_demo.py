@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from trace_probe.commands.main import app
+from trace_probe.commands.main import app, main
 from trace_probe.demo import DemoPlan, DemoReport, format_demo, run_demo
 from trace_probe.store import Store
 from trace_probe.visible import visible
@@ -133,8 +133,9 @@ def test_an_oracle_is_asked_once_and_sets_the_probe_on_its_axis(folder: Path) ->
 @pytest.mark.usefixtures("report")
 def test_steering_and_intervening_end_in_a_verdict(folder: Path) -> None:
     run, probe = folder / "traces" / "run", folder / "probes" / "run"
-    few = ("--randoms", 2, "--unrelated", 1, "--prompts", 2, "--continuations", 1, "--doses", "1")
-    short = ("--at", 0.8)  # what is left of a thought is soon written
+    few = ("--randoms", 2, "--unrelated", 1, "--prompts", 2, "--continuations", 1)
+    # What is left of a thought is soon written, and one dose is enough for a verdict.
+    short = ("--at", 0.8, "--doses", "0.1", "--dose", 0.1)
     steered = invoke("steer", run, probe, *few, *short, "--json")
     assert steered.exit_code == 0, steered.output
     value = json.loads(steered.stdout)
@@ -162,9 +163,14 @@ def test_an_error_is_one_line_on_standard_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_wrong_usage_exits_with_two() -> None:
-    assert command("flag").returncode == 2
-    assert command("train", "run", "probe", "--layers", "a,b").returncode == 2
+@pytest.mark.parametrize("words", [("flag",), ("train", "run", "probe", "--layers", "a,b")])
+def test_wrong_usage_exits_with_two(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["trace-probe", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
 
 
 def test_help_needs_neither_torch_nor_a_second() -> None:
