@@ -306,8 +306,9 @@ def test_a_long_trace_follows_the_keys_at_once(tab: Tab, files: Path) -> None:
 def served(tab: Tab, files: Path) -> Tab:
     """Return a tab whose reader asks `window.asked` for thresholds, with a clock to move."""
     script = SERVED.replace("MARKUP", json.dumps(source("reader.html")))
-    tab.page.clock.install()
+    tab.page.clock.install(time=0)
     tab.page.goto("about:blank")
+    tab.page.clock.pause_at(3_600_000)
     tab.page.evaluate(script.replace("SCRIPTS", source(*SCRIPTS)), content(files / "rich", "early"))
     return tab
 
