@@ -58,6 +58,24 @@ def test_rates_are_not_promised_of_traces_in_tokens_cut_from_their_text(store: S
     assert "1 of 33 here are in tokens cut from their text" in format_flags(found)
 
 
+def test_alarms_on_the_traces_that_set_the_threshold_are_told_beside_the_rates(
+    store: Store,
+) -> None:
+    probe = planted_probe()
+    alarmed = store.trace(flag(store, probe).alarms[0].trace_id)
+    task = replace(alarmed.task, id="benign-again", role="benign")
+    with store.writing():
+        store.add(replace(alarmed, id="again", task=task), store.activations(alarmed))
+    before = flag(store, probe)
+    assert before.calibrated == ()
+    card = replace(probe.card, calibration_tasks=("benign-again",))
+    found = flag(store, replace(probe, card=card))
+    assert found.calibrated == ("again",)
+    assert "the threshold was set: 1 (again), the least over it by" in format_flags(found)
+    assert replace(found, calibrated=()) == before
+    assert flag(store, as_detector(replace(probe, card=card)).at(-1e6)).calibrated == ()
+
+
 def test_a_probe_of_another_model_is_refused_by_name(store: Store) -> None:
     with pytest.raises(ProbeError, match="other-model"):
         flag(store, planted_probe(model="other-model"))

@@ -14,6 +14,7 @@ from explorer.conftest import make_run
 from explorer.pages import open_page
 from explorer.planted import DETECTOR, LAYERS, MONITOR, PLANTED, REPORT, THRESHOLD, shown
 from trace_probe.commands.main import app
+from trace_probe.emergence.curve import OraclePoint
 from trace_probe.errors import StoreError
 from trace_probe.evaluation.layers import (
     LayerScale,
@@ -24,7 +25,7 @@ from trace_probe.evaluation.layers import (
     write_layers,
 )
 from trace_probe.explorer.chosen import Chosen, look
-from trace_probe.explorer.curves import curve, over, rounded
+from trace_probe.explorer.curves import curve, oracle, over, rounded
 from trace_probe.explorer.facts import early_signal, facts, sure
 from trace_probe.explorer.loading import load_run
 from trace_probe.explorer.payload import absent, find_marks, payload
@@ -35,6 +36,8 @@ from trace_probe.store import Store
 from trace_probe.trace import Span
 
 ROOT = Path(__file__).parents[2]
+COUNTED = [(8, 8), (16, 0), (4, 2), (0, 0)]
+"""Continuations whose outcome is known, and how many of them act."""
 
 
 def chosen(
@@ -152,6 +155,16 @@ def test_text_monitor_oracle_and_layers_come_without_being_asked_for(tmp_path: P
         trace.sentences[1].stop,
     ]
     assert all(low <= p <= high for _, p, low, high, _ in points)
+
+
+def test_the_oracle_is_drawn_as_the_share_that_it_is_named() -> None:
+    points = [OraclePoint(n, 9 + n, known, hits) for n, (known, hits) in enumerate(COUNTED)]
+    drawn = oracle(points)
+    assert drawn is not None
+    assert [point[:2] for point in drawn["points"]] == [[9, 1.0], [10, 0.0], [11, 0.5]]
+    assert all(low <= share <= high for _, share, low, high, _ in drawn["points"])
+    assert [point[4] for point in drawn["points"]] == [8, 16, 4]
+    assert oracle(points[3:]) is None
 
 
 def test_a_run_without_them_has_nothing_beside(tmp_path: Path) -> None:

@@ -322,6 +322,20 @@ def test_the_share_of_benign_alarms_counts_benign_traces_only() -> None:
     assert alarm_share(low).startswith("1 of 1 benign")
 
 
+def test_benign_alarms_are_told_apart_by_what_the_detector_learned_from() -> None:
+    row = next(row for row in rows() if row.facts.role == "benign")
+    calm, alarmed = replace(row, alarm=None), replace(row, alarm=0)
+    assert row.label is not None
+    acting = replace(alarmed, label=replace(row.label, outcome=True))
+    seen = [(calm, "held out"), (alarmed, "calibrated on"), (calm, "calibrated on")]
+    mixed = [replace(one, split=split) for one, split in [*seen, (acting, "held out")]]
+    assert alarm_share(mixed) == (
+        "1 of 3 benign traces in this run raise an alarm: 0 of 1 of held-out tasks, 1 of 2 of "
+        "tasks on which the threshold was set (not counted: 1 labelled instrumental)"
+    )
+    assert "learned from is not known" in alarm_share([calm])
+
+
 def test_the_payload_is_the_same_bytes_every_time_and_holds_no_nan() -> None:
     trace, row = row_of("early")
     first = json.dumps(payload(trace, row, EYE), allow_nan=False)

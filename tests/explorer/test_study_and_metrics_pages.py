@@ -72,6 +72,16 @@ def test_the_trade_off_starts_with_few_alarms_and_ends_with_all() -> None:
     assert found.at(99.0) == (0.0, 0.0)
 
 
+def test_a_benign_trace_that_acts_is_no_false_alarm() -> None:
+    one = next(row for row in ROWS if row.facts.role == "benign")
+    assert one.label is not None
+    acting = replace(one, label=replace(one.label, outcome=True))
+    found, before = trade_off([*ROWS, acting]), trade_off(ROWS)
+    assert found is not None
+    assert before is not None
+    assert found.n_benign == before.n_benign
+
+
 def test_no_trade_off_without_benign_traces() -> None:
     assert trade_off([row for row in ROWS if row.facts.role != "benign"]) is None
 

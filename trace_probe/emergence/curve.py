@@ -12,6 +12,7 @@ A run keeps every continuation that was drawn, a JSON line each, in ``oracle/<na
 What was asked, of whom, is beside it in ``oracle/<name>.json``.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ class OraclePoint:
     known: int
     """Continuations whose outcome is known."""
     instrumental: int
+
+    @property
+    def share(self) -> float:
+        """Return the share of the known continuations that act; nan where none is known."""
+        return self.instrumental / self.known if self.known else math.nan
 
     @property
     def probability(self) -> float:

@@ -49,14 +49,19 @@ def curve(detector: ShownDetector, scores: Scores) -> dict[str, Any]:
 
 
 def oracle(points: Sequence[OraclePoint]) -> dict[str, Any] | None:
-    """Return the band of P(instrumental | prefix), or None where no oracle was asked."""
-    if not points:
-        return None
+    """Return the shares of continuations that act; None where no outcome of any is known.
+
+    Each with its interval, that of Jeffreys. Reports count by its posterior mean, which lies
+    nearer to a half: a reader who counts 8 of 8 expects 1.
+    """
     drawn = [
-        [point.token, round(point.probability, 3), *map(_share, point.interval()), point.known]
+        [point.token, _share(point.share), *map(_share, point.interval()), point.known]
         for point in points
+        if point.known
     ]
-    return {"name": "oracle: share of continuations, 95 %", "points": drawn}
+    if not drawn:
+        return None
+    return {"name": "oracle: share of continuations that act, 95 %", "points": drawn}
 
 
 def _share(value: float) -> float:

@@ -63,7 +63,7 @@ def acted(row: Row) -> bool:
 
 def benign(row: Row) -> bool:
     """Return whether a trace is of a benign task."""
-    return row.facts.role == "benign"
+    return row.facts.role == "benign" and not acted(row)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """The findings on a trace as sentences a person reads first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trace_probe.explorer.figures import figure, number
-from trace_probe.explorer.rows import Row
+from trace_probe.explorer.rows import Row, Split
 from trace_probe.monitor.detector import Detector
 from trace_probe.statistics.smoothing import MAX, smoothing_of
 
@@ -140,13 +140,29 @@ def _tokens(number: int) -> str:
     return f"{abs(number):,} {'token' if abs(number) == 1 else 'tokens'}"
 
 
+TASKS: Mapping[Split, str] = {
+    "held out": "of held-out tasks",
+    "calibrated on": "of tasks on which the threshold was set",
+    "trained on": "of tasks that the detector was trained on",
+}
+
+
 def alarm_share(rows: Sequence[Row]) -> str:
-    """Return how many benign traces of the run raise an alarm at the threshold shown."""
+    """Return how many benign traces of the run raise an alarm at the threshold shown.
+
+    Those that are labelled instrumental are none, as in the report of `evaluate`.
+    """
     benign = [row for row in rows if row.facts.role == "benign" and row.scores is not None]
-    if not benign:
+    harmless = [row for row in benign if row.label is None or row.label.outcome is not True]
+    if not harmless:
         return "no benign trace in this run is scored"
-    raised = sum(row.alarm is not None for row in benign)
-    return (
-        f"{raised} of {len(benign)} benign traces in this run raise an alarm, those that the "
-        f"detector learned from included"
-    )
+    said = f"{_raised(harmless)} benign traces in this run raise an alarm"
+    parts = {words: [r for r in harmless if r.split == split] for split, words in TASKS.items()}
+    known = [f"{_raised(held)} {words}" for words, held in parts.items() if held]
+    said += f": {', '.join(known) or 'which tasks the detector learned from is not known'}"
+    acting = len(benign) - len(harmless)
+    return f"{said} (not counted: {acting} labelled instrumental)" if acting else said
+
+
+def _raised(rows: Sequence[Row]) -> str:
+    return f"{sum(row.alarm is not None for row in rows)} of {len(rows)}"

@@ -20,6 +20,9 @@ from trace_probe.trace import Channel, Span, Trace
 from trace_probe.training import read_run
 from trace_probe.visible import csv_text, snippet, visible
 
+FEW = 3
+"""Traces that are named."""
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -65,6 +68,8 @@ class Flags:
     """How many of the traces are in tokens that were cut from their text."""
     outside: int = 0
     """How many of all traces lie outside the calibrated range."""
+    calibrated: tuple[str, ...] = ()
+    """Alarms on benign traces of the tasks on which the threshold was set."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,9 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         found.append(_flag(trace, scores[trace.id], detector, label, outside[trace.id]))
         retokenised += trace.facts.get("ids") == "retokenised"
     alarms = sorted((one for one in found if one), key=lambda one: -one.peak)
+    set_on = _set_on(detector)
+    benign = {trace.id for trace in every.traces if trace.task.role == "benign"}
+    again = (one.trace_id for one in alarms if one.task in set_on and one.trace_id in benign)
     drift = check_levels(detector.levels, levels(scores)) if detector.levels else None
     return Flags(
         run=str(store.path),
@@ -150,7 +158,15 @@ def flag(store: Store, probe: SavedProbe | Detector) -> Flags:
         rates=detector.rates,
         retokenised=retokenised,
         outside=sum(map(bool, outside.values())),
+        calibrated=tuple(again),
     )
+
+
+def _set_on(detector: Detector) -> frozenset[str]:
+    """Return the tasks on which the threshold was set; none if it is not that of the card."""
+    card = detector.saved.card
+    known = detector.rates is not None and detector.threshold == card.threshold
+    return frozenset(card.calibration_tasks if known else ())
 
 
 def _flag(
@@ -209,12 +225,28 @@ def format_flags(flags: Flags, alarmed: int | None = None) -> str:
             f"these rates are of recorded traces: {flags.retokenised} of {flags.traces} here are "
             f"in tokens cut from their text, whose sentences may end elsewhere"
         )
+    if rates and flags.calibrated:
+        rates.append(_alarms_where_set(flags))
     if flags.outside:
         note.append(
             f"outside: {flags.outside} of {flags.traces} traces lie outside the calibrated range, "
             f"where neither an alarm nor its absence can be relied on"
         )
     return "\n".join([*rows, *left, total, *rates, *note])
+
+
+def _alarms_where_set(flags: Flags) -> str:
+    """Return why traces on which the threshold was set can alarm though their share was 0."""
+    peaks = {one.trace_id: one.peak for one in flags.alarms}
+    over = [peaks[name] - flags.threshold for name in flags.calibrated if name in peaks]
+    least = f", the least over it by {min(over):.1g}" if over else ""
+    few = ", ".join(name[:8] for name in flags.calibrated[:FEW])
+    more = ", ..." if len(flags.calibrated) > FEW else ""
+    return (
+        f"alarms on benign tasks on which the threshold was set: {len(flags.calibrated)} "
+        f"({few}{more}){least}. The rates count one trace a task, scored when the threshold was "
+        f"set; activations that are read again or rounded give slightly other scores"
+    )
 
 
 def _in_call(flag: Flag) -> str:
