@@ -15,11 +15,13 @@ import pytest
 from explorer.conftest import make_run
 from explorer.pages import APP, open_page, words
 from trace_probe.errors import TraceError
+from trace_probe.explorer.panels import Frame, panel
 from trace_probe.explorer.runs import VARIABLE
 from trace_probe.explorer.watching import Watched
 from trace_probe.explorer.words import ShownDetector
 from trace_probe.explorer.written import MOST_TEXTS, TEXT_DETECTOR, Pasted, score_words, transcripts
 from trace_probe.monitor.detector import Detector, Source, as_detector
+from trace_probe.monitor.scorer import ScoredSentence
 from trace_probe.monitor.sharing import seal_probe
 from trace_probe.probing.probe import load_probe
 from trace_probe.statistics.smoothing import MAX
@@ -235,8 +237,9 @@ def test_an_unlabelled_run_teaches_no_words_and_says_so(traces: Path) -> None:
 def reading(
     token: int, sentence: int, score: float | None, *, alarm: bool = False, far: float = 0.0
 ) -> Any:
-    channel = "reasoning" if score is not None else "answer"
-    ended = (SimpleNamespace(distances=(far,)),) if far else ()
+    channel: Any = "reasoning" if score is not None else "answer"
+    whole = ScoredSentence(sentence, channel, token, token + 1, "w ", (score or 0.0,), (), ())
+    ended = (replace(whole, distances=(far,)),) if far else ()
     said = {"channel": channel, "sentence": sentence, "score": score, "alarm": alarm}
     return SimpleNamespace(token=token, text="w ", ended=ended, **said)
 
@@ -262,6 +265,37 @@ def test_what_is_watched_becomes_sentences_with_their_last_score_and_the_alarm()
     assert row.scores is not None
     assert np.isnan(row.scores[2])
     assert [line[0] for line in watched.lines()] == [" ", "▲", " "]
+
+
+def test_the_beginning_of_a_tag_is_no_sentence_and_the_answer_is_not_taken_for_one() -> None:
+    def tagged() -> Generator[Any, None, None]:
+        thought = ScoredSentence(0, "reasoning", 0, 1, "I plan. ", (0.1,), (0.1,), ())
+        yield reading(10, 0, 0.1)
+        half = reading(11, 1, 0.7)
+        yield SimpleNamespace(**{**vars(half), "text": "</", "ended": (thought,)})
+        yield SimpleNamespace(**{**vars(half), "text": "think", "token": 12})
+        yield SimpleNamespace(**{**vars(half), "text": ">", "token": 13, "sentence": None})
+        yield reading(14, 1, None)
+
+    watched = Watched(tagged(), EYE)
+    watched.advance(tokens=9, seconds=60)
+    found = [(one.start, one.stop, one.channel, one.text, one.score) for one in watched.sentences]
+    assert found == [(10, 11, "reasoning", "I plan. ", 0.1), (14, 15, "answer", "w ", None)]
+    assert list(watched.lines()) == ["    0.10  I plan.", " " * 10 + "w"]
+    assert watched.row.alarm is None
+
+
+def test_scores_below_the_axis_are_drawn_at_its_lower_end_which_says_so() -> None:
+    row = Watched((reading(9 + i, i, score) for i, score in enumerate((-5.0, 0.4))), EYE)
+    row.advance(tokens=9, seconds=60)
+    for low, sign in ((0.0, "≤"), (-6.0, "")):
+        drawn = panel(row.row, Frame((9, 19), (low, 1.0)))["layer"]
+        bars, line = drawn[0]["data"]["values"], drawn[2]["data"]["values"]
+        assert [bar["risk"] > low for bar in bars] == [True, True]
+        assert min(point["y"] for point in line) == max(low, -5.0)
+        y = drawn[0]["encoding"]["y"]["axis"]
+        assert ("≤" in y["labelExpr"]) is bool(sign)
+        assert y["values"] == [low, 0.5, 1.0]
 
 
 @pytest.mark.parametrize(("far", "marked"), [(2.0, True), (0.5, False)])

@@ -9,7 +9,7 @@ import numpy as np
 
 from trace_probe.explorer.rows import Facts, Row, Scores, build_row
 from trace_probe.monitor.detector import Detector
-from trace_probe.monitor.scorer import Reading
+from trace_probe.monitor.scorer import Reading, ScoredSentence
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Watched:
     sentences: list[Sentence] = field(default_factory=list)
     distances: list[tuple[float, ...]] = field(default_factory=list)
     """Of the sentences that have ended, from what the probe learned from."""
+    whole: int = 0
+    """Sentences that have ended."""
     alarm: int | None = None
     """The token at which the alarm was raised."""
     begin: int | None = None
@@ -66,13 +68,25 @@ class Watched:
         if reading.alarm and self.alarm is None:
             self.alarm = reading.token
         self.distances += [ended.distances for ended in reading.ended]
+        for ended in reading.ended:
+            self._end(ended)
         if reading.sentence is None:
+            del self.sentences[self.whole :]  # it was the beginning of a tag
+            return
+        if reading.sentence < self.whole:
             return
         while len(self.sentences) <= reading.sentence:
             self.sentences.append(Sentence(reading.token, reading.token, reading.channel))
         one = self.sentences[reading.sentence]
         one.stop, one.text = reading.token + 1, one.text + reading.text
         one.score = one.score if reading.score is None else reading.score
+
+    def _end(self, ended: ScoredSentence) -> None:
+        """Take a sentence as it is at its end, without the half tag that it may have held."""
+        begin, score = self.begin or 0, ended.scores[0] if ended.scores else None
+        span = begin + ended.start, begin + ended.stop
+        self.sentences[ended.sentence :] = [Sentence(*span, ended.channel, ended.text, score)]
+        self.whole = ended.sentence + 1
 
     @property
     def row(self) -> Row:
@@ -94,7 +108,8 @@ class Watched:
         return self.detector.follow(np.array(scores, dtype=np.float32))
 
     def lines(self) -> Iterator[str]:
-        """Yield the sentences, those over the threshold marked."""
+        """Yield the sentences with what the alarm follows, those over the threshold marked."""
         for one, value in zip(self.sentences, self.statistics, strict=True):
             over = value >= self.detector.threshold
-            yield f"{'▲' if over else ' '} {one.text.strip()}"
+            score = "" if np.isnan(value) else f"{value:.2f}"
+            yield f"{'▲' if over else ' '} {score:>6}  {one.text.strip()}"

@@ -84,6 +84,8 @@ def settings(shown: Current, detector: Detector) -> None:
 def banner(watched: Watched) -> None:
     """Say loudly whether the alarm was raised, and whether the model still writes."""
     state = "still writing" if watched.running else "stopped by hand" if watched.stopped else "done"
+    peak, limit = watched.row.peak, f"threshold {watched.detector.threshold:.2f}"
+    state += f" · {limit}" if peak is None else f" · highest score {peak:.2f}, {limit}"
     if watched.alarm is None:
         words = "No alarm so far" if watched.running else "No alarm"
         st.info(f"{words} · token {watched.last:,} · {state}", icon=":material/hearing:")
