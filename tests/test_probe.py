@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from planted import World, plant
+from planted import World, make_trace, plant
 
 from trace_probe.errors import NotEnoughData, ProbeError
 from trace_probe.probing.fitting import fit_dataset, probe_scores
@@ -20,7 +20,8 @@ from trace_probe.probing.probe import (
     save_probe,
 )
 from trace_probe.probing.recipe import Method
-from trace_probe.store import Manifest
+from trace_probe.store import Manifest, Store
+from trace_probe.trace import Task
 
 METHODS: tuple[Method, ...] = ("logistic", "difference-of-means", "lda", "ridge")
 Rows = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]
@@ -232,3 +233,64 @@ def test_what_was_measured_of_other_weights_goes_with_them(tmp_path: Path) -> No
     save_probe(tmp_path, replace(saved, probe=other))
     there = sorted(path.name for path in tmp_path.iterdir())
     assert there == ["card.json", "notes.txt", "probe.safetensors"]
+
+
+def run_of(folder: Path, ids: bool, **settings: Any) -> Store:
+    """Return a run of one trace, with token ids or in words, and with such a manifest."""
+    trace = make_trace("a", Task("t", "kind", "Keep it."), ["we look", "act now"])
+    named = {"token_ids": tuple(range(len(trace))) if ids else (), "tokenizer": "tok"}
+    store = Store.create(folder, Manifest(**{"model": "m@1", "tokenizer": "tok", **settings}))
+    with store.writing():
+        store.add(replace(trace, **named))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("ids", "settings", "said"),
+    [
+        (True, {}, "no activations. Read it again: `trace-probe record m NEW_RUN --recapture RUN"),
+        (False, {}, "no activations. Read its text with the model: `trace-probe observe RUN m"),
+        (
+            True,
+            {"layers": (0,), "d_model": 16},
+            "without [3]. Read it again: `trace-probe record m NEW_RUN --recapture RUN",
+        ),
+        (
+            False,
+            {"layers": (0,), "d_model": 16},
+            "without [3]. Read its text with the model: `trace-probe observe RUN m NEW_RUN",
+        ),
+        (
+            False,
+            {"layers": (0,), "d_model": 16, "model": "n@1", "source": "imported"},
+            "Read it with the probe's model: `trace-probe observe RUN m NEW_RUN",
+        ),
+    ],
+)
+def test_a_probe_that_does_not_fit_names_the_command_that_reads_this_run_for_it(
+    saved: SavedProbe, tmp_path: Path, ids: bool, settings: dict[str, Any], said: str
+) -> None:
+    run = run_of(tmp_path / "run", ids, **settings)
+    with pytest.raises(ProbeError) as caught:
+        check_fits(saved.card, run)
+    text = str(caught.value).replace(str(run.path), "RUN")
+    assert said in text
+    assert "--layers 3 --pooling mean`" in text
+    assert ("train a probe on this run" in text) == (
+        "layers" in settings and "source" not in settings
+    )
+
+
+def test_the_true_cause_is_named_where_a_run_is_of_another_model(
+    saved: SavedProbe, tmp_path: Path
+) -> None:
+    other = {"model": "n@2", "tokenizer": "tok2", "layers": (5,), "d_model": 32}
+    run = run_of(tmp_path / "run", True, row_end="word", **other)
+    with pytest.raises(ProbeError) as caught:
+        check_fits(saved.card, run)
+    text = str(caught.value)
+    assert "model 'n@2', not 'm@1'" in text
+    assert "The probe is of another model: name a probe of this one, train one" in text
+    assert f"`trace-probe train {run.path} NEW_PROBE`" in text
+    assert "version" not in text
+    assert "layers" not in text  # what another model's run lacks besides does not matter

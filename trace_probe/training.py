@@ -189,6 +189,6 @@ def read_run(store: Store, saved: SavedProbe) -> Corpus:
     Raises:
         ProbeError: the probe was trained on another model, or the run lacks what it reads.
     """
-    check_fits(saved.card, store.manifest)
+    check_fits(saved.card, store)
     corpus = Corpus(tuple(store.traces()), {})
     return corpus.with_activations(store, saved.card.layers)

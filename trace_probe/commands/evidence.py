@@ -213,16 +213,22 @@ def observe(
     model: str,
     out: Path,
     layers: str | None = None,
+    pooling: str | None = None,
     tolerance: Annotated[float | None, typer.Option(min=0)] = None,
     *,
     loading: Loading,
 ) -> Told:
-    """Let another model read the traces of a run; `evaluate --observer` probes it.
+    """Let a model read the text of a run's traces; `evaluate --observer` probes it.
+
+    So it reads transcripts of your own, too, and `flag` can score what it read.
 
     Args:
         model: The reader: hub id, folder, or organism:NAME.
         out: Folder for the activations of the reader.
-        layers: Layers to keep: 0-based blocks, such as 12,18. Default: all.
+        layers: Layers to keep: 0-based blocks, such as 12,18. Default: all of a model of up to 8
+            blocks, else 8 evenly spaced ones.
+        pooling: What is kept of each sentence, as in `record`. Default: as in the run, or
+            last+mean+max if that has no activations.
         tolerance: How far two readings may differ, as a share of the greatest value. Default: by
             dtype.
     """
@@ -232,10 +238,10 @@ def observe(
     from trace_probe.recording.plan import resumed_dtype
 
     store, chosen = tp.Store(run), integers(layers)
-    check_observable(store, out, chosen)
+    check_observable(store, out, chosen, pooling)
     weights = loading.weights(model)
     loaded = load_weights(replace(weights, dtype=resumed_dtype(weights.dtype, out)))
-    into = tp.Store.create(out, observer_manifest(loaded, store, chosen))
+    into = tp.Store.create(out, observer_manifest(loaded, store, chosen, pooling))
     report = read(loaded, store, into, tolerance=tolerance)
     text = (
         f"{out}: {report.read} traces read by {loaded.name}, {report.checked} of them twice; "

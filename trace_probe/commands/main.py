@@ -141,7 +141,8 @@ def record(
         nudge: System message: none, plain, one that pushes for the goal, the paper's.
         samples: Traces to record of each task.
         limit: Record only the first N tasks.
-        layers: Layers to keep: 0-based blocks, such as 12,18. Default: all.
+        layers: Layers to keep: 0-based blocks, such as 12,18. Default: all of a model of up to 8
+            blocks, else 8 evenly spaced ones; with --recapture those of the run, if it has any.
         pooling: What is kept of each sentence: last, mean, max of its tokens, or several joined by
             +. A probe with memory of the thought needs mean and max.
         raw_tokens: Keep every token beside the rows; takes much room.

@@ -141,7 +141,7 @@ def slice_(run: Path, probe: Path, out: Path) -> Told:
     from trace_probe.upkeep.slice import slice_run
 
     whole, card = tp.Store(run), tp.load_probe(probe).card
-    check_fits(card, whole.manifest, any_model=True)
+    check_fits(card, whole, any_model=True)
     settings = replace(whole.manifest, layers=card.layers, pooling=card.pooling)
     learned = set(card.training_tasks)
     made = tp.Store.create(out, settings)

@@ -41,7 +41,7 @@ def check_steering(store: Store, saved: SavedProbe, layer: int) -> None:
         StoreError: the run has no activations of the layer.
         NotEnoughData: the run has no labelled trace that the probe has not seen.
     """
-    check_fits(saved.card, store.manifest)
+    check_fits(saved.card, store)
     store.known_layers((layer,))
     if not held_out(load_corpus(store, saved.card.labeller, ()), saved, 1):
         raise NotEnoughData("no trace to steer: record tasks that the probe has not seen")
@@ -152,7 +152,7 @@ def judged(store: Store, saved: SavedProbe) -> list[Trace]:
         ProbeError: the probe does not fit the run.
         NotEnoughData: there is none.
     """
-    check_fits(saved.card, store.manifest)
+    check_fits(saved.card, store)
     labels = store.labels(saved.card.labeller)
     known = [
         trace

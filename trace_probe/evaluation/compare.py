@@ -95,7 +95,7 @@ def compare_probes(
     corpora = []
     for store, saved in (first, second):
         card = saved.card
-        check_fits(card, store.manifest)
+        check_fits(card, store)
         who = labeller or card.labeller
         corpora.append(load_corpus(store, who, card.layers, card.target))
     seen = first[1].card.seen | second[1].card.seen

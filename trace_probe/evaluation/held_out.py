@@ -104,9 +104,9 @@ def _corpora(
 ) -> tuple[Corpus, Corpus]:
     """Return the run that is judged, and of the run that was learned from the training tasks."""
     source = trained_on or store
-    check_fits(card, source.manifest)
+    check_fits(card, source)
     if trained_on is not None:
-        check_fits(card, store.manifest, any_model=True)
+        check_fits(card, store, any_model=True)
     who = labeller or card.labeller
     layers = sorted(set(store.manifest.layers) & set(source.manifest.layers))
     corpus = load_corpus(store, who, layers, card.target, needed=labeller is not None)

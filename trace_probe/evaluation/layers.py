@@ -160,7 +160,7 @@ def score_layers(store: Store, saved: SavedProbe, progress: Progress) -> tuple[L
         ProbeError: the probe was trained on another model, or the run lacks what it reads.
         NotEnoughData: the tasks of the probe are not in this run.
     """
-    check_fits(saved.card, store.manifest)
+    check_fits(saved.card, store)
     corpus = Corpus(tuple(store.traces()), {})
     scales: list[LayerScale] = []
     scores: dict[int, dict[str, Scores]] = {}

@@ -47,12 +47,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trace_probe.errors import NotEnoughData, ProbeError
+from trace_probe.model.naming import without_version
 from trace_probe.monitor.detector import Detector
 from trace_probe.monitor.shift import Figure, Shift, share, shift_of
 from trace_probe.probing.corpus import Corpus, build_cohort, load_corpus
 from trace_probe.probing.hub import local_folder
 from trace_probe.probing.kept import RECHECKS, Beside
-from trace_probe.probing.probe import ProbeCard, check_fits
+from trace_probe.probing.probe import ProbeCard, check_fits, differences
 from trace_probe.statistics.bootstrap import Values, resample, shown, wilson
 from trace_probe.statistics.metrics import UNKNOWN, Scores, pairs_within, trace_maxima
 from trace_probe.statistics.siblings import mixed_prompts
@@ -294,7 +295,7 @@ def _verdict(found: Recheck) -> Verdict:
 def unseen(store: Store, detector: Detector, labeller: str | None = None) -> Corpus:
     """Return the traces of a run that a probe did not learn from, with what it reads of them."""
     card = detector.saved.card
-    check_fits(card, store.manifest, any_model=True)
+    check_fits(card, store, any_model=True)
     own = card.labeller if card.labeller in store.labellers() else None
     learned = set(card.training_tasks)
     every = load_corpus(store, labeller or own, (), card.target)
@@ -374,8 +375,14 @@ def check_reads(model: "ModelFacts", card: ProbeCard) -> None:
     """
     from trace_probe.recording.record import new_manifest
 
-    read = new_manifest(model, Sampling(), layers=card.layers, pooling=card.pooling)
-    check_fits(card, replace(read, row_end=card.row_end))
+    read = new_manifest(model, Sampling(), layers=())
+    if differing := differences(card, read):
+        raise ProbeError(
+            f"probe {card.name} cannot read {model.name}: it was trained on another model "
+            f"({'; '.join(differing)}). Let {without_version(card.model)} read, or name a probe of "
+            f"{without_version(model.name)}"
+        )
+    model.check_layers(card.layers)
 
 
 def check_rechecked(model: "ModelFacts", folders: Iterable[Path]) -> None:

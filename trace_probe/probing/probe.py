@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trace_probe.activations import RowEnd
 from trace_probe.errors import ProbeError
 from trace_probe.files import MARKS, checked_name
-from trace_probe.model.naming import same_model
+from trace_probe.model.naming import same_model, without_version
 from trace_probe.probing.binary import BinaryProbe, Floats
 from trace_probe.probing.corpus import Corpus
 from trace_probe.probing.distance import RowDistance
@@ -38,7 +38,7 @@ from trace_probe.statistics.metrics import Scores
 from trace_probe.statistics.smoothing import Smoothing, parse_smoothing
 from trace_probe.storage.seals import Seals
 from trace_probe.storage.typed import from_plain, renamed, to_plain
-from trace_probe.store import Manifest
+from trace_probe.store import Manifest, Store
 from trace_probe.trace import Trace
 
 _SAME = ("false_alarm_rate", "target_sibling_rate", "sibling_alarm_rate", "siblings", "binds")
@@ -339,20 +339,43 @@ def _to_card(raw: dict[str, Any], file: Path) -> ProbeCard:
     return card
 
 
-def check_fits(card: ProbeCard, manifest: Manifest, *, any_model: bool = False) -> None:
+def check_fits(card: ProbeCard, run: Store | Manifest, *, any_model: bool = False) -> None:
     """Refuse a probe on activations of another model, or on those that it cannot read.
 
     Raises:
         ProbeError: it was trained on another width, or the run lacks a layer or a pooling that it
             reads; or, unless any model will do, on another model or tokenizer.
     """
+    manifest = run.manifest if isinstance(run, Store) else run
+    where = str(run.path) if isinstance(run, Store) else "RUN"
+    differing = differences(card, manifest, any_model=any_model)
+    if not manifest.layers:
+        held, way = ["no activations"], _reading(card, run, where)
+    elif differing:
+        held, way = differing, _another(card, manifest, where)
+    elif manifest.row_end != card.row_end:
+        held = [f"rows that end with a {manifest.row_end}, not with a {card.row_end}"]
+        way = "Use a run of the version that made the probe, or train a probe on this run"
+    else:
+        held = _lacking(card, manifest)
+        way = f"{_reading(card, run, where)}, or train a probe on this run"
+    if held:
+        raise ProbeError(f"probe {card.name} does not fit: the run has {'; '.join(held)}. {way}")
+
+
+def differences(card: ProbeCard, manifest: Manifest, *, any_model: bool = False) -> list[str]:
+    """Return what tells the model of a run, or one to be read, from the model of a probe."""
     facts = ("d_model",) if any_model else ("model", "tokenizer", "d_model")
-    differing = [
+    return [
         f"{fact} {getattr(manifest, fact)!r}, not {getattr(card, fact)!r}"
         for fact in facts
         if getattr(manifest, fact) != getattr(card, fact)
         and not (fact == "model" and same_model(manifest.model, card.model))
     ]
+
+
+def _lacking(card: ProbeCard, manifest: Manifest) -> list[str]:
+    """Return what a run of the model lacks of what a probe reads."""
     lacking = []
     if not set(card.layers) <= set(manifest.layers):
         without = sorted(set(card.layers) - set(manifest.layers))
@@ -360,14 +383,40 @@ def check_fits(card: ProbeCard, manifest: Manifest, *, any_model: bool = False) 
     unmade = [one for one in card.features if one not in features_from(manifest.pooling)]
     if unmade:
         lacking.append(f"pooling {manifest.pooling!r}, which cannot give {', '.join(unmade)}")
-    if manifest.layers and manifest.row_end != card.row_end:
-        lacking.append(f"rows that end with a {manifest.row_end}, not with a {card.row_end}")
-    if differing or lacking:
-        way = "Record with the probe's model" if differing else "Read it again with --recapture"
-        if manifest.row_end != card.row_end:
-            way = "Use a run of the version that made the probe"
-        raise ProbeError(
-            f"probe {card.name} does not fit: the run has {'; '.join([*differing, *lacking])}. "
-            f"{way}, layers {list(card.layers)} and pooling {card.pooling}, or train a probe on "
-            f"this run"
-        )
+    return lacking
+
+
+def _another(card: ProbeCard, manifest: Manifest, where: str) -> str:
+    """Return what to do about a run of another model."""
+    if manifest.source == "imported":
+        return f"Read it with the probe's model: {_observing(card, where, card.model)}"
+    return (
+        f"The probe is of another model: name a probe of this one, train one "
+        f"(`trace-probe train {where} NEW_PROBE`), or record a run with "
+        f"{without_version(card.model)}"
+    )
+
+
+def _reading(card: ProbeCard, run: Store | Manifest, where: str) -> str:
+    """Return how a run comes to hold what a probe reads: by its tokens, or else by its text."""
+    manifest = run.manifest if isinstance(run, Store) else run
+    reader, tokenizer = card.model, card.tokenizer
+    if manifest.layers:
+        reader, tokenizer = manifest.model, manifest.tokenizer
+    if not isinstance(run, Store) or not all(
+        trace.token_ids and trace.tokenizer == tokenizer for trace in run.traces()
+    ):
+        return f"Read its text with the model: {_observing(card, where, reader)}"
+    return (
+        f"Read it again: `trace-probe record {without_version(reader)} NEW_RUN --recapture "
+        f"{where} {_wanted(card)}`"
+    )
+
+
+def _observing(card: ProbeCard, where: str, reader: str) -> str:
+    return f"`trace-probe observe {where} {without_version(reader)} NEW_RUN {_wanted(card)}`"
+
+
+def _wanted(card: ProbeCard) -> str:
+    """Return the options by which a run is read as a probe needs it."""
+    return f"--layers {','.join(map(str, card.layers))} --pooling {card.pooling}"

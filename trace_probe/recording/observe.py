@@ -16,6 +16,7 @@ from trace_probe.activations import (
     Activations,
     Fidelity,
     RowEnd,
+    parse_poolings,
     pooled_spans,
     with_row_end,
 )
@@ -33,22 +34,37 @@ from trace_probe.trace import Span, Trace
 BATCH = 32
 
 
-def observer_manifest(model: Model, run: Store, layers: Sequence[int] | None = None) -> Manifest:
-    """Return the manifest of a run as read by another model; layers as in `record`."""
+def observer_manifest(
+    model: Model, run: Store, layers: Sequence[int] | None = None, pooling: str | None = None
+) -> Manifest:
+    """Return the manifest of a run as read by another model; layers as in `record`.
+
+    Without a `pooling` it stays that of the run, if the run has activations.
+    """
     was = run.manifest
-    read = new_manifest(model, was.sampling, layers=layers, tasks=was.tasks, pooling=was.pooling)
+    chosen = _pooling(was, pooling)
+    read = new_manifest(model, was.sampling, layers=layers, tasks=was.tasks, pooling=chosen)
     return replace(read, source=was.source, raw_tokens=was.raw_tokens)
 
 
-def check_observable(run: Store, out: Path, layers: Sequence[int] | None = None) -> None:
+def _pooling(was: Manifest, wanted: str | None) -> str:
+    """Return the pooling that is wanted, or that of a run; all of them if the run has none."""
+    return wanted or (was.pooling if was.layers else ALL_POOLINGS)
+
+
+def check_observable(
+    run: Store, out: Path, layers: Sequence[int] | None = None, pooling: str | None = None
+) -> None:
     """Refuse what no model could read into `out`, before one is loaded.
 
     Raises:
         ModelError: what a call of an agent read is not known as its model had it.
         StoreError: `out` holds a run of other settings, or other files.
     """
-    was, same = run.manifest, ("sampling", "tasks", "pooling", "source", "raw_tokens")
-    given = {name: getattr(was, name) for name in same}
+    was, same = run.manifest, ("sampling", "tasks", "source", "raw_tokens")
+    chosen = _pooling(was, pooling)
+    parse_poolings(chosen)
+    given = {name: getattr(was, name) for name in same} | {"pooling": chosen}
     if layers is not None:
         given["layers"] = tuple(layers)
     Store.check_settings(out, lambda there: replace(there, **given))
@@ -64,7 +80,7 @@ def observe(
     """Read every trace of a run and keep it, with its labels, beside what the reader held.
 
     The traces of `out` are those of the run, in the tokens of the model that wrote them; only
-    the activations are the reader's, pooled as those of the run. The longest of every 32 traces
+    the activations are the reader's. The longest of every 32 traces
     is read twice, in two ways; where both differ by more than `tolerance` (None: by precision)
     none of the 32 is kept. What is there already is not read again.
 
@@ -235,8 +251,9 @@ def check_ids(run: Store) -> None:
     for trace in run.traces():
         if not trace.token_ids:
             raise ModelError(
-                f"trace {trace.id} has no token ids, so it cannot be read as it was written: use "
-                f"`trace-probe observe`, which reads its text"
+                f"trace {trace.id} has no token ids, so it cannot be read as it was written. Read "
+                f"its text: `trace-probe observe {run.path} MODEL NEW_RUN`, with --layers and "
+                f"--pooling as here; or import it anew, with `--tokenizer MODEL`"
             )
 
 
