@@ -1,5 +1,6 @@
 """Flags: the traces that alarm, riskiest first, with the sentence of the alarm."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from planted import keep, plant
 from trace_probe.errors import ProbeError, StoreError
 from trace_probe.monitor.detector import as_detector
 from trace_probe.monitor.flagging import flag, format_flags, read_trace
+from trace_probe.probing.probe import load_probe
 from trace_probe.store import Store
 
 
@@ -114,3 +116,22 @@ def test_the_detector_that_is_shown_is_one_with_a_report(store: Store) -> None:
     store.write_report("truth", {"threshold": 0.5})
     assert read_trace(store, name).detector == "truth"
     assert read_trace(store, name, "another").detector == "another"
+
+
+def test_scores_that_are_there_stay_byte_for_byte_unless_more_than_rounding_differs(
+    tmp_path: Path,
+) -> None:
+    store = Store(shutil.copytree("traces/demo", tmp_path / "run"))
+    file, saved = tmp_path / "run" / "scores" / "demo.parquet", load_probe("probes/demo")
+    own = store.scores("demo")
+    file.unlink()
+    store.write_scores("demo", {name: row + np.float32(1e-6) for name, row in own.items()})
+    elsewhere = file.read_bytes()
+    flag(store, saved)
+    assert file.read_bytes() == elsewhere
+    store.write_scores("demo", {name: row + np.float32(1e-2) for name, row in own.items()})
+    assert file.read_bytes() != elsewhere
+    file.write_bytes(elsewhere[:-9])
+    flag(store, saved)
+    for name, row in store.scores("demo").items():
+        np.testing.assert_allclose(row, own[name], atol=1e-4)

@@ -238,10 +238,10 @@ def test_what_was_measured_of_other_weights_goes_with_them(tmp_path: Path) -> No
 def run_of(folder: Path, ids: bool, **settings: Any) -> Store:
     """Return a run of one trace, with token ids or in words, and with such a manifest."""
     trace = make_trace("a", Task("t", "kind", "Keep it."), ["we look", "act now"])
-    named = {"token_ids": tuple(range(len(trace))) if ids else (), "tokenizer": "tok"}
+    tokens = tuple(range(len(trace))) if ids else ()
     store = Store.create(folder, Manifest(**{"model": "m@1", "tokenizer": "tok", **settings}))
     with store.writing():
-        store.add(replace(trace, **named))
+        store.add(replace(trace, token_ids=tokens, tokenizer="tok"))
     return store
 
 

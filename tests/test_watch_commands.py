@@ -114,6 +114,27 @@ def test_score_names_words_that_the_model_does_not_know(command: Command, eager:
     assert "does not know" not in out
 
 
+def test_a_record_that_cannot_be_scored_does_not_take_the_others_with_it(
+    command: Command, eager: Path
+) -> None:
+    good = {"id": "a", "text": "It will not do. I take dawn."}
+    same = {"id": "b", "completion": "It will not do. I take dawn."}
+    apart = {"id": "c", "reasoning": "It will not do.", "completion": "I take dawn."}
+    lines = [json.dumps(good), "", "{", json.dumps(same), '{"text": 3}', "{}", json.dumps(apart)]
+    code, out, err = command("score", eager, "--jsonl", given="\n".join(lines))
+    scored = {one["id"]: one for one in map(json.loads, out.splitlines())}
+    assert (code, list(scored)) == (1, ["a", "b", "c"])
+    assert scored["b"]["sentences"] == scored["a"]["sentences"]
+    channels = [(one["channel"], one["text"].strip()) for one in scored["c"]["sentences"]]
+    assert channels == [("reasoning", "It will not do."), ("answer", "I take dawn.")]
+    told = [line for line in err.splitlines() if line.startswith("set aside, line ")]
+    assert [line.split(":")[0][-1] for line in told] == ["3", "5", "6"]
+    assert "give `text` or `completion`" in told[-1]
+    assert err.splitlines()[-1] == "error: 3 of 6 lines could not be scored: see above"
+    code, out, _ = command("score", eager, "--jsonl", given="\n".join([lines[0], lines[3]]))
+    assert (code, len(out.splitlines())) == (0, 2)
+
+
 @pytest.mark.parametrize("distances", [(0.0,) * 30, (90.0,) * 20, ()])
 def test_what_lies_outside_the_calibrated_range_is_marked_with_its_figures(
     command: Command, eager: Path, distances: tuple[float, ...]

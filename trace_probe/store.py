@@ -452,15 +452,11 @@ class Store:
         return cached_layer(self.vault, self.cache, self._contents(), layer, progress=progress)
 
     def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
-        """Keep the scores of a detector: for each trace id one score a sentence, nan = none."""
-        import pyarrow as pa
+        """Keep the scores of a detector: for each trace id one score a sentence, nan = none.
 
-        rows = [np.asarray(row, dtype=np.float32) for row in scores.values()]
-        kind = pa.list_(pa.float32())
-        table = pa.table(
-            {"trace_id": pa.array(list(scores), pa.string()), "scores": pa.array(rows, kind)}
-        )
-        self.artifacts.write_table("scores", detector, table)
+        Where those that are kept are equal up to rounding, they stay, byte for byte.
+        """
+        self.artifacts.write_scores(detector, scores)
 
     def scores(self, detector: str) -> dict[str, NDArray[np.float32]]:
         """Return the kept scores of a detector by trace id, one score a sentence.

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +18,7 @@ from trace_probe.commands.layout import ALARMED
 from trace_probe.commands.model_options import Loading
 from trace_probe.commands.options import json_object, price_pair, say, show_result
 from trace_probe.commands.standard_input import json_lines, text_brought
+from trace_probe.errors import TraceError, TraceProbeError
 from trace_probe.files import plain
 from trace_probe.model.naming import without_version
 
@@ -247,8 +248,9 @@ def score(
     """Score text from standard input, and print each sentence with its score.
 
     A text outside the range that the threshold was calibrated on is marked first: `outside`.
-    Text is the completion as the model writes it, tags included. A JSON object has `text`, or
-    `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and perhaps `id`.
+    Text is the completion as the model writes it, tags included. A JSON object has `text` or
+    `completion`, or `reasoning` and `answer`; and `messages`, or `prompt` and `system`; and
+    perhaps `id`. One that cannot be scored is named on standard error, and the exit code is 1.
 
     Args:
         lines: Read and write JSON lines, one object a line.
@@ -258,11 +260,18 @@ def score(
     from trace_probe.monitor.scoring import score_texts
 
     detector = tp.load_detector(probe, smoothing=smoothing, threshold=threshold)
-    records = json_lines() if lines else iter([{"text": text_brought(), "prompt": prompt}])
+    numbers: list[int] = []
+    records = _numbered(numbers) if lines else iter([{"text": text_brought(), "prompt": prompt}])
     loaded = load_weights(loading.weights(model or model_of([detector])))
     say(str(detector))
-    alarmed = False
-    for scored in score_texts(loaded, detector, records):
+    alarmed, left = False, 0
+
+    def aside(number: int, error: TraceProbeError) -> None:
+        nonlocal left
+        left += 1
+        say(f"set aside, line {numbers[number - 1]}: {error}")
+
+    for scored in score_texts(loaded, detector, records, aside if lines else None):
         alarmed = alarmed or scored.alarm
         if lines:
             typer.echo(json.dumps(plain(scored), ensure_ascii=True, allow_nan=False))
@@ -270,6 +279,15 @@ def score(
             _print_scored(scored)
     if fail_on_alarm and alarmed:
         raise typer.Exit(ALARMED)
+    if left:
+        raise TraceError(f"{left} of {len(numbers)} lines could not be scored: see above")
+
+
+def _numbered(numbers: list[int]) -> Iterator[dict[str, Any] | TraceError]:
+    """Yield what stands at standard input; `numbers` grows by the line of each."""
+    for number, record in json_lines():
+        numbers.append(number)
+        yield record
 
 
 def _print_scored(scored: Any) -> None:  # noqa: ANN401 - a ScoredText, imported with torch

@@ -13,14 +13,21 @@ NOT_UTF8 = (
 )
 
 
-def json_lines() -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of standard input."""
+def json_lines() -> Iterator[tuple[int, dict[str, Any] | TraceError]]:
+    """Yield the number of each line of standard input with its JSON object, or what is wrong."""
     try:
         for number, line in enumerate(sys.stdin, start=1):
             if _utf8(line).strip():
-                yield json_object(line, f"line {number}", TraceError)
+                yield number, _object(line, number)
     except UnicodeDecodeError as error:
         raise TraceError(NOT_UTF8) from error
+
+
+def _object(line: str, number: int) -> dict[str, Any] | TraceError:
+    try:
+        return json_object(line, f"line {number}", TraceError)
+    except TraceError as error:
+        return error
 
 
 def text_brought() -> str:

@@ -1,11 +1,11 @@
 """Scores of texts that were not recorded: a model reads them as if it had just written them.
 
-A record is a JSON object: ``text``, the completion as the model writes it, tags included, or
+A record is a JSON object: ``text`` or ``completion``, all that the model wrote, tags included, or
 ``reasoning`` and ``answer`` apart; with ``messages`` or ``prompt`` (and ``system``) for what
 came before it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trace_probe.activations import ActivationMatrix
-from trace_probe.errors import TraceError
+from trace_probe.errors import ModelError, TraceError, TraceProbeError
 from trace_probe.model.capture import Reading
 from trace_probe.model.drawing import overflowed
 from trace_probe.model.local import Completion, Model
@@ -48,6 +48,8 @@ class Record:
     """A text to be scored; see the top of this module."""
 
     text: str | None = None
+    completion: str | None = None
+    """As `text`; beside reasoning it is the answer."""
     reasoning: str | None = None
     answer: str | None = None
     messages: tuple[Message, ...] | None = None
@@ -94,18 +96,32 @@ class ScoredText:
 
 
 def score_texts(
-    model: Model, detector: Detector, records: Iterable[Mapping[str, Any]]
+    model: Model,
+    detector: Detector,
+    records: Iterable[Mapping[str, Any] | TraceProbeError],
+    aside: Callable[[int, TraceProbeError], None] | None = None,
 ) -> Iterator[ScoredText]:
     """Yield each record scored, in order; a few are read together.
+
+    A record that cannot be scored goes to `aside` with its number, if that is given. So does one
+    that could not be read, in whose place an error stands.
 
     Raises:
         ProbeError: the probe is of another model.
         TraceError: a record holds no text, more than the model can read, or words that it does
             not know.
     """
+    check_reads(model, detector.saved.card)
     numbered = enumerate(records, start=1)
     while group := list(islice(numbered, TOGETHER)):
-        texts = [_brought(model, record, number) for number, record in group]
+        texts = []
+        for number, record in group:
+            try:
+                texts.append(_brought(model, record, number))
+            except (TraceError, ModelError) as error:
+                if aside is None:
+                    raise
+                aside(number, error)
         traces = [trace for trace, _ in texts]
         read = read_scores(model, detector.saved, traces)
         for (trace, unknown), found in zip(texts, read, strict=True):
@@ -160,15 +176,24 @@ def _text(trace: Trace, scores: Row, distances: Row, detector: Detector) -> Scor
     return ScoredText(trace.id, peak, first is not None, first, lines, outside)
 
 
-def _brought(model: Model, record: Mapping[str, Any], number: int) -> tuple[Trace, tuple[str, ...]]:
+def _brought(
+    model: Model, record: Mapping[str, Any] | TraceProbeError, number: int
+) -> tuple[Trace, tuple[str, ...]]:
     """Return a record as the trace that the model would have left, and the words unknown to it."""
+    if isinstance(record, TraceProbeError):
+        raise record
     where = f"record {number}"
     given = from_plain(Record, record, where, wrong=TraceError, advice="see `trace-probe score -h`")
     name = str(number if given.id is None else given.id)
     prompt = model.render_chat([vars(one) for one in given.conversation])
-    if not (given.text or given.reasoning):
-        raise TraceError(f"{where} has nothing to score: give `text`, or `reasoning` and `answer`")
-    text = given.text or completion_of(model, prompt, given.reasoning or "", given.answer or "")
+    whole = given.text or ("" if given.reasoning else given.completion)
+    if not (whole or given.reasoning):
+        raise TraceError(
+            f"{where} has nothing to score: give `text` or `completion`, or `reasoning` and "
+            f"`answer`"
+        )
+    answer = given.answer or given.completion or ""
+    text = whole or completion_of(model, prompt, given.reasoning or "", answer)
     trace = read_as_written(model, Task(name, "scored", ""), prompt, text, where)
     before = [one.content for one in given.conversation]
     return replace(trace, id=name), model.chat.unknown_words("\n".join([*before, text]))

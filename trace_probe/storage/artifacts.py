@@ -35,6 +35,8 @@ from trace_probe.storage.seals import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+ROUNDING = 1e-5
+"""How far scores may lie apart, absolutely or as a share, that differ only by rounding."""
 Kind = Literal[
     "scores",
     "reports",
@@ -109,6 +111,36 @@ class Artifacts:
     ) -> None:
         """Keep a table; `group` rows are read at once where only some are wanted."""
         self._write(self.file(kind, name), sealed_table(table, group))
+
+    def write_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> None:
+        """Keep the scores of a detector, unless those there are equal up to rounding."""
+        import pyarrow as pa
+
+        if self._holds_scores(detector, scores):
+            return
+        rows = [np.asarray(row, dtype=np.float32) for row in scores.values()]
+        kind = pa.list_(pa.float32())
+        table = pa.table(
+            {"trace_id": pa.array(list(scores), pa.string()), "scores": pa.array(rows, kind)}
+        )
+        self.write_table("scores", detector, table)
+
+    def _holds_scores(self, detector: str, scores: Mapping[str, NDArray[np.floating]]) -> bool:
+        """Return whether these scores are kept, but for what another machine rounds otherwise."""
+        try:
+            table = self.read_table("scores", detector, "")
+            kept = None if table is None else rows_by_trace(table, detector)
+        except StoreError:  # it is damaged, and written anew
+            return False
+        return (
+            kept is not None
+            and list(kept) == list(scores)
+            and all(
+                len(kept[name]) == len(row)
+                and np.allclose(kept[name], row, rtol=ROUNDING, atol=ROUNDING, equal_nan=True)
+                for name, row in scores.items()
+            )
+        )
 
     def read_table(
         self, kind: Kind, name: str, again: str = "", wanted: Wanted | None = None
