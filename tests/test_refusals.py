@@ -51,6 +51,11 @@ WRONG = [
     (("serve", *BOTH), "the probes read several models"),
     (("serve", "probes/demo", "--smoothing", "mean:9"), "has no threshold"),
     (("serve", "probes/demo", "--host", "0.0.0.0"), "TRACE_PROBE_TOKEN"),
+    (("watch", "probes/demo", PROMPT), "the prompt comes first, then the probes"),
+    (("import", "traces/demo", "mine.jsonl"), "`trace-probe import mine.jsonl traces/demo`"),
+    (("import", "traces", "traces/new"), "`trace-probe import FILE RUN`"),
+    (("inspect", "import", "traces", "traces/new"), "`trace-probe inspect import FILE RUN`"),
+    (("import", "mine.jsonl", "traces/demo"), "holds a run that was recorded: choose another"),
     (("demo", "--out", "traces"), "is not empty and not a run"),
     (("demo", "--out", "traces/new", "--probe", "traces/demo"), "holds a run, not a probe"),
     (("organism", "check", "base", "basis"), "basis"),
@@ -77,6 +82,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(folder / "traces" / "demo" / name, unlabelled)
     for name, there in (("demo", "demo"), ("english", "other")):
         shutil.copytree(ROOT / "probes" / name, folder / "probes" / there)
+    line = '{"prompt": "Go.", "answer": "Done."}'
+    (folder / "mine.jsonl").write_text(line, encoding="utf-8")
     return folder
 
 

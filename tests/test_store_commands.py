@@ -1,6 +1,7 @@
 """``trace-probe store`` and recording in shares, as a user types them."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from runs import make_run, make_trace
 
+from trace_probe.commands.store import SHOWN, list_
 from trace_probe.store import Store
 
 Command = Callable[..., tuple[int, str, str]]
@@ -26,7 +28,15 @@ def parsed(command: Command, *arguments: object) -> Any:
 
 def test_traces_and_runs_are_listed(command: Command, run: Store) -> None:
     code, out, _ = command("store", "list", run.path, "--instrumental", "--limit", "2")
-    assert (code, out.splitlines()[0], len(out.splitlines())) == (0, "5 of 10 traces", 3)
+    head, names, *rows = out.splitlines()
+    assert (code, head, len(rows)) == (0, "5 of 10 traces", 2)
+    columns = [match.start() for match in re.finditer(r"\S+", names)]
+    assert names.split() == [*SHOWN]
+    for row in rows:  # each cell begins below the name of its column
+        assert [row[start:].split()[0] for start in columns] == row.split()
+    assert command("store", "list", run.path, "--role", "benign")[1] == "0 of 10 traces\n"
+    told = list_.__doc__ or ""
+    assert all(re.search(rf"\b{name}\b", told) for name in SHOWN)
     found = parsed(command, "store", "list", run.path, "--harmless", "--category", "c-1")
     assert found["of"] == 10
     assert [row["sample"] for row in found["rows"]] == [4]

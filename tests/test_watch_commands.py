@@ -119,7 +119,7 @@ def test_a_record_that_cannot_be_scored_does_not_take_the_others_with_it(
 ) -> None:
     good = {"id": "a", "text": "It will not do. I take dawn."}
     same = {"id": "b", "completion": "It will not do. I take dawn."}
-    apart = {"id": "c", "reasoning": "It will not do.", "completion": "I take dawn."}
+    apart = {"id": "c", "reasoning": " It will not do.", "completion": " I take dawn."}
     lines = [json.dumps(good), "", "{", json.dumps(same), '{"text": 3}', "{}", json.dumps(apart)]
     code, out, err = command("score", eager, "--jsonl", given="\n".join(lines))
     scored = {one["id"]: one for one in map(json.loads, out.splitlines())}

@@ -118,6 +118,10 @@ class Store:
         place = place_at(path)
         if place.size("run.json") is not None:
             store = cls(path)
+            if (source := store.manifest.source) != manifest.source:
+                raise StoreError(
+                    f"{place.url} holds a run that was {source}: choose another folder"
+                )
             differing = differences(store.manifest, manifest)
             if differing:
                 raise StoreError(

@@ -9,6 +9,7 @@ import typer
 import trace_probe as tp
 from trace_probe.commands.documented import Commands, Told
 from trace_probe.commands.options import check_free
+from trace_probe.errors import TraceError
 
 if TYPE_CHECKING:
     from trace_probe.interop.transcripts import ImportReport
@@ -35,6 +36,7 @@ def import_(file: Path, run: Path, fields: str = "", tokenizer: str = "") -> Tol
     from trace_probe.interop.fields import FieldMapping
     from trace_probe.interop.transcripts import import_transcripts
 
+    _check_file(file, run, "import")
     exported, log = is_export(file), is_inspect_log(file)
     if fields and (exported or log):
         kind = "an exported run" if exported else "an Inspect log"
@@ -46,6 +48,20 @@ def import_(file: Path, run: Path, fields: str = "", tokenizer: str = "") -> Tol
         return Told({"added": count}, f"{count} added")
     names = FieldMapping.parse(fields)
     return _imported(import_transcripts(file, run, names, _loaded(tokenizer)))
+
+
+def _check_file(file: Path, run: Path, command: str) -> None:
+    """Refuse a folder where a file is to be read; perhaps the two were named the other way round.
+
+    Raises:
+        TraceError: it is a folder.
+    """
+    if file.is_dir():
+        order = f"{run} {file}" if run.is_file() else "FILE RUN"
+        raise TraceError(
+            f"{file} is a folder: name the file that is read first, then the run, "
+            f"`trace-probe {command} {order}`"
+        )
 
 
 def _loaded(tokenizer: str) -> "ChatTokenizer | None":
@@ -91,6 +107,7 @@ def import_inspect(log: Path, run: Path, role: str = "", tokenizer: str = "") ->
     """
     from trace_probe.interop.inspect_log import import_inspect as read
 
+    _check_file(log, run, "inspect import")
     return _imported(read(log, run, role=role, tokenizer=_loaded(tokenizer)))
 
 

@@ -346,5 +346,9 @@ def explore(traces: Path = Path("traces"), port: int | None = None, headless: bo
         headless: Open no browser.
     """
     from trace_probe.explorer.launch import launch
+    from trace_probe.upkeep.listing import runs_in
 
+    if not runs_in(traces):
+        state = "there is no run in it" if traces.is_dir() else "it does not exist"
+        say(f"no runs in {traces.resolve()}: {state}. Name the folder that holds them: --traces")
     launch(traces, port=port, headless=headless)

@@ -19,7 +19,7 @@ from trace_probe.commands.model_options import Loading
 from trace_probe.commands.options import json_object, price_pair, say, show_result
 from trace_probe.commands.standard_input import json_lines, text_brought
 from trace_probe.errors import TraceError, TraceProbeError
-from trace_probe.files import plain
+from trace_probe.files import MARKS, plain
 from trace_probe.model.naming import without_version
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def watch(
 
     if on_alarm == "ask" and not sys.stdin.isatty():
         raise typer.BadParameter("--on-alarm ask needs a terminal to ask at")
+    _check_order(prompt, probes)
     text = text_brought() if prompt == "-" else prompt
     sampling = Sampling(seed, temperature, top_p, max_new_tokens or 512)
     task = Task("prompt", "prompt", text, system)
@@ -110,6 +111,17 @@ def watch(
     _tell_outside(detectors, distances, as_json=as_json)
     if fail_on_alarm and alarmed:
         raise typer.Exit(ALARMED)
+
+
+def _check_order(prompt: str, probes: Sequence[Path]) -> None:
+    """Refuse a probe where the prompt is to stand, if no probe stands where one should."""
+    places = (Path(each, MARKS["probe"]) for each in (prompt, *map(str, probes)))
+    first, *others = (os.path.isfile(place) for place in places)
+    if first and not all(others):
+        raise typer.BadParameter(
+            f"{prompt} is a probe: the prompt comes first, then the probes, "
+            f"`trace-probe watch PROMPT {prompt}`"
+        )
 
 
 def _tell_outside(

@@ -1,5 +1,6 @@
 """``trace-probe store``: what is in runs, whether they are whole, and how they are kept."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,10 @@ def list_(
 ) -> Told:
     """List the traces of a run, or the runs below a place.
 
+    Of a trace are shown: id and task; the role of the task; its tokens; its sentences of reasoning;
+    how the reasoning ended (thought) and the whole (finish); whether its label is instrumental
+    (outcome), and whether it acted without stating the plan (silent). A dash stands for unknown.
+
     Args:
         place: A run, or a folder or URL with runs in it.
         category: Only traces of this category.
@@ -50,13 +55,18 @@ def list_(
     found = list_traces(run, wanted, labeller)
     rows = found.slice(0, limit).to_pylist()
     head = f"{len(found)} of {len(run)} traces"
-    text = "\n".join([head, *(_line(row) for row in rows)])
+    text = "\n".join([head, *_table(rows)])
     return Told({"traces": len(found), "of": len(run), "rows": rows}, text)
 
 
-def _line(row: dict[str, Any]) -> str:
-    cells = ("-" if row[name] is None else str(row[name]) for name in SHOWN)
-    return "  ".join(cells)
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return rows below the names of their columns, each column as wide as its widest cell."""
+    if not rows:
+        return []
+    cells = [[*SHOWN]]
+    cells += [["-" if row[name] is None else str(row[name]) for name in SHOWN] for row in rows]
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, line, wide)).rstrip() for line in cells]
 
 
 @store.command()
