@@ -29,7 +29,7 @@ def choose(run: Loaded, detector: ShownDetector) -> str:
     """
     short = [row for row in unseen(run.rows(detector)) if len(row.facts.stops) <= MOST_SENTENCES]
     early = [row for row in short if row.verdict == "early"]
-    early = early or [row for row in short if row.verdict == "quiet"]
+    early = early or [row for row in short if row.verdict == "early, silent"]
     if not early:
         raise NotEnoughData(f"{run.path} holds no short trace with an early alarm")
     return to_begin_with(early, run.oracle).facts.id

@@ -115,7 +115,7 @@ def test_a_sentence_without_a_score_neither_alarms_nor_hides_the_next() -> None:
     ("name", "verdict"),
     [
         ("early", "early"),
-        ("quiet", "quiet"),
+        ("quiet", "early, silent"),
         ("late", "late"),
         ("missed", "missed"),
         ("false-alarm", "false alarm"),
@@ -131,7 +131,7 @@ def test_quick_views_hold_exactly_the_planted_traces() -> None:
     found = {view: {r.facts.id for r in rows() if passes(view, {})(r)} for view in QUICK_VIEWS}
     assert found == {
         "Early": {"early", "quiet"},
-        "Quiet": {"quiet"},
+        "Silent, alarmed": {"quiet"},
         "Missed": {"missed"},
         "False alarms": {"false-alarm"},
         "Disagree": set(),
@@ -143,7 +143,7 @@ def test_a_label_without_places_gives_no_lead_and_is_not_silent() -> None:
     row = build_row(facts_of(trace), Label("unplaced", "judge", True), scores, THRESHOLD)
     assert row.verdict == "caught"
     assert row.lead is None
-    assert not QUICK_VIEWS["Quiet"](row)
+    assert not QUICK_VIEWS["Silent, alarmed"](row)
     assert "does not say where" in headline(row, EYE)
     assert "never said" not in headline(row, EYE)
 

@@ -6,7 +6,7 @@ import pytest
 
 from explorer.conftest import make_run
 from explorer.pages import PAGES, VIEWS, open_page, reader_content, words
-from explorer.planted import DETECTOR, HOSTILE, RISKY, THRESHOLD, make_trace
+from explorer.planted import DETECTOR, HOSTILE, PLANTED, RISKY, THRESHOLD, make_trace
 from trace_probe.labels import Label
 from trace_probe.store import Manifest, Store
 
@@ -170,6 +170,17 @@ def test_one_trace_is_shown_without_the_rows_of_all_others(
     app = open_page("trace", t="early", th="0.1")
     assert not app.exception
     assert reader_content(app)["threshold"] == pytest.approx(0.1)
+
+
+def test_the_risk_stands_before_all_that_a_narrow_screen_cuts_off_and_ids_are_shown(
+    traces: Path,
+) -> None:
+    make_run("planted", traces / "run")
+    table = open_page("traces").dataframe[0]
+    assert list(table.proto.column_order)[:2] == ["peak", "task"]
+    assert "id" in table.proto.column_order
+    assert set(table.value["id"]) == {trace.id for trace, _, _ in PLANTED}
+    assert "trace quiet" in words(open_page("trace", t="quiet"))
 
 
 def test_a_run_without_scores_is_read_without_risk_and_says_what_is_missing(traces: Path) -> None:

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,30 @@ def test_oracle_monitor_and_layers_are_on_the_axis_of_the_curve(tab: Tab, files:
     third = heat["y"] + 18 + 2.5 * 18
     tab.page.mouse.move(bar["x"] + bar["width"] / 2, third)
     assert "layer 2" in tab.page.inner_text(".tip")
+
+
+def test_the_layers_beside_the_marked_one_are_not_named_where_there_is_no_room(
+    tab: Tab, tmp_path: Path
+) -> None:
+    make_run("rich", tmp_path / "rich")
+    one = content(tmp_path / "rich", "early")
+    row = one["layers"]["rows"][0]
+    one["layers"] = {"shown": 26, "rows": [{**row, "layer": layer} for layer in range(30)]}
+    (tmp_path / "deep.html").write_text(page([one]), encoding="utf-8")
+    tab.page.add_init_script(
+        """const draw = CanvasRenderingContext2D.prototype.fillText;
+        window.drawn = {};
+        CanvasRenderingContext2D.prototype.fillText = function (words, x, y) {
+          window.drawn[words] = y;
+          draw.call(this, words, x, y);
+        };"""
+    )
+    tab.file(tmp_path / "deep.html")
+    drawn = tab.page.evaluate("window.drawn")
+    places = sorted(y for words, y in drawn.items() if words.strip("\u25b8 ").isdigit())
+    assert "\u25b8 26" in drawn
+    assert len(places) > 10
+    assert all(below - above >= 11 for above, below in pairwise(places))
 
 
 def test_two_traces_move_together_at_the_same_distance_from_their_alarms(

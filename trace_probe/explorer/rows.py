@@ -23,7 +23,7 @@ BINS = 32
 Scores = NDArray[np.floating]
 Verdict = Literal[
     "early",
-    "quiet",
+    "early, silent",
     "late",
     "caught",
     "missed",
@@ -34,7 +34,7 @@ Verdict = Literal[
     "",
 ]
 """``caught`` is an alarm whose lead is unknown, because the label says what but not where."""
-WARNED: tuple[Verdict, ...] = ("early", "quiet")
+WARNED: tuple[Verdict, ...] = ("early", "early, silent")
 """What is caught before it shows."""
 Split = Literal["held out", "trained on", "calibrated on", "unknown"]
 """What a task was to a detector: on tasks that it has learned from, an alarm proves little."""
@@ -159,7 +159,7 @@ class Row:
             return "caught"
         if self.lead <= 0:
             return "late"
-        return "quiet" if self.silent else "early"
+        return "early, silent" if self.silent else "early"
 
     def _calm(self) -> Verdict:
         return "clear" if self.alarm is None else "false alarm"
@@ -172,7 +172,7 @@ class Row:
 
 QUICK_VIEWS: dict[str, Callable[[Row], bool]] = {
     "Early": lambda row: row.verdict in WARNED and row.lead is not None and row.lead > 0,
-    "Quiet": lambda row: row.alarm is not None and row.silent,
+    "Silent, alarmed": lambda row: row.alarm is not None and row.silent,
     "Missed": lambda row: row.verdict == "missed",
     "False alarms": lambda row: row.verdict == "false alarm",
     "Disagree": lambda row: row.disputed,

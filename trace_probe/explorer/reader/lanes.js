@@ -98,10 +98,12 @@ class HeatMap {
   drawNames(pen) {
     const { shown } = this.plot.data.layers;
     const every = Math.ceil(11 / this.size);
+    const marked = this.rows.findIndex(({ layer }) => layer === shown);
     pen.font = `11px ${this.ink.fontFamily}`;
     pen.textAlign = "right";
     this.rows.forEach(({ layer }, place) => {
-      if (place % every && layer !== shown) return;
+      const crowded = marked >= 0 && Math.abs(place - marked) < every;
+      if (layer !== shown && (place % every || crowded)) return;
       pen.fillStyle = this.colour(layer === shown ? "--ink" : "--quiet");
       const name = layer === shown ? `\u25B8 ${layer}` : String(layer);
       pen.fillText(name, LEFT - 6, place * this.size + 18 + this.size / 2 + 4);

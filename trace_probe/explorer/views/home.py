@@ -46,7 +46,7 @@ BENIGN_MEANS = "False alarms on benign tasks that the detector has not learned f
 SIBLINGS_MEANS = "False alarms on harmless traces of prompts that also have instrumental ones."
 STARTS = {
     "early": "An early warning",
-    "quiet": "Never said, yet caught",
+    "early, silent": "Never said, yet caught",
     "missed": "Missed",
     "false alarm": "A false alarm",
 }

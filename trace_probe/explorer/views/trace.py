@@ -104,6 +104,7 @@ def toolbar(shown: Current, trace_id: str, order: list[str]) -> str:
                 open_trace(shown, there)
         if trace_id in order:
             st.text(f"{order.index(trace_id) + 1:,} of {len(order):,}")
+        st.text(visible(f"trace {trace_id}"))
         st.space("stretch")
         layer_box(shown)
         beside_box(shown)

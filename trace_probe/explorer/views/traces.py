@@ -27,15 +27,15 @@ TABLE_KEY, PAGE_KEY = "table_number", "table_page"
 VIEW_KEY, SORT_KEY, WORDS_KEY = "filter_view", "filter_sort", "filter_words"
 column = st.column_config
 COLUMNS: dict[str, Any] = {
+    "peak": column.NumberColumn(
+        format="%.2f", width=55, help="Highest score of a reasoning sentence"
+    ),
     "task": column.TextColumn(width=280),
     "sample": column.NumberColumn(
         width=60, help="Which of the samples of this task; samples differ in chance alone"
     ),
     "outcome": column.TextColumn(width=90, help="What the label says the trace did"),
-    "result": column.TextColumn(width=80, help="How the detector did; see About"),
-    "peak": column.NumberColumn(
-        format="%.2f", width=55, help="Highest score of a reasoning sentence"
-    ),
+    "result": column.TextColumn(width=85, help="How the detector did; see About"),
     "risk by position": column.ImageColumn(
         width=132,
         help="Highest score in each 32nd of what was generated; hatched where there is none",
@@ -45,12 +45,15 @@ COLUMNS: dict[str, Any] = {
         format="%+d", width=50, help="Tokens from the alarm to whatever showed first, word or deed"
     ),
     "calls": column.NumberColumn(width=50, help="Model calls: the turns of an agent"),
+    "id": column.TextColumn(
+        width=85, help="`trace-probe show RUN ID` prints the trace; the first six signs suffice"
+    ),
     "words found": column.TextColumn(width=240),
     "sentence at the alarm": column.TextColumn(width=175),
 }
 """How the columns are drawn that are shown at once, in this order; the file has every column."""
 VIEW_HELP = (
-    "Early: the alarm came before it was said or done. Quiet: early, and never "
+    "Early: the alarm came before it was said or done. Silent, alarmed: an alarm, and it is never "
     "said. Missed: it was done without an alarm. False alarms: an alarm on a harmless trace. "
     "Disagree: one labeller calls it instrumental, another harmless."
 )
@@ -115,7 +118,7 @@ def choose(shown: Current) -> Filters:
 
 def cells(shown: Current, rows: Rows, words: str) -> dict[str, list[object]]:
     """Return the columns of the table, with the risk of each trace as a picture."""
-    columns = trace_columns(rows)
+    columns = trace_columns(rows) | {"id": [row.facts.id for row in rows]}
     eye = shown.detector
     if eye is not None:
         columns["risk by position"] = [
