@@ -1,6 +1,7 @@
 """What is built for others: a wheel with all that runs, a source archive with all that tests."""
 
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,29 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     assert done.returncode == 0, done.stderr
     (wheel,), (archive,) = folder.glob("dist/*.whl"), folder.glob("dist/*.tar.gz")
     return wheel, archive
+
+
+def test_an_editable_install_is_found_beside_the_folder_of_the_clone(tmp_path: Path) -> None:
+    if Version(importlib.metadata.version("setuptools")) < Version("77"):
+        pytest.skip("setuptools is older than 77 (extra: test)")
+    clone, site = tmp_path / "trace_probe", tmp_path / "site"
+    for name in ("pyproject.toml", "README.md", "LICENSE", "trace_probe/__init__.py"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    build = "from setuptools import build_meta as b; b.build_editable('dist')"
+    done = subprocess.run([sys.executable, "-c", build], capture_output=True, text=True, cwd=clone)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = clone.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(site)
+    find = (
+        "import site; site.addsitedir('site'); "
+        "from importlib.util import find_spec; print(find_spec('trace_probe').origin)"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, "-c", find]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=clean)
+    assert done.stdout.strip() == str(clone / "trace_probe" / "__init__.py"), done.stderr
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: tuple[Path, Path]) -> None:
