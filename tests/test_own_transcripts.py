@@ -115,3 +115,27 @@ def test_a_probe_that_cannot_read_the_model_named_speaks_of_the_model_and_of_no_
     assert "trained on another model (model 'organism:base@" in error
     assert "the run" not in error
     assert "Let organism:rl-s0 read" in error
+
+
+def test_the_explorer_says_in_the_terminal_where_there_are_no_runs(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def launch(*_: object, **__: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("trace_probe.explorer.launch.launch", launch)
+    for folder, state in ((tmp_path, "there is no run in it"), (tmp_path / "no", "not exist")):
+        error = command("explore", "--traces", folder)[2]
+        assert error.startswith(f"no runs in {folder}: ")
+        assert state in error
+    assert command("explore", "--traces", "traces")[2] == ""
+
+
+def test_training_without_activations_names_what_makes_them(
+    command: Command, plain: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert command("import", plain, run)[0] == 0
+    code, _, error = command("train", run, tmp_path / "probe")
+    assert code == 1
+    assert "`trace-probe observe RUN MODEL NEW_RUN`" in error

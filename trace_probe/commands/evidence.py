@@ -307,7 +307,7 @@ def map_(
 
     store = tp.Store(run)
     if not store.manifest.layers:
-        raise StoreError(f"{run} has no activations: a map needs a recorded run")
+        raise StoreError(f"{run} has no activations: a map needs a recorded or observed run")
     chosen = store.manifest.layers[-1] if layer is None else layer
     found = build_map(store, chosen, most=points, seed=seed, say=say)
     with store.writing():

@@ -168,8 +168,8 @@ def no_detector(shown: Current) -> str:
     if shown.run.manifest.layers:
         return "No detector has scored this run: `trace-probe train`, then `trace-probe evaluate`."
     return (
-        "No detector has scored this run. It holds no activations, so no probe can; "
-        "`trace-probe evaluate` scores it by its words alone."
+        "No detector has scored this run. It holds no activations, so no probe can until a model "
+        "has read it (`trace-probe observe`); `trace-probe evaluate` scores it by its words alone."
     )
 
 

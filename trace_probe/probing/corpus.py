@@ -158,8 +158,8 @@ class Corpus:
         """
         if self.matrix is None:
             raise ProbeError(
-                "these traces have no activations: a probe needs a recorded run, for imported ones "
-                "there is the text report"
+                "these traces have no activations: a probe needs a recorded run, or one that a "
+                "model has read (`trace-probe observe`); for other ones there is the text report"
             )
         return self.matrix
 

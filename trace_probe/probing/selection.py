@@ -141,7 +141,10 @@ def choose(cells: Iterable[Cell]) -> tuple[Recipe, dict[str, float]]:
     """
     every = list(cells)
     if not every:
-        raise NotEnoughData("this run has no activations: a probe needs a recorded run")
+        raise NotEnoughData(
+            "this run has no activations: record one, or let a model read this one, "
+            "`trace-probe observe RUN MODEL NEW_RUN`"
+        )
     known = [cell for cell in every if np.isfinite(cell.found.value)]
     if not known:
         return every[0].recipe, {}
