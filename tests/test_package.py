@@ -59,7 +59,7 @@ def test_an_editable_install_is_found_beside_the_folder_of_the_clone(tmp_path: P
         "from importlib.util import find_spec; print(find_spec('trace_probe').origin)"
     )
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [sys.executable, "-c", find]
+    words = [sys.executable, "-S", "-c", find]  # without what is installed here
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert done.stdout.strip() == str(clone / "trace_probe" / "__init__.py"), done.stderr
 

@@ -106,4 +106,4 @@ def test_the_command_refuses_a_run_without_activations(tmp_path: Path) -> None:
     done = run("map", str(tmp_path / "run"))
     assert done.exit_code == 1
     assert isinstance(done.exception, StoreError)
-    assert "recorded run" in str(done.exception)
+    assert "recorded or observed run" in str(done.exception)
