@@ -38,6 +38,7 @@ from trace_probe.explorer.rows import (
     QUICK_VIEWS,
     WARNED,
     Row,
+    Split,
     build_row,
     facts_of,
     ordered,
@@ -327,8 +328,13 @@ def test_benign_alarms_are_told_apart_by_what_the_detector_learned_from() -> Non
     calm, alarmed = replace(row, alarm=None), replace(row, alarm=0)
     assert row.label is not None
     acting = replace(alarmed, label=replace(row.label, outcome=True))
-    seen = [(calm, "held out"), (alarmed, "calibrated on"), (calm, "calibrated on")]
-    mixed = [replace(one, split=split) for one, split in [*seen, (acting, "held out")]]
+    seen: list[tuple[Row, Split]] = [
+        (calm, "held out"),
+        (alarmed, "calibrated on"),
+        (calm, "calibrated on"),
+        (acting, "held out"),
+    ]
+    mixed = [replace(one, split=split) for one, split in seen]
     assert alarm_share(mixed) == (
         "1 of 3 benign traces in this run raise an alarm: 0 of 1 of held-out tasks, 1 of 2 of "
         "tasks on which the threshold was set (not counted: 1 labelled instrumental)"
